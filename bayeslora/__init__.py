@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal.sets import ConformalSets, conformal_sets
     from bayeslora.engine.retaining.options import QualityRetaining
     from bayeslora.errors import InputError
+    from bayeslora.experiments.run import Experiment, experiment
     from bayeslora.metrics.compare import Comparison, compare
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.metrics.scores import Score, Scores
@@ -68,6 +69,7 @@ _HOMES = {
     "CorDA": "bayeslora.adapters.corda.options",
     "EMTAL": "bayeslora.adapters.emtal.options",
     "Ensemble": "bayeslora.posteriors.weights.ensemble",
+    "Experiment": "bayeslora.experiments.run",
     "Frozen": "bayeslora.adapters.frozen",
     "GVBLL": "bayeslora.posteriors.last_layer.gvbll.options",
     "HistogramBinning": "bayeslora.recalibration.histogram",
@@ -105,6 +107,7 @@ _HOMES = {
     "compare": "bayeslora.metrics.compare",
     "conformal_sets": "bayeslora.conformal.sets",
     "evaluate": "bayeslora.metrics.evaluate",
+    "experiment": "bayeslora.experiments.run",
     "load_task": "bayeslora.tasks.known",
     "model_card_section": "bayeslora.reporting.model_card",
     "over_seeds": "bayeslora.metrics.seeds",
@@ -138,6 +141,7 @@ __all__ = [
     "ConformalSets",
     "CorDA",
     "Ensemble",
+    "Experiment",
     "Frozen",
     "HistogramBinning",
     "ILoRA",
@@ -164,6 +168,7 @@ __all__ = [
     "compare",
     "conformal_sets",
     "evaluate",
+    "experiment",
     "load_task",
     "model_card_section",
     "over_seeds",

@@ -205,6 +205,8 @@ def _kept(args: argparse.Namespace, before: dict[Path, object]) -> str:
         if parts.num_finished():
             kept = f"the rows finished so far are kept in {parts.folder}"
             return f"{kept}: the same command goes on from there"
+    if args.verb == "experiment" and args.directory is not None:
+        return f"finished cells are kept in {args.directory}: the same command goes on from there"
     now = _states(args)
     written = [str(path) for path, state in now.items() if state != before.get(path)]
     return f"written before that: {', '.join(written)}" if written else "nothing was written"

@@ -1,0 +1,150 @@
+"""`bayeslora experiment`: a grid of fits under a named protocol, resumable."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bayeslora.cli.arguments import add_json, whole
+from bayeslora.cli.messages import note, show
+from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslora.experiments.plan import Plan
+    from bayeslora.experiments.run import Experiment
+
+SUMMARY = "run a grid of fits under a named protocol; the same command continues it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
+    # Not `out`: several processes may work on one experiment, and each cell has a lock of its own.
+    parser.add_argument("--out", dest="directory", metavar="DIR", help="where cells and tables go")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, show the plan with estimated time and memory, compute nothing",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers", type=whole(1), metavar="N", help="processes on this machine (default: 1)"
+    )
+    where.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="a Ray cluster: 'local' for one on this machine, 'auto', or host:port",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="compute cells I, I+N, I+2N … alone, as task I of an array of N jobs does",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where the files of known tasks are (default: the variable BAYESLORA_DATA)",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the grid, then show the plan, or compute what is missing and show the results.
+
+    Raises:
+        RuntimeError: A cell failed; all others are finished and stored.
+    """
+    if not args.dry_run and args.directory is None:
+        raise InputError("--out is missing; --dry-run alone does without")
+    shard = _shard(args.shard)
+
+    from bayeslora.experiments import run as experiments
+
+    if args.dry_run:
+        _show_plan(args, experiments.plan(args.grid, data_dir=args.data_dir))
+        return
+    found = experiments.experiment(
+        args.grid,
+        args.directory,
+        data_dir=args.data_dir,
+        workers=args.workers or 1,
+        ray=args.ray,
+        shard=shard,
+    )
+    _show(args, found)
+    if found.failed:
+        raise RuntimeError(
+            f"{len(found.failed)} cells failed, the first: "
+            + next(f"{cell}: {error}" for cell, error in found.failed.items())
+        )
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    place, _, count = text.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise InputError(f"--shard must be I/N with I from 1 to N, got {text!r}")
+    return int(place), int(count)
+
+
+def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
+    content = plan.to_json()
+    if args.json:
+        print_json(content)
+        return
+    from bayeslora.experiments.run import in_words
+
+    rows = [("task", "backbone", "method", "rows", "cells", "fits", "time per cell", "memory")]
+    total = 0.0
+    for one in content["cells"]:
+        seconds, memory = one["seconds"], one["memory_bytes"]
+        total += (seconds or 0.0) * one["seeds"]
+        rows.append(
+            (
+                *(one["task"], one["backbone"], one["method"]),
+                "all" if one["rows"] is None else str(one["rows"]),
+                *(str(one["seeds"]), "?" if one["fits"] is None else str(one["fits"])),
+                "?" if seconds is None else in_words(seconds),
+                "?" if memory is None else f"{memory / 1e9:.1f} GB",
+            )
+        )
+    print_columns(rows)
+    show(
+        f"\n{content['num_cells']} cells, about {in_words(total)} on this machine in one process "
+        f"({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
+        "docs/experiments.md"
+    )
+    show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")
+    deviations = dict.fromkeys(item for one in content["cells"] for item in one["deviations"])
+    if deviations:
+        show("not as in the protocol:")
+    for item in deviations:
+        show(f"  {item}")
+    for item in plan.notes:
+        note(item)
+
+
+def _show(args: argparse.Namespace, found: Experiment) -> None:
+    if args.json:
+        print_json(
+            {
+                "out": str(found.out),
+                "num_cells": len(found.records),
+                "failed": dict(found.failed),
+                "elsewhere": list(found.elsewhere),
+            }
+        )
+        return
+    rows = [("finished cells", str(len(found.records)))]
+    if found.failed:
+        rows.append(("failed", str(len(found.failed))))
+    if found.elsewhere:
+        rows.append(("left to other processes", str(len(found.elsewhere))))
+    if found.records:
+        rows += [("results", str(found.out / "results.parquet"))]
+        rows += [("tables", str(found.out / "summary.md"))]
+    print_columns(rows)
+    for cell, error in found.failed.items():
+        show(f"failed: {cell}: {error}")

@@ -1,0 +1,1 @@
+"""Experiments: a grid of fits under a named protocol, resumable, on one machine or a cluster."""

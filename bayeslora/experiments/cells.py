@@ -1,0 +1,461 @@
+"""One cell: rows, fit, predictions, scores, and the record that makes them comparable."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.experiments.grid import Cell, Grid, named_options, settings_digest
+from bayeslora.experiments.rows import TaskRows, drawn, num_classes, task_rows
+from bayeslora.options import as_mapping
+from bayeslora.posteriors.registry import resolve_posterior
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.base import Adapter
+    from bayeslora.backbones.load import Backbone
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.posteriors.base import Posterior
+    from bayeslora.predictions.record import Predictions
+    from bayeslora.tasks.examples import Examples
+
+FORMAT_VERSION = 1
+_HASHED_PROMPTS = 100
+_NOT_FIT_OPTIONS = frozenset(
+    {"out", "overwrite", "text_column", "label_column", "pair_column", "progress"}
+)
+_NOT_MODEL_OPTIONS = frozenset({"seed", "progress"})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that decides the result of a cell.
+
+    Attributes:
+        cell: Which cell.
+        adapter: Options of the adapter, with the protocol's.
+        posterior: Options of the posterior.
+        model: Further options of `BayesianClassifier`.
+        fit: Options of `fit`.
+        predict: Options of `predict`.
+        train: Training rows.
+        rows: The rows of the task.
+        steps: Optimiser steps that the protocol asks for; None for no number.
+        deviations: How the cell differs from its protocol.
+    """
+
+    cell: Cell
+    adapter: Adapter
+    posterior: Posterior
+    model: Mapping[str, Any]
+    fit: Mapping[str, Any]
+    predict: Mapping[str, Any]
+    train: Examples
+    rows: TaskRows
+    steps: int | None
+    deviations: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values."""
+        from bayeslora.engine.checkpoints import data_hash
+
+        data = {"train": self.train, self.rows.split: self.rows.reported, **self.rows.ood}
+        return {
+            "adapter": as_mapping(self.adapter),
+            "posterior": as_mapping(self.posterior),
+            "model": dict(self.model),
+            "fit": dict(self.fit),
+            "predict": dict(self.predict),
+            "data": {name: data_hash(rows) for name, rows in data.items()},
+        }
+
+    def classifier(self, kind: Any, backbone: Any) -> BayesianClassifier:
+        """Return the unfitted classifier.
+
+        Args:
+            kind: The class, for a subclass.
+            backbone: A name or a loaded backbone.
+        """
+        found: BayesianClassifier = kind(
+            backbone,
+            self.adapter,
+            self.posterior,
+            seed=self.cell.seed,
+            progress=False,
+            **self.model,
+        )
+        return found
+
+
+class Workshop:
+    """Makes cells; keeps the rows of tasks and the last backbone between them.
+
+    Args:
+        grid: The grid.
+        data_dir: Directory of the known tasks' files.
+    """
+
+    def __init__(self, grid: Grid, data_dir: str | Path | None = None) -> None:
+        self.grid = grid
+        self._data_dir = data_dir
+        self._rows: dict[str, TaskRows] = {}
+        self._backbone: tuple[str, Backbone] | None = None
+
+    @cached_property
+    def _allowed(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Options of `fit` and of `BayesianClassifier` that a grid may set."""
+        from bayeslora.classifier import BayesianClassifier
+
+        fit = frozenset(BayesianClassifier.fit.__kwdefaults__ or ()) - _NOT_FIT_OPTIONS
+        model = frozenset(BayesianClassifier.__init__.__kwdefaults__ or ()) - _NOT_MODEL_OPTIONS
+        return fit, model
+
+    def rows(self, task: str) -> TaskRows:
+        """Return the rows of a task, read once.
+
+        Raises:
+            InputError: They cannot be read.
+        """
+        if task not in self._rows:
+            grid = self.grid
+            self._rows[task] = task_rows(grid.tasks[task], grid.protocol, self._data_dir)
+        return self._rows[task]
+
+    def setup(self, cell: Cell) -> Setup:
+        """Return what decides the result of a cell; nothing is fitted.
+
+        Raises:
+            InputError: A name, an option or a file is wrong.
+        """
+        fit_keys, model_keys = self._allowed
+        grid, rows = self.grid, self.rows(cell.task)
+        for where, options, allowed in (
+            ("fit", {**grid.fit, **cell.method.fit}, fit_keys),
+            ("model", grid.model, model_keys),
+        ):
+            if unknown := [key for key in options if key not in allowed]:
+                raise unknown_choice(f"key of {where}", unknown[0], allowed)
+        train = rows.train if cell.rows is None else drawn(rows.train, cell.rows, cell.seed)
+        deviations = [*grid.protocol.deviations, *rows.deviations]
+        adapter = self._adapter(cell, deviations)
+        posterior = resolve_posterior(cell.method.posterior)
+        fit = self._fit_options(cell, adapter, len(train), deviations)
+        model = self._model_options(deviations, model_keys)
+        predict = self._predict_options(posterior, deviations)
+        steps = grid.protocol.steps if adapter.trains else None
+        return Setup(
+            *(cell, adapter, posterior, model, fit, predict, train, rows, steps),
+            deviations=tuple(deviations),
+        )
+
+    def _adapter(self, cell: Cell, deviations: list[str]) -> Adapter:
+        """Return the adapter with the protocol's options where the grid names no others."""
+        adapter: Adapter = resolve_adapter(cell.method.adapter)
+        protocol, named = self.grid.protocol, named_options(cell.method.adapter)
+        if not protocol.adapter:
+            return adapter
+        if not adapter.trains:
+            deviations.append("training: the last layer alone is fitted, on frozen features")
+            return adapter
+        wanted: dict[str, Any] = {**protocol.adapter}
+        if protocol.all_layers:
+            wanted["num_layers"] = None
+        has = as_mapping(adapter)
+        changes = {}
+        for key, value in wanted.items():
+            if key not in has:
+                if value:
+                    deviations.append(f"{key}: adapter {adapter.name} has no such option")
+            elif key not in named:
+                changes[key] = value
+            elif has[key] != value:
+                deviations.append(f"{key}: {has[key]} by the grid, {value} by the protocol")
+        return replace(adapter, **changes)  # type: ignore[type-var]
+
+    def _fit_options(
+        self, cell: Cell, adapter: Adapter, num_train: int, deviations: list[str]
+    ) -> dict[str, Any]:
+        protocol = self.grid.protocol
+        wanted: dict[str, Any] = {}
+        if protocol.hold_out:
+            wanted["hold_out"] = protocol.hold_out
+        if protocol.steps is not None:
+            wanted["cv"] = 0
+        if adapter.trains and protocol.batch_size is not None:
+            wanted["batch_size"] = protocol.batch_size
+        given = {**self.grid.fit, **cell.method.fit}
+        merged = _merged(wanted, given, deviations)
+        if protocol.steps is not None and adapter.trains and "epochs" not in given:
+            per_epoch = -(-num_train // int(merged["batch_size"]))
+            merged["epochs"] = max(1, round(protocol.steps / per_epoch))
+            steps = merged["epochs"] * per_epoch
+            if steps != protocol.steps:
+                deviations.append(
+                    f"steps: {steps:,} instead of {protocol.steps:,}, since training ends after "
+                    f"whole epochs ({merged['epochs']})"
+                )
+        elif protocol.steps is not None and "epochs" in given:
+            deviations.append(
+                f"steps: {given['epochs']} epochs by the grid, {protocol.steps:,} steps by the "
+                "protocol"
+            )
+        return merged
+
+    def _model_options(self, deviations: list[str], known: frozenset[str]) -> dict[str, Any]:
+        protocol = self.grid.protocol
+        wanted: dict[str, Any] = {}
+        if protocol.max_length is not None:
+            wanted["max_length"] = protocol.max_length
+        if protocol.all_layers:
+            wanted["depth"] = 1.0
+        wanted |= {key: one for key, one in protocol.task_options.items() if key in known}
+        return _merged(wanted, self.grid.model, deviations)
+
+    def _predict_options(self, posterior: Posterior, deviations: list[str]) -> dict[str, Any]:
+        protocol = self.grid.protocol
+        wanted: dict[str, Any] = {}
+        draws = protocol.weight_samples if posterior.is_sampled else None
+        if posterior.link is not None:
+            draws = protocol.logit_samples
+        if draws is not None:
+            wanted["num_samples"] = draws
+        given = dict(self.grid.predict)
+        if not (posterior.is_sampled or posterior.link):
+            given.pop("num_samples", None)
+        if posterior.link is None:
+            given.pop("link", None)
+        return _merged(wanted, given, deviations)
+
+    def backbone(self, name: str) -> Backbone:
+        """Return a backbone, loaded once; of several the last stays in memory.
+
+        Raises:
+            InputError: It cannot be loaded.
+        """
+        from bayeslora.backbones.load import load_backbone
+        from bayeslora.engine.progress import quiet_transformers
+
+        if self._backbone is None or self._backbone[0] != name:
+            self._backbone = None
+            names = ("dtype", "device", "trust_remote_code")
+            options = {key: one for key, one in self.grid.model.items() if key in names}
+            with quiet_transformers():
+                self._backbone = (name, load_backbone(name, **options))
+        return self._backbone[1]
+
+    def run(self, cell: Cell, work: Path) -> dict[str, Any]:
+        """Fit, predict and score a cell; return its record. Predictions are left in `work`.
+
+        A fit that was interrupted goes on from its last checkpoint there.
+
+        Args:
+            cell: Which cell.
+            work: A directory of this cell alone.
+
+        Raises:
+            InputError: The cell cannot be fitted.
+        """
+        from bayeslora.classifier import BayesianClassifier
+
+        setup = self.setup(cell)
+        asked = setup
+        trials: list[dict[str, Any]] = []
+        if self.grid.search is not None:
+            from bayeslora.experiments.search import searched
+
+            setup, trials = searched(self, setup, work)
+        reset_peak_memory()
+        begun = time.perf_counter()
+        clf = setup.classifier(BayesianClassifier, self.backbone(cell.backbone))
+        clf.fit(setup.train, **setup.fit, out=work / "model", overwrite=True)
+        fitted = time.perf_counter()
+        rows = setup.rows
+        keep = {} if rows.clusters is None else {"keep": rows.clusters}
+        predictions = clf.predict(rows.reported, seed=cell.seed, **setup.predict, **keep)
+        predicted = time.perf_counter()
+        outside = {
+            name: clf.predict(one, seed=cell.seed, unknown_labels="ood", **setup.predict)
+            for name, one in rows.ood.items()
+        }
+        seconds = {
+            "fit": fitted - begun,
+            "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
+        }
+        record = _record(asked, setup, clf, seconds, trials)
+        bins = self.grid.protocol.num_bins
+        record["scores"] = _scores(predictions, outside, bins, rows.clusters)
+        for name, one in {rows.split: predictions, **outside}.items():
+            replace(one, name=cell.method.name).save(work / f"{_slug(name)}.parquet")
+        shutil.rmtree(work / "model", ignore_errors=True)
+        self._release()
+        return record
+
+    def _release(self) -> None:
+        """Let the cached states of frozen layers go; they stay on disk for the next cell."""
+        if self._backbone is not None:
+            self._backbone[1].prefix_states.clear()
+
+
+def _merged(
+    wanted: Mapping[str, Any], given: Mapping[str, Any], deviations: list[str]
+) -> dict[str, Any]:
+    """Return options with those of the grid before those of the protocol; differences are noted."""
+    for key, value in wanted.items():
+        if key in given and given[key] != value:
+            deviations.append(f"{key}: {given[key]} by the grid, {value} by the protocol")
+    return {**wanted, **given}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name)
+
+
+def _record(
+    asked: Setup,
+    setup: Setup,
+    clf: BayesianClassifier,
+    seconds: Mapping[str, float],
+    trials: list[dict[str, Any]],
+) -> dict[str, Any]:
+    from bayeslora.engine.predict import num_passes
+
+    cell, rows, record = setup.cell, setup.rows, clf.record
+    settings = asked.settings()
+    training = record.training
+    held = round(training.get("hold_out", 0) * len(setup.train))
+    steps = None
+    if setup.adapter.trains:
+        # A fit that validation rows stop early takes fewer.
+        steps = training["epochs"] * -(-(len(setup.train) - held) // training["batch_size"])
+    samples = setup.predict.get("num_samples")
+    return {
+        "format_version": FORMAT_VERSION,
+        "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
+        "settings": settings,
+        "digest": settings_digest(settings),
+        "deviations": list(setup.deviations),
+        "split": rows.split,
+        "num_classes": num_classes(rows.reported),
+        "num_train": len(setup.train),
+        "num_held_out": held,
+        "num_reported": len(rows.reported),
+        "num_ood": {name: len(one) for name, one in rows.ood.items()},
+        "dropped": dict(rows.dropped),
+        "epochs": training["epochs"],
+        "steps": {"protocol": setup.steps, "at_most": steps},
+        "best_epoch": record.results.get("best_epoch"),
+        "prompt_hash": prompt_hash(clf, rows.reported),
+        "backbone": {"name": cell.backbone, "fingerprint": record.backbone.get("fingerprint")},
+        "seconds": dict(seconds),
+        "passes": num_passes(setup.posterior, samples, record.num_members),
+        "peak_memory_bytes": peak_memory(),
+        "versions": dict(record.versions),
+        "chosen": {} if setup is asked else _difference(asked.settings(), setup.settings()),
+        "trials": trials,
+    }
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{part}.{key}": value
+        for part in ("adapter", "posterior", "fit")
+        for key, value in after[part].items()
+        if before[part].get(key) != value
+    }
+
+
+def _scores(
+    predictions: Predictions,
+    outside: Mapping[str, Predictions],
+    num_bins: int,
+    clusters: str | None,
+) -> dict[str, Any]:
+    """Return all scores of the reported rows, and those of OOD sets that have labels."""
+    from bayeslora.metrics.evaluate import evaluate
+
+    scores = evaluate(predictions, outside, num_bins=num_bins, cluster_by=clusters)
+    found = {"reported": scores.to_json()}
+    for name, one in outside.items():
+        if one.labelled.any():
+            found[name] = evaluate(one, num_bins=num_bins).to_json()
+    for one in found.values():  # curves are made again from the predictions
+        for key in ("risk_coverage", "confusion", "bins"):
+            one.pop(key, None)
+    return found
+
+
+def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
+    """Return the SHA-256 of the first 100 texts as the model reads them."""
+    template = str(clf.record.backbone.get("template") or "{text}")
+    digest = hashlib.sha256()
+    pairs = rows.pairs or [""] * len(rows)
+    choices = rows.choices or [()] * len(rows)
+    for text, pair, options in list(zip(rows.texts, pairs, choices, strict=True))[:_HASHED_PROMPTS]:
+        prompt = template.replace("{text}", text).replace("{text_pair}", pair or "")
+        digest.update("\0".join([prompt, *options]).encode() + b"\1")
+    return digest.hexdigest()
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of `peak_memory`, where the system can."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # not Linux, or not allowed: the peak is then that of the process
+        return
+
+
+def peak_memory() -> int:
+    """Return the most memory in bytes: of the GPU where there is one, else of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, ValueError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def check_cell(workshop: Workshop, cell: Cell) -> Setup:
+    """Return the setup of a cell after every check that its fit makes before loading anything.
+
+    Raises:
+        InputError: The cell is impossible; the message names it.
+    """
+    from bayeslora.classifier import BayesianClassifier
+
+    class Checked(BayesianClassifier):
+        """Ends a fit where it would load the backbone."""
+
+        def _load_backbone(self) -> Backbone:
+            raise _ChecksPassedError
+
+    try:
+        setup = workshop.setup(cell)
+        clf = setup.classifier(Checked, cell.backbone)
+        clf.fit(setup.train, **setup.fit)
+    except _ChecksPassedError:
+        return setup
+    except (InputError, TypeError) as error:
+        raise InputError(f"cell {cell}: {error}") from None
+    raise AssertionError("the fit ended without a backbone")
+
+
+class _ChecksPassedError(Exception):
+    """All checks were made."""

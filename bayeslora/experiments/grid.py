@@ -1,0 +1,411 @@
+"""A grid: tasks × backbones × methods × rows × seeds, read from YAML and checked key by key.
+
+Everything here is decided without data and without a model, so that a typo costs no second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.experiments.protocols import Protocol, protocol
+from bayeslora.files import check_readable
+from bayeslora.option_checks import LARGEST_SEED, check_integer
+from bayeslora.safe_yaml import load_yaml
+
+DEFAULT_PROTOCOL = "bayeslora"
+
+_KEYS = (
+    *("protocol", "tasks", "backbones", "adapters", "posteriors", "methods", "seeds", "rows"),
+    *("fit", "model", "predict", "exclude", "reference", "search"),
+)
+_FILES = ("train", "validation", "test")
+_COLUMNS = ("text_column", "label_column", "pair_column")
+_TASK_KEYS = ("name", "ood", *_FILES, *_COLUMNS)
+_METHOD_KEYS = ("name", "adapter", "posterior", "fit")
+_PREDICT_KEYS = ("num_samples", "link")
+_EXCLUDE_KEYS = ("task", "backbone", "method", "adapter", "posterior", "rows", "seed")
+_SEARCH_KEYS = ("trials", "hold_out", "ranges")
+_RANGE_KEYS = ("low", "high", "log")
+_OPTION = re.compile(r"(?:^|,)\s*(\w+)\s*=")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A known task, or files of one's own.
+
+    Attributes:
+        name: A task of `bayeslora tasks`, or what tables call one's own files.
+        files: `train`, `test` and perhaps `validation`; empty for a known task.
+        ood: Out-of-distribution sets by name: a known task, `task/split`, or a file; None for those
+            that a known task has.
+        columns: Options of the columns in one's own files.
+    """
+
+    name: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    ood: Mapping[str, str] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An adapter with a posterior, as the command line writes them.
+
+    Attributes:
+        name: In tables; unique in a grid.
+        adapter: Such as `polar:r=4`.
+        posterior: Such as `vbll:prior_scale=2`.
+        fit: Options of `fit` for this method alone.
+    """
+
+    name: str
+    adapter: str
+    posterior: str
+    fit: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over options, with the same number of trials for every cell.
+
+    Attributes:
+        trials: Fits that are compared, for each cell.
+        hold_out: Share of a cell's own training rows by whose NLL the trials are compared.
+        ranges: By option, such as `adapter.lr` or `fit.epochs`: a list of values, or `low`, `high`
+            and perhaps `log`. An option that a method lacks is left out of its search.
+    """
+
+    trials: int
+    hold_out: float
+    ranges: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit with its predictions and scores.
+
+    Attributes:
+        task: Name of the task.
+        backbone: Name, directory or hub id.
+        method: The method.
+        rows: Labelled rows that are drawn; None takes all.
+        seed: Of the draw, the fit and the predictions.
+        protocol: Name of the protocol.
+    """
+
+    task: str
+    backbone: str
+    method: Method
+    rows: int | None
+    seed: int
+    protocol: str
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells this cell from others, as columns of a table."""
+        return {
+            "protocol": self.protocol,
+            "task": self.task,
+            "backbone": self.backbone,
+            "method": self.method.name,
+            "rows": self.rows,
+            "seed": self.seed,
+        }
+
+    @property
+    def id(self) -> str:
+        """A name for files: readable, and unique by a hash of the key."""
+        size = "" if self.rows is None else f"-{self.rows}"
+        readable = f"{self.task}-{Path(self.backbone).name}-{self.method.name}{size}-{self.seed}"
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", readable).strip("-")[:80]
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        return f"{slug}-{digest[:10]}"
+
+    def __str__(self) -> str:
+        """Return the cell in words, for messages."""
+        size = "" if self.rows is None else f", {self.rows} rows"
+        return f"{self.task}, {self.backbone}, {self.method.name}{size}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid.
+
+    Attributes:
+        protocol: How cells are trained and scored.
+        tasks: By name.
+        cells: The product less what is excluded, in the order of the file.
+        fit: Options of `fit` for all cells.
+        model: Options of `BayesianClassifier` for all cells.
+        predict: Options of `predict` for all cells.
+        reference: Name of the method that others are compared with.
+        search: A search over options, or None.
+        source: The content of the file, from which workers make the grid again.
+    """
+
+    protocol: Protocol
+    tasks: Mapping[str, Task]
+    cells: tuple[Cell, ...]
+    fit: Mapping[str, Any]
+    model: Mapping[str, Any]
+    predict: Mapping[str, Any]
+    reference: str
+    search: Search | None
+    source: Mapping[str, Any]
+
+    @property
+    def methods(self) -> list[Method]:
+        """The methods of the cells, in order."""
+        return list({cell.method.name: cell.method for cell in self.cells}.values())
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid from a YAML file.
+
+    Paths of data files and of backbones in it are relative to the working directory.
+
+    Raises:
+        InputError: The file, a key or a value in it is wrong; the message names the key.
+    """
+    check_readable(path)
+    try:
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    try:
+        return as_grid(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def as_grid(content: Any) -> Grid:
+    """Return the grid that a mapping describes, such as that of a YAML file.
+
+    Raises:
+        InputError: A key or a value is wrong; the message names the key.
+    """
+    if isinstance(content, Grid):
+        return content
+    source = _mapping("the grid", content, _KEYS)
+    chosen = protocol(source.get("protocol", DEFAULT_PROTOCOL))
+    tasks = _tasks(source)
+    methods = _methods(source)
+    names = [method.name for method in methods]
+    reference = source.get("reference", names[0])
+    if reference not in names:
+        raise unknown_choice("reference", str(reference), names)
+    sizes = _sizes(source, chosen)
+    seeds = _seeds(source, chosen)
+    backbones = _texts("backbones", source.get("backbones", "smollm2-135m"))
+    cells = [
+        Cell(task, backbone, method, rows, seed, chosen.name)
+        for task, backbone, rows, method, seed in product(tasks, backbones, sizes, methods, seeds)
+    ]
+    cells = _without(cells, source.get("exclude", []))
+    if not cells:
+        raise InputError("exclude: no cell is left")
+    return Grid(
+        protocol=chosen,
+        tasks=tasks,
+        cells=tuple(cells),
+        fit=_mapping("fit", source.get("fit") or {}, None),
+        model=_mapping("model", source.get("model") or {}, None),
+        predict=_mapping("predict", source.get("predict") or {}, _PREDICT_KEYS),
+        reference=str(reference),
+        search=_search(source.get("search")),
+        source=json.loads(json.dumps(source, default=str)),
+    )
+
+
+def named_options(text: str) -> set[str]:
+    """Return which options a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
+    return {*_OPTION.findall(text.partition(":")[2])}
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return a hash of JSON-ready settings."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mapping(where: str, value: Any, allowed: Sequence[str] | None) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} must hold names with values, got {value!r}")
+    for key in value:
+        if not isinstance(key, str) or (allowed is not None and key not in allowed):
+            raise unknown_choice(f"key of {where}", str(key), allowed or ())
+    return dict(value)
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    if not found or any(one is None for one in found):
+        raise InputError(f"{where} must not be empty")
+    return found
+
+
+def _texts(where: str, value: Any) -> list[str]:
+    found = _list(where, value)
+    texts = [_as_text(where, one) for one in found]
+    if twice := sorted({one for one in texts if texts.count(one) > 1}):
+        raise InputError(f"{where}: {twice[0]!r} is given twice")
+    return texts
+
+
+def _as_text(where: str, value: Any) -> str:
+    """Return `name:key=value,…` for a name, a text of this form, or a mapping with a name."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        options = ",".join(
+            f"{key}={json.dumps(one)}" for key, one in value.items() if key != "name"
+        )
+        return f"{value['name']}:{options}" if options else str(value["name"])
+    raise InputError(f"{where}: expected a name, or a mapping with a name, got {value!r}")
+
+
+def _tasks(source: Mapping[str, Any]) -> dict[str, Task]:
+    if "tasks" not in source:
+        raise InputError("tasks is missing; name one or several")
+    found: dict[str, Task] = {}
+    for value in _list("tasks", source["tasks"]):
+        task = _task(value)
+        if task.name in found:
+            raise InputError(f"tasks: {task.name!r} is given twice")
+        found[task.name] = task
+    return found
+
+
+def _task(value: Any) -> Task:
+    if isinstance(value, str) and value:
+        return Task(value)
+    given = _mapping("a task", value, _TASK_KEYS)
+    name = given.get("name")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"tasks: name is missing in {value!r}")
+    files = {key: str(given[key]) for key in _FILES if key in given}
+    if files and not {"train", "test"} <= files.keys():
+        raise InputError(f"task {name}: give both train and test, or neither for a known task")
+    columns = {key: str(given[key]) for key in _COLUMNS if key in given}
+    if columns and not files:
+        raise InputError(f"task {name}: {next(iter(columns))} is for files of one's own")
+    return Task(name, files, _ood(name, given["ood"]) if "ood" in given else None, columns)
+
+
+def _ood(name: str, value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {str(key): str(one) for key, one in value.items()}
+    sets = [] if value in (None, []) else _texts(f"task {name}: ood", value)
+    return {one: one for one in sets}
+
+
+def _methods(source: Mapping[str, Any]) -> list[Method]:
+    found = []
+    if "adapters" in source or "posteriors" in source or "methods" not in source:
+        adapters = _texts("adapters", source.get("adapters", "polar"))
+        posteriors = _texts("posteriors", source.get("posteriors", "vbll"))
+        found = [Method(f"{a} {p}", a, p) for a, p in product(adapters, posteriors)]
+    for value in _list("methods", source["methods"]) if "methods" in source else []:
+        given = _mapping("a method", value, _METHOD_KEYS)
+        adapter = _as_text("methods: adapter", given.get("adapter", "polar"))
+        posterior = _as_text("methods: posterior", given.get("posterior", "vbll"))
+        name = str(given.get("name", f"{adapter} {posterior}"))
+        found.append(
+            Method(name, adapter, posterior, _mapping(f"fit of {name}", given.get("fit", {}), None))
+        )
+    names = [method.name for method in found]
+    if twice := sorted({one for one in names if names.count(one) > 1}):
+        raise InputError(f"methods: {twice[0]!r} is there twice; give each a name of its own")
+    return found
+
+
+def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
+    seeds = _list("seeds", list(source.get("seeds", chosen.seeds)) or None)
+    for seed in seeds:
+        check_integer("seeds", seed, low=0)
+        if seed > LARGEST_SEED:
+            raise InputError(f"seeds must be at most {LARGEST_SEED}, got {seed}")
+    if len({*seeds}) < len(seeds):
+        raise InputError(f"seeds: a seed is given twice in {seeds}")
+    return seeds
+
+
+def _sizes(source: Mapping[str, Any], chosen: Protocol) -> list[int | None]:
+    if not chosen.draws_rows:
+        if "rows" in source:
+            raise InputError(f"rows has no effect with protocol {chosen.name}, which takes all")
+        return [None]
+    if "rows" not in source:
+        raise InputError(f"rows is missing: protocol {chosen.name} draws so many for each seed")
+    sizes = _list("rows", source["rows"])
+    for size in sizes:
+        check_integer("rows", size, low=2)
+    if len({*sizes}) < len(sizes):
+        raise InputError(f"rows: a number is given twice in {sizes}")
+    return [*sizes]
+
+
+def _without(cells: list[Cell], excluded: Any) -> list[Cell]:
+    for value in excluded if isinstance(excluded, list) else [excluded]:
+        rule = _mapping("exclude", value, _EXCLUDE_KEYS)
+        if not rule:
+            raise InputError("exclude: an empty rule would leave no cell")
+        gone = [cell for cell in cells if _matches(cell, rule)]
+        if not gone:
+            raise InputError(f"exclude: no cell matches {rule}")
+        cells = [cell for cell in cells if cell not in gone]
+    return cells
+
+
+def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
+    values = {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior}
+    for key, wanted in rule.items():
+        value = values[key]
+        # A method's bare name stands for it with any options.
+        known = [value, value.partition(":")[0]] if isinstance(value, str) else [value]
+        if not any(one in known for one in (wanted if isinstance(wanted, list) else [wanted])):
+            return False
+    return True
+
+
+def _search(value: Any) -> Search | None:
+    if value is None:
+        return None
+    given = _mapping("search", value, _SEARCH_KEYS)
+    trials, share = given.get("trials"), given.get("hold_out", 0.2)
+    check_integer("search: trials", trials, low=1)
+    if not isinstance(share, float) or not 0 < share < 1:
+        raise InputError(f"search: hold_out must be between 0 and 1, got {share!r}")
+    ranges = _mapping("search: ranges", given.get("ranges", {}), None)
+    if not ranges:
+        raise InputError("search: ranges is missing; name options such as adapter.lr")
+    for name, one in ranges.items():
+        _check_range(name, one)
+    return Search(int(trials), share, ranges)  # type: ignore[arg-type]
+
+
+def _check_range(name: str, value: Any) -> None:
+    if not re.fullmatch(r"(adapter|posterior|fit)\.\w+", name):
+        raise InputError(f"search: {name!r} must be adapter.OPTION, posterior.OPTION or fit.OPTION")
+    if isinstance(value, list):
+        if len(value) < 2:
+            raise InputError(f"search: {name} needs two values or more, got {value}")
+        return
+    given = _mapping(f"search: {name}", value, _RANGE_KEYS)
+    low, high = given.get("low"), given.get("high")
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (low, high)):
+        raise InputError(f"search: {name} needs numbers low and high, got {value!r}")
+    if not low < high or (given.get("log") and low <= 0):  # type: ignore[operator]
+        raise InputError(f"search: {name} needs low < high, above 0 with log, got {value!r}")

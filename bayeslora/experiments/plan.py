@@ -1,0 +1,370 @@
+"""What a grid would compute, checked cell by cell, with an estimate of time and memory.
+
+The estimate counts multiplications. With N training rows of t tokens, E epochs, F fits, P_f and P_a
+parameters of the frozen and of the adapted layers, batch B, width h, A heads, w bytes per weight:
+
+    tokens per row  t = min(max_length, 1.3 · mean words + 8)
+    fit             F · N · t · (2 P_f + E · 4 P_a)          frozen layers run once, adapted ones
+                                                             forward and backward in each epoch
+    prediction      rows · t · 2 (P_f + passes · P_a)
+    seconds         1 + operations / (0.5 · measured rate of a float32 product of matrices)
+    memory          w · P + 16 · trained parameters + 2 N t h + 0.5 GB
+                    + layers adapted · B t h (34 + 5 A t / h) · w / 2    (Korthikanti et al. 2022,
+                                                                         arXiv 2205.05198)
+
+It is off by a factor of two at times: early stopping, padding and the last layer are not in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.experiments.cells import Setup, Workshop, check_cell
+from bayeslora.experiments.grid import Cell, Grid
+from bayeslora.files import read_json
+
+_EFFICIENCY = 0.5
+_TOKENS_PER_WORD, _FRAME_TOKENS = 1.3, 8
+_PROCESS_BYTES = 0.5e9
+_DECODER_DEPTH = 0.8
+_AUTO_ROWS, _AUTO_PARTS = 128, 5
+_BILLIONS = re.compile(r"(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+_EMBEDDED = {
+    "smollm2-135m": {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "hidden_act": "silu",
+    },
+    "minilm": {
+        "model_type": "bert",
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "vocab_size": 30522,
+        "hidden_act": "gelu",
+    },
+}
+
+
+@dataclass(frozen=True)
+class BackboneSize:
+    """The size of a backbone.
+
+    Attributes:
+        parameters: All of them, embeddings included.
+        layer_parameters: Of one transformer layer.
+        num_layers: Transformer layers.
+        width: Hidden size.
+        num_heads: Attention heads.
+        kv_width: Width of the values, below `width` with grouped queries.
+        is_encoder: Whether it is trained as a masked language model.
+        source: Where the numbers are from: `config.json`, or the name.
+    """
+
+    parameters: float
+    layer_parameters: float
+    num_layers: int
+    width: int
+    num_heads: int
+    kv_width: int
+    is_encoder: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cell costs, roughly.
+
+    Attributes:
+        operations: Floating-point operations.
+        memory_bytes: At its peak.
+        fits: Trainings of a network.
+        passes: Passes of the adapted layers in a prediction.
+    """
+
+    operations: float
+    memory_bytes: float
+    fits: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked grid.
+
+    Attributes:
+        grid: The grid.
+        settings: The settings of each cell, JSON-ready.
+        estimates: The cost of each cell; None where the size of its backbone is unknown.
+        deviations: How each cell differs from its protocol.
+        notes: What is missing or estimated.
+    """
+
+    grid: Grid
+    settings: Mapping[Cell, dict[str, Any]]
+    estimates: Mapping[Cell, Estimate | None]
+    deviations: Mapping[Cell, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    def groups(self) -> list[tuple[Cell, int, Estimate | None]]:
+        """Return the first cell of each task, backbone, method and size, and how many there are."""
+        found: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in self.settings:
+            key = (cell.task, cell.backbone, cell.method.name, cell.rows)
+            found.setdefault(key, []).append(cell)
+        return [(cells[0], len(cells), self.estimates[cells[0]]) for cells in found.values()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values."""
+        rate = operation_rate()
+        return {
+            "protocol": self.grid.protocol.name,
+            "protocol_settings": self.grid.protocol.settings(),
+            "num_cells": len(self.settings),
+            "operations_per_second": rate,
+            "cells": [
+                {
+                    **{key: one for key, one in cell.key.items() if key != "seed"},
+                    "seeds": count,
+                    "seconds": None if cost is None else 1 + cost.operations / rate,
+                    "memory_bytes": None if cost is None else cost.memory_bytes,
+                    "fits": None if cost is None else cost.fits,
+                    "deviations": list(self.deviations[cell]),
+                }
+                for cell, count, cost in self.groups()
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
+    """Check cells and estimate what they cost.
+
+    Raises:
+        InputError: A cell is impossible, or its rows cannot be read.
+    """
+    settings, estimates, deviations = {}, {}, {}
+    notes: dict[str, None] = {}
+    sizes = {name: backbone_size(name) for name in dict.fromkeys(cell.backbone for cell in cells)}
+    for name, size in sizes.items():
+        if size is None:
+            notes[f"{name}: its size is unknown here"] = None
+        elif size.source == "name":
+            notes[f"{name}: no config.json here; its size is guessed from its name"] = None
+    if workshop.grid.search is not None:
+        from bayeslora.experiments.search import check_search
+
+        check_search(workshop.grid)
+    for cell in cells:
+        setup = check_cell(workshop, cell)
+        settings[cell] = setup.settings()
+        deviations[cell] = setup.deviations
+        size = sizes[cell.backbone]
+        estimates[cell] = None if size is None else estimate(setup, size, workshop.grid)
+    return Plan(workshop.grid, settings, estimates, deviations, tuple(notes))
+
+
+def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
+    """Return what a cell costs; see the top of this module."""
+    adapter, posterior, fit = setup.adapter, setup.posterior, setup.fit
+    read = _layers_read(setup.model.get("depth"), size)
+    adapted = min(adapter.num_layers or read, read) if adapter.trains else 0
+    frozen_parameters = (read - adapted) * size.layer_parameters
+    adapted_parameters = adapted * size.layer_parameters
+    tokens = _tokens(setup)
+    rows, epochs = len(setup.train), _epochs(setup)
+    fits = _num_fits(setup)
+    trials = 0 if grid.search is None else grid.search.trials
+    per_fit = rows * tokens * (2 * frozen_parameters + epochs * 4 * adapted_parameters)
+    passes = posterior.num_members * posterior.num_passes(setup.predict.get("num_samples"))
+    predicted = len(setup.rows.reported) + sum(map(len, setup.rows.ood.values()))
+    prediction = predicted * tokens * 2 * (frozen_parameters + passes * adapted_parameters)
+    weight_bytes = _weight_bytes(setup.model.get("dtype", "auto"))
+    batch = int(fit.get("batch_size", 16))
+    activations = (
+        adapted
+        * (batch * tokens * size.width)
+        * (34 + 5 * size.num_heads * tokens / size.width)
+        * (weight_bytes / 2)
+    )
+    memory = (
+        weight_bytes * size.parameters
+        + 16 * _trained(setup, size, adapted)
+        + 2 * rows * tokens * size.width
+        + activations
+        + _PROCESS_BYTES
+    )
+    return Estimate((fits + trials) * per_fit + prediction, memory, fits + trials, passes)
+
+
+def backbone_size(name: str) -> BackboneSize | None:
+    """Return the size of a backbone by its configuration, else by its name; None if neither."""
+    config = _config(name)
+    if config is not None:
+        return _size_of(config)
+    found = _BILLIONS.search(name.rpartition("/")[2])
+    if found is None:
+        return None
+    parameters = float(found[1]) * (1e9 if found[2].lower() == "b" else 1e6)
+    # Layers of 12 h² parameters, h / 128 of them, as decoders from 1B on have, roughly.
+    width = round((parameters * 128 / 12) ** (1 / 3))
+    layers = max(1, round(width / 128))
+    heads = max(1, width // 128)
+    return BackboneSize(parameters, parameters / layers, layers, width, heads, width, False, "name")
+
+
+def check_backbones(grid: Grid) -> None:
+    """Raise InputError if a backbone of the grid is not at hand; no weights are read.
+
+    Raises:
+        InputError: It is not; the message names it.
+    """
+    from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
+    from bayeslora.backbones.hub import check_reachable
+    from bayeslora.backbones.load import source_of
+
+    for name in dict.fromkeys(cell.backbone for cell in grid.cells):
+        if name in EMBEDDED_MODELS:
+            embedded_directory(name)
+        else:
+            check_reachable(source_of(name))
+
+
+def operation_rate() -> float:
+    """Return float32 operations per second that a fit reaches on this machine, about.
+
+    It takes a tenth of a second.
+    """
+    import time
+
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 4096 if device == "cuda" else 768
+    matrix = torch.ones(size, size, device=device)
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        product = matrix @ matrix
+        product[0, 0].item()  # waits for a GPU
+        times.append(time.perf_counter() - begun)
+    return _EFFICIENCY * 2 * size**3 / max(min(times), 1e-9)
+
+
+def _config(name: str) -> Mapping[str, Any] | None:
+    if name in _EMBEDDED:
+        return _EMBEDDED[name]
+    file: Any = Path(name) / "config.json"
+    if not file.is_file():
+        from huggingface_hub import errors, try_to_load_from_cache
+
+        try:
+            file = try_to_load_from_cache(name, "config.json")
+        except errors.HFValidationError:
+            return None
+        if not isinstance(file, str):
+            return None
+    content = read_json(file)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file} holds no configuration of a model")
+    # Models of several kinds of input keep that of the text apart.
+    text = content.get("text_config", content)
+    return text if isinstance(text, Mapping) else content
+
+
+def _size_of(config: Mapping[str, Any]) -> BackboneSize | None:
+    try:
+        width = int(config.get("hidden_size") or config["n_embd"])
+        layers = int(config.get("num_hidden_layers") or config["n_layer"])
+        heads = int(config.get("num_attention_heads") or config["n_head"])
+        vocabulary = int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    inner = int(config.get("intermediate_size") or config.get("ffn_dim") or 4 * width)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    kv_width = kv_heads * int(config.get("head_dim") or width // heads)
+    is_gated = config.get("hidden_act") in ("silu", "swish")
+    layer = 2 * width * width + 2 * width * kv_width + (3 if is_gated else 2) * width * inner
+    kind = config.get("model_type", "")
+    is_encoder = any(word in str(kind) for word in ("bert", "deberta", "electra"))
+    total = layers * layer + vocabulary * width
+    return BackboneSize(total, layer, layers, width, heads, kv_width, is_encoder, "config.json")
+
+
+def _layers_read(depth: Any, size: BackboneSize) -> int:
+    if isinstance(depth, int) and not isinstance(depth, bool):
+        return min(depth, size.num_layers)
+    if isinstance(depth, float):
+        return max(1, round(depth * size.num_layers))
+    return size.num_layers if size.is_encoder else round(_DECODER_DEPTH * size.num_layers)
+
+
+def _tokens(setup: Setup) -> float:
+    """Return the mean number of tokens of a training row."""
+    from bayeslora.option_checks import MAX_LENGTH
+
+    rows = setup.train
+    texts = list(rows.texts) + [text or "" for text in rows.pairs or ()]
+    words = sum(len(text.split()) for text in texts)
+    for options in rows.choices or ():
+        words += sum(len(option.split()) + 2 for option in options)
+    mean = words / max(1, len(rows))
+    most = int(setup.model.get("max_length", MAX_LENGTH))
+    return min(float(most), _TOKENS_PER_WORD * mean + _FRAME_TOKENS)
+
+
+def _epochs(setup: Setup) -> int:
+    from bayeslora.engine.fit import default_epochs
+
+    if not setup.adapter.trains:
+        return 0
+    if "epochs" in setup.fit:
+        return int(setup.fit["epochs"])
+    validated = bool(setup.fit.get("hold_out"))
+    return default_epochs(setup.adapter, setup.posterior, validated=validated)
+
+
+def _num_fits(setup: Setup) -> int:
+    fit, posterior = setup.fit, setup.posterior
+    folds = fit.get("cv")
+    if folds is None:
+        usual = posterior.scales_logits and not fit.get("hold_out") and setup.adapter.trains
+        folds = "auto" if usual else 0
+    if folds == "auto":
+        part = len(setup.train) / _AUTO_PARTS
+        folds = min(_AUTO_PARTS, math.ceil(_AUTO_ROWS / part))
+    whole = 0 if fit.get("keep_folds") else 1
+    count = whole + int(folds or 0) + bool(fit.get("refit"))
+    return int(posterior.num_members) * count
+
+
+def _trained(setup: Setup, size: BackboneSize, adapted: int) -> float:
+    """Return the number of trained parameters of the adapter."""
+    rank = getattr(setup.adapter, "r", None)
+    if rank is None:
+        return adapted * size.layer_parameters
+    # Query and value projections, where nothing else is asked for.
+    return float(adapted * rank * (3 * size.width + size.kv_width))
+
+
+def _weight_bytes(dtype: str) -> int:
+    if dtype != "auto":
+        return 4 if dtype == "float32" else 2
+    import torch
+
+    from bayeslora.backbones.load import computes_in_bfloat16
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return 2 if computes_in_bfloat16(device) else 4

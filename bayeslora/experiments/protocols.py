@@ -1,0 +1,189 @@
+"""Evaluation protocols by name: what is trained, how much, and which rows are reported.
+
+A protocol is one object. Settings of a published protocol that `fit` cannot express are listed in
+`deviations`; they go into the record of every cell and under every table.
+
+Sources: `blob`: Wang et al. 2024, arXiv 2406.11675 (code: Wang-ML-Lab/bayesian-peft);
+`laplace-lora`: Yang et al. 2024, arXiv 2308.13111 (code: adamxyang/laplace-lora); `bag`: arXiv
+2606.22188 (code: SRI-CSL/BayesAdapt).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.metrics.calibration import NUM_BINS
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the cells of a grid are trained and scored.
+
+    Attributes:
+        name: The name in a grid.
+        summary: One line for tables and lists.
+        seeds: Seeds where the grid names none.
+        split: The reported split: `test` or `validation`.
+        hold_out: Share of the training rows that choose epoch, prior and scale; 0 for none.
+        draws_rows: Whether the grid says how many labelled rows each seed draws.
+        steps: Optimiser steps; None leaves the length of the training to `fit`.
+        batch_size: Rows per step; None takes the default of `fit`.
+        max_length: Tokens per text; None takes the default.
+        adapter: Options of the adapter, as far as it has them.
+        all_layers: Whether every layer of the backbone is read and adapted.
+        num_bins: Bins of the expected calibration error.
+        weight_samples: Forward passes of a posterior that draws weights; None takes its default.
+        logit_samples: Draws of a posterior with Gaussian logits; None takes its default.
+        num_choices: Options per question by task; rows with another number are dropped.
+        backbones: The published backbones, for reference.
+        task_options: Options of the task, such as the format of multiple-choice questions.
+        deviations: What the published protocol has and `fit` cannot express.
+    """
+
+    name: str
+    summary: str
+    seeds: tuple[int, ...]
+    split: str = "test"
+    hold_out: float = 0.0
+    draws_rows: bool = False
+    steps: int | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    all_layers: bool = False
+    num_bins: int = NUM_BINS
+    weight_samples: int | None = None
+    logit_samples: int | None = None
+    num_choices: Mapping[str, int] = field(default_factory=dict)
+    backbones: str = ""
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values; those that say nothing are left out."""
+        found = {key: value for key, value in asdict(self).items() if value not in (None, "", {})}
+        del found["summary"]
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
+        }
+
+    def described(self) -> str:
+        """Return the settings in one line, for tables."""
+        parts = [
+            f"reported on {self.split}",
+            f"{self.hold_out:.0%} of train held out for selection"
+            if self.hold_out
+            else "nothing held out for selection",
+            "labelled rows drawn per seed" if self.draws_rows else "all training rows",
+        ]
+        if self.steps is not None:
+            parts.append(f"{self.steps:,} steps")
+        if self.batch_size is not None:
+            parts.append(f"batch {self.batch_size}")
+        parts += [f"{key} = {value:g}" for key, value in self.adapter.items()]
+        if self.all_layers:
+            parts.append("query and value projections of all layers")
+        if self.max_length is not None:
+            parts.append(f"at most {self.max_length} tokens")
+        if self.weight_samples is not None:
+            parts.append(f"S = {self.weight_samples}")
+        if self.logit_samples is not None:
+            parts.append(f"{self.logit_samples:,} logit draws")
+        parts += [f"{task}: rows with {count} options" for task, count in self.num_choices.items()]
+        return ", ".join([*parts, f"ECE with {self.num_bins} bins"])
+
+
+_PUBLISHED_TRAINING = (
+    "lm_head: published adapters are on q, v and lm_head; here the last layer is the posterior's "
+    "and carries none",
+    "learning rate: falls as a cosine after a warm-up of 3 % of the steps",
+    "last layer: trained in alternation with the adapter, at its own rate",
+    "prompt: ours, not the published string; its hash is in the record",
+)
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    one.name: one
+    for one in (
+        Protocol(
+            "bayeslora",
+            "selection on a 20 % cut of train, the reported split untouched, 5 seeds",
+            seeds=(0, 1, 2, 3, 4),
+            hold_out=0.2,
+        ),
+        Protocol(
+            "label-budget",
+            "each seed draws L labelled rows; a method pays for held-out rows out of them",
+            seeds=(0, 1, 2, 3, 4),
+            draws_rows=True,
+        ),
+        Protocol(
+            "blob",
+            "as published with BLoB (Wang et al. 2024)",
+            seeds=(1, 2, 3),
+            split="validation",
+            steps=5000,
+            batch_size=4,
+            max_length=300,
+            adapter={"r": 8, "alpha": 16.0, "dropout": 0.0, "lr": 1e-4},
+            all_layers=True,
+            weight_samples=10,
+            backbones="Llama-2-7B in 8 bits; Llama-3.1-8B in TFB",
+            task_options={"format": "letters"},
+            deviations=(
+                "base: weights are in bfloat16 or float32, not in 8 bits",
+                *_PUBLISHED_TRAINING,
+                "ARC: 5 classes as published, but letters that a row lacks are masked",
+            ),
+        ),
+        Protocol(
+            "laplace-lora",
+            "as published with Laplace-LoRA (Yang et al. 2024)",
+            seeds=(21, 42, 87),
+            split="validation",
+            steps=10_000,
+            batch_size=4,
+            max_length=300,
+            adapter={"r": 8, "alpha": 16.0, "dropout": 0.1, "lr": 5e-5},
+            all_layers=True,
+            logit_samples=100_000,
+            num_choices={"arc-challenge": 4, "arc-easy": 4},
+            backbones="Llama-2-7B chat in 8 bits",
+            task_options={"format": "letters"},
+            deviations=(
+                "base: weights are in bfloat16 or float32, not in 8 bits",
+                *_PUBLISHED_TRAINING,
+                "max_length: 300, as in blob; the published value is not known",
+            ),
+        ),
+        Protocol(
+            "bag",
+            "the splits, seeds and scores of BayesAdapt (arXiv 2606.22188)",
+            seeds=(0, 1, 2, 3),
+            backbones="Qwen3 0.6B to 14B",
+            task_options={"format": "letters"},
+            deviations=(
+                "training: published per method; here the defaults of fit",
+                "OOD: published on MMLU-redux, filtered for errors; here the sets that the grid "
+                "names",
+                "prompt: ours, not the published string; its hash is in the record",
+            ),
+        ),
+    )
+}
+"""Every protocol by its name."""
+
+
+def protocol(name: object) -> Protocol:
+    """Return a protocol by its name.
+
+    Raises:
+        InputError: There is none of this name; the message lists all.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"protocol must be a name, got {name!r}")
+    if name not in PROTOCOLS:
+        raise unknown_choice("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

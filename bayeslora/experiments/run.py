@@ -1,0 +1,236 @@
+"""Run a grid: what is missing is computed, stored cell by cell, and put into one table."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.errors import InputError
+from bayeslora.experiments.cells import Workshop
+from bayeslora.experiments.grid import Cell, Grid, as_grid, read_grid
+from bayeslora.experiments.plan import Plan, check_backbones, made_plan
+from bayeslora.experiments.store import RESULTS, SUMMARY, Store
+from bayeslora.experiments.summary import results_table, write_results
+from bayeslora.experiments.workers import Job, OneProcess, Outcome, Pool, Processes, RayCluster
+from bayeslora.option_checks import check_integer
+from bayeslora.plain_text import counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 2
+_SHOWN = ("accuracy", "nll", "ece")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run of a grid left behind.
+
+    Attributes:
+        out: Its directory, with `results.parquet`, `summary.md` and the cells.
+        records: Records of all finished cells in it, sorted.
+        failed: The error of each cell of this run that failed twice, by the cell in words.
+        elsewhere: Cells that another process was computing.
+    """
+
+    out: Path
+    records: Sequence[Mapping[str, Any]]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> pa.Table:
+        """One row per score per cell, as in `results.parquet`."""
+        return results_table(self.records)
+
+
+def experiment(
+    grid: Any,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Experiment:
+    """Compute the cells of a grid that are not in `out` yet, and write its results.
+
+    A run that was killed goes on when it is started again in the same way: finished cells are
+    kept, and an interrupted fit continues from its last epoch. A cell that fails is tried once
+    more. A grid with further cells adds them; a changed setting of a finished cell is refused.
+
+    Args:
+        grid: The path of a YAML file, or its content as a mapping; see docs/experiments.md.
+        out: Directory of the experiment.
+        data_dir: Directory of the known tasks' files; default: the variable `BAYESLORA_DATA`.
+        workers: Processes on this machine.
+        ray: In place of these, `local` for a Ray cluster on this machine, or the address of one.
+        shard: `(i, n)`, counted from 1: compute every n-th cell alone, from the i-th on, as one of
+            n independent jobs does.
+
+    Raises:
+        InputError: Something in the grid cannot work, a file or a backbone is missing, or `out` is
+            something else. Nothing has been computed then.
+
+    Example:
+        >>> import bayeslora as bl
+        >>> found = bl.experiment("grid.yaml", "runs/first")      # doctest: +SKIP
+        >>> found.table.to_pandas()                               # doctest: +SKIP
+    """
+    check_integer("workers", workers, low=1)
+    if ray is not None and workers > 1:
+        raise InputError("workers are processes on this machine; give workers or ray")
+    given, store = _read(grid), Store(out)
+    store.check()
+    workshop = Workshop(given, data_dir)
+    cells = _shard(given.cells, shard)
+    plan = made_plan(workshop, cells)
+    for cell, settings in plan.settings.items():
+        store.check_settings(cell, settings)
+    check_backbones(given)
+    waiting = [cell for cell in cells if store.record(cell) is None]
+    failed: dict[str, str] = {}
+    elsewhere: list[str] = []
+    if waiting:
+        pool = _pool(given, workshop, data_dir, min(workers, len(waiting)), ray)
+        store.claim(given.source)
+        try:
+            failed, elsewhere = _Run(given, store, pool, len(cells)).run(waiting)
+        finally:
+            pool.close()
+            store.tidy()
+    records = store.records()
+    if records:
+        write_results(records, store.out / RESULTS, store.out / SUMMARY, given.reference)
+    return Experiment(store.out, records, failed, tuple(elsewhere))
+
+
+def plan(grid: Any, *, data_dir: str | Path | None = None) -> Plan:
+    """Check a grid as `experiment` does, and estimate time and memory; nothing is computed.
+
+    A backbone that is missing is named in the plan, and its size estimated by its name.
+
+    Args:
+        grid: As for `experiment`.
+        data_dir: As for `experiment`.
+
+    Raises:
+        InputError: Something in the grid cannot work, or a file is missing.
+    """
+    given = _read(grid)
+    return made_plan(Workshop(given, data_dir), given.cells)
+
+
+def _read(grid: Any) -> Grid:
+    return read_grid(grid) if isinstance(grid, str | Path) else as_grid(grid)
+
+
+def _shard(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
+    if shard is None:
+        return cells
+    place, count = shard
+    check_integer("shard", count, low=1)
+    check_integer("shard", place, low=1, high=count)
+    return cells[place - 1 :: count]
+
+
+def _pool(
+    grid: Grid, workshop: Workshop, data_dir: str | Path | None, workers: int, ray: str | None
+) -> Pool:
+    if ray is not None:
+        return RayCluster(grid, data_dir, ray)
+    return OneProcess(workshop) if workers == 1 else Processes(grid, data_dir, workers)
+
+
+class _Run:
+    """The cells of one call, handed to workers and stored as they come back."""
+
+    def __init__(self, grid: Grid, store: Store, pool: Pool, total: int) -> None:
+        self._grid, self._store, self._pool, self._total = grid, store, pool, total
+        self._places = {cell: place for place, cell in enumerate(grid.cells)}
+        self._reserved: dict[int, ExitStack] = {}
+        self._attempts: dict[int, int] = {}
+        self._failed: dict[str, str] = {}
+        self._elsewhere: list[str] = []
+        self._computed = 0
+        self._begun = time.monotonic()
+
+    def run(self, cells: Sequence[Cell]) -> tuple[dict[str, str], list[str]]:
+        """Compute cells; return the errors of those that failed, and those left to others."""
+        waiting = deque(self._places[cell] for cell in cells)
+        done = self._total - len(waiting)
+        logger.info("%s, %d of them finished already", counted(self._total, "cell"), done)
+        try:
+            while waiting or self._reserved:
+                while waiting and len(self._reserved) < self._pool.size:
+                    self._begin(waiting.popleft())
+                if self._reserved:
+                    outcome = self._pool.next()
+                    if self._finish(outcome, len(waiting)):
+                        waiting.append(outcome.index)
+        finally:
+            for stack in self._reserved.values():
+                stack.close()
+        return self._failed, self._elsewhere
+
+    def _begin(self, place: int) -> None:
+        cell = self._grid.cells[place]
+        stack = ExitStack()
+        try:
+            stack.enter_context(self._store.reserved(cell))
+        except InputError:
+            self._elsewhere.append(str(cell))
+            return
+        if self._store.record(cell) is not None:  # another process has finished it meanwhile
+            stack.close()
+            return
+        self._reserved[place] = stack
+        self._attempts[place] = self._attempts.get(place, 0) + 1
+        self._pool.submit(Job(place, str(self._store.work(cell))))
+
+    def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
+        """Store what a job returned; return whether it is to be tried again."""
+        cell = self._grid.cells[outcome.index]
+        try:
+            if outcome.record is not None:
+                self._store.write(cell, outcome.record, outcome.files)
+                self._computed += 1
+                self._say(cell, outcome.record, num_waiting + len(self._reserved) - 1)
+                return False
+            if self._attempts[outcome.index] < _ATTEMPTS:
+                logger.info("%s: %s; it is tried once more", cell, outcome.error)
+                return True
+            self._store.fail(cell, outcome.error, outcome.trace)
+            self._failed[str(cell)] = outcome.error
+            logger.warning("%s failed: %s", cell, outcome.error)
+            return False
+        finally:
+            self._reserved.pop(outcome.index).close()
+
+    def _say(self, cell: Cell, record: Mapping[str, Any], left: int) -> None:
+        """Log a finished cell as a line of a table, with the time that the others take."""
+        scores = record["scores"]["reported"]["scores"]
+        found = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN if key in scores)
+        rest = (time.monotonic() - self._begun) / self._computed * left
+        logger.info(
+            "[%d/%d] %s  %s  (%.0f s; about %s left)",
+            *(self._total - left, self._total, cell, found, record["seconds"]["fit"]),
+            in_words(rest),
+        )
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration to two digits: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            value = seconds / size
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{seconds:.0f} s"

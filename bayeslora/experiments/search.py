@@ -1,0 +1,168 @@
+"""A search over options with Optuna: the same number of trials for every cell, and resumable.
+
+A trial fits to a part of the cell's own training rows and is judged by its NLL on the others, so
+that neither reported rows nor rows of another draw choose anything. The cell is then fitted to all
+of its training rows with the best options. Trials are kept in a SQLite file beside the cell, and
+each is suggested from the finished ones alone, so that a search that was killed chooses as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.posteriors.registry import resolve_posterior
+
+if TYPE_CHECKING:
+    from bayeslora.experiments.cells import Setup, Workshop
+    from bayeslora.experiments.grid import Grid
+
+FILE = "search.sqlite3"
+_STUDY = "search"
+_SEEDS = 1_000_003
+_FIT = frozenset({"epochs", "batch_size", "head_lr", "patience"})
+
+
+def import_optuna() -> Any:
+    """Return the package optuna.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise InputError("search needs Optuna: pip install 'bayeslora[tune]'") from None
+    return optuna
+
+
+def check_search(grid: Grid) -> None:
+    """Raise InputError if Optuna is missing, or no method has an option that is searched.
+
+    Raises:
+        InputError: One of the two; the message names the option.
+    """
+    import_optuna()
+    if grid.search is None:
+        return
+    allowed = set()
+    for method in grid.methods:
+        allowed |= _options(resolve_adapter(method.adapter), resolve_posterior(method.posterior))
+    for name in grid.search.ranges:
+        if name not in allowed:
+            raise unknown_choice("option of search", name, allowed)
+
+
+def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[dict[str, Any]]]:
+    """Return a cell's setup with the best options, and all trials.
+
+    Args:
+        workshop: Has the backbone.
+        setup: Of the cell.
+        work: A directory of this cell alone.
+
+    Raises:
+        InputError: The rows cannot be split, or every trial failed.
+    """
+    search = workshop.grid.search
+    allowed = _options(setup.adapter, setup.posterior)
+    ranges = {} if search is None else {k: v for k, v in search.ranges.items() if k in allowed}
+    if search is None or not ranges:
+        return setup, []
+    optuna = import_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    work.mkdir(parents=True, exist_ok=True)
+    # The file is inside the cell's directory, so no other process writes to it.
+    storage = optuna.storages.RDBStorage(f"sqlite:///{work / FILE}")
+    states = optuna.trial.TrialState
+    study: Any = optuna.create_study(
+        storage=storage, study_name=_STUDY, load_if_exists=True, direction="minimize"
+    )
+    while (done := _num_ended(study, states)) < search.trials:
+        # A sampler of its own for each trial: what it suggests depends on the trials alone.
+        study.sampler = optuna.samplers.TPESampler(seed=_SEEDS * setup.cell.seed + done)
+        trial = study.ask()
+        tried = _with_options(
+            setup, {name: _suggested(trial, name, ranges[name]) for name in ranges}
+        )
+        try:
+            loss = _loss(workshop, tried, search.hold_out, work / "trial")
+        except InputError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=states.FAIL)
+        else:
+            study.tell(trial, loss)
+    ended = [one for one in study.trials if one.state in (states.COMPLETE, states.FAIL)]
+    trials = [
+        {
+            "options": dict(one.params),
+            "nll": one.value,
+            **({"error": one.user_attrs["error"]} if "error" in one.user_attrs else {}),
+        }
+        for one in ended
+    ]
+    if all(one["nll"] is None for one in trials):
+        raise InputError(f"every trial of the search failed, the last: {trials[-1].get('error')}")
+    best = min((one for one in trials if one["nll"] is not None), key=lambda one: one["nll"])
+    storage.engine.dispose()
+    return _with_options(setup, best["options"]), trials
+
+
+def _num_ended(study: Any, states: Any) -> int:
+    return sum(one.state in (states.COMPLETE, states.FAIL) for one in study.trials)
+
+
+def _suggested(trial: Any, name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return trial.suggest_categorical(name, value)
+    low, high, log = value["low"], value["high"], bool(value.get("log"))
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=log)
+    return trial.suggest_float(name, float(low), float(high), log=log)
+
+
+def _options(adapter: Any, posterior: Any) -> set[str]:
+    """Return the options of a method that can be searched."""
+    found = {f"posterior.{one.name}" for one in fields(posterior)}
+    if adapter.trains:
+        found |= {f"adapter.{one.name}" for one in fields(adapter)}
+        found |= {f"fit.{name}" for name in _FIT}
+    return found
+
+
+def _with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
+    parts: dict[str, dict[str, Any]] = {"adapter": {}, "posterior": {}, "fit": {}}
+    for name, value in options.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = value
+    posterior: Any = setup.posterior
+    adapter: Any = setup.adapter
+    return replace(
+        setup,
+        adapter=replace(adapter, **parts["adapter"]),
+        posterior=replace(posterior, **parts["posterior"]),
+        fit={**setup.fit, **parts["fit"]},
+    )
+
+
+def _loss(workshop: Workshop, setup: Setup, share: float, work: Path) -> float:
+    """Return the NLL of held-out training rows after a fit to the others."""
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.tasks.examples import class_names, encode_labels
+    from bayeslora.tasks.splits import stratified_split
+
+    rows = setup.train
+    labels = encode_labels(rows, class_names(rows))
+    kept, held = stratified_split(labels, share, setup.cell.seed)
+    clf = setup.classifier(BayesianClassifier, workshop.backbone(setup.cell.backbone))
+    clf.fit(rows.take(kept), **setup.fit, out=work, overwrite=True)
+    predictions = clf.predict(rows.take(held), seed=setup.cell.seed, **setup.predict)
+    shutil.rmtree(work, ignore_errors=True)
+    return float(evaluate(predictions, num_resamples=20)["nll"].value)

@@ -1,0 +1,146 @@
+"""Cells on disk: predictions and one record each, whole or not at all.
+
+experiment.json              what the directory is
+cells/<cell>.json            the record, written last: a cell without it is not finished
+cells/<cell>.<set>.parquet   predictions of the reported rows and of each OOD set
+cells/<cell>.error.json      why a cell failed, until it succeeds
+work/<cell>/                 checkpoints of a fit that runs or was interrupted
+results.parquet, summary.md  made from the records
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError
+from bayeslora.experiments.grid import Cell, settings_digest
+from bayeslora.files import atomic_file, is_empty_directory, read_json, write_json
+from bayeslora.locks import writing_to
+
+MARKER, VERSION = "experiment.json", 1
+RESULTS, SUMMARY = "results.parquet", "summary.md"
+
+
+class Store:
+    """The directory of an experiment.
+
+    Args:
+        out: Its path.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self._cells = self.out / "cells"
+
+    def check(self) -> None:
+        """Raise InputError if the directory is not an experiment's, a new one, or empty."""
+        marker = self.out / MARKER
+        if not self.out.exists() or is_empty_directory(self.out):
+            return
+        if not marker.is_file():
+            raise InputError(
+                f"{self.out} is not the directory of an experiment: it has no {MARKER}; choose "
+                "another path"
+            )
+        content = read_json(marker)
+        version = content.get("format_version") if isinstance(content, Mapping) else None
+        if not isinstance(version, int) or version > VERSION:
+            raise InputError(f"{marker} is damaged, or of a newer bayeslora; choose another path")
+
+    def claim(self, grid: Mapping[str, Any]) -> None:
+        """Make the directory, and keep the grid that it was last run with."""
+        self._cells.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / MARKER, {"format_version": VERSION, "grid": grid})
+
+    def work(self, cell: Cell) -> Path:
+        """Return where a cell keeps what it needs while it runs."""
+        return self.out / "work" / cell.id
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the record of a finished cell, or None."""
+        file = self._cells / f"{cell.id}.json"
+        return _mapping(file) if file.is_file() else None
+
+    def check_settings(self, cell: Cell, settings: Mapping[str, Any]) -> None:
+        """Raise InputError if a finished cell was made with other settings.
+
+        Raises:
+            InputError: It was; the message names the cell, the setting and both values.
+        """
+        stored = self.record(cell)
+        if stored is None or stored["digest"] == settings_digest(settings):
+            return
+        part, key, old, new = _first_difference(stored["settings"], settings)
+        raise InputError(
+            f"cell {cell} is finished with {part}.{key} = {old}, and the grid has {new}; choose "
+            f"another --out, or delete {self._cells / cell.id}.json to compute it again"
+        )
+
+    @contextmanager
+    def reserved(self, cell: Cell) -> Iterator[None]:
+        """Keep other processes from a cell while the context lasts.
+
+        Raises:
+            InputError: Another process computes it.
+        """
+        with writing_to(self._cells / cell.id):
+            yield
+
+    def write(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Store a finished cell; its record comes last.
+
+        Args:
+            cell: Which cell.
+            record: JSON-ready.
+            files: Contents of predictions files by name.
+        """
+        for name, content in files.items():
+            with atomic_file(self._cells / f"{cell.id}.{name}") as aside:
+                aside.write_bytes(content)
+        write_json(self._cells / f"{cell.id}.json", record)
+        (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work(cell), ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove the directory of running cells where none is left in it."""
+        with suppress(OSError):
+            (self.out / "work").rmdir()
+
+    def fail(self, cell: Cell, error: str, trace: str) -> None:
+        """Store why a cell failed."""
+        content = {"cell": cell.key, "error": error, "traceback": trace}
+        write_json(self._cells / f"{cell.id}.error.json", content)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished cells, sorted by their key."""
+        files = self._cells.glob("*.json") if self._cells.is_dir() else ()
+        found = [_mapping(file) for file in files if not file.name.endswith(".error.json")]
+        return sorted(found, key=lambda one: [_order(value) for value in one["cell"].values()])
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict) or not content.keys() >= {"cell", "digest", "scores"}:
+        raise InputError(f"{file} is not the record of a cell; delete it to compute it again")
+    return content
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if value is None:
+        return 0, 0.0, ""
+    return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
+
+
+def _first_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[str, str, object, object]:
+    for part in sorted({*old, *new}):
+        before, after = old.get(part) or {}, new.get(part) or {}
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                return part, key, before.get(key), after.get(key)
+    return "settings", "digest", "?", "?"

@@ -1,0 +1,318 @@
+"""Where cells are computed: in this process, in several on this machine, or on a Ray cluster.
+
+A worker returns the record and the predictions of a cell; only the process that runs the
+experiment writes to its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bayeslora.errors import InputError, first_line
+from bayeslora.experiments.cells import Workshop
+from bayeslora.experiments.grid import Cell, Grid, as_grid
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker has to know of a cell: its place in the grid, and where it may work."""
+
+    index: int
+    work: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        index: The cell's place in the grid.
+        record: Of the finished cell; None where it failed.
+        files: Contents of predictions files by name.
+        error: Why it failed, in a line.
+        trace: The traceback.
+    """
+
+    index: int
+    record: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
+
+
+class Pool(Protocol):
+    """Computes jobs."""
+
+    size: int
+
+    def submit(self, job: Job) -> None:
+        """Begin a job; at most `size` are begun at a time."""
+
+    def next(self) -> Outcome:
+        """Wait for one of the jobs that were begun."""
+
+    def close(self) -> None:
+        """End all workers, busy or not."""
+
+
+def compute(workshop: Workshop, job: Job) -> Outcome:
+    """Compute a cell; a failure is an outcome too."""
+    cell: Cell = workshop.grid.cells[job.index]
+    work = Path(job.work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        record = workshop.run(cell, work)
+        kept = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
+        files = {file.name: file.read_bytes() for file in kept}
+        return Outcome(job.index, record, files)
+    except Exception as error:
+        known = isinstance(error, InputError)
+        text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        return Outcome(job.index, error=text, trace=traceback.format_exc())
+
+
+class OneProcess:
+    """Computes jobs in this process."""
+
+    size = 1
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._jobs: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Remember a job."""
+        self._jobs.append(job)
+
+    def next(self) -> Outcome:
+        """Compute the oldest job."""
+        return compute(self._workshop, self._jobs.popleft())
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+
+class Processes:
+    """Computes jobs in processes on this machine, a GPU each where there are several.
+
+    Args:
+        grid: The grid.
+        data_dir: Directory of the known tasks' files.
+        size: Number of processes.
+    """
+
+    def __init__(self, grid: Grid, data_dir: str | Path | None, size: int) -> None:
+        import torch
+
+        self.size = size
+        self._told = (dict(grid.source), None if data_dir is None else str(data_dir))
+        self._gpus = torch.cuda.device_count()
+        self._workers = [self._begin(place) for place in range(size)]
+        self._jobs: dict[int, Job] = {}
+
+    def _begin(self, place: int) -> tuple[Any, Any]:
+        from multiprocessing import get_context
+
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        gpu = place % self._gpus if self._gpus > 1 else None
+        threads = max(1, (os.cpu_count() or 1) // self.size)
+        process = context.Process(
+            target=_serve, args=(theirs, *self._told, threads, gpu), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def submit(self, job: Job) -> None:
+        """Send a job to a worker that is idle."""
+        place = next(one for one in range(self.size) if one not in self._jobs)
+        self._jobs[place] = job
+        try:
+            self._workers[place][1].send(job)
+        except OSError:  # it died while it was idle
+            self._workers[place] = self._begin(place)
+            self._workers[place][1].send(job)
+
+    def next(self) -> Outcome:
+        """Wait for a job, or for the end of the worker that computes it."""
+        from multiprocessing.connection import wait
+
+        places = {self._workers[place][1]: place for place in self._jobs}
+        connection: Any = wait(list(places))[0]
+        place = places[connection]
+        job = self._jobs.pop(place)
+        try:
+            outcome: Outcome = connection.recv()
+        except (EOFError, OSError):
+            process = self._workers[place][0]
+            process.join(5)
+            self._workers[place] = self._begin(place)
+            code = process.exitcode
+            return Outcome(job.index, error=f"the worker ended with exit code {code}")
+        return outcome
+
+    def close(self) -> None:
+        """End all workers."""
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+        for process, _ in self._workers:
+            process.join(5)
+
+
+def _serve(
+    connection: Any, source: Mapping[str, Any], data_dir: str | None, threads: int, gpu: int | None
+) -> None:
+    """Compute jobs until the connection closes."""
+    import signal
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    # Ctrl-C reaches the whole group; the parent decides when a worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if not any(name in os.environ for name in _THREADS):
+        import torch
+
+        torch.set_num_threads(threads)
+    workshop = Workshop(as_grid(source), data_dir)
+    while True:
+        try:
+            job: Job = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(compute(workshop, job))
+
+
+class RayCluster:
+    """Computes jobs as tasks of a Ray cluster: a CPU each, and a GPU where there are any.
+
+    A task whose worker or machine is lost is computed again by Ray itself.
+
+    Args:
+        grid: The grid.
+        data_dir: Directory of the known tasks' files, the same on every machine.
+        address: `local` for a cluster on this machine that lasts as long as the experiment, or the
+            address of a running one (`auto`, `host:port`, `ray://host:port`).
+
+    Raises:
+        InputError: Ray is not installed or cannot be reached, or a machine lacks a backbone or a
+            data set.
+    """
+
+    def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
+        ray = import_ray()
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"--ray {address}: {first_line(error)}") from None
+        self._ray = ray
+        resources = ray.cluster_resources()
+        has_gpus = resources.get("GPU", 0) > 0
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if has_gpus else 0}
+        self.size = max(1, int(resources.get("GPU" if has_gpus else "CPU", 1)))
+        self._told = (dict(grid.source), None if data_dir is None else str(data_dir))
+        self._task = ray.remote(**options, max_retries=3)(_compute_remotely)
+        self._refs: dict[Any, Job] = {}
+        try:
+            self._check_machines()
+        except InputError:
+            self.close()
+            raise
+
+    def _check_machines(self) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        check = self._ray.remote(num_cpus=0)(_missing_here)
+        asked = {
+            check.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(*self._told): node["NodeManagerAddress"]
+            for node in self._ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        }
+        for ref, machine in asked.items():
+            if problem := self._ray.get(ref):
+                raise InputError(f"worker {machine}: {problem}")
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the cluster."""
+        self._refs[self._task.remote(*self._told, job)] = job
+
+    def next(self) -> Outcome:
+        """Wait for a job."""
+        done, _ = self._ray.wait(list(self._refs), num_returns=1)
+        job = self._refs.pop(done[0])
+        try:
+            outcome: Outcome = self._ray.get(done[0])
+        except self._ray.exceptions.RayError as error:
+            return Outcome(job.index, error=f"{type(error).__name__}: {first_line(error)}")
+        return outcome
+
+    def close(self) -> None:
+        """Cancel what runs, and leave the cluster."""
+        for ref in self._refs:
+            self._ray.cancel(ref, force=True)
+        self._ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Return the package ray.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray: pip install 'bayeslora[ray]'") from None
+    return ray
+
+
+_workshops: dict[str, Workshop] = {}
+
+
+def _workshop(source: Mapping[str, Any], data_dir: str | None) -> Workshop:
+    """Return the workshop of a worker process, which Ray uses for many tasks."""
+    key = repr((sorted(source.items(), key=str), data_dir))
+    if key not in _workshops:
+        _workshops.clear()
+        _workshops[key] = Workshop(as_grid(source), data_dir)
+    return _workshops[key]
+
+
+def _compute_remotely(source: Mapping[str, Any], data_dir: str | None, job: Job) -> Outcome:
+    return compute(_workshop(source, data_dir), job)
+
+
+def _missing_here(source: Mapping[str, Any], data_dir: str | None) -> str:
+    """Return what a machine lacks for a grid; empty where it lacks nothing."""
+    from bayeslora.experiments.plan import check_backbones
+
+    workshop = _workshop(source, data_dir)
+    try:
+        check_backbones(workshop.grid)
+        for task in workshop.grid.tasks:
+            workshop.rows(task)
+    except InputError as error:
+        return str(error)
+    return ""
