@@ -42,7 +42,7 @@ test: $(STAMP) browser lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30 --durations-min 4
 
 # Rooms that hold slow tests alone (tests/conftest.py) need not be collected.
-UNIT := adapters backbones cli conformal metrics posteriors predictions recalibration tables tasks
+UNIT := adapters backbones cli conformal experiments metrics posteriors predictions recalibration tables tasks
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" $(UNIT:%=tests/%) $(wildcard tests/test_*.py)

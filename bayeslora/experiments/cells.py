@@ -280,8 +280,8 @@ class Workshop:
         clf.fit(setup.train, **setup.fit, out=work / "model", overwrite=True)
         fitted = time.perf_counter()
         rows = setup.rows
-        keep = {} if rows.clusters is None else {"keep": rows.clusters}
-        predictions = clf.predict(rows.reported, seed=cell.seed, **setup.predict, **keep)
+        keep = () if rows.clusters is None else (rows.clusters,)
+        predictions = clf.predict(rows.reported, seed=cell.seed, keep=keep, **setup.predict)
         predicted = time.perf_counter()
         outside = {
             name: clf.predict(one, seed=cell.seed, unknown_labels="ood", **setup.predict)
@@ -388,10 +388,12 @@ def _scores(
     for name, one in outside.items():
         if one.labelled.any():
             found[name] = evaluate(one, num_bins=num_bins).to_json()
-    for one in found.values():  # curves are made again from the predictions
-        for key in ("risk_coverage", "confusion", "bins"):
-            one.pop(key, None)
-    return found
+    # Curves are made again from the predictions.
+    curves = {"risk_coverage", "confusion", "bins"}
+    return {
+        name: {key: value for key, value in content.items() if key not in curves}
+        for name, content in found.items()
+    }
 
 
 def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:

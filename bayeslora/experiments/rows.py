@@ -57,7 +57,8 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
     splits = tuple(task.files) if task.files else KNOWN_TASKS[known_name(task.name)].splits
     if "train" not in splits:
         raise InputError(f"task {task.name} has no training rows; it serves as ood of another one")
-    split, deviations = protocol.split, ()
+    split = protocol.split
+    deviations: tuple[str, ...] = ()
     if split not in splits:
         split = "test"
         deviations = (

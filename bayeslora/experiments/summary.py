@@ -203,7 +203,7 @@ def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:
             own = [record for record in records if record["cell"]["method"] == method]
 
             def mean(value: Any, own: Sequence[Record] = own) -> float:
-                return sum(value(one) for one in own) / len(own)
+                return float(sum(value(one) for one in own)) / len(own)
 
             rows.append(
                 [

@@ -9,17 +9,16 @@ import numpy as np
 
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.settings import TrainingSettings
+from bayeslora.experiments.rows import drawn
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
-    encode_labels,
     joined,
     without_duplicates,
     without_overlap,
 )
 from bayeslora.tasks.known import load_known
 from bayeslora.tasks.newsgroups import load_newsgroups, read_texts
-from bayeslora.tasks.splits import stratified_sample
 
 CLINC_SPLITS = ("train", "validation", "test", "oos_test")
 NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
@@ -80,12 +79,6 @@ def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
 def _only(examples: Examples, classes: set[str]) -> Examples:
     labels = examples.labels or ()
     return examples.take([row for row, label in enumerate(labels) if label in classes])
-
-
-def drawn(examples: Examples, size: int, seed: int) -> Examples:
-    """Return a stratified draw of rows."""
-    labels = encode_labels(examples, class_names(examples))
-    return examples.take(stratified_sample(labels, size, seed))
 
 
 def frame_tokens(backbone: Backbone, frame: str) -> int:

@@ -1,0 +1,46 @@
+"""A tiny backbone, three files of rows, and grids over them."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+from tiny import tiny_llama, toy_rows
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    tiny_llama(folder / "llama")
+    for name, count, seed in (("train", 60, 0), ("valid", 30, 3), ("test", 40, 1), ("far", 20, 2)):
+        rows = "".join(json.dumps(row) + "\n" for row in toy_rows(count, seed))
+        (folder / f"{name}.jsonl").write_text(rows)
+    files = {key: str(folder / f"{key}.jsonl") for key in ("train", "test", "far")}
+    return SimpleNamespace(folder=folder, llama=str(folder / "llama"), **files)
+
+
+@pytest.fixture
+def grid(place):
+    """Four cells of less than a second each."""
+    task = {"name": "toy", "train": place.train, "test": place.test, "ood": {"far": place.far}}
+    content = {
+        "tasks": [task],
+        "backbones": place.llama,
+        "adapters": ["lora"],
+        "posteriors": ["mle", "laplace"],
+        "seeds": [0, 1],
+        "fit": {"epochs": 1},
+        "model": {"max_length": 32, "dtype": "float32"},
+    }
+    return copy.deepcopy(content)
+
+
+@pytest.fixture
+def scores():
+    """The rows of a table of results that do not depend on the machine."""
+
+    def read(found):
+        table = found.table.to_pylist()
+        return [row for row in table if row["set"] != "cost"]
+
+    return read

@@ -1,0 +1,132 @@
+"""What a grid may hold, and that every mistake is found before anything is read or fitted."""
+
+import pytest
+import yaml
+
+from bayeslora.errors import InputError
+from bayeslora.experiments.grid import as_grid, named_options, read_grid
+from bayeslora.experiments.protocols import PROTOCOLS
+
+TASKS = {"tasks": ["sst2", "ag-news"]}
+
+
+def test_cells_are_the_product_of_all_lists():
+    grid = as_grid(
+        {
+            **TASKS,
+            "backbones": ["minilm", "smollm2-135m"],
+            "adapters": ["lora", "polar:r=4"],
+            "posteriors": ["mle", "vbll", "laplace"],
+            "seeds": [3, 4],
+        }
+    )
+    assert len(grid.cells) == 2 * 2 * 2 * 3 * 2
+    assert len({cell.id for cell in grid.cells}) == len(grid.cells)
+    assert [method.name for method in grid.methods][:2] == ["lora mle", "lora vbll"]
+    assert grid.reference == "lora mle"
+
+
+def test_seeds_are_those_of_the_protocol_where_none_are_named():
+    for name, protocol in PROTOCOLS.items():
+        rows = {"rows": 64} if protocol.draws_rows else {}
+        grid = as_grid({**TASKS, "protocol": name, **rows})
+        assert {cell.seed for cell in grid.cells} == {*protocol.seeds}
+
+
+def test_methods_have_names_and_fit_options_of_their_own():
+    grid = as_grid(
+        {
+            **TASKS,
+            "methods": [
+                {"name": "split", "adapter": "lora", "posterior": "mle", "fit": {"hold_out": 0.2}},
+                {"adapter": {"name": "polar", "r": 4}, "posterior": "vbll"},
+            ],
+        }
+    )
+    assert [one.name for one in grid.methods] == ["split", "polar:r=4 vbll"]
+    assert grid.methods[0].fit == {"hold_out": 0.2}
+
+
+def test_excluded_cells_are_left_out():
+    base = {**TASKS, "adapters": ["lora", "polar:r=2"], "posteriors": ["mle", "tfb"], "seeds": [0]}
+    grid = as_grid({**base, "exclude": [{"adapter": "polar", "posterior": "tfb"}]})
+    assert [cell.method.name for cell in grid.cells if cell.task == "sst2"] == [
+        "lora mle",
+        "lora tfb",
+        "polar:r=2 mle",
+    ]
+    grid = as_grid({**base, "exclude": [{"task": ["sst2", "ag-news"], "posterior": "tfb"}]})
+    assert {cell.method.posterior for cell in grid.cells} == {"mle"}
+
+
+def test_an_id_depends_on_the_cell_alone():
+    alone = as_grid({"tasks": "sst2", "seeds": [1]}).cells[0]
+    among = as_grid({**TASKS, "seeds": [0, 1, 2], "fit": {"epochs": 3}}).cells
+    assert alone.id in [cell.id for cell in among]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"taks": ["sst2"]}, ["'taks'", "did you mean 'tasks'"]),
+        ({"tasks": []}, ["tasks"]),
+        ({"tasks": [{"train": "a.jsonl"}]}, ["tasks", "name"]),
+        ({"tasks": [{"name": "a", "train": "a.jsonl"}]}, ["task a", "test"]),
+        ({"tasks": [{"name": "sst2", "text_column": "x"}]}, ["task sst2", "text_column"]),
+        ({"tasks": [{"name": "sst2", "odd": []}]}, ["'odd'"]),
+        ({"tasks": ["sst2", "sst2"]}, ["'sst2'", "twice"]),
+        ({"protocol": "blop"}, ["'blop'", "did you mean 'blob'", "'bag'"]),
+        ({"protocol": 3}, ["protocol", "3"]),
+        ({"protocol": "label-budget"}, ["rows", "label-budget"]),
+        ({"rows": [32]}, ["rows", "bayeslora"]),
+        ({"protocol": "label-budget", "rows": [32, 32]}, ["rows", "32"]),
+        ({"protocol": "label-budget", "rows": [1]}, ["rows", "1"]),
+        ({"seeds": [0, 0]}, ["seeds", "twice"]),
+        ({"seeds": [-1]}, ["seeds", "-1"]),
+        ({"seeds": [2**40]}, ["seeds"]),
+        ({"adapters": ["lora", "lora"]}, ["adapters", "'lora'"]),
+        ({"adapters": [3]}, ["adapters", "3"]),
+        ({"methods": [{"adapters": "lora"}]}, ["'adapters'"]),
+        ({"reference": "lora vbl"}, ["'lora vbl'"]),
+        ({"exclude": [{"posterior": "tfb"}]}, ["exclude", "tfb"]),
+        ({"exclude": [{"adaptor": "lora"}]}, ["'adaptor'"]),
+        ({"exclude": [{}]}, ["exclude"]),
+        ({"exclude": [{"task": ["sst2", "ag-news"]}]}, ["exclude"]),
+        ({"predict": {"samples": 3}}, ["'samples'", "predict"]),
+        ({"fit": [1]}, ["fit"]),
+        ({"search": {"trials": 0, "ranges": {"fit.epochs": [1, 2]}}}, ["trials"]),
+        ({"search": {"trials": 2}}, ["ranges"]),
+        ({"search": {"trials": 2, "ranges": {"lr": [1, 2]}}}, ["'lr'"]),
+        ({"search": {"trials": 2, "ranges": {"adapter.lr": [1]}}}, ["adapter.lr"]),
+        ({"search": {"trials": 2, "ranges": {"adapter.lr": {"low": 2, "high": 1}}}}, ["low"]),
+        (
+            {"search": {"trials": 2, "ranges": {"adapter.lr": {"low": 0, "high": 1, "log": True}}}},
+            ["log"],
+        ),
+        ({"search": {"trials": 2, "hold_out": 1, "ranges": {"fit.epochs": [1, 2]}}}, ["hold_out"]),
+    ],
+)
+def test_a_mistake_is_named(change, named):
+    with pytest.raises(InputError) as caught:
+        as_grid({**TASKS, **change})
+    for word in named:
+        assert word in str(caught.value)
+
+
+def test_a_file_is_named_with_its_mistake(tmp_path):
+    file = tmp_path / "grid.yaml"
+    for text in ("tasks: [sst2\n", yaml.safe_dump({"task": "sst2"}), "- 1\n", ""):
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"grid\.yaml"):
+            read_grid(file)
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        read_grid(tmp_path / "none.yaml")
+
+
+def test_options_that_a_text_names():
+    assert named_options("lora") == set()
+    assert named_options("lora:r=4,target_modules=[q_proj, v_proj],lr=1e-3") == {
+        "r",
+        "target_modules",
+        "lr",
+    }

@@ -1,0 +1,309 @@
+"""Grids that run: what is stored, what is kept, what is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import bayeslora as bl
+from bayeslora.errors import InputError
+from bayeslora.experiments import cells, run
+from bayeslora.experiments.workers import Outcome
+from bayeslora.predictions.record import Predictions
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(place, tmp_path_factory):
+    """A finished grid: its content and its directory."""
+    content = {
+        "tasks": [
+            {"name": "toy", "train": place.train, "test": place.test, "ood": {"far": place.far}}
+        ],
+        "backbones": place.llama,
+        "adapters": ["lora"],
+        "posteriors": ["mle", "laplace"],
+        "seeds": [0, 1],
+        "fit": {"epochs": 1},
+        "model": {"max_length": 32, "dtype": "float32"},
+    }
+    out = tmp_path_factory.mktemp("finished") / "out"
+    return content, out, bl.experiment(content, out)
+
+
+def test_a_cell_has_predictions_and_a_record(finished):
+    _, out, found = finished
+    assert len(found.records) == 4
+    assert found.failed == {}
+    record = found.records[0]
+    predictions = Predictions.load(next(out.glob("cells/toy-llama-lora-laplace-0-*.test.parquet")))
+    assert record["cell"]["method"] == predictions.name == "lora laplace"
+    assert bl.evaluate(predictions)["nll"].value == pytest.approx(
+        record["scores"]["reported"]["scores"]["nll"]["value"], rel=1e-12
+    )
+    assert record["num_train"] == 60
+    assert record["num_held_out"] == 12
+    assert record["num_classes"] == 3
+    assert record["split"] == "test"
+    assert record["steps"] == {"protocol": None, "at_most": 3}  # 48 rows in batches of 16
+    assert record["passes"] == 1
+    assert record["scores"]["reported"]["num_bins"] == 15
+    assert len(record["prompt_hash"]) == 64
+    assert record["seconds"]["fit"] > 0
+    assert record["peak_memory_bytes"] > 1e7
+    assert {"bayeslora", "torch"} <= record["versions"].keys()
+    assert not (out / "work").exists()
+
+
+def test_the_prompt_hash_is_of_what_the_model_reads(finished, place):
+    import hashlib
+
+    rows = [json.loads(line) for line in Path(place.test).read_text().splitlines()]
+    digest = hashlib.sha256()
+    for row in rows[:100]:
+        digest.update(f"Text: {row['text']}\nCategory:".encode() + b"\1")
+    assert finished[2].records[0]["prompt_hash"] == digest.hexdigest()
+
+
+def test_results_have_a_row_per_score(finished):
+    _, out, found = finished
+    table = pq.read_table(out / "results.parquet")
+    assert table.equals(found.table)
+    rows = table.to_pylist()
+    nll = [row for row in rows if (row["set"], row["score"]) == ("test", "nll")]
+    assert [(row["method"], row["seed"]) for row in nll] == [
+        ("lora laplace", 0),
+        ("lora laplace", 1),
+        ("lora mle", 0),
+        ("lora mle", 1),
+    ]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in nll)
+    auroc = [row for row in rows if (row["set"], row["score"]) == ("far", "auroc")]
+    assert {"max_probability", "epistemic"} <= {row["by"] for row in auroc}
+
+
+def test_tables_say_protocol_and_paired_differences(finished):
+    _, out, found = finished
+    text = (out / "summary.md").read_text()
+    assert "Protocol bayeslora: reported on test" in text
+    nll = {
+        (record["cell"]["method"], record["cell"]["seed"]): record["scores"]["reported"]["scores"][
+            "nll"
+        ]["value"]
+        for record in found.records
+    }
+    gaps = [nll["lora laplace", seed] - nll["lora mle", seed] for seed in (0, 1)]
+    mean = sum(gaps) / 2
+    half = 12.706205 * abs(gaps[0] - gaps[1]) / 2  # t with one degree of freedom
+    assert f"{mean:+.3f} ± {half:.3f}" in text
+
+
+def test_the_same_command_computes_nothing_again(finished, monkeypatch):
+    content, out, found = finished
+    before = {file: file.stat().st_mtime_ns for file in out.glob("cells/*")}
+    monkeypatch.setattr(cells.Workshop, "run", None)
+    again = bl.experiment(content, out)
+    assert again.table.equals(found.table)
+    assert {file: file.stat().st_mtime_ns for file in out.glob("cells/*")} == before
+
+
+def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, monkeypatch):
+    content, out, _ = finished
+    done = []
+
+    def fake(workshop, cell, work):
+        done.append(str(cell))
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(cells.Workshop, "run", fake)
+    more = bl.experiment({**content, "seeds": [0, 1, 2], "posteriors": ["mle"]}, out)
+    assert {one.rpartition(" ")[2] for one in done} == {"2"}
+    assert len(more.records) == 4
+    for file in out.glob("cells/*.error.json"):
+        file.unlink()
+    with pytest.raises(InputError) as caught:
+        bl.experiment({**content, "fit": {"epochs": 2}}, out)
+    assert "fit.epochs = 1" in str(caught.value)
+    assert "seed 0" in str(caught.value)
+
+
+def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
+    grid, tmp_path, monkeypatch
+):
+    calls = []
+    true = cells.Workshop.run
+
+    def run_or_fail(workshop, cell, work):
+        calls.append(cell.seed)
+        if cell.seed == 1 and calls.count(1) < 3:
+            raise ValueError("no luck")
+        return true(workshop, cell, work)
+
+    monkeypatch.setattr(cells.Workshop, "run", run_or_fail)
+    grid["posteriors"] = ["mle"]
+    found = bl.experiment(grid, tmp_path / "out")
+    assert calls == [0, 1, 1]
+    assert list(found.failed.values()) == ["ValueError: no luck"]
+    assert len(found.records) == 1
+    error = json.loads(next((tmp_path / "out/cells").glob("*.error.json")).read_text())
+    assert error["cell"]["seed"] == 1
+    assert "no luck" in error["traceback"]
+    again = bl.experiment(grid, tmp_path / "out")
+    assert calls == [0, 1, 1, 1]
+    assert (again.failed, len(again.records)) == ({}, 2)
+    assert not list((tmp_path / "out/cells").glob("*.error.json"))
+
+
+def test_shards_are_the_whole_grid(grid, tmp_path, scores, finished):
+    for place in (1, 2, 3):
+        bl.experiment(grid, tmp_path / "out", shard=(place, 3))
+    whole = bl.experiment(grid, tmp_path / "out")
+    assert scores(whole) == scores(finished[2])
+
+
+def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
+    held = (
+        "import sys, time; from bayeslora.locks import writing_to\n"
+        "with writing_to(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    content = run.as_grid({**grid, "posteriors": ["mle"]})
+    name = tmp_path / "out" / "cells" / content.cells[0].id
+    other = subprocess.Popen([sys.executable, "-c", held, str(name)], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        (tmp_path / "out/experiment.json").write_text('{"format_version": 1}')
+        found = bl.experiment(content, tmp_path / "out")
+    finally:
+        other.kill()
+        other.communicate()
+    assert (len(found.records), len(found.elsewhere)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"adapters": ["loraa"]}, ["loraa"]),
+        ({"posteriors": ["vbll:scale=2"]}, ["scale"]),
+        ({"adapters": ["none"], "posteriors": ["blob"]}, ["none blob", "seed 0"]),
+        ({"posteriors": ["mle"], "fit": {"epochs": 0}}, ["epochs"]),
+        ({"fit": {"epoch": 1}}, ["'epoch'"]),
+        ({"fit": {"out": "x"}}, ["'out'"]),
+        ({"fit": {"cv": 3}}, ["cv"]),
+        ({"model": {"lenght": 3}}, ["'lenght'"]),
+        ({"model": {"max_length": 0}}, ["max_length"]),
+        ({"tasks": ["imdb"]}, ["'imdb'"]),
+        ({"tasks": ["mmlu-college-physics"]}, ["mmlu-college-physics"]),
+        ({"backbones": "no/such-model"}, ["no/such-model"]),
+        ({"protocol": "label-budget", "rows": [1000]}, ["1000"]),
+    ],
+)
+def test_an_impossible_cell_is_named_and_nothing_is_written(grid, tmp_path, change, named):
+    with pytest.raises(InputError) as caught:
+        bl.experiment({**grid, **change}, tmp_path / "out")
+    for word in named:
+        assert word in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files_are_named(grid, tmp_path):
+    grid["tasks"][0]["test"] = "none.jsonl"
+    with pytest.raises(InputError, match=r"none\.jsonl"):
+        bl.experiment(grid, tmp_path / "out")
+    grid["tasks"] = [{"name": "sst2"}]
+    with pytest.raises(InputError, match="sst2_sentences"):
+        bl.experiment(grid, tmp_path / "out", data_dir=tmp_path)
+
+
+def test_another_directory_is_not_written_to(grid, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"experiment\.json"):
+        bl.experiment(grid, tmp_path)
+
+
+def test_processes_give_the_same_scores_and_survive_a_killed_worker(
+    grid, tmp_path, scores, finished
+):
+    grid_file = tmp_path / "grid.yaml"
+    grid_file.write_text(yaml.safe_dump(grid))
+    command = [sys.executable, "-m", "bayeslora", "experiment", grid_file, "--workers", "2"]
+    running = subprocess.Popen(
+        [*map(str, command), "--out", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    killed = False
+    while running.poll() is None and not killed:
+        killed = bool(list((tmp_path / "out").glob("work/*/model"))) and kill_a_child(running.pid)
+        time.sleep(0.02)
+    assert running.wait() == 0
+    assert killed
+    found = bl.experiment(grid, tmp_path / "out")
+    assert scores(found) == scores(finished[2])
+
+
+def kill_a_child(parent):
+    """Kill a worker process; return whether there was one."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and "spawn_main" in command:
+            os.kill(int(stat.parent.name), signal.SIGKILL)
+            return True
+    return False
+
+
+def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
+    grid, tmp_path, scores, finished
+):
+    """The process is killed at random moments, ten times or until it ends."""
+    grid_file, out = tmp_path / "grid.yaml", tmp_path / "out"
+    grid_file.write_text(yaml.safe_dump(grid))
+    command = [sys.executable, "-m", "bayeslora", "experiment", str(grid_file), "--out", str(out)]
+    chance = random.Random(0)
+    kills = 0
+    while kills < 10:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not (out / "work").exists():
+            time.sleep(0.02)
+        try:
+            running.wait(chance.uniform(0.0, 4.0))
+            break
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            kills += 1
+    assert kills >= 2
+    found = bl.experiment(grid, out)
+    assert scores(found) == scores(finished[2])
+    text = (out / "summary.md").read_text().partition("## Cost")[0]
+    assert text == (finished[1] / "summary.md").read_text().partition("## Cost")[0]
+
+
+def test_an_interrupt_keeps_finished_cells(grid, tmp_path, monkeypatch):
+    true = cells.Workshop.run
+
+    def interrupted(workshop, cell, work):
+        if cell.seed == 1:
+            raise KeyboardInterrupt
+        return true(workshop, cell, work)
+
+    monkeypatch.setattr(cells.Workshop, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bl.experiment(grid, tmp_path / "out")
+    assert len(list((tmp_path / "out/cells").glob("*.json"))) == 1
+
+
+def test_an_outcome_of_a_failure_has_the_traceback():
+    assert Outcome(0, error="x").record is None
