@@ -66,6 +66,7 @@ from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.readers import data_columns
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +99,15 @@ class BayesianClassifier:
         r"""Choose what to fit; nothing is loaded yet.
 
         Args:
-            backbone: A short name (`smollm2-135m`, `minilm`), a directory, a hub id, or a loaded
-                `Backbone`, which several classifiers may share.
+            backbone: A short name (`smollm2-135m`, `minilm`, `dinov2-s` for images), a directory,
+                a hub id, or a loaded `Backbone`, which several classifiers may share.
             adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits the last
                 layer alone, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
             seed: Decides the adapter's start, the order of the rows and every draw.
             max_length: Tokens kept of a text, its template included; at most the positions of the
-                model.
+                model. Images are scaled to the largest square of so many patches and class tokens,
+                such as 56 × 56 pixels for 17 tokens with patches of 14.
             depth: Layers of the backbone to read: a number of them, or a share such as 0.8. The
                 layers above are dropped, and adapters sit on the upper ones of what is left. None
                 takes 0.8 of a decoder's layers, whose last ones are made for the next token (0.93
@@ -227,6 +229,7 @@ class BayesianClassifier:
         text_column: str = "text",
         label_column: str = "label",
         pair_column: str | None = None,
+        image_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
         layer_sampling: Any = None,
         quality_retaining: Any = None,
@@ -260,6 +263,9 @@ class BayesianClassifier:
             text_column: The column of the texts.
             label_column: The column of the labels.
             pair_column: The column of a second text.
+            image_column: The column of paths of images, relative to the file, for a vision model;
+                data with a column `image` and no `text`, directories of images and arrays of them
+                need not name it.
             feature_scores: Out-of-distribution scores to fit beside the posterior, which
                 predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`,
                 `unfamiliarity`. None takes the last, which brings the first, where one pass gives
@@ -296,7 +302,7 @@ class BayesianClassifier:
                 quality_retaining=quality_retaining or None,
             )
         data = TrainingData.read(
-            train, validation, DataColumns(text_column, label_column, pair_column)
+            train, validation, data_columns(text_column, label_column, pair_column, image_column)
         )
         validated = data.validation is not None or bool(hold_out)
         if epochs is None:
@@ -373,10 +379,10 @@ class BayesianClassifier:
 
         Args:
             data: As for `fit`, where labels are optional; or a text, or a list or another iterable
-                of texts. A string is the path of a file where there is one of that name, where it
-                ends like a data file (`.jsonl`, `.csv`) and where it is one word with a slash or
-                an ending such as `.txt`; any other string is a text to classify. `[text]` is
-                always a text.
+                of texts, or of paths of images where the backbone reads these. A string is the path
+                of a file where there is one of that name, where it ends like a data file (`.jsonl`,
+                `.csv`) and where it is one word with a slash or an ending such as `.txt`; any other
+                string is a text to classify. `[text]` is always a text.
             num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
                 mean weights.
             link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
@@ -474,6 +480,7 @@ class BayesianClassifier:
         text_column: str | None = None,
         label_column: str | None = None,
         pair_column: str | None = None,
+        image_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
     ) -> BayesianClassifier:
         """Fit the posterior to labelled data and leave the network's weights as they are.
@@ -496,6 +503,7 @@ class BayesianClassifier:
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
+            image_column: The column of paths of images; None keeps the known one.
             feature_scores: As for `fit`, but None fits those that the classifier has to the new
                 rows; where it has none, as `fit` does by default.
 
@@ -517,8 +525,11 @@ class BayesianClassifier:
             config_scores.check_feature_scores(scores, config)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
-        columns = DataColumns(
-            text_column or old.text, label_column or old.label, pair_column or old.pair
+        columns = data_columns(
+            text_column or old.text,
+            label_column or old.label,
+            pair_column or old.pair,
+            image_column or (old.text if old.images else None),
         )
         rows = read_labelled(train, columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.

@@ -34,7 +34,7 @@ TOKENIZER_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "entity_vocab.json"),
     *("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
     *("spm.model", "spm_char.model", "source.spm", "target.spm", "prophetnet.tokenizer"),
-    *("byte_maps.json", "emoji.json"),
+    *("byte_maps.json", "emoji.json", "preprocessor_config.json"),
     *("normalizer.json", "source_vocab.json", "target_vocab.json", "vocab-src.json"),
     *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
 )

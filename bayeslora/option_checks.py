@@ -25,8 +25,8 @@ MAX_LENGTH = 128
 STRUCTURES = ("diag", "full", "kron")
 """Of the curvature in a Laplace approximation."""
 
-Pooling = Literal["last", "mean"]
-"""Which state of a text is its feature: that of the last token, or the mean over tokens."""
+Pooling = Literal["first", "last", "mean"]
+"""Which state is the feature: that of the first token, of the last, or the mean over tokens."""
 
 OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
 """Options that have no effect without another: by name, pairs of the other's name and value."""

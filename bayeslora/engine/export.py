@@ -31,7 +31,11 @@ from bayeslora.manifest import TOKENIZER_FILES
 from bayeslora.output import listed_files, refuse_target
 from bayeslora.tensor_files import open_tensors
 
-POOLING = {"decoder": "last real token", "encoder": "mean over real tokens"}
+POOLING = {
+    "decoder": "last real token",
+    "encoder": "mean over real tokens",
+    "vision": "first token",
+}
 
 _FILLING = """\
 template = {frame!r}

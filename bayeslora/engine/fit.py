@@ -31,6 +31,7 @@ from bayeslora.engine.cross_validation import (
     split_off,
     what_was_chosen,
 )
+from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import Part, fit_members
 from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
 from bayeslora.engine.layer_sampling import check_sampling
@@ -267,6 +268,7 @@ def _kept_folds(
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
+    check_images(data.train[0], images=loaded.kind == "vision")
     asked = choices.depth
     whole, backbone = read_as_asked(
         loaded,
@@ -378,7 +380,7 @@ def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         "adapter": choices.adapter.recorded(),
         "posterior": options.as_mapping(choices.posterior),
         "classes": list(data.classes),
-        "columns": dataclasses.asdict(data.columns),
+        "columns": data.columns.recorded(),
         "max_length": choices.max_length,
         "seed": choices.seed,
         "num_train": len(data.train[0]),

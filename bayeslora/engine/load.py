@@ -18,6 +18,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.classifier_source import IN_MEMORY, open_classifier
 from bayeslora.backbones.depth import read_at
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.images import READER_FILE, ImageReader
 from bayeslora.backbones.load import (
     Backbone,
     fingerprint,
@@ -142,6 +143,12 @@ def with_saved_tokenizer(
 
     The weights' fingerprint says nothing about it, and that of the backbone may have changed since.
     """
+    if backbone.kind == "vision":
+        reader = None if files.directory is None else files.directory / READER_FILE
+        saved = reader is not None and reader.is_file()
+        return (
+            replace(backbone, tokenizer=ImageReader.of(str(files.directory))) if saved else backbone
+        )
     tokenizer = saved_tokenizer(files, trust_remote_code=trust_remote_code)
     return backbone if tokenizer is None else replace(backbone, tokenizer=tokenizer)
 

@@ -289,7 +289,7 @@ class FittedModel:
         old = self.record.results
         record = replace(
             self.record,
-            columns=asdict(columns),
+            columns=columns.recorded(),
             num_train=len(train.examples),
             data={
                 "before": fit_options(self.record),

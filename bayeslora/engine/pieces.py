@@ -21,6 +21,7 @@ from bayeslora.engine.settings import LabelledExamples
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import check_draws, check_link
+from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 
@@ -145,6 +146,8 @@ def predict_texts(
         advance=advance,
     )
     unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
+    # A report shows the images of rows that it lists.
+    images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
     return to_predictions(
         answers,
         fitted.record.classes,
@@ -156,5 +159,5 @@ def predict_texts(
         name=fitted.name,
         labels=codes if (codes >= 0).any() else None,
         ids=examples.ids,
-        columns={**examples.further, **unknown},
+        columns={**images, **examples.further, **unknown},
     )

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
 from bayeslora.engine.checkpoints import data_hash
-from bayeslora.engine.data import read_labelled, read_validation
+from bayeslora.engine.data import check_images, read_labelled, read_validation
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.errors import InputError
 from bayeslora.option_checks import as_seed, check_flag, check_integer, check_positive, check_share
 from bayeslora.posteriors.base import Posterior
+from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 
@@ -198,8 +199,12 @@ class TrainingData:
             InputError: Something in it is not allowed.
         """
         rows = read_labelled(train, columns)
+        if rows.images and not columns.images:
+            columns = replace(columns, text=IMAGE, images=True)
         classes = class_names(rows)
         held = None if validation is None else read_validation(validation, columns, rows)
+        if held is not None:
+            check_images(held, images=rows.images)
         return cls(
             columns,
             classes,

@@ -16,6 +16,7 @@ from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
 from bayeslora.reporting.text import percent
+from bayeslora.tables.images import thumbnail
 
 MOST = 10
 """Rows shown of a method."""
@@ -40,6 +41,7 @@ class Example:
         text: The text, or its beginning; empty where it is not known.
         rest: The whole text where `text` is its beginning, else empty.
         length: How long the whole text is, and whether all of it is here.
+        image: A PNG image as a data URI, where the text is the path of an image that is there.
     """
 
     row: str
@@ -50,6 +52,7 @@ class Example:
     text: str = ""
     rest: str = ""
     length: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def _example(
         label=shorten(clean(predictions.classes[label])),
         label_probability=percent(float(predictions.probs[row, label])),
         **_shown_text(text),
+        image="" if text is None else thumbnail(text),
     )
 
 

@@ -6,8 +6,8 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -15,11 +15,13 @@ import numpy as np
 
 from bayeslora.errors import InputError
 from bayeslora.plain_text import listed, shown
+from bayeslora.tables.images import IMAGE, located, read_image
 from bayeslora.tables.reading import ROW_LIMIT
 from bayeslora.tables.table import Piece, Table, check_spelling, plain_values
 from bayeslora.tasks.examples import Examples, Label
 
 _DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
+_TEXT_COLUMN = "text_column (--text-column)"
 _INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 
@@ -28,28 +30,51 @@ class DataColumns:
     """Which column of a table is what.
 
     Attributes:
-        text: The text to classify.
+        text: The text to classify, or the path of the image.
         label: The label; it may be absent where labels are optional.
         pair: A second text, or None.
         choices: The options of a question: a column of lists, or one column each; None for texts
             to classify.
+        images: Whether `text` has paths of images, relative to the file.
 
     Raises:
-        InputError: Two of them are the same column.
+        InputError: Two of them are the same column, or images have second texts.
     """
 
     text: str = "text"
     label: str = "label"
     pair: str | None = None
     choices: str | tuple[str, ...] | None = None
+    images: bool = False
 
     def __post_init__(self) -> None:
+        if self.images and self.pair is not None:
+            raise InputError(
+                f"images have no second text; leave --text-pair-column {self.pair!r} out"
+            )
         names = [name for name in (self.text, self.label, self.pair) if name is not None]
         if len({*names}) < len(names):
             raise InputError(
                 "texts, second texts and labels need columns of their own: --text-column "
                 f"{self.text!r}, --text-pair-column {self.pair!r}, --label-column {self.label!r}"
             )
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> DataColumns:
+        """Return the columns of texts or images that a model's record names."""
+        images = recorded.get("image") is not None
+        return cls(str(recorded["text"]), str(recorded["label"]), recorded["pair"], images=images)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the columns for a model's record; `image` is there if they hold images."""
+        found = asdict(self)
+        return found | {"image": self.text} if found.pop("images") else found
+
+    def among(self, names: Collection[str]) -> DataColumns:
+        """Return the columns for a table with these: where it has no texts, it may have images."""
+        if self != DataColumns(label=self.label) or self.text in names or IMAGE not in names:
+            return self
+        return replace(self, text=IMAGE, images=True)
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -80,7 +105,8 @@ class RowChecks:
     skip_blank: bool = False
 
     def __post_init__(self) -> None:
-        self._require(self.columns.text, "text_column (--text-column)")
+        asked = "image_column (--image-column)" if self.columns.images else _TEXT_COLUMN
+        self._require(self.columns.text, asked)
         if self.columns.pair is not None:
             self._require(self.columns.pair, "pair_column (--text-pair-column)")
         if self.required:
@@ -116,7 +142,7 @@ class RowChecks:
             places = [k for k in places if not (is_blank(texts[k]) or is_blank(both[k]))]
         return Examples(
             ids=self._ids(piece, places, has_ids=has_ids),
-            texts=self._each(piece, self.columns.text, text_value, places, texts),
+            texts=self._each(piece, self.columns.text, self._text, places, texts),
             pairs=None
             if self.columns.pair is None
             else self._each(piece, self.columns.pair, text_value, places, pairs),
@@ -125,6 +151,7 @@ class RowChecks:
             source=self.table.source,
             label_column=self.columns.label,
             further=self._further(piece, places),
+            images=self.columns.images,
         )
 
     def _ids(self, piece: Piece, places: Sequence[int], *, has_ids: bool) -> tuple[str, ...]:
@@ -171,6 +198,18 @@ class RowChecks:
             return plain_values(piece.columns[name], temporal_as_text=as_text)
         except InputError as error:
             raise InputError(f"{self.table.source}, column {shown(name)}: {error}") from None
+
+    def _text(self, place: int, value: Any) -> str:
+        """Return a text, or the path of an image that can be read."""
+        text = text_value(place, value)
+        if not self.columns.images:
+            return text
+        image = located(text, self.table.source)
+        try:
+            read_image(image)
+        except InputError as error:
+            raise BadValueError(str(error)) from None
+        return image
 
     def _label(self, _place: int, value: Any) -> Label:
         if value is None and self.required:

@@ -41,6 +41,7 @@ class Examples:
         groups: Rows of one group belong together, such as twins that differ in a word, and stay on
             one side of a split; None where every row stands alone.
         dropped: How many rows of the source were left out, by reason.
+        images: Whether the texts are paths of images, which are what is classified.
     """
 
     ids: tuple[str, ...]
@@ -55,6 +56,7 @@ class Examples:
     history: tuple[tuple[str, ...], ...] | None = None
     groups: tuple[str, ...] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    images: bool = False
 
     def __post_init__(self) -> None:
         sizes = {

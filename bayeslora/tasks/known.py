@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import read_json
 from bayeslora.plain_text import counted
+from bayeslora.tables.images import DIGITS, digits
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.table import Table
 from bayeslora.tasks.columns import DataColumns, RowChecks
@@ -25,6 +28,7 @@ from bayeslora.tasks.hub import can_read_hub, hub_table
 from bayeslora.tasks.movielens import load_movielens
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
 from bayeslora.tasks.questions import QUESTIONS, question_checks
+from bayeslora.tasks.splits import stratified_sample
 from bayeslora.tasks.stream import load_all
 
 logger = logging.getLogger(__name__)
@@ -138,6 +142,13 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         "the next of 20 films after ten that a person liked",
         None,
         "GroupLens: research use; cite Harper and Konstan 2015",
+    ),
+    "digits": KnownTask(
+        about="images of handwritten digits, 8 x 8 pixels, from scikit-learn",
+        splits=("train", "validation", "test"),
+        licence="CC BY 4.0",
+        hub_id=None,
+        classes=tuple("0123456789"),
     ),
     "newsgroups": KnownTask(
         about="posts of 8 newsgroups; unseen groups (near) and newswire (far) as OOD",
@@ -264,6 +275,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
         return posts
     if key == "movielens-100k":
         return load_movielens(split)
+    if key == DIGITS:
+        return _digits(split)
     table, classes = _table(key, split, data_dir)
     keep = [column for column in task.keep if column in table.names]
     if task.kind == "multiple-choice":
@@ -276,9 +289,27 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
     """Yield the splits that training rows must not be in, as far as they are there."""
     others = [one for one in ("test", "validation") if one in KNOWN_TASKS[key].splits]
-    for other in others if split == "train" and key != "newsgroups" else ():
+    for other in others if split == "train" and key not in ("newsgroups", DIGITS) else ():
         if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
             yield other, load_known(key, other, data_dir)
+
+
+def _digits(split: str) -> Examples:
+    """Return 1,000 training rows, 297 for validation or 500 for the test, classes in proportion."""
+    names, labels = digits()
+    test = stratified_sample(labels, 500, 0)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    train = rest[stratified_sample(labels[rest], 1000, 0)]
+    rows = {"train": train, "test": test, "validation": np.setdiff1d(rest, train)}[split]
+    return Examples(
+        ids=tuple(map(str, rows)),
+        texts=tuple(names[row] for row in rows),
+        pairs=None,
+        labels=tuple(str(labels[row]) for row in rows),
+        rows=tuple(range(1, len(rows) + 1)),
+        source=f"{DIGITS} ({split})",
+        images=True,
+    )
 
 
 def _load_questions(table: Table, keep: Sequence[str]) -> Examples:

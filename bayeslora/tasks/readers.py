@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import KINDS
 from bayeslora.plain_text import counted, listed, shown
+from bayeslora.tables.images import holds_images, is_image, open_images
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.table import Table, columns_table, plain_values, records_table
@@ -74,6 +75,7 @@ def load_examples(
     text_column: str = "text",
     label_column: str = "label",
     pair_column: str | None = None,
+    image_column: str | None = None,
     labels: Literal["optional", "required"] = "optional",
     task: str | None = None,
     data_dir: str | Path | None = None,
@@ -87,13 +89,17 @@ def load_examples(
 
     Args:
         data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats
-            also with `.gz`; an object with named columns (a `datasets.Dataset`, a data frame); a
+            also with `.gz`; a directory of images, or of one directory of images per class, or a
+            `.npz` or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a
+            data frame); a
             list or another iterable of mappings, or of texts; a pair (texts, labels), where labels
             may be None. With a known task: the split's name.
         text_column: The column of the texts.
         label_column: The column of the labels, strings or integers. Where it is absent and labels
             are optional, the examples are unlabelled.
         pair_column: The column of a second text, if the task has two.
+        image_column: The column of paths of images, relative to the file, in the place of texts;
+            data with a column `image` and no `text` need not name it.
         labels: `required` refuses examples without a label.
         task: The name of a known task (see `KNOWN_TASKS`); or, of `data` of your own,
             `text-classification`, `multiple-choice`, or None to find out by its columns.
@@ -115,10 +121,17 @@ def load_examples(
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
-    columns = DataColumns(text_column, label_column, pair_column)
+    columns = data_columns(text_column, label_column, pair_column, image_column)
     if task == KINDS[1]:
         columns = as_questions(columns)
     return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
+
+
+def data_columns(
+    text: str = "text", label: str = "label", pair: str | None = None, image: str | None = None
+) -> DataColumns:
+    """Return columns by their names in the options of a fit; `image` stands in for `text`."""
+    return DataColumns(text if image is None else image, label, pair, images=image is not None)
 
 
 def open_examples(
@@ -151,7 +164,8 @@ def _checks(
     reading: Reading,
 ) -> RowChecks:
     _check_choices(labels, blank)
-    table = _table(data, columns, (*columns.wanted, *keep), reading)
+    table = _table(data, columns, keep, reading)
+    columns = columns.among(table.names)
     is_found = columns.text == DataColumns.text and _begins_with_question(table, columns.text)
     of_questions = columns.choices is not None or is_found
     if is_found:
@@ -223,9 +237,9 @@ def _known(
     return load_task(key, name, data_dir)
 
 
-def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Reading) -> Table:
+def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Reading) -> Table:
     if isinstance(data, str | Path):
-        return open_table(data, reading)
+        return _file_table(data, columns, reading)
     if reading != DEFAULT:
         raise InputError("delimiter and encoding are for files, and the data is in memory")
     names = getattr(data, "column_names", getattr(data, "columns", None))
@@ -236,6 +250,7 @@ def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Read
         )
     source = f"<{type(data).__name__}>"
     if names is not None:
+        wanted = (*columns.among(list(names)).wanted, *keep)
         found = {
             name: plain_list(data[name])
             for name in names
@@ -254,6 +269,14 @@ def _table(data: Any, columns: DataColumns, wanted: Sequence[str], reading: Read
         "data must be the path of a file, an object with named columns, a list or another "
         f"iterable of texts or of mappings, or a pair (texts, labels), got {shown(data)}"
     )
+
+
+def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Table:
+    if columns.images and is_image(path):
+        return _pair_table([str(path)], None, columns)
+    if holds_images(path) and reading == DEFAULT:
+        return open_images(path)
+    return open_table(path, reading)
 
 
 def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:

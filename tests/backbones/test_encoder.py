@@ -203,9 +203,9 @@ def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     calls = []
     run = LayerSplit.prefix
 
-    def count(split, input_ids, attention_mask):
-        calls.append(len(input_ids))
-        return run(split, input_ids, attention_mask)
+    def count(split, **inputs):
+        calls.append(len(inputs["input_ids"]))
+        return run(split, **inputs)
 
     monkeypatch.setattr(LayerSplit, "prefix", count)
 

@@ -243,10 +243,10 @@ def test_encoder_decoders_are_refused(tmp_path):
 
 
 def test_models_of_other_things_are_refused(tmp_path):
-    from transformers import ViTConfig
+    from transformers import ResNetConfig
 
-    ViTConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="'vit'"):
+    ResNetConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="'resnet'"):
         loaded(tmp_path)
 
 

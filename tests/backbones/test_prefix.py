@@ -20,8 +20,8 @@ def test_prefix_and_suffix_make_the_whole_model(name, start):
     ids, mask = batch()
     split = LayerSplit(model, path, start)
     with torch.no_grad():
-        hidden = split.prefix(ids, mask)
-        found = split.suffix(ids, mask, hidden)
+        hidden = split.prefix(input_ids=ids, attention_mask=mask)
+        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
     # The same operations on the same numbers: not even the last bit may differ.
     assert torch.equal(found, last_hidden(model, ids, mask))
 
@@ -40,10 +40,10 @@ def test_the_last_feed_forward_may_see_one_token_of_each_text(name, start):
         lambda _, args, output: seen.append(output.shape)
     )
     with torch.no_grad():
-        hidden = split.prefix(ids, mask)
-        watched = split.suffix(ids, mask, hidden, read)
+        hidden = split.prefix(input_ids=ids, attention_mask=mask)
+        watched = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden, read=read)
         act.remove()
-        found = split.suffix(ids, mask, hidden, read)
+        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden, read=read)
     assert seen == [(4, 9, 16)]
     assert torch.equal(watched[rows, read], whole)
     # Other shapes may be multiplied in another order.
@@ -65,12 +65,12 @@ def test_the_suffix_depends_on_the_given_states_alone(name):
     ids, mask = batch()
     split = LayerSplit(model, path, 2)
     with torch.no_grad():
-        hidden = split.prefix(ids, mask)
+        hidden = split.prefix(input_ids=ids, attention_mask=mask)
         for layer in model.get_submodule(path)[:2]:
             for parameter in layer.parameters():
                 parameter.fill_(float("nan"))
-        found = split.suffix(ids, mask, hidden)
-        changed = split.suffix(ids, mask, hidden + 1)
+        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
+        changed = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden + 1)
     assert bool(torch.isfinite(found).all())
     assert not torch.allclose(found, changed)
 
@@ -81,7 +81,9 @@ def test_the_model_is_left_as_it_was():
     names = [name for name, _ in model.named_modules()]
     ids, mask = batch()
     split = LayerSplit(model, path, 2)
-    split.suffix(ids, mask, split.prefix(ids, mask))
+    split.suffix(
+        input_ids=ids, attention_mask=mask, hidden=split.prefix(input_ids=ids, attention_mask=mask)
+    )
     assert model.get_submodule(path) is layers
     assert [name for name, _ in model.named_modules()] == names
 
@@ -91,7 +93,9 @@ def test_the_model_is_left_as_it_was_after_an_error():
     layers = model.get_submodule(path)
     ids, mask = batch()
     with pytest.raises(RuntimeError, match="shapes"):
-        LayerSplit(model, path, 1).suffix(ids, mask, torch.zeros(4, 9, 5))
+        LayerSplit(model, path, 1).suffix(
+            input_ids=ids, attention_mask=mask, hidden=torch.zeros(4, 9, 5)
+        )
     assert model.get_submodule(path) is layers
 
 
@@ -100,8 +104,8 @@ def test_gradients_reach_the_upper_layers_only():
     ids, mask = batch()
     split = LayerSplit(model, path, 2)
     with torch.no_grad():
-        hidden = split.prefix(ids, mask)
-    split.suffix(ids, mask, hidden).square().sum().backward()
+        hidden = split.prefix(input_ids=ids, attention_mask=mask)
+    split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden).square().sum().backward()
     touched = {name for name, item in model.named_parameters() if item.grad is not None}
     expected = {
         name for name, _ in model.named_parameters() if name.startswith(("layers.2.", "norm."))
@@ -125,7 +129,7 @@ def test_stored_states_are_those_of_the_model(name):
     )
     ids, mask = batch()
     with torch.no_grad():
-        expected = split.prefix(ids, mask) * mask[..., None]
+        expected = split.prefix(input_ids=ids, attention_mask=mask) * mask[..., None]
     # Batches of another width round differently in the last bits.
     torch.testing.assert_close(states.pad(range(4)), expected, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(states.pad([2, 0]), expected[[2, 0]], atol=2e-6, rtol=1e-5)
@@ -207,9 +211,12 @@ def test_copies_of_the_cut_model_work_on_their_own():
         other.layers[2].mlp.down_proj.weight.zero_()
         first = LayerSplit(model, path, 1)
         second = LayerSplit(other, path, 1)
-        hidden = first.prefix(ids, mask)
-        assert torch.equal(hidden, second.prefix(ids, mask))
-        assert not torch.equal(first.suffix(ids, mask, hidden), second.suffix(ids, mask, hidden))
+        hidden = first.prefix(input_ids=ids, attention_mask=mask)
+        assert torch.equal(hidden, second.prefix(input_ids=ids, attention_mask=mask))
+        assert not torch.equal(
+            first.suffix(input_ids=ids, attention_mask=mask, hidden=hidden),
+            second.suffix(input_ids=ids, attention_mask=mask, hidden=hidden),
+        )
 
 
 # The norms of the last hidden states; poolers are of other outputs.
@@ -228,5 +235,5 @@ def test_what_runs_only_behind_the_layers(name, start):
     """DeBERTa's relative embeddings come after the layers in the module tree, but run before."""
     model, path = build(name)
     ids, mask = batch()
-    found = LayerSplit(model, path, start).behind(ids, mask)
+    found = LayerSplit(model, path, start).behind(input_ids=ids, attention_mask=mask)
     assert {part for part in found if "pooler" not in part} == BEHIND.get(name, set())

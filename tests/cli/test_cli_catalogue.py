@@ -80,7 +80,7 @@ def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):
     assert torch.__version__.startswith(content["versions"]["torch"].partition("+")[0])
     assert content["devices"]["cpu"].startswith(f"{torch.get_num_threads()} threads")
     assert content["cache"] == str(tmp_path / "cache")
-    assert set(content["assets"]) == {"smollm2-135m", "minilm", "newsgroups"}
+    assert set(content["assets"]) == {"smollm2-135m", "minilm", "dinov2-s", "newsgroups"}
     assert str(tmp_path / "cache") in run("info").out
 
 

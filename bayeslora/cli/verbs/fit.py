@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "train",
             nargs="?",
             metavar="TRAIN",
-            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; with the --task "
-            "of a known task the name of a split (default then: train)",
+            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or "
+            ".npz file of images; with the --task of a known task the name of a split (default "
+            "then: train)",
         ),
         parser.add_argument(
             "--validation",
@@ -86,7 +87,8 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument(
             "--backbone",
             metavar="NAME",
-            help="smollm2-135m, minilm, a directory or a hub id (default: smollm2-135m)",
+            help="smollm2-135m, minilm, dinov2-s for images, a directory or a hub id (default: "
+            "smollm2-135m)",
         ),
         parser.add_argument(
             "--adapter",
@@ -102,7 +104,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--max-length",
             type=whole(1),
             metavar="N",
-            help="tokens kept of a text (default: 128)",
+            help="tokens kept of a text, and patches of an image (default: 128)",
         ),
         parser.add_argument(
             "--depth",
@@ -286,6 +288,8 @@ def _zero_shot(args: argparse.Namespace) -> None:
     from bayeslora.classifier import BayesianClassifier
 
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
+    if columns.images:
+        raise InputError("--zero-shot asks a language model, which reads no images")
     classifier.zero_shot(
         classes,
         texts,

@@ -1,0 +1,164 @@
+"""Images through the classifier: fit, posteriors, OOD scores, files, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import QUICK_VBLL, tiny_bert, tiny_vit, toy_images, toy_rows
+from usage import load, new, same
+
+from bayeslora.adapters.inject import find_sites
+from bayeslora.backbones import embedded
+from bayeslora.cli.app import main
+from bayeslora.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    return tiny_vit(tmp_path_factory.mktemp("models") / "vit")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Training, validation and test images as files of paths."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = []
+    for seed, (name, count) in enumerate((("train", 60), ("valid", 15), ("test", 15))):
+        rows = toy_images(folder / "png", count, seed=seed)
+        lines = [f"png/{row['image']},{row['label']}" for row in rows]
+        paths.append(folder / f"{name}.csv")
+        paths[-1].write_text("\n".join(["image,label", *lines]) + "\n")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def fitted(vit, files):
+    train, valid, _ = files
+    return new(vit, "polar:r=4,lr=1e-2").fit(train, valid, epochs=8, batch_size=8)
+
+
+def test_images_are_learnt(fitted, files):
+    predictions = fitted.predict(files[2])
+    assert (predictions.prediction == predictions.labels).mean() > 0.6
+    assert {"unfamiliarity", "mahalanobis"} <= predictions.scores.keys()
+    assert fitted.record.columns["image"] == "image"
+
+
+def test_a_saved_classifier_predicts_the_same(fitted, files, tmp_path):
+    fitted.save_pretrained(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert same(again.predict(files[2]), fitted.predict(files[2]))
+    assert json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
+
+
+def test_paths_alone_are_predicted(fitted, files):
+    folder = files[2].parent / "png"
+    paths = [str(folder / "2-0.png"), str(folder / "2-1.png")]
+    whole = fitted.predict(files[2]).probs[:2]
+    np.testing.assert_allclose(fitted.predict(paths).probs, whole, atol=1e-6)
+    np.testing.assert_allclose(fitted.predict(paths[0]).probs, whole[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("posterior", ["laplace", "gvbll", "temperature", "ensemble:num_members=2"])
+def test_posteriors_work_on_images(vit, files, posterior):
+    train, valid, test = files
+    clf = new(vit, "lora:r=2", posterior).fit(train, valid, epochs=1, batch_size=8)
+    probs = clf.predict(test).probs
+    np.testing.assert_allclose(probs.sum(1), 1)
+
+
+def test_the_last_layer_alone(vit, files):
+    clf = new(vit, "none", QUICK_VBLL).fit(files[0])
+    assert clf.predict(files[2]).probs.shape == (15, 3)
+
+
+def test_target_modules_and_merging(vit, files):
+    clf = new(vit, "lora:r=2,target_modules=fc1,num_layers=1", "mle")
+    clf.fit(files[0], epochs=1, batch_size=8)
+    sites = find_sites(clf._known().network.encoder.model)
+    assert [site.name for site in sites] == ["encoder.layer.1.mlp.fc1"]
+
+
+def test_an_export_for_peft_computes_the_same(vit, files, tmp_path):
+    pytest.importorskip("peft")
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    clf = new(vit, "lora:r=2", "mle", dtype="float32").fit(files[0], epochs=1, batch_size=8)
+    clf.export_peft(tmp_path / "peft")
+    encoder = clf._known().network.encoder
+    batch = encoder.probe().collate([0, 1])
+    with torch.no_grad():
+        expected = encoder(batch)
+        model = PeftModel.from_pretrained(AutoModel.from_pretrained(vit), tmp_path / "peft").eval()
+        found = model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_images_need_a_vision_model_and_texts_none(vit, files, fitted, tmp_path):
+    with pytest.raises(InputError):
+        new(tiny_bert(tmp_path / "bert")).fit(files[0], epochs=1)
+    with pytest.raises(InputError):
+        new(vit).fit(toy_rows(12), epochs=1)
+    with pytest.raises(InputError):
+        fitted.predict(toy_rows(3))
+    with pytest.raises(InputError):
+        fitted.fit(files[0], toy_rows(12), epochs=1)
+
+
+def run(*args):
+    with pytest.raises(SystemExit) as caught:
+        raise SystemExit(main([*map(str, args)]))
+    return caught.value.code or 0
+
+
+def test_the_command_line_from_fit_to_report(vit, files, tmp_path):
+    train, valid, test = files
+    out = tmp_path / "model"
+    fit = ("--backbone", vit, "--adapter", "lora:r=2", "--posterior", "mle", "--epochs", 1)
+    assert run("fit", train, "--validation", valid, "--out", out, *fit, "--quiet") == 0
+    predictions = tmp_path / "test.parquet"
+    assert run("predict", out, test, "--out", predictions, "--quiet") == 0
+    report = tmp_path / "report"
+    assert run("report", predictions, "--out", report, "--quiet") == 0
+    assert "data:image/png;base64," in (report / "index.html").read_text()
+
+
+def test_an_unreadable_image_ends_with_2_before_the_backbone_is_loaded(files, tmp_path, capsys):
+    table = tmp_path / "rows.csv"
+    table.write_text("image,label\nnowhere.png,a\n")
+    code = run("fit", table, "--out", tmp_path / "model", "--backbone", tmp_path / "no-model")
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "row 2" in error
+    assert "nowhere.png" in error
+
+
+def test_the_embedded_dinov2_is_converted_once(tmp_path, monkeypatch, vit):
+    """A package of another small model stands in for the real one."""
+    package = tmp_path / "fake_images"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "weights.onnx").write_bytes(b"an onnx file")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
+    converted = []
+
+    def convert(path, directory):
+        converted.append(path)
+        save_file({"w": torch.ones(2)}, directory / "model.safetensors")
+
+    monkeypatch.setattr(embedded, "write_dinov2", convert)
+    model = replace(
+        embedded.EMBEDDED_MODELS["dinov2-s"],
+        package="fake_images",
+        file="weights.onnx",
+        sha256=embedded._sha256(package / "weights.onnx"),
+    )
+    monkeypatch.setitem(embedded.EMBEDDED_MODELS, "dinov2-s", model)
+    first = embedded.embedded_directory("dinov2-s")
+    assert embedded.embedded_directory("dinov2-s") == first
+    assert converted == [package / "weights.onnx"]
