@@ -50,8 +50,11 @@ def may_be_of_questions(name: str) -> bool:
 
 
 def are_questions(names: Sequence[str]) -> bool:
-    """Return whether a table with columns of these names holds questions with options."""
-    return not {"question", "history"}.isdisjoint(names) and bool(_choice_columns(names))
+    """Return whether a table with columns of these names holds questions with options.
+
+    What has a history asks for the next item, and is refused later if it has no candidates.
+    """
+    return "history" in names or ("question" in names and bool(_choice_columns(names)))
 
 
 def question_checks(
@@ -77,7 +80,7 @@ def question_checks(
         pair = next((name for name in _OTHER_NAMES["context"] if name in names), None)
     choices = columns.choices
     if choices in (None, QUESTIONS.choices):
-        choices = _choice_columns(names) or QUESTIONS.choices
+        choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
     found = DataColumns(text, label, pair, choices)
     return QuestionChecks(table, found, required, keep, skip_blank, history=history)
 

@@ -183,3 +183,20 @@ def test_sizes_must_agree():
 def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
     with pytest.raises(InputError):
         load_examples([{"text": "t", "label": "a"}], task="multiple-choice")
+
+
+def test_a_history_without_candidates_is_refused_and_the_column_named():
+    rows = [{"history": ["a", "b"], "answer": "c"}, {"history": ["a"], "answer": "d"}]
+    with pytest.raises(InputError) as caught:
+        load_examples(rows)
+    assert "'candidates'" in str(caught.value)
+
+
+def test_an_answer_that_is_no_candidate_is_refused_with_its_row():
+    rows = [
+        {"history": ["a"], "candidates": ["c", "d"], "answer": "c"},
+        {"history": ["a"], "candidates": ["c", "d"], "answer": "e"},
+    ]
+    with pytest.raises(InputError) as caught:
+        load_examples(rows)
+    assert "row 2" in str(caught.value)
