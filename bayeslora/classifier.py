@@ -51,12 +51,12 @@ from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.side_by_side import BEST, SideBySide
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.scores import Scores
-from bayeslora.option_checks import DTYPES, MAX_LENGTH, as_seed
+from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Seed, checked
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import config_scores
@@ -135,14 +135,11 @@ class BayesianClassifier:
         """
         self.adapter = resolve_adapter(adapter)
         self.posterior = resolve_posterior(posterior)
-        if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < 1:
-            raise InputError(f"max_length must be an integer >= 1, got {max_length!r}")
         if isinstance(backbone, Path):
             backbone = str(backbone)
         if not isinstance(backbone, str | Backbone):
             raise InputError(f"backbone must be a name, a path or a Backbone, got {backbone!r}")
-        if dtype not in DTYPES:
-            raise unknown_choice("dtype", dtype, DTYPES)
+        checked("dtype", dtype, Dtype)
         if depth is not None:
             check_depth(depth)
         self.depth = depth
@@ -150,8 +147,8 @@ class BayesianClassifier:
         if verbaliser is not None:
             check_verbaliser(verbaliser)
         self.verbaliser = dict(verbaliser) if isinstance(verbaliser, Mapping) else verbaliser
-        self.seed = as_seed(seed)
-        self.max_length = max_length
+        self.seed = checked("seed", seed, Seed)
+        self.max_length = checked("max_length", max_length, Count)
         self.progress = progress
         self._backbone = backbone
         self._dtype = dtype if isinstance(backbone, str) else backbone.dtype
@@ -222,7 +219,7 @@ class BayesianClassifier:
         batch_size: int = TrainingSettings.batch_size,
         head_lr: float | None = None,
         patience: int = TrainingSettings.patience,
-        cv: int | str | None = None,
+        cv: int | Literal["auto"] | None = None,
         keep_folds: bool = False,
         hold_out: float = 0.0,
         refit: bool = False,
@@ -347,7 +344,7 @@ class BayesianClassifier:
                 logger.warning("the finished model was saved to %s in the place of %s", beside, out)
             raise
 
-    def _cv(self, cv: int | str | None, *, validated: bool) -> int | str:
+    def _cv(self, cv: int | Literal["auto"] | None, *, validated: bool) -> int | Literal["auto"]:
         if cv is not None:
             return cv
         scales = self.posterior.scales_logits and not validated

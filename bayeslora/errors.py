@@ -82,7 +82,9 @@ class DivergedError(InputError):
     """Training came to numbers that nothing can be fitted to, and would come to them again."""
 
 
-def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
+def unknown_choice(
+    what: str, value: str, allowed: Iterable[str], *, otherwise: str = ""
+) -> InputError:
     """Return the error for a name outside a closed set, with the nearest name that is in it.
 
     That is what the field's other name for it means here, else the shortest name that begins so,
@@ -92,6 +94,7 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
         what: What the name stands for, such as `link` or `adapter`.
         value: The name that was given.
         allowed: Every name that would have been accepted.
+        otherwise: What else would have been, such as `a number > 0`.
 
     Example:
         >>> print(unknown_choice("link", "probitt", ["mc", "probit"]))
@@ -105,7 +108,7 @@ def unknown_choice(what: str, value: str, allowed: Iterable[str]) -> InputError:
     why = _LEFT_OUT.get(what, {}).get(value.lower(), "")
     if why:
         hint = f" ({why})"
-    choices = ", ".join(map(quoted, names))
+    choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
     return InputError(f"unknown {what} {quoted(value)}{hint}; {offer}")
 

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.errors import unknown_choice
 from bayeslora.logits import AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
-from bayeslora.option_checks import LINKS
+from bayeslora.option_checks import Link, checked
 from bayeslora.runtime import row_slices
 
 # Draws x rows x classes held at a time: 32 MB in float64.
@@ -81,8 +80,7 @@ def link_probabilities(
         [0.73, 0.27]
         [0.62, 0.38]
     """
-    if link not in LINKS:
-        raise unknown_choice("link", link, LINKS)
+    checked("link", link, Link)
     if isinstance(logits, SampledLogits):
         return _average_samples(logits)
     if isinstance(logits, MixtureLogits):

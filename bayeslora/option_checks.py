@@ -1,36 +1,28 @@
-"""Checks of option values, and the names that options of several rooms accept; free of torch.
+"""What options may be, and the one validator of all of them; free of torch.
 
-`InputError` names the field, the value and what is allowed.
+An option is a field of a dataclass whose annotation says its type, its range and what it means:
+
+    rank: Annotated[int, Range(2), "Deviations that are kept for the covariance."] = 5
+    schedule: Annotated[Literal["constant", "cosine"], "Rate after the warm-up."] = "cosine"
+    lr: Annotated[Positive | None, "Learning rate; None takes the adapter's."] = None
+
+The error message, `bayeslora methods NAME`, the documentation and `help` say what stands there.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Collection, Mapping
+import sys
+import textwrap
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from numbers import Integral
-from typing import Literal, TypeGuard
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from bayeslora.errors import InputError, unknown_choice
-
-DTYPES = ("auto", "float32", "bfloat16")
-"""What the frozen weights can be asked to be."""
-KL_WEIGHTS = ("cyclic", "uniform")
-"""Of the KL in the steps of a variational posterior."""
-KINDS = ("text-classification", "multiple-choice")
-"""What `task` may say of data of your own."""
-LINKS = ("mc", "probit", "bridge")
-"""From logits to probabilities."""
-MAX_LENGTH = 128
-"""Tokens kept of a text where nothing else is asked for."""
-STRUCTURES = ("diag", "full", "kron")
-"""Of the curvature in a Laplace approximation."""
-
-Pooling = Literal["first", "last", "mean"]
-"""Which state is the feature: that of the first token, of the last, or the mean over tokens."""
-
-OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
-"""Options that have no effect without another: by name, pairs of the other's name and value."""
-
 
 LARGEST_SEED = 2**32 - 1
 
@@ -41,6 +33,294 @@ fills the memory or computes for days."""
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-12, 1e12
 """Of scales, rates and factors other than 0: their squares and the ratios of these have to fit into
 float32, which ends at 1e-38 and 3e38."""
+
+KINDS = ("text-classification", "multiple-choice")
+"""What `task` may say of data of your own."""
+
+MAX_LENGTH = 128
+"""Tokens kept of a text where nothing else is asked for."""
+
+OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
+"""Options that have no effect without another: by name, pairs of the other's name and value."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number.
+
+    Attributes:
+        low: Least value; of an integer the largest one is `LARGEST_COUNT` unless `high` is given.
+        high: Largest value.
+        above: What the value must exceed.
+        below: What it must stay under.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"from {_shown(self.low)} to {_shown(self.high)}"
+        ends = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+        return " and ".join(f"{sign} {_shown(end)}" for sign, end in ends if math.isfinite(end))
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+Count = Annotated[int, Range(1)]
+Draws = Annotated[int, Range(0), "Draws of a prediction."]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(low=0)]
+Share = Annotated[float, Range(above=0, below=1)]
+BelowOne = Annotated[float, Range(low=0, below=1)]
+UpToOne = Annotated[float, Range(low=0, high=1)]
+Seed = Annotated[int, Range(0, LARGEST_SEED)]
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Link = Literal["mc", "probit", "bridge"]
+Structure = Literal["diag", "full", "kron"]
+Pooling = Literal["first", "last", "mean"]
+"""Which state is the feature: that of the first token, of the last, or the mean over tokens."""
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+"""What the frozen weights can be asked to be."""
+LINKS: tuple[Link, ...] = get_args(Link)
+"""From logits to probabilities."""
+STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+"""Of the curvature in a Laplace approximation."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the alternatives that an annotation allows.
+
+    Attributes:
+        type: What it is a value of; of a sequence, `tuple`.
+        names: The names, where it is one of these.
+        bounds: Of a number.
+        item: Of the items of a sequence.
+    """
+
+    type: Any
+    names: tuple[str, ...] = ()
+    bounds: Range = Range()
+    item: Kind | None = None
+
+    @classmethod
+    def of(cls, hint: Any) -> Kind:
+        """Return the kind of one annotation that is no union."""
+        bounds = Range()
+        if get_origin(hint) is Annotated:
+            hint, *notes = get_args(hint)
+            bounds = next((note for note in notes if isinstance(note, Range)), bounds)
+        if get_origin(hint) is Literal:
+            return cls(str, names=get_args(hint))
+        if get_origin(hint) is tuple:
+            return cls(tuple, item=cls.of(get_args(hint)[0]))
+        return cls(hint, bounds=bounds)
+
+    def __contains__(self, value: Any) -> bool:
+        if self.names:
+            return isinstance(value, str) and value in self.names
+        if self.item is not None:
+            return (
+                isinstance(value, tuple) and value != () and all(one in self.item for one in value)
+            )
+        if self.type is float:
+            return is_number(value) and math.isfinite(value) and value in self.bounds
+        if self.type is int:
+            return is_whole(value) and value in self.bounds
+        return type(value) is self.type and (self.type is not str or bool(value.strip()))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it allows, for people: each name, or the kind of value."""
+        if self.names:
+            return tuple(map(repr, self.names))
+        if self.item is not None:
+            return (f"a list of {self.item.plural}",)
+        words = {int: "an integer", float: "a number", str: "a non-empty string"}
+        words |= {bool: "true or false", NoneType: "None"}
+        said = words.get(self.type) or f"a {self.type.__name__}"
+        return (f"{said} {self.bounds}".strip(),)
+
+    @property
+    def plural(self) -> str:
+        """What several of them are called."""
+        words = {int: "integers", float: "numbers", str: "non-empty strings"}
+        return f"{words[self.type]} {self.bounds}".strip()
+
+    def refuse_size(self, name: str, value: Any) -> None:
+        """Raise InputError for a number within the bounds that could only be a slip."""
+        if self.type is int and math.isinf(self.bounds.high) and value > LARGEST_COUNT:
+            span = f"an integer {replace(self.bounds, high=LARGEST_COUNT)}"
+        elif self.type is float and value and not SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
+            span = f"a number from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+        else:
+            return
+        raise InputError(f"{name} must be {span}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the annotation of a field says.
+
+    Attributes:
+        name: Of the field.
+        kinds: What its value may be.
+        meaning: In a sentence or two.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    meaning: str = ""
+
+    @classmethod
+    def of(cls, name: str, hint: Any) -> Option:
+        """Return what an annotation says; a text in it, the last of several, is the meaning."""
+        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        is_union = get_origin(inner) in (Union, UnionType)
+        kinds = map(Kind.of, get_args(inner)) if is_union else (Kind.of(hint),)
+        return cls(name, tuple(kinds), _meaning(hint))
+
+    @property
+    def allowed(self) -> str:
+        """What its value may be, for people."""
+        return _either(words for kind in self.kinds for words in kind.words)
+
+    def accept(self, value: Any) -> Any:
+        """Return the value, a sequence as a tuple and numpy's integers as Python's.
+
+        Raises:
+            InputError: It is not allowed.
+        """
+        value = tuple(value) if isinstance(value, list) else value
+        whole = as_whole(value)
+        value = value if whole is None else whole
+        if isinstance(value, str) and not any(kind.type is str for kind in self.kinds):
+            value = (value,) if any(kind.type is tuple for kind in self.kinds) else value
+        for kind in self.kinds:
+            if value in kind:
+                kind.refuse_size(self.name, value)
+                return value
+        raise self._refusal(value)
+
+    def _refusal(self, value: Any) -> InputError:
+        names = [name for kind in self.kinds for name in kind.names]
+        others = [
+            word
+            for kind in self.kinds
+            if not kind.names and kind.type is not NoneType
+            for word in kind.words
+        ]
+        if names and (isinstance(value, str) or not others):
+            return unknown_choice(self.name, str(value), names, otherwise=_either(others))
+        for kind in self.kinds:
+            if kind.item is not None and isinstance(value, tuple):
+                value = next((one for one in value if one not in kind.item), value)
+        return InputError(f"{self.name} must be {self.allowed}, got {value!r}")
+
+
+def _meaning(hint: Any) -> str:
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((note for note in reversed(notes) if isinstance(note, str)), "")
+
+
+def _either(words: Iterable[str]) -> str:
+    *first, last = [*words] or [""]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+class Options:
+    """A dataclass whose annotations say what its values may be; see `check_options`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = _documented(cls)
+
+    def __post_init__(self) -> None:
+        """Check every option; subclasses add rules between several.
+
+        Raises:
+            InputError: A value is not allowed.
+        """
+        check_options(self)
+
+
+def check_options(options: Any) -> None:
+    """Check every option of a dataclass, and put it into the form that it is kept in.
+
+    Raises:
+        InputError: A value is not allowed; the message names option, value and what is.
+    """
+    for name, option in options_of(type(options)).items():
+        value = getattr(options, name)
+        accepted = option.accept(value)
+        if accepted is not value:
+            object.__setattr__(options, name, accepted)
+
+
+def options_of(cls: type[Any]) -> Mapping[str, Option]:
+    """Return the options of a dataclass by name: its fields whose annotations have a meaning.
+
+    What a base says of an option holds until a subclass says something else in its place.
+    """
+    hashable: Any = cls
+    return _options_of(hashable)
+
+
+@cache
+def _options_of(cls: type[Any]) -> Mapping[str, Option]:
+    fields = {*inspect.get_annotations(cls), *getattr(cls, "__dataclass_fields__", ())}
+    found: dict[str, Option] = {}
+    for base in reversed(cls.__mro__):
+        hints = _hints(base, fields).items()
+        found |= {name: Option.of(name, hint) for name, hint in hints if _meaning(hint)}
+    return found
+
+
+def _hints(cls: type[Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the annotations of a class's own fields; those that cannot be resolved are none."""
+    own = {
+        name: text
+        for name, text in inspect.get_annotations(cls).items()
+        if name in names and not str(text).startswith(("ClassVar", "typing.ClassVar"))
+    }
+    module = vars(sys.modules[cls.__module__])
+    found: dict[str, Any] = {}
+    for name, text in own.items():
+        try:
+            holder: Any = SimpleNamespace(__annotations__={name: text})
+            found |= get_type_hints(holder, module, include_extras=True)
+        except NameError:  # of another package, imported for type checkers alone
+            continue
+    return found
+
+
+def _documented(cls: type[Any]) -> str:
+    """Return the docstring of a class with its options among the attributes."""
+    text = inspect.cleandoc(vars(cls).get("__doc__") or "")
+    head, section, rest = text.partition("Attributes:\n")
+    lines = [
+        textwrap.fill(
+            f"{name}: {option.meaning}",
+            96,
+            initial_indent=" " * 4,
+            subsequent_indent=" " * 8,
+            break_on_hyphens=False,
+        )
+        for name, option in options_of(cls).items()
+    ]
+    if not lines:
+        return text
+    return "\n".join([f"{head.rstrip()}\n\nAttributes:", *lines, *([rest] if section else [])])
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -63,109 +343,31 @@ def as_seed(value: object) -> int:
     """Return a seed as Python's integer.
 
     Raises:
-        InputError: numpy does not take it: it is no whole number from 0 to 2³² − 1.
+        InputError: numpy does not take it: it is no integer from 0 to 2³² − 1.
     """
-    seed = as_whole(value)
-    if seed is None or not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
+    seed: int = checked("seed", value, Seed)
     return seed
 
 
-def check_number(
-    field: str,
-    value: object,
-    *,
-    low: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-    otherwise: str = "",
-) -> None:
-    """Refuse anything but a finite number within bounds.
-
-    Args:
-        field: Name of the option.
-        value: Its value.
-        low: Least value.
-        above: What it must exceed.
-        below: What it must stay under.
-        otherwise: What else is allowed, as the message says it.
+def checked(name: str, value: object, hint: Any) -> Any:
+    """Return a single value as an annotation allows it, such as `checked("lr", 1e-3, Positive)`.
 
     Raises:
-        InputError: It is something else.
+        InputError: It is not allowed.
     """
-    if is_number(value) and math.isfinite(value) and value >= low and above < value < below:
-        _check_size(field, value)
-        return
-    bounds = [f">= {low:g}"] if low > -math.inf else [f"> {above:g}"]
-    bounds += [f"< {below:g}"] if below < math.inf else []
-    raise InputError(f"{field} must be a number {' and '.join(bounds)}{otherwise}, got {value!r}")
+    return Option.of(name, hint).accept(value)
 
 
-def check_integer(
-    field: str, value: object, *, low: int, high: float = LARGEST_COUNT, otherwise: str = ""
-) -> None:
-    """Refuse anything but an integer from `low` to `high`; `otherwise` says what else goes."""
-    if not is_whole(value) or value < low:
-        raise InputError(f"{field} must be an integer >= {low}{otherwise}, got {value!r}")
-    if value > high:
-        raise InputError(f"{field} must be an integer from {low} to {high:,}, got {value!r}")
+def check_count(name: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
+    """Refuse anything but an integer from `least` to `most`."""
+    checked(name, value, Annotated[int, Range(least, most)])
 
 
-def check_positive(field: str, value: object) -> None:
+def check_positive(name: str, value: object) -> None:
     """Refuse anything but a number above zero, within the limits of all numbers."""
-    if not is_number(value) or not (math.isfinite(value) and value > 0):
-        raise InputError(f"{field} must be > 0, got {value!r}")
-    _check_size(field, value)
+    checked(name, value, Positive)
 
 
-def check_not_negative(field: str, value: object) -> None:
-    """Refuse anything but a number from zero on, within the limits of all numbers."""
-    if not is_number(value) or not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{field} must be >= 0, got {value!r}")
-    _check_size(field, value)
-
-
-def _check_size(field: str, value: float) -> None:
-    if value != 0 and not SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
-        span = f"from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
-        raise InputError(f"{field} must be a number {span}, got {value!r}")
-
-
-def check_share(field: str, value: object) -> None:
-    """Refuse anything but a number between 0 and 1, both excluded."""
-    if not is_number(value) or not 0 < value < 1:
-        raise InputError(f"{field} must be between 0 and 1, got {value!r}")
-
-
-def check_below_one(field: str, value: object) -> None:
-    """Refuse anything but a number from 0 to just below 1."""
-    if not is_number(value) or not 0 <= value < 1:
-        raise InputError(f"{field} must be at least 0 and below 1, got {value!r}")
-
-
-def check_positive_or_name(field: str, value: object, names: Collection[str]) -> None:
-    """Refuse anything but a finite number above zero or one of `names`."""
-    if not isinstance(value, str):
-        check_positive(field, value)
-    elif value not in names:
-        raise unknown_choice(f"{field} (a number > 0, or a name)", value, names)
-
-
-def check_choice(field: str, value: object, allowed: Collection[str]) -> None:
-    """Refuse anything that is not in `allowed`."""
-    if value not in allowed:
-        raise unknown_choice(field, str(value), allowed)
-
-
-def check_count(field: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
-    """Refuse anything but a whole number from `least` to `most`."""
-    if not is_whole(value) or value < least:
-        raise InputError(f"{field} must be a whole number >= {least}, got {value!r}")
-    if value > most:
-        raise InputError(f"{field} must be a whole number from {least} to {most:,}, got {value!r}")
-
-
-def check_flag(field: str, value: object) -> None:
-    """Refuse anything but true or false."""
-    if not isinstance(value, bool):
-        raise InputError(f"{field} must be true or false, got {value!r}")
+def check_integer(name: str, value: object, *, low: int, high: float = LARGEST_COUNT) -> None:
+    """Refuse anything but an integer from `low` to `high`."""
+    check_count(name, value, low, high)

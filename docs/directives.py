@@ -60,10 +60,12 @@ class Methods(SphinxDirective):
         return list(node.children)
 
     def _options(self, entry: dict[str, Any]) -> list[str]:
-        lines = [f"**{entry['name']}**", "", "| Option | Default | Meaning |", "|---|---|---|"]
+        head = ["| Option | Default | Allowed | Meaning |", "|---|---|---|---|"]
+        lines = [f"**{entry['name']}**", "", *head]
         for name, default in entry["options"].items():
             meaning = " ".join(entry["meanings"].get(name, "").split()).replace("|", "\\|")
-            lines.append(f"| `{name}` | `{default}` | {meaning} |")
+            allowed = entry["allowed"].get(name, "")
+            lines.append(f"| `{name}` | `{default}` | {allowed} | {meaning} |")
         return lines
 
 

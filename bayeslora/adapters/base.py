@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
 
 from bayeslora import options
 from bayeslora.errors import InputError
-from bayeslora.option_checks import OnlyWith, Pooling, check_integer, check_number
+from bayeslora.option_checks import (
+    BelowOne,
+    Count,
+    NotNegative,
+    OnlyWith,
+    Options,
+    Pooling,
+    Positive,
+)
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -67,7 +75,7 @@ class TrainingRows(Protocol):
         """
 
 
-class Adapter:
+class Adapter(Options):
     """Options of an adapter: a frozen dataclass that says what the method is and what it offers.
 
     Subclasses set the class variables that differ from the defaults here and override methods. The
@@ -91,11 +99,6 @@ class Adapter:
         input_dependent: Why the change of a weight is another one for each input while it trains;
             empty where it is one matrix.
         trains_long: Whether more epochs help where no validation rows stop the training.
-        lr: Learning rate that was given.
-        weight_decay: Decoupled weight decay.
-        dropout: Probability that an input of the change is dropped while training.
-        target_modules: Which linear layers carry the adapter; None takes the architecture's own.
-        num_layers: On how many of the last transformer layers; None means all.
     """
 
     name: ClassVar[str]
@@ -115,24 +118,21 @@ class Adapter:
     input_dependent: ClassVar[str] = ""
     trains_long: ClassVar[bool] = False
 
-    lr: float | None = None
-    weight_decay: float = 0.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
-    num_layers: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options that all adapters share.
-
-        Raises:
-            InputError: One of them is not allowed.
-        """
-        if self.num_layers is not None:
-            check_integer("num_layers", self.num_layers, low=1, otherwise=" or None (all layers)")
-        if self.lr is not None:
-            check_number("lr", self.lr, above=0.0, otherwise=" or None (the adapter's default)")
-        check_number("weight_decay", self.weight_decay, low=0.0)
-        check_names(self, "target_modules", "modules")
+    # Options of these names mean this, unless an adapter says something else of its own.
+    lr: Annotated[Positive | None, "Learning rate of AdamW; None takes `default_lr`."] = None
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.0
+    dropout: Annotated[
+        BelowOne, "Probability that an input of the change is dropped while training."
+    ] = 0.0
+    target_modules: Annotated[
+        tuple[str, ...] | None,
+        "Endings of dotted module names, or regular expressions of whole names; None takes the "
+        "architecture's own query and value projections.",
+    ] = None
+    num_layers: Annotated[
+        Count | None,
+        "Adapters sit on this many of the last transformer layers; None means all.",
+    ] = None
 
     def learning_rate(self, *, long: bool = False) -> float:
         """Return the learning rate.
@@ -356,21 +356,11 @@ class LowRankAdapter(Adapter):
     """An adapter whose sites are `LowRank`: it says by `start` where their factors begin.
 
     Attributes:
-        r: Rank of the factors.
         scale: The factor s in front of the product of the factors.
     """
 
     has_factors: ClassVar[bool] = True
-    r: int = 1
-
-    def __post_init__(self) -> None:
-        """Check `r` and the options that all adapters share.
-
-        Raises:
-            InputError: One of them is not allowed.
-        """
-        check_integer("r", self.r, low=1)
-        super().__post_init__()
+    r: Annotated[Count, "Rank of the change of every adapted weight."] = 1
 
     @property
     def scale(self) -> float:
@@ -420,26 +410,3 @@ class LowRankAdapter(Adapter):
             LowRank(name, host, factors, self.scale, self.dropout)
             for (name, host), factors in zip(hosts.items(), starts, strict=True)
         ]
-
-
-def check_names(config: object, field: str, what: str) -> None:
-    """Turn one string into a tuple, and refuse anything but non-empty strings or None.
-
-    Args:
-        config: A frozen dataclass; the tuple is put into it.
-        field: Which of its fields.
-        what: What the strings name, for the message.
-
-    Raises:
-        InputError: The value is something else.
-    """
-    value: Any = getattr(config, field)
-    if value is None:
-        return
-    items = (value,) if isinstance(value, str) else value
-    if not isinstance(items, tuple | list) or not items:
-        raise InputError(f"{field} must be names of {what} or None, got {value!r}")
-    for item in items:
-        if not isinstance(item, str) or not item:
-            raise InputError(f"{field} must hold non-empty strings, got {item!r}")
-    object.__setattr__(config, field, tuple(items))

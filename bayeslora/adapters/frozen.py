@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.option_checks import Pooling, check_choice
+from bayeslora.option_checks import Pooling
 
 if TYPE_CHECKING:
     from torch import nn
 
-POOLINGS = ("auto", "last", "mean")
-"""Which state of a text is its feature."""
-
 
 @dataclass(frozen=True)
 class Frozen(Adapter):
-    """Nothing of the backbone changes; the last layer alone is fitted, in one pass and seconds.
-
-    Attributes:
-        pooling: Feature of a text: the state of its `last` token, or the `mean` over its tokens.
-            `auto` takes the last token of a decoder with a template, whose end is where the class
-            would be named, the class token of a vision model, and the mean otherwise.
-    """
+    """Nothing of the backbone changes; the last layer alone is fitted, in one pass and seconds."""
 
     name: ClassVar[str] = "none"
     has_sites: ClassVar[bool] = False
@@ -33,10 +24,12 @@ class Frozen(Adapter):
     source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
     parameters: ClassVar[str] = "none"
 
-    pooling: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, POOLINGS)
+    pooling: Annotated[
+        Literal["auto", "last", "mean"],
+        "Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` "
+        "takes the last token of a decoder with a template, whose end is where the class would be "
+        "named, the class token of a vision model, and the mean otherwise.",
+    ] = "auto"
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool

@@ -8,10 +8,10 @@ Source: Hu et al. 2021, arXiv 2106.09685; √r: Kalajdzievski 2023, arXiv 2312.0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from bayeslora.adapters.base import LowRankAdapter
-from bayeslora.option_checks import check_flag, check_number
+from bayeslora.option_checks import NotNegative, Positive
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -22,21 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRA(LowRankAdapter):
-    """Two free factors, the second starting at zero.
-
-    Attributes:
-        r: Rank of the change of every adapted weight.
-        alpha: The change is multiplied by `alpha / r`.
-        dropout: Probability that an input of the first factor is dropped while training.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes the architecture's own query and value projections.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`, or `long_lr` where
-            `fit` trains for ten epochs or more.
-        weight_decay: Decoupled weight decay of both factors.
-        use_rslora: Whether the change is multiplied by `alpha / √r` instead, so that the size of a
-            step does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).
-    """
+    """Two free factors, the second starting at zero."""
 
     name: ClassVar[str] = "lora"
     has_dropout: ClassVar[bool] = True
@@ -50,19 +36,21 @@ class LoRA(LowRankAdapter):
     long_lr: ClassVar[float] = 3e-3
 
     r: int = 8
-    alpha: float = 16.0
+    alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 16.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
-    use_rslora: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("alpha", self.alpha, above=0.0)
-        check_number("dropout", self.dropout, low=0.0, below=1.0)
-        check_flag("use_rslora", self.use_rslora)
+    lr: Annotated[
+        Positive | None,
+        "Learning rate of AdamW on both factors; None takes `default_lr`, or `long_lr` where "
+        "`fit` trains for ten epochs or more.",
+    ] = None
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay of both factors."] = 0.0
+    use_rslora: Annotated[
+        bool,
+        "Whether the change is multiplied by `alpha / √r` instead, so that the size of a step "
+        "does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).",
+    ] = False
 
     @property
     def scale(self) -> float:

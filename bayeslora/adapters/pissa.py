@@ -14,10 +14,10 @@ Martinsson and Tropp 2011, arXiv 0909.4061.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from bayeslora.adapters.base import LowRankAdapter
-from bayeslora.option_checks import check_integer, check_number
+from bayeslora.option_checks import Count, NotNegative, Positive, Range
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -31,19 +31,7 @@ _OVERSAMPLING = 8
 
 @dataclass(frozen=True)
 class PiSSA(LowRankAdapter):
-    """Two free factors that start at the principal singular vectors of the weight.
-
-    Attributes:
-        r: Rank of the subspace that is trained; the change has rank 2r at most.
-        alpha: The product of the factors is multiplied by `alpha / r`; None takes `r`.
-        niter: Power iterations of a randomised singular value decomposition; None takes the exact
-            one, of under a second for a layer of a small model.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes the architecture's own query and value projections.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
-        weight_decay: Decoupled weight decay of both factors towards their start.
-    """
+    """Two free factors that start at the principal singular vectors of the weight."""
 
     name: ClassVar[str] = "pissa"
     from_weight: ClassVar[bool] = True
@@ -53,21 +41,25 @@ class PiSSA(LowRankAdapter):
     default_lr: ClassVar[float] = 1e-3
     long_lr: ClassVar[float] = 1e-3
 
-    r: int = 16
-    alpha: float | None = None
-    niter: int | None = None
+    r: Annotated[Count, "Rank of the subspace that is trained; the change has rank 2r at most."] = (
+        16
+    )
+    alpha: Annotated[
+        Positive | None, "The product of the factors is multiplied by `alpha / r`; None takes `r`."
+    ] = None
+    niter: Annotated[
+        Annotated[int, Range(0, 1000)] | None,
+        "Power iterations of a randomised singular value decomposition, of which a few are "
+        "enough; None takes the exact one, of under a second for a layer of a small model.",
+    ] = None
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
-        if self.niter is not None:
-            # A few are enough, and a large layer takes a second for each.
-            check_integer("niter", self.niter, low=0, high=1000, otherwise=" or None (exact)")
+    lr: Annotated[
+        Positive | None, "Learning rate of AdamW on both factors; None takes `default_lr`."
+    ] = None
+    weight_decay: Annotated[
+        NotNegative, "Decoupled weight decay of both factors towards their start."
+    ] = 0.0
 
     @property
     def scale(self) -> float:

@@ -28,7 +28,7 @@ from bayeslora.backbones.untrusted import (
     reading,
 )
 from bayeslora.errors import InputError, first_line, unknown_choice
-from bayeslora.option_checks import DTYPES, check_choice
+from bayeslora.option_checks import Dtype, checked
 from bayeslora.runtime import restored_random_state
 
 Kind = Literal["decoder", "encoder", "vision"]
@@ -327,7 +327,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    check_choice("dtype", dtype, DTYPES)
+    checked("dtype", dtype, Dtype)
     found: torch.dtype = getattr(torch, dtype)
     return found
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.data import check_images, read_labelled, read_validation
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.errors import InputError
-from bayeslora.option_checks import as_seed, check_flag, check_integer, check_positive, check_share
+from bayeslora.option_checks import BelowOne, Count, Options, Positive, Range, Seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
@@ -36,54 +36,55 @@ _TOLD = re.compile(
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """Options of one fit that belong to neither the adapter nor the posterior.
+class TrainingSettings(Options):
+    """Options of one fit that belong to neither the adapter nor the posterior."""
 
-    Attributes:
-        epochs: Passes over the training rows, at most.
-        batch_size: Rows a step.
-        head_lr: Learning rate of the head's gradient steps, where the posterior has none itself.
-        patience: Epochs without a better validation NLL before training stops.
-        warmup: Share of the steps in which the learning rate rises; it then falls as a cosine.
-        max_grad_norm: Limit on the norm of the adapter's gradient; posterior `ivon` has one of its
-            own in its place.
-        seed: Decides starts, order and dropout.
-        layer_sampling: Which layers of an adapter's sites rest at a step; None lets all train.
-        quality_retaining: A loss that holds what is learnt; None for none.
-        hold_out: Share of the training rows that serve as validation rows; 0 for none.
-        refit: Whether a fit to all rows follows, with what they chose.
-        stop_after: Epochs after which training stops, whatever is left of the schedule; None for
-            none.
-        cv: Parts of the training rows that are held out in turn to choose the scale of the logits;
-            0 for none, `auto` for as many of five as bring 128 rows.
-        keep_folds: Whether the fits without a part each are kept and answer together, in place of
-            a fit to all rows; `auto` is five parts then.
-    """
-
-    epochs: int
-    batch_size: int = 16
-    head_lr: float = 2e-2
-    patience: int = 5
-    warmup: float = 0.03
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    layer_sampling: LayerSampling | None = None
-    quality_retaining: QualityRetaining | None = None
-    cv: int | str = 0
-    hold_out: float = 0.0
-    refit: bool = False
-    keep_folds: bool = False
-    stop_after: int | None = None
+    epochs: Annotated[Count, "Passes over the training rows, at most."]
+    batch_size: Annotated[Count, "Rows a step."] = 16
+    head_lr: Annotated[
+        Positive,
+        "Learning rate of the head's gradient steps, where the posterior has none itself.",
+    ] = 2e-2
+    patience: Annotated[Count, "Epochs without a better validation NLL before training stops."] = 5
+    warmup: Annotated[
+        BelowOne, "Share of the steps in which the learning rate rises; it then falls as a cosine."
+    ] = 0.03
+    max_grad_norm: Annotated[
+        Positive,
+        "Limit on the norm of the adapter's gradient; posterior `ivon` has one of its own in its "
+        "place.",
+    ] = 1.0
+    seed: Annotated[Seed, "Decides starts, order and dropout."] = 0
+    layer_sampling: Annotated[
+        LayerSampling | None,
+        "Which layers of an adapter's sites rest at a step; None lets all train.",
+    ] = None
+    quality_retaining: Annotated[
+        QualityRetaining | None, "A loss that holds what is learnt; None for none."
+    ] = None
+    cv: Annotated[
+        Annotated[int, Range(0)] | Literal["auto"],
+        "Parts of the training rows that are held out in turn to choose the scale of the logits; 0 "
+        "for none, `auto` for as many of five as bring 128 rows.",
+    ] = 0
+    hold_out: Annotated[
+        BelowOne, "Share of the training rows that serve as validation rows; 0 for none."
+    ] = 0.0
+    refit: Annotated[bool, "Whether a fit to all rows follows, with what they chose."] = False
+    keep_folds: Annotated[
+        bool,
+        "Whether the fits without a part each are kept and answer together, in place of a fit to "
+        "all rows; `auto` is five parts then.",
+    ] = False
+    stop_after: Annotated[
+        Count | None,
+        "Epochs after which training stops, whatever is left of the schedule; None for none.",
+    ] = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            check_integer(name, getattr(self, name), low=1)
-        if self.cv != "auto" and (self.cv != 0 or isinstance(self.cv, bool)):
-            check_integer("cv", self.cv, low=2, otherwise=", 0 for none, or 'auto'")
-        if self.hold_out != 0:
-            check_share("hold_out", self.hold_out)
-        check_flag("refit", self.refit)
-        check_flag("keep_folds", self.keep_folds)
+        super().__post_init__()
+        if self.cv == 1:
+            raise InputError("cv must be at least 2 parts, 0 for none, or 'auto', got 1")
         if self.keep_folds and not self.cv:
             raise InputError(
                 "keep_folds keeps the fits of cv, and cv is 0: give cv, and no validation data or "
@@ -91,13 +92,6 @@ class TrainingSettings:
             )
         if self.refit and not self.hold_out:
             raise InputError("refit has no effect without hold_out, whose choices it keeps")
-        check_positive("head_lr", self.head_lr)
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup must be in [0, 1), got {self.warmup!r}")
-        as_seed(self.seed)
-        sampling = self.layer_sampling
-        if sampling is not None and type(sampling) is not LayerSampling:
-            raise InputError(f"layer_sampling must be a LayerSampling or None, got {sampling!r}")
 
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to so many rows that is not stopped early."""

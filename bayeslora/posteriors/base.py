@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.option_checks import OnlyWith
+from bayeslora.option_checks import OnlyWith, Options, Positive
 from bayeslora.posteriors.cost import FREE, FitCost
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ T = TypeVar("T")
 DEFAULT_PRIOR_SCALE = 2.0
 """τ, the prior standard deviation of a logit. Features reach the last layer with a mean ‖φ‖² of 1,
 or the mean is divided out, so that τ means the same for every backbone."""
+
+PriorScale = Annotated[Positive, "Prior standard deviation of a logit."]
+
+KLRate = Annotated[
+    Positive,
+    "Learning rate of the gradient steps on the KL, which follow the adapter's own; it rises and "
+    "falls with the adapter's.",
+]
+KLWeights = Annotated[
+    Literal["cyclic", "uniform"],
+    "Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in "
+    "cycles in which the weights sum to one, as published for BLoB.",
+]
 
 FEW_ROWS = 256
 """Training rows up to which a language model, or a wide prior, knows more than their labels."""
@@ -75,7 +88,7 @@ class HeadTraining:
     lr: float | None = None
 
 
-class Posterior:
+class Posterior(Options):
     """Options of a posterior: a frozen dataclass that says what the method is and what it needs.
 
     Subclasses set the class variables that differ from the defaults here. The engine reads these

@@ -11,7 +11,6 @@ The MAP penalty is in the loss. Weight decay in the optimiser would be another p
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +64,7 @@ class PointHead(LastLayerDefaults, nn.Module):
         Raises:
             InputError: `num_train` is not a number of rows.
         """
-        check_count("num_train", num_train, least=1, most=math.inf)
+        check_count("num_train", num_train, least=1, most=1e15)
         apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
         penalty = 0.5 * self.prior_precision / num_train * apart.square().sum()
         return cross_entropy(features @ self.weight.T, labels) + penalty

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import LINKS, check_choice, check_count
+from bayeslora.option_checks import Draws, Link, checked
 from bayeslora.plugins import Catalogue, check_options_class
 from bayeslora.posteriors.base import Posterior, completed
 from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
@@ -131,7 +131,7 @@ def check_link(config: Any, link: str | None) -> None:
     """
     if link is None:
         return
-    check_choice("link", link, LINKS)
+    checked("link", link, Link)
     if config.link is None:
         having = ", ".join(repr(name) for name, one in POSTERIORS.items() if one.link)
         raise InputError(
@@ -148,7 +148,7 @@ def check_draws(config: Any, num_samples: int) -> None:
         config: Options of the posterior.
         num_samples: What was asked for; 0, the mean, is right for every posterior.
     """
-    check_count("num_samples", num_samples, least=0)
+    checked("num_samples", num_samples, Draws)
     if num_samples and config.name in POSTERIORS and config.num_samples is None:
         raise InputError(
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "

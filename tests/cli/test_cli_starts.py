@@ -38,7 +38,7 @@ def test_the_bar_of_the_context_is_on_stderr(run, world, tmp_path):
 @pytest.mark.parametrize(
     ("adapter", "parts"),
     [
-        ("pissa:niter=x", ["niter must be an integer >= 0 or None (exact), got 'x'"]),
+        ("pissa:niter=x", ["niter must be"]),
         ("corda:mode=kpm", ["mode 'kpm' keeps what a context needs", "context=FILE"]),
         ("corda:context=/nowhere.jsonl", ["/nowhere.jsonl"]),
         ("corda:mode=imp", ["did you mean 'ipm'"]),

@@ -18,24 +18,25 @@ from bayeslora.tasks.columns import DataColumns
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
-        ({"epochs": 2.5}, "epochs must be an integer >= 1, got 2.5"),
-        ({"epochs": True}, "epochs must be an integer >= 1, got True"),
-        ({"batch_size": True}, "batch_size must be an integer >= 1, got True"),
-        ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
-        ({"patience": 0}, "patience must be an integer >= 1, got 0"),
-        ({"head_lr": 0}, "head_lr must be > 0, got 0"),
-        ({"head_lr": float("nan")}, "head_lr must be > 0, got nan"),
-        ({"warmup": 1}, "warmup must be in [0, 1), got 1"),
-        ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
-        ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
-        ({"seed": "a"}, "seed must be an integer from 0 to 4294967295, got 'a'"),
+        ({"epochs": 0}, "epochs must be"),
+        ({"epochs": 2.5}, "epochs must be"),
+        ({"epochs": True}, "epochs must be"),
+        ({"batch_size": True}, "batch_size must be"),
+        ({"batch_size": -1}, "batch_size must be"),
+        ({"patience": 0}, "patience must be"),
+        ({"head_lr": 0}, "head_lr must be"),
+        ({"head_lr": float("nan")}, "head_lr must be"),
+        ({"warmup": 1}, "warmup must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**32}, "seed must be"),
+        ({"seed": "a"}, "seed must be"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError) as caught:
         TrainingSettings(**{"epochs": 1} | options)
     assert message in str(caught.value)
+    assert str(caught.value).endswith(f"got {next(iter(options.values()))!r}")
 
 
 def record(kind, classes):

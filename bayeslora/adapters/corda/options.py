@@ -11,11 +11,11 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from bayeslora.adapters.base import LowRankAdapter, TrainingRows
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice, check_integer, check_number
+from bayeslora.option_checks import Count, NotNegative, Positive, UpToOne
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from bayeslora.adapters.low_rank import LowRank
     from bayeslora.adapters.stats import SecondMoment
 
-MODES = ("ipm", "kpm")
-"""Instruction-previewed and knowledge-preserved adaptation."""
-
 
 @dataclass(frozen=True)
 class CorDA(LowRankAdapter):
@@ -34,23 +31,6 @@ class CorDA(LowRankAdapter):
 
     The context is run once before training, and the second moments of the layers' inputs on it
     are kept in the cache directory. Never take rows that the model will be judged by.
-
-    Attributes:
-        r: Rank of the subspace that is trained; the change has rank 2r at most.
-        alpha: The product of the factors is multiplied by `alpha / r`; None takes `r`.
-        mode: `ipm` trains what matters most on the context, `kpm` what matters least, so that what
-            the context needs is kept.
-        context: A data file, whose texts are in the column of the training texts; or the texts
-            themselves. None takes the training rows, for `ipm` only.
-        context_rows: Texts of the context that are run, at most, evenly spread over it.
-        power: Of the second moment that the weight is multiplied by. 1 is CorDA, 0.5 the best
-            approximation of the layer's outputs, 0 PiSSA; reports say so where it is not 1.
-        damping: Added to the second moment's diagonal, relative to the mean of that.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes the architecture's own query and value projections.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on both factors; `None` takes `default_lr`.
-        weight_decay: Decoupled weight decay of both factors towards their start.
     """
 
     name: ClassVar[str] = "corda"
@@ -61,29 +41,49 @@ class CorDA(LowRankAdapter):
     default_lr: ClassVar[float] = 3e-3
     long_lr: ClassVar[float] = 3e-3
 
-    r: int = 16
-    alpha: float | None = None
-    mode: str = "ipm"
-    context: str | tuple[str, ...] | None = None
-    context_rows: int = 1000
-    power: float = 1.0
-    damping: float = 0.01
+    r: Annotated[Count, "Rank of the subspace that is trained; the change has rank 2r at most."] = (
+        16
+    )
+    alpha: Annotated[
+        Positive | None, "The product of the factors is multiplied by `alpha / r`; None takes `r`."
+    ] = None
+    mode: Annotated[
+        Literal["ipm", "kpm"],
+        "`ipm` (instruction-previewed) trains what matters most on the context, `kpm` "
+        "(knowledge-preserved) what matters least, so that what the context needs is kept.",
+    ] = "ipm"
+    context: Annotated[
+        str | tuple[str, ...] | None,
+        "A data file, whose texts are in the column of the training texts; or the texts "
+        "themselves. None takes the training rows, for `ipm` only.",
+    ] = None
+    context_rows: Annotated[
+        Count, "Texts of the context that are run, at most, evenly spread over it."
+    ] = 1000
+    power: Annotated[
+        UpToOne,
+        "Of the second moment that the weight is multiplied by. 1 is CorDA, 0.5 the best "
+        "approximation of the layer's outputs, 0 PiSSA; reports say so where it is not 1.",
+    ] = 1.0
+    damping: Annotated[
+        Positive, "Added to the second moment's diagonal, relative to the mean of that."
+    ] = 0.01
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
+    lr: Annotated[
+        Positive | None, "Learning rate of AdamW on both factors; None takes `default_lr`."
+    ] = None
+    weight_decay: Annotated[
+        NotNegative, "Decoupled weight decay of both factors towards their start."
+    ] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
-        check_choice("mode", self.mode, MODES)
-        _check_context(self)
-        check_integer("context_rows", self.context_rows, low=1)
-        check_number("power", self.power, low=0.0)
-        if self.power > 1:
-            raise InputError(f"power must be a number from 0 to 1, got {self.power!r}")
-        check_number("damping", self.damping, above=0.0)
+        if self.mode == "kpm" and self.context is None:
+            raise InputError(
+                "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list "
+                "of texts in Python"
+            )
 
     @property
     def scale(self) -> float:
@@ -169,23 +169,3 @@ class CorDA(LowRankAdapter):
                 )
             except InputError as error:
                 raise InputError(f"{site.name}: {error}") from None
-
-
-def _check_context(config: CorDA) -> None:
-    """Raise InputError for a context that is neither a path nor texts; keep texts as a tuple."""
-    context: Any = config.context
-    if context is None:
-        if config.mode == "kpm":
-            raise InputError(
-                "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list "
-                "of texts in Python"
-            )
-        return
-    texts = (context,) if isinstance(context, str) else context
-    if not isinstance(texts, tuple | list) or not texts:
-        raise InputError(f"context must be a file, a list of texts or None, got {context!r}")
-    for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"context must hold texts that are not blank, got {text!r}")
-    if not isinstance(context, str):
-        object.__setattr__(config, "context", tuple(texts))

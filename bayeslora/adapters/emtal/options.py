@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.adapters.base import Adapted, LowRankAdapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import OnlyWith, check_choice, check_integer, check_number
+from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, UpToOne
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
-
-STARTS = ("gaussian", "zero")
-"""Where the factors and the router start."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +30,6 @@ class EMTAL(LowRankAdapter):
     weights. While training, a router weighs the experts for each token; its influence is `fade`,
     1 at first, and 0 from `fade_to` on and in every evaluation. What is left is the dense network
     with plain LoRA.
-
-    Attributes:
-        r: Rank of the change of every adapted weight.
-        alpha: The change is multiplied by `alpha / r`; None takes `r`.
-        num_experts: Experts K in a feed-forward network, a divisor of its hidden units; 1 is LoRA.
-        router_temperature: τ of the router's softmax; a large one keeps experts' weights near 1.
-        fade_from: Share of the steps before the router's influence falls.
-        fade_to: Share of the steps after which it is 0; 0 trains without it.
-        init: `zero` starts as the pretrained network, with the second factor and the router at 0;
-            `gaussian` draws both factors from N(0, 0.02²), as the published code does.
-        dropout: Probability that an input of the first factor is dropped while training.
-        target_modules: Endings of dotted module names, or regular expressions of whole names, that
-            carry LoRA beside the feed-forward layers; `None` takes all other linear layers of the
-            same transformer layers, which are those of the attention.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on factors and router; `None` takes `default_lr`.
-        weight_decay: Decoupled weight decay of both.
     """
 
     name: ClassVar[str] = "emtal"
@@ -66,34 +46,43 @@ class EMTAL(LowRankAdapter):
     only_with: ClassVar[OnlyWith] = {}
 
     r: int = 8
-    alpha: float | None = None
-    num_experts: int = 16
-    router_temperature: float = 5.0
-    fade_from: float = 0.25
-    fade_to: float = 0.75
-    init: str = "zero"
+    alpha: Annotated[
+        Positive | None, "The change is multiplied by `alpha / r`; None takes `r`."
+    ] = None
+    num_experts: Annotated[
+        Count, "Experts K in a feed-forward network, a divisor of its hidden units; 1 is LoRA."
+    ] = 16
+    router_temperature: Annotated[
+        Positive, "τ of the router's softmax; a large one keeps experts' weights near 1."
+    ] = 5.0
+    fade_from: Annotated[UpToOne, "Share of the steps before the router's influence falls."] = 0.25
+    fade_to: Annotated[UpToOne, "Share of the steps after which it is 0; 0 trains without it."] = (
+        0.75
+    )
+    init: Annotated[
+        Literal["gaussian", "zero"],
+        "`zero` starts as the pretrained network, with the second factor and the router at 0; "
+        "`gaussian` draws both factors from N(0, 0.02²), as the published code does.",
+    ] = "zero"
     dropout: float = 0.0
-    target_modules: tuple[str, ...] | None = None
+    target_modules: Annotated[
+        tuple[str, ...] | None,
+        "Endings of dotted module names, or regular expressions of whole names, that carry LoRA "
+        "beside the feed-forward layers; None takes all other linear layers of the same "
+        "transformer layers, which are those of the attention.",
+    ] = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
+    lr: Annotated[
+        Positive | None, "Learning rate of AdamW on factors and router; None takes `default_lr`."
+    ] = None
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay of both."] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0.0, otherwise=" or None (r)")
-        check_integer("num_experts", self.num_experts, low=1)
-        check_number("router_temperature", self.router_temperature, above=0.0)
-        for name in ("fade_from", "fade_to"):
-            check_number(name, getattr(self, name), low=0.0)
-            if getattr(self, name) > 1:
-                raise InputError(f"{name} must be a share from 0 to 1, got {getattr(self, name)!r}")
         if self.fade_to < self.fade_from:
             raise InputError(
                 f"fade_to must be at least fade_from = {self.fade_from!r}, got {self.fade_to!r}"
             )
-        check_choice("init", self.init, STARTS)
-        check_number("dropout", self.dropout, low=0.0, below=1.0)
 
     @property
     def scale(self) -> float:

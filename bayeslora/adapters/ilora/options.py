@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from bayeslora.adapters.base import Adapted
 from bayeslora.adapters.lora import LoRA
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice, check_integer, check_positive
+from bayeslora.option_checks import Count, Positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,42 +29,39 @@ if TYPE_CHECKING:
     from bayeslora.adapters.site import Site
     from bayeslora.conditioning import Conditioning
 
-CONTEXTS = ("auto", "history", "text")
 ROUTER_DECAY = 1e-5
 
 
 @dataclass(frozen=True)
 class ILoRA(LoRA):
-    """LoRA whose rank falls into experts that a gate weighs for each example.
-
-    Attributes:
-        r: Rank of the change of every adapted weight, a multiple of `num_experts`.
-        num_experts: Parts of the rank, each with a gate; 1 is LoRA.
-        context: What the gate sees of an example: its `history` of items, encoded by which items
-            occur together in the training rows, or the frozen backbone's feature of the `text`.
-            `auto` takes the history where the rows have one.
-        gate_lr_factor: Learning rate of the router, relative to that of the factors.
-    """
+    """LoRA whose rank falls into experts that a gate weighs for each example."""
 
     name: ClassVar[str] = "ilora"
     summary: ClassVar[str] = "LoRA whose experts are weighed anew for each example"
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) a layer, and num_experts (context + 1)"
 
-    num_experts: int = 4
-    context: str = "auto"
-    gate_lr_factor: float = 0.3
+    r: Annotated[
+        Count, "Rank of the change of every adapted weight, a multiple of `num_experts`."
+    ] = 8
+    num_experts: Annotated[Count, "Parts of the rank, each with a gate; 1 is LoRA."] = 4
+    context: Annotated[
+        Literal["auto", "history", "text"],
+        "What the gate sees of an example: its `history` of items, encoded by which items occur "
+        "together in the training rows, or the frozen backbone's feature of the `text`. `auto` "
+        "takes the history where the rows have one.",
+    ] = "auto"
+    gate_lr_factor: Annotated[
+        Positive, "Learning rate of the router, relative to that of the factors."
+    ] = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("num_experts", self.num_experts, low=1)
         if self.r % self.num_experts:
             raise InputError(
                 f"r must be a multiple of num_experts, so that all experts have the same rank; got "
                 f"r={self.r} and num_experts={self.num_experts}"
             )
-        check_choice("context", self.context, CONTEXTS)
-        check_positive("gate_lr_factor", self.gate_lr_factor)
 
     @property
     def no_gate(self) -> str:

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from bayeslora import options
 from bayeslora.adapters.base import Adapted, Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import (
-    check_choice,
-    check_flag,
-    check_integer,
-    is_number,
-)
+from bayeslora.option_checks import Count, NotNegative, Options, Range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,31 +21,13 @@ if TYPE_CHECKING:
     from bayeslora.adapters.lisa.layers import FullLayers
     from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
 
-SAMPLING_MODES = ("cycle", "fixed", "uniform", "weighted")
-"""How the layers of a block are drawn."""
-KEPT_STATES = ("drop", "keep", "offload")
-"""What becomes of the optimiser's moments of a layer that rests."""
-
 _LONGEST_INTERVAL = 20
 _DRAWS_A_LAYER = 4
 
 
 @dataclass(frozen=True)
-class LayerSampling:
-    """A few layers train at a time, others rest; every so many steps they are drawn anew.
-
-    Attributes:
-        num_active: Layers that train at a time.
-        interval: Optimiser steps between draws; None takes as many as give each layer about four
-            draws, 1 to 20.
-        mode: `uniform` (as published), `cycle` (each layer once before any comes again), `weighted`
-            (more often by `weights`), or `fixed` (one draw for the whole fit, a control).
-        weights: For `weighted`: one number >= 0 a layer, lowest layer first; a layer's share of the
-            draws is in proportion, up to all of them.
-        state: `drop` forgets the optimiser's moments of a layer that comes to rest, `keep` keeps
-            them, and `offload` keeps them in the CPU's memory.
-        ramp: Steps in which the learning rate of the layers rises after each draw; 0 for none.
-    """
+class LayerSampling(Options):
+    """A few layers train at a time, others rest; every so many steps they are drawn anew."""
 
     name: ClassVar[str] = "layer_sampling"
     summary: ClassVar[str] = "a few layers of adapters train at a time, the others rest"
@@ -59,23 +36,46 @@ class LayerSampling:
     )
     parameters: ClassVar[str] = "none"
 
-    num_active: int = 2
-    interval: int | None = None
-    mode: str = "uniform"
-    weights: tuple[float, ...] | None = None
-    state: str = "drop"
-    ramp: int = 0
+    num_active: Annotated[Count, "Layers that train at a time."] = 2
+    interval: Annotated[
+        Count | None,
+        "Optimiser steps between draws; None takes as many as give each layer about four draws, 1 "
+        "to 20.",
+    ] = None
+    mode: Annotated[
+        Literal["cycle", "fixed", "uniform", "weighted"],
+        "How layers are drawn: `uniform` (as published), `cycle` (each layer once before any "
+        "comes again), `weighted` (more often by `weights`), or `fixed` (one draw for the whole "
+        "fit, a control).",
+    ] = "uniform"
+    weights: Annotated[
+        tuple[NotNegative, ...] | None,
+        "For `weighted`: one number >= 0 a layer, lowest layer first; a layer's share of the "
+        "draws is in proportion, up to all of them.",
+    ] = None
+    state: Annotated[
+        Literal["drop", "keep", "offload"],
+        "`drop` forgets the optimiser's moments of a layer that comes to rest, `keep` keeps them, "
+        "and `offload` keeps them in the CPU's memory.",
+    ] = "drop"
+    ramp: Annotated[
+        int,
+        Range(0),
+        "Steps in which the learning rate of the layers rises after each draw; 0 for none.",
+    ] = 0
 
     def __post_init__(self) -> None:
-        check_integer("num_active", self.num_active, low=1)
-        if self.interval is not None:
-            check_integer(
-                "interval", self.interval, low=1, otherwise=" or None (about four draws a layer)"
+        super().__post_init__()
+        if (self.weights is None) == (self.mode == "weighted"):
+            raise InputError(
+                "mode 'weighted' needs weights, one number >= 0 for each layer, and no other mode "
+                f"takes them, got mode {self.mode!r} and weights {self.weights!r}"
             )
-        check_choice("mode", self.mode, SAMPLING_MODES)
-        check_choice("state", self.state, KEPT_STATES)
-        check_integer("ramp", self.ramp, low=0)
-        _check_weights(self)
+        if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
+            raise InputError(
+                f"at least num_active = {self.num_active} of the weights must be > 0, got "
+                f"{list(self.weights)}"
+            )
 
     def check_layers(self, num_layers: int) -> None:
         """Raise InputError if the options do not fit so many layers.
@@ -107,16 +107,7 @@ class LayerSampling:
 
 @dataclass(frozen=True)
 class LISA(LayerSampling, Adapter):
-    """Layer sampling over the backbone's own layers: they train whole, a few at a time.
-
-    Attributes:
-        num_layers: Of the last transformer layers, so many are drawn from; None means all. The
-            layers below run once per text.
-        train_embedding: Whether the embedding trains at every step, as published. It is most of a
-            small model, and no layer's output is then known beforehand.
-        lr: Learning rate of AdamW; `None` takes `default_lr`.
-        weight_decay: Decoupled weight decay of matrices towards zero.
-    """
+    """Layer sampling over the backbone's own layers: they train whole, a few at a time."""
 
     name: ClassVar[str] = "lisa"
     has_sites: ClassVar[bool] = False
@@ -126,18 +117,24 @@ class LISA(LayerSampling, Adapter):
     default_lr: ClassVar[float] = 3e-4
     long_lr: ClassVar[float] = 3e-4
 
-    num_layers: int | None = 6
-    train_embedding: bool = False
+    num_layers: Annotated[
+        Count | None,
+        "Of the last transformer layers, so many are drawn from; None means all. The layers below "
+        "run once per text.",
+    ] = 6
+    train_embedding: Annotated[
+        bool,
+        "Whether the embedding trains at every step, as published. It is most of a small model, "
+        "and no layer's output is then known beforehand.",
+    ] = False
     lr: float | None = None
-    weight_decay: float = 0.0
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay of matrices towards zero."] = 0.0
 
     def __post_init__(self) -> None:
-        LayerSampling.__post_init__(self)
-        Adapter.__post_init__(self)
+        super().__post_init__()
         if self.num_layers is not None:
             # As many weights as layers: a backbone may have fewer than `num_layers`.
             self._check_active(self.num_layers)
-        check_flag("train_embedding", self.train_embedding)
 
     @property
     def layer_sampling(self) -> LayerSampling:
@@ -198,24 +195,3 @@ def resolve_sampling(value: Any) -> LayerSampling | None:
         raise InputError("LISA is an adapter (adapter=LISA(...)); layer_sampling is LayerSampling")
     found: LayerSampling = options.resolve(name, value, {name: LayerSampling})
     return found
-
-
-def _check_weights(config: LayerSampling) -> None:
-    weights: Any = config.weights
-    if weights is None:
-        if config.mode == "weighted":
-            raise InputError("mode 'weighted' needs weights, one number >= 0 for each layer")
-        return
-    if config.mode != "weighted":
-        raise InputError(f"weights are for mode 'weighted', and mode is {config.mode!r}")
-    if not isinstance(weights, tuple | list):
-        raise InputError(f"weights must be numbers >= 0, got {weights!r}")
-    for weight in weights:
-        if not is_number(weight) or not 0 <= weight < float("inf"):
-            raise InputError(f"weights must be finite numbers >= 0, got {weight!r}")
-    if sum(weight > 0 for weight in weights) < config.num_active:
-        raise InputError(
-            f"at least num_active = {config.num_active} of the weights must be > 0, got "
-            f"{list(weights)}"
-        )
-    object.__setattr__(config, "weights", tuple(weights))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.adapters.base import LowRankAdapter
-from bayeslora.option_checks import OnlyWith, check_choice, check_integer, check_number
+from bayeslora.option_checks import NotNegative, OnlyWith, Positive, Range
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -22,31 +22,10 @@ if TYPE_CHECKING:
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
 
-CONSTRAINTS = ("euclidean-penalty", "landing", "retraction")
-"""How the direction factors are kept orthonormal."""
-
 
 @dataclass(frozen=True)
 class PoLAR(LowRankAdapter):
-    """Two orthonormal factors around a free r × r core that starts at zero.
-
-    Attributes:
-        r: Rank of the change of every adapted weight.
-        alpha: The change is multiplied by `alpha / r`.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes the architecture's own query and value projections.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of the factors and of the core; `None` takes `default_lr`, or `long_lr`
-            where `fit` trains for ten epochs or more (not under `SWAG`, which averages its way).
-        weight_decay: Decoupled weight decay of the core, which is exactly that of the change.
-        constraint: `retraction` (Riemannian AdamW, exactly orthonormal after every step),
-            `landing` (a field that attracts to the manifold, under AdamW) or
-            `euclidean-penalty` (gradient plus penalty, under AdamW).
-        landing_lambda: Weight of the attraction in the last two.
-        absorb_every: In the last two, orthonormality is restored without changing the function
-            every so many steps; 0 means never.
-        max_rotation: Largest step of a factor in radians under `retraction`.
-    """
+    """Two orthonormal factors around a free r × r core that starts at zero."""
 
     name: ClassVar[str] = "polar"
     trains_long: ClassVar[bool] = True
@@ -62,23 +41,33 @@ class PoLAR(LowRankAdapter):
     }
 
     r: int = 8
-    alpha: float = 32.0
+    alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 32.0
     target_modules: tuple[str, ...] | None = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
-    constraint: str = "retraction"
-    landing_lambda: float = 5e-3
-    absorb_every: int = 1
-    max_rotation: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("alpha", self.alpha, above=0.0)
-        check_choice("constraint", self.constraint, CONSTRAINTS)
-        check_number("landing_lambda", self.landing_lambda, low=0.0)
-        check_integer("absorb_every", self.absorb_every, low=0)
-        check_number("max_rotation", self.max_rotation, above=0.0)
+    lr: Annotated[
+        Positive | None,
+        "Learning rate of the factors and of the core; None takes `default_lr`, or `long_lr` "
+        "where `fit` trains for ten epochs or more (not under `SWAG`, which averages its way).",
+    ] = None
+    weight_decay: Annotated[
+        NotNegative, "Decoupled weight decay of the core, which is exactly that of the change."
+    ] = 0.0
+    constraint: Annotated[
+        Literal["euclidean-penalty", "landing", "retraction"],
+        "How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly "
+        "orthonormal after every step), `landing` (a field that attracts to the manifold, under "
+        "AdamW) or `euclidean-penalty` (gradient plus penalty, under AdamW).",
+    ] = "retraction"
+    landing_lambda: Annotated[NotNegative, "Weight of the attraction in the last two."] = 5e-3
+    absorb_every: Annotated[
+        int,
+        Range(0),
+        "In the last two, orthonormality is restored without changing the function every so many "
+        "steps; 0 means never.",
+    ] = 1
+    max_rotation: Annotated[Positive, "Largest step of a factor in radians under `retraction`."] = (
+        0.3
+    )
 
     @property
     def scale(self) -> float:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-from bayeslora.adapters.base import Adapter, TrainingRows, check_names
+from bayeslora.adapters.base import Adapter, TrainingRows
 from bayeslora.errors import InputError
-from bayeslora.option_checks import OnlyWith, check_choice, check_flag, check_integer, check_number
+from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, UpToOne
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from bayeslora.adapters.s2ft.columns import Columns
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
-
-SELECTIONS = ("activation", "gradient", "product", "random", "weight")
-"""What the heads and channels are ranked by."""
 
 LEARNED = ("activation", "gradient", "product")
 """Those that training rows are run for."""
@@ -36,24 +33,6 @@ class S2FT(Adapter):
     A head is its columns of the attention's output projection, a channel its column of the
     feed-forward down projection. Both budgets are shares of all adapted layers together: some
     layers get more than others, and some none.
-
-    Attributes:
-        o_ratio: Share of the attention heads that are trained, at least one; 0 leaves attention as
-            it is.
-        d_ratio: Share of the feed-forward channels, likewise.
-        selection: `random`; or by the norm of the columns (`weight`), of the inputs that they meet
-            on training rows (`activation`), of both together (`product`), or of the loss's
-            gradient there (`gradient`).
-        largest: Whether the largest are taken, or the smallest.
-        avoid: Model directories, whose columns are left alone, so that their changes and this one
-            can be added to one weight. The budgets stay shares of all heads and channels.
-        context_rows: Training rows that are run for a selection, at most, evenly spread over them.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes the architecture's own output and down projections. An attention output is
-            cut into heads and everything else into channels.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-        lr: Learning rate of AdamW on the columns; `None` takes `default_lr`.
-        weight_decay: Decoupled weight decay of their change, so towards the pretrained columns.
     """
 
     name: ClassVar[str] = "s2ft"
@@ -63,37 +42,48 @@ class S2FT(Adapter):
     default_lr: ClassVar[float] = 1e-2
     long_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
-        "largest": tuple(("selection", name) for name in SELECTIONS if name != "random"),
-        "context_rows": tuple(
-            ("selection", name) for name in ("activation", "product", "gradient")
-        ),
+        "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
+        "context_rows": tuple(("selection", name) for name in LEARNED),
     }
 
-    o_ratio: float = 0.052
-    d_ratio: float = 0.02
-    selection: str = "random"
-    largest: bool = True
-    avoid: tuple[str, ...] | None = None
-    context_rows: int = 1000
-    target_modules: tuple[str, ...] | None = None
+    o_ratio: Annotated[
+        UpToOne,
+        "Share of the attention heads that are trained, at least one; 0 leaves attention as it is.",
+    ] = 0.052
+    d_ratio: Annotated[UpToOne, "Share of the feed-forward channels, likewise."] = 0.02
+    selection: Annotated[
+        Literal["activation", "gradient", "product", "random", "weight"],
+        "`random`; or by the norm of the columns (`weight`), of the inputs that they meet on "
+        "training rows (`activation`), of both together (`product`), or of the loss's gradient "
+        "there (`gradient`).",
+    ] = "random"
+    largest: Annotated[bool, "Whether the largest are taken, or the smallest."] = True
+    avoid: Annotated[
+        tuple[str, ...] | None,
+        "Model directories, whose columns are left alone, so that their changes and this one can "
+        "be added to one weight. The budgets stay shares of all heads and channels.",
+    ] = None
+    context_rows: Annotated[
+        Count, "Training rows that are run for a selection, at most, evenly spread over them."
+    ] = 1000
+    target_modules: Annotated[
+        tuple[str, ...] | None,
+        "Endings of dotted module names, or regular expressions of whole names; None takes the "
+        "architecture's own output and down projections. An attention output is cut into heads "
+        "and everything else into channels.",
+    ] = None
     num_layers: int | None = 6
-    lr: float | None = None
-    weight_decay: float = 0.0
+    lr: Annotated[
+        Positive | None, "Learning rate of AdamW on the columns; None takes `default_lr`."
+    ] = None
+    weight_decay: Annotated[
+        NotNegative, "Decoupled weight decay of their change, so towards the pretrained columns."
+    ] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("o_ratio", "d_ratio"):
-            check_number(field, getattr(self, field), low=0.0)
-            if getattr(self, field) > 1:
-                raise InputError(
-                    f"{field} must be a number from 0 to 1, got {getattr(self, field)!r}"
-                )
         if not self.o_ratio and not self.d_ratio:
             raise InputError("o_ratio and d_ratio are both 0, so nothing would be trained")
-        check_choice("selection", self.selection, SELECTIONS)
-        check_flag("largest", self.largest)
-        check_names(self, "avoid", "model directories")
-        check_integer("context_rows", self.context_rows, low=1)
 
     @property
     def starts_from_rows(self) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,7 +88,7 @@ def _named(
 
 
 def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Print each method with its options, their defaults and what they mean."""
+    """Print each method with its options: default, what is allowed, what it means."""
     width = terminal_width()
     for kind, entries in found.items():
         for item in entries:
@@ -98,7 +96,8 @@ def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
             facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
             show(f"  {'; '.join(facts)}")
             for name, default in item["options"].items():
-                show(f"  {name} = {_as_typed(default)}")
+                allowed = item["allowed"].get(name, "")
+                show(f"  {name} = {_as_typed(default)}" + (allowed and f" ({allowed})"))
                 meaning = item["meanings"].get(name, "")
                 for line in textwrap.wrap(meaning, max(40, width - 6)):
                     show(f"      {line}")
@@ -111,7 +110,7 @@ def _as_typed(value: object) -> str:
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Return every method by kind, with its options, their defaults and meanings."""
+    """Return every method by kind, with its options: default, what is allowed, what it means."""
     from bayeslora.adapters.lisa.options import LayerSampling
     from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
@@ -137,7 +136,7 @@ def _with_origin(item: Listed) -> dict[str, Any]:
 
 
 def _listed(info: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(info), "options": {}, "meanings": {}}
+    return {**dataclasses.asdict(info), "options": {}, "allowed": {}, "meanings": {}}
 
 
 def _origin(item: dict[str, Any]) -> str:
@@ -146,29 +145,18 @@ def _origin(item: dict[str, Any]) -> str:
 
 
 def _described(config: type[Any]) -> dict[str, Any]:
-    from bayeslora import options
+    from bayeslora.option_checks import options_of
+    from bayeslora.options import as_mapping
 
-    defaults = options.as_mapping(config())
+    defaults = as_mapping(config())
+    name = defaults.pop("name")
+    described = options_of(config)
     return {
-        "name": defaults.pop("name"),
+        "name": name,
         "summary": config.summary,
-        **{name: getattr(config, name) for name in _COSTS if hasattr(config, name)},
+        **{key: getattr(config, key) for key in _COSTS if hasattr(config, key)},
         "source": config.source,
         "options": defaults,
-        "meanings": {name: text for name, text in _meanings(config).items() if name in defaults},
+        "allowed": {key: option.allowed for key, option in described.items()},
+        "meanings": {key: option.meaning for key, option in described.items()},
     }
-
-
-def _meanings(config: type[Any]) -> dict[str, str]:
-    """Return what the docstrings of a class and its bases say of each of its attributes."""
-    found: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes:\n")
-        name = ""
-        for line in section.split("\n\n")[0].splitlines():
-            begun = re.match(r"    (\w+): (.+)", line)
-            if begun:
-                name, found[begun[1]] = begun[1], begun[2]
-            elif name:
-                found[name] += f" {line.strip()}"
-    return found

@@ -7,26 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from bayeslora import options
-from bayeslora.option_checks import OnlyWith, check_flag, check_number
+from bayeslora.option_checks import BelowOne, OnlyWith, Options, Positive
 
 
 @dataclass(frozen=True)
-class QualityRetaining:
+class QualityRetaining(Options):
     """A loss that holds a row's logits near recent ones of its class, the more the lower its loss.
 
     Beside several tasks (`fit --multi-task`), each has a running loss of its own, so that one that
     is learnt already waits for the others. It changes how confident a classifier is.
-
-    Attributes:
-        momentum: Share of the old logits that a class keeps when rows of it are seen.
-        temperature: T, which divides logits where they are compared.
-        largest: Limit of the weight 1 / (running loss of the task).
-        only_correct: Whether rows that are predicted wrongly leave the logits of their class alone.
-        published: The published form: the last two logit vectors of each class, zeros before the
-            first, of all rows, and no limit.
     """
 
     name: ClassVar[str] = "quality_retaining"
@@ -37,18 +29,19 @@ class QualityRetaining:
         ("momentum", "largest", "only_correct"), (("published", False),)
     )
 
-    momentum: float = 0.9
-    temperature: float = 2.0
-    largest: float = 10.0
-    only_correct: bool = True
-    published: bool = False
-
-    def __post_init__(self) -> None:
-        check_number("momentum", self.momentum, low=0.0, below=1.0)
-        check_number("temperature", self.temperature, above=0.0)
-        check_number("largest", self.largest, above=0.0)
-        check_flag("only_correct", self.only_correct)
-        check_flag("published", self.published)
+    momentum: Annotated[
+        BelowOne, "Share of the old logits that a class keeps when rows of it are seen."
+    ] = 0.9
+    temperature: Annotated[Positive, "T, which divides logits where they are compared."] = 2.0
+    largest: Annotated[Positive, "Limit of the weight 1 / (running loss of the task)."] = 10.0
+    only_correct: Annotated[
+        bool, "Whether rows that are predicted wrongly leave the logits of their class alone."
+    ] = True
+    published: Annotated[
+        bool,
+        "The published form: the last two logit vectors of each class, zeros before the first, of "
+        "all rows, and no limit.",
+    ] = False
 
 
 def resolve_retaining(value: Any) -> QualityRetaining | None:

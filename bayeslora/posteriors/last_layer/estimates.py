@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_positive
-from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitPlan, Posterior
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitPlan, Posterior, PriorScale
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.types import LastLayer
@@ -28,13 +27,9 @@ class MLE(Posterior):
 
 @dataclass(frozen=True)
 class MAP(Posterior):
-    """Maximum a posteriori under a Gaussian prior on the head weights.
+    """Maximum a posteriori under a Gaussian prior on the head weights."""
 
-    Attributes:
-        prior_scale: Prior standard deviation of a logit.
-    """
-
-    prior_scale: float = DEFAULT_PRIOR_SCALE
+    prior_scale: PriorScale = DEFAULT_PRIOR_SCALE
 
     name: ClassVar[str] = "map"
     is_point: ClassVar[bool] = True
@@ -43,9 +38,6 @@ class MAP(Posterior):
     source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
-
-    def __post_init__(self) -> None:
-        check_positive("prior_scale", self.prior_scale)
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0

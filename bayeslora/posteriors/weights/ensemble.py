@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from bayeslora.option_checks import check_count
+from bayeslora.option_checks import Range
 from bayeslora.posteriors.base import Posterior
 
 
 @dataclass(frozen=True)
 class Ensemble(Posterior):
-    """Several adapters and heads, trained from different seeds on one frozen backbone.
+    """Several adapters and heads, trained from different seeds on one frozen backbone."""
 
-    Attributes:
-        num_members: How many.
-    """
-
-    num_members: int = 3
+    num_members: Annotated[int, Range(1, 1000), "Networks, a fit each."] = 3
 
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "independently trained adapters, averaged"
@@ -26,6 +22,3 @@ class Ensemble(Posterior):
     parameters: ClassVar[str] = "an adapter and a last layer a member"
     from_start: ClassVar[str] = "consists of several trained networks"
     has_members: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_count("num_members", self.num_members, least=1, most=1000)  # a fit each

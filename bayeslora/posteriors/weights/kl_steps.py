@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -57,7 +56,7 @@ def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
     Raises:
         InputError: `num_train` is not a number of rows.
     """
-    check_count("num_train", num_train, least=1, most=math.inf)
+    check_count("num_train", num_train, least=1, most=1e15)
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 

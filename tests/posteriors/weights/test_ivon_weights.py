@@ -35,13 +35,13 @@ def test_of_polar_the_core_alone_is_random():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"ess": 0.0}, ["ess must be > 0"]),
-        ({"hess_init": -1.0}, ["hess_init must be > 0", "-1.0"]),
-        ({"lr": 0.0}, ["lr must be > 0"]),
-        ({"clip_radius": 0.0}, ["clip_radius must be > 0"]),
-        ({"beta2": 1.0}, ["beta2 must be at least 0 and below 1", "1.0"]),
-        ({"weight_decay": -0.1}, ["weight_decay must be > 0", "-0.1"]),
-        ({"num_samples": 2.5}, ["num_samples must be a whole number >= 0"]),
+        ({"ess": 0.0}, ["ess"]),
+        ({"hess_init": -1.0}, ["hess_init", "-1.0"]),
+        ({"lr": 0.0}, ["lr"]),
+        ({"clip_radius": 0.0}, ["clip_radius"]),
+        ({"beta2": 1.0}, ["beta2", "1.0"]),
+        ({"weight_decay": -0.1}, ["weight_decay", "-0.1"]),
+        ({"num_samples": 2.5}, ["num_samples"]),
     ],
 )
 def test_options_out_of_range_are_refused(options, parts):

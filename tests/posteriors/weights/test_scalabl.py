@@ -112,11 +112,11 @@ def test_draws_scale_whole_rows_and_leave_no_trace():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"prior_std": 0.0}, ["prior_std must be > 0"]),
-        ({"initial_std": 0.0}, ["initial_std must be > 0"]),
-        ({"kl_lr": -0.2}, ["kl_lr must be > 0", "-0.2"]),
+        ({"prior_std": 0.0}, ["prior_std"]),
+        ({"initial_std": 0.0}, ["initial_std"]),
+        ({"kl_lr": -0.2}, ["kl_lr", "-0.2"]),
         ({"kl_weights": "all"}, ["unknown kl_weights 'all'", "'cyclic', 'uniform'"]),
-        ({"num_samples": -3}, ["num_samples must be a whole number >= 0"]),
+        ({"num_samples": -3}, ["num_samples"]),
     ],
 )
 def test_options_out_of_range_are_refused(options, parts):

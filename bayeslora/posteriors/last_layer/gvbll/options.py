@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_count, check_positive, check_positive_or_name
+from bayeslora.option_checks import Count, Positive, Range
 from bayeslora.posteriors.base import FitPlan, Posterior
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.types import LastLayer
 
-SHRINKAGES = ("ledoit-wolf", "validation")
-INFLATIONS = ("validation",)
-
 
 @dataclass(frozen=True)
 class GVBLL(Posterior):
-    """Generative last layer: the features of each class are Gaussian, about a mean that is random.
+    """Generative last layer: features of each class are Gaussian, about a mean that is random."""
 
-    Attributes:
-        shrinkage: Weight ρ, at most 1, of the multiple of the identity that the covariance of the
-            features is shrunk towards. `validation` minimises the validation NLL, by five-fold
-            cross-validation of the rows fitted to where there are no validation rows; `ledoit-wolf`
-            minimises the expected squared error of the covariance.
-        inflation: Factor on that covariance: the likelihood of a row's features counts to the power
-            1 / `inflation`. `validation` as above; 1 takes the Gaussian by its word.
-        prior_rows: Rows that the prior on a class's mean is worth: its covariance is that of the
-            features divided by this number.
-        num_samples: Draws of the means, which divide uncertainty in its parts; probabilities are in
-            closed form.
-    """
-
-    shrinkage: float | str = "validation"
-    inflation: float | str = "validation"
-    prior_rows: float = 1.0
-    num_samples: int = 200
+    shrinkage: Annotated[
+        Annotated[float, Range(above=0, high=1)] | Literal["ledoit-wolf", "validation"],
+        "Weight ρ of the multiple of the identity that the covariance of the features is shrunk "
+        "towards. `validation` minimises the validation NLL, by five-fold cross-validation of the "
+        "rows fitted to where there are no validation rows; `ledoit-wolf` minimises the expected "
+        "squared error of the covariance.",
+    ] = "validation"
+    inflation: Annotated[
+        Positive | Literal["validation"],
+        "Factor on that covariance: the likelihood of a row's features counts to the power 1 / "
+        "`inflation`. `validation` as above; 1 takes the Gaussian by its word.",
+    ] = "validation"
+    prior_rows: Annotated[
+        Positive,
+        "Rows that the prior on a class's mean is worth: its covariance is that of the features "
+        "divided by this number.",
+    ] = 1.0
+    num_samples: Annotated[
+        Count,
+        "Draws of the means, which divide uncertainty in its parts; probabilities are in closed "
+        "form.",
+    ] = 200
 
     name: ClassVar[str] = "gvbll"
     summary: ClassVar[str] = "generative last layer: Gaussian features of each class, random means"
@@ -44,14 +46,6 @@ class GVBLL(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"
     moves_mean: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_positive_or_name("shrinkage", self.shrinkage, SHRINKAGES)
-        if not isinstance(self.shrinkage, str) and self.shrinkage > 1:
-            raise InputError(f"shrinkage must be at most 1, got {self.shrinkage!r}")
-        check_positive_or_name("inflation", self.inflation, INFLATIONS)
-        check_positive("prior_rows", self.prior_rows)
-        check_count("num_samples", self.num_samples, least=1)
 
     @property
     def needs_held_out(self) -> bool:

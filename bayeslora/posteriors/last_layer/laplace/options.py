@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from bayeslora.option_checks import (
-    LINKS,
-    STRUCTURES,
-    check_choice,
-    check_count,
-    check_positive,
-    check_positive_or_name,
-)
-from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior
+from bayeslora.option_checks import Draws, Link, Positive, Structure
+from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior, PriorScale
 
 if TYPE_CHECKING:
     from bayeslora.posteriors.types import LastLayer
@@ -22,24 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Laplace(Posterior):
-    """Laplace approximation of the last layer around its trained weights.
+    """Laplace approximation of the last layer around its trained weights."""
 
-    Attributes:
-        structure: Covariance of all head weights: `full`, `kron` or `diag`.
-        prior_precision: Precision δ of the Gaussian prior on a weight; `validation` minimises the
-            validation NLL, and takes the precision of `prior_scale` where there are no validation
-            rows; `marglik` maximises the marginal likelihood, which presumes that the mean weights
-            are its optimum.
-        prior_scale: Prior standard deviation of a logit while the mean weights are trained.
-        link: How logits become probabilities; the same link is used for tuning.
-        num_samples: Draws of the `mc` link.
-    """
-
-    structure: str = "kron"
-    prior_precision: float | str = "validation"
-    prior_scale: float = DEFAULT_PRIOR_SCALE
-    link: str = "mc"
-    num_samples: int = 1000
+    structure: Annotated[Structure, "Covariance of all head weights: `full`, `kron` or `diag`."] = (
+        "kron"
+    )
+    prior_precision: Annotated[
+        Positive | Literal["marglik", "validation"],
+        "Precision δ of the Gaussian prior on a weight; `validation` minimises the validation "
+        "NLL, and takes the precision of `prior_scale` where there are no validation rows; "
+        "`marglik` maximises the marginal likelihood, which presumes that the mean weights are "
+        "its optimum.",
+    ] = "validation"
+    prior_scale: Annotated[
+        PriorScale, "Prior standard deviation of a logit while the mean weights are trained."
+    ] = DEFAULT_PRIOR_SCALE
+    link: Annotated[Link, "How logits become probabilities; the same link is used for tuning."] = (
+        "mc"
+    )
+    num_samples: Annotated[Draws, "Draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "laplace"
     only_softens: ClassVar[bool] = True
@@ -47,13 +41,6 @@ class Laplace(Posterior):
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the last layer"
-
-    def __post_init__(self) -> None:
-        check_choice("structure", self.structure, STRUCTURES)
-        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
-        check_positive("prior_scale", self.prior_scale)
-        check_choice("link", self.link, LINKS)
-        check_count("num_samples", self.num_samples, least=0)
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from typing import Any
 
 from bayeslora.posteriors.cost import FitCost
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
@@ -75,7 +76,7 @@ def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> 
     )
 
 
-def _fitting(name: str, config: VBLL, sizes: tuple[int, int], *, training: bool) -> str:
+def _fitting(name: str, config: VBLL, sizes: tuple[int, int], *, training: bool) -> Any:
     """Return a family, or the simpler one that fits into memory, and log where it is another."""
     family, (classes, features) = FAMILIES[name], sizes
     numbers = sum(map(math.prod, family.shapes(classes, features, config.rank).values()))

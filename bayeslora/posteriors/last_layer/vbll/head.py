@@ -121,7 +121,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         Raises:
             InputError: `num_train` is not a number of rows.
         """
-        check_count("num_train", num_train, least=1, most=math.inf)
+        check_count("num_train", num_train, least=1, most=1e15)
         covariance = self.covariance
         likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
         prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)

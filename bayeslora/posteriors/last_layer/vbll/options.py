@@ -5,18 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import (
-    LINKS,
-    OnlyWith,
-    check_choice,
-    check_count,
-    check_flag,
-    check_positive,
-    check_positive_or_name,
-)
+from bayeslora.option_checks import Count, Draws, Link, OnlyWith, Positive, Range
 from bayeslora.posteriors.base import (
     DEFAULT_PRIOR_SCALE,
     FEW_ROWS,
@@ -39,79 +31,90 @@ _FASTEST_HEAD = 0.05
 _ENOUGH_EPOCHS = 10
 
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-CROSS_VALIDATION = "cross-validation"
+CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
 
-BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "mc", "tilted")
-CLOSED_FORM_BOUNDS = ("gauss_hermite", "jensen", "knowles_minka", "tilted")
+ClosedFormBound = Literal["gauss_hermite", "jensen", "knowles_minka", "tilted"]
+Bound = Literal["gauss_hermite", "jensen", "knowles_minka", "mc", "tilted"]
+Covariance = Literal["auto", "dense", "diagonal", "eigenbasis", "full", "low_rank"]
+# The basis of `eigenbasis` is that of the final features.
+TrainingCovariance = Literal["dense", "diagonal", "full", "low_rank"]
+HeadStep = Literal["gradient", "joint", "refit"]
+
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+CLOSED_FORM_BOUNDS: tuple[ClosedFormBound, ...] = get_args(ClosedFormBound)
 # They see the variances of logits alone, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
-COVARIANCES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
 COUPLED = ("full",)  # covariances between classes
-# The basis is that of the final features.
-TRAINING_COVARIANCES = ("dense", "diagonal", "full", "low_rank")
-AUTO = "auto"
-HEAD_STEPS = ("gradient", "joint", "refit")
-POLISH_MEANS = ("validation", "refit", "trained")
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
 class VBLL(Posterior):
-    """Variational Bayesian last layer: a Gaussian over the weights of each class.
+    """Variational Bayesian last layer: a Gaussian over the weights of each class."""
 
-    Attributes:
-        prior_scale: Prior standard deviation of a logit. At the polish, `empirical-bayes` takes
-            the maximum of the ELBO (0.5 where means are held), and `validation` the best of
-            `PRIOR_SCALE_GRID` by validation NLL, or what empirical Bayes gives where there are no
-            validation rows; `cross-validation` takes 8 or the maximum of the ELBO, by the NLL of
-            five parts of the training rows. `auto` is `cross-validation` in a fit without an
-            adapter and validation rows to at most 256 rows, else `empirical-bayes`.
-        training_prior_scale: Prior standard deviation of a logit while the adapter trains; None
-            takes `prior_scale`, and `DEFAULT_PRIOR_SCALE` where that is a name.
-        bound: Bound on the expected log-likelihood that the adapter trains against: `jensen`,
-            `knowles_minka`, `tilted` (the only closed form that sees covariances between classes;
-            the same as `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc`
-            (sampled, unbiased).
-        polish_bound: Bound of the final fit: any of these but `mc`.
-        polish_mean: Means of the final fit: `refit` in closed form with the covariances, held as
-            they were `trained` while the covariances are fitted, or `validation`, whichever of
-            the two has the lower validation NLL. Where there are no validation rows, `calibrate`
-            refits, and `fit` keeps those that were trained, at a higher rate where steps are few;
-            without an adapter, and of few steps without held-out rows, it refits.
-        covariance: Covariance of the weights after the polish: for each class `dense`, `diagonal`,
-            `eigenbasis` (diagonal along the eigenvectors of the features' second moment, which
-            classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all
-            classes. `auto` takes `dense`, or `eigenbasis` where that would take minutes, which is
-            said.
-        rank: Directions of a `low_rank` covariance.
-        head_step: How the head follows the adapter: `gradient` steps before each of the adapter's,
-            one `joint` gradient for both, or a closed-form `refit` under `bound` (under
-            `polish_bound` where `bound` is sampled).
-        training_covariance: Covariance of the weights while the adapter trains.
-        head_lr: Learning rate of the head's gradient steps.
-        head_steps: Gradient steps of the head for each step of the adapter.
-        refits_per_epoch: Closed-form refits in an epoch, where `head_step` is `refit`.
-        num_bound_samples: Draws of the `mc` bound.
-        laplace_refinement: Replace the polished covariance by the Laplace one at the same mean.
-        link: How logits become probabilities.
-        num_samples: Draws of the `mc` link.
-    """
-
-    prior_scale: float | str = AUTO
-    training_prior_scale: float | None = None
-    bound: str = "jensen"
-    polish_bound: str = "knowles_minka"
-    polish_mean: str = "validation"
-    covariance: str = AUTO
-    rank: int = 16
-    head_step: str = "gradient"
-    training_covariance: str = "diagonal"
-    head_lr: float = 5e-3
-    head_steps: int = 1
-    refits_per_epoch: int = 2
-    num_bound_samples: int = 16
-    laplace_refinement: bool = False
-    link: str = "mc"
-    num_samples: int = 1000
+    prior_scale: Annotated[
+        Positive | Literal["auto", "cross-validation", "empirical-bayes", "validation"],
+        "Prior standard deviation of a logit. At the polish, `empirical-bayes` takes the maximum "
+        "of the ELBO (0.5 where means are held), and `validation` the best of `PRIOR_SCALE_GRID` "
+        "by validation NLL, or what empirical Bayes gives where there are no validation rows; "
+        "`cross-validation` takes 8 or the maximum of the ELBO, by the NLL of five parts of the "
+        "training rows. `auto` is `cross-validation` in a fit without an adapter and validation "
+        "rows to at most 256 rows, else `empirical-bayes`.",
+    ] = AUTO
+    training_prior_scale: Annotated[
+        Positive | None,
+        "Prior standard deviation of a logit while the adapter trains; None takes `prior_scale`, "
+        "and `DEFAULT_PRIOR_SCALE` where that is a name.",
+    ] = None
+    bound: Annotated[
+        Bound,
+        "Bound on the expected log-likelihood that the adapter trains against: `jensen`, "
+        "`knowles_minka`, `tilted` (the only closed form that sees covariances between classes; "
+        "the same as `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` "
+        "(sampled, unbiased).",
+    ] = "jensen"
+    polish_bound: Annotated[ClosedFormBound, "Bound of the final fit: any of these but `mc`."] = (
+        "knowles_minka"
+    )
+    polish_mean: Annotated[
+        Literal["validation", "refit", "trained"],
+        "Means of the final fit: `refit` in closed form with the covariances, held as they were "
+        "`trained` while the covariances are fitted, or `validation`, whichever of the two has "
+        "the lower validation NLL. Where there are no validation rows, `calibrate` refits, and "
+        "`fit` keeps those that were trained, at a higher rate where steps are few; without an "
+        "adapter, and of few steps without held-out rows, it refits.",
+    ] = "validation"
+    covariance: Annotated[
+        Covariance,
+        "Covariance of the weights after the polish: for each class `dense`, `diagonal`, "
+        "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
+        "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
+        "classes. `auto` takes `dense`, or `eigenbasis` where that would take minutes, which is "
+        "said.",
+    ] = AUTO
+    rank: Annotated[Count, "Directions of a `low_rank` covariance."] = 16
+    head_step: Annotated[
+        HeadStep,
+        "How the head follows the adapter: `gradient` steps before each of the adapter's, one "
+        "`joint` gradient for both, or a closed-form `refit` under `bound` (under `polish_bound` "
+        "where `bound` is sampled).",
+    ] = "gradient"
+    training_covariance: Annotated[
+        TrainingCovariance, "Covariance of the weights while the adapter trains."
+    ] = "diagonal"
+    head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 5e-3
+    head_steps: Annotated[
+        int, Range(1, 1000), "Gradient steps of the head for each step of the adapter."
+    ] = 1
+    refits_per_epoch: Annotated[
+        Count, "Closed-form refits in an epoch, where `head_step` is `refit`."
+    ] = 2
+    num_bound_samples: Annotated[int, Range(1, 1000), "Draws of the `mc` bound."] = 16
+    laplace_refinement: Annotated[
+        bool, "Replace the polished covariance by the Laplace one at the same mean."
+    ] = False
+    link: Annotated[Link, "How logits become probabilities."] = "mc"
+    num_samples: Annotated[Draws, "Draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "vbll"
     scales_logits: ClassVar[bool] = True
@@ -130,31 +133,13 @@ class VBLL(Posterior):
     }
 
     def __post_init__(self) -> None:
-        names = (AUTO, "validation", "empirical-bayes", CROSS_VALIDATION)
-        check_positive_or_name("prior_scale", self.prior_scale, names)
-        if self.training_prior_scale is not None:
-            check_positive("training_prior_scale", self.training_prior_scale)
-        check_choice("bound", self.bound, BOUNDS)
-        check_choice("polish_bound", self.polish_bound, CLOSED_FORM_BOUNDS)
-        check_choice("polish_mean", self.polish_mean, POLISH_MEANS)
-        check_choice("covariance", self.covariance, (AUTO, *COVARIANCES))
-        check_choice("head_step", self.head_step, HEAD_STEPS)
-        check_choice("training_covariance", self.training_covariance, TRAINING_COVARIANCES)
-        check_choice("link", self.link, LINKS)
-        check_positive("head_lr", self.head_lr)
+        super().__post_init__()
         _check_seen("polish_bound", self.polish_bound, "covariance", self.covariance)
         _check_seen("bound", self.bound, "training_covariance", self.training_covariance)
         if self.head_step == "refit" and self.bound == "mc":
             _check_seen(
                 "polish_bound", self.polish_bound, "training_covariance", self.training_covariance
             )
-        for field in ("rank", "refits_per_epoch"):
-            check_count(field, getattr(self, field), least=1)
-        # All of them between two steps of the adapter, where no bar shows them.
-        for field in ("head_steps", "num_bound_samples"):
-            check_count(field, getattr(self, field), least=1, most=1000)
-        check_count("num_samples", self.num_samples, least=0)
-        check_flag("laplace_refinement", self.laplace_refinement)
 
     def variants(
         self, num_classes: int, num_features: int, num_rows: int
@@ -162,11 +147,12 @@ class VBLL(Posterior):
         """Return the options with each covariance that they leave open, and what its fit costs."""
         from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
+        families: tuple[Covariance, ...]
         families = ("dense", "eigenbasis") if self.covariance == AUTO else (self.covariance,)
         found = [self.with_family(family) for family in families]
         return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
 
-    def with_family(self, family: str) -> VBLL:
+    def with_family(self, family: Covariance) -> VBLL:
         """Return the options with a family of covariances in the place of `auto`."""
         return replace(self, covariance=family) if self.covariance == AUTO else self
 

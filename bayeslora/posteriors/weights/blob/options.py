@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
-from bayeslora.posteriors.base import Posterior
+from bayeslora.option_checks import Draws, Positive
+from bayeslora.posteriors.base import KLRate, KLWeights, Posterior
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,22 +21,15 @@ class BLoB(Posterior):
     """Mean-field Gaussian over one factor of each adapter, trained by back-propagation.
 
     With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
-
-    Attributes:
-        prior_std: Standard deviation of the prior on an entry.
-        initial_std: Largest standard deviation of an entry at the start; the smallest is half.
-        kl_lr: Learning rate of the gradient steps on the KL, which follow the adapter's own; it
-            rises and falls with the adapter's.
-        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, doubling from step
-            to step in cycles in which the weights sum to one, as published.
-        num_samples: Draws of a prediction.
     """
 
-    prior_std: float = 0.2
-    initial_std: float = 2.5e-3
-    kl_lr: float = 0.01
-    kl_weights: str = "uniform"
-    num_samples: int = 10
+    prior_std: Annotated[Positive, "Standard deviation of the prior on an entry."] = 0.2
+    initial_std: Annotated[
+        Positive, "Largest standard deviation of an entry at the start; the smallest is half."
+    ] = 2.5e-3
+    kl_lr: KLRate = 0.01
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
 
     name: ClassVar[str] = "blob"
     calls_once: ClassVar[bool] = True
@@ -47,12 +40,6 @@ class BLoB(Posterior):
     parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
-
-    def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std", "kl_lr"):
-            check_positive(field, getattr(self, field))
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
         """Return a Gaussian over one factor of each adapter."""

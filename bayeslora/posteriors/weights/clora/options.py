@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
-from bayeslora.posteriors.base import Posterior
+from bayeslora.option_checks import Count, Draws, Positive
+from bayeslora.posteriors.base import KLWeights, Posterior
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,21 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CLoRA(Posterior):
-    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token.
+    """Gaussian over an r × r matrix inside each adapter, with moments that follow the token."""
 
-    Attributes:
-        prior_std: Standard deviation of the prior on an entry; its mean is the identity.
-        initial_std: Largest standard deviation of an entry at the start; the smallest is half.
-        num_hidden: Hidden units of the small network that gives mean and standard deviation.
-        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, as for BLoB.
-        num_samples: Draws of a prediction.
-    """
-
-    prior_std: float = 0.2
-    initial_std: float = 0.05
-    num_hidden: int = 64
-    kl_weights: str = "uniform"
-    num_samples: int = 10
+    prior_std: Annotated[
+        Positive, "Standard deviation of the prior on an entry; its mean is the identity."
+    ] = 0.2
+    initial_std: Annotated[
+        Positive, "Largest standard deviation of an entry at the start; the smallest is half."
+    ] = 0.05
+    num_hidden: Annotated[
+        Count, "Hidden units of the small network that gives mean and standard deviation."
+    ] = 64
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
 
     name: ClassVar[str] = "clora"
     calls_once: ClassVar[bool] = True
@@ -45,13 +43,6 @@ class CLoRA(Posterior):
     parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
-
-    def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std"):
-            check_positive(field, getattr(self, field))
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
-        check_count("num_hidden", self.num_hidden, least=1)
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

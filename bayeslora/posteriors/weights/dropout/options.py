@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_count, check_share
+from bayeslora.option_checks import Draws, Share
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MCDropout(Posterior):
-    """Monte Carlo dropout: the network's own dropout kept alive while predicting.
+    """Monte Carlo dropout: the network's own dropout kept alive while predicting."""
 
-    Attributes:
-        p: Dropout probability on the input of LoRA; other adapters have none, and the backbone's
-            dropout keeps its own probability.
-        num_samples: Passes through the network.
-    """
-
-    p: float = 0.1
-    num_samples: int = 10
+    p: Annotated[
+        Share,
+        "Dropout probability on the input of LoRA; other adapters have none, and the backbone's "
+        "dropout keeps its own probability.",
+    ] = 0.1
+    num_samples: Annotated[Draws, "Passes through the network."] = 10
 
     name: ClassVar[str] = "mc_dropout"
     is_sampled: ClassVar[bool] = True
@@ -39,10 +37,6 @@ class MCDropout(Posterior):
     from_start: ClassVar[str] = (
         "runs a network that was trained with dropout, and learns nothing from rows"
     )
-
-    def __post_init__(self) -> None:
-        check_share("p", self.p)
-        check_count("num_samples", self.num_samples, least=0)
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter with dropout, where it can have one.

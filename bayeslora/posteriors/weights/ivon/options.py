@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_below_one, check_count, check_positive
+from bayeslora.option_checks import BelowOne, Draws, NotNegative, Positive
 from bayeslora.posteriors.base import FitPlan, Posterior
 
 if TYPE_CHECKING:
@@ -19,29 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IVON(Posterior):
-    """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains.
+    """Gaussian with the curvature that a natural-gradient optimiser estimates while it trains."""
 
-    Attributes:
-        ess: Effective number of rows: the larger, the narrower the posterior. The training rows'
-            own number would be exact; the published recipe takes 1e6 to 1e8.
-        hess_init: Curvature h of the loss at the start.
-        lr: Learning rate; None takes the adapter's, divided by `clip_radius`: no entry then moves
-            further in a step than the adapter's learning rate.
-        clip_radius: Limit on each entry of the Newton step before the learning rate.
-        beta1: Decay rate of the running gradient.
-        beta2: Decay rate of the running curvature.
-        weight_decay: δ, which adds `ess` · δ to the precision of every weight.
-        num_samples: Draws of a prediction.
-    """
-
-    ess: float = 1e7
-    hess_init: float = 1e-3
-    lr: float | None = None
-    clip_radius: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.99999
-    weight_decay: float = 0.0
-    num_samples: int = 10
+    ess: Annotated[
+        Positive,
+        "Effective number of rows: the larger, the narrower the posterior. The training rows' own "
+        "number would be exact; the published recipe takes 1e6 to 1e8.",
+    ] = 1e7
+    hess_init: Annotated[Positive, "Curvature h of the loss at the start."] = 1e-3
+    lr: Annotated[
+        Positive | None,
+        "Learning rate; None takes the adapter's, divided by `clip_radius`: no entry then moves "
+        "further in a step than the adapter's learning rate.",
+    ] = None
+    clip_radius: Annotated[
+        Positive, "Limit on each entry of the Newton step before the learning rate."
+    ] = 1e-3
+    beta1: Annotated[BelowOne, "Decay rate of the running gradient."] = 0.9
+    beta2: Annotated[BelowOne, "Decay rate of the running curvature."] = 0.99999
+    weight_decay: Annotated[
+        NotNegative, "δ, which adds `ess` · δ to the precision of every weight."
+    ] = 0.0
+    num_samples: Draws = 10
 
     name: ClassVar[str] = "ivon"
     is_sampled: ClassVar[bool] = True
@@ -54,17 +53,6 @@ class IVON(Posterior):
         "moves all weights at every step by one running mean, so that no layer could rest"
     )
     not_on_layers: ClassVar[str] = no_resting
-
-    def __post_init__(self) -> None:
-        for field in ("ess", "hess_init", "clip_radius"):
-            check_positive(field, getattr(self, field))
-        if self.lr is not None:
-            check_positive("lr", self.lr)
-        for field in ("beta1", "beta2"):
-            check_below_one(field, getattr(self, field))
-        if self.weight_decay != 0:
-            check_positive("weight_decay", self.weight_decay)
-        check_count("num_samples", self.num_samples, least=0)
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from bayeslora.option_checks import (
-    LINKS,
-    STRUCTURES,
-    check_choice,
-    check_count,
-    check_flag,
-    check_positive_or_name,
-)
+from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
@@ -31,24 +24,26 @@ class LaplaceLoRA(Posterior):
 
     Random are the factors A and B of LoRA, or the core Θ of PoLAR, and the last layer. The mean
     network is trained by maximum likelihood and stays as it is.
-
-    Attributes:
-        structure: Curvature: `kron`, two Kronecker factors a layer; `diag`; or `full`, one matrix
-            over all random weights, for few of them.
-        prior_precision: Precision δ of the Gaussian prior on every random weight; `validation`
-            minimises the validation NLL, and does as `marglik` where there are no validation rows;
-            `marglik` maximises the marginal likelihood, which presumes that the mean weights are
-            its optimum.
-        last_layer: Whether the last layer is random too.
-        link: How logits become probabilities; the same link is used for tuning.
-        num_samples: Draws of the `mc` link; 0 predicts with the mean weights.
     """
 
-    structure: str = "kron"
-    prior_precision: float | str = "validation"
-    last_layer: bool = True
-    link: str = "mc"
-    num_samples: int = 1000
+    structure: Annotated[
+        Structure,
+        "Curvature: `kron`, two Kronecker factors a layer; `diag`; or `full`, one matrix over all "
+        "random weights, for few of them.",
+    ] = "kron"
+    prior_precision: Annotated[
+        Positive | Literal["marglik", "validation"],
+        "Precision δ of the Gaussian prior on every random weight; `validation` minimises the "
+        "validation NLL, and does as `marglik` where there are no validation rows; `marglik` "
+        "maximises the marginal likelihood, which presumes that the mean weights are its optimum.",
+    ] = "validation"
+    last_layer: Annotated[bool, "Whether the last layer is random too."] = True
+    link: Annotated[Link, "How logits become probabilities; the same link is used for tuning."] = (
+        "mc"
+    )
+    num_samples: Annotated[Draws, "Draws of the `mc` link; 0 predicts with the mean weights."] = (
+        1000
+    )
 
     name: ClassVar[str] = "laplace_lora"
     calls_once: ClassVar[bool] = True
@@ -59,13 +54,6 @@ class LaplaceLoRA(Posterior):
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
     passes: ClassVar[str] = "2, and a backward one a class"
     parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
-
-    def __post_init__(self) -> None:
-        check_choice("structure", self.structure, STRUCTURES)
-        check_positive_or_name("prior_precision", self.prior_precision, ("marglik", "validation"))
-        check_flag("last_layer", self.last_layer)
-        check_choice("link", self.link, LINKS)
-        check_count("num_samples", self.num_samples, least=0)
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
         """Return these options with the precision that a fit has chosen by validation rows."""

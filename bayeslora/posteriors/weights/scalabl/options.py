@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
-from bayeslora.option_checks import KL_WEIGHTS, check_choice, check_count, check_positive
-from bayeslora.posteriors.base import Posterior
+from bayeslora.option_checks import Draws, Positive
+from bayeslora.posteriors.base import KLRate, KLWeights, Posterior
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,23 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScalaBL(Posterior):
-    """Gaussian over the r scales of each LoRA adapter: a few numbers a layer are random.
+    """Gaussian over the r scales of each LoRA adapter: a few numbers a layer are random."""
 
-    Attributes:
-        prior_std: Standard deviation of the prior on a scale.
-        initial_std: Largest standard deviation of a scale at the start; the smallest is 1 / √2 of
-            it.
-        kl_lr: Learning rate of the gradient steps on the KL, which follow the adapter's own; it
-            rises and falls with the adapter's.
-        kl_weights: Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, as for BLoB.
-        num_samples: Draws of a prediction.
-    """
-
-    prior_std: float = 1.0
-    initial_std: float = 0.05
-    kl_lr: float = 0.2
-    kl_weights: str = "uniform"
-    num_samples: int = 10
+    prior_std: Annotated[Positive, "Standard deviation of the prior on a scale."] = 1.0
+    initial_std: Annotated[
+        Positive,
+        "Largest standard deviation of a scale at the start; the smallest is 1 / √2 of it.",
+    ] = 0.05
+    kl_lr: KLRate = 0.2
+    kl_weights: KLWeights = "uniform"
+    num_samples: Draws = 10
 
     name: ClassVar[str] = "scalabl"
     calls_once: ClassVar[bool] = True
@@ -49,12 +42,6 @@ class ScalaBL(Posterior):
     no_resting: ClassVar[str] = (
         "keeps the scales of all adapters in one parameter, which cannot rest in part"
     )
-
-    def __post_init__(self) -> None:
-        for field in ("prior_std", "initial_std", "kl_lr"):
-            check_positive(field, getattr(self, field))
-        check_choice("kl_weights", self.kl_weights, KL_WEIGHTS)
-        check_count("num_samples", self.num_samples, least=0)
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

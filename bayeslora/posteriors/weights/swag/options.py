@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from bayeslora.option_checks import check_below_one, check_choice, check_count, check_positive
+from bayeslora.option_checks import BelowOne, Draws, Positive, Range
 from bayeslora.posteriors.base import FitPlan, Posterior
 
 if TYPE_CHECKING:
@@ -14,31 +14,28 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.types import Network
     from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
 
-SCHEDULES = ("constant", "cosine")
-
 
 @dataclass(frozen=True)
 class SWAG(Posterior):
     """A Gaussian with the mean and covariance of the weights that training passes through.
 
     Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
-
-    Attributes:
-        num_snapshots: Snapshots taken, evenly spaced.
-        start: Share of the training after which the first may be taken.
-        rank: Newest deviations from the running mean that are kept for the covariance.
-        scale: Factor of the covariance; 0.5 makes diagonal and low-rank part count half each.
-        schedule: Learning rate after the warm-up: `constant`, so that snapshots spread as wide at
-            the end as at the start, or `cosine`.
-        num_samples: Draws of a prediction.
     """
 
-    num_snapshots: int = 20
-    start: float = 0.5
-    rank: int = 5
-    scale: float = 0.5
-    schedule: str = "constant"
-    num_samples: int = 10
+    num_snapshots: Annotated[int, Range(2), "Snapshots taken, evenly spaced."] = 20
+    start: Annotated[BelowOne, "Share of the training after which the first may be taken."] = 0.5
+    rank: Annotated[
+        int, Range(2), "Newest deviations from the running mean that are kept for the covariance."
+    ] = 5
+    scale: Annotated[
+        Positive, "Factor of the covariance; 0.5 makes diagonal and low-rank part count half each."
+    ] = 0.5
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        "Learning rate after the warm-up: `constant`, so that snapshots spread as wide at the end "
+        "as at the start, or `cosine`.",
+    ] = "constant"
+    num_samples: Draws = 10
 
     name: ClassVar[str] = "swag"
     is_sampled: ClassVar[bool] = True
@@ -52,14 +49,6 @@ class SWAG(Posterior):
         "drawn and not how uncertain it is"
     )
     chooses_epoch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_count("num_snapshots", self.num_snapshots, least=2)
-        check_count("rank", self.rank, least=2)
-        check_below_one("start", self.start)
-        check_positive("scale", self.scale)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_count("num_samples", self.num_samples, least=0)
 
     def check_fit(self, plan: FitPlan) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""

@@ -1,0 +1,160 @@
+"""Options that their annotations describe: what is accepted, what an error and the help say."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.registry import ADAPTERS
+from bayeslora.conformal.config import CONFORMAL
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.option_checks import (
+    LARGEST_COUNT,
+    BelowOne,
+    Count,
+    NotNegative,
+    Options,
+    Positive,
+    Range,
+    options_of,
+)
+from bayeslora.options import as_mapping
+from bayeslora.posteriors.registry import POSTERIORS
+from bayeslora.recalibration.config import RECALIBRATORS
+
+METHODS = [*ADAPTERS.values(), *POSTERIORS.values(), *RECALIBRATORS.values(), *CONFORMAL.values()]
+
+
+@dataclass(frozen=True)
+class Tool(Options):
+    """A tool."""
+
+    name: ClassVar[str] = "tool"
+    count: Annotated[Count, "How many."] = 2
+    most: Annotated[int, Range(1, 9), "At most."] = 9
+    size: Annotated[Positive | None, "How large."] = None
+    scale: Annotated[Positive | Literal["fit", "given"], "By how much."] = 1.0
+    share: Annotated[BelowOne, "How much of it."] = 0.0
+    kind: Annotated[Literal["flat", "round"], "What it is like."] = "flat"
+    is_new: Annotated[bool, "Whether it is new."] = True
+    parts: Annotated[tuple[str, ...] | None, "Names of parts."] = None
+    weights: Annotated[tuple[NotNegative, ...] | None, "Of the parts."] = None
+    source: Annotated[str | tuple[str, ...] | None, "A file or texts."] = None
+    inner: Annotated[LayerSampling | None, "Another."] = None
+    unchecked: int = 0
+
+
+@dataclass(frozen=True)
+class Hammer(Tool):
+    """A tool with a default of its own.
+
+    Attributes:
+        handle: What it is held by.
+    """
+
+    handle: ClassVar[str] = "wood"
+
+    count: int = 5
+    weight: Annotated[Positive, "In kilograms."] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kept"),
+    [
+        ("count", 1, 1),
+        ("count", np.int64(3), 3),
+        ("count", LARGEST_COUNT, LARGEST_COUNT),
+        ("size", 1, 1),
+        ("size", None, None),
+        ("scale", "fit", "fit"),
+        ("scale", 1e-12, 1e-12),
+        ("share", 0, 0),
+        ("is_new", False, False),
+        ("parts", "one", ("one",)),
+        ("parts", ["one", "two"], ("one", "two")),
+        ("weights", [0, 0.5], (0, 0.5)),
+        ("source", "a.csv", "a.csv"),
+        ("source", ["a text"], ("a text",)),
+        ("inner", LayerSampling(), LayerSampling()),
+        ("unchecked", "anything", "anything"),
+    ],
+)
+def test_what_is_allowed_is_kept(option, value, kept):
+    found = getattr(Tool(**{option: value}), option)
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("count", 0, ["integer >= 1", "got 0"]),
+        ("count", 2.0, ["integer >= 1", "got 2.0"]),
+        ("count", True, ["integer >= 1", "got True"]),
+        ("count", LARGEST_COUNT + 1, ["from 1 to 1,000,000"]),
+        ("most", 10, ["from 1 to 9", "got 10"]),
+        ("size", 0, ["> 0 or None", "got 0"]),
+        ("size", math.nan, ["> 0", "nan"]),
+        ("size", math.inf, ["> 0", "inf"]),
+        ("size", 1e-13, ["1e-12 to 1e+12"]),
+        ("size", "big", ["> 0 or None", "'big'"]),
+        ("scale", "fitt", ["did you mean 'fit'?", "'given'", "> 0"]),
+        ("scale", 0, ["> 0", "'fit'", "'given'", "got 0"]),
+        ("share", 1, [">= 0 and < 1", "got 1"]),
+        ("kind", "square", ["'square'", "'flat', 'round'"]),
+        ("kind", 3, ["'3'", "'flat', 'round'"]),
+        ("is_new", 1, ["true or false", "got 1"]),
+        ("parts", (), ["non-empty strings or None", "got ()"]),
+        ("parts", ("one", " "), ["got ' '"]),
+        ("weights", (1.0, -1.0), ["numbers >= 0", "got -1.0"]),
+        ("weights", (1.0, math.nan), ["numbers >= 0", "got nan"]),
+        ("source", " ", ["got ' '"]),
+        ("inner", 3, ["LayerSampling or None", "got 3"]),
+    ],
+)
+def test_a_refusal_names_option_value_and_what_is_allowed(option, value, parts):
+    with pytest.raises(InputError) as caught:
+        Tool(**{option: value})
+    for part in (option, *parts):
+        assert part in str(caught.value)
+
+
+def test_what_a_base_says_holds_until_a_subclass_says_something_else():
+    assert options_of(Hammer)["count"] == options_of(Tool)["count"]
+    assert Hammer().count == 5
+    with pytest.raises(InputError, match="count"):
+        Hammer(count=0)
+
+
+def test_fields_without_a_meaning_are_no_options():
+    assert "unchecked" not in options_of(Tool)
+    assert "name" not in options_of(Tool)
+
+
+def test_the_docstring_lists_every_option():
+    assert "\n    count: How many.\n" in Tool.__doc__
+    # Beside what the class itself says.
+    assert "\n    weight: In kilograms.\n    handle: What it is held by." in Hammer.__doc__
+    assert Hammer.__doc__.count("Attributes:") == 1
+
+
+@pytest.mark.parametrize("config", [*METHODS, LayerSampling, TrainingSettings])
+def test_every_field_of_a_method_is_described(config):
+    assert {field.name for field in fields(config)} == options_of(config).keys()
+    for option in options_of(config).values():
+        assert option.meaning.endswith(".")
+        assert option.allowed
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_a_value_that_is_allowed_survives_json(config):
+    mapping = json.loads(json.dumps(as_mapping(config())))
+    del mapping["name"]
+    assert as_mapping(config(**mapping)) == as_mapping(config())
