@@ -24,6 +24,7 @@ from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.questions import question_columns
 
 if TYPE_CHECKING:
     from bayeslora.engine.model import FittedModel
@@ -159,5 +160,5 @@ def predict_texts(
         name=fitted.name,
         labels=codes if (codes >= 0).any() else None,
         ids=examples.ids,
-        columns={**images, **examples.further, **unknown},
+        columns={**images, **question_columns(examples), **examples.further, **unknown},
     )

@@ -67,6 +67,9 @@ def as_predictions(
 EXAMPLE_COLUMN = "text"
 """The further column that holds the texts of rows, where nothing else is said."""
 
+QUESTION_COLUMNS = ("question", "context", "choices")
+"""The further columns that hold questions, and their options as a JSON list."""
+
 OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
 """Set name -> predictions, or method name -> set name -> predictions."""
 
@@ -124,7 +127,7 @@ def gather(
     items: PredictionsLike | Sequence[PredictionsLike],
     ood: OodLike | None = None,
     *,
-    column: str | None = None,
+    columns: Sequence[str] = (),
     needed: Sequence[str] = (),
     reading: PredictionsReading = AS_WRITTEN,
 ) -> list[Method]:
@@ -134,8 +137,8 @@ def gather(
         items: Predictions or paths, one for each method or seed; a single one is allowed.
         ood: Out-of-distribution sets; where there are several items, by method: its name, or its
             label such as `polar (seed 1)` where several items share the name.
-        column: A further column of the rows that the methods are judged by, kept from files that
-            have it.
+        columns: Further columns of the rows that the methods are judged by, kept from files that
+            have them.
         needed: Further columns that every method's file must have; sets keep those they have.
         reading: How to read files that are not as this package writes them.
 
@@ -146,7 +149,7 @@ def gather(
     given = as_list(items)
     if not given:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item, [column] if column else [], needed, reading) for item in given]
+    sources = [load_source(item, columns, needed, reading) for item in given]
     names = names_of([source.predictions for source in sources])
     called = called_like([one.predictions for one in sources], [one.path for one in sources])
     labels = [one.label for one in called]

@@ -33,7 +33,7 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE
+from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE, classes_of
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
@@ -170,6 +170,9 @@ def _footnote(scores: Sequence[Scores]) -> str:
         over = f" over {drawn}" if "cluster" in drawn else ""
         resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
         how = f"95 % {kind} intervals{over}, {resamples}"
-    return f"n = {' or '.join(rows)} labelled examples, {scores[0].num_bins} bins; {how}" + (
+    ragged = [one for one in scores if "options" in classes_of(one)]
+    options = f"{classes_of(ragged[0])}, " if ragged else ""
+    bins = f"{scores[0].num_bins} bins"
+    return f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {how}" + (
         f"\n{covered}" if covered else ""
     )

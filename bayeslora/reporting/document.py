@@ -40,6 +40,7 @@ from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.tables import Table
+from bayeslora.reporting.text import classes_of
 from bayeslora.reporting.wrong_answers import WrongAnswers, wrong_answers
 
 if TYPE_CHECKING:
@@ -257,6 +258,6 @@ def _facts(methods: Sequence[Assessed]) -> str:
     fits = len(every_fit(methods))
     seeds = f" · {fits} fits" if fits > len(methods) else ""
     return (
-        f"{counted(len(methods), 'method')}{seeds} · {size} · {first.num_classes} classes ·"
+        f"{counted(len(methods), 'method')}{seeds} · {size} · {classes_of(first)} ·"
         f" {first.num_bins} bins"
     )

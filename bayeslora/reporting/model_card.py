@@ -22,7 +22,7 @@ from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import bias_of, miscalibration_p, occupied
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.tables import escape_markdown
-from bayeslora.reporting.text import brief, interval, number, p_text, shown_points
+from bayeslora.reporting.text import brief, classes_of, interval, number, p_text, shown_points
 from bayeslora.safe_yaml import load_yaml
 
 START = "<!-- bayeslora reliability: start -->"
@@ -61,7 +61,7 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
     blocks = [
         START,
         "## Reliability",
-        f"Measured on {rows} ({escape_markdown(brief(dataset))}), {scores.num_classes} classes,"
+        f"Measured on {rows} ({escape_markdown(brief(dataset))}), {classes_of(scores)},"
         f" {scores.num_bins} bins. Brackets hold 95 % confidence intervals.",
         _score_table(scores),
     ]

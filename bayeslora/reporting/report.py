@@ -18,6 +18,7 @@ from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
+    QUESTION_COLUMNS,
     OodLike,
     PredictionsLike,
     as_list,
@@ -199,7 +200,8 @@ def report(
     Resampling(num_resamples, seed, interval)  # complains before anything is read
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as aside:
-        gathered = gather(items, ood, column=column, needed=asked.columns, reading=reading)
+        shown = () if column is None else (column, *QUESTION_COLUMNS)
+        gathered = gather(items, ood, columns=shown, needed=asked.columns, reading=reading)
         if examples and example_column is not None:
             check_column(gathered, example_column)
         check_classes(per_class, gathered)

@@ -24,7 +24,7 @@ from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.text import brief, listed
+from bayeslora.reporting.text import brief, classes_of, listed
 
 LINK_WORDS = {
     "mc": "softmax of draws of the logits, averaged",
@@ -73,7 +73,7 @@ def _card(one: Assessed) -> Card:
     summary = " with ".join(parts) if notes else UNKNOWN
     unlabelled = one.scores.n - one.scores.n_labelled
     without = f", {unlabelled:,} of them without a label" if unlabelled else ""
-    size = f"{counted(one.scores.n, 'example')} of {one.scores.num_classes} classes{without}"
+    size = f"{counted(one.scores.n, 'example')} of {classes_of(one.scores)}{without}"
     return Card(one.label, summary, (*_rows(notes), ("scored on", size)))
 
 

@@ -19,11 +19,12 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     """
     if "set_size" not in scores:
         return []
-    if predictions.sets is not None and predictions.sets.all():
+    sets, available = predictions.sets, predictions.available
+    if sets is not None and (sets.all() if available is None else (sets == available).all()):
         return [_says_nothing(predictions, scores)]
     size = scores["set_size"].value
     sentences = [
-        f"A set holds {number(size, digits=2)} of {predictions.num_classes} classes on average;"
+        f"A set holds {number(size, digits=2)} of {_classes(predictions)} on average;"
         f" {percent(scores['singletons'].value)} of the sets hold exactly one{_empty(scores)}."
     ]
     if "coverage" in scores:
@@ -31,11 +32,17 @@ def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
     return sentences
 
 
+def _classes(predictions: Predictions) -> str:
+    if predictions.available is None:
+        return f"{predictions.num_classes} classes"
+    return f"{number(float(predictions.num_options.mean()), digits=2)} options"
+
+
 def _says_nothing(predictions: Predictions, scores: Scores) -> str:
     stated = scores.stated_coverage
     where = "" if stated is None else f" at a coverage of {percent(stated)}"
     return (
-        f"Every set holds all {predictions.num_classes} classes, so{where} the sets say nothing."
+        f"Every set holds all {_classes(predictions)}, so{where} the sets say nothing."
         " Ask for less coverage (a larger alpha), or fit them on more examples."
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score
+from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score, Scores
 from bayeslora.plain_text import clean, display_columns, shorten
 
 TOO_FEW_NOTE = (
@@ -108,3 +108,11 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def _ends_in_words(score: Score, ends: str) -> str:
     return ends if score.has_interval else f"({TOO_FEW} for an interval)"
+
+
+def classes_of(scores: Scores) -> str:
+    """Return how many classes there are, or up to how many options, and what guessing gives."""
+    chance = scores.chance_accuracy
+    if chance is None or math.isclose(chance * scores.num_classes, 1):
+        return f"{scores.num_classes} classes"
+    return f"up to {scores.num_classes} options (accuracy by chance: {percent(chance)})"

@@ -6,6 +6,7 @@ each other, labels that are mistakes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
 from bayeslora.reporting.text import percent
@@ -42,6 +44,7 @@ class Example:
         rest: The whole text where `text` is its beginning, else empty.
         length: How long the whole text is, and whether all of it is here.
         image: A PNG image as a data URI, where the text is the path of an image that is there.
+        options: Of a question, letter, text and probability of every option; else empty.
     """
 
     row: str
@@ -53,6 +56,7 @@ class Example:
     rest: str = ""
     length: str = ""
     image: str = ""
+    options: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswer
 
     Args:
         methods: What was scored.
-        column: The further column that holds the rows' texts, where it is there.
+        column: The further column that holds the rows' texts, where it is there; else questions
+            with their contexts are the texts.
     """
     best_first = sorted(labelled(methods), key=lambda one: one.scores["nll"].value)
     return tuple(_of_method(one, column) for one in best_first)
@@ -92,7 +97,7 @@ def _of_method(one: Assessed, column: str) -> WrongAnswers:
     facts = f"{len(wrong):,} of {counted(one.scores.n_labelled, 'labelled example')} wrong"
     if len(wrong) > MOST:
         facts += f"; the {MOST} most confident are shown"
-    texts = predictions.columns.get(column)
+    texts = predictions.columns.get(column, _questions(predictions))
     examples = tuple(
         _example(predictions, labels, row, None if texts is None else texts[row])
         for row in chosen.tolist()
@@ -110,8 +115,35 @@ def _example(
         predicted=shorten(clean(predictions.classes[guess])),
         label=shorten(clean(predictions.classes[label])),
         label_probability=percent(float(predictions.probs[row, label])),
+        options=_options(predictions, row),
         **_shown_text(text),
         image="" if text is None else thumbnail(text),
+    )
+
+
+def _questions(predictions: Predictions) -> Sequence[str | None] | None:
+    """Return each question, and below it its context, where predictions are of questions."""
+    question, context, _ = (predictions.columns.get(name) for name in QUESTION_COLUMNS)
+    if question is None or context is None:
+        return question
+    return [
+        None if q is None else f"{q} — {c}" if c else q
+        for q, c in zip(question, context, strict=True)
+    ]
+
+
+def _options(predictions: Predictions, row: int) -> tuple[tuple[str, str, str], ...]:
+    texts = predictions.columns.get(QUESTION_COLUMNS[-1])
+    stated = predictions[row].probs
+    try:
+        found = json.loads((None if texts is None else texts[row]) or "")
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(found, list) or len(found) != len(stated):
+        return ()
+    return tuple(
+        (shorten(clean(name)), clean(str(text))[:BEGINNING], percent(prob))
+        for (name, prob), text in zip(stated.items(), found, strict=True)
     )
 
 

@@ -226,6 +226,21 @@ class QuestionChecks(RowChecks):
         return LETTERS[int(found.pop())]
 
 
+def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:
+    """Return what a person needs to read predictions of questions, as further columns by name.
+
+    They are `question`, `context` where there is one, and `choices`, the options as a JSON list;
+    nothing for texts to classify.
+    """
+    if examples.choices is None:
+        return {}
+    columns: dict[str, tuple[str | None, ...]] = {"question": examples.texts}
+    if examples.pairs is not None:
+        columns["context"] = tuple(pair or None for pair in examples.pairs)
+    lists = (json.dumps(options, ensure_ascii=False) for options in examples.choices)
+    return {**columns, "choices": tuple(lists)}
+
+
 def _are_repeated(values: Any) -> bool:
     return isinstance(values, list) and len({*map(str, values)}) < len(values)
 

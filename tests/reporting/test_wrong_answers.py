@@ -98,9 +98,9 @@ def test_texts_enter_the_page_from_files_unless_told_not_to(file, tmp_path):
 
 def test_a_column_that_is_not_there_is_named(file, make):
     with pytest.raises(InputError, match=r"'texts' .*'note', 'text'"):
-        check_column(gather(file, column="texts"), "texts")
+        check_column(gather(file, columns=["texts"]), "texts")
     with pytest.raises(InputError, match="no further columns"):
-        check_column(gather(make("m"), column="text"), "text")
+        check_column(gather(make("m"), columns=["text"]), "text")
 
 
 def test_cards_say_what_the_metadata_say(make):
@@ -181,3 +181,51 @@ def test_the_call_makes_the_report_again(file, make, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "command to repeat it" in text
     assert Predictions.load(file).name == "m"
+
+
+def test_questions_are_shown_with_their_options():
+    predictions = Predictions(
+        [[0.7, 0.2, 0.1], [0.4, 0.6, 0.0], [0.9, 0.05, 0.05]],
+        "ABC",
+        labels=[1, 0, 0],
+        name="m",
+        available=[[True] * 3, [True, True, False], [True] * 3],
+        columns={
+            "question": ["one?", "two?", "three?"],
+            "context": ["a passage", None, None],
+            "choices": ['["x", "y", "<b>z</b>"]', '["v", "w"]', "[]"],
+        },
+    )
+    [found] = wrong_answers(assessed(predictions), "text")
+    first, second = found.examples
+    assert first.text == "one? — a passage"
+    assert [(name, text) for name, text, _ in first.options] == [
+        ("A", "x"),
+        ("B", "y"),
+        ("C", "<b>z</b>"),
+    ]
+    assert first.options[0][2] == first.confidence
+    assert second.text == "two?"
+    assert [name for name, *_ in second.options] == ["A", "B"]
+
+
+def test_the_page_has_questions_of_files(make, tmp_path):
+    columns = {
+        "question": ["which of these?"] * 240,
+        "choices": ['["un", "deux", "<i>trois", "quatre"]'] * 240,
+    }
+    make("m", columns=columns).save(tmp_path / "a.parquet")
+    for name, examples in (("r", True), ("b", False)):
+        report(tmp_path / "a.parquet", out=tmp_path / name, num_resamples=5, examples=examples)
+    page = (tmp_path / "r" / "index.html").read_text()
+    assert "which of these?" in page
+    assert "&lt;i&gt;trois" in page
+    assert "which of these?" not in (tmp_path / "b" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("choices", [None, "", "x", "{}", '["a"]', "[" * 5000])
+def test_options_that_cannot_be_read_are_left_out(choices):
+    columns = {"question": ["q"], "choices": [choices]}
+    predictions = Predictions([[0.7, 0.3]], "AB", labels=[1], name="m", columns=columns)
+    [found] = wrong_answers(assessed(predictions), "text")
+    assert found.examples[0].options == ()

@@ -1,0 +1,88 @@
+"""A YAML file that says what is what in a file of questions with options.
+
+    question: stem
+    choices: [option_a, option_b]
+    answer: key
+    context: story
+    prompt: "{question}\\nAnswer:"
+
+Every line may be left out. `choices` is one column of lists, or a list of columns; columns that are
+not named have their usual names (see `questions`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.files import check_readable
+from bayeslora.plain_text import shown
+from bayeslora.safe_yaml import load_yaml
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.questions import QUESTIONS
+
+_KEYS = ("question", "choices", "answer", "context", "prompt")
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """What the file says.
+
+    Attributes:
+        columns: Of the questions.
+        prompt: What is put around each question, as `template` takes it; None for the default.
+    """
+
+    columns: DataColumns
+    prompt: str | None = None
+
+
+def is_description(task: str | None) -> bool:
+    """Return whether `task` is the path of a description rather than a name."""
+    return task is not None and task.lower().endswith((".yaml", ".yml"))
+
+
+def read_description(path: str) -> TaskDescription:
+    """Return what a description says.
+
+    Raises:
+        InputError: The file is missing, no YAML, or has a key or a value that is not allowed.
+    """
+    check_readable(path)
+    try:
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} must hold names with values, such as `question: stem`")
+    for key, value in content.items():
+        if key not in _KEYS:
+            raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
+        several = key == "choices" and isinstance(value, list) and len(value) > 1
+        texts = value if several else [value]
+        if not all(isinstance(text, str) and text for text in texts):
+            allowed = "a column or a list of columns" if key == "choices" else "a text"
+            raise InputError(f"{path}: {key} must be {allowed}, got {shown(value)}")
+    return TaskDescription(_columns(path, content), content.get("prompt"))
+
+
+def _columns(path: str, content: dict[str, Any]) -> DataColumns:
+    choices = content.get("choices", QUESTIONS.choices)
+    names = (choices,) if isinstance(choices, str) else tuple(choices)
+    try:
+        columns = DataColumns(
+            content.get("question", QUESTIONS.text),
+            content.get("answer", QUESTIONS.label),
+            content.get("context"),
+            choices if isinstance(choices, str) else names,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    used = [columns.text, columns.label, *filter(None, [columns.pair]), *names]
+    if twice := next((name for place, name in enumerate(used) if name in used[:place]), None):
+        raise InputError(f"{path}: column {shown(twice)} is named twice")
+    return columns
