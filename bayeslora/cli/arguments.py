@@ -120,7 +120,8 @@ def add_task(parser: Parser) -> list[argparse.Action]:
             "--task",
             metavar="NAME",
             help="a known task (see `bayeslora tasks`); data arguments then name its splits; of "
-            "your own data multiple-choice or text-classification (default: by its columns)",
+            "your own data multiple-choice, text-classification or a YAML file that names its "
+            "columns and the prompt (default: by its columns)",
         ),
         parser.add_argument(
             "--data-dir",

@@ -85,9 +85,15 @@ def read(
         InputError: As `load_examples`.
     """
     from bayeslora.engine.data import named
+    from bayeslora.tasks.description import is_description
     from bayeslora.tasks.readers import load_examples
 
     _refuse_idle(args)
+    if is_description(args.task) and column_options(args):
+        raise InputError(
+            f"--task {args.task} names the columns; leave --text-column, --text-pair-column and "
+            "--label-column out"
+        )
     return load_examples(
         data,
         **named(columns),

@@ -4,7 +4,7 @@
     choices: [option_a, option_b]
     answer: key
     context: story
-    prompt: "{question}\\nAnswer:"
+    prompt: "{text}, and the answer is"
 
 Every line may be left out. `choices` is one column of lists, or a list of columns; columns that are
 not named have their usual names (see `questions`).
@@ -32,7 +32,7 @@ class TaskDescription:
 
     Attributes:
         columns: Of the questions.
-        prompt: What is put around each question, as `template` takes it; None for the default.
+        prompt: What is put around each question, a `template`; None for the default.
     """
 
     columns: DataColumns
@@ -71,7 +71,7 @@ def read_description(path: str) -> TaskDescription:
 
 
 def _columns(path: str, content: dict[str, Any]) -> DataColumns:
-    choices = content.get("choices", QUESTIONS.choices)
+    choices: str | list[str] = content.get("choices") or "choices"
     names = (choices,) if isinstance(choices, str) else tuple(choices)
     try:
         columns = DataColumns(

@@ -17,6 +17,7 @@ from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.table import Table, columns_table, plain_values, records_table
 from bayeslora.tasks.columns import DataColumns, RowChecks
+from bayeslora.tasks.description import is_description, read_description
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task
 from bayeslora.tasks.questions import (
@@ -102,7 +103,8 @@ def load_examples(
             data with a column `image` and no `text` need not name it.
         labels: `required` refuses examples without a label.
         task: The name of a known task (see `KNOWN_TASKS`); or, of `data` of your own,
-            `text-classification`, `multiple-choice`, or None to find out by its columns.
+            `text-classification`, `multiple-choice`, a YAML file that names its columns
+            (`tasks.description`), or None to find out by its columns.
         data_dir: The directory of the known tasks' files; default: `BAYESLORA_DATA`.
         split: The known task's split, where `data` does not name it.
         keep: Further columns to keep, as texts; of a known task there is `text`.
@@ -116,7 +118,8 @@ def load_examples(
             file, the row, the column, the value and what is allowed.
     """
     reading = Reading(delimiter, encoding)
-    if task is not None and task not in KINDS:
+    described = read_description(task).columns if task and is_description(task) else None
+    if task is not None and task not in KINDS and described is None:
         _check_choices(labels, blank)
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
@@ -124,6 +127,7 @@ def load_examples(
     columns = data_columns(text_column, label_column, pair_column, image_column)
     if task == KINDS[1]:
         columns = as_questions(columns)
+    columns = described or columns
     return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
 
 

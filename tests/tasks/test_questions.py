@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
+from bayeslora.tasks.description import read_description
 from bayeslora.tasks.examples import (
     class_names,
     encode_labels,
@@ -200,3 +201,47 @@ def test_an_answer_that_is_no_candidate_is_refused_with_its_row():
     with pytest.raises(InputError) as caught:
         load_examples(rows)
     assert "row 2" in str(caught.value)
+
+
+def test_a_description_names_columns(tmp_path):
+    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B", "story": "s", "choices": 3}]
+    data = written(tmp_path / "q.jsonl", rows)
+    about = tmp_path / "task.yaml"
+    about.write_text(
+        "question: stem\nchoices: [first, second]\nanswer: key\ncontext: story\nprompt: '{text}?'\n"
+    )
+    examples = load_examples(data, task=str(about))
+    assert examples.choices == (("x", "y"),)
+    assert (examples.labels, examples.pairs, examples.texts) == (("B",), ("s",), ("q",))
+    assert read_description(str(about)).prompt == "{text}?"
+    about.write_text("question: stem\n")
+    rows = [{"stem": "q", "choices": ["x", "y"], "answer_index": 1}]
+    assert load_examples(rows, task=str(about)).labels == ("B",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "3",
+        "questoin: stem",
+        "choices: [first]",
+        "question: 3",
+        "choices: {a: b}",
+        "a: [",
+        "x: *a",
+    ],
+)
+def test_bad_descriptions(content, tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text(content)
+    assert str(about) in message(ROWS, task=str(about))
+
+
+def test_a_description_names_each_column_once(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: a\nchoices: [b, a]\n")
+    assert "'a'" in message(ROWS, task=str(about))
+    about.write_text("choices: [first, second]\n")
+    assert "no column 'first'" in message(ROWS, task=str(about))
+    assert "missing.yaml" in message(ROWS, task=str(tmp_path / "missing.yaml"))

@@ -216,8 +216,7 @@ def run(args: argparse.Namespace) -> None:
         args.adapter = "none"
     if args.patience is not None and args.validation is None and args.hold_out is None:
         note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
-    if args.train is None and args.task not in (None, *KINDS):
-        args.train = "train"
+    _settle_task(args)
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")
@@ -244,6 +243,17 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
     )
     _show(args, classifier.record)
+
+
+def _settle_task(args: argparse.Namespace) -> None:
+    """Take the prompt from a description of the task, and the usual split of a known task."""
+    from bayeslora.tasks.description import is_description, read_description
+
+    if is_description(args.task):
+        if args.template is None:
+            args.template = read_description(args.task).prompt
+    elif args.train is None and args.task not in (None, *KINDS):
+        args.train = "train"
 
 
 def _model(args: argparse.Namespace) -> dict[str, Any]:
