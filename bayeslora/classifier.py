@@ -56,7 +56,7 @@ from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inpu
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.scores import Scores
-from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Seed, checked
+from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import config_scores
@@ -91,6 +91,7 @@ class BayesianClassifier:
         depth: Depth | None = None,
         template: str | None = None,
         verbaliser: Verbaliser | None = None,
+        format: Format | None = None,
         dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -125,6 +126,10 @@ class BayesianClassifier:
                 head of the language model is at hand (a decoder's that is its table of embeddings)
                 and the last layer is fitted at once, not step by step (`nuts`, `vbll` that refits
                 its means, and every posterior without an adapter).
+            format: How questions with options are read: `"options"` scores each option after the
+                question by one weight vector that all share, beside the language model's own
+                log-likelihood; `"letters"` lists the options in the prompt and asks for a letter,
+                as published tables do. None takes `"options"`.
             dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
             device: A torch device; None takes the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
@@ -147,6 +152,7 @@ class BayesianClassifier:
         if verbaliser is not None:
             check_verbaliser(verbaliser)
         self.verbaliser = dict(verbaliser) if isinstance(verbaliser, Mapping) else verbaliser
+        self.format = None if format is None else checked("format", format, Format)
         self.seed = checked("seed", seed, Seed)
         self.max_length = checked("max_length", max_length, Count)
         self.progress = progress
@@ -897,6 +903,7 @@ class BayesianClassifier:
             depth=record.backbone.get("depth") or 1.0,
             template=record.backbone.get("template") or RAW,
             verbaliser=record.backbone.get("verbaliser"),
+            format=record.backbone.get("format"),
             dtype=record.backbone["dtype"],
             device=device,
             trust_remote_code=trust_remote_code,
@@ -946,4 +953,5 @@ class BayesianClassifier:
             self.depth,
             self.template,
             self.verbaliser,
+            format=self.format,
         )

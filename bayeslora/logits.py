@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ABSENT = -1e4
+"""The logit of a class or an option that a row lacks: its probability is exactly zero, and nothing
+overflows."""
+
 
 @dataclass(frozen=True)
 class GaussianLogits:
@@ -39,13 +43,27 @@ class GaussianLogits:
 
     @property
     def spread(self) -> Tensor:
-        """[N]: the variance of the logits about their mean over classes, summed over classes.
+        """[N]: `spread_of` all classes."""
+        return self.spread_of(None)
+
+    def spread_of(self, present: Tensor | None) -> Tensor:
+        """Return [N], the variance of the logits about their mean over classes, summed over these.
 
         That is Σ_c v_c less the part that all logits share, which softmax cannot see.
+
+        Args:
+            present: [N, C] bool, which classes each row has; None for all.
         """
-        total = self.variance.sum(-1)
-        shared = total if self.covariance.ndim == 2 else self.covariance.sum((-2, -1))
-        return (total - shared / self.mean.shape[1]).clamp_min(0)
+        covariance, count = self.covariance, self.mean.new_tensor(self.mean.shape[1])
+        if present is not None:
+            present = present.to(covariance)
+            count = present.sum(-1)
+            pairs = present if covariance.ndim == 2 else present[:, None] * present[..., None]
+            covariance = covariance * pairs
+        total = covariance if covariance.ndim == 2 else covariance.diagonal(dim1=-2, dim2=-1)
+        total = total.sum(-1)
+        shared = total if covariance.ndim == 2 else covariance.sum((-2, -1))
+        return (total - shared / count).clamp_min(0)
 
     @property
     def is_point(self) -> bool:
@@ -118,9 +136,18 @@ class SampledLogits:
 
     @property
     def spread(self) -> Tensor:
-        """[N]: as that of `GaussianLogits`, over draws."""
-        centred = self.samples - self.samples.mean(-1, keepdim=True)
-        return centred.var(0, correction=0).sum(-1)
+        """[N]: `spread_of` all classes."""
+        return self.spread_of(None)
+
+    def spread_of(self, present: Tensor | None) -> Tensor:
+        """Return [N], as `GaussianLogits.spread_of`, over draws."""
+        if present is None:
+            centred = self.samples - self.samples.mean(-1, keepdim=True)
+            return centred.var(0, correction=0).sum(-1)
+        present = present.to(self.samples.device)
+        samples = torch.where(present, self.samples, 0.0)
+        middle = samples.sum(-1, keepdim=True) / present.sum(-1, keepdim=True)
+        return torch.where(present, samples - middle, 0.0).var(0, correction=0).sum(-1)
 
     @property
     def is_point(self) -> bool:
@@ -174,9 +201,13 @@ class MixtureLogits:
 
     @property
     def spread(self) -> Tensor:
-        """[N]: as that of `GaussianLogits`, within networks and between them."""
-        within = torch.stack([part.spread for part in self.parts]).mean(0)
-        return within + SampledLogits(self._means).spread
+        """[N]: `spread_of` all classes."""
+        return self.spread_of(None)
+
+    def spread_of(self, present: Tensor | None) -> Tensor:
+        """Return [N], as `GaussianLogits.spread_of`, within networks and between them."""
+        within = torch.stack([part.spread_of(present) for part in self.parts]).mean(0)
+        return within + SampledLogits(self._means).spread_of(present)
 
     @property
     def is_point(self) -> bool:

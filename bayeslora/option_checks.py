@@ -86,11 +86,15 @@ Seed = Annotated[int, Range(0, LARGEST_SEED)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Link = Literal["mc", "probit", "bridge"]
 Structure = Literal["diag", "full", "kron"]
+Format = Literal["letters", "options"]
+"""How questions with options are read: answered by a letter, or option by option."""
 Pooling = Literal["first", "last", "mean"]
 """Which state is the feature: that of the first token, of the last, or the mean over tokens."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """What the frozen weights can be asked to be."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+"""How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)
 """From logits to probabilities."""
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)

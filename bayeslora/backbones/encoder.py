@@ -24,19 +24,21 @@ from bayeslora.backbones.load import Backbone, Kind, lasting_name
 from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, spans_of
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
+    Batch,
     Tokens,
     length_batches,
+    model_inputs,
     tokenise,
     usable_length,
 )
 from bayeslora.conditioning import Conditioning
 from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.errors import InputError
+from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor]
 POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean", "vision": "first"}
 """Which state of a text is its feature, where nothing else is asked for."""
 _PREFIX_BATCH = 32
@@ -59,11 +61,13 @@ class PreparedTexts:
         tokens: The tokenised texts.
         prefix: Their states at the split, or None where the split is at the bottom.
         contexts: [N, k], what a pass depends on beside the texts; None where nothing else.
+        known: [N, C] float32 logits that are known beforehand; None where none are.
     """
 
     tokens: Tokens | Pixels
     prefix: PrefixStates | None
     contexts: Tensor | None = field(default=None, kw_only=True)
+    known: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -74,7 +78,9 @@ class PreparedTexts:
         if prefix is not None:
             prefix = replace(prefix, spans=prefix.spans[list(rows)])
         contexts = None if self.contexts is None else self.contexts[list(rows)]
-        return PreparedTexts(self.tokens.take(rows), prefix, contexts=contexts)
+        known = None if self.known is None else self.known[list(rows)]
+        tokens = self.tokens.take(rows)
+        return PreparedTexts(tokens, prefix, contexts=contexts, known=known)
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """Return the padded batch of `rows`: the model's inputs, maybe `hidden` and `contexts`."""
@@ -83,6 +89,8 @@ class PreparedTexts:
             batch["hidden"] = self.prefix.pad(rows)
         if self.contexts is not None:
             batch["contexts"] = self.contexts[list(rows)]
+        if self.known is not None:
+            batch["known"] = self.known[list(rows)]
         return batch
 
 
@@ -92,17 +100,18 @@ def read_inputs(
     pairs: Sequence[str] | None = None,
     *,
     max_length: int,
+    keep_end: bool = False,
 ) -> Tokens | Pixels:
     """Return texts as tokens; of a vision model, which texts name by their paths, as pixels."""
     if backbone.kind == "vision":
         return read_pixels(backbone, texts, max_length=max_length)
-    return tokenise(backbone, texts, pairs, max_length=max_length)
+    return tokenise(backbone, texts, pairs, max_length=max_length, keep_end=keep_end)
 
 
-def model_inputs(batch: Batch, device: torch.device) -> Batch:
-    """Return what a model is called with, where it is."""
-    names = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask", "token_type_ids")
-    return {name: batch[name].to(device) for name in names if name in batch}
+def with_letters(question: str, options: Sequence[str]) -> str:
+    """Return a question with its options on lines of their own, each after its letter."""
+    lines = [f"{chr(ord('A') + place)}) {text}" for place, text in enumerate(options)]
+    return "\n".join([f"Question: {question}", *lines])
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -144,14 +153,26 @@ class FeatureExtractor(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Width d of a feature."""
+        """Width d of a feature, known logits apart."""
         raise NotImplementedError
+
+    @property
+    def num_scaled(self) -> int:
+        """How many columns of a feature, from the first on, have the scale of the states."""
+        return self.num_features
+
+    def root_mean_square(self, features: Tensor) -> float:
+        """Return the root mean square norm of features [N, ...] of this encoder."""
+        states = features[..., : self.num_scaled]
+        return float(states.double().square().sum(-1).mean().sqrt())
 
     def prepare(
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
+        choices: Sequence[Sequence[str]] | None = None,
+        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
@@ -160,6 +181,8 @@ class FeatureExtractor(nn.Module):
         Args:
             texts: N texts.
             pairs: N second texts, or None.
+            choices: The options of each text; None where there are none.
+            available: [N, C], which classes or options each text has; None for all.
             advance: Called with the number of texts that are done.
             keep: Whether what takes long may be kept on disk for the next run.
         """
@@ -210,7 +233,7 @@ class FeatureExtractor(nn.Module):
         batch_size: int = 64,
         advance: Callable[[int], object] = lambda _: None,
     ) -> Tensor:
-        """Return the features [N, d] float32 on the CPU, in the order of the texts.
+        """Return the features [N, ...] float32 on the CPU, in the order of the texts.
 
         The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
 
@@ -223,7 +246,10 @@ class FeatureExtractor(nn.Module):
         chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows)
         result = torch.empty(len(chosen), self.num_features)
         for places in self.batches(prepared.tokens.lengths[chosen], batch_size):
-            result[places] = self(prepared.collate(chosen[places].tolist())).cpu()
+            found = self(prepared.collate(chosen[places].tolist())).cpu()
+            if found.shape[1:] != result.shape[1:]:
+                result = found.new_empty(len(chosen), *found.shape[1:])
+            result[places] = found
             advance(len(places))
         return result
 
@@ -306,11 +332,34 @@ class Encoder(FeatureExtractor):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
+        choices: Sequence[Sequence[str]] | None = None,
+        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
-        """Tokenise texts and run the frozen prefix over them, once for each new set of texts."""
-        tokens = read_inputs(self.backbone, texts, pairs, max_length=self.max_length)
+        """Tokenise texts and run the frozen prefix over them, once for each new set of texts.
+
+        Questions are read with their options behind them, each after its letter.
+        """
+        if choices is not None:
+            texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
+        tokens = read_inputs(
+            self.backbone,
+            texts,
+            pairs,
+            max_length=self.max_length,
+            keep_end=choices is not None,
+        )
+        prepared = self.with_prefix(tokens, advance, keep=keep)
+        if available is None or available.all():
+            return prepared
+        known = torch.from_numpy(np.where(available, 0.0, ABSENT)).float()
+        return replace(prepared, known=known)
+
+    def with_prefix(
+        self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool
+    ) -> PreparedTexts:
+        """Return tokenised texts with their states at the split; see `prepare`."""
         if self._split.start == 0:
             advance(len(tokens))
             return PreparedTexts(tokens, None)
@@ -332,7 +381,21 @@ class Encoder(FeatureExtractor):
             del known[key]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the features [B, d] float32 of a collated batch, with gradients."""
+        """Return the features [B, d] float32 of a collated batch, with gradients.
+
+        Where its logits are known in part, they follow as C more columns.
+        """
+        device = self.backbone.device
+        states, mask = self.states(batch), batch["attention_mask"].to(device)
+        if self.backbone.kind == "vision" and self.pooling == "mean":
+            before = extra_tokens(self.model.config)
+            states, mask = states[:, before:], mask[:, before:]
+        found = pool(states, mask, self.pooling)
+        known = batch.get("known")
+        return found if known is None else torch.cat([found, known.to(device)], 1)
+
+    def states(self, batch: Batch) -> Tensor:
+        """Return the last hidden states [B, T, d] of a collated batch, with gradients."""
         device = self.backbone.device
         hidden = batch.get("hidden")
         if hidden is not None:
@@ -340,12 +403,7 @@ class Encoder(FeatureExtractor):
         inputs = model_inputs(batch, device)
         read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
         with self._under(batch):
-            states = self._split.suffix(hidden=hidden, read=read, **inputs)
-        mask = inputs["attention_mask"]
-        if self.backbone.kind == "vision" and self.pooling == "mean":
-            before = extra_tokens(self.model.config)
-            states, mask = states[:, before:], mask[:, before:]
-        return pool(states, mask, self.pooling)
+            return self._split.suffix(hidden=hidden, read=read, **inputs)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
@@ -457,7 +515,7 @@ class Encoder(FeatureExtractor):
         states = compute_prefix(
             self._split,
             tokens,
-            width=self.num_features,
+            width=self.num_scaled,
             dtype=self.backbone.cache_dtype,
             device=self.backbone.device,
             batch_size=1 if self.one_by_one else _PREFIX_BATCH,
@@ -478,7 +536,7 @@ class Encoder(FeatureExtractor):
             if not path.is_file():
                 return None
             return load_states(
-                path, spans_of(tokens.lengths), self.num_features, self.backbone.cache_dtype
+                path, spans_of(tokens.lengths), self.num_scaled, self.backbone.cache_dtype
             )
         except (OSError, InputError) as error:
             logger.warning("%s; the frozen layers are run again", error)
@@ -507,6 +565,6 @@ class Encoder(FeatureExtractor):
         dtype = next(self.model.parameters()).dtype
         digest = hashlib.sha256(f"{self.backbone.fingerprint}|{dtype}|{self._split.start}".encode())
         digest.update(tokens.lengths.tobytes())
-        for item in (*tokens.ids, *(tokens.types or ())):
+        for item in tokens.arrays():
             digest.update(item.tobytes())
         return digest.hexdigest()

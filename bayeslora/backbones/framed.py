@@ -14,6 +14,9 @@ def framed(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     limit: int,
+    *,
+    pair_first: bool = False,
+    keep_end: bool = False,
 ) -> tuple[dict[str, list[list[int]]], int]:
     """Return the ids of filled templates of at most `limit` tokens, and how many texts were cut.
 
@@ -27,6 +30,8 @@ def framed(
         texts: N texts.
         pairs: N second texts, or None; they are cut once nothing is left of the text.
         limit: Tokens kept.
+        pair_first: Whether second texts are cut first, and texts once nothing is left of these.
+        keep_end: Whether texts lose their beginning.
     """
     first = list(texts)
     second: list[str | None] = [None] * len(first) if pairs is None else list(pairs)
@@ -46,10 +51,15 @@ def framed(
             excess = len(ids[row]) - limit
             if excess > 0:
                 offsets = found["offset_mapping"][place] if tokenizer.is_fast else None
-                if item.text[0] < item.text[1]:
-                    first[row] = first[row][: _kept(item.text, excess, offsets)]
-                elif item.pair is not None:
-                    second[row] = (second[row] or "")[: _kept(item.pair, excess, offsets)]
+                pair = item.pair if item.pair is not None and item.pair[0] < item.pair[1] else None
+                cuts_pair = pair is not None and (pair_first or item.text[0] == item.text[1])
+                if pair is not None and cuts_pair:
+                    second[row] = (second[row] or "")[: _kept(pair, excess, offsets)]
+                elif item.text[0] < item.text[1]:
+                    kept = _kept(item.text, excess, offsets)
+                    first[row] = first[row][-kept:] if keep_end and kept else first[row][:kept]
+                else:
+                    continue  # nothing is left to cut
                 long.append(row)
         cut = max(cut, len(long))
         todo = long

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,10 @@ class Pixels:
     def take(self, rows: Sequence[int]) -> Pixels:
         """Return some of the images."""
         return replace(self, ids=tuple(self.ids[row] for row in rows))
+
+    def arrays(self) -> Iterator[NDArray[Any]]:
+        """Yield everything that decides the states of the images, beside their lengths."""
+        yield from self.ids
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return what a model is called with: `pixel_values`, and `attention_mask` [B, T] of 1."""

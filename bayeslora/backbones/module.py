@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.classifier_source import checked_names
@@ -85,6 +86,8 @@ class ModuleEncoder(FinalLayerEncoder):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
+        choices: Sequence[Sequence[str]] | None = None,
+        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> EncodedTexts:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, run_vision
-from bayeslora.backbones.tokens import Tokens, length_batches
+from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
 
 _IN_MEMORY_BYTES = 2 << 30
 
@@ -300,8 +300,7 @@ def compute_prefix(
     values = _allocate(int(lengths.sum()), width, dtype)
     for rows in length_batches(lengths, batch_size):
         inputs = tokens.pad(rows)
-        on_device = {name: item.to(device) for name, item in inputs.items()}
-        hidden = split.prefix(**on_device).to("cpu", dtype)
+        hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
         places = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
         values[places] = hidden[inputs["attention_mask"].bool()]
         advance(len(rows))

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from bayeslora.backbones.classifier_source import class_names, open_classifier
-from bayeslora.backbones.encoder import Batch
 from bayeslora.backbones.final_layer import check_layer, check_logits, find_layer, gap
 from bayeslora.backbones.load import (
     Backbone,
@@ -33,7 +32,7 @@ from bayeslora.backbones.sequence_encoder import (
     SequenceEncoder,
     named_inputs,
 )
-from bayeslora.backbones.tokens import UNEQUAL_TEXTS
+from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch
 from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 

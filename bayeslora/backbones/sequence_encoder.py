@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Batch, PreparedTexts, model_inputs
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.final_layer import check_one_vector, received, with_constant
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.tokens import tokenise, usable_length
+from bayeslora.backbones.tokens import Batch, model_inputs, tokenise, usable_length
 
 Padding = Literal["right", "left", "none"]
 
@@ -52,6 +54,8 @@ class SequenceEncoder(FinalLayerEncoder):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
+        choices: Sequence[Sequence[str]] | None = None,
+        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:

@@ -24,6 +24,10 @@ UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded be
 """Of different lengths under any tokenizer, so that the first is padded beside the second."""
 
 
+Batch = dict[str, Tensor]
+"""What a pass is given by name, each [B, ...]."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Tokenised texts, unpadded.
@@ -67,7 +71,32 @@ class Tokens:
         found = {"input_ids": (chosen, self.pad_id), "attention_mask": (ones, 0)}
         if self.types is not None:
             found["token_type_ids"] = ([self.types[row] for row in rows], 0)
-        return {name: _padded(*item, left=self.pads_left) for name, item in found.items()}
+        return {name: padded(*item, left=self.pads_left) for name, item in found.items()}
+
+    def arrays(self) -> Iterator[NDArray[np.int64]]:
+        """Yield everything that decides the states of the texts, beside their lengths."""
+        yield from self.ids
+        yield from self.types or ()
+
+
+def model_inputs(batch: Batch, device: torch.device) -> Batch:
+    """Return what a model is called with, where it is.
+
+    With `groups` [B, T] the mask is [B, 1, T, T]: a token attends to its own group and, where the
+    batch says what is `before` options, to group 0, and then to no later token.
+    """
+    names = (
+        *("input_ids", "inputs_embeds", "pixel_values"),
+        *("attention_mask", "position_ids", "token_type_ids"),
+    )
+    inputs = {name: batch[name].to(device) for name in names if name in batch}
+    if "groups" in batch:
+        groups = batch["groups"].to(device)
+        seen = groups[:, None, :] == groups[:, :, None]
+        if "before" in batch:
+            seen = (seen | (groups[:, None, :] == 0)).tril()
+        inputs["attention_mask"] = seen[:, None]
+    return inputs
 
 
 def tokenise(
@@ -77,6 +106,7 @@ def tokenise(
     *,
     max_length: int,
     as_its_owner: bool = False,
+    keep_end: bool = False,
 ) -> Tokens:
     """Tokenise texts, or pairs of texts, to at most `max_length` tokens.
 
@@ -92,6 +122,8 @@ def tokenise(
         max_length: Tokens kept.
         as_its_owner: Whether everything is left to the tokenizer, as for a classifier that was
             trained elsewhere: a decoder's pairs, and the types of single texts.
+        keep_end: Whether a text in a template loses its beginning where it is too long, and only
+            once nothing is left of its second text.
 
     Raises:
         InputError: The template leaves no room for a text, or has no place for second texts that
@@ -114,7 +146,15 @@ def tokenise(
         # Regular expressions of a stranger's tokenizer may give up on a text, in a panic of Rust.
         with reading(f"the tokenizer of {backbone.name} fails on a text"):
             if template is not None:
-                found, cut_here = framed(backbone.tokenizer, template, first, second, limit)
+                found, cut_here = framed(
+                    backbone.tokenizer,
+                    template,
+                    first,
+                    second,
+                    limit,
+                    pair_first=keep_end,
+                    keep_end=keep_end,
+                )
             elif joined and second is not None:
                 found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
             else:
@@ -155,7 +195,8 @@ def _arrays(lists: Sequence[list[int]], empty: int) -> list[NDArray[np.int64]]:
     return [np.asarray(item or [empty], dtype=np.int64) for item in lists]
 
 
-def _padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool) -> Tensor:
+def padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool = False) -> Tensor:
+    """Return [B, T] int64 of arrays of different lengths, filled up at one side."""
     width = max(len(item) for item in arrays)
     result = np.full((len(arrays), width), fill, dtype=np.int64)
     for place, item in enumerate(arrays):

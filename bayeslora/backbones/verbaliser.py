@@ -87,12 +87,12 @@ def class_rows(backbone: Backbone, words: Sequence[str]) -> Tensor:
             f"{backbone.name} is an encoder: it names no next token, so it says nothing of the "
             "classes without labels; choose a decoder"
         )
-    head = _head_weight(backbone)
-    ids = [_tokens_after(backbone.tokenizer, backbone.template, found) for found in words]
+    head = head_weight(backbone)
+    ids = [tokens_after(backbone.tokenizer, backbone.template, found) for found in words]
     return torch.stack([head[row].float().mean(0) for row in ids])
 
 
-def _head_weight(backbone: Backbone) -> Tensor:
+def head_weight(backbone: Backbone) -> Tensor:
     """Return the weight [V, d] of the language-model head.
 
     Raises:
@@ -120,7 +120,7 @@ def _head_weight(backbone: Backbone) -> Tensor:
     return weight.to(backbone.device)
 
 
-def _tokens_after(tokenizer: Any, template: Template | None, words: str) -> list[int]:
+def tokens_after(tokenizer: Any, template: Template | None, words: str) -> list[int]:
     """Return the tokens of words where they come after the template."""
     before = "x" if template is None else template.filled("x", "x").whole
     between = "" if before[-1:].isspace() else " "

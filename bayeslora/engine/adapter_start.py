@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
-from bayeslora.backbones.encoder import Batch, FeatureExtractor, PreparedTexts
+from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
+from bayeslora.backbones.tokens import Batch
 from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.engine.checkpoints import checkpoint_state
 from bayeslora.engine.data import read_rows

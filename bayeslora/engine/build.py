@@ -16,12 +16,13 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.settings import LabelledExamples
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
-from bayeslora.option_checks import Pooling
+from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head, build, build_weights, check_factors
 from bayeslora.posteriors.registry import resolve_posterior
@@ -38,6 +39,7 @@ def build_network(
     num_classes: int,
     seed: int,
     max_length: int,
+    format: Format | None = None,
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
@@ -50,6 +52,7 @@ def build_network(
         num_classes: C.
         seed: Of the adapter's start and of the last layer's draws.
         max_length: Tokens kept of a text.
+        format: How questions are read; None for texts.
         extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
             will be loaded.
         trained: `trained_state()` of that network; columns that it trains are then known.
@@ -64,7 +67,8 @@ def build_network(
     lay_out(sites, under("adapter.", trained or {}))
     names = [site.name for site in sites]
     path, start = chosen.first_layer(clone.model, names, is_cut=clone.depth is not None)
-    encoder = Encoder(
+    reads_options = format == "options"
+    encoder = (OptionsEncoder if reads_options else Encoder)(
         clone,
         layers_path=path,
         start=start,
@@ -77,11 +81,25 @@ def build_network(
     encoder.conditioning = chosen.conditioning(sites, backbone.num_features)
     if encoder.conditioning is not None:
         encoder.conditioning.resize(under(CONDITIONING, trained or {}))
-    head = build(posterior, backbone.num_features, num_classes, seed=seed, extra=extra)
+    head = build(
+        posterior, encoder.num_features, num_classes, shared=reads_options, seed=seed, extra=extra
+    )
+    if isinstance(encoder, OptionsEncoder) and extra is None:
+        _start_at_language_model(encoder, head)
     network = Network(encoder, sites, head, full)
     if chosen.trains:
         network.weights = build_weights(posterior, network, seed, fitted=extra is not None)
     return network.to(backbone.device)
+
+
+def _start_at_language_model(encoder: OptionsEncoder, head: Head) -> None:
+    """Centre the weights of options at the language model's own answer, where there is one."""
+    if not encoder.is_language_model:
+        return
+    weight = torch.zeros_like(head.mean_weight)
+    weight[:, -1] = 1.0
+    set_prior_mean: Any = getattr(head, "set_prior_mean", head.set_mean)
+    set_prior_mean(weight)
 
 
 def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:

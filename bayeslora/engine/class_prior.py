@@ -51,11 +51,13 @@ class ClassPrior:
         rows: [C, d] float32, for the last hidden states of `whole`.
         whole: The backbone with all its layers.
         examples: The texts that it will be asked about, to make more of where they are few.
+        leads: Whether the training starts there too, whatever the last layer.
     """
 
     rows: Tensor
     whole: Backbone
     examples: Examples | None = None
+    leads: bool = False
 
     @torch.no_grad()
     def mean(
@@ -166,6 +168,7 @@ def class_prior(
     examples: Examples | None = None,
     *,
     at_once: bool = True,
+    leads: bool = False,
 ) -> ClassPrior | None:
     """Return what a backbone says of the classes, or None where it is not asked.
 
@@ -179,6 +182,7 @@ def class_prior(
         verbaliser: Words by class name, or `names` or `none`; None for the default.
         examples: The texts that it will be asked about; labels are not read.
         at_once: Whether the last layer is fitted to features that no longer change.
+        leads: See `ClassPrior`.
 
     Raises:
         InputError: The words are not allowed, or the backbone has no language-model head.
@@ -188,7 +192,7 @@ def class_prior(
     if verbaliser == "none" or (verbaliser is None and not usual):
         return None
     given = verbaliser if isinstance(verbaliser, Mapping) else {}
-    return ClassPrior(class_rows(whole, class_words(classes, given)), whole, examples)
+    return ClassPrior(class_rows(whole, class_words(classes, given)), whole, examples, leads)
 
 
 def _is_at_hand(whole: Backbone, classes: Sequence[str]) -> bool:

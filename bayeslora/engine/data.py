@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
+from bayeslora.option_checks import Format
 from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, encode_labels, is_numbered, joined
+from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
 
@@ -94,18 +95,58 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
             len(rows),
         )
     labelled: Examples = rows
-    refuse_questions(labelled)
     return labelled
 
 
-def refuse_questions(rows: Examples) -> None:
-    """Raise InputError for questions with options, which are no texts to classify."""
-    if rows.choices is not None:
+def format_of(record: ModelRecord) -> Format | None:
+    """Return how a model reads questions; None for texts to classify."""
+    found: Format | None = record.backbone.get("format")
+    return found
+
+
+def classes_for(record: ModelRecord, most_options: int) -> tuple[str, ...]:
+    """Return the classes of predictions of questions with up to so many options.
+
+    A model that reads options one by one may be asked for more of them than it was fitted to.
+    """
+    if format_of(record) != "options":
+        return tuple(record.classes)
+    return tuple(LETTERS[: max(len(record.classes), most_options)])
+
+
+def most_options(rows: Examples) -> int:
+    """Return the most options of a question; 0 for texts."""
+    return max(map(len, rows.choices or ()), default=0)
+
+
+def check_questions(record: ModelRecord, rows: Examples) -> None:
+    """Raise InputError for rows of another kind than a model's, or with too many options.
+
+    Raises:
+        InputError: Texts were given to a model of questions or the reverse, or a question has more
+            options than there are letters in a model of the format `letters`.
+    """
+    format = format_of(record)
+    if format is None and rows.choices is not None:
         raise InputError(
-            f"{rows.source} holds questions with options, and texts with labels are needed. Where "
+            f"{rows.source} holds questions with options, and the model classifies texts. Where "
             "all rows share their options, choose columns: --text-column question --label-column "
             f"{rows.label_column}"
         )
+    if format is not None and rows.choices is None:
+        raise InputError(
+            f"{rows.source} holds texts without options, and the model answers questions: give "
+            "columns 'question' and 'choices'"
+        )
+    if format == "letters" and rows.choices is not None:
+        most = len(record.classes)
+        place = next((n for n, row in enumerate(rows.choices) if len(row) > most), None)
+        if place is not None:
+            raise InputError(
+                f"{rows.source}, row {rows.rows[place]}: {len(rows.choices[place])} options, and "
+                f"the model knows the letters {record.classes[0]} to {record.classes[-1]} of the "
+                "rows that it was fitted to; the format 'options' takes any number"
+            )
 
 
 def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
@@ -217,7 +258,8 @@ def encode_for(
         InputError: A label is not a class and `unknown` is not `ood`.
     """
     check_images(rows, images=columns_of(record).images)
-    classes = tuple(record.classes)
+    check_questions(record, rows)
+    classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     numbered = is_numbered(rows.labels) if numbered is None else numbered
     if foreign and numbered and not any(name.lstrip("-").isdecimal() for name in classes):
@@ -291,6 +333,7 @@ class CheckedRows:
         unknown: What to do with a label that is not a class.
         digests: SHA-256 of ids, texts, labels and further columns, for each piece.
         num_labelled: How many rows have a label that is a class.
+        most_options: The most options of a question; 0 for texts.
     """
 
     record: ModelRecord
@@ -298,6 +341,7 @@ class CheckedRows:
     unknown: Unknown
     digests: tuple[bytes, ...]
     num_labelled: int
+    most_options: int = 0
 
     @classmethod
     def of(cls, record: ModelRecord, stream: ExampleStream, unknown: Unknown) -> CheckedRows:
@@ -312,13 +356,13 @@ class CheckedRows:
             InputError: A label is not a class and `unknown` is not `ood`.
         """
         digests = []
-        labelled = 0
+        labelled = most = 0
         for rows in _whole_pieces(stream):
-            refuse_questions(rows)
             codes = encode_for(record, rows, unknown, numbered=stream.numbered)
             digests.append(_digest(rows))
             labelled += int((codes >= 0).sum())
-        return cls(record, stream, unknown, tuple(digests), labelled)
+            most = max(most, most_options(rows))
+        return cls(record, stream, unknown, tuple(digests), labelled, most)
 
     @property
     def digest(self) -> str:

@@ -105,6 +105,7 @@ def fit_members(
             num_classes=len(data.classes),
             seed=seed,
             max_length=choices.max_length,
+            format=choices.format,
         )
         if network.conditioning is not None:
             network.conditioning.learn(data.train[0])
@@ -252,8 +253,7 @@ def fit_frozen(
     """
     network.eval()
     states = [_states(network, rows, shown=progress) for rows in (train, validation) if rows]
-    norm = states[0].double().square().sum(-1).mean().sqrt()
-    network.feature_scale.fill_(norm.item())
+    network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
     factor = None if prior is None else centre(network, prior, train, states[0])
     rows = [
         FeatureRows(source, (scaled := network.scaled(found)), source.labels.to(scaled.device))

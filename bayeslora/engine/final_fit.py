@@ -23,6 +23,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.features import centred_logits, split_known
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.weights.training import FinalFit
 
@@ -103,7 +104,7 @@ def fit_last_layer(
     if feature_scores is None or feature_scores:
         network.feature_scores = FeatureScores.fitted(
             feature_scores,
-            features * by_features,
+            split_known(features, network.head.mean_weight.shape[1])[0] * by_features,
             labels,
             seed,
         )
@@ -149,8 +150,7 @@ def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
         prior_mean: [C, d].
     """
     logits, apart = (
-        features.double() @ (weight - weight.mean(0)).double().T
-        for weight in (mean, mean - prior_mean)
+        centred_logits(features.double(), weight.double()) for weight in (mean, mean - prior_mean)
     )
     size = float(logits.square().sum())
     return max(0.0, 1 - float(apart.square().sum()) / size) if size > 0 else 0.0
@@ -165,16 +165,15 @@ def fit_head(
         InputError: The features are not finite, or their scale is out of reach.
     """
     features, labels = train
-    _check_scale(features)
+    _check_scale(network.encoder.root_mean_square(features))
     if isinstance(network.encoder, FinalLayerEncoder):
         # Somebody else's features come in a scale of their own.
         network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
     network.head.fit(features, labels, held_out)
 
 
-def _check_scale(features: Tensor) -> None:
+def _check_scale(norm: float) -> None:
     """Raise InputError for features whose products would overflow or vanish."""
-    norm = features.double().square().sum(-1).mean().sqrt().item()
     if not _LEAST_NORM <= norm <= _GREATEST_NORM:
         raise DivergedError(
             f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "

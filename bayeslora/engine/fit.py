@@ -20,6 +20,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.engine import formats
 from bayeslora.engine.adapter_start import read_texts
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.checkpoints import abandon, claim, refuse, restored
@@ -128,6 +129,7 @@ def fit_classifier(
             `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
+    choices = formats.settled(choices, data.train[0])
     final = data
     if settings.hold_out:
         _check_hold_out(choices, data, settings)
@@ -145,23 +147,22 @@ def fit_classifier(
     whole, backbone = _read(choices, data, load())
     posterior = settle_posterior(
         choices.posterior,
-        TrainingSizes(len(data.classes), backbone.num_features, len(final.train[0])),
+        _sizes(choices, data, backbone, len(final.train[0])),
     )
     choices = replace(choices, posterior=posterior)
     # `identity` keeps what was asked for.
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
     planned["posterior"] = planned["posterior"] | settled
-    reading = recorded_reading(backbone)
-    if choices.verbaliser is not None:
-        reading["verbaliser"] = choices.verbaliser
+    reading = _reading(choices, backbone, final)
     identity["weights of the backbone"] = backbone.fingerprint
-    identity |= {name: reading.get(name) for name in ("depth", "template", "verbaliser")}
+    identity |= {"depth": None, "template": None, "verbaliser": None} | reading
     prior = class_prior(
         whole,
         data.classes,
         choices.verbaliser,
         data.train[0],
         at_once=posterior.starts_over(adapter_trains=choices.adapter.trains),
+        leads=choices.format == "letters",
     )
     fit = partial(
         fit_members,
@@ -207,6 +208,27 @@ def fit_classifier(
     )
     fitted = FittedModel(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _reading(choices: Choices, backbone: Backbone, data: TrainingData) -> dict[str, Any]:
+    """Return how the backbone reads the rows, as the record holds it."""
+    reading = recorded_reading(backbone)
+    if choices.verbaliser is not None:
+        reading["verbaliser"] = choices.verbaliser
+    if choices.format is not None:
+        reading["format"] = choices.format
+        prompts = formats.prompt_hash(choices.format, backbone.template, data.train[0])
+        reading["prompt_sha256"] = prompts
+    return reading
+
+
+def _sizes(
+    choices: Choices, data: TrainingData, backbone: Backbone, num_rows: int
+) -> TrainingSizes:
+    """Return the sizes of the last layer's problem: options share one weight vector."""
+    shared = choices.format == "options"
+    classes = 1 if shared else len(data.classes)
+    return TrainingSizes(classes, backbone.num_features + shared, num_rows)
 
 
 def _with_defaults(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
@@ -270,15 +292,17 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     check_images(data.train[0], images=loaded.kind == "vision")
     asked = choices.depth
+    pairs = data.train[0].pairs is not None
     whole, backbone = read_as_asked(
         loaded,
         1.0 if asked == "auto" else asked,
-        choices.template,
-        pairs=data.train[0].pairs is not None,
+        formats.default_template(choices, loaded, pairs=pairs),
+        pairs=pairs,
         adapted=choices.adapter.trains,
         max_length=choices.max_length,
     )
     check_max_length(whole, choices.max_length)
+    formats.check_backbone(choices.format, whole, backbone, len(data.classes))
     if asked == "auto":
         depth = best_depth(
             whole,

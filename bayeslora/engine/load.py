@@ -36,6 +36,7 @@ from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer, over_adapters
 from bayeslora.engine.card import model_card
+from bayeslora.engine.data import format_of
 from bayeslora.engine.network import Network
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
@@ -90,6 +91,7 @@ def restore_network(
             num_classes=len(record.classes),
             seed=record.seed,
             max_length=record.max_length,
+            format=format_of(record),
             extra=record.head,
             trained=members[0],
         )

@@ -174,7 +174,8 @@ def train_network(
     passed = (time.perf_counter() - began) * len(train.labels) / num_passed
     # A final fit that starts over takes the prior mean for the features as they are by then: the
     # language model's answer would be a poor start of what adapters learn.
-    waits = posterior.starts_over(adapter_trains=True)
+    leads = prior is not None and prior.leads
+    waits = posterior.starts_over(adapter_trains=True) and not leads
     factor = None if prior is None or waits else centre(network, prior, train)
     held = validation if early_stopping else None
     if shown:

@@ -18,7 +18,14 @@ from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.engine.build import check_last_layer, last_layer
 from bayeslora.engine.card import fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.checkpoints import data_hash
-from bayeslora.engine.data import Unknown, columns_of, encode_for, split
+from bayeslora.engine.data import (
+    Unknown,
+    classes_for,
+    columns_of,
+    encode_for,
+    most_options,
+    split,
+)
 from bayeslora.engine.final_fit import final_fit, fit_last_layer
 from bayeslora.engine.load import model_tensors
 from bayeslora.engine.network import Network
@@ -34,6 +41,7 @@ from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights, check_factors
+from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.registry import provider, stored_posterior
 from bayeslora.predictions.parts import joined
@@ -98,8 +106,11 @@ class FittedModel:
     def prepare(self, rows: Examples) -> LabelledTexts:
         """Return rows ready for the networks; log how many texts were cut."""
         labels = torch.from_numpy(encode_for(self.record, rows))
+        room = len(classes_for(self.record, most_options(rows)))
         with quiet_transformers():
-            return prepare(self.network.encoder, (rows, labels), progress=self.progress)
+            return prepare(
+                self.network.encoder, (rows, labels), progress=self.progress, num_options=room
+            )
 
     def predict(
         self,
@@ -130,9 +141,11 @@ class FittedModel:
                 )
         labels = torch.from_numpy(encode_for(self.record, rows, unknown))
         pieces = split(rows, labels)
-        return joined(
-            list(predict_pieces(self, pieces, drawing, total=len(rows), keep=True, say=say))
+        most = most_options(rows)
+        found = predict_pieces(
+            self, pieces, drawing, total=len(rows), most_options=most, keep=True, say=say
         )
+        return joined(list(found))
 
     def notes(self, passes: int) -> dict[str, str]:
         """Return what predictions say of the classifier that made them."""
@@ -394,7 +407,7 @@ class FittedModel:
 def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
     """Return the accuracy of the mean weights on the rows to fit to; say where it is too good."""
     features, labels = rows.pair
-    found = (features.double() @ network.head.mean_weight.double().T).argmax(1)
+    found = mean_logits(features.double(), network.head.mean_weight.double()).argmax(1)
     accuracy = (found == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.lisa.layers import FullLayers
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.encoder import Batch, Encoder
+from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
+from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.build import Head
@@ -69,18 +70,21 @@ class Network(nn.Module):
         return self.scaled(self.encoder(batch))
 
     def scaled(self, features: Tensor) -> Tensor:
-        """Return [N, d] features of the encoder as the head sees them, and where the head is.
+        """Return features [N, ...] of the encoder as the head sees them, and where the head is.
 
         Raises:
             InputError: They are not finite.
         """
-        scaled = features.to(self.feature_scale.device) / self.feature_scale
+        features = features.to(self.feature_scale.device)
+        width = self.encoder.num_scaled
+        scaled = features[..., :width] / self.feature_scale
         if not bool(scaled.isfinite().all()):
             raise DivergedError(
                 "the network's features are not finite; where training came to this, it diverged: "
                 "lower the adapter's learning rate (lr)"
             )
-        return scaled
+        rest = features[..., width:]
+        return torch.cat([scaled, rest], -1) if rest.shape[-1] else scaled
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""

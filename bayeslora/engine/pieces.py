@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bayeslora.engine.data import Unknown, say_truncation, unknown_labels
+from bayeslora.engine.data import Unknown, classes_for, say_truncation, unknown_labels
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.engine.settings import LabelledExamples
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
@@ -77,6 +77,7 @@ def predict_pieces(
     *,
     total: int,
     done: int = 0,
+    most_options: int = 0,
     keep: bool = False,
     say: bool = True,
 ) -> Iterator[Predictions]:
@@ -88,10 +89,12 @@ def predict_pieces(
         drawing: How to draw.
         total: Rows in all, for the progress bar.
         done: Rows that were predicted before.
+        most_options: The most options of a question in all pieces; 0 for texts.
         keep: Whether the states of the frozen layers stay in memory for another call.
         say: Whether to log how many texts were cut.
     """
     encoder = fitted.network.encoder
+    num_options = len(classes_for(fitted.record, most_options))
     members = len(fitted.members)
     passes = 1 + num_passes(fitted.posterior, drawing.num_samples, members)  # frozen layers: one
     cut = rows = 0
@@ -101,7 +104,7 @@ def predict_pieces(
     ) as advance:
         for examples, labels in pieces:
             with quiet_transformers():
-                texts = encoder.prepare(examples.texts, examples.pairs, advance=advance)
+                texts = encoder.prepare(**inputs(examples, num_options), advance=advance)
                 texts = encoder.with_contexts(texts, examples)
             known = LabelledTexts(texts, labels)
             yield predict_texts(fitted, examples, known, drawing, advance=advance)
@@ -136,6 +139,7 @@ def predict_texts(
     posterior = fitted.posterior
     draws = drawing.num_samples
     codes = texts.labels.numpy()
+    classes = classes_for(fitted.record, texts.num_options)
     answers = answer(
         fitted.network,
         fitted.members,
@@ -151,11 +155,12 @@ def predict_texts(
     images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
     return to_predictions(
         answers,
-        fitted.record.classes,
+        classes,
         link=drawing.link,
         num_samples=posterior.num_samples or 0 if draws is None else draws,
         seed=drawing.seed,
         feature_scores=fitted.network.feature_scores,
+        available=examples.available(len(classes)),
         notes=fitted.notes(num_passes(posterior, draws, len(fitted.members))),
         name=fitted.name,
         labels=codes if (codes >= 0).any() else None,

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
+from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.logits import AnyLogits, Logits, SampledLogits, mixed
+from bayeslora.logits import ABSENT, AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.features import split_known
 from bayeslora.predictions.record import Predictions
 
 _BATCH = 64
@@ -121,7 +123,8 @@ def _last_layer_logits(head: Head, features: Tensor, num_samples: int | None) ->
 
 
 def _scores(network: Network, features: Tensor) -> dict[str, Tensor]:
-    return network.feature_scores.of_features(features) | _own_scores(network.head, features)
+    states, _ = split_known(features, network.head.mean_weight.shape[1])
+    return network.feature_scores.of_features(states) | _own_scores(network.head, features)
 
 
 def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
@@ -138,6 +141,7 @@ def to_predictions(
     num_samples: int = 1000,
     seed: int = 0,
     feature_scores: FeatureScores | None = None,
+    available: NDArray[np.bool_] | None = None,
     notes: Mapping[str, str] | None = None,
     **about: Any,
 ) -> Predictions:
@@ -156,14 +160,29 @@ def to_predictions(
         num_samples: Draws of the link.
         seed: Of those draws.
         feature_scores: Give `unfamiliarity`, where it is among them.
+        available: [N, C], which options each row has; None for all. The scores are of these.
         notes: More of the metadata.
         **about: `labels`, `ids`, `columns` and `name` of the `Predictions`.
     """
     results, found = [], []
     drawn: dict[str, str] = {}
+    present = None if available is None or available.all() else torch.from_numpy(available)
+    if present is not None and link == "bridge":
+        raise InputError(
+            "link 'bridge' is for rows that have all classes, and some questions have fewer "
+            "options; choose 'mc' or 'probit'"
+        )
+    start = 0
     for one in answers:
+        count = len(one.logits.mean)
+        some = None if present is None else present[start : start + count]
+        start += count
         result = link_probabilities(one.logits, link=link, num_samples=num_samples, seed=seed)
-        scores = {"logit_variance": one.logits.spread, **_of_mean_logits(one.logits), **one.scores}
+        scores = {
+            "logit_variance": one.logits.spread_of(some),
+            **_of_mean_logits(one.logits, some),
+            **one.scores,
+        }
         if feature_scores is not None:
             doubt = 1 - result.probs.max(1).values
             scores |= feature_scores.of_probabilities(doubt, one.scores)
@@ -177,6 +196,7 @@ def to_predictions(
         aleatoric=_array([one.aleatoric for one in results]),
         epistemic=_array([one.epistemic for one in results]),
         scores={name: _array([one[name] for one in found]) for name in found[0]},
+        available=available,
         metadata={**drawn, "seed": str(seed), **(notes or {})},
         **about,
     )
@@ -190,10 +210,15 @@ def _how_drawn(logits: AnyLogits, link: str, num_samples: int) -> dict[str, str]
     return {"link": link, "num_samples": str(len(logits.samples))}
 
 
-def _of_mean_logits(logits: AnyLogits) -> dict[str, Tensor]:
+def _of_mean_logits(logits: AnyLogits, present: Tensor | None) -> dict[str, Tensor]:
     # Exact logits, where there are some, do not depend on the draws.
     mean = (logits.at_mean() if isinstance(logits, SampledLogits) else logits).mean.double()
-    centred = mean - mean.mean(1, keepdim=True)
+    if present is None:
+        centred = mean - mean.mean(1, keepdim=True)
+    else:
+        present = present.to(mean.device)
+        middle = torch.where(present, mean, 0.0).sum(1) / present.sum(1)
+        centred = torch.where(present, mean - middle[:, None], ABSENT)
     return {"energy": -centred.logsumexp(1), "max_logit": -centred.max(1).values}
 
 

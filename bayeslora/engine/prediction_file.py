@@ -50,7 +50,9 @@ def predict_to_file(
         todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
         total = rows.stream.num_rows
         done = total - sum(rows.piece_size(number) for number in missing)
-        made = predict_pieces(fitted, todo, drawing, total=total, done=done)
+        made = predict_pieces(
+            fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
+        )
         for predictions, number in zip(made, missing, strict=True):
             parts.add(number, predictions)
         parts.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,11 @@ class LabelledTexts:
     texts: PreparedTexts
     labels: Tensor
 
+    @property
+    def num_options(self) -> int:
+        """The options that a question is made room for; 0 for texts."""
+        return int(getattr(self.texts.tokens, "num_options", 0))
+
     def take(self, rows: list[int]) -> LabelledTexts:
         """Return some of the rows."""
         return LabelledTexts(self.texts.take(rows), self.labels[rows])
@@ -34,15 +40,39 @@ def prepare(
     *,
     progress: bool,
     say: bool = True,
+    num_options: int | None = None,
 ) -> LabelledTexts:
-    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut."""
+    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut.
+
+    Args:
+        encoder: From texts to features.
+        rows: With their labels [N] int64.
+        progress: Whether to show a bar.
+        say: Whether to log how many texts were cut.
+        num_options: The options that a question is made room for; None for the most of a row.
+    """
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
-        texts = encoder.prepare(examples.texts, examples.pairs, advance=advance, keep=True)
+        texts = encoder.prepare(**inputs(examples, num_options), advance=advance, keep=True)
         texts = encoder.with_contexts(texts, examples)
     if say:
         say_truncation(examples.source, texts.tokens.num_truncated, len(texts), encoder.max_length)
     return LabelledTexts(texts, labels)
+
+
+def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]:
+    """Return what an encoder reads of rows, as arguments of `prepare`.
+
+    Args:
+        examples: N rows.
+        num_options: The most options of a question; None for the most among these rows.
+    """
+    return {
+        "texts": examples.texts,
+        "pairs": examples.pairs,
+        "choices": examples.choices,
+        "available": examples.available(num_options),
+    }
 
 
 SCALE_ROWS = 64
@@ -63,7 +93,7 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
     network.eval()
     rows = np.unique(np.linspace(0, len(texts) - 1, SCALE_ROWS).round().astype(int))
     features = network.encoder.features(texts, rows=rows.tolist())
-    network.feature_scale.fill_(features.double().square().sum(-1).mean().sqrt().item())
+    network.feature_scale.fill_(network.encoder.root_mean_square(features))
     return len(rows)
 
 
@@ -79,7 +109,7 @@ class FeatureRows:
 
     Attributes:
         source: The texts and labels.
-        features: [N, d] float32, where the head is.
+        features: [N, ...] float32, where the head is.
         labels: [N] int64, where the head is.
     """
 

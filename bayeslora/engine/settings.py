@@ -22,7 +22,7 @@ from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.data import check_images, read_labelled, read_validation
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.errors import InputError
-from bayeslora.option_checks import BelowOne, Count, Options, Positive, Range, Seed
+from bayeslora.option_checks import BelowOne, Count, Format, Options, Positive, Range, Seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
@@ -153,6 +153,7 @@ class Choices:
         verbaliser: How the language model is asked for a prior mean; None for the default.
         logit_scale: What the logits of the fitted network are multiplied by; None for the factor
             of lowest NLL on the validation rows.
+        format: How questions are read; None for the default, `options`, and for texts.
     """
 
     backbone: str
@@ -167,6 +168,7 @@ class Choices:
     template: Template | None = None
     verbaliser: Verbaliser | None = None
     logit_scale: float | None = 1.0
+    format: Format | None = None
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,17 @@ class TrainingData:
         rows = read_labelled(train, columns)
         if rows.images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
-        classes = class_names(rows)
         held = None if validation is None else read_validation(validation, columns, rows)
         if held is not None:
             check_images(held, images=rows.images)
+        classes = class_names(rows)
+        if held is not None and (held.choices is None) != (rows.choices is None):
+            raise InputError(
+                f"{held.source} and {rows.source} hold rows of different kinds: one has questions "
+                "with options, the other texts"
+            )
+        if held is not None and held.choices is not None:
+            classes = max(classes, class_names(held), key=len)
         return cls(
             columns,
             classes,

@@ -27,7 +27,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import Batch
 from bayeslora.durable import naming_full_disk
 from bayeslora.engine.checkpoints import (
     WEIGHTS,

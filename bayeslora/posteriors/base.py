@@ -173,6 +173,25 @@ class Posterior(Options):
 
         return PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm)
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer whose one weight vector all options of a row share.
+
+        Its weights are [1, d], and its features [N, C, d + 1]; see `posteriors.features`.
+
+        Args:
+            num_features: d.
+            mean_sq_norm: Mean ‖φ‖² of the training options when training starts.
+            seed: Of the draws that a sampled bound takes, and of Markov chains.
+
+        Raises:
+            InputError: The posterior is none of options.
+        """
+        from bayeslora.posteriors.point import SharedPointHead
+
+        return SharedPointHead(num_features, mean_sq_norm=mean_sq_norm)
+
     def head_training(self) -> HeadTraining:
         """Return how the last layer follows the adapter while it trains."""
         return HeadTraining()

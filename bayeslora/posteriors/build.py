@@ -31,6 +31,7 @@ def build(
     num_features: int,
     num_classes: int,
     *,
+    shared: bool = False,
     mean_sq_norm: float = 1.0,
     seed: int = 0,
     extra: Mapping[str, Any] | None = None,
@@ -43,6 +44,7 @@ def build(
         config: Which posterior, with its options.
         num_features: d, the constant column included where there is one.
         num_classes: C.
+        shared: Whether one weight vector is shared by all options of a row.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
         seed: Of the draws that a sampled bound takes, and of Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
@@ -51,8 +53,11 @@ def build(
         InputError: `extra` is not what `extra_config()` of such a head returns, a bound is not
             for so many classes, or a third party's head cannot be found or is no `LastLayer`.
     """
-    make = _factory(config)
-    head: Head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+    if shared:
+        head = _shared(config, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
+    else:
+        make = _factory(config)
+        head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     _check_head(config, head)
     _complete(head)
     try:
@@ -76,6 +81,15 @@ def _factory(config: Posterior) -> Callable[..., Any]:
             f"the head of {described(config)}, {found!r}, cannot be loaded: {error}"
         ) from error
     return factory
+
+
+def _shared(config: Posterior, num_features: int, **options: Any) -> Head:
+    if type(config).head:
+        raise InputError(
+            f"{described(config)} has no last layer for the format 'options', whose options share "
+            "one weight vector; take the format 'letters'"
+        )
+    return config.make_shared_head(num_features, **options)
 
 
 def _complete(head: object) -> None:

@@ -1,13 +1,74 @@
-"""What every last layer asks of the features that it is given."""
+"""What a last layer is given: features, and logits that are known beforehand.
+
+    classes    φ [N, d] and weights [C, d]:          z_nc = θ_cᵀφ_n + o_nc
+    options    φ [N, C, d] and one weight [1, d]:    z_nc = wᵀφ_nc + o_nc
+
+The known logits o are columns behind the features: C for classes, absent where all are zero, and
+one for options. They say which classes or options a row lacks: `logits.ABSENT` there, zero
+elsewhere.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
 
 GREATEST = 1e12
 """The largest number in a feature. Its fourth power is far from overflow."""
+
+
+def split_known(features: Tensor, num_features: int) -> tuple[Tensor, Tensor | None]:
+    """Return the features alone, [..., d], and the known logits [N, C]; None where there are none.
+
+    Args:
+        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        num_features: d.
+    """
+    if features.shape[-1] == num_features:
+        return features, None
+    states, known = features[..., :num_features], features[..., num_features:]
+    return states, known[..., 0] if features.ndim == 3 else known
+
+
+def mean_logits(features: Tensor, weight: Tensor) -> Tensor:
+    """Return the logits [N, C] that weights give.
+
+    Args:
+        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        weight: [C, d], or of options [1, d].
+    """
+    states, known = split_known(features, weight.shape[-1])
+    logits = states @ weight[0] if states.ndim == 3 else states @ weight.T
+    return logits if known is None else logits + known
+
+
+def centred_logits(features: Tensor, weight: Tensor) -> Tensor:
+    """Return the logits [N, C] without the known ones, less their mean over classes or options.
+
+    Features of options have a mean of zero already.
+
+    Args:
+        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        weight: [C, d], or of options [1, d].
+    """
+    states, _ = split_known(features, weight.shape[-1])
+    if states.ndim == 3:
+        return states @ weight[0]
+    return states @ (weight - weight.mean(0)).T
+
+
+def weight_gradient(features: Tensor, residual: Tensor) -> Tensor:
+    """Return Σ_nc r_nc ∂z_nc/∂W, shaped like the weights: [C, d], or of options [1, d].
+
+    Args:
+        features: [N, d], or of options [N, C, d], without known logits.
+        residual: [N, C].
+    """
+    if features.ndim == 3:
+        return torch.einsum("nc,ncd->d", residual, features)[None]
+    return residual.T @ features
 
 
 def check_features(features: Tensor, what: str = "features") -> None:
@@ -22,7 +83,7 @@ def check_features(features: Tensor, what: str = "features") -> None:
     """
     rows = features.detach()
     # NaN is no smaller than anything, so that one comparison finds all three.
-    wrong = ~(rows.abs() <= GREATEST).all(-1)
+    wrong = ~(rows.abs() <= GREATEST).flatten(1).all(-1)
     count = int(wrong.sum())
     if count:
         first = int(wrong.nonzero()[0, 0])

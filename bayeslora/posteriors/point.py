@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import check_features, check_fit, mean_logits
 from bayeslora.posteriors.types import LastLayerDefaults
 
 _STEPS = 200
@@ -67,11 +67,11 @@ class PointHead(LastLayerDefaults, nn.Module):
         check_count("num_train", num_train, least=1, most=1e15)
         apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
         penalty = 0.5 * self.prior_precision / num_train * apart.square().sum()
-        return cross_entropy(features @ self.weight.T, labels) + penalty
+        return cross_entropy(mean_logits(features, self.weight), labels) + penalty
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy with the weights held constant."""
-        return cross_entropy(features @ self.weight.detach().T, labels)
+        return cross_entropy(mean_logits(features, self.weight.detach()), labels)
 
     def solve(self, features: Tensor, labels: Tensor) -> None:
         """Bring the weights to the optimum of `loss` for fixed features, by L-BFGS in float64.
@@ -125,7 +125,7 @@ class PointHead(LastLayerDefaults, nn.Module):
             InputError: The features are not finite.
         """
         check_features(features)
-        mean = features.double() @ self.weight.double().T
+        mean = mean_logits(features.double(), self.weight.double())
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     @property
@@ -162,6 +162,23 @@ class PointHead(LastLayerDefaults, nn.Module):
     def report(self) -> dict[str, float | str]:
         """Return the prior scale, where there is one."""
         return {} if self.prior_scale is None else {"prior_scale": self.prior_scale}
+
+
+class SharedPointHead(PointHead):
+    """Conditional logit: one weight vector for all options of a row, `weight` [1, d].
+
+    Source: McFadden 1974, Conditional logit analysis of qualitative choice behavior.
+    """
+
+    def __init__(
+        self, num_features: int, *, prior_scale: float | None = None, mean_sq_norm: float = 1.0
+    ) -> None:
+        super().__init__(num_features, 1, prior_scale=prior_scale, mean_sq_norm=mean_sq_norm)
+
+    @torch.no_grad()
+    def scale_mean(self, factor: float) -> None:
+        """Multiply the weights."""
+        self.weight.mul_(factor)
 
 
 class AroundPoint(LastLayerDefaults, nn.Module):

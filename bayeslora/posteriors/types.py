@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.encoder import Batch, FeatureExtractor
+from bayeslora.backbones.encoder import FeatureExtractor
+from bayeslora.backbones.tokens import Batch
 from bayeslora.logits import Logits
 
 

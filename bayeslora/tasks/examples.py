@@ -108,6 +108,17 @@ class Examples:
             further={name: pick(values) for name, values in self.further.items()},
         )
 
+    def available(self, num_options: int | None = None) -> NDArray[np.bool_] | None:
+        """Return [N, C], which options each question has; None for texts to classify.
+
+        Args:
+            num_options: C, at least that of any row; None for the most of a row.
+        """
+        if self.choices is None:
+            return None
+        counts = np.array([len(row) for row in self.choices])
+        return np.asarray(np.arange(num_options or counts.max(initial=0)) < counts[:, None])
+
 
 _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups")
 

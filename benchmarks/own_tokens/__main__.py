@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from bayeslora import VBLL, BayesianClassifier
-from bayeslora.backbones.encoder import last_places, model_inputs, pool
+from bayeslora.backbones.encoder import last_places, pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
+from bayeslora.backbones.tokens import model_inputs
 from bayeslora.engine.build import last_layer
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.mahalanobis import Mahalanobis

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import Template
-from bayeslora.backbones.verbaliser import _tokens_after, class_rows, class_words
+from bayeslora.backbones.verbaliser import class_rows, class_words, tokens_after
 from bayeslora.errors import InputError
 
 
@@ -73,5 +73,5 @@ def test_an_encoder_says_nothing_of_classes(tmp_path):
 )
 def test_words_are_the_tokens_that_come_after_the_template(frame, token):
     tokenizer = AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
-    found = _tokens_after(tokenizer, Template(frame), "sports")
+    found = tokens_after(tokenizer, Template(frame), "sports")
     assert tokenizer.convert_ids_to_tokens(found) == tokenizer.tokenize(token)

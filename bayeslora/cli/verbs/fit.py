@@ -27,7 +27,7 @@ from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.option_checks import DTYPES, KINDS
+from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -128,6 +128,12 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="what the language model calls a class: its own answer is the mean of the last "
             "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
             "for few rows on a decoder, see docs/methods.md, else none)",
+        ),
+        parser.add_argument(
+            "--format",
+            choices=FORMATS,
+            help="how questions with options are read: each option after the question, or all in "
+            "the prompt, answered by a letter (default: options)",
         ),
         parser.add_argument(
             "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
@@ -260,7 +266,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was said of the backbone and of how it reads, as keyword arguments."""
     return given(
         args,
-        *("backbone", "max_length", "depth", "template", "verbaliser"),
+        *("backbone", "max_length", "depth", "template", "verbaliser", "format"),
         *("seed", "dtype", "device", "trust_remote_code"),
     )
 

@@ -83,6 +83,13 @@ def precision_factor(precision: Tensor) -> Tensor:
     return found
 
 
+def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
+    """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
+    hessian = 0.5 * features.T @ features
+    hessian.diagonal().add_(prior_precision)
+    return precision_factor(hessian)
+
+
 def class_contrasts(num_classes: int) -> Tensor:
     """Return Helmert contrasts [C, C−1], float64: orthonormal columns, each summing to zero."""
     order = torch.arange(1, num_classes, dtype=torch.float64)

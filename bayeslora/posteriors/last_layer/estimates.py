@@ -49,6 +49,16 @@ class MAP(Posterior):
             num_features, num_classes, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
         )
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate of options under the prior."""
+        from bayeslora.posteriors.point import SharedPointHead
+
+        return SharedPointHead(
+            num_features, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
+        )
+
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return true without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
@@ -73,6 +83,14 @@ class TemperatureScaling(Posterior):
         from bayeslora.posteriors.last_layer.tempered import TemperedHead
 
         return TemperedHead(num_features, num_classes)
+
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained point estimate of options with temperature 1."""
+        from bayeslora.posteriors.last_layer.tempered import TemperedHead
+
+        return TemperedHead(num_features, 1)
 
     def check_fit(self, plan: FitPlan) -> None:
         """Check that there are validation rows."""

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayeslora.posteriors.features import mean_logits, weight_gradient
+
 
 @dataclass(frozen=True)
 class MeanProblem:
     """The concave objective of the means.
 
     Attributes:
-        features: [N, d] float64.
+        features: [N, d] float64, or of options [N, C, d], whose weights μ are one vector [1, d].
         targets: [N, C] one-hot labels, float64.
         shifts: [K, N, C], the shifts h_k of the logits inside the log-sum-exp.
         shares: [K], their weights s_k; they sum to one.
@@ -40,8 +42,7 @@ class MeanProblem:
         """Return the objective's gradient, [C, d]."""
         probs = (logits + self.shifts).softmax(-1)
         residual = self.targets - torch.tensordot(self.shares, probs, 1)
-        slope: Tensor = residual.T @ self.features - mean / self.prior_variance
-        return slope
+        return weight_gradient(self.features, residual) - mean / self.prior_variance
 
     def line(self, mean: Tensor, logits: Tensor, direction: Tensor, change: Tensor) -> float:
         """Return the step along `direction` that maximises the objective, by safeguarded Newton."""
@@ -89,7 +90,7 @@ def maximise_mean(
         tolerance: Stop when the predicted gain, in nats over all rows, is below this.
     """
     mean = start
-    logits = problem.features @ mean.T
+    logits = mean_logits(problem.features, mean)
     gradient = problem.gradient(mean, logits)
     solved = precondition(gradient)
     direction = solved
@@ -97,7 +98,7 @@ def maximise_mean(
         promise = float((gradient * solved).sum())
         if promise < tolerance:
             break
-        change = problem.features @ direction.T
+        change = mean_logits(problem.features, direction)
         step = problem.line(mean, logits, direction, change)
         mean = mean + step * direction
         logits = logits + step * change

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import Euclidean
-from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import Batch
 from bayeslora.posteriors.types import Network
 
 if TYPE_CHECKING:

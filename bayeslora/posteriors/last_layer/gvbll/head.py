@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import check_features, check_fit, split_known
 from bayeslora.posteriors.last_layer.gvbll.choice import choose
 from bayeslora.posteriors.last_layer.gvbll.density import (
     Distances,
@@ -95,7 +95,10 @@ class GVBLLHead(AroundPoint):
         """
         check_fit(features, validation)
         config = self.config if choose_prior else _unchosen(self.config)
-        rows, classes = features.double(), len(self.counts)
+        classes, size = self.point.weight.shape
+        rows, _ = split_known(features.double(), size)
+        if validation is not None:
+            validation = (split_known(validation[0], size)[0], validation[1])
         scatter = Scatter.of(rows, labels, classes, config.prior_rows)
         shrinkage, inflation = choose(config, rows, labels, scatter, validation)
         values, floor = scatter.shrunk(shrinkage)
@@ -119,7 +122,11 @@ class GVBLLHead(AroundPoint):
             return self.point.predict(features)
         rows = self._distances(self.gaussian, features)
         draws = draw_logits(rows, self.config.num_samples, self.seed)
-        return SampledLogits(draws, log_joint(rows, self.gaussian.log_determinant()))
+        joint = log_joint(rows, self.gaussian.log_determinant())
+        _, known = split_known(features.double(), self.point.weight.shape[1])
+        if known is None:
+            return SampledLogits(draws, joint)
+        return SampledLogits(draws + known, joint + known)
 
     @torch.no_grad()
     def scores_of(self, features: Tensor) -> dict[str, Tensor]:
@@ -155,9 +162,10 @@ class GVBLLHead(AroundPoint):
 
     def _distances(self, gaussian: TiedGaussian, features: Tensor) -> Distances:
         check_features(features)
-        squared = gaussian.distances(features.double())
+        states, _ = split_known(features.double(), self.point.weight.shape[1])
+        squared = gaussian.distances(states)
         spread = 1 / (self.counts + self.config.prior_rows)
-        return Distances(squared, spread, log_shares(self.counts), features.shape[1])
+        return Distances(squared, spread, log_shares(self.counts), states.shape[1])
 
 
 def _unchosen(config: GVBLL) -> GVBLL:

@@ -60,6 +60,19 @@ class GVBLL(Posterior):
 
         return GVBLLHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Refuse: options have no density of a class.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "posterior 'gvbll' models the features of each class, and the options of a question "
+            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'"
+        )
+
     def check_fit(self, plan: FitPlan) -> None:
         """Check that validation rows choose what is to be chosen, and parts of the rows nothing."""
         if plan.cross_validates:

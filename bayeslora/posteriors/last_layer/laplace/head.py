@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import check_features, check_fit, split_known
 from bayeslora.posteriors.last_layer.laplace.curvature import (
     DiagCurvature,
     FullCurvature,
@@ -41,9 +41,23 @@ from bayeslora.posteriors.scores import nll
 logger = logging.getLogger(__name__)
 
 
-AnyCurvature = DiagCurvature | FullCurvature | KronCurvature
+class AnyCurvature(Protocol):
+    """The Hessian of a last layer's weights; an `nn.Module`."""
 
-CURVATURES: dict[str, type[AnyCurvature]] = {
+    def fit(self, features: Tensor, probs: Tensor) -> None:
+        """Set it from features and probabilities [N, C], both float64."""
+        ...
+
+    def log_determinant(self, precision: float) -> float:
+        """Return log|H + δI|."""
+        ...
+
+    def covariance(self, features: Tensor, precision: float) -> Tensor:
+        """Return the logits' variances [N, C], or covariances [N, C, C]."""
+        ...
+
+
+CURVATURES: dict[str, Callable[[int, int, int], Any]] = {
     "diag": DiagCurvature,
     "full": FullCurvature,
     "kron": KronCurvature,
@@ -62,6 +76,7 @@ class LaplaceHead(AroundPoint):
     """
 
     uses_training_features = True
+    curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = CURVATURES
     prior_precision: Tensor
     log_evidence: Tensor
 
@@ -96,8 +111,9 @@ class LaplaceHead(AroundPoint):
         check_fit(features, validation)
         features = features.double()
         logits = self.point.predict(features).mean
-        self._allocate(min(features.shape))
-        self._fitted().fit(features, logits.softmax(-1))
+        states, _ = split_known(features, self.point.weight.shape[1])
+        self._allocate(min(len(states), states.shape[-1]))
+        self._fitted().fit(states, logits.softmax(-1))
         log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
         precision = self.config.prior_precision
         if isinstance(precision, str):
@@ -133,7 +149,7 @@ class LaplaceHead(AroundPoint):
     def _allocate(self, rank: int) -> None:
         classes, size = self.point.weight.shape
         self.rank = rank
-        curvature = CURVATURES[self.config.structure](size, classes, self.rank)
+        curvature = self.curvatures[self.config.structure](size, classes, self.rank)
         self.curvature = curvature.to(self.point.weight.device)
 
     def report(self) -> dict[str, float | str]:
@@ -184,7 +200,8 @@ class LaplaceHead(AroundPoint):
     def _logits(self, features: Tensor, precision: float) -> GaussianLogits:
         check_features(features)
         features = features.double()
-        covariance = self._fitted().covariance(features, precision)
+        states, _ = split_known(features, self.point.weight.shape[1])
+        covariance = self._fitted().covariance(states, precision)
         return GaussianLogits(self.point.predict(features).mean, covariance)
 
     def _fitted(self) -> AnyCurvature:

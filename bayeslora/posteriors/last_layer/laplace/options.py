@@ -50,6 +50,14 @@ class Laplace(Posterior):
 
         return LaplaceHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer of options."""
+        from bayeslora.posteriors.last_layer.laplace.shared import SharedLaplaceHead
+
+        return SharedLaplaceHead(self, num_features, mean_sq_norm=mean_sq_norm)
+
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return true without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains

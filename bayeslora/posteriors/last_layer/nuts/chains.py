@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
-from bayeslora.posteriors.last_layer.nuts.target import Target
+from bayeslora.posteriors.last_layer.nuts.target import AnyTarget
 from bayeslora.runtime import restored_random_state
 
 # Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the
@@ -40,7 +40,7 @@ class Chains:
 
 
 def run_chains(
-    target: Target, config: NUTS, seed: int, advance: Callable[[int], object] = lambda _: None
+    target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object] = lambda _: None
 ) -> Chains:
     """Run every chain from a start of its own.
 
@@ -62,7 +62,7 @@ def run_chains(
 
 
 def _run_chain(
-    target: Target, config: NUTS, seed: int, advance: Callable[[int], object]
+    target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object]
 ) -> tuple[Tensor, int]:
     """Return the draws [S, C−1, r] of one chain and the number of its divergences."""
     import pyro.infer.mcmc
@@ -94,7 +94,7 @@ def _run_chain(
     return chain.get_samples()["z"], len(divergences)
 
 
-def _kernel(mcmc: Any, target: Target, config: NUTS) -> Any:
+def _kernel(mcmc: Any, target: AnyTarget, config: NUTS) -> Any:
     def potential(parameters: dict[str, Tensor]) -> Tensor:
         return target.potential(parameters["z"])
 

@@ -29,12 +29,17 @@ from torch import Tensor
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import (
+    check_features,
+    check_fit,
+    mean_logits,
+    split_known,
+)
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT, convergence
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
-from bayeslora.posteriors.last_layer.nuts.target import Target
+from bayeslora.posteriors.last_layer.nuts.target import AnyTarget, Target
 from bayeslora.posteriors.point import AroundPoint, PointHead
 
 logger = logging.getLogger(__name__)
@@ -108,17 +113,7 @@ class NUTSHead(AroundPoint):
             InputError: The chains did not move, or the features are not finite.
         """
         check_fit(features, validation)
-        rows = features.double().cpu()
-        space = RowSpace.of(rows)
-        centre = self._prior_mean().cpu()
-        start = space.coordinates(self.point.weight.double().cpu() - centre)
-        target = Target.of(
-            space.coordinates(rows),
-            labels.cpu(),
-            start,
-            self.point.prior_precision,
-            rows @ centre.T,
-        )
+        target, space = self._target(features.double().cpu(), labels.cpu())
         if choose_prior:
             chains = run_chains(target, self.config, self.seed, self.advance)
             self._measure(chains)
@@ -129,6 +124,20 @@ class NUTSHead(AroundPoint):
             # Beyond the seed that the noise outside of the rows' space has.
             draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
         self._keep(target.class_weights(draws), space)
+
+    def _target(self, features: Tensor, labels: Tensor) -> tuple[AnyTarget, RowSpace]:
+        """Return what is sampled, and the space in which the draws are."""
+        states, _ = split_known(features, self.point.weight.shape[1])
+        space = RowSpace.of(states)
+        centre = self._prior_mean().cpu()
+        target = Target.of(
+            space.coordinates(states),
+            labels,
+            space.coordinates(self.point.weight.double().cpu() - centre),
+            self.point.prior_precision,
+            mean_logits(features, centre),
+        )
+        return target, space
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> SampledLogits:
@@ -143,15 +152,20 @@ class NUTSHead(AroundPoint):
                 "classifier that is finished"
             )
         check_features(features)
-        features = features.double()
+        return SampledLogits(self._logits(features.double(), self.draws.double(), self.noise))
+
+    def _logits(self, features: Tensor, draws: Tensor, noise: Tensor) -> Tensor:
+        """Return the logits [S, N, C] of rows under [S, C, r] draws of the weights."""
+        states, _ = split_known(features, self.point.weight.shape[1])
         space = RowSpace(self.basis)
-        inside = space.coordinates(features)
-        classes = self.draws.shape[1]
-        logits = (self.draws.double() @ inside.T).transpose(1, 2) + features @ self._prior_mean().T
+        inside = space.coordinates(states)
+        classes = draws.shape[1]
+        logits = (draws @ inside.T).transpose(1, 2) + mean_logits(features, self._prior_mean())
         norm = inside.norm(dim=-1, keepdim=True) / math.sqrt(classes)
-        noise = self.noise[:, None]
-        beyond = space.outside(features).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
-        return SampledLogits(logits + beyond / math.sqrt(self.point.prior_precision))
+        noise = noise[:, None]
+        beyond = space.outside(states).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
+        drawn: Tensor = logits + beyond / math.sqrt(self.point.prior_precision)
+        return drawn
 
     @property
     def mean_weight(self) -> Tensor:

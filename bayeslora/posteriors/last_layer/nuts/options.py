@@ -55,6 +55,14 @@ class NUTS(Posterior):
 
         return NUTSHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer of options."""
+        from bayeslora.posteriors.last_layer.nuts.shared import SharedNUTSHead
+
+        return SharedNUTSHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
+
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return true: the chains know the features and the prior alone."""
         return True

@@ -15,6 +15,7 @@ features and to the contrasts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,23 @@ from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 
 _ITERATIONS = 500
+
+
+class AnyTarget(Protocol):
+    """A posterior over z, which stands for weights and is nearly a standard normal; float64."""
+
+    @property
+    def mode(self) -> Tensor:
+        """Weights of the greatest density, in the shape of a z."""
+        ...
+
+    def potential(self, z: Tensor) -> Tensor:
+        """Return the energy of z, in nats up to a constant."""
+        ...
+
+    def class_weights(self, z: Tensor) -> Tensor:
+        """Return the [S, C, r] weights that S draws of z stand for, from the prior mean."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS, AscentBound
 from bayeslora.posteriors.last_layer.vbll.covariance import Blocks, Covariance
@@ -65,7 +66,7 @@ class Ascent:
     """What stays fixed during the ascent.
 
     Attributes:
-        features: [N, d] float64.
+        features: [N, d] float64, or of options [N, C, d].
         labels: [N] int64.
         targets: [N, C] one-hot labels, float64.
         bound: A key of `ASCENT_BOUNDS`.
@@ -74,7 +75,8 @@ class Ascent:
         tolerance: Relative change of the bound that no longer matters.
         dtype: Of the matrices of `dense` covariances.
         outside: Squared norm of the part of held means that is outside the features' row space.
-        offset: [N, C], logits of the prior mean, from which the means are measured; None for zero.
+        offset: [N, C], logits of the prior mean, from which the means are measured, and those that
+            are known beforehand; None for zero.
     """
 
     features: Tensor
@@ -179,7 +181,7 @@ class Ascent:
         return ASCENT_BOUNDS[self.bound]
 
     def _logits(self, mean: Tensor) -> Tensor:
-        logits = self.features @ mean.T
+        logits = mean_logits(self.features, mean)
         return logits if self.offset is None else logits + self.offset
 
     def _second_moment(self, state: State) -> float:

@@ -26,7 +26,6 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from bayeslora.posteriors.last_layer.algebra import precision_factor
 from bayeslora.runtime import row_slices
 
 
@@ -201,13 +200,6 @@ def isotropic(mean: Tensor, prior_variance: Tensor) -> Any:
     dist: Any = pyro.distributions  # Pyro's own annotations are partial
     zero, variance = torch.zeros_like(mean), prior_variance.to(mean).expand_as(mean)
     return dist.LowRankMultivariateNormal(zero, zero[..., None], variance).to_event(1)
-
-
-def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:
-    """Return the Cholesky factor of I/σ0² + ½ΦᵀΦ: ½ bounds the curvature of log-sum-exp."""
-    hessian = 0.5 * features.T @ features
-    hessian.diagonal().add_(prior_precision)
-    return precision_factor(hessian)
 
 
 def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:

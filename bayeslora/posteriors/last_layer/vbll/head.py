@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,12 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import (
+    check_features,
+    check_fit,
+    mean_logits,
+    split_known,
+)
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES, TRAINABLE
@@ -64,6 +69,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     """
 
     uses_training_features = True
+    families: ClassVar[Mapping[str, type[Covariance]]] = FAMILIES
+    trainable: ClassVar[Mapping[str, type[Trainable]]] = TRAINABLE
     mean_sq_norm: Tensor
     num_draws: Tensor
     prior_mean: Tensor | None
@@ -138,13 +145,16 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     def refit(self, features: Tensor, labels: Tensor, iterations: int = 8) -> None:
         """Move the training parameters near their optimum for [N, d] features, in closed form."""
         bound = self.config.bound
+        states, known = split_known(features, self.mean.shape[1])
         polished = polish(
-            features,
+            states,
             labels,
             len(self.mean),
+            known=known,
+            families=self.trainable,
+            covariance=self.config.training_covariance,
             prior_variance=self.prior_variance,
             bound=bound if bound in bounds.CLOSED_FORM else self.config.polish_bound,
-            covariance=self.config.training_covariance,
             rank=self.config.rank,
             start=self._start(features, self.mean, self.covariance),
             prior_mean=self.prior_mean,
@@ -188,6 +198,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             float(self.mean_sq_norm),
             validation,
             self.prior_mean,
+            self.mean.shape[1],
+            self.families,
         )
         polished = polisher.fit(
             self._start(features, *self._posterior()),
@@ -209,7 +221,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         check_features(features)
         features = features.double()
         mean, covariance = self._posterior()
-        return GaussianLogits(features @ mean.double().T, covariance.double().of_logits(features))
+        return GaussianLogits(*_moments(features, mean.double(), covariance.double()))
 
     def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
         """Return `bound_gap` on the training rows."""
@@ -305,11 +317,11 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @property
     def _family(self) -> type[Covariance]:
-        return FAMILIES[self.config.covariance]
+        return self.families[self.config.covariance]
 
     @property
     def _trained_family(self) -> type[Trainable]:
-        return TRAINABLE[self.config.training_covariance]
+        return self.trainable[self.config.training_covariance]
 
     def _posterior(self) -> tuple[Tensor, Covariance]:
         if self.fitted_mean is None or self.fitted_scale is None:
@@ -332,13 +344,13 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return not torch.equal(self.mean, centre)
 
     def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
-        return Start(mean, covariance.double().of_logits(features.double()))
+        return Start(mean, _moments(features.double(), mean.double(), covariance.double())[1])
 
     def _bound(
         self, features: Tensor, labels: Tensor, mean: Tensor, covariance: Covariance
     ) -> Tensor:
         features = features.to(mean.dtype)
-        logits, variance = features @ mean.T, covariance.of_logits(features)
+        logits, variance = _moments(features, mean, covariance)
         if self.config.bound != "mc":
             return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
         self.num_draws += 1
@@ -349,6 +361,12 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             logits,
         )
         return bounds.monte_carlo(logits, variance, labels, noise)
+
+
+def _moments(features: Tensor, mean: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
+    """Return the logits' means [N, C] and covariances [N, C] or [N, C, C]."""
+    states, _ = split_known(features, mean.shape[1])
+    return mean_logits(features, mean), covariance.of_logits(states)
 
 
 def negative_elbo(

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from bayeslora.posteriors.cost import ROUNDS
+from bayeslora.posteriors.last_layer.algebra import bounding_factor
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
     Trainable,
-    bounding_factor,
 )
 
 

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora.posteriors.last_layer.algebra import bounding_factor
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
     Trainable,
-    bounding_factor,
     class_precisions,
     isotropic,
 )

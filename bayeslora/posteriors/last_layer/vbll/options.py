@@ -167,6 +167,14 @@ class VBLL(Posterior):
         fitting = affordable_covariance(self, num_features, num_classes)
         return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer of options."""
+        from bayeslora.posteriors.last_layer.vbll.shared import SharedVBLLHead
+
+        return SharedVBLLHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
+
     def head_training(self) -> HeadTraining:
         """Return the step that was chosen, with the rate."""
         count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps

@@ -10,6 +10,7 @@ one before settled: in the eigenbasis, in float32, and at last in float64, as al
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
+from bayeslora.posteriors.features import mean_logits, split_known
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll.ascent import Ascent, State
 from bayeslora.posteriors.last_layer.vbll.bounds import curvature
@@ -65,38 +67,44 @@ class Polished:
     Attributes:
         mean: [C, d] float64.
         prior_variance: σ0².
-        family: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
+        family: Of the covariances.
         elbo: Evidence lower bound in nats after every round; it never falls.
         converged: Whether the last change was within the tolerance.
     """
 
     mean: Tensor
     prior_variance: float
-    family: str
+    family: type[Covariance]
     elbo: list[float]
     converged: bool
     _state: State = field(repr=False)
     _space: RowSpace = field(repr=False)
     _features: Tensor = field(repr=False)
+    _known: Tensor | None = field(repr=False)
     _rank: int = field(repr=False)
 
     def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits' means [M, C] and covariances [M, C] or [M, C, C], for [M, d]."""
+        """Return the logits' means [M, C] and covariances [M, C] or [M, C, C].
+
+        Args:
+            features: [M, d], or of options [M, C, d + 1], with known logits behind them.
+        """
         features = features.double()
-        blocks = self._state.blocks
-        inside = blocks.of_logits(self._space.coordinates(features))
-        outside = self._space.outside(features) / blocks.prior_precision
-        if inside.ndim == 3:
-            outside = torch.diag_embed(outside.expand(-1, inside.shape[1]))
-        return features @ self.mean.T, inside + outside
+        states, _ = split_known(features, self.mean.shape[1])
+        covariance = self._state.blocks.of_logits(self._space.coordinates(states))
+        if self._space.basis is not None:
+            outside = self._space.outside(states) / self._state.blocks.prior_precision
+            if covariance.ndim == 3:
+                outside = torch.diag_embed(outside.expand(-1, covariance.shape[1]))
+            covariance = covariance + outside
+        return mean_logits(features, self.mean), covariance
 
     def covariance(self) -> Covariance:
         """Return the covariance of the weights in all d dimensions."""
         blocks = self._state.blocks
         if self._space.basis is None:
             return blocks.stored()
-        family = FAMILIES[self.family]
-        return family.best(self._features, self._state.weights, blocks.prior_precision)
+        return self.family.best(self._features, self._state.weights, blocks.prior_precision)
 
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.
@@ -105,10 +113,11 @@ class Polished:
         mean. The result is no longer the optimum of one objective.
         """
         inside = self._space.coordinates(self._features)
-        logits = self._features @ self.mean.T
+        logits = mean_logits(self._features, self.mean)
+        logits = logits if self._known is None else logits + self._known
         still = torch.zeros_like(self._state.blocks.train_covariance)
         weights = curvature(logits, still, logits.softmax(-1))
-        blocks = FAMILIES[self.family].blocks(
+        blocks = self.family.blocks(
             inside,
             weights,
             1 / self.prior_variance,
@@ -136,15 +145,17 @@ def polish(
     learn_prior: bool = False,
     hold_mean: bool = False,
     prior_mean: Tensor | None = None,
+    known: Tensor | None = None,
+    families: Mapping[str, type[Covariance]] = FAMILIES,
     max_iterations: int = 50,
     tolerance: float = 1e-6,
 ) -> Polished:
     """Maximise the evidence lower bound over means and covariances (and the prior variance).
 
     Args:
-        features: [N, d].
+        features: [N, d], or of options [N, C, d].
         labels: [N] int64 class indices.
-        num_classes: C.
+        num_classes: C, or of options 1, for their one weight vector.
         prior_variance: σ0² of a weight, or where to start where it is learned.
         bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
         covariance: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
@@ -153,16 +164,23 @@ def polish(
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
         hold_mean: Leave the means of `start` as they are.
         prior_mean: [C, d]; None for zero.
+        known: [N, C] logits that are known beforehand; None for zero.
+        families: What `covariance` names.
         max_iterations: At most this many rounds; at least one.
         tolerance: Stop when the bound changes by less than this, relative to its size.
     """
     features = features.double()
     # A diagonal covariance is not diagonal in rotated coordinates.
-    family = FAMILIES[covariance]
+    family = families[covariance]
     space = RowSpace.of(features) if family.turns else RowSpace(None)
-    targets = torch.nn.functional.one_hot(labels, num_classes).double()
-    centre = features.new_zeros(num_classes, features.shape[1])
+    shared = features.ndim == 3
+    targets = torch.nn.functional.one_hot(labels, features.shape[1] if shared else num_classes)
+    targets = targets.double()
+    centre = features.new_zeros(num_classes, features.shape[-1])
     centre = centre if prior_mean is None else prior_mean.double()
+    offset = None if prior_mean is None else mean_logits(features, centre)
+    if known is not None:
+        offset = known.double() if offset is None else offset + known
     start = Start(centre, torch.zeros_like(targets)) if start is None else start
     apart = start.mean.double() - centre
     ascent = Ascent(
@@ -174,7 +192,7 @@ def polish(
         rank,
         tolerance,
         outside=float(space.outside(apart).sum()) if hold_mean else 0.0,
-        offset=None if prior_mean is None else features @ centre.T,
+        offset=offset,
     )
     around = _in_shape(start.covariance.double(), is_full=family.couples_classes)
     mean, before = space.coordinates(apart), None
@@ -192,12 +210,13 @@ def polish(
     return Polished(
         mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
-        family=covariance,
+        family=family,
         elbo=trace,
         converged=len(trace) > 1 and _settled(trace, tolerance),
         _state=state,
         _space=space,
         _features=features,
+        _known=known,
         _rank=rank,
     )
 
@@ -242,13 +261,16 @@ class Polisher:
 
     Attributes:
         config: Bound, covariance, prior scale, means, link.
-        features: [N, d] of the training rows.
+        features: [N, d] of the training rows, or of options [N, C, d], with known logits behind
+            them where there are some.
         labels: [N] int64.
-        num_classes: C.
+        num_classes: C, or of options 1.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Features and labels of held-out rows; without them a prior scale `validation`
             means `empirical-bayes`, as `auto` does here, and means `validation` are refit.
         prior_mean: [C, d]; None for zero.
+        num_features: d; None where no known logits follow the features.
+        families: What the covariances of `config` name.
     """
 
     config: VBLL
@@ -258,6 +280,8 @@ class Polisher:
     mean_sq_norm: float
     validation: tuple[Tensor, Tensor] | None = None
     prior_mean: Tensor | None = None
+    num_features: int | None = None
+    families: Mapping[str, type[Covariance]] = field(default_factory=lambda: FAMILIES)
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
         """Return the posterior that the configuration asks for.
@@ -331,8 +355,9 @@ class Polisher:
         hold_mean: bool,
         learn_prior: bool = False,
     ) -> Polished:
+        states, known = split_known(self.features, self.num_features or self.features.shape[-1])
         polished = polish(
-            self.features,
+            states,
             self.labels,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
@@ -343,6 +368,8 @@ class Polisher:
             learn_prior=learn_prior,
             hold_mean=hold_mean,
             prior_mean=self.prior_mean,
+            known=known,
+            families=self.families,
             tolerance=tolerance,
         )
         return polished.refined() if self.config.laplace_refinement else polished

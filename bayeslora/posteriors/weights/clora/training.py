@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from bayeslora.backbones.encoder import Batch, PreparedTexts
+from bayeslora.backbones.encoder import PreparedTexts
+from bayeslora.backbones.tokens import Batch
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.clora.options import CLoRA
 from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights

@@ -1,0 +1,128 @@
+"""How questions with options are read: by the letter that a language model names, or one by one.
+
+letters   the options stand in the prompt; the classes are letters, as in published tables
+options   every option is scored after the question, by one weight vector for all
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+from bayeslora.backbones import options as option_reading
+from bayeslora.backbones.encoder import with_letters
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import Template
+from bayeslora.backbones.verbaliser import tokens_after
+from bayeslora.engine.settings import Choices
+from bayeslora.errors import InputError
+from bayeslora.option_checks import Format
+from bayeslora.tasks.examples import Examples
+
+LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
+LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
+"""Of the format `letters`, where no template is asked for; `{text}` is the question with its
+options, each on a line of its own after its letter."""
+
+_HASHED = 100
+
+
+def settled(choices: Choices, rows: Examples) -> Choices:
+    """Return the choices with what depends on whether the rows are questions.
+
+    Raises:
+        InputError: An option has no effect on such rows.
+    """
+    if rows.choices is None:
+        if choices.format is not None:
+            raise InputError(
+                f"format {choices.format!r} is for questions with options, and {rows.source} "
+                "holds texts; leave format (--format) out"
+            )
+        return choices
+    found: Format = choices.format or "options"
+    depth = 1.0 if choices.depth is None else choices.depth
+    if found == "letters":
+        return replace(choices, format=found, depth=depth, verbaliser=choices.verbaliser or "names")
+    if choices.verbaliser not in (None, "none"):
+        raise InputError(
+            "verbaliser has no effect on the format 'options', where the language model is asked "
+            "for every option; leave it out"
+        )
+    if choices.feature_scores:
+        raise InputError(
+            "feature scores are of one feature of a row, and in the format 'options' every option "
+            "has one; leave feature_scores (--feature-scores) out"
+        )
+    if depth == "auto":
+        raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")
+    return replace(choices, format=found, depth=depth, feature_scores=(), verbaliser="none")
+
+
+def default_template(choices: Choices, backbone: Backbone, *, pairs: bool) -> Template | None:
+    """Return the template of a fit, that of its format where none was asked for.
+
+    Args:
+        choices: Settled.
+        backbone: Loaded.
+        pairs: Whether questions have a context.
+    """
+    if choices.format is None or choices.template is not None or backbone.template is not None:
+        return choices.template
+    if backbone.kind != "decoder":
+        return None
+    if choices.format == "letters":
+        return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
+    return Template(option_reading.PAIR_FRAME if pairs else option_reading.FRAME)
+
+
+def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classes: int) -> None:
+    """Raise InputError for a backbone that cannot read questions so.
+
+    Args:
+        format: How they are read; None for texts.
+        whole: With all its layers and its template.
+        cut: At the depth that is read.
+        classes: Letters.
+
+    Raises:
+        InputError: Letters take a decoder that knows each as one token; options of a decoder take
+            all its layers.
+    """
+    if format == "options" and whole.kind == "decoder" and cut.depth is not None:
+        raise InputError(
+            f"format 'options' asks the language model, which needs all layers of {whole.name}; "
+            "leave depth (--depth) out"
+        )
+    if format != "letters":
+        return
+    if whole.kind != "decoder":
+        raise InputError(
+            f"{whole.name} is an encoder, which names no letter; take the format 'options', or a "
+            "decoder"
+        )
+    letters = [chr(ord("A") + place) for place in range(classes)]
+    found = [tuple(tokens_after(whole.tokenizer, whole.template, one)) for one in letters]
+    several = [one for one, ids in zip(letters, found, strict=True) if len(ids) != 1]
+    if several or len({*found}) < len(found):
+        raise InputError(
+            f"the tokenizer of {whole.name} has no token of its own for the letter "
+            f"{several[0] if several else letters[-1]!r} after the template; end the template in "
+            "'Answer:', or take the format 'options'"
+        )
+
+
+def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:
+    """Return the SHA-256 of the first 100 prompts as they are read, in hexadecimal."""
+    frame = template or Template("{text}")
+    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
+    digest = hashlib.sha256()
+    every = zip(rows.texts, pairs, rows.choices or (), strict=False)
+    for text, pair, options in islice(every, _HASHED):
+        asked = with_letters(text, options) if format == "letters" else text
+        prompt = frame.filled(asked, pair).whole
+        spelled = [prompt] if format == "letters" else [prompt, *options]
+        digest.update("\0".join(spelled).encode())
+    return digest.hexdigest()

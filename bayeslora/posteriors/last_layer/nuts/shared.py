@@ -1,0 +1,111 @@
+"""The posterior of one weight vector that all options of a row share, sampled by Markov chains.
+
+    U(w) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖w‖²,   z_nc = o_nc + wᵀφ_nc
+
+with w measured from the prior mean, whose logits are part of o. The Hessian at the mode, the prior
+included, is factorised once; in the coordinates that it gives the posterior is nearly a standard
+normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from bayeslora.posteriors.features import mean_logits, split_known, weight_gradient
+from bayeslora.posteriors.last_layer.algebra import RowSpace, bounding_factor, precision_factor
+from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
+from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
+from bayeslora.posteriors.last_layer.nuts.options import NUTS
+from bayeslora.posteriors.last_layer.nuts.target import AnyTarget
+
+_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class SharedTarget:
+    """A posterior over z [1, d], which stands for the weights mode + R⁻ᵀ z; float64.
+
+    Attributes:
+        features: [N, C, d].
+        offset: [N, C], known logits and those of the prior mean.
+        linear: [1, d], the gradient of Σ_n z_{n,y_n}.
+        mode: [1, d], the MAP weights.
+        factor: [d, d], R with R Rᵀ the Hessian at the mode.
+        precision: δ of the prior.
+    """
+
+    features: Tensor
+    offset: Tensor
+    linear: Tensor
+    mode: Tensor
+    factor: Tensor
+    precision: float
+
+    @classmethod
+    def of(
+        cls, features: Tensor, labels: Tensor, start: Tensor, precision: float, offset: Tensor
+    ) -> SharedTarget:
+        """Find the mode and whiten around it.
+
+        Args:
+            features: [N, C, d] float64.
+            labels: [N] int64.
+            start: [1, d] weights, measured from the prior mean, to look for the mode from.
+            precision: δ.
+            offset: [N, C].
+        """
+        targets = one_hot(labels, features.shape[1]).to(features)
+        bound = bounding_factor(features.flatten(0, 1), precision)
+        mode = maximise_mean(
+            MeanProblem(features, targets, offset[None], targets.new_ones(1), 1 / precision),
+            start,
+            lambda gradient: torch.cholesky_solve(gradient.T, bound).T,
+            max_iterations=_ITERATIONS,
+            tolerance=1e-8,
+        )
+        probs = (offset + mean_logits(features, mode)).softmax(-1)
+        mean = (probs[:, None] @ features)[:, 0]
+        weighed = (probs[..., None] * features).flatten(0, 1)
+        hessian = weighed.T @ features.flatten(0, 1) - mean.T @ mean
+        hessian.diagonal().add_(precision)
+        linear = weight_gradient(features, targets)
+        return cls(features, offset, linear, mode, precision_factor(hessian), precision)
+
+    def potential(self, z: Tensor) -> Tensor:
+        """Return the energy U of [..., 1, d] coordinates, in nats up to a constant."""
+        weights = self.class_weights(z)
+        logits = self.offset + torch.einsum("ncd,...d->...nc", self.features, weights[..., 0, :])
+        normaliser = logits.logsumexp(-1).sum(-1)
+        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
+        return normaliser + quadratic.sum((-2, -1))
+
+    def class_weights(self, z: Tensor) -> Tensor:
+        """Return the [..., 1, d] weights of [..., 1, d] coordinates."""
+        turned: Tensor = torch.linalg.solve_triangular(self.factor.T, z.mT, upper=True).mT
+        return self.mode + turned
+
+
+class SharedNUTSHead(NUTSHead):
+    """The Markov chain reference of options: features are [N, C, d + 1]."""
+
+    def __init__(
+        self, config: NUTS, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
+
+    def _target(self, features: Tensor, labels: Tensor) -> tuple[AnyTarget, RowSpace]:
+        states, _ = split_known(features, self.point.weight.shape[1])
+        centre = self._prior_mean().cpu()
+        start = self.point.weight.double().cpu() - centre
+        offset = mean_logits(features, centre)
+        target = SharedTarget.of(states, labels, start, self.point.prior_precision, offset)
+        return target, RowSpace(None)
+
+    def _logits(self, features: Tensor, draws: Tensor, noise: Tensor) -> Tensor:
+        states, _ = split_known(features, self.point.weight.shape[1])
+        moved: Tensor = torch.einsum("ncd,sd->snc", states, draws[:, 0])
+        return moved + mean_logits(features, self._prior_mean())

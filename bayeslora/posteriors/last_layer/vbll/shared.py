@@ -1,0 +1,212 @@
+"""Covariances of one weight vector that all options of a row share.
+
+    z_nc = wᵀφ_nc + o_nc,   w ~ N(m0, σ0² I),   q(w) = N(μ, S),   V_n = Φ_n S Φ_nᵀ
+
+The logits of a row depend on each other from the start, so V is [N, C, C] in every family:
+
+    dense      S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n
+    diagonal   the diagonal of that precision
+
+Only differences between options reach the softmax: features come centred within their row, and
+Jensen's bound is then the tilted one at a uniform tilt.
+
+Source: the conditional logit of McFadden 1974 with the bounds of `bounds.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bayeslora.errors import InputError
+from bayeslora.posteriors.last_layer.algebra import (
+    bounding_factor,
+    precision_factor,
+    precision_to_lower,
+)
+from bayeslora.posteriors.last_layer.vbll.covariance import (
+    Blocks,
+    Covariance,
+    Trainable,
+)
+from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
+from bayeslora.posteriors.last_layer.vbll.independent import Diagonal
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+from bayeslora.runtime import row_slices
+
+
+@dataclass(frozen=True)
+class SharedDense(Dense):
+    """One full covariance.
+
+    Attributes:
+        lower: [1, d, d] lower triangle with a positive diagonal.
+    """
+
+    turns: ClassVar[bool] = False
+    couples_classes: ClassVar[bool] = True
+    simpler: ClassVar[type[Covariance] | None] = None
+    simpler_in_training: ClassVar[type[Trainable] | None] = None
+    approach: ClassVar[tuple[tuple[type[Covariance], torch.dtype], ...]] = ()
+
+    @classmethod
+    def blocks(  # type: ignore[override]
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> SharedBlocks:
+        """Return the optimal covariance for [N, C, d] features and [N, C, C] weights."""
+        precision = shared_gram(features, weights)
+        precision.diagonal().add_(prior_precision)
+        lower = precision_to_lower(precision)
+        return SharedBlocks(
+            cls(lower[None]), features, weights, prior_precision, precision_factor(precision)
+        )
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
+        return _gram_of_options(features, lambda part: part @ self.lower[0])
+
+    def double(self) -> SharedDense:
+        """Return the same in float64."""
+        return SharedDense(self.lower.double())
+
+    @classmethod
+    def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> SharedDense:
+        """Return what `blocks` holds, without what it answers besides."""
+        precision = shared_gram(features, weights)
+        precision.diagonal().add_(prior_precision)
+        return cls(precision_to_lower(precision)[None])
+
+
+@dataclass(frozen=True)
+class SharedDiagonal(Diagonal):
+    """Independent weights.
+
+    Attributes:
+        std: [1, d] standard deviations.
+    """
+
+    couples_classes: ClassVar[bool] = True
+
+    @classmethod
+    def blocks(  # type: ignore[override]
+        cls,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        *,
+        rank: int = 1,
+        before: Blocks | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> SharedBlocks:
+        """Return the optimal variances for [N, C, d] features and [N, C, C] weights."""
+        precision = ((weights @ features) * features).sum((0, 1)) + prior_precision
+        # Features correlate: the diagonal alone would be a poor guide for the means.
+        factor = bounding_factor(features.flatten(0, 1), prior_precision)
+        deviations = cls(precision.rsqrt()[None])
+        return SharedBlocks(deviations, features, weights, prior_precision, factor)
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
+        return _gram_of_options(features, lambda part: part * self.std[0])
+
+    def double(self) -> SharedDiagonal:
+        """Return the same in float64."""
+        return SharedDiagonal(self.std.double())
+
+
+class SharedBlocks:
+    """The optimum of either family, with a Cholesky factor that preconditions the means."""
+
+    def __init__(
+        self,
+        covariance: SharedDense | SharedDiagonal,
+        features: Tensor,
+        weights: Tensor,
+        prior_precision: float,
+        factor: Tensor,
+    ) -> None:
+        """Keep the covariance.
+
+        Args:
+            covariance: Of the weights, float64.
+            features: [N, C, d] float64.
+            weights: [N, C, C].
+            prior_precision: 1/σ0².
+            factor: [d, d], of the precision of the means or of a bound on it.
+        """
+        self.prior_precision = prior_precision
+        self._covariance = covariance
+        self._factor = factor
+        self.train_covariance = covariance.of_logits(features)
+        scale = covariance.tensors()["scale"][0]
+        deviations = scale.diagonal() if scale.ndim == 2 else scale
+        self.log_determinant = 2 * float(deviations.log().sum())
+        # tr(S P) = d splits into the prior's part and the rows' part, in both families.
+        rows = float((weights * self.train_covariance).sum())
+        self.trace = (len(deviations) - rows) / prior_precision
+
+    def of_logits(self, features: Tensor) -> Tensor:
+        """Return Φ S Φᵀ, [M, C, C]."""
+        return self._covariance.of_logits(features)
+
+    def precondition(self, gradient: Tensor) -> Tensor:
+        """Return nearly Newton's step for a [1, d] gradient."""
+        return torch.cholesky_solve(gradient.T, self._factor).T
+
+    def stored(self) -> Covariance:
+        """Return the covariance."""
+        return self._covariance
+
+
+def shared_gram(features: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ_n Φ_nᵀ W_n Φ_n, [d, d], for [N, C, d] features and [N, C, C] weights."""
+    return features.flatten(0, 1).T @ (weights @ features).flatten(0, 1)
+
+
+def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
+    parts = []
+    for rows in row_slices(len(features), features[0].numel()):
+        projected = root(features[rows])
+        parts.append(projected @ projected.mT)
+    return torch.cat(parts)
+
+
+class SharedVBLLHead(VBLLHead):
+    """The variational last layer of options: `mean` is [1, d], and features are [N, C, d + 1]."""
+
+    families: ClassVar[Mapping[str, type[Covariance]]] = {
+        "dense": SharedDense,
+        "diagonal": SharedDiagonal,
+    }
+    trainable: ClassVar[Mapping[str, type[Trainable]]] = {
+        "dense": SharedDense,
+        "diagonal": SharedDiagonal,
+    }
+
+    def __init__(
+        self, config: VBLL, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> None:
+        """Check the families.
+
+        Raises:
+            InputError: A covariance is neither `dense` nor `diagonal`.
+        """
+        for field in ("covariance", "training_covariance"):
+            if getattr(config, field) not in ("auto", *self.families):
+                raise InputError(
+                    f"{field} {getattr(config, field)!r} is not for the format 'options', whose "
+                    "options share one weight vector; choose 'dense' or 'diagonal'"
+                )
+        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)

@@ -1,0 +1,333 @@
+"""Last layers of options, and logits that are known beforehand.
+
+The oracle of most tests: options with features e_c ⊗ ψ make the shared weight vector the weights of
+all classes, one after the other, so that every last layer of options must give what the one of
+classes gives.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import mean_logits, split_known, weight_gradient
+from bayeslora.posteriors.last_layer.laplace.shared import SharedCurvature, SharedDiagCurvature
+from bayeslora.posteriors.last_layer.nuts.shared import SharedTarget
+from bayeslora.posteriors.last_layer.vbll import bounds
+from bayeslora.posteriors.registry import resolve_posterior
+
+ROWS, OPTIONS, SIZE = 40, 3, 4
+
+
+def options_rows(seed=0, rows=ROWS, options=OPTIONS, size=SIZE):
+    """Return centred features [N, C, d + 1] with known logits of zero, and labels [N]."""
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, options, size, generator=draw)
+    truth = 2 * torch.randn(size, generator=draw)
+    labels = torch.distributions.Categorical(logits=features @ truth).sample()
+    return with_known(features), labels
+
+
+def with_known(features, present=None):
+    present = torch.ones(features.shape[:2], dtype=torch.bool) if present is None else present
+    centre = (features * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+    features = torch.where(present[..., None], features - centre[:, None], 0.0)
+    known = torch.where(present, 0.0, ABSENT)
+    return torch.cat([features, known[..., None]], -1)
+
+
+def class_rows(seed=0, rows=ROWS, classes=OPTIONS, size=SIZE):
+    """Return features [N, d] and labels [N]."""
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, size, generator=draw)
+    truth = 2 * torch.randn(classes, size, generator=draw)
+    labels = torch.distributions.Categorical(logits=features @ truth.T).sample()
+    return features, labels
+
+
+def as_options(features, classes=OPTIONS):
+    """Return e_c ⊗ φ for every class, [N, C, C d + 1], uncentred."""
+    rows, size = features.shape
+    eye = torch.eye(classes, dtype=features.dtype)
+    turned = torch.einsum("ck,nd->nckd", eye, features).reshape(rows, classes, classes * size)
+    return torch.cat([turned, turned.new_zeros(rows, classes, 1)], -1)
+
+
+def shared_head(posterior, size=SIZE, **options):
+    return build(resolve_posterior(posterior), size, 1, shared=True, **options)
+
+
+def fitted(posterior, features, labels, **options):
+    head = shared_head(posterior, features.shape[-1] - 1, **options)
+    if hasattr(head, "solve"):
+        head.solve(features, labels)
+    head.fit(features, labels)
+    return head
+
+
+@pytest.mark.parametrize("posterior", ["map:prior_scale=1.5", "laplace:structure=full"])
+def test_options_of_a_kind_are_classes(posterior):
+    features, labels = class_rows()
+    config = resolve_posterior(posterior)
+    classes = build(config, SIZE, OPTIONS)
+    classes.solve(features, labels)
+    classes.fit(features, labels)
+    options = fitted(posterior, as_options(features), labels)
+    new = class_rows(1)[0]
+    expected, found = classes.predict(new), options.predict(as_options(new))
+    torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.spread, expected.spread, atol=1e-4, rtol=1e-4)
+    for one in ("prior_scale", "log_evidence"):
+        if one in classes.report():
+            assert options.report()[one] == pytest.approx(classes.report()[one], rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", ["2", "empirical-bayes"])
+def test_the_variational_fit_of_options_is_the_full_one_of_classes(scale):
+    features, labels = class_rows()
+    said = f"prior_scale={scale},polish_bound=tilted,bound=tilted"
+    classes = build(
+        resolve_posterior(f"vbll:{said},covariance=full,training_covariance=full"), SIZE, OPTIONS
+    )
+    classes.fit(features, labels)
+    options = fitted(f"vbll:{said},covariance=dense", as_options(features), labels)
+    new = class_rows(1)[0]
+    expected, found = classes.predict(new), options.predict(as_options(new))
+    # The optimum is found to a relative 1e-6 of the bound; moments there are right to its root.
+    torch.testing.assert_close(found.mean, expected.mean, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(found.covariance, expected.covariance, atol=5e-3, rtol=5e-3)
+    assert options.report()["elbo"] == pytest.approx(classes.report()["elbo"], abs=1e-5)
+
+
+@pytest.mark.parametrize("covariance", ["dense", "diagonal"])
+def test_the_variational_fit_is_stationary(covariance):
+    """The gradient of the bound, written out here, vanishes in means and covariance."""
+    features, labels = options_rows()
+    head = fitted(f"vbll:prior_scale=1.5,covariance={covariance}", features, labels)
+    states = features[..., :-1].double()
+    mean = head.fitted_mean[0].clone().requires_grad_()
+    scale = head.fitted_scale[0].double()
+    lower = (scale if covariance == "dense" else scale.diag()).clone().requires_grad_()
+    variance = head.fitted_prior_scale.item() ** 2 / head.mean_sq_norm.item()
+    root = states @ lower
+    logits, cov = states @ mean, root @ root.mT
+    tilt = bounds.best_tilt(logits.detach(), cov.detach())
+    likelihood = bounds.tilted(logits, cov, labels, tilt).sum()
+    trace, size = lower.square().sum(), len(mean)
+    log_det = 2 * lower.diagonal().log().sum()
+    kl = 0.5 * ((trace + mean.square().sum()) / variance - size + size * math.log(variance))
+    elbo = likelihood - (kl - 0.5 * log_det)
+    assert head.report()["elbo"] == pytest.approx(elbo.item() / len(labels), abs=1e-5)
+    in_mean, in_lower = torch.autograd.grad(elbo, [mean, lower])
+    free = in_lower.tril() if covariance == "dense" else in_lower.diagonal()
+    assert in_mean.abs().max() < 0.05
+    assert free.abs().max() < 0.05
+
+
+def test_the_bound_is_below_the_expectation_and_tighter_than_jensens():
+    _, labels = options_rows()
+    draw = torch.Generator().manual_seed(3)
+    mean, root = (torch.randn(ROWS, *s, generator=draw).double() for s in ((3,), (3, 3)))
+    cov = root @ root.mT
+    noise = torch.randn(20000, ROWS, OPTIONS, generator=draw).double()
+    exact = bounds.monte_carlo(mean, cov, labels, noise)
+    tilted = bounds.best_tilted(mean, cov, labels)
+    assert (tilted < exact + 0.05).all()
+    assert (tilted >= bounds.jensen(mean, cov, labels) - 1e-9).all()
+
+
+@pytest.mark.parametrize("prior", [None, 1.3])
+def test_the_curvature_of_options_is_the_hessian(prior):
+    features, labels = options_rows()
+    states = features[..., :-1].double()
+    weight = torch.randn(SIZE, generator=torch.Generator().manual_seed(2)).double()
+
+    def loss(w):
+        return torch.nn.functional.cross_entropy(states @ w, labels, reduction="sum")
+
+    hessian = torch.autograd.functional.hessian(loss, weight)
+    probs = (states @ weight).softmax(-1)
+    whole, diagonal = (kind(SIZE, 1, SIZE) for kind in (SharedCurvature, SharedDiagCurvature))
+    whole.fit(states, probs)
+    diagonal.fit(states, probs)
+    torch.testing.assert_close(whole.hessian, hessian)
+    torch.testing.assert_close(diagonal.diagonal, hessian.diagonal())
+    delta = prior or 0.7
+    eye = torch.eye(SIZE).double()
+    expected = states @ torch.linalg.inv(hessian + delta * eye) @ states.mT
+    torch.testing.assert_close(whole.covariance(states, delta), expected)
+    assert whole.log_determinant(delta) == pytest.approx(torch.logdet(hessian + delta * eye).item())
+    expected = states @ (1 / (hessian.diagonal() + delta)).diag() @ states.mT
+    torch.testing.assert_close(diagonal.covariance(states, delta), expected)
+
+
+def test_the_chains_sample_the_posterior_of_options():
+    """Against quadrature in one dimension: means and deviations within three Monte Carlo errors."""
+    features, labels = options_rows(size=1, rows=12)
+    head = fitted("nuts:num_chains=2,num_warmup=100,num_samples=500", features, labels)
+    grid = torch.linspace(-12, 12, 4001).double()
+    logits = features[..., :1].double() * grid
+    log_density = logits.log_softmax(1)[torch.arange(12), labels].sum(0)
+    log_density = log_density - 0.5 * head.point.prior_precision * grid.square()
+    density = log_density.softmax(0)
+    mean = (density * grid).sum()
+    deviation = (density * (grid - mean).square()).sum().sqrt()
+    draws = head.draws[:, 0, 0].double()
+    assert draws.mean().item() == pytest.approx(mean.item(), abs=0.2 * deviation.item())
+    assert draws.std().item() == pytest.approx(deviation.item(), rel=0.15)
+
+
+def test_the_energy_of_options_is_the_posteriors():
+    features, labels = options_rows()
+    states = features[..., :-1].double()
+    offset = torch.randn(ROWS, OPTIONS, generator=torch.Generator().manual_seed(5)).double()
+    target = SharedTarget.of(states, labels, torch.zeros(1, SIZE).double(), 0.8, offset)
+    z = torch.randn(6, 1, SIZE, generator=torch.Generator().manual_seed(6)).double()
+    weights = target.class_weights(z)[:, 0]
+    logits = offset + torch.einsum("ncd,sd->snc", states, weights)
+    nll = -logits.log_softmax(-1)[:, torch.arange(ROWS), labels].sum(-1)
+    expected = nll + 0.4 * weights.square().sum(-1)
+    # Up to a constant: the offsets of the labels.
+    found = target.potential(z)
+    torch.testing.assert_close(found - found[0], expected - expected[0])
+
+
+POSTERIORS = ["mle", "map", "temperature", "laplace", "laplace:structure=diag", "vbll"]
+POSTERIORS += ["vbll:covariance=diagonal", "nuts:num_chains=1,num_warmup=80,num_samples=80"]
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_an_absent_option_is_as_if_it_were_not_there(posterior):
+    features, labels = options_rows()
+    head = fitted(posterior, features, labels)
+    two = with_known(features[:, :2, :-1])
+    absent = torch.zeros(ROWS, OPTIONS, dtype=torch.bool)
+    absent[:, 2] = True
+    wide = with_known(torch.where(absent[..., None], 7.0, features[..., :-1]), ~absent)
+    expected, found = (link_probabilities(head.predict(f), num_samples=64) for f in (two, wide))
+    assert found.probs[:, 2].abs().max() == 0
+    exact = not isinstance(head.predict(two), GaussianLogits) or head.predict(two).is_point
+    # Draws of a Gaussian of two logits are other draws than those of three.
+    atol = 1e-9 if exact else 0.05
+    torch.testing.assert_close(found.probs[:, :2], expected.probs, atol=atol, rtol=0)
+    spread = head.predict(wide).spread_of(~absent)
+    torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_options_have_no_order(posterior):
+    features, labels = options_rows()
+    order = torch.tensor([2, 0, 1])
+    head = fitted(posterior, features, labels)
+    moved = fitted(posterior, features[:, order], torch.argsort(order)[labels])
+    expected, found = head.predict(features).mean[:, order], moved.predict(features[:, order]).mean
+    loose = posterior.startswith("nuts")  # its start is the same, the rounding is not
+    torch.testing.assert_close(found, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_what_a_fit_of_options_stores_gives_it_back(posterior):
+    features, labels = options_rows()
+    head = fitted(posterior, features, labels)
+    again = shared_head(posterior, extra=head.extra_config())
+    again.load_state_dict(head.state_dict())
+    for name in ("mean", "covariance"):
+        found, expected = (getattr(one.predict(features), name) for one in (again, head))
+        assert torch.equal(found, expected)
+
+
+def test_gradients_of_the_training_reach_options():
+    features, labels = options_rows()
+    for posterior in POSTERIORS[:-1]:
+        head = shared_head(posterior)
+        head.set_mean(torch.ones(1, SIZE))
+        rows = features.clone().requires_grad_()
+        torch.autograd.backward(head.data_loss(rows, labels))
+        assert rows.grad[..., :-1].abs().sum() > 0
+        torch.autograd.backward(head.loss(features, labels, ROWS))
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+
+
+@pytest.mark.parametrize("family", ["low_rank", "eigenbasis", "full"])
+def test_families_that_options_lack_are_refused(family):
+    bound = ",polish_bound=tilted" if family == "full" else ""
+    with pytest.raises(InputError, match="dense"):
+        shared_head(f"vbll:covariance={family}{bound}")
+
+
+def test_a_density_of_each_class_is_refused():
+    with pytest.raises(InputError, match="gvbll"):
+        shared_head("gvbll")
+
+
+CLASS_POSTERIORS = ["mle", "map", "temperature", "laplace", "vbll", "gvbll:shrinkage=0.1"]
+CLASS_POSTERIORS += ["vbll:covariance=full,polish_bound=tilted", "vbll:covariance=diagonal"]
+CLASS_POSTERIORS += ["nuts:num_chains=1,num_warmup=80,num_samples=80"]
+
+
+@pytest.mark.parametrize("posterior", CLASS_POSTERIORS)
+def test_a_class_that_a_row_lacks_has_no_share(posterior):
+    posterior += ",inflation=1" if posterior.startswith("gvbll") else ""
+    features, labels = class_rows()
+    known = torch.zeros(ROWS, OPTIONS)
+    lacks = (labels + 1) % OPTIONS
+    known[torch.arange(0, ROWS, 2), lacks[::2]] = ABSENT
+    rows = torch.cat([features, known], 1)
+    head = build(resolve_posterior(posterior), SIZE, OPTIONS)
+    if hasattr(head, "solve"):
+        head.solve(rows, labels)
+    head.fit(rows, labels)
+    probs = link_probabilities(head.predict(rows), num_samples=64).probs
+    assert probs[known < 0].abs().max() == 0
+    if posterior != "mle":  # which is sure where classes can be told apart
+        assert (probs[known == 0] > 0).all()
+    torch.testing.assert_close(probs.sum(1), torch.ones(ROWS).double())
+
+
+def test_known_logits_are_part_of_the_loss():
+    """At the optimum of a MAP head whose rows lack a class, autograd finds no gradient."""
+    features, labels = class_rows()
+    known = torch.zeros(ROWS, OPTIONS)
+    known[torch.arange(ROWS), (labels + 1) % OPTIONS] = ABSENT
+    rows = torch.cat([features, known], 1)
+    head = build(resolve_posterior("map:prior_scale=1"), SIZE, OPTIONS)
+    head.solve(rows, labels)
+    weight = head.weight.detach().double().requires_grad_()
+    logits = (features.double() @ weight.T).masked_fill(known < 0, -math.inf)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    loss = loss + 0.5 * head.prior_precision * weight.square().sum()
+    assert torch.autograd.grad(loss, weight)[0].abs().max() < 1e-4
+
+
+@given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
+def test_the_gradient_of_weights_is_autograds(rows, options, size, seed):
+    draw = torch.Generator().manual_seed(seed)
+    residual = torch.randn(rows, options, generator=draw).double()
+    for shape, weight in (((rows, options, size), (1, size)), ((rows, size), (options, size))):
+        features = torch.randn(*shape, generator=draw).double()
+        start = torch.zeros(weight, dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad((mean_logits(features, start) * residual).sum(), start)
+        torch.testing.assert_close(weight_gradient(features, residual), expected)
+        assert split_known(features, size)[1] is None
+
+
+def test_the_spread_of_what_is_present_is_that_of_fewer_logits():
+    draw = torch.Generator().manual_seed(0)
+    root = torch.randn(5, 4, 4, generator=draw).double()
+    mean, cov = torch.randn(5, 4, generator=draw).double(), root @ root.mT
+    present = torch.tensor([True, True, False, True]).expand(5, -1)
+    kept = present[0].nonzero().ravel()
+    fewer = GaussianLogits(mean[:, kept], cov[:, kept][:, :, kept])
+    torch.testing.assert_close(GaussianLogits(mean, cov).spread_of(present), fewer.spread)
+    variance = cov.diagonal(dim1=-2, dim2=-1)
+    fewer = GaussianLogits(mean[:, kept], variance[:, kept])
+    torch.testing.assert_close(GaussianLogits(mean, variance).spread_of(present), fewer.spread)
+    samples = torch.randn(7, 5, 4, generator=draw).double()
+    fewer = SampledLogits(samples[..., kept])
+    torch.testing.assert_close(SampledLogits(samples).spread_of(present), fewer.spread)
