@@ -145,7 +145,11 @@ def cross_validate(
     text = numbered(train[0])
     keep = settings.keep_folds
     parts = held_out_parts(
-        labels.numpy(), settings.cv, settings.seed, every=keep, groups=train[0].groups
+        train[0].strata(labels.numpy()),
+        settings.cv,
+        settings.seed,
+        every=keep,
+        groups=train[0].groups,
     )
     # A text that is among the others as well has been seen.
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
@@ -215,10 +219,11 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
         InputError: A part would not have every class, or no text is in one row alone.
     """
     examples, labels = data.train
+    strata = examples.strata(labels.numpy())
     if examples.groups is None:
-        kept, held = stratified_split(labels.numpy(), share, seed)
+        kept, held = stratified_split(strata, share, seed)
     else:
-        kept, held = grouped_split(labels.numpy(), examples.groups, share, seed)
+        kept, held = grouped_split(strata, examples.groups, share, seed)
     text = numbered(examples)
     seen = np.isin(text[held], text[kept])
     kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]

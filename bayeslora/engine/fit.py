@@ -96,7 +96,7 @@ def _plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> F
         cross_validates=bool(settings.cv),
         holds_out=bool(
             held_out_parts(
-                data.train[1].numpy(),
+                data.train[0].strata(data.train[1].numpy()),
                 settings.cv,
                 settings.seed,
                 groups=data.train[0].groups,

@@ -87,7 +87,7 @@ def drawn(examples: Examples, size: int, seed: int) -> Examples:
         InputError: There are fewer rows, or fewer asked for than classes.
     """
     labels = encode_labels(examples, class_names(examples))
-    return examples.take(stratified_sample(labels, size, seed))
+    return examples.take(stratified_sample(examples.strata(labels), size, seed))
 
 
 def num_classes(examples: Examples) -> int:

@@ -160,7 +160,7 @@ def _loss(workshop: Workshop, setup: Setup, share: float, work: Path) -> float:
 
     rows = setup.train
     labels = encode_labels(rows, class_names(rows))
-    kept, held = stratified_split(labels, share, setup.cell.seed)
+    kept, held = stratified_split(rows.strata(labels), share, setup.cell.seed)
     clf = setup.classifier(BayesianClassifier, workshop.backbone(setup.cell.backbone))
     clf.fit(rows.take(kept), **setup.fit, out=work, overwrite=True)
     predictions = clf.predict(rows.take(held), seed=setup.cell.seed, **setup.predict)

@@ -108,6 +108,15 @@ class Examples:
             further={name: pick(values) for name, values in self.further.items()},
         )
 
+    def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what random parts of the rows keep in proportion: the labels, but of questions
+        nothing, since letters are no classes.
+
+        Args:
+            labels: [N] class indices.
+        """
+        return labels if self.choices is None else np.zeros_like(labels)
+
     def available(self, num_options: int | None = None) -> NDArray[np.bool_] | None:
         """Return [N, C], which options each question has; None for texts to classify.
 
