@@ -85,6 +85,7 @@ class Adapter(Options):
     Attributes:
         name: Of the method on the command line and in files.
         summary: A few words for lists.
+        use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
         parameters: What the method trains, for lists.
         default_lr: Learning rate where none is given.
@@ -103,6 +104,7 @@ class Adapter(Options):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    use: ClassVar[str] = ""
     source: ClassVar[str]
     parameters: ClassVar[str]
     default_lr: ClassVar[float] = 0.0

@@ -21,6 +21,9 @@ class Frozen(Adapter):
     has_sites: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     summary: ClassVar[str] = "no adapter: a last layer on frozen features, fitted in seconds"
+    use: ClassVar[str] = (
+        "A first result in seconds, or very few labelled examples on a strong backbone."
+    )
     source: ClassVar[str] = "Alain and Bengio 2017, arXiv 1610.01644"
     parameters: ClassVar[str] = "none"
 

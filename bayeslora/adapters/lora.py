@@ -30,8 +30,11 @@ class LoRA(LowRankAdapter):
     summary: ClassVar[str] = (
         "low-rank change of frozen weights with two free factors; use_rslora=true for large r"
     )
+    use: ClassVar[str] = (
+        "The baseline: exchange with PEFT, MC dropout, and posteriors defined over two factors."
+    )
     source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
-    parameters: ClassVar[str] = "r (in + out) a layer"
+    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
     long_lr: ClassVar[float] = 3e-3
 

@@ -36,8 +36,9 @@ class PiSSA(LowRankAdapter):
     name: ClassVar[str] = "pissa"
     from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
+    use: ClassVar[str] = "Few training steps, where LoRA has not left its zero start yet."
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
-    parameters: ClassVar[str] = "r (in + out) a layer"
+    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
     long_lr: ClassVar[float] = 1e-3
 

@@ -97,6 +97,7 @@ class Posterior(Options):
     Attributes:
         name: Of the method on the command line and in files.
         summary: A few words for lists.
+        use: When to choose it, in one sentence; empty where that is not said.
         source: Of the method.
         passes: Passes of the backbone in a prediction, for lists.
         parameters: What the method adds to a model, for lists.
@@ -127,6 +128,7 @@ class Posterior(Options):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    use: ClassVar[str] = ""
     source: ClassVar[str]
     passes: ClassVar[str]
     parameters: ClassVar[str]

@@ -10,7 +10,7 @@ from cli_files import write_rows
 
 from bayeslora.cli.parser import build_parser
 
-METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
+METHODS = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.fixture

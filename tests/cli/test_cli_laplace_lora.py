@@ -22,7 +22,7 @@ def test_fit_predict_and_what_methods_says(run, world, tmp_path):
     assert record["results"]["posterior"]["structure"] == "kron"
     methods = json.loads(run("methods", "--json").out)["posteriors"]
     entry = next(item for item in methods if item["name"] == "laplace_lora")
-    assert entry["passes"] == "2, and a backward one a class"
+    assert entry["passes"] == "2, and one backward per class"
     assert entry["options"]["structure"] == "kron"
 
 

@@ -36,8 +36,9 @@ class CorDA(LowRankAdapter):
     name: ClassVar[str] = "corda"
     from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
+    use: ClassVar[str] = "Adapting to one domain (`ipm`), or keeping what a context needs (`kpm`)."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
-    parameters: ClassVar[str] = "r (in + out) a layer"
+    parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
     long_lr: ClassVar[float] = 3e-3
 

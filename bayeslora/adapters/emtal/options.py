@@ -36,8 +36,9 @@ class EMTAL(LowRankAdapter):
     has_dropout: ClassVar[bool] = True
     is_free: ClassVar[bool] = True
     summary: ClassVar[str] = "LoRA beside a gate over experts among hidden units, which fades away"
+    use: ClassVar[str] = "LoRA on feed-forward layers too, guided by experts while it trains."
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
-    parameters: ClassVar[str] = "r (in + out) a layer; K in a router, unused after training"
+    parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
     long_lr: ClassVar[float] = 1e-3
     input_dependent: ClassVar[str] = (

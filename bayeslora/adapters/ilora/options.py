@@ -38,8 +38,9 @@ class ILoRA(LoRA):
 
     name: ClassVar[str] = "ilora"
     summary: ClassVar[str] = "LoRA whose experts are weighed anew for each example"
+    use: ClassVar[str] = "Sequences of users or items whose examples differ in kind."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
-    parameters: ClassVar[str] = "r (in + out) a layer, and num_experts (context + 1)"
+    parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
 
     r: Annotated[
         Count, "Rank of the change of every adapted weight, a multiple of `num_experts`."

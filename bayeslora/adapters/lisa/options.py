@@ -112,6 +112,7 @@ class LISA(LayerSampling, Adapter):
     name: ClassVar[str] = "lisa"
     has_sites: ClassVar[bool] = False
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
+    use: ClassVar[str] = "Full-rank training of whole layers in the memory of a few of them."
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
     parameters: ClassVar[str] = "the layers ever drawn"
     default_lr: ClassVar[float] = 3e-4

@@ -30,8 +30,11 @@ class PoLAR(LowRankAdapter):
     name: ClassVar[str] = "polar"
     trains_long: ClassVar[bool] = True
     summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
+    use: ClassVar[str] = (
+        "The default. A few hundred to a few thousand labelled examples, with any last layer."
+    )
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
-    parameters: ClassVar[str] = "r (in + out + r) a layer"
+    parameters: ClassVar[str] = "r (in + out + r) per layer"
     default_lr: ClassVar[float] = 4e-3
     long_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {

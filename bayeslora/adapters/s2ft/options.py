@@ -37,8 +37,11 @@ class S2FT(Adapter):
 
     name: ClassVar[str] = "s2ft"
     summary: ClassVar[str] = "a few heads and channels of the weights themselves, the rest frozen"
+    use: ClassVar[str] = (
+        "Training single heads and channels, or merging several fits that leave each other alone."
+    )
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
-    parameters: ClassVar[str] = "out a column"
+    parameters: ClassVar[str] = "out per column"
     default_lr: ClassVar[float] = 1e-2
     long_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {

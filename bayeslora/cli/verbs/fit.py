@@ -127,7 +127,7 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             metavar="CLASS=WORDS",
             help="what the language model calls a class: its own answer is the mean of the last "
             "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
-            "for few rows on a decoder, see docs/methods.md, else none)",
+            "for few rows on a decoder, see docs/reading.md, else none)",
         ),
         parser.add_argument(
             "--format",

@@ -93,6 +93,8 @@ def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
     for kind, entries in found.items():
         for item in entries:
             show(f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}: {item['summary']}")
+            if item.get("use"):
+                show(f"  {item['use']}")
             facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
             show(f"  {'; '.join(facts)}")
             for name, default in item["options"].items():
@@ -154,6 +156,7 @@ def _described(config: type[Any]) -> dict[str, Any]:
     return {
         "name": name,
         "summary": config.summary,
+        "use": getattr(config, "use", ""),
         **{key: getattr(config, key) for key in _COSTS if hasattr(config, key)},
         "source": config.source,
         "options": defaults,

@@ -20,6 +20,7 @@ class MLE(Posterior):
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate, plain cross-entropy"
+    use: ClassVar[str] = "The baseline without uncertainty about the weights."
     source: ClassVar[str] = "Bridle 1990, doi 10.1007/978-3-642-76153-9_28"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
@@ -35,6 +36,9 @@ class MAP(Posterior):
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "nothing"
     summary: ClassVar[str] = "point estimate with a Gaussian prior on the last layer"
+    use: ClassVar[str] = (
+        "A point estimate for few or separable examples, where `mle` would be overconfident."
+    )
     source: ClassVar[str] = "MacKay 1992, doi 10.1162/neco.1992.4.3.448"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
@@ -72,6 +76,7 @@ class TemperatureScaling(Posterior):
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "validation"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
+    use: ClassVar[str] = "Held-out labels and no need of epistemic uncertainty."
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"

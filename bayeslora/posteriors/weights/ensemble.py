@@ -17,8 +17,9 @@ class Ensemble(Posterior):
 
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "independently trained adapters, averaged"
+    use: ClassVar[str] = "The best probabilities where several fits and passes are affordable."
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
     passes: ClassVar[str] = "num_members"
-    parameters: ClassVar[str] = "an adapter and a last layer a member"
+    parameters: ClassVar[str] = "an adapter and a last layer per member"
     from_start: ClassVar[str] = "consists of several trained networks"
     has_members: ClassVar[bool] = True

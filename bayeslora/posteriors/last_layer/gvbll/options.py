@@ -42,6 +42,9 @@ class GVBLL(Posterior):
 
     name: ClassVar[str] = "gvbll"
     summary: ClassVar[str] = "generative last layer: Gaussian features of each class, random means"
+    use: ClassVar[str] = (
+        "Detecting inputs far from the training data, with held-out examples to choose by."
+    )
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the features"

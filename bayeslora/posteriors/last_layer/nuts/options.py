@@ -41,6 +41,7 @@ class NUTS(Posterior):
 
     name: ClassVar[str] = "nuts"
     summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
+    use: ClassVar[str] = "A reference to measure approximations of the last layer against."
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"

@@ -119,9 +119,10 @@ class VBLL(Posterior):
     name: ClassVar[str] = "vbll"
     scales_logits: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, polished in closed form"
+    use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "a covariance a class"
+    parameters: ClassVar[str] = "one covariance per class"
     moves_mean: ClassVar[bool] = True
     settled_options: ClassVar[tuple[str, ...]] = ("covariance", "head_lr")
     only_with: ClassVar[OnlyWith] = {

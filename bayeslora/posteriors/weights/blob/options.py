@@ -35,9 +35,10 @@ class BLoB(Posterior):
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over one factor of each adapter, trained with it"
+    use: ClassVar[str] = "A posterior over adapter weights that is trained with them."
     source: ClassVar[str] = "Wang et al. 2024, arXiv 2406.11675"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one an entry of A, or of PoLAR's core"
+    parameters: ClassVar[str] = "one per entry of A, or of PoLAR's core"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
 

@@ -38,9 +38,10 @@ class CLoRA(Posterior):
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian inside each adapter whose mean and spread follow the input"
+    use: ClassVar[str] = "Uncertainty that depends on the input, where the model needs no export."
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "a network r, num_hidden, 2 r² a layer"
+    parameters: ClassVar[str] = "a network r, num_hidden, 2 r² per layer"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
 

@@ -31,6 +31,9 @@ class MCDropout(Posterior):
     name: ClassVar[str] = "mc_dropout"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "dropout left on while predicting, several passes"
+    use: ClassVar[str] = (
+        "A model that was trained with dropout, and some passes per prediction to spend."
+    )
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "none"

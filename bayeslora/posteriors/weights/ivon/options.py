@@ -45,9 +45,10 @@ class IVON(Posterior):
     name: ClassVar[str] = "ivon"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian with the curvature that the optimiser IVON estimates"
+    use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "one an adapter weight"
+    parameters: ClassVar[str] = "one per adapter weight"
     from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (
         "moves all weights at every step by one running mean, so that no layer could rest"

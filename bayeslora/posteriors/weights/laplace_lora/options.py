@@ -51,9 +51,10 @@ class LaplaceLoRA(Posterior):
     not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
+    use: ClassVar[str] = "Uncertainty over a finished LoRA or PoLAR, with few classes."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
-    passes: ClassVar[str] = "2, and a backward one a class"
-    parameters: ClassVar[str] = "two Kronecker factors an adapter matrix"
+    passes: ClassVar[str] = "2, and one backward per class"
+    parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
         """Return these options with the precision that a fit has chosen by validation rows."""

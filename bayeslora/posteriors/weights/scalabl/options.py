@@ -34,9 +34,10 @@ class ScalaBL(Posterior):
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
+    use: ClassVar[str] = "A posterior over LoRA with very few additional numbers."
     source: ClassVar[str] = "Samplawski et al. 2025, arXiv 2506.21408"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "3 r a layer"
+    parameters: ClassVar[str] = "3 r per layer"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (

@@ -40,9 +40,10 @@ class SWAG(Posterior):
     name: ClassVar[str] = "swag"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
+    use: ClassVar[str] = "Long training, without choosing an epoch by validation data."
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "2 + rank numbers a trained weight"
+    parameters: ClassVar[str] = "2 + rank numbers per trained weight"
     from_start: ClassVar[str] = "averages the weights that training passes through"
     not_on_layers: ClassVar[str] = (
         "would take the spread of weights that rest most of the time: it says when a layer was "

@@ -49,6 +49,7 @@ class TFB(Posterior):
     over_trained: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "noise added to a trained adapter, as wide as training rows allow"
+    use: ClassVar[str] = "Uncertainty over a finished adapter, with no training and no gradient."
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
