@@ -218,6 +218,16 @@ _ALL = (
         "Geifman et al. 2019",
     ),
     ScoreInfo(
+        "accuracy_at_50",
+        "Accuracy at 50 % coverage",
+        "accuracy of the 50 % most confident rows",
+        _UP,
+        "El-Yaniv and Wiener 2010",
+        listed=False,
+        kind="share",
+        percent=50,
+    ),
+    ScoreInfo(
         "accuracy_at_80",
         "Accuracy at 80 % coverage",
         "accuracy of the 80 % most confident rows",

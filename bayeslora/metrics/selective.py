@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bayeslora.metrics.scores import CoveragePoint
 from bayeslora.metrics.top_label import TopLabel, Weighed, first_above
 
-COVERAGES = (80, 90, 95)
+COVERAGES = (50, 80, 90, 95)
 """Per cent of the rows at which accuracy is reported."""
 
 

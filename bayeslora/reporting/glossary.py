@@ -224,11 +224,11 @@ USE_TERMS = (
         keys=frozenset({"eaurc"}),
     ),
     Term(
-        "Accuracy at 80, 90, 95 % coverage",
+        "Accuracy at 50, 80, 90, 95 % coverage",
         "The accuracy on that share of examples, the most confident ones, where the others are left"
         " to a person.",
         source="El-Yaniv and Wiener 2010, Journal of Machine Learning Research 11",
-        keys=frozenset({"accuracy_at_80", "accuracy_at_90", "accuracy_at_95"}),
+        keys=frozenset({f"accuracy_at_{percent}" for percent in (50, 80, 90, 95)}),
     ),
     Term(
         "Prediction sets: coverage and size",

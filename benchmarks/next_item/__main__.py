@@ -19,6 +19,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from benchmarks.next_item.bi_encoder import ARMS, Fitted, Study, fit
 from benchmarks.next_item.rows import Items, hit_rate, windows
 from benchmarks.next_item.summary import ARM, BASELINES, KEY, OUT, RATE, write_summary
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3)
 RATE_SEED = 1000
 
 
@@ -42,8 +43,8 @@ def main() -> None:
     """Run what is not there yet, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--num-train", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--num-train", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -57,8 +58,9 @@ def main() -> None:
         results.append({"part": BASELINES, "arm": name, "accuracy": hit_rate(scores, test)})
     study = Study.of(load_backbone("minilm"), items, lr=RATES[0], epochs=args.epochs)
     best = _chosen(results, study, args.num_train)
-    for seed in args.seeds:
-        for arm in ARMS:
+    # The arms that the rule needs come first.
+    for arms, seed in product((ARMS[:3], ARMS[3:]), args.seeds):
+        for arm in arms:
             if results.get(part=ARM, arm=arm, lr=best, seed=seed) is None:
                 row = {"part": ARM, "arm": arm, "lr": best, "seed": seed}
                 chosen = replace(study, lr=best)
