@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora._version import __version__
 
 if TYPE_CHECKING:
+    from bayeslora.adapters.amt.options import AMT
     from bayeslora.adapters.corda.options import CorDA
     from bayeslora.adapters.emtal.options import EMTAL
     from bayeslora.adapters.frozen import Frozen
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
     from bayeslora.posteriors.last_layer.laplace.options import Laplace
     from bayeslora.posteriors.last_layer.nuts.options import NUTS
+    from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
     from bayeslora.posteriors.last_layer.vbll.options import VBLL
     from bayeslora.posteriors.registry import register_posterior
     from bayeslora.posteriors.weights.blob.options import BLoB
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from bayeslora.tasks.known import load_task
 
 _HOMES = {
+    "AMT": "bayeslora.adapters.amt.options",
     "APS": "bayeslora.conformal.predictors",
     "BLoB": "bayeslora.posteriors.weights.blob.options",
     "BayesianClassifier": "bayeslora.classifier",
@@ -91,6 +94,7 @@ _HOMES = {
     "PiSSA": "bayeslora.adapters.pissa",
     "PoLAR": "bayeslora.adapters.polar.options",
     "Predictions": "bayeslora.predictions.record",
+    "Prototypes": "bayeslora.posteriors.last_layer.prototypes.options",
     "QualityRetaining": "bayeslora.engine.retaining.options",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
@@ -119,6 +123,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AMT",
     "APS",
     "EMTAL",
     "GVBLL",
@@ -156,6 +161,7 @@ __all__ = [
     "PiSSA",
     "PoLAR",
     "Predictions",
+    "Prototypes",
     "QualityRetaining",
     "Report",
     "ScalaBL",

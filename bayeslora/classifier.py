@@ -44,6 +44,7 @@ from bayeslora.engine.export import (
     write_manifest,
 )
 from bayeslora.engine.model import FittedModel
+from bayeslora.engine.new_classes import for_new_classes
 from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing
 from bayeslora.engine.prediction_file import predict_to_file
@@ -295,8 +296,9 @@ class BayesianClassifier:
         from bayeslora.engine import fit as procedure
 
         scores = config_scores.feature_scores(feature_scores)
-        if not self.adapter.trains:
+        if not self.adapter.trains or self.adapter.episodes is not None:
             procedure.refuse_training_options(
+                self.adapter,
                 epochs=epochs,
                 batch_size=batch_size,
                 head_lr=head_lr,
@@ -354,7 +356,8 @@ class BayesianClassifier:
         if cv is not None:
             return cv
         scales = self.posterior.scales_logits and not validated
-        return "auto" if scales and self.adapter.trains else 0
+        by_rows = self.adapter.trains and self.adapter.episodes is None
+        return "auto" if scales and by_rows else 0
 
     def _head_lr(self, head_lr: float | None) -> float:
         if head_lr is None:
@@ -543,6 +546,50 @@ class BayesianClassifier:
         self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)
         self.posterior = self._fitted.posterior
         return self
+
+    def adapt(
+        self,
+        support: Any,
+        *,
+        posterior: Any = None,
+        adapter: Any = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        image_column: str | None = None,
+    ) -> BayesianClassifier:
+        """Return a classifier of other classes, of which there are a few labelled rows.
+
+        The network's weights stay as they are, but for a pool of adapters (`amt`), which is merged
+        anew for these classes; the last layer is fitted to the rows alone. This classifier is left
+        as it is.
+
+        Args:
+            support: Labelled rows of the new classes.
+            posterior: Of the last layer; None takes the present one.
+            adapter: Options of the pool's merge, as `AMT(merge="published")`; None keeps them.
+            text_column: The column of the texts; None keeps the known one.
+            label_column: The column of the labels; None keeps the known one.
+            image_column: The column of paths of images; None keeps the known one.
+
+        Raises:
+            InputError: The rows are not allowed, the posterior cannot be fitted to a finished
+                network, or this is somebody else's classifier.
+        """
+        fitted = self._known()
+        old = fitted.columns
+        columns = data_columns(
+            text_column or old.text,
+            label_column or old.label,
+            old.pair,
+            image_column or (old.text if old.images else None),
+        )
+        rows = read_labelled(support, columns)
+        config = fitted.posterior if posterior is None else resolve_posterior(posterior)
+        chosen = None if adapter is None else resolve_adapter(adapter)
+        adapted = for_new_classes(fitted, config, rows, adapter=chosen, columns=columns)
+        return self._around(
+            adapted, self._backbone, device=self._device, trust_remote_code=self._trust
+        )
 
     def spectrum(self) -> list[list[SiteSpectrum]]:
         """Return what the adapter did to each weight: a list for every member, of one most often.

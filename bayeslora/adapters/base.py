@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import TrainerCallback
 
+    from bayeslora.adapters.episodes import Episodes
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.lisa.layers import FullLayers
     from bayeslora.adapters.lisa.options import LayerSampling
@@ -266,6 +267,31 @@ class Adapter(Options):
 
         Raises:
             InputError: The adapter does not fit a layer, or a second moment is missing.
+        """
+        raise NotImplementedError
+
+    @property
+    def episodes(self) -> Episodes | None:
+        """How a pool of adapters trains on few-shot episodes; None where training is by rows."""
+        return None
+
+    @property
+    def has_members(self) -> bool:
+        """Whether members of a pool predict apart, a pass each, as an ensemble does."""
+        return False
+
+    def mixtures(
+        self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
+    ) -> list[list[float]]:
+        """Return the weights of a pool's members, one list for each network that predicts.
+
+        Args:
+            count: P, the members.
+            support: Takes a member's number; returns cosines [N, C] of rows with the classes'
+                prototypes, each row left out of its own, the labels [N], and the member's κ.
+
+        Raises:
+            InputError: The weights cannot be chosen by these rows.
         """
         raise NotImplementedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from bayeslora.adapters.amt.options import AMT
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.emtal.options import EMTAL
@@ -21,7 +22,7 @@ from bayeslora.plugins import Catalogue, check_options_class
 T = TypeVar("T")
 
 ADAPTERS: Mapping[str, type[Adapter]] = {
-    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, ILoRA, Frozen)
+    cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, ILoRA, AMT, Frozen)
 }
 """The adapters that are built in."""
 

@@ -401,6 +401,9 @@ class Encoder(FeatureExtractor):
         if hidden is not None:
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         inputs = model_inputs(batch, device)
+        if "inputs_embeds" in inputs:
+            kind = next(self.model.parameters()).dtype
+            inputs["inputs_embeds"] = inputs["inputs_embeds"].to(kind)
         read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
         with self._under(batch):
             return self._split.suffix(hidden=hidden, read=read, **inputs)

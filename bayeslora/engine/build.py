@@ -132,6 +132,13 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return adapter
+    if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
+        raise InputError(
+            f"posterior {posterior.name!r} is not one of the last layer, and adapter "
+            f"{adapter.name!r} trains on few-shot episodes, in which it has no part; choose "
+            "'prototypes', 'gvbll', 'vbll' or 'laplace'; the pool itself predicts as an ensemble "
+            f"with {adapter.name}:merge=ensemble"
+        )
     check_factors(posterior, low_rank=adapter.has_factors)
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(

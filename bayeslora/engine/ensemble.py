@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import ClassPrior, centre
-from bayeslora.engine.final_fit import fit_last_layer
+from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
+from bayeslora.engine.final_fit import final_fit, fit_last_layer
 from bayeslora.engine.layer_sampling import layer_sampler
 from bayeslora.engine.loop import FitResult, train_network
 from bayeslora.engine.network import Network
@@ -139,9 +141,51 @@ def fit_members(
                     title=title,
                 )
             )
-        members.append(network.trained_state())
+        members += _member_states(choices, network, (fresh, held), seed=seed, prior=prior)
     network.load_trained_state(members[0])
     return network, members, results
+
+
+def _member_states(
+    choices: Choices,
+    network: Network,
+    rows: tuple[LabelledTexts, LabelledTexts | None],
+    *,
+    seed: int,
+    prior: ClassPrior | None,
+) -> list[dict[str, Tensor]]:
+    """Return the trained tensors of a network, and of a pool's other members that predict apart."""
+    found = [network.trained_state()]
+    if choices.adapter.has_members:
+        for weights in choose_mixtures(network, choices.adapter, rows[0])[1:]:
+            _fit_mixture(choices, network, rows, weights, seed=seed, prior=prior, shown=False)
+            found.append(network.trained_state())
+    return found
+
+
+def _fit_mixture(
+    choices: Choices,
+    network: Network,
+    rows: tuple[LabelledTexts, LabelledTexts | None],
+    weights: Sequence[float],
+    *,
+    seed: int,
+    prior: ClassPrior | None,
+    shown: bool,
+) -> FitResult:
+    """Fit the last layer to features of a mixture of a pool's members, in place."""
+    mix(network, weights)
+    choices.posterior.before_last_layer(final_fit(network, *rows, seed=seed, shown=shown))
+    return fit_frozen(
+        network,
+        choices.posterior,
+        *rows,
+        prior=prior,
+        feature_scores=choices.feature_scores,
+        logit_scale=choices.logit_scale,
+        seed=seed,
+        progress=shown,
+    )
 
 
 def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) -> TrainingSettings:
@@ -186,6 +230,22 @@ def _trained(
 ) -> FitResult:
     """Fit one network to training and validation rows, in place."""
     adapter = choices.adapter
+    if adapter.episodes is not None:
+        losses = meta_tune(
+            network,
+            adapter.episodes,
+            rows[0],
+            seed=settings.seed,
+            directory=directory,
+            restore=restore,
+            description=title if choices.progress else None,
+        )
+        weights = choose_mixtures(network, adapter, rows[0])[0]
+        found = _fit_mixture(
+            choices, network, rows, weights, seed=settings.seed, prior=prior, shown=choices.progress
+        )
+        figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
+        return dataclasses.replace(found, adapter=summary(network.sites) | figures)
     if not adapter.trains:
         return fit_frozen(
             network,

@@ -161,7 +161,9 @@ def fit_classifier(
         data.classes,
         choices.verbaliser,
         data.train[0],
-        at_once=posterior.starts_over(adapter_trains=choices.adapter.trains),
+        at_once=posterior.starts_over(
+            adapter_trains=choices.adapter.trains and choices.adapter.episodes is None
+        ),
         leads=choices.format == "letters",
     )
     fit = partial(
@@ -238,7 +240,7 @@ def _with_defaults(choices: Choices, data: TrainingData, settings: TrainingSetti
     adapter = adapter_for(_rated(choices, settings), choices.posterior)
     return replace(
         choices,
-        feature_scores=() if settings.keep_folds else scores,
+        feature_scores=() if settings.keep_folds or choices.adapter.has_members else scores,
         adapter=read_texts(adapter, data.columns, held),
     )
 
@@ -335,6 +337,11 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "text; leave that feature score out, or give more rows"
         )
     choices.adapter.check_rows(data.train[0])
+    if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
+        raise InputError(
+            f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
+            "on episodes of them; leave them out, or give validation data"
+        )
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):
@@ -358,18 +365,22 @@ def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSett
         )
 
 
-def refuse_training_options(**given: Any) -> None:
-    """Raise InputError for an option of training that has no effect without an adapter.
+def refuse_training_options(adapter: Adapter, **given: Any) -> None:
+    """Raise InputError for an option of training that has no effect beside an adapter.
 
     Args:
+        adapter: Trains on episodes, or not at all.
         given: Options of `BayesianClassifier.fit` by name, at their default where not given.
     """
     defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
     for name, value in given.items():
         if value != defaults.get(name):
+            what = "fits the last layer alone"
+            if adapter.trains:
+                what = "trains on few-shot episodes, whose number is an option of its own"
             raise InputError(
-                f"{name} has no effect with adapter 'none', which fits the last layer alone; leave "
-                "it out, or choose an adapter such as 'polar' or 'lora'"
+                f"{name} has no effect with adapter {adapter.name!r}, which {what}; leave it out, "
+                "or choose an adapter such as 'polar' or 'lora'"
             )
 
 

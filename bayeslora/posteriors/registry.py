@@ -13,6 +13,7 @@ from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScali
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
+from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.clora.options import CLoRA
@@ -26,7 +27,7 @@ from bayeslora.posteriors.weights.tfb.options import TFB
 
 T = TypeVar("T")
 
-_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, TemperatureScaling)
+_LAST_LAYER = (MLE, MAP, VBLL, GVBLL, Laplace, NUTS, Prototypes, TemperatureScaling)
 _WEIGHTS = (MCDropout, Ensemble, LaplaceLoRA, SWAG, TFB, BLoB, IVON, ScalaBL, CLoRA)
 POSTERIORS: dict[str, type[Posterior]] = {
     config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)

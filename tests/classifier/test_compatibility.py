@@ -19,9 +19,11 @@ ADAPTERS = (
     *("lora:r=2", "polar:r=2", "pissa:r=2", "corda:r=2", "s2ft", "lisa", "none"),
     "emtal:r=2,num_experts=4",
     "ilora:r=4,num_experts=2",
+    "amt:r=2,ways=2,shots=2,queries=2,num_episodes=2,eps=[0,0.1],weight_eps=[0,0.01]",
 )
 POSTERIORS = (
     *("mle", "map", "vbll:num_samples=20", "laplace:num_samples=20", "temperature", "gvbll"),
+    "prototypes",
     *("nuts:kernel=hmc,num_chains=2,num_warmup=8,num_samples=4", "laplace_lora:num_samples=20"),
     *("ensemble:num_members=2", "mc_dropout:num_samples=2", "swag:num_samples=2"),
     *("tfb:num_samples=2", "blob:num_samples=2", "ivon:num_samples=2", "scalabl:num_samples=2"),
@@ -37,7 +39,7 @@ def outcome(backbone, adapter, posterior, sampling):
 
     import bayeslora as bl
 
-    options = {} if adapter == "none" else {"epochs": 2, "batch_size": 6}
+    options = {} if adapter.startswith(("none", "amt")) else {"epochs": 2, "batch_size": 6}
     try:
         clf = bl.BayesianClassifier(
             backbone, adapter, posterior, dtype="float32", max_length=16, progress=False

@@ -1,0 +1,1 @@
+"""AMT: a pool of adapters, each tuned on few-shot episodes against one adversary."""

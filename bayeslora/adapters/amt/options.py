@@ -1,0 +1,259 @@
+"""Options of AMT.
+
+    c_n = mean of φ over the support of class n ,   logit_n(q) = κ cos(φ(q), c_n)
+
+    1. δ ← argmax KL( p(Q) ‖ p(Q + δ) ) in a ball of radius ε, from a random start
+    2. Z ← Z + γ_w ‖Z‖ g_Z / ‖g_Z‖ for both factors Z of a member,  g = ∇ L
+    3. L = CE(p(Q), y) + λ KL( p(Q) ‖ p(Q + δ) ) at these weights, prototypes included
+    4. Z is put back, and SGD takes a step with the gradient of 3
+
+    W = W0 + Σ_p w_p (B_p A_p − B_0 A_0) ,   Σ w_p = 1
+
+All members start from the largest singular vectors of W0, and each has an adversary of its own.
+
+Source: Yang, Liu and Wei 2024, Mixture of Adversarial LoRAs, NeurIPS 2024. Their merge is tuned on
+tasks of each test domain; here nothing is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.episodes import Adversary, Episodes
+from bayeslora.errors import InputError
+from bayeslora.option_checks import check_choice, check_integer, check_number, is_number
+from bayeslora.plain_text import counted
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from bayeslora.adapters.site import Site
+    from bayeslora.adapters.stats import SecondMoment
+
+MERGES = ("uniform", "best", "published", "ensemble")
+STARTS = ("svd", "random")
+_TEXTS = (0.0, 0.05, 0.1, 0.2)
+_IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
+
+
+@dataclass(frozen=True)
+class AMT(Adapter):
+    """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged.
+
+    Attributes:
+        r: Rank of each member.
+        ways: Classes of an episode.
+        shots: Support examples of a class.
+        queries: Query examples of a class, at most.
+        num_episodes: Episodes of each member.
+        eps: Strength of the perturbation of inputs, one for each member: for texts a share of the
+            mean norm of an embedding, for images a share of the pixels' range. None takes 0, 0.05,
+            0.1 and 0.2 for texts, and 0, 2, 4 and 8 of 255 for images.
+        weight_eps: Strength of the perturbation of the factors, one for each member.
+        penalty: Weight of the divergence between clean and perturbed answers.
+        steps: Steps of the perturbation of inputs.
+        merge: `uniform` averages the members, `best` takes the one of lowest leave-one-out NLL,
+            `published` weighs the `top` ones by how well the classes are apart, `ensemble` averages
+            their probabilities, with a pass for each.
+        top: Members that `published` averages.
+        gamma: Weight of the similarity within classes against that between them, in `published`.
+        beta: Inverse temperature of the weights, in `published`.
+        start: `svd`, or `random` as LoRA.
+        lr: Learning rate of SGD.
+        target_modules: Endings of dotted module names, or regular expressions of whole names;
+            `None` takes all linear layers in the transformer layers.
+        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
+    """
+
+    name: ClassVar[str] = "amt"
+    summary: ClassVar[str] = "adversarially meta-tuned pool, for few-shot classes and under attack"
+    source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
+    parameters: ClassVar[str] = "4 r (in + out) a layer"
+    default_lr: ClassVar[float] = 5e-4
+    long_lr: ClassVar[float] = 5e-4
+    only_with: ClassVar[Mapping[str, tuple[tuple[str, object], ...]]] = {
+        "top": (("merge", "published"),),
+        "gamma": (("merge", "published"),),
+        "beta": (("merge", "published"),),
+    }
+
+    r: int = 8
+    ways: int = 5
+    shots: int = 5
+    queries: int = 10
+    num_episodes: int = 500
+    eps: tuple[float, ...] | None = None
+    weight_eps: tuple[float, ...] = (0.0, 0.002, 0.005, 0.01)
+    penalty: float = 6.0
+    steps: int = 3
+    merge: str = "uniform"
+    top: int = 2
+    gamma: float = 0.6
+    beta: float = 1.0
+    start: str = "svd"
+    lr: float | None = None
+    target_modules: tuple[str, ...] | None = None
+    num_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in (("r", 1), ("ways", 2), ("shots", 1), ("queries", 1), ("steps", 1)):
+            check_integer(name, getattr(self, name), low=low)
+        check_integer("num_episodes", self.num_episodes, low=1)
+        check_choice("merge", self.merge, MERGES)
+        check_choice("start", self.start, STARTS)
+        _check_strengths("weight_eps", self.weight_eps)
+        if self.eps is not None:
+            _check_strengths("eps", self.eps)
+        if len(self.eps or _TEXTS) != len(self.weight_eps):
+            raise InputError(
+                f"eps and weight_eps have a number for each member, got {len(self.eps or _TEXTS)} "
+                f"and {len(self.weight_eps)}"
+            )
+        check_integer("top", self.top, low=1, high=max(len(self.weight_eps), 1))
+        for name in ("penalty", "beta"):
+            check_number(name, getattr(self, name), low=0.0)
+        check_number("gamma", self.gamma, low=0.0)
+        if self.gamma > 1:
+            raise InputError(f"gamma must be between 0 and 1, got {self.gamma!r}")
+        if self.merge in ("best", "published") and self.shots < 2:
+            raise InputError(
+                f"merge={self.merge} leaves one support example out at a time, and shots=1 has no "
+                "other; choose merge=uniform or more shots"
+            )
+
+    @property
+    def episodes(self) -> Episodes:
+        """How the members are tuned."""
+        inputs = [self.eps or usual for usual in (_TEXTS, _IMAGES)]
+        texts, images = (
+            tuple(Adversary(*pair) for pair in zip(values, self.weight_eps, strict=True))
+            for values in inputs
+        )
+        return Episodes(
+            self.ways,
+            self.shots,
+            self.queries,
+            self.num_episodes,
+            self.learning_rate(),
+            0.9,
+            self.penalty,
+            self.steps,
+            texts,
+            images,
+        )
+
+    @property
+    def has_members(self) -> bool:
+        """Whether the members predict apart, a pass each."""
+        return self.merge == "ensemble"
+
+    def mixtures(
+        self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
+    ) -> list[list[float]]:
+        """Return the weights of the members by `merge`; see `Adapter.mixtures`."""
+        if self.merge == "uniform":
+            return [[1 / count] * count]
+        one_hot = [[float(place == member) for place in range(count)] for member in range(count)]
+        if self.merge == "ensemble":
+            return one_hot
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        from bayeslora.prototypes import separation, top_weights
+
+        found = [support(member) for member in range(count)]
+        if self.merge == "best":
+            losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in found]
+            return [one_hot[losses.index(min(losses))]]
+        scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in found]
+        weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
+        return [weights.tolist()]
+
+    def check_rows(self, rows: Any) -> None:
+        """Raise InputError if a class has no row for a query beside those for the support."""
+        counts = Counter(map(str, rows.labels))
+        name, least = min(counts.items(), key=lambda one: (one[1], one[0]))
+        if least <= self.shots:
+            raise InputError(
+                f"{rows.source}: an episode takes {self.shots} support rows of a class and a "
+                f"query, and class {name!r} has {counted(least, 'row')}; give more rows, or lower "
+                "shots"
+            )
+
+    @classmethod
+    def table_name(cls, recorded: Mapping[str, object]) -> str:
+        """Return `amt-ensemble` where the members predict apart."""
+        return "amt-ensemble" if recorded.get("merge") == "ensemble" else cls.name
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return none: inputs are perturbed below all layers."""
+        return "", 0
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Return the linear layers to adapt, in the model's own order.
+
+        Raises:
+            InputError: See `find_targets`; or there are none.
+        """
+        from torch.nn import Linear
+
+        from bayeslora.adapters.targets import find_targets
+        from bayeslora.layer_list import find_layers
+
+        if self.target_modules is not None:
+            return find_targets(model, self.target_modules, self.num_layers)
+        path, layers = find_layers(model)
+        first = 0 if self.num_layers is None else max(0, len(layers) - self.num_layers)
+        found = [
+            f"{path}.{place}.{name}"
+            for place in range(first, len(layers))
+            for name, part in layers[place].named_modules()
+            if type(part) is Linear
+        ]
+        if not found:
+            raise InputError("the transformer layers hold no linear layers; name target_modules")
+        return found
+
+    def make_sites(
+        self,
+        model: nn.Module,
+        hosts: Mapping[str, nn.Linear],
+        generator: Generator,
+        *,
+        moments: Mapping[str, SecondMoment] | None = None,
+        blank: bool = False,
+    ) -> list[Site]:
+        """Return a `Pool` for each layer; see `Adapter.make_sites`."""
+        from bayeslora.adapters.amt.pool import Pool
+        from bayeslora.adapters.factors import blank_factors
+        from bayeslora.adapters.lora import kaiming_zero
+        from bayeslora.adapters.pissa import pissa
+
+        sites: list[Site] = []
+        for name, host in hosts.items():
+            try:
+                if blank:
+                    factors = blank_factors(host.out_features, host.in_features, self.r)
+                elif self.start == "svd":
+                    factors = pissa(host.weight, self.r, 1.0, generator)
+                else:
+                    factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            sites.append(Pool(name, host, factors, len(self.weight_eps)))
+        return sites
+
+
+def _check_strengths(name: str, values: object) -> None:
+    if not isinstance(values, tuple) or not values:
+        raise InputError(f"{name} must be a list of numbers, one for each member, got {values!r}")
+    for value in values:
+        if not is_number(value) or not 0 <= value <= 10:
+            raise InputError(f"{name} must hold numbers between 0 and 10, got {value!r}")

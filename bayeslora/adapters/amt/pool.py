@@ -1,0 +1,147 @@
+"""Several low-rank adapters in the place of one linear layer, of which a mixture acts.
+
+    y = x Wᵀ + b + Σ_p w_p B_p(A_p(x)) − B_0(A_0(x)) ,   Σ w_p = 1
+
+That is W0 + Σ_p w_p (B_p A_p − B_0 A_0): products are averaged, never factors. The members' factors
+stand end to end in two linear layers, and those with w_p = 0 are not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayeslora.adapters.factors import Factors
+from bayeslora.adapters.layers import trained_layer
+from bayeslora.adapters.site import Site
+from bayeslora.errors import InputError
+
+COSINE_SCALE = 10.0
+"""κ before training."""
+
+
+class Pool(Site):
+    """A frozen linear layer plus a mixture of low-rank changes; a `PooledSite`.
+
+    Attributes:
+        A: Linear layer whose weight [P r, in] holds the first factors.
+        B: Linear layer whose weight [out, P r] holds the second ones.
+        A0: [r, in] buffer, where every A_p started.
+        B0: [out, r] buffer, where every B_p started.
+        mixture: [P] buffer, w.
+        cosine_scales: [P] buffer, κ that the members were tuned with; the same in all sites.
+    """
+
+    centred = True
+    A0: Tensor
+    B0: Tensor
+    mixture: Tensor
+    cosine_scales: Tensor
+
+    def __init__(self, name: str, host: nn.Linear, factors: Factors, num_members: int) -> None:
+        """Start all members from the same factors, with equal weights.
+
+        Args:
+            name: Dotted path of the replaced layer in its host.
+            host: The layer to replace.
+            factors: Where each member starts.
+            num_members: P.
+        """
+        super().__init__(name, host)
+        device = host.weight.device
+        self.A = trained_layer(factors.A.repeat(num_members, 1), device)
+        self.B = trained_layer(factors.B.repeat(1, num_members), device)
+        for key, factor in (("A0", factors.A), ("B0", factors.B)):
+            # In the layout that a loaded tensor has too.
+            start = factor.detach().clone(memory_format=torch.contiguous_format)
+            self.register_buffer(key, start.to(device))
+        self.register_buffer("mixture", torch.full((num_members,), 1 / num_members, device=device))
+        self.register_buffer(
+            "cosine_scales", torch.full((num_members,), COSINE_SCALE, device=device)
+        )
+        self.train(host.training)
+
+    @property
+    def r(self) -> int:
+        """Rank of a member."""
+        return self.A0.shape[0]
+
+    @property
+    def num_members(self) -> int:
+        """P."""
+        return len(self.mixture)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out] in the frozen layer's precision; the change is computed in its own."""
+        base = F.linear(x, self.weight, self.bias)
+        x = x.to(self.A.weight.dtype)
+        product = -F.linear(F.linear(x, self.A0), self.B0)
+        for member, weight in enumerate(self.mixture.tolist()):
+            if weight:
+                places = self._places(member)
+                h = F.linear(x, self.A.weight[places])
+                product = product + weight * F.linear(h, self.B.weight[:, places])
+        return base + product.to(base.dtype)
+
+    @torch.no_grad()
+    def select(self, weights: Sequence[float]) -> None:
+        """Let a mixture of the members act, with P weights that sum to 1."""
+        chosen = torch.tensor(list(weights), dtype=torch.float64)
+        if len(chosen) != self.num_members or abs(float(chosen.sum()) - 1) > 1e-6:
+            raise InputError(
+                f"a mixture of {self.num_members} members has as many weights that sum to 1, got "
+                f"{list(weights)}"
+            )
+        self.mixture.copy_(chosen)
+
+    def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
+        """Return the factors of a member: the tensor that holds them, the places, the axis."""
+        places = self._places(member)
+        return [(self.A.weight, places, 0), (self.B.weight, places, 1)]
+
+    def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` with the change `B·A` of k members.
+
+        `Σ w_p B_p A_p − B_0 A_0 = Σ w_p (B_p − B_0) A_p + B_0 (Σ w_p A_p − A_0)`: in this form
+        nothing large cancels.
+
+        Args:
+            dtype: Of the result and of the work; None takes the adapter's own.
+        """
+        kind = dtype or self.A.weight.dtype
+        A0, B0 = self.A0.to(kind), self.B0.to(kind)
+        firsts, seconds, mean = [], [], -A0
+        for member, weight in enumerate(self.mixture.tolist()):
+            if not weight:
+                continue
+            places = self._places(member)
+            A, B = self.A.weight[places].to(kind), self.B.weight[:, places].to(kind)
+            firsts.append(A)
+            seconds.append(weight * (B - B0))
+            mean = mean + weight * A
+        return torch.cat([*firsts, mean]), torch.cat([*seconds, B0], 1)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Return the layers that hold the factors of all members."""
+        return {"A": self.A, "B": self.B}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a file has to hold: factors, their start, the mixture and κ."""
+        names = ("A0", "B0", "mixture", "cosine_scales")
+        return {**self.trainable(), **{name: getattr(self, name) for name in names}}
+
+    def origin(self) -> dict[str, Tensor]:
+        """Return copies of where the factors started."""
+        times = self.num_members
+        return {"A": self.A0.repeat(times, 1), "B": self.B0.repeat(1, times)}
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows beside the factors."""
+        members = f"members={self.num_members}"
+        return f"in={self.in_features}, out={self.out_features}, r={self.r}, {members}"
+
+    def _places(self, member: int) -> slice:
+        return slice(member * self.r, (member + 1) * self.r)

@@ -1,0 +1,222 @@
+"""Perturbations of what a backbone reads: embeddings of tokens, or pixels.
+
+    text    x = embeddings [B, T, d] ;  ‖δ_t‖₂ ≤ ε ē at tokens of the text, δ_t = 0 elsewhere ;
+            ē the mean norm of an embedding ;  steps of length ε ē / 2 along the gradient
+    image   x = pixels [B, 3, S, S] between 0 and 1 ;  |δ| ≤ ε, and x + δ stays an image ;
+            steps of length ε / 4 along the gradient's sign
+
+They start at random inside the ball: a divergence from the clean answer has no gradient at δ = 0.
+A perturbed embedding need not be that of any text.
+
+Sources: Madry et al. 2018, arXiv 1706.06083; Miyato, Dai and Goodfellow 2017, arXiv 1605.07725.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.backbones.encoder import Batch, Encoder, PreparedTexts
+from bayeslora.backbones.images import Pixels
+from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.tokens import Tokens
+from bayeslora.errors import InputError
+
+
+@dataclass(frozen=True)
+class TokenBall:
+    """A ball in L2 around the embedding of each token.
+
+    Attributes:
+        radius: [B, T, 1]: that of ε = 1; 0 where nothing may change.
+    """
+
+    radius: Tensor
+
+    def start(self, values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """Return a perturbation uniform in direction, with a length uniform up to the radius."""
+        noise = torch.randn(values.shape, generator=generator).to(values)
+        share = torch.rand((*values.shape[:-1], 1), generator=generator).to(values)
+        return eps * self.radius * share * _direction(noise)
+
+    def step(self, delta: Tensor, gradient: Tensor, eps: float) -> Tensor:
+        """Return a perturbation half a radius further along a gradient, inside the ball."""
+        moved = delta + eps / 2 * self.radius * _direction(gradient)
+        length = moved.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        inside: Tensor = moved * (eps * self.radius / length).clamp_max(1)
+        return inside
+
+
+@dataclass(frozen=True)
+class PixelBall:
+    """A ball in L∞ around each pixel, inside the range that pixels have.
+
+    Attributes:
+        unit: [1, 3, 1, 1]: how much an input changes where a pixel goes from 0 to 1.
+        low: [B, 3, S, S]: the perturbation that makes the pixel 0.
+        high: [B, 3, S, S]: the perturbation that makes it 1.
+    """
+
+    unit: Tensor
+    low: Tensor
+    high: Tensor
+
+    def start(self, values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+        """Return a perturbation uniform in the ball."""
+        noise = 2 * torch.rand(values.shape, generator=generator).to(values) - 1
+        return self._inside(eps * self.unit * noise, eps)
+
+    def step(self, delta: Tensor, gradient: Tensor, eps: float) -> Tensor:
+        """Return a perturbation a quarter of ε further along the sign of a gradient."""
+        return self._inside(delta + eps / 4 * self.unit * gradient.sign(), eps)
+
+    def _inside(self, delta: Tensor, eps: float) -> Tensor:
+        radius = eps * self.unit
+        return torch.minimum(torch.maximum(delta, -radius), radius).clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch as numbers that can be perturbed.
+
+    Attributes:
+        name: What the backbone calls them.
+        values: [B, …] on its device.
+        rest: What it is called with besides.
+        ball: Where perturbations may be.
+    """
+
+    name: str
+    values: Tensor
+    rest: Batch
+    ball: TokenBall | PixelBall
+
+    def batch(self, delta: Tensor | None = None) -> Batch:
+        """Return the batch, perturbed."""
+        values = self.values if delta is None else self.values + delta
+        return {**self.rest, self.name: values}
+
+
+def _direction(vectors: Tensor) -> Tensor:
+    found: Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return found
+
+
+def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) -> Inputs:
+    """Return some of prepared texts or images as inputs, without states of the lower layers.
+
+    Raises:
+        InputError: The backbone cannot be run from embeddings.
+    """
+    backbone, device = encoder.backbone, encoder.backbone.device
+    batch = {name: item.to(device) for name, item in prepared.collate(rows).items()}
+    batch.pop("hidden", None)
+    if backbone.kind == "vision":
+        values = batch.pop("pixel_values")
+        std, mean = (
+            torch.tensor(one, device=device).view(1, 3, 1, 1)
+            for one in (backbone.tokenizer.std, backbone.tokenizer.mean)
+        )
+        ball = PixelBall(1 / std, -mean / std - values, (1 - mean) / std - values)
+        return Inputs("pixel_values", values, batch, ball)
+    table = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    if not isinstance(table, torch.nn.Embedding):
+        raise InputError(f"{backbone.name} has no table of embeddings that could be perturbed")
+    ids = batch.pop("input_ids")
+    with torch.no_grad():
+        values = table(ids).float()
+        size = table.weight.float().norm(dim=-1).mean()
+    radius = size * content(backbone, ids, batch["attention_mask"])[..., None]
+    return Inputs("inputs_embeds", values, batch, TokenBall(radius.to(values)))
+
+
+def content(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, T], 1 at tokens of the text itself and 0 at padding, special and template ones."""
+    special = torch.tensor(backbone.tokenizer.all_special_ids, device=ids.device)
+    found = mask.bool() & ~torch.isin(ids, special)
+    if backbone.template is not None:
+        before, after = _frame(backbone)
+        place = mask.cumsum(1)
+        found &= (place > before) & (place <= mask.sum(1, keepdim=True) - after)
+    return found.long()
+
+
+def _frame(backbone: Backbone) -> tuple[int, int]:
+    """Return how many tokens of a template come before the first text and after the last."""
+    tokenizer: Any = backbone.tokenizer
+    parts = backbone.template.parts if backbone.template is not None else ("",)
+    texts = [place for place, part in enumerate(parts) if part in ("{text}", "{text_pair}")]
+    if not texts:
+        return 0, 0
+    head, tail = "".join(parts[: texts[0]]), "".join(parts[texts[-1] + 1 :])
+    before = len(tokenizer(head)["input_ids"])
+    return before, len(tokenizer(tail, add_special_tokens=False)["input_ids"])
+
+
+def ascend(
+    loss: Callable[[Batch], Tensor],
+    inputs: Inputs,
+    *,
+    eps: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the perturbation of inputs that projected gradient ascent finds; see the module.
+
+    No parameter gets a gradient.
+
+    Args:
+        loss: From a batch to what is made larger; rows have no influence on each other.
+        inputs: What is perturbed.
+        eps: ε.
+        steps: How many.
+        generator: Of the start, on the CPU.
+    """
+    delta = inputs.ball.start(inputs.values, eps, generator)
+    for _ in range(steps):
+        delta.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(inputs.batch(delta)), delta)
+        delta = inputs.ball.step(delta.detach(), gradient, eps)
+    return delta.detach()
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Perturbed texts or images, which stand where their tokens do.
+
+    Attributes:
+        tokens: What was perturbed.
+        name: What the backbone calls the inputs.
+        values: One tensor per row, without padding.
+    """
+
+    tokens: Tokens | Pixels
+    name: str
+    values: tuple[Tensor, ...]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many texts were longer than the limit."""
+        return self.tokens.num_truncated
+
+    @property
+    def lengths(self) -> Any:
+        """[N]: tokens of each row."""
+        return self.tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def pad(self, rows: Sequence[int]) -> Batch:
+        """Return what the backbone is called with for `rows`."""
+        batch = self.tokens.pad(rows)
+        batch.pop("input_ids", None)
+        chosen = [self.values[row] for row in rows]
+        if self.name == "inputs_embeds":
+            chosen = list(torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True))
+        batch[self.name] = torch.stack(chosen)
+        return batch

@@ -1,0 +1,365 @@
+"""Meta-tuning: the members of a pool learn from few-shot episodes, each against its adversary.
+
+The last layer plays no part: an episode's classes are told apart by cosines with the means of its
+support. No dropout is drawn, so that clean and perturbed answers differ by the perturbation alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.episodes import Adversary, Episodes, PooledSite
+from bayeslora.backbones.encoder import Batch, Encoder, PreparedTexts
+from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
+from bayeslora.engine.checkpoints import (
+    STATE,
+    WEIGHTS,
+    checkpoint_state,
+    forget_old,
+    last_checkpoint,
+    seal,
+)
+from bayeslora.engine.network import Network, under
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.errors import DivergedError, InputError
+from bayeslora.files import write_json
+from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+_EVERY = 50
+"""Episodes between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Rows of one few-shot task.
+
+    Attributes:
+        support: [N K] row numbers.
+        queries: [≤ N M] row numbers.
+        support_labels: [N K] int64, from 0 to N − 1.
+        query_labels: The same of the queries.
+    """
+
+    support: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    support_labels: Tensor
+    query_labels: Tensor
+
+
+def draw_episode(labels: Tensor, plan: Episodes, rng: np.random.Generator) -> Episode:
+    """Return one episode of rows with labels [N] int64.
+
+    Raises:
+        InputError: There are fewer than two classes with more rows than a support takes.
+    """
+    known = labels.numpy()
+    every, counts = np.unique(known, return_counts=True)
+    names = every[counts > plan.shots]
+    if len(names) < 2:
+        raise InputError(
+            f"an episode takes two classes of at least {plan.shots + 1} rows, and {len(names)} of "
+            f"{len(every)} have as many; give more rows, or lower shots"
+        )
+    chosen = rng.choice(names, min(plan.ways, len(names)), replace=False)
+    support, queries = [], []
+    for name in chosen:
+        rows = rng.permutation(np.flatnonzero(known == name))
+        support.append(rows[: plan.shots])
+        queries.append(rows[plan.shots : plan.shots + plan.queries])
+    return Episode(
+        np.concatenate(support),
+        np.concatenate(queries),
+        torch.arange(len(chosen)).repeat_interleave(plan.shots),
+        torch.cat([torch.full((len(rows),), place) for place, rows in enumerate(queries)]),
+    )
+
+
+def divergence(clean: Tensor, perturbed: Tensor) -> Tensor:
+    """Return the mean KL( p ‖ q ) in nats of softmax answers by logits [B, N]."""
+    p, q = clean.log_softmax(-1), perturbed.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).mean()
+
+
+@dataclass
+class MetaTuning:
+    """The tuning of one member.
+
+    Attributes:
+        network: Holds the pool.
+        plan: How to tune.
+        member: Which one.
+        adversary: Its adversary.
+        scale: κ, a parameter.
+    """
+
+    network: Network
+    plan: Episodes
+    member: int
+    adversary: Adversary
+    scale: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let the member alone act, and make its optimiser."""
+        self.sites = pooled(self.network)
+        self.encoder = cast("Encoder", self.network.encoder)
+        count = self.sites[0].num_members
+        for site in self.sites:
+            site.select([float(place == self.member) for place in range(count)])
+        start = self.sites[0].cosine_scales[self.member]
+        self.scale = start.detach().clone().requires_grad_()
+        self.parts = [part for site in self.sites for part in site.parts(self.member)]
+        self.optimizer = torch.optim.SGD(
+            [*(tensor for tensor, _, _ in self.parts), self.scale],
+            lr=self.plan.lr,
+            momentum=self.plan.momentum,
+        )
+
+    def features(self, batch: Batch) -> Tensor:
+        """Return the features [B, d] of a batch."""
+        found: Tensor = self.encoder(batch)
+        return found
+
+    def step(self, texts: PreparedTexts, episode: Episode, generator: torch.Generator) -> float:
+        """Take one step; return its loss.
+
+        Args:
+            texts: Of all rows.
+            episode: Which of them.
+            generator: Of the perturbation's start, on the CPU.
+        """
+        support = open_inputs(self.encoder, texts, episode.support.tolist()).batch()
+        queries = open_inputs(self.encoder, texts, episode.queries.tolist())
+        delta = self._attack(support, episode, queries, generator)
+        with self._perturbed_weights(support, episode, queries, delta):
+            self.optimizer.zero_grad()
+            centres = self._centres(support, episode)
+            loss = self._loss(queries, delta, centres, episode)
+            torch.autograd.backward(loss)
+        self.optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"meta-tuning of member {self.member + 1} diverged: lower the learning rate (lr)"
+            )
+        return value
+
+    def _centres(self, support: Batch, episode: Episode) -> Tensor:
+        labels = episode.support_labels.to(self.scale.device)
+        return prototypes(self.features(support), labels, int(labels.max()) + 1)
+
+    def _logits(self, batch: Batch, centres: Tensor) -> Tensor:
+        return cosine_logits(self.features(batch), centres, self.scale)
+
+    def _loss(
+        self, queries: Inputs, delta: Tensor | None, centres: Tensor, episode: Episode
+    ) -> Tensor:
+        logits = self._logits(queries.batch(), centres)
+        loss = cross_entropy(logits, episode.query_labels.to(logits.device))
+        if delta is None:
+            return loss
+        return loss + self.plan.penalty * divergence(
+            logits, self._logits(queries.batch(delta), centres)
+        )
+
+    def _attack(
+        self, support: Batch, episode: Episode, queries: Inputs, generator: torch.Generator
+    ) -> Tensor | None:
+        if not self.adversary.inputs:
+            return None
+        with torch.no_grad():
+            centres = self._centres(support, episode)
+            clean = self._logits(queries.batch(), centres)
+        return ascend(
+            lambda batch: divergence(clean, self._logits(batch, centres)),
+            queries,
+            eps=self.adversary.inputs,
+            steps=self.plan.steps,
+            generator=generator,
+        )
+
+    @contextmanager
+    def _perturbed_weights(
+        self, support: Batch, episode: Episode, queries: Inputs, delta: Tensor | None
+    ) -> Iterator[None]:
+        """Move the member's factors uphill, by a share of their norm, while the context lasts."""
+        if not self.adversary.weights:
+            yield
+            return
+        with torch.no_grad():
+            centres = self._centres(support, episode)
+        loss = self._loss(queries, delta, centres, episode)
+        gradients = torch.autograd.grad(loss, [tensor for tensor, _, _ in self.parts])
+        with torch.no_grad():
+            copies = [tensor.clone() for tensor, _, _ in self.parts]
+            for (tensor, places, axis), gradient in zip(self.parts, gradients, strict=True):
+                own = tensor.narrow(axis, places.start, places.stop - places.start)
+                uphill = gradient.narrow(axis, places.start, places.stop - places.start)
+                length = self.adversary.weights * own.norm() / (uphill.norm() + 1e-20)
+                own += length * uphill
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (tensor, _, _), copy in zip(self.parts, copies, strict=True):
+                    tensor.copy_(copy)
+
+    def finish(self) -> None:
+        """Keep κ with the pool."""
+        with torch.no_grad():
+            for site in self.sites:
+                site.cosine_scales[self.member] = self.scale
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs beside the pool: κ and the momentum."""
+        moments = {
+            f"momentum.{place}": self.optimizer.state[parameter]["momentum_buffer"]
+            for place, parameter in enumerate(self._parameters())
+            if self.optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        return {"scale": self.scale.detach(), **moments}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        with torch.no_grad():
+            self.scale.copy_(state["scale"])
+        for place, parameter in enumerate(self._parameters()):
+            moment = state.get(f"momentum.{place}")
+            if moment is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = moment.to(parameter.device)
+
+    def _parameters(self) -> list[Tensor]:
+        found: list[Tensor] = self.optimizer.param_groups[0]["params"]
+        return found
+
+
+def pooled(network: Network) -> list[PooledSite]:
+    """Return the sites of a network whose adapter is tuned by episodes."""
+    return cast("list[PooledSite]", network.sites)
+
+
+def adversaries(plan: Episodes, network: Network) -> tuple[Adversary, ...]:
+    """Return the adversary of each member for what a network reads."""
+    return plan.images if network.encoder.backbone.kind == "vision" else plan.texts
+
+
+def meta_tune(
+    network: Network,
+    plan: Episodes,
+    train: LabelledTexts,
+    *,
+    seed: int,
+    directory: Path,
+    restore: Restore = nothing_to_restore,
+    description: str | None = None,
+) -> list[float]:
+    """Tune every member of a pool; go on from the last checkpoint in `directory`, if any.
+
+    Args:
+        network: Fresh; its pool is tuned in place.
+        plan: How.
+        train: The rows that episodes are drawn from.
+        seed: Of the episodes and perturbations; members see the same episodes.
+        directory: For checkpoints.
+        restore: Makes the directory again if it is gone.
+        description: Title of the progress bar; None shows none.
+
+    Returns:
+        The mean loss of each member's last episodes.
+    """
+    network.eval()
+    members = adversaries(plan, network)
+    last = last_checkpoint(directory)
+    state = None if last is None else checkpoint_state(last)
+    done = 0 if last is None else int(last.rpartition("-")[2])
+    if state is not None:
+        network.load_trained_state(under("network.", state))
+    losses = torch.full((len(members), plan.count), math.nan, dtype=torch.float64)
+    if state is not None:
+        losses = state["losses"]
+    total = len(members) * plan.count
+    with progress_bar(
+        description or "episodes", total, shown=description is not None, unit="episode", done=done
+    ) as advance:
+        for member, adversary in enumerate(members):
+            first = max(done - member * plan.count, 0)
+            if first >= plan.count:
+                continue
+            tuning = MetaTuning(network, plan, member, adversary)
+            if first and state is not None:
+                tuning.load(under("tuning.", state))
+            for number in range(first, plan.count):
+                rate = plan.lr * 0.5 * (1 + math.cos(math.pi * number / plan.count))
+                tuning.optimizer.param_groups[0]["lr"] = rate
+                episode = draw_episode(train.labels, plan, np.random.default_rng([seed, number]))
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+                losses[member, number] = tuning.step(train.texts, episode, generator)
+                advance(1)
+                step = member * plan.count + number + 1
+                if number + 1 == plan.count:
+                    tuning.finish()
+                if step % _EVERY == 0 or number + 1 == plan.count:
+                    restore()
+                    _write(network, tuning, losses, directory / f"checkpoint-{step}")
+    return losses[:, -_EVERY:].mean(1).tolist()
+
+
+def _write(network: Network, tuning: MetaTuning, losses: Tensor, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"best_global_step": None}
+    state = {f"network.{name}": item for name, item in network.trained_state().items()}
+    state |= {f"tuning.{name}": item.cpu().clone() for name, item in tuning.state().items()}
+    save_file(state | {"losses": losses}, folder / WEIGHTS)
+    write_json(folder / STATE, content)
+    seal(folder)
+    forget_old(folder.parent)
+
+
+def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> list[list[float]]:
+    """Return the weights of the members of each network that a pool predicts by, most often one.
+
+    Args:
+        network: Holds the tuned pool.
+        adapter: Its options.
+        rows: Of the classes that are to be told apart.
+
+    Raises:
+        InputError: The weights need a row left out, and a class has one alone.
+    """
+    sites, labels = pooled(network), rows.labels
+    count, classes = sites[0].num_members, int(labels.max()) + 1
+
+    def support(member: int) -> tuple[Tensor, Tensor, float]:
+        mix(network, [float(place == member) for place in range(count)])
+        network.eval()
+        features = network.encoder.features(rows.texts).double()
+        cosines = held_out_cosines(features, labels, classes)
+        return cosines, labels, float(sites[0].cosine_scales[member])
+
+    return adapter.mixtures(count, support)
+
+
+def mix(network: Network, weights: Sequence[float]) -> None:
+    """Let a mixture of a pool's members act in every layer."""
+    for site in pooled(network):
+        site.select(weights)

@@ -1,0 +1,143 @@
+"""Other classes for a finished network: the last layer is fitted anew, a pool is merged anew."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from bayeslora import options
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.registry import stored_adapter
+from bayeslora.backbones.encoder import Encoder
+from bayeslora.checkpoint import ADAPTED
+from bayeslora.engine.build import check_last_layer
+from bayeslora.engine.card import fit_options
+from bayeslora.engine.checkpoints import data_hash
+from bayeslora.engine.data import check_images
+from bayeslora.engine.ensemble import fit_frozen
+from bayeslora.engine.episodes import choose_mixtures, mix
+from bayeslora.engine.final_fit import final_fit
+from bayeslora.engine.model import FittedModel
+from bayeslora.engine.network import Network
+from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.rows import prepare
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.config_scores import settled_scores
+from bayeslora.posteriors.registry import provider
+from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import Examples, class_names, encode_labels
+
+
+def for_new_classes(
+    fitted: FittedModel,
+    posterior: Posterior,
+    rows: Examples,
+    *,
+    adapter: Adapter | None,
+    columns: DataColumns,
+) -> FittedModel:
+    """Return a classifier of the classes of some rows; the given one is left as it is.
+
+    Args:
+        fitted: Its network gives the features.
+        posterior: Of the last layer.
+        rows: Labelled rows of the new classes.
+        adapter: Options of a pool's merge; None for those of the fit.
+        columns: Where the rows came from.
+
+    Raises:
+        InputError: See `BayesianClassifier.adapt`.
+    """
+    record = fitted.record
+    if record.backbone["kind"] != ADAPTED or not isinstance(fitted.network.encoder, Encoder):
+        raise InputError(
+            f"{fitted.name} is a classifier of another library, whose classes are fixed; adapt is "
+            "for a classifier that was fitted here"
+        )
+    check_images(rows, images=fitted.columns.images)
+    check_last_layer(posterior, adapted=False)
+    merged = _merge_of(fitted, adapter)
+    classes = class_names(rows)
+    labels = torch.from_numpy(encode_labels(rows, classes))
+    network = _copied(fitted.network)
+    head = build(posterior, network.encoder.num_features, len(classes), seed=record.seed)
+    network = Network(network.encoder, network.sites, head, network.full)
+    network.to(fitted.network.feature_scale.device).eval()
+    with quiet_transformers():
+        support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
+    pool = merged is not None and merged.episodes is not None
+    mixtures = choose_mixtures(network, merged, support) if merged and pool else [[]]
+    scores = settled_scores(None, posterior) if len(mixtures) == 1 and _differ(labels) else ()
+    members, results = [], []
+    for weights in mixtures:
+        if pool:
+            mix(network, weights)
+        posterior.before_last_layer(
+            final_fit(network, support, None, seed=record.seed, shown=False)
+        )
+        results.append(
+            fit_frozen(network, posterior, support, None, feature_scores=scores, seed=record.seed)
+        )
+        members.append(network.trained_state())
+    network.load_trained_state(members[0])
+    found = replace(
+        record,
+        adapter=record.adapter if merged is None else merged.recorded(),
+        posterior=options.as_mapping(posterior),
+        classes=list(classes),
+        columns=columns.recorded(),
+        num_train=len(rows),
+        num_members=len(members),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        data={"before": fit_options(record), "train": data_hash(rows), "validation": None},
+        results={
+            "posterior": results[0].posterior,
+            "history": [],
+            **({"adapter": record.results["adapter"]} if "adapter" in record.results else {}),
+        },
+        versions=record.versions | provider(posterior),
+    )
+    return replace(
+        fitted,
+        record=found,
+        network=network.eval(),
+        members=members,
+        validation_scores=None,
+        side_by_side=None,
+    )
+
+
+def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
+    """Return the options of the fit, with another merge where one is asked for.
+
+    Raises:
+        InputError: The options differ from those of the fit in more than the merge.
+    """
+    recorded = fitted.record.adapter
+    known: Adapter | None = None if recorded is None else stored_adapter(recorded)
+    if adapter is None:
+        return known
+    names = ("merge", "top", "gamma", "beta")
+    if known is None or type(adapter) is not type(known) or known.episodes is None:
+        raise InputError(f"{fitted.name} has no pool of adapters to merge; leave adapter out")
+    changes = {name: getattr(adapter, name) for name in names if hasattr(adapter, name)}
+    return replace(known, **changes)  # type: ignore[type-var]
+
+
+def _differ(labels: torch.Tensor) -> bool:
+    """Return whether a class has several rows, which distances between rows need."""
+    return bool((torch.bincount(labels) > 1).any())
+
+
+def _copied(network: Network) -> Network:
+    """Return a network that shares the parameters, tokenizer and caches of another one."""
+    encoder = network.encoder
+    shared = [*network.parameters(), encoder.backbone.tokenizer]
+    shared += [encoder.backbone.prefix_states, encoder.backbone.known]
+    memo = {id(item): item for item in shared}
+    return copy.deepcopy(network, memo)

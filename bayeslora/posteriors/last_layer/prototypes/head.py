@@ -1,0 +1,123 @@
+"""Prototypes as a last layer: the mean feature of each class, and cosines with it.
+
+    logit_c = κ cos(φ, c_c)
+
+While an adapter trains, a softmax layer stands here; `fit` replaces it in predictions.
+
+Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
+from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.types import Network
+from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
+from bayeslora.recalibration.temperature import best_inverse
+
+USUAL_SCALE = 10.0
+"""κ where no row can be left out."""
+
+
+class PrototypeHead(AroundPoint):
+    """The head; a `LastLayer`. Before a fit it is the softmax layer that trains.
+
+    Attributes:
+        point: The softmax layer.
+        centres: [C, d] float64, NaN before `fit`.
+        scale: κ, float64 scalar.
+        given_scale: κ that is not to be chosen, float64 scalar; NaN where it is.
+    """
+
+    uses_training_features = True
+    centres: Tensor
+    scale: Tensor
+    given_scale: Tensor
+
+    def __init__(
+        self, config: Prototypes, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0
+    ) -> None:
+        super().__init__(PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm))
+        centres = torch.full((num_classes, num_features), math.nan, dtype=torch.float64)
+        self.register_buffer("centres", centres)
+        self.register_buffer("scale", torch.tensor(USUAL_SCALE, dtype=torch.float64))
+        given = math.nan if config.scale is None else float(config.scale)
+        self.register_buffer("given_scale", torch.tensor(given, dtype=torch.float64))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        choose_prior: bool = True,
+    ) -> None:
+        """Take the means of the classes, and the scale of lowest NLL where none is given.
+
+        Raises:
+            InputError: Features are not finite.
+        """
+        check_fit(features, validation)
+        rows, classes = features.double(), len(self.centres)
+        self.centres.copy_(prototypes(rows, labels, classes))
+        self.scale.copy_(self.given_scale)
+        if bool(self.given_scale.isfinite()):
+            return
+        if validation is not None:
+            cosines, targets = cosine_logits(validation[0].double(), self.centres), validation[1]
+        elif bool((torch.bincount(labels, minlength=classes) > 1).all()):
+            cosines, targets = held_out_cosines(rows, labels, classes), labels
+        else:
+            self.scale.fill_(USUAL_SCALE)
+            return
+        # Where every row is right, nothing but the usual scale is known.
+        logits = (USUAL_SCALE * cosines).cpu().numpy()
+        self.scale.fill_(USUAL_SCALE * best_inverse(logits, targets.cpu().numpy()))
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> GaussianLogits:
+        """Return the logits without variance, in float64; before a fit, the softmax layer's."""
+        if not bool(self.centres.isfinite().all()):
+            return self.point.predict(features)
+        check_features(features)
+        mean = cosine_logits(features.double(), self.centres, self.scale)
+        return GaussianLogits(mean, torch.zeros_like(mean))
+
+    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy, with what `predict` uses held constant."""
+        if not bool(self.centres.isfinite().all()):
+            return self.point.data_loss(features, labels)
+        logits = cosine_logits(features, self.centres.to(features), self.scale.to(features))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return nothing: all shapes are known."""
+        return {}
+
+    def prepare(self, extra: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def report(self) -> dict[str, float | str]:
+        """Return κ."""
+        return {"scale": float(self.scale)}
+
+
+def take_scale(network: Network) -> None:
+    """Give the head of a network the scale that its adapter was tuned with, where it was."""
+    head = network.head
+    for site in network.sites:
+        scales = getattr(site, "cosine_scales", None)
+        if scales is not None and isinstance(head, PrototypeHead):
+            mixture = getattr(site, "mixture")  # noqa: B009 - of sites that have scales
+            head.given_scale.fill_(float((scales.double() * mixture.double()).sum()))
+            return

@@ -1,0 +1,54 @@
+"""Options of prototypes, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bayeslora.option_checks import check_number
+from bayeslora.posteriors.base import Posterior
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.types import LastLayer
+    from bayeslora.posteriors.weights.training import FinalFit
+
+
+@dataclass(frozen=True)
+class Prototypes(Posterior):
+    """A point estimate for classes with few rows: logits are cosines with the mean of each class.
+
+    G-VBLL is its Bayesian twin: means are random there, and distances are those of a Gaussian.
+
+    Attributes:
+        scale: What cosines are multiplied by. None takes what an adapter was tuned with, as `amt`;
+            else what validation rows choose, or the rows themselves, left out one at a time.
+    """
+
+    scale: float | None = None
+
+    name: ClassVar[str] = "prototypes"
+    summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
+    source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
+    passes: ClassVar[str] = "1"
+    parameters: ClassVar[str] = "none"
+    moves_mean: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_number("scale", self.scale, above=0.0, otherwise=" or None")
+
+    def make_head(
+        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Return an untrained last layer."""
+        from bayeslora.posteriors.last_layer.prototypes.head import PrototypeHead
+
+        return PrototypeHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Take the scale of an adapter that was tuned with one."""
+        from bayeslora.posteriors.last_layer.prototypes.head import take_scale
+
+        if self.scale is None:
+            take_scale(fit.network)
+        return False

@@ -1,0 +1,229 @@
+"""The pool of AMT: what its mixtures compute, how they are merged, what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from bayeslora.adapters.amt.options import AMT
+from bayeslora.adapters.inject import adapter_state, export, find_sites, inject, load_adapter_state
+from bayeslora.errors import InputError
+from bayeslora.prototypes import (
+    cosine_logits,
+    held_out_cosines,
+    prototypes,
+    separation,
+    top_weights,
+)
+
+P, R = 3, 2
+OPTIONS = {"r": R, "eps": (0.0, 0.1, 0.2), "weight_eps": (0.0, 0.01, 0.02), "target_modules": "up"}
+
+
+class Host(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(5, 7)
+
+    def forward(self, x):
+        return self.up(x)
+
+
+def pool(start="svd", double=True):
+    """Return a host with a pool whose members differ, its plain twin and the site."""
+    host = Host().double() if double else Host()
+    plain = Host().double() if double else Host()
+    (site,) = inject(host, AMT(**OPTIONS, start=start), 0)
+    if double:
+        site.double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in site.trainable().values():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise.to(parameter))
+    return host, plain, site
+
+
+def member(site, number):
+    A, B = (
+        tensor.narrow(axis, s.start, s.stop - s.start) for tensor, s, axis in site.parts(number)
+    )
+    return A, B
+
+
+X = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("start", ["svd", "random"])
+def test_the_start_changes_nothing(start):
+    host, plain = Host(), Host()
+    inject(host, AMT(**OPTIONS, start=start), 0)
+    torch.testing.assert_close(host(X.float()), plain(X.float()), atol=1e-6, rtol=0)
+
+
+def test_members_start_at_the_largest_singular_vectors():
+    (site,) = inject(Host(), AMT(**OPTIONS), 0)
+    U, S, Vh = torch.linalg.svd(site.weight.detach())
+    expected = U[:, :R] @ torch.diag(S[:R]) @ Vh[:R]
+    for number in range(P):
+        A, B = member(site, number)
+        torch.testing.assert_close(B @ A, expected)
+
+
+@pytest.mark.parametrize("weights", [[0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+def test_a_mixture_averages_products(weights):
+    host, plain, site = pool()
+    site.select(weights)
+    products = [B @ A for A, B in (member(site, number) for number in range(P))]
+    change = sum(w * one for w, one in zip(site.mixture.tolist(), products, strict=True))
+    weight = plain.up.weight + change - site.B0 @ site.A0
+    torch.testing.assert_close(host(X), nn.functional.linear(X, weight, plain.up.bias))
+    torch.testing.assert_close(site.delta(), weight - plain.up.weight)
+    torch.testing.assert_close(export(host)(X), host(X))
+
+
+def test_the_change_has_the_rank_of_the_members_that_act_and_one_more():
+    _, _, site = pool()
+    site.select([0.5, 0.0, 0.5])
+    A, B = site.change()
+    assert A.shape[0] == B.shape[1] == 3 * R
+
+
+def test_equal_members_equal_every_mixture():
+    host, _, site = pool()
+    with torch.no_grad():
+        site.A.weight.copy_(member(site, 0)[0].repeat(P, 1))
+        site.B.weight.copy_(member(site, 0)[1].repeat(1, P))
+    site.select([1.0, 0.0, 0.0])
+    alone = host(X)
+    site.select([0.1, 0.2, 0.7])
+    torch.testing.assert_close(host(X), alone)
+
+
+def test_members_can_be_permuted():
+    host, _, site = pool()
+    site.select([0.2, 0.3, 0.5])
+    before = host(X)
+    order = [2, 0, 1]
+    A, B = zip(*(member(site, number) for number in order), strict=True)
+    A, B = torch.cat(A), torch.cat(B, 1)
+    with torch.no_grad():
+        site.A.weight.copy_(A)
+        site.B.weight.copy_(B)
+    site.select([0.5, 0.2, 0.3])
+    torch.testing.assert_close(host(X), before)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.4, 0.2], []])
+def test_a_mixture_has_a_weight_for_each_member_that_sum_to_1(weights):
+    _, _, site = pool()
+    with pytest.raises(InputError):
+        site.select(weights)
+
+
+def test_a_pool_is_saved_with_its_mixture():
+    host, _, site = pool(double=False)
+    site.select([0.0, 0.25, 0.75])
+    state = adapter_state(find_sites(host))
+    other = Host()
+    (again,) = inject(other, AMT(**OPTIONS), 5, blank=True)
+    load_adapter_state([again], state)
+    assert torch.equal(other(X.float()), host(X.float()))
+
+
+def test_all_linear_layers_of_the_transformer_are_adapted_by_default():
+    from transformers import BertConfig, BertModel
+
+    model = BertModel(
+        BertConfig(
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vocab_size=9,
+        )
+    )
+    names = AMT().targets(model)
+    assert len(names) == 12
+    assert all(name.startswith("encoder.layer.") for name in names)
+    assert len(AMT(num_layers=1).targets(model)) == 6
+
+
+# Prototypes and merging.
+
+LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+
+
+def features(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(8, 4, dtype=torch.float64, generator=generator)
+
+
+def test_held_out_cosines_are_those_of_other_rows():
+    found = held_out_cosines(features(), LABELS, 3)
+    for row in range(len(LABELS)):
+        rest = torch.arange(len(LABELS)) != row
+        centres = prototypes(features()[rest], LABELS[rest], 3)
+        expected = cosine_logits(features()[row : row + 1], centres)[0]
+        own = LABELS[row]
+        torch.testing.assert_close(found[row, own], expected[own])
+    whole = cosine_logits(features(), prototypes(features(), LABELS, 3))
+    others = torch.ones_like(found, dtype=torch.bool).scatter(1, LABELS[:, None], False)
+    torch.testing.assert_close(found[others], whole[others])
+
+
+def test_one_example_of_a_class_cannot_be_left_out():
+    with pytest.raises(InputError):
+        held_out_cosines(features()[:4], torch.tensor([0, 0, 1, 2]), 3)
+
+
+def test_separation_is_the_published_score():
+    cosines = held_out_cosines(features(), LABELS, 3)
+    intra = [cosines[n == LABELS, n].mean() for n in range(3)]
+    inter = [cosines[n == LABELS][:, [m for m in range(3) if m != n]].mean() for n in range(3)]
+    expected = 0.6 * sum(intra) / 3 - 0.4 * sum(inter) / 3
+    assert separation(cosines, LABELS, 0.6) == pytest.approx(float(expected))
+
+
+def test_weights_of_the_top():
+    weights = top_weights(torch.tensor([0.3, 0.5, 0.1]), 2, 1.0)
+    expected = torch.tensor([0.3, 0.5]).softmax(0)
+    torch.testing.assert_close(weights, torch.tensor([expected[0], expected[1], 0.0]))
+    # At β = 1 two scores .02 apart give an average of two.
+    assert top_weights(torch.tensor([0.50, 0.52]), 2, 1.0).max() == pytest.approx(0.505, abs=1e-3)
+
+
+def support(member):
+    cosines = held_out_cosines(features(member), LABELS, 3)
+    return cosines, LABELS, 10.0
+
+
+def test_merges():
+    assert AMT().mixtures(3, support) == [[1 / 3] * 3]
+    assert len(AMT(merge="ensemble").mixtures(3, support)) == 3
+    losses = [nn.functional.cross_entropy(10 * support(m)[0], LABELS) for m in range(3)]
+    best = min(range(3), key=losses.__getitem__)
+    assert AMT(merge="best").mixtures(3, support)[0][best] == 1
+    options = {"eps": (0.0,) * 3, "weight_eps": (0.0,) * 3, "merge": "published"}
+    alike = AMT(**options, top=3, beta=0.0).mixtures(3, support)[0]
+    assert alike == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ways": 1},
+        {"shots": 0},
+        {"merge": "mean"},
+        {"gamma": 1.1},
+        {"eps": (0.1,)},
+        {"eps": (0.1, -0.1, 0.0, 0.0)},
+        {"weight_eps": ()},
+        {"top": 5},
+        {"shots": 1, "merge": "published"},
+        {"start": "zero"},
+    ],
+)
+def test_other_options_are_refused(options):
+    with pytest.raises(InputError):
+        AMT(**options)

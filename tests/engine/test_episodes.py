@@ -1,0 +1,297 @@
+"""Meta-tuning step by step: episodes, perturbations of inputs and weights, resumption."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, tiny_bert, tiny_vit, toy_images, toy_rows
+
+from bayeslora.adapters.amt.options import AMT
+from bayeslora.adapters.episodes import Adversary
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.perturbation import ascend, content, open_inputs
+from bayeslora.engine import episodes as engine
+from bayeslora.engine.build import build_network
+from bayeslora.engine.episodes import (
+    MetaTuning,
+    divergence,
+    draw_episode,
+    meta_tune,
+    mix,
+)
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.errors import InputError
+from bayeslora.posteriors.last_layer.estimates import MLE
+
+ADAPTER = AMT(
+    r=2,
+    ways=3,
+    shots=2,
+    queries=3,
+    num_episodes=3,
+    eps=(0.0, 0.1),
+    weight_eps=(0.0, 0.05),
+    lr=1e-2,
+    target_modules=("query", "value"),
+)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    path = tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    path = tiny_vit(tmp_path_factory.mktemp("models") / "vit")
+    return load_backbone(str(path), dtype="float32", device="cpu")
+
+
+def network_of(backbone, adapter=ADAPTER):
+    return build_network(backbone, adapter, MLE(), num_classes=3, seed=0, max_length=32).eval()
+
+
+def texts_of(network, count=24):
+    rows = toy_rows(count)
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+    prepared = network.encoder.prepare([row["text"] for row in rows])
+    return LabelledTexts(prepared, labels)
+
+
+def images_of(network, folder, count=18):
+    rows = toy_images(folder, count)
+    names = sorted({row["label"] for row in rows})
+    labels = torch.tensor([names.index(row["label"]) for row in rows])
+    prepared = network.encoder.prepare([str(folder / row["image"]) for row in rows])
+    return LabelledTexts(prepared, labels)
+
+
+def state_of(network):
+    return {name: item.clone() for name, item in network.trained_state().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_episode_has_k_rows_of_each_class_and_other_queries():
+    labels = torch.arange(4).repeat(6)
+    plan = AMT(ways=3, shots=2, queries=3).episodes
+    episode = draw_episode(labels, plan, np.random.default_rng(0))
+    assert len(episode.support) == 6
+    assert len(episode.queries) == 9
+    assert not {*episode.support} & {*episode.queries}
+    for rows, given in (
+        (episode.support, episode.support_labels),
+        (episode.queries, episode.query_labels),
+    ):
+        # Each label of the episode stands for one class.
+        pairs = {*zip(given.tolist(), labels[rows].tolist(), strict=True)}
+        assert len(pairs) == 3
+
+
+def test_episodes_of_two_classes_work_and_of_one_do_not():
+    plan = AMT(ways=5, shots=2).episodes
+    labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 2)
+    assert draw_episode(labels, plan, np.random.default_rng(0)).support_labels.max() == 1
+    with pytest.raises(InputError):
+        draw_episode(labels[:5], plan, np.random.default_rng(0))
+
+
+def test_divergence_is_that_of_torch():
+    p, q = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    first, second = (torch.distributions.Categorical(logits=item) for item in (p, q))
+    expected = torch.distributions.kl_divergence(first, second).mean()
+    torch.testing.assert_close(divergence(p, q), expected)
+
+
+# Perturbations of inputs.
+
+
+def loss_of(network, labels):
+    weight = torch.randn(
+        3, network.encoder.num_features, generator=torch.Generator().manual_seed(3)
+    )
+
+    def loss(batch):
+        return torch.nn.functional.cross_entropy(network.encoder(batch) @ weight.T, labels)
+
+    return loss
+
+
+def test_tokens_of_a_text_move_inside_their_ball_and_others_do_not(bert):
+    network = network_of(bert)
+    rows = texts_of(network)
+    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    delta = ascend(
+        loss_of(network, rows.labels[:6]), inputs, eps=0.1, steps=4, generator=torch.Generator()
+    )
+    table = bert.model.get_input_embeddings().weight
+    radius = 0.1 * table.norm(dim=-1).mean()
+    length = delta.norm(dim=-1)
+    batch = rows.texts.collate(range(6))
+    inside = content(bert, batch["input_ids"], batch["attention_mask"]).bool()
+    special = torch.isin(batch["input_ids"], torch.tensor(bert.tokenizer.all_special_ids))
+    assert not bool((inside & special).any())
+    assert bool((length[inside] > 0).all())
+    assert float(length.max()) <= float(radius) * (1 + 1e-6)
+    assert bool((length[~inside] == 0).all())
+
+
+def test_pixels_stay_pixels(vit, tmp_path):
+    network = network_of(vit, replace(ADAPTER, target_modules=None))
+    rows = images_of(network, tmp_path)
+    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    delta = ascend(
+        loss_of(network, rows.labels[:6]), inputs, eps=8 / 255, steps=5, generator=torch.Generator()
+    )
+    mean, std = (
+        torch.tensor(one).view(1, 3, 1, 1) for one in (vit.tokenizer.mean, vit.tokenizer.std)
+    )
+    pixels = (inputs.values + delta) * std + mean
+    assert float((delta * std).abs().max()) <= 8 / 255 + 1e-6
+    assert float(pixels.min()) >= -1e-6
+    assert float(pixels.max()) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["bert", "vit"])
+def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, tmp_path):
+    backbone = request.getfixturevalue(kind)
+    network = network_of(backbone, replace(ADAPTER, target_modules=None))
+    rows = texts_of(network, 18) if kind == "bert" else images_of(network, tmp_path)
+    before = state_of(network)
+    loss = loss_of(network, rows.labels)
+    inputs = open_inputs(network.encoder, rows.texts, range(18))
+    eps = 0.2
+    generator = torch.Generator().manual_seed(0)
+    delta = ascend(loss, inputs, eps=eps, steps=5, generator=generator)
+    with torch.no_grad():
+        attacked = float(loss(inputs.batch(delta)))
+        noise = [inputs.ball.start(inputs.values, eps, generator) for _ in range(5)]
+        drawn = [float(loss(inputs.batch(one))) for one in noise]
+    assert attacked > max(drawn)
+    assert equal(before, state_of(network))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not network.training
+
+
+def test_a_divergence_has_no_gradient_at_zero(bert):
+    """So a start at zero attacks nothing."""
+    network = network_of(bert)
+    rows = texts_of(network)
+    inputs = open_inputs(network.encoder, rows.texts, range(6))
+    weight = torch.randn(3, network.encoder.num_features)
+    with torch.no_grad():
+        clean = network.encoder(inputs.batch()) @ weight.T
+    delta = torch.zeros_like(inputs.values, requires_grad=True)
+    found = divergence(clean, network.encoder(inputs.batch(delta)) @ weight.T)
+    (gradient,) = torch.autograd.grad(found, delta)
+    assert float(gradient.abs().max()) < 1e-6
+
+
+# Perturbations of weights, and steps.
+
+
+def tuned(backbone, member=1, adversary=None):
+    network = network_of(backbone)
+    rows = texts_of(network)
+    plan = ADAPTER.episodes
+    tuning = MetaTuning(network, plan, member, adversary or plan.texts[member])
+    episode = draw_episode(rows.labels, plan, np.random.default_rng(0))
+    return network, rows, tuning, episode
+
+
+def test_weights_move_by_a_share_of_their_norm_and_come_back_in_every_bit(bert):
+    network, rows, tuning, episode = tuned(bert)
+    before = state_of(network)
+    support = open_inputs(network.encoder, rows.texts, episode.support.tolist()).batch()
+    queries = open_inputs(network.encoder, rows.texts, episode.queries.tolist())
+    with tuning._perturbed_weights(support, episode, queries, None):
+        for tensor, places, axis in tuning.parts:
+            name = next(n for n, p in network.named_parameters() if p is tensor)
+            site, key = name.removeprefix("encoder.model.").rsplit(".", 2)[:2]
+            start = before[f"adapter.{site}.{key}"]
+            size = places.stop - places.start
+            own = start.narrow(axis, places.start, size)
+            moved = tensor.detach().narrow(axis, places.start, size) - own
+            torch.testing.assert_close(moved.norm(), 0.05 * own.norm(), rtol=1e-4, atol=0)
+            # Other members stay where they are.
+            torch.testing.assert_close((tensor.detach() - start).norm(), moved.norm())
+    assert equal(before, state_of(network))
+
+
+def test_without_an_adversary_a_step_is_one_of_sgd(bert):
+    network, rows, tuning, episode = tuned(bert, member=0)
+    other = network_of(bert)
+    mix(other, [1.0, 0.0])
+    tuning.optimizer.param_groups[0]["lr"] = 0.01
+    tuning.step(rows.texts, episode, torch.Generator())
+    encoder, labels = other.encoder, episode.query_labels
+    support = encoder(rows.texts.collate(episode.support.tolist()))
+    centres = torch.stack([support[episode.support_labels == n].mean(0) for n in range(3)])
+    queries = encoder(rows.texts.collate(episode.queries.tolist()))
+    cosines = torch.nn.functional.cosine_similarity(queries[:, None], centres[None], dim=-1)
+    torch.nn.functional.cross_entropy(10 * cosines, labels).backward()
+    with torch.no_grad():
+        for site in other.sites:
+            for parameter in site.trainable().values():
+                parameter.sub_(0.01 * parameter.grad)
+    for one, two in zip(network.sites, other.sites, strict=True):
+        for key, value in one.trainable().items():
+            torch.testing.assert_close(value, two.trainable()[key])
+
+
+def test_an_adversary_of_zero_strength_is_none(bert):
+    found = []
+    for adversary in (Adversary(0.0, 0.0), Adversary(1e-9, 1e-9)):
+        network, rows, tuning, episode = tuned(bert, member=0, adversary=adversary)
+        tuning.step(rows.texts, episode, torch.Generator().manual_seed(0))
+        found.append(state_of(network))
+    for name, item in found[0].items():
+        torch.testing.assert_close(found[1][name], item, atol=1e-6, rtol=1e-5)
+
+
+def test_members_are_tuned_apart(bert, tmp_path):
+    network = network_of(bert)
+    before = state_of(network)
+    losses = meta_tune(network, ADAPTER.episodes, texts_of(network), seed=0, directory=tmp_path)
+    assert len(losses) == 2
+    for site in network.sites:
+        for member in range(2):
+            for tensor, places, axis in site.parts(member):
+                key = "A" if tensor is site.A.weight else "B"
+                start = before[f"adapter.{site.name}.{key}"]
+                size = places.stop - places.start
+                own = tensor.detach().narrow(axis, places.start, size)
+                assert not torch.equal(own, start.narrow(axis, places.start, size))
+    assert not torch.equal(network.sites[0].cosine_scales, torch.full((2,), 10.0))
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch, after):
+    monkeypatch.setattr(engine, "_EVERY", 1)
+    whole = network_of(bert)
+    expected = meta_tune(
+        whole, ADAPTER.episodes, texts_of(whole), seed=3, directory=tmp_path / "whole"
+    )
+    network = network_of(bert)
+    calls = []
+    step = MetaTuning.step
+
+    def stop(self, *args):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return step(self, *args)
+
+    options = {"seed": 3, "directory": tmp_path / "part"}
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTuning, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            meta_tune(network, ADAPTER.episodes, texts_of(network), **options)
+    again = network_of(bert)
+    found = meta_tune(again, ADAPTER.episodes, texts_of(again), **options)
+    assert found == expected
+    assert equal(state_of(whole), state_of(again))
