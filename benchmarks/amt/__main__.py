@@ -76,9 +76,7 @@ class Fit:
 
 def one_member(eps: float, weight_eps: float, start: str = "svd") -> bl.AMT:
     """Return options of a pool of one member."""
-    return replace(
-        POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, merge="uniform", top=1
-    )
+    return replace(POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, merge="uniform", top=1)
 
 
 def one_hot(member: int) -> list[float]:
@@ -109,7 +107,9 @@ def rows_of(part: str) -> Examples:
     """Return all images of the digits of a part."""
     wanted = set(map(str, PARTS[part]))
     splits = [load_known("digits", name) for name in ("train", "validation", "test")]
-    chosen = [(text, label) for one in splits for text, label in zip(one.texts, one.labels, strict=True)]
+    chosen = [
+        (text, label) for one in splits for text, label in zip(one.texts, one.labels, strict=True)
+    ]
     kept = [(text, label) for text, label in chosen if label in wanted]
     return Examples(
         ids=tuple(text for text, _ in kept),

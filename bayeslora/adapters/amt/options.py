@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.episodes import Adversary, Episodes
 from bayeslora.errors import InputError
-from bayeslora.option_checks import check_choice, check_integer, check_number, is_number
+from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Range, UpToOne
 from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
@@ -34,40 +34,16 @@ if TYPE_CHECKING:
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
 
-MERGES = ("uniform", "best", "published", "ensemble")
-STARTS = ("svd", "random")
 _TEXTS = (0.0, 0.05, 0.1, 0.2)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
 
 
+Strengths = tuple[Annotated[float, Range(0, 10)], ...]
+
+
 @dataclass(frozen=True)
 class AMT(Adapter):
-    """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged.
-
-    Attributes:
-        r: Rank of each member.
-        ways: Classes of an episode.
-        shots: Support examples of a class.
-        queries: Query examples of a class, at most.
-        num_episodes: Episodes of each member.
-        eps: Strength of the perturbation of inputs, one for each member: for texts a share of the
-            mean norm of an embedding, for images a share of the pixels' range. None takes 0, 0.05,
-            0.1 and 0.2 for texts, and 0, 2, 4 and 8 of 255 for images.
-        weight_eps: Strength of the perturbation of the factors, one for each member.
-        penalty: Weight of the divergence between clean and perturbed answers.
-        steps: Steps of the perturbation of inputs.
-        merge: `uniform` averages the members, `best` takes the one of lowest leave-one-out NLL,
-            `published` weighs the `top` ones by how well the classes are apart, `ensemble` averages
-            their probabilities, with a pass for each.
-        top: Members that `published` averages.
-        gamma: Weight of the similarity within classes against that between them, in `published`.
-        beta: Inverse temperature of the weights, in `published`.
-        start: `svd`, or `random` as LoRA.
-        lr: Learning rate of SGD.
-        target_modules: Endings of dotted module names, or regular expressions of whole names;
-            `None` takes all linear layers in the transformer layers.
-        num_layers: Adapters sit on this many of the last transformer layers; `None` means all.
-    """
+    """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged."""
 
     name: ClassVar[str] = "amt"
     summary: ClassVar[str] = "adversarially meta-tuned pool, for few-shot classes and under attack"
@@ -75,51 +51,63 @@ class AMT(Adapter):
     parameters: ClassVar[str] = "4 r (in + out) a layer"
     default_lr: ClassVar[float] = 5e-4
     long_lr: ClassVar[float] = 5e-4
-    only_with: ClassVar[Mapping[str, tuple[tuple[str, object], ...]]] = {
+    only_with: ClassVar[OnlyWith] = {
         "top": (("merge", "published"),),
         "gamma": (("merge", "published"),),
         "beta": (("merge", "published"),),
     }
 
-    r: int = 8
-    ways: int = 5
-    shots: int = 5
-    queries: int = 10
-    num_episodes: int = 500
-    eps: tuple[float, ...] | None = None
-    weight_eps: tuple[float, ...] = (0.0, 0.002, 0.005, 0.01)
-    penalty: float = 6.0
-    steps: int = 3
-    merge: str = "uniform"
-    top: int = 2
-    gamma: float = 0.6
-    beta: float = 1.0
-    start: str = "svd"
-    lr: float | None = None
-    target_modules: tuple[str, ...] | None = None
+    r: Annotated[Count, "Rank of each member."] = 8
+    ways: Annotated[int, Range(2), "Classes of an episode; fewer if the data has fewer."] = 5
+    shots: Annotated[Count, "Support examples of a class."] = 5
+    queries: Annotated[Count, "Query examples of a class, at most."] = 10
+    num_episodes: Annotated[Count, "Episodes of each member."] = 500
+    eps: Annotated[
+        Strengths | None,
+        "Strength of the perturbation of inputs, one for each member: for texts a share of the "
+        "mean norm of an embedding, for images a share of the pixels' range. None takes 0, 0.05, "
+        "0.1 and 0.2 for texts, and 0, 2, 4 and 8 of 255 for images.",
+    ] = None
+    weight_eps: Annotated[
+        Strengths, "Strength of the perturbation of the factors, a share of their norm, likewise."
+    ] = (0.0, 0.002, 0.005, 0.01)
+    penalty: Annotated[
+        NotNegative, "Weight of the divergence between clean and perturbed answers."
+    ] = 6.0
+    steps: Annotated[Count, "Steps of the perturbation of inputs."] = 3
+    merge: Annotated[
+        Literal["uniform", "best", "published", "ensemble"],
+        "`uniform` averages the members, `best` takes the one of lowest leave-one-out NLL, "
+        "`published` weighs the `top` ones by how well the classes are apart, `ensemble` averages "
+        "their probabilities, with a pass for each.",
+    ] = "uniform"
+    top: Annotated[Count, "Members that `published` averages."] = 2
+    gamma: Annotated[
+        UpToOne, "Weight of the similarity within classes against that between them."
+    ] = 0.6
+    beta: Annotated[NotNegative, "Inverse temperature of the members' weights."] = 1.0
+    start: Annotated[
+        Literal["svd", "random"],
+        "`svd` starts at the weight's largest singular vectors, `random` as LoRA.",
+    ] = "svd"
+    lr: Annotated[Positive | None, "Learning rate of SGD; None takes `default_lr`."] = None
+    target_modules: Annotated[
+        tuple[str, ...] | None,
+        "Endings of dotted module names, or regular expressions of whole names; None takes all "
+        "linear layers in the transformer layers.",
+    ] = None
     num_layers: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in (("r", 1), ("ways", 2), ("shots", 1), ("queries", 1), ("steps", 1)):
-            check_integer(name, getattr(self, name), low=low)
-        check_integer("num_episodes", self.num_episodes, low=1)
-        check_choice("merge", self.merge, MERGES)
-        check_choice("start", self.start, STARTS)
-        _check_strengths("weight_eps", self.weight_eps)
-        if self.eps is not None:
-            _check_strengths("eps", self.eps)
-        if len(self.eps or _TEXTS) != len(self.weight_eps):
+        members = len(self.weight_eps)
+        if len(self.eps or _TEXTS) != members:
             raise InputError(
                 f"eps and weight_eps have a number for each member, got {len(self.eps or _TEXTS)} "
-                f"and {len(self.weight_eps)}"
+                f"and {members}"
             )
-        check_integer("top", self.top, low=1, high=max(len(self.weight_eps), 1))
-        for name in ("penalty", "beta"):
-            check_number(name, getattr(self, name), low=0.0)
-        check_number("gamma", self.gamma, low=0.0)
-        if self.gamma > 1:
-            raise InputError(f"gamma must be between 0 and 1, got {self.gamma!r}")
+        if self.top > members:
+            raise InputError(f"top must be at most {members}, the members, got {self.top}")
         if self.merge in ("best", "published") and self.shots < 2:
             raise InputError(
                 f"merge={self.merge} leaves one support example out at a time, and shots=1 has no "
@@ -249,11 +237,3 @@ class AMT(Adapter):
                 raise InputError(f"{name}: {error}") from None
             sites.append(Pool(name, host, factors, len(self.weight_eps)))
         return sites
-
-
-def _check_strengths(name: str, values: object) -> None:
-    if not isinstance(values, tuple) or not values:
-        raise InputError(f"{name} must be a list of numbers, one for each member, got {values!r}")
-    for value in values:
-        if not is_number(value) or not 0 <= value <= 10:
-            raise InputError(f"{name} must hold numbers between 0 and 10, got {value!r}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from bayeslora.option_checks import check_number
+from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ class Prototypes(Posterior):
     """A point estimate for classes with few rows: logits are cosines with the mean of each class.
 
     G-VBLL is its Bayesian twin: means are random there, and distances are those of a Gaussian.
-
-    Attributes:
-        scale: What cosines are multiplied by. None takes what an adapter was tuned with, as `amt`;
-            else what validation rows choose, or the rows themselves, left out one at a time.
     """
 
-    scale: float | None = None
+    scale: Annotated[
+        Positive | None,
+        "What cosines are multiplied by; None takes what an adapter was tuned with, as `amt`, else "
+        "what validation rows choose, or the rows themselves, left out one at a time.",
+    ] = None
 
     name: ClassVar[str] = "prototypes"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
@@ -32,10 +32,6 @@ class Prototypes(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
     moves_mean: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.scale is not None:
-            check_number("scale", self.scale, above=0.0, otherwise=" or None")
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
