@@ -44,7 +44,6 @@ from bayeslora.engine.export import (
     write_manifest,
 )
 from bayeslora.engine.model import FittedModel
-from bayeslora.engine.new_classes import for_new_classes
 from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing
 from bayeslora.engine.prediction_file import predict_to_file
@@ -575,6 +574,9 @@ class BayesianClassifier:
             InputError: The rows are not allowed, the posterior cannot be fitted to a finished
                 network, or this is somebody else's classifier.
         """
+        # Here, as `fit` imports its own: a prediction needs none of it.
+        from bayeslora.engine.new_classes import for_new_classes
+
         fitted = self._known()
         old = fitted.columns
         columns = data_columns(

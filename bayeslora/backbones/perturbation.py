@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Batch, Encoder, PreparedTexts
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.images import Pixels
 from bayeslora.backbones.load import Backbone
-from bayeslora.backbones.tokens import Tokens
+from bayeslora.backbones.tokens import Batch, Tokens
 from bayeslora.errors import InputError
 
 

@@ -23,8 +23,9 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.episodes import Adversary, Episodes, PooledSite
-from bayeslora.backbones.encoder import Batch, Encoder, PreparedTexts
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
+from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.checkpoints import (
     STATE,
     WEIGHTS,

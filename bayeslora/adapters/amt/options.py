@@ -164,6 +164,11 @@ class AMT(Adapter):
 
     def check_rows(self, rows: Any) -> None:
         """Raise InputError if a class has no row for a query beside those for the support."""
+        if getattr(rows, "choices", None) is not None:
+            raise InputError(
+                f"{rows.source}: adapter 'amt' is tuned on episodes of classes, and questions with "
+                "options have none; choose another adapter"
+            )
         counts = Counter(map(str, rows.labels))
         name, least = min(counts.items(), key=lambda one: (one[1], one[0]))
         if least <= self.shots:
