@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
+from bayeslora.processes import current, together
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import data_columns
 
@@ -241,6 +243,9 @@ class BayesianClassifier:
     ) -> BayesianClassifier:
         """Fine-tune the adapter and fit the posterior.
 
+        Processes that `torchrun` or `accelerate launch` started do it together, to the result of
+        one; see the guide to scaling.
+
         Args:
             train: Labelled data: a file, a `datasets.Dataset`, an iterable of mappings, a pair
                 (texts, labels), or `Examples`.
@@ -325,12 +330,15 @@ class BayesianClassifier:
             refit=refit,
         )
         choices = self._choices(scores)
-        with nullcontext() if out is None else writing_to(out):
+        with (
+            together() as world,
+            world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
+        ):
             self._fitted = procedure.fit_classifier(
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:
-                self._save_fit(out)
+                world.first(partial(self._save_fit, out))
         return self
 
     def _save_fit(self, out: str | Path) -> None:
@@ -462,8 +470,9 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or `out` may not be written.
         """
         file_kind(out)
-        PredictionParts(out).sweep()
-        refuse_existing(out, overwrite=overwrite)
+        world = current()
+        world.first(PredictionParts(out).sweep)
+        world.first(partial(refuse_existing, out, overwrite=overwrite))
         refuse_inputs(out, *([data] if isinstance(data, str | Path) else []))
         fitted = self._calibrated()
         drawing = Drawing.of(
@@ -473,7 +482,7 @@ class BayesianClassifier:
         if not isinstance(data, CheckedRows):
             stream = open_rows(data, fitted.columns, keep)
             rows = CheckedRows.of(fitted.record, stream, unknown_labels)
-        with writing_to(out):
+        with world.first_holds(partial(writing_to, out)):
             predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(

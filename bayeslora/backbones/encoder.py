@@ -36,6 +36,7 @@ from bayeslora.disk_cache import FROZEN_STATES, kept_file, may_keep, most_bytes
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
 from bayeslora.option_checks import Pooling
+from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
 
@@ -244,13 +245,19 @@ class FeatureExtractor(nn.Module):
             advance: Called with the number of texts that are done.
         """
         chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows)
-        result = torch.empty(len(chosen), self.num_features)
-        for places in self.batches(prepared.tokens.lengths[chosen], batch_size):
-            found = self(prepared.collate(chosen[places].tolist())).cpu()
+        result = torch.zeros(len(chosen), self.num_features)
+        world = current()
+        batches = self.batches(prepared.tokens.lengths[chosen], batch_size)
+        for number, taken in enumerate(world.rounds(batches)):
+            places, is_own = world.turn(taken)
+            with world.own_noise(number):
+                found = self(prepared.collate(chosen[places].tolist()))
             if found.shape[1:] != result.shape[1:]:
-                result = found.new_empty(len(chosen), *found.shape[1:])
-            result[places] = found
-            advance(len(places))
+                result = torch.zeros(len(chosen), *found.shape[1:])
+            if is_own:
+                result[places] = found.cpu()
+            advance(sum(map(len, taken)))
+        world.merge_(result)
         return result
 
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
@@ -503,6 +510,8 @@ class Encoder(FeatureExtractor):
         keep = keep and most_bytes() > 0
         if states is None and keep:
             states = self._from_disk(tokens, key)
+            # What one of several processes lacks, they compute together.
+            states = states if current().agree(on=states is not None) else None
         if states is not None:
             advance(len(tokens))
         else:
@@ -525,7 +534,7 @@ class Encoder(FeatureExtractor):
             advance=advance,
         )
         took_long = time.perf_counter() - start >= _WORTH_SECONDS
-        if keep and took_long and may_keep(states.num_bytes):
+        if keep and took_long and may_keep(states.num_bytes) and current().is_first:
             path = kept_file(FROZEN_STATES, self._lasting(key))
             try:
                 save_states(path, states)

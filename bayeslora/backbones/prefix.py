@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
+from bayeslora.processes import current
 
 _IN_MEMORY_BYTES = 2 << 30
 
@@ -298,12 +299,18 @@ def compute_prefix(
     lengths = tokens.lengths
     spans = spans_of(lengths)
     values = _allocate(int(lengths.sum()), width, dtype)
-    for rows in length_batches(lengths, batch_size):
+    world = current()
+    if world.size > 1:
+        values.zero_()
+    for taken in world.rounds(length_batches(lengths, batch_size)):
+        rows, is_own = world.turn(taken)
         inputs = tokens.pad(rows)
         hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
-        places = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
-        values[places] = hidden[inputs["attention_mask"].bool()]
-        advance(len(rows))
+        if is_own:
+            places = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
+            values[places] = hidden[inputs["attention_mask"].bool()]
+        advance(sum(map(len, taken)))
+    world.merge_(values)
     return PrefixStates(values, spans)
 
 

@@ -9,11 +9,13 @@ import argparse
 import errno
 import gc
 import io
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 
 from bayeslora.cli import config_file
@@ -24,6 +26,7 @@ from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.durable import FULL
 from bayeslora.errors import InputError
 from bayeslora.locks import writing_to
+from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -72,7 +75,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             config_file.fill(args)
             before = _states(args)
-            with _alone(args), stdin_as_file(args):
+            with _processes(args), _alone(args), stdin_as_file(args):
                 args.run(args)
         sys.stdout.flush()
         code = DONE
@@ -86,7 +89,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         code = INTERRUPTED if interrupt.came else _code(error)
         if args.verbose:
             trace(error)
-        if code != INTERRUPTED:
+        if code != INTERRUPTED and not is_repeated(error):
             say(f"bayeslora: error: {_reason(error)}")
     # Other code may have swallowed the interrupt just before the command ended.
     code = INTERRUPTED if interrupt.came else code
@@ -166,12 +169,41 @@ def _finish_stdout() -> None:
         drop(sys.stdout)
 
 
+_SHARED = ("fit", "predict")
+"""The verbs that several processes run together."""
+
+
+@contextmanager
+def _processes(args: argparse.Namespace) -> Iterator[None]:
+    """Run the command together with the other processes that a launcher has started.
+
+    The first speaks for all: the others print nothing but their own errors.
+    """
+    _, size = launched()
+    if size == 1:
+        yield
+        return
+    if args.verb not in _SHARED:
+        raise InputError(
+            f"{args.verb} runs in one process, and a launcher has started {size}: only "
+            f"{' and '.join(_SHARED)} share their work; start it without torchrun or accelerate "
+            "launch"
+        )
+    with together() as world, ExitStack() as stack:
+        if not world.is_first:
+            args.quiet = True
+            logging.getLogger("bayeslora").setLevel(logging.ERROR)
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+        yield
+
+
 @contextmanager
 def _alone(args: argparse.Namespace) -> Iterator[None]:
     """Keep other processes from the outputs from before the long work until the end."""
     with ExitStack() as stack:
         for path in _outputs(args):
-            stack.enter_context(writing_to(path))
+            stack.enter_context(current().first_holds(partial(writing_to, path)))
         yield
 
 

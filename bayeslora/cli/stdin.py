@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bayeslora.errors import InputError
 from bayeslora.files import SPOOL, shown_path
+from bayeslora.processes import current
 
 _STDIN = "-"
 _HEAD = 2**16  # bytes
@@ -33,6 +34,8 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
     if not any(map(_names_stdin, _values(args))):
         yield
         return
+    if current().size > 1:
+        raise InputError("several processes cannot share standard input; name a file, not '-'")
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
         for name in _FILES:

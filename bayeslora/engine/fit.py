@@ -39,12 +39,13 @@ from bayeslora.engine.layer_sampling import check_sampling
 from bayeslora.engine.loop import FitResult
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings, check_one_process
+from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.trainer import nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import provider
+from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ def fit_classifier(
 ) -> FittedModel:
     """Fit a classifier; where `out` holds an interrupted fit of the same kind, go on with it.
 
+    Several processes fit it together inside `processes.together`; the first alone touches `out`.
+
     Args:
         choices: What to fit.
         data: What to fit it to.
@@ -143,7 +146,7 @@ def fit_classifier(
     choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
     identity: dict[str, Any] = {**planned, **final.hashes()}
     if out is not None:
-        refuse(out, identity, overwrite=overwrite)
+        current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
     posterior = settle_posterior(
         choices.posterior,
@@ -171,7 +174,11 @@ def fit_classifier(
         data=data,
         settings=settings,
         backbone=backbone,
-        begin=lambda: None if out is None else claim(out, identity, overwrite=overwrite),
+        begin=lambda: (
+            None
+            if out is None
+            else current().first(partial(claim, out, identity, overwrite=overwrite))
+        ),
         prior=prior,
         restore=nothing_to_restore
         if out is None
@@ -186,7 +193,7 @@ def fit_classifier(
             choices, stops, learnt = _by_parts(fit, choices, data, settings)
             network, members, results = fit(choices, data=final, stops=stops, say=not learnt)
     except DivergedError:
-        if out is not None:
+        if out is not None and current().is_first:
             abandon(out)
         raise
     if network.conditioning is not None:
@@ -320,8 +327,12 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
 
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
     """Raise InputError for what cannot work, before anything is loaded."""
-    check_one_process()
     posterior = choices.posterior
+    if current().size > 1 and choices.adapter.trains and posterior.not_shared:
+        raise InputError(
+            f"posterior {posterior.name!r} cannot be trained by several processes: it "
+            f"{posterior.not_shared}; start one, without torchrun or accelerate launch"
+        )
     if settings.cv and data.validation is not None:
         raise InputError(
             "cv chooses by parts of the training rows what validation data choose; give one of the "

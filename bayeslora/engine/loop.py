@@ -57,6 +57,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+from bayeslora.processes import current
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def train_network(
     """
     torch.manual_seed(settings.seed)
     shown = description is not None
-    last = last_checkpoint(directory)
+    last = current().first(lambda: last_checkpoint(directory))
     fit = _Fit(network, train, adapter, posterior, settings, last, task_of)
     if network.conditioning is not None and train.texts.contexts is not None:
         network.conditioning.begin(train.texts.contexts)

@@ -6,6 +6,7 @@ goes on with the next one, and ends in the same file as if it had never stopped.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from bayeslora.engine.data import CheckedRows
 from bayeslora.engine.pieces import Drawing, predict_pieces
 from bayeslora.locks import writing_to
 from bayeslora.predictions.parts import PredictionParts
+from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.engine.model import FittedModel
@@ -30,6 +32,8 @@ def predict_to_file(
 ) -> None:
     """Write the predictions of rows to a file; go on where an interrupted run of the same ended.
 
+    Several processes share the passes inside `processes.together`; the first alone writes.
+
     Args:
         fitted: The classifier.
         rows: What to predict.
@@ -41,11 +45,15 @@ def predict_to_file(
         InputError: Beside `out` are pieces of other predictions, the rows have changed, or another
             process is writing to `out`.
     """
-    with writing_to(out):
-        parts = PredictionParts(out)
-        model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
+    world, parts = current(), PredictionParts(out)
+    model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
+
+    def claimed() -> list[int]:
         parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
-        missing = parts.missing(rows.num_pieces)
+        return parts.missing(rows.num_pieces)
+
+    with world.first_holds(lambda: writing_to(out)):
+        missing = world.first(claimed)
         wanted = frozenset(missing)
         todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
         total = rows.stream.num_rows
@@ -54,8 +62,8 @@ def predict_to_file(
             fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
         for predictions, number in zip(made, missing, strict=True):
-            parts.add(number, predictions)
-        parts.finish()
+            world.first(partial(parts.add, number, predictions))
+        world.first(parts.finish)
 
 
 def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:

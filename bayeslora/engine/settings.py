@@ -28,7 +28,6 @@ from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 
-_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _TOLD = re.compile(
     r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
     r"|LOCAL_RANK|RANK|WORLD_SIZE|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)"
@@ -102,8 +101,9 @@ class TrainingSettings(Options):
 def plain_environment() -> Iterator[None]:
     """Hide what launchers and schedulers tell accelerate by environment variables.
 
-    Its precision, compiler and sharding would change the numbers of a fit without a word in the
-    record, and a rank left over from a scheduler makes it wait for other processes.
+    Its precision and compiler would change the numbers of a fit without a word in the record, a
+    rank left over from a scheduler makes it wait for other processes, and where there are others,
+    `AlternatingTrainer` exchanges what has to be: to the Trainer each is alone.
     """
     told = [name for name in os.environ if _TOLD.fullmatch(name)]
     kept = {name: os.environ.pop(name) for name in told}
@@ -111,25 +111,6 @@ def plain_environment() -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
-
-
-def check_one_process() -> None:
-    """Raise InputError if a launcher has started several processes.
-
-    The head follows the adapter by the features of all rows, which no process has alone; each would
-    fit the whole model by itself, into one directory.
-
-    Raises:
-        InputError: A number of processes that a launcher left in the environment is not 1.
-    """
-    for name in _SIZES:
-        size = os.environ.get(name) or "1"
-        if size != "1":
-            raise InputError(
-                f"a fit runs in one process, and {name} is {size!r}: start it without torchrun, "
-                "accelerate launch or mpirun; several GPUs serve several fits, one each by "
-                "CUDA_VISIBLE_DEVICES"
-            )
 
 
 LabelledExamples = tuple[Examples, Tensor]

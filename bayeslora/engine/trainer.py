@@ -43,6 +43,7 @@ from bayeslora.engine.network import Network, under
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.training import PassNoise
+from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
 
@@ -155,15 +156,20 @@ class AlternatingTrainer(Trainer):
             return self._pass(model, batch, labels)
 
     def _pass(self, model: torch.nn.Module, batch: Batch, labels: Tensor) -> Tensor:
-        features = model(batch)
+        world = current()
+        with world.own_noise(self._step):
+            features = model(batch)
         if not features.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
+        # Each of several processes has run some of the rows; the head sees all of them.
+        features = world.joined(features, len(labels))
         optimizer = _unwrapped(self.optimizer)
         now = Moment(self.network, optimizer, features.detach(), labels, self._step)
         self._update_head(now)
         loss = self._update_head.adapter_loss(now, features)
         loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
+        world.sum_(_adapter_gradients(optimizer) if world.size > 1 else ())
         self._update_head.after(now)
         return loss.detach()
 
@@ -177,7 +183,8 @@ class AlternatingTrainer(Trainer):
         if self._validate is None:
             return {}
         self.network.eval()
-        found = self._validate(self.network, self._step)
+        # Which epoch is the best, and when to stop, all processes decide alike.
+        found = current().told(self._validate(self.network, self._step))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -196,9 +203,15 @@ class AlternatingTrainer(Trainer):
         save_file(self.network.trained_state() | beside, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        world = current()
+        # Rounding may differ between unlike machines; it does not add up over epochs.
+        world.broadcast_(_parameters(_unwrapped(self.optimizer)))
         if self.state.best_global_step == self._step:
             state = self.network.trained_state()
             self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
+        world.first(lambda: self._written(model, trial))
+
+    def _written(self, model: torch.nn.Module, trial: Any) -> None:
         try:
             self._made_again()
         except (InputError, OSError) as error:
@@ -251,6 +264,27 @@ def _unwrapped(optimizer: Any) -> AlternatingOptimizer:
     """Return our optimizer from inside the wrapper that accelerate puts around it."""
     inner: AlternatingOptimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
+
+
+def _parameters(optimizer: AlternatingOptimizer) -> list[Tensor]:
+    return [item for group in optimizer.param_groups for item in group["params"]]
+
+
+def _adapter_gradients(optimizer: AlternatingOptimizer) -> list[Tensor]:
+    """Return the gradients of all that trains but the head, whose own are whole everywhere.
+
+    Where a process's rows have passed a layer by, as with experts, its gradient is zero.
+    """
+    found = []
+    for group in optimizer.param_groups:
+        if group.get("name") == "head":
+            continue
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                found.append(parameter.grad)
+    return found
 
 
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
@@ -389,5 +423,9 @@ class Collator:
         self._labels = labels
 
     def __call__(self, rows: list[int]) -> Batch:
-        """Return the batch of `rows`, with `labels` [B] int64."""
-        return {**self._prepared.collate(rows), "labels": self._labels[torch.tensor(rows)]}
+        """Return the batch of `rows`, with `labels` [B] int64.
+
+        Of several processes each gets its share of the texts, at least one, and all labels.
+        """
+        own = rows[current().share(len(rows))] or rows[:1]
+        return {**self._prepared.collate(own), "labels": self._labels[torch.tensor(rows)]}

@@ -116,6 +116,8 @@ class Posterior(Options):
         calls_once: Whether every adapted layer may run only once in a pass.
         from_start: Why it cannot be fitted to a finished network; empty where it can.
         no_resting: Why layers cannot rest while it trains; empty where they can.
+        not_shared: Why several processes cannot share the rows of its training; empty where they
+            can.
         not_on_layers: Why it cannot be over whole layers; empty where it can.
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
@@ -148,6 +150,7 @@ class Posterior(Options):
     calls_once: ClassVar[bool] = False
     from_start: ClassVar[str] = ""
     no_resting: ClassVar[str] = ""
+    not_shared: ClassVar[str] = ""
     not_on_layers: ClassVar[str] = ""
     has_members: ClassVar[bool] = False
     chooses_epoch: ClassVar[bool] = True

@@ -95,17 +95,14 @@ def test_an_out_that_exists(refused, world, tmp_path):
         assert part in message
 
 
-@pytest.mark.parametrize("adapter", ["polar", "lisa"])
 @pytest.mark.parametrize("size", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes(refused, tmp_path, monkeypatch, adapter, size):
-    """Launchers such as torchrun start them; each would train on its own, in one directory."""
+def test_several_processes(refused, tmp_path, monkeypatch, size):
+    """Processes that cannot find each other would each train alone, in one directory."""
     monkeypatch.setenv(size, "2")
     train = write_rows(tmp_path / "train.jsonl", [json.loads(line) for line in GOOD.splitlines()])
-    out = tmp_path / "m"
-    message = refused("fit", train, "--adapter", adapter, "--out", out, "--backbone", NOWHERE)
-    for part in ("one process", f"{size} is '2'", "CUDA_VISIBLE_DEVICES"):
-        assert part in message
+    words = ["fit", train, "--out", tmp_path / "m", "--backbone", NOWHERE]
+    for part in (f"{size} is '2'", "torchrun"):
+        assert part in refused(*words)
     for one in ("1", ""):
         monkeypatch.setenv(size, one)
-        message = refused("fit", train, "--adapter", adapter, "--out", out, "--backbone", NOWHERE)
-        assert size not in message
+        assert size not in refused(*words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
@@ -28,6 +29,7 @@ from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
+from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
@@ -226,11 +228,12 @@ def run(args: argparse.Namespace) -> None:
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")
-    _check_path(args)
+    world = current()
+    world.first(partial(_check_path, args))
     methods = _methods(args)
     sampling = _sampling(args)
     retaining = _retaining(args)
-    train, validation = _data(args)
+    train, validation = world.first_then_all(partial(_data, args))
 
     from bayeslora.classifier import BayesianClassifier
 
@@ -280,6 +283,8 @@ _IDLE_WITHOUT_LABELS = (
 
 def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
+    if current().size > 1:
+        raise InputError("--zero-shot trains nothing; start it without torchrun or accelerate")
     for name in (*_IDLE_WITHOUT_LABELS, *(("task", "data_dir") if args.train is None else ())):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} has no effect with --zero-shot")

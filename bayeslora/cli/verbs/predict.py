@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
@@ -23,6 +24,7 @@ from bayeslora.cli.messages import note
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 from bayeslora.option_checks import LINKS
 from bayeslora.plain_text import counted
+from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.engine.data import CheckedRows
@@ -76,9 +78,10 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
 
-    parts = PredictionParts(args.out)
-    parts.sweep()
-    check_new_file(args.out, overwrite=args.overwrite, inputs=[args.data])
+    world, parts = current(), PredictionParts(args.out)
+    world.first(parts.sweep)
+    check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=[args.data])
+    world.first(check_out)
     record = read_record(args.model)
     posterior = stored_posterior(record.posterior)
     check_link(posterior, args.link)
@@ -87,8 +90,12 @@ def run(args: argparse.Namespace) -> None:
     if args.seed is not None and not draws_to_predict(posterior, args.num_samples):
         note(f"--seed has no effect: posterior {posterior.name!r} draws nothing to predict so")
     check_further(args.keep)
-    stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
-    rows = CheckedRows.of(record, stream, args.unknown_labels)
+
+    def checked() -> CheckedRows:
+        stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
+        return CheckedRows.of(record, stream, args.unknown_labels)
+
+    rows = world.first_then_all(checked)
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.card import method_name
@@ -98,13 +105,14 @@ def run(args: argparse.Namespace) -> None:
     overwrite = bool(args.overwrite)
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
-    parts.refuse(identity(rows, drawing), overwrite=overwrite)
+    world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
     loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
     classifier.predict_to_file(
         rows, args.out, unknown_labels=args.unknown_labels, overwrite=overwrite, **options
     )
-    _report(args, rows, method_name(record))
+    if world.is_first:
+        _report(args, rows, method_name(record))
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str) -> None:

@@ -17,6 +17,7 @@ from bayeslora.errors import InputError
 from bayeslora.logits import SampledLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors.types import Network, WeightPosterior
+from bayeslora.processes import current
 
 Item = TypeVar("Item")
 
@@ -89,16 +90,28 @@ def sampled_logits(
     """
     chosen = range(len(texts)) if rows is None else rows
     lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
-    batches = list(network.encoder.batches(lengths, _BATCH))
+    world = current()
+    rounds = [*enumerate(world.rounds(network.encoder.batches(lengths, _BATCH)))]
 
-    def logits(places: list[int]) -> Tensor:
+    def logits(numbered: tuple[int, list[list[int]]]) -> Tensor:
+        """Return the logits of a round of batches, zero where another process has them."""
+        number, batches = numbered
+        places, is_own = world.turn(batches)
         batch = texts.collate([chosen[place] for place in places])
-        mean = network.head.predict(network(batch)).mean
-        advance(len(places))
-        return mean
+        with world.own_noise(number):
+            mean: Tensor = network.head.predict(network(batch)).mean
+        advance(sum(map(len, batches)))
+        if world.size == 1:
+            return mean
+        whole = mean.new_zeros(sum(map(len, batches)), mean.shape[1])
+        if is_own:
+            start = sum(map(len, batches[: world.rank]))
+            whole[start : start + len(places)] = mean
+        return whole
 
-    found = sample_logits(draws, logits, batches, passes, seed)
-    order = torch.tensor([place for places in batches for place in places])
+    found = sample_logits(draws, logits, rounds, passes, seed)
+    world.merge_(found.samples)
+    order = torch.tensor([place for _, batches in rounds for places in batches for place in places])
     return SampledLogits(found.samples[:, torch.argsort(order)])
 
 

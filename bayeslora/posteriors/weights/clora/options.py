@@ -44,6 +44,9 @@ class CLoRA(Posterior):
     parameters: ClassVar[str] = "a network r, num_hidden, 2 r² per layer"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
+    not_shared: ClassVar[str] = (
+        "has a KL that is a mean over all tokens of a batch, of which each process sees some"
+    )
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.

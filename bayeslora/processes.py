@@ -1,0 +1,348 @@
+"""Several processes that work as one, as `torchrun` and `accelerate launch` start them.
+
+Every process runs the same program on the same rows with the same random state. Three things are
+shared out: passes that give features and cached lower layers (whole batches in turn), and the
+forward and backward pass of a training step (the batch's rows). What they found is then exchanged,
+so that all else, such as a last layer's fit, has the same input and the same result everywhere.
+Files are written by the first process alone.
+
+Outside of `together` a process works alone, whatever started it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bayeslora.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_CHUNK = 1 << 26
+"""Bytes exchanged at a time, so that the buffers of a collective stay small."""
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the same command has ended, or cannot be reached."""
+
+
+def launched() -> tuple[int, int]:
+    """Return this process's rank and the number of processes that a launcher started.
+
+    Raises:
+        InputError: There are several, and what they need to find each other is missing.
+    """
+    size = _number("WORLD_SIZE")
+    if size == 1:
+        for name in _MPI_SIZES:
+            if _number(name) != 1:
+                raise InputError(
+                    f"{name} is {os.environ[name]!r}, and processes that mpirun starts do not find "
+                    "each other: start them with torchrun or accelerate launch"
+                )
+        return 0, 1
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, and {', '.join(missing)} is not set: "
+            "start several processes with torchrun or accelerate launch, or unset WORLD_SIZE"
+        )
+    return _number("RANK", 0), size
+
+
+def _number(name: str, otherwise: int = 1) -> int:
+    value = os.environ.get(name) or str(otherwise)
+    if not value.isdecimal():
+        raise InputError(f"the environment variable {name} must be a number, got {value!r}")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a fit or a prediction, as one of them sees them.
+
+    Methods that exchange something have to be called by all processes in the same order.
+
+    Attributes:
+        rank: Of this process, from 0.
+        size: How many there are.
+        group: Their process group, as `torch.distributed` takes it; None for its default.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def share(self, rows: int) -> slice:
+        """Return which of `rows` rows are this process's; shares differ by one row at most."""
+        return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
+
+    def rounds(self, items: Iterable[T]) -> Iterator[list[T]]:
+        """Yield the items in rounds of one for each process; the last round may have fewer."""
+        remaining = iter(items)
+        while taken := list(islice(remaining, self.size)):
+            yield taken
+
+    def turn(self, items: Sequence[T]) -> tuple[T, bool]:
+        """Return this process's item of a round, and whether it is its own.
+
+        A process without one repeats the last: where layers are sharded, all have to take part in
+        every pass.
+        """
+        return items[min(self.rank, len(items) - 1)], self.rank < len(items)
+
+    def joined(self, own: Tensor, rows: int) -> Tensor:
+        """Return the features [B, …] of all rows of a batch; a gradient reaches those of `own`.
+
+        Args:
+            own: Features of `share(rows)`, or of one row more where that is empty.
+            rows: B.
+        """
+        if self.size == 1:
+            return own
+        import torch
+
+        mine = self.share(rows)
+        own = own[: mine.stop - mine.start]
+        whole = torch.zeros(rows, *own.shape[1:], dtype=own.dtype, device=own.device)
+        whole[mine] = own.detach()
+        self.merge_(whole)
+        return torch.cat([whole[: mine.start], own, whole[mine.stop :]])
+
+    def merge_(self, tensor: Tensor) -> None:
+        """Put together a tensor of which each process has a part, with zeros elsewhere.
+
+        Bytes are added, not numbers: what comes out is what the processes had, bit by bit.
+        """
+        if self.size == 1 or not tensor.numel():
+            return
+        import torch
+        import torch.distributed as dist
+
+        content = tensor.detach().view(-1).view(torch.uint8)
+        with _reporting_loss():
+            for start in range(0, len(content), _CHUNK):
+                dist.all_reduce(content[start : start + _CHUNK], group=self.group)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if self.size == 1 or not tensors:
+            return
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.cat([item.detach().flatten() for item in tensors])
+        with _reporting_loss():
+            dist.all_reduce(flat, group=self.group)
+        parts = torch.split(flat, [item.numel() for item in tensors])
+        for item, part in zip(tensors, parts, strict=True):
+            item.detach().copy_(part.view_as(item))
+
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by that of the first process."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        with _reporting_loss():
+            for item in tensors:
+                dist.broadcast(item.detach(), group=self.group, group_src=0)
+
+    def told(self, value: T) -> T:
+        """Return the first process's value: a decision that all have to take alike."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value if self.is_first else None]
+        with _reporting_loss():
+            dist.broadcast_object_list(box, group=self.group, group_src=0)
+        return box[0]  # type: ignore[return-value]
+
+    def agree(self, *, on: bool) -> bool:
+        """Return whether `on` is true in all processes."""
+        if self.size == 1:
+            return on
+        import torch
+        import torch.distributed as dist
+
+        votes = torch.tensor(int(on))
+        with _reporting_loss():
+            dist.all_reduce(votes, group=self.group)
+        return int(votes) == self.size
+
+    def first(self, action: Callable[[], T]) -> T:
+        """Return what the action returns in the first process, which alone runs it.
+
+        Inside, that process works alone.
+
+        Raises:
+            Exception: What the action raised there; the copies in the other processes are told
+                apart by `is_repeated`.
+        """
+        if self.size == 1:
+            return action()
+        result: Any = None
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                with _working(ALONE):
+                    result = action()
+            except Exception as raised:
+                error = raised
+        result, told = self.told((result, None if error is None else _portable(error)))
+        if error is not None:
+            raise error
+        if told is not None:
+            told.is_repeated = True  # type: ignore[attr-defined]
+            raise told
+        return result  # type: ignore[no-any-return]
+
+    def first_then_all(self, action: Callable[[], T]) -> T:
+        """Return what the action returns, which the others run once the first has succeeded.
+
+        What is wrong for all is then reported once.
+        """
+        kept: list[T] = []
+        self.first(lambda: kept.append(action()))
+        return kept[0] if kept else action()
+
+    @contextmanager
+    def first_holds(self, make: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+        """Enter a context in the first process alone."""
+        with ExitStack() as stack:
+            self.first(lambda: _discard(stack.enter_context(make())))
+            yield
+
+    @contextmanager
+    def own_noise(self, *key: int) -> Iterator[None]:
+        """Let this process draw random numbers of its own, which leave the common ones untouched.
+
+        Args:
+            key: Tells apart what happens under the same seed, such as the number of a step.
+        """
+        if self.size == 1:
+            yield
+            return
+        import numpy as np
+        import torch
+
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        words = np.random.SeedSequence([torch.initial_seed(), *key, self.rank])
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            yield
+
+
+ALONE = Processes()
+
+_current = ALONE
+
+
+def current() -> Processes:
+    """Return the processes that this one works with now."""
+    return _current
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """Work with the other processes that a launcher has started, while the context lasts.
+
+    Each process takes the GPU of its local rank, or the CPU where there is none. Contexts may be
+    nested.
+
+    Raises:
+        InputError: The launcher's environment is incomplete, or there are more processes than GPUs.
+        ProcessLostError: The others cannot be reached.
+    """
+    if _current is not ALONE:
+        yield _current
+        return
+    rank, size = launched()
+    if size == 1:
+        yield ALONE
+        return
+    import torch
+    import torch.distributed as dist
+
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(_gpu())
+    ours = not dist.is_initialized()
+    with _reporting_loss():
+        if ours:
+            dist.init_process_group(backend)
+        # A group that the caller has made may not reach tensors on the CPU.
+        group = None if ours else dist.new_group(backend=backend)
+    try:
+        with _working(Processes(rank, size, group)) as world:
+            yield world
+            # Nobody leaves while another still waits for what it sends.
+            world.agree(on=True)
+    finally:
+        # Also after an error: the others notice, and this one's threads end with it.
+        if ours:
+            dist.destroy_process_group()
+
+
+def is_repeated(error: BaseException) -> bool:
+    """Return whether an error is the copy of one that the first process has reported."""
+    return getattr(error, "is_repeated", False)
+
+
+def _gpu() -> int:
+    import torch
+
+    place, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if place >= count:
+        raise InputError(f"there are more processes than GPUs on this machine, which has {count}")
+    return place
+
+
+@contextmanager
+def _working(world: Processes) -> Iterator[Processes]:
+    global _current  # noqa: PLW0603 - all code of a process works with the same others
+    before, _current = _current, world
+    try:
+        yield world
+    finally:
+        _current = before
+
+
+@contextmanager
+def _reporting_loss() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(
+            f"another process of this command has ended or cannot be reached "
+            f"({first_line(error)[:120]})"
+        ) from error
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error as it can be sent to another process."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return copy if isinstance(copy, Exception) else RuntimeError(str(error))
+
+
+def _discard(_: object) -> None:
+    """Return nothing, which can be sent to other processes."""

@@ -1,0 +1,92 @@
+"""What each of two processes runs: `process_worker.py CASE ARGUMENT…`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+from bayeslora.processes import ProcessLostError, current, is_repeated, together
+
+torch.set_num_threads(1)
+
+
+def commands(path):
+    """Run the commands of a JSON file one after the other."""
+    with together():
+        for words in json.loads(Path(path).read_text()):
+            assert main(words) == 0, words
+
+
+def exchanges():
+    """Check every exchange against what one process has."""
+    with together() as world:
+        assert current() is world
+        assert world.size == 2
+        rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+        weight = torch.ones(3, requires_grad=True)
+        joined = world.joined(rows[world.share(5)] * weight, 5)
+        assert torch.equal(joined, rows)
+        joined.square().sum().backward()
+        grads = weight.grad
+        world.sum_([grads])
+        assert torch.allclose(grads, 2 * rows.square().sum(0))
+        # One row for two processes: the one without passes a row that does not count.
+        weight = torch.ones(3, requires_grad=True)
+        joined = world.joined(rows[:1] * weight, 1)
+        joined.sum().backward()
+        assert torch.equal(joined, rows[:1])
+        assert weight.grad is not None
+        world.sum_([weight.grad])
+        assert torch.equal(weight.grad, rows[0])
+        for dtype in (torch.bfloat16, torch.float64):
+            whole = torch.tensor([[-0.0, float("nan")], [float("inf"), 1e-40]], dtype=dtype)
+            part = torch.zeros_like(whole)
+            part[world.rank] = whole[world.rank]
+            world.merge_(part)
+            assert torch.equal(part.view(torch.uint8), whole.view(torch.uint8))
+        assert world.told(world.rank) == 0
+        assert not world.agree(on=world.is_first)
+        tensor = torch.full((2,), float(world.rank))
+        world.broadcast_([tensor])
+        assert torch.equal(tensor, torch.zeros(2))
+        before = torch.random.get_rng_state()
+        with world.own_noise(1):
+            mine = torch.rand(1)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        both = torch.zeros(2)
+        both[world.rank] = mine
+        world.merge_(both)
+        assert both[0] != both[1]
+
+
+def failing_writer():
+    """Let the first fail in what it alone does: all hear of it, and none waits for ever."""
+
+    def write():
+        assert current().size == 1
+        raise InputError("no room")
+
+    with together() as world:
+        with pytest.raises(InputError, match="no room") as caught:
+            world.first(write)
+        assert is_repeated(caught.value) == (not world.is_first)
+        assert world.first(lambda: world.rank) == 0
+
+
+def failing_other():
+    """Let the second end in the middle of the work: the first is told."""
+    with together() as world:
+        if not world.is_first:
+            raise SystemExit(3)
+        try:
+            world.told(1)
+        except ProcessLostError:
+            raise SystemExit(4) from None
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

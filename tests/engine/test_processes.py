@@ -1,0 +1,287 @@
+"""Several processes give the result of one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+from process_pairs import WORKER, ended, pair, started
+from safetensors.torch import load_file
+
+from bayeslora import Predictions
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+from bayeslora.processes import ALONE, Processes, current, launched
+
+TWO = [Processes(rank, 2) for rank in range(2)]
+# 41 rows in batches of 8: the last batch has one row, which one of two processes has to do without.
+NUM_TRAIN, BATCH = 41, 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a directory with a decoder, training, validation and test rows."""
+    found = tmp_path_factory.mktemp("processes")
+    tiny.tiny_llama(found / "llama")
+    for name, count, seed in (("train", NUM_TRAIN, 1), ("valid", 30, 2), ("test", 90, 3)):
+        rows = tiny.toy_rows(count, seed=seed)
+        (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+def fit_words(folder, out, adapter, posterior, *more, epochs=2):
+    """Return the words of a fit."""
+    words = ["fit", folder / "train.jsonl", "--backbone", folder / "llama", "--out", out]
+    words += ["--adapter", adapter, "--posterior", posterior, "--epochs", epochs]
+    words += ["--batch-size", BATCH, "--dtype", "float32", "--depth", "1.0", "--quiet"]
+    return [str(word) for word in [*words, *more]]
+
+
+def predict_words(folder, model, out, *more):
+    """Return the words of a prediction."""
+    return [
+        str(word)
+        for word in ["predict", model, folder / "test.jsonl", "--out", out, "--quiet", *more]
+    ]
+
+
+def assert_close(first, second, tolerance=1e-5):
+    """Compare the tensors of two model directories, relative to the largest number of each."""
+    for name in ("adapter", "posterior"):
+        expected, found = (load_file(model / f"{name}.safetensors") for model in (first, second))
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            size = max(1.0, float(tensor.double().abs().max())) if tensor.numel() else 1.0
+            gap = (tensor.double() - found[key].double()).abs()
+            assert float(gap.max()) <= tolerance * size if gap.numel() else True, key
+
+
+CASES = {
+    "lora-mle": ("lora:r=4,num_layers=2", "mle"),
+    "polar-mle": ("polar:r=4,num_layers=2", "mle"),
+    "lora-vbll": ("lora:r=4,num_layers=2", tiny.QUICK_VBLL),
+    "polar-vbll": ("polar:r=4,num_layers=2", tiny.QUICK_VBLL),
+    "polar-refit": ("polar:r=4,num_layers=2", f"{tiny.QUICK_VBLL},head_step=refit"),
+    "lora-swag": ("lora:r=4,num_layers=2", "swag"),
+    "lora-ensemble": ("lora:r=2,num_layers=1", "ensemble:num_members=2"),
+    "lisa-vbll": ("lisa:num_active=1", tiny.QUICK_VBLL),
+    # All layers: nothing is cached, and every pass runs the whole model.
+    "all-mle": ("lora:r=2,num_layers=3", "mle"),
+    "frozen": ("none", "laplace"),
+}
+VALIDATED = {"polar-vbll", "lora-mle"}
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    """Fit and predict each case in two processes, and in this one; return the directory."""
+    todo = []
+    for name, (adapter, posterior) in CASES.items():
+        more = ["--validation", folder / "valid.jsonl"] if name in VALIDATED else ["--cv", "0"]
+        more = [] if adapter == "none" else more
+        for kind in ("one", "two"):
+            model = folder / f"{name}-{kind}"
+            words = fit_words(folder, model, adapter, posterior, *more)
+            if adapter == "none":
+                drop = words.index("--epochs")
+                del words[drop : drop + 4]
+            steps = [words, predict_words(folder, model, f"{model}.parquet")]
+            if kind == "one":
+                assert [main(step) for step in steps] == [0, 0]
+            else:
+                todo += steps
+                # The model of one process, answering in two.
+                one = folder / f"{name}-one"
+                todo.append(predict_words(folder, one, folder / f"{name}-shared.parquet"))
+    (folder / "todo.json").write_text(json.dumps(todo))
+    codes, _, errs = ended(started([WORKER, "commands", folder / "todo.json"]), 300)
+    assert codes == [0, 0], errs
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fits_are_those_of_one_process(fitted, name):
+    assert_close(fitted / f"{name}-one", fitted / f"{name}-two")
+    records = [
+        json.loads((fitted / f"{name}-{kind}" / "bayeslora.json").read_text())
+        for kind in ("one", "two")
+    ]
+    epochs = [[row["epoch"] for row in one["results"]["history"]] for one in records]
+    assert epochs[0] == epochs[1]
+    assert records[0]["results"]["best_epoch"] == records[1]["results"]["best_epoch"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predictions_are_those_of_one_process(fitted, name):
+    expected = Predictions.load(fitted / f"{name}-one.parquet")
+    found = Predictions.load(fitted / f"{name}-two.parquet")
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
+    # Of the same model they are the same file: batches are run whole.
+    shared = (fitted / f"{name}-shared.parquet").read_bytes()
+    assert shared == (fitted / f"{name}-one.parquet").read_bytes()
+
+
+def test_ivon_sees_the_same_draws(folder):
+    """Its noise is one draw a step, before the rows are shared out."""
+    pytest.importorskip("ivon")
+    one, two = folder / "ivon-one", folder / "ivon-two"
+    words = ("lora:r=4,num_layers=2", "ivon", "--cv", "0")
+    assert main(fit_words(folder, one, *words)) == 0
+    pair(*fit_words(folder, two, *words))
+    assert_close(one, two)
+
+
+def test_stdout_and_messages_appear_once(folder):
+    words = fit_words(folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--patience", "3")
+    codes, outs, errs = ended(started(["-m", "bayeslora", *words]))
+    assert codes == [0, 0], errs
+    assert "spoken" in outs[0]
+    assert outs[1] == ""
+    assert "--patience has no effect" in errs[0]
+    assert "--patience" not in errs[1]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_launchers(folder, launcher):
+    """Accelerate starts one process where it finds no GPU."""
+    start = {
+        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
+        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    }[launcher]
+    model = folder / launcher
+    words = fit_words(folder, model, "lora:r=2,num_layers=1", "mle", epochs=1)
+    done = subprocess.run(
+        [sys.executable, "-m", *start, "-m", "bayeslora", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(model)) == 1
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_in_mid_run(folder, victim):
+    """The other ends with an error, and the same command goes on to the same result."""
+    model, whole = folder / f"killed-{victim}", folder / "not-killed"
+    words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
+    words += ("--patience", "15")
+    command = fit_words(folder, model, *words, epochs=15)
+    both = started(["-m", "bayeslora", *command])
+    deadline = time.monotonic() + 60
+    while len(list(model.glob("checkpoints/*/checkpoint-*/files.json"))) < 1:
+        assert time.monotonic() < deadline
+        assert both[0].poll() is None
+        time.sleep(0.02)
+    both[victim].send_signal(signal.SIGKILL)
+    codes, _, errs = ended(both, 60)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 1, errs
+    assert "ProcessLostError" in errs[1 - victim]
+    assert (model / "interrupted-fit.json").is_file()
+    pair(*command)
+    if not whole.exists():
+        pair(*fit_words(folder, whole, *words, epochs=15))
+    assert_close(whole, model, 0.0)
+
+
+def test_killed_while_predicting(folder, fitted, monkeypatch):
+    """Finished pieces stay, and the same command ends in the same file."""
+    data = folder / "many.jsonl"
+    rows = tiny.toy_rows(4500, seed=5)
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = fitted / "polar-vbll-one"
+    words = ["predict", model, data, "--quiet", "--out"]
+    assert main([*map(str, words), str(folder / "whole.parquet")]) == 0
+    out = folder / "many.parquet"
+    both = started(["-m", "bayeslora", *words, out])
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".many.parquet.parts/0*.parquet")):
+        assert time.monotonic() < deadline
+        assert both[0].poll() is None
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGKILL)
+    codes, _, errs = ended(both, 60)
+    assert codes[0] == 1, errs
+    pair(*words, out)
+    assert out.read_bytes() == (folder / "whole.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("case", "codes"),
+    [("exchanges", [0, 0]), ("failing_writer", [0, 0]), ("failing_other", [4, 3])],
+)
+def test_exchanges(case, codes):
+    found, _, errs = ended(started([WORKER, case]), 60)
+    assert found == codes, errs
+
+
+def test_wrong_input_is_reported_once(folder):
+    words = fit_words(folder, folder / "nothing", "lora", "mle")
+    words[1] = str(folder / "nowhere.jsonl")
+    codes, outs, errs = ended(started(["-m", "bayeslora", *words]))
+    assert codes == [2, 2]
+    assert outs == ["", ""]
+    assert "nowhere.jsonl" in errs[0]
+    assert errs[1] == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "p.parquet"],
+        ["fit", "-", "--out", "m"],
+        ["fit", "--zero-shot", "--out", "m"],
+    ],
+)
+def test_what_several_processes_cannot_do(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes, _, errs = ended(started(["-m", "bayeslora", *words]))
+    assert codes[0] == 2, errs
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_clora_is_refused(folder):
+    words = fit_words(folder, folder / "clora", "lora:r=2,num_layers=1", "clora")
+    codes, _, errs = ended(started(["-m", "bayeslora", *words]))
+    assert codes == [2, 2]
+    assert "'clora'" in errs[0]
+    assert not (folder / "clora").exists()
+
+
+def test_alone_outside_of_a_launcher(monkeypatch):
+    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == (0, 1)
+    assert current() is ALONE
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError):
+        launched()
+    for name, value in (("RANK", "1"), ("MASTER_ADDR", "here"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert launched() == (1, 2)
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(InputError):
+        launched()
+
+
+@pytest.mark.parametrize("rows", range(6))
+def test_shares_are_all_rows_once(rows):
+    places = list(range(rows))
+    shares = [places[world.share(rows)] for world in TWO]
+    assert [*shares[0], *shares[1]] == places
+    assert abs(len(shares[0]) - len(shares[1])) <= 1
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_rounds_are_all_items_once(count):
+    taken = [[world.turn(one) for one in world.rounds(range(count))] for world in TWO]
+    own = sorted(item for turns in taken for item, is_own in turns if is_own)
+    assert own == list(range(count))
+    # Each process takes part in every round.
+    assert len(taken[0]) == len(taken[1]) == (count + 1) // 2
