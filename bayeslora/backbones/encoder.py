@@ -207,13 +207,25 @@ class FeatureExtractor(nn.Module):
             was_training = self.training
             self.eval()
             try:
-                with self._closed():
-                    return self.features(prepared)
+                with self._closed(), torch.no_grad():
+                    return self._told_apart(prepared)
             finally:
                 self.train(was_training)
 
         contexts = conditioning.contexts(rows, len(prepared), features)
         return replace(prepared, contexts=contexts)
+
+    def _told_apart(self, prepared: PreparedTexts) -> Tensor:
+        """Return what texts are told apart by, [N, d] on the CPU, in their order."""
+        found: dict[int, Tensor] = {}
+        for places in self.batches(prepared.tokens.lengths, 64):
+            rows = self.pooled(prepared.collate(places)).cpu()
+            found |= dict(zip(places, rows, strict=True))
+        return torch.stack([found[place] for place in range(len(prepared))])
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Return one vector [B, d] float32 for each text, whatever is asked of it."""
+        return self(batch)
 
     def _closed(self) -> AbstractContextManager[object]:
         """Return what passes of the frozen backbone happen under."""
@@ -392,14 +404,16 @@ class Encoder(FeatureExtractor):
 
         Where its logits are known in part, they follow as C more columns.
         """
-        device = self.backbone.device
-        states, mask = self.states(batch), batch["attention_mask"].to(device)
+        found, known = self.pooled(batch), batch.get("known")
+        return found if known is None else torch.cat([found, known.to(found.device)], 1)
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Return the features [B, d] float32 alone, with gradients."""
+        states, mask = self.states(batch), batch["attention_mask"].to(self.backbone.device)
         if self.backbone.kind == "vision" and self.pooling == "mean":
             before = extra_tokens(self.model.config)
             states, mask = states[:, before:], mask[:, before:]
-        found = pool(states, mask, self.pooling)
-        known = batch.get("known")
-        return found if known is None else torch.cat([found, known.to(device)], 1)
+        return pool(states, mask, self.pooling)
 
     def states(self, batch: Batch) -> Tensor:
         """Return the last hidden states [B, T, d] of a collated batch, with gradients."""

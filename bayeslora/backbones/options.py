@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.backbones.encoder import Encoder, PreparedTexts
+from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
@@ -214,6 +214,13 @@ class OptionsEncoder(Encoder):
         found = found - (share[:, None] @ found)
         found = torch.where(present[..., None], found, 0.0)
         return torch.cat([found, (~present).float()[..., None] * ABSENT], -1)
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Return the mean state [B, d] of what all options share, or of all of them."""
+        states = self.states(batch)
+        shared = (batch["groups"] == 0) & batch["attention_mask"].bool()
+        read = shared if bool(shared.any()) else batch["attention_mask"]
+        return pool(states, read.to(states.device), "mean")
 
     def root_mean_square(self, features: Tensor) -> float:
         """Return the root mean square norm of the states of the options that there are."""

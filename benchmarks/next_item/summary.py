@@ -48,7 +48,7 @@ def write_summary(out: Path) -> None:
         "the test, uniform guessing has HR@1 .050 and NLL 2.996. MiniLM (22M parameters) as a "
         "bi-encoder: the titles of the history through the adapted backbone, those of the "
         "candidates through the frozen one; r = 8 on query and value of the last 3 layers, K = 4, "
-        f"{settings.get('num_train', 0):,} training windows, {settings.get('epochs', 0)} epochs, "
+        f"{settings.get('num_train', 0):,} training windows, seen {settings.get('epochs', 0)} × each, "
         f"lr {settings.get('lr', 0):g}, chosen for LoRA on validation rows (each user's last film "
         "but one) and used by all arms. Seeds differ in the windows that are drawn, in starts and "
         "in the order of rows. The decisive control gives each row the context of another. `HR@1` "
@@ -143,10 +143,16 @@ def _baselines(out: Path) -> str:
 
 def _rates(out: Path) -> str:
     rows = [
-        [f"{row['lr']:g}", f"{row['nll']:.3f}", f"{row['accuracy']:.3f}"]
+        [
+            f"{row['lr']:g}",
+            f"{row['num_train']:,}",
+            str(row["epochs"]),
+            f"{row['nll']:.3f}",
+            f"{row['accuracy']:.3f}",
+        ]
         for row in Results(out, KEY).rows(part=RATE)
     ]
-    return table(["lr", "validation NLL", "validation HR@1"], rows)
+    return table(["lr", "windows", "epochs", "validation NLL", "validation HR@1"], rows)
 
 
 def _context(out: Path) -> str:

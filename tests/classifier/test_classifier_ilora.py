@@ -1,11 +1,12 @@
 """iLoRA from fit to prediction: what a gate for each example must not change, and what it says."""
 
 import logging
+import random
 
 import numpy as np
 import pytest
 import torch
-from tiny import toy_rows
+from tiny import TOPICS, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -108,3 +109,71 @@ def bl_rows(clf, rows):
     from bayeslora.engine.data import read_rows
 
     return read_rows(rows, clf._fitted.columns)
+
+
+def next_rows(count, seed=0):
+    """Return users of one topic each, who go on with a word of it among two or three others."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        own, other = rng.sample(sorted(TOPICS), 2)
+        words = rng.sample(TOPICS[own], 5)
+        candidates = rng.sample(TOPICS[other], 2 + number % 2)
+        candidates.insert(rng.randrange(len(candidates) + 1), words[4])
+        rows.append({"history": words[:4], "candidates": candidates, "answer": words[4]})
+    return rows
+
+
+NEXT = next_rows(9, seed=2)
+
+
+@pytest.fixture(scope="module")
+def recommender(llama):
+    """A gate that sees histories, beside a last layer that reads candidates one by one."""
+    clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", "vbll:prior_scale=2")
+    return clf.fit(next_rows(24), next_rows(12, seed=1), epochs=3, batch_size=8)
+
+
+def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_path):
+    assert recommender._fitted.network.conditioning.sees_history
+    found = recommender.predict(NEXT)
+    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-9)
+    recommender.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(NEXT), found)
+    scores = bl.evaluate(found, num_resamples=5)
+    assert {"accuracy", "nll", "ece", "accuracy_at_50"} <= {*scores}
+
+
+def test_the_order_of_candidates_and_of_rows_moves_probabilities_with_them(recommender):
+    """Candidates are read apart: only rounding tells where one stands."""
+    whole = recommender.predict(NEXT).probs
+    turned = [
+        {**row, "candidates": row["candidates"][::-1], "answer": row["answer"]} for row in NEXT
+    ]
+    found = recommender.predict(turned[::-1]).probs[::-1]
+    for row, one, two in zip(NEXT, whole, found, strict=True):
+        count = len(row["candidates"])
+        np.testing.assert_allclose(two[:count][::-1], one[:count], atol=2e-3)
+
+
+def test_another_history_opens_other_gates_for_the_same_question(recommender):
+    """Where a question is given beside it, the text does not hold the history."""
+    gate = recommender._fitted.network.conditioning
+    asked = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
+    rows = bl_rows(recommender, asked)
+    texts = recommender._fitted.prepare(rows).texts
+    p = gate.weights(texts.contexts)
+    assert not torch.equal(p[0], p[1])
+    unknown = [{**row, "history": ["never seen"]} for row in asked]
+    assert not recommender._fitted.prepare(bl_rows(recommender, unknown)).texts.contexts.any()
+    assert np.isfinite(recommender.predict(unknown).probs).all()
+
+
+@pytest.mark.parametrize("backbone", ["llama", "bert"])
+def test_the_text_of_a_question_may_open_the_gate(request, backbone):
+    """Of a decoder what its options share, of an encoder the mean over its options."""
+    clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
+    clf.fit(next_rows(12), epochs=1, batch_size=6)
+    texts = clf._fitted.prepare(bl_rows(clf, NEXT)).texts
+    assert texts.contexts.shape == (len(NEXT), 16)
+    assert np.isfinite(clf.predict(NEXT).probs).all()
