@@ -225,7 +225,8 @@ class FeatureExtractor(nn.Module):
 
     def pooled(self, batch: Batch) -> Tensor:
         """Return one vector [B, d] float32 for each text, whatever is asked of it."""
-        return self(batch)
+        found: Tensor = self(batch)
+        return found
 
     def _closed(self) -> AbstractContextManager[object]:
         """Return what passes of the frozen backbone happen under."""
