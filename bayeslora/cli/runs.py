@@ -29,11 +29,13 @@ class Scored:
         files: In-distribution predictions, one a method.
         ood: Files of the out-of-distribution sets, by the method's label, then by name.
         reading: How to read them.
+        shifted: Files in run directories of rows that were made worse on purpose.
     """
 
     files: list[Path]
     ood: dict[str, dict[str, Path]]
     reading: PredictionsReading
+    shifted: tuple[Path, ...] = ()
 
     def methods(self, needed: Sequence[str] = ()) -> list[Method]:
         """Read everything, with the further columns that every method's file must have."""
@@ -57,10 +59,13 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
     paths, reading = args.files, predictions_reading(args)
     files = [_test_file(Path(path)) for path in paths]
     called = labels_of(files, reading)
-    sets = {
-        label: _sets_beside(file) if Path(path).is_dir() else {}
-        for path, file, (label, _) in zip(paths, files, called, strict=True)
-    }
+    sets: dict[str, dict[str, Path]] = {}
+    shifted: list[Path] = []
+    for path, file, (label, _) in zip(paths, files, called, strict=True):
+        beside = _sets_beside(file) if Path(path).is_dir() else {}
+        worse = [name for name, one in beside.items() if _is_shifted(one, reading)]
+        shifted += [beside.pop(name) for name in worse]
+        sets[label] = beside
     for option in ood:
         label, name, file = _tied(option, called)
         if name in sets[label]:
@@ -68,7 +73,7 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
         sets[label][name] = file
     if getattr(args, "ood_score", None) is not None and not any(sets.values()):
         raise InputError(f"--ood-score {args.ood_score}: no out-of-distribution set is given")
-    return Scored(files, sets, reading)
+    return Scored(files, sets, reading, tuple(shifted))
 
 
 def _test_file(path: Path) -> Path:
@@ -88,6 +93,12 @@ def _sets_beside(test: Path) -> dict[str, Path]:
         for file in sorted(test.parent.glob("*.parquet"))
         if file != test and file.stem not in FITTED
     }
+
+
+def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
+    from bayeslora.predictions.files import read_notes
+
+    return "corruption" in read_notes(file, reading)[1]
 
 
 def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:

@@ -62,7 +62,9 @@ def predict_to_file(
             fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
         )
         for predictions, number in zip(made, missing, strict=True):
-            world.first(partial(parts.add, number, predictions))
+            notes = {**predictions.metadata, **rows.stream.notes}
+            noted = predictions.replace(metadata=notes)
+            world.first(partial(parts.add, number, noted))
         world.first(parts.finish)
 
 

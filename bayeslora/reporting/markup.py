@@ -64,7 +64,7 @@ def _scores(document: Document, _: Drawings, __: str) -> list[str]:
 
 
 def _reliability(_: Document, drawings: Drawings, suffix: str) -> list[str]:
-    groups = (drawings.equal_mass, drawings.per_class, drawings.brier)
+    groups = (drawings.equal_mass, drawings.per_class, drawings.brier, drawings.shift)
     blocks = [block for group in groups for block in _plates(group, suffix)]
     return [*_images(drawings.reliability, suffix), *blocks]
 

@@ -24,6 +24,7 @@ from bayeslora.predictions.collection import (
     as_list,
     check_column,
     gather,
+    load_source,
     ood_names,
     paths_in,
 )
@@ -38,6 +39,7 @@ from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
+from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.wrong_answers import MOST
 
 if sys.platform == "win32":  # a class of paths can be derived from the system's own class alone
@@ -88,7 +90,7 @@ PAGE = "index.html"
 SCORES = "scores.json"
 
 _FIGURES = (
-    *("reliability", "confidence", "brier", "risk-coverage", "roc", "spectrum"),
+    *("reliability", "confidence", "brier", "risk-coverage", "roc", "shift", "spectrum"),
     *("total", "aleatoric", "epistemic", "score"),
 )
 LAYOUT = Layout(
@@ -109,6 +111,7 @@ def report(
     items: PredictionsLike | Sequence[PredictionsLike],
     *,
     ood: OodLike | None = None,
+    shifted: PredictionsLike | Sequence[PredictionsLike] = (),
     out: str | Path,
     title: str = "Reliability report",
     overwrite: bool = False,
@@ -144,6 +147,8 @@ def report(
         ood: Out-of-distribution sets by name; where there are several items, by method:
             `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its
             label such as `polar (seed 1)` where several items share the name.
+        shifted: Predictions of the same rows made worse on purpose (`bayeslora predict --corrupt`),
+            of any method: the page shows calibration against severity.
         out: Directory to make.
         title: Title of the page.
         overwrite: Replace `out` where it is an earlier report.
@@ -184,7 +189,9 @@ def report(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items = as_list(items)
-    refuse_inputs(target, *paths_in(items, ood or {}), *([] if template is None else [template]))
+    worse = as_list(shifted)
+    read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
+    refuse_inputs(target, *read, *([] if template is None else [template]))
     look = load_template(template)
     formats = check_formats(figures)
     options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
@@ -209,6 +216,7 @@ def report(
         sets = ood_names(gathered)
         changes = adapter_changes(spectrum)
         fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
+        curves = shift_curves(fits, [load_source(one, reading=reading) for one in worse], **options)
         methods = pool(fits) if over_seeds else fits
         comparison = pair(methods, asked=asked, **options)
         call = python_call(
@@ -217,12 +225,14 @@ def report(
             title=title,
             example_column=example_column,
             ood_score=ood_score,
+            shifted=list(map(str, worse)) or None,
             **_where_changed(examples, template, formats, per_class, over_seeds),
             **asked.as_given(),
             **options,
         )
         # A spectrum is a value of the session, which no call written down can give.
-        told = {"command": call} if call and not changes else {}
+        whole = not changes and all(isinstance(one, str | Path) for one in worse)
+        told = {"command": call} if call and whole else {}
         document = compose(
             title,
             methods,
@@ -234,11 +244,16 @@ def report(
             changes=changes,
         )
         drawings = draw(
-            every_fit(methods), sets, formats=formats, per_class=per_class, changes=changes
+            every_fit(methods),
+            sets,
+            formats=formats,
+            per_class=per_class,
+            changes=changes,
+            shift=curves,
         )
         _write_pages(aside, document, drawings, look, formats)
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
-        found = scores_json(document.title, fits, comparison, methods, changes)
+        found = scores_json(document.title, fits, comparison, methods, changes, shift=curves)
         write_json(aside / SCORES, {**found, "files": listed_files(aside)})
     return Report(target / PAGE)
 

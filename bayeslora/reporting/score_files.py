@@ -17,11 +17,12 @@ from typing import Any, TextIO
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures.rendering import Drawing
+from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import whole
 
 # Apostrophes count too, so that a name that has them itself is read back unchanged.
@@ -98,6 +99,8 @@ def scores_json(
     comparison: Comparison | None,
     methods: Sequence[Assessed] = (),
     changes: Sequence[AdapterChange] = (),
+    *,
+    shift: Sequence[ShiftCurve] = (),
 ) -> dict[str, Any]:
     """Return the content of `scores.json`.
 
@@ -107,6 +110,7 @@ def scores_json(
         comparison: Paired differences.
         methods: What `over_seeds` says of those with several fits.
         changes: What adapters changed.
+        shift: Scores of examples that were made worse on purpose.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -127,6 +131,7 @@ def scores_json(
         ],
         "comparison": None if comparison is None else comparison.to_json(),
         "spectra": [change.to_json() for change in changes],
+        "shift": [without_nan(curve.to_json()) for curve in shift],
     }
 
 

@@ -34,6 +34,7 @@ from bayeslora.tasks.stream import load_all
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
+_OOD = "ood:"
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,13 @@ def known_name(name: str) -> str:
     return key
 
 
+def ood_sets(name: str) -> dict[str, tuple[str, str]]:
+    """Return task and split of each out-of-distribution set of a known task, by its name."""
+    key = known_name(name)
+    pairs = KNOWN_TASKS[key].ood
+    return {split if other == key else other: (other, split) for other, split in pairs}
+
+
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
     """Return one split of a known task without rows that would make scores too good.
 
@@ -203,12 +211,15 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
 
     Args:
         name: A known task; see `known_name`.
-        split: One of the task's splits.
+        split: One of the task's splits; or `ood:NAME`, one of its out-of-distribution sets
+            without the rows whose text occurs in its own training or test rows.
         data_dir: As for `load_known`.
 
     Raises:
         InputError: As `load_known`.
     """
+    if split.startswith(_OOD):
+        return _ood(name, split, data_dir)
     examples = load_known(name, split, data_dir)
     distinct = without_duplicates(examples, by_label=False)
     dropped = dict(examples.dropped)
@@ -226,30 +237,18 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
     return replace(distinct, dropped=dropped)
 
 
-def load_ood(name: str, data_dir: str | Path | None = None) -> dict[str, Examples]:
-    """Return the out-of-distribution sets of a known task by name.
-
-    Rows whose text occurs in the task's own training or test rows are dropped and counted.
-
-    Raises:
-        InputError: The task has none, or as `load_known`.
-    """
+def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
     key = known_name(name)
-    sets = KNOWN_TASKS[key].ood
-    if not sets:
-        having = [one for one, task in KNOWN_TASKS.items() if task.ood]
-        raise InputError(
-            f"task {key!r} has no out-of-distribution sets; those with some: {', '.join(having)}"
-        )
-    own = {text for split in _WITH_TRAIN for text in load_known(key, split, data_dir).texts}
-    found = {}
-    for other, split in sets:
-        rows = load_task(other, split, data_dir)
-        kept = rows.take([k for k, text in enumerate(rows.texts) if text not in own])
-        dropped = dict(rows.dropped)
-        _count(dropped, f"in {key} too", len(rows) - len(kept))
-        found[split if other == key else other] = replace(kept, dropped=dropped)
-    return found
+    sets = {f"{_OOD}{one}": where for one, where in ood_sets(key).items()}
+    if split not in sets:
+        raise unknown_choice(f"split of {key}", split, (*KNOWN_TASKS[key].splits, *sets))
+    rows = load_task(*sets[split], data_dir)
+    splits = [one for one in _WITH_TRAIN if one in KNOWN_TASKS[key].splits]
+    own = {text for split in splits for text in load_known(key, split, data_dir).texts}
+    kept = rows.take([k for k, text in enumerate(rows.texts) if text not in own])
+    dropped = dict(rows.dropped)
+    _count(dropped, f"in {key} too", len(rows) - len(kept))
+    return replace(kept, dropped=dropped)
 
 
 def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,12 +63,14 @@ class ExampleStream:
         num_rows: The number of examples.
         numbered: Whether all labels are whole numbers from 0, as indices of classes are.
         read: Takes the number of rows in a piece; see `pieces`.
+        notes: What predictions of these rows say of them in their metadata.
     """
 
     source: str
     num_rows: int
     numbered: bool
     read: Callable[[int], Iterator[Examples]]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, rows: int = PIECE) -> Iterator[Examples]:
         """Yield all examples in order, at most `rows` at a time, from the beginning at each call.

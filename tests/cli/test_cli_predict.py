@@ -251,3 +251,23 @@ def test_no_piece_outlives_the_next(clf, data, tmp_path, monkeypatch):
     assert len(most) == 4
     assert max(most) <= 2
     assert clf._fitted.network.encoder.backbone.prefix_states.keys() == states.keys()
+
+
+def test_texts_are_made_worse_on_request(run, refused, world, tmp_path):
+    predict = ["predict", world.model, world.test, "--quiet", "--keep", "text"]
+    assert run(*predict, "--out", tmp_path / "p.parquet").code == 0
+    worse = [*predict, "--corrupt", "truncation:5", "--seed", 3]
+    assert run(*worse, "--out", tmp_path / "w.parquet").code == 0
+    clean, made = (
+        Predictions.load(tmp_path / name, columns=["text"]) for name in ("p.parquet", "w.parquet")
+    )
+    assert made.metadata["corruption"] == "truncation"
+    assert (made.metadata["severity"], made.metadata["corruption_seed"]) == ("5", "3")
+    assert "corruption" not in clean.metadata
+    assert made.ids == clean.ids
+    assert (made.probs != clean.probs).any()
+    report = ["report", tmp_path / "p.parquet", "--shifted", tmp_path / "w.parquet"]
+    assert run(*report, "--out", tmp_path / "r").code == 0
+    assert (tmp_path / "r" / "figures" / "shift-1.svg").is_file()
+    for bad in ("truncation", "cut:1", "typos:9"):
+        refused(*predict, "--corrupt", bad, "--out", tmp_path / "x.parquet")

@@ -11,7 +11,7 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.tasks.examples import class_names, encode_labels
 from bayeslora.tasks.hub import _SOURCES
-from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_known, load_ood, load_task
+from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_known, load_task, ood_sets
 from bayeslora.tasks.readers import load_examples
 
 
@@ -205,15 +205,15 @@ def test_out_of_distribution_sets_share_no_text_with_the_task(tmp_path):
         shared = question(f"{name}-1", "shared?", ["c", "d"], 0)
         write(tmp_path / name / "test.jsonl", [own, shared])
         write(tmp_path / name / "train.jsonl", [shared])
-    sets = load_ood("arc-easy", tmp_path)
-    assert list(sets) == ["arc-challenge", "mmlu-college-chemistry", "mmlu-college-physics"]
-    assert [rows.texts for rows in sets.values()] == [
-        ("arc_challenge?",),
-        ("mmlu_college_chemistry?",),
-        ("mmlu_college_physics?",),
-    ]
-    assert sets["arc-challenge"].dropped == {"in arc-easy too": 1}
-    assert "openbookqa" in message(load_ood, "boolq", tmp_path)
+    names = ["arc-challenge", "mmlu-college-chemistry", "mmlu-college-physics"]
+    assert list(ood_sets("arc_easy")) == names
+    sets = [load_task("arc-easy", f"ood:{name}", tmp_path) for name in names]
+    assert [rows.texts for rows in sets] == [(f"{name.replace('-', '_')}?",) for name in names]
+    assert sets[0].dropped == {"in arc-easy too": 1}
+    assert load_examples("ood:arc-challenge", task="arc-easy", data_dir=tmp_path) == sets[0]
+    text = message(load_task, "arc-easy", "ood:arc", tmp_path)
+    assert "'ood:arc-challenge'" in text
+    assert "'train'" in text
 
 
 def test_twins_are_groups(tmp_path):

@@ -55,8 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do with a label that is not a class: ood keeps the row, without a label and "
         "with the one it had in a column unknown_label (default: error)",
     )
+    parser.add_argument(
+        "--corrupt",
+        metavar="KIND:SEVERITY",
+        help="make the texts worse first, to see what calibration does: typos, word_drop or "
+        "truncation, severity 1 to 5 (see `report --shifted`)",
+    )
     add_keep(parser, "DATA")
-    add_seed(parser, "seed of the draws")
+    add_seed(parser, "seed of the draws, and of --corrupt")
     add_moved_backbone(parser)
     add_columns(parser, "that of the model, such as {}")
     add_task(parser)
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     )
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
+    from bayeslora.tasks.corruptions import Corruption, corrupted_stream
 
     world, parts = current(), PredictionParts(args.out)
     world.first(parts.sweep)
@@ -87,12 +94,19 @@ def run(args: argparse.Namespace) -> None:
     check_link(posterior, args.link)
     if args.num_samples is not None:
         check_draws(posterior, args.num_samples)
-    if args.seed is not None and not draws_to_predict(posterior, args.num_samples):
+    if (
+        args.seed is not None
+        and args.corrupt is None
+        and not draws_to_predict(posterior, args.num_samples)
+    ):
         note(f"--seed has no effect: posterior {posterior.name!r} draws nothing to predict so")
     check_further(args.keep)
+    corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
         stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
+        if corruption is not None:
+            stream = corrupted_stream(stream, corruption)
         return CheckedRows.of(record, stream, args.unknown_labels)
 
     rows = world.first_then_all(checked)

@@ -165,6 +165,14 @@ SUMMARY = "write a report that can be sent to somebody as one file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_scored(parser)
+    parser.add_argument(
+        "--shifted",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="predictions of the same rows made worse (`bayeslora predict --corrupt`): shows "
+        "calibration against severity; those in run directories are found",
+    )
     add_parts(parser)
     add_resampling(parser)
     add_apart(parser)
@@ -253,6 +261,7 @@ def run(args: argparse.Namespace) -> None:
     page = report(
         scored.files,
         ood=scored.ood,
+        shifted=[*scored.shifted, *map(Path, args.shifted)],
         out=args.out,
         overwrite=bool(args.overwrite),
         spectrum=spectra or None,

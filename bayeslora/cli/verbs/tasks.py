@@ -31,5 +31,6 @@ def run(args: argparse.Namespace) -> None:
     show(
         f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
         f"{DATA_VARIABLE},\nelse from the Hugging Face hub where the package datasets is "
-        "installed.\nA file of your own needs no --task: questions are found by their columns."
+        "installed.\nOut-of-distribution sets are splits too, such as ood:arc-easy of openbookqa."
+        "\nA file of your own needs no --task: questions are found by their columns."
     )

@@ -32,7 +32,9 @@ from bayeslora.reporting.figures.rendering import (
     drawing_style,
     render_files,
 )
+from bayeslora.reporting.figures.shift import shift_panel
 from bayeslora.reporting.figures.style import panels_of
+from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown
 
 BRIER_KEYS = ("brier", "brier_reliability", "brier_resolution", "brier_uncertainty")
@@ -108,6 +110,23 @@ def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
                 brier_panel(f"brier-{place}", parts[start : start + MOST_METHODS])
                 for place, start in enumerate(starts, start=1)
             ),
+            formats,
+        ),
+    )
+
+
+def shift_plates(curves: Sequence[ShiftCurve], formats: Sequence[str]) -> Plates:
+    """Return calibration against severity, a panel for each corruption and group of methods."""
+    kinds = dict.fromkeys(curve.kind for curve in curves)
+    groups = [
+        panel for kind in kinds for _, panel in panels_of([c for c in curves if c.kind == kind])
+    ]
+    return Plates(
+        "Calibration under shift",
+        "The same examples made worse on purpose, at rising severity. Confidence should fall with "
+        "accuracy: where ECE rises instead, it does not.",
+        _rendered(
+            (shift_panel(f"shift-{place}", panel) for place, panel in enumerate(groups, start=1)),
             formats,
         ),
     )
@@ -197,6 +216,7 @@ class Drawings:
         equal_mass: The same with bins of equal mass.
         per_class: One class against the rest.
         brier: Parts of the Brier score.
+        shift: Calibration against severity.
         confidence: Confidence of right and wrong answers.
         selective: Risk-coverage curves.
         roc: Detection of out-of-distribution rows.
@@ -208,6 +228,7 @@ class Drawings:
     equal_mass: Plates
     per_class: Plates
     brier: Plates
+    shift: Plates
     confidence: tuple[Drawing, ...]
     selective: Plates
     roc: Plates
@@ -222,6 +243,7 @@ class Drawings:
             + self.equal_mass.drawings
             + self.per_class.drawings
             + self.brier.drawings
+            + self.shift.drawings
             + self.confidence
             + self.selective.drawings
             + self.roc.drawings
@@ -237,6 +259,7 @@ def draw(
     formats: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
     changes: Sequence[AdapterChange] = (),
+    shift: Sequence[ShiftCurve] = (),
 ) -> Drawings:
     """Draw every figure.
 
@@ -246,6 +269,7 @@ def draw(
         formats: Formats of the figures' files; the page has SVG in any case.
         per_class: Whether to draw one class against the rest, or the names of such classes.
         changes: What adapters changed.
+        shift: Scores of examples that were made worse on purpose.
     """
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
@@ -256,6 +280,7 @@ def draw(
             equal_mass=equal_mass_plates(labelled, rows, formats),
             per_class=per_class_plates(labelled, per_class, formats),
             brier=brier_plates(labelled, formats),
+            shift=shift_plates(shift, formats),
             confidence=tuple(_confidence(*one, formats) for one in labelled),
             selective=risk_plates(labelled, rows, formats),
             roc=roc_plates(methods, sets, formats),

@@ -1,0 +1,97 @@
+"""Calibration against severity: ECE and accuracy of rows that were made worse on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.style import (
+    ENTRY_HEIGHT,
+    INK,
+    MARKER_SIZE,
+    TITLE_SLOT,
+    Entry,
+    Role,
+    add_entries,
+    add_heading,
+    figure_with_axes,
+    name_slot,
+)
+from bayeslora.reporting.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bayeslora.reporting.shift import ShiftCurve
+
+_AXES = (("ece", "ECE"), ("accuracy", "accuracy"))
+_TALL, _GAP = 1.25, 0.25
+
+
+def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
+    """Return the curves of some methods under one corruption.
+
+    Args:
+        name: Stem of the figure's file.
+        curves: At least one, all of the same corruption.
+    """
+    top = 0.58 + len(curves) * ENTRY_HEIGHT
+    boxes = [(0.42 + place * (_TALL + _GAP), _TALL) for place in range(len(_AXES))]
+    figure, axes = figure_with_axes(top + 0.36 + len(_AXES) * (_TALL + _GAP), *boxes[::-1])
+    add_heading(figure, "bars: 95 % intervals; severity 0: the examples as they are")
+    texts = {name_slot(place): curve.label for place, (_, curve) in enumerate(curves)}
+    entries = [
+        Entry(role, slot, _numbers(curve))
+        for slot, (role, curve) in zip(texts, curves, strict=True)
+    ]
+    add_entries(figure, entries, top=0.58)
+    for one, (key, words) in zip(axes, _AXES, strict=True):
+        for place, (role, curve) in enumerate(curves):
+            _draw(one, role, curve, key, (place - (len(curves) - 1) / 2) * 0.06)
+        one.set_ylabel(words, color=INK)
+        one.set_xticks(sorted({severity for _, curve in curves for severity in curve.scores}))
+        one.set_ylim(bottom=0)
+    axes[-1].set_xlabel("severity", color=INK)
+    kind = curves[0][1].kind.replace("_", " ")
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"Calibration under {kind} of " + ", ".join(texts.values()),
+        description=filled("; ".join(f"{one.name}: {one.detail}" for one in entries) + ".", texts),
+        texts={TITLE_SLOT: f"Calibration against severity: {kind}", **texts},
+    )
+
+
+def _numbers(curve: ShiftCurve) -> str:
+    ends = (min(curve.scores), max(curve.scores))
+    parts = (
+        f"{words} {number(curve.scores[ends[0]][key].value)} to "
+        f"{number(curve.scores[ends[1]][key].value)}"
+        for key, words in _AXES
+    )
+    return f"{', '.join(parts)} at severity {ends[1]}"
+
+
+def _draw(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:
+    """Draw one curve; methods stand beside each other so that their bars can be told apart."""
+    scores = [found[key] for found in curve.scores.values()]
+    across = [severity + shift for severity in curve.scores]
+    axes.plot(
+        across,
+        [score.value for score in scores],
+        color=role.color,
+        linestyle=role.line,
+        linewidth=1.4,
+        marker=role.marker,
+        markersize=MARKER_SIZE,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+    axes.vlines(
+        across,
+        [score.low for score in scores],
+        [score.high for score in scores],
+        color=role.color,
+        linewidth=0.8,
+    )
