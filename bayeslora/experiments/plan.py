@@ -345,7 +345,11 @@ def _num_fits(setup: Setup) -> int:
     if folds == "auto":
         part = len(setup.train) / _AUTO_PARTS
         folds = min(_AUTO_PARTS, math.ceil(_AUTO_ROWS / part))
-    whole = 0 if fit.get("keep_folds") else 1
+    if fit.get("keep_folds"):
+        return int(posterior.num_members) * (
+            _AUTO_PARTS if fit.get("cv") == "auto" else int(folds or 0)
+        )
+    whole = 1
     count = whole + int(folds or 0) + bool(fit.get("refit"))
     return int(posterior.num_members) * count
 

@@ -43,20 +43,34 @@ def import_optuna() -> Any:
 
 
 def check_search(grid: Grid) -> None:
-    """Raise InputError if Optuna is missing, or no method has an option that is searched.
+    """Raise InputError if Optuna is missing, or a range is of no method's option.
 
     Raises:
-        InputError: One of the two; the message names the option.
+        InputError: One of the two, or a value in a range is not allowed; the message names it.
     """
     import_optuna()
     if grid.search is None:
         return
-    allowed = set()
+    allowed: set[str] = set()
     for method in grid.methods:
-        allowed |= _options(resolve_adapter(method.adapter), resolve_posterior(method.posterior))
+        parts = {
+            "adapter": resolve_adapter(method.adapter),
+            "posterior": resolve_posterior(method.posterior),
+        }
+        own = _options(parts["adapter"], parts["posterior"])
+        allowed |= own
+        for name in own & grid.search.ranges.keys():
+            part, _, key = name.partition(".")
+            for value in _ends(grid.search.ranges[name]) if part in parts else ():
+                replace(parts[part], **{key: value})
     for name in grid.search.ranges:
         if name not in allowed:
             raise unknown_choice("option of search", name, allowed)
+
+
+def _ends(value: Any) -> list[Any]:
+    """Return the values of a list, or the ends of a range."""
+    return value if isinstance(value, list) else [value["low"], value["high"]]
 
 
 def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[dict[str, Any]]]:

@@ -7,6 +7,8 @@ experiment writes to its directory.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
 import traceback
 from collections import deque
@@ -19,6 +21,7 @@ from bayeslora.errors import InputError, first_line
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.grid import Cell, Grid, as_grid
 
+_PATIENCE = 10.0  # seconds
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -174,7 +177,6 @@ def _serve(
     connection: Any, source: Mapping[str, Any], data_dir: str | None, threads: int, gpu: int | None
 ) -> None:
     """Compute jobs until the connection closes."""
-    import signal
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
 
@@ -221,10 +223,14 @@ class RayCluster:
 
     def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
         ray = import_ray()
+        _check_answers(address)
+        before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, ValueError) as error:
             raise InputError(f"--ray {address}: {first_line(error)}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end us without cleaning up
         self._ray = ray
         resources = ray.cluster_resources()
         has_gpus = resources.get("GPU", 0) > 0
@@ -273,6 +279,21 @@ class RayCluster:
         for ref in self._refs:
             self._ray.cancel(ref, force=True)
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise InputError if nothing listens at an address: Ray itself would try for minutes.
+
+    Raises:
+        InputError: Nothing does.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray {address}: nothing answers there ({error})") from None
 
 
 def import_ray() -> Any:

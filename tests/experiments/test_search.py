@@ -1,0 +1,104 @@
+"""A search over options; needs the extra `tune`."""
+
+import json
+
+import pytest
+
+import bayeslora as bl
+from bayeslora.errors import InputError
+from bayeslora.experiments import search as searching
+
+pytestmark = pytest.mark.slow
+optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
+
+
+@pytest.fixture
+def searched(grid):
+    grid["posteriors"] = ["mle", "map"]
+    grid["seeds"] = [0]
+    grid["search"] = {
+        "trials": 3,
+        "hold_out": 0.2,
+        "ranges": {
+            "adapter.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+            "posterior.prior_scale": [0.5, 2.0],
+        },
+    }
+    return grid
+
+
+def test_every_cell_has_as_many_trials_and_the_best_options(searched, tmp_path):
+    found = bl.experiment(searched, tmp_path / "out")
+    assert [len(record["trials"]) for record in found.records] == [3, 3]
+    for record in found.records:
+        best = min(record["trials"], key=lambda one: one["nll"])["options"]
+        assert record["chosen"]["adapter.lr"] == best["adapter.lr"]
+        has_scale = "posterior.prior_scale" in best
+        assert has_scale == (record["cell"]["posterior"] == "map")
+    assert len(list((tmp_path / "out/cells").glob("*.search.sqlite3"))) == 2
+
+
+def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
+    """Trials see the cell's training rows alone."""
+    seen = set()
+    true = searching._loss
+
+    def loss(workshop, setup, share, work):
+        seen.update(setup.train.ids)
+        assert not {*setup.train.ids} & {*setup.rows.reported.ids}
+        return true(workshop, setup, share, work)
+
+    monkeypatch.setattr(searching, "_loss", loss)
+    bl.experiment(searched, tmp_path / "out")
+    assert len(seen) == 60
+
+
+def test_an_interrupted_search_chooses_as_one_that_was_not(searched, tmp_path, monkeypatch):
+    searched["posteriors"] = ["map"]
+    whole = bl.experiment(searched, tmp_path / "whole")
+    true = searching._loss
+    calls = []
+
+    def loss(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return true(*args)
+
+    monkeypatch.setattr(searching, "_loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        bl.experiment(searched, tmp_path / "out")
+    again = bl.experiment(searched, tmp_path / "out")
+    assert len(calls) == 4  # two, the interrupted one, and it again
+    assert json.dumps(again.records[0]["trials"]) == json.dumps(whole.records[0]["trials"])
+    assert again.records[0]["scores"] == whole.records[0]["scores"]
+
+
+def test_a_trial_that_fails_counts(searched, tmp_path, monkeypatch):
+    searched["posteriors"] = ["map"]
+    true = searching._loss
+    calls = []
+
+    def loss(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise InputError("diverged")
+        return true(*args)
+
+    monkeypatch.setattr(searching, "_loss", loss)
+    (record,) = bl.experiment(searched, tmp_path / "out").records
+    assert [one.get("error") for one in record["trials"]] == ["diverged", None, None]
+
+
+def test_a_value_that_is_not_allowed_is_refused_before_the_work(searched, tmp_path):
+    for values in ([0.5, -1], {"low": -1.0, "high": 2.0}):
+        searched["search"]["ranges"]["posterior.prior_scale"] = values
+        with pytest.raises(InputError, match="prior_scale"):
+            bl.experiment(searched, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_no_method_has_is_named(searched, tmp_path):
+    searched["search"]["ranges"]["adapter.rate"] = [1, 2]
+    with pytest.raises(InputError, match=r"adapter\.rate"):
+        bl.experiment(searched, tmp_path / "out")
