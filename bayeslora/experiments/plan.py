@@ -28,6 +28,7 @@ from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Setup, Workshop, check_cell
 from bayeslora.experiments.grid import Cell, Grid
 from bayeslora.files import read_json
+from bayeslora.option_checks import MAX_LENGTH
 
 _EFFICIENCY = 0.5
 _TOKENS_PER_WORD, _FRAME_TOKENS = 1.3, 8
@@ -70,6 +71,7 @@ class BackboneSize:
         num_heads: Attention heads.
         kv_width: Width of the values, below `width` with grouped queries.
         is_encoder: Whether it is trained as a masked language model.
+        positions: Tokens that it has positions for; None where that is not known.
         source: Where the numbers are from: `config.json`, or the name.
     """
 
@@ -80,6 +82,7 @@ class BackboneSize:
     num_heads: int
     kv_width: int
     is_encoder: bool
+    positions: int | None
     source: str
 
 
@@ -172,8 +175,19 @@ def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
         settings[cell] = setup.settings()
         deviations[cell] = setup.deviations
         size = sizes[cell.backbone]
+        _check_positions(setup, size)
         estimates[cell] = None if size is None else estimate(setup, size, workshop.grid)
     return Plan(workshop.grid, settings, estimates, deviations, tuple(notes))
+
+
+def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
+    """Raise InputError if a cell asks for longer texts than its backbone has positions for."""
+    length = int(setup.model.get("max_length", MAX_LENGTH))
+    if size is not None and size.positions and length > max(size.positions, MAX_LENGTH):
+        raise InputError(
+            f"cell {setup.cell}: max_length must be at most {size.positions}, the positions of the "
+            f"backbone, got {length}"
+        )
 
 
 def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
@@ -222,7 +236,9 @@ def backbone_size(name: str) -> BackboneSize | None:
     width = round((parameters * 128 / 12) ** (1 / 3))
     layers = max(1, round(width / 128))
     heads = max(1, width // 128)
-    return BackboneSize(parameters, parameters / layers, layers, width, heads, width, False, "name")
+    return BackboneSize(
+        *(parameters, parameters / layers, layers, width, heads, width, False, None, "name")
+    )
 
 
 def check_backbones(grid: Grid) -> None:
@@ -300,7 +316,11 @@ def _size_of(config: Mapping[str, Any]) -> BackboneSize | None:
     kind = config.get("model_type", "")
     is_encoder = any(word in str(kind) for word in ("bert", "deberta", "electra"))
     total = layers * layer + vocabulary * width
-    return BackboneSize(total, layer, layers, width, heads, kv_width, is_encoder, "config.json")
+    # Positions that are relative limit nothing.
+    positions = None if config.get("relative_attention") else config.get("max_position_embeddings")
+    return BackboneSize(
+        *(total, layer, layers, width, heads, kv_width, is_encoder, positions, "config.json")
+    )
 
 
 def _layers_read(depth: Any, size: BackboneSize) -> int:
@@ -313,8 +333,6 @@ def _layers_read(depth: Any, size: BackboneSize) -> int:
 
 def _tokens(setup: Setup) -> float:
     """Return the mean number of tokens of a training row."""
-    from bayeslora.option_checks import MAX_LENGTH
-
     rows = setup.train
     texts = list(rows.texts) + [text or "" for text in rows.pairs or ()]
     words = sum(len(text.split()) for text in texts)

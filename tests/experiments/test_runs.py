@@ -200,6 +200,7 @@ def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
         ({"fit": {"cv": 3}}, ["cv"]),
         ({"model": {"lenght": 3}}, ["'lenght'"]),
         ({"model": {"max_length": 0}}, ["max_length"]),
+        ({"model": {"max_length": 300}}, ["max_length", "64", "seed 0"]),
         ({"tasks": ["imdb"]}, ["'imdb'"]),
         ({"tasks": ["mmlu-college-physics"]}, ["mmlu-college-physics"]),
         ({"backbones": "no/such-model"}, ["no/such-model"]),

@@ -1,0 +1,86 @@
+"""The grids of the repository: checked as they are, and run at the size of a test."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import toy_rows
+
+import bayeslora as bl
+from bayeslora.experiments import run
+from bayeslora.experiments.grid import read_grid
+from benchmarks.label_budget.methods import METHODS
+
+GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
+
+
+@pytest.mark.parametrize("file", sorted(GRIDS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_grid_can_be_read(file):
+    assert read_grid(file).cells
+
+
+def test_the_label_budget_has_the_methods_of_the_study():
+    grid = read_grid(GRIDS / "label-budget.yaml")
+    found = {one.name: (one.adapter, one.posterior, dict(one.fit)) for one in grid.methods}
+    assert found.keys() == METHODS.keys()
+    for name, method in METHODS.items():
+        adapter, posterior, options = found[name]
+        assert (adapter, posterior) == (method.adapter, method.posterior)
+        plain = {key: one for key, one in method.options.items() if one not in (0, False)}
+        assert options == plain
+
+
+@pytest.fixture(scope="module")
+def small(place, tmp_path_factory):
+    """The paper-size grid on a tiny backbone and 2,000 rows: 10 epochs are 5,000 steps."""
+    folder = tmp_path_factory.mktemp("paper")
+    for name, count, seed in (("train", 2000, 5), ("validation", 60, 6), ("test", 30, 7)):
+        rows = "".join(json.dumps(row) + "\n" for row in toy_rows(count, seed))
+        (folder / f"{name}.jsonl").write_text(rows)
+    files = {name: str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    content = yaml.safe_load((GRIDS / "paper-size.yaml").read_text())
+    task = {"name": "toy", **files, "ood": {"far": place.far}}
+    return {
+        **content,
+        "tasks": [task],
+        "backbones": place.llama,
+        "seeds": [1],
+        "model": {"dtype": "float32", "max_length": 64},
+    }
+
+
+@pytest.mark.slow
+def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
+    plan = run.plan({**small, "model": {}, "backbones": "meta-llama/Llama-3.1-8B"})
+    (cell,) = [one for one in plan.settings if one.method.name == "PoLAR-VBLL"]
+    settings = plan.settings[cell]
+    assert settings["fit"] == {"cv": 0, "batch_size": 4, "epochs": 10}
+    assert 10 * 2000 / 4 == 5_000
+    assert (settings["adapter"]["r"], settings["adapter"]["num_layers"]) == (8, None)
+    assert settings["adapter"]["lr"] == 1e-4
+    assert settings["model"]["max_length"] == 300
+    assert plan.estimates[cell].memory_bytes > 2 * 8e9
+    assert any("no config.json" in note for note in plan.notes)
+
+
+@pytest.mark.slow
+def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, tmp_path):
+    files = {"train": place.train, "validation": place.far, "test": place.test}
+    task = {**small["tasks"][0], **files, "ood": []}
+    found = bl.experiment({**small, "tasks": [task], "fit": {"epochs": 1}}, tmp_path / "out")
+    assert found.failed == {}
+    assert {record["cell"]["method"] for record in found.records} == {
+        one["name"] for one in small["methods"]
+    }
+
+
+@pytest.mark.slow
+def test_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
+    methods = [one for one in small["methods"] if one["name"] == "PoLAR-VBLL"]
+    found = bl.experiment({**small, "methods": methods}, tmp_path / "out")
+    (record,) = found.records
+    assert record["steps"] == {"protocol": 5_000, "at_most": 5_000}
+    assert record["split"] == "validation"
+    assert record["scores"]["reported"]["scores"]["accuracy"]["value"] > 0.8
+    assert not [one for one in record["deviations"] if one.startswith("steps:")]
