@@ -32,6 +32,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
+from bayeslora.posteriors.features import split_known
 from bayeslora.tasks.examples import Examples
 
 # Ridge penalty relative to the mean square of the states, about the best at 32 to 640 texts.
@@ -101,22 +102,29 @@ class ClassPrior:
         encoder = network.encoder
         if not isinstance(encoder, Encoder):
             raise TypeError("a finished classifier has a last layer already")
-        states = states.double()
         weight = self.rows.double().cpu()
+        width = weight.shape[1]
+        # What is known of the logits says which options a question lacks.
+        states, known = split_known(states.double(), width)
         if fresh and encoder.backbone.depth is None and encoder.pooling == "last":
             weight = without_mean_answer(weight, states)
-            return weight, states @ weight.T, np.arange(len(states))
+            return weight, _plus(states @ weight.T, known), np.arange(len(states))
         whole = self._whole(encoder)
         # Evenly spread, since rows may be sorted by class.
         rows = np.linspace(0, len(states) - 1, min(len(states), _ENOUGH_TEXTS)).round().astype(int)
-        below, above = states[rows], whole.features(texts, rows=rows.tolist()).double()
+        below = states[rows]
+        above, _ = split_known(whole.features(texts, rows=rows.tolist()).double(), width)
         answers = above @ without_mean_answer(weight, above).T
+        answers = _plus(answers, None if known is None else known[rows])
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             more = encoder.prepare(*varied(self.examples, missing))
             more = encoder.with_contexts(more, None)
-            below = torch.cat([below, encoder.features(more).double()])
-            above = torch.cat([above, whole.features(more).double()])
+            further = [one.features(more).double() for one in (encoder, whole)]
+            below, above = (
+                torch.cat([old, split_known(new, width)[0]])
+                for old, new in zip((below, above), further, strict=True)
+            )
             encoder.forget(more)
         logits = above @ weight.T
         weight = lens(below, logits - logits.mean(1, keepdim=True))
@@ -236,6 +244,11 @@ def varied(examples: Examples, count: int) -> tuple[list[str], list[str] | None]
         texts.append(between.join(chosen))
     pairs = examples.pairs
     return texts, None if pairs is None else [pairs[one] for one, _ in rows]
+
+
+def _plus(logits: Tensor, known: Tensor | None) -> Tensor:
+    # An option that a question lacks is to stay absent at any factor that `best_factor` tries.
+    return logits if known is None else logits + 1e6 * known
 
 
 def lens(states: Tensor, logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ class Workshop:
         adapter = self._adapter(cell, deviations)
         posterior = resolve_posterior(cell.method.posterior)
         fit = self._fit_options(cell, adapter, len(train), deviations)
-        model = self._model_options(deviations, model_keys)
+        model = self._model_options(train, deviations)
         predict = self._predict_options(posterior, deviations)
         steps = grid.protocol.steps if adapter.trains else None
         return Setup(
@@ -211,15 +212,19 @@ class Workshop:
             )
         return merged
 
-    def _model_options(self, deviations: list[str], known: frozenset[str]) -> dict[str, Any]:
+    def _model_options(self, train: Examples, deviations: list[str]) -> dict[str, Any]:
         protocol = self.grid.protocol
         wanted: dict[str, Any] = {}
         if protocol.max_length is not None:
             wanted["max_length"] = protocol.max_length
         if protocol.all_layers:
             wanted["depth"] = 1.0
-        wanted |= {key: one for key, one in protocol.task_options.items() if key in known}
-        return _merged(wanted, self.grid.model, deviations)
+        given = dict(self.grid.model)
+        if train.choices is None:  # texts have no format
+            given.pop("format", None)
+        elif protocol.format is not None:
+            wanted["format"] = protocol.format
+        return _merged(wanted, given, deviations)
 
     def _predict_options(self, posterior: Posterior, deviations: list[str]) -> dict[str, Any]:
         protocol = self.grid.protocol
@@ -397,14 +402,18 @@ def _scores(
 
 
 def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
-    """Return the SHA-256 of the first 100 texts as the model reads them."""
-    template = str(clf.record.backbone.get("template") or "{text}")
+    """Return the SHA-256 of the first 100 texts or questions as the model reads them."""
+    from bayeslora.backbones.template import Template
+    from bayeslora.engine import formats
+
+    reading = clf.record.backbone
+    template = Template(reading.get("template") or "{text}")
+    if rows.choices is not None:
+        return formats.prompt_hash(reading["format"], template, rows)
     digest = hashlib.sha256()
-    pairs = rows.pairs or [""] * len(rows)
-    choices = rows.choices or [()] * len(rows)
-    for text, pair, options in list(zip(rows.texts, pairs, choices, strict=True))[:_HASHED_PROMPTS]:
-        prompt = template.replace("{text}", text).replace("{text_pair}", pair or "")
-        digest.update("\0".join([prompt, *options]).encode() + b"\1")
+    pairs = rows.pairs or [None] * len(rows)
+    for text, pair in islice(zip(rows.texts, pairs, strict=True), _HASHED_PROMPTS):
+        digest.update(template.filled(text, pair).whole.encode() + b"\1")
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ parameters of the frozen and of the adapted layers, batch B, width h, A heads, w
     fit             F · N · t · (2 P_f + E · 4 P_a)          frozen layers run once, adapted ones
                                                              forward and backward in each epoch
     prediction      rows · t · 2 (P_f + passes · P_a)
-    seconds         1 + operations / (0.5 · measured rate of a float32 product of matrices)
+    seconds         1 + operations / (0.5 · measured rate of a product of matrices)
     memory          w · P + 16 · trained parameters + 2 N t h + 0.5 GB
                     + layers adapted · B t h (34 + 5 A t / h) · w / 2    (Korthikanti et al. 2022,
                                                                          arXiv 2205.05198)
@@ -193,7 +193,8 @@ def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
 def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
     """Return what a cell costs; see the top of this module."""
     adapter, posterior, fit = setup.adapter, setup.posterior, setup.fit
-    read = _layers_read(setup.model.get("depth"), size)
+    depth = 1.0 if setup.train.choices is not None else None
+    read = _layers_read(setup.model.get("depth", depth), size)
     adapted = min(adapter.num_layers or read, read) if adapter.trains else 0
     frozen_parameters = (read - adapted) * size.layer_parameters
     adapted_parameters = adapted * size.layer_parameters
@@ -259,19 +260,21 @@ def check_backbones(grid: Grid) -> None:
 
 
 def operation_rate() -> float:
-    """Return float32 operations per second that a fit reaches on this machine, about.
+    """Return operations per second that a fit reaches on this machine, about.
 
-    It takes a tenth of a second.
+    Measured with a product of matrices in the precision that `dtype="auto"` takes, in some tenths
+    of a second; other work on the machine lowers it.
     """
     import time
 
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if _weight_bytes("auto") == 2 else torch.float32
     size = 4096 if device == "cuda" else 768
-    matrix = torch.ones(size, size, device=device)
+    matrix = torch.ones(size, size, device=device, dtype=kind)
     times = []
-    for _ in range(3):
+    for _ in range(10):
         begun = time.perf_counter()
         product = matrix @ matrix
         product[0, 0].item()  # waits for a GPU

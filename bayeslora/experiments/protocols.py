@@ -39,7 +39,7 @@ class Protocol:
         logit_samples: Draws of a posterior with Gaussian logits; None takes its default.
         num_choices: Options per question by task; rows with another number are dropped.
         backbones: The published backbones, for reference.
-        task_options: Options of the task, such as the format of multiple-choice questions.
+        format: How questions with options are read; None takes the default of `fit`.
         deviations: What the published protocol has and `fit` cannot express.
     """
 
@@ -59,7 +59,7 @@ class Protocol:
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = field(default_factory=dict)
     backbones: str = ""
-    task_options: Mapping[str, Any] = field(default_factory=dict)
+    format: str | None = None
     deviations: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
@@ -92,6 +92,8 @@ class Protocol:
             parts.append(f"S = {self.weight_samples}")
         if self.logit_samples is not None:
             parts.append(f"{self.logit_samples:,} logit draws")
+        if self.format is not None:
+            parts.append(f"questions by {self.format}")
         parts += [f"{task}: rows with {count} options" for task, count in self.num_choices.items()]
         return ", ".join([*parts, f"ECE with {self.num_bins} bins"])
 
@@ -131,7 +133,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             all_layers=True,
             weight_samples=10,
             backbones="Llama-2-7B in 8 bits; Llama-3.1-8B in TFB",
-            task_options={"format": "letters"},
+            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -151,7 +153,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             logit_samples=100_000,
             num_choices={"arc-challenge": 4, "arc-easy": 4},
             backbones="Llama-2-7B chat in 8 bits",
-            task_options={"format": "letters"},
+            format="letters",
             deviations=(
                 "base: weights are in bfloat16 or float32, not in 8 bits",
                 *_PUBLISHED_TRAINING,
@@ -163,7 +165,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "the splits, seeds and scores of BayesAdapt (arXiv 2606.22188)",
             seeds=(0, 1, 2, 3),
             backbones="Qwen3 0.6B to 14B",
-            task_options={"format": "letters"},
+            format="letters",
             deviations=(
                 "training: published per method; here the defaults of fit",
                 "OOD: published on MMLU-redux, filtered for errors; here the sets that the grid "

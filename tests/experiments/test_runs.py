@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import yaml
 
 import bayeslora as bl
@@ -72,6 +73,57 @@ def test_the_prompt_hash_is_of_what_the_model_reads(finished, place):
     for row in rows[:100]:
         digest.update(f"Text: {row['text']}\nCategory:".encode() + b"\1")
     assert finished[2].records[0]["prompt_hash"] == digest.hexdigest()
+
+
+def lettered_llama(path):
+    """Write a tiny decoder whose tokenizer has letters as words of their own."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = [*tiny.FILLERS, *(word for topic in tiny.TOPICS.values() for word in topic)]
+    tokenizer = tiny.tiny_tokenizer([" ".join([*words, *"ABC"])])
+    config = LlamaConfig(
+        **tiny.SIZES,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def questions(grid, place, tmp_path):
+    """A grid whose task is questions with two or three options; the first is right."""
+    chance = random.Random(0)
+    words = [word for topic in tiny.TOPICS.values() for word in topic]
+    for name, count in (("train", 40), ("validation", 20), ("test", 30), ("far", 15)):
+        rows = [
+            {"id": f"{name}-{k}", "question": " ".join(chance.sample(words, 4)), "answer": k % 2}
+            | {"choices": chance.sample(words, 3 if k % 3 else 2)}
+            for k in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {key: str(tmp_path / f"{key}.jsonl") for key in ("train", "validation", "test")}
+    task = {"name": "quiz", **files, "ood": {"far": str(tmp_path / "far.jsonl")}}
+    llama = lettered_llama(tmp_path / "llama")
+    return {**grid, "tasks": [task], "backbones": str(llama), "posteriors": ["mle"], "seeds": [0]}
+
+
+def test_questions_run_under_our_protocol_and_by_letters_under_a_published_one(questions, tmp_path):
+    ours = bl.experiment(questions, tmp_path / "ours").records[0]
+    blob = bl.experiment({**questions, "protocol": "blob"}, tmp_path / "blob").records[0]
+    assert (ours["num_classes"], blob["num_classes"]) == (3, 3)
+    assert blob["settings"]["model"]["format"] == "letters"
+    assert "format" not in ours["settings"]["model"]
+    assert (ours["split"], blob["split"]) == ("test", "validation")
+    assert ours["prompt_hash"] != blob["prompt_hash"]
+    for record in (ours, blob):
+        assert record["scores"]["reported"]["ood"]["far"]["n_out"] == 15
+        assert record["scores"]["far"]["scores"]["accuracy"]["value"] >= 0
 
 
 def test_results_have_a_row_per_score(finished):
