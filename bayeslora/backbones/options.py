@@ -243,7 +243,7 @@ class OptionsEncoder(Encoder):
             tuple(row.ids for row in rows),
             cut,
             pad_id,
-            None if causal else tuple(row.types for row in rows),
+            tuple(row.types for row in rows) if len(rows[0].types) else None,
             groups=tuple(row.groups for row in rows),
             positions=tuple(row.positions for row in rows),
             num_options=num_options,
@@ -348,17 +348,19 @@ def _encoder_rows(
         options,
         truncation=True,
         max_length=max_length,
-        return_token_type_ids=True,
     )
     whole = tokenizer(first, verbose=False)["input_ids"]
     cut = sum(len(item) > max_length for item in whole)
-    ids, kinds = iter(found["input_ids"]), iter(found["token_type_ids"])
+    ids, kinds = (iter(found.get(name, ())) for name in ("input_ids", "token_type_ids"))
+    typed = "token_type_ids" in found
     rows = []
     for count in counts:
         parts = [next(ids) for _ in range(count)]
-        types = np.concatenate([next(kinds) for _ in range(count)])
         row = _row(parts, [np.arange(len(part)) for part in parts], range(1, count + 1))
-        rows.append(replace(row, types=types.astype(np.int64)))
+        if typed:
+            types = np.concatenate([next(kinds) for _ in range(count)])
+            row = replace(row, types=types.astype(np.int64))
+        rows.append(row)
     return rows, cut
 
 

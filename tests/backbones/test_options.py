@@ -1,0 +1,167 @@
+"""Options of a question in one sequence: each as if it were alone, beside the language model's own
+answer."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_bert, tiny_llama, tiny_opt, toy_rows
+from transformers import AutoModelForCausalLM
+
+from bayeslora.backbones.encoder import Encoder, with_letters
+from bayeslora.backbones.load import load_backbone
+from bayeslora.backbones.options import OptionsEncoder
+from bayeslora.backbones.template import Template
+from bayeslora.errors import InputError
+from bayeslora.layer_list import find_layers
+from bayeslora.logits import ABSENT
+
+WORDS = [row["text"] for row in toy_rows(20, seed=3)]
+QUESTIONS = WORDS[:4]
+CHOICES = [
+    ["cat", "bread soup", "rain"],
+    ["snow", "dog"],
+    ["the cold", "a fish", "rice"],
+    WORDS[4:6],
+]
+AVAILABLE = np.array([[True, True, len(row) > 2] for row in CHOICES])
+
+
+def loaded(builder, folder, **options):
+    return load_backbone(str(builder(folder / "model", **options)), dtype="float32", device="cpu")
+
+
+def options_encoder(backbone, start=0, max_length=48, **options):
+    path, _ = find_layers(backbone.model)
+    return OptionsEncoder(
+        backbone, layers_path=path, start=start, max_length=max_length, **options
+    ).eval()
+
+
+def prepared(encoder, rows=range(4), **options):
+    chosen = list(rows)
+    return encoder.prepare(
+        [QUESTIONS[row] for row in chosen],
+        choices=[CHOICES[row] for row in chosen],
+        available=AVAILABLE[chosen],
+        **options,
+    )
+
+
+def alone(backbone, question, option):
+    """Return the states [T, d] and ids of a question with one option, as the model gives them."""
+    tokenizer = backbone.tokenizer
+    if backbone.kind == "encoder":
+        inputs = tokenizer(question, option, return_tensors="pt")
+        return backbone.model(**inputs).last_hidden_state[0], inputs["input_ids"][0], 0
+    frame = backbone.template or Template("Question: {text}\nAnswer:")
+    prompt = tokenizer(frame.filled(question).whole)["input_ids"]
+    ids = prompt + tokenizer(f" {option}", add_special_tokens=False)["input_ids"]
+    states = backbone.model(torch.tensor([ids])).last_hidden_state[0]
+    return states, torch.tensor(ids), len(prompt)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("builder", [tiny_llama, tiny_opt, tiny_bert])
+@pytest.mark.parametrize("start", [0, 2])
+def test_an_option_has_the_features_that_it_has_alone(builder, start, tmp_path):
+    backbone = loaded(builder, tmp_path)
+    encoder = options_encoder(backbone, start)
+    found = encoder.features(prepared(encoder))
+    assert torch.equal(found[..., -1] == ABSENT, torch.from_numpy(~AVAILABLE))
+    for row, options in enumerate(CHOICES):
+        states = [alone(backbone, QUESTIONS[row], option)[0] for option in options]
+        if backbone.kind == "decoder":
+            features = torch.stack([one[-1] for one in states])
+        else:
+            features = torch.stack([one.mean(0) for one in states])
+        width = backbone.num_features
+        expected = features - features.mean(0)
+        torch.testing.assert_close(found[row, : len(options), :width], expected)
+        assert not found[row, len(options) :, :-1].any()
+
+
+@torch.no_grad()
+def test_the_last_feature_is_the_language_models_log_likelihood(tmp_path):
+    backbone = loaded(tiny_llama, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    encoder = options_encoder(backbone)
+    found = encoder.features(prepared(encoder))[..., -2]
+    for row, options in enumerate(CHOICES):
+        expected = []
+        for option in options:
+            _, ids, start = alone(backbone, QUESTIONS[row], option)
+            logs = model(ids[None]).logits[0].log_softmax(-1)
+            said = logs[torch.arange(start - 1, len(ids) - 1), ids[start:]]
+            expected.append(said.mean())
+        expected = torch.stack(expected)
+        torch.testing.assert_close(found[row, : len(options)], expected - expected.mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_batch_of_questions_is_question_by_question(start, tmp_path):
+    encoder = options_encoder(loaded(tiny_llama, tmp_path), start)
+    together = encoder.features(prepared(encoder))
+    for row in range(4):
+        torch.testing.assert_close(encoder.features(prepared(encoder, [row]))[0], together[row])
+    some = prepared(encoder).take([2, 0])
+    torch.testing.assert_close(encoder.features(some), together[[2, 0]])
+
+
+@torch.no_grad()
+def test_features_move_with_their_options(tmp_path):
+    encoder = options_encoder(loaded(tiny_llama, tmp_path))
+    found = encoder.features(prepared(encoder, [0]))
+    moved = encoder.prepare([QUESTIONS[0]], choices=[CHOICES[0][::-1]])
+    torch.testing.assert_close(encoder.features(moved), found.flip(1))
+
+
+def test_gradients_reach_the_states_of_options(tmp_path):
+    encoder = options_encoder(loaded(tiny_llama, tmp_path), 2)
+    table = encoder.model.layers[2].self_attn.q_proj.weight.requires_grad_()
+    found = encoder(prepared(encoder).collate(range(4)))
+    for column in (slice(0, 16), slice(16, 17)):
+        (gradient,) = torch.autograd.grad(
+            found[..., column].square().sum(), table, retain_graph=True
+        )
+        assert gradient.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_a_long_context_is_cut_before_the_question_and_the_options(tmp_path):
+    backbone = loaded(tiny_llama, tmp_path)
+    encoder = options_encoder(backbone, max_length=24)
+    long = " ".join(WORDS)
+    texts = encoder.prepare([QUESTIONS[0]], [long], choices=[CHOICES[0]])
+    assert texts.tokens.num_truncated == 1
+    ids = texts.tokens.ids[0]
+    groups = texts.tokens.groups[0]
+    kept = backbone.tokenizer.decode(ids[groups == 0])
+    assert QUESTIONS[0] in kept
+    assert (groups == 0).sum() + max(np.bincount(groups)[1:]) <= 24
+
+
+def test_a_model_whose_attention_takes_no_such_mask_is_refused(tmp_path):
+    backbone = loaded(tiny_llama, tmp_path)
+    backbone.known["options in one sequence"] = False
+    with pytest.raises(InputError, match="letters"):
+        options_encoder(backbone)
+
+
+def test_texts_without_options_are_refused(tmp_path):
+    encoder = options_encoder(loaded(tiny_llama, tmp_path))
+    with pytest.raises(InputError, match="options"):
+        encoder.prepare(["a text"])
+
+
+@torch.no_grad()
+def test_letters_stand_before_the_options_in_the_prompt(tmp_path):
+    backbone = loaded(tiny_llama, tmp_path)
+    path, _ = find_layers(backbone.model)
+    encoder = Encoder(backbone, layers_path=path, start=0, max_length=48).eval()
+    found = encoder.features(prepared(encoder))
+    assert found.shape == (4, 16 + 3)
+    assert torch.equal(found[:, 16:] == ABSENT, torch.from_numpy(~AVAILABLE))
+    plain = [with_letters(*row) for row in zip(QUESTIONS, CHOICES, strict=True)]
+    assert plain[1].splitlines() == [f"Question: {QUESTIONS[1]}", "A) snow", "B) dog"]
+    torch.testing.assert_close(encoder.features(encoder.prepare(plain)), found[:, :16])
