@@ -76,11 +76,11 @@ class GaussianLogits:
 
     def scaled(self, factor: float) -> GaussianLogits:
         """Return the distribution of `factor` times the logits."""
-        return GaussianLogits(self.mean * factor, self.covariance * factor**2)
+        return GaussianLogits(_times(self.mean, factor), self.covariance * factor**2)
 
     def sharpened(self, factor: float) -> GaussianLogits:
         """Return the distribution with `factor` times the mean, and the deviations as they are."""
-        return GaussianLogits(self.mean * factor, self.covariance)
+        return GaussianLogits(_times(self.mean, factor), self.covariance)
 
     def root(self, jitter: float = 1e-6) -> Tensor:
         """Return R with R Rᵀ = covariance: [N, C] deviations, or [N, C, C] lower triangles.
@@ -156,11 +156,12 @@ class SampledLogits:
 
     def scaled(self, factor: float) -> SampledLogits:
         """Return the draws of `factor` times the logits; no closed form survives."""
-        return SampledLogits(self.samples * factor)
+        return SampledLogits(_times(self.samples, factor))
 
     def sharpened(self, factor: float) -> SampledLogits:
         """Return draws with `factor` times the mean, and the deviations as they are."""
-        return SampledLogits(self.samples + (factor - 1) * self.mean)
+        moved = self.samples + (factor - 1) * self.mean
+        return SampledLogits(torch.where(self.mean <= ABSENT / 2, self.samples, moved))
 
     def at_mean(self) -> GaussianLogits:
         """Return the exact logits, else the mean over draws, as a point estimate."""
@@ -225,6 +226,11 @@ class MixtureLogits:
     def sharpened(self, factor: float) -> MixtureLogits:
         """Return the mixture with `factor` times the mean of each network."""
         return MixtureLogits(tuple(part.sharpened(factor) for part in self.parts))
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    """Return values multiplied by a factor; what a row lacks it lacks at any temperature."""
+    return torch.where(values <= ABSENT / 2, values, values * factor)
 
 
 def mixed(parts: Sequence[GaussianLogits | SampledLogits]) -> SampledLogits | MixtureLogits:

@@ -71,6 +71,19 @@ def weight_gradient(features: Tensor, residual: Tensor) -> Tensor:
     return residual.T @ features
 
 
+def feature_gradient(features: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    """Return Σ_c r_c ∂z_c/∂φ of each row, shaped like the features; zero at known logits.
+
+    Args:
+        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        weight: [C, d], or of options [1, d].
+        residual: [..., N, C].
+    """
+    found = residual[..., None] * weight[0] if features.ndim == 3 else residual @ weight
+    missing = features.shape[-1] - weight.shape[-1]
+    return torch.nn.functional.pad(found, (0, missing)) if missing else found
+
+
 def check_features(features: Tensor, what: str = "features") -> None:
     """Raise InputError for rows that no algebra of a last layer could take.
 

@@ -109,8 +109,7 @@ class Examples:
         )
 
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what random parts of the rows keep in proportion: the labels, but of questions
-        nothing, since letters are no classes.
+        """Return what random parts of the rows keep in proportion: the labels, but no letters.
 
         Args:
             labels: [N] class indices.

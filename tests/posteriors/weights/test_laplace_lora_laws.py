@@ -7,7 +7,7 @@ import torch
 from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
-from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits, mean_logits
+from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits, network_logits
 from bayeslora.testing.prediction_laws import PredictionLaws
 
 
@@ -19,7 +19,7 @@ class OneTokenTexts:
 
     def predict(self, features):
         texts = SmallTexts([row[None].double() for row in features])
-        mean = mean_logits(self.network, texts)
+        mean = network_logits(self.network, texts)
         return linearised_logits(self.network, self.weights, texts, mean)
 
 

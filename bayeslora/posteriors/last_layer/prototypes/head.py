@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import check_features, check_fit
+from bayeslora.posteriors.features import check_features, check_fit, split_known
 from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.types import Network
@@ -68,13 +68,15 @@ class PrototypeHead(AroundPoint):
             InputError: Features are not finite.
         """
         check_fit(features, validation)
-        rows, classes = features.double(), len(self.centres)
+        classes, size = self.centres.shape
+        rows, _ = split_known(features.double(), size)
         self.centres.copy_(prototypes(rows, labels, classes))
         self.scale.copy_(self.given_scale)
         if bool(self.given_scale.isfinite()):
             return
         if validation is not None:
-            cosines, targets = cosine_logits(validation[0].double(), self.centres), validation[1]
+            held, _ = split_known(validation[0].double(), size)
+            cosines, targets = cosine_logits(held, self.centres), validation[1]
         elif bool((torch.bincount(labels, minlength=classes) > 1).all()):
             cosines, targets = held_out_cosines(rows, labels, classes), labels
         else:
@@ -90,14 +92,18 @@ class PrototypeHead(AroundPoint):
         if not bool(self.centres.isfinite().all()):
             return self.point.predict(features)
         check_features(features)
-        mean = cosine_logits(features.double(), self.centres, self.scale)
+        states, known = split_known(features.double(), self.centres.shape[1])
+        mean = cosine_logits(states, self.centres, self.scale)
+        mean = mean if known is None else mean + known
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy, with what `predict` uses held constant."""
         if not bool(self.centres.isfinite().all()):
             return self.point.data_loss(features, labels)
-        logits = cosine_logits(features, self.centres.to(features), self.scale.to(features))
+        states, known = split_known(features, self.centres.shape[1])
+        logits = cosine_logits(states, self.centres.to(features), self.scale.to(features))
+        logits = logits if known is None else logits + known
         return torch.nn.functional.cross_entropy(logits, labels)
 
     def extra_config(self) -> dict[str, Any]:

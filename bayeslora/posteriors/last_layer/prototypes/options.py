@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from bayeslora.errors import InputError
 from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
 
@@ -32,6 +33,19 @@ class Prototypes(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
     moves_mean: ClassVar[bool] = True
+
+    def make_shared_head(
+        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
+    ) -> LastLayer:
+        """Refuse: options have no mean of a class.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "posterior 'prototypes' takes the mean of each class, and the options of a question "
+            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'"
+        )
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0

@@ -84,10 +84,10 @@ def backward(
     """Return the gradients of `directions · features` for every layer, K backward passes.
 
     Args:
-        features: [B, d], with their graph.
+        features: [B, ...], with their graph.
         seen: What the hooks caught in the pass that gave `features`.
         names: Of the layers, for messages.
-        directions: [K, B, d]: what multiplies the features; for the gradient of vᵀWφ it is Wᵀv.
+        directions: [K, B, ...]: what multiplies the features; for the gradient of vᵀWφ it is Wᵀv.
         mask: [B, T], 1 at real tokens.
 
     Raises:

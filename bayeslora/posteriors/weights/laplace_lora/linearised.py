@@ -17,6 +17,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.features import feature_gradient, mean_logits, split_known
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.laplace_lora.curvature import fisher_root
@@ -55,7 +56,7 @@ def fit_laplace_lora(
     for _, layers in _batches(network, weights, texts, _fisher_columns, advance):
         curvature.add(layers)
     weights.finish()
-    mean = mean_logits(network, texts)
+    mean = network_logits(network, texts)
     log_likelihood = -float(cross_entropy(mean, labels.to(mean.device), reduction="sum"))
 
     def held_out(precisions: list[float]) -> list[float]:
@@ -80,7 +81,7 @@ def _nll_by_precision(
 ) -> list[float]:
     """Return the NLL (nats) of held-out rows under each prior precision, batch by batch."""
     texts, labels = held_out
-    mean = mean_logits(network, texts)
+    mean = network_logits(network, texts)
     config, total = weights.config, torch.zeros(len(precisions), dtype=torch.float64)
     for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
         truth = labels[rows].to(mean.device)
@@ -92,7 +93,7 @@ def _nll_by_precision(
 
 
 @torch.no_grad()
-def mean_logits(network: Network, texts: PreparedTexts) -> Tensor:
+def network_logits(network: Network, texts: PreparedTexts) -> Tensor:
     """Return the logits [N, C] float64 of the mean network."""
     features = network.encoder.features(texts, batch_size=_BATCH)
     mean: Tensor = network.head.predict(network.scaled(features)).mean
@@ -121,7 +122,7 @@ def logit_covariances(
 ) -> Tensor:
     """Return the covariance of each text's logits under each prior precision, [D, N, C, C]."""
     network.eval()
-    classes = len(network.head.mean_weight)
+    classes = _num_logits(network, texts)
     result = torch.empty(len(precisions), len(texts), classes, classes, dtype=torch.float64)
     for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
         result[:, rows] = weights.covariances(layers, precisions).cpu()
@@ -149,10 +150,16 @@ def _batches(
     advance: Advance,
 ) -> Iterator[tuple[list[int], list[LayerGradients]]]:
     """Yield row numbers and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
-    size = _rows_a_batch(weights, texts, len(network.head.mean_weight))
+    size = _rows_a_batch(weights, texts, _num_logits(network, texts))
     for rows in network.encoder.batches(texts.tokens.lengths, size):
         yield rows, _gradients(network, weights, texts.collate(rows), vectors)
         advance(len(rows))
+
+
+def _num_logits(network: Network, texts: PreparedTexts) -> int:
+    """Return C, of classes or of options."""
+    options: int | None = getattr(texts.tokens, "num_options", None)
+    return len(network.head.mean_weight) if options is None else options
 
 
 def _rows_a_batch(weights: LaplaceLoRAWeights, texts: PreparedTexts, num_classes: int) -> int:
@@ -174,10 +181,14 @@ def _gradients(
         features = network(batch)
     known = features.detach().double()
     last = network.head.mean_weight.double()
-    seeds = vectors(known @ last.T)
+    seeds = vectors(mean_logits(known, last))
     names = [item.name for item in weights.layers]
     mask = batch["attention_mask"]
-    layers = backward(features, seen, names, seeds @ last, mask)
+    layers = backward(features, seen, names, feature_gradient(known, last, seeds), mask)
     if LAST_LAYER in weights.names:
-        layers.append(LayerGradients(known[:, None], seeds[:, :, None], len(known)))
+        states, _ = split_known(known, last.shape[1])
+        if states.ndim == 3:  # the options of a row share the weights, as its tokens do elsewhere
+            layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
+        else:
+            layers.append(LayerGradients(states[:, None], seeds[:, :, None], len(states)))
     return layers
