@@ -53,7 +53,7 @@ from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.side_by_side import BEST, SideBySide
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, real_path, refuse_existing, refuse_inputs
+from bayeslora.files import atomic_file, check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.scores import Scores
@@ -296,6 +296,7 @@ class BayesianClassifier:
         if out is not None:
             files = [one for one in (train, validation) if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
+            current().first(partial(check_writable, out))
         # Here, since a prediction would spend a second on importing transformers' training loop.
         from bayeslora.engine import fit as procedure
 
@@ -310,9 +311,9 @@ class BayesianClassifier:
                 layer_sampling=layer_sampling,
                 quality_retaining=quality_retaining or None,
             )
-        data = TrainingData.read(
-            train, validation, data_columns(text_column, label_column, pair_column, image_column)
-        )
+        columns = data_columns(text_column, label_column, pair_column, image_column)
+        read = partial(TrainingData.read, train, validation, columns)
+        data = current().first_then_all(read)
         validated = data.validation is not None or bool(hold_out)
         if epochs is None:
             epochs = procedure.default_epochs(self.adapter, self.posterior, validated=validated)
@@ -833,6 +834,7 @@ class BayesianClassifier:
         """
         if isinstance(model, Path):
             model = str(model)
+        checked("max_length", max_length, Count)
         with quiet_transformers():
             network, record = foreign.foreign_network(
                 model,
@@ -932,6 +934,7 @@ class BayesianClassifier:
             files = [texts] if isinstance(texts, str | Path) else []
             refuse_inputs(out, *files, *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
+            check_writable(out)
         columns = DataColumns(text_column, pair=pair_column)
         rows = None if texts is None else read_rows(texts, columns)
         with quiet_transformers():

@@ -1,16 +1,16 @@
-"""Arguments that several verbs share, and the types that check a value while it is parsed.
+"""Arguments that several verbs share.
 
 An option that is not given is None, and then the Python default holds: it is written down once.
+What values are allowed is written in Python too, which checks them before a model is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.option_checks import LARGEST_COUNT, LARGEST_NUMBER, LARGEST_SEED, SMALLEST_NUMBER
 
 Parser = argparse.ArgumentParser
 
@@ -18,66 +18,12 @@ LOADING = ("backbone", "device", "trust_remote_code")
 """What `add_moved_backbone` and `add_loading` add, by its names in Python."""
 
 
-def whole(low: int, high: int = LARGEST_COUNT) -> Callable[[str], int]:
-    """Return the type of whole numbers from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            span = f">= {low}" if value < low else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"must be a whole number {span}, got {text!r}")
-        return value
-
-    return parse
-
-
-def positive(text: str) -> float:
-    """Return a number above zero, within the limits of all numbers."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
-        span = "> 0" if not value > 0 else f"from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
-        raise argparse.ArgumentTypeError(f"must be a number {span}, got {text!r}")
-    return value
-
-
-def share(text: str) -> float:
-    """Return a number between 0 and 1, both excluded."""
-    value = positive(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text!r}")
-    return value
-
-
-def depth(text: str) -> float | str:
-    """Return a number of layers as an integer, a share of them as a float, or `auto`."""
-    if text == "auto":
-        return text
-    try:
-        value = int(text) if text.strip().isdecimal() else float(text)
-    except ValueError:
-        value = 0
-    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise argparse.ArgumentTypeError(
-            f"must be a number of layers >= 1, a share such as 0.8, or auto, got {text!r}"
-        )
-    return value
-
-
-def parts(text: str) -> int | str:
-    """Return a number of parts, 0 for none, or `auto`."""
-    if text == "auto":
-        return text
-    if not text.strip().isdecimal() or int(text) == 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of parts >= 2, 0 for none, or auto, got {text!r}"
-        )
-    return int(text)
+def number(text: str) -> int | float | str:
+    """Return a number where text is one, else the text; Python says what is allowed."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def template(text: str) -> str:
@@ -254,20 +200,7 @@ def add_json(parser: Parser) -> None:
 
 def add_seed(parser: Parser, what: str) -> argparse.Action:
     """Add the seed of `what`."""
-    return parser.add_argument(
-        "--seed", type=whole(0, LARGEST_SEED), metavar="N", help=f"{what} (default: 0)"
-    )
-
-
-def score_names(text: str) -> tuple[str, ...] | None:
-    """Return the names of feature scores in text such as `mahalanobis,knn`."""
-    from bayeslora.errors import InputError
-    from bayeslora.posteriors.config_scores import feature_scores
-
-    try:
-        return feature_scores(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return parser.add_argument("--seed", type=number, metavar="N", help=f"{what} (default: 0)")
 
 
 def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
@@ -279,7 +212,6 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
     """
     return parser.add_argument(
         "--feature-scores",
-        type=score_names,
         metavar="NAME[,NAME…]",
         help="out-of-distribution scores to fit beside the posterior: mahalanobis, "
         f"relative_mahalanobis, knn, unfamiliarity, or none (default: {default})",
@@ -333,7 +265,7 @@ def add_scoring(parser: Parser) -> None:
     parser.add_argument(
         "--bins",
         dest="num_bins",
-        type=whole(1),
+        type=number,
         metavar="N",
         help="bins of the calibration errors (default: 15)",
     )

@@ -115,7 +115,9 @@ def test_refusals(refused, files, tmp_path):
     bare = fake(tmp_path / "bare.parquet", seed=6, ids="b-", outside=True)
     assert "needs labels" in refused("conformal", "--fit", bare, "--apply", files[3], *out)
     assert "unknown method 'mondrian'" in refused("conformal", *files, "--method", "mondrian")
-    assert "alpha must be between 0 and 1" in refused(
-        "conformal", *files, "--method", "lac:alpha=2"
-    )
+    for options in (["--method", "lac:alpha=2"], ["--alpha", "2"]):
+        message = refused("conformal", *files, *options)
+        assert "alpha" in message
+        assert "got 2" in message
+    assert "got -1" in refused("conformal", *files, "--seed", "-1")
     assert ".csv or .jsonl, not" in refused("conformal", *files[:5], tmp_path / "out.json")

@@ -26,6 +26,7 @@ BESIDE = {
     "methods": [],
     "info": ["missing"],
     "cache": [],
+    "experiment": ["missing.yaml", "--out", "OUT"],
 }
 
 

@@ -345,7 +345,8 @@ def test_a_file_is_no_backbone(refused, world, tmp_path):
 def test_seeds_are_those_that_generators_take(refused, world, tmp_path, verb):
     words = [world.train] if verb == "fit" else [world.model, world.test]
     message = refused(verb, *words, "--out", tmp_path / "p.csv", "--seed", 2**32)
-    assert "must be a whole number from 0 to 4294967295, got '4294967296'" in message
+    assert "seed" in message
+    assert "4294967296" in message
 
 
 def test_an_output_that_is_an_input(run, refused, world, tmp_path):

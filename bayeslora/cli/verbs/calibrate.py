@@ -15,7 +15,7 @@ from bayeslora.cli.arguments import (
     add_overwrite,
     add_task,
     given,
-    whole,
+    number,
 )
 from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import show
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the classes in index order, where MODEL has none or others than the data",
     )
     parser.add_argument(
-        "--max-length", type=whole(1), metavar="N", help="tokens kept of a text (default: 128)"
+        "--max-length", type=number, metavar="N", help="tokens kept of a text (default: 128)"
     )
     add_feature_scores(parser, "those of a model of ours, else unfamiliarity")
     add_columns(parser, "{}, or that of a model of ours")

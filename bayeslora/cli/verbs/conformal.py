@@ -11,7 +11,7 @@ from bayeslora.cli.arguments import (
     add_overwrite,
     add_seed,
     given,
-    share,
+    number,
 )
 from bayeslora.cli.data import predictions_reading
 from bayeslora.cli.messages import show
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fit_and_apply(parser)
     parser.add_argument(
         "--alpha",
-        type=share,
+        type=number,
         metavar="SHARE",
         help="the share of labels that may be missed (default: 0.1)",
     )
@@ -51,13 +51,14 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.evaluate import evaluate
 
     if args.alpha is not None and "alpha=" in args.method:
-        raise InputError(f"--alpha {args.alpha:g} and --method {args.method}: give alpha once")
+        raise InputError(f"--alpha {args.alpha} and --method {args.method}: give alpha once")
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     result = conformal_sets(
         args.fit, args.apply, args.alpha, args.method, predictions_reading(args)
     )
+    scores = evaluate(result.predictions, **given(args, "seed"))
     result.predictions.save(args.out)
-    _show(args, result, evaluate(result.predictions, **given(args, "seed")))
+    _show(args, result, scores)
 
 
 def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_json, whole
+from bayeslora.cli.arguments import add_json, given, number
 from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--workers", type=whole(1), metavar="N", help="processes on this machine (default: 1)"
+        "--workers", type=number, metavar="N", help="processes on this machine (default: 1)"
     )
     where.add_argument(
         "--ray",
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         args.grid,
         args.directory,
         data_dir=args.data_dir,
-        workers=args.workers or 1,
+        **given(args, "workers"),
         ray=args.ray,
         shard=shard,
     )

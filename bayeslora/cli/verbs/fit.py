@@ -14,15 +14,11 @@ from bayeslora.cli.arguments import (
     add_overwrite,
     add_seed,
     add_task,
-    depth,
     given,
+    number,
     one_verbaliser,
-    parts,
-    positive,
-    share,
     template,
     verbaliser,
-    whole,
 )
 from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
@@ -33,7 +29,6 @@ from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
-    from bayeslora.tasks.examples import Examples
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
 
@@ -104,13 +99,13 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         ),
         parser.add_argument(
             "--max-length",
-            type=whole(1),
+            type=number,
             metavar="N",
             help="tokens kept of a text, and patches of an image (default: 128)",
         ),
         parser.add_argument(
             "--depth",
-            type=depth,
+            type=number,
             metavar="N|SHARE|auto",
             help="layers of the backbone to read: a number, a share, or by the training rows "
             "(default: 0.8 of a decoder's, all of an encoder's)",
@@ -147,29 +142,29 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [
         parser.add_argument(
             "--epochs",
-            type=whole(1),
+            type=number,
             metavar="N",
             help="passes over the rows, at most (default: 15 with --validation, but 5 with swag; "
             "without it 15 for polar and 5 for all others)",
         ),
         parser.add_argument(
-            "--batch-size", type=whole(1), metavar="N", help="rows a step (default: 16)"
+            "--batch-size", type=number, metavar="N", help="rows a step (default: 16)"
         ),
         parser.add_argument(
             "--head-lr",
-            type=positive,
+            type=number,
             metavar="X",
             help="learning rate of a point estimate's last layer; vbll has its own (default: 0.02)",
         ),
         parser.add_argument(
             "--patience",
-            type=whole(1),
+            type=number,
             metavar="N",
             help="epochs without a better validation NLL before training stops (default: 5)",
         ),
         parser.add_argument(
             "--cv",
-            type=parts,
+            type=number,
             metavar="K|auto",
             help="hold out each of K parts of the rows from one more fit; their answers choose the "
             "scale of the logits; 0: none (default: auto for vbll beside an adapter without "
@@ -184,7 +179,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         ),
         parser.add_argument(
             "--hold-out",
-            type=share,
+            type=number,
             metavar="SHARE",
             help="share of TRAIN that serves as validation rows, in place of --validation and --cv",
         ),
@@ -222,35 +217,35 @@ def run(args: argparse.Namespace) -> None:
         if args.adapter is not None:
             raise InputError(f"--quick is --adapter none; leave --adapter {args.adapter} out")
         args.adapter = "none"
-    if args.patience is not None and args.validation is None and args.hold_out is None:
-        note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
     _settle_task(args)
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None:
             raise InputError(f"{shown} is missing; name it here or in --config")
     world = current()
-    world.first(partial(_check_path, args))
-    methods = _methods(args)
-    sampling = _sampling(args)
-    retaining = _retaining(args)
-    train, validation = world.first_then_all(partial(_data, args))
+    world.first(partial(_check_out, args))
+    _refuse_idle(args)
 
     from bayeslora.classifier import BayesianClassifier
 
-    names = ("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit")
-    training = given(args, *names, "feature_scores") | {
-        "layer_sampling": sampling,
-        "quality_retaining": retaining,
-    }
+    methods = given(args, "adapter", "posterior")
     classifier = BayesianClassifier(**_model(args), **methods, progress=not args.quiet)
+    columns = columns_for(args, None)
+    train, validation = world.first_then_all(
+        lambda: [
+            None if data is None else read(data, args, columns, labels="required")
+            for data in (args.train, args.validation)
+        ]
+    )
     classifier.fit(
         train,
         validation,
-        **training,
+        **given(args, *_TRAINING),
         **column_options(args),
         out=args.out,
         overwrite=bool(args.overwrite),
     )
+    if args.patience is not None and args.validation is None and not args.hold_out:
+        note("--patience had no effect without --validation or --hold-out, whose NLL it watches")
     _show(args, classifier.record)
 
 
@@ -274,11 +269,11 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-_IDLE_WITHOUT_LABELS = (
-    *("validation", "quick", "adapter", "posterior", "seed", "epochs", "batch_size"),
-    *("head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
+_TRAINING = (
+    *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
     *("layer_sampling", "quality_retaining", "feature_scores"),
 )
+_IDLE_WITHOUT_LABELS = ("validation", "quick", "adapter", "posterior", "seed", *_TRAINING)
 
 
 def _zero_shot(args: argparse.Namespace) -> None:
@@ -290,7 +285,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} has no effect with --zero-shot")
     if args.out is None:
         raise InputError("--out is missing; name it here or in --config")
-    _check_path(args)
+    _check_out(args)
     words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
     columns = columns_for(args, None)
     texts = None if args.train is None else read(args.train, args, columns)
@@ -322,61 +317,24 @@ def _zero_shot(args: argparse.Namespace) -> None:
     _show(args, classifier.record)
 
 
-def _check_path(args: argparse.Namespace) -> None:
-    from bayeslora.backbones.embedded import directories
-    from bayeslora.cli.outputs import check_new_directory
-    from bayeslora.engine.checkpoints import is_interrupted
+def _check_out(args: argparse.Namespace) -> None:
+    """Check what `fit` cannot know: the files that the rows and the options come from."""
     from bayeslora.files import refuse_inputs
 
     files = (args.train, args.validation, args.config)
-    read = [one for one in files if one is not None]
-    refuse_inputs(args.out, *read, *directories(args.backbone))
-    if not is_interrupted(args.out):
-        check_new_directory(args.out, overwrite=args.overwrite)
+    refuse_inputs(args.out, *(one for one in files if one is not None))
 
 
-def _methods(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the adapter and the posterior that were named, as keyword arguments."""
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Raise InputError for options of a method in --config that have no effect; see `options`."""
     from bayeslora import options
     from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.posteriors.registry import resolve_posterior
 
-    named = given(args, "adapter", "posterior")
-    found = dict(named)
-    if "adapter" in found:
-        found["adapter"] = resolve_adapter(found["adapter"])
-    if "posterior" in found:
-        found["posterior"] = resolve_posterior(found["posterior"])
-    for what, value in named.items():
-        if isinstance(value, dict):  # of --config
-            options.refuse_idle(what, found[what], value.keys() - {"name"})
-    return found
-
-
-def _sampling(args: argparse.Namespace) -> Any:
-    from bayeslora.adapters.lisa.options import resolve_sampling
-
-    return resolve_sampling(args.layer_sampling)
-
-
-def _retaining(args: argparse.Namespace) -> Any:
-    from bayeslora.engine.retaining.options import resolve_retaining
-
-    return resolve_retaining(args.quality_retaining)
-
-
-def _data(args: argparse.Namespace) -> tuple[Examples, Examples | None]:
-    """Return training and validation rows, with every label checked."""
-    from bayeslora.tasks.examples import class_names, encode_labels
-
-    columns = columns_for(args, None)
-    train = read(args.train, args, columns, labels="required")
-    classes = class_names(train)
-    if args.validation is None:
-        return train, None
-    validation = read(args.validation, args, columns, labels="required")
-    encode_labels(validation, classes)
-    return train, validation
+    for name, resolve in (("adapter", resolve_adapter), ("posterior", resolve_posterior)):
+        value = getattr(args, name)
+        if isinstance(value, dict):
+            options.refuse_idle(name, resolve(value), value.keys() - {"name"})
 
 
 def _show(args: argparse.Namespace, record: ModelRecord) -> None:

@@ -17,7 +17,7 @@ from bayeslora.cli.arguments import (
     add_seed,
     add_task,
     given,
-    whole,
+    number,
 )
 from bayeslora.cli.data import columns_for, open_rows
 from bayeslora.cli.messages import note
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     parser.add_argument(
         "--num-samples",
-        type=whole(0),
+        type=number,
         metavar="S",
         help="draws from the posterior; 0 is the mean (default: the posterior's own number)",
     )
@@ -75,12 +75,7 @@ def run(args: argparse.Namespace) -> None:
     """Check the output's name, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
     from bayeslora.engine.data import CheckedRows
-    from bayeslora.posteriors.registry import (
-        check_draws,
-        check_link,
-        draws_to_predict,
-        stored_posterior,
-    )
+    from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
     from bayeslora.predictions.checks import check_further
     from bayeslora.predictions.parts import PredictionParts
     from bayeslora.tasks.corruptions import Corruption, corrupted_stream
@@ -91,9 +86,11 @@ def run(args: argparse.Namespace) -> None:
     world.first(check_out)
     record = read_record(args.model)
     posterior = stored_posterior(record.posterior)
-    check_link(posterior, args.link)
-    if args.num_samples is not None:
-        check_draws(posterior, args.num_samples)
+
+    from bayeslora.engine.pieces import Drawing
+
+    options = given(args, "num_samples", "link", "seed")
+    drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
     if (
         args.seed is not None
         and args.corrupt is None
@@ -113,12 +110,9 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.card import method_name
-    from bayeslora.engine.pieces import Drawing
     from bayeslora.engine.prediction_file import identity
 
     overwrite = bool(args.overwrite)
-    options = given(args, "num_samples", "link", "seed")
-    drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
     world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
     loading = given(args, *LOADING)
     classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
