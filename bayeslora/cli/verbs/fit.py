@@ -245,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
     )
     if args.patience is not None and args.validation is None and not args.hold_out:
-        note("--patience had no effect without --validation or --hold-out, whose NLL it watches")
+        note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
     _show(args, classifier.record)
 
 
