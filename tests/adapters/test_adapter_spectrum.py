@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import randomise, stack
 from torch import nn
 
 from bayeslora.adapters.factors import Factors
@@ -16,6 +15,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.spectrum import drift, singular_values, spectrum, stable_rank, summary
+from bayeslora.testing.adapter import randomise, stack
 
 
 def site_of(A, B, core=None, scale=2.0):

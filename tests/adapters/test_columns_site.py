@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_hosts import output, randomise, stack, tiny_llama, tokens
+from tiny_hosts import tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from bayeslora.adapters.s2ft.columns import Columns
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.spectrum import spectrum, summary
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output, randomise, stack
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import moments_on, stack, tiny_llama
+from tiny_hosts import moments_on, tiny_llama
 
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.corda.start import corda
@@ -16,6 +16,7 @@ from bayeslora.adapters.inject import inject
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
 

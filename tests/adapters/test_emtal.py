@@ -5,8 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from site_laws import SiteLaws
-from tiny_hosts import output, randomise, tiny_bert, tiny_llama, tokens
+from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.inject import export, find_sites, inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import SiteLaws, output, randomise
 
 HOSTS = pytest.mark.parametrize("host", [tiny_bert, tiny_llama], ids=["bert", "llama"])
 K = 4

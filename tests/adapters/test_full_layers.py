@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_hosts import output, tiny_bert, tiny_llama, tokens
+from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.lisa.layers import ALWAYS, FullLayers
@@ -10,6 +10,7 @@ from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.spectrum import full_spectrum
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
+from bayeslora.testing.adapter import output
 
 AFTER = frozenset({"norm"})
 TWO = LISA(num_layers=2)

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tiny_hosts import randomise, stack
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, export, inject, remove
@@ -12,6 +11,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import randomise, stack
 
 CONFIGS = pytest.mark.parametrize(
     "config",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_hosts import randomise, stack, tiny_llama
+from tiny_hosts import tiny_llama
 
 from bayeslora.adapters.inject import (
     adapter_state,
@@ -14,6 +14,7 @@ from bayeslora.adapters.inject import (
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import randomise, stack
 
 
 def adapted(**options):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_hosts import SIZES, output, randomise, stack, tiny_bert, tiny_llama, tokens
+from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
 from bayeslora.adapters.inject import adapter_state, find_sites, inject
 from bayeslora.adapters.lora import LoRA
@@ -12,6 +12,7 @@ from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT asks transformers for an attribute by a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings(

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_hosts import randomise, stack
 
 from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_bridge import export_peft
 from bayeslora.adapters.peft_files import read_peft
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import randomise, stack
 
 
 @pytest.fixture

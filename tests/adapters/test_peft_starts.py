@@ -6,11 +6,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from tiny_hosts import output, tiny_llama, tokens
+from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.inject import remove
 from bayeslora.adapters.peft_bridge import load_peft
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import output, stack, tiny_llama, tokens
+from tiny_hosts import tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
@@ -12,6 +12,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA, pissa
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output, stack
 
 
 def seeded(seed=0):

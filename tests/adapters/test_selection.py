@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_hosts import moments_on, output, randomise, stack, tiny_bert, tiny_llama, tokens
+from tiny_hosts import moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
@@ -24,6 +24,7 @@ from bayeslora.adapters.s2ft.selection import (
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.checkpoint import ADAPTER
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import output, randomise, stack
 
 HEADS, CHANNELS = 4, 24
 

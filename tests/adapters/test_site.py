@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from site_laws import SiteLaws
-from tiny_hosts import moments_on, stack, tiny_bert, tiny_llama, tokens
+from tiny_hosts import moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.corda.options import CorDA
@@ -17,6 +16,7 @@ from bayeslora.adapters.polar.stiefel import random_factors
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.s2ft.selection import column_targets
 from bayeslora.adapters.targets import find_targets
+from bayeslora.testing.adapter import SiteLaws, stack
 
 
 class OnStack(SiteLaws):

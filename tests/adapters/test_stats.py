@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_hosts import moments_on, stack, tiny_llama
+from tiny_hosts import moments_on, tiny_llama
 from torch import nn
 
 from bayeslora.adapters.stats import (
@@ -14,6 +14,7 @@ from bayeslora.adapters.stats import (
     second_moments,
 )
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
 

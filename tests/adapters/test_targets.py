@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_hosts import stack, tiny_bert, tiny_llama
+from tiny_hosts import tiny_bert, tiny_llama
 from torch import nn
 
 from bayeslora.adapters.inject import inject
@@ -14,6 +14,7 @@ from bayeslora.adapters.targets import (
     split_at_layer,
 )
 from bayeslora.errors import InputError
+from bayeslora.testing.adapter import stack
 
 SMALL = {
     "hidden_size": 16,

@@ -1,11 +1,20 @@
-"""Laws that every adapter site obeys; a test class inherits them by giving a factory."""
+"""Laws that every adapter with sites obeys; a test class inherits them by giving its options.
+
+from bayeslora.testing.adapter import SiteLaws
+
+class TestMine(SiteLaws):
+config = Mine()
+"""
+
+from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from tiny_hosts import output, randomise
-from torch import nn
+from torch import Tensor, nn
 
 from bayeslora.adapters.inject import (
     adapter_state,
@@ -20,79 +29,152 @@ from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 
-class SiteLaws:
-    """Inherit and define `config`, `host()` and `inputs()`.
+class Stack(nn.Module):
+    """Three layers of 6 inputs and 6 outputs in a list, then a head of 4 outputs."""
 
-    `is_random` says whether another seed gives another start, `put` how adapters get into a model.
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, 4] of inputs [B, 6]."""
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        result: Tensor = self.head(x)
+        return result
+
+
+def stack() -> Stack:
+    """Return a `Stack`, the same at every call."""
+    torch.manual_seed(0)
+    return Stack()
+
+
+def output(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the hidden states of a transformer, or what any other model returns."""
+    with torch.no_grad():
+        return _states(model, inputs)
+
+
+def _states(model: nn.Module, inputs: Tensor) -> Tensor:
+    result = model(inputs)
+    states: Tensor = getattr(result, "last_hidden_state", result)
+    return states
+
+
+def randomise(sites: Sequence[Any], seed: int = 2, size: float = 0.3) -> None:
+    """Give every free parameter values as after training; orthonormal factors stay."""
+    generator = torch.Generator().manual_seed(seed)
+    for site in sites:
+        for key, value in site.trainable().items():
+            if key not in site.manifold():
+                value.data = (size * torch.randn(value.shape, generator=generator)).to(value)
+
+
+Adapted = tuple[nn.Module, list[Any]]
+
+
+class SiteLaws:
+    """Inherit and define `config`; other hosts than a stack of layers by `host` and `inputs`.
+
+    Attributes:
+        config: The options under test.
+        is_random: Whether another seed gives another start.
     """
 
-    config = None
-    is_random = True
+    config: Any = None
+    is_random: bool = True
 
-    def host(self):
-        raise NotImplementedError
+    def host(self) -> nn.Module:
+        """Return a fresh model in evaluation mode, the same at every call."""
+        return stack().eval()
 
-    def inputs(self):
-        raise NotImplementedError
+    def inputs(self) -> Tensor:
+        """Return a batch for it."""
+        return torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
-    def put(self, model, seed=0):
-        return inject(model, self.config, seed=seed)
+    def put(self, model: nn.Module, seed: int = 0) -> list[Any]:
+        """Put adapters into a model and return them."""
+        return list(inject(model, self.config, seed=seed))
+
+    def along(self, model: nn.Module) -> Tensor:
+        """Return a loss: normalised states along a direction, whose squares are all the same."""
+        states = _states(model, self.inputs())
+        direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
+        return (states * direction).sum()
 
     @pytest.fixture
-    def plain(self):
+    def plain(self) -> nn.Module:
+        """A host without adapters."""
         return self.host()
 
     @pytest.fixture
-    def adapted(self):
+    def adapted(self) -> Adapted:
+        """A host with adapters, and these."""
         model = self.host()
         return model, self.put(model)
 
     @pytest.fixture
-    def trained(self, adapted):
+    def trained(self, adapted: Adapted) -> Adapted:
+        """The same with random values in the place of training."""
         model, sites = adapted
         randomise(sites)
         return model, sites
 
-    def test_is_a_site(self, adapted):
+    def test_is_a_site(self, adapted: Adapted) -> None:
+        """A site has every member of the protocol."""
         _, sites = adapted
         # Later Pythons look for members on the class alone, where a module has no submodules.
         names = [name for name in {*vars(Site), *Site.__annotations__} if not name.startswith("_")]
         assert all(hasattr(site, name) for site in sites for name in names)
 
-    def test_injection_does_not_change_the_function(self, plain, adapted):
+    def test_injection_does_not_change_the_function(
+        self, plain: nn.Module, adapted: Adapted
+    ) -> None:
+        """The output is the same in every bit."""
         assert torch.equal(output(plain, self.inputs()), output(adapted[0], self.inputs()))
 
-    def test_a_trained_adapter_changes_the_function(self, plain, trained):
+    def test_a_trained_adapter_changes_the_function(
+        self, plain: nn.Module, trained: Adapted
+    ) -> None:
+        """Other values than those of the start change the output."""
         difference = output(plain, self.inputs()) - output(trained[0], self.inputs())
         assert difference.abs().max() > 1e-3
 
-    def test_the_change_is_zero_at_the_start(self, adapted):
+    def test_the_change_is_zero_at_the_start(self, adapted: Adapted) -> None:
+        """The change of the weight is zero in every entry."""
         assert all(torch.count_nonzero(site.delta()) == 0 for site in adapted[1])
 
-    def test_origin_has_the_keys_and_shapes_of_trainable(self, adapted):
+    def test_origin_has_the_keys_and_shapes_of_trainable(self, adapted: Adapted) -> None:
+        """Where the change is zero is a point of the trained parameters."""
         for site in adapted[1]:
             shapes = {key: value.shape for key, value in site.trainable().items()}
             assert {key: value.shape for key, value in site.origin().items()} == shapes
 
-    def test_the_change_is_zero_at_the_origin_after_training(self, trained):
+    def test_the_change_is_zero_at_the_origin_after_training(self, trained: Adapted) -> None:
+        """So it is after training."""
         for site in trained[1]:
             assert torch.count_nonzero(site.delta()) > 0
             for key, value in site.origin().items():
                 site.trainable()[key].data = value
             assert torch.count_nonzero(site.delta()) == 0
 
-    def test_delta_is_the_difference_to_the_host(self, plain, trained):
+    def test_delta_is_the_difference_to_the_host(self, plain: nn.Module, trained: Adapted) -> None:
+        """The merged weight is that of the host and the change."""
         for site in trained[1]:
             host = plain.get_submodule(site.name).weight
             # One float32 addition of numbers of order 1.
             torch.testing.assert_close(host + site.delta(), site.merged().weight, atol=1e-6, rtol=0)
 
-    def test_merged_computes_the_same(self, trained):
+    def test_merged_computes_the_same(self, trained: Adapted) -> None:
+        """A site and its merged layer have one output."""
         for site in trained[1]:
             x = torch.randn(7, site.in_features, generator=torch.Generator().manual_seed(3))
             torch.testing.assert_close(site.merged()(x), site(x), atol=1e-5, rtol=1e-5)
 
-    def test_export_is_plain_and_computes_the_same(self, trained):
+    def test_export_is_plain_and_computes_the_same(self, trained: Adapted) -> None:
+        """An exported model holds linear layers, and the original stays."""
         model, sites = trained
         plain = export(model)
         assert not find_sites(plain)
@@ -101,7 +183,8 @@ class SiteLaws:
         expected = output(model, self.inputs())
         torch.testing.assert_close(output(plain, self.inputs()), expected, atol=1e-5, rtol=1e-5)
 
-    def test_remove_restores_the_very_tensors(self, plain, trained):
+    def test_remove_restores_the_very_tensors(self, plain: nn.Module, trained: Adapted) -> None:
+        """A model whose adapters are removed is the host."""
         model, _ = trained
         weights = {site.name: site.weight for site in find_sites(model)}
         remove(model)
@@ -110,21 +193,22 @@ class SiteLaws:
             assert model.get_submodule(name).weight is weight
         assert torch.equal(output(plain, self.inputs()), output(model, self.inputs()))
 
-    def test_inject_export_inject(self, trained):
+    def test_inject_export_inject(self, trained: Adapted) -> None:
+        """Adapters on an exported model change nothing of it."""
         plain = export(trained[0])
         before = output(plain, self.inputs())
         again = self.put(plain, seed=5)
         assert [site.name for site in again] == [site.name for site in trained[1]]
         assert torch.equal(output(plain, self.inputs()), before)
 
-    def test_only_adapters_are_trained(self, trained):
+    def test_only_adapters_are_trained(self, trained: Adapted) -> None:
+        """Everything else has no gradient and stays."""
         model, sites = trained
         model.train()
         own = {id(value) for site in sites for value in site.trainable().values()}
         frozen = {n: p.clone() for n, p in model.named_parameters() if id(p) not in own}
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        result = model(self.inputs())
-        getattr(result, "last_hidden_state", result).square().mean().backward()
+        torch.autograd.backward(_states(model, self.inputs()).square().mean())
         optimizer.step()
         assert frozen
         for name, parameter in model.named_parameters():
@@ -134,7 +218,8 @@ class SiteLaws:
             else:
                 assert parameter.grad is not None
 
-    def test_saved_adapters_load_on_a_fresh_host(self, trained):
+    def test_saved_adapters_load_on_a_fresh_host(self, trained: Adapted) -> None:
+        """The output is the same in every bit."""
         model, sites = trained
         fresh = self.host()
         others = self.put(fresh, seed=9)
@@ -142,7 +227,10 @@ class SiteLaws:
         difference = output(fresh, self.inputs()) - output(model, self.inputs())
         assert torch.count_nonzero(difference) == 0
 
-    def test_tensors_of_another_adapter_are_refused_and_nothing_changes(self, trained):
+    def test_tensors_of_another_adapter_are_refused_and_nothing_changes(
+        self, trained: Adapted
+    ) -> None:
+        """A tensor is named that is missing, unexpected or of another shape."""
         _, sites = trained
         before = adapter_state(sites)
         name = next(iter(before))
@@ -157,22 +245,21 @@ class SiteLaws:
         after = adapter_state(sites)
         assert all(torch.equal(after[key], value) for key, value in before.items())
 
-    def test_constraints_hold_after_steps_of_the_optimiser(self, adapted):
+    def test_constraints_hold_after_steps_of_the_optimiser(self, adapted: Adapted) -> None:
+        """Orthonormal factors stay so."""
         model, sites = adapted
         tags = [site.manifold() for site in sites]
         optimizer = build_optimizer(sites, [], self.config, 0.01)
         for _ in range(5):
             optimizer.zero_grad()
-            result = model(self.inputs())
-            states = getattr(result, "last_hidden_state", result)
-            direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
-            (states * direction).sum().backward()
+            torch.autograd.backward(self.along(model))
             optimizer.step()
         assert any(torch.count_nonzero(site.delta()) for site in sites)
         assert [site.manifold() for site in sites] == tags
         self.check_orthonormal(sites)
 
-    def test_hooks_see_one_call_a_forward_pass(self, trained):
+    def test_hooks_see_one_call_a_forward_pass(self, trained: Adapted) -> None:
+        """Each of a site's linear layers runs once."""
         model, sites = trained
         calls = []
         for site in sites:
@@ -182,20 +269,22 @@ class SiteLaws:
         expected = [(site.name, key) for site in sites for key in site.linears()]
         assert sorted(calls) == sorted(expected)
 
-    def test_linears_hold_the_trainable_parameters(self, adapted):
+    def test_linears_hold_the_trainable_parameters(self, adapted: Adapted) -> None:
+        """Their weights are what is trained."""
         for site in adapted[1]:
             layers = {key: layer.weight for key, layer in site.linears().items()}
             assert layers.keys() == site.trainable().keys()
             assert all(layers[key] is value for key, value in site.trainable().items())
 
-    def test_the_change_is_the_product_of_its_factors(self, trained):
+    def test_the_change_is_the_product_of_its_factors(self, trained: Adapted) -> None:
+        """That is s B A."""
         for site in trained[1]:
             A, B = site.change()
             assert A.shape == (B.shape[1], site.in_features)
             assert B.shape[0] == site.out_features
             torch.testing.assert_close(site.scale * B @ A, site.delta())
 
-    def test_a_blank_site_takes_the_saved_tensors(self, trained):
+    def test_a_blank_site_takes_the_saved_tensors(self, trained: Adapted) -> None:
         """Loading needs no decomposition: zeros of the right shapes take what was saved."""
         model, sites = trained
         fresh = self.host()
@@ -206,18 +295,12 @@ class SiteLaws:
             if one.centred:
                 assert all(torch.equal(one.origin()[key], other.origin()[key]) for key in "AB")
 
-    def test_a_gradient_step_from_the_start_lowers_the_loss(self, adapted):
+    def test_a_gradient_step_from_the_start_lowers_the_loss(self, adapted: Adapted) -> None:
+        """The start is no stationary point."""
         model, sites = adapted
 
-        def loss():
-            result = model(self.inputs())
-            states = getattr(result, "last_hidden_state", result)
-            # Along a fixed direction: normalised states have the same squares whatever they are.
-            direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
-            return (states * direction).sum()
-
-        before = loss()
-        before.backward()
+        before = self.along(model)
+        torch.autograd.backward(before)
         assert any(
             value.grad.abs().max() > 0 for site in sites for value in site.trainable().values()
         )
@@ -226,22 +309,24 @@ class SiteLaws:
                 for value in site.trainable().values():
                     if value.grad is not None:  # what works in training alone has none here
                         value.sub_(1e-3 * value.grad)
-        assert loss() < before
+        assert self.along(model) < before
 
-    def test_sites_are_independent(self, adapted):
+    def test_sites_are_independent(self, adapted: Adapted) -> None:
+        """A change of one is none of the others."""
         _, sites = adapted
         randomise(sites[:1])
         assert torch.count_nonzero(sites[0].delta()) > 0
         assert all(torch.count_nonzero(site.delta()) == 0 for site in sites[1:])
 
-    def test_moves_take_everything_along(self, trained):
+    def test_moves_take_everything_along(self, trained: Adapted) -> None:
+        """Another precision of the model is that of every tensor."""
         model, sites = trained
         model.to(torch.float64)
         for site in sites:
             assert site.delta().dtype == torch.float64
             assert all(value.dtype == torch.float64 for value in site.origin().values())
 
-    def test_the_host_keeps_its_precision(self, plain, trained):
+    def test_the_host_keeps_its_precision(self, plain: nn.Module, trained: Adapted) -> None:
         """Adapters stay in float32 on a bfloat16 host; the output is bfloat16 as without them."""
         expected = output(trained[0], self.inputs())
         half = self.host().to(torch.bfloat16)
@@ -256,7 +341,8 @@ class SiteLaws:
         # bfloat16 keeps eight bits, a relative 4e-3 an operation; a few dozen follow each other.
         assert (got.float() - expected).abs().max() < 0.15 * expected.abs().max()
 
-    def test_the_same_seed_gives_the_same_start(self, adapted):
+    def test_the_same_seed_gives_the_same_start(self, adapted: Adapted) -> None:
+        """Another seed gives another one, where it is random."""
         first = adapter_state(adapted[1])
         again = adapter_state(self.put(self.host()))
         other = adapter_state(self.put(self.host(), seed=1))
@@ -264,10 +350,12 @@ class SiteLaws:
         differs = any(not torch.equal(first[name], other[name]) for name in first)
         assert differs == self.is_random
 
-    def test_orthonormal_factors_are_orthonormal(self, adapted):
+    def test_orthonormal_factors_are_orthonormal(self, adapted: Adapted) -> None:
+        """From the start."""
         self.check_orthonormal(adapted[1])
 
-    def check_orthonormal(self, sites):
+    def check_orthonormal(self, sites: Sequence[Any]) -> None:
+        """Assert that the factors that say so are orthonormal."""
         for site in sites:
             for key, kind in site.manifold().items():
                 assert kind == "stiefel"
@@ -276,7 +364,8 @@ class SiteLaws:
                 # Rounding to float32 moves each of n entries by 6e-8 relative.
                 assert torch.linalg.norm(Z.T @ Z - torch.eye(site.r)) < 1e-6
 
-    def test_a_copy_of_the_model_is_independent(self, trained):
+    def test_a_copy_of_the_model_is_independent(self, trained: Adapted) -> None:
+        """Its adapters are its own."""
         model, sites = trained
         twin = copy.deepcopy(model)
         randomise(find_sites(twin), seed=8)
