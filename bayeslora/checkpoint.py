@@ -94,6 +94,8 @@ class ModelRecord:
         head: `extra_config()` of the last layer.
         feature_scores: `extra_config()` of the scores fitted beside the posterior, by name.
         num_members: Networks in the model; more than one in an ensemble.
+        tasks: How many classes each of several tasks has, by name, in the order of the classes;
+            empty where there is one task.
         data: Hashes of the rows, `train` and `validation`; `before` stands for the fit of a network
             whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
         training: Settings of the fit.
@@ -114,6 +116,7 @@ class ModelRecord:
     head: dict[str, Any] = field(default_factory=dict)
     feature_scores: dict[str, Any] = field(default_factory=dict)
     num_members: int = 1
+    tasks: dict[str, int] = field(default_factory=dict)
     data: dict[str, str | None] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)

@@ -33,7 +33,8 @@ from bayeslora.engine.data import (
     CheckedRows,
     check_labels,
     check_pairs,
-    open_rows,
+    open_for,
+    read_for,
     read_labelled,
     read_rows,
     read_validation,
@@ -69,6 +70,7 @@ from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import data_columns
+from bayeslora.tasks.union import is_union
 
 logger = logging.getLogger(__name__)
 
@@ -248,9 +250,12 @@ class BayesianClassifier:
 
         Args:
             train: Labelled data: a file, a `datasets.Dataset`, an iterable of mappings, a pair
-                (texts, labels), or `Examples`.
-            validation: Held-out labelled data. With it the epoch, and what the posterior chooses,
-                are chosen by validation NLL; without it they are fixed beforehand.
+                (texts, labels), or `Examples`. A mapping from names to such data is several tasks
+                at once: their classes are `name: class`, and a row is classified among those of
+                its task.
+            validation: Held-out labelled data, of several tasks a mapping too. With it the epoch,
+                and what the posterior chooses, are chosen by validation NLL; without it they are
+                fixed beforehand.
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
                 epoch (5 with `SWAG`, whose epoch they do not), and for `PoLAR` without; else 5. The
                 adapter's default learning rate goes with it.
@@ -294,7 +299,8 @@ class BayesianClassifier:
                 has been written then.
         """
         if out is not None:
-            files = [one for one in (train, validation) if isinstance(one, str | Path)]
+            given = (*_parts(train), *_parts(validation))
+            files = [one for one in given if isinstance(one, str | Path)]
             refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
             current().first(partial(check_writable, out))
         # Here, since a prediction would spend a second on importing transformers' training loop.
@@ -392,7 +398,8 @@ class BayesianClassifier:
         """Return class probabilities and uncertainties of each row.
 
         Args:
-            data: As for `fit`, where labels are optional; or a text, or a list or another iterable
+            data: As for `fit`, where labels are optional and several tasks are named, or rows have
+                a column `task`; or a text, or a list or another iterable
                 of texts, or of paths of images where the backbone reads these. A string is the path
                 of a file where there is one of that name, where it ends like a data file (`.jsonl`,
                 `.csv`) and where it is one word with a slash or an ending such as `.txt`; any other
@@ -412,7 +419,7 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
         """
         fitted = self._calibrated()
-        rows = read_rows(data, fitted.columns, keep)
+        rows = read_for(fitted.record, data, fitted.columns, keep)
         return fitted.predict(
             rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
         )
@@ -474,14 +481,14 @@ class BayesianClassifier:
         world = current()
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
-        refuse_inputs(out, *([data] if isinstance(data, str | Path) else []))
+        refuse_inputs(out, *(one for one in _parts(data) if isinstance(one, str | Path)))
         fitted = self._calibrated()
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
         rows = data
         if not isinstance(data, CheckedRows):
-            stream = open_rows(data, fitted.columns, keep)
+            stream = open_for(fitted.record, data, fitted.columns, keep)
             rows = CheckedRows.of(fitted.record, stream, unknown_labels)
         with world.first_holds(partial(writing_to, out)):
             predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
@@ -1016,3 +1023,8 @@ class BayesianClassifier:
             self.verbaliser,
             format=self.format,
         )
+
+
+def _parts(data: Any) -> list[Any]:
+    """Return the data of each task, where these are of several."""
+    return [*data.values()] if is_union(data) else [data]

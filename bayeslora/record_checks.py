@@ -13,6 +13,7 @@ _MAPPINGS: dict[str, set[str]] = {
     "columns": {"text", "label", "pair"},
     "posterior": {"name"},
     "feature_scores": set(),
+    "tasks": set(),
     "head": set(),
     "data": set(),
     "training": set(),
@@ -50,9 +51,16 @@ def problem(record: Any, kinds: tuple[str, ...]) -> str:
         )
         if not (isinstance(column, str) or several or (name in _ABSENT and column is None)):
             return f"'columns' must hold names, got {column!r} as {name!r}"
+    return _classes_problem(record) or _backbone_problem(record.backbone, kinds)
+
+
+def _classes_problem(record: Any) -> str:
     if not _are_names(record.classes):
         return "'classes' must list two or more different names"
-    return _backbone_problem(record.backbone, kinds)
+    sizes = [*record.tasks.values()]
+    if sizes and not (all(map(_is_whole, sizes)) and sum(sizes) == len(record.classes)):
+        return f"'tasks' must hold numbers of classes, {len(record.classes)} in all"
+    return ""
 
 
 def _backbone_problem(backbone: Mapping[str, Any], kinds: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from bayeslora.files import check_readable
 from bayeslora.safe_yaml import load_yaml
 
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "quality_retaining", "verbaliser")
+_BY_TASK = ("multi_task", "validation")
 
 
 def fill(args: argparse.Namespace) -> None:
@@ -70,6 +71,10 @@ def _checked(where: str, value: Any, action: argparse.Action) -> Any:
     if isinstance(value, Mapping) and action.dest == "verbaliser":
         # Of classes that are numbers; true and false were perhaps yes and no, and stay to be told.
         return {_as_text(name): _as_text(words) for name, words in value.items()}
+    if isinstance(value, Mapping) and action.dest in _BY_TASK:
+        if not all(isinstance(file, str) for file in value.values()):
+            raise InputError(f"{where}: must be a file for each task, got {dict(value)!r}")
+        return {str(name): file for name, file in value.items()}
     if isinstance(value, Mapping) and action.dest in _WITH_OPTIONS:
         return dict(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):

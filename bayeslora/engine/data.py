@@ -22,6 +22,7 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
+from bayeslora.tasks.union import TASK, check_tasks, is_union, tasks_of, union, with_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,48 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     if isinstance(data, Examples):
         return kept(data, keep)
     return load_examples(as_texts(data), **named(columns), keep=keep)
+
+
+def read_for(
+    record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
+) -> Examples:
+    """Return rows for a model, as `read_rows`; of one for several tasks, each with its task.
+
+    Args:
+        record: Of the model.
+        data: As for `read_rows`; of several tasks a mapping from their names to data, or rows with
+            a column `task`.
+        columns: Where it comes from.
+        keep: Further columns.
+
+    Raises:
+        InputError: As `read_rows`; or a row has no task, or an unknown one.
+    """
+    if not record.tasks:
+        return read_rows(data, columns, keep)
+    if is_union(data):
+        check_tasks(data, [*record.tasks], "the classifier")
+        parts = {task: read_rows(rows, columns, keep) for task, rows in data.items()}
+        if not parts:
+            raise InputError("no task is named whose rows to predict")
+        return union(parts)
+    kept_columns = (keep,) if isinstance(keep, str) else keep
+    rows = read_rows(data, columns, [*dict.fromkeys([*kept_columns, TASK])])
+    tasks_of(rows, record.tasks)
+    return with_tasks(rows, record.classes)
+
+
+def open_for(
+    record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
+) -> ExampleStream:
+    """Return rows for a model as a stream, as `open_rows`; those of several tasks are in memory.
+
+    Raises:
+        InputError: As `read_for`.
+    """
+    if not record.tasks:
+        return open_rows(data, columns, keep)
+    return stream_of(read_for(record, data, columns, keep))
 
 
 def named(columns: DataColumns) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def fit_members(
             seed=seed,
             max_length=choices.max_length,
             format=choices.format,
+            tasks=data.tasks,
         )
         if network.conditioning is not None:
             network.conditioning.learn(data.train[0])

@@ -159,6 +159,11 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
         InputError: The classifier is another library's, or the mean logits are no linear function
             of the features.
     """
+    if fitted.record.tasks:
+        raise InputError(
+            f"{fitted.name} classifies rows among the classes of their task, and an exported last "
+            "layer would among those of all; --format peft without --head writes the adapter"
+        )
     network, encoder = fitted.network, _encoder(fitted)
     for site in network.sites:
         site.check_fixed()

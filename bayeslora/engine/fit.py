@@ -140,6 +140,8 @@ def fit_classifier(
         final = final if settings.refit else data
     _check(choices, data, settings)
     choices = _with_defaults(choices, data, settings)
+    if data.tasks and choices.verbaliser is None:
+        choices = replace(choices, verbaliser="none")  # no name of a class is a word alone
     held = None if data.validation is None else data.validation[0]
     planned = _planned(choices, final, settings)
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
@@ -211,6 +213,7 @@ def fit_classifier(
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
+        tasks=data.tasks,
         data=final.hashes(),
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
@@ -339,6 +342,13 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "two"
         )
     plan = _plan(choices, data, settings)
+    if data.tasks:
+        _check_tasks(choices, settings)
+    if settings.quality_retaining is not None and data.train[0].choices is not None:
+        raise InputError(
+            "quality_retaining holds rows near others of their class, and the options of a "
+            "question are no classes; leave it out"
+        )
     if settings.keep_folds:
         _check_keep_folds(choices)
     check_feature_scores(choices.feature_scores, posterior)
@@ -410,6 +420,19 @@ def _check_keep_folds(choices: Choices) -> None:
             "feature scores need one set of features, and with keep_folds there are several; leave "
             "one of the two out"
         )
+
+
+def _check_tasks(choices: Choices, settings: TrainingSettings) -> None:
+    """Raise InputError for what cannot be with several tasks."""
+    posterior = choices.posterior
+    if posterior.over_trained:
+        raise InputError(
+            f"posterior {posterior.name!r} takes the curvature over all classes at once, and rows "
+            "of several tasks are classified among the classes of their own; choose 'vbll', "
+            "'laplace', 'map' or another of the last layer, or 'ensemble'"
+        )
+    if settings.refit:
+        raise InputError("refit keeps what one task's rows chose; leave it out with several tasks")
 
 
 def _differ(data: TrainingData) -> bool:

@@ -92,6 +92,7 @@ def restore_network(
             seed=record.seed,
             max_length=record.max_length,
             format=format_of(record),
+            tasks=record.tasks,
             extra=record.head,
             trained=members[0],
         )

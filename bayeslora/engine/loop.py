@@ -55,6 +55,7 @@ from bayeslora.engine.settings import TrainingSettings, plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.per_task import PerTask, by_task
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 from bayeslora.processes import current
@@ -112,9 +113,14 @@ def validation_metrics(
     features, labels = feature_rows(network, validation).pair
     if train is not None:
         head.fit(*train, (features, labels), choose_prior=False)
-    probs = link_probabilities(head.predict(features), **(drawing or {})).probs
-    accuracy = (probs.argmax(1) == labels).double().mean()
-    return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
+    found: dict[str, float] = {"nll": 0.0, "accuracy": 0.0}
+    for logits, own in by_task(head, head.predict(features), labels):
+        probs = link_probabilities(logits, **(drawing or {})).probs
+        accuracy = (probs.argmax(1) == own).double().mean()
+        share = len(own) / len(labels)
+        found["nll"] += share * nll(probs, own)
+        found["accuracy"] += share * accuracy.item()
+    return found
 
 
 @restored_random_state()
@@ -133,7 +139,6 @@ def train_network(
     logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
-    task_of: Tensor | None = None,
     restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
@@ -157,14 +162,15 @@ def train_network(
         logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         prior: What the language model says of the classes; None for a prior mean of zero.
-        task_of: [C] int64, the task of each class, from 0; None where there is one task.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
     shown = description is not None
     last = current().first(lambda: last_checkpoint(directory))
-    fit = _Fit(network, train, adapter, posterior, settings, last, task_of)
+    if isinstance(network.head, PerTask):
+        network.head.see(train.labels)
+    fit = _Fit(network, train, adapter, posterior, settings, last)
     if network.conditioning is not None and train.texts.contexts is not None:
         network.conditioning.begin(train.texts.contexts)
     begin_adapter(
@@ -231,7 +237,6 @@ class _Fit:
     posterior: Posterior
     settings: TrainingSettings
     last: str | None
-    task_of: Tensor | None
 
 
 def _trained(
@@ -353,8 +358,9 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
     options = fit.settings.quality_retaining
     if options is None:
         return update
-    classes = len(fit.network.head.mean_weight)
-    task_of = torch.zeros(classes, dtype=torch.int64) if fit.task_of is None else fit.task_of
+    head = fit.network.head
+    one_task = torch.zeros(len(head.mean_weight), dtype=torch.int64)
+    task_of = head.task_of if isinstance(head, PerTask) else one_task
     return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 

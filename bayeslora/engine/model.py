@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +50,7 @@ from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.union import TASK
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +222,11 @@ class FittedModel:
         Raises:
             InputError: `config` cannot be fitted to this network, or there is no single last layer.
         """
+        if self.record.tasks:
+            raise InputError(
+                f"{self.name} was fitted to several tasks, whose last layer is fitted with them: "
+                "choose the posterior in fit"
+            )
         sites = self.network.sites
         check_last_layer(
             config,
@@ -362,10 +370,21 @@ class FittedModel:
         """
         found = self.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
         scores = row_scores(found)
-        kept = {
+        kept: dict[str, Any] = {
             "validation_nll": float(scores.nll.mean()),
             "validation_accuracy": float(scores.correct.mean()),
         }
+        if self.record.tasks:
+            names = np.asarray(found.columns[TASK])
+            kept["validation_tasks"] = {
+                task: {
+                    "nll": float(scores.nll[names == task].mean()),
+                    "accuracy": float(scores.correct[names == task].mean()),
+                    "num_rows": int((names == task).sum()),
+                }
+                for task in self.record.tasks
+                if (names == task).any()
+            }
         return replace(self, record=replace(self.record, results=self.record.results | kept))
 
     def say_too_wide(self, rows: KnownRows) -> None:

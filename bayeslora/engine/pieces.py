@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.engine.settings import LabelledExamples
+from bayeslora.engine.tasks import of_tasks
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import check_draws, check_link
@@ -25,6 +26,7 @@ from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.questions import question_columns
+from bayeslora.tasks.union import tasks_of
 
 if TYPE_CHECKING:
     from bayeslora.engine.model import FittedModel
@@ -153,17 +155,22 @@ def predict_texts(
     unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
     # A report shows the images of rows that it lists.
     images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
-    return to_predictions(
-        answers,
-        classes,
-        link=drawing.link,
-        num_samples=posterior.num_samples or 0 if draws is None else draws,
-        seed=drawing.seed,
-        feature_scores=fitted.network.feature_scores,
-        available=examples.available(len(classes)),
-        notes=fitted.notes(num_passes(posterior, draws, len(fitted.members))),
-        name=fitted.name,
-        labels=codes if (codes >= 0).any() else None,
-        ids=examples.ids,
-        columns={**images, **question_columns(examples), **examples.further, **unknown},
-    )
+    how: dict[str, Any] = {
+        "link": drawing.link,
+        "num_samples": posterior.num_samples or 0 if draws is None else draws,
+        "seed": drawing.seed,
+        "feature_scores": fitted.network.feature_scores,
+        "notes": fitted.notes(num_passes(posterior, draws, len(fitted.members))),
+    }
+    about: dict[str, Any] = {
+        "name": fitted.name,
+        "labels": codes if (codes >= 0).any() else None,
+        "ids": examples.ids,
+        "columns": {**images, **question_columns(examples), **examples.further, **unknown},
+    }
+    record = fitted.record
+    if record.tasks:
+        found = tasks_of(examples, record.tasks)
+        return of_tasks(answers, record.classes, record.tasks, found, how=how, about=about)
+    available = examples.available(len(classes))
+    return to_predictions(answers, classes, available=available, **how, **about)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -27,6 +27,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
 
 _TOLD = re.compile(
     r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
@@ -161,12 +162,15 @@ class TrainingData:
         classes: Names of the classes in index order.
         train: Training rows and their labels [N] int64.
         validation: Held-out rows and their labels, or None.
+        tasks: How many classes each of several tasks has, in the order of the classes; empty where
+            there is one task.
     """
 
     columns: DataColumns
     classes: tuple[str, ...]
     train: LabelledExamples
     validation: LabelledExamples | None
+    tasks: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
@@ -175,6 +179,8 @@ class TrainingData:
         Raises:
             InputError: Something in it is not allowed.
         """
+        if is_union(train) or is_union(validation):
+            return cls._of_tasks(train, validation, columns)
         rows = read_labelled(train, columns)
         if rows.images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
@@ -195,6 +201,33 @@ class TrainingData:
             (rows, torch.from_numpy(encode_labels(rows, classes))),
             None if held is None else (held, torch.from_numpy(encode_labels(held, classes))),
         )
+
+    @classmethod
+    def _of_tasks(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
+        """Read several tasks, each by its name, as one."""
+        if not is_union(train) or not (validation is None or is_union(validation)):
+            raise InputError(
+                "several tasks are named in training and validation data alike: give both as "
+                "mappings from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
+            )
+        check_tasks(validation or (), [*train], "validation data")
+        parts = {task: read_labelled(data, columns) for task, data in train.items()}
+        held = {
+            task: read_validation(data, columns, parts[task])
+            for task, data in (validation or {}).items()
+        }
+        of_task = union_classes(parts)
+        classes = tuple(name for names in of_task.values() for name in names)
+        for task, rows in held.items():  # by their own names, in files of their own
+            encode_labels(rows, class_names(parts[task]))
+        found = [
+            (rows, torch.from_numpy(encode_labels(rows, classes)))
+            for rows in (union(split) for split in (parts, held) if split)
+        ]
+        images = any(rows.images for rows in parts.values())
+        if images and not columns.images:
+            columns = replace(columns, text=IMAGE, images=True)
+        return cls(columns, classes, found[0], found[1] if held else None, counts(of_task))
 
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""

@@ -22,6 +22,7 @@ from bayeslora.cli.arguments import (
 )
 from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import note
+from bayeslora.cli.multi_task import add_multi_task, files_of, read_tasks, settle_tasks
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
@@ -29,6 +30,7 @@ from bayeslora.processes import current
 
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
+    from bayeslora.tasks.columns import DataColumns
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
 
@@ -46,9 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         parser.add_argument(
             "--validation",
-            metavar="FILE",
-            help="held-out rows: they choose the epoch, and what the posterior chooses",
+            action="append",
+            metavar="[NAME=]FILE",
+            help="held-out rows: they choose the epoch, and what the posterior chooses; with "
+            "--multi-task one of a task each, by its name",
         ),
+        add_multi_task(parser, "TRAIN"),
         parser.add_argument("--out", metavar="DIR", help="where the model goes"),
         parser.add_argument(
             "--quick",
@@ -210,6 +215,7 @@ def run(args: argparse.Namespace) -> None:
     """Check everything that can be checked, load, fit, save, and print what was measured."""
     if isinstance(args.verbaliser, list):  # of the command line; --config has one value
         args.verbaliser = one_verbaliser(args.verbaliser)
+    settle_tasks(args)
     if args.zero_shot:
         _zero_shot(args)
         return
@@ -219,7 +225,7 @@ def run(args: argparse.Namespace) -> None:
         args.adapter = "none"
     _settle_task(args)
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and not (name == "train" and args.multi_task):
             raise InputError(f"{shown} is missing; name it here or in --config")
     world = current()
     world.first(partial(_check_out, args))
@@ -232,8 +238,7 @@ def run(args: argparse.Namespace) -> None:
     columns = columns_for(args, None)
     train, validation = world.first_then_all(
         lambda: [
-            None if data is None else read(data, args, columns, labels="required")
-            for data in (args.train, args.validation)
+            _rows(data, args, columns) for data in (args.multi_task or args.train, args.validation)
         ]
     )
     classifier.fit(
@@ -249,6 +254,13 @@ def run(args: argparse.Namespace) -> None:
     _show(args, classifier.record)
 
 
+def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
+    """Return the labelled rows of a file, or of each of several tasks; None where there is none."""
+    if isinstance(data, dict):
+        return read_tasks(data, args, columns, labels="required")
+    return None if data is None else read(data, args, columns, labels="required")
+
+
 def _settle_task(args: argparse.Namespace) -> None:
     """Take the prompt from a description of the task, and the usual split of a known task."""
     from bayeslora.tasks.description import is_description, read_description
@@ -256,7 +268,7 @@ def _settle_task(args: argparse.Namespace) -> None:
     if is_description(args.task):
         if args.template is None:
             args.template = read_description(args.task).prompt
-    elif args.train is None and args.task not in (None, *KINDS):
+    elif args.train is None and args.task not in (None, *KINDS) and not args.multi_task:
         args.train = "train"
 
 
@@ -273,7 +285,10 @@ _TRAINING = (
     *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
     *("layer_sampling", "quality_retaining", "feature_scores"),
 )
-_IDLE_WITHOUT_LABELS = ("validation", "quick", "adapter", "posterior", "seed", *_TRAINING)
+_IDLE_WITHOUT_LABELS = (
+    *("validation", "multi_task", "quick", "adapter", "posterior", "seed"),
+    *_TRAINING,
+)
 
 
 def _zero_shot(args: argparse.Namespace) -> None:
@@ -321,8 +336,7 @@ def _check_out(args: argparse.Namespace) -> None:
     """Check what `fit` cannot know: the files that the rows and the options come from."""
     from bayeslora.files import refuse_inputs
 
-    files = (args.train, args.validation, args.config)
-    refuse_inputs(args.out, *(one for one in files if one is not None))
+    refuse_inputs(args.out, *files_of(args.train, args.multi_task, args.validation, args.config))
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
@@ -359,4 +373,8 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
             ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
             ("validation accuracy", f"{results['validation_accuracy']:.3f}"),
         ]
+    rows += [
+        (f"validation, {task}", f"accuracy {found['accuracy']:.3f}, NLL {found['nll']:.3f}")
+        for task, found in results.get("validation_tasks", {}).items()
+    ]
     print_columns(rows)

@@ -19,15 +19,25 @@ from bayeslora.cli.arguments import (
     given,
     number,
 )
-from bayeslora.cli.data import columns_for, open_rows
+from bayeslora.cli.data import columns_for, open_rows, read
 from bayeslora.cli.messages import note
+from bayeslora.cli.multi_task import (
+    add_multi_task,
+    files_of,
+    named_files,
+    read_tasks,
+    scores_by_task,
+)
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
+from bayeslora.errors import InputError
 from bayeslora.option_checks import LINKS
 from bayeslora.plain_text import counted
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
+    from bayeslora.checkpoint import ModelRecord
     from bayeslora.engine.data import CheckedRows
+    from bayeslora.tasks.stream import ExampleStream
 
 SUMMARY = "write class probabilities and uncertainties of texts to a file"
 
@@ -35,7 +45,14 @@ SUMMARY = "write class probabilities and uncertainties of texts to a file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model directory")
-    parser.add_argument("data", metavar="DATA", help="texts, labelled or not; '-' for stdin")
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="texts, labelled or not; '-' for stdin. For a model of several tasks --multi-task, or "
+        "rows with a column task",
+    )
+    add_multi_task(parser, "DATA")
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     parser.add_argument(
         "--num-samples",
@@ -82,9 +99,13 @@ def run(args: argparse.Namespace) -> None:
 
     world, parts = current(), PredictionParts(args.out)
     world.first(parts.sweep)
-    check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=[args.data])
+    files = _files(args)
+    inputs = files_of(files)
+    check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
+    if isinstance(files, dict) and not record.tasks:
+        raise InputError(f"{args.model} was fitted to one task; give DATA, not --multi-task")
     posterior = stored_posterior(record.posterior)
 
     from bayeslora.engine.pieces import Drawing
@@ -101,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
 
     def checked() -> CheckedRows:
-        stream = open_rows(args.data, args, columns_for(args, record), keep=args.keep)
+        stream = _opened(files, args, record)
         if corruption is not None:
             stream = corrupted_stream(stream, corruption)
         return CheckedRows.of(record, stream, args.unknown_labels)
@@ -120,10 +141,40 @@ def run(args: argparse.Namespace) -> None:
         rows, args.out, unknown_labels=args.unknown_labels, overwrite=overwrite, **options
     )
     if world.is_first:
-        _report(args, rows, method_name(record))
+        _report(args, rows, method_name(record), by_task=bool(record.tasks))
 
 
-def _report(args: argparse.Namespace, rows: CheckedRows, name: str) -> None:
+def _files(args: argparse.Namespace) -> str | dict[str, str]:
+    """Return DATA, or the files of several tasks by their names."""
+    if args.multi_task is not None and args.data is not None:
+        raise InputError(f"--multi-task takes the place of DATA; leave {args.data} out")
+    if args.multi_task is not None:
+        return named_files(args.multi_task, "--multi-task")
+    if args.data is None:
+        raise InputError("DATA is missing; a model of several tasks takes --multi-task NAME=FILE")
+    return str(args.data)
+
+
+def _opened(
+    files: str | dict[str, str], args: argparse.Namespace, record: ModelRecord
+) -> ExampleStream:
+    """Return the rows to predict as a stream; those of several tasks with their tasks."""
+    columns = columns_for(args, record)
+    if not record.tasks:
+        return open_rows(str(files), args, columns, keep=args.keep)
+
+    from bayeslora.engine.data import open_for
+    from bayeslora.tasks.union import TASK, check_tasks
+
+    if isinstance(files, dict):
+        check_tasks(files, [*record.tasks], "the model")
+        parts = read_tasks(files, args, columns, keep=args.keep)
+        return open_for(record, parts, columns, args.keep)
+    rows = read(files, args, columns, keep=[*dict.fromkeys([*args.keep, TASK])])
+    return open_for(record, rows, columns, args.keep)
+
+
+def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:
     """Print how many rows there are, and the scores of the labelled ones."""
     count = f"{counted(rows.stream.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
     line = ("predictions", f"{args.out} ({count})")
@@ -134,8 +185,15 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str) -> None:
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.predictions.record import Predictions
 
-    scores = evaluate(Predictions.load(args.out, name))
+    predictions = Predictions.load(args.out, name, columns=["task"] if by_task else ())
+    scores = evaluate(predictions)
+    of_tasks = scores_by_task(predictions) if by_task else {}
     if args.json:
-        print_json({**scores.to_json(), "file": str(args.out)})
-    else:
-        print_columns([line, *score_rows(scores)])
+        found = (
+            {"tasks": {task: one.to_json() for task, one in of_tasks.items()}} if by_task else {}
+        )
+        print_json({**scores.to_json(), "file": str(args.out), **found})
+        return
+    print_columns([line, *score_rows(scores)])
+    for task, one in of_tasks.items():
+        print_columns([("task", task), *score_rows(one)])

@@ -1,0 +1,285 @@
+"""Does the quality-retaining loss keep a task from falling back while others learn?
+
+MiniLM on three tasks of different difficulty at once, one union head, rows of a task classified
+among its own classes. 300 training rows a task, six epochs, adapters of rank 8 on all linear layers
+of the last two transformer layers, 32 tokens, a point estimate, and one learning rate for all arms,
+LoRA's default (3e-3), that nothing was chosen by. 250 test rows a task score every epoch, and 150
+others choose one temperature at the end.
+
+Arms: LoRA, LoRA with the loss, EMTAL (experts by clusters), EMTAL with the loss, EMTAL with experts
+in file order, and LoRA on each task alone.
+
+Judged by, before the first run, paired by seed:
+ 1. the worst drop of a task: the largest of best minus last accuracy over the epochs, over tasks;
+    the loss is meant to lower it, for LoRA and for EMTAL.
+ 2. the mean gain: accuracy of EMTAL with the loss minus that of LoRA, a mean over tasks, in the
+    last epoch. What is learnt is LoRA of rank r in both, so that none is expected.
+NLL in the place of accuracy in both is shown beside. Calibration is reported with and without the
+loss, before and after the temperature.
+
+    python -m benchmarks.multi_task --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.emtal.gate import GatedUnits
+from bayeslora.adapters.emtal.options import EMTAL
+from bayeslora.adapters.lora import LoRA
+from bayeslora.backbones.load import Backbone, load_backbone
+from bayeslora.engine.build import build_network
+from bayeslora.engine.loop import train_network
+from bayeslora.engine.network import Network
+from bayeslora.engine.retaining.options import QualityRetaining
+from bayeslora.engine.rows import LabelledTexts, prepare, scaled_features
+from bayeslora.engine.settings import TrainingSettings
+from bayeslora.logits import GaussianLogits
+from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.top_label import top_label
+from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.per_task import by_task
+from bayeslora.tasks.examples import (
+    Examples,
+    encode_labels,
+    without_duplicates,
+    without_overlap,
+)
+from bayeslora.tasks.known import load_known
+from bayeslora.tasks.splits import stratified_sample
+from bayeslora.tasks.union import TASK, class_of, counts, named, union, union_classes
+from benchmarks.lib.results import Results
+from benchmarks.multi_task.report import write_report
+
+TASKS = ("ag_news_10k", "sst2_sentences", "boolq_question_only")
+KEY = ("arm", "seed")
+NUM_TRAIN, NUM_HELD, NUM_TEST = 300, 150, 250
+EPOCHS, BATCH_SIZE, MAX_LENGTH, NUM_LAYERS, RANK, RATE = 6, 16, 32, 2, 8, 3e-3
+
+LORA = LoRA(
+    r=RANK,
+    alpha=RANK,
+    num_layers=NUM_LAYERS,
+    lr=RATE,
+    target_modules=("dense", "query", "key", "value"),
+)
+EXPERTS = EMTAL(r=RANK, num_layers=NUM_LAYERS, lr=RATE)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to fit the tasks.
+
+    Attributes:
+        adapter: Which adapter.
+        retains: Whether the quality-retaining loss is on.
+        in_file_order: Whether experts are runs of hidden units as they are.
+        apart: Whether each task is fitted alone.
+    """
+
+    adapter: Adapter
+    retains: bool = False
+    in_file_order: bool = False
+    apart: bool = False
+
+
+ARMS = {
+    "lora": Arm(LORA),
+    "lora+retaining": Arm(LORA, retains=True),
+    "emtal": Arm(EXPERTS),
+    "emtal+retaining": Arm(EXPERTS, retains=True),
+    "emtal in file order": Arm(EXPERTS, in_file_order=True),
+    "lora apart": Arm(LORA, apart=True),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the tasks that are fitted together.
+
+    Attributes:
+        train: Training rows.
+        held: Rows that choose a temperature.
+        test: Rows that are scored.
+        classes: Names of all classes.
+        tasks: How many of them each task has.
+    """
+
+    train: Examples
+    held: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    tasks: dict[str, int]
+
+
+def read(data_dir: str | None) -> dict[str, dict[str, Examples]]:
+    """Return the fixed rows of each split by task."""
+    found: dict[str, dict[str, Examples]] = {"train": {}, "held": {}, "test": {}}
+    for task in TASKS:
+        test = _sample(load_known(task, "test", data_dir), NUM_TEST)
+        pool = without_overlap(without_duplicates(load_known(task, "train", data_dir)), test)
+        pool = _sample(pool, NUM_TRAIN + NUM_HELD)
+        order = np.random.default_rng(0).permutation(len(pool))
+        found["train"][task] = pool.take(order[:NUM_TRAIN])
+        found["held"][task] = pool.take(order[NUM_TRAIN:])
+        found["test"][task] = test
+    return found
+
+
+def _sample(rows: Examples, count: int) -> Examples:
+    codes = np.unique([str(label) for label in rows.labels], return_inverse=True)[1]
+    return rows.take(stratified_sample(codes.astype(np.int64), count, 0))
+
+
+def together(splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...]) -> Rows:
+    """Return the rows of some tasks as one."""
+    parts = {split: {task: rows[task] for task in tasks} for split, rows in splits.items()}
+    if len(tasks) == 1:
+        (task,) = tasks
+        names = sorted({class_of(task, label) for label in parts["train"][task].labels})
+        alone = [named(task, parts[split][task]) for split in ("train", "held", "test")]
+        return Rows(*alone, tuple(names), {task: len(names)})
+    classes = union_classes(parts["train"])
+    names = [name for group in classes.values() for name in group]
+    alike = (union(parts[split]) for split in ("train", "held", "test"))
+    return Rows(*alike, tuple(names), counts(classes))
+
+
+def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
+    """Return the scores of every task after every epoch, and calibration at the end."""
+    settings = TrainingSettings(
+        EPOCHS,
+        BATCH_SIZE,
+        warmup=0.1,
+        seed=seed,
+        quality_retaining=QualityRetaining() if arm.retains else None,
+    )
+    network = build_network(
+        backbone,
+        arm.adapter,
+        MLE(),
+        num_classes=len(rows.classes),
+        seed=seed,
+        max_length=MAX_LENGTH,
+        tasks=rows.tasks,
+    )
+    if arm.in_file_order:
+        for site in network.sites:
+            if isinstance(site, GatedUnits):
+                units = torch.arange(site.out_features)
+                site.experts.copy_(units * site.num_experts // site.out_features)
+    splits = {
+        split: _prepared(network, getattr(rows, split), rows.classes)
+        for split in ("train", "held", "test")
+    }
+    epochs: list[dict[str, Any]] = []
+
+    def score(_: int, trained: Network) -> None:
+        logits, labels = _logits(trained, splits["test"])
+        epochs.append(_by_task(trained, logits, labels, rows))
+
+    with tempfile.TemporaryDirectory() as folder:
+        train_network(
+            network,
+            splits["train"],
+            None,
+            adapter=arm.adapter,
+            posterior=MLE(),
+            settings=settings,
+            directory=Path(folder),
+            feature_scores=(),
+            on_epoch=score,
+            description=None,
+        )
+    held, labels = _logits(network, splits["held"])
+    point = GaussianLogits(held, torch.zeros_like(held))
+    factor = best_scale(by_task(network.head, point, labels))[0]
+    logits, labels = _logits(network, splits["test"])
+    return {
+        "epochs": epochs,
+        "factor": factor,
+        "scaled": _by_task(network, factor * logits, labels, rows),
+    }
+
+
+def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> LabelledTexts:
+    labels = torch.from_numpy(encode_labels(rows, classes))
+    return prepare(network.encoder, (rows, labels), progress=False, say=False)
+
+
+def _logits(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
+    features = scaled_features(network, rows.texts).double()
+    return features @ network.head.mean_weight.double().T, rows.labels
+
+
+def _by_task(network: Network, logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
+    """Return accuracy, NLL and ECE of each task among its classes, and accuracy among all."""
+    found = {}
+    point = GaussianLogits(logits, torch.zeros_like(logits))
+    names = np.array(rows.test.further[TASK])
+    for task, (own, y) in zip(rows.tasks, by_task(network.head, point, labels), strict=True):
+        p = own.mean.softmax(-1)
+        top = p.max(1)
+        of_all = (logits.argmax(1) == labels)[torch.from_numpy(names == task)]
+        found[task] = {
+            "accuracy": float((top.indices == y).double().mean()),
+            "nll": float(-p[torch.arange(len(y)), y].log().mean()),
+            "ece": ece(top_label(top.values.numpy(), (top.indices == y).numpy())),
+            "accuracy_among_all": float(of_all.double().mean()),
+        }
+    return found
+
+
+def run(
+    backbone: Backbone, name: str, seed: int, splits: Mapping[str, Mapping[str, Examples]]
+) -> dict[str, Any]:
+    """Return the scores of one arm and seed, every task in one place."""
+    arm, began = ARMS[name], time.perf_counter()
+    groups = [(task,) for task in TASKS] if arm.apart else [TASKS]
+    parts = [fit(backbone, arm, together(splits, group), seed) for group in groups]
+    epochs = [
+        {task: scores for part in parts for task, scores in part["epochs"][epoch].items()}
+        for epoch in range(EPOCHS)
+    ]
+    scaled = {task: scores for part in parts for task, scores in part["scaled"].items()}
+    return {"epochs": epochs, "scaled": scaled, "seconds": time.perf_counter() - began}
+
+
+def main() -> None:
+    """Fit what is not stored yet, seed by seed, and write the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir")
+    parser.add_argument("--out", type=Path, default=Path("reports/multi-task"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--summary-only", action="store_true")
+    args = parser.parse_args()
+    results = Results(args.out, KEY)
+    if not args.summary_only:
+        torch.set_num_threads(1)
+        backbone = load_backbone("minilm", dtype="float32", device="cpu")
+        splits = read(args.data_dir)
+        for seed in range(args.seeds):
+            for name in args.arms:
+                if results.get(arm=name, seed=seed) is None:
+                    found = run(backbone, name, seed, splits)
+                    results.append({"arm": name, "seed": seed, **found})
+                    print(name, seed, f"{found['seconds']:.0f} s", flush=True)
+    results.sort()
+    write_report(results, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The summary of the study of several tasks, written from its stored rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
+from benchmarks.lib.tables import shown, table
+
+Row = Mapping[str, Any]
+Score = Callable[[Row], float]
+
+
+def tasks_of(row: Row) -> list[str]:
+    """Return the names of the tasks."""
+    return [*row["epochs"][-1]]
+
+
+def worst_drop(row: Row) -> float:
+    """Return the largest of best minus last accuracy over the epochs, over tasks."""
+    return max(
+        max(epoch[task]["accuracy"] for epoch in row["epochs"])
+        - row["epochs"][-1][task]["accuracy"]
+        for task in tasks_of(row)
+    )
+
+
+def worst_rise(row: Row) -> float:
+    """Return the largest of last minus least NLL over the epochs, over tasks."""
+    return max(
+        row["epochs"][-1][task]["nll"] - min(epoch[task]["nll"] for epoch in row["epochs"])
+        for task in tasks_of(row)
+    )
+
+
+def mean_of(name: str, where: str = "epochs") -> Score:
+    """Return a score of the last epoch, a mean over tasks."""
+
+    def score(row: Row) -> float:
+        last = row["epochs"][-1] if where == "epochs" else row[where]
+        return sum(found[name] for found in last.values()) / len(last)
+
+    return score
+
+
+COLUMNS: dict[str, Score] = {
+    "accuracy": mean_of("accuracy"),
+    "NLL": mean_of("nll"),
+    "ECE": mean_of("ece"),
+    "ECE, one temperature": mean_of("ece", "scaled"),
+    "worst drop of accuracy": worst_drop,
+    "worst rise of NLL": worst_rise,
+}
+PAIRS = (
+    ("worst drop of accuracy, lower by", "lora", "lora+retaining", worst_drop),
+    ("worst drop of accuracy, lower by", "emtal", "emtal+retaining", worst_drop),
+    ("worst rise of NLL, lower by", "lora", "lora+retaining", worst_rise),
+    ("worst rise of NLL, lower by", "emtal", "emtal+retaining", worst_rise),
+    ("mean accuracy, higher by", "emtal+retaining", "lora", mean_of("accuracy")),
+    ("mean accuracy, higher by", "lora+retaining", "lora", mean_of("accuracy")),
+    ("mean accuracy, higher by", "emtal", "lora", mean_of("accuracy")),
+    ("mean NLL, lower by", "lora", "emtal+retaining", mean_of("nll")),
+    ("mean NLL, lower by", "lora", "lora+retaining", mean_of("nll")),
+    ("mean accuracy, higher by", "emtal", "emtal in file order", mean_of("accuracy")),
+)
+"""What is compared: the score of the first arm less that of the second; above 0 is as claimed."""
+
+
+def paired(results: Results, first: str, second: str, score: Score) -> list[float]:
+    """Return the differences of two arms, seed by seed."""
+    others = {row["seed"]: row for row in results.rows(arm=second)}
+    return [
+        score(row) - score(others[row["seed"]])
+        for row in results.rows(arm=first)
+        if row["seed"] in others
+    ]
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Write `summary.md` from what is stored."""
+    rows = results.rows()
+    if not rows:
+        return
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    arms.sort(key=lambda arm: ("+" in arm, arm))
+    every = [
+        [
+            arm,
+            str(len(of_arm)),
+            *(shown([score(row) for row in of_arm]) for score in COLUMNS.values()),
+        ]
+        for arm in arms
+        if (of_arm := results.rows(arm=arm))
+    ]
+    by_task = [
+        [
+            arm,
+            task,
+            *(
+                shown([row["epochs"][-1][task][key] for row in of_arm])
+                for key in ("accuracy", "nll", "ece")
+            ),
+            shown(
+                [
+                    max(e[task]["accuracy"] for e in row["epochs"])
+                    - row["epochs"][-1][task]["accuracy"]
+                    for row in of_arm
+                ]
+            ),
+            shown([row["epochs"][-1][task]["accuracy_among_all"] for row in of_arm]),
+        ]
+        for arm in arms
+        if (of_arm := results.rows(arm=arm))
+        for task in tasks_of(of_arm[0])
+    ]
+    compared = [
+        [what, first, second, shown(found), str(len(found))]
+        for what, first, second, score in PAIRS
+        if (found := paired(results, first, second, score))
+    ]
+    text = "\n\n".join(
+        [
+            "# Several tasks at once",
+            "`python -m benchmarks.multi_task --data-dir DIR`; what is asked, the rows and the "
+            "rule are in its first lines. Means over seeds, ± half of a 95 % t interval.",
+            "## Differences, paired by seed",
+            table(["score", "of", "against", "difference", "seeds"], compared),
+            "## Arms, means over tasks in the last epoch",
+            table(["arm", "seeds", *COLUMNS], every),
+            "## By task, last epoch",
+            table(
+                [
+                    "arm",
+                    "task",
+                    "accuracy",
+                    "NLL",
+                    "ECE",
+                    "drop from its best epoch",
+                    "accuracy among all classes",
+                ],
+                by_task,
+            ),
+        ]
+    )
+    with atomic_file(out / "summary.md") as aside:
+        aside.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,207 @@
+"""Several tasks at once: one classifier, rows among the classes of their task."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
+
+import bayeslora as bl
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.errors import InputError
+
+LORA = "lora:r=2,num_layers=2"
+
+
+def binary(n, seed=0):
+    """Rows of a second task over the same words: about animals, or not."""
+    return [
+        {**row, "label": "yes" if row["label"] == "animals" else "no"} for row in toy_rows(n, seed)
+    ]
+
+
+TRAIN = {"topic": toy_rows(30), "animal": binary(20, 7)}
+HELD = {"topic": toy_rows(18, 1), "animal": binary(12, 8)}
+TEST = {"topic": toy_rows(9, 5), "animal": binary(6, 6)}
+CLASSES = ("topic: animals", "topic: food", "topic: weather", "animal: no", "animal: yes")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("tasks") / "llama"))
+
+
+def fresh(backbone, posterior="mle", adapter=LORA, **options):
+    return BayesianClassifier(
+        backbone,
+        adapter,
+        posterior,
+        dtype="float32",
+        max_length=32,
+        progress=False,
+        **WHOLE_AND_RAW,
+        **options,
+    )
+
+
+def fitted(backbone, posterior="mle", adapter=LORA, validation=HELD, **options):
+    options = {"epochs": 2, "batch_size": 8} | options
+    return fresh(backbone, posterior, adapter).fit(TRAIN, validation, **options)
+
+
+POSTERIORS = [
+    *("mle", "map", "vbll:prior_scale=2,polish_bound=jensen", "laplace:num_samples=20"),
+    *("temperature", "gvbll", "nuts:kernel=hmc,num_chains=2,num_warmup=8,num_samples=4"),
+    *("ensemble:num_members=2", "swag:num_samples=2", "blob:num_samples=2", "ivon:num_samples=2"),
+]
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_rows_are_classified_among_the_classes_of_their_task(backbone, tmp_path, posterior):
+    clf = fitted(backbone, posterior, out=tmp_path / "model")
+    assert clf.classes == CLASSES
+    found = clf.predict(TEST)
+    assert found.columns["task"].tolist() == ["topic"] * 9 + ["animal"] * 6
+    own = np.array([[True] * 3 + [False] * 2] * 9 + [[False] * 3 + [True] * 2] * 6)
+    assert np.array_equal(found.available, own)
+    assert (found.probs[~own] == 0).all()
+    assert (found.probs[own] > 0).all()
+    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-12)
+    assert [found.classes[label] for label in found.labels[-2:]] == ["animal: no", "animal: no"]
+    assert (found.total[9:] <= np.log(2) + 1e-9).all()
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, found.probs)
+    assert again.record.tasks == {"topic": 3, "animal": 2}
+
+
+def test_without_an_adapter_each_task_has_the_last_layer_that_it_would_have_alone(backbone):
+    """The features are the same, so that tasks share nothing but their scale."""
+    both = fresh(backbone, "map", "none").fit(TRAIN)
+    one = fresh(backbone, "map", "none").fit(TRAIN["topic"])
+    found, expected = both.predict({"topic": TEST["topic"]}), one.predict(TEST["topic"])
+    scale = float(both._fitted.network.feature_scale / one._fitted.network.feature_scale)
+    assert abs(scale - 1) < 0.05
+    np.testing.assert_allclose(found.probs[:, :3], expected.probs, atol=0.02)
+
+
+def test_the_order_of_rows_and_tasks_does_not_matter(backbone):
+    clf = fitted(backbone, "laplace:num_samples=20")
+    found = clf.predict(TEST)
+    turned = clf.predict({"animal": TEST["animal"], "topic": TEST["topic"]})
+    np.testing.assert_allclose(turned.probs[6:], found.probs[:9], atol=1e-6)
+    mixed = [{**row, "task": task} for task, rows in TEST.items() for row in rows]
+    mixed = mixed[::2] + mixed[1::2]
+    names = [f"{row['task']}/{row['id']}" for row in mixed]
+    rows = clf.predict([{**row, "id": name} for row, name in zip(mixed, names, strict=True)])
+    places = [found.ids.index(name) for name in names]
+    np.testing.assert_allclose(rows.probs, found.probs[places], atol=1e-6)
+    for name, values in rows.scores.items():
+        np.testing.assert_allclose(values, found.scores[name][places], atol=1e-4, err_msg=name)
+    assert np.array_equal(rows.labels, found.labels[places])
+
+
+def test_scores_are_those_of_each_task(backbone):
+    clf = fitted(backbone, "vbll:prior_scale=2,polish_bound=jensen")
+    results = clf.record.results
+    found = clf.predict(HELD)
+    nll = -np.log(found.probs[np.arange(30), found.labels])
+    assert results["validation_nll"] == pytest.approx(nll.mean(), abs=1e-6)
+    by_task = results["validation_tasks"]
+    assert by_task["topic"]["nll"] == pytest.approx(nll[:18].mean(), abs=1e-6)
+    assert by_task["animal"]["num_rows"] == 12
+    scores = bl.evaluate(clf.predict(TEST), group_by=["task"], num_resamples=20)
+    assert scores["accuracy"].value >= 0
+
+
+def test_quality_retaining_and_emtal_go_with_several_tasks(backbone, tmp_path):
+    adapter = "emtal:r=2,num_experts=4,num_layers=2,lr=1e-2"
+    clf = fitted(backbone, "mle", adapter, quality_retaining=True, out=tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
+    plain = fitted(backbone, "mle", adapter)
+    assert not np.array_equal(plain.predict(TEST).probs, clf.predict(TEST).probs)
+
+
+def test_held_out_parts_choose_a_scale_over_all_tasks(backbone):
+    clf = fitted(backbone, "vbll:prior_scale=2", validation=None, cv=2)
+    assert clf.record.results["logit_scale"]["num_rows"] > 0
+    assert (clf.predict(TEST).probs >= 0).all()
+    held = fitted(backbone, "mle", validation=None, hold_out=0.3)
+    assert set(held.record.results["validation_tasks"]) == {"topic", "animal"}
+
+
+def test_predictions_in_a_file_are_those_in_memory(backbone, tmp_path):
+    clf = fitted(backbone)
+    clf.predict_to_file(TEST, tmp_path / "test.parquet")
+    stored = bl.Predictions.load(tmp_path / "test.parquet", columns=["task"])
+    found = clf.predict(TEST)
+    assert np.array_equal(stored.probs, found.probs)
+    assert np.array_equal(stored.available, found.available)
+    assert list(stored.columns["task"]) == list(found.columns["task"])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "name"),
+    [
+        ({"topic": toy_rows(9)}, None, "topic"),
+        ({"a": toy_rows(9), "": binary(9)}, None, "name"),
+        (TRAIN, {"colour": toy_rows(9, 1)}, "colour"),
+        (TRAIN, toy_rows(9, 1), "validation"),
+        (toy_rows(9), HELD, "validation"),
+        (
+            {
+                "a": [{**row, "label": f"b: {row['label']}"} for row in toy_rows(9)],
+                "a: b": toy_rows(9, 1),
+            },
+            None,
+            "a: b: animals",
+        ),
+        ({"a": toy_rows(9), "b": [{**r, "label": "x"} for r in toy_rows(9)]}, None, "'x'"),
+        (TRAIN, {"topic": binary(9, 1)}, "'no'|'yes'"),
+    ],
+)
+def test_bad_tasks_are_refused_before_a_model_is_loaded(train, validation, name):
+    clf = BayesianClassifier("/nowhere/at/all", LORA, "mle", progress=False)
+    with pytest.raises(InputError, match=name):
+        clf.fit(train, validation, epochs=1)
+
+
+def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
+    clf = fitted(backbone)
+    for data, name in (
+        (toy_rows(3), "task"),
+        ({"colour": toy_rows(3)}, "colour"),
+        ([{**row, "task": "colour"} for row in toy_rows(3)], "colour"),
+        ({"topic": binary(3)}, "'topic: (yes|no)'"),
+    ):
+        with pytest.raises(InputError, match=name):
+            clf.predict(data)
+    kept = clf.predict({"topic": binary(3)}, unknown_labels="ood")
+    assert kept.labels is None
+
+
+@pytest.mark.parametrize("posterior", ["laplace_lora", "tfb"])
+def test_posteriors_over_all_classes_at_once_are_refused(backbone, posterior):
+    with pytest.raises(InputError, match=posterior):
+        fitted(backbone, posterior)
+
+
+def test_what_would_forget_the_tasks_is_refused(backbone, tmp_path):
+    clf = fitted(backbone)
+    with pytest.raises(InputError, match="tasks"):
+        clf.calibrate(TRAIN)
+    for export in (clf.export_merged, lambda path: clf.export_peft(path, head=True)):
+        with pytest.raises(InputError, match="task"):
+            export(tmp_path / "out")
+    clf.export_peft(tmp_path / "peft")
+    with pytest.raises(InputError, match="refit"):
+        fitted(backbone, validation=None, hold_out=0.3, refit=True)
+
+
+def test_one_task_is_what_it_was(backbone):
+    """A classifier of one task has no column of tasks, and no classes that are missing."""
+    clf = fresh(backbone).fit(toy_rows(30), epochs=1)
+    found = clf.predict(toy_rows(3, 1))
+    assert found.available is None
+    assert "task" not in found.columns
+    assert clf.record.tasks == {}
+    assert torch.is_tensor(clf._fitted.network.head.weight)
