@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayeslora.experiments.run import Experiment, experiment
     from bayeslora.metrics.compare import Comparison, compare
     from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.metrics.robustness import Attack, Robustness
     from bayeslora.metrics.scores import Score, Scores
     from bayeslora.metrics.seeds import over_seeds
     from bayeslora.posteriors.last_layer.estimates import MAP, MLE, TemperatureScaling
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AMT": "bayeslora.adapters.amt.options",
     "APS": "bayeslora.conformal.predictors",
+    "Attack": "bayeslora.metrics.robustness",
     "BLoB": "bayeslora.posteriors.weights.blob.options",
     "BayesianClassifier": "bayeslora.classifier",
     "BetaCalibration": "bayeslora.recalibration.beta",
@@ -98,6 +100,7 @@ _HOMES = {
     "QualityRetaining": "bayeslora.engine.retaining.options",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
+    "Robustness": "bayeslora.metrics.robustness",
     "S2FT": "bayeslora.adapters.s2ft.options",
     "SWAG": "bayeslora.posteriors.weights.swag.options",
     "ScalaBL": "bayeslora.posteriors.weights.scalabl.options",
@@ -138,6 +141,7 @@ __all__ = [
     "SWAG",
     "TFB",
     "VBLL",
+    "Attack",
     "BLoB",
     "BayesianClassifier",
     "BetaCalibration",
@@ -164,6 +168,7 @@ __all__ = [
     "Prototypes",
     "QualityRetaining",
     "Report",
+    "Robustness",
     "ScalaBL",
     "Score",
     "Scores",

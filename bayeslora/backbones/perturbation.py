@@ -13,7 +13,7 @@ Sources: Madry et al. 2018, arXiv 1706.06083; Miyato, Dai and Goodfellow 2017, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,7 @@ def _frame(backbone: Backbone) -> tuple[int, int]:
 
 
 def ascend(
-    loss: Callable[[Batch], Tensor],
+    losses: Callable[[Batch], Iterable[Tensor]],
     inputs: Inputs,
     *,
     eps: float,
@@ -170,7 +170,8 @@ def ascend(
     No parameter gets a gradient.
 
     Args:
-        loss: From a batch to what is made larger; rows have no influence on each other.
+        losses: From a batch to what is made larger, of one network or several; the sum counts, and
+            rows have no influence on each other.
         inputs: What is perturbed.
         eps: ε.
         steps: How many.
@@ -179,7 +180,9 @@ def ascend(
     delta = inputs.ball.start(inputs.values, eps, generator)
     for _ in range(steps):
         delta.requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(inputs.batch(delta)), delta)
+        gradient = torch.zeros_like(delta)
+        for loss in losses(inputs.batch(delta)):
+            gradient += torch.autograd.grad(loss, delta)[0]
         delta = inputs.ball.step(delta.detach(), gradient, eps)
     return delta.detach()
 

@@ -192,7 +192,7 @@ class MetaTuning:
             centres = self._centres(support, episode)
             clean = self._logits(queries.batch(), centres)
         return ascend(
-            lambda batch: divergence(clean, self._logits(batch, centres)),
+            lambda batch: [divergence(clean, self._logits(batch, centres))],
             queries,
             eps=self.adversary.inputs,
             steps=self.plan.steps,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.robustness import Robustness
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.adapter_changes import AdapterChange, AdapterWords, adapter_words
 from bayeslora.reporting.advice import advice
@@ -37,6 +38,7 @@ from bayeslora.reporting.part_tables import (
     with_chance,
 )
 from bayeslora.reporting.ranking import facts_of
+from bayeslora.reporting.robustness import robustness_table
 from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.tables import Table
@@ -78,6 +80,7 @@ SECTIONS = (
     _section("confused", "Confusion matrix", "Confusion"),
     _section("parts", "Groups and classes"),
     _section("ood", "Out-of-distribution detection", "OOD detection"),
+    _section("robustness", "Under attack"),
     _section("examples", "Most confident errors"),
     _section("spectra", "Adapter changes"),
     _section("methods", "Methods"),
@@ -106,6 +109,7 @@ class Document:
         parts: Tables of groups of rows and of classes, as far as they were asked for.
         ood: Detection by method and score, a table for each set; then the means over near and over
             far sets, where these were named.
+        robustness: Scores by the radius of a perturbation of inputs, or None.
         examples: The most confident errors by method; empty where they are left out.
         spectra: What the adapter of each model changed; empty where no model was given.
         cards: What each method is.
@@ -126,6 +130,7 @@ class Document:
     confused: tuple[Table, ...]
     parts: tuple[Table, ...]
     ood: tuple[Table, ...]
+    robustness: Table | None
     examples: tuple[WrongAnswers, ...]
     spectra: tuple[AdapterWords, ...]
     cards: tuple[Card, ...]
@@ -141,6 +146,7 @@ class Document:
             "confused": self.confused,
             "parts": self.parts,
             "ood": self.ood,
+            "robustness": self.robustness,
             "examples": self.examples,
             "spectra": self.spectra,
         }
@@ -160,6 +166,7 @@ class Document:
             "confused": _numbered("confused", self.confused),
             "parts": _numbered("parts", self.parts),
             "ood": _numbered("ood", self.ood),
+            "robustness": {"robustness": self.robustness},
             "spectra": _numbered("spectrum", [words.table for words in self.spectra]),
         }
         return {
@@ -184,6 +191,7 @@ def compose(
     settings: Mapping[str, str],
     example_column: str | None = None,
     changes: Sequence[AdapterChange] = (),
+    curves: Sequence[Robustness] = (),
 ) -> Document:
     """Put words and tables together.
 
@@ -197,6 +205,7 @@ def compose(
         example_column: The further column that holds the rows' texts, where it is there; None
             leaves examples out.
         changes: What adapters changed.
+        curves: Scores under attack.
     """
     named = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
@@ -218,6 +227,7 @@ def compose(
             *(table.noted() for table in ood_tables(named, sets)),
             *_with_rows(near_far_table(named)),
         ),
+        robustness=robustness_table(curves) if curves else None,
         examples=() if example_column is None else wrong_answers(fits, example_column),
         spectra=tuple(map(adapter_words, changes)),
         cards=method_cards(fits),

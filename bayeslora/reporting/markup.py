@@ -92,6 +92,12 @@ def _ood(document: Document, drawings: Drawings, suffix: str) -> list[str]:
     return [*_tables(document.ood), *figures]
 
 
+def _robustness(document: Document, drawings: Drawings, suffix: str) -> list[str]:
+    if document.robustness is None:
+        return []
+    return [*_table(document.robustness), *_images(drawings.robustness, suffix)]
+
+
 def _spectra(document: Document, drawings: Drawings, suffix: str) -> list[str]:
     blocks = []
     for words, drawing in zip(document.spectra, drawings.spectra, strict=True):
@@ -121,6 +127,7 @@ _WRITERS: Mapping[str, Callable[[Document, Drawings, str], list[str]]] = {
     "confused": _confused,
     "parts": _parts,
     "ood": _ood,
+    "robustness": _robustness,
     "spectra": _spectra,
     "run": _run,
     "terms": _terms,

@@ -37,6 +37,7 @@ from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
+from bayeslora.reporting.robustness import RobustnessLike, robustness_curves
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
 from bayeslora.reporting.shift import shift_curves
@@ -91,6 +92,7 @@ SCORES = "scores.json"
 
 _FIGURES = (
     *("reliability", "confidence", "brier", "risk-coverage", "roc", "shift", "spectrum"),
+    "robustness",
     *("total", "aleatoric", "epistemic", "score"),
 )
 LAYOUT = Layout(
@@ -121,6 +123,7 @@ def report(
     figures: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
     spectrum: SpectrumLike | None = None,
+    robustness: RobustnessLike | None = None,
     provenance: Provenance | None = None,
     ood_score: str | None = None,
     near: Names = None,
@@ -164,6 +167,8 @@ def report(
             rest: `True`, or the names of the classes to draw.
         spectrum: What adapters changed, as `{label: clf.spectrum()}`; of an ensemble the first
             member is shown.
+        robustness: Scores under attack: what `clf.robustness` returns, or a file of
+            `bayeslora evaluate --attack --out`, one or several.
         provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
         ood_score: The uncertainty to judge detection by; see `evaluate`.
         near: Names of out-of-distribution sets to average over as near ones, as in `evaluate`.
@@ -215,6 +220,7 @@ def report(
         asked.check(gathered)
         sets = ood_names(gathered)
         changes = adapter_changes(spectrum)
+        attacks = robustness_curves(robustness)
         fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
         curves = shift_curves(fits, [load_source(one, reading=reading) for one in worse], **options)
         methods = pool(fits) if over_seeds else fits
@@ -231,7 +237,7 @@ def report(
             **options,
         )
         # A spectrum is a value of the session, which no call written down can give.
-        whole = not changes and all(isinstance(one, str | Path) for one in worse)
+        whole = not (changes or attacks) and all(isinstance(one, str | Path) for one in worse)
         told = {"command": call} if call and whole else {}
         document = compose(
             title,
@@ -242,6 +248,7 @@ def report(
             settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
             example_column=column,
             changes=changes,
+            curves=attacks,
         )
         drawings = draw(
             every_fit(methods),
@@ -250,10 +257,13 @@ def report(
             per_class=per_class,
             changes=changes,
             shift=curves,
+            curves=attacks,
         )
         _write_pages(aside, document, drawings, look, formats)
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
-        found = scores_json(document.title, fits, comparison, methods, changes, shift=curves)
+        found = scores_json(
+            document.title, fits, comparison, methods, changes, shift=curves, curves=attacks
+        )
         write_json(aside / SCORES, {**found, "files": listed_files(aside)})
     return Report(target / PAGE)
 

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
@@ -101,6 +102,7 @@ def scores_json(
     changes: Sequence[AdapterChange] = (),
     *,
     shift: Sequence[ShiftCurve] = (),
+    curves: Sequence[Robustness] = (),
 ) -> dict[str, Any]:
     """Return the content of `scores.json`.
 
@@ -111,6 +113,7 @@ def scores_json(
         methods: What `over_seeds` says of those with several fits.
         changes: What adapters changed.
         shift: Scores of examples that were made worse on purpose.
+        curves: Scores under attack.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -132,6 +135,7 @@ def scores_json(
         "comparison": None if comparison is None else comparison.to_json(),
         "spectra": [change.to_json() for change in changes],
         "shift": [without_nan(curve.to_json()) for curve in shift],
+        **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 
 

@@ -1,8 +1,8 @@
 """AMT on digits that were never seen: accuracy clean and under attack, of members and merges.
 
-Five digits are for meta-tuning, two choose the merge of one member and three are scored, in
-episodes of three classes with five examples each. Images have 56 x 56 pixels; an attack moves each
-pixel by at most 4/255, by five steps up the loss of the true class from one random start.
+Five digits are for meta-tuning, two choose a fixed member and three are scored, in episodes of
+three classes with five examples each. Images have 56 x 56 pixels; an attack moves each pixel by at
+most 1/255, by five steps up the loss of the true class from one random start.
 
     python -m benchmarks.amt
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ from torch.nn.functional import cross_entropy
 
 import bayeslora as bl
 from bayeslora.adapters.episodes import Episodes
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.perturbation import ascend, open_inputs
-from bayeslora.engine.episodes import Episode, choose_mixtures, draw_episode, mix
+from bayeslora.engine.build import build_network
+from bayeslora.engine.episodes import Episode, draw_episode, mix
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
-from bayeslora.prototypes import cosine_logits, prototypes
+from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import load_known
 from benchmarks.amt.summary import KEY, write_summary
@@ -42,23 +42,29 @@ logger = logging.getLogger(__name__)
 
 BACKBONE = "dinov2-s"
 MAX_LENGTH = 17  # 56 x 56 pixels
-SHOTS, QUERIES = 5, 6
-EPS = 4 / 255
+SHOTS, QUERIES = 5, 4
+EPS = 1 / 255
 STEPS = 5
+ROWS = 90
+"""Images of each scored class."""
 CLASSES = np.random.default_rng(0).permutation(10)
 PARTS = {"train": CLASSES[:5], "validation": CLASSES[5:7], "test": CLASSES[7:]}
-EPISODES = {"clean": 200, "attacked": 12}
-"""Scored episodes; those under attack are the first of the others."""
+CLEAN, MERGED, ATTACKED = 200, 30, 6
+"""Scored episodes: clean, clean where each one has a merge of its own, and under attack."""
 
 POOL = bl.AMT(
     ways=3,
     shots=SHOTS,
-    queries=5,
-    num_episodes=30,
+    queries=QUERIES,
+    num_episodes=8,
     lr=2e-3,
-    merge="published",
+    eps=(0.0, 1 / 255, 2 / 255),
+    weight_eps=(0.0, 0.005, 0.01),
 )
 STRONGEST = len(POOL.weight_eps) - 1
+
+Mixture = tuple[float, ...]
+Merge = Callable[["Judge", Episode], list[Mixture]]
 
 
 @dataclass(frozen=True)
@@ -67,62 +73,60 @@ class Fit:
 
     Attributes:
         adapter: What is tuned.
-        arms: Weights of the members by the arm's name; a name of a merge stands for its weights.
+        arms: What each arm predicts by: a mixture of the members, or a merge of each episode.
     """
 
     adapter: bl.AMT
-    arms: dict[str, Sequence[float] | str]
+    arms: dict[str, Mixture | str]
 
 
 def one_member(eps: float, weight_eps: float, start: str = "svd") -> bl.AMT:
     """Return options of a pool of one member."""
-    return replace(POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, merge="uniform", top=1)
+    return replace(POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, top=1)
 
 
-def one_hot(member: int) -> list[float]:
+def one_hot(member: int) -> Mixture:
     """Return the weights that one member of the pool has alone."""
-    return [float(place == member) for place in range(STRONGEST + 1)]
+    return tuple(float(place == member) for place in range(STRONGEST + 1))
 
 
+MEMBERS = ("clean meta-tuning", "member 2", "both")
 FITS = (
     Fit(
         POOL,
         {
-            "clean meta-tuning": one_hot(0),
-            "both": one_hot(STRONGEST),
-            **{f"member {member + 1}": one_hot(member) for member in range(1, STRONGEST)},
-            "pool, uniform": "uniform",
+            **{name: one_hot(place) for place, name in enumerate(MEMBERS)},
+            "pool, uniform": (1 / 3, 1 / 3, 1 / 3),
             "pool, best": "best",
             "pool, published": "published",
             "pool, ensemble": "ensemble",
         },
     ),
-    Fit(one_member(0.0, 0.0, "random"), {"clean meta-tuning, LoRA start": [1.0]}),
-    Fit(one_member(8 / 255, 0.0), {"inputs": [1.0]}),
-    Fit(one_member(0.0, 0.01), {"weights": [1.0]}),
+    Fit(one_member(0.0, 0.0, "random"), {"clean meta-tuning, LoRA start": (1.0,)}),
+    Fit(one_member(2 / 255, 0.0), {"inputs": (1.0,)}),
+    Fit(one_member(0.0, 0.01), {"weights": (1.0,)}),
 )
 
 
-def rows_of(part: str) -> Examples:
-    """Return all images of the digits of a part."""
-    wanted = set(map(str, PARTS[part]))
+def rows_of(part: str, most: int | None = None) -> Examples:
+    """Return images of the digits of a part, the first ones of each class where there are many."""
+    wanted = sorted(map(str, PARTS[part]))
     splits = [load_known("digits", name) for name in ("train", "validation", "test")]
-    chosen = [
-        (text, label) for one in splits for text, label in zip(one.texts, one.labels, strict=True)
-    ]
-    kept = [(text, label) for text, label in chosen if label in wanted]
+    pairs = [pair for one in splits for pair in zip(one.texts, one.labels, strict=True)]
+    kept = [pair for name in wanted for pair in [p for p in pairs if p[1] == name][:most]]
+    texts, labels = zip(*kept, strict=True)
     return Examples(
-        ids=tuple(text for text, _ in kept),
-        texts=tuple(text for text, _ in kept),
+        ids=texts,
+        texts=texts,
         pairs=None,
-        labels=tuple(label for _, label in kept),
+        labels=labels,
         rows=tuple(range(1, len(kept) + 1)),
         source=f"digits ({part})",
         images=True,
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judge:
     """Scores mixtures of a network's members on episodes of a part.
 
@@ -130,79 +134,110 @@ class Judge:
         network: Holds a pool, or no adapter.
         rows: Images of the part.
         scales: κ for each member.
+        known: Features of all images by mixture.
     """
 
     network: Network
     rows: LabelledTexts
     scales: Sequence[float]
+    known: dict[Mixture, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: Network, part: str, scales: Sequence[float]) -> Judge:
+        """Return the judge of validation or test classes."""
+        rows = rows_of(part, ROWS)
+        names = sorted(set(rows.labels), key=str)
+        labels = torch.tensor([names.index(label) for label in rows.labels])
+        return cls(network, LabelledTexts(network.encoder.prepare(rows.texts), labels), scales)
 
     @cached_property
     def plan(self) -> Episodes:
         """What an episode is."""
-        return replace(POOL, queries=QUERIES).episodes
+        return POOL.episodes
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of an episode."""
+        return min(self.plan.ways, int(self.rows.labels.max()) + 1)
 
     def episodes(self, count: int) -> Iterator[Episode]:
         """Yield the first episodes, the same for every arm."""
         for number in range(count):
             yield draw_episode(self.rows.labels, self.plan, np.random.default_rng([77, number]))
 
-    def scores(self, mixtures: Sequence[Sequence[float]], *, attacked: bool) -> dict[str, Any]:
+    def scores(self, arm: Mixture | str, *, attacked: bool) -> dict[str, Any]:
         """Return accuracies by episode, and NLL and ECE over all queries, of a mean of softmax."""
-        count = EPISODES["attacked" if attacked else "clean"]
-        features = [] if attacked else [self.features(weights) for weights in mixtures]
+        count = ATTACKED if attacked else MERGED if arm == "published" else CLEAN
         accuracies, probs, labels = [], [], []
         for number, episode in enumerate(self.episodes(count)):
-            answers = []
-            for place, weights in enumerate(mixtures):
-                if attacked:
-                    answers.append(self.under_attack(episode, weights, number))
-                else:
-                    answers.append(self.clean(episode, features[place], self.scale(weights)))
+            answer = self.under_attack if attacked else self.clean
+            answers = [answer(episode, one, number) for one in self.mixtures(arm, episode)]
             mean = torch.stack(answers).mean(0)
             accuracies.append(float((mean.argmax(1) == episode.query_labels).double().mean()))
             probs.append(mean)
             labels.append(episode.query_labels)
         found, truth = torch.cat(probs).double(), torch.cat(labels)
-        nll = -found.gather(1, truth[:, None]).log().mean()
         confidence, guess = found.max(1)
+        nll = -found.gather(1, truth[:, None]).clamp_min(1e-12).log().mean()
         error = ece(top_label(confidence.numpy(), (guess == truth).numpy()))
         return {"accuracy": accuracies, "nll": float(nll), "ece": error}
 
-    def scale(self, weights: Sequence[float]) -> float:
+    def mixtures(self, arm: Mixture | str, episode: Episode) -> list[Mixture]:
+        """Return the mixtures whose mean probability is the answer of an arm."""
+        if not isinstance(arm, str):
+            return [arm]
+
+        def support(member: int) -> tuple[Tensor, Tensor, float]:
+            features = self.features(one_hot(member))[episode.support].double()
+            cosines = held_out_cosines(features, episode.support_labels, self.num_classes)
+            return cosines, episode.support_labels, self.scales[member]
+
+        chosen = replace(POOL, merge=arm)
+        return [tuple(one) for one in chosen.mixtures(STRONGEST + 1, support)]
+
+    def scale(self, weights: Mixture) -> float:
         """Return κ of a mixture."""
         return sum(w * scale for w, scale in zip(weights, self.scales, strict=True))
 
-    def put(self, weights: Sequence[float]) -> None:
+    def put(self, weights: Mixture) -> None:
         """Let a mixture act, where there is a pool."""
         if self.network.sites:
             mix(self.network, weights)
 
     @torch.no_grad()
-    def features(self, weights: Sequence[float]) -> Tensor:
-        """Return the features of all images."""
-        self.put(weights)
-        return self.network.encoder.features(self.rows.texts)
+    def features(self, weights: Mixture) -> Tensor:
+        """Return the features of all images, computed once for each mixture."""
+        if weights not in self.known:
+            self.put(weights)
+            self.known[weights] = self.network.encoder.features(self.rows.texts)
+        return self.known[weights]
 
-    @staticmethod
-    def clean(episode: Episode, features: Tensor, scale: float) -> Tensor:
+    @torch.no_grad()
+    def clean(self, episode: Episode, weights: Mixture, _: int) -> Tensor:
         """Return the probabilities of the queries of an episode."""
-        support, queries = (features[rows] for rows in (episode.support, episode.queries))
-        centres = prototypes(support, episode.support_labels, 3)
-        return cosine_logits(queries, centres, scale).softmax(1)
+        rows = [*episode.support.tolist(), *episode.queries.tolist()]
+        if sum(weight > 0 for weight in weights) in (1, len(weights)):
+            features = self.features(weights)[rows]
+        else:
+            self.put(weights)
+            features = self.network.encoder.features(self.rows.texts, rows=rows)
+        support, queries = features.split([len(episode.support), len(episode.queries)])
+        centres = prototypes(support, episode.support_labels, self.num_classes)
+        return cosine_logits(queries, centres, self.scale(weights)).softmax(1)
 
-    def under_attack(self, episode: Episode, weights: Sequence[float], number: int) -> Tensor:
+    def under_attack(self, episode: Episode, weights: Mixture, number: int) -> Tensor:
         """Return the probabilities of attacked queries; the support stays clean."""
         self.put(weights)
         encoder, texts = self.network.encoder, self.rows.texts
         with torch.no_grad():
             support = open_inputs(encoder, texts, episode.support.tolist()).batch()
-            centres = prototypes(encoder(support), episode.support_labels, 3)
+            centres = prototypes(encoder(support), episode.support_labels, self.num_classes)
         scale = self.scale(weights)
         queries = open_inputs(encoder, texts, episode.queries.tolist())
         delta = ascend(
-            lambda batch: cross_entropy(
-                cosine_logits(encoder(batch), centres, scale), episode.query_labels
-            ),
+            lambda batch: [
+                cross_entropy(cosine_logits(encoder(batch), centres, scale), episode.query_labels)
+            ],
             queries,
             eps=EPS,
             steps=STEPS,
@@ -212,49 +247,23 @@ class Judge:
             return cosine_logits(encoder(queries.batch(delta)), centres, scale).softmax(1)
 
 
-def judges(network: Network, scales: Sequence[float]) -> dict[str, Judge]:
-    """Return the judges of validation and test classes."""
-    found = {}
-    for part in ("validation", "test"):
-        rows = rows_of(part)
-        names = sorted(set(rows.labels), key=str)
-        labels = torch.tensor([names.index(label) for label in rows.labels])
-        texts: PreparedTexts = network.encoder.prepare(rows.texts)
-        found[part] = Judge(network, LabelledTexts(texts, labels), scales)
-    return found
+def score(judge: Judge, name: str, arm: Mixture | str, seed: int, results: Results) -> None:
+    """Append the scores of an arm on the test classes."""
+    if results.get(arm=name, seed=seed):
+        return
+    clean = judge.scores(arm, attacked=False)
+    attacked = judge.scores(arm, attacked=True)
+    results.append({"arm": name, "seed": seed, "clean": clean, "attacked": attacked})
+    accuracies = [np.mean(one["accuracy"]) for one in (clean, attacked)]
+    logger.info("seed %d, %s: %.3f clean, %.3f attacked", seed, name, *accuracies)
 
 
 def run_frozen(backbone: Backbone, results: Results) -> None:
     """Score the backbone as it is, by the scale that meta-tuning starts from."""
-    if results.get(arm="frozen encoder", seed=0):
-        return
-    clf = bl.BayesianClassifier(
-        backbone, bl.LoRA(), "prototypes", max_length=MAX_LENGTH, progress=False
-    )
-    from bayeslora.engine.build import build_network
-
     network = build_network(
-        backbone, bl.Frozen(), clf.posterior, num_classes=2, seed=0, max_length=MAX_LENGTH
+        backbone, bl.Frozen(), bl.Prototypes(), num_classes=3, seed=0, max_length=MAX_LENGTH
     )
-    network.encoder.pooling = "first"
-    judge = judges(network.eval(), [10.0])["test"]
-    score(judge, "frozen encoder", [[1.0]], 0, results)
-
-
-def score(
-    judge: Judge, arm: str, mixtures: Sequence[Sequence[float]], seed: int, results: Results
-) -> None:
-    """Append the scores of an arm on the test classes."""
-    clean = judge.scores(mixtures, attacked=False)
-    attacked = judge.scores(mixtures, attacked=True)
-    logger.info(
-        "seed %d, %s: %.3f clean, %.3f attacked",
-        seed,
-        arm,
-        np.mean(clean["accuracy"]),
-        np.mean(attacked["accuracy"]),
-    )
-    results.append({"arm": arm, "seed": seed, "clean": clean, "attacked": attacked})
+    score(Judge.of(network.eval(), "test", [10.0]), "frozen encoder", (1.0,), 0, results)
 
 
 def run_fit(backbone: Backbone, fit: Fit, seed: int, results: Results) -> None:
@@ -262,49 +271,21 @@ def run_fit(backbone: Backbone, fit: Fit, seed: int, results: Results) -> None:
     if all(results.get(arm=arm, seed=seed) for arm in fit.arms):
         return
     clf = bl.BayesianClassifier(
-        backbone,
-        replace(fit.adapter, merge="uniform"),
-        "prototypes",
-        seed=seed,
-        max_length=MAX_LENGTH,
-        progress=False,
+        backbone, fit.adapter, "prototypes", seed=seed, max_length=MAX_LENGTH, progress=False
     )
-    clf.fit(rows_of("train"), feature_scores="none")
-    network = clf._known().network
-    scales = network.sites[0].cosine_scales.tolist()  # type: ignore[union-attr, operator]
-    parts = judges(network, scales)
-    for arm, weights in fit.arms.items():
-        if isinstance(weights, str):
-            # The merge sees the support alone; here it is that of the first episode.
-            episode = next(parts["test"].episodes(1))
-            texts = parts["test"].rows.texts.take(episode.support.tolist())
-            support = LabelledTexts(texts, episode.support_labels)
-            mixtures = choose_mixtures(network, replace(fit.adapter, merge=weights), support)
-        else:
-            mixtures = [list(weights)]
-        score(parts["test"], arm, mixtures, seed, results)
+    network = clf.fit(rows_of("train"), feature_scores="none")._known().network
+    scales: list[float] = network.sites[0].get_buffer("cosine_scales").tolist()
+    test = Judge.of(network, "test", scales)
+    for name, arm in fit.arms.items():
+        score(test, name, arm, seed, results)
     if fit.adapter is POOL:
-        best = chosen_member(parts["validation"])
-        row = results.get(arm=BY_MEMBER[best], seed=seed)
-        if row is not None:
-            results.append(row | {"arm": "best member of validation classes"})
-
-
-BY_MEMBER = ["clean meta-tuning", "member 2", "member 3", "both"]
-
-
-def chosen_member(judge: Judge) -> int:
-    """Return the member of highest clean accuracy on episodes of two validation classes."""
-    means = []
-    for member in range(STRONGEST + 1):
-        features = judge.features(one_hot(member))
-        correct = []
-        for episode in judge.episodes(EPISODES["clean"]):
-            rows, labels = features[episode.support], episode.support_labels
-            logits = cosine_logits(features[episode.queries], prototypes(rows, labels, 2))
-            correct.append((logits.argmax(1) == episode.query_labels).double().mean())
-        means.append(float(torch.stack(correct).mean()))
-    return int(np.argmax(means))
+        judge = Judge.of(network, "validation", scales)
+        means = [
+            np.mean(judge.scores(one_hot(member), attacked=True)["accuracy"])
+            for member in range(STRONGEST + 1)
+        ]
+        row = results.get(arm=MEMBERS[int(np.argmax(means))], seed=seed)
+        results.append((row or {}) | {"arm": "member of the validation classes"})
 
 
 def main() -> None:

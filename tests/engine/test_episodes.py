@@ -116,7 +116,7 @@ def loss_of(network, labels):
     )
 
     def loss(batch):
-        return torch.nn.functional.cross_entropy(network.encoder(batch) @ weight.T, labels)
+        return [torch.nn.functional.cross_entropy(network.encoder(batch) @ weight.T, labels)]
 
     return loss
 
@@ -168,9 +168,9 @@ def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, t
     generator = torch.Generator().manual_seed(0)
     delta = ascend(loss, inputs, eps=eps, steps=5, generator=generator)
     with torch.no_grad():
-        attacked = float(loss(inputs.batch(delta)))
+        attacked = float(loss(inputs.batch(delta))[0])
         noise = [inputs.ball.start(inputs.values, eps, generator) for _ in range(5)]
-        drawn = [float(loss(inputs.batch(one))) for one in noise]
+        drawn = [float(loss(inputs.batch(one))[0]) for one in noise]
     assert attacked > max(drawn)
     assert equal(before, state_of(network))
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -10,6 +10,8 @@ from bayeslora.cli.arguments import (
     PART_OPTIONS,
     add_choice_of_scores,
     add_json,
+    add_loading,
+    add_overwrite,
     add_parts,
     add_resampling,
     add_scored,
@@ -47,12 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take files of one name for fits with several seeds: means with t intervals",
     )
+    parser.add_argument(
+        "--attack",
+        metavar="KEY=VALUE,…",
+        help="perturb the inputs of a fitted classifier against it: the two arguments are then "
+        "MODEL and labelled DATA; eps=[0.05,0.1],steps=10,restarts=2: radii (shares of an "
+        "embedding's norm, or of the pixels' range), steps and random starts",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="with --attack: a .json file for report --robustness"
+    )
     add_choice_of_scores(parser, "the usual ones")
+    add_loading(parser)
+    add_overwrite(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score every file and print one table, or JSON: an object, or a list of several."""
+    if args.attack is not None:
+        _attack(args)
+        return
+    for name in ("out", *LOADING_HERE, "overwrite"):
+        if getattr(args, name):
+            raise InputError(f"--{name.replace('_', '-')} is for --attack; leave it out")
     from bayeslora.reporting.console import scores_table
 
     keys = _keys(args)
@@ -73,6 +93,59 @@ def run(args: argparse.Namespace) -> None:
         print_json(content[0] if len(content) == 1 else content)
     else:
         show(scores_table(scores, terminal_width(), keys))
+
+
+LOADING_HERE = ("device", "trust_remote_code")
+_OF_FILES = ("ood_score", "num_bins", "closed", *PART_OPTIONS, "scores", "interval")
+
+
+def _attack(args: argparse.Namespace) -> None:
+    """Score a classifier on perturbed inputs."""
+    from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
+    from bayeslora.metrics.robustness import Attack
+
+    if len(args.files) != 2:
+        raise InputError(
+            f"--attack takes a model and labelled data, MODEL DATA, got {len(args.files)} arguments"
+        )
+    for name in _OF_FILES:
+        if getattr(args, name, None):
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with --attack; leave it out"
+            )
+    if args.ood or args.over_seeds or args.all:
+        raise InputError("--ood, --over-seeds and --all have no effect with --attack")
+    model, data = args.files
+    attack = Attack.of(args.attack)
+    if args.seed is not None:
+        attack = replace(attack, seed=args.seed)
+    if args.out is not None:
+        if not args.out.endswith(".json"):
+            raise InputError(f"--out must end in .json, got {args.out}")
+        refuse_existing(args.out, overwrite=bool(args.overwrite))
+        refuse_inputs(args.out, data, model)
+
+    from bayeslora.checkpoint import read_record
+    from bayeslora.engine.data import columns_of, encode_for, read_rows
+
+    record = read_record(model)
+    rows = read_rows(data, columns_of(record))
+    encode_for(record, rows)
+
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.reporting.robustness import robustness_table
+    from bayeslora.reporting.tables import to_text
+
+    loading = given(args, *LOADING_HERE)
+    clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet, **loading)
+    curve = clf.robustness(rows, attack)
+    if args.out is not None:
+        with atomic_file(args.out) as aside:
+            curve.save(aside)
+    if args.json:
+        print_json(curve.to_json())
+    else:
+        show(to_text(robustness_table([curve])))
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bayeslora.metrics.calibration import reliability_bins
+from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
@@ -34,6 +35,7 @@ from bayeslora.reporting.figures.rendering import (
 )
 from bayeslora.reporting.figures.shift import shift_panel
 from bayeslora.reporting.figures.style import panels_of
+from bayeslora.reporting.robustness import robustness_panel
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown
 
@@ -222,6 +224,7 @@ class Drawings:
         roc: Detection of out-of-distribution rows.
         densities: Uncertainties of in- and out-of-distribution rows.
         spectra: Singular values of what each adapter changed.
+        robustness: Accuracy under attack.
     """
 
     reliability: tuple[Drawing, ...]
@@ -234,6 +237,7 @@ class Drawings:
     roc: Plates
     densities: tuple[Drawing, ...]
     spectra: tuple[Drawing, ...]
+    robustness: tuple[Drawing, ...]
 
     @property
     def all(self) -> tuple[Drawing, ...]:
@@ -249,6 +253,7 @@ class Drawings:
             + self.roc.drawings
             + self.densities
             + self.spectra
+            + self.robustness
         )
 
 
@@ -260,6 +265,7 @@ def draw(
     per_class: PerClass = False,
     changes: Sequence[AdapterChange] = (),
     shift: Sequence[ShiftCurve] = (),
+    curves: Sequence[Robustness] = (),
 ) -> Drawings:
     """Draw every figure.
 
@@ -270,6 +276,7 @@ def draw(
         per_class: Whether to draw one class against the rest, or the names of such classes.
         changes: What adapters changed.
         shift: Scores of examples that were made worse on purpose.
+        curves: Scores under attack.
     """
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
@@ -294,6 +301,9 @@ def draw(
                 render_files(_spectrum(index, change), formats)
                 for index, change in enumerate(changes, start=1)
             ),
+            robustness=(render_files(robustness_panel("robustness", curves), formats),)
+            if curves
+            else (),
         )
 
 

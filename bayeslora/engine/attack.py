@@ -1,0 +1,203 @@
+"""Scores of a fitted classifier on inputs that are perturbed against it.
+
+The gradient is that of the loss that the last layer gives its adapter, at the mean weights, summed
+over the networks of an ensemble. Predictions are made with everything that the posterior draws, so
+where it draws weights the attack is one on their mean, and stronger ones may exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayeslora.backbones.encoder import Encoder, PreparedTexts
+from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
+from bayeslora.backbones.tokens import Batch
+from bayeslora.engine.data import encode_for
+from bayeslora.engine.model import FittedModel
+from bayeslora.engine.pieces import Drawing, predict_texts
+from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.errors import InputError
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
+from bayeslora.predictions.parts import joined
+from bayeslora.predictions.record import Predictions
+from bayeslora.tasks.examples import Examples
+
+_PIECE = 32
+"""Rows that are attacked together."""
+
+
+def robustness(fitted: FittedModel, rows: Examples, attack: Attack) -> Robustness:
+    """Return the scores of rows by the radius of their perturbation.
+
+    Args:
+        fitted: The classifier.
+        rows: Labelled.
+        attack: How to perturb.
+
+    Raises:
+        InputError: A row has no label, or the classifier is one of another library.
+    """
+    by_eps = attacked(fitted, rows, attack)
+    points = []
+    for eps, predictions in by_eps.items():
+        scores = evaluate(predictions)
+        points.append(RobustnessPoint(eps, {key: scores[key] for key in KEYS}))
+    return Robustness(
+        fitted.name,
+        space_of(fitted),
+        attack.steps,
+        attack.restarts,
+        len(rows),
+        tuple(points),
+    )
+
+
+def space_of(fitted: FittedModel) -> str:
+    """Return what is perturbed: `embeddings` or `pixels`."""
+    return "pixels" if fitted.network.encoder.backbone.kind == "vision" else "embeddings"
+
+
+def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float, Predictions]:
+    """Return the predictions of perturbed rows by radius, from 0 on.
+
+    Of several starts a row has the answer that gives its label the lowest probability.
+
+    Args:
+        fitted: The classifier.
+        rows: Labelled.
+        attack: How to perturb.
+
+    Raises:
+        InputError: See `robustness`.
+    """
+    encoder = fitted.network.encoder
+    if not isinstance(encoder, Encoder) or rows.choices is not None:
+        raise InputError(
+            "only inputs of classifiers of texts or images that were fitted here can be perturbed"
+        )
+    labels = torch.from_numpy(encode_for(fitted.record, rows))
+    missing = np.flatnonzero(labels.numpy() < 0)
+    if len(missing):
+        raise InputError(
+            f"{rows.source}, row {rows.rows[missing[0]]}: the label is missing, and an attack "
+            "raises the loss of the label"
+        )
+    radii = (0.0, *attack.radii(space_of(fitted)))
+    found: dict[float, list[Predictions]] = {eps: [] for eps in radii}
+    passes = 1 + (len(radii) - 1) * attack.restarts
+    fitted.network.eval()
+    total = passes * len(rows)
+    with (
+        progress_bar("attack", total, shown=fitted.progress, unit="row") as advance,
+        quiet_transformers(),
+    ):
+        for start in range(0, len(rows), _PIECE):
+            places = range(start, min(start + _PIECE, len(rows)))
+            piece = _Piece(fitted, rows.take(places), labels[places.start : places.stop], start)
+            for eps in radii:
+                found[eps].append(piece.worst(attack, eps, advance))
+    return {eps: joined(parts) for eps, parts in found.items()}
+
+
+class _Piece:
+    """Some rows under attack."""
+
+    def __init__(self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int) -> None:
+        self.fitted, self.rows, self.labels, self.start = fitted, rows, labels, start
+        encoder = fitted.network.encoder
+        texts = encoder.prepare(rows.texts, rows.pairs)
+        encoder.forget(texts)
+        # The lower layers see perturbed inputs too.
+        self.texts = replace(texts, prefix=None)
+
+    def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
+        """Return the answers of the start that is worst for each row."""
+        if not eps:
+            advance(len(self.rows))
+            return self._predictions(self.texts)
+        answers = []
+        for restart in range(attack.restarts):
+            key = [attack.seed, self.start, restart]
+            seed = int(np.random.default_rng(key).integers(1 << 62))
+            answers.append(self._predictions(self._perturbed(attack, eps, seed)))
+            advance(len(self.rows))
+        return _worst_of(answers, self.labels.numpy())
+
+    def _perturbed(self, attack: Attack, eps: float, seed: int) -> PreparedTexts:
+        network = self.fitted.network
+        encoder = network.encoder
+        if not isinstance(encoder, Encoder):
+            raise TypeError("only an encoder of ours is perturbed")
+        generator = torch.Generator().manual_seed(seed)
+        inputs = open_inputs(encoder, self.texts, range(len(self.rows)))
+        delta = ascend(self._losses, inputs, eps=eps, steps=attack.steps, generator=generator)
+        tokens: Any = _as_tokens(self.texts, inputs, delta)
+        return replace(self.texts, tokens=tokens)
+
+    def _losses(self, batch: Batch) -> Iterator[Tensor]:
+        network, members = self.fitted.network, self.fitted.members
+        labels = self.labels.to(network.feature_scale.device)
+        try:
+            for state in members:
+                if len(members) > 1:
+                    network.load_trained_state(state)
+                yield network.head.data_loss(network(batch), labels)
+        finally:
+            if len(members) > 1:
+                network.load_trained_state(members[0])
+
+    def _predictions(self, texts: PreparedTexts) -> Predictions:
+        known = LabelledTexts(texts, self.labels)
+        drawing = Drawing.of(self.fitted.posterior)
+        return predict_texts(self.fitted, self.rows, known, drawing, advance=lambda _: None)
+
+
+def _as_tokens(texts: PreparedTexts, inputs: Inputs, delta: Tensor) -> Perturbed:
+    values = (inputs.values + delta).cpu()
+    lengths = texts.tokens.lengths.tolist()
+    if inputs.name == "pixel_values":
+        rows = tuple(values)
+    else:
+        rows = tuple(row[:length] for row, length in zip(values, lengths, strict=True))
+    return Perturbed(texts.tokens, inputs.name, rows)
+
+
+def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Predictions:
+    """Return, for each row, the answer that gives its label [N] the lowest probability."""
+    rows = np.arange(len(labels))
+    own = np.stack([one.probs[rows, labels] for one in answers])
+    worst = own.argmin(0)
+    first = answers[0]
+    return replace(
+        first,
+        probs=np.stack([one.probs for one in answers])[worst, rows],
+        **{
+            name: np.stack([getattr(one, name) for one in answers])[worst, rows]
+            for name in _uncertainties(answers)
+        },
+        scores=_scores(answers, worst, rows),
+    )
+
+
+def _uncertainties(answers: Sequence[Predictions]) -> Iterator[str]:
+    for name in ("total", "aleatoric", "epistemic"):
+        if all(getattr(one, name) is not None for one in answers):
+            yield name
+
+
+def _scores(
+    answers: Sequence[Predictions], worst: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Mapping[str, NDArray[np.float64]]:
+    return {
+        name: np.stack([one.scores[name] for one in answers])[worst, rows]
+        for name in answers[0].scores
+    }

@@ -1,0 +1,166 @@
+"""Accuracy under attack: a closed form, every posterior, files, the command and the report."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
+from usage import TEST, new
+
+import bayeslora as bl
+from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
+from bayeslora.cli.app import main
+from bayeslora.engine.attack import attacked
+from bayeslora.errors import InputError
+from bayeslora.metrics.robustness import Attack, Robustness
+from bayeslora.tasks.readers import load_examples
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="module")
+def clf(bert):
+    return new(bert, "lora:r=2", "mle", dtype="float32").fit(toy_rows(24), epochs=2, batch_size=8)
+
+
+def test_the_worst_case_of_a_linear_classifier_is_that_of_its_closed_form():
+    """In an L2 ball of radius ε a margin falls by ε ‖w_1 − w_0‖, whatever the row."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 1, 6, dtype=torch.float64, generator=generator)
+    w = torch.randn(2, 6, dtype=torch.float64, generator=generator)
+    labels = torch.randint(0, 2, (50,), generator=generator)
+    inputs = Inputs("x", x, {}, TokenBall(torch.ones(50, 1, 1, dtype=torch.float64)))
+
+    def loss(batch):
+        return [torch.nn.functional.cross_entropy(batch["x"][:, 0] @ w.T, labels)]
+
+    def margin(values):
+        logits = values[:, 0] @ w.T
+        return torch.where(labels == 1, 1, -1) * (logits[:, 1] - logits[:, 0])
+
+    for eps in (0.1, 0.5, 2.0):
+        delta = ascend(loss, inputs, eps=eps, steps=60, generator=generator)
+        expected = margin(x) - eps * (w[1] - w[0]).norm()
+        torch.testing.assert_close(margin(x + delta), expected, atol=1e-9, rtol=0)
+        wrong = (margin(x + delta) < 0).double().mean()
+        assert wrong == (expected < 0).double().mean()
+
+
+@pytest.fixture(scope="module")
+def curve(clf):
+    return clf.robustness(TEST, Attack(eps=(0.1, 0.3, 1.0), steps=5))
+
+
+def test_accuracy_falls_with_the_radius(curve, clf):
+    values = [point.scores["nll"].value for point in curve.points]
+    assert values == sorted(values)
+    assert [point.eps for point in curve.points] == [0.0, 0.1, 0.3, 1.0]
+    clean = bl.evaluate(clf.predict(TEST))["accuracy"].value
+    assert curve.points[0].scores["accuracy"].value == clean
+    assert curve.space == "embeddings"
+    assert curve.points[-1].scores["accuracy"].value < clean
+
+
+def test_an_attack_repeats_and_leaves_the_classifier_as_it_is(clf, curve):
+    before = clf.predict(TEST).probs
+    again = clf.robustness(TEST, {"eps": [0.1, 0.3, 1.0], "steps": 5})
+    assert again == curve
+    np.testing.assert_array_equal(clf.predict(TEST).probs, before)
+    network = clf._known().network
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_more_restarts_are_never_better(clf):
+    rows = load_examples(TEST)
+    labels = np.array([clf.classes.index(label) for label in rows.labels])
+    nll = []
+    for restarts in (1, 3):
+        found = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=2, restarts=restarts))[0.3]
+        nll.append(-np.log(found.probs[np.arange(len(labels)), labels]))
+    assert (nll[1] >= nll[0] - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [
+        ("polar:r=4", "vbll:prior_scale=2"),
+        ("lora:r=2", "laplace"),
+        ("lora:r=2", "ensemble:num_members=2"),
+        ("lora:r=2", "mc_dropout:num_samples=3"),
+        ("lora:r=2", "blob:num_samples=2"),
+        ("lora:r=2,num_layers=1", "prototypes"),
+        ("none", "gvbll:shrinkage=0.5,inflation=1"),
+    ],
+)
+def test_every_posterior_can_be_attacked(bert, adapter, posterior):
+    options = {} if adapter == "none" else {"epochs": 2, "batch_size": 8}
+    clf = new(bert, adapter, posterior, dtype="float32").fit(toy_rows(24), **options)
+    curve = clf.robustness(TEST, Attack(eps=(1.0,), steps=4))
+    assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value
+
+
+def test_images_are_attacked_in_their_pixels(tmp_path):
+    rows = toy_images(tmp_path / "images", 30)
+    rows = [{**row, "image": str(tmp_path / "images" / row["image"])} for row in rows]
+    clf = new(tiny_vit(tmp_path / "vit"), "polar:r=4,lr=1e-2", "mle", dtype="float32")
+    clf.fit(rows, epochs=4, batch_size=8)
+    curve = clf.robustness(rows, "eps=[0.02,0.2],steps=4,restarts=1")
+    assert curve.space == "pixels"
+    assert curve.points[2].scores["nll"].value > curve.points[0].scores["nll"].value
+
+
+@pytest.mark.parametrize("attack", ["eps=0", "eps=-1", "steps=0", "radius=1", "eps=[]", 3])
+def test_other_attacks_are_refused(clf, attack):
+    with pytest.raises(InputError):
+        clf.robustness(TEST, attack)
+
+
+def test_rows_without_labels_are_refused(clf):
+    with pytest.raises(InputError):
+        clf.robustness([{"text": "a cat"}])
+
+
+def test_a_curve_is_saved(curve, tmp_path):
+    curve.save(tmp_path / "curve.json")
+    again = Robustness.load(tmp_path / "curve.json")
+    assert [point.eps for point in again.points] == [point.eps for point in curve.points]
+    assert again.score == curve.score
+    (tmp_path / "other.json").write_text('{"points": []}')
+    with pytest.raises(InputError):
+        Robustness.load(tmp_path / "other.json")
+
+
+def test_the_command_and_the_report(clf, tmp_path, capsys):
+    clf.save_pretrained(tmp_path / "model")
+    data = tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in TEST))
+    model = str(tmp_path / "model")
+    attack = ["--attack", "eps=[0.3],steps=2", "--quiet"]
+    out = str(tmp_path / "curve.json")
+    assert not main(["evaluate", model, str(data), *attack, "--out", out, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [point["eps"] for point in found["points"]] == [0.0, 0.3]
+    assert json.loads((tmp_path / "curve.json").read_text()) == found
+    clf.predict(TEST).save(tmp_path / "test.parquet")
+    report = str(tmp_path / "report")
+    predictions = str(tmp_path / "test.parquet")
+    assert not main(["report", predictions, "--robustness", out, "--out", report, "--quiet"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert 'id="robustness"' in page
+    assert (tmp_path / "report" / "figures" / "robustness.svg").is_file()
+    assert "Under attack" in (tmp_path / "report" / "report.md").read_text()
+    scores = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert scores["robustness"] == [found]
+
+
+@pytest.mark.parametrize(
+    "extra", [["--out", "curve.csv"], ["--over-seeds"], ["--all"], ["--ood", "a=b.csv"]]
+)
+def test_options_that_an_attack_has_no_use_for_are_refused(extra, tmp_path):
+    assert main(["evaluate", "model", "data.jsonl", "--attack", "eps=0.1", *extra]) == 2
+    assert main(["evaluate", "model", "--attack", "eps=0.1"]) == 2
+    assert main(["evaluate", "some.csv", "--out", str(tmp_path / "a.json")]) == 2
