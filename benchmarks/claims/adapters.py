@@ -8,6 +8,7 @@ from bayeslora.files import atomic_file
 from benchmarks.adapter_grid import summary as adapter_grid
 from benchmarks.adapter_memory import summary as adapter_memory
 from benchmarks.adapter_speed import summary as adapter_speed
+from benchmarks.amt import summary as amt
 from benchmarks.dropped_components import summary as dropped_components
 from benchmarks.lib.verdicts import claims_table
 from benchmarks.quantisation_error import summary as quantisation_error
@@ -20,6 +21,7 @@ PARTS = {
     "dropped_components": ("Dropped components", dropped_components.claims),
     "quantisation_error": ("Quantisation", quantisation_error.claims),
     "adapter_grid": ("Classification", adapter_grid.claims),
+    "amt": ("Under attack, on unseen classes", amt.claims),
 }
 """By study: title of its section, and what returns its claims."""
 
@@ -28,7 +30,7 @@ def write_summary(reports: Path) -> None:
     """Write one section per study."""
     parts = [
         "# Claims of papers on adapters\n\n"
-        "On SmolLM2-135M (quantisation also on MiniLM), at the size of the benchmark that each "
+        "On SmolLM2-135M (quantisation also on MiniLM, AMT on DINOv2-S), at the size of the benchmark that each "
         "section names: nothing here speaks of larger models or longer training. A gain is above "
         "0 where the claim holds, and paired where there is a rival. **reproduced**: the 95 % t "
         "interval of the mean gain lies above 0; **reproduced in direction**: the mean alone does; "
