@@ -930,7 +930,7 @@ class BayesianClassifier:
 
     def zero_shot(
         self,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         texts: Any = None,
         *,
         text_column: str = "text",
@@ -946,7 +946,8 @@ class BayesianClassifier:
         layers are read unless a depth was asked for.
 
         Args:
-            classes: C names in index order; `verbaliser` may have other words for them.
+            classes: C names in index order; `verbaliser` may have other words for them. None for
+                questions with options, which `texts` then are.
             texts: Eight or more unlabelled texts like those to come, as for `predict`; the mean
                 answer to them is taken off, since a language model prefers some words whatever the
                 text. None takes nothing off.

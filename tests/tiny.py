@@ -49,6 +49,24 @@ def toy_rows(n, seed=0):
     return rows
 
 
+def toy_questions(n, seed=0):
+    """Return `n` questions with 2 or 3 options: which words are of the question's topic?"""
+    chance = random.Random(seed)
+    rows = []
+    for row in range(n):
+        topics = chance.sample(CLASSES, chance.choice((2, 3, 3)))
+        answer = chance.randrange(len(topics))
+        rows.append(
+            {
+                "id": f"{seed}-{row}",
+                "question": " ".join(chance.choices(TOPICS[topics[answer]], k=3)),
+                "choices": [" ".join(chance.sample(TOPICS[topic], 2)) for topic in topics],
+                "answer": answer,
+            }
+        )
+    return rows
+
+
 def without_hashes(model):
     """Take the hashes out of a model directory, as older versions left it; return it."""
     path = Path(model) / "bayeslora.json"
@@ -86,6 +104,18 @@ def tiny_llama(path, seed=0, **more):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return _write(path, LlamaForCausalLM, LlamaConfig, seed, num_key_value_heads=2, **more)
+
+
+def lettered_llama(path, seed=0):
+    """Write a decoder whose tokenizer knows the letters of options and the words of prompts."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = [*FILLERS, *(word for words in TOPICS.values() for word in words)]
+    frame = ["A B C D Question : Answer ) Pick correct option ."]
+    tokenizer = tiny_tokenizer([*words, *frame])
+    return _write(
+        path, LlamaForCausalLM, LlamaConfig, seed, tokenizer=tokenizer, num_key_value_heads=2
+    )
 
 
 def tiny_opt(path, seed=0, dropout=0.0):
@@ -177,8 +207,8 @@ def toy_images(folder, n, seed=0, size=8):
     return rows
 
 
-def _write(path, model_class, config_class, seed, **options):
-    tokenizer = tiny_tokenizer()
+def _write(path, model_class, config_class, seed, tokenizer=None, **options):
+    tokenizer = tokenizer or tiny_tokenizer()
     config = config_class(
         **SIZES, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **options
     )

@@ -169,16 +169,19 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
         )
 
 
-def last_layer(posterior: Posterior, weight: Tensor, seed: int = 0) -> Head:
+def last_layer(
+    posterior: Posterior, weight: Tensor, seed: int = 0, *, shared: bool = False
+) -> Head:
     """Return an unfitted last layer that starts from [C, d] weights.
 
     Args:
         posterior: Which one; `check_last_layer` says whether it can be.
         weight: [C, d].
         seed: Of its draws.
+        shared: Whether all options of a row share one weight vector, [1, d].
     """
     classes, width = weight.shape
-    head = build(posterior, width, classes, seed=seed)
+    head = build(posterior, width, classes, shared=shared, seed=seed)
     head.set_mean(weight)
     return head
 

@@ -13,13 +13,16 @@ from bayeslora.adapters.frozen import Frozen
 from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_words
+from bayeslora.backbones.verbaliser import class_rows, class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
+from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import class_prior, says_something
+from bayeslora.engine.data import format_of
 from bayeslora.engine.final_fit import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.engine.model import FittedModel
-from bayeslora.engine.rows import prepare
+from bayeslora.engine.network import Network
+from bayeslora.engine.rows import prepare, set_feature_scale
 from bayeslora.engine.settings import Choices
 from bayeslora.engine.side_by_side import (
     CANDIDATES,
@@ -33,7 +36,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import Examples, class_names
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +71,15 @@ def calibrate(
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows, rows)
         check_feature_scores(feature_scores, posterior)
-    sizes = TrainingSizes(len(fitted.record.classes), known.rows.features.shape[1], len(train))
+    classes, size = fitted.network.head.mean_weight.shape
+    sizes = TrainingSizes(classes, size, len(train))
     posterior = settle_posterior(posterior, sizes)
     announce_final_fit(posterior, sizes, shown=fitted.progress)
     # A new head even where the posterior stays: the present one may have settled on means, and is
     # still the classifier's where the fit fails.
     try:
-        scores = settled_scores(feature_scores, posterior)
+        asked = formats.feature_scores(format_of(fitted.record), feature_scores)
+        scores = settled_scores(asked, posterior)
         new = fitted.with_posterior(posterior).calibrated(known, held, columns, scores)
         if race is None:
             race = beside_others(
@@ -119,25 +124,33 @@ _FEWEST_TEXTS = 8
 
 def zero_shot(
     choices: Choices,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     backbone: Backbone,
     texts: Examples | None,
     columns: DataColumns,
 ) -> FittedModel:
     """Return a classifier whose last layer is the language model's answer, without any label.
 
+    Of questions it is the answer as it is: by the length-normalised log-likelihood of each option,
+    or by the logits of the letters.
+
     Args:
         choices: Backbone, reading, verbaliser; its adapter and posterior have no effect.
-        classes: C names in index order.
+        classes: C names in index order; None for questions.
         backbone: Loaded.
         texts: N texts, whose mean answer is taken off, and, at a lower depth, whose states stand
             for those of all layers; labels are not read. None leaves the answer as it is.
+            Questions are what the answer is scaled by, and nothing is taken off.
         columns: Where the texts came from.
 
     Raises:
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
             or see `class_prior`.
     """
+    if texts is not None and texts.choices is not None:
+        return _of_questions(formats.settled(choices, texts), backbone, texts, columns)
+    if classes is None:
+        raise InputError("zero-shot needs the names of the classes, or questions with options")
     classes = [classes] if isinstance(classes, str) else list(classes)
     words = _words(classes, choices)
     if texts is not None and len(texts) < _FEWEST_TEXTS:
@@ -168,11 +181,58 @@ def zero_shot(
         unknown = torch.full((len(texts),), -1)
         read = prepare(network.encoder, (texts, unknown), progress=choices.progress).texts
     states = network.encoder.features(read)
-    network.feature_scale.fill_(states.double().square().sum(-1).mean().sqrt().item())
+    network.feature_scale.fill_(network.encoder.root_mean_square(states))
     if texts is not None:
         weight, _, _ = prior.weight(network, read, states)
     mean = float(network.feature_scale) * weight
     network.head.set_mean(mean.to(network.head.mean_weight))
+    return _answering(network, choices, cut, classes, columns)
+
+
+def _of_questions(
+    choices: Choices, backbone: Backbone, rows: Examples, columns: DataColumns
+) -> FittedModel:
+    """Return a classifier of questions that answers as the language model does."""
+    pairs = rows.pairs is not None
+    asked = replace(choices, template=formats.default_template(choices, backbone, pairs=pairs))
+    whole, cut = _read(asked, backbone, rows)
+    classes = class_names(rows)
+    formats.check_backbone(choices.format, whole, cut, len(classes))
+    network = build_network(
+        cut,
+        Frozen(pooling="last"),
+        MLE(),
+        num_classes=len(classes),
+        seed=choices.seed,
+        max_length=choices.max_length,
+        format=choices.format,
+    )
+    unknown = torch.full((len(rows),), -1)
+    known = prepare(network.encoder, (rows, unknown), progress=choices.progress)
+    set_feature_scale(network, known.texts)
+    if choices.format == "letters":
+        weight = float(network.feature_scale) * class_rows(whole, class_words(classes))
+        network.head.set_mean(weight.to(network.head.mean_weight))
+    elif not network.head.mean_weight.any():
+        raise InputError(
+            f"{whole.name} is an encoder, which says nothing of options without labels; choose a "
+            "decoder"
+        )
+    return _answering(network, choices, cut, classes, columns)
+
+
+def _answering(
+    network: Network,
+    choices: Choices,
+    cut: Backbone,
+    classes: Sequence[str],
+    columns: DataColumns,
+) -> FittedModel:
+    """Return the classifier of a network whose last layer is the language model's answer."""
+    adapter, posterior = Frozen(pooling="last"), MLE()
+    reading = recorded_reading(cut)
+    reading |= {} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}
+    reading |= {} if choices.format is None else {"format": choices.format}
     record = ModelRecord(
         backbone={
             "name": lasting_name(choices.backbone),
@@ -181,8 +241,7 @@ def zero_shot(
             "settings": cut.settings,
             "kind": ADAPTED,
         }
-        | recorded_reading(cut)
-        | ({} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}),
+        | reading,
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),

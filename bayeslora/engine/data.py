@@ -233,6 +233,9 @@ def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
     Raises:
         InputError: All rows are of one class, or a label is unknown.
     """
+    if rows.choices is not None:  # letters are no classes
+        encode_for(record, rows)
+        return
     classes = record.classes
     counts = np.bincount(encode_for(record, rows), minlength=len(classes))
     missing = [name for name, count in zip(classes, counts, strict=True) if not count]

@@ -43,6 +43,7 @@ from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.trainer import nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
+from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
@@ -363,6 +364,8 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
             "on episodes of them; leave them out, or give validation data"
         )
+    if choices.format == "options":
+        build(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):

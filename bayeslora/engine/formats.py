@@ -51,14 +51,30 @@ def settled(choices: Choices, rows: Examples) -> Choices:
             "verbaliser has no effect on the format 'options', where the language model is asked "
             "for every option; leave it out"
         )
-    if choices.feature_scores:
+    if depth == "auto":
+        raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")
+    scores = feature_scores(found, choices.feature_scores)
+    return replace(choices, format=found, depth=depth, feature_scores=scores, verbaliser="none")
+
+
+def feature_scores(format: Format | None, asked: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the feature scores to fit: none in the format `options`.
+
+    Args:
+        format: How questions are read; None for texts.
+        asked: Their names; None for the default.
+
+    Raises:
+        InputError: Some were asked for, and every option has a feature of its own.
+    """
+    if format != "options":
+        return asked
+    if asked:
         raise InputError(
             "feature scores are of one feature of a row, and in the format 'options' every option "
             "has one; leave feature_scores (--feature-scores) out"
         )
-    if depth == "auto":
-        raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")
-    return replace(choices, format=found, depth=depth, feature_scores=(), verbaliser="none")
+    return ()
 
 
 def default_template(choices: Choices, backbone: Backbone, *, pairs: bool) -> Template | None:

@@ -25,6 +25,7 @@ from bayeslora.engine.data import (
     classes_for,
     columns_of,
     encode_for,
+    format_of,
     most_options,
     split,
 )
@@ -256,7 +257,12 @@ class FittedModel:
             InputError: As `check_takes`.
         """
         self.check_takes(config)
-        head = last_layer(config, config.start_from(self.network.head), self.record.seed)
+        head = last_layer(
+            config,
+            config.start_from(self.network.head),
+            self.record.seed,
+            shared=format_of(self.record) == "options",
+        )
         centre = self._prior_mean()
         if centre is not None and hasattr(head, "set_prior_mean"):
             head.set_prior_mean(centre, start=False)

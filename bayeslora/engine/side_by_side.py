@@ -321,7 +321,8 @@ class Race:
 
     def _costs(self, config: Posterior) -> list[tuple[Posterior, float]]:
         """Return what the options may stand for, and its work in a division."""
-        classes, (rows, size) = len(self.fitted.record.classes), self.train.features.shape
+        classes, size = self.fitted.network.head.mean_weight.shape
+        rows = len(self.train.labels)
         found = config.variants(classes, size, rows)
         return [(one, cost.multiplications * self.num_folds / FOLDS) for one, cost in found]
 

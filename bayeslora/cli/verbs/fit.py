@@ -310,7 +310,8 @@ def _zero_shot(args: argparse.Namespace) -> None:
     if unknown := sorted({*words} - known) if len(known) > 1 else []:
         raise InputError(f"--verbaliser: {unknown_choice('class', unknown[0], sorted(known))}")
     classes = sorted({*words, *known})
-    if not classes:
+    are_questions = texts is not None and texts.choices is not None
+    if not classes and not are_questions:
         raise InputError(
             "--zero-shot needs classes: --verbaliser CLASS=WORDS for each, or labels in TRAIN, "
             "of which the names alone are read"
@@ -322,7 +323,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
     if columns.images:
         raise InputError("--zero-shot asks a language model, which reads no images")
     classifier.zero_shot(
-        classes,
+        None if are_questions else classes,
         texts,
         text_column=columns.text,
         pair_column=columns.pair,

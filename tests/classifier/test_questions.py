@@ -1,0 +1,214 @@
+"""Questions with options from fit to file, in both formats, by every posterior."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from record_lm_eval import COUNT, FILE, SEED
+from tiny import lettered_llama, tiny_bert, toy_questions, toy_rows
+
+import bayeslora as bl
+from bayeslora.cli import main
+from bayeslora.errors import InputError
+from bayeslora.posteriors.registry import POSTERIORS
+
+FORMATS = ("letters", "options")
+SHORT = {"nuts": "nuts:num_chains=1,num_warmup=60,num_samples=60", "vbll": "vbll:prior_scale=2"}
+REFUSED = {("options", "gvbll"), ("options", "prototypes")}
+OPTIONS = {"progress": False, "max_length": 48}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(lettered_llama(tmp_path_factory.mktemp("questions") / "model"))
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    """A classifier of each format, fitted once."""
+    return {
+        format: bl.BayesianClassifier(
+            model, "lora:r=2,lr=1e-2", "vbll:prior_scale=2", format=format, **OPTIONS
+        ).fit(toy_questions(48), epochs=2, cv=0)
+        for format in FORMATS
+    }
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_posterior_answers_or_says_why_not(model, tmp_path, format, name):
+    clf = bl.BayesianClassifier(
+        model, "lora:r=2,lr=1e-2", SHORT.get(name, name), format=format, **OPTIONS
+    )
+    train, validation = toy_questions(36), toy_questions(18, 1)
+    if (format, name) in REFUSED:
+        with pytest.raises(InputError, match="letters"):
+            clf.fit(train, validation, epochs=1)
+        return
+    clf.fit(train, validation, epochs=1)
+    found = clf.predict(toy_questions(12, 2), num_samples=2 if clf.posterior.is_sampled else None)
+    assert found.classes == ("A", "B", "C")
+    absent = ~found.available
+    assert not found.probs[absent].any()
+    assert absent.sum() == sum(len(row["choices"]) == 2 for row in toy_questions(12, 2))
+    assert np.isfinite([found.scores[one] for one in ("logit_variance", "energy")]).all()
+    clf.save_pretrained(tmp_path / "saved")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "saved", progress=False)
+    samples = 2 if clf.posterior.is_sampled else None
+    np.testing.assert_array_equal(
+        again.predict(toy_questions(12, 2), num_samples=samples).probs, found.probs
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("adapter", ["none", "polar:r=2", "pissa:r=2"])
+def test_other_adapters_answer_too(model, format, adapter):
+    clf = bl.BayesianClassifier(model, adapter, "laplace", format=format, **OPTIONS)
+    clf.fit(toy_questions(24), **({} if adapter == "none" else {"epochs": 1}))
+    assert len(clf.predict(toy_questions(6, 2))) == 6
+
+
+def test_an_encoder_reads_options(tmp_path):
+    model = str(tiny_bert(tmp_path / "model"))
+    clf = bl.BayesianClassifier(model, "lora:r=2", "vbll:prior_scale=2", **OPTIONS)
+    found = clf.fit(toy_questions(24), epochs=1, cv=0).predict(toy_questions(6, 2))
+    assert clf.record.backbone["format"] == "options"
+    assert found.available is not None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_question_has_the_same_answer_whatever_is_beside_it(fitted, format):
+    clf, rows = fitted[format], toy_questions(10, 3)
+    together = clf.predict(rows, num_samples=0)
+    for place in (0, 5):
+        alone = clf.predict([rows[place]], num_samples=0)
+        count = len(rows[place]["choices"])
+        np.testing.assert_allclose(alone.probs[0, :count], together.probs[place, :count], atol=1e-6)
+
+
+def test_an_order_of_options_is_as_good_as_another(fitted):
+    clf, rows = fitted["options"], toy_questions(8, 4)
+    turned = [row | {"choices": row["choices"][::-1]} for row in rows]
+    for row in turned:
+        row["answer"] = len(row["choices"]) - 1 - row["answer"]
+    found, moved = (clf.predict(one, num_samples=0) for one in (rows, turned))
+    for place, row in enumerate(rows):
+        count = len(row["choices"])
+        np.testing.assert_allclose(
+            moved.probs[place, :count][::-1], found.probs[place, :count], atol=1e-6
+        )
+
+
+def test_options_may_be_more_than_those_of_the_fit_and_letters_may_not(fitted):
+    row = {
+        "id": "wide",
+        "question": "cat dog",
+        "choices": ["cat", "rain", "soup", "snow"],
+        "answer": 0,
+    }
+    found = fitted["options"].predict([row, *toy_questions(2, 5)])
+    assert found.classes == ("A", "B", "C", "D")
+    assert found.probs[0].min() > 0
+    with pytest.raises(InputError, match="row 1: 4 options"):
+        fitted["letters"].predict([row])
+
+
+def test_another_posterior_is_fitted_to_questions(fitted):
+    clf = fitted["options"]
+    before = clf.predict(toy_questions(6, 2))
+    again = bl.BayesianClassifier(
+        clf._backbone, "lora:r=2,lr=1e-2", "mle", format="options", **OPTIONS
+    ).fit(toy_questions(48), epochs=1)
+    again.calibrate(toy_questions(48), posterior="laplace")
+    assert again.record.posterior["name"] == "laplace"
+    again.calibrate(toy_questions(48), posterior="best")
+    assert again.predict(toy_questions(6, 2)).probs.shape == before.probs.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("format", FORMATS)
+def test_without_a_label_the_answers_are_lm_evaluation_harnesss(model, format):
+    """Its log-likelihoods of letters, or those of options divided by their tokens."""
+    rows = toy_questions(COUNT, SEED)
+    recorded = iter(json.loads(Path(FILE).read_text())[format])
+    clf = bl.BayesianClassifier(model, format=format, progress=False, dtype="float32")
+    found = clf.zero_shot(texts=rows).predict(rows)
+    for place, row in enumerate(rows):
+        options = row["choices"]
+        said = np.array([next(recorded) for _ in options])
+        if format == "options":  # of the tiny tokenizer, a word is a token
+            said /= [len(option.split()) for option in options]
+        expected = np.exp(said - np.logaddexp.reduce(said))
+        np.testing.assert_allclose(found.probs[place, : len(options)], expected, atol=1e-5)
+    assert next(recorded, None) is None
+
+
+def test_the_first_step_starts_at_the_language_models_answer(model):
+    rows = toy_questions(20, 6)
+    asked = bl.BayesianClassifier(model, **OPTIONS, dtype="float32").zero_shot(texts=rows)
+    clf = bl.BayesianClassifier(
+        model, "lora:r=2,lr=1e-12", "mle", **OPTIONS, dtype="float32", format="options"
+    ).fit(rows, epochs=1, head_lr=1e-12)
+    np.testing.assert_allclose(clf.predict(rows).probs, asked.predict(rows).probs, atol=1e-5)
+
+
+def test_the_record_says_how_questions_are_read(fitted):
+    for format in FORMATS:
+        reading = fitted[format].record.backbone
+        assert reading["format"] == format
+        assert len(reading["prompt_sha256"]) == 64
+        assert "{text}" in reading["template"]
+    hashes = {fitted[one].record.backbone["prompt_sha256"] for one in FORMATS}
+    assert len(hashes) == 2
+
+
+def _write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_questions_from_the_command_line(model, tmp_path, capsys):
+    train = _write(tmp_path / "train.jsonl", toy_questions(30))
+    test = _write(tmp_path / "test.jsonl", toy_questions(12, 1))
+    out = str(tmp_path / "model")
+    said = ["--backbone", model, "--adapter", "lora:r=2", "--epochs", "1", "--cv", "0"]
+    assert main(["fit", train, "--out", out, *said, "--max-length", "48", "--quiet"]) == 0
+    assert main(["predict", out, test, "--out", str(tmp_path / "p.csv"), "--quiet"]) == 0
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["prob_C"] == "" for row in rows} == {True, False}
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "p.csv"), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n"] == 12 if isinstance(scores, dict) else scores[0]["n"] == 12
+
+
+BAD = [
+    (("--format", "letters"), toy_rows(6), "format"),
+    (("--depth", "2"), None, "all layers"),
+    (("--verbaliser", "A=cat"), None, "verbaliser"),
+    (("--feature-scores", "mahalanobis"), None, "feature"),
+    (("--posterior", "gvbll:shrinkage=0.5,inflation=1"), None, "gvbll"),
+    (("--posterior", "vbll:covariance=low_rank"), None, "low_rank"),
+]
+
+
+@pytest.mark.parametrize(("said", "rows", "why"), BAD)
+def test_what_cannot_be_is_refused(model, tmp_path, capsys, said, rows, why):
+    train = _write(tmp_path / "train.jsonl", toy_questions(12) if rows is None else rows)
+    out = tmp_path / "model"
+    words = ["fit", train, "--out", str(out), "--backbone", model, "--quiet", *said]
+    assert main(words) == 2
+    assert why in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_of_texts_takes_no_questions_and_the_reverse(fitted, model):
+    texts = bl.BayesianClassifier(model, "none", "mle", **OPTIONS).fit(toy_rows(9))
+    with pytest.raises(InputError, match="questions"):
+        texts.predict(toy_questions(3))
+    with pytest.raises(InputError, match="options"):
+        fitted["options"].predict(toy_rows(3))
