@@ -218,8 +218,8 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
     )
 
 
-def add_scored(parser: Parser) -> None:
-    """Add the predictions that are scored, their out-of-distribution sets, and how."""
+def add_predictions(parser: Parser) -> None:
+    """Add predictions and their out-of-distribution sets."""
     parser.add_argument(
         "files",
         nargs="+",
@@ -235,6 +235,27 @@ def add_scored(parser: Parser) -> None:
         metavar="[METHOD:]NAME=FILE",
         help="predictions of an out-of-distribution set; with several methods say whose they are",
     )
+
+
+def add_examples(parser: Parser) -> None:
+    """Add the options that say which texts a page shows."""
+    parser.add_argument(
+        "--no-examples",
+        dest="examples",
+        action="store_const",
+        const=False,
+        help="leave out texts and ids",
+    )
+    parser.add_argument(
+        "--example-column",
+        metavar="NAME",
+        help="column with the texts (default: text, where there is one)",
+    )
+
+
+def add_scored(parser: Parser) -> None:
+    """Add the predictions that are scored, their out-of-distribution sets, and how."""
+    add_predictions(parser)
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",

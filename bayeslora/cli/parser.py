@@ -30,6 +30,7 @@ from bayeslora.cli.verbs import (
     recalibrate,
     report,
     tasks,
+    view,
 )
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
@@ -95,6 +96,7 @@ VERBS: Mapping[str, Verb] = {
     "convert": convert,
     "compare": compare,
     "report": report,
+    "view": view,
     "experiment": experiment,
     "tasks": tasks,
     "methods": methods,

@@ -37,6 +37,11 @@ class Scored:
     reading: PredictionsReading
     shifted: tuple[Path, ...] = ()
 
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [*self.files, *(path for sets in self.ood.values() for path in sets.values())]
+
     def methods(self, needed: Sequence[str] = ()) -> list[Method]:
         """Read everything, with the further columns that every method's file must have."""
         from bayeslora.predictions.collection import gather

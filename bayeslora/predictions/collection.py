@@ -137,8 +137,7 @@ def gather(
         items: Predictions or paths, one for each method or seed; a single one is allowed.
         ood: Out-of-distribution sets; where there are several items, by method: its name, or its
             label such as `polar (seed 1)` where several items share the name.
-        columns: Further columns of the rows that the methods are judged by, kept from files that
-            have them.
+        columns: Further columns, kept from files that have them.
         needed: Further columns that every method's file must have; sets keep those they have.
         reading: How to read files that are not as this package writes them.
 
@@ -153,7 +152,7 @@ def gather(
     names = names_of([source.predictions for source in sources])
     called = called_like([one.predictions for one in sources], [one.path for one in sources])
     labels = [one.label for one in called]
-    load = partial(load_source, wanted=needed, reading=reading)
+    load = partial(load_source, wanted=(*columns, *needed), reading=reading)
     outside = _by_method(names, labels, ood or {}, load)
     return [
         Method(one.label, name, source, sets, one.group, one.seed)

@@ -60,14 +60,14 @@ def render_page(
     """
     from bayeslora.reporting.document import SECTIONS  # not for the process of a template
 
-    script = _asset("report.js")
+    script = asset("report.js")
     # Only texts and tables of texts go in: a user's template could call whatever methods it finds.
     values = {
         "page": document,
         "drawings": drawings,
         "sections": document.sections(drawings),
         "titles": {section.key: section.title for section in SECTIONS},
-        "style": _asset("report.css"),
+        "style": asset("report.css"),
         "script": script,
         "policy": content_policy(script),
         "version": __version__,
@@ -88,7 +88,8 @@ def content_policy(script: str) -> str:
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a style sheet or a script of ours."""
     path = files("bayeslora.reporting").joinpath("templates", name)
     return path.read_text(encoding="utf-8").strip()
 

@@ -41,6 +41,7 @@ from bayeslora.reporting.robustness import RobustnessLike, robustness_curves
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
 from bayeslora.reporting.shift import shift_curves
+from bayeslora.reporting.viewer import viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
 if sys.platform == "win32":  # a class of paths can be derived from the system's own class alone
@@ -88,6 +89,7 @@ class Report(SystemPath):
 
 
 PAGE = "index.html"
+VIEW = "view.html"
 SCORES = "scores.json"
 
 _FIGURES = (
@@ -101,7 +103,7 @@ LAYOUT = Layout(
     FORMAT_VERSION,
     frozenset({"bayeslora", "title", "methods"}),
     (
-        *(PAGE, "report.md", "tables.tex", "scores.csv"),
+        *(PAGE, VIEW, "report.md", "tables.tex", "scores.csv"),
         *(f"figures/{name}-[0-9]*.{suffix}" for name in _FIGURES for suffix in FORMATS),
     ),
     complete=True,
@@ -119,6 +121,7 @@ def report(
     overwrite: bool = False,
     examples: bool = True,
     example_column: str | None = None,
+    interactive: bool = False,
     template: str | Path | None = None,
     figures: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
@@ -159,6 +162,8 @@ def report(
             are left out where texts or ids must not be passed on.
         example_column: The further column with the texts of these rows; by default `text` where it
             is there. Rows without a text are shown by their ids.
+        interactive: Whether to write `view.html` too, a page that filters and sorts every example
+            in a browser; it holds all of their texts, unless `examples` is false.
         template: A Jinja2 template of the page, or a directory with a `report.html.j2`, in place of
             ours, which it may extend; see docs/reports.md.
         figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page has SVG in any
@@ -232,7 +237,14 @@ def report(
             example_column=example_column,
             ood_score=ood_score,
             shifted=list(map(str, worse)) or None,
-            **_where_changed(examples, template, formats, per_class, over_seeds),
+            **_where_changed(
+                examples=examples,
+                interactive=interactive,
+                template=template,
+                formats=formats,
+                per_class=per_class,
+                over_seeds=over_seeds,
+            ),
             **asked.as_given(),
             **options,
         )
@@ -260,6 +272,9 @@ def report(
             curves=attacks,
         )
         _write_pages(aside, document, drawings, look, formats)
+        if interactive:
+            text = example_column or EXAMPLE_COLUMN
+            _write(aside / VIEW, viewer_page(gathered, title, text, examples=examples))
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
         found = scores_json(
             document.title, fits, comparison, methods, changes, shift=curves, curves=attacks
@@ -280,7 +295,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _where_changed(
+    *,
     examples: bool,
+    interactive: bool,
     template: str | Path | None,
     formats: tuple[str, ...],
     per_class: PerClass,
@@ -289,6 +306,7 @@ def _where_changed(
     """Return what of these a call has to say: None where it is the default."""
     return {
         "examples": None if examples else False,
+        "interactive": interactive or None,
         "template": None if template is None else str(template),
         "figures": None if formats == FORMATS[:1] else formats,
         "per_class": per_class or None,

@@ -97,7 +97,7 @@ def _of_method(one: Assessed, column: str) -> WrongAnswers:
     facts = f"{len(wrong):,} of {counted(one.scores.n_labelled, 'labelled example')} wrong"
     if len(wrong) > MOST:
         facts += f"; the {MOST} most confident are shown"
-    texts = predictions.columns.get(column, _questions(predictions))
+    texts = predictions.columns.get(column, questions(predictions))
     examples = tuple(
         _example(predictions, labels, row, None if texts is None else texts[row])
         for row in chosen.tolist()
@@ -115,13 +115,13 @@ def _example(
         predicted=shorten(clean(predictions.classes[guess])),
         label=shorten(clean(predictions.classes[label])),
         label_probability=percent(float(predictions.probs[row, label])),
-        options=_options(predictions, row),
+        options=options_of(predictions, row),
         **_shown_text(text),
         image="" if text is None else thumbnail(text),
     )
 
 
-def _questions(predictions: Predictions) -> Sequence[str | None] | None:
+def questions(predictions: Predictions) -> Sequence[str | None] | None:
     """Return each question, and below it its context, where predictions are of questions."""
     question, context, _ = (predictions.columns.get(name) for name in QUESTION_COLUMNS)
     if question is None or context is None:
@@ -132,7 +132,8 @@ def _questions(predictions: Predictions) -> Sequence[str | None] | None:
     ]
 
 
-def _options(predictions: Predictions, row: int) -> tuple[tuple[str, str, str], ...]:
+def options_of(predictions: Predictions, row: int) -> tuple[tuple[str, str, str], ...]:
+    """Return letter, text and probability of every option of a question; empty where unknown."""
     texts = predictions.columns.get(QUESTION_COLUMNS[-1])
     stated = predictions[row].probs
     try:

@@ -1,4 +1,6 @@
-"""Predictions that look like real ones, and one report made from them."""
+"""Predictions that look like real ones, one report made from them, and a browser to read it."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -82,3 +84,41 @@ def made(methods, ood, tmp_path_factory):
     facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
     page = report(methods, ood=ood, out=out, title="Demo", provenance=facts, num_resamples=60)
     return page.parent
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("no chromium on this machine (make browser installs Debian's)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page, and see to it that it complains of nothing and asks for nothing."""
+    contexts, complaints, asked, visited = [], [], [], []
+
+    def opened(path, **options):
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, "offline": True, **options}
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        visited.append(path.as_uri())
+        return page
+
+    yield opened
+    assert complaints == []
+    assert asked == visited
+    for context in contexts:
+        context.close()

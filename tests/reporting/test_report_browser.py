@@ -2,59 +2,16 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from bayeslora.reporting.report import report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine (make browser installs Debian's)"
-)
-
-playwright = pytest.importorskip("playwright.sync_api")
-
 WIDTHS = (1280, 768, 390)
 LONG = "word " * 200
 FEW_RULES = {"runOnly": ["color-contrast", "scrollable-region-focusable", "svg-img-alt"]}
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Open a page, and see to it that it complains of nothing and asks for nothing."""
-    contexts, complaints, asked, visited = [], [], [], []
-
-    def opened(path, **options):
-        context = browser.new_context(
-            **{"viewport": {"width": 1280, "height": 800}, "offline": True, **options}
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        visited.append(path.as_uri())
-        return page
-
-    yield opened
-    assert complaints == []
-    assert asked == visited
-    for context in contexts:
-        context.close()
 
 
 def serious_faults(page, options=None):

@@ -14,6 +14,7 @@ from bayeslora.cli.arguments import (
     LOADING,
     PART_OPTIONS,
     add_apart,
+    add_examples,
     add_json,
     add_loading,
     add_moved_backbone,
@@ -194,17 +195,12 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
     """Add the options of where the page goes and what it shows."""
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--title", help="title of the page")
+    add_examples(parser)
     parser.add_argument(
-        "--no-examples",
-        dest="examples",
+        "--interactive",
         action="store_const",
-        const=False,
-        help="leave out the rows that were answered most confidently wrong, with their texts",
-    )
-    parser.add_argument(
-        "--example-column",
-        metavar="NAME",
-        help="column with the texts of these rows (default: text, where there is one)",
+        const=True,
+        help="write view.html too, which filters and sorts every example in a browser",
     )
     parser.add_argument(
         "--figures",
@@ -259,7 +255,7 @@ def run(args: argparse.Namespace) -> None:
     provenance: Provenance = {"command": args.command}
     if spectra:
         provenance = {**provenance, "Adapters": spectra.fingerprints()}
-    look = given(args, "examples", "example_column", "template", "figures")
+    look = given(args, "examples", "example_column", "template", "figures", "interactive")
     options = (
         given(args, "title", "ood_score", "num_bins", "seed", "over_seeds", *PART_OPTIONS) | look
     )

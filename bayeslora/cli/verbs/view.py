@@ -1,0 +1,68 @@
+"""`bayeslora view`: predictions as a local page to look into, opened in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from bayeslora.cli.arguments import add_examples, add_overwrite, add_predictions, add_reading, given
+from bayeslora.cli.messages import hint, show
+from bayeslora.cli.runs import find
+from bayeslora.errors import InputError
+from bayeslora.files import check_writable, refuse_existing, refuse_inputs
+
+SUMMARY = "look into predictions: filter, sort and search them in the browser"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own arguments."""
+    add_predictions(parser)
+    add_reading(parser, of_data=False)
+    parser.add_argument("--out", metavar="FILE", help="the page, .html (default: a temporary file)")
+    parser.add_argument("--title", help="title of the page")
+    add_examples(parser)
+    parser.add_argument(
+        "--no-browser", action="store_true", help="write the page, and open no browser"
+    )
+    add_overwrite(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page, print where it is, and open it."""
+    from bayeslora.reporting.viewer import view
+
+    scored = find(args, args.ood)
+    if args.out is None:
+        if args.overwrite:
+            raise InputError("--overwrite is about --out; give --out with it")
+        out = Path(tempfile.mkdtemp(prefix="bayeslora-view-")) / "view.html"
+    else:
+        out = _checked(Path(args.out), args, scored.paths)
+    page = view(
+        scored.files,
+        ood=scored.ood,
+        out=out,
+        reading=scored.reading,
+        **given(args, "title", "examples", "example_column"),
+    )
+    show(page)
+    if not args.no_browser:
+        _open(page)
+
+
+def _checked(out: Path, args: argparse.Namespace, inputs: list[Path]) -> Path:
+    if out.suffix != ".html":
+        raise InputError(f"--out {out}: a page is written as .html")
+    refuse_inputs(out, *inputs)
+    refuse_existing(out, overwrite=args.overwrite)
+    check_writable(out)
+    return out
+
+
+def _open(page: Path) -> None:
+    """Open the page in the browser, and say so where there is none."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        hint("no browser was found; open the page yourself")

@@ -1,0 +1,347 @@
+"use strict";
+// Filters predictions and shows what is left: numbers, charts and the rows themselves.
+// Everything from the data is set as text or as an attribute, never as markup.
+(() => {
+  const sources = JSON.parse(document.getElementById("data").textContent).sources;
+  const $ = (id) => document.getElementById(id);
+  const BINS = 15;
+  const BARS = 30;
+  const PER_PAGE = 50;
+  const BEGINNING = 300;
+  const Z = 1.959964;
+  const SVG = "http://www.w3.org/2000/svg";
+  let source = sources[0];
+  let kept = [];
+  let page = 0;
+
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+  const number = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
+  const isLabelled = (row) => source.label !== null && source.label[row] >= 0;
+  const isRight = (row) => source.prediction[row] === source.label[row];
+
+  function fill(select, texts, values = texts) {
+    const before = select.value;
+    select.replaceChildren(
+      ...texts.map((text, place) => new Option(text, values[place])),
+    );
+    if (values.includes(before)) select.value = before;
+  }
+
+  function element(name, attributes, ...children) {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function node(name, text = "", className = "") {
+    const made = document.createElement(name);
+    made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  }
+
+  function wilson(hits, size) {
+    const share = hits / size;
+    const middle = share + (Z * Z) / (2 * size);
+    const half = Z * Math.sqrt((share * (1 - share)) / size + (Z * Z) / (4 * size * size));
+    const scale = 1 + (Z * Z) / size;
+    return [Math.max(0, (middle - half) / scale), Math.min(1, (middle + half) / scale)];
+  }
+
+  function binsOf(rows) {
+    const bins = Array.from({ length: BINS }, () => ({ count: 0, confidence: 0, right: 0 }));
+    for (const row of rows) {
+      const bin = bins[Math.min(BINS - 1, Math.floor(source.confidence[row] * BINS))];
+      bin.count += 1;
+      bin.confidence += source.confidence[row];
+      bin.right += isRight(row) ? 1 : 0;
+    }
+    return bins;
+  }
+
+  function filtered() {
+    const label = $("label").value;
+    const prediction = $("prediction").value;
+    const outcome = $("outcome").value;
+    const values = (source.columns || {})[$("column").value];
+    const value = $("value").value;
+    const low = Number($("low").value || 0);
+    const high = $("high").value === "" ? 1 : Number($("high").value);
+    const words = $("search").value.trim().toLowerCase();
+    if (words && source.text && !source.lower) {
+      source.lower = source.text.map((text) => (text || "").toLowerCase());
+    }
+    const rows = [];
+    for (let row = 0; row < source.confidence.length; row += 1) {
+      const confidence = source.confidence[row];
+      if (confidence < low || confidence > high) continue;
+      // the end of a bin belongs to the next one, but for the last
+      if (openEnd && confidence === high && high < 1) continue;
+      if (label !== "" && (!isLabelled(row) || source.label[row] !== Number(label))) continue;
+      if (prediction !== "" && source.prediction[row] !== Number(prediction)) continue;
+      if (outcome === "unlabelled" ? isLabelled(row) : outcome !== "" && !isLabelled(row)) continue;
+      if ((outcome === "correct" && !isRight(row)) || (outcome === "wrong" && isRight(row))) continue;
+      if (values && value !== "" && values[row] !== value) continue;
+      if (words && !(source.lower ? source.lower[row].includes(words) : false)) continue;
+      rows.push(row);
+    }
+    return rows;
+  }
+
+  function tile(title, value, detail = "") {
+    const made = document.createElement("div");
+    made.append(node("dt", title), node("dd", value, "value"), node("dd", detail, "interval"));
+    return made;
+  }
+
+  function showTiles(labelled, bins) {
+    const tiles = [tile("Examples", kept.length.toLocaleString("en"))];
+    if (labelled.length) {
+      const n = labelled.length;
+      const right = labelled.filter(isRight).length;
+      const confidence = labelled.reduce((sum, row) => sum + source.confidence[row], 0) / n;
+      const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / n;
+      const [low, high] = wilson(right, n).map((end) => (100 * end).toFixed(1));
+      tiles.push(tile("Accuracy", percent(right / n), `[${low}, ${high}]`));
+      tiles.push(tile("Mean confidence", percent(confidence)));
+      const gap = 100 * (confidence - right / n);
+      tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(1)}`, "points"));
+      tiles.push(tile("ECE", number(error), `${BINS} bins`));
+    }
+    $("tiles").replaceChildren(...tiles);
+  }
+
+  const WIDTH = 320;
+  const LEFT = 30;
+  const RIGHT = 310;
+  const across = (share) => LEFT + share * (RIGHT - LEFT);
+
+  function axis(svg, bottom, ticks) {
+    svg.append(element("path", { class: "axis", d: `M${LEFT} ${bottom}H${RIGHT}` }));
+    for (const [place, text] of ticks) {
+      const label = element("text", { x: place, y: bottom + 13, "text-anchor": "middle" }, text);
+      svg.append(label);
+    }
+  }
+
+  function drawReliability(bins) {
+    const bottom = 190;
+    const up = (share) => bottom - share * 180;
+    const svg = element("svg", { viewBox: `0 0 ${WIDTH} 282`, role: "group", "aria-label": "Reliability diagram" });
+    svg.append(element("path", { class: "diagonal", d: `M${across(0)} ${up(0)}L${across(1)} ${up(1)}` }));
+    for (const share of [0, 0.5, 1]) {
+      svg.append(element("text", { x: LEFT - 5, y: up(share) + 3, "text-anchor": "end" }, String(share)));
+    }
+    axis(svg, bottom, []);
+    axis(svg, 250, [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => [across(share), String(share)]));
+    const most = Math.max(1, ...bins.map((bin) => bin.count));
+    const [low, high] = [Number($("low").value), Number($("high").value)];
+    bins.forEach((bin, place) => {
+      if (!bin.count) return;
+      const [from, to] = [place / BINS, (place + 1) / BINS];
+      const confidence = bin.confidence / bin.count;
+      const accuracy = bin.right / bin.count;
+      const [least, greatest] = wilson(bin.right, bin.count);
+      const height = (45 * bin.count) / most;
+      const isOff = confidence < least || confidence > greatest;
+      const x = across(confidence);
+      const group = element("g", {
+        class: isOff ? "bin off" : "bin",
+        role: "button",
+        tabindex: "0",
+        "aria-pressed": String(low === from && high === to),
+        "aria-label": `Confidence ${from.toFixed(2)} to ${to.toFixed(2)}: ${bin.count} examples, accuracy ${accuracy.toFixed(2)}`,
+      });
+      group.append(
+        element("rect", { class: "hit", x: across(from), y: 5, width: across(1 / BINS) - LEFT, height: 245 }),
+        element("path", { class: "interval-line", d: `M${x} ${up(least)}V${up(greatest)}` }),
+        element("circle", { class: "dot", cx: x, cy: up(accuracy), r: 3.5 }),
+        element("rect", { class: "count", x: across(from) + 1, y: 250 - height, width: across(1 / BINS) - LEFT - 2, height }),
+        element("title", {}, `${bin.count} examples, accuracy ${accuracy.toFixed(3)}`),
+      );
+      const choose = () => chooseBin(from, to);
+      group.addEventListener("click", choose);
+      group.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        choose();
+      });
+      svg.append(group);
+    });
+    svg.append(element("text", { x: across(0.5), y: 278, "text-anchor": "middle" }, "confidence; bars: examples"));
+    $("reliability").replaceChildren(svg);
+  }
+
+  // A bin that is chosen is filtered by, and drawn on in place of all: again to see all.
+  let openEnd = false;
+  function chooseBin(from, to) {
+    const again = Number($("low").value) === from && Number($("high").value) === to;
+    $("low").value = again ? 0 : from;
+    $("high").value = again ? 1 : to;
+    openEnd = !again;
+    update();
+  }
+
+  function drawHistogram() {
+    const values = source.scores[$("score").value];
+    const bottom = 230;
+    const svg = element("svg", { viewBox: `0 0 ${WIDTH} 270`, role: "img" });
+    let [least, greatest] = [Infinity, -Infinity];
+    for (const row of kept) {
+      least = Math.min(least, values[row]);
+      greatest = Math.max(greatest, values[row]);
+    }
+    const right = new Array(BARS).fill(0);
+    const wrong = new Array(BARS).fill(0);
+    const width = greatest - least || 1;
+    for (const row of kept) {
+      const place = Math.min(BARS - 1, Math.floor(((values[row] - least) / width) * BARS));
+      (isLabelled(row) && !isRight(row) ? wrong : right)[place] += 1;
+    }
+    const most = Math.max(1, ...right.map((count, place) => count + wrong[place]));
+    right.forEach((count, place) => {
+      const bar = (RIGHT - LEFT) / BARS;
+      const [low, high] = [(200 * wrong[place]) / most, (200 * count) / most];
+      const at = { x: LEFT + place * bar, width: bar - 1 };
+      svg.append(element("rect", { class: "wrong", ...at, y: bottom - low, height: low }));
+      svg.append(element("rect", { class: "right", ...at, y: bottom - low - high, height: high }));
+    });
+    const ends = kept.length ? [[LEFT, number(least)], [RIGHT - 8, number(greatest)]] : [];
+    axis(svg, bottom, ends);
+    svg.append(element("text", { x: across(0.5), y: 260, "text-anchor": "middle" }, "orange: wrong predictions"));
+    svg.setAttribute("aria-label", `Histogram of ${$("score").value}, ${kept.length} examples`);
+    $("histogram").replaceChildren(svg);
+  }
+
+  function showAbstention(labelled) {
+    const least = Number($("threshold").value);
+    $("threshold-value").textContent = least.toFixed(2);
+    if (!labelled.length) {
+      $("abstention").textContent = "No example has a label.";
+      return;
+    }
+    const answered = labelled.filter((row) => source.confidence[row] >= least);
+    const wrong = (rows) => rows.filter((row) => !isRight(row)).length;
+    const left = labelled.length - answered.length;
+    const others = wrong(labelled) - wrong(answered);
+    const answers = answered.length ? `${percent(wrong(answered) / answered.length)} of them wrong` : "none";
+    const rest = left ? `, ${percent(others / left)} of them wrong` : "";
+    $("abstention").textContent =
+      `Answered: ${percent(answered.length / labelled.length)} of examples, ${answers}. ` +
+      `Left to a person: ${left.toLocaleString("en")} examples${rest}.`;
+  }
+
+  function textCell(row) {
+    const cell = node("td", "", "text");
+    const text = (source.text && source.text[row]) || "";
+    if (text.length > BEGINNING) {
+      const details = document.createElement("details");
+      details.append(node("summary", `${text.slice(0, BEGINNING)}…`), node("span", text.slice(BEGINNING)));
+      cell.append(details);
+    } else cell.append(node("span", text));
+    const options = (source.options && source.options[row]) || [];
+    if (options.length) {
+      const list = document.createElement("ol");
+      for (const [name, option, share] of options) list.append(node("li", `${name}: ${option} (${share})`));
+      cell.append(list);
+    }
+    return cell;
+  }
+
+  function showRows() {
+    const by = $("sort").value;
+    const keys = by === "" ? null : by === "confidence" ? source.confidence : by === "given" ? source.given : source.scores[by];
+    const order = keys ? [...kept] : kept;
+    const way = $("ascending").checked ? 1 : -1;
+    if (keys) order.sort((one, other) => way * (keys[one] - keys[other]) || one - other);
+    const pages = Math.max(1, Math.ceil(order.length / PER_PAGE));
+    page = Math.min(page, pages - 1);
+    const score = source.scores[$("score").value];
+    const lines = order.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((row) => {
+      const line = document.createElement("tr");
+      const name = source.id ? source.id[row] : `row ${row + 1}`;
+      const heading = node("th", name);
+      heading.scope = "row";
+      const wrong = isLabelled(row) && !isRight(row);
+      line.append(
+        heading,
+        node("td", source.classes[source.prediction[row]], wrong ? "mistake" : ""),
+        node("td", isLabelled(row) ? source.classes[source.label[row]] : "–"),
+        node("td", number(source.confidence[row]), "number"),
+        node("td", isLabelled(row) ? number(source.given[row]) : "–", "number"),
+        node("td", number(score[row]), "number"),
+        textCell(row),
+      );
+      return line;
+    });
+    document.querySelector("#rows tbody").replaceChildren(...lines);
+    $("score-title").textContent = $("score").value;
+    $("page").textContent = `page ${page + 1} of ${pages}`;
+    $("previous").disabled = page === 0;
+    $("next").disabled = page === pages - 1;
+  }
+
+  function update() {
+    kept = filtered();
+    page = 0;
+    const labelled = kept.filter(isLabelled);
+    const bins = binsOf(labelled);
+    showTiles(labelled, bins);
+    drawReliability(bins);
+    drawHistogram();
+    showAbstention(labelled);
+    showRows();
+    const all = source.confidence.length;
+    $("facts").textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} examples`;
+  }
+
+  function fillValues() {
+    const values = (source.columns || {})[$("column").value] || [];
+    fill($("value"), ["all", ...[...new Set(values)].filter((one) => one !== null).sort()],
+      ["", ...[...new Set(values)].filter((one) => one !== null).sort()]);
+  }
+
+  // What there is no choice of is not shown.
+  function showChoices() {
+    const columns = Object.keys(source.columns || {}).length > 0;
+    const several = (id) => $(id).options.length > 1;
+    for (const id of ["method", "set"]) $(id).parentElement.hidden = !several(id);
+    for (const id of ["column", "value"]) $(id).parentElement.hidden = !columns;
+    $("search").parentElement.hidden = !source.text;
+  }
+
+  function chooseSource() {
+    const sets = sources.filter((one) => one.method === $("method").value);
+    fill($("set"), sets.map((one) => one.set || "in distribution"), sets.map((one) => one.set));
+    source = sets.find((one) => one.set === $("set").value) || sets[0];
+    const places = source.classes.map((_, place) => String(place));
+    for (const id of ["label", "prediction"]) fill($(id), ["all", ...source.classes], ["", ...places]);
+    const scores = Object.keys(source.scores);
+    fill($("score"), scores);
+    const given = source.label ? ["label's probability"] : [];
+    fill($("sort"), ["file order", "confidence", ...given, ...scores],
+      ["", "confidence", ...given.map(() => "given"), ...scores]);
+    fill($("column"), ["none", ...Object.keys(source.columns || {})], ["", ...Object.keys(source.columns || {})]);
+    fillValues();
+    showChoices();
+    update();
+  }
+
+  fill($("method"), [...new Set(sources.map((one) => one.method))]);
+  for (const id of ["method", "set"]) $(id).addEventListener("change", chooseSource);
+  $("column").addEventListener("change", () => { fillValues(); update(); });
+  for (const id of ["label", "prediction", "outcome", "value"]) $(id).addEventListener("change", update);
+  for (const id of ["low", "high"]) $(id).addEventListener("input", () => { openEnd = false; update(); });
+  $("search").addEventListener("input", update);
+  $("score").addEventListener("change", () => { drawHistogram(); showRows(); });
+  $("threshold").addEventListener("input", () => showAbstention(kept.filter(isLabelled)));
+  for (const id of ["sort", "ascending"]) $(id).addEventListener("change", () => { page = 0; showRows(); });
+  $("previous").addEventListener("click", () => { page -= 1; showRows(); });
+  $("next").addEventListener("click", () => { page += 1; showRows(); });
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  $("filters").addEventListener("reset", () => { openEnd = false; setTimeout(chooseSource); });
+  chooseSource();
+  $("sort").value = Object.keys(source.scores)[0];
+  showRows();
+})();

@@ -1,0 +1,210 @@
+"""The page to look into predictions: its data are the record's, its numbers follow the filters."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from bayeslora.metrics.calibration import reliability_bins
+from bayeslora.metrics.top_label import top_label
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.report import report
+from bayeslora.reporting.viewer import view
+
+WORDS = ("inning", "cipher", "patient", "engine")
+
+
+def with_texts(make, name="m", **options):
+    rows = options.get("rows", 240)
+    texts = [f"a text about the {WORDS[row % 4]} number {row}" for row in range(rows)]
+    source = [("web", "news")[row % 2] for row in range(rows)]
+    return make(name, columns={"text": texts, "source": source}, **options)
+
+
+def data_of(page):
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found[1])["sources"]
+
+
+def test_the_data_are_those_of_the_record(make, tmp_path):
+    predictions = with_texts(make, spread=0.5)
+    far = make("far", labelled=False, rows=30)
+    inside, outside = data_of(view(predictions, ood={"far": far}, out=tmp_path / "v.html"))
+    assert inside["confidence"] == predictions.confidence.tolist()
+    assert inside["label"] == predictions.labels.tolist()
+    assert inside["prediction"] == predictions.prediction.tolist()
+    assert inside["text"] == list(predictions.columns["text"])
+    assert set(inside["columns"]) == {"source"}
+    given = predictions.probs[np.arange(240), predictions.labels]
+    assert inside["given"] == pytest.approx(given.tolist(), abs=1e-6)
+    assert len(inside["scores"]) == len(predictions.uncertainty_names)
+    assert (outside["set"], outside["label"]) == ("far", None)
+
+
+def test_files_bring_their_texts(make, tmp_path):
+    path = tmp_path / "a.parquet"
+    with_texts(make).save(path)
+    [found] = data_of(view(path, ood=None, out=tmp_path / "v.html"))
+    assert len(found["text"]) == 240
+    [bare] = data_of(view(path, out=tmp_path / "v.html", examples=False))
+    assert not {"text", "id", "columns"} & set(bare)
+
+
+def test_nothing_ends_the_script_that_holds_the_data(make, tmp_path):
+    hostile = "</script><script>alert(1)</script><!-- &amp; \u2028 \u202e"
+    page = view(
+        with_texts(make).replace(columns={"text": [hostile] * 240}), out=tmp_path / "v.html"
+    )
+    text = page.read_text(encoding="utf-8")
+    assert text.count("</script>") == 2
+    assert "alert(1)</script>" not in text
+    assert "\u202e" not in data_of(page)[0]["text"][0]
+
+
+def test_a_report_has_it_on_request(make, tmp_path):
+    plain = report(with_texts(make), out=tmp_path / "plain", num_resamples=5)
+    assert not (plain.parent / "view.html").exists()
+    page = report(with_texts(make), out=tmp_path / "out", num_resamples=5, interactive=True)
+    assert len(data_of(page.with_name("view.html"))[0]["text"]) == 240
+    report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
+
+
+def questions():
+    """Return two questions, of three options and of two."""
+    return Predictions(
+        [[0.5, 0.3, 0.2], [0.1, 0.9, 0.0]],
+        ("A", "B", "C"),
+        [0, 0],
+        available=[[True, True, True], [True, True, False]],
+        columns={
+            "question": ["What is red?", "What is cold?"],
+            "context": [None, "In winter"],
+            "choices": ['["a rose", "snow", "grass"]', '["fire", "ice"]'],
+        },
+    )
+
+
+def test_questions_are_shown_with_the_options_that_each_has(tmp_path):
+    [found] = data_of(view(questions(), out=tmp_path / "v.html"))
+    assert "What is red?" in found["text"][0]
+    assert [len(one) for one in found["options"]] == [3, 2]
+    assert found["options"][1][1][1] == "ice"
+
+
+# The page in a browser.
+
+
+def tiles(page):
+    return dict(
+        page.locator("#tiles > div").evaluate_all(
+            "all => all.map(one => [one.children[0].textContent, one.children[1].textContent])"
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def two(make, tmp_path_factory):
+    """Two methods, the predictions of the first, and their page."""
+    first = with_texts(make, "first", sharpness=3.0, spread=0.5)
+    second = with_texts(make, "second")
+    far = {"first": {"far": make("far", labelled=False, rows=30, spread=0.5)}}
+    page = view([first, second], ood=far, out=tmp_path_factory.mktemp("view") / "v.html")
+    return first, page
+
+
+def test_numbers_are_those_of_the_examples_that_are_left(two, visit):
+    first, path = two
+    page = visit(path)
+    right = first.prediction == first.labels
+    shown = tiles(page)
+    assert shown["Examples"] == "240"
+    assert shown["Accuracy"] == f"{100 * right.mean():.1f}\N{NO-BREAK SPACE}%"
+    bins = reliability_bins(top_label(first.confidence, right), 15)
+    ece = sum(b.count * abs(b.confidence - b.accuracy) for b in bins if b.count) / 240
+    assert float(shown["ECE"]) == pytest.approx(ece, abs=0.0006)
+    page.locator("#outcome").select_option("wrong")
+    assert tiles(page)["Examples"] == str((~right).sum())
+    page.locator("#column").select_option("source")
+    page.locator("#value").select_option("web")
+    assert tiles(page)["Examples"] == str((~right)[::2].sum())
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator("#search").fill("CIPHER")
+    assert tiles(page)["Examples"] == "60"
+    assert page.locator("#rows tbody tr").count() == 50
+    page.get_by_role("button", name="Next").click()
+    assert page.locator("#rows tbody tr").count() == 10
+
+
+def test_a_bin_shows_its_examples_by_click_and_by_key(two, visit):
+    first, path = two
+    page = visit(path)
+    last = page.locator("#reliability .bin").last
+    expected = (np.minimum(np.floor(first.confidence * 15), 14) == 14).sum()
+    assert f"{expected} examples" in last.get_attribute("aria-label")
+    last.locator(".hit").click()
+    assert tiles(page)["Examples"] == str(expected)
+    again = page.locator("#reliability .bin").last
+    assert again.get_attribute("aria-pressed") == "true"
+    again.press("Enter")
+    assert tiles(page)["Examples"] == "240"
+
+
+def test_rows_sort_by_uncertainty_and_sets_change(two, visit):
+    first, path = two
+    page = visit(path)
+    page.locator("#sort").select_option("confidence")
+    page.locator("#ascending").check()
+    top = page.locator("#rows tbody th").first.text_content()
+    assert top == first.ids[int(np.argmin(first.confidence))]
+    page.locator("#set").select_option("far")
+    assert list(tiles(page)) == ["Examples"]
+    assert "No example has a label" in page.locator("#abstention").text_content()
+    page.locator("#method").select_option("second")
+    assert tiles(page)["Examples"] == "240"
+
+
+def test_the_threshold_says_what_is_left_to_a_person(two, visit):
+    first, path = two
+    page = visit(path)
+    page.locator("#threshold").fill("0.9")
+    answered = first.confidence >= 0.9
+    wrong = first.prediction != first.labels
+    said = page.locator("#abstention").text_content()
+    assert f"{100 * answered.mean():.1f}\N{NO-BREAK SPACE}%" in said
+    assert f"{100 * wrong[answered].mean():.1f}\N{NO-BREAK SPACE}%" in said
+    assert f"{(~answered).sum()} examples" in said
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_no_serious_fault(two, visit, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visit(two[1], color_scheme=scheme, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in {"serious", "critical"}]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
+
+
+def test_ten_thousand_examples_answer_at_once(make, tmp_path, visit):
+    page = visit(view(with_texts(make, rows=10_000), out=tmp_path / "v.html"))
+    begun = time.monotonic()
+    page.locator("#outcome").select_option("wrong")
+    page.locator("#search").fill("cipher")
+    assert page.locator("#rows tbody tr").count() == 50
+    # some 50 ms on an idle core; this machine may be busy
+    assert time.monotonic() - begun < 5
+
+
+def test_hostile_words_stay_words(make, tmp_path, visit):
+    hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+    strange = with_texts(make, hostile, classes=(hostile, "b", "c", "d"))
+    columns = {"text": [hostile * 20] * 240, hostile: [hostile] * 240}
+    path = view(strange.replace(columns=columns), out=tmp_path / "v.html", title=hostile)
+    page = visit(path)
+    page.locator("#column").select_option(index=1)
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
+    assert "<img src=x" in page.locator("#rows tbody").text_content()
