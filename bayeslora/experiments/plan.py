@@ -1,7 +1,7 @@
 """What a grid would compute, checked cell by cell, with an estimate of time and memory.
 
 The estimate counts multiplications. With N training rows of t tokens, E epochs, F fits, P_f and P_a
-parameters of the frozen and of the adapted layers, batch B, width h, A heads, w bytes per weight:
+parameters of the frozen and of the adapted layers, batch B, width h, A heads, w bytes per weight::
 
     tokens per row  t = min(max_length, 1.3 · mean words + 8)
     fit             F · N · t · (2 P_f + E · 4 P_a)          frozen layers run once, adapted ones
