@@ -78,7 +78,10 @@ class Network(nn.Module):
         features = features.to(self.feature_scale.device)
         width = self.encoder.num_scaled
         scaled = features[..., :width] / self.feature_scale
-        if not bool(scaled.isfinite().all()):
+        # In training a GPU would be waited for at every step; the next pass in evaluation mode, at
+        # the end of the epoch or of the fit, finds it too.
+        looks = not (self.training and scaled.is_cuda)
+        if looks and not bool(scaled.isfinite().all()):
             raise DivergedError(
                 "the network's features are not finite; where training came to this, it diverged: "
                 "lower the adapter's learning rate (lr)"

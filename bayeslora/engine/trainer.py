@@ -134,6 +134,8 @@ class AlternatingTrainer(Trainer):
             RowNumbers(len(self._batches.lengths)),
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
+            # Copied while the GPU still works on the step before.
+            pin_memory=self.args.dataloader_pin_memory,
         )
         prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
         return prepared
@@ -327,10 +329,13 @@ def training_arguments(
         metric_for_best_model="nll" if validates else None,
         greater_is_better=False if validates else None,
         logging_strategy="epoch",
+        # It would look at every step's loss, for which a GPU has to be waited for.
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
         use_cpu=device.type == "cpu",
     )
     # Several GPUs in one process would share one network whose layers are swapped in place.

@@ -66,8 +66,12 @@ class PointHead(LastLayerDefaults, nn.Module):
         """
         check_count("num_train", num_train, least=1, most=1e15)
         apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
-        penalty = 0.5 * self.prior_precision / num_train * apart.square().sum()
-        return cross_entropy(mean_logits(features, self.weight), labels) + penalty
+        found = cross_entropy(mean_logits(features, self.weight), labels)
+        if self.prior_scale is None:
+            return found
+        # A tensor, whose value the device need not be waited for.
+        precision = self.mean_sq_norm / self.prior_scale**2
+        return found + (0.5 * precision / num_train).to(apart) * apart.square().sum()
 
     def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy with the weights held constant."""

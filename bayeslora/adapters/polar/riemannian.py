@@ -117,9 +117,12 @@ def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[s
     second = beta2 * second + (1 - beta2) * R.square().mean((-2, -1))
     for state, mean, square in zip(states, first, second, strict=True):
         state["exp_avg"], state["exp_avg_sq"] = mean, square
-    # Factors that rested have made fewer steps.
-    steps = torch.tensor([state["step"] for state in states], dtype=torch.float64)
-    first_bias, second_bias = ((1 - beta**steps).to(Z) for beta in (beta1, beta2))
+    # Factors that rested have made fewer steps. Filled where they are: a copy from the CPU would
+    # wait for the device.
+    first_bias, second_bias = (
+        torch.stack([Z.new_full((), 1 - beta ** state["step"]) for state in states])
+        for beta in (beta1, beta2)
+    )
     root = (second / second_bias).sqrt() + group["eps"]
     D: Tensor = first / first_bias[:, None, None] / root[:, None, None]
     return D

@@ -131,7 +131,9 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         check_count("num_train", num_train, least=1, most=1e15)
         covariance = self.covariance
         likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
-        prior_variance = torch.as_tensor(self.prior_variance).to(self.mean)
+        # A tensor, whose value the device need not be waited for.
+        variance = self.mean_sq_norm.new_full((), self.training_prior_scale**2)
+        prior_variance = (variance / self.mean_sq_norm).to(self.mean)
         apart = self.mean if self.prior_mean is None else self.mean - self.prior_mean
         return negative_elbo(apart, covariance, prior_variance, likelihood) / num_train
 
@@ -388,7 +390,9 @@ def negative_elbo(
     import pyro.infer
 
     elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
-    prior, posterior = covariance.distributions(mean, prior_variance)
+    # Checks of what cannot be wrong here would wait for the device a dozen times a step.
+    with pyro.validation_enabled(False):
+        prior, posterior = covariance.distributions(mean, prior_variance)
 
     def model() -> None:
         pyro.sample("weight", prior)
@@ -397,5 +401,6 @@ def negative_elbo(
     def guide() -> None:
         pyro.sample("weight", posterior)
 
-    loss: Tensor = elbo().differentiable_loss(model, guide)
+    with pyro.validation_enabled(False):
+        loss: Tensor = elbo().differentiable_loss(model, guide)
     return loss

@@ -1,0 +1,107 @@
+"""A training step reads nothing back from the device: a GPU would be waited for."""
+
+import traceback
+from pathlib import Path
+
+import pytest
+from small_fits import GRADIENT, POLAR, QUICK, fresh
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+
+import bayeslora
+from bayeslora import IVON, MAP, MLE, SWAG, BLoB, LoRA
+from bayeslora.engine import loop
+
+LORA = LoRA(r=2, num_layers=2)
+# Operations whose result, or its shape, is known to the CPU only once it is computed.
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique")
+READING = {"cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__", "__index__"}
+# From a number in Python: on a GPU a copy that is waited for.
+COPYING = {"tensor", "as_tensor", "from_numpy"}
+ASKING = (
+    *(f"{Path(bayeslora.__file__).parent}/", "/transformers/", "/accelerate/", "/pyro/", "/ivon"),
+    *("/torch/optim/", "/torch/distributions/", "/torch/nn/utils/"),
+)
+ALLOWED = {
+    "transformers/masking_utils.py": "whether there is any padding",
+    "torch/optim/": "the number of steps, which AdamW keeps on the CPU",
+    "pyro/": "the loss as a number, and its warnings of NaN",
+    "bayeslora/adapters/polar/stiefel.py": "whether a matrix has lost rank, beside eigh's own look",
+    "bayeslora/engine/network.py": "whether features are finite, on the CPU alone",
+}
+
+
+class _Calls(TorchDispatchMode):
+    def __init__(self, note):
+        super().__init__()
+        self._note = note
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.startswith(WAITING):
+            self._note(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class _Methods(TorchFunctionMode):
+    def __init__(self, note):
+        super().__init__()
+        self._note = note
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in READING | COPYING:
+            self._note(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Watch(TrainerCallback):
+    """Watches each step from its beginning until the optimiser has moved."""
+
+    def __init__(self):
+        self.found = set()
+        self.steps = 0
+
+    def on_step_begin(self, *_, **__):
+        self._modes = [_Calls(self._note), _Methods(self._note)]
+        for mode in self._modes:
+            mode.__enter__()
+
+    def on_step_end(self, *_, **__):
+        for mode in reversed(self._modes):
+            mode.__exit__(None, None, None)
+        self.steps += 1
+
+    def _note(self, what):
+        frames = [frame.filename for frame in traceback.extract_stack()]
+        # The innermost that asked: torch's own functions lie between it and here.
+        asked = [name for name in frames if any(part in name for part in ASKING)]
+        self.found.add((what, asked[-1]))
+
+
+@pytest.mark.parametrize(
+    ("posterior", "adapter"),
+    [
+        (GRADIENT, POLAR),
+        (QUICK, LORA),
+        (MLE(), POLAR),
+        (MAP(), LORA),
+        (SWAG(), LORA),
+        (BLoB(), LORA),
+        (IVON(), LORA),
+    ],
+    ids=lambda item: item.name,
+)
+def test_a_step_waits_for_nothing(decoder, tmp_path, monkeypatch, posterior, adapter):
+    if posterior.name == "ivon":
+        pytest.importorskip("ivon")
+    watch, callbacks = _Watch(), loop._callbacks
+    monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
+    fresh(decoder, posterior, adapter).run(tmp_path, fit_last=False)
+    assert watch.steps == 8
+    found = {
+        (what, place)
+        for what, place in watch.found
+        if not any(allowed in place for allowed in ALLOWED)
+    }
+    assert not found
