@@ -9,6 +9,7 @@ from typing import Any
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
+from benchmarks.lib.verdicts import Claim
 
 Row = Mapping[str, Any]
 Score = Callable[[Row], float]
@@ -77,6 +78,44 @@ def paired(results: Results, first: str, second: str, score: Score) -> list[floa
         for row in results.rows(arm=first)
         if row["seed"] in others
     ]
+
+
+def claims(folder: Path) -> list[Claim]:
+    """Return what the paper says of several tasks, with the gains found."""
+    results = Results(folder, ("arm", "seed"))
+    found = [
+        (
+            "lower worst drop of a task's accuracy with the quality-retaining loss, beside LoRA",
+            "",
+            paired(results, "lora", "lora+retaining", worst_drop),
+        ),
+        (
+            "the same beside EMTAL's experts",
+            "",
+            paired(results, "emtal", "emtal+retaining", worst_drop),
+        ),
+        (
+            "lower worst rise of a task's NLL with the loss, beside LoRA",
+            "nats",
+            paired(results, "lora", "lora+retaining", worst_rise),
+        ),
+        (
+            "the same beside EMTAL's experts",
+            "nats",
+            paired(results, "emtal", "emtal+retaining", worst_rise),
+        ),
+        (
+            "higher mean accuracy of experts with the loss than of LoRA",
+            "",
+            paired(results, "emtal+retaining", "lora", mean_of("accuracy")),
+        ),
+        (
+            "higher mean accuracy of clustered experts than of LoRA",
+            "",
+            paired(results, "emtal", "lora", mean_of("accuracy")),
+        ),
+    ]
+    return [Claim("EMTAL", text, unit, tuple(gains)) for text, unit, gains in found]
 
 
 def write_report(results: Results, out: Path) -> None:
