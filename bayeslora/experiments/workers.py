@@ -6,6 +6,7 @@ experiment writes to its directory.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -190,6 +191,8 @@ def _serve(
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    # Of several processes each would say the same of the same rows.
+    logging.getLogger("bayeslora").addHandler(logging.NullHandler())
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if not any(name in os.environ for name in _THREADS):

@@ -1,0 +1,150 @@
+"""The record of a cell: everything without which its scores could not be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.experiments.grid import settings_digest
+from bayeslora.experiments.rows import num_classes
+
+if TYPE_CHECKING:
+    from bayeslora.classifier import BayesianClassifier
+    from bayeslora.experiments.cells import Setup
+    from bayeslora.predictions.record import Predictions
+    from bayeslora.tasks.examples import Examples
+
+FORMAT_VERSION = 1
+_HASHED_PROMPTS = 100
+
+
+def recorded(
+    asked: Setup,
+    setup: Setup,
+    clf: BayesianClassifier,
+    seconds: Mapping[str, float],
+    trials: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the record of a fitted cell but for its scores, JSON-ready.
+
+    Args:
+        asked: What the grid and its protocol ask for.
+        setup: The same with what a search has chosen.
+        clf: The fitted classifier.
+        seconds: Of the fit and of predictions.
+        trials: Of the search.
+    """
+    from bayeslora.engine.predict import num_passes
+
+    cell, rows, record = setup.cell, setup.rows, clf.record
+    settings = asked.settings()
+    training = record.training
+    held = round(training.get("hold_out", 0) * len(setup.train))
+    steps = None
+    if setup.adapter.trains:
+        # A fit that validation rows stop early takes fewer.
+        steps = training["epochs"] * -(-(len(setup.train) - held) // training["batch_size"])
+    samples = setup.predict.get("num_samples")
+    return {
+        "format_version": FORMAT_VERSION,
+        "cell": {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior},
+        "settings": settings,
+        "digest": settings_digest(settings),
+        "deviations": list(setup.deviations),
+        "split": rows.split,
+        "num_classes": num_classes(rows.reported),
+        "num_train": len(setup.train),
+        "num_held_out": held,
+        "num_reported": len(rows.reported),
+        "num_ood": {name: len(one) for name, one in rows.ood.items()},
+        "dropped": dict(rows.dropped),
+        "epochs": training["epochs"],
+        "steps": {"protocol": setup.steps, "at_most": steps},
+        "best_epoch": record.results.get("best_epoch"),
+        "prompt_hash": prompt_hash(clf, rows.reported),
+        "backbone": {"name": cell.backbone, "fingerprint": record.backbone.get("fingerprint")},
+        "seconds": dict(seconds),
+        "passes": num_passes(setup.posterior, samples, record.num_members),
+        "peak_memory_bytes": peak_memory(),
+        "versions": dict(record.versions),
+        "chosen": {} if setup is asked else _difference(asked.settings(), setup.settings()),
+        "trials": list(trials),
+    }
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{part}.{key}": value
+        for part in ("adapter", "posterior", "fit")
+        for key, value in after[part].items()
+        if before[part].get(key) != value
+    }
+
+
+def all_scores(
+    predictions: Predictions,
+    outside: Mapping[str, Predictions],
+    num_bins: int,
+    clusters: str | None,
+) -> dict[str, Any]:
+    """Return all scores of the reported rows, and those of OOD sets that have labels."""
+    from bayeslora.metrics.evaluate import evaluate
+
+    scores = evaluate(predictions, outside, num_bins=num_bins, cluster_by=clusters)
+    found = {"reported": scores.to_json()}
+    for name, one in outside.items():
+        if one.labelled.any():
+            found[name] = evaluate(one, num_bins=num_bins).to_json()
+    # Curves are made again from the predictions.
+    curves = {"risk_coverage", "confusion", "bins"}
+    return {
+        name: {key: value for key, value in content.items() if key not in curves}
+        for name, content in found.items()
+    }
+
+
+def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
+    """Return the SHA-256 of the first 100 texts or questions as the model reads them."""
+    from bayeslora.backbones.template import Template
+    from bayeslora.engine import formats
+
+    reading = clf.record.backbone
+    template = Template(reading.get("template") or "{text}")
+    if rows.choices is not None:
+        return formats.prompt_hash(reading["format"], template, rows)
+    digest = hashlib.sha256()
+    pairs = rows.pairs or [None] * len(rows)
+    for text, pair in islice(zip(rows.texts, pairs, strict=True), _HASHED_PROMPTS):
+        digest.update(template.filled(text, pair).whole.encode() + b"\1")
+    return digest.hexdigest()
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of `peak_memory`, where the system can."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # not Linux, or not allowed: the peak is then that of the process
+        return
+
+
+def peak_memory() -> int:
+    """Return the most memory in bytes: of the GPU where there is one, else of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, ValueError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
