@@ -53,7 +53,7 @@ def killed_worker(out, done):
 def test_a_killed_worker_loses_nothing(cluster, grid, tmp_path, scores):
     alone = bl.experiment(grid, tmp_path / "alone")
     done = []
-    killer = threading.Thread(target=killed_worker, args=(tmp_path / "out", done))
+    killer = threading.Thread(target=killed_worker, args=(tmp_path / "out", done), daemon=True)
     killer.start()
     try:
         found = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
@@ -74,10 +74,11 @@ def test_a_lost_machine_loses_nothing(cluster, grid, tmp_path, scores):
             time.sleep(0.02)
         cluster.remove_node(cluster.second, allow_graceful=False)
 
-    thread = threading.Thread(target=lose)
+    thread = threading.Thread(target=lose, daemon=True)
     thread.start()
     found = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
-    thread.join()
+    thread.join(1)
+    assert not thread.is_alive()
     assert found.failed == {}
     assert scores(found) == scores(alone)
 
