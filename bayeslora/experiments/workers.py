@@ -230,7 +230,7 @@ class RayCluster:
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(f"--ray {address}: {first_line(error)}") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own would end us without cleaning up
