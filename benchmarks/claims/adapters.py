@@ -12,6 +12,7 @@ from benchmarks.amt import summary as amt
 from benchmarks.dropped_components import summary as dropped_components
 from benchmarks.lib.verdicts import claims_table
 from benchmarks.multi_task import report as multi_task
+from benchmarks.next_item import summary as next_item
 from benchmarks.quantisation_error import summary as quantisation_error
 from benchmarks.stable_rank import summary as stable_rank
 
@@ -23,6 +24,7 @@ PARTS = {
     "quantisation_error": ("Quantisation", quantisation_error.claims),
     "adapter_grid": ("Classification", adapter_grid.claims),
     "amt": ("Under attack, on unseen classes", amt.claims),
+    "next_item": ("Which item next", next_item.claims),
     "multi_task": ("Several tasks at once", multi_task.claims),
 }
 """By study: title of its section, and what returns its claims."""
@@ -32,8 +34,8 @@ def write_summary(reports: Path) -> None:
     """Write one section per study."""
     parts = [
         "# Claims of papers on adapters\n\n"
-        "On SmolLM2-135M (quantisation also on MiniLM, several tasks on MiniLM alone, AMT on "
-        "DINOv2-S), at the size of the benchmark that each section names: nothing here speaks of "
+        "On SmolLM2-135M (quantisation also on MiniLM, several tasks and the next item on "
+        "MiniLM alone, AMT on DINOv2-S), at the size of the benchmark that each section names: nothing here speaks of "
         "larger models or longer training. A gain is above "
         "0 where the claim holds, and paired where there is a rival. **reproduced**: the 95 % t "
         "interval of the mean gain lies above 0; **reproduced in direction**: the mean alone does; "

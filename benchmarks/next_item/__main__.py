@@ -31,9 +31,19 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.movielens import load_movielens
 from benchmarks.lib.results import Results
+from benchmarks.next_item import groups
 from benchmarks.next_item.bi_encoder import ARMS, Fitted, Study, fit
 from benchmarks.next_item.rows import Items, hit_rate, windows
-from benchmarks.next_item.summary import ARM, BASELINES, KEY, OUT, RATE, write_summary
+from benchmarks.next_item.summary import (
+    ARM,
+    BASELINES,
+    CONTROL,
+    CONTROL_ARMS,
+    KEY,
+    OUT,
+    RATE,
+    write_summary,
+)
 
 RATES = (1e-3, 3e-3)
 RATE_SEED = 1000
@@ -56,6 +66,7 @@ def main() -> None:
         ("co-occurrence", items.co_occurrence(test)),
     ):
         results.append({"part": BASELINES, "arm": name, "accuracy": hit_rate(scores, test)})
+    run_control(results)
     study = Study.of(load_backbone("minilm"), items, lr=RATES[0], epochs=args.epochs)
     best = _chosen(results, study, args.num_train)
     # The arms that the rule needs come first.
@@ -68,6 +79,14 @@ def main() -> None:
                 write_summary(args.out)
     results.sort()
     write_summary(args.out)
+
+
+def run_control(results: Results) -> None:
+    """Store what the positive control has not stored yet."""
+    for arm, seed in product(CONTROL_ARMS, range(3)):
+        cell = {"part": CONTROL, "arm": arm, "lr": groups.LR, "seed": seed}
+        if results.get(**cell) is None:
+            results.append(cell | {"error": groups.test_error(arm, seed)})
 
 
 def _chosen(results: Results, study: Study, num_train: int) -> float:

@@ -34,7 +34,12 @@ from benchmarks.next_item.rows import Items, truth
 
 MAX_LENGTH = 160
 SHARED = {"r": 8, "num_layers": 3}
-ARMS = ("lora", "ilora", "ilora-permuted", "lora-with-z")
+FAST = 10.0
+"""Rate of the router against that of the factors, in arms where it is to learn in a few steps."""
+ARMS = (
+    *("lora", "ilora", "ilora-permuted"),
+    *("ilora-fast", "ilora-fast-permuted", "lora-with-z"),
+)
 _START = math.log(20.0)
 
 
@@ -123,12 +128,14 @@ class Fitted:
 def fit(study: Study, arm: str, train: Examples, seed: int) -> Fitted:
     """Train one arm on rows; the order of the rows and all starts follow from the seed."""
     torch.manual_seed(seed)
-    gated = arm.startswith("ilora")
-    adapter: Adapter = (ILoRA if gated else LoRA)(lr=study.lr, **SHARED)
+    adapter: Adapter = LoRA(lr=study.lr, **SHARED)
+    if arm.startswith("ilora"):
+        factor = FAST if "fast" in arm else ILoRA.gate_lr_factor
+        adapter = ILoRA(lr=study.lr, gate_lr_factor=factor, **SHARED)
     network = _network(study.backbone, adapter, seed)
     vectors = ItemVectors()
     vectors.learn(train.history or ())
-    permuted = seed if arm == "ilora-permuted" else None
+    permuted = seed if arm.endswith("permuted") else None
     if network.conditioning is not None:
         network.conditioning.learn(train)
     texts, z = _prepared(network, vectors, train, permuted)
