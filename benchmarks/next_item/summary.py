@@ -26,6 +26,7 @@ ARMS = {
     "ilora-fast-permuted": "iLoRA, router × 33, z of other users",
     "lora-with-z": "LoRA, z added to the feature",
 }
+_IDLE = 0.02
 _COLUMNS = ("accuracy", "nll", "ece", "risk_at_50", "gate_information")
 
 Rows = dict[int, dict[str, Any]]
@@ -153,7 +154,7 @@ def _differences(out: Path) -> str:
             *(shown(_paired(ours, by_seed(out, arm), c)) for c in ("accuracy", "nll")),
         ]
         for arm, words in ARMS.items()
-        if arm != "ilora"
+        if arm != "ilora" and by_seed(out, arm)
     ]
     return table(["pair", "HR@1", "NLL"], rows)
 
@@ -194,7 +195,15 @@ def _context(out: Path) -> str:
     }
     above = [words for words, rate in found.items() if rate > co_occurrence]
     said = ", ".join(above) if above else "none of the arms"
+    gates = [row["gate_information"] for row in by_seed(out, "ilora").values()]
+    mean = sum(gates) / len(gates) if gates else _IDLE
+    idle = (
+        f" The gate of iLoRA has hardly learnt in these fits: its mutual information with the row "
+        f"is {mean:.3f} nats, where `fit` warns below {_IDLE:g}. So they show that it does no "
+        "harm, and little of what a gate does in training that lasts longer."
+    )
     return (
         f"Co-occurrence alone has {co_occurrence:.3f} on these rows: above it is {said}. A model "
         "below it has not learnt taste, and a relative gain between such models is of no use."
+        + (idle if mean < _IDLE else "")
     )

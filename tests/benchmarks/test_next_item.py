@@ -48,7 +48,7 @@ def test_claims_pair_the_seeds_that_both_arms_have(tmp_path):
     results.append({"part": summary.BASELINES, "arm": "co-occurrence", "accuracy": 0.3})
     for arm, rates in {"lora": (0.1, 0.2, 0.3), "ilora": (0.2, 0.1, 0.4, 0.9)}.items():
         for seed, rate in enumerate(rates):
-            scores = dict.fromkeys(("nll", "ece", "risk_at_50", "seconds"), 1.0)
+            scores = dict.fromkeys(("nll", "ece", "risk_at_50", "gate_information", "seconds"), 1.0)
             row = {"part": summary.ARM, "arm": arm, "lr": 1e-3, "seed": seed, "accuracy": rate}
             results.append({**row, **scores, "num_train": 10, "epochs": 1})
     first, permuted, *_ = summary.claims(tmp_path)
