@@ -22,6 +22,7 @@ from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.template import PAIR, TEXT, Template
+from bayeslora.engine.data import format_of
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.errors import InputError
@@ -163,6 +164,11 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
         raise InputError(
             f"{fitted.name} classifies rows among the classes of their task, and an exported last "
             "layer would among those of all; --format peft without --head writes the adapter"
+        )
+    if format_of(fitted.record) is not None:
+        raise InputError(
+            f"{fitted.name} answers among the options of each question, and an exported last layer "
+            "has the same classes for every row; --format peft without --head writes the adapter"
         )
     network, encoder = fitted.network, _encoder(fitted)
     for site in network.sites:

@@ -155,6 +155,14 @@ def test_the_first_step_starts_at_the_language_models_answer(model):
     np.testing.assert_allclose(clf.predict(rows).probs, asked.predict(rows).probs, atol=1e-5)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_adapter_is_exported_and_a_classifier_of_questions_is_not(fitted, tmp_path, format):
+    fitted[format].export_peft(tmp_path / "peft")
+    assert (tmp_path / "peft" / "adapter_config.json").exists()
+    with pytest.raises(InputError, match="peft"):
+        fitted[format].export_merged(tmp_path / "merged")
+
+
 def test_the_record_says_how_questions_are_read(fitted):
     for format in FORMATS:
         reading = fitted[format].record.backbone
