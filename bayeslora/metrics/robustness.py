@@ -7,6 +7,7 @@ embeddings, and no statement about attacks with words. For images it is one abou
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from bayeslora import options
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
 from bayeslora.metrics.scores import Score, without_nan
-from bayeslora.option_checks import Count, Options, Range, Seed
+from bayeslora.option_checks import Count, Options, Range, Seed, is_number
 
 KEYS = ("accuracy", "nll", "ece", "mean_confidence")
 """Scores of a curve."""
@@ -25,6 +26,8 @@ SPACES = {"embeddings": "embedding-space robustness", "pixels": "robustness in p
 """What is perturbed, and what the score is called."""
 
 _FORMAT = 1
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_RADII = re.compile(rf"\beps=({_NUMBER}(?:,{_NUMBER})*)(?=,|$)")
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class Attack(Options):
         if value is None:
             return cls()
         if isinstance(value, Mapping):
-            value = {"name": cls.name, **value}
+            eps = value.get("eps")
+            value = {"name": cls.name, **value, **({"eps": [eps]} if is_number(eps) else {})}
         if isinstance(value, str):
-            value = f"{cls.name}:{value}"
+            # Numbers alone are a list too.
+            value = f"{cls.name}:" + _RADII.sub(_as_list, value)
         found: Attack = options.resolve(cls.name, value, {cls.name: cls})
         return found
 
@@ -71,6 +76,10 @@ class Attack(Options):
         """Return the radii above 0 for what is perturbed."""
         usual = (0.05, 0.1, 0.2) if space == "embeddings" else (1 / 255, 2 / 255, 4 / 255, 8 / 255)
         return self.eps or usual
+
+
+def _as_list(radii: re.Match[str]) -> str:
+    return f"eps=[{','.join(repr(float(one)) for one in radii[1].split(','))}]"
 
 
 @dataclass(frozen=True)

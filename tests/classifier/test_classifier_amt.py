@@ -1,5 +1,7 @@
 """AMT through the classifier: fit, merges, ensemble, new classes, files, what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from tiny import tiny_bert, tiny_vit, toy_images, toy_rows
 from usage import TEST, load, new, same
 
 import bayeslora as bl
+from bayeslora.cli.app import main
 from bayeslora.errors import InputError
 
 OPTIONS = {
@@ -153,6 +156,21 @@ def test_one_example_per_class_takes_no_leave_one_out(uniform):
     assert uniform.adapt(support).predict(TEST).probs.shape == (15, 3)
     with pytest.raises(InputError):
         uniform.adapt(support, adapter=bl.AMT(**OPTIONS, merge="published"))
+
+
+def test_the_command_takes_new_classes(uniform, tmp_path, capsys):
+    uniform.save_pretrained(tmp_path / "model")
+    support = named(toy_rows(12, seed=5), OTHERS)
+    data = tmp_path / "few.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in support))
+    call = ["calibrate", str(tmp_path / "model"), str(data), "--new-classes", "--quiet"]
+    assert not main([*call, "--out", str(tmp_path / "new"), "--json"])
+    assert json.loads(capsys.readouterr().out)["classes"] == ["kitchen", "sky", "zoo"]
+    found = load(tmp_path / "new").predict(named(TEST, OTHERS))
+    assert same(found, uniform.adapt(support).predict(named(TEST, OTHERS)))
+    out = ["--out", str(tmp_path / "other")]
+    assert main([*call, *out, "--posterior", "best"]) == 2
+    assert main([*call, *out, "--validation", str(data)]) == 2
 
 
 # Images, and what is refused.

@@ -113,6 +113,22 @@ def test_images_are_attacked_in_their_pixels(tmp_path):
     assert curve.points[2].scores["nll"].value > curve.points[0].scores["nll"].value
 
 
+@pytest.mark.parametrize(
+    ("text", "eps"),
+    [
+        ("eps=0.1", (0.1,)),
+        ("eps=0.2,0.1,steps=3", (0.1, 0.2)),
+        ("steps=3,eps=1e-1", (0.1,)),
+        ("eps=[0.1,0.2]", (0.1, 0.2)),
+        ({"eps": 0.1}, (0.1,)),
+        ({"eps": [0.2, 0, 0.1]}, (0.1, 0.2)),
+        ("steps=3", None),
+    ],
+)
+def test_radii_are_a_number_or_several(text, eps):
+    assert Attack.of(text).eps == eps
+
+
 @pytest.mark.parametrize("attack", ["eps=0", "eps=-1", "steps=0", "radius=1", "eps=[]", 3])
 def test_other_attacks_are_refused(clf, attack):
     with pytest.raises(InputError):

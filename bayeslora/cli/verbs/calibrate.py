@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
     parser.add_argument(
+        "--new-classes",
+        action="store_true",
+        help="TRAIN has a few rows of other classes: the last layer is fitted to them alone, and a "
+        "pool of adapters (amt) is merged anew; MODEL is one of ours (posterior: its own)",
+    )
+    parser.add_argument(
         "--validation",
         metavar="FILE",
         help="held-out rows: they choose what the posterior chooses, such as a prior, and are "
@@ -96,6 +102,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.posteriors.registry import resolve_posterior
 
     check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
+    if args.new_classes:
+        _adapt(args)
+        return
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
@@ -112,6 +121,27 @@ def run(args: argparse.Namespace) -> None:
     classifier.calibrate(train, held, posterior=posterior or BEST, **scores, **column_options(args))
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
+
+
+def _adapt(args: argparse.Namespace) -> None:
+    """Save a classifier of other classes, fitted to a few rows of them."""
+    for name in ("validation", "feature_scores"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} has no effect with --new-classes; leave it out")
+    if args.posterior == BEST:
+        raise InputError("--posterior best compares on known classes; name one for --new-classes")
+    record = _own_record(args)
+    if record is None:
+        raise InputError(f"--new-classes is for a model of ours, which {args.model} is not")
+    rows = read(args.train, args, columns_for(args, record), labels="required")
+    classifier = _load(args, None, own=True)
+    adapted = classifier.adapt(rows, posterior=args.posterior)
+    adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
+    if args.json:
+        print_json({"model": str(args.out), "classes": list(adapted.classes)})
+    else:
+        print_columns([("model", str(args.out)), ("classes", ", ".join(adapted.classes))])
 
 
 def _inputs(args: argparse.Namespace) -> list[str | Path]:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attack",
         metavar="KEY=VALUE,…",
         help="perturb the inputs of a fitted classifier against it: the two arguments are then "
-        "MODEL and labelled DATA; eps=[0.05,0.1],steps=10,restarts=2: radii (shares of an "
+        "MODEL and labelled DATA; eps=0.05,0.1,steps=10,restarts=2: radii (shares of an "
         "embedding's norm, or of the pixels' range), steps and random starts",
     )
     parser.add_argument(
