@@ -63,8 +63,7 @@ from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, chec
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors import config_scores
-from bayeslora.posteriors.last_layer.estimates import MLE
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import OWN_SOFTMAX, resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
@@ -540,7 +539,7 @@ class BayesianClassifier:
         config = None if posterior == BEST else usual
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
-        fitted.check_takes(config or MLE())
+        fitted.check_takes(config or OWN_SOFTMAX)
         scores = config_scores.feature_scores(feature_scores)
         if scores is None and (config is None or config_scores.has_one_feature(config)):
             scores = tuple(fitted.record.feature_scores) or None

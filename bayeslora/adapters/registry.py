@@ -26,6 +26,9 @@ ADAPTERS: Mapping[str, type[Adapter]] = {
 }
 """The adapters that are built in."""
 
+NO_ADAPTER = Frozen(pooling="last")
+"""Nothing is trained, and a text is read by its last token, as the language model reads it."""
+
 _TEXTS = ("name", "summary", "source", "parameters")
 
 

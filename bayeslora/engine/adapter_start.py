@@ -31,7 +31,7 @@ from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import CLOSED_FORM
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 
@@ -227,8 +227,7 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
 
 def _last_layer(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
-    posterior = resolve_posterior("vbll:training_covariance=diagonal,covariance=eigenbasis")
-    head: Any = build(posterior, features.shape[1], num_classes)
+    head: Any = build(CLOSED_FORM, features.shape[1], num_classes)
     head.to(features.device).refit(features, labels)
     weight: Tensor = head.mean_weight
     return weight

@@ -25,7 +25,7 @@ from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head, build, build_over, build_weights, check_factors
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import CLOSED_FORM, names_where
 from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
@@ -231,12 +231,13 @@ def check_last_layer(
         )
     reason = posterior.from_start
     if reason:
-        over = ", or 'laplace_lora' or 'tfb' over its adapters" if adapted and with_sites else ""
+        over_trained = names_where(lambda one: one.over_trained)
+        over = f", or {over_trained} over its adapters" if adapted and with_sites else ""
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
             f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
-            "with it from the start, or choose 'laplace', 'vbll', 'gvbll', 'nuts' or "
-            f"'temperature'{over}"
+            "with it from the start, or choose one of the last layer: "
+            f"{names_where(lambda one: not (one.from_start or one.over_trained))}{over}"
         )
 
 
@@ -311,7 +312,6 @@ def best_depth(
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    posterior = resolve_posterior("vbll:covariance=eigenbasis")
-    head = build(posterior, features.shape[1], int(labels.max()) + 1)
+    head = build(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
     head.fit(scaled, labels, None)
     return float(head.report()["elbo"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from bayeslora import options
-from bayeslora.adapters.frozen import Frozen
+from bayeslora.adapters.registry import NO_ADAPTER
 from bayeslora.backbones.depth import read_as_asked, recorded_reading
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
@@ -34,7 +34,7 @@ from bayeslora.engine.side_by_side import (
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
-from bayeslora.posteriors.last_layer.estimates import MLE
+from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names
 
@@ -159,7 +159,7 @@ def zero_shot(
             "more, or none"
         )
     whole, cut = _read(choices, backbone, texts)
-    adapter, posterior = Frozen(pooling="last"), MLE()
+    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     asked = "names" if choices.verbaliser is None else choices.verbaliser
     prior = class_prior(whole, classes, asked, texts)
     if prior is None:
@@ -200,8 +200,8 @@ def _of_questions(
     formats.check_backbone(choices.format, whole, cut, len(classes))
     network = build_network(
         cut,
-        Frozen(pooling="last"),
-        MLE(),
+        NO_ADAPTER,
+        OWN_SOFTMAX,
         num_classes=len(classes),
         seed=choices.seed,
         max_length=choices.max_length,
@@ -229,7 +229,7 @@ def _answering(
     columns: DataColumns,
 ) -> FittedModel:
     """Return the classifier of a network whose last layer is the language model's answer."""
-    adapter, posterior = Frozen(pooling="last"), MLE()
+    adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     reading = recorded_reading(cut)
     reading |= {} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}
     reading |= {} if choices.format is None else {"format": choices.format}

@@ -45,7 +45,7 @@ from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
-from bayeslora.posteriors.registry import provider
+from bayeslora.posteriors.registry import names_where, provider
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)
@@ -413,8 +413,8 @@ def _check_keep_folds(choices: Choices) -> None:
     posterior = choices.posterior
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
-            f"keep_folds is for posteriors 'vbll', 'mle' and 'map', and not for "
-            f"{posterior.name!r}; leave it out"
+            f"keep_folds is not for posterior {posterior.name!r}, but for "
+            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out"
         )
     if not choices.adapter.trains:
         raise InputError("keep_folds has no effect without an adapter; leave it out")

@@ -45,8 +45,7 @@ from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights, check_factors
 from bayeslora.posteriors.features import mean_logits
-from bayeslora.posteriors.last_layer.estimates import MLE
-from bayeslora.posteriors.registry import provider, stored_posterior
+from bayeslora.posteriors.registry import OWN_SOFTMAX, provider, stored_posterior
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -353,7 +352,7 @@ class FittedModel:
     def scores_of(self, held: KnownRows) -> Scores:
         """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
         is_fitted = bool(self.record.num_train)
-        one = self if is_fitted else self.with_posterior(MLE())
+        one = self if is_fitted else self.with_posterior(OWN_SOFTMAX)
         return evaluate(one.answers(held))
 
     def answers(self, held: KnownRows, num_samples: int | None = None) -> Predictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bayeslora.errors import InputError
@@ -33,6 +34,12 @@ POSTERIORS: dict[str, type[Posterior]] = {
     config.name: config for config in (*_LAST_LAYER, *_WEIGHTS)
 }
 """The built-in posteriors by name."""
+
+OWN_SOFTMAX = MLE()
+"""The answer of a network itself, before any posterior is fitted to it."""
+
+CLOSED_FORM = VBLL(covariance="eigenbasis")
+"""A last layer that is fitted to features without gradients, and says the evidence of a fit."""
 
 _TEXTS = ("name", "summary", "source", "passes", "parameters")
 
@@ -73,6 +80,11 @@ def _defines(found: type[Any], *hooks: str) -> bool:
     return issubclass(found, Posterior) and any(
         getattr(found, hook) is not getattr(Posterior, hook) for hook in hooks
     )
+
+
+def names_where(holds: Callable[[type[Posterior]], bool]) -> str:
+    """Return the built-in posteriors of which something holds, by name, for messages."""
+    return ", ".join(repr(name) for name, one in POSTERIORS.items() if holds(one))
 
 
 CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
@@ -134,7 +146,7 @@ def check_link(config: Any, link: str | None) -> None:
         return
     checked("link", link, Link)
     if config.link is None:
-        having = ", ".join(repr(name) for name, one in POSTERIORS.items() if one.link)
+        having = names_where(lambda one: bool(one.link))
         raise InputError(
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
             "the softmax of its logits, or the mean of that over its draws; leave link (--link) "

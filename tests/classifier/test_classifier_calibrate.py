@@ -249,7 +249,8 @@ def test_posteriors_that_need_training_say_why(foreign, posterior):
     with pytest.raises(bl.InputError) as caught:
         from_transformers(foreign, posterior)
     assert WHY[posterior] in str(caught.value)
-    assert "choose 'laplace', 'vbll', 'gvbll', 'nuts' or 'temperature'" in str(caught.value)
+    for name in ("laplace", "vbll", "gvbll", "nuts", "temperature"):
+        assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("posterior", ["mle", "map"])
