@@ -4,10 +4,11 @@
     choices: [option_a, option_b]
     answer: key
     context: story
-    prompt: "{text}, and the answer is"
+    prompt: "{text_pair} {text}"
 
 Every line may be left out. `choices` is one column of lists, or a list of columns; columns that are
-not named have their usual names (see `questions`).
+not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
+`{text_pair}` the context.
 """
 
 from __future__ import annotations
