@@ -1,4 +1,4 @@
-"""Calibrated probabilities and honest uncertainty for fine-tuned transformer classifiers.
+"""Calibrated probabilities and uncertainty for fine-tuned transformer classifiers.
 
 The public names are loaded when they are first used, so that `import bayeslora` costs
 milliseconds and pulls in neither torch nor transformers.

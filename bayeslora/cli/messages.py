@@ -25,6 +25,15 @@ def show(text: object = "") -> None:
     print(visible(str(text), keep="\n"))
 
 
+def show_last(text: str, *, warns: bool = False) -> None:
+    """Print the line that sums a result up: on a terminal in bold, and yellow where it warns."""
+    line = one_line(text)
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    if sys.stdout.isatty() and not plain:
+        line = f"\x1b[{'1;33' if warns else '1'}m{line}\x1b[0m"
+    print(line)
+
+
 def say(text: str) -> None:
     """Print one message to stderr, as one line."""
     print(one_line(text), file=sys.stderr)

@@ -106,6 +106,12 @@ VERBS: Mapping[str, Verb] = {
 """Every verb by its name, in the order of the help."""
 
 
+EXAMPLES = """examples:
+  bayeslora fit train.jsonl --out my-model                  fine-tune a calibrated classifier
+  bayeslora calibrate MODEL rows.jsonl --out calibrated     add uncertainty to one that you have
+  bayeslora report predictions.csv --out my-report          check probabilities of any tool"""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
 
@@ -135,8 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = _Parser(
         prog="bayeslora",
-        description="Calibrated probabilities and honest uncertainty for fine-tuned transformer "
+        description="Calibrated probabilities and uncertainty for fine-tuned transformer "
         "classifiers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bayeslora {__version__}")

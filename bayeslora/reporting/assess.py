@@ -342,8 +342,12 @@ def miscalibrated(method: Assessed) -> bool:
 
 def doubtful(method: Assessed) -> bool:
     """Return whether a test finds a fault that may be chance, since there are three of them."""
-    lowest = min(miscalibration_p(one.scores) for one in method.each)
-    return SIGNIFICANT <= lowest < _TESTS * SIGNIFICANT
+    return is_doubtful(min(miscalibration_p(one.scores) for one in method.each))
+
+
+def is_doubtful(p: float) -> bool:
+    """Return whether a corrected p-value would be significant without its correction."""
+    return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
 def pair(

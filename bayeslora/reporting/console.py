@@ -14,6 +14,7 @@ from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table
 from bayeslora.reporting.detectors import detector_notes, score_words
+from bayeslora.reporting.overview import verdict_of
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
     chance_cell,
@@ -75,13 +76,30 @@ def scores_table(
     by_class = [one for one in named if one.scores.classes]
     blocks += [_within(table, width) for table in confusion_tables(by_class)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
-    notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
+    notes += [fill(_CHANCE, width)] if CHANCE_COLUMN.title in blocks[0] else []
     notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
     notes += [fill(note, width) for note in _of_detectors(named, sets)]
     labelled = [replace(one.scores, name=one.label) for one in named]
     cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
     notes += [fill(cut.translate(_PLAIN), width)] if cut else []
     return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
+
+
+def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
+    """Return the calibration of every method in one line, and whether one is miscalibrated.
+
+    The line is empty where no example has a label, or where scores are means over seeds.
+
+    Args:
+        scores: What `evaluate` returned, one a method.
+    """
+    judged = [one for one in scores if "nll" in one and "num_seeds" not in one.intervals]
+    found = [(one.name or "unnamed", *verdict_of(one)) for one in judged]
+    if len(scores) == 1:
+        text = "".join(verdict for _, verdict, _ in found)
+    else:
+        text = "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words, _ in found)
+    return text, any(kind == "warning" for _, _, kind in found)
 
 
 def _of_detectors(methods: Sequence[Named], sets: Mapping[str, str]) -> list[str]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from bayeslora.metrics.chance import SIGNIFICANT
+from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import counted
-from bayeslora.reporting.assess import Assessed, bias, doubtful, miscalibrated
+from bayeslora.reporting.assess import Assessed, bias_of, is_doubtful, miscalibration_p
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
@@ -77,7 +79,7 @@ def overview(
     if leader is None or facts.nll is None:
         return None
     fit = leader.each[0]
-    verdict, kind = _verdict(fit)
+    verdict, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
     if one_of_several:
         verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
@@ -91,18 +93,23 @@ def overview(
     )
 
 
-def _verdict(fit: Assessed) -> tuple[str, Kind]:
-    gap = fit.scores["overconfidence"]
-    size = counted(fit.scores.n_labelled, "labelled example")
-    if miscalibrated(fit):
-        way = bias(fit)
+def verdict_of(scores: Scores) -> tuple[str, Kind]:
+    """Return whether the probabilities of one fit can be used as they are, in a few words.
+
+    Args:
+        scores: Of labelled examples.
+    """
+    gap, p = scores["overconfidence"], miscalibration_p(scores)
+    size = counted(scores.n_labelled, "labelled example")
+    if p < SIGNIFICANT:
+        way = bias_of(scores)
         if way == "none":
             return "Miscalibrated at some levels of confidence", "warning"
         points = number(100 * abs(gap.value), digits=1)
         return f"{way.capitalize()}confident by {points} points", "warning"
     if not gap.has_interval:
         return f"Too few examples to tell: {size}", "open"
-    if doubtful(fit):
+    if is_doubtful(p):
         return "Possibly miscalibrated", "open"
     if max(abs(gap.low), abs(gap.high)) <= CLOSE:
         return "Well calibrated on average", "good"

@@ -6,7 +6,7 @@ from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.plain_text import display_columns
-from bayeslora.reporting.console import compare_table, scores_table
+from bayeslora.reporting.console import compare_table, scores_table, summary_line
 from bayeslora.reporting.text import number
 
 
@@ -98,3 +98,18 @@ def test_comparison_shows_distances_where_they_are_measured(methods):
     line = next(line for line in text.splitlines() if line.startswith("mle"))
     assert number(row.distances["tv"].value) in line
     assert "mean total variation distance from the probabilities of temperature" in text
+
+
+def test_the_last_line_names_the_miscalibrated(make):
+    def line(*predictions):
+        return summary_line([evaluate(one, num_resamples=60) for one in predictions])
+
+    sharp, fine = make("sharp", sharpness=3.0, rows=1000), make("fine", rows=1000)
+    text, warns = line(sharp)
+    assert warns
+    assert "verconfident" in text
+    text, warns = line(sharp, fine)
+    assert warns
+    assert all(name in text for name in ("sharp", "fine"))
+    assert not line(fine)[1]
+    assert line(make("m", labelled=False)) == ("", False)

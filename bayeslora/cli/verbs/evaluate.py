@@ -17,7 +17,7 @@ from bayeslora.cli.arguments import (
     add_scored,
     given,
 )
-from bayeslora.cli.messages import show
+from bayeslora.cli.messages import show, show_last
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("out", *LOADING_HERE, "overwrite"):
         if getattr(args, name):
             raise InputError(f"--{name.replace('_', '-')} is for --attack; leave it out")
-    from bayeslora.reporting.console import scores_table
+    from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
     options = given(args, *OPTIONS)
@@ -93,6 +93,9 @@ def run(args: argparse.Namespace) -> None:
         print_json(content[0] if len(content) == 1 else content)
     else:
         show(scores_table(scores, terminal_width(), keys))
+        line, warns = summary_line(scores)
+        if line and keys is None:
+            show_last(line, warns=warns)
 
 
 LOADING_HERE = ("device", "trust_remote_code")
