@@ -115,7 +115,7 @@ def test_a_terminal_without_arrows_shows_the_help_all_the_same():
     ("argv", "parts"),
     [
         (["fti"], ["'fti'", "choose from", "fit"]),
-        (["predict", "model"], ["required: DATA, --out", "bayeslora predict --help"]),
+        (["predict", "model"], ["--out", "bayeslora predict --help"]),
         (["predict", "m", "d", "--out", "p.csv", "--link", "probitt"], ["--link", "bridge"]),
         (["fit", "t", "--dtype", "float16"], ["--dtype", "'float16'", "bfloat16"]),
         (["fit", "t", "--epoch", "3"], ["--epoch"]),
