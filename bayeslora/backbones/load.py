@@ -113,6 +113,12 @@ class Backbone:
         """
         shared: dict[int, Any] = {id(item): item for item in self.model.parameters()}
         shared |= {id(item): item for item in self.model.buffers()}
+        # Layers that FSDP has sharded cannot be copied; below all adapters nothing has to be.
+        shared |= {
+            id(part): part
+            for part in self.model.modules()
+            if hasattr(part, "set_reshard_after_forward")
+        }
         return replace(self, model=copy.deepcopy(self.model, shared))
 
 

@@ -63,6 +63,36 @@ def exchanges():
         assert both[0] != both[1]
 
 
+def sharded(folder):
+    """Fit and predict on a backbone whose lower layer is shared out by FSDP."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from bayeslora import BayesianClassifier
+    from bayeslora.backbones.load import load_backbone
+
+    folder = Path(folder)
+    with together() as world:
+        backbone = load_backbone(str(folder / "llama"), dtype="float32", device="cpu")
+        lower = backbone.model.layers[0]
+        whole = sum(weight.numel() for weight in lower.parameters())
+        fully_shard(lower, mesh=init_device_mesh("cpu", (world.size,)), reshard_after_forward=True)
+        classifier = BayesianClassifier(
+            backbone, "lora:r=4,num_layers=2", "mle", depth=1.0, progress=False
+        )
+        classifier.fit(
+            folder / "train.jsonl",
+            epochs=2,
+            batch_size=8,
+            cv=0,
+            out=folder / "sharded",
+            overwrite=True,
+        )
+        here = sum(weight.to_local().numel() for weight in lower.parameters())
+        assert here * world.size == whole
+        classifier.predict_to_file(folder / "test.jsonl", folder / "sharded.parquet")
+
+
 def failing_writer():
     """Let the first fail in what it alone does: all hear of it, and none waits for ever."""
 

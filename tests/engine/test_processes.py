@@ -130,6 +130,19 @@ def test_predictions_are_those_of_one_process(fitted, name):
     assert shared == (fitted / f"{name}-one.parquet").read_bytes()
 
 
+def test_a_backbone_in_shards(folder):
+    """Each process holds half of the layers that FSDP shares out; the result is the same."""
+    whole, out = folder / "whole", folder / "whole.parquet"
+    assert main(fit_words(folder, whole, "lora:r=4,num_layers=2", "mle", "--cv", "0")) == 0
+    assert main(predict_words(folder, whole, out)) == 0
+    codes, _, errs = ended(started([WORKER, "sharded", folder]))
+    assert codes == [0, 0], errs
+    assert_close(whole, folder / "sharded")
+    expected = Predictions.load(out)
+    found = Predictions.load(folder / "sharded.parquet")
+    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
+
+
 def test_ivon_sees_the_same_draws(folder):
     """Its noise is one draw a step, before the rows are shared out."""
     pytest.importorskip("ivon")

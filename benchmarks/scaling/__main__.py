@@ -1,0 +1,166 @@
+"""What a fit takes in memory and multiplications, by formula and as counted on a small model.
+
+Multiplications are counted by PyTorch, and bytes are those that autograd saves and that tensors
+have: numbers that are the same on every machine, whatever else it does. A report then applies the
+formulas to models that do not fit here.
+
+    python -m benchmarks.scaling
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import bayeslora as bl
+from bayeslora.backbones.load import Backbone, load_backbone
+from benchmarks.scaling.formulas import LLAMAS, PAPER, Decoder, Fit, below, memory, multiplications
+
+OUT = Path("reports/scaling")
+ROWS, HELD, EPOCHS, BATCH, WORDS = 48, 16, 2, 8, 40
+GIGABYTE = 1e9
+
+
+def main() -> None:
+    """Count one fit for each adapter, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--backbone", default="smollm2-135m")
+    args = parser.parse_args()
+    lines = ["# Memory and time of a fit", "", __doc__.split("\n\n", 2)[1].replace("\n", " ")]
+    lines += ["", f"## {args.backbone}, counted", "", *_counted(args.backbone)]
+    lines += ["", "## Larger models, by formula", "", *_larger()]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def _counted(name: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        # States of an earlier run would be read from the disk.
+        os.environ["BAYESLORA_CACHE"] = folder
+        backbone = load_backbone(name, dtype="float32", device="cpu")
+        rows = ["| part | by formula | counted | ratio |", "|---|---|---|---|"]
+        # The second finds the states of the lower layers of the first.
+        for adapter in ("lora", "polar"):
+            rows += _of_fit(backbone, adapter)
+    note = f"{ROWS} training and {HELD} validation rows, {EPOCHS} epochs in batches of {BATCH}. "
+    return [*rows, "", note + "The second fit finds the states of the lower layers of the first."]
+
+
+def _of_fit(backbone: Backbone, adapter: str) -> list[str]:
+    config: Any = backbone.model.config
+    decoder = Decoder(
+        "",
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_key_value_heads * config.hidden_size // config.num_attention_heads,
+        config.num_hidden_layers,
+        config.vocab_size,
+    )
+    train, held = _texts(ROWS), _texts(HELD, start=ROWS)
+    clf = bl.BayesianClassifier(backbone, adapter, bl.VBLL(prior_scale=2.0), progress=False)
+    known = bool(backbone.prefix_states)
+    with FlopCounterMode(display=False) as counter, _saved(backbone.model) as saved:
+        clf.fit(train, held, epochs=EPOCHS, batch_size=BATCH, feature_scores=())
+    network = clf._fitted.network
+    with torch.no_grad():
+        lengths = network.encoder.prepare(train[0]).tokens.lengths
+    fit = Fit(
+        ROWS,
+        round(float(lengths.mean())),
+        EPOCHS,
+        BATCH,
+        HELD,
+        classes=2,
+        bytes_a_weight=4,
+    )
+    parts = multiplications(decoder, fit)
+    if known:
+        parts.pop("frozen layers, once")
+    expected = sum(parts.values())
+    counted = counter.get_total_flops() / 2
+    trained = sum(p.numel() for site in network.sites for p in site.trainable().values())
+    bytes_of = memory(decoder, fit)
+    weights = sum(p.numel() * p.itemsize for p in backbone.model.parameters())
+    return [
+        _row(f"{adapter}: multiplications", expected, counted, 1e9, "G"),
+        _row(f"{adapter}: activations", bytes_of["activations"], max(saved), 1e6, "MB"),
+        _row(f"{adapter}: adapter, optimiser", bytes_of["adapter and optimiser"], 16 * trained),
+        _row(f"{adapter}: weights", bytes_of["weights"], weights, 1e6, "MB"),
+    ]
+
+
+def _row(name: str, expected: float, counted: float, unit: float = 1e6, letter: str = "MB") -> str:
+    shown = (f"{value / unit:.1f} {letter}" for value in (expected, counted))
+    return f"| {name} | {' | '.join(shown)} | {counted / expected:.2f} |"
+
+
+def _texts(count: int, start: int = 0) -> tuple[list[str], list[str]]:
+    words = ("river", "market", "engine", "garden", "winter", "letter", "number", "window")
+    texts, labels = [], []
+    for row in range(start, start + count):
+        chosen = [words[(row * 7 + place * (1 + row % 3)) % len(words)] for place in range(WORDS)]
+        texts.append(f"{row} " + " ".join(chosen))
+        labels.append("ab"[row % 2])
+    return texts, labels
+
+
+@contextmanager
+def _saved(model: nn.Module) -> Iterator[list[int]]:
+    """Yield a list of the bytes that autograd keeps for each backward pass, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    totals: list[int] = [0]
+    seen: set[int] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights and place not in seen:
+            seen.add(place)
+            totals[-1] += tensor.untyped_storage().nbytes()
+        return tensor
+
+    def give(tensor: Tensor) -> Tensor:
+        # A backward pass has begun: what is kept next is of another pass.
+        if seen:
+            seen.clear()
+            totals.append(0)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, give):
+        yield totals
+
+
+def _larger() -> list[str]:
+    parts = list(memory(LLAMAS[0], PAPER))
+    lines = [
+        f"{PAPER.rows:,} rows of {PAPER.tokens} tokens, {PAPER.epochs} epochs in batches of "
+        f"{PAPER.batch}, {PAPER.classes} classes, adapters of rank {PAPER.rank} on the last "
+        f"{PAPER.adapted} layers, bfloat16.",
+        "",
+        f"| model | layers run once | {' | '.join(f'{part}, GB' for part in parts)} | all, GB | "
+        "multiplications, 10¹² |",
+        f"|---|---|{'---|' * len(parts)}---|---|",
+    ]
+    for decoder in LLAMAS:
+        found = memory(decoder, PAPER)
+        cells = " | ".join(f"{found[part] / GIGABYTE:.2f}" for part in parts)
+        total = sum(multiplications(decoder, PAPER).values())
+        lines.append(
+            f"| {decoder.name} | {below(decoder, PAPER)} of {decoder.layers} | {cells} | "
+            f"{sum(found.values()) / GIGABYTE:.1f} | {total / 1e12:,.0f} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The formulas of memory and time know the sizes of published models."""
+
+import pytest
+
+from benchmarks.scaling.formulas import LLAMAS, PAPER, memory, multiplications
+
+
+@pytest.mark.parametrize(
+    ("decoder", "billions"),
+    # Published parameters, less a language-model head of 128,256 rows where it has weights.
+    zip(LLAMAS, (1.2358, 8.0303 - 0.5253, 70.5537 - 1.0507), strict=True),
+    ids=lambda item: getattr(item, "name", ""),
+)
+def test_weights_are_those_of_the_published_models(decoder, billions):
+    # Norms are left out.
+    assert decoder.weights / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert memory(decoder, PAPER)["weights"] == 2 * decoder.weights
+
+
+def test_cached_layers_are_paid_once():
+    parts = multiplications(LLAMAS[1], PAPER)
+    assert parts["frozen layers, once"] == 4957 * 100 * 20 * LLAMAS[1].layer
