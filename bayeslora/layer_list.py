@@ -20,7 +20,7 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)
         if isinstance(module, nn.ModuleList) and len(module) and not inside:
             found.append((name, module))
-    alike = [(name, items) for name, items in found if len({type(item) for item in items}) == 1]
+    alike = [(name, items) for name, items in found if len({_kind(item) for item in items}) == 1]
     longest = max((len(items) for _, items in alike), default=0)
     best = [(name, items) for name, items in alike if len(items) == longest]
     if len(best) == 1:
@@ -30,3 +30,12 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         names = ", ".join(name or "itself" for name, _ in best)
         problem = f"several lists of {longest} layers each ({names})"
     raise InputError(f"{type(model).__name__} has {problem}, so its layers are unknown")
+
+
+def is_sharded(module: nn.Module | type[nn.Module]) -> bool:
+    """Return whether FSDP has shared out a module's weights and given it a class of its own."""
+    return hasattr(module, "set_reshard_after_forward")
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    return next(kind for kind in type(module).__mro__ if not is_sharded(kind))

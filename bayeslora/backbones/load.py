@@ -28,6 +28,7 @@ from bayeslora.backbones.untrusted import (
     reading,
 )
 from bayeslora.errors import InputError, first_line, unknown_choice
+from bayeslora.layer_list import is_sharded
 from bayeslora.option_checks import Dtype, checked
 from bayeslora.runtime import restored_random_state
 
@@ -114,11 +115,7 @@ class Backbone:
         shared: dict[int, Any] = {id(item): item for item in self.model.parameters()}
         shared |= {id(item): item for item in self.model.buffers()}
         # Layers that FSDP has sharded cannot be copied; below all adapters nothing has to be.
-        shared |= {
-            id(part): part
-            for part in self.model.modules()
-            if hasattr(part, "set_reshard_after_forward")
-        }
+        shared |= {id(part): part for part in self.model.modules() if is_sharded(part)}
         return replace(self, model=copy.deepcopy(self.model, shared))
 
 

@@ -332,11 +332,8 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
 def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
     """Raise InputError for what cannot work, before anything is loaded."""
     posterior = choices.posterior
-    if current().size > 1 and choices.adapter.trains and posterior.not_shared:
-        raise InputError(
-            f"posterior {posterior.name!r} cannot be trained by several processes: it "
-            f"{posterior.not_shared}; start one, without torchrun or accelerate launch"
-        )
+    if current().size > 1:
+        _check_shared(choices.adapter, posterior)
     if settings.cv and data.validation is not None:
         raise InputError(
             "cv chooses by parts of the training rows what validation data choose; give one of the "
@@ -370,6 +367,18 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):
         class_words(data.classes, choices.verbaliser)
+
+
+def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError for a training that several processes cannot share."""
+    what, reason = f"posterior {posterior.name!r}", posterior.not_shared
+    if adapter.episodes is not None:
+        what, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
+    if adapter.trains and reason:
+        raise InputError(
+            f"{what} cannot be trained by several processes: it {reason}; start one, without "
+            "torchrun or accelerate launch"
+        )
 
 
 def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:

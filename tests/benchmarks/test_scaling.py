@@ -8,7 +8,7 @@ from benchmarks.scaling.formulas import LLAMAS, PAPER, memory, multiplications
 @pytest.mark.parametrize(
     ("decoder", "billions"),
     # Published parameters, less a language-model head of 128,256 rows where it has weights.
-    zip(LLAMAS, (1.2358, 8.0303 - 0.5253, 70.5537 - 1.0507), strict=True),
+    [*zip(LLAMAS, (1.2358, 8.0303 - 0.5253, 70.5537 - 1.0507), strict=True)],
     ids=lambda item: getattr(item, "name", ""),
 )
 def test_weights_are_those_of_the_published_models(decoder, billions):
