@@ -167,8 +167,8 @@ def write_report(results: Results, out: Path) -> None:
             "`python -m benchmarks.multi_task --data-dir DIR`; what is asked, the rows and the "
             "rule are in its first lines. Means over seeds, ± half of a 95 % t interval.",
             *([f"Not run: {', '.join(missing)}."] if missing else []),
-            "Accuracy among all classes is that of the highest logit without knowing the task, which "
-            "nothing here is fitted for.",
+            "Accuracy among all classes is that of the highest logit without knowing the task, "
+            "which nothing here is fitted for.",
             "## Differences, paired by seed",
             table(["score", "of", "against", "difference", "seeds"], compared),
             "## Arms, means over tasks in the last epoch",
