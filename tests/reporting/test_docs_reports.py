@@ -63,7 +63,8 @@ def test_every_drawing_is_listed_and_no_other(made, make, tmp_path):
         name="q", singular_values=[1.0], norm=1.0, relative_norm=1.0, stable_rank=1.0, drift=0.0
     )
     options = {"per_class": True, "spectrum": {"m": [[layer]]}, "num_resamples": 2}
-    page = report(make("m", rows=30), out=tmp_path / "out", **options)
+    worse = make("m", rows=30, metadata={"corruption": "typos", "severity": "1"})
+    page = report(make("m", rows=30), shifted=worse, out=tmp_path / "out", **options)
     folders = (made / "figures", page.parent / "figures")
     assert {stem(file.stem) for folder in folders for file in folder.iterdir()} == listed
 
