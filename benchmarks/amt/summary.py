@@ -32,8 +32,9 @@ there are several seeds; made by `python -m benchmarks.amt`.
 
 The published numbers are of ImageNet episodes at 8/255, and tune the merge on tasks of each test
 domain; here nothing is tuned on test classes, and at 8/255 the frozen encoder has no answer
-left. Left out: the arms with one adversary (`inputs`, `weights`), 600 test episodes and intervals over episodes, 2,000 training episodes, ten
-steps with two restarts, texts (20 newsgroups, clinc150) and their typos.
+left. Left out: the arms with one adversary (`inputs`, `weights`), 600 test episodes and intervals
+over episodes, 2,000 training episodes, ten steps with two restarts, texts (20 newsgroups,
+clinc150) and their typos.
 """
 
 
