@@ -58,11 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.set_threshold(*_RARELY)
     try:
         with interruptible(ending=own) as interrupt:
-            return _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
+            code = _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
+        if own and os.environ.get("WORLD_SIZE", "1") != "1":
+            _leave(code)
+        return code
     finally:
         sys.stderr = outside
         if own:
             gc.freeze()
+
+
+def _leave(code: int) -> None:
+    """End one of several processes at once.
+
+    On a busy machine a thread of the exchange may outlive its group, and the interpreter's own end
+    then aborts the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:

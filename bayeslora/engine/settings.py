@@ -77,7 +77,7 @@ class TrainingSettings(Options):
         "all rows; `auto` is five parts then.",
     ] = False
     stop_after: Annotated[
-        Count | None,
+        Annotated[int, Range(0)] | None,
         "Epochs after which training stops, whatever is left of the schedule; None for none.",
     ] = None
 

@@ -1,4 +1,4 @@
-"""Scores of lm-evaluation-harness for a tiny model, which `test_questions.py` compares with ours.
+"""Scores of lm-evaluation-harness for a tiny model, for `test_classifier_questions.py`.
 
 Run it where `lm_eval` is installed; the tests need the recorded file alone:
 

@@ -45,9 +45,9 @@ DATA = {
         b'{"id": 1, "text": "a", "label": "x"}\n{"id": 1, "text": "b", "label": "y"}',
         ["row 2", "'id'", "row 1"],
     ),
-    "multiple choice": (
-        b'{"question": "a", "choices": ["b", "c"], "answer_index": 0}',
-        ["questions with options", "--text-column question"],
+    "one option": (
+        b'{"question": "a", "choices": ["b"], "answer_index": 0}',
+        ["row 1", "'choices'", "2"],
     ),
 }
 """Bad content of `data.jsonl` by case, with parts of the message."""

@@ -68,13 +68,7 @@ CASES = {
     "lora-vbll": ("lora:r=4,num_layers=2", tiny.QUICK_VBLL),
     "polar-vbll": ("polar:r=4,num_layers=2", tiny.QUICK_VBLL),
     "polar-refit": ("polar:r=4,num_layers=2", f"{tiny.QUICK_VBLL},head_step=refit"),
-    "lora-swag": ("lora:r=4,num_layers=2", "swag"),
-    "lora-ensemble": ("lora:r=2,num_layers=1", "ensemble:num_members=2"),
-    "lisa-vbll": ("lisa:num_active=1", tiny.QUICK_VBLL),
-    "emtal-mle": ("emtal:num_layers=2,num_experts=4", "mle"),
     "ilora-mle": ("ilora:num_layers=2", "mle"),
-    # All layers: nothing is cached, and every pass runs the whole model.
-    "all-mle": ("lora:r=2,num_layers=3", "mle"),
     "frozen": ("none", "laplace"),
 }
 VALIDATED = {"polar-vbll", "lora-mle"}

@@ -37,8 +37,12 @@ def fitted(model):
     }
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
-@pytest.mark.parametrize("format", FORMATS)
+PAIRS = [("options", name) for name in POSTERIORS]
+# With letters a last layer and its draws are those of classes: one posterior of each kind.
+PAIRS += [("letters", name) for name in ("vbll", "gvbll", "laplace_lora", "ensemble", "blob")]
+
+
+@pytest.mark.parametrize(("format", "name"), PAIRS)
 def test_every_posterior_answers_or_says_why_not(model, tmp_path, format, name):
     clf = bl.BayesianClassifier(
         model, "lora:r=2,lr=1e-2", SHORT.get(name, name), format=format, **OPTIONS
