@@ -331,7 +331,7 @@ def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
         while running.poll() is None and not (out / "work").exists():
             time.sleep(0.02)
         try:
-            running.wait(chance.uniform(0.0, 4.0))
+            running.wait(chance.uniform(0.0, 0.8))
             break
         except subprocess.TimeoutExpired:
             running.kill()
