@@ -172,6 +172,7 @@ def test_a_resting_layer_has_no_gradient_and_needs_none():
         assert active or all(p.grad is None for p in group.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted"])
 def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):

@@ -167,6 +167,7 @@ def test_the_curvature_of_options_is_the_hessian(prior):
     torch.testing.assert_close(diagonal.covariance(states, delta), expected)
 
 
+@pytest.mark.slow
 def test_the_chains_sample_the_posterior_of_options():
     """Against quadrature in one dimension: means and deviations within three Monte Carlo errors."""
     features, labels = options_rows(size=1, rows=12)
@@ -199,10 +200,11 @@ def test_the_energy_of_options_is_the_posteriors():
 
 
 POSTERIORS = ["mle", "map", "temperature", "laplace", "laplace:structure=diag", "vbll"]
-POSTERIORS += ["vbll:covariance=diagonal", "nuts:num_chains=1,num_warmup=80,num_samples=80"]
+POSTERIORS += ["vbll:covariance=diagonal"]
+SLOW = [pytest.param("nuts:num_chains=1,num_warmup=80,num_samples=80", marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     features, labels = options_rows()
     head = fitted(posterior, features, labels)
@@ -220,7 +222,7 @@ def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_options_have_no_order(posterior):
     features, labels = options_rows()
     order = torch.tensor([2, 0, 1])
@@ -231,7 +233,7 @@ def test_options_have_no_order(posterior):
     torch.testing.assert_close(found, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_what_a_fit_of_options_stores_gives_it_back(posterior):
     features, labels = options_rows()
     head = fitted(posterior, features, labels)
@@ -244,7 +246,7 @@ def test_what_a_fit_of_options_stores_gives_it_back(posterior):
 
 def test_gradients_of_the_training_reach_options():
     features, labels = options_rows()
-    for posterior in POSTERIORS[:-1]:
+    for posterior in POSTERIORS:
         head = shared_head(posterior)
         head.set_mean(torch.ones(1, SIZE))
         rows = features.clone().requires_grad_()
@@ -268,10 +270,9 @@ def test_a_density_of_each_class_is_refused():
 
 CLASS_POSTERIORS = ["mle", "map", "temperature", "laplace", "vbll", "gvbll:shrinkage=0.1"]
 CLASS_POSTERIORS += ["vbll:covariance=full,polish_bound=tilted", "vbll:covariance=diagonal"]
-CLASS_POSTERIORS += ["nuts:num_chains=1,num_warmup=80,num_samples=80"]
 
 
-@pytest.mark.parametrize("posterior", CLASS_POSTERIORS)
+@pytest.mark.parametrize("posterior", CLASS_POSTERIORS + SLOW)
 def test_a_class_that_a_row_lacks_has_no_share(posterior):
     posterior += ",inflation=1" if posterior.startswith("gvbll") else ""
     features, labels = class_rows()

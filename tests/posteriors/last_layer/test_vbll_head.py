@@ -346,6 +346,7 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
     assert "unconverged" in caplog.text
 
 
+@pytest.mark.slow
 def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch

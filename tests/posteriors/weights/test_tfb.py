@@ -36,6 +36,7 @@ def test_a_turned_polar_site_is_one_still():
     assert torch.equal(site.core.weight, torch.diag(site.core.weight.diagonal()))
 
 
+@pytest.mark.slow
 @SITES
 def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector(make):
     """Whatever the factor s. 8,000 draws: 5 standard errors of an entry are at most
