@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,20 @@ _WORK = "checkpoints"
 
 
 def data_hash(examples: Examples) -> str:
-    """Return a hash of texts and labels, in their order."""
+    """Return a hash of what decides a fit: inputs, labels and groups of rows, in their order."""
     digest = hashlib.sha256()
-    parts: Iterable[Any] = zip(
-        examples.texts, examples.pairs or [None] * len(examples), examples.labels, strict=True
-    )
-    for part in parts:
+    fields: list[Any] = [examples.texts, examples.pairs or [None] * len(examples), examples.labels]
+    # What no row has is left out, so that the hash of texts stays that of earlier versions.
+    further = {
+        "choices": examples.choices,
+        "history": examples.history,
+        "groups": examples.groups,
+    }
+    for name, values in further.items():
+        if values is not None:
+            digest.update(name.encode())
+            fields.append(values)
+    for part in zip(*fields, strict=True):
         digest.update(json.dumps(part, ensure_ascii=False).encode())
     return digest.hexdigest()[:32]
 

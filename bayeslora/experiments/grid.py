@@ -332,7 +332,7 @@ def _methods(source: Mapping[str, Any]) -> list[Method]:
 
 
 def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
-    seeds = _list("seeds", list(source.get("seeds", chosen.seeds)) or None)
+    seeds = _list("seeds", source.get("seeds", chosen.seeds))
     for seed in seeds:
         check_integer("seeds", seed, low=0)
         if seed > LARGEST_SEED:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from bayeslora.engine.checkpoints import (
 from bayeslora.engine.data import read_labelled
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.readers import load_examples
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}
 OTHER = {**IDENTITY, "seed": 1}
@@ -128,6 +130,41 @@ def test_a_second_text_is_part_of_the_hash():
     pairs = DataColumns(pair="pair")
     assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(moved, pairs))
     assert data_hash(read_labelled(rows, pairs)) != data_hash(read_labelled(rows, DataColumns()))
+
+
+def test_everything_that_a_question_asks_is_part_of_the_hash():
+    row = {"question": "why", "choices": ["a", "b"], "answer": 0}
+    item = {"history": ["one", "two"], "candidates": ["a", "b"], "answer": 1}
+
+    def hashed(row):
+        return data_hash(load_examples([row]))
+
+    found = [
+        hashed(row),
+        hashed({**row, "choices": ["a", "c"]}),
+        hashed({**row, "choices": ["a", "b", "c"]}),
+        hashed({**row, "choices": ["b", "a"]}),
+        hashed({**row, "context": "once"}),
+        hashed({**row, "history": ["one", "two"]}),
+        hashed({**row, "history": ["one", "three"]}),
+        hashed(item),
+        hashed({**item, "history": ["one\ntwo"]}),
+    ]
+    assert len({*found}) == len(found)
+
+
+def test_twins_that_stay_together_are_part_of_the_hash():
+    rows = load_examples([{"question": "why", "choices": ["a", "b"], "answer": 0}] * 2)
+    together, apart = (replace(rows, groups=groups) for groups in (("x", "x"), ("x", "y")))
+    assert data_hash(together) != data_hash(apart)
+
+
+def test_the_hash_of_texts_stays_what_it_was():
+    """Interrupted fits and stored experiments of earlier versions are known by it."""
+    rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
+    pairs = read_labelled(rows, DataColumns(pair="pair"))
+    assert data_hash(pairs) == "58fe25e91306928104146c3aab56e5dc"
+    assert data_hash(read_labelled(rows, DataColumns())) == "e0b243fa5b4671f179cd8e3b6e9cd676"
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"seed": ', b"\xff"])

@@ -33,6 +33,10 @@ def test_seeds_are_those_of_the_protocol_where_none_are_named():
         assert {cell.seed for cell in grid.cells} == {*protocol.seeds}
 
 
+def test_a_seed_alone_needs_no_list():
+    assert [cell.seed for cell in as_grid({"tasks": "sst2", "seeds": 0}).cells] == [0]
+
+
 def test_methods_have_names_and_fit_options_of_their_own():
     grid = as_grid(
         {
@@ -83,6 +87,10 @@ def test_an_id_depends_on_the_cell_alone():
         ({"protocol": "label-budget", "rows": [1]}, ["rows", "1"]),
         ({"seeds": [0, 0]}, ["seeds", "twice"]),
         ({"seeds": [-1]}, ["seeds", "-1"]),
+        ({"seeds": -1}, ["seeds", "-1"]),
+        ({"seeds": None}, ["seeds"]),
+        ({"seeds": "three"}, ["seeds", "'three'"]),
+        ({"seeds": {"from": 0}}, ["seeds"]),
         ({"seeds": [2**40]}, ["seeds"]),
         ({"adapters": ["lora", "lora"]}, ["adapters", "'lora'"]),
         ({"adapters": [3]}, ["adapters", "3"]),
