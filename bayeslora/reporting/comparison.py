@@ -315,7 +315,7 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def _latex(comparison: Comparison) -> str:
-    return f"{PREAMBLE}\n{to_latex('differences', difference_table(comparison).noted())}"
+    return f"{PREAMBLE}\n{to_latex(difference_table(comparison).called('differences'))}"
 
 
 def _csv(comparison: Comparison) -> str:

@@ -1,32 +1,33 @@
-"""Everything that a report says and in which order, before it is written in one format or another.
+"""Everything that a report says and in which order: one list of sections.
 
-`SECTIONS` is the order of the page, of its table of contents, of the Markdown and of the tables for
-LaTeX.
+`compose` is the only place that knows the sections. The page, its table of contents, the Markdown
+and the tables for LaTeX loop over what it returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.reporting.adapter_changes import AdapterChange, AdapterWords, adapter_words
+from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import Assessed, every_fit
+from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
 from bayeslora.reporting.comparison import difference_table
-from bayeslora.reporting.findings import Finding, findings
+from bayeslora.reporting.figures.drawings import Drawings
+from bayeslora.reporting.figures.rendering import Drawing
+from bayeslora.reporting.findings import findings
 from bayeslora.reporting.glossary import (
     BY_CHANCE,
     NEAR_AND_FAR,
     SPECTRUM,
     UNFAMILIAR,
-    Term,
     terms_for,
 )
-from bayeslora.reporting.overview import Overview, overview
+from bayeslora.reporting.overview import overview
 from bayeslora.reporting.part_tables import (
     class_table,
     confusion_tables,
@@ -39,146 +40,44 @@ from bayeslora.reporting.part_tables import (
 )
 from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.robustness import robustness_table
-from bayeslora.reporting.run_record import Card, Part, Provenance, method_cards, run_record
+from bayeslora.reporting.run_record import Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of
-from bayeslora.reporting.wrong_answers import WrongAnswers, wrong_answers
-
-if TYPE_CHECKING:
-    from bayeslora.reporting.figures.drawings import Drawings
+from bayeslora.reporting.text import classes_of, named
+from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
 """Widest title, in columns of a terminal."""
 
 
 @dataclass(frozen=True)
-class Section:
-    """A section of a report.
-
-    Attributes:
-        key: The block of the template that writes it, and its anchor on the page.
-        title: Its heading.
-        short: What the table of contents calls it.
-    """
-
-    key: str
-    title: str
-    short: str
-
-
-def _section(key: str, title: str, short: str = "") -> Section:
-    return Section(key, title, short or title)
-
-
-SECTIONS = (
-    _section("overview", "At a glance"),
-    _section("findings", "Findings"),
-    _section("scores", "Scores"),
-    _section("reliability", "Reliability diagrams", "Reliability"),
-    _section("confidence", "Confidence and errors", "Confidence"),
-    _section("confused", "Confusion matrix", "Confusion"),
-    _section("parts", "Groups and classes"),
-    _section("ood", "Out-of-distribution detection", "OOD detection"),
-    _section("robustness", "Under attack"),
-    _section("examples", "Most confident errors"),
-    _section("spectra", "Adapter changes"),
-    _section("methods", "Methods"),
-    _section("run", "Run"),
-    _section("terms", "Glossary"),
-)
-"""Every section, in order; a report leaves out those that have nothing to say."""
-
-
-@dataclass(frozen=True)
 class Document:
-    """Words and tables of a report.
+    """A report before it is written in one format or another.
 
     Attributes:
         title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
-        overview: The first screen, or None where no row has a label.
-        advice: What to do, or None where nothing is advised.
-        findings: What the scores say, topic by topic.
-        scores: The table of methods.
-        detection: How well each method detects each out-of-distribution set, or None.
-        every: Every score by method.
-        differences: Paired differences, or None.
-        uncertainties: Mean uncertainties of right and wrong rows, or None where none are known.
-        confused: Which classes are taken for which, per method; empty without labels.
-        parts: Tables of groups of rows and of classes, as far as they were asked for.
-        ood: Detection by method and score, a table for each set; then the means over near and over
-            far sets, where these were named.
-        robustness: Scores by the radius of a perturbation of inputs, or None.
-        examples: The most confident errors by method; empty where they are left out.
-        spectra: What the adapter of each model changed; empty where no model was given.
-        cards: What each method is.
-        record: What was run.
-        terms: The glossary.
+        sections: The sections that have something to say, in order.
     """
 
     title: str
     facts: str
-    overview: Overview | None
-    advice: Finding | None
-    findings: tuple[Finding, ...]
-    scores: Table
-    detection: Table | None
-    every: Table
-    differences: Table | None
-    uncertainties: Table | None
-    confused: tuple[Table, ...]
-    parts: tuple[Table, ...]
-    ood: tuple[Table, ...]
-    robustness: Table | None
-    examples: tuple[WrongAnswers, ...]
-    spectra: tuple[AdapterWords, ...]
-    cards: tuple[Card, ...]
-    record: tuple[Part, ...]
-    terms: tuple[Term, ...]
-
-    def sections(self, drawings: Drawings) -> list[Section]:
-        """Return the sections that have something to say, in order."""
-        content = {
-            "overview": self.overview,
-            "reliability": drawings.reliability,
-            "confidence": drawings.confidence,
-            "confused": self.confused,
-            "parts": self.parts,
-            "ood": self.ood,
-            "robustness": self.robustness,
-            "examples": self.examples,
-            "spectra": self.spectra,
-        }
-        return [section for section in SECTIONS if content.get(section.key, True)]
+    sections: tuple[Section, ...]
 
     @property
-    def tables(self) -> dict[str, Table]:
-        """Every table by its name, in the order of the sections."""
-        by_section: dict[str, dict[str, Table | None]] = {
-            "scores": {
-                "scores": self.scores,
-                "detection": self.detection,
-                "every": self.every,
-                "differences": self.differences,
-            },
-            "confidence": {"uncertainties": self.uncertainties},
-            "confused": _numbered("confused", self.confused),
-            "parts": _numbered("parts", self.parts),
-            "ood": _numbered("ood", self.ood),
-            "robustness": {"robustness": self.robustness},
-            "spectra": _numbered("spectrum", [words.table for words in self.spectra]),
-        }
-        return {
-            name: table
-            for section in SECTIONS
-            for name, table in by_section.get(section.key, {}).items()
-            if table is not None
-        }
+    def tables(self) -> tuple[Table, ...]:
+        """Every table, in order."""
+        return tuple(block for block in self._blocks if isinstance(block, Table))
 
+    @property
+    def drawings(self) -> tuple[Drawing, ...]:
+        """Every drawing, in order."""
+        figures = (block for block in self._blocks if isinstance(block, Figure))
+        return tuple(drawing for figure in figures for drawing in figure.drawings)
 
-def _numbered(name: str, tables: Sequence[Table]) -> dict[str, Table | None]:
-    return {f"{name}-{place}": table for place, table in enumerate(tables, start=1)}
+    @property
+    def _blocks(self) -> Iterator[Block]:
+        return (block for section in self.sections for block in walk(section.blocks))
 
 
 def compose(
@@ -186,6 +85,7 @@ def compose(
     methods: Sequence[Assessed],
     comparison: Comparison | None,
     sets: Mapping[str, str],
+    drawings: Drawings,
     *,
     provenance: Provenance,
     settings: Mapping[str, str],
@@ -193,13 +93,14 @@ def compose(
     changes: Sequence[AdapterChange] = (),
     curves: Sequence[Robustness] = (),
 ) -> Document:
-    """Put words and tables together.
+    """Put words, tables and figures together.
 
     Args:
         title: Title as given.
         methods: What was scored, one entry a method.
         comparison: Paired differences from the method of lowest NLL, if there are any.
         sets: Label of each out-of-distribution set by its name.
+        drawings: The figures.
         provenance: What the caller knows about the run.
         settings: How the report was made.
         example_column: The further column that holds the rows' texts, where it is there; None
@@ -207,36 +108,161 @@ def compose(
         changes: What adapters changed.
         curves: Scores under attack.
     """
-    named = [Named(one.title, one.scores) for one in methods]
+    scores = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
     facts = facts_of(methods, comparison, sets)
+    to_do = [found for found in [advice(facts)] if found is not None]
+    first = overview(facts, fits, scores)
+    glance: list[Block] = []
+    if first is not None:
+        shown, drawings = _apart(drawings, first.figure)
+        glance += [first, *_drawn(shown)]
+        glance += [] if first.methods is None else [first.methods.called("overview")]
+        glance += to_do
+        to_do = []
+    sections = (
+        Section("overview", "At a glance", tuple(glance)),
+        Section("findings", "Findings", (*to_do, *findings(facts))),
+        Section("scores", "Scores", _scores(scores, sets, comparison)),
+        Section(
+            "reliability",
+            "Reliability diagrams",
+            _drawn(
+                drawings.reliability,
+                drawings.equal_mass,
+                drawings.per_class,
+                drawings.brier,
+                drawings.shift,
+            ),
+            "Reliability",
+        ),
+        Section(
+            "ood",
+            "Out-of-distribution detection",
+            (
+                *_numbered("ood", ood_tables(scores, sets), near_far_table(scores)),
+                *_drawn(drawings.roc, drawings.densities),
+            ),
+            "OOD detection",
+        ),
+        Section(
+            "confidence",
+            "Confidence and errors",
+            (*_drawn(drawings.selective, drawings.confidence), *_uncertainties(scores)),
+            "Confidence",
+        ),
+        Section(
+            "confused",
+            "Confusion matrix",
+            _numbered("confused", confusion_tables(scores)),
+            "Confusion",
+        ),
+        Section(
+            "parts",
+            "Groups and classes",
+            _numbered("parts", group_tables(scores), class_table(scores)),
+        ),
+        Section(
+            "examples",
+            "Most confident errors",
+            () if example_column is None else _examples(fits, example_column),
+            page_only=True,
+        ),
+        Section("robustness", "Under attack", _robustness(curves, drawings)),
+        Section("spectra", "Adapter changes", _spectra(changes, drawings)),
+        Section("methods", "Methods", method_cards(fits)),
+        Section("run", "Run", tuple(run_record(fits, sets, provenance, settings))),
+        Section("terms", "Glossary", tuple(terms_for(_keys(fits, changes)))),
+    )
     return Document(
         title=shorten(clean(title), TITLE_COLUMNS),
         facts=_facts(methods),
-        overview=overview(facts, fits, named),
-        advice=advice(facts),
-        findings=findings(facts),
-        scores=explained(with_chance(score_table(named, {}), named)).noted(),
-        detection=next(iter(_with_rows(detection_table(named, sets))), None),
-        every=every_score_table(named).noted(),
-        differences=None if comparison is None else difference_table(comparison, "NLL").noted(),
-        uncertainties=_uncertainties(named),
-        confused=tuple(confusion_tables(named)),
-        parts=_with_rows(*group_tables(named), class_table(named)),
-        ood=(
-            *(table.noted() for table in ood_tables(named, sets)),
-            *_with_rows(near_far_table(named)),
-        ),
-        robustness=robustness_table(curves) if curves else None,
-        examples=() if example_column is None else wrong_answers(fits, example_column),
-        spectra=tuple(map(adapter_words, changes)),
-        cards=method_cards(fits),
-        record=tuple(run_record(fits, sets, provenance, settings)),
-        terms=terms_for(_keys(fits) | ({SPECTRUM} if changes else set())),
+        sections=tuple(section for section in sections if section.blocks),
     )
 
 
-def _keys(methods: Sequence[Assessed]) -> set[str]:
+def _apart(drawings: Drawings, name: str) -> tuple[Figure, Drawings]:
+    """Return the reliability diagram of the first screen, and all figures without it."""
+    figure = drawings.reliability
+    shown = tuple(one for one in figure.drawings if one.name == name)
+    rest = tuple(one for one in figure.drawings if one.name != name)
+    caption = "On the diagonal, confidence matches accuracy; points below it are overconfident."
+    return Figure(caption, shown), replace(drawings, reliability=replace(figure, drawings=rest))
+
+
+def _drawn(*figures: Figure) -> tuple[Figure, ...]:
+    return tuple(figure for figure in figures if figure.drawings)
+
+
+def _numbered(name: str, *tables: Table | Iterable[Table]) -> tuple[Table, ...]:
+    """Return the tables that have rows, under numbered names."""
+    every = (one for given in tables for one in ([given] if isinstance(given, Table) else given))
+    filled = (table for table in every if table.rows)
+    return tuple(table.called(f"{name}-{place}") for place, table in enumerate(filled, start=1))
+
+
+def _scores(
+    methods: Sequence[Named], sets: Mapping[str, str], comparison: Comparison | None
+) -> tuple[Block, ...]:
+    detection = detection_table(methods, sets)
+    blocks: list[Block] = [
+        explained(with_chance(score_table(methods, {}), methods)).called("scores")
+    ]
+    blocks += [detection.called("detection")] if detection.rows else []
+    blocks.append(Details("All scores", (every_score_table(methods).called("every"),)))
+    if comparison is not None:
+        blocks.append(difference_table(comparison, "NLL").called("differences"))
+    return tuple(blocks)
+
+
+def _uncertainties(methods: Sequence[Named]) -> list[Table]:
+    """Return the table where it can set right rows against wrong ones."""
+    kinds = [means for one in methods for means in one.scores.uncertainty.values()]
+    if not any({"right", "wrong"} & {*one} for one in kinds):
+        return []
+    return [uncertainty_table(methods).called("uncertainties")]
+
+
+def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
+    found = wrong_answers(fits, column)
+    if not found:
+        return ()
+    note = (
+        "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
+        " wrong labels."
+    )
+    return (
+        Prose(note),
+        *(
+            Details(f"{named(one.label)}: {one.facts}", one.examples, True, not place)
+            for place, one in enumerate(found)
+        ),
+    )
+
+
+def _robustness(curves: Sequence[Robustness], drawings: Drawings) -> tuple[Block, ...]:
+    if not curves:
+        return ()
+    note = "How accurate predictions stay where inputs are perturbed against the classifier."
+    table = robustness_table(curves).called("robustness")
+    return (Prose(note), table, *_drawn(drawings.robustness))
+
+
+def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Block, ...]:
+    if not changes:
+        return ()
+    blocks: list[Block] = [
+        Prose("How far fine-tuning moved the weights of each layer, and in how many directions.")
+    ]
+    for place, figure in enumerate(drawings.spectra, start=1):
+        words = adapter_words(changes[place - 1])
+        table = words.table.called(f"spectrum-{place}")
+        summary = f"{named(words.label)}: {words.summary}"
+        blocks.append(Details(summary, (table, figure), printed=True))
+    return tuple(blocks)
+
+
+def _keys(methods: Sequence[Assessed], changes: Sequence[AdapterChange]) -> set[str]:
     """Return the keys of all scores that some method has."""
     keys = {key for one in methods for key in one.scores}
     keys |= {key for one in methods for part in one.scores.classes.values() for key in part.scores}
@@ -244,19 +270,9 @@ def _keys(methods: Sequence[Assessed]) -> set[str]:
         keys.add(BY_CHANCE)
     if any(one.scores.ood_groups for one in methods):
         keys.add(NEAR_AND_FAR)
+    if changes:
+        keys.add(SPECTRUM)
     return keys | {UNFAMILIAR} if any(one.scores.ood for one in methods) else keys
-
-
-def _uncertainties(methods: Sequence[Named]) -> Table | None:
-    """Return the table where it can set right rows against wrong ones."""
-    kinds = [means for one in methods for means in one.scores.uncertainty.values()]
-    if not any({"right", "wrong"} & {*one} for one in kinds):
-        return None
-    return uncertainty_table(methods).noted()
-
-
-def _with_rows(*tables: Table) -> tuple[Table, ...]:
-    return tuple(table.noted() for table in tables if table.rows)
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

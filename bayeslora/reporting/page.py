@@ -24,11 +24,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,31 +43,25 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bayeslora.reporting.document import Document
-    from bayeslora.reporting.figures.drawings import Drawings
 
 
-def render_page(
-    document: Document, drawings: Drawings, template: PageTemplate | None = None
-) -> str:
+def render_page(document: Document, template: PageTemplate | None = None) -> str:
     """Return the page; every text in it is escaped by the template engine.
 
     Args:
-        document: Words and tables.
-        drawings: Figures.
+        document: What it says.
         template: Ours where None.
 
     Raises:
         InputError: The template is a user's and wrong.
     """
-    from bayeslora.reporting.document import SECTIONS  # not for the process of a template
-
     script = asset("report.js")
     # Only texts and tables of texts go in: a user's template could call whatever methods it finds.
     values = {
         "page": document,
-        "drawings": drawings,
-        "sections": document.sections(drawings),
-        "titles": {section.key: section.title for section in SECTIONS},
+        "sections": {section.id: section for section in document.sections},
+        "tables": {table.name: table for table in document.tables},
+        "figures": {drawing.name: drawing for drawing in document.drawings},
         "style": asset("report.css"),
         "script": script,
         "policy": content_policy(script),
@@ -123,7 +118,8 @@ class Trouble:
 
 def render(entry: str, sources: Mapping[str, str], values: Mapping[str, Any]) -> str:
     """Return the page that the template `entry` makes of `values`."""
-    page: str = environment(sources).get_template(entry).render(values)
+    jinja = environment(sources, values.get("sections", ()))
+    page: str = jinja.get_template(entry).render(values)
     return page
 
 
@@ -134,12 +130,30 @@ def check_syntax(sources: Mapping[str, str]) -> None:
         jinja.get_template(name)
 
 
-def environment(sources: Mapping[str, str]) -> Environment:
-    """Return a sandbox that sees the templates in `sources` and ours, and no other."""
-    from jinja2 import ChoiceLoader, FunctionLoader, PackageLoader, PrefixLoader, StrictUndefined
+def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Environment:
+    """Return a sandbox that sees the templates in `sources` and ours, and no other.
+
+    Args:
+        sources: A user's templates by name.
+        sections: Ids of the sections, each of which is a block of our template of the page.
+    """
+    from jinja2 import (
+        ChoiceLoader,
+        DictLoader,
+        FunctionLoader,
+        PackageLoader,
+        PrefixLoader,
+        StrictUndefined,
+    )
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    ours = PrefixLoader({OURS.rstrip("/"): PackageLoader("bayeslora.reporting")})
+    blocks = (
+        f"{{% block {one} %}}{{{{ bl.section(sections.{one}) }}}}{{% endblock %}}"
+        for one in sections
+    )
+    page = DictLoader({ENTRY: "\n".join([asset(ENTRY), *blocks])})
+    packaged = PackageLoader("bayeslora.reporting")
+    ours = PrefixLoader({OURS.rstrip("/"): ChoiceLoader([page, packaged])})
 
     def theirs(name: str) -> tuple[str, str, None] | None:
         return (sources[name], _MARK + name, None) if name in sources else None
@@ -151,8 +165,13 @@ def environment(sources: Mapping[str, str]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"names": _names, "sort_value": _sort_value}
+    jinja.filters |= {"names": _names, "sort_value": _sort_value, "runs": _runs}
     return jinja
+
+
+def _runs(blocks: Sequence[object]) -> list[tuple[str, list[object]]]:
+    """Return blocks in a row of one class together, with the name of the class."""
+    return [(kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)]
 
 
 def _names(sentence: str) -> Markup:

@@ -32,7 +32,7 @@ from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
 from bayeslora.reporting.assess import Assessed, Names, asked_for, assess, every_fit, pair, pool
 from bayeslora.reporting.document import Document, compose
-from bayeslora.reporting.figures.drawings import Drawings, draw
+from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
@@ -251,17 +251,6 @@ def report(
         # A spectrum is a value of the session, which no call written down can give.
         whole = not (changes or attacks) and all(isinstance(one, str | Path) for one in worse)
         told = {"command": call} if call and whole else {}
-        document = compose(
-            title,
-            methods,
-            comparison,
-            sets,
-            provenance={**told, **(provenance or {})},
-            settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
-            example_column=column,
-            changes=changes,
-            curves=attacks,
-        )
         drawings = draw(
             every_fit(methods),
             sets,
@@ -271,7 +260,19 @@ def report(
             shift=curves,
             curves=attacks,
         )
-        _write_pages(aside, document, drawings, look, formats)
+        document = compose(
+            title,
+            methods,
+            comparison,
+            sets,
+            drawings,
+            provenance={**told, **(provenance or {})},
+            settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
+            example_column=column,
+            changes=changes,
+            curves=attacks,
+        )
+        _write_pages(aside, document, look, formats)
         if interactive:
             text = example_column or EXAMPLE_COLUMN
             _write(aside / VIEW, viewer_page(gathered, title, text, examples=examples))
@@ -348,16 +349,12 @@ def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]
 
 
 def _write_pages(
-    folder: Path,
-    document: Document,
-    drawings: Drawings,
-    look: PageTemplate,
-    formats: tuple[str, ...],
+    folder: Path, document: Document, look: PageTemplate, formats: tuple[str, ...]
 ) -> None:
     """Write what people read: the page, its figures, the Markdown and the LaTeX tables."""
-    write_figures(folder / "figures", drawings.all)
-    _write(folder / PAGE, render_page(document, drawings, look))
-    _write(folder / "report.md", render_markdown(document, drawings, formats))
+    write_figures(folder / "figures", document.drawings)
+    _write(folder / PAGE, render_page(document, look))
+    _write(folder / "report.md", render_markdown(document, formats))
     _write(folder / "tables.tex", render_latex(document))
 
 

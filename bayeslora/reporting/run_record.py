@@ -44,26 +44,26 @@ UNKNOWN = "Its file does not say how it was made; everything here is judged by i
 
 
 @dataclass(frozen=True)
-class Card:
-    """What is known of a method, plain text.
+class Record:
+    """Facts about a method or a run, plain text.
 
     Attributes:
-        label: The method's label.
-        summary: What it is, in a sentence.
+        title: What they are about.
         rows: Names and values.
+        summary: The same in a sentence, or empty.
     """
 
-    label: str
-    summary: str
+    title: str
     rows: tuple[tuple[str, str], ...]
+    summary: str = ""
 
 
-def method_cards(methods: Sequence[Assessed]) -> tuple[Card, ...]:
-    """Return a card for every method, in order."""
+def method_cards(methods: Sequence[Assessed]) -> tuple[Record, ...]:
+    """Return what is known of every method, in order."""
     return tuple(_card(one) for one in methods)
 
 
-def _card(one: Assessed) -> Card:
+def _card(one: Assessed) -> Record:
     notes = one.method.predictions.metadata
     parts = [
         _described(notes[key], notes.get(f"{key}_summary", ""))
@@ -74,7 +74,7 @@ def _card(one: Assessed) -> Card:
     unlabelled = one.scores.n - one.scores.n_labelled
     without = f", {unlabelled:,} of them without a label" if unlabelled else ""
     size = f"{counted(one.scores.n, 'example')} of {classes_of(one.scores)}{without}"
-    return Card(one.label, summary, (*_rows(notes), ("scored on", size)))
+    return Record(one.label, (*_rows(notes), ("scored on", size)), summary)
 
 
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -227,25 +227,12 @@ MOST_CLASSES = 40
 """Class names that are written out."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A titled list of facts.
-
-    Attributes:
-        title: What the facts are about.
-        rows: Names and values, plain text.
-    """
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-
-
 def run_record(
     methods: Sequence[Assessed],
     sets: Mapping[str, str],
     provenance: Provenance,
     settings: Mapping[str, str],
-) -> list[Part]:
+) -> list[Record]:
     """Return everything that somebody needs to make the numbers again.
 
     Args:
@@ -258,16 +245,16 @@ def run_record(
     plain = [(_heading(key), clean(str(value))) for key, value in facts.items() if key != COMMAND]
     if COMMAND in facts:
         plain.insert(0, ("command to repeat it", exact_command(str(facts[COMMAND]))))
-    parts = [Part("The run", tuple(plain))] if plain else []
+    parts = [Record("The run", tuple(plain))] if plain else []
     parts += [
-        Part(_heading(key), tuple((_heading(k), clean(str(v))) for k, v in value.items()))
+        Record(_heading(key), tuple((_heading(k), clean(str(v))) for k, v in value.items()))
         for key, value in provenance.items()
         if isinstance(value, Mapping)
     ]
     parts += _method_parts(methods, sets)
     known = provenance.get("versions")
     versions = _versions(known if isinstance(known, Mapping) else {})
-    parts.append(Part("This report", (*settings.items(), *versions)))
+    parts.append(Record("This report", (*settings.items(), *versions)))
     return parts
 
 
@@ -275,16 +262,16 @@ def _heading(text: object) -> str:
     return shorten(clean(str(text)))
 
 
-def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Part]:
+def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Record]:
     """Return a part for every method, and before them one for what they have in common."""
     every = [_method_rows(one, sets) for one in methods]
     same = set.intersection(*map(set, every)) if len(every) > 1 else set()
     common = tuple(row for row in every[0] if row in same)
-    parts = [Part("All methods", common)] if common else []
+    parts = [Record("All methods", common)] if common else []
     for one, rows in zip(methods, every, strict=True):
         own = tuple(row for row in rows if row not in same)
         if own:
-            parts.append(Part(f"Method: {one.label}", own))
+            parts.append(Record(f"Method: {one.label}", own))
     return parts
 
 

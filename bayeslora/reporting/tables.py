@@ -84,6 +84,7 @@ class Table:
         columns: Columns of numbers.
         rows: Rows in the order they are shown.
         notes: How the numbers were made and how to read them, folded on the page.
+        name: End of its anchors in a report, of letters, digits and hyphens.
     """
 
     caption: str
@@ -91,6 +92,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: str = ""
+    name: str = ""
 
     @property
     def spans(self) -> list[int]:
@@ -110,6 +112,10 @@ class Table:
         if not any(cell.interval == TOO_FEW for row in self.rows for cell in row.cells):
             return self
         return self.with_note(TOO_FEW_NOTE)
+
+    def called(self, name: str) -> Table:
+        """Return the table under a name, with the notes that its cells need."""
+        return replace(self.noted(), name=name)
 
     def with_note(self, note: str) -> Table:
         """Return the table with a further note."""
@@ -234,18 +240,16 @@ def escape_latex(text: str) -> str:
     return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
 
 
-def to_latex(name: str, table: Table) -> str:
-    """Return a `table` environment; columns that a page is too narrow for follow below.
+def to_latex(table: Table) -> str:
+    """Return a `table` environment with the label `tab:bayeslora-<name>`.
 
-    Args:
-        name: End of its label, `tab:bayeslora-<name>`.
-        table: What it shows.
+    Columns that a page is too narrow for follow below.
     """
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex_sentence(f'{table.caption} {table.notes}'.strip())}}}",
-        rf"\label{{tab:bayeslora-{name}}}",
+        rf"\label{{tab:bayeslora-{table.name}}}",
         r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
         "\n\\par\\medskip\n".join(map(_tabular, _latex_parts(table))),
         r"\end{table}",

@@ -79,5 +79,5 @@ def test_a_figure_comes_within_a_few_words(make, tmp_path):
         page = report(items, out=tmp_path / name, num_resamples=60).read_text(encoding="utf-8")
         body = page[page.index("<body>") : page.index("<svg")]
         assert len(re.findall(r"\w+(?:[.,]\w+)*", re.sub(r"<[^>]*>", " ", body))) <= MOST_WORDS
-        assert 'id="overview-title"' in page
+        assert 'aria-label="At a glance"' in page
         assert page.count("What to do") == 1

@@ -1,7 +1,6 @@
 """A user's template: what it can change, what it cannot reach, and how its errors read."""
 
 import hashlib
-import re
 
 import pytest
 
@@ -31,7 +30,8 @@ def test_a_file_changes_the_blocks_that_it_names(template, make, tmp_path):
         + "{% block header %}<h1>ACME: {{ page.title }}</h1>{% endblock %}"
         + "{% block style %}{{ super() }}h1 { color: red; }{% endblock %}"
         + "{% block confidence %}{% endblock %}"
-        + "{% block more %}{{ bl.gallery(drawings.reliability) }}{% endblock %}"
+        + "{% block more %}{{ bl.gallery([figures['confidence-1']]) }}"
+        + "{{ bl.table(tables.every) }}{% endblock %}"
     )
     out = tmp_path / "report"
     page = report(make("m"), out=out, title="<i>", template=path, num_resamples=5)
@@ -40,9 +40,17 @@ def test_a_file_changes_the_blocks_that_it_names(template, make, tmp_path):
     assert "h1 { color: red; }" in text
     assert ".gallery {" in text
     assert 'id="confidence"' not in text
-    assert 'id="scores-caption"' in text
-    assert len(re.findall('<title id="reliability-1-title">', text)) == 2
+    assert text.count('id="scores-caption"') == 1
+    assert text.count('id="every-caption"') == 2
+    assert text.count('<title id="confidence-1-title">') == 1
     assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+
+
+def test_a_block_can_add_to_what_ours_says(template, make, tmp_path):
+    path = template(EXTENDS + "{% block scores %}{{ super() }}<p>more</p>{% endblock %}")
+    page = report(make("m"), out=tmp_path / "out", template=path, num_resamples=5)
+    section = page.read_text(encoding="utf-8").split('<section id="scores"')[1]
+    assert "<p>more</p>" in section.split("<section")[0]
 
 
 def test_a_directory_includes_its_own_files(template, tmp_path):

@@ -58,7 +58,7 @@ def lines_of_cells(text):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_adds_no_command_and_no_cell(name):
-    text = to_latex("scores", table([name]))
+    text = to_latex(table([name]))
     assert set(re.findall(r"\\([A-Za-z]+)", text.replace(r"\\", ""))) <= COMMANDS
     bare = re.sub(r"\\[{}#$%&_]", "", text)
     assert bare.count("{") == bare.count("}")
@@ -73,18 +73,18 @@ def test_a_name_adds_no_command_and_no_cell(name):
 
 
 def test_a_name_never_follows_a_line_break_bare():
-    text = to_latex("scores", table(["*", "[x]", "(y)"]))
+    text = to_latex(table(["*", "[x]", "(y)"]))
     assert all(line[0] in "{ " for line in lines_of_cells(text))
 
 
 def test_bold_marks_the_best_and_intervals_stand_below():
-    body = lines_of_cells(to_latex("scores", table(["mle"])))
+    body = lines_of_cells(to_latex(table(["mle"])))
     assert body[2] == r"{mle} & $-$0.1 & \textbf{$-$0.1} & $-$0.1 \\"
     assert body[3].count(r"{\scriptsize [$-$0.2, +0.3]}") == 3
 
 
 def test_wide_tables_go_on_below():
-    text = to_latex("scores", table(["mle"], columns=MOST_COLUMNS + 2))
+    text = to_latex(table(["mle"], columns=MOST_COLUMNS + 2))
     assert text.count(r"\begin{tabular}{lrrr}") == 2
     assert text.count("{mle} &") == 2
     assert text.count(r"\begin{table}") == text.count(r"\caption") == 1
@@ -92,7 +92,7 @@ def test_wide_tables_go_on_below():
 
 def test_headings_that_repeat_are_written_once():
     rows = tuple(Row(("mle", score), (Cell("1"),)) for score in ("a", "b"))
-    text = to_latex("ood-1", Table("", ("Method", "Uncertainty"), (Column("AUROC"),), rows))
+    text = to_latex(Table("", ("Method", "Uncertainty"), (Column("AUROC"),), rows))
     assert text.count("{mle}") == 1
     assert "\n & {b} & 1" in text
 
@@ -100,14 +100,15 @@ def test_headings_that_repeat_are_written_once():
 def test_a_report_has_all_tables(made):
     text = (made / "tables.tex").read_text(encoding="utf-8")
     assert re.findall(r"\\label\{tab:bayeslora-([^}]+)\}", text) == [
+        "overview",
         "scores",
         "detection",
         "every",
         "differences",
-        "uncertainties",
-        *(f"confused-{place}" for place in (1, 2, 3)),
         "ood-1",
         "ood-2",
+        "uncertainties",
+        *(f"confused-{place}" for place in (1, 2, 3)),
     ]
     assert r"\usepackage{booktabs}" in text
     markdown = (made / "report.md").read_text(encoding="utf-8")
@@ -121,7 +122,7 @@ def test_latex_takes_the_tables(made, tmp_path):
     document = (
         r"\documentclass{article}\usepackage{booktabs}\begin{document}"
         + (made / "tables.tex").read_text(encoding="utf-8")
-        + to_latex("hostile", table(HOSTILE))
+        + to_latex(table(HOSTILE))
         + r"\end{document}"
     )
     (tmp_path / "paper.tex").write_text(document, encoding="utf-8")

@@ -1,15 +1,17 @@
-"""All figures of a report, in the order of the page, with the headings and captions of groups."""
+"""All figures of a report, with their headings and captions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
+from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.brier import MOST_METHODS, BrierPlate, brier_panel
 from bayeslora.reporting.figures.confidence import (
@@ -46,21 +48,6 @@ Numbered = Sequence[tuple[int, Assessed]]
 """Methods with their places in the report, from 1."""
 
 
-@dataclass(frozen=True)
-class Plates:
-    """Figures with what is said above them.
-
-    Attributes:
-        heading: A few words.
-        caption: How to read them.
-        drawings: The figures; empty where there is nothing to draw.
-    """
-
-    heading: str
-    caption: str
-    drawings: tuple[Drawing, ...]
-
-
 def surest_rows(one: Assessed) -> TopLabel:
     """Return confidence and correctness of a method's labelled rows, sorted once for all figures.
 
@@ -72,30 +59,32 @@ def surest_rows(one: Assessed) -> TopLabel:
 
 def equal_mass_plates(
     labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]
-) -> Plates:
+) -> Figure:
     """Return the reliability diagrams with bins of equal mass; `rows` are those of each method."""
     panels = (
         _equal_mass(index, one, surest) for (index, one), surest in zip(labelled, rows, strict=True)
     )
-    return Plates(
-        "Bins of equal mass",
-        "The same examples in bins of equal size: narrow where confidences crowd, merged where"
-        " they tie.",
-        _rendered(panels, formats),
+    return Figure(
+        heading="Bins of equal mass",
+        caption=(
+            "The same examples in bins of equal size: narrow where confidences crowd, merged where"
+            " they tie."
+        ),
+        drawings=_rendered(panels, formats),
     )
 
 
-def per_class_plates(labelled: Numbered, per_class: PerClass, formats: Sequence[str]) -> Plates:
+def per_class_plates(labelled: Numbered, per_class: PerClass, formats: Sequence[str]) -> Figure:
     """Return one class against the rest, where it was asked for."""
-    return Plates(
-        "One class against the rest",
-        "The probability of each class against its share of examples. Of more than "
+    return Figure(
+        heading="One class against the rest",
+        caption="The probability of each class against its share of examples. Of more than "
         f"{MOST_CLASSES} classes, those with the largest error are drawn.",
-        _rendered(class_panels(labelled, per_class), formats),
+        drawings=_rendered(class_panels(labelled, per_class), formats),
     )
 
 
-def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
+def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Figure:
     """Return the parts of the Brier score, where they are among the scores."""
     parts = [
         BrierPlate(one.label, *(one.scores[key].value for key in BRIER_KEYS))
@@ -103,11 +92,13 @@ def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
         if all(key in one.scores for key in BRIER_KEYS)
     ]
     starts = range(0, len(parts), MOST_METHODS)
-    return Plates(
-        "Parts of the Brier score",
-        "Dashed: always predicting the class frequencies. Hatched: what miscalibration costs; "
-        "recalibration can remove it.",
-        _rendered(
+    return Figure(
+        heading="Parts of the Brier score",
+        caption=(
+            "Dashed: always predicting the class frequencies. Hatched: what miscalibration costs; "
+            "recalibration can remove it."
+        ),
+        drawings=_rendered(
             (
                 brier_panel(f"brier-{place}", parts[start : start + MOST_METHODS])
                 for place, start in enumerate(starts, start=1)
@@ -117,35 +108,39 @@ def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Plates:
     )
 
 
-def shift_plates(curves: Sequence[ShiftCurve], formats: Sequence[str]) -> Plates:
+def shift_plates(curves: Sequence[ShiftCurve], formats: Sequence[str]) -> Figure:
     """Return calibration against severity, a panel for each corruption and group of methods."""
     kinds = dict.fromkeys(curve.kind for curve in curves)
     groups = [
         panel for kind in kinds for _, panel in panels_of([c for c in curves if c.kind == kind])
     ]
-    return Plates(
-        "Calibration under shift",
-        "The same examples made worse on purpose, at rising severity. Confidence should fall with "
-        "accuracy: where ECE rises instead, it does not.",
-        _rendered(
+    return Figure(
+        heading="Calibration under shift",
+        caption=(
+            "The same examples made worse on purpose, at rising severity. Confidence should fall"
+            " with accuracy: where ECE rises instead, it does not."
+        ),
+        drawings=_rendered(
             (shift_panel(f"shift-{place}", panel) for place, panel in enumerate(groups, start=1)),
             formats,
         ),
     )
 
 
-def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]) -> Plates:
+def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]) -> Figure:
     """Return the risk-coverage curves; `rows` are those of each method."""
     methods = [
         Selective(one.label, surest, f"AURC {number(one.scores['aurc'].value)}")
         for (_, one), surest in zip(labelled, rows, strict=True)
     ]
     top = max(map(highest_risk, methods), default=0.0)
-    return Plates(
-        "Selective prediction",
-        "Errors among the answered examples, most confident first. A curve that falls to the left "
-        "finds errors by confidence. Points: 80, 90, 95 % coverage.",
-        _rendered(
+    return Figure(
+        heading="Selective prediction",
+        caption=(
+            "Errors among the answered examples, most confident first. A curve that falls to the"
+            " left finds errors by confidence. Points: 80, 90, 95 % coverage."
+        ),
+        drawings=_rendered(
             (
                 risk_coverage_panel(f"risk-coverage-{place}", panel, top)
                 for place, panel in panels_of(methods)
@@ -157,7 +152,7 @@ def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[
 
 def roc_plates(
     methods: Sequence[Assessed], sets: Mapping[str, str], formats: Sequence[str]
-) -> Plates:
+) -> Figure:
     """Return the ROC curves, a panel for each out-of-distribution set and group of methods."""
     panels = (
         roc_panel(f"roc-{index}-{place}", label, panel)
@@ -166,11 +161,13 @@ def roc_plates(
             [_detector(one, name) for one in methods if name in one.scores.ood]
         )
     )
-    return Plates(
-        "ROC curves",
-        "Share of the set that is flagged against false alarms. Points mark the false alarms at "
-        "95 % flagged.",
-        _rendered(panels, formats),
+    return Figure(
+        heading="ROC curves",
+        caption=(
+            "Share of the set that is flagged against false alarms. Points mark the false alarms"
+            " at 95 % flagged."
+        ),
+        drawings=_rendered(panels, formats),
     )
 
 
@@ -211,7 +208,7 @@ UNITS = {"epistemic": " (nats)"}
 
 @dataclass(frozen=True)
 class Drawings:
-    """Figures by section; the parts are empty where there is nothing to draw.
+    """Figures by topic, those of each method as one; without drawings where there are none.
 
     Attributes:
         reliability: Reliability diagrams with bins of equal width.
@@ -223,38 +220,21 @@ class Drawings:
         selective: Risk-coverage curves.
         roc: Detection of out-of-distribution rows.
         densities: Uncertainties of in- and out-of-distribution rows.
-        spectra: Singular values of what each adapter changed.
+        spectra: Singular values of what each adapter changed, a figure a model.
         robustness: Accuracy under attack.
     """
 
-    reliability: tuple[Drawing, ...]
-    equal_mass: Plates
-    per_class: Plates
-    brier: Plates
-    shift: Plates
-    confidence: tuple[Drawing, ...]
-    selective: Plates
-    roc: Plates
-    densities: tuple[Drawing, ...]
-    spectra: tuple[Drawing, ...]
-    robustness: tuple[Drawing, ...]
-
-    @property
-    def all(self) -> tuple[Drawing, ...]:
-        """Every figure, in order."""
-        return (
-            self.reliability
-            + self.equal_mass.drawings
-            + self.per_class.drawings
-            + self.brier.drawings
-            + self.shift.drawings
-            + self.confidence
-            + self.selective.drawings
-            + self.roc.drawings
-            + self.densities
-            + self.spectra
-            + self.robustness
-        )
+    reliability: Figure
+    equal_mass: Figure
+    per_class: Figure
+    brier: Figure
+    shift: Figure
+    confidence: Figure
+    selective: Figure
+    roc: Figure
+    densities: Figure
+    spectra: tuple[Figure, ...]
+    robustness: Figure
 
 
 def draw(
@@ -283,34 +263,47 @@ def draw(
     rows = [surest_rows(one) for _, one in labelled]
     with drawing_style():
         return Drawings(
-            reliability=tuple(_reliability(*one, formats) for one in labelled),
+            reliability=Figure(
+                "Accuracy by confidence, with 95 % Wilson intervals. On the diagonal, confidence"
+                " matches accuracy; points below it are overconfident.",
+                _rendered(starmap(_reliability, labelled), formats),
+            ),
             equal_mass=equal_mass_plates(labelled, rows, formats),
             per_class=per_class_plates(labelled, per_class, formats),
             brier=brier_plates(labelled, formats),
             shift=shift_plates(shift, formats),
-            confidence=tuple(_confidence(*one, formats) for one in labelled),
+            confidence=Figure(
+                "Confidence of correct and wrong predictions. Overconfident where the dashed line"
+                " (mean confidence) is right of the solid one (accuracy).",
+                _rendered(starmap(_confidence, labelled), formats),
+                "Confidence",
+            ),
             selective=risk_plates(labelled, rows, formats),
             roc=roc_plates(methods, sets, formats),
-            densities=tuple(
-                render_files(panel, formats)
-                for index, one in numbered
-                for score in DRAWN_SCORES
-                if (panel := _density(index, one, score, sets)) is not None
+            densities=Figure(
+                "Uncertainty of in-distribution examples (filled) and of each set (lines), as"
+                " shares. The less they overlap, the better the detection.",
+                _rendered(_densities(numbered, sets), formats),
+                "Distribution of uncertainties",
             ),
             spectra=tuple(
-                render_files(_spectrum(index, change), formats)
-                for index, change in enumerate(changes, start=1)
+                Figure(
+                    "Singular values of each layer's change, largest first. A steep line is a"
+                    " change in few directions.",
+                    _rendered([_spectrum(*change)], formats),
+                )
+                for change in enumerate(changes, start=1)
             ),
-            robustness=(render_files(robustness_panel("robustness", curves), formats),)
-            if curves
-            else (),
+            robustness=Figure(
+                "Accuracy by the radius of the perturbation, with 95 % intervals.",
+                _rendered([robustness_panel("robustness", curves)] if curves else [], formats),
+            ),
         )
 
 
-def _reliability(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
+def _reliability(index: int, one: Assessed) -> Panel:
     note = f"ECE {shown(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
-    panel = reliability_panel(f"reliability-{index}", one.label, one.points, note)
-    return render_files(panel, formats)
+    return reliability_panel(f"reliability-{index}", one.label, one.points, note)
 
 
 def _spectrum(index: int, change: AdapterChange) -> Panel:
@@ -318,16 +311,18 @@ def _spectrum(index: int, change: AdapterChange) -> Panel:
     return spectrum_panel(f"spectrum-{index}", change.label, spectra)
 
 
-def _confidence(index: int, one: Assessed, formats: Sequence[str]) -> Drawing:
+def _confidence(index: int, one: Assessed) -> Panel:
     answers = one.answers
-    panel = confidence_panel(
-        f"confidence-{index}",
-        one.label,
-        answers.confidence,
-        answers.correct,
-        one.scores.num_bins,
-    )
-    return render_files(panel, formats)
+    bins = one.scores.num_bins
+    name = f"confidence-{index}"
+    return confidence_panel(name, one.label, answers.confidence, answers.correct, bins)
+
+
+def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
+    for index, one in numbered:
+        for score in DRAWN_SCORES:
+            if (panel := _density(index, one, score, sets)) is not None:
+                yield panel
 
 
 def _density(index: int, one: Assessed, score: str, sets: Mapping[str, str]) -> Panel | None:
