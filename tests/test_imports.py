@@ -147,34 +147,71 @@ def home_of(module):
 
 
 def kinds_asked(tree):
-    """Yield the names of classes that `isinstance` and `issubclass` are asked about."""
+    """Yield what `isinstance`, `issubclass`, `type(…) is` and `case` are asked about."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
             "isinstance",
             "issubclass",
         }:
-            yield from (one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name))
+            yield from ast.walk(node.args[1])
+        elif isinstance(node, ast.Compare) and any(
+            isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type"
+            for one in (node.left, *node.comparators)
+        ):
+            yield from (node.left, *node.comparators)
         elif isinstance(node, ast.MatchClass):
-            yield from (one.id for one in ast.walk(node.cls) if isinstance(one, ast.Name))
+            yield from ast.walk(node.cls)
+
+
+def imported_from(tree):
+    """Return by local name the module that a class comes from, or that the name stands for."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                is_public = node.module == "bayeslora" and alias.name in bayeslora._HOMES
+                whole = f"{node.module}.{alias.name}"
+                module = bayeslora._HOMES[alias.name] if is_public else node.module
+                found[alias.asname or alias.name] = whole if home_of(whole) else module
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: alias.name for alias in node.names}
+    return found
+
+
+def methods_asked(source):
+    """Return the classes of methods that some code asks for, with the homes of each."""
+    tree = ast.parse(source)
+    modules = imported_from(tree)
+    asked = [one for one in kinds_asked(tree) if isinstance(one, ast.Attribute | ast.Name)]
+    inner = {id(one.value) for one in asked if isinstance(one, ast.Attribute)}
+    names = [ast.unparse(one) for one in asked if id(one) not in inner]
+    found = {(name, home_of(modules.get(name.rpartition(".")[0] or name, ""))) for name in names}
+    return {(name, home) for name, home in found if home}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from bayeslora.posteriors.last_layer.vbll.options import VBLL\nisinstance(x, VBLL | int)",
+        "from bayeslora import VBLL\nissubclass(x, (int, VBLL))",
+        "from bayeslora import VBLL as Ours\ntype(x) is Ours",
+        "import bayeslora.posteriors.last_layer.vbll.head as v\nisinstance(x, v.VBLLHead)",
+        "from bayeslora.posteriors.last_layer.vbll import head\nisinstance(x, head.VBLLHead)",
+        "from bayeslora import VBLL\nmatch x:\n    case VBLL():\n        pass",
+    ],
+)
+def test_a_question_for_a_method_is_seen(source):
+    (found,) = methods_asked(source)
+    assert found[1] == "bayeslora.posteriors.last_layer.vbll"
 
 
 def test_no_method_is_asked_for_by_its_class_outside_its_home():
-    found = []
     root = Path(bayeslora.__file__).parent
+    found = []
     for path in sorted(root.rglob("*.py")):
         module = ".".join(["bayeslora", *path.relative_to(root).with_suffix("").parts])
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        imported = {
-            alias.asname or alias.name: home_of(node.module)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module
-            for alias in node.names
-        }
-        found += [
-            f"{module}: {name}"
-            for name in kinds_asked(tree)
-            if imported.get(name) not in {None, home_of(module)}
-        ]
+        asked = methods_asked(path.read_text(encoding="utf-8"))
+        found += [f"{module}: {name}" for name, home in asked if home != home_of(module)]
     assert found == []
 
 

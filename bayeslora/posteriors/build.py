@@ -168,11 +168,17 @@ def build_weights(
     weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
     if weights is None:
         return None
-    if not isinstance(weights, nn.Module) or (config.is_sampled and not hasattr(weights, "draw")):
+    draws = hasattr(weights, "draw")
+    if not isinstance(weights, nn.Module) or (config.is_sampled and not draws):
         raise InputError(
             f"the weights of {described(config)} must be a torch.nn.Module"
             + (" with a method draw" if config.is_sampled else "")
             + f", got {type(weights).__name__}"
+        )
+    if draws and not config.is_sampled:
+        raise InputError(
+            f"the weights of {described(config)} have a method draw that no prediction would call; "
+            f"{type(config).__name__} has to say is_sampled = True"
         )
     return weights
 

@@ -1,7 +1,8 @@
 """Which adapter goes with which posterior, and what a short fit of each pair answers.
 
-`compatibility.json` holds the outcome of every pair: the error's class where it is refused, else
-probabilities. `python tests/classifier/test_compatibility.py` writes it anew; a change in it is a
+`compatibility.json` holds the outcome of every pair: the reason where it is refused, else
+probabilities; `calibration.json` the same of posteriors fitted to the finished network of each
+adapter. `python tests/classifier/test_compatibility.py` writes it anew; a change in it is a
 change of behaviour, to be explained in the commit that makes it.
 """
 
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-GOLDEN = Path(__file__).with_suffix("").parent / "compatibility.json"
+HERE = Path(__file__).parent
+GOLDEN, CALIBRATED = HERE / "compatibility.json", HERE / "calibration.json"
 ADAPTERS = (
     *("lora:r=2", "polar:r=2", "pissa:r=2", "corda:r=2", "s2ft", "lisa", "none"),
     "emtal:r=2,num_experts=4",
@@ -30,11 +32,13 @@ POSTERIORS = (
     "clora:num_samples=2",
 )
 SAMPLING = (None, "num_active=1,interval=1")
+# A low-rank change, trained layers, and no change at all.
+FINISHED = tuple(one for one in ADAPTERS if one.startswith(("lora", "lisa", "none")))
 ROWS = 3
 
 
 def outcome(backbone, adapter, posterior, sampling):
-    """Return what a fit of two epochs answers, or the class of the error that refuses it."""
+    """Return what a fit of two epochs answers, or why it is refused."""
     from tiny import toy_rows
 
     import bayeslora as bl
@@ -46,7 +50,34 @@ def outcome(backbone, adapter, posterior, sampling):
         )
         clf.fit(toy_rows(12), toy_rows(9, seed=1), layer_sampling=sampling, **options)
     except (bl.InputError, ValueError, TypeError) as error:
-        return type(error).__name__
+        return str(error)
+    return answers(clf)
+
+
+def calibrations(backbone, adapter):
+    """Yield each posterior with what its fit to a finished network answers, or why not."""
+    from tiny import toy_rows
+
+    import bayeslora as bl
+
+    options = {} if adapter == "none" else {"epochs": 1, "batch_size": 6}
+    clf = bl.BayesianClassifier(
+        backbone, adapter, "mle", dtype="float32", max_length=16, progress=False
+    )
+    clf.fit(toy_rows(12), toy_rows(9, seed=1), **options)
+    for posterior in POSTERIORS:
+        try:
+            fitted = clf.calibrate(toy_rows(12, seed=3), toy_rows(9, seed=4), posterior=posterior)
+        except (bl.InputError, ValueError, TypeError) as error:
+            yield key(adapter, posterior), str(error)
+        else:
+            yield key(adapter, posterior), answers(fitted)
+
+
+def answers(clf):
+    """Return the probabilities of three rows."""
+    from tiny import toy_rows
+
     return clf.predict(toy_rows(ROWS, seed=2)).probs.round(6).tolist()
 
 
@@ -55,7 +86,7 @@ def cells():
     return product(ADAPTERS, POSTERIORS, SAMPLING)
 
 
-def key(adapter, posterior, sampling):
+def key(adapter, posterior, sampling=None):
     return " ".join(
         [adapter.split(":")[0], posterior.split(":")[0], *(["resting"] * bool(sampling))]
     )
@@ -75,12 +106,25 @@ def test_pairs_are_allowed_or_refused_as_before(llama, golden, adapter, caplog):
     caplog.set_level(logging.ERROR)
     for posterior, sampling in product(POSTERIORS, SAMPLING):
         found = outcome(llama, adapter, posterior, sampling)
-        expected = golden[key(adapter, posterior, sampling)]
-        if isinstance(expected, str) or isinstance(found, str):
-            assert found == expected, key(adapter, posterior, sampling)
-        else:
-            # Two epochs in single precision, on processors that sum in another order.
-            np.testing.assert_allclose(found, expected, atol=1e-3)
+        name = key(adapter, posterior, sampling)
+        check_same(found, golden[name], name)
+
+
+def check_same(found, expected, name):
+    """Assert that two outcomes are the same reason, or the same answers but for rounding."""
+    if isinstance(expected, str) or isinstance(found, str):
+        assert found == expected, name
+    else:
+        # Two epochs in single precision, on processors that sum in another order.
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("adapter", FINISHED)
+def test_finished_networks_are_calibrated_or_refused_as_before(llama, adapter, caplog):
+    caplog.set_level(logging.ERROR)
+    expected = json.loads(CALIBRATED.read_text(encoding="utf-8"))
+    for name, found in calibrations(llama, adapter):
+        check_same(found, expected[name], name)
 
 
 if __name__ == "__main__":
@@ -91,10 +135,10 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         place = str(tiny_llama(Path(folder) / "llama"))
-        found = {key(*cell): outcome(place, *cell) for cell in cells()}
-    GOLDEN.write_text(
-        "{\n"
-        + ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
-        + "\n}\n",
-        encoding="utf-8",
-    )
+        every = {
+            GOLDEN: {key(*cell): outcome(place, *cell) for cell in cells()},
+            CALIBRATED: {k: v for one in FINISHED for k, v in calibrations(place, one)},
+        }
+    for path, found in every.items():
+        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -200,3 +200,19 @@ def test_weights_that_cannot_draw_are_named(site):
     message = "weights of posterior 'theirs' of package acme-broken 0.3 must be a torch.nn.Module"
     with pytest.raises(InputError, match=f"{message} with a method draw, got object"):
         build_weights(resolve_posterior("theirs"), None)
+
+
+def test_draws_that_no_prediction_would_take_are_refused(site):
+    unsaid = OVER_WEIGHTS.replace("is_sampled: ClassVar[bool] = True", "over_trained = True")
+    content = (
+        unsaid.replace("return object()", "return Weights()")
+        + """
+from torch import nn
+class Weights(nn.Module):
+    def draw(self, generator):
+        raise AssertionError
+"""
+    )
+    offer(site, content)
+    with pytest.raises(InputError, match="is_sampled"):
+        build_weights(resolve_posterior("theirs"), None)

@@ -2,7 +2,17 @@
 
 import pytest
 
-from bayeslora import MAP, MLE, VBLL, Ensemble, Laplace, LaplaceLoRA, MCDropout, TemperatureScaling
+from bayeslora import (
+    MAP,
+    MLE,
+    VBLL,
+    Ensemble,
+    Laplace,
+    LaplaceLoRA,
+    MCDropout,
+    Prototypes,
+    TemperatureScaling,
+)
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.registry import POSTERIORS
@@ -73,6 +83,10 @@ class TestFullLaplace(LastLayerLaws):
 
 class TestKronLaplace(LastLayerLaws):
     config = Laplace(structure="kron")
+
+
+class TestPrototypes(LastLayerLaws):
+    config = Prototypes()
 
 
 class TestDiagLaplace(LastLayerLaws):
