@@ -1,16 +1,14 @@
 """A fit that was stopped goes on where it was and ends in the same bits."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import tiny
 import torch
+from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
 from bayeslora.engine import fit as procedure
@@ -20,7 +18,7 @@ from bayeslora.engine import trainer
 EPOCHS = 8
 
 
-def command(world, out, **changes):
+def words_of_fit(world, out, **changes):
     options = {"backbone": world.llama, "epochs": EPOCHS, "patience": EPOCHS, "seed": 1}
     words = ["fit", world.train, "--validation", world.valid, "--out", out, "--quiet"]
     words += tiny.QUICK_VBLL_ARGS
@@ -35,26 +33,29 @@ def whole(world, tmp_path_factory):
     from bayeslora.cli import main
 
     out = tmp_path_factory.mktemp("whole") / "m"
-    assert main(command(world, out)) == 0
+    assert main(words_of_fit(world, out)) == 0
     return out
 
 
+def fit_and_wait(*words):
+    """Fit, but wait for a signal when the first checkpoint is written."""
+    seal = trainer.seal
+
+    def waiting(checkpoint):
+        seal(checkpoint)
+        signal.pause()
+
+    trainer.seal = waiting
+    bayeslora(*words)
+
+
 def stopped(world, out, kind):
-    """Start the fit in a process of its own and send it a signal after its first epoch."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bayeslora", *command(world, out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, a shell has them ignore the signal.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
-    while process.poll() is None and not list(out.glob("checkpoints/*/*/trainer_state.json")):
+    """Send a fit in a process of its own a signal after its first epoch."""
+    process = Forked(fit_and_wait, *words_of_fit(world, out))
+    while process.poll() is None and not list(out.glob("checkpoints/*/*/files.json")):
         time.sleep(0.005)
     process.send_signal(kind)
     printed, said = process.communicate()
-    assert not (out / "bayeslora.json").exists(), "the fit was over before the signal"
     return process.returncode, printed, said
 
 
@@ -75,7 +76,7 @@ def test_killed(run, world, whole, tmp_path):
     out = tmp_path / "m"
     code, _, _ = stopped(world, out, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert run(*command(world, out)).code == 0
+    assert run(*words_of_fit(world, out)).code == 0
     check_same(out, whole)
 
 
@@ -87,10 +88,10 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     assert str(out) in said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    message = refused(*command(world, out, seed=2))
+    message = refused(*words_of_fit(world, out, seed=2))
     assert "interrupted fit with another seed" in message
     assert "is not a bayeslora model" in refused("info", out)
-    assert run(*command(world, out)).code == 0
+    assert run(*words_of_fit(world, out)).code == 0
     check_same(out, whole)
 
 
@@ -105,7 +106,7 @@ def before_the_end(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("interrupted") / "m"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit_posterior", stop)
-        assert main(command(world, out)) == 130
+        assert main(words_of_fit(world, out)) == 130
     return out
 
 
@@ -125,7 +126,7 @@ def test_damage_costs_time_and_changes_nothing(run, world, whole, before_the_end
         (folder / "model.safetensors").write_bytes(weights)
     if which == "mark":
         (out / "interrupted-fit.json").write_bytes(b"")
-    result = run(*command(world, out))
+    result = run(*words_of_fit(world, out))
     assert result.code == 0, result.err
     assert "damaged" in result.err
     check_same(out, whole)
@@ -145,7 +146,7 @@ def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, mo
         return restored(*args, **options)
 
     monkeypatch.setattr(procedure, "restored", vanish_first)
-    result = run(*command(world, out))
+    result = run(*words_of_fit(world, out))
     if now == "nothing":
         assert result.code == 0, result.err
         assert "made again" in result.err
@@ -166,15 +167,15 @@ def test_overwrite_starts_anew_where_the_options_differ(run, world, tmp_path, wh
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit_posterior", stop)
-        assert run(*command(world, out, seed=2)).code == 130
-    assert run(*command(world, out), "--overwrite").code == 0
+        assert run(*words_of_fit(world, out, seed=2)).code == 130
+    assert run(*words_of_fit(world, out), "--overwrite").code == 0
     check_same(out, whole)
 
 
 def test_a_finished_fit_is_not_repeated(refused, world, whole, tmp_path):
     copy = tmp_path / "m"
     shutil.copytree(whole, copy)
-    assert "exists" in refused(*command(world, copy))
+    assert "exists" in refused(*words_of_fit(world, copy))
 
 
 def test_an_out_that_vanishes_while_a_checkpoint_is_written(
@@ -191,7 +192,7 @@ def test_an_out_that_vanishes_while_a_checkpoint_is_written(
         seal(checkpoint)
 
     monkeypatch.setattr(trainer, "seal", vanish_first)
-    result = run(*command(world, out))
+    result = run(*words_of_fit(world, out))
     assert result.code == 0, result.err
     assert "made again" in result.err
     assert sealed[3] == sealed[4], "it is written again"

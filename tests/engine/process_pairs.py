@@ -1,33 +1,30 @@
 """Two processes on this machine, as a launcher would start them."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
-WORKER = Path(__file__).with_name("process_worker.py")
+import process_worker
+from forked import Forked, command
 
 
-def started(command, size=2, **more):
-    """Start `command` once for each rank; return the processes, rank by rank."""
+def as_ranks(start, size=2):
+    """Call `start` with the environment of each rank; return the processes, rank by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ
-            | {name: str(value) for name, value in shared.items()}
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            | more,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+    return [start({name: str(value) for name, value in rank.items()}) for rank in ranks]
+
+
+def started(*words):
+    """Start `bayeslora` with these words in two processes."""
+    return as_ranks(lambda rank: command(*words, env=rank))
+
+
+def working(case, *arguments):
+    """Start a function of `process_worker` in two processes."""
+    function = getattr(process_worker, case)
+    return as_ranks(lambda rank: Forked(function, *map(str, arguments), env=rank))
 
 
 def ended(processes, seconds=120):
@@ -46,6 +43,6 @@ def ended(processes, seconds=120):
 
 def pair(*words):
     """Run `bayeslora` with these words in two processes; return what both print, rank by rank."""
-    codes, outs, errs = ended(started(["-m", "bayeslora", *words]))
+    codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     return outs

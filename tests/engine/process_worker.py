@@ -1,7 +1,6 @@
-"""What each of two processes runs: `process_worker.py CASE ARGUMENT…`."""
+"""What each of two processes runs."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import torch
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 from bayeslora.processes import ProcessLostError, current, is_repeated, together
-
-torch.set_num_threads(1)
 
 
 def commands(path):
@@ -116,7 +113,3 @@ def failing_other():
             world.told(1)
         except ProcessLostError:
             raise SystemExit(4) from None
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])

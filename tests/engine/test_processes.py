@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import tiny
-from process_pairs import WORKER, ended, pair, started
+from process_pairs import ended, pair, started, working
 from safetensors.torch import load_file
 
 from bayeslora import Predictions
@@ -96,7 +96,7 @@ def fitted(folder):
                 one = folder / f"{name}-one"
                 todo.append(predict_words(folder, one, folder / f"{name}-shared.parquet"))
     (folder / "todo.json").write_text(json.dumps(todo))
-    codes, _, errs = ended(started([WORKER, "commands", folder / "todo.json"]), 300)
+    codes, _, errs = ended(working("commands", folder / "todo.json"), 300)
     assert codes == [0, 0], errs
     return folder
 
@@ -129,7 +129,7 @@ def test_a_backbone_in_shards(folder):
     whole, out = folder / "whole", folder / "whole.parquet"
     assert main(fit_words(folder, whole, "lora:r=4,num_layers=2", "mle", "--cv", "0")) == 0
     assert main(predict_words(folder, whole, out)) == 0
-    codes, _, errs = ended(started([WORKER, "sharded", folder]))
+    codes, _, errs = ended(working("sharded", folder))
     assert codes == [0, 0], errs
     assert_close(whole, folder / "sharded")
     expected = Predictions.load(out)
@@ -149,7 +149,7 @@ def test_ivon_sees_the_same_draws(folder):
 
 def test_stdout_and_messages_appear_once(folder):
     words = fit_words(folder, folder / "spoken", "lora:r=2,num_layers=1", "mle", "--patience", "3")
-    codes, outs, errs = ended(started(["-m", "bayeslora", *words]))
+    codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     assert "spoken" in outs[0]
     assert outs[1] == ""
@@ -183,7 +183,7 @@ def test_killed_in_mid_run(folder, victim):
     words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
     words += ("--patience", "15")
     command = fit_words(folder, model, *words, epochs=15)
-    both = started(["-m", "bayeslora", *command])
+    both = started(*command)
     deadline = time.monotonic() + 60
     while len(list(model.glob("checkpoints/*/checkpoint-*/files.json"))) < 1:
         assert time.monotonic() < deadline
@@ -210,7 +210,7 @@ def test_killed_while_predicting(folder, fitted, monkeypatch):
     words = ["predict", model, data, "--quiet", "--out"]
     assert main([*map(str, words), str(folder / "many-whole.parquet")]) == 0
     out = folder / "many.parquet"
-    both = started(["-m", "bayeslora", *words, out])
+    both = started(*words, out)
     deadline = time.monotonic() + 60
     while not list(folder.glob(".many.parquet.parts/0*.parquet")):
         assert time.monotonic() < deadline
@@ -228,14 +228,14 @@ def test_killed_while_predicting(folder, fitted, monkeypatch):
     [("exchanges", [0, 0]), ("failing_writer", [0, 0]), ("failing_other", [4, 3])],
 )
 def test_exchanges(case, codes):
-    found, _, errs = ended(started([WORKER, case]), 60)
+    found, _, errs = ended(working(case), 60)
     assert found == codes, errs
 
 
 def test_wrong_input_is_reported_once(folder):
     words = fit_words(folder, folder / "nothing", "lora", "mle")
     words[1] = str(folder / "nowhere.jsonl")
-    codes, outs, errs = ended(started(["-m", "bayeslora", *words]))
+    codes, outs, errs = ended(started(*words))
     assert codes == [2, 2]
     assert outs == ["", ""]
     assert "nowhere.jsonl" in errs[0]
@@ -252,14 +252,14 @@ def test_wrong_input_is_reported_once(folder):
 )
 def test_what_several_processes_cannot_do(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    codes, _, errs = ended(started(["-m", "bayeslora", *words]))
+    codes, _, errs = ended(started(*words))
     assert codes[0] == 2, errs
     assert list(tmp_path.iterdir()) == []
 
 
 def test_clora_is_refused(folder):
     words = fit_words(folder, folder / "clora", "lora:r=2,num_layers=1", "clora")
-    codes, _, errs = ended(started(["-m", "bayeslora", *words]))
+    codes, _, errs = ended(started(*words))
     assert codes == [2, 2]
     assert "'clora'" in errs[0]
     assert not (folder / "clora").exists()

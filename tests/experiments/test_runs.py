@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
+from forked import command
 
 import bayeslora as bl
 from bayeslora.errors import InputError
@@ -285,21 +287,22 @@ def test_another_directory_is_not_written_to(grid, tmp_path):
 def test_processes_give_the_same_scores_and_survive_a_killed_worker(
     grid, tmp_path, scores, finished
 ):
-    grid_file = tmp_path / "grid.yaml"
-    grid_file.write_text(yaml.safe_dump(grid))
-    command = [sys.executable, "-m", "bayeslora", "experiment", grid_file, "--workers", "2"]
-    running = subprocess.Popen(
-        [*map(str, command), "--out", str(tmp_path / "out")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    killed = False
-    while running.poll() is None and not killed:
-        killed = bool(list((tmp_path / "out").glob("work/*/model"))) and kill_a_child(running.pid)
-        time.sleep(0.02)
-    assert running.wait() == 0
+    killed, over = [], threading.Event()
+
+    def kill():
+        while not over.wait(0.02):
+            if list((tmp_path / "out").glob("work/*/model")) and kill_a_child(os.getpid()):
+                killed.append(True)
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        found = bl.experiment(grid, tmp_path / "out", workers=2)
+    finally:
+        over.set()
+        killer.join()
     assert killed
-    found = bl.experiment(grid, tmp_path / "out")
     assert scores(found) == scores(finished[2])
 
 
@@ -323,11 +326,10 @@ def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
     """The process is killed at random moments, ten times or until it ends."""
     grid_file, out = tmp_path / "grid.yaml", tmp_path / "out"
     grid_file.write_text(yaml.safe_dump(grid))
-    command = [sys.executable, "-m", "bayeslora", "experiment", str(grid_file), "--out", str(out)]
     chance = random.Random(0)
     kills = 0
     while kills < 10:
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = command("experiment", grid_file, "--out", out)
         while running.poll() is None and not (out / "work").exists():
             time.sleep(0.02)
         try:
