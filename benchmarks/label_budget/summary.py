@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bayeslora.files import atomic_file
@@ -33,6 +34,12 @@ _WORDS = {
     "lora-laplace": "LoRA + Laplace",
 }
 _SHOWN = (-0.15, 0.5)
+_BACKBONES = {"smollm2-135m": "SmolLM2-135M", "minilm": "MiniLM"}
+_SCHEMES = (
+    "cv: fitted to all rows, scale of the logits by cross-validation · split: a fifth of the rows"
+    " held out to choose by\nrefit: split, then fitted to all rows · folds: the networks of the"
+    " cross-validation, averaged"
+)
 
 Found = dict[tuple[int, str, str], list[dict[str, float]]]
 """Rows of each size, method and task."""
@@ -64,33 +71,60 @@ def figure_svg(out: Path) -> bytes:
     """Return the figure: how far every method is behind `OURS`, with intervals, by backbone."""
     options = {"svg.hashsalt": "label-budget", "svg.fonttype": "none", "font.size": 9}
     with rc_context(options):
-        sheet = Figure(figsize=(8.0, 3.6), layout="constrained")
+        sheet = Figure(figsize=(8.0, 4.2), layout="constrained")
         panels = sheet.subplots(1, len(BACKBONES), sharey=True, sharex=True)
-        names = [*METHODS][::-1]
+        names = [name for name in METHODS if name != OURS][::-1]
         for panel, backbone in zip(panels, BACKBONES, strict=True):
+            panel.set_xlim(*_SHOWN)
             found = _found(out, backbone)
             for place, name in enumerate(names):
-                gaps = [
-                    -gap
-                    for size, task in sorted({key[::2] for key in found})
-                    if size >= FEWEST_TO_LEAD
-                    for gap in _paired(found, size, task, OURS, name)
-                ]
-                if name == OURS or not gaps:
-                    continue
-                middle, half = mean_and_half(gaps)
-                panel.plot(gaps, [place] * len(gaps), "|", color="0.6")
-                if len(gaps) > 1:
-                    panel.plot([middle - half, middle + half], [place] * 2, color="C0")
-                panel.plot(middle, place, "o", color="C0")
-            panel.axvline(0, color="0.3", linewidth=0.8)
-            panel.set_title(backbone)
-            panel.set_xlabel("NLL above PoLAR-VBLL's, nats")
+                _draw(panel, place, _gaps(found, name))
+            panel.axvline(0, ymax=0.94, color="0.3", linewidth=0.8)
+            where = (0, len(names) - 0.25)
+            panel.text(*where, _in_words(OURS), color="0.3", fontsize=7.5, ha="center", va="center")
+            panel.set_title(_BACKBONES[backbone])
+            panel.set_xlabel(f"NLL minus that of {_in_words(OURS)}, nats\n← better · worse →")
         panels[0].set_yticks(range(len(names)), map(_in_words, names))
-        panels[0].set_xlim(*_SHOWN)
+        panels[0].set_ylim(-0.6, len(names) + 0.1)
+        parts, labels = panels[-1].get_legend_handles_labels()
+        panels[-1].legend(parts, labels, loc="upper right", fontsize=7.5)
+        sheet.supxlabel(_SCHEMES, fontsize=7.5, x=0.01, ha="left")
         stream = BytesIO()
         sheet.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def _gaps(found: Found, name: str) -> list[float]:
+    """Return how far a method is behind `OURS`, for every pair of set, seed and size."""
+    return [
+        -gap
+        for size, task in sorted({key[::2] for key in found})
+        if size >= FEWEST_TO_LEAD
+        for gap in _paired(found, size, task, OURS, name)
+    ]
+
+
+def _draw(panel: Axes, place: int, gaps: Sequence[float]) -> None:
+    """Draw a method: its pairs, their mean and its interval; arrows where the panel cuts it off."""
+    if not gaps:
+        panel.text(0.02, place, "not run", color="0.4", fontsize=7.5, va="center")
+        return
+    first = place == 0
+    middle, half = mean_and_half(gaps)
+    panel.plot(
+        gaps, [place] * len(gaps), "|", color="0.5", label="one set, seed and size" if first else ""
+    )
+    words = "mean, 95 % interval" if first else ""
+    if len(gaps) > 1:
+        panel.plot([middle - half, middle + half], [place] * 2, color="C0")
+        for is_cut, end, marker in (
+            (middle - half < _SHOWN[0], _SHOWN[0], "<"),
+            (middle + half > _SHOWN[1], _SHOWN[1], ">"),
+        ):
+            if is_cut:
+                panel.plot(end, place, marker, color="C0", clip_on=False)
+    panel.plot(middle, place, "o", color="C0")
+    panel.plot([], [], "o-", color="C0", label=words)
 
 
 def _in_words(name: str) -> str:
