@@ -57,18 +57,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery")
     parser.add_argument("--only", nargs="+", choices=PAGES, metavar="NAME", help="some of them")
+    parser.add_argument(
+        "--no-training", action="store_true", help="take kept predictions as they are"
+    )
     args = parser.parse_args()
     for name in args.only or PAGES:
-        print(write(PAGES[name], args.out / name))
+        print(write(PAGES[name], args.out / name, train=not args.no_training))
 
 
-def write(one: Page, folder: Path) -> Path:
-    """Write a report's page into a folder, and return where it is."""
-    methods, ood = one.make()
+def write(one: Page, folder: Path, *, train: bool = True) -> Path:
+    """Write a report's page into a folder, and return where it is.
+
+    Args:
+        one: What to write.
+        folder: Where.
+        train: Whether to make kept predictions again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     about = {"command": "python docs/make_gallery.py", "data": one.data}
+    if one.kept and not train:
+        methods, ood = [Predictions.load(folder / KEPT)], None
+    else:
+        methods, ood = one.make()
     if one.kept:
-        methods[0].save(folder / KEPT)
+        if train:
+            methods[0].save(folder / KEPT)
         about["SHA-256 of foreign_predictions.py"] = foreign_predictions.recipe()
     with tempfile.TemporaryDirectory() as aside:
         page = report(
@@ -137,8 +150,8 @@ def alone(name: str, sharpness: float) -> Callable[[], Content]:
 
 
 def shifted() -> Content:
-    """Return the classifier that is calibrated at home, on rows that tell less than it believes."""
-    return [simulate("calibrated elsewhere", seed=11, signal=1.0)], None
+    """Return the calibrated classifier on new rows, which tell less than those it learned from."""
+    return [simulate("calibrated before the shift", seed=11, signal=1.0)], None
 
 
 METHODS: Mapping[str, Mapping[str, float]] = {
@@ -149,7 +162,7 @@ METHODS: Mapping[str, Mapping[str, float]] = {
 }
 """Options of each method of the comparison."""
 
-DOUBT = {"near": 1.3, "far": 2.5}
+DOUBT = {"near OOD": 1.3, "far OOD": 2.5}
 """How much more the draws of a method disagree on the rows of each set."""
 
 
@@ -167,7 +180,7 @@ def comparison() -> Content:
                 sharpness=options["sharpness"],
                 spread=DOUBT[kind] * options.get("spread", 0.0),
             )
-            for kind, seed, signal in (("near", 21, 1.2), ("far", 31, 0.2))
+            for kind, seed, signal in (("near OOD", 21, 1.2), ("far OOD", 31, 0.2))
         }
         for name, options in METHODS.items()
     }
@@ -175,18 +188,18 @@ def comparison() -> Content:
 
 
 PAGES: Mapping[str, Page] = {
-    "calibrated": Page("Well calibrated", alone("calibrated", 1.0)),
-    "overconfident": Page("Overconfident", alone("overconfident", 2.5)),
-    "underconfident": Page("Underconfident", alone("underconfident", 0.4)),
-    "shifted": Page("Shifted rows", shifted),
+    "calibrated": Page("A calibrated method", alone("calibrated", 1.0)),
+    "overconfident": Page("An overconfident method", alone("overconfident", 2.5)),
+    "underconfident": Page("An underconfident method", alone("underconfident", 0.4)),
+    "shifted": Page("A calibrated method on shifted data", shifted),
     "comparison": Page("Four methods compared", comparison),
     "scikit-learn": Page(
-        "Two classifiers of scikit-learn",
+        "Two scikit-learn classifiers",
         lambda: (foreign_predictions.scikit_learn(), None),
         data="handwritten digits, as scikit-learn brings them; half of them to train on",
     ),
     "transformers": Page(
-        "A classifier of plain transformers",
+        "A classifier trained with transformers",
         lambda: (foreign_predictions.plain_transformers(), None),
         data="posts of 8 groups of 20 Newsgroups: 640 to train on, 600 to score",
         kept=True,

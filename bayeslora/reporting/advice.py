@@ -1,17 +1,24 @@
 """What to do, as far as the scores advise anything.
 
-Choosing, recalibrating and labelling more are about all methods, passing examples to a person about
-the one with the lowest NLL, flagging inputs about the best detector.
+Recalibrating is about all methods, all else about the one to use; flagging inputs of a set that
+this one detects clearly worse than another is about the best detector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bayeslora.metrics.scores import OODScores
 from bayeslora.plain_text import counted
-from bayeslora.reporting.assess import Assessed, doubtful, every_fit, miscalibrated
-from bayeslora.reporting.detectors import instead_of, is_blind, is_reversed, score_words, verdict
+from bayeslora.reporting.assess import (
+    Assessed,
+    doubtful,
+    is_close,
+    miscalibrated,
+    slightly_biased,
+)
+from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.ranking import Facts, Standing
 from bayeslora.reporting.text import listed, named, number, percent, share_interval
@@ -24,43 +31,31 @@ worth asking for."""
 def advice(facts: Facts) -> Finding | None:
     """Return what to do, or None where there is nothing to advise."""
     leader = facts.leader
-    sentences = [] if leader is None else [*_choice(facts), *_face_value(facts.labelled)]
+    sentences = []
     if leader is not None:
-        several = len(facts.methods) > 1 or bool(leader.fits)
-        sentences += _person(leader.each[0], several=several)
+        sentences += [*_choice(facts), *_face_value(facts.labelled)]
+        sentences += _person(leader.each[0], several=_are_several(facts))
     for name, label in facts.sets.items():
-        sentences += _flags(*facts.detectors[name], named(label))
-    sentences += _more_labels(facts.labelled)
+        sentences += _flags(*_detector(facts, name), named(label))
+    if leader is not None:
+        sentences += _more_labels(leader, several=_are_several(facts))
     return Finding("advice", "What to do", tuple(sentences), "advice") if sentences else None
 
 
+def _are_several(facts: Facts) -> bool:
+    return len(facts.methods) > 1 or any(one.fits for one in facts.methods)
+
+
 def _choice(facts: Facts) -> list[str]:
-    """Prefer, among the leading methods that are not miscalibrated, those that detect best."""
-    methods, nll = facts.labelled, facts.nll
-    # Without intervals nothing tells the methods apart, and no cost should decide on a handful.
-    if nll is None or not nll.others or not all(one.scores["nll"].has_interval for one in methods):
+    """Say which method to use, where the scores show it."""
+    choice = facts.choice
+    if choice is None or not choice.reasons:
         return []
-    leaders = [one for one in methods if one.label == nll.label or one.label in nll.tied]
-    chosen = [one for one in leaders if not miscalibrated(one)]
-    if not chosen:
-        return []
-    why = ["lowest NLL" + (" (tied)" if len(leaders) > 1 else ""), "no sign of miscalibration"]
-    judged = {
-        name: standing
-        for name, (standing, result) in facts.detectors.items()
-        if not is_blind(result)
-    }
-    best = [one for one in chosen if all(_is_best(one, found) for found in judged.values())]
-    if best and len(best) < len(chosen):
-        chosen = best
-        why.append(f"best detection of {listed([named(facts.sets[name]) for name in judged])}")
-    names = listed([named(one.label) for one in chosen])
-    choice = f"Choose between {names} by cost" if len(chosen) > 1 else f"Prefer {names}"
-    return [f"{choice}: {listed(why)}.", *_one_fit(chosen, methods)]
-
-
-def _is_best(one: Assessed, detectors: Standing) -> bool:
-    return one.label == detectors.label or one.label in detectors.tied
+    labels = (choice.label, *choice.equal)
+    names = listed([named(label) for label in labels])
+    words = f"Choose between {names} by cost" if choice.equal else f"Prefer {names}"
+    chosen = [one for one in facts.labelled if one.label in labels]
+    return [f"{words}: {listed(choice.reasons)}.", *_one_fit(chosen, facts.labelled)]
 
 
 def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[str]:
@@ -74,15 +69,22 @@ def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[st
 
 def _face_value(methods: Sequence[Assessed]) -> list[str]:
     """Say whether probabilities can be used as they are."""
-    unsound = [named(one.label) for one in methods if miscalibrated(one)]
-    if unsound:
-        whose = f" of {listed(unsound)}" if len(methods) > 1 else ""
-        return [
-            f"Do not take the probabilities{whose} at face value: recalibrate on held-out labelled"
-            " examples (bayeslora recalibrate), and score others again."
-        ]
-    if len(methods) > 1:
-        return []
+    unsound = [one for one in methods if miscalibrated(one)]
+    slightly = [one for one in unsound if all(slightly_biased(fit.scores) for fit in one.each)]
+    badly = [one for one in unsound if one not in slightly]
+    several = len(methods) > 1
+    sentences = []
+    if badly:
+        sentences.append(
+            f"Do not take the probabilities{_of(badly, several=several)} at face value: recalibrate"
+            " on held-out labelled examples (bayeslora recalibrate), then re-evaluate on different"
+            " examples."
+        )
+    if slightly:
+        small = f"The bias{_of(slightly, several=several)} is small; recalibrate if it matters"
+        sentences.append(f"{small}." if badly else f"{small} (bayeslora recalibrate).")
+    if unsound or several:
+        return sentences
     [only] = methods
     gap = only.scores["overconfidence"]
     if not gap.has_interval:
@@ -92,8 +94,15 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
             "Use the probabilities with care: there is weak evidence of miscalibration, or that is"
             " chance."
         ]
-    most = number(100 * max(abs(gap.low), abs(gap.high)), digits=1)
-    return [f"Nothing speaks against the probabilities as they are, within {most} points."]
+    low, high = (number(100 * end, signed=True, digits=1) for end in (gap.low, gap.high))
+    size = f"the average calibration gap is {low} to {high} points (95 % interval)"
+    if is_close(gap):
+        return [f"Use the probabilities as they are: no sign of miscalibration, and {size}."]
+    return [f"Nothing speaks against the probabilities, but {size}."]
+
+
+def _of(methods: Sequence[Assessed], *, several: bool) -> str:
+    return f" of {listed([named(one.label) for one in methods])}" if several else ""
 
 
 def _person(leader: Assessed, *, several: bool) -> list[str]:
@@ -105,12 +114,21 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
     if sure.low <= rest.high:
         return []
     passed = percent(rest.size / (sure.size + rest.size))
-    whose = f" of {named(leader.label)}" if several else ""
     return [
-        f"Let a person check the {passed} of examples with the lowest confidence{whose}: accuracy"
-        f" is {percent(rest.value)} {share_interval(rest.low, rest.high)} there and"
-        f" {percent(sure.value)} {share_interval(sure.low, sure.high)} on the others."
+        f"Let a person check the least confident examples{_of([leader], several=several)}. On the"
+        f" lowest {passed}, for instance, accuracy is {percent(rest.value)}"
+        f" {share_interval(rest.low, rest.high)}; on the others it is {percent(sure.value)}"
+        f" {share_interval(sure.low, sure.high)}. The risk-coverage curve shows other shares."
     ]
+
+
+def _detector(facts: Facts, name: str) -> tuple[Standing, OODScores]:
+    """Return who to detect a set with: the method to use, where none detects it better."""
+    best, result = facts.detectors[name]
+    leader = facts.leader
+    if leader is None or not best.is_top(leader.label):
+        return best, result
+    return replace(best, label=leader.label), leader.scores.ood[name]
 
 
 def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
@@ -140,17 +158,16 @@ def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
     ]
 
 
-def _more_labels(methods: Sequence[Assessed]) -> list[str]:
-    if not methods:
-        return []
-    size = counted(min(one.scores.n_labelled for one in methods), "labelled example")
-    gaps = [one.scores["overconfidence"] for one in every_fit(methods)]
+def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
+    size = counted(leader.scores.n_labelled, "labelled example")
+    gaps = [one.scores["overconfidence"] for one in leader.each]
     known = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
     if not known:
         return [f"Label more: {size} cannot show whether the probabilities can be trusted."]
     if max(known) < WIDE:
         return []
     return [
-        f"Label more if it matters: with {size} the gap between confidence and accuracy is known to"
-        f" ±{number(100 * max(known), digits=1)} points; four times as many halve that."
+        f"Label more if it matters: with {size}, the gap between confidence and accuracy"
+        f"{_of([leader], several=several)} is known to within"
+        f" ±{number(100 * max(known), digits=1)} points; four times as many would halve that."
     ]

@@ -105,6 +105,10 @@ def asked_for(
     )
 
 
+CLOSE = 0.05
+"""Largest gap between confidence and accuracy, to the end of its interval, that counts as small: a
+method without a sign of miscalibration is called well calibrated, a biased one slightly biased."""
+
 CHANCE = 0.05
 """Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
 
@@ -248,22 +252,6 @@ def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
     return min(present)[1] if present else None
 
 
-def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
-    """Return for each score whether it is the best, or its interval overlaps the best one's.
-
-    Nothing is marked where that would tell nothing: there is one score alone, or none is worse.
-    """
-    place = best_index(key, scores)
-    best = None if place is None else scores[place]
-    if best is None or sum(score is not None for score in scores) < 2:
-        return [False] * len(scores)
-    marked = [score is not None and overlaps(score, best) for score in scores]
-    some_are_worse = any(
-        score is not None and not mark for score, mark in zip(scores, marked, strict=True)
-    )
-    return marked if some_are_worse else [False] * len(scores)
-
-
 def misses_more_than_chance(points: Sequence[Point]) -> bool:
     """Return whether so many bins of a calibrated method miss the diagonal less than 5 % of times.
 
@@ -333,6 +321,17 @@ def bias_of(scores: Scores) -> Bias:
     if gap.low > 0:
         return "over"
     return "under" if gap.high < 0 else "none"
+
+
+def is_close(gap: Score) -> bool:
+    """Return whether the interval of a gap ends within `CLOSE` of zero on both sides."""
+    return max(abs(gap.low), abs(gap.high)) <= CLOSE
+
+
+def slightly_biased(scores: Scores) -> bool:
+    """Return whether there is a bias, and both its interval and the ECE are within `CLOSE`."""
+    gap = scores["overconfidence"]
+    return bias_of(scores) != "none" and is_close(gap) and scores["ece"].value <= CLOSE
 
 
 def miscalibrated(method: Assessed) -> bool:

@@ -27,7 +27,7 @@ from bayeslora.reporting.glossary import (
     UNFAMILIAR,
     terms_for,
 )
-from bayeslora.reporting.overview import overview
+from bayeslora.reporting.overview import Overview, overview
 from bayeslora.reporting.part_tables import (
     class_table,
     confusion_tables,
@@ -38,7 +38,7 @@ from bayeslora.reporting.part_tables import (
     uncertainty_table,
     with_chance,
 )
-from bayeslora.reporting.ranking import facts_of
+from bayeslora.reporting.ranking import Facts, facts_of
 from bayeslora.reporting.robustness import robustness_table
 from bayeslora.reporting.run_record import Provenance, method_cards, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
@@ -115,7 +115,7 @@ def compose(
     first = overview(facts, fits, scores)
     glance: list[Block] = []
     if first is not None:
-        shown, drawings = _apart(drawings, first.figure)
+        shown, drawings = _apart(drawings, first)
         glance += [first, *_drawn(shown)]
         glance += [] if first.methods is None else [first.methods.called("overview")]
         glance += to_do
@@ -123,7 +123,7 @@ def compose(
     sections = (
         Section("overview", "At a glance", tuple(glance)),
         Section("findings", "Findings", (*to_do, *findings(facts))),
-        Section("scores", "Scores", _scores(scores, sets, comparison)),
+        Section("scores", "Scores", _scores(scores, facts)),
         Section(
             "reliability",
             "Reliability diagrams",
@@ -181,13 +181,14 @@ def compose(
     )
 
 
-def _apart(drawings: Drawings, name: str) -> tuple[Figure, Drawings]:
+def _apart(drawings: Drawings, first: Overview) -> tuple[Figure, Drawings]:
     """Return the reliability diagram of the first screen, and all figures without it."""
     figure = drawings.reliability
-    shown = tuple(one for one in figure.drawings if one.name == name)
-    rest = tuple(one for one in figure.drawings if one.name != name)
-    caption = "On the diagonal, confidence matches accuracy; points below it are overconfident."
-    return Figure(caption, shown), replace(drawings, reliability=replace(figure, drawings=rest))
+    shown = tuple(one for one in figure.drawings if one.name == first.figure)
+    rest = tuple(one for one in figure.drawings if one.name != first.figure)
+    return Figure(first.caption, shown), replace(
+        drawings, reliability=replace(figure, drawings=rest)
+    )
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
@@ -201,17 +202,14 @@ def _numbered(name: str, *tables: Table | Iterable[Table]) -> tuple[Table, ...]:
     return tuple(table.called(f"{name}-{place}") for place, table in enumerate(filled, start=1))
 
 
-def _scores(
-    methods: Sequence[Named], sets: Mapping[str, str], comparison: Comparison | None
-) -> tuple[Block, ...]:
-    detection = detection_table(methods, sets)
-    blocks: list[Block] = [
-        explained(with_chance(score_table(methods, {}), methods)).called("scores")
-    ]
+def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
+    detection = detection_table(methods, facts.sets, facts)
+    table = with_chance(score_table(methods, {}, facts=facts), methods)
+    blocks: list[Block] = [explained(table).called("scores")]
     blocks += [detection.called("detection")] if detection.rows else []
-    blocks.append(Details("All scores", (every_score_table(methods).called("every"),)))
-    if comparison is not None:
-        blocks.append(difference_table(comparison, "NLL").called("differences"))
+    blocks.append(Details("All scores", (every_score_table(methods, facts).called("every"),)))
+    if facts.comparison is not None:
+        blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
 
 

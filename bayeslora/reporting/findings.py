@@ -2,7 +2,7 @@
 
 No sentence claims more than the intervals allow: a method is called best only together with those
 that cannot be told from it, and biased only where its interval leaves out zero. What is said of one
-method is said of the one with the lowest NLL; of its seeds, of the first.
+method is said of the one to use; of its seeds, of the first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bayeslora.reporting.assess import (
     every_fit,
     miscalibrated,
     misses_more_than_chance,
+    slightly_biased,
 )
 from bayeslora.reporting.detectors import (
     detector_notes,
@@ -42,6 +43,7 @@ from bayeslora.reporting.text import (
     percent,
     share_interval,
     shown,
+    shown_ece,
     shown_points,
 )
 
@@ -138,7 +140,8 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
         shown_to_be = tuple(_biased(method) for method in chosen if miscalibrated(method))
         perhaps = tuple(_biased(method) for method in chosen if not miscalibrated(method))
         if shown_to_be:
-            found.append(Finding(direction, topic, shown_to_be, "warning"))
+            slight = all(slightly_biased(one.scores) for one in chosen if miscalibrated(one))
+            found.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
         if perhaps:
             sentences = (*perhaps, MAYBE_CHANCE)
             found.append(Finding(f"{direction}-or-chance", f"{topic}, or chance", sentences))
@@ -175,12 +178,13 @@ def _hidden(method: Assessed) -> str:
     average = shown_points(gap, signed=True)
     if not misses_more_than_chance(method.points):
         return (
-            f"{named(method.label)}: its ECE is {shown(method.scores['ece'])}{_floor(method)}. The"
-            f" average gap {'includes 0' if gap.has_interval else 'cannot be judged'} ({average})."
+            f"{named(method.label)}: its ECE is {shown_ece(method.scores['ece'])}{_floor(method)}."
+            f" The average gap {'includes 0' if gap.has_interval else 'cannot be judged'}"
+            f" ({average})."
         )
     return (
-        f"{named(method.label)}: {_misses(method)}, more than chance explains; errors in both"
-        f" directions cancel on average ({average})."
+        f"{named(method.label)}: {bins_that_miss(method.points)}, more than chance explains; errors"
+        f" in both directions cancel on average ({average})."
     )
 
 
@@ -189,8 +193,8 @@ def _unbiased(method: Assessed) -> str:
     zero = ", which includes 0" if gap.has_interval else ""
     return (
         f"{named(method.label)}: {shown_points(gap, signed=True)}"
-        f" between confidence and accuracy{zero}; {_misses(method)}."
-        f" Its ECE is {shown(method.scores['ece'])}{_floor(method)}."
+        f" between confidence and accuracy{zero}; {bins_that_miss(method.points)}."
+        f" Its ECE is {shown_ece(method.scores['ece'])}{_floor(method)}."
     )
 
 
@@ -203,8 +207,8 @@ def _floor(method: Assessed) -> str:
     return f" (a calibrated method would read about {number(floor)}{by_chance})"
 
 
-def _misses(method: Assessed) -> str:
-    points = method.points
+def bins_that_miss(points: Sequence[Point]) -> str:
+    """Return how many bins miss the diagonal, and how many would by chance."""
     missed = sum(point.off_diagonal for point in points)
     return (
         f"{missed} of {counted(len(points), 'bin')}"

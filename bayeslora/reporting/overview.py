@@ -1,4 +1,4 @@
-"""The first screen of a report: a verdict, four numbers, the leading method's diagram."""
+"""The first screen of a report: a verdict, four numbers and a diagram of the method to use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Literal
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import counted
-from bayeslora.reporting.assess import Assessed, bias_of, is_doubtful, miscalibration_p
+from bayeslora.reporting.assess import (
+    Assessed,
+    bias_of,
+    is_close,
+    is_doubtful,
+    miscalibration_p,
+    misses_more_than_chance,
+    occupied,
+    slightly_biased,
+)
+from bayeslora.reporting.findings import bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import interval, named, number, percent
-
-CLOSE = 0.05
-"""Largest gap between confidence and accuracy, to the end of its interval, that is called well
-calibrated; where the interval reaches further, the rows only show no sign of miscalibration."""
+from bayeslora.reporting.text import interval, listed, named, number, percent
 
 COLUMNS = ("accuracy", "nll", "ece", "overconfidence")
 """Scores of the table of methods."""
@@ -54,6 +60,7 @@ class Overview:
         about: Why it is that one; empty where there is one method.
         tiles: Accuracy, confidence, the gap between them, and what to hand to a person.
         figure: Name of the reliability diagram of that fit.
+        caption: How to read the diagram.
         methods: The methods by a few scores; None where there is one.
     """
 
@@ -62,6 +69,7 @@ class Overview:
     about: str
     tiles: tuple[Tile, ...]
     figure: str
+    caption: str
     methods: Table | None
 
 
@@ -76,7 +84,7 @@ def overview(
         named_scores: Their scores with their labels, in the order of the table.
     """
     leader = facts.leader
-    if leader is None or facts.nll is None:
+    if leader is None:
         return None
     fit = leader.each[0]
     verdict, kind = verdict_of(fit.scores)
@@ -89,7 +97,9 @@ def overview(
         _about(facts) if one_of_several else "",
         (*_scores(fit), *_person(fit)),
         f"reliability-{1 + next(place for place, one in enumerate(fits) if one is fit)}",
-        _methods(named_scores, facts.sets) if len(named_scores) > 1 else None,
+        f"Points below the diagonal: overconfident; above it: underconfident."
+        f" {bins_that_miss(fit.points)}.",
+        _methods(named_scores, facts) if len(named_scores) > 1 else None,
     )
 
 
@@ -102,23 +112,45 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
     gap, p = scores["overconfidence"], miscalibration_p(scores)
     size = counted(scores.n_labelled, "labelled example")
     if p < SIGNIFICANT:
-        way = bias_of(scores)
-        if way == "none":
-            return "Miscalibrated at some levels of confidence", "warning"
-        points = number(100 * abs(gap.value), digits=1)
-        return f"{way.capitalize()}confident by {points} points", "warning"
+        return _miscalibrated(scores)
     if not gap.has_interval:
         return f"Too few examples to tell: {size}", "open"
     if is_doubtful(p):
         return "Possibly miscalibrated", "open"
-    if max(abs(gap.low), abs(gap.high)) <= CLOSE:
+    if is_close(gap):
         return "Well calibrated on average", "good"
     return f"No sign of miscalibration in {size}", "open"
 
 
+def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
+    way = bias_of(scores)
+    if way == "none":
+        return f"Miscalibrated: {_hidden(scores)}", "warning"
+    points = number(100 * abs(scores["overconfidence"].value), digits=1)
+    if slightly_biased(scores):
+        return f"Slightly {way}confident ({points} points)", "open"
+    return f"{way.capitalize()}confident by {points} points", "warning"
+
+
+def _hidden(scores: Scores) -> str:
+    """Return what shows a miscalibration that cancels on average."""
+    points = occupied(scores.bins)
+    if misses_more_than_chance(points):
+        missed = sum(point.off_diagonal for point in points)
+        return f"{missed} of {counted(len(points), 'bin')} miss the diagonal"
+    floor = scores.ece_if_calibrated
+    chance = "" if floor is None else f", by chance {number(floor)}"
+    return f"ECE {number(scores['ece'].value)}{chance}"
+
+
 def _about(facts: Facts) -> str:
-    ties = 0 if facts.nll is None else len(facts.nll.tied)
-    return f"Lowest NLL ({counted(ties, 'other')} tied)" if ties else "Lowest NLL"
+    """Return why the first screen is about this method, and which are as good."""
+    choice = facts.choice
+    if choice is None or not choice.reasons:
+        return "Lowest NLL"
+    if choice.equal:
+        return f"Recommended, tied with {listed([named(label) for label in choice.equal], 3)}"
+    return f"Recommended: {choice.reasons[0]}"
 
 
 def _scores(fit: Assessed) -> list[Tile]:
@@ -131,7 +163,7 @@ def _scores(fit: Assessed) -> list[Tile]:
         Tile(
             "Calibration gap",
             number(100 * gap.value, signed=True, digits=1),
-            f"points {interval(100 * gap.low, 100 * gap.high, signed=True, digits=1)}",
+            f"points on average {interval(100 * gap.low, 100 * gap.high, signed=True, digits=1)}",
         ),
     ]
 
@@ -142,16 +174,25 @@ def _person(fit: Assessed) -> list[Tile]:
         return []
     sure, rest = found
     share = percent(rest.size / (rest.size + sure.size))
-    title = "Hand to a person" if sure.low > rest.high else "Least confident"
-    detail = f"{percent(rest.value)} correct; others {percent(sure.value)}"
-    return [Tile(title, share, detail)]
+    return [
+        Tile(
+            f"Least confident {share}",
+            percent(rest.value),
+            f"correct; the rest {percent(sure.value)}",
+        )
+    ]
 
 
-def _methods(named_scores: Sequence[Named], sets: Mapping[str, str]) -> Table:
-    shown = dict(list(sets.items())[:MOST_SETS])
-    table = score_table(named_scores, shown, COLUMNS)
+def _methods(named_scores: Sequence[Named], facts: Facts) -> Table:
+    shown = dict(list(facts.sets.items())[:MOST_SETS])
+    table = score_table(named_scores, shown, COLUMNS, facts)
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows
     )
-    return replace(table, caption=BOLD, rows=rows, notes="")
+    return replace(table, caption=f"{BOLD} {_arrows(shown)}", rows=rows, notes="")
+
+
+def _arrows(sets: Mapping[str, str]) -> str:
+    auroc = " AUROC: detection of out-of-distribution inputs; 0.5 is chance." if sets else ""
+    return f"↑ higher, ↓ lower, →0 closer to 0 is better.{auroc}"

@@ -14,6 +14,7 @@ from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.detectors import score_words
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS, Named, score_cell, score_table
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import named, number, p_text, percent
@@ -67,15 +68,23 @@ def with_chance(table: Table, methods: Sequence[Named]) -> Table:
 
 
 def explained(table: Table) -> Table:
-    """Return a table with `HOW_TO_READ_CHANCE` in its notes, where it has that column."""
-    if CHANCE_COLUMN not in table.columns:
-        return table
-    return table.with_note(HOW_TO_READ_CHANCE)
+    """Return a table of methods with what ECE needs to be read.
+
+    Its heading says what the interval is, which can end at the value; `HOW_TO_READ_CHANCE` is among
+    the notes where there is `CHANCE_COLUMN`.
+    """
+    columns = tuple(
+        replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
+        for column in table.columns
+    )
+    table = replace(table, columns=columns)
+    return table.with_note(HOW_TO_READ_CHANCE) if CHANCE_COLUMN in table.columns else table
 
 
-def every_score_table(methods: Sequence[Named]) -> Table:
+def every_score_table(methods: Sequence[Named], facts: Facts) -> Table:
     """Return every score of the catalogue, and of prediction sets, one method a row."""
-    return explained(with_chance(score_table(methods, {}, keys=tuple(COLUMNS)), methods))
+    table = score_table(methods, {}, keys=tuple(COLUMNS), facts=facts)
+    return explained(with_chance(table, methods))
 
 
 def part_tables(methods: Sequence[Named], *, uncertainties: bool = True) -> list[Table]:

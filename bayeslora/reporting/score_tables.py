@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
 from bayeslora.metrics.scores import Score, Scores
-from bayeslora.reporting.assess import best_or_tied
 from bayeslora.reporting.detectors import score_words
+from bayeslora.reporting.ranking import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import interval, listed, named, number
 
@@ -44,7 +44,7 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
 aleatoric part is not meant to notice out-of-distribution examples."""
 
-BOLD = "Bold: the best, or not clearly worse; without bold, no clear differences."
+BOLD = "Bold: best, or tied with the best; no bold in a column: no clear difference."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
     " at zero where chance alone explains the error; the value itself is not corrected."
@@ -63,6 +63,7 @@ def score_table(
     methods: Sequence[Named],
     sets: Mapping[str, str],
     keys: Sequence[str] | None = None,
+    facts: Facts | None = None,
 ) -> Table:
     """Return the table of methods: one row each, with a column for every out-of-distribution set.
 
@@ -71,17 +72,30 @@ def score_table(
         sets: Label of each out-of-distribution set by its name.
         keys: The scores to show, in this order; where None, those of `SCORE_COLUMNS`, or the mean
             confidence where there is none of them, and those of `OF_SETS`.
+        facts: What a report found of the same methods in the same order, which decides the marks;
+            None marks by intervals alone.
     """
     if keys is None:
         some = any(key in one.scores for one in methods for key in SCORE_COLUMNS)
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
     shown = [key for key in keys if any(key in one.scores for one in methods)]
     columns = [COLUMNS[key] for key in shown]
-    values = [_cells(key, [one.scores.get(key) for one in methods]) for key in shown]
+    values = [
+        _cells(
+            key,
+            [one.scores.get(key) for one in methods],
+            None if facts is None else facts.marks(key),
+        )
+        for key in shown
+    ]
     for name, label in sets.items():
         found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
-        cells = _cells("auroc", [None if one is None else one.auroc for one in found])
+        cells = _cells(
+            "auroc",
+            [None if one is None else one.auroc for one in found],
+            None if facts is None else facts.marks_on(name),
+        )
         values.append(
             [
                 cell if one is None else replace(cell, p=f"by {score_words(one.score)}")
@@ -92,11 +106,13 @@ def score_table(
         Row((one.label,), cells)
         for one, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
-    words = _scored(methods), _how_to_read(methods, sets)
+    words = _scored(methods), _how_to_read(methods, sets, facts)
     return Table(words[0], ("Method",), tuple(columns), rows, words[1])
 
 
-def detection_table(methods: Sequence[Named], sets: Mapping[str, str]) -> Table:
+def detection_table(
+    methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None = None
+) -> Table:
     """Return how well each method's own uncertainty detects each set; one method a row.
 
     Without rows where no method has a set.
@@ -104,12 +120,21 @@ def detection_table(methods: Sequence[Named], sets: Mapping[str, str]) -> Table:
     Args:
         methods: Scores with their labels.
         sets: Label of each out-of-distribution set by its name.
+        facts: As in `score_table`.
     """
-    judged = [one for one in methods if one.scores.ood]
-    found = [[one.scores.ood.get(name) for one in judged] for name in sets]
-    values = [
-        _cells("auroc", [None if one is None else one.auroc for one in column]) for column in found
-    ]
+    places = [place for place, one in enumerate(methods) if one.scores.ood]
+    judged = [methods[place] for place in places]
+    values = []
+    for name in sets:
+        found = [one.scores.ood.get(name) for one in judged]
+        marks = None if facts is None else facts.marks_on(name)
+        values.append(
+            _cells(
+                "auroc",
+                [None if one is None else one.auroc for one in found],
+                None if marks is None else [marks[place] for place in places],
+            )
+        )
     rows = tuple(
         Row((one.label, _judged_by(one)), cells)
         for one, cells in zip(judged, zip(*values, strict=True), strict=True)
@@ -155,8 +180,8 @@ def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts}). {BOLD}"
     notes = (
-        "The set is the positive class; higher = more uncertain. An interval that overlaps the best"
-        f" one's counts as not clearly worse; {_brackets(methods)}."
+        "The set is the positive class; higher = more uncertain. Tied with the best: intervals"
+        f" overlap; {_brackets(methods)}."
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
@@ -174,8 +199,10 @@ def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
     return Cell(number(score.value, signed=signed), ends, best)
 
 
-def _cells(key: str, scores: Sequence[Score | None]) -> list[Cell]:
-    marked = best_or_tied(key, scores)
+def _cells(
+    key: str, scores: Sequence[Score | None], marked: Sequence[bool] | None = None
+) -> list[Cell]:
+    marked = best_or_tied(key, scores) if marked is None else marked
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
 
 
@@ -188,20 +215,27 @@ def _scored(methods: Sequence[Named]) -> str:
     return f"Scores on {size} {kind} {one_example}.{bold}"
 
 
-def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str]) -> str:
+def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None) -> str:
     bins = " or ".join(map(str, sorted({one.scores.num_bins for one in methods})))
     used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
     parts = (
         f"Calibration errors in {bins} bins; {_brackets(methods)}.",
-        "An interval that overlaps the best one's counts as not clearly worse."
-        if len(methods) > 1
-        else "",
+        _ties(facts) if len(methods) > 1 else "",
         f"AUROC by {' or '.join(map(score_words, used))}." if used else "",
         REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
         clamped_note([replace(one.scores, name=one.label) for one in methods]),
         sets_note([one.scores for one in methods]),
     )
     return " ".join(filter(None, parts))
+
+
+def _ties(facts: Facts | None) -> str:
+    if facts is None or facts.comparison is None:
+        return "Methods are tied with the best where their intervals overlap."
+    return (
+        "Methods are tied with the best where their paired difference, below, is not clear, and"
+        " where their intervals overlap if there is no such difference."
+    )
 
 
 def clamped_note(scores: Sequence[Scores]) -> str:

@@ -64,6 +64,17 @@ def shown(score: Score) -> str:
     return f"{number(score.value)} {_ends_in_words(score, interval(score.low, score.high))}"
 
 
+def shown_ece(score: Score) -> str:
+    """Return a calibration error, with its interval called what it is.
+
+    Noise only adds to such an error. The interval is corrected for that and the value is not, which
+    can thus stand at the interval's upper end.
+    """
+    if not score.has_interval:
+        return shown(score)
+    return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
+
+
 def shown_points(score: Score, *, signed: bool = False) -> str:
     """Return a difference of shares as `8.3 points [6.1, 10.9]`."""
     ends = interval(100 * score.low, 100 * score.high, signed=signed, digits=1)

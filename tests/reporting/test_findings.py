@@ -12,13 +12,12 @@ from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import (
     Assessed,
     Point,
-    best_or_tied,
     misses_more_than_chance,
     pair,
 )
 from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
 from bayeslora.reporting.findings import detection, findings
-from bayeslora.reporting.ranking import facts_of
+from bayeslora.reporting.ranking import best_or_tied, facts_of
 
 ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
 """Behind scores that are written out: eight of ten right, all as sure."""

@@ -89,7 +89,10 @@ def shown_scores(page):
     """Return the numbers of a page's first table by method and title."""
     start = page.index('id="scores-caption"')
     head, body = page[start : page.index("</table>", start)].split("<tbody>")
-    titles = re.findall('data-name="([^"]+)"', head)[1:]
+    titles = [
+        title.removesuffix(" noise-corrected interval")
+        for title in re.findall('data-name="([^"]+)"', head)[1:]
+    ]
     return {
         re.search("<bdi>(.+?)</bdi>", row)[1]: dict(
             zip(titles, map(float, re.findall('data-value="([^"]+)"', row)), strict=True)

@@ -1,18 +1,26 @@
 """The first screen: its verdict follows the tests of calibration, its numbers are the scores."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
+from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.predictions.collection import gather
+from bayeslora.metrics.scores import Score
+from bayeslora.predictions.collection import Method, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import assess, every_fit, pool
-from bayeslora.reporting.overview import overview
-from bayeslora.reporting.ranking import facts_of
+from bayeslora.reporting.assess import Assessed, assess, every_fit, pair, pool
+from bayeslora.reporting.blocks import Figure, walk
+from bayeslora.reporting.document import compose
+from bayeslora.reporting.figures.drawings import Drawings
+from bayeslora.reporting.findings import Finding
+from bayeslora.reporting.overview import Overview, overview
+from bayeslora.reporting.ranking import facts_of, standing_of
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import Named
+from bayeslora.reporting.tables import Table
 
 MOST_WORDS = 60
 """That a reader passes before the first figure."""
@@ -25,6 +33,37 @@ def first_screen(*items, ood=None):
     named = [Named(one.title, one.scores) for one in methods]
     sets = {name: name for name in {key for one in methods for key in one.scores.ood}}
     return overview(facts_of(methods, None, sets), every_fit(methods), named)
+
+
+def composed(items, ood=None):
+    """Return what a report finds, and its words and tables."""
+    options = {"num_bins": 15, "num_resamples": 100, "seed": 0}
+    methods = assess(gather(items, ood), ood_score=None, **options)
+    comparison = pair(methods, **options)
+    sets = dict.fromkeys(name for one in methods for name in one.scores.ood)
+    sets = {name: name for name in sets}
+    none = {one.name: Figure("", ()) for one in dataclasses.fields(Drawings)}
+    drawings = Drawings(**{**none, "spectra": ()})
+    document = compose("t", methods, comparison, sets, drawings, provenance={}, settings={})
+    blocks = [block for section in document.sections for block in walk(section.blocks)]
+    return facts_of(methods, comparison, sets), blocks
+
+
+def finding(blocks, key):
+    """Return the finding of that key."""
+    [found] = [block for block in blocks if isinstance(block, Finding) and block.key == key]
+    return found
+
+
+def best_by_nll(blocks):
+    """Return the methods that each table of methods marks for their NLL."""
+    return [
+        {row.headings[0] for row in block.rows if row.cells[place].best}
+        for block in blocks
+        if isinstance(block, Table) and block.name in {"overview", "scores", "every"}
+        for place, column in enumerate(block.columns)
+        if column.title == "NLL"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +101,8 @@ def test_the_numbers_are_those_of_the_scores(make):
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
-    assert "20.0" in person.value
-    assert person.detail.startswith(f"{100 * right:.1f}")
+    assert "20.0" in person.title
+    assert person.value.startswith(f"{100 * right:.1f}")
 
 
 def test_the_diagram_is_that_of_the_leader(make):
@@ -72,6 +111,74 @@ def test_the_diagram_is_that_of_the_leader(make):
     assert found.figure == "reliability-2"
     assert "better" in found.verdict
     assert len(found.methods.columns) == 4
+
+
+@pytest.mark.slow
+def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, ood):
+    """One has the lowest NLL and detects nothing; another is tied with it and detects best."""
+    flat, worse = make("temperature"), make("mle", sharpness=3.0)
+    knowing = make("polar-vbll", sharpness=1.2, spread=0.7)
+    near = {name: {"near": sets["near"]} for name, sets in ood.items()}
+    facts, blocks = composed([worse, flat, knowing], near)
+    assert facts.nll.label == "temperature"
+    assert facts.nll.tied == ("polar-vbll",)
+    assert facts.leader.label == "polar-vbll"
+    [first] = [block for block in blocks if isinstance(block, Overview)]
+    assert first.figure == "reliability-3"
+    assert first.verdict.startswith("\u2068polar-vbll\u2069")
+    accuracy = facts.leader.scores["accuracy"].value
+    assert first.tiles[0].value.startswith(f"{100 * accuracy:.1f}")
+    advised = finding(blocks, "advice").sentences
+    assert "polar-vbll" in advised[0]
+    assert not any("temperature" in sentence for sentence in advised)
+    assert "polar-vbll" in finding(blocks, "limits").topic
+    assert best_by_nll(blocks) == [{"temperature", "polar-vbll"}] * 3
+
+
+def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
+    """All rows count alike in both, so that the difference is clear where neither score is."""
+    one = make("one", rows=300)
+    other = make("other", rows=300, sharpness=1.7)
+    facts, blocks = composed([one, other])
+    low, high = (method.scores["nll"] for method in facts.methods)
+    assert low.high > high.low
+    assert facts.nll.tied == ()
+    assert best_by_nll(blocks) == [{"one"}] * 3
+
+
+def test_a_pair_decides_whichever_of_the_two_is_the_reference():
+    """a has the lowest NLL and is the reference, b the highest accuracy; c is paired with a."""
+    zero = Score(0.0, 0.0, 0.0)
+
+    def row(name, accuracy):
+        return ComparisonRow(name, {"accuracy": zero}, {"accuracy": accuracy})
+
+    rows = row("a", zero), row("b", Score(0.02, 0.01, 0.03)), row("c", Score(0.01, 0.005, 0.02))
+    comparison = Comparison("nll", "a", 100, 15, 100, 0, rows)
+    values = {"a": 0.80, "b": 0.82, "c": 0.81}
+    methods = [
+        Assessed(
+            Method(name, name, None, {}), {"accuracy": Score(value, value - 0.05, value + 0.05)}
+        )
+        for name, value in values.items()
+    ]
+    found = standing_of("accuracy", methods, comparison)
+    assert (found.label, found.tied, found.paired) == ("b", ("c",), "")
+
+
+def test_a_small_bias_is_no_warning(make):
+    found = first_screen(make("x", sharpness=0.9, rows=20_000))
+    assert found.kind == "open"
+    assert "underconfident" in found.verdict
+
+
+def test_the_width_of_the_gap_is_that_of_the_leader(make):
+    facts, blocks = composed([make("sound"), make("wide", sharpness=6.0)])
+    gap = facts.leader.scores["overconfidence"]
+    [sentence] = [one for one in finding(blocks, "advice").sentences if "±" in one]
+    assert f"±{50 * (gap.high - gap.low):.1f}" in sentence
+    wide = facts.methods[1].scores["overconfidence"]
+    assert round(50 * (wide.high - wide.low), 1) != round(50 * (gap.high - gap.low), 1)
 
 
 def test_a_figure_comes_within_a_few_words(make, tmp_path):

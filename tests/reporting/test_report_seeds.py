@@ -38,7 +38,7 @@ def test_tables_have_one_row_a_method(seeded):
     assert len(lines) == 2 * 3
     assert all("(2 seeds)" in line for line in lines)
     mean = over_seeds([evaluate(one, num_resamples=1) for one in given[:2]])["nll"]
-    assert f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]" in lines[0]
+    assert f"{mean.value:.3f}** [{mean.low:.3f}, {mean.high:.3f}]" in lines[0]
     assert "values are means over seeds, brackets hold 95 % t intervals over seeds" in section
     assert "Holm-corrected over the only comparison with" in section
     assert "The reference was chosen for its NLL on these examples" in section

@@ -39,7 +39,7 @@ from bayeslora.reporting.figures.shift import shift_panel
 from bayeslora.reporting.figures.style import panels_of
 from bayeslora.reporting.robustness import robustness_panel
 from bayeslora.reporting.shift import ShiftCurve
-from bayeslora.reporting.text import number, shown
+from bayeslora.reporting.text import number, shown_ece
 
 BRIER_KEYS = ("brier", "brier_reliability", "brier_resolution", "brier_uncertainty")
 """Scores that have to be there for the parts of the Brier score to be drawn."""
@@ -177,7 +177,7 @@ def _rendered(panels: Iterable[Panel], formats: Sequence[str]) -> tuple[Drawing,
 
 def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
     bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True, clusters=clusters_of(one))
-    note = f"equal-mass ECE {shown(one.scores['aece'])}, n = {one.scores.n_labelled:,}"
+    note = f"equal-mass ECE {shown_ece(one.scores['aece'])}"
     points = occupied(bins)
     name = f"reliability-mass-{index}"
     return reliability_panel(name, one.label, points, note, words=EQUAL_MASS)
@@ -264,8 +264,9 @@ def draw(
     with drawing_style():
         return Drawings(
             reliability=Figure(
-                "Accuracy by confidence, with 95 % Wilson intervals. On the diagonal, confidence"
-                " matches accuracy; points below it are overconfident.",
+                "Accuracy by confidence, with 95 % Wilson intervals. Points below the diagonal:"
+                " overconfident; above it: underconfident. About one bin in twenty misses it by"
+                " chance.",
                 _rendered(starmap(_reliability, labelled), formats),
             ),
             equal_mass=equal_mass_plates(labelled, rows, formats),
@@ -302,7 +303,7 @@ def draw(
 
 
 def _reliability(index: int, one: Assessed) -> Panel:
-    note = f"ECE {shown(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
+    note = f"ECE {shown_ece(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
     return reliability_panel(f"reliability-{index}", one.label, one.points, note)
 
 

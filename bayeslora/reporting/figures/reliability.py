@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
@@ -56,12 +56,16 @@ class Words:
         across: What is predicted, on the horizontal axis and in the description.
         up: What came true, on the vertical axis.
         short: The same in one word or two, for the description.
+        above: What a point above the diagonal means.
+        below: What a point below it means.
     """
 
     title: str
     across: str
     up: str
     short: str
+    above: str = "underconfident"
+    below: str = "overconfident"
 
 
 TOP_LABEL = Words("Reliability diagram of {}", "confidence", "accuracy in the bin", "accuracy")
@@ -97,6 +101,9 @@ def reliability_panel(
     key = [(MEETS, "95 % interval meets the diagonal"), (MISSES, "interval misses it")]
     add_key(figure, key, top=0.58)
     _draw_points(main, points)
+    side: dict[str, Any] = {"fontsize": 6.5, "color": MUTED, "zorder": 0}
+    main.text(0.03, 0.97, words.above, ha="left", va="top", **side)
+    main.text(0.97, 0.03, words.below, ha="right", va="bottom", **side)
     main.set_ylabel(words.up)
     _draw_counts(counts, points)
     counts.set_xlabel(words.across)
@@ -190,6 +197,8 @@ ONE_CLASS = Words(
     "probability of the class",
     "share of examples of the class",
     "share of examples of the class",
+    "probability too low",
+    "probability too high",
 )
 
 PerClass = bool | Sequence[str]

@@ -15,6 +15,7 @@
   let page = 0;
 
   const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+  const compact = new Intl.NumberFormat("en", { notation: "compact" });
   const number = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
   const isLabelled = (row) => source.label !== null && source.label[row] >= 0;
   const isRight = (row) => source.prediction[row] === source.label[row];
@@ -128,7 +129,7 @@
   function drawReliability(bins) {
     const bottom = 190;
     const up = (share) => bottom - share * 180;
-    const svg = element("svg", { viewBox: `0 0 ${WIDTH} 282`, role: "group", "aria-label": "Reliability diagram" });
+    const svg = element("svg", { viewBox: `0 0 ${WIDTH} 290`, role: "group", "aria-label": "Reliability diagram" });
     svg.append(element("path", { class: "diagonal", d: `M${across(0)} ${up(0)}L${across(1)} ${up(1)}` }));
     for (const share of [0, 0.5, 1]) {
       svg.append(element("text", { x: LEFT - 5, y: up(share) + 3, "text-anchor": "end" }, String(share)));
@@ -169,7 +170,11 @@
       });
       svg.append(group);
     });
-    svg.append(element("text", { x: across(0.5), y: 278, "text-anchor": "middle" }, "confidence; bars: examples"));
+    svg.append(
+      element("text", { x: LEFT + 4, y: 14 }, "accuracy"),
+      element("text", { x: LEFT + 4, y: 212 }, "examples"),
+      element("text", { x: across(0.5), y: 284, "text-anchor": "middle" }, "confidence"),
+    );
     $("reliability").replaceChildren(svg);
   }
 
@@ -209,7 +214,13 @@
     });
     const ends = kept.length ? [[LEFT, number(least)], [RIGHT - 8, number(greatest)]] : [];
     axis(svg, bottom, ends);
-    svg.append(element("text", { x: across(0.5), y: 260, "text-anchor": "middle" }, "orange: wrong predictions"));
+    for (const [count, y] of kept.length ? [[0, bottom], [most, bottom - 200]] : []) {
+      svg.append(element("text", { x: LEFT - 5, y: y + 3, "text-anchor": "end" }, compact.format(count)));
+    }
+    svg.append(
+      element("text", { x: LEFT + 4, y: 20 }, "examples"),
+      element("text", { x: across(0.5), y: 264, "text-anchor": "middle" }, $("score").value),
+    );
     svg.setAttribute("aria-label", `Histogram of ${$("score").value}, ${kept.length} examples`);
     $("histogram").replaceChildren(svg);
   }
