@@ -33,6 +33,7 @@ from bayeslora.engine.data import (
     CheckedRows,
     check_labels,
     check_pairs,
+    labelled_for,
     open_for,
     read_for,
     read_labelled,
@@ -514,7 +515,8 @@ class BayesianClassifier:
         of rows and the accuracy on them; a warning is given where 59 or more are all right.
 
         Args:
-            train: Labelled data, best of rows that the network was not trained on.
+            train: Labelled data, best of rows that the network was not trained on; of several tasks
+                as for `predict`.
             validation: Held-out labelled data for what the posterior chooses by them (a prior, a
                 temperature, the means of `VBLL`, which are refit without them); scored before and
                 after in `validation_scores` and on the model card.
@@ -553,12 +555,14 @@ class BayesianClassifier:
             pair_column or old.pair,
             image_column or (old.text if old.images else None),
         )
-        rows = read_labelled(train, columns)
+        rows = read_labelled(labelled_for(fitted.record, train, columns), columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
         if learnt_from(config, has_validation=validation is not None) == "train":
             moves = config is not None and config.moves_mean
             check_labels(fitted.record, rows, moves=moves)
-        held = None if validation is None else read_validation(validation, columns, rows)
+        held = None
+        if validation is not None:
+            held = read_validation(labelled_for(fitted.record, validation, columns), columns, rows)
         self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)
         self.posterior = self._fitted.posterior
         return self
@@ -581,7 +585,8 @@ class BayesianClassifier:
         from bayeslora.engine.attack import robustness
 
         fitted = self._calibrated()
-        return robustness(fitted, read_rows(data, fitted.columns), Attack.of(attack))
+        rows = read_for(fitted.record, data, fitted.columns)
+        return robustness(fitted, rows, Attack.of(attack))
 
     def adapt(
         self,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayeslora.logits import AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
+from bayeslora.logits import ABSENT, AnyLogits, GaussianLogits, MixtureLogits, SampledLogits
 from bayeslora.option_checks import Link, checked
 from bayeslora.runtime import row_slices
 
@@ -142,11 +142,15 @@ def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
     The logits are first conditioned on a zero sum, since a Dirichlet cannot tell them from their
     shifts. Exact for a Gaussian that is the Laplace approximation of a Dirichlet; elsewhere the
     coarsest link, because each probability is inversely proportional to its logit's variance.
+    Classes that a row lacks play no part.
 
     Args:
         mean: [N, C].
         covariance: [N, C, C].
     """
+    present = mean > ABSENT / 2
+    if not present.all():
+        return _among_present(bridge, mean, covariance, present)
     classes = mean.shape[1]
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     certain = (variance <= 0).all(-1, keepdim=True)
@@ -165,6 +169,18 @@ def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
 
 ClosedForm = Callable[[Tensor, Tensor], Tensor]
 """From [N, C] means and [N, C, C] covariances to [N, C] probabilities."""
+
+
+def _among_present(link: ClosedForm, mean: Tensor, covariance: Tensor, present: Tensor) -> Tensor:
+    """Return [N, C] probabilities of the classes that each row has, [N, C] bool; 0 elsewhere."""
+    found = torch.zeros_like(mean)
+    for own in present.unique(dim=0):
+        rows = (present == own).all(1)
+        cells = rows[:, None] & own
+        pairs = covariance[rows][:, own][:, :, own]
+        found[cells] = link(mean[rows][:, own], pairs).flatten()
+    return found
+
 
 _CLOSED_FORMS: dict[str, ClosedForm] = {"bridge": bridge, "probit": probit}
 

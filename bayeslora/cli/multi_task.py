@@ -10,6 +10,7 @@ from bayeslora.cli.data import read
 from bayeslora.errors import InputError
 
 if TYPE_CHECKING:
+    from bayeslora.checkpoint import ModelRecord
     from bayeslora.predictions.record import Predictions
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
@@ -123,6 +124,43 @@ def read_tasks(
     finally:
         args.data_dir = directory
     return found
+
+
+def read_of_tasks(
+    files: str | Mapping[str, str],
+    args: argparse.Namespace,
+    columns: DataColumns,
+    record: ModelRecord,
+    *,
+    labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
+) -> Examples:
+    """Return rows for a model of several tasks, each with its task; see `data.read`.
+
+    Args:
+        files: One file whose rows have a column `task`, or a file a task.
+        args: How files are read.
+        columns: Where rows come from.
+        record: Of the model.
+        labels: Whether each row needs one.
+        keep: Further columns.
+
+    Raises:
+        InputError: As `data.read`, or a row has no task, or an unknown one.
+    """
+    from bayeslora.engine.data import read_for
+    from bayeslora.tasks.columns import MissingColumnError
+    from bayeslora.tasks.union import TASK, check_tasks, no_task
+
+    if isinstance(files, Mapping):
+        check_tasks(files, [*record.tasks], "the model")
+        parts = read_tasks(files, args, columns, labels=labels, keep=keep)
+        return read_for(record, parts, columns, keep)
+    try:
+        rows = read(files, args, columns, labels=labels, keep=[*dict.fromkeys([*keep, TASK])])
+    except MissingColumnError as error:
+        raise (no_task(error.source, record.tasks) if error.column == TASK else error) from None
+    return read_for(record, rows, columns, keep)
 
 
 def scores_by_task(predictions: Predictions) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights
+from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.registry import CLOSED_FORM
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -136,6 +137,7 @@ class _Rows:
     def backward(self, count: int) -> None:
         """Fit a last layer first: the network's own starts at zero, where no gradient passes it."""
         network, train = self.network, self.train
+        width = network.encoder.num_features
         rows = spread(len(train.texts), count)
         lengths = train.texts.tokens.lengths[rows]
         batches = [
@@ -145,12 +147,14 @@ class _Rows:
         network.eval()
         with torch.no_grad():
             features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
-        scale = features.double().square().sum(-1).mean().sqrt().float()
+        states = features[..., :width]
+        scale = states.double().square().sum(-1).mean().sqrt().float()
+        scaled = torch.cat([states / scale, features[..., width:]], -1)
         labels = train.labels[[row for batch in batches for row in batch]].to(features.device)
-        weight = _last_layer(features / scale, labels, len(network.head.mean_weight)) / scale
+        weight = _last_layer(scaled, labels, len(network.head.mean_weight), width) / scale
         with progress_bar("gradients", len(rows), shown=self.shown, unit="text") as advance:
             for batch in batches:
-                logits = network.encoder(train.texts.collate(batch)) @ weight.T
+                logits = mean_logits(network.encoder(train.texts.collate(batch)), weight)
                 truth = train.labels[batch].to(logits.device)
                 loss = cross_entropy(logits, truth, reduction="sum") / len(rows)
                 torch.autograd.backward(loss)
@@ -225,9 +229,10 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _last_layer(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def _last_layer(features: Tensor, labels: Tensor, num_classes: int, num_features: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
-    head: Any = build(CLOSED_FORM, features.shape[1], num_classes)
+    shared = features.ndim == 3
+    head: Any = build(CLOSED_FORM, num_features, num_classes, shared=shared)
     head.to(features.device).refit(features, labels)
     weight: Tensor = head.mean_weight
     return weight

@@ -23,7 +23,7 @@ from bayeslora.engine.data import encode_for
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.pieces import Drawing, predict_texts
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
-from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
@@ -114,7 +114,7 @@ class _Piece:
     def __init__(self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int) -> None:
         self.fitted, self.rows, self.labels, self.start = fitted, rows, labels, start
         encoder = fitted.network.encoder
-        texts = encoder.prepare(rows.texts, rows.pairs)
+        texts = encoder.prepare(**inputs(rows))
         encoder.forget(texts)
         # The lower layers see perturbed inputs too.
         self.texts = replace(texts, prefix=None)

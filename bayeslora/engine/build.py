@@ -24,7 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head, build, build_over, build_weights, check_factors
+from bayeslora.posteriors.build import Head, build, build_weights, check_factors
 from bayeslora.posteriors.registry import CLOSED_FORM, names_where
 from bayeslora.tasks.splits import stratified_sample
 
@@ -40,7 +40,6 @@ def build_network(
     seed: int,
     max_length: int,
     format: Format | None = None,
-    tasks: Mapping[str, int] | None = None,
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
@@ -54,7 +53,6 @@ def build_network(
         seed: Of the adapter's start and of the last layer's draws.
         max_length: Tokens kept of a text.
         format: How questions are read; None for texts.
-        tasks: How many classes each of several tasks has, in the order of the classes.
         extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
             will be loaded.
         trained: `trained_state()` of that network; columns that it trains are then known.
@@ -83,8 +81,7 @@ def build_network(
     encoder.conditioning = chosen.conditioning(sites, backbone.num_features)
     if encoder.conditioning is not None:
         encoder.conditioning.resize(under(CONDITIONING, trained or {}))
-    head = build_over(
-        tasks or {},
+    head = build(
         posterior,
         encoder.num_features,
         num_classes,

@@ -27,7 +27,6 @@ from bayeslora.logits import AnyLogits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.per_task import by_task
 from bayeslora.posteriors.scores import nll
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.splits import grouped_folds, grouped_split, stratified_folds, stratified_split
@@ -181,7 +180,7 @@ def cross_validate(
         start = 0
         for piece in found:
             count = len(piece.logits.mean)
-            answers += by_task(network.head, piece.logits, labels[held[start : start + count]])
+            answers.append((piece.logits, labels[held[start : start + count]]))
             start += count
     if not answers:
         return None

@@ -18,11 +18,11 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
-from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
-from bayeslora.tasks.union import TASK, check_tasks, is_union, tasks_of, union, with_tasks
+from bayeslora.tasks.union import TASK, check_tasks, is_union, no_task, union, with_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,18 +86,33 @@ def read_for(
     Raises:
         InputError: As `read_rows`; or a row has no task, or an unknown one.
     """
-    if not record.tasks:
-        return read_rows(data, columns, keep)
     if is_union(data):
+        if not record.tasks:
+            raise InputError("the classifier was fitted to one task; give its rows alone")
         check_tasks(data, [*record.tasks], "the classifier")
         parts = {task: read_rows(rows, columns, keep) for task, rows in data.items()}
         if not parts:
-            raise InputError("no task is named whose rows to predict")
-        return union(parts)
+            raise InputError("no task is named whose rows these are")
+        return union(parts, record.tasks)
+    if not record.tasks:
+        return read_rows(data, columns, keep)
     kept_columns = (keep,) if isinstance(keep, str) else keep
-    rows = read_rows(data, columns, [*dict.fromkeys([*kept_columns, TASK])])
-    tasks_of(rows, record.tasks)
-    return with_tasks(rows, record.classes)
+    if isinstance(data, Examples) and TASK not in data.further:
+        raise no_task(data.source, record.tasks)
+    try:
+        rows = read_rows(data, columns, [*dict.fromkeys([*kept_columns, TASK])])
+    except MissingColumnError as error:
+        raise (no_task(error.source, record.tasks) if error.column == TASK else error) from None
+    return with_tasks(rows, record.classes, record.tasks)
+
+
+def labelled_for(record: ModelRecord, data: Any, columns: DataColumns) -> Any:
+    """Return labelled data for a model: of several tasks rows that know theirs, else as given.
+
+    Raises:
+        InputError: As `read_for`.
+    """
+    return read_for(record, data, columns) if record.tasks or is_union(data) else data
 
 
 def open_for(

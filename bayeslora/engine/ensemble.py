@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,7 +108,6 @@ def fit_members(
             seed=seed,
             max_length=choices.max_length,
             format=choices.format,
-            tasks=data.tasks,
         )
         if network.conditioning is not None:
             network.conditioning.learn(data.train[0])
@@ -138,6 +137,7 @@ def fit_members(
                     settings=each,
                     directory=directory,
                     prior=prior,
+                    tasks=data.tasks,
                     restore=restore,
                     title=title,
                 )
@@ -226,6 +226,7 @@ def _trained(
     settings: TrainingSettings,
     directory: Path,
     prior: ClassPrior | None,
+    tasks: Mapping[str, int],
     restore: Restore,
     title: str,
 ) -> FitResult:
@@ -266,6 +267,7 @@ def _trained(
         settings=settings,
         directory=directory,
         prior=prior,
+        tasks=tasks,
         restore=restore,
         feature_scores=choices.feature_scores,
         logit_scale=choices.logit_scale,

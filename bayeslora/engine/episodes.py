@@ -40,6 +40,7 @@ from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.files import write_json
+from bayeslora.posteriors.features import split_known
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ class MetaTuning:
 
     def features(self, batch: Batch) -> Tensor:
         """Return the features [B, d] of a batch."""
-        found: Tensor = self.encoder(batch)
-        return found
+        return split_known(self.encoder(batch), self.encoder.num_features)[0]
 
     def step(self, texts: PreparedTexts, episode: Episode, generator: torch.Generator) -> float:
         """Take one step; return its loss.
@@ -353,7 +353,8 @@ def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> 
     def support(member: int) -> tuple[Tensor, Tensor, float]:
         mix(network, [float(place == member) for place in range(count)])
         network.eval()
-        features = network.encoder.features(rows.texts).double()
+        features = network.encoder.features(rows.texts)
+        features, _ = split_known(features.double(), network.encoder.num_features)
         cosines = held_out_cosines(features, labels, classes)
         return cosines, labels, float(sites[0].cosine_scales[member])
 

@@ -112,6 +112,19 @@ def _readme(fitted: FittedModel) -> str:
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
         f"- At most {length} tokens are read.{kept}\n\n"
         "Uncertainty is not exported: these are the probabilities of the mean network.\n"
+        f"{tasks_words(fitted)}"
+    )
+
+
+def tasks_words(fitted: FittedModel) -> str:
+    """Return what a reader of exported logits has to do where there are several tasks."""
+    tasks = fitted.record.tasks
+    if not tasks:
+        return ""
+    return (
+        f"\nThe logits are of the classes of all tasks: {', '.join(tasks)}. A class is named "
+        "`task: class`. Take the softmax over the classes of the row's task alone: it is among "
+        "these that rows were classified in training.\n"
     )
 
 
@@ -160,11 +173,6 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
         InputError: The classifier is another library's, or the mean logits are no linear function
             of the features.
     """
-    if fitted.record.tasks:
-        raise InputError(
-            f"{fitted.name} classifies rows among the classes of their task, and an exported last "
-            "layer would among those of all; --format peft without --head writes the adapter"
-        )
     if format_of(fitted.record) is not None:
         raise InputError(
             f"{fitted.name} answers among the options of each question, and an exported last layer "
@@ -261,6 +269,7 @@ def _note(fitted: FittedModel) -> dict[str, Any]:
         "pooling": POOLING[fitted.network.encoder.backbone.kind],
         "max_length": fitted.network.encoder.max_length,
         "template": fitted.record.backbone.get("template"),
+        **({"tasks": fitted.record.tasks} if fitted.record.tasks else {}),
         "backbone": fitted.record.backbone["name"],
         "model_fingerprint": fitted.fingerprint,
     }

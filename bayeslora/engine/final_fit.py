@@ -25,7 +25,6 @@ from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
 from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.features import centred_logits, split_known
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.per_task import by_task
 from bayeslora.posteriors.weights.training import FinalFit
 
 logger = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def scale_by(head: Head, held_out: FeatureRows) -> float:
     """Return the factor of a fitted head's logits that held-out rows ask for."""
     features, labels = held_out.pair
     drawing = drawing_of(getattr(head, "config", None))
-    answers = by_task(head, head.predict(features), labels)
+    answers = [(head.predict(features), labels)]
     return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
 
 

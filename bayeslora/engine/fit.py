@@ -340,8 +340,6 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "two"
         )
     plan = _plan(choices, data, settings)
-    if data.tasks:
-        _check_tasks(choices, settings)
     if settings.quality_retaining is not None and data.train[0].choices is not None:
         raise InputError(
             "quality_retaining holds rows near others of their class, and the options of a "
@@ -432,19 +430,6 @@ def _check_keep_folds(choices: Choices) -> None:
             "feature scores need one set of features, and with keep_folds there are several; leave "
             "one of the two out"
         )
-
-
-def _check_tasks(choices: Choices, settings: TrainingSettings) -> None:
-    """Raise InputError for what cannot be with several tasks."""
-    posterior = choices.posterior
-    if posterior.over_trained:
-        raise InputError(
-            f"posterior {posterior.name!r} takes the curvature over all classes at once, and rows "
-            "of several tasks are classified among the classes of their own; choose 'vbll', "
-            "'laplace', 'map' or another of the last layer, or 'ensemble'"
-        )
-    if settings.refit:
-        raise InputError("refit keeps what one task's rows chose; leave it out with several tasks")
 
 
 def _differ(data: TrainingData) -> bool:

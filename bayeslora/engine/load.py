@@ -70,6 +70,11 @@ def restore_network(
     """
     record = files.record
     _check_results(files)
+    if record.tasks and "tasks" in record.head:
+        raise InputError(
+            f"{_place(files.directory)}: it was fitted to several tasks by an older version, with "
+            "a last layer for each; this one has a last layer for all of them: fit it again"
+        )
     members = _members(files)
     if record.backbone["kind"] == MODULE:
         network = module_from_files(files, module, encode, loading["device"])
@@ -92,7 +97,6 @@ def restore_network(
             seed=record.seed,
             max_length=record.max_length,
             format=format_of(record),
-            tasks=record.tasks,
             extra=record.head,
             trained=members[0],
         )

@@ -55,7 +55,6 @@ from bayeslora.engine.settings import TrainingSettings, plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.per_task import PerTask, by_task
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 from bayeslora.processes import current
@@ -113,14 +112,9 @@ def validation_metrics(
     features, labels = feature_rows(network, validation).pair
     if train is not None:
         head.fit(*train, (features, labels), choose_prior=False)
-    found: dict[str, float] = {"nll": 0.0, "accuracy": 0.0}
-    for logits, own in by_task(head, head.predict(features), labels):
-        probs = link_probabilities(logits, **(drawing or {})).probs
-        accuracy = (probs.argmax(1) == own).double().mean()
-        share = len(own) / len(labels)
-        found["nll"] += share * nll(probs, own)
-        found["accuracy"] += share * accuracy.item()
-    return found
+    probs = link_probabilities(head.predict(features), **(drawing or {})).probs
+    accuracy = (probs.argmax(1) == labels).double().mean()
+    return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
 
 
 @restored_random_state()
@@ -139,6 +133,7 @@ def train_network(
     logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
+    tasks: Mapping[str, int] | None = None,
     restore: Restore = nothing_to_restore,
     description: str | None = "fit",
 ) -> FitResult:
@@ -162,15 +157,14 @@ def train_network(
         logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
         on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
         prior: What the language model says of the classes; None for a prior mean of zero.
+        tasks: How many classes each of several tasks has, in the order of the classes.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
     shown = description is not None
     last = current().first(lambda: last_checkpoint(directory))
-    if isinstance(network.head, PerTask):
-        network.head.see(train.labels)
-    fit = _Fit(network, train, adapter, posterior, settings, last)
+    fit = _Fit(network, train, adapter, posterior, settings, tasks or {}, last)
     if network.conditioning is not None and train.texts.contexts is not None:
         network.conditioning.begin(train.texts.contexts)
     begin_adapter(
@@ -229,13 +223,24 @@ def train_network(
 
 @dataclass(frozen=True)
 class _Fit:
-    """What the parts of a training are made from; `last` is the checkpoint that it goes on from."""
+    """What the parts of a training are made from.
+
+    Attributes:
+        network: The network.
+        train: Its rows.
+        adapter: Its adapter.
+        posterior: Its posterior.
+        settings: Of the training.
+        tasks: How many classes each of several tasks has.
+        last: The checkpoint that it goes on from.
+    """
 
     network: Network
     train: LabelledTexts
     adapter: Adapter
     posterior: Posterior
     settings: TrainingSettings
+    tasks: Mapping[str, int]
     last: str | None
 
 
@@ -358,9 +363,8 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
     options = fit.settings.quality_retaining
     if options is None:
         return update
-    head = fit.network.head
-    one_task = torch.zeros(len(head.mean_weight), dtype=torch.int64)
-    task_of = head.task_of if isinstance(head, PerTask) else one_task
+    sizes = torch.tensor([*fit.tasks.values()] or [len(fit.network.head.mean_weight)])
+    task_of = torch.arange(len(sizes)).repeat_interleave(sizes)
     return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 

@@ -222,11 +222,6 @@ class FittedModel:
         Raises:
             InputError: `config` cannot be fitted to this network, or there is no single last layer.
         """
-        if self.record.tasks:
-            raise InputError(
-                f"{self.name} was fitted to several tasks, whose last layer is fitted with them: "
-                "choose the posterior in fit"
-            )
         sites = self.network.sites
         check_last_layer(
             config,

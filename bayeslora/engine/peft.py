@@ -152,6 +152,7 @@ def _readme(fitted: FittedModel, base: str, found: PeftExport, *, head: bool) ->
     return (
         f"# LoRA adapter for PEFT\n\n```python\nfrom {module} import {loader}\n\n{load}\n```\n\n"
         f"{listed}\n\nUncertainty is not exported: this is the mean network.\n"
+        f"{merged.tasks_words(fitted) if head else ''}"
     )
 
 

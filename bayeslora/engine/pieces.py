@@ -18,7 +18,6 @@ from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.engine.settings import LabelledExamples
-from bayeslora.engine.tasks import of_tasks
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import check_draws, check_link
@@ -26,7 +25,6 @@ from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.questions import question_columns
-from bayeslora.tasks.union import tasks_of
 
 if TYPE_CHECKING:
     from bayeslora.engine.model import FittedModel
@@ -168,9 +166,5 @@ def predict_texts(
         "ids": examples.ids,
         "columns": {**images, **question_columns(examples), **examples.further, **unknown},
     }
-    record = fitted.record
-    if record.tasks:
-        found = tasks_of(examples, record.tasks)
-        return of_tasks(answers, record.classes, record.tasks, found, how=how, about=about)
     available = examples.available(len(classes))
     return to_predictions(answers, classes, available=available, **how, **about)

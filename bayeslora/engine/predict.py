@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
-from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
@@ -167,11 +166,6 @@ def to_predictions(
     results, found = [], []
     drawn: dict[str, str] = {}
     present = None if available is None or available.all() else torch.from_numpy(available)
-    if present is not None and link == "bridge":
-        raise InputError(
-            "link 'bridge' is for rows that have all classes, and some questions have fewer "
-            "options; choose 'mc' or 'probit'"
-        )
     start = 0
     for one in answers:
         count = len(one.logits.mean)

@@ -217,17 +217,18 @@ class TrainingData:
             for task, data in (validation or {}).items()
         }
         of_task = union_classes(parts)
+        sizes = counts(of_task)
         classes = tuple(name for names in of_task.values() for name in names)
         for task, rows in held.items():  # by their own names, in files of their own
             encode_labels(rows, class_names(parts[task]))
         found = [
             (rows, torch.from_numpy(encode_labels(rows, classes)))
-            for rows in (union(split) for split in (parts, held) if split)
+            for rows in (union(split, sizes) for split in (parts, held) if split)
         ]
         images = any(rows.images for rows in parts.values())
         if images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
-        return cls(columns, classes, found[0], found[1] if held else None, counts(of_task))
+        return cls(columns, classes, found[0], found[1] if held else None, sizes)
 
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""

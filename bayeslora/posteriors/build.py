@@ -10,7 +10,6 @@ from torch import nn
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.per_task import PerTask
 from bayeslora.posteriors.registry import described
 from bayeslora.posteriors.types import LastLayer, LastLayerDefaults, Network
 
@@ -66,40 +65,6 @@ def build(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
     return head
-
-
-def build_over(
-    tasks: Mapping[str, int],
-    config: Posterior,
-    num_features: int,
-    num_classes: int,
-    *,
-    shared: bool = False,
-    seed: int = 0,
-    extra: Mapping[str, Any] | None = None,
-) -> Head:
-    """Return the head of a configuration over the classes of several tasks; see `build`.
-
-    Args:
-        tasks: How many classes each task has; empty where there is one task.
-        config: As for `build`, and so are the others.
-        num_features: d.
-        num_classes: C.
-        shared: Whether one weight vector is shared by all options of a row.
-        seed: Of draws.
-        extra: `extra_config()` of a fitted head.
-    """
-    if not tasks:
-        return build(config, num_features, num_classes, shared=shared, seed=seed, extra=extra)
-    of_tasks = (extra or {}).get("tasks", [{}] * len(tasks))
-    if not isinstance(of_tasks, list) or len(of_tasks) != len(tasks):
-        raise InputError(f"the record of a fitted {config.name} head is damaged: 'tasks'")
-    return PerTask(
-        {
-            task: build(config, num_features, size, seed=seed, extra=own)
-            for (task, size), own in zip(tasks.items(), of_tasks, strict=True)
-        }
-    )
 
 
 def _factory(config: Posterior) -> Callable[..., Any]:

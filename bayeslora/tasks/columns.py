@@ -224,10 +224,26 @@ class RowChecks:
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
         other = "" if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
-        raise InputError(
+        raise MissingColumnError(
             f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
-            f"Choose with {option}{other}"
+            f"Choose with {option}{other}",
+            source,
+            name,
         )
+
+
+class MissingColumnError(InputError):
+    """A table lacks a column.
+
+    Attributes:
+        source: Of the table.
+        column: Its name.
+    """
+
+    def __init__(self, message: str, source: str, column: str) -> None:
+        """Say what is missing where."""
+        super().__init__(message)
+        self.source, self.column = source, column
 
 
 class BadValueError(ValueError):

@@ -42,6 +42,8 @@ class Examples:
             one side of a split; None where every row stands alone.
         dropped: How many rows of the source were left out, by reason.
         images: Whether the texts are paths of images, which are what is classified.
+        among: Which of the classes each row can be of, in their order: those of its task, where
+            there are several; None where all, and of questions.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +59,7 @@ class Examples:
     groups: tuple[str, ...] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     images: bool = False
+    among: tuple[tuple[bool, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {
@@ -67,6 +70,7 @@ class Examples:
             "choices": len(self.texts if self.choices is None else self.choices),
             "histories": len(self.texts if self.history is None else self.history),
             "groups": len(self.texts if self.groups is None else self.groups),
+            "sets of classes": len(self.texts if self.among is None else self.among),
             **{f"values of {name!r}": len(values) for name, values in self.further.items()},
         }
         for name, size in sizes.items():
@@ -117,18 +121,20 @@ class Examples:
         return labels if self.choices is None else np.zeros_like(labels)
 
     def available(self, num_options: int | None = None) -> NDArray[np.bool_] | None:
-        """Return [N, C], which options each question has; None for texts to classify.
+        """Return [N, C], which classes or options each row can be of; None where all.
 
         Args:
-            num_options: C, at least that of any row; None for the most of a row.
+            num_options: Of questions: C, at least that of any row; None for the most of a row.
         """
+        if self.among is not None:
+            return np.array(self.among, dtype=np.bool_)
         if self.choices is None:
             return None
         counts = np.array([len(row) for row in self.choices])
         return np.asarray(np.arange(num_options or counts.max(initial=0)) < counts[:, None])
 
 
-_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups")
+_BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
 
 
 def joined(parts: Sequence[Examples]) -> Examples:

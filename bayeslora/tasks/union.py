@@ -62,8 +62,12 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def union(parts: Mapping[str, Examples]) -> Examples:
+def union(parts: Mapping[str, Examples], tasks: Mapping[str, int]) -> Examples:
     """Return the rows of all tasks, one task after another, with labels that name theirs.
+
+    Args:
+        parts: Rows of some tasks.
+        tasks: How many classes each task has, in the order of the classes.
 
     Raises:
         InputError: Some tasks have a second text and others none, or one has questions with
@@ -82,7 +86,8 @@ def union(parts: Mapping[str, Examples]) -> Examples:
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     every = [named(task, rows, common) for task, rows in parts.items()]
-    return replace(joined(every), source=" + ".join(rows.source for rows in parts.values()))
+    rows = replace(joined(every), source=" + ".join(rows.source for rows in parts.values()))
+    return among_own(rows, tasks)
 
 
 def named(task: str, rows: Examples, kept: Iterable[str] = ()) -> Examples:
@@ -124,11 +129,7 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
     """
     names = rows.further.get(TASK)
     if names is None:
-        raise InputError(
-            f"{rows.source}: the classifier was fitted to several tasks ({listed(list(tasks))}); "
-            "say which one the rows are of: {name: data} (--multi-task NAME=FILE), or a column "
-            f"{TASK!r}"
-        )
+        raise no_task(rows.source, tasks)
     places = {task: place for place, task in enumerate(tasks)}
     for place, name in enumerate(names):
         if name not in places:
@@ -139,26 +140,48 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
     return np.array([places[str(name)] for name in names], dtype=np.int64)
 
 
-def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
-    """Return rows that name their task in a column, with labels that name it too.
+def no_task(source: str, tasks: Iterable[str]) -> InputError:
+    """Return the error of rows that say no task."""
+    return InputError(
+        f"{source}: the classifier was fitted to several tasks ({listed(list(tasks))}); say which "
+        "one the rows are of: {name: data} (--multi-task NAME=FILE), or a column "
+        f"{TASK!r}"
+    )
+
+
+def among_own(rows: Examples, tasks: Mapping[str, int]) -> Examples:
+    """Return rows that name their task in a column, each among the classes of its task.
+
+    Args:
+        rows: With the column `task`.
+        tasks: How many classes each task has, in the order of the classes.
+
+    Raises:
+        InputError: A row has no task, or an unknown one.
+    """
+    number = np.repeat(np.arange(len(tasks)), [*tasks.values()])
+    own = [tuple(row) for row in (number == np.arange(len(tasks))[:, None]).tolist()]
+    return replace(rows, among=tuple(own[task] for task in tasks_of(rows, tasks).tolist()))
+
+
+def with_tasks(rows: Examples, classes: Sequence[str], tasks: Mapping[str, int]) -> Examples:
+    """Return rows that name their task in a column, each among its classes and labelled so.
 
     Args:
         rows: Their labels are classes of their task, or of all tasks.
         classes: Of all tasks.
+        tasks: How many classes each task has, in the order of the classes.
+
+    Raises:
+        InputError: A row has no task, or an unknown one.
     """
-    names = rows.further.get(TASK)
-    if names is None:
-        return rows
+    rows = among_own(rows, tasks)
+    names = rows.further[TASK]
     labels = tuple(
         label if label is None or label in classes else class_of(str(name), label)
         for name, label in zip(names, rows.labels, strict=True)
     )
     return replace(rows, labels=labels)
-
-
-def task_of(tasks: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return the number of each class's task, [C]."""
-    return np.repeat(np.arange(len(tasks)), [*tasks.values()])
 
 
 def counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:

@@ -45,12 +45,12 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.engine.rows import LabelledTexts, prepare, scaled_features
 from bayeslora.engine.settings import TrainingSettings
-from bayeslora.logits import GaussianLogits
+from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
+from bayeslora.posteriors.features import mean_logits, split_known
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.per_task import by_task
 from bayeslora.tasks.examples import (
     Examples,
     encode_labels,
@@ -153,8 +153,9 @@ def together(splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...
         return Rows(*alone, tuple(names), {task: len(names)})
     classes = union_classes(parts["train"])
     names = [name for group in classes.values() for name in group]
-    alike = (union(parts[split]) for split in ("train", "held", "test"))
-    return Rows(*alike, tuple(names), counts(classes))
+    sizes = counts(classes)
+    alike = (union(parts[split], sizes) for split in ("train", "held", "test"))
+    return Rows(*alike, tuple(names), sizes)
 
 
 def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
@@ -173,7 +174,6 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
         num_classes=len(rows.classes),
         seed=seed,
         max_length=MAX_LENGTH,
-        tasks=rows.tasks,
     )
     if arm.in_file_order:
         for site in network.sites:
@@ -187,8 +187,7 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     epochs: list[dict[str, Any]] = []
 
     def score(_: int, trained: Network) -> None:
-        logits, labels = _logits(trained, splits["test"])
-        epochs.append(_by_task(trained, logits, labels, rows))
+        epochs.append(_by_task(_logits(trained, splits["test"]), splits["test"].labels, rows))
 
     with tempfile.TemporaryDirectory() as folder:
         train_network(
@@ -200,17 +199,17 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
             settings=settings,
             directory=Path(folder),
             feature_scores=(),
+            tasks=rows.tasks,
             on_epoch=score,
             description=None,
         )
-    held, labels = _logits(network, splits["held"])
-    point = GaussianLogits(held, torch.zeros_like(held))
-    factor = best_scale(by_task(network.head, point, labels))[0]
-    logits, labels = _logits(network, splits["test"])
+    held = _logits(network, splits["held"])
+    factor = best_scale([(_among_own(held, rows.held, rows), splits["held"].labels)])[0]
+    scaled = factor * _logits(network, splits["test"])
     return {
         "epochs": epochs,
         "factor": factor,
-        "scaled": _by_task(network, factor * logits, labels, rows),
+        "scaled": _by_task(scaled, splits["test"].labels, rows),
     }
 
 
@@ -219,20 +218,31 @@ def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> Lab
     return prepare(network.encoder, (rows, labels), progress=False, say=False)
 
 
-def _logits(network: Network, rows: LabelledTexts) -> tuple[Tensor, Tensor]:
-    features = scaled_features(network, rows.texts).double()
-    return features @ network.head.mean_weight.double().T, rows.labels
+def _logits(network: Network, rows: LabelledTexts) -> Tensor:
+    """Return [N, C], those of other tasks' classes too."""
+    features = scaled_features(network, rows.texts)
+    states, _ = split_known(features, network.encoder.num_features)
+    return mean_logits(states.double(), network.head.mean_weight.double())
 
 
-def _by_task(network: Network, logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
+def _among_own(logits: Tensor, examples: Examples, rows: Rows) -> GaussianLogits:
+    """Return logits [N, C] of rows among the classes of their task."""
+    if len(rows.tasks) > 1:
+        own = torch.from_numpy(examples.available())
+        logits = torch.where(own, logits, ABSENT)
+    return GaussianLogits(logits, torch.zeros_like(logits))
+
+
+def _by_task(logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
     """Return accuracy, NLL and ECE of each task among its classes, and accuracy among all."""
     found = {}
-    point = GaussianLogits(logits, torch.zeros_like(logits))
     names = np.array(rows.test.further[TASK])
-    for task, (own, y) in zip(rows.tasks, by_task(network.head, point, labels), strict=True):
-        p = own.mean.softmax(-1)
+    probs = _among_own(logits, rows.test, rows).mean.softmax(-1)
+    for task in rows.tasks:
+        own = torch.from_numpy(names == task)
+        p, y = probs[own], labels[own]
         top = p.max(1)
-        of_all = (logits.argmax(1) == labels)[torch.from_numpy(names == task)]
+        of_all = (logits.argmax(1) == labels)[own]
         found[task] = {
             "accuracy": float((top.indices == y).double().mean()),
             "nll": float(-p[torch.arange(len(y)), y].log().mean()),

@@ -1,5 +1,7 @@
 """Several tasks at once: one classifier, rows among the classes of their task."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tiny import WHOLE_AND_RAW, tiny_llama, toy_rows
 import bayeslora as bl
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
+from bayeslora.tasks.readers import load_examples
 
 LORA = "lora:r=2,num_layers=2"
 
@@ -52,6 +55,7 @@ POSTERIORS = [
     *("mle", "map", "vbll:prior_scale=2,polish_bound=jensen", "laplace:num_samples=20"),
     *("temperature", "gvbll", "nuts:kernel=hmc,num_chains=2,num_warmup=8,num_samples=4"),
     *("ensemble:num_members=2", "swag:num_samples=2", "blob:num_samples=2", "ivon:num_samples=2"),
+    *("laplace_lora:prior_precision=1", "tfb:num_samples=2", "prototypes"),
 ]
 
 
@@ -179,22 +183,81 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
     assert kept.labels is None
 
 
-@pytest.mark.parametrize("posterior", ["laplace_lora", "tfb"])
-def test_posteriors_over_all_classes_at_once_are_refused(backbone, posterior):
-    with pytest.raises(InputError, match=posterior):
-        fitted(backbone, posterior)
-
-
-def test_what_would_forget_the_tasks_is_refused(backbone, tmp_path):
+def test_rows_that_say_no_task_are_told_how_to(backbone):
     clf = fitted(backbone)
-    with pytest.raises(InputError, match="tasks"):
-        clf.calibrate(TRAIN)
-    for export in (clf.export_merged, lambda path: clf.export_peft(path, head=True)):
-        with pytest.raises(InputError, match="task"):
-            export(tmp_path / "out")
-    clf.export_peft(tmp_path / "peft")
-    with pytest.raises(InputError, match="refit"):
-        fitted(backbone, validation=None, hold_out=0.3, refit=True)
+    for call in (clf.predict, clf.calibrate, clf.robustness):
+        for data in (toy_rows(3), load_examples(toy_rows(3))):
+            with pytest.raises(InputError, match="--multi-task") as error:
+                call(data)
+            assert "--keep" not in str(error.value)
+    one = fresh(backbone).fit(toy_rows(12), epochs=1)
+    with pytest.raises(InputError, match="one task"):
+        one.predict(TEST)
+
+
+def test_held_out_rows_choose_for_a_fit_to_all(backbone):
+    clf = fitted(backbone, "map", validation=None, hold_out=0.3, refit=True)
+    assert clf.record.results["held_out"]["num_rows"] == 15
+    assert clf.record.num_train == 50
+    own = clf.predict(TEST).available
+    assert (clf.predict(TEST).probs[~own] == 0).all()
+
+
+@pytest.mark.parametrize("posterior", ["laplace", "laplace_lora:prior_precision=1", "best"])
+def test_a_finished_classifier_takes_another_posterior(backbone, tmp_path, posterior):
+    clf = fitted(backbone)
+    before = clf.predict(TEST)
+    clf.calibrate(HELD, TEST if posterior == "laplace" else None, posterior=posterior)
+    after = clf.predict(TEST)
+    assert (after.probs[~after.available] == 0).all()
+    assert np.array_equal(after.available, before.available)
+    assert clf.record.tasks == {"topic": 3, "animal": 2}
+    clf.save_pretrained(tmp_path / "model")
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(TEST).probs, after.probs)
+
+
+def test_an_exported_classifier_has_the_logits_of_all_classes(backbone, tmp_path):
+    """Its softmax among the classes of a task is the prediction of that task's rows."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    clf = fitted(backbone)
+    clf.export_merged(tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tuple(model.config.id2label.values()) == CLASSES
+    for task, own in (("topic", slice(0, 3)), ("animal", slice(3, 5))):
+        expected = clf.predict({task: TEST[task]}, num_samples=0).probs[:, own]
+        for row, probs in zip(TEST[task], expected, strict=True):
+            with torch.no_grad():
+                logits = model(**tokenizer(row["text"], return_tensors="pt")).logits[0]
+            np.testing.assert_allclose(logits[own].softmax(-1), probs, atol=1e-5)
+    clf.export_safetensors(tmp_path / "model.safetensors")
+    assert len(load_file(tmp_path / "model.safetensors")["head.weight"]) == len(CLASSES)
+    clf.export_peft(tmp_path / "peft", head=True)
+    score = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert any(len(item) == len(CLASSES) for name, item in score.items() if "score" in name)
+
+
+def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backbone):
+    clf = fitted(backbone, "map")
+    curve = clf.robustness(TEST, {"eps": [0.5], "steps": 3})
+    clean, attacked = (point.scores["nll"].value for point in curve.points)
+    found = clf.predict(TEST)
+    assert clean == pytest.approx(-np.log(found.probs[np.arange(15), found.labels]).mean())
+    assert attacked > clean
+
+
+def test_a_model_with_a_last_layer_a_task_is_refused(backbone, tmp_path):
+    fitted(backbone, out=tmp_path / "model")
+    file = tmp_path / "model" / "bayeslora.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    del record["sha256"], record["files"]
+    record["head"] = {"tasks": [{}, {}]}
+    file.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="fit it again"):
+        BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
 
 
 def test_one_task_is_what_it_was(backbone):

@@ -60,6 +60,50 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     assert report.code == 0, report.err
 
 
+def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
+    run, refused, world, files, tmp_path
+):
+    model = tmp_path / "model"
+    result = run("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
+    assert result.code == 0, result.err
+    again = tmp_path / "again"
+    result = run(
+        "calibrate", model, *named(files, "valid"), *named(files, "test", "--validation"),
+        "--posterior", "laplace", "--out", again, "--quiet", "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["calibration"]["rows"] == 24
+    assert run("export", again, "--format", "merged", "--out", tmp_path / "merged").code == 0
+    assert "topic, animal" in (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+
+    tasked = [{**row, "task": "topic"} for row in toy_rows(4, 6)]
+    data = write_rows(tmp_path / "tasked.jsonl", tasked)
+    attack = ("--attack", "eps=0.3,steps=2", "--json", "--quiet")
+    result = run("evaluate", model, data, *attack)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["n"] == 4
+    result = run("evaluate", model, *named(files, "test"), *attack)
+    assert json.loads(result.out)["n"] == 18
+
+    topic = files["topic-test"]
+    for command in (
+        ("predict", model, topic, "--out", tmp_path / "p.csv"),
+        ("calibrate", model, topic, "--out", tmp_path / "c"),
+        ("evaluate", model, topic, "--attack", "eps=0.3"),
+    ):
+        text = refused(*command)
+        assert "--multi-task" in text
+        assert "--keep" not in text
+    for command in (
+        ("calibrate", world.model, *named(files, "valid"), "--out", tmp_path / "c"),
+        ("calibrate", model, "--out", tmp_path / "c"),
+        ("evaluate", world.model, *named(files, "test"), "--attack", "eps=0.3"),
+        ("evaluate", model, topic, *named(files, "test"), "--attack", "eps=0.3"),
+        ("evaluate", topic, *named(files, "test")),
+    ):
+        refused(*command)
+
+
 def test_tasks_stand_in_a_file_of_options(run, world, files, tmp_path):
     config = tmp_path / "fit.yaml"
     config.write_text(
@@ -99,7 +143,6 @@ def test_bad_tasks_are_refused(refused, world, files, tmp_path):
         ((*train, "--validation", f"topic={files['animal-valid']}"), "'no'|'yes'"),
         ((*train, "--task", "sst2_sentences"), "--task"),
         ((world.train, "--validation", valid, "--validation", valid), "--validation"),
-        ((*train, "--posterior", "tfb"), "tfb"),
     ):
         text = refused("fit", *options, *out)
         assert any(part.strip("'") in text for part in name.split("|")), text

@@ -10,6 +10,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.retaining.loss import Retained
 from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.errors import InputError
+from bayeslora.logits import ABSENT
 from bayeslora.posteriors.registry import resolve_posterior
 
 TASKS = torch.tensor([0, 0, 0, 1, 1])
@@ -19,6 +20,11 @@ LORA = LoRA(r=2, num_layers=2)
 def drawn(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def among(logits, labels):
+    """Return logits of rows among the classes of their task."""
+    return torch.where(TASKS[labels][:, None] == TASKS, logits, ABSENT)
 
 
 def kept(options=None, tasks=TASKS, seed=1):
@@ -35,7 +41,7 @@ def test_the_gradient_is_that_of_the_sheet(published):
     """Of each entry (T/ℓ)(softmax(z/T) − softmax(Z/T)), over the row's task, a mean over rows."""
     retained = kept(QualityRetaining(published=published, temperature=2.0))
     logits, labels = drawn(4, 5).requires_grad_(), torch.tensor([0, 3, 4, 1])
-    retained.loss(logits, labels).backward()
+    retained.loss(among(logits, labels), labels).backward()
     for row, label in enumerate(labels.tolist()):
         own = TASKS[label] == TASKS
         weight = 1 / float(retained.losses[TASKS[label]])
@@ -49,7 +55,8 @@ def test_the_gradient_is_that_of_the_sheet(published):
 
 def test_the_loss_is_a_mean_of_weighted_divergences():
     retained = kept(QualityRetaining(largest=3.0, temperature=1.5))
-    logits, labels = drawn(3, 5), torch.tensor([2, 2, 4])
+    labels = torch.tensor([2, 2, 4])
+    logits = among(drawn(3, 5), labels)
     expected = 0.0
     for z, label in zip(logits, labels.tolist(), strict=True):
         own = TASKS[label] == TASKS
@@ -60,7 +67,8 @@ def test_the_loss_is_a_mean_of_weighted_divergences():
 
 
 def test_a_class_without_an_entry_has_no_weight_and_published_zeros_mean_uniform():
-    logits, labels = drawn(2, 5).float(), torch.tensor([0, 3])
+    labels = torch.tensor([0, 3])
+    logits = among(drawn(2, 5).float(), labels)
     assert float(Retained(QualityRetaining(), TASKS).loss(logits, labels)) == 0
     published = Retained(QualityRetaining(published=True, temperature=1.0), TASKS)
     # Two entries of zeros: twice KL(uniform ‖ softmax) with weight 1/10.
@@ -74,7 +82,8 @@ def test_a_class_without_an_entry_has_no_weight_and_published_zeros_mean_uniform
 def test_running_losses_are_of_each_task_over_its_own_classes():
     retained = kept()
     before = retained.losses.clone()
-    logits, labels = drawn(3, 5), torch.tensor([0, 2, 1])
+    labels = torch.tensor([0, 2, 1])
+    logits = among(drawn(3, 5), labels)
     retained.see(logits, labels)
     expected = 0.95 * before[0] + 0.05 * cross_entropy(logits[:, :3], labels)
     torch.testing.assert_close(retained.losses[0], expected, rtol=1e-6, atol=0)
@@ -84,6 +93,7 @@ def test_running_losses_are_of_each_task_over_its_own_classes():
 def test_a_class_moves_by_the_mean_of_its_right_rows_in_any_order():
     logits = torch.tensor([[3.0, 0, 0, 9, 9], [1, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 0, 0, 5]])
     labels = torch.tensor([0, 0, 0, 4])  # the third is wrong; 9 is another task's
+    logits = among(logits, labels)
     retained = kept(QualityRetaining(momentum=0.8))
     retained.logits = retained.logits.float()
     before = retained.logits.clone()

@@ -19,6 +19,7 @@ from bayeslora.cli.arguments import (
 )
 from bayeslora.cli.data import column_options, columns_for, read
 from bayeslora.cli.messages import show
+from bayeslora.cli.multi_task import add_multi_task, files_of, read_of_tasks, settle_tasks
 from bayeslora.cli.outputs import (
     SCORE_NAMES,
     before_and_after,
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "train",
+        nargs="?",
         metavar="TRAIN",
         help="labelled rows, best held-out ones: rows MODEL was trained on hide its mistakes",
     )
@@ -72,10 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--validation",
-        metavar="FILE",
+        action="append",
+        metavar="[NAME=]FILE",
         help="held-out rows: they choose what the posterior chooses, such as a prior, and are "
-        "scored",
+        "scored; with --multi-task one of a task each, by its name",
     )
+    add_multi_task(parser, "TRAIN")
     parser.add_argument(
         "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"
     )
@@ -101,6 +105,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.posteriors.config_scores import check_feature_scores
     from bayeslora.posteriors.registry import resolve_posterior
 
+    settle_tasks(args)
+    if args.train is None and args.multi_task is None:
+        raise InputError("TRAIN is missing; a model of several tasks takes --multi-task NAME=FILE")
     check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
     if args.new_classes:
         _adapt(args)
@@ -111,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         check_feature_scores(args.feature_scores, posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
-    train = _rows(args.train, args, columns, record)
+    train = _rows(args.multi_task or args.train, args, columns, record)
     held = None
     if args.validation is not None:
         held = _rows(args.validation, args, columns, record)
@@ -125,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier of other classes, fitted to a few rows of them."""
-    for name in ("validation", "feature_scores"):
+    for name in ("validation", "feature_scores", "multi_task"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} has no effect with --new-classes; leave it out")
@@ -152,7 +159,7 @@ def _inputs(args: argparse.Namespace) -> list[str | Path]:
     backbone = args.backbone
     if backbone is None and is_model(args.model):
         backbone = read_record(args.model).backbone["name"]
-    files = [one for one in (args.train, args.validation) if one is not None]
+    files = files_of(args.train, args.multi_task, args.validation)
     # A model of ours may be replaced by what is made of it, but not lie within that.
     model = [] if real_path(args.model) == real_path(args.out) else directories(args.model)
     return [*files, *model, *directories(backbone)]
@@ -174,12 +181,21 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
 
 
 def _rows(
-    data: str, args: argparse.Namespace, columns: DataColumns, record: ModelRecord | None
+    data: str | dict[str, str],
+    args: argparse.Namespace,
+    columns: DataColumns,
+    record: ModelRecord | None,
 ) -> Examples:
     """Return labelled rows, their labels checked where the classes are known already."""
     from bayeslora.engine.data import encode_for
 
-    rows = read(data, args, columns, labels="required")
+    tasks = None if record is None else record.tasks
+    if isinstance(data, dict) and not tasks:
+        raise InputError(f"{args.model} was fitted to one task; give TRAIN, not --multi-task")
+    if record is not None and tasks:
+        rows = read_of_tasks(data, args, columns, record, labels="required")
+    else:
+        rows = read(str(data), args, columns, labels="required")
     if record is not None:
         encode_for(record, rows)
     return rows

@@ -18,10 +18,11 @@ from bayeslora.cli.arguments import (
     given,
 )
 from bayeslora.cli.messages import show, show_last
+from bayeslora.cli.multi_task import add_multi_task, files_of, named_files
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
-from bayeslora.plain_text import quoted
+from bayeslora.plain_text import counted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="with --attack: a .json file for report --robustness"
     )
+    add_multi_task(parser, "DATA, with --attack")
     add_choice_of_scores(parser, "the usual ones")
     add_loading(parser)
     add_overwrite(parser)
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     if args.attack is not None:
         _attack(args)
         return
-    for name in ("out", *LOADING_HERE, "overwrite"):
+    for name in ("out", "multi_task", *LOADING_HERE, "overwrite"):
         if getattr(args, name):
             raise InputError(f"--{name.replace('_', '-')} is for --attack; leave it out")
     from bayeslora.reporting.console import scores_table, summary_line
@@ -107,10 +109,7 @@ def _attack(args: argparse.Namespace) -> None:
     from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
     from bayeslora.metrics.robustness import Attack
 
-    if len(args.files) != 2:
-        raise InputError(
-            f"--attack takes a model and labelled data, MODEL DATA, got {len(args.files)} arguments"
-        )
+    model, data = _model_and_data(args)
     for name in _OF_FILES:
         if getattr(args, name, None):
             raise InputError(
@@ -118,7 +117,6 @@ def _attack(args: argparse.Namespace) -> None:
             )
     if args.ood or args.over_seeds or args.all:
         raise InputError("--ood, --over-seeds and --all have no effect with --attack")
-    model, data = args.files
     attack = Attack.of(args.attack)
     if args.seed is not None:
         attack = replace(attack, seed=args.seed)
@@ -126,13 +124,13 @@ def _attack(args: argparse.Namespace) -> None:
         if not args.out.endswith(".json"):
             raise InputError(f"--out must end in .json, got {args.out}")
         refuse_existing(args.out, overwrite=bool(args.overwrite))
-        refuse_inputs(args.out, data, model)
+        refuse_inputs(args.out, *files_of(data), model)
 
     from bayeslora.checkpoint import read_record
-    from bayeslora.engine.data import columns_of, encode_for, read_rows
+    from bayeslora.engine.data import columns_of, encode_for, read_for
 
     record = read_record(model)
-    rows = read_rows(data, columns_of(record))
+    rows = read_for(record, data, columns_of(record))
     encode_for(record, rows)
 
     from bayeslora.classifier import BayesianClassifier
@@ -149,6 +147,20 @@ def _attack(args: argparse.Namespace) -> None:
         print_json(curve.to_json())
     else:
         show(to_text(robustness_table([curve])))
+
+
+def _model_and_data(args: argparse.Namespace) -> tuple[str, str | dict[str, str]]:
+    """Return the model and the file of the rows, or the files of several tasks by their names."""
+    files = args.files
+    if args.multi_task is None and len(files) == 2:
+        return files[0], files[1]
+    if args.multi_task is not None and len(files) == 1:
+        return files[0], named_files(args.multi_task, "--multi-task")
+    raise InputError(
+        "--attack takes a model and labelled data, MODEL DATA, or MODEL --multi-task NAME=FILE …, "
+        f"got {counted(len(files), 'argument')}"
+        + (" beside --multi-task" if args.multi_task is not None else "")
+    )
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:

@@ -19,13 +19,13 @@ from bayeslora.cli.arguments import (
     given,
     number,
 )
-from bayeslora.cli.data import columns_for, open_rows, read
+from bayeslora.cli.data import columns_for, open_rows
 from bayeslora.cli.messages import note
 from bayeslora.cli.multi_task import (
     add_multi_task,
     files_of,
     named_files,
-    read_tasks,
+    read_of_tasks,
     scores_by_task,
 )
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
@@ -163,15 +163,9 @@ def _opened(
     if not record.tasks:
         return open_rows(str(files), args, columns, keep=args.keep)
 
-    from bayeslora.engine.data import open_for
-    from bayeslora.tasks.union import TASK, check_tasks
+    from bayeslora.tasks.stream import stream_of
 
-    if isinstance(files, dict):
-        check_tasks(files, [*record.tasks], "the model")
-        parts = read_tasks(files, args, columns, keep=args.keep)
-        return open_for(record, parts, columns, args.keep)
-    rows = read(files, args, columns, keep=[*dict.fromkeys([*args.keep, TASK])])
-    return open_for(record, rows, columns, args.keep)
+    return stream_of(read_of_tasks(files, args, columns, record, keep=args.keep))
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:

@@ -22,12 +22,12 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from bayeslora.engine.head_updates import HeadUpdate, Moment
 from bayeslora.engine.retaining.options import QualityRetaining
+from bayeslora.logits import ABSENT
+from bayeslora.posteriors.features import mean_logits
 
 _KEPT = 0.95
 _FIRST_LOSS = 10.0
 _PUBLISHED_ENTRIES = 2
-# Finite, as a logit of -inf has no difference from another.
-_FAR_BELOW = -1e9
 
 
 class Retained:
@@ -59,15 +59,14 @@ class Retained:
         """Return the mean over rows, in nats, of what holds them near the logits of their class.
 
         Args:
-            logits: [B, C], with a graph; of classes of other tasks they play no part.
+            logits: [B, C], with a graph; `ABSENT` at classes of other tasks.
             labels: [B] int64.
         """
         T = self._options.temperature
-        others = self._others(labels)
-        targets = self.logits[labels].masked_fill(others[:, None], _FAR_BELOW)
+        others = logits <= ABSENT / 2
+        targets = self.logits[labels].masked_fill(others[:, None], ABSENT)
         expected = (targets / T).log_softmax(-1)
-        own = logits.masked_fill(others, _FAR_BELOW)
-        found = (own / T).log_softmax(-1)[:, None].expand_as(expected)
+        found = (logits / T).log_softmax(-1)[:, None].expand_as(expected)
         apart = (
             kl_div(found, expected, log_target=True, reduction="none").sum(-1) * self.known[labels]
         )
@@ -80,21 +79,16 @@ class Retained:
     @torch.no_grad()
     def see(self, logits: Tensor, labels: Tensor) -> None:
         """Take the logits [B, C] of a batch into the running losses, and then into the classes."""
-        values = logits.masked_fill(self._others(labels), _FAR_BELOW)
-        tasks = one_hot(self._task_of[labels], len(self.losses)).to(values)
+        tasks = one_hot(self._task_of[labels], len(self.losses)).to(logits)
         counts = tasks.sum(0)
-        sums = tasks.T @ cross_entropy(values, labels, reduction="none")
+        sums = tasks.T @ cross_entropy(logits, labels, reduction="none")
         means = sums / counts.clamp_min(1)
         moved = _KEPT * self.losses + (1 - _KEPT) * means
         self.losses = torch.where(counts > 0, moved, self.losses)
         if self._options.published:
             self._push(logits, labels)
         else:
-            self._average(logits, labels, values.argmax(1) == labels)
-
-    def _others(self, labels: Tensor) -> Tensor:
-        """Return which classes are of other tasks than each row's, [B, C]."""
-        return self._task_of[labels][:, None] != self._task_of
+            self._average(logits, labels, logits.argmax(1) == labels)
 
     def _average(self, values: Tensor, labels: Tensor, correct: Tensor) -> None:
         members = one_hot(labels, len(self.logits)).to(values)
@@ -140,7 +134,7 @@ class Retaining(HeadUpdate):
     def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
         """Return the loss with what holds the rows near the logits of their classes."""
         loss = self._inner.adapter_loss(now, features)
-        logits = features.float() @ now.network.head.mean_weight.float().T
+        logits = mean_logits(features.float(), now.network.head.mean_weight.float())
         held = self._retained.loss(logits, now.labels)
         self._retained.see(logits, now.labels)
         return loss + held

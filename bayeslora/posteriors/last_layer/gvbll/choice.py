@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.features import split_known
 from bayeslora.posteriors.last_layer.gvbll.density import log_shares
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
@@ -43,6 +44,7 @@ class HeldOut:
         inside: [M, r] coordinates.
         outside: [M] squares left over.
         labels: [M] int64.
+        known: [M, C] logits that are known beforehand; None where none are.
     """
 
     scatter: Scatter
@@ -50,14 +52,22 @@ class HeldOut:
     inside: Tensor
     outside: Tensor
     labels: Tensor
+    known: Tensor | None
 
     @classmethod
     def of(cls, scatter: Scatter, prior_rows: float, rows: tuple[Tensor, Tensor]) -> HeldOut:
-        """Return [M, d] features with labels [M], seen from a scatter."""
-        return cls(scatter, prior_rows, *scatter.coordinates(rows[0].double()), rows[1])
+        """Return features with labels [M], seen from a scatter.
+
+        Args:
+            scatter: Of rows of d features.
+            prior_rows: κ.
+            rows: [M, d], or with C known logits behind them, and their labels.
+        """
+        states, known = split_known(rows[0].double(), len(scatter.centre))
+        return cls(scatter, prior_rows, *scatter.coordinates(states), rows[1], known)
 
     def terms(self, shrinkage: float) -> tuple[Tensor, Tensor]:
-        """Return o [C] and Q [M, C]: the logits are o − Q / a under an inflation a."""
+        """Return o [C] or [M, C] and Q [M, C]: the logits are o − Q / a under an inflation a."""
         values, floor = self.scatter.shrunk(shrinkage)
         means = self.scatter.coordinates(self.scatter.means)[0]
         rows, centres = self.inside / values.sqrt(), means / values.sqrt()
@@ -66,6 +76,7 @@ class HeldOut:
         spread = 1 / (self.scatter.counts + self.prior_rows)
         size = len(self.scatter.centre)
         offset = log_shares(self.scatter.counts) - 0.5 * size * spread.log1p()
+        offset = offset if self.known is None else offset + self.known
         return offset, 0.5 * (squares + self.outside[:, None] / floor) / (1 + spread)
 
 
@@ -80,7 +91,7 @@ def choose(
 
     Args:
         config: Which of the two are to be chosen.
-        features: [N, d] float64, the rows of `scatter`.
+        features: [N, d] float64, the rows of `scatter`, or with C known logits behind them.
         labels: [N] int64.
         scatter: Of all rows.
         validation: Held-out features and labels; None cross-validates the rows.
@@ -96,7 +107,7 @@ def choose(
     if not config.needs_held_out:
         return shrinkages[0], float(config.inflation)
     held_out = (
-        _folds(features, labels, len(scatter.counts), config.prior_rows)
+        _folds(features, labels, len(scatter.centre), len(scatter.counts), config.prior_rows)
         if validation is None
         else [HeldOut.of(scatter, config.prior_rows, validation)]
     )
@@ -109,7 +120,9 @@ def choose(
     return shrinkage, inflation
 
 
-def _folds(features: Tensor, labels: Tensor, num_classes: int, prior_rows: float) -> list[HeldOut]:
+def _folds(
+    features: Tensor, labels: Tensor, num_features: int, num_classes: int, prior_rows: float
+) -> list[HeldOut]:
     """Return every row held out once, each class spread over all folds."""
     rows = len(labels)
     if rows < 2:
@@ -120,7 +133,8 @@ def _folds(features: Tensor, labels: Tensor, num_classes: int, prior_rows: float
     parts = []
     for number in range(count):
         out = fold == number
-        scatter = Scatter.of(features[~out], labels[~out], num_classes, prior_rows)
+        rest, _ = split_known(features[~out], num_features)
+        scatter = Scatter.of(rest, labels[~out], num_classes, prior_rows)
         parts.append(HeldOut.of(scatter, prior_rows, (features[out], labels[out])))
     return parts
 

@@ -96,11 +96,10 @@ class GVBLLHead(AroundPoint):
         check_fit(features, validation)
         config = self.config if choose_prior else _unchosen(self.config)
         classes, size = self.point.weight.shape
-        rows, _ = split_known(features.double(), size)
-        if validation is not None:
-            validation = (split_known(validation[0], size)[0], validation[1])
+        features = features.double()
+        rows, _ = split_known(features, size)
         scatter = Scatter.of(rows, labels, classes, config.prior_rows)
-        shrinkage, inflation = choose(config, rows, labels, scatter, validation)
+        shrinkage, inflation = choose(config, features, labels, scatter, validation)
         values, floor = scatter.shrunk(shrinkage)
         gaussian = TiedGaussian(classes, rows.shape[1], len(values)).to(rows.device)
         gaussian.means.copy_(scatter.means)

@@ -69,13 +69,13 @@ class PrototypeHead(AroundPoint):
         """
         check_fit(features, validation)
         classes, size = self.centres.shape
-        rows, _ = split_known(features.double(), size)
+        rows, known = split_known(features.double(), size)
         self.centres.copy_(prototypes(rows, labels, classes))
         self.scale.copy_(self.given_scale)
         if bool(self.given_scale.isfinite()):
             return
         if validation is not None:
-            held, _ = split_known(validation[0].double(), size)
+            held, known = split_known(validation[0].double(), size)
             cosines, targets = cosine_logits(held, self.centres), validation[1]
         elif bool((torch.bincount(labels, minlength=classes) > 1).all()):
             cosines, targets = held_out_cosines(rows, labels, classes), labels
@@ -83,8 +83,10 @@ class PrototypeHead(AroundPoint):
             self.scale.fill_(USUAL_SCALE)
             return
         # Where every row is right, nothing but the usual scale is known.
-        logits = (USUAL_SCALE * cosines).cpu().numpy()
-        self.scale.fill_(USUAL_SCALE * best_inverse(logits, targets.cpu().numpy()))
+        logits = USUAL_SCALE * cosines
+        logits = logits if known is None else logits + known
+        found = best_inverse(logits.cpu().numpy(), targets.cpu().numpy())
+        self.scale.fill_(USUAL_SCALE * found)
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> GaussianLogits:

@@ -1,0 +1,173 @@
+"""One last layer over the classes of several tasks is one last layer a task.
+
+Rows of a task have `ABSENT` as the known logit of the other tasks' classes, so that the likelihood
+is a product over tasks. Under a prior that is independent between classes, the oracle is a head a
+task, fitted to its rows alone, in float64.
+"""
+
+import pytest
+import torch
+
+from bayeslora.links import link_probabilities
+from bayeslora.logits import ABSENT, GaussianLogits
+from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import split_known
+from bayeslora.posteriors.last_layer.estimates import MAP
+from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.last_layer.vbll.polish import polish
+
+SIZES, WIDTH, ROWS = (3, 2), 6, 40
+CLASSES = sum(SIZES)
+OF_TASK = (slice(0, 3), slice(3, 5))
+
+POSTERIORS = {
+    "map": MAP(prior_scale=3.0),
+    "laplace-full": Laplace(structure="full", prior_scale=3.0, prior_precision=0.7),
+    "laplace-diag": Laplace(structure="diag", prior_scale=3.0, prior_precision=0.7),
+}
+FAMILIES = ("dense", "diagonal")
+
+
+def rows(seed=0):
+    """Features [N, d + C] of both tasks and labels [N] among all classes, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(len(SIZES) * ROWS, WIDTH, generator=generator, dtype=torch.float64)
+    weight = torch.randn(CLASSES, WIDTH, generator=generator, dtype=torch.float64)
+    known = torch.full((len(states), CLASSES), ABSENT, dtype=torch.float64)
+    for task, own in enumerate(OF_TASK):
+        known[task * ROWS : (task + 1) * ROWS, own] = 0.0
+    logits = states @ weight.T + known
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    return torch.cat([states, known], 1), labels
+
+
+def polished(covariance, bound, num_classes, features, labels):
+    """The optimum of the evidence lower bound, to more digits than a head asks for."""
+    states, known = split_known(features, WIDTH)
+    return polish(
+        states,
+        labels,
+        num_classes,
+        known=known,
+        prior_variance=1.5,
+        bound=bound,
+        covariance=covariance,
+        max_iterations=2000,
+        tolerance=1e-15,
+    )
+
+
+def of_task(task, features, labels):
+    some = slice(task * ROWS, (task + 1) * ROWS)
+    return features[some, :WIDTH], labels[some] - OF_TASK[task].start
+
+
+def fitted(config, num_classes, features, labels):
+    head = build(config, WIDTH, num_classes).double()
+    if hasattr(head, "solve"):
+        head.solve(features, labels)
+    head.fit(features, labels)
+    return head
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_it_has_the_weights_and_predictions_of_a_head_for_each_task(name):
+    features, labels = rows()
+    head = fitted(POSTERIORS[name], CLASSES, features, labels)
+    whole = head.predict(features)
+    for task, own in enumerate(OF_TASK):
+        x, y = of_task(task, features, labels)
+        alone = fitted(POSTERIORS[name], SIZES[task], x, y)
+        torch.testing.assert_close(
+            head.mean_weight[own].double(), alone.mean_weight.double(), atol=1e-5, rtol=1e-5
+        )
+        some = slice(task * ROWS, (task + 1) * ROWS)
+        probs = link_probabilities(whole, "probit").probs[some]
+        expected = link_probabilities(alone.predict(x), "probit").probs
+        torch.testing.assert_close(probs[:, own], expected, atol=1e-5, rtol=1e-4)
+        assert (probs.sum(1) - probs[:, own].sum(1)).abs().max() == 0
+
+
+@pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
+@pytest.mark.parametrize("covariance", FAMILIES)
+def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, bound):
+    features, labels = rows()
+    whole = polished(covariance, bound, CLASSES, features, labels)
+    mean, variance = whole.moments(features)
+    elbo = 0.0
+    for task, own in enumerate(OF_TASK):
+        x, y = of_task(task, features, labels)
+        alone = polished(covariance, bound, SIZES[task], x, y)
+        elbo += alone.elbo[-1]
+        torch.testing.assert_close(whole.mean[own], alone.mean, atol=1e-5, rtol=1e-5)
+        some = slice(task * ROWS, (task + 1) * ROWS)
+        expected = alone.moments(x)
+        torch.testing.assert_close(mean[some, own], expected[0], atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(variance[some, own], expected[1], atol=1e-4, rtol=1e-5)
+    assert whole.elbo[-1] == pytest.approx(elbo, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MAP(prior_scale=3.0),
+        VBLL(covariance="dense", prior_scale=3.0, bound="jensen"),
+        VBLL(covariance="diagonal", prior_scale=3.0, bound="knowles_minka"),
+    ],
+    ids=str,
+)
+def test_its_objective_is_the_mean_of_theirs_by_rows(config):
+    """The KL counts once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
+    features, labels = rows(1)
+    head = build(config, WIDTH, CLASSES).double()
+    weight = torch.randn(CLASSES, WIDTH, dtype=torch.float64, generator=torch.Generator())
+    head.set_mean(weight)
+    found = head.loss(features, labels, len(labels))
+    torch.autograd.backward(found)
+    gradient = next(head.parameters()).grad
+    total = 0.0
+    for task, own in enumerate(OF_TASK):
+        x, y = of_task(task, features, labels)
+        alone = build(config, WIDTH, SIZES[task]).double()
+        alone.set_mean(weight[own])
+        part = alone.loss(x, y, len(y)) * len(y) / len(labels)
+        torch.autograd.backward(part)
+        total += float(part.detach())
+        torch.testing.assert_close(gradient[own], next(alone.parameters()).grad)
+    assert float(found.detach()) == pytest.approx(total, rel=1e-12)
+
+
+def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
+    features, labels = rows(2)
+    config = VBLL(prior_scale="empirical-bayes", polish_mean="refit")
+    head = fitted(config, CLASSES, features, labels)
+    alone = [
+        fitted(config, SIZES[task], *of_task(task, features, labels)).report()["prior_scale"]
+        for task in range(len(SIZES))
+    ]
+    assert min(alone) < head.report()["prior_scale"] < max(alone)
+
+
+@pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
+@pytest.mark.parametrize("shape", ["variances", "covariances"])
+def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
+    features, _ = rows(3)
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(len(features), CLASSES, CLASSES, generator=generator, dtype=torch.float64)
+    covariance = root @ root.mT / CLASSES
+    if shape == "variances":
+        covariance = covariance.diagonal(dim1=-2, dim2=-1)
+    states, known = split_known(features, WIDTH)
+    mean = states[:, :CLASSES] + known
+    probs = link_probabilities(GaussianLogits(mean, covariance), link, num_samples=20_000).probs
+    for task, own in enumerate(OF_TASK):
+        some = slice(task * ROWS, (task + 1) * ROWS)
+        among = covariance[some, own]
+        among = among if among.ndim == 2 else among[:, :, own]
+        alone = GaussianLogits(mean[some, own], among)
+        expected = link_probabilities(alone, link, num_samples=20_000).probs
+        # The draws are others: 20,000 of a number in [0, 1] have a standard error below 0.004.
+        atol = 0.02 if link == "mc" else 1e-12
+        torch.testing.assert_close(probs[some, own], expected, atol=atol, rtol=0)
+        assert float(probs[some].sum()) == pytest.approx(ROWS)
