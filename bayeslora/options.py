@@ -18,6 +18,7 @@ from bayeslora.safe_yaml import load_yaml
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # Commas between options, not those inside brackets.
 _COMMA = re.compile(r",(?![^\[({]*[\])}])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
@@ -99,19 +100,40 @@ def _plain(value: Any) -> Any:
 
 def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
     name, _, tail = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in filter(None, _COMMA.split(tail)):
-        key, equals, raw = part.partition("=")
+    return name.strip(), parsed(what if name == what else f"{what} {name}", tail)
+
+
+def parsed(where: str, text: str) -> dict[str, Any]:
+    """Return the options that a text such as `r=4,eps=0.1,0.2` names, values as YAML reads them.
+
+    Numbers without a name go on with the list of the option before them.
+
+    Args:
+        where: What the options are of, for messages.
+        text: Empty for none.
+
+    Raises:
+        InputError: A part is no `key=value`, a value cannot be read, or an option is given twice.
+    """
+    found: dict[str, Any] = {}
+    key = ""
+    for part in filter(None, _COMMA.split(text)):
+        name, equals, raw = part.partition("=")
+        if not equals and key and _NUMBER.fullmatch(part.strip()):
+            before = found[key] if isinstance(found[key], list) else [found[key]]
+            found[key] = [*before, _number(key, load_yaml(part))]
+            continue
+        key = name.strip()
         if not equals:
-            raise InputError(f"{what} {name}: expected key=value, got {part!r}")
+            raise InputError(f"{where}: expected key=value, got {part!r}")
         try:
             value = load_yaml(raw)
         except InputError as error:
-            raise InputError(f"{what} {name}: {key.strip()} {error}") from None
-        if key.strip() in options:
-            raise InputError(f"{what} {name}: option {key.strip()!r} is given twice")
-        options[key.strip()] = _number(key.strip(), value)
-    return name.strip(), options
+            raise InputError(f"{where}: {key} {error}") from None
+        if key in found:
+            raise InputError(f"{where}: option {key!r} is given twice")
+        found[key] = _number(key, value)
+    return found
 
 
 def _number(key: object, value: Any) -> Any:

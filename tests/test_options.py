@@ -39,6 +39,8 @@ TOOLS = {"tool": Tool}
         ("tool: size = 2 , label = b", Tool(size=2, label="b")),
         ("tool:parts=[x,y],size=2", Tool(parts=("x", "y"), size=2)),
         ("tool:parts=null", Tool()),
+        ("tool:parts=0,0.1,-1e-3,size=2", Tool(parts=(0, 0.1, -1e-3), size=2)),
+        ("tool:parts=[0],0.1", Tool(parts=(0, 0.1))),
         ({"name": "tool", "size": 2}, Tool(size=2)),
         # As a YAML file has it.
         ({"name": "tool", "size": "1e-3"}, Tool(size=0.001)),
@@ -56,6 +58,8 @@ def test_one_meaning_in_every_form(value, expected):
     [
         ("tol", "unknown thing 'tol' (did you mean 'tool'?); choose from 'tool'"),
         ("tool:size", "thing tool: expected key=value, got 'size'"),
+        ("tool:0.1", "thing tool: expected key=value, got '0.1'"),
+        ("tool:parts=0,x", "thing tool: expected key=value, got 'x'"),
         ("tool:sise=2", "unknown option of thing tool 'sise' (did you mean 'size'?)"),
         ("tool:size=[", "thing tool: size cannot be read"),
         ({"size": 2}, "thing needs a name beside its options, got {'size': 2}"),

@@ -130,7 +130,12 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
     with torch.no_grad():
         values = table(ids).float()
         size = table.weight.float().norm(dim=-1).mean()
-    radius = size * content(backbone, ids, batch["attention_mask"])[..., None]
+    mask = batch["attention_mask"].bool()
+    shared = mask & (batch["groups"] == 0) if "groups" in batch else mask
+    # A decoder's options follow the question, which is perturbed and they are not; an encoder's
+    # carry it along.
+    read = shared if bool(shared.any()) else mask
+    radius = size * content(backbone, ids, read)[..., None]
     return Inputs("inputs_embeds", values, batch, TokenBall(radius.to(values)))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.data import encode_for
+from bayeslora.engine.data import classes_for, encode_for, most_options
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.pieces import Drawing, predict_texts
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
@@ -80,9 +80,10 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
         InputError: See `robustness`.
     """
     encoder = fitted.network.encoder
-    if not isinstance(encoder, Encoder) or rows.choices is not None:
+    if not isinstance(encoder, Encoder):
         raise InputError(
-            "only inputs of classifiers of texts or images that were fitted here can be perturbed"
+            f"{fitted.name} was fitted by another library, whose inputs are not at hand; perturbed "
+            "are those of classifiers that were fitted here"
         )
     labels = torch.from_numpy(encode_for(fitted.record, rows))
     missing = np.flatnonzero(labels.numpy() < 0)
@@ -92,6 +93,7 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
             "raises the loss of the label"
         )
     radii = (0.0, *attack.radii(space_of(fitted)))
+    num_options = len(classes_for(fitted.record, most_options(rows)))
     found: dict[float, list[Predictions]] = {eps: [] for eps in radii}
     passes = 1 + (len(radii) - 1) * attack.restarts
     fitted.network.eval()
@@ -102,7 +104,8 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
     ):
         for start in range(0, len(rows), _PIECE):
             places = range(start, min(start + _PIECE, len(rows)))
-            piece = _Piece(fitted, rows.take(places), labels[places.start : places.stop], start)
+            own = labels[places.start : places.stop]
+            piece = _Piece(fitted, rows.take(places), own, start, num_options)
             for eps in radii:
                 found[eps].append(piece.worst(attack, eps, advance))
     return {eps: joined(parts) for eps, parts in found.items()}
@@ -111,13 +114,15 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
 class _Piece:
     """Some rows under attack."""
 
-    def __init__(self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int) -> None:
+    def __init__(
+        self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int, num_options: int
+    ) -> None:
         self.fitted, self.rows, self.labels, self.start = fitted, rows, labels, start
         encoder = fitted.network.encoder
-        texts = encoder.prepare(**inputs(rows))
+        texts = encoder.prepare(**inputs(rows, num_options))
         encoder.forget(texts)
         # The lower layers see perturbed inputs too.
-        self.texts = replace(texts, prefix=None)
+        self.texts = encoder.with_contexts(replace(texts, prefix=None), rows)
 
     def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
         """Return the answers of the start that is worst for each row."""
@@ -138,10 +143,11 @@ class _Piece:
         if not isinstance(encoder, Encoder):
             raise TypeError("only an encoder of ours is perturbed")
         generator = torch.Generator().manual_seed(seed)
-        inputs = open_inputs(encoder, self.texts, range(len(self.rows)))
-        delta = ascend(self._losses, inputs, eps=eps, steps=attack.steps, generator=generator)
-        tokens: Any = _as_tokens(self.texts, inputs, delta)
-        return replace(self.texts, tokens=tokens)
+        clean = open_inputs(encoder, self.texts, range(len(self.rows)))
+        delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
+        tokens: Any = _as_tokens(self.texts, clean, delta)
+        # What a gate reads of a text is perturbed with it, though no gradient looks that far.
+        return encoder.with_contexts(replace(self.texts, tokens=tokens), self.rows)
 
     def _losses(self, batch: Batch) -> Iterator[Tensor]:
         network, members = self.fitted.network, self.fitted.members
@@ -161,14 +167,14 @@ class _Piece:
         return predict_texts(self.fitted, self.rows, known, drawing, advance=lambda _: None)
 
 
-def _as_tokens(texts: PreparedTexts, inputs: Inputs, delta: Tensor) -> Perturbed:
-    values = (inputs.values + delta).cpu()
+def _as_tokens(texts: PreparedTexts, clean: Inputs, delta: Tensor) -> Perturbed:
+    values = (clean.values + delta).cpu()
     lengths = texts.tokens.lengths.tolist()
-    if inputs.name == "pixel_values":
+    if clean.name == "pixel_values":
         rows = tuple(values)
     else:
         rows = tuple(row[:length] for row, length in zip(values, lengths, strict=True))
-    return Perturbed(texts.tokens, inputs.name, rows)
+    return Perturbed(texts.tokens, clean.name, rows)
 
 
 def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Predictions:

@@ -7,7 +7,6 @@ embeddings, and no statement about attacks with words. For images it is one abou
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,6 @@ SPACES = {"embeddings": "embedding-space robustness", "pixels": "robustness in p
 """What is perturbed, and what the score is called."""
 
 _FORMAT = 1
-_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_RADII = re.compile(rf"\beps=({_NUMBER}(?:,{_NUMBER})*)(?=,|$)")
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,13 @@ class Attack(Options):
         Raises:
             InputError: It is none.
         """
-        if value is None:
+        if value is None or value == "on":
             return cls()
+        if isinstance(value, str):
+            value = options.parsed(cls.name, value)
         if isinstance(value, Mapping):
             eps = value.get("eps")
             value = {"name": cls.name, **value, **({"eps": [eps]} if is_number(eps) else {})}
-        if isinstance(value, str):
-            # Numbers alone are a list too.
-            value = f"{cls.name}:" + _RADII.sub(_as_list, value)
         found: Attack = options.resolve(cls.name, value, {cls.name: cls})
         return found
 
@@ -76,10 +72,6 @@ class Attack(Options):
         """Return the radii above 0 for what is perturbed."""
         usual = (0.05, 0.1, 0.2) if space == "embeddings" else (1 / 255, 2 / 255, 4 / 255, 8 / 255)
         return self.eps or usual
-
-
-def _as_list(radii: re.Match[str]) -> str:
-    return f"eps=[{','.join(repr(float(one)) for one in radii[1].split(','))}]"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,13 +195,17 @@ def _changed(path: Path) -> tuple[int, int]:
 def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
     """Return `images` and maybe `labels` of an array file, checked; kept until it changes."""
     try:
-        content: Any = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            found = {"images": content}
-        else:
-            with content:
-                found = {name: content[name] for name in ("images", "labels") if name in content}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        # Opened here, since numpy leaves a file open that it cannot read.
+        with Path(path).open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                found = {"images": content}
+            else:
+                with content:
+                    found = {
+                        name: content[name] for name in ("images", "labels") if name in content
+                    }
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     if "images" not in found:
         raise InputError(f"{path} has no array 'images'")

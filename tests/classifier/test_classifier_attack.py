@@ -123,6 +123,7 @@ def test_images_are_attacked_in_their_pixels(tmp_path):
         ({"eps": 0.1}, (0.1,)),
         ({"eps": [0.2, 0, 0.1]}, (0.1, 0.2)),
         ("steps=3", None),
+        ("on", None),
     ],
 )
 def test_radii_are_a_number_or_several(text, eps):

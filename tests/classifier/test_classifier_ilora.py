@@ -177,3 +177,14 @@ def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     texts = clf._fitted.prepare(bl_rows(clf, NEXT)).texts
     assert texts.contexts.shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()
+
+
+def test_a_gate_of_texts_is_under_attack_with_them(llama):
+    clf = new(llama, ILORA, "mle", dtype="float32").fit(ROWS, epochs=2, batch_size=8)
+    curve = clf.robustness(TEST, "eps=1,steps=4,restarts=1")
+    assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value
+
+
+def test_the_next_item_is_attacked_through_its_question(recommender):
+    curve = recommender.robustness(NEXT, "eps=1,steps=4,restarts=1")
+    assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value

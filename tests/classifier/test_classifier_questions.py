@@ -224,3 +224,23 @@ def test_a_model_of_texts_takes_no_questions_and_the_reverse(fitted, model):
         texts.predict(toy_questions(3))
     with pytest.raises(InputError, match="options"):
         fitted["options"].predict(toy_rows(3))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_questions_are_attacked(fitted, format):
+    curve = fitted[format].robustness(toy_questions(12, 2), "eps=1,steps=4,restarts=1")
+    assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value
+
+
+def test_no_token_of_an_option_is_perturbed(fitted):
+    from bayeslora.backbones.perturbation import open_inputs
+
+    encoder = fitted["options"]._fitted.network.encoder
+    asked = toy_questions(2, 2)
+    texts = encoder.prepare(
+        [row["question"] for row in asked], choices=[row["choices"] for row in asked]
+    )
+    opened = open_inputs(encoder, texts, [0, 1])
+    moved = opened.ball.radius[..., 0] > 0
+    assert moved.any(1).all()
+    assert not moved[opened.rest["groups"] != 0].any()

@@ -98,6 +98,17 @@ def test_other_arrays_are_refused(tmp_path, arrays):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_an_array_file_that_was_cut_is_named(tmp_path, share):
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((20, 3, 4)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError) as caught:
+        open_images(path)
+    assert str(path) in str(caught.value)
+
+
 def test_grey_and_transparent_images_become_colours(tmp_path):
     Image.new("LA", (3, 2), (40, 255)).save(tmp_path / "a.png")
     assert read_image(str(tmp_path / "a.png")).tolist() == [[[40, 40, 40]] * 3] * 2
