@@ -42,6 +42,7 @@ WIDTH = 100
 _STAR = "* the best of its column, or not clearly worse (overlapping intervals)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
+    "ECE: the interval is corrected for noise, which only adds to an error; the value is not. "
     "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
     " would be at least as high"
 )

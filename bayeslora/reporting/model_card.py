@@ -58,11 +58,16 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
         dataset: What the rows are called.
     """
     rows = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled examples"
+    corrected = ""
+    if "ece" in scores:
+        corrected = (
+            " That of ECE is corrected for noise, which only adds to an error; the value is not."
+        )
     blocks = [
         START,
         "## Reliability",
         f"Measured on {rows} ({escape_markdown(brief(dataset))}), {classes_of(scores)},"
-        f" {scores.num_bins} bins. Brackets hold 95 % confidence intervals.",
+        f" {scores.num_bins} bins. Brackets hold 95 % confidence intervals.{corrected}",
         _score_table(scores),
     ]
     if "overconfidence" in scores:

@@ -194,5 +194,5 @@ def _methods(named_scores: Sequence[Named], facts: Facts) -> Table:
 
 
 def _arrows(sets: Mapping[str, str]) -> str:
-    auroc = " AUROC: detection of out-of-distribution inputs; 0.5 is chance." if sets else ""
+    auroc = " AUROC: out-of-distribution detection." if sets else ""
     return f"↑ higher, ↓ lower, →0 closer to 0 is better.{auroc}"

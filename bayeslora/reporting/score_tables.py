@@ -44,7 +44,7 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
 aleatoric part is not meant to notice out-of-distribution examples."""
 
-BOLD = "Bold: best, or tied with the best; no bold in a column: no clear difference."
+BOLD = "Bold: best or tied with it; no bold: no clear difference."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
     " at zero where chance alone explains the error; the value itself is not corrected."
@@ -231,10 +231,10 @@ def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str], facts: Facts
 
 def _ties(facts: Facts | None) -> str:
     if facts is None or facts.comparison is None:
-        return "Methods are tied with the best where their intervals overlap."
+        return "Tied with the best: intervals overlap."
     return (
-        "Methods are tied with the best where their paired difference, below, is not clear, and"
-        " where their intervals overlap if there is no such difference."
+        "Tied with the best: the paired difference is not clear or, where the two are not paired"
+        " below, intervals overlap."
     )
 
 
