@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.bayeslora-ready
 
+# Where a shell sets it, each process that a test starts compiles the package anew (half a second of
+# CPU), and each run of the tests rewrites all their assertions (7 s per worker).
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit check browser lint wording docs bench bench-speed faults clean
 
