@@ -96,6 +96,7 @@ class ModelRecord:
         num_members: Networks in the model; more than one in an ensemble.
         tasks: How many classes each of several tasks has, by name, in the order of the classes;
             empty where there is one task.
+        across_tasks: Whether rows of several tasks are classified among the classes of all.
         data: Hashes of the rows, `train` and `validation`; `before` stands for the fit of a network
             whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
         training: Settings of the fit.
@@ -117,6 +118,7 @@ class ModelRecord:
     feature_scores: dict[str, Any] = field(default_factory=dict)
     num_members: int = 1
     tasks: dict[str, int] = field(default_factory=dict)
+    across_tasks: bool = False
     data: dict[str, str | None] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)

@@ -241,6 +241,7 @@ class BayesianClassifier:
         feature_scores: str | Sequence[str] | None = None,
         layer_sampling: Any = None,
         quality_retaining: Any = None,
+        across_tasks: bool = False,
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
@@ -291,6 +292,8 @@ class BayesianClassifier:
                 `momentum=0.8`, or `True` for its defaults: a loss that holds rows near recent
                 logits of their class, the more the lower the loss of their task is. None takes
                 none.
+            across_tasks: Whether rows of several tasks are classified among the classes of all, so
+                that a row to predict need not name its task; otherwise among those of its own.
             out: A directory to save the model in. A fit that was interrupted goes on from its last
                 checkpoint there when it is called again in the same way.
             overwrite: Whether `out` may be replaced.
@@ -319,7 +322,7 @@ class BayesianClassifier:
                 quality_retaining=quality_retaining or None,
             )
         columns = data_columns(text_column, label_column, pair_column, image_column)
-        read = partial(TrainingData.read, train, validation, columns)
+        read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
         data = current().first_then_all(read)
         validated = data.validation is not None or bool(hold_out)
         if epochs is None:

@@ -60,6 +60,8 @@ def _classes_problem(record: Any) -> str:
     sizes = [*record.tasks.values()]
     if sizes and not (all(map(_is_whole, sizes)) and sum(sizes) == len(record.classes)):
         return f"'tasks' must hold numbers of classes, {len(record.classes)} in all"
+    if not isinstance(record.across_tasks, bool):
+        return f"'across_tasks' must be true or false, got {str(record.across_tasks)[:40]}"
     return ""
 
 

@@ -148,19 +148,16 @@ def read_of_tasks(
     Raises:
         InputError: As `data.read`, or a row has no task, or an unknown one.
     """
-    from bayeslora.engine.data import read_for
-    from bayeslora.tasks.columns import MissingColumnError
-    from bayeslora.tasks.union import TASK, check_tasks, no_task
+    from bayeslora.engine.data import read_for, told_apart
+    from bayeslora.tasks.union import check_tasks
 
     if isinstance(files, Mapping):
         check_tasks(files, [*record.tasks], "the model")
         parts = read_tasks(files, args, columns, labels=labels, keep=keep)
         return read_for(record, parts, columns, keep)
-    try:
-        rows = read(files, args, columns, labels=labels, keep=[*dict.fromkeys([*keep, TASK])])
-    except MissingColumnError as error:
-        raise (no_task(error.source, record.tasks) if error.column == TASK else error) from None
-    return read_for(record, rows, columns, keep)
+    return told_apart(
+        record, lambda kept: read(files, args, columns, labels=labels, keep=kept), keep
+    )
 
 
 def scores_by_task(predictions: Predictions) -> dict[str, Any]:

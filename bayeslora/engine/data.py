@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
-from bayeslora.tasks.union import TASK, check_tasks, is_union, no_task, union, with_tasks
+from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def read_for(
     Args:
         record: Of the model.
         data: As for `read_rows`; of several tasks a mapping from their names to data, or rows with
-            a column `task`.
+            a column `task`, which need not be there where rows are among the classes of all.
         columns: Where it comes from.
         keep: Further columns.
 
@@ -93,17 +93,42 @@ def read_for(
         parts = {task: read_rows(rows, columns, keep) for task, rows in data.items()}
         if not parts:
             raise InputError("no task is named whose rows these are")
-        return union(parts, record.tasks)
+        return union(parts, None if record.across_tasks else record.tasks)
     if not record.tasks:
         return read_rows(data, columns, keep)
-    kept_columns = (keep,) if isinstance(keep, str) else keep
-    if isinstance(data, Examples) and TASK not in data.further:
-        raise no_task(data.source, record.tasks)
+
+    rows = [*data] if isinstance(data, Iterator) else data  # may be read twice
+
+    def read(keep: Sequence[str]) -> Examples:
+        return read_rows(rows, columns, keep)
+
+    return told_apart(record, read, (keep,) if isinstance(keep, str) else keep)
+
+
+def told_apart(
+    record: ModelRecord, read: Callable[[Sequence[str]], Examples], keep: Sequence[str]
+) -> Examples:
+    """Return rows for a model of several tasks, which a column `task` tells apart.
+
+    Args:
+        record: Of the model.
+        read: Returns rows with the further columns that it is given.
+        keep: Further columns.
+
+    Raises:
+        InputError: As `read_for`.
+    """
     try:
-        rows = read_rows(data, columns, [*dict.fromkeys([*kept_columns, TASK])])
+        rows = read([*dict.fromkeys([*keep, TASK])])
     except MissingColumnError as error:
-        raise (no_task(error.source, record.tasks) if error.column == TASK else error) from None
-    return with_tasks(rows, record.classes, record.tasks)
+        if error.column != TASK:
+            raise
+        if record.across_tasks and TASK not in keep:
+            return read(keep)
+        raise no_task(error.source, record.tasks) from None
+    if not record.across_tasks:
+        rows = among_own(rows, record.tasks)
+    return with_tasks(rows, record.classes)
 
 
 def labelled_for(record: ModelRecord, data: Any, columns: DataColumns) -> Any:

@@ -148,6 +148,8 @@ def fit_classifier(
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
     choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
     identity: dict[str, Any] = {**planned, **final.hashes()}
+    if data.across_tasks:
+        identity["across_tasks"] = True
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
@@ -215,6 +217,7 @@ def fit_classifier(
         feature_scores=network.feature_scores.extra_config(),
         num_members=len(members),
         tasks=data.tasks,
+        across_tasks=data.across_tasks,
         data=final.hashes(),
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,

@@ -164,6 +164,7 @@ class TrainingData:
         validation: Held-out rows and their labels, or None.
         tasks: How many classes each of several tasks has, in the order of the classes; empty where
             there is one task.
+        across_tasks: Whether rows of several tasks are classified among the classes of all.
     """
 
     columns: DataColumns
@@ -171,16 +172,24 @@ class TrainingData:
     train: LabelledExamples
     validation: LabelledExamples | None
     tasks: dict[str, int] = field(default_factory=dict)
+    across_tasks: bool = False
 
     @classmethod
-    def read(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
+    def read(
+        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool = False
+    ) -> TrainingData:
         """Read what a person passed; see `BayesianClassifier.fit`.
 
         Raises:
             InputError: Something in it is not allowed.
         """
         if is_union(train) or is_union(validation):
-            return cls._of_tasks(train, validation, columns)
+            return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
+        if across_tasks:
+            raise InputError(
+                "across_tasks (--across-tasks) has no effect with one task: give data by task "
+                "(--multi-task NAME=FILE), or leave it out"
+            )
         rows = read_labelled(train, columns)
         if rows.images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
@@ -203,7 +212,9 @@ class TrainingData:
         )
 
     @classmethod
-    def _of_tasks(cls, train: Any, validation: Any, columns: DataColumns) -> TrainingData:
+    def _of_tasks(
+        cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool
+    ) -> TrainingData:
         """Read several tasks, each by its name, as one."""
         if not is_union(train) or not (validation is None or is_union(validation)):
             raise InputError(
@@ -218,17 +229,19 @@ class TrainingData:
         }
         of_task = union_classes(parts)
         sizes = counts(of_task)
+        known = None if across_tasks else sizes
         classes = tuple(name for names in of_task.values() for name in names)
         for task, rows in held.items():  # by their own names, in files of their own
             encode_labels(rows, class_names(parts[task]))
         found = [
             (rows, torch.from_numpy(encode_labels(rows, classes)))
-            for rows in (union(split, sizes) for split in (parts, held) if split)
+            for rows in (union(split, known) for split in (parts, held) if split)
         ]
         images = any(rows.images for rows in parts.values())
         if images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
-        return cls(columns, classes, found[0], found[1] if held else None, sizes)
+        validation = found[1] if held else None
+        return cls(columns, classes, found[0], validation, sizes, across_tasks)
 
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""

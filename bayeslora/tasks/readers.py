@@ -16,7 +16,7 @@ from bayeslora.tables.images import holds_images, is_image, open_images
 from bayeslora.tables.opening import open_table
 from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.table import Table, columns_table, plain_values, records_table
-from bayeslora.tasks.columns import DataColumns, RowChecks
+from bayeslora.tasks.columns import DataColumns, MissingColumnError, RowChecks
 from bayeslora.tasks.description import is_description, read_description
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task
@@ -218,7 +218,8 @@ def kept(examples: Examples, keep: Sequence[str]) -> Examples:
     known = {"text": examples.texts, **examples.further}
     for name in keep:
         if name not in known:
-            raise unknown_choice("column to keep", name, known)
+            problem = str(unknown_choice("column to keep", name, known))
+            raise MissingColumnError(problem, examples.source, name)
     return replace(examples, further={name: known[name] for name in keep}) if keep else examples
 
 

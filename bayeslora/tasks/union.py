@@ -62,12 +62,13 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def union(parts: Mapping[str, Examples], tasks: Mapping[str, int]) -> Examples:
+def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Examples:
     """Return the rows of all tasks, one task after another, with labels that name theirs.
 
     Args:
         parts: Rows of some tasks.
-        tasks: How many classes each task has, in the order of the classes.
+        tasks: How many classes each task has, in the order of the classes; None for rows among
+            the classes of all.
 
     Raises:
         InputError: Some tasks have a second text and others none, or one has questions with
@@ -87,7 +88,7 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int]) -> Examples:
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     every = [named(task, rows, common) for task, rows in parts.items()]
     rows = replace(joined(every), source=" + ".join(rows.source for rows in parts.values()))
-    return among_own(rows, tasks)
+    return rows if tasks is None else among_own(rows, tasks)
 
 
 def named(task: str, rows: Examples, kept: Iterable[str] = ()) -> Examples:
@@ -164,18 +165,13 @@ def among_own(rows: Examples, tasks: Mapping[str, int]) -> Examples:
     return replace(rows, among=tuple(own[task] for task in tasks_of(rows, tasks).tolist()))
 
 
-def with_tasks(rows: Examples, classes: Sequence[str], tasks: Mapping[str, int]) -> Examples:
-    """Return rows that name their task in a column, each among its classes and labelled so.
+def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
+    """Return rows that name their task in a column, with labels that name it too.
 
     Args:
-        rows: Their labels are classes of their task, or of all tasks.
+        rows: With the column `task`; their labels are classes of their task, or of all tasks.
         classes: Of all tasks.
-        tasks: How many classes each task has, in the order of the classes.
-
-    Raises:
-        InputError: A row has no task, or an unknown one.
     """
-    rows = among_own(rows, tasks)
     names = rows.further[TASK]
     labels = tuple(
         label if label is None or label in classes else class_of(str(name), label)

@@ -249,6 +249,32 @@ def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backb
     assert attacked > clean
 
 
+def test_across_tasks_it_is_the_classifier_of_one_task_with_all_classes(backbone, tmp_path):
+    """The published form: one softmax, and no task at prediction."""
+    clf = fitted(backbone, "map", across_tasks=True, out=tmp_path / "model")
+    rows = {
+        name: [
+            {**row, "id": f"{task}/{row['id']}", "label": f"{task}: {row['label']}"}
+            for task, part in split.items()
+            for row in part
+        ]
+        for name, split in (("train", TRAIN), ("held", HELD), ("test", TEST))
+    }
+    # Classes in the order of the tasks, not of the alphabet.
+    one = fresh(backbone, "map").fit(rows["train"], rows["held"], epochs=2, batch_size=8)
+    order = [one.classes.index(name) for name in clf.classes]
+    found, expected = clf.predict(TEST), one.predict(rows["test"])
+    np.testing.assert_allclose(found.probs, expected.probs[:, order], atol=1e-5)
+    assert found.available is None
+    assert set(clf.record.results["validation_tasks"]) == {"topic", "animal"}
+    texts = [row["text"] for row in TEST["topic"]]
+    np.testing.assert_allclose(clf.predict(texts).probs, found.probs[:9], atol=1e-6)
+    again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert np.array_equal(again.predict(texts).probs, clf.predict(texts).probs)
+    with pytest.raises(InputError, match="across"):
+        fresh(backbone).fit(toy_rows(12), across_tasks=True)
+
+
 def test_a_model_with_a_last_layer_a_task_is_refused(backbone, tmp_path):
     fitted(backbone, out=tmp_path / "model")
     file = tmp_path / "model" / "bayeslora.json"

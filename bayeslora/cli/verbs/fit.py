@@ -206,6 +206,13 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="hold what is learnt near recent logits of its class, such as momentum=0.8; see "
             "`bayeslora methods` (default: off)",
         ),
+        parser.add_argument(
+            "--across-tasks",
+            action="store_true",
+            default=None,
+            help="with --multi-task: classify rows among the classes of all tasks, so that no task "
+            "need be named in prediction (default: among those of the row's task)",
+        ),
         add_feature_scores(parser, "unfamiliarity where one pass gives the features"),
         add_seed(parser, "decides starts, order and draws"),
     ]
@@ -283,7 +290,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
 
 _TRAINING = (
     *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
-    *("layer_sampling", "quality_retaining", "feature_scores"),
+    *("layer_sampling", "quality_retaining", "across_tasks", "feature_scores"),
 )
 _IDLE_WITHOUT_LABELS = (
     *("validation", "multi_task", "quick", "adapter", "posterior", "seed"),

@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.card import method_name
     from bayeslora.engine.prediction_file import identity
+    from bayeslora.tasks.union import TASK
 
     overwrite = bool(args.overwrite)
     world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
         rows, args.out, unknown_labels=args.unknown_labels, overwrite=overwrite, **options
     )
     if world.is_first:
-        _report(args, rows, method_name(record), by_task=bool(record.tasks))
+        by_task = bool(record.tasks) and TASK in next(rows.stream.pieces(1)).further
+        _report(args, rows, method_name(record), by_task=by_task)
 
 
 def _files(args: argparse.Namespace) -> str | dict[str, str]:
