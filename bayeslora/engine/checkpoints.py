@@ -138,7 +138,7 @@ _WORK = "checkpoints"
 
 
 def data_hash(examples: Examples) -> str:
-    """Return a hash of what decides a fit: inputs, labels and groups of rows, in their order."""
+    """Return a hash of what decides a fit: inputs, labels, classes and groups of rows."""
     digest = hashlib.sha256()
     fields: list[Any] = [examples.texts, examples.pairs or [None] * len(examples), examples.labels]
     # What no row has is left out, so that the hash of texts stays that of earlier versions.
@@ -146,6 +146,7 @@ def data_hash(examples: Examples) -> str:
         "choices": examples.choices,
         "history": examples.history,
         "groups": examples.groups,
+        "among": examples.among,
     }
     for name, values in further.items():
         if values is not None:

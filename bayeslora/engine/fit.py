@@ -148,8 +148,6 @@ def fit_classifier(
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
     choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
     identity: dict[str, Any] = {**planned, **final.hashes()}
-    if data.across_tasks:
-        identity["across_tasks"] = True
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())

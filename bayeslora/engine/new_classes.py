@@ -89,6 +89,8 @@ def for_new_classes(
         adapter=record.adapter if merged is None else merged.recorded(),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
+        tasks={},
+        across_tasks=False,
         columns=columns.recorded(),
         num_train=len(rows),
         num_members=len(members),

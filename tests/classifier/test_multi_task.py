@@ -125,6 +125,29 @@ def test_quality_retaining_and_emtal_go_with_several_tasks(backbone, tmp_path):
     assert not np.array_equal(plain.predict(TEST).probs, clf.predict(TEST).probs)
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "amt:r=2,ways=2,shots=2,queries=2,num_episodes=2,eps=[0,0.1],weight_eps=[0,0.01]",
+        "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3,selection=gradient",
+    ],
+)
+def test_adapters_that_see_features_go_with_several_tasks(backbone, adapter):
+    """Episodes and a start by gradients take the features without what is known of the logits."""
+    found = fresh(backbone, "map", adapter).fit(TRAIN).predict(TEST)
+    assert np.isfinite(found.probs).all()
+    assert (found.probs[~found.available] == 0).all()
+
+
+def test_new_classes_are_those_of_one_task(backbone, tmp_path):
+    few = fitted(backbone, "map").adapt(toy_rows(6), posterior="prototypes")
+    few.save_pretrained(tmp_path / "few")
+    again = BayesianClassifier.from_pretrained(tmp_path / "few", progress=False)
+    found = again.predict(toy_rows(3, 1))
+    assert found.classes == ("animals", "food", "weather")
+    assert found.available is None
+
+
 def test_held_out_parts_choose_a_scale_over_all_tasks(backbone):
     clf = fitted(backbone, "vbll:prior_scale=2", validation=None, cv=2)
     assert clf.record.results["logit_scale"]["num_rows"] > 0

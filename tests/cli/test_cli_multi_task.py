@@ -104,6 +104,23 @@ def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
         refused(*command)
 
 
+def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
+    model = tmp_path / "model"
+    fit = ("fit", *named(files, "train"), "--out", model, "--backbone", world.llama, *SMALL)
+    assert run(*fit, "--across-tasks").code == 0
+    data = write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in toy_rows(4, 6)])
+    result = run("predict", model, data, "--out", tmp_path / "p.csv", "--quiet")
+    assert result.code == 0, result.err
+    out = tmp_path / "named.csv"
+    result = run("predict", model, *named(files, "test"), "--out", out, "--quiet", "--json")
+    assert {task: one["n"] for task, one in json.loads(result.out)["tasks"].items()} == {
+        "topic": 9,
+        "animal": 9,
+    }
+    one = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
+    assert "--across-tasks" in refused(*one, *SMALL, "--across-tasks")
+
+
 def test_tasks_stand_in_a_file_of_options(run, world, files, tmp_path):
     config = tmp_path / "fit.yaml"
     config.write_text(

@@ -304,7 +304,7 @@ def test_rows_without_validation_are_cross_validated():
     validation rows."""
     features, labels = toy(100, 4, 5)
     order = labels.argsort(stable=True)
-    parts = _folds(features[order], labels[order], 5, 1.0)
+    parts = _folds(features[order], labels[order], features.shape[1], 5, 1.0)
     assert [part.labels.bincount(minlength=5).tolist() for part in parts] == [[4] * 5] * 5
     assert all(part.scatter.counts.tolist() == [16] * 5 for part in parts)
     train = toy(200, 12, 3)

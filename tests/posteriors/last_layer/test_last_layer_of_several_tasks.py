@@ -5,6 +5,8 @@ is a product over tasks. Under a prior that is independent between classes, the 
 task, fitted to its rows alone, in float64.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,9 +15,12 @@ from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import split_known
 from bayeslora.posteriors.last_layer.estimates import MAP
+from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
+from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.polish import polish
+from bayeslora.posteriors.scores import nll
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40
 CLASSES = sum(SIZES)
@@ -171,3 +176,24 @@ def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
         atol = 0.02 if link == "mc" else 1e-12
         torch.testing.assert_close(probs[some, own], expected, atol=atol, rtol=0)
         assert float(probs[some].sum()) == pytest.approx(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("free", "name"),
+    [
+        (GVBLL(shrinkage=0.3, inflation="validation", num_samples=2), "inflation"),
+        (Prototypes(), "scale"),
+    ],
+    ids=["gvbll", "prototypes"],
+)
+def test_what_held_out_rows_choose_is_best_among_the_classes_of_their_task(free, name):
+    held = rows(5)
+
+    def loss(config):
+        head = build(config, WIDTH, CLASSES).double()
+        head.fit(*rows(4), held)
+        return nll(link_probabilities(head.predict(held[0])).probs, held[1]), head.report()[name]
+
+    found, chosen = loss(free)
+    for factor in (0.8, 1.25):
+        assert found < loss(replace(free, **{name: factor * chosen}))[0]
