@@ -204,7 +204,7 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
             description=None,
         )
     held = _logits(network, splits["held"])
-    factor = best_scale([(_among_own(held, rows.held, rows), splits["held"].labels)])[0]
+    factor = best_scale([(_among_own(held, rows.held), splits["held"].labels)])[0]
     scaled = factor * _logits(network, splits["test"])
     return {
         "epochs": epochs,
@@ -225,11 +225,11 @@ def _logits(network: Network, rows: LabelledTexts) -> Tensor:
     return mean_logits(states.double(), network.head.mean_weight.double())
 
 
-def _among_own(logits: Tensor, examples: Examples, rows: Rows) -> GaussianLogits:
+def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:
     """Return logits [N, C] of rows among the classes of their task."""
-    if len(rows.tasks) > 1:
-        own = torch.from_numpy(examples.available())
-        logits = torch.where(own, logits, ABSENT)
+    own = examples.available()
+    if own is not None:
+        logits = torch.where(torch.from_numpy(own), logits, ABSENT)
     return GaussianLogits(logits, torch.zeros_like(logits))
 
 
@@ -237,7 +237,7 @@ def _by_task(logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
     """Return accuracy, NLL and ECE of each task among its classes, and accuracy among all."""
     found = {}
     names = np.array(rows.test.further[TASK])
-    probs = _among_own(logits, rows.test, rows).mean.softmax(-1)
+    probs = _among_own(logits, rows.test).mean.softmax(-1)
     for task in rows.tasks:
         own = torch.from_numpy(names == task)
         p, y = probs[own], labels[own]
