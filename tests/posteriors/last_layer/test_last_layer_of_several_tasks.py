@@ -38,7 +38,9 @@ def rows(seed=0):
     """Features [N, d + C] of both tasks and labels [N] among all classes, in float64."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(len(SIZES) * ROWS, WIDTH, generator=generator, dtype=torch.float64)
-    weight = torch.randn(CLASSES, WIDTH, generator=generator, dtype=torch.float64)
+    weight = torch.randn(
+        CLASSES, WIDTH, generator=torch.Generator().manual_seed(100), dtype=torch.float64
+    )
     known = torch.full((len(states), CLASSES), ABSENT, dtype=torch.float64)
     for task, own in enumerate(OF_TASK):
         known[task * ROWS : (task + 1) * ROWS, own] = 0.0
