@@ -174,7 +174,7 @@ ClosedForm = Callable[[Tensor, Tensor], Tensor]
 def _among_present(link: ClosedForm, mean: Tensor, covariance: Tensor, present: Tensor) -> Tensor:
     """Return [N, C] probabilities of the classes that each row has, [N, C] bool; 0 elsewhere."""
     found = torch.zeros_like(mean)
-    for own in present.unique(dim=0):
+    for own in torch.unique(present, dim=0):
         rows = (present == own).all(1)
         cells = rows[:, None] & own
         pairs = covariance[rows][:, own][:, :, own]
