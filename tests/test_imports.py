@@ -62,18 +62,15 @@ def test_importing_the_package_looks_through_no_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_scoring_a_file_needs_no_model_library():
+    modules = (
         "bayeslora.predictions.record",
         "bayeslora.metrics.evaluate",
         "bayeslora.recalibration.recalibrate",
         "bayeslora.conformal.sets",
         "bayeslora.tasks.readers",
-    ],
-)
-def test_scoring_a_file_needs_no_model_library(module):
-    loaded = loaded_after(f"import {module}")
+    )
+    loaded = loaded_after(f"import {', '.join(modules)}")
     for name in ("transformers", "peft", "pyro"):
         assert name not in loaded
 

@@ -267,10 +267,14 @@ def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path):
 
 @pytest.mark.parametrize("name", ["a" * 300 + ".csv", "nul\0.csv", "sur\ud800.csv"])
 def test_a_path_that_cannot_be_is_refused(refused, tmp_path, name):
-    refused("report", tmp_path / "p.csv", "--out", "/")
     file = fake(tmp_path / "p.csv")
-    refused("convert", file, "--out", tmp_path / name)
-    refused("evaluate", tmp_path / name)
+    assert str(tmp_path) in refused("convert", file, "--out", tmp_path / name)
+    assert str(tmp_path) in refused("evaluate", tmp_path / name)
+
+
+def test_the_root_is_no_output(refused, tmp_path):
+    said = refused("report", fake(tmp_path / "p.csv"), "--out", "/")
+    assert said.startswith("bayeslora: error: / ")
 
 
 OWN_PROCESS = """

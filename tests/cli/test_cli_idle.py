@@ -61,12 +61,14 @@ def test_options_that_a_file_sets_are_checked_too(refused, world, tmp_path):
 
 
 def test_a_default_and_what_is_needed_are_no_reason():
+    from bayeslora import VBLL
     from bayeslora.posteriors.registry import resolve_posterior
 
-    resolve_posterior("vbll:rank=16")
-    resolve_posterior("vbll:rank=4,covariance=low_rank")
+    assert resolve_posterior("vbll:rank=16") == VBLL()
+    needed = resolve_posterior("vbll:rank=4,covariance=low_rank")
+    assert needed == VBLL(rank=4, covariance="low_rank")
     # A record states every option.
-    resolve_posterior({"name": "vbll", "rank": 4})
+    assert resolve_posterior({"name": "vbll", "rank": 4}) == VBLL(rank=4)
 
 
 def test_draws_of_what_draws_nothing_are_refused(refused, run, world, tmp_path):

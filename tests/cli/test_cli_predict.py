@@ -2,15 +2,15 @@
 
 import gc
 import json
+import os
 import signal
-import subprocess
-import sys
 import weakref
 
 import numpy as np
 import pytest
 import tiny
 from cli_files import write_rows
+from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data as checked_rows
@@ -197,25 +197,24 @@ def test_unlabelled_rows_are_counted(run, world, tmp_path):
     assert json.loads(again.out)["n"] == 9
 
 
+def dies_after_two_pieces(*words):
+    checked_rows.PIECE = 8
+    add = PredictionParts.add
+
+    def last(self, number, predictions):
+        add(self, number, predictions)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    PredictionParts.add = last
+    bayeslora(*words)
+
+
 def test_killed_without_warning(world, clf, data, tmp_path):
     """The process dies between two pieces, as by a power cut, with nobody to clean up."""
     out = tmp_path / "p.parquet"
-    dies = f"""
-import os, signal
-from bayeslora.cli import main
-from bayeslora.predictions.parts import PredictionParts
-from bayeslora.engine import data as checked_rows
-checked_rows.PIECE = 8
-add = PredictionParts.add
-def last(self, number, predictions):
-    add(self, number, predictions)
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-PredictionParts.add = last
-main({[str(word) for word in command(world, data, out)]!r})
-"""
-    done = subprocess.run([sys.executable, "-c", dies], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    dying = Forked(dies_after_two_pieces, *map(str, command(world, data, out)))
+    assert dying.wait() == -signal.SIGKILL
     assert PredictionParts(out).missing(4) == [2, 3]
     write(clf, data, out)
     assert out.read_bytes() == write(clf, data, tmp_path / "whole.parquet").read_bytes()

@@ -28,7 +28,7 @@ def copied(rows, times, seed):
 def test_copies_do_not_make_a_calibrated_model_look_miscalibrated():
     """At a level of 5 %, 13 of 120 or more would come by chance in 0.6 % of such tests."""
     p = [
-        evaluate(copied(60, 5, seed), cluster_by="twin", num_resamples=199).calibration_p
+        evaluate(copied(60, 5, seed), cluster_by="twin", num_resamples=99).calibration_p
         for seed in range(120)
     ]
     assert sum(value < 0.05 for value in p) < 13

@@ -90,7 +90,7 @@ def test_seeds_of_one_method_alone_are_compared_with_each_other():
 @pytest.mark.slow
 def test_fits_are_exchanged_row_by_row_as_a_bundle():
     """All exchanges counted out, of the mean over two fits, for means and for ECE."""
-    files = [fit(name, seed, rows=8) for name in ("x", "yy") for seed in (0, 1)]
+    files = [fit(name, seed, rows=7) for name in ("x", "yy") for seed in (0, 1)]
 
     def apart(exchange):
         swap = np.array(exchange, dtype=bool)[:, None]
@@ -104,7 +104,8 @@ def test_fits_are_exchanged_row_by_row_as_a_bundle():
             found.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
         return np.abs(np.mean(found, axis=0))
 
-    everything = np.array([apart(one) for one in product([0, 1], repeat=8)])
+    # To exchange all others instead turns the sign alone: the first row stays.
+    everything = np.array([apart((0, *rest)) for rest in product([0, 1], repeat=6)])
     exact = (everything >= everything[0] - 1e-12).mean(0)
     contest = Contest(fits_of(files, over_seeds=True), 0, ("nll", "ece"), 15)
     # a share of 6,000 draws has a deviation of at most 0.0065; four times that

@@ -184,7 +184,7 @@ def test_draws_are_thinned_and_progress_is_told():
 
 def test_comparing_epochs_takes_no_chains(monkeypatch):
     features, labels = toy(rows=150, size=3, seed=5)
-    head = build(NUTS(kernel="hmc", num_warmup=100), 3, 3)
+    head = build(NUTS(kernel="hmc", num_warmup=100, num_samples=100), 3, 3)
 
     def refuse(*_):
         raise AssertionError("chains were run")
