@@ -53,6 +53,10 @@ class InputError(ValueError):
     """Something that was passed in is wrong: an option, a file, a value in a file."""
 
 
+class FailedError(RuntimeError):
+    """Work failed although nothing that was passed in is wrong; the message is complete."""
+
+
 class RowError(InputError):
     """A row of a record is wrong; whoever knows the file that it is from names it.
 

@@ -24,7 +24,7 @@ from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.durable import FULL
-from bayeslora.errors import InputError
+from bayeslora.errors import FailedError, InputError
 from bayeslora.locks import writing_to
 from bayeslora.processes import current, is_repeated, launched, together
 
@@ -130,7 +130,7 @@ def _code(error: Exception) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | FailedError):
         return str(error)
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"

@@ -188,13 +188,25 @@ def format_of(record: ModelRecord) -> Format | None:
 
 
 def classes_for(record: ModelRecord, most_options: int) -> tuple[str, ...]:
+    """Return the classes of predictions of questions with up to so many options."""
+    return classes_with(format_of(record), record.classes, most_options)
+
+
+def classes_with(
+    format: Format | None, classes: Sequence[str], most_options: int
+) -> tuple[str, ...]:
     """Return the classes of predictions of questions with up to so many options.
 
     A model that reads options one by one may be asked for more of them than it was fitted to.
+
+    Args:
+        format: How the model reads questions; None where it classifies texts.
+        classes: That the model was fitted to.
+        most_options: The most options of a question; 0 for texts.
     """
-    if format_of(record) != "options":
-        return tuple(record.classes)
-    return tuple(LETTERS[: max(len(record.classes), most_options)])
+    if format != "options":
+        return tuple(classes)
+    return tuple(LETTERS[: max(len(classes), most_options)])
 
 
 def most_options(rows: Examples) -> int:
@@ -202,14 +214,18 @@ def most_options(rows: Examples) -> int:
     return max(map(len, rows.choices or ()), default=0)
 
 
-def check_questions(record: ModelRecord, rows: Examples) -> None:
+def check_questions(format: Format | None, classes: Sequence[str], rows: Examples) -> None:
     """Raise InputError for rows of another kind than a model's, or with too many options.
+
+    Args:
+        format: How the model reads questions; None where it classifies texts.
+        classes: Of the model.
+        rows: To predict.
 
     Raises:
         InputError: Texts were given to a model of questions or the reverse, or a question has more
             options than there are letters in a model of the format `letters`.
     """
-    format = format_of(record)
     if format is None and rows.choices is not None:
         raise InputError(
             f"{rows.source} holds questions with options, and the model classifies texts. Where "
@@ -222,12 +238,12 @@ def check_questions(record: ModelRecord, rows: Examples) -> None:
             "columns 'question' and 'choices'"
         )
     if format == "letters" and rows.choices is not None:
-        most = len(record.classes)
+        most = len(classes)
         place = next((n for n, row in enumerate(rows.choices) if len(row) > most), None)
         if place is not None:
             raise InputError(
                 f"{rows.source}, row {rows.rows[place]}: {len(rows.choices[place])} options, and "
-                f"the model knows the letters {record.classes[0]} to {record.classes[-1]} of the "
+                f"the model knows the letters {classes[0]} to {classes[-1]} of the "
                 "rows that it was fitted to; the format 'options' takes any number"
             )
 
@@ -344,7 +360,7 @@ def encode_for(
         InputError: A label is not a class and `unknown` is not `ood`.
     """
     check_images(rows, images=columns_of(record).images)
-    check_questions(record, rows)
+    check_questions(format_of(record), record.classes, rows)
     classes = classes_for(record, most_options(rows))
     foreign = record.backbone["kind"] != ADAPTED
     numbered = is_numbered(rows.labels) if numbered is None else numbered

@@ -10,16 +10,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import with_letters
-from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import tokens_after
 from bayeslora.engine.settings import Choices
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import LETTERS, Examples
 
 LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
@@ -90,8 +91,13 @@ def default_template(choices: Choices, backbone: Backbone, *, pairs: bool) -> Te
     if backbone.kind != "decoder":
         return None
     if choices.format == "letters":
-        return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
+        return letters_template(pairs=pairs)
     return Template(option_reading.PAIR_FRAME if pairs else option_reading.FRAME)
+
+
+def letters_template(*, pairs: bool) -> Template:
+    """Return the template of the format `letters` where none was asked for."""
+    return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
 
 
 def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classes: int) -> None:
@@ -112,22 +118,38 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
             f"format 'options' asks the language model, which needs all layers of {whole.name}; "
             "leave depth (--depth) out"
         )
-    if format != "letters":
-        return
-    if whole.kind != "decoder":
+    if format == "letters":
+        check_letters(whole.name, whole.kind, whole.tokenizer, whole.template, classes)
+
+
+def check_letters(
+    name: str, kind: Kind, tokenizer: Any, template: Template | None, classes: int
+) -> None:
+    """Raise InputError if a backbone has no token of its own for a letter.
+
+    Args:
+        name: Of the backbone.
+        kind: Of the backbone.
+        tokenizer: Of the backbone.
+        template: What is put around each question.
+        classes: Letters.
+
+    Raises:
+        InputError: It has none, or it is no decoder.
+    """
+    if kind != "decoder":
         raise InputError(
-            f"{whole.name} is an encoder, which names no letter; take the format 'options', or a "
-            "decoder"
+            f"{name} is an encoder, which names no letter; take the format 'options', or a decoder"
         )
-    letters = [chr(ord("A") + place) for place in range(classes)]
-    found = [tuple(tokens_after(whole.tokenizer, whole.template, one)) for one in letters]
-    several = [one for one, ids in zip(letters, found, strict=True) if len(ids) != 1]
-    if several or len({*found}) < len(found):
-        raise InputError(
-            f"the tokenizer of {whole.name} has no token of its own for the letter "
-            f"{several[0] if several else letters[-1]!r} after the template; end the template in "
-            "'Answer:', or take the format 'options'"
-        )
+    letters = LETTERS[:classes]
+    found = [tuple(tokens_after(tokenizer, template, one)) for one in letters]
+    for place, ids in enumerate(found):
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids in found[:place]:
+            raise InputError(
+                f"the tokenizer of {name} has no token of its own for the letter "
+                f"{letters[place]!r} after the template; end the template in 'Answer:', or take "
+                "the format 'options'"
+            )
 
 
 def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:

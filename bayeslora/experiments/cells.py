@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import unknown_choice
 from bayeslora.experiments.grid import Cell, Grid, named_options
 from bayeslora.experiments.records import all_scores, recorded, reset_peak_memory
 from bayeslora.experiments.rows import TaskRows, drawn, task_rows
@@ -21,7 +21,7 @@ from bayeslora.posteriors.registry import resolve_posterior
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import Adapter
-    from bayeslora.backbones.load import Backbone
+    from bayeslora.backbones.load import Backbone, Kind
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.posteriors.base import Posterior
     from bayeslora.tasks.examples import Examples
@@ -104,6 +104,7 @@ class Workshop:
         self.grid = grid
         self._data_dir = data_dir
         self._rows: dict[str, TaskRows] = {}
+        self._readers: dict[str, tuple[Kind, Any]] = {}
         self._backbone: tuple[str, Backbone] | None = None
 
     @cached_property
@@ -235,6 +236,23 @@ class Workshop:
             given.pop("link", None)
         return _merged(wanted, given, deviations)
 
+    def reader(self, name: str) -> tuple[Kind, Any]:
+        """Return the kind of a backbone on this machine and its tokenizer, read once.
+
+        Raises:
+            InputError: One of them cannot be read.
+        """
+        from bayeslora.backbones.load import model_kind, open_source, source_of
+
+        if name not in self._readers:
+            source = source_of(name)
+            trusted = bool(self.grid.model.get("trust_remote_code"))
+            kind = model_kind(name, open_source("config", source, trusted))
+            # Images are read without one.
+            tokenizer = None if kind == "vision" else open_source("tokenizer", source, trusted)
+            self._readers[name] = kind, tokenizer
+        return self._readers[name]
+
     def backbone(self, name: str) -> Backbone:
         """Return a backbone, loaded once; of several the last stays in memory.
 
@@ -317,32 +335,3 @@ def _merged(
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", name)
-
-
-def check_cell(workshop: Workshop, cell: Cell) -> Setup:
-    """Return the setup of a cell after every check that its fit makes before loading anything.
-
-    Raises:
-        InputError: The cell is impossible; the message names it.
-    """
-    from bayeslora.classifier import BayesianClassifier
-
-    class Checked(BayesianClassifier):
-        """Ends a fit where it would load the backbone."""
-
-        def _load_backbone(self) -> Backbone:
-            raise _ChecksPassedError
-
-    try:
-        setup = workshop.setup(cell)
-        clf = setup.classifier(Checked, cell.backbone)
-        clf.fit(setup.train, **setup.fit)
-    except _ChecksPassedError:
-        return setup
-    except (InputError, TypeError) as error:
-        raise InputError(f"cell {cell}: {error}") from None
-    raise AssertionError("the fit ended without a backbone")
-
-
-class _ChecksPassedError(Exception):
-    """All checks were made."""

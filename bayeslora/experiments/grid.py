@@ -17,7 +17,7 @@ from typing import Any
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.files import check_readable
-from bayeslora.option_checks import LARGEST_SEED, check_integer
+from bayeslora.option_checks import LARGEST_SEED, Draws, Link, check_integer, checked
 from bayeslora.safe_yaml import load_yaml
 
 DEFAULT_PROTOCOL = "bayeslora"
@@ -222,7 +222,7 @@ def as_grid(content: Any) -> Grid:
         cells=tuple(cells),
         fit=_mapping("fit", source.get("fit") or {}, None),
         model=_mapping("model", source.get("model") or {}, None),
-        predict=_mapping("predict", source.get("predict") or {}, _PREDICT_KEYS),
+        predict=_predict(source.get("predict") or {}),
         reference=str(reference),
         search=_search(source.get("search")),
         source=json.loads(json.dumps(source, default=str)),
@@ -340,6 +340,16 @@ def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
     if len({*seeds}) < len(seeds):
         raise InputError(f"seeds: a seed is given twice in {seeds}")
     return seeds
+
+
+def _predict(value: Any) -> dict[str, Any]:
+    """Return the options of `predict`, of a type and in a range that some method takes."""
+    given = _mapping("predict", value, _PREDICT_KEYS)
+    if "num_samples" in given:
+        checked("predict: num_samples", given["num_samples"], Draws)
+    if "link" in given:
+        checked("predict: link", given["link"], Link)
+    return given
 
 
 def _sizes(source: Mapping[str, Any], chosen: Protocol) -> list[int | None]:

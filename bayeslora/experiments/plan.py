@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.cells import Setup, Workshop, check_cell
+from bayeslora.experiments.cells import Setup, Workshop
+from bayeslora.experiments.checks import check_cell
 from bayeslora.experiments.grid import Cell, Grid
 from bayeslora.files import read_json
 from bayeslora.option_checks import MAX_LENGTH

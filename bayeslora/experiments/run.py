@@ -37,13 +37,15 @@ class Experiment:
     Attributes:
         out: Its directory, with `results.parquet`, `summary.md` and the cells.
         records: Records of all finished cells in it, sorted.
-        failed: The error of each cell of this run that failed twice, by the cell in words.
+        failed: The error of each cell of this run that failed, by the cell in words.
+        crashed: Those of them that failed twice, for another reason than their input.
         elsewhere: Cells that another process was computing.
     """
 
     out: Path
     records: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str] = field(default_factory=dict)
+    crashed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
 
     @property
@@ -65,7 +67,8 @@ def experiment(
 
     A run that was killed goes on when it is started again in the same way: finished cells are
     kept, and an interrupted fit continues from its last epoch. A cell that fails is tried once
-    more. A grid with further cells adds them; a changed setting of a finished cell is refused.
+    more, unless its input is wrong. A grid with further cells adds them; a changed setting of a
+    finished cell is refused.
 
     Args:
         grid: The path of a YAML file, or its content as a mapping; see docs/experiments.md.
@@ -98,19 +101,20 @@ def experiment(
     check_backbones(given)
     waiting = [cell for cell in cells if store.record(cell) is None]
     failed: dict[str, str] = {}
+    crashed: list[str] = []
     elsewhere: list[str] = []
     if waiting:
         pool = _pool(given, workshop, data_dir, min(workers, len(waiting)), ray)
         store.claim(given.source)
         try:
-            failed, elsewhere = _Run(given, store, pool, len(cells)).run(waiting)
+            failed, crashed, elsewhere = _Run(given, store, pool, len(cells)).run(waiting)
         finally:
             pool.close()
             store.tidy()
     records = store.records()
     if records:
         write_results(records, store.out / RESULTS, store.out / SUMMARY, given.reference)
-    return Experiment(store.out, records, failed, tuple(elsewhere))
+    return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
 
 
 def plan(grid: Any, *, data_dir: str | Path | None = None) -> Plan:
@@ -159,12 +163,17 @@ class _Run:
         self._reserved: dict[int, ExitStack] = {}
         self._attempts: dict[int, int] = {}
         self._failed: dict[str, str] = {}
+        self._crashed: list[str] = []
         self._elsewhere: list[str] = []
         self._computed = 0
         self._begun = time.monotonic()
 
-    def run(self, cells: Sequence[Cell]) -> tuple[dict[str, str], list[str]]:
-        """Compute cells; return the errors of those that failed, and those left to others."""
+    def run(self, cells: Sequence[Cell]) -> tuple[dict[str, str], list[str], list[str]]:
+        """Compute cells.
+
+        Returns:
+            The errors of those that failed, which of them crashed, and which are left to others.
+        """
         waiting = deque(self._places[cell] for cell in cells)
         done = self._total - len(waiting)
         logger.info("%s, %d of them finished already", counted(self._total, "cell"), done)
@@ -179,7 +188,7 @@ class _Run:
         finally:
             for stack in self._reserved.values():
                 stack.close()
-        return self._failed, self._elsewhere
+        return self._failed, self._crashed, self._elsewhere
 
     def _begin(self, place: int) -> None:
         cell = self._grid.cells[place]
@@ -205,11 +214,14 @@ class _Run:
                 self._computed += 1
                 self._say(cell, outcome.record, num_waiting + len(self._reserved) - 1)
                 return False
-            if self._attempts[outcome.index] < _ATTEMPTS:
-                logger.info("%s: %s; it is tried once more", cell, outcome.error)
+            if not outcome.is_final and self._attempts[outcome.index] < _ATTEMPTS:
+                # The reason is said once, if it stays one.
+                logger.info("%s failed; it is tried once more", cell)
                 return True
             self._store.fail(cell, outcome.error, outcome.trace)
             self._failed[str(cell)] = outcome.error
+            if not outcome.is_final:
+                self._crashed.append(str(cell))
             logger.warning("%s failed: %s", cell, outcome.error)
             return False
         finally:

@@ -44,6 +44,7 @@ class Outcome:
         files: Contents of predictions files by name.
         error: Why it failed, in a line.
         trace: The traceback.
+        is_final: Whether it would fail again, such as by its input.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Outcome:
     files: Mapping[str, bytes] = field(default_factory=dict)
     error: str = ""
     trace: str = ""
+    is_final: bool = False
 
 
 class Pool(Protocol):
@@ -81,7 +83,7 @@ def compute(workshop: Workshop, job: Job) -> Outcome:
     except Exception as error:
         known = isinstance(error, InputError)
         text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
-        return Outcome(job.index, error=text, trace=traceback.format_exc())
+        return Outcome(job.index, error=text, trace=traceback.format_exc(), is_final=known)
 
 
 class OneProcess:

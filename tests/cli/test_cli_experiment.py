@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from bayeslora.errors import InputError
 from bayeslora.experiments import cells
 
 pytestmark = pytest.mark.slow
@@ -47,15 +48,22 @@ def test_a_dry_run_writes_nothing(run, grid_file, tmp_path):
     assert "protocol bayeslora" in result.out
 
 
-def test_a_failed_cell_is_exit_code_1(run, grid_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("error", "code", "attempts"), [(RuntimeError, 1, 2), (InputError, 2, 1)])
+def test_a_failed_cell_is_said_once(run, grid_file, tmp_path, monkeypatch, error, code, attempts):
+    calls = []
+
     def fail(*_):
-        raise RuntimeError("no luck")
+        calls.append(1)
+        raise error("no luck")
 
     monkeypatch.setattr(cells.Workshop, "run", fail)
     result = run("experiment", grid_file, "--out", tmp_path / "out")
-    assert result.code == 1
-    assert "no luck" in result.out
-    assert "no luck" in result.err
+    assert (result.code, len(calls)) == (code, attempts)
+    assert (result.out + result.err).count("no luck") == 1
+    assert "1" in next(line for line in result.out.splitlines() if line.startswith("failed"))
+    assert "error.json" in result.err
+    result = run("experiment", grid_file, "--out", tmp_path / "out", "--json")
+    assert (result.code, json.loads(result.out)["num_cells"]) == (code, 0)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def test_an_id_depends_on_the_cell_alone():
         ({"exclude": [{}]}, ["exclude"]),
         ({"exclude": [{"task": ["sst2", "ag-news"]}]}, ["exclude"]),
         ({"predict": {"samples": 3}}, ["'samples'", "predict"]),
+        ({"predict": {"num_samples": -1}}, ["predict", "num_samples", "-1"]),
+        ({"predict": {"link": "foo"}}, ["predict", "link", "'foo'", "'mc'"]),
         ({"fit": [1]}, ["fit"]),
         ({"search": {"trials": 0, "ranges": {"fit.epochs": [1, 2]}}}, ["trials"]),
         ({"search": {"trials": 2}}, ["ranges"]),

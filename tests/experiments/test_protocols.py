@@ -3,7 +3,8 @@
 import pytest
 
 from bayeslora.errors import InputError
-from bayeslora.experiments.cells import Workshop, check_cell
+from bayeslora.experiments.cells import Workshop
+from bayeslora.experiments.checks import check_cell
 from bayeslora.experiments.grid import as_grid
 from bayeslora.experiments.protocols import PROTOCOLS, protocol
 

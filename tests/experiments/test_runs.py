@@ -1,5 +1,6 @@
 """Grids that run: what is stored, what is kept, what is refused."""
 
+import copy
 import json
 import os
 import random
@@ -259,14 +260,87 @@ def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
         ({"tasks": ["mmlu-college-physics"]}, ["mmlu-college-physics"]),
         ({"backbones": "no/such-model"}, ["no/such-model"]),
         ({"protocol": "label-budget", "rows": [1000]}, ["1000"]),
+        ({"predict": {"num_samples": -1}}, ["num_samples", "-1"]),
+        ({"predict": {"num_samples": "ten"}}, ["num_samples", "'ten'"]),
+        ({"predict": {"link": "foo"}}, ["'foo'", "'probit'"]),
+        ({"posteriors": ["mle"], "predict": {"link": "foo"}}, ["'foo'", "'probit'"]),
     ],
 )
 def test_an_impossible_cell_is_named_and_nothing_is_written(grid, tmp_path, change, named):
-    with pytest.raises(InputError) as caught:
-        bl.experiment({**grid, **change}, tmp_path / "out")
-    for word in named:
-        assert word in str(caught.value)
+    for attempt in (run.plan, lambda one: bl.experiment(one, tmp_path / "out")):
+        if change.get("backbones") and attempt is run.plan:
+            continue  # a plan accepts a backbone that is elsewhere
+        with pytest.raises(InputError) as caught:
+            attempt({**grid, **change})
+        for word in named:
+            assert word in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+TEXTS = [{"text": "one two", "label": "x"}, {"text": "three four", "label": "y"}]
+FIVE = [{"question": "one", "choices": list("vwxyz"), "answer": 4}]
+
+
+@pytest.mark.parametrize("where", ["test", "far"])
+def test_rows_of_another_kind_than_those_of_train_are_refused_before_the_work(
+    questions, grid, place, tmp_path, where
+):
+    for content, rows in ((questions, TEXTS), (grid, FIVE)):
+        task = copy.deepcopy(content["tasks"][0])
+        file = write_rows(tmp_path / "odd.jsonl", rows)
+        task |= {"test": file} if where == "test" else {"ood": {"far": file}}
+        with pytest.raises(InputError) as caught:
+            run.plan({**content, "tasks": [task]})
+        for word in (where, "odd.jsonl", "options"):
+            assert word in str(caught.value)
+
+
+def test_a_label_that_train_lacks_is_refused_before_the_work(grid, tmp_path):
+    rows = [*TEXTS, {"text": "five", "label": "astronomy"}][-1:]
+    grid["tasks"][0]["test"] = write_rows(tmp_path / "odd.jsonl", rows)
+    with pytest.raises(InputError, match="astronomy") as caught:
+        run.plan(grid)
+    assert "test" in str(caught.value)
+    grid["tasks"][0] |= {
+        "test": grid["tasks"][0]["ood"]["far"],
+        "ood": {"x": str(tmp_path / "odd.jsonl")},
+    }
+    assert run.plan(grid).settings  # unknown labels are what OOD rows may have
+
+
+def test_more_options_than_letters_are_refused_before_the_work(questions, tmp_path):
+    task = {**questions["tasks"][0], "ood": {"far": write_rows(tmp_path / "five.jsonl", FIVE)}}
+    with pytest.raises(InputError) as caught:
+        run.plan({**questions, "tasks": [task], "model": {"format": "letters"}})
+    for word in ("far", "five.jsonl", "row 1", "5 options"):
+        assert word in str(caught.value)
+    assert run.plan({**questions, "tasks": [task]}).settings
+
+
+def test_letters_that_the_tokenizer_lacks_are_refused_before_the_work(questions, place, tmp_path):
+    letters = {**questions, "model": {"format": "letters"}}
+    assert run.plan(letters).settings
+    assert run.plan({**letters, "backbones": "meta-llama/Llama-3.1-8B"}).settings
+    encoder = tiny.tiny_bert(tmp_path / "bert")
+    for backbone, named in ((place.llama, "'A'"), (str(encoder), "encoder")):
+        with pytest.raises(InputError, match=named) as caught:
+            run.plan({**letters, "backbones": backbone})
+        assert "seed 0" in str(caught.value)
+
+
+def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, monkeypatch):
+    bl.experiment(questions, tmp_path / "out")
+    file = Path(questions["tasks"][0]["train"])
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["choices"][-1] = "another"
+    write_rows(file, rows)
+    with pytest.raises(InputError, match=r"data\.train"):
+        bl.experiment(questions, tmp_path / "out")
 
 
 def test_missing_files_are_named(grid, tmp_path):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from bayeslora.cli.arguments import add_json, given, number
 from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import print_columns, print_json
-from bayeslora.errors import InputError
+from bayeslora.errors import FailedError, InputError
+from bayeslora.plain_text import counted
 
 if TYPE_CHECKING:
     from bayeslora.experiments.plan import Plan
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     """Check the grid, then show the plan, or compute what is missing and show the results.
 
     Raises:
-        RuntimeError: A cell failed; all others are finished and stored.
+        InputError: Cells failed by their input; all others are finished and stored.
+        FailedError: A cell failed for another reason.
     """
     if not args.dry_run and args.directory is None:
         raise InputError("--out is missing; --dry-run alone does without")
@@ -74,9 +76,10 @@ def run(args: argparse.Namespace) -> None:
     )
     _show(args, found)
     if found.failed:
-        raise RuntimeError(
-            f"{len(found.failed)} cells failed, the first: "
-            + next(f"{cell}: {error}" for cell, error in found.failed.items())
+        errors = FailedError if found.crashed else InputError
+        raise errors(
+            f"{counted(len(found.failed), 'cell')} failed; the reasons are above, with tracebacks "
+            f"in {found.out}/cells/*.error.json"
         )
 
 
@@ -146,5 +149,3 @@ def _show(args: argparse.Namespace, found: Experiment) -> None:
         rows += [("results", str(found.out / "results.parquet"))]
         rows += [("tables", str(found.out / "summary.md"))]
     print_columns(rows)
-    for cell, error in found.failed.items():
-        show(f"failed: {cell}: {error}")

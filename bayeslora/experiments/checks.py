@@ -1,0 +1,101 @@
+"""Every check of a cell that needs no weights, made before the first cell is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeslora.errors import InputError
+from bayeslora.tasks.examples import class_names, encode_labels
+
+if TYPE_CHECKING:
+    from bayeslora.backbones.load import Backbone
+    from bayeslora.experiments.cells import Setup, Workshop
+    from bayeslora.experiments.grid import Cell
+
+
+def check_cell(workshop: Workshop, cell: Cell) -> Setup:
+    """Return the setup of a cell after every check of its fit and its predictions.
+
+    What a tokenizer decides is checked where the backbone is on this machine.
+
+    Raises:
+        InputError: The cell is impossible; the message names it.
+    """
+    from bayeslora.classifier import BayesianClassifier
+
+    class Checked(BayesianClassifier):
+        """Ends a fit where it would load the backbone."""
+
+        def _load_backbone(self) -> Backbone:
+            raise _ChecksPassedError
+
+    try:
+        setup = workshop.setup(cell)
+        clf = setup.classifier(Checked, cell.backbone)
+        clf.fit(setup.train, **setup.fit)
+    except _ChecksPassedError:
+        try:
+            _check_predictions(setup)
+            _check_reading(workshop, setup)
+        except InputError as error:
+            raise InputError(f"cell {cell}: {error}") from None
+        return setup
+    except (InputError, TypeError) as error:
+        raise InputError(f"cell {cell}: {error}") from None
+    raise AssertionError("the fit ended without a backbone")
+
+
+class _ChecksPassedError(Exception):
+    """All checks were made."""
+
+
+def _check_predictions(setup: Setup) -> None:
+    """Raise InputError for options or rows that the fitted model would refuse to predict."""
+    from bayeslora.engine.data import check_images, check_questions, classes_with, most_options
+    from bayeslora.engine.pieces import Drawing
+
+    Drawing.of(setup.posterior, **setup.predict)
+    form, fitted = _format(setup), class_names(setup.train)
+    for name, rows in {setup.rows.split: setup.rows.reported, **setup.rows.ood}.items():
+        try:
+            check_images(rows, images=setup.train.images)
+            check_questions(form, fitted, rows)
+            classes = classes_with(form, fitted, most_options(rows))
+            if rows is setup.rows.reported:  # an OOD set may have other labels
+                encode_labels(rows, classes)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+
+def _check_reading(workshop: Workshop, setup: Setup) -> None:
+    """Raise InputError if a backbone on this machine cannot read the rows as they are asked for."""
+    from bayeslora.backbones.template import Template
+    from bayeslora.engine.data import check_images
+    from bayeslora.engine.formats import check_letters, letters_template
+
+    name, train = setup.cell.backbone, setup.train
+    by_letter = _format(setup) == "letters"
+    if not _is_here(name, asked=by_letter or train.images):
+        return
+    kind, tokenizer = workshop.reader(name)
+    check_images(train, images=kind == "vision")
+    if by_letter:
+        asked = setup.model.get("template")
+        has_context = train.pairs is not None
+        template = letters_template(pairs=has_context) if asked is None else Template(asked)
+        check_letters(name, kind, tokenizer, template, len(class_names(train)))
+
+
+def _is_here(name: str, *, asked: bool) -> bool:
+    """Return whether a backbone is a directory, or an embedded one that has to be looked at."""
+    from bayeslora.backbones.embedded import EMBEDDED_MODELS, installed_file
+
+    if name in EMBEDDED_MODELS:
+        return asked and installed_file(name) is not None
+    return (Path(name) / "config.json").is_file()
+
+
+def _format(setup: Setup) -> Any:
+    """Return how questions are read; None where rows are texts."""
+    return None if setup.train.choices is None else setup.model.get("format") or "options"
