@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablations.__main__ import KEY as ABLATIONS_KEY
+from benchmarks.claims import multiple_choice
 from benchmarks.label_budget.methods import BACKBONES, FEWEST_TO_LEAD, KEY, OURS
 from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS
@@ -47,9 +48,9 @@ def page(reports: Path) -> str:
         "neither; **contradicted**: the interval lies below 0; **too few**: fewer than three "
         "gains; **not run**: none. Where a claim names a threshold, the gain is how far the value "
         "is on its right side. Rivals with a cross-validated temperature are ours, not the "
-        "paper's. The paper's numbers are of 8-billion-parameter models on "
-        "multiple choice; these are of "
-        "SmolLM2-135M and MiniLM on classification, so they speak of small models. Made by "
+        "paper's. The paper's numbers are of 8-billion-parameter models on multiple choice; these "
+        "are of SmolLM2-135M and MiniLM, mostly on classification, so they speak of small models. "
+        "Made by "
         "`python -m benchmarks.claims` from what is in `reports/`.",
     ]
     for backbone in BACKBONES:
@@ -64,6 +65,7 @@ def page(reports: Path) -> str:
             claims_table([*ahead(cells), *detects(cells)]),
         ]
     parts += [
+        *multiple_choice.section(reports),
         "## Parts of the method",
         "All layers and raw texts, 640 training and 320 validation rows "
         "([ablations](../reports/ablations/summary.md), "

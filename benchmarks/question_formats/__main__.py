@@ -68,7 +68,10 @@ def write_table(out: Path, backbone: str) -> None:
         "`options` each option is scored after the question by its log-likelihood per token; with "
         "`letters` all options are in the prompt.\n\n"
         + table(["task", "format", "questions", "chance", "accuracy", "NLL", "ECE"], lines)
-        + "\n\nCommand: `python -m benchmarks.question_formats --data-dir DIR`.\n"
+        + "\n\nNothing is trained here. What fits gain on these questions is the subject of "
+        "`benchmarks/grids/multiple-choice.yaml` and `multiple-choice-all-rows.yaml`; "
+        "[the claims](../../docs/claims.md#multiple-choice) say what of them has been run.\n\n"
+        "Command: `python -m benchmarks.question_formats --data-dir DIR`.\n"
     )
     with atomic_file(out / "summary.md") as path:
         path.write_text(text, encoding="utf-8")

@@ -1,10 +1,14 @@
 """The page of the paper's claims: what it is computed from, and that it is the stored one."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.claims import polar_vbll
+from bayeslora.experiments.grid import read_grid
+from benchmarks.claims import multiple_choice, polar_vbll
 from benchmarks.label_budget import methods as label_budget_methods
 from benchmarks.lib.results import Results
 from benchmarks.lib.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED
@@ -41,3 +45,52 @@ def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
     assert nll.verdict == REPRODUCED
     assert claims[f"higher accuracy than {words}"].verdict == CONTRADICTED
     assert claims[f"lower NLL than {polar_vbll.RIVALS['lora-laplace']}"].verdict == NOT_RUN
+
+
+def choice_rows(method, seed, *, task="openbookqa", seconds=1.0, **sets):
+    cell = {"protocol": "label-budget", "task": task, "backbone": "tiny", "rows": 640}
+    shared = {**cell, "method": method, "seed": seed, "split": "test", "by": None}
+    for name, scores in sets.items():
+        for score, value in scores.items():
+            yield {**shared, "set": name.replace("_", "-"), "score": score, "value": value}
+        detection = {"set": name, "score": "auroc", "by": "epistemic", "value": 0.9}
+        yield {**shared, **detection}
+    yield {**shared, "set": "cost", "score": "seconds_predict_per_1000", "value": seconds}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_multiple_choice_is_read_from_results_of_the_grid(tmp_path, kind):
+    rows = []
+    for seed in range(3):
+        ours = {"accuracy": 0.6, "nll": 0.9 - seed / 100, "ece": 0.10}
+        theirs = {"accuracy": 0.7 + seed / 1000, "nll": 1.0, "ece": 0.10}
+        far = {"mmlu_college_physics": {"accuracy": 0.3, "nll": 2.0, "ece": 0.2}}
+        rows += choice_rows(multiple_choice.OURS, seed, test=ours, **far)
+        rows += choice_rows("BLoB", seed, test=theirs, seconds=8.0 + seed, **far)
+    folder = tmp_path / multiple_choice.FOLDER
+    folder.mkdir()
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    else:
+        (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    claims = {one.text: one for one in multiple_choice.claims(multiple_choice.stored(folder))}
+    nll = claims["lower NLL than BLoB"]
+    assert nll.gains == pytest.approx((0.10, 0.11, 0.12))
+    assert nll.verdict == REPRODUCED
+    assert claims["higher accuracy than BLoB"].verdict == CONTRADICTED
+    assert claims["lower NLL than LoRA MLE"].verdict == NOT_RUN
+    shifted = "lower ECE than BLoB on mmlu-college-physics, fitted to openbookqa"
+    assert claims[shifted].gains == (0.0, 0.0, 0.0)
+    assert claims["predictions faster than ten passes of BLoB"].gains == (7.0, 8.0, 9.0)
+    assert "6 cells" in "\n".join(multiple_choice.section(tmp_path))
+
+
+def test_methods_of_the_claims_are_those_of_the_grids():
+    found = [
+        read_grid(ROOT / "benchmarks/grids" / f"{name}.yaml") for name in multiple_choice.GRIDS
+    ]
+    names = [{method.name for method in grid.methods} for grid in found]
+    assert names[0] == names[1] >= {multiple_choice.OURS, *multiple_choice.RIVALS}
+    assert [grid.protocol.name for grid in found] == ["label-budget", "bayeslora"]
+    for grid in found:
+        assert {*multiple_choice.LARGE_SHIFTS} <= {*grid.tasks[multiple_choice.SHIFTED_FROM].ood}

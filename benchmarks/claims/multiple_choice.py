@@ -1,0 +1,100 @@
+"""What the paper claims of multiple choice, from results of the grids `multiple-choice*.yaml`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.lib.verdicts import Claim, claims_table
+
+Row = dict[str, Any]
+Cells = dict[tuple[Any, ...], dict[str, dict[tuple[str, str], float]]]
+"""By what a pair shares: the scores of each method, by set and name of the score."""
+
+FOLDER = "multiple-choice"
+GRIDS = ("multiple-choice", "multiple-choice-all-rows")
+OURS = "PoLAR VBLL"
+RIVALS = ("LoRA MLE", "Laplace-LoRA", "BLoB", "PoLAR Laplace", "LoRA VBLL")
+SHIFTED_FROM, LARGE_SHIFTS = "openbookqa", ("mmlu-college-chemistry", "mmlu-college-physics")
+SHIFT_RIVALS = ("LoRA MLE", "BLoB")
+SCORES = {
+    "accuracy": ("higher accuracy", "", -1),
+    "nll": ("lower NLL", "nats", 1),
+    "ece": ("lower ECE", "", 1),
+}
+REPORTED, SECONDS = "reported", ("cost", "seconds_predict_per_1000")
+_KEY = ("protocol", "task", "backbone", "rows", "seed")
+
+
+def section(reports: Path) -> list[str]:
+    """Return the paragraphs of the section, and the table of its claims."""
+    rows = [*stored(reports / FOLDER)]
+    commands = ", ".join(
+        f"`bayeslora experiment benchmarks/grids/{name}.yaml --data-dir DIR --out runs/{name}`"
+        for name in GRIDS
+    )
+    backbones = ", ".join(sorted({row["backbone"] for row in rows})) or "smollm2-135m"
+    fits = len({(*(row[key] for key in _KEY), row["method"]) for row in rows})
+    done = f"{fits} cells are stored" if fits else "No cell is stored"
+    return [
+        "## Multiple choice",
+        f"{backbones}, every option scored by one weight vector; OpenBookQA, ARC-Easy, BoolQ. "
+        f"{done}: the grids take days of two cores. Commands: {commands}; then each "
+        "`results.parquet` goes into `reports/multiple-choice/` under a name of its own. "
+        "[question-formats](../reports/question-formats/summary.md) has the language model before "
+        "any label.",
+        claims_table([*claims(rows)]),
+    ]
+
+
+def stored(folder: Path) -> Iterator[Row]:
+    """Yield the rows of every results file in a folder, as `bayeslora experiment` writes them."""
+    for file in sorted(folder.glob("*.parquet")):
+        yield from pq.read_table(file).to_pylist()
+    for file in sorted(folder.glob("*.jsonl")):
+        yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
+
+
+def claims(rows: Iterable[Row]) -> Iterator[Claim]:
+    """Yield what is said of the reported rows, of shifted ones, and of the time to predict."""
+    cells = _cells(rows)
+    for rival in RIVALS:
+        for score, (words, unit, sign) in SCORES.items():
+            found = _gains(
+                cells, rival, lambda a, b, k=(REPORTED, score), s=sign: s * (b[k] - a[k])
+            )
+            yield Claim("PoLAR-VBLL", f"{words} than {rival}", unit, found, "pairs")
+    shifted = {key: one for key, one in cells.items() if key[1] == SHIFTED_FROM}
+    for where in LARGE_SHIFTS:
+        for rival in SHIFT_RIVALS:
+            for score, (words, unit, sign) in SCORES.items():
+                found = _gains(
+                    shifted, rival, lambda a, b, k=(where, score), s=sign: s * (b[k] - a[k])
+                )
+                text = f"{words} than {rival} on {where}, fitted to {SHIFTED_FROM}"
+                yield Claim("PoLAR-VBLL", text, unit, found, "pairs")
+    found = _gains(cells, "BLoB", lambda a, b: b[SECONDS] / a[SECONDS] - 1)
+    yield Claim("PoLAR-VBLL", "predictions faster than ten passes of BLoB", "times", found, "pairs")
+
+
+def _cells(rows: Iterable[Row]) -> Cells:
+    cells: Cells = {}
+    for row in rows:
+        if row["by"] is None:  # a score of predictions, not of detection
+            where = REPORTED if row["set"] == row["split"] else row["set"]
+            methods = cells.setdefault(tuple(row[key] for key in _KEY), {})
+            methods.setdefault(row["method"], {})[where, row["score"]] = row["value"]
+    return cells
+
+
+def _gains(cells: Cells, rival: str, gain: Callable[..., float]) -> tuple[float, ...]:
+    """Return the gain of each pair of the same set, rows and seed."""
+    return tuple(
+        gain(methods[OURS], methods[rival])
+        for _, methods in sorted(cells.items(), key=lambda one: json.dumps(one[0]))
+        if OURS in methods and rival in methods
+    )
