@@ -70,7 +70,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.readers import data_columns
+from bayeslora.tasks.readers import data_columns, renamed
 from bayeslora.tasks.union import is_union
 
 logger = logging.getLogger(__name__)
@@ -552,12 +552,7 @@ class BayesianClassifier:
             config_scores.check_feature_scores(scores, config)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
-        columns = data_columns(
-            text_column or old.text,
-            label_column or old.label,
-            pair_column or old.pair,
-            image_column or (old.text if old.images else None),
-        )
+        columns = renamed(old, text_column, label_column, pair_column, image_column)
         rows = read_labelled(labelled_for(fitted.record, train, columns), columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
         if learnt_from(config, has_validation=validation is not None) == "train":
@@ -624,12 +619,7 @@ class BayesianClassifier:
 
         fitted = self._known()
         old = fitted.columns
-        columns = data_columns(
-            text_column or old.text,
-            label_column or old.label,
-            old.pair,
-            image_column or (old.text if old.images else None),
-        )
+        columns = renamed(old, text_column, label_column, None, image_column)
         rows = read_labelled(support, columns)
         config = fitted.posterior if posterior is None else resolve_posterior(posterior)
         chosen = None if adapter is None else resolve_adapter(adapter)
@@ -973,6 +963,8 @@ class BayesianClassifier:
             check_writable(out)
         columns = DataColumns(text_column, pair=pair_column)
         rows = None if texts is None else read_rows(texts, columns)
+        if rows is not None and rows.columns is not None:
+            columns = DataColumns.of(rows.columns)
         with quiet_transformers():
             self._fitted = zero_shot(
                 self._choices(()), classes, self._load_backbone(), rows, columns

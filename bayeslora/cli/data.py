@@ -54,19 +54,15 @@ def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataCol
     """Return the columns that were named, those of a model of ours where they were not."""
     from bayeslora.engine.data import check_pairs, columns_of
     from bayeslora.tasks.columns import DataColumns
-    from bayeslora.tasks.readers import data_columns
+    from bayeslora.tasks.readers import renamed
 
     known = DataColumns() if record is None else columns_of(record)
     named = column_options(args)
     pair = named.get("pair_column", known.pair)
     if record is not None:
         check_pairs(record, pair)
-    return data_columns(
-        named.get("text_column", known.text),
-        named.get("label_column", known.label),
-        pair,
-        named.get("image_column", known.text if known.images else None),
-    )
+    names = ("text_column", "label_column", "pair_column", "image_column")
+    return renamed(known, *map(named.get, names))
 
 
 def read(
@@ -84,9 +80,9 @@ def read(
     Raises:
         InputError: As `load_examples`.
     """
-    from bayeslora.engine.data import named
+    from bayeslora.option_checks import KINDS
     from bayeslora.tasks.description import is_description
-    from bayeslora.tasks.readers import load_examples
+    from bayeslora.tasks.readers import load_examples, load_rows
 
     _refuse_idle(args)
     if is_description(args.task) and column_options(args):
@@ -94,9 +90,11 @@ def read(
             f"--task {args.task} names the columns; leave --text-column, --text-pair-column and "
             "--label-column out"
         )
+    if args.task is None or args.task in KINDS:
+        options = reading_options(args)
+        return load_rows(data, columns, kind=args.task, labels=labels, keep=keep, **options)
     return load_examples(
         data,
-        **named(columns),
         labels=labels,
         task=args.task,
         data_dir=args.data_dir,

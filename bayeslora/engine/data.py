@@ -20,7 +20,7 @@ from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
-from bayeslora.tasks.readers import as_texts, kept, load_examples, open_examples
+from bayeslora.tasks.readers import as_texts, kept, load_rows, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
 from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
 
@@ -68,7 +68,7 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     check_further(keep)
     if isinstance(data, Examples):
         return kept(data, keep)
-    return load_examples(as_texts(data), **named(columns), keep=keep)
+    return load_rows(as_texts(data), columns, keep=keep)
 
 
 def read_for(
@@ -153,12 +153,6 @@ def open_for(
     return stream_of(read_for(record, data, columns, keep))
 
 
-def named(columns: DataColumns) -> dict[str, Any]:
-    """Return columns as keyword arguments of `load_examples`."""
-    image = {"image_column": columns.text} if columns.images else {"text_column": columns.text}
-    return {**image, "label_column": columns.label, "pair_column": columns.pair}
-
-
 def read_labelled(data: Any, columns: DataColumns) -> Examples:
     """Return the examples in `data`, each of which must have a label; say how many repeat.
 
@@ -169,7 +163,7 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
     if isinstance(data, Examples):
         _require_labels(data)
     else:
-        rows = load_examples(data, **named(columns), labels="required")
+        rows = load_rows(data, columns, labels="required")
     if rows.duplicates:
         logger.warning(
             "%s: %d of %d rows repeat an earlier row (same text and label)",

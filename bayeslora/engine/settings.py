@@ -191,6 +191,7 @@ class TrainingData:
                 "(--multi-task NAME=FILE), or leave it out"
             )
         rows = read_labelled(train, columns)
+        columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         if rows.images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
         held = None if validation is None else read_validation(validation, columns, rows)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.errors import unknown_choice
-from bayeslora.experiments.grid import Cell, Grid, named_options
+from bayeslora.experiments.grid import Cell, Grid, Task, named_options
 from bayeslora.experiments.records import all_scores, recorded, reset_peak_memory
 from bayeslora.experiments.rows import TaskRows, drawn, task_rows
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.tasks.description import is_description, read_description
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import Adapter
@@ -146,7 +147,7 @@ class Workshop:
         adapter = self._adapter(cell, deviations)
         posterior = resolve_posterior(cell.method.posterior)
         fit = self._fit_options(cell, adapter, len(train), deviations)
-        model = self._model_options(train, deviations)
+        model = self._model_options(grid.tasks[cell.task], train, deviations)
         predict = self._predict_options(posterior, deviations)
         steps = grid.protocol.steps if adapter.trains else None
         return Setup(
@@ -207,7 +208,7 @@ class Workshop:
             )
         return merged
 
-    def _model_options(self, train: Examples, deviations: list[str]) -> dict[str, Any]:
+    def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
         protocol = self.grid.protocol
         wanted: dict[str, Any] = {}
         if protocol.max_length is not None:
@@ -215,6 +216,9 @@ class Workshop:
         if protocol.all_layers:
             wanted["depth"] = 1.0
         given = dict(self.grid.model)
+        about = task.columns.get("task")
+        if is_description(about) and (prompt := read_description(str(about)).prompt):
+            wanted["template"] = given.get("template", prompt)
         if train.choices is None:  # texts have no format
             given.pop("format", None)
         elif protocol.format is not None:

@@ -17,8 +17,9 @@ from typing import Any
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.files import check_readable
-from bayeslora.option_checks import LARGEST_SEED, Draws, Link, check_integer, checked
+from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
 from bayeslora.safe_yaml import load_yaml
+from bayeslora.tasks.description import is_description, read_description
 
 DEFAULT_PROTOCOL = "bayeslora"
 
@@ -28,7 +29,7 @@ _KEYS = (
 )
 _FILES = ("train", "validation", "test")
 _COLUMNS = ("text_column", "label_column", "pair_column")
-_TASK_KEYS = ("name", "ood", *_FILES, *_COLUMNS)
+_TASK_KEYS = ("name", "task", "ood", *_FILES, *_COLUMNS)
 _METHOD_KEYS = ("name", "adapter", "posterior", "fit")
 _PREDICT_KEYS = ("num_samples", "link")
 _EXCLUDE_KEYS = ("task", "backbone", "method", "adapter", "posterior", "rows", "seed")
@@ -46,7 +47,8 @@ class Task:
         files: `train`, `test` and perhaps `validation`; empty for a known task.
         ood: Out-of-distribution sets by name: a known task, `task/split`, or a file; None for those
             that a known task has.
-        columns: Options of the columns in one's own files.
+        columns: Options of the columns in one's own files; `task` may be a YAML file that names
+            them, or their kind.
     """
 
     name: str
@@ -298,10 +300,24 @@ def _task(value: Any) -> Task:
     files = {key: str(given[key]) for key in _FILES if key in given}
     if files and not {"train", "test"} <= files.keys():
         raise InputError(f"task {name}: give both train and test, or neither for a known task")
-    columns = {key: str(given[key]) for key in _COLUMNS if key in given}
+    columns = {key: str(given[key]) for key in ("task", *_COLUMNS) if key in given}
+    if "task" in columns:
+        _check_kind(name, columns)
     if columns and not files:
         raise InputError(f"task {name}: {next(iter(columns))} is for files of one's own")
     return Task(name, files, _ood(name, given["ood"]) if "ood" in given else None, columns)
+
+
+def _check_kind(name: str, columns: Mapping[str, str]) -> None:
+    """Raise InputError unless `task` is a kind of data, or describes all columns itself."""
+    kind = columns["task"]
+    if is_description(kind):
+        if others := [key for key in columns if key != "task"]:
+            raise InputError(f"task {name}: {kind} names the columns; leave {others[0]} out")
+        read_description(kind)
+    elif kind not in KINDS:
+        choice = unknown_choice("task", kind, (*KINDS, "a YAML file"))
+        raise InputError(f"task {name}: {choice}")
 
 
 def _ood(name: str, value: Any) -> dict[str, str]:

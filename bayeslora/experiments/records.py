@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.experiments.grid import settings_digest
-from bayeslora.experiments.rows import num_classes
+from bayeslora.experiments.rows import mean_options, num_classes
 
 if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayeslora.tasks.examples import Examples
 
 FORMAT_VERSION = 1
+REPORTED = "reported"
 _HASHED_PROMPTS = 100
 
 
@@ -62,6 +63,9 @@ def recorded(
         "num_held_out": held,
         "num_reported": len(rows.reported),
         "num_ood": {name: len(one) for name, one in rows.ood.items()},
+        "mean_options": {
+            name: mean_options(one) for name, one in {REPORTED: rows.reported, **rows.ood}.items()
+        },
         "dropped": dict(rows.dropped),
         "epochs": training["epochs"],
         "steps": {"protocol": setup.steps, "at_most": steps},
@@ -96,7 +100,7 @@ def all_scores(
     from bayeslora.metrics.evaluate import evaluate
 
     scores = evaluate(predictions, outside, num_bins=num_bins, cluster_by=clusters)
-    found = {"reported": scores.to_json()}
+    found = {REPORTED: scores.to_json()}
     for name, one in outside.items():
         if one.labelled.any():
             found[name] = evaluate(one, num_bins=num_bins).to_json()

@@ -17,7 +17,7 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task
+from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task, splits_of
 from bayeslora.tasks.readers import load_examples
 from bayeslora.tasks.splits import stratified_sample
 
@@ -54,7 +54,7 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
     Raises:
         InputError: A task or split is unknown, a file is missing, or a row is wrong.
     """
-    splits = tuple(task.files) if task.files else KNOWN_TASKS[known_name(task.name)].splits
+    splits = tuple(task.files) if task.files else splits_of(task.name, data_dir)
     if "train" not in splits:
         raise InputError(f"task {task.name} has no training rows; it serves as ood of another one")
     split = protocol.split
@@ -95,6 +95,13 @@ def num_classes(examples: Examples) -> int:
     if examples.choices is not None:
         return max(map(len, examples.choices))
     return len(class_names(examples))
+
+
+def mean_options(examples: Examples) -> float | None:
+    """Return the mean number of options of a question; None for texts."""
+    if examples.choices is None:
+        return None
+    return sum(map(len, examples.choices)) / len(examples)
 
 
 def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.experiments.protocols import PROTOCOLS
+from bayeslora.experiments.records import REPORTED
 from bayeslora.files import atomic_file
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     seeds = sorted({record["cell"]["seed"] for record in records})
     facts = [
         f"{first['num_reported']:,} {first['split']} rows",
-        f"{first['num_classes']} classes",
+        _classes(first),
         f"{_span(record['num_train'] for record in records)} training rows",
         f"seeds {', '.join(map(str, seeds))}",
         f"prompts {', '.join(sorted({record['prompt_hash'][:12] for record in records}))}",
@@ -187,13 +188,45 @@ def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
             columns += [labelled, nll, ece]
         del detected
     rows = [[method, *(_mean(values.get(method, {})) for values in columns)] for method in methods]
+    counts = _options_beside(records[0])
     sizes = ", ".join(f"{name} {one['n_out']:,}" for name, one in first.items())
     inside = next(iter(first.values()))["n_in"]
     return [
         f"Detection of out-of-distribution rows, AUROC ↑ ({inside:,} rows inside; {sizes}), and "
         "scores of the sets that have labels:",
         markdown_table(head, rows),
+        *counts,
     ]
+
+
+def _classes(record: Record) -> str:
+    """Return how many classes or options the reported rows have, and what guessing gets right."""
+    mean, most = _mean_options(record).get(REPORTED), record["num_classes"]
+    classes = f"{most} classes" if mean is None else f"up to {most} options, {mean:.3g} in the mean"
+    chance = record["scores"][REPORTED].get("chance_accuracy")
+    return classes if chance is None else f"{classes}, chance accuracy {chance:.3f}"
+
+
+def _options_beside(record: Record) -> list[str]:
+    """Return a note on OOD sets whose questions have more or fewer options, if there are any."""
+    means = _mean_options(record)
+    inside = means.pop(REPORTED, None)
+    others = [
+        f"{name} {mean:.3g}"
+        for name, mean in means.items()
+        if inside is not None and mean is not None and f"{mean:.3g}" != f"{inside:.3g}"
+    ]
+    if not others:
+        return []
+    return [
+        "Entropies and the highest probability depend on the number of options, so part of what "
+        f"they detect here may be that: {inside:.3g} in the mean of the reported rows, "
+        f"{', '.join(others)}."
+    ]
+
+
+def _mean_options(record: Record) -> dict[str, float | None]:
+    return dict(record.get("mean_options", {}))  # records of earlier versions have none
 
 
 def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:

@@ -61,9 +61,16 @@ class DataColumns:
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> DataColumns:
-        """Return the columns of texts or images that a model's record names."""
+        """Return the columns of texts, questions or images that a model's record names."""
         images = recorded.get("image") is not None
-        return cls(str(recorded["text"]), str(recorded["label"]), recorded["pair"], images=images)
+        choices = recorded.get("choices")
+        return cls(
+            str(recorded["text"]),
+            str(recorded["label"]),
+            recorded["pair"],
+            tuple(choices) if isinstance(choices, list) else choices,
+            images=images,
+        )
 
     def recorded(self) -> dict[str, Any]:
         """Return the columns for a model's record; `image` is there if they hold images."""

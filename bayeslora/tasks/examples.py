@@ -44,6 +44,8 @@ class Examples:
         images: Whether the texts are paths of images, which are what is classified.
         among: Which of the classes each row can be of, in their order: those of its task, where
             there are several; None where all, and of questions.
+        columns: The columns that a description of the data named, as a model's record holds them;
+            None where none did.
     """
 
     ids: tuple[str, ...]
@@ -60,6 +62,7 @@ class Examples:
     dropped: Mapping[str, int] = field(default_factory=dict)
     images: bool = False
     among: tuple[tuple[bool, ...], ...] | None = None
+    columns: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         sizes = {

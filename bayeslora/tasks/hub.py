@@ -46,6 +46,11 @@ class _Source:
     oos: str | None = None
 
 
+def hub_splits(task: str) -> tuple[str, ...]:
+    """Return the labelled splits that a key of `KNOWN_TASKS` has on the hub."""
+    return tuple(_SOURCES[task].splits)
+
+
 def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...]]:
     """Return the rows of a split as a table like that of the file, and the names of its classes.
 
@@ -139,13 +144,32 @@ def _same(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+MMLU_SUBJECTS = (
+    *("abstract-algebra", "anatomy", "astronomy", "business-ethics", "clinical-knowledge"),
+    *("college-biology", "college-chemistry", "college-computer-science", "college-mathematics"),
+    *("college-medicine", "college-physics", "computer-security", "conceptual-physics"),
+    *("econometrics", "electrical-engineering", "elementary-mathematics", "formal-logic"),
+    *("global-facts", "high-school-biology", "high-school-chemistry"),
+    *("high-school-computer-science", "high-school-european-history", "high-school-geography"),
+    *("high-school-government-and-politics", "high-school-macroeconomics"),
+    *("high-school-mathematics", "high-school-microeconomics", "high-school-physics"),
+    *("high-school-psychology", "high-school-statistics", "high-school-us-history"),
+    *("high-school-world-history", "human-aging", "human-sexuality", "international-law"),
+    *("jurisprudence", "logical-fallacies", "machine-learning", "management", "marketing"),
+    *("medical-genetics", "miscellaneous", "moral-disputes", "moral-scenarios", "nutrition"),
+    *("philosophy", "prehistory", "professional-accounting", "professional-law"),
+    *("professional-medicine", "professional-psychology", "public-relations"),
+    *("security-studies", "sociology", "us-foreign-policy", "virology", "world-religions"),
+)
+"""The 57 subjects of MMLU (Hendrycks et al. 2021, arXiv 2009.03300)."""
+
 _ALL = ("train", "validation", "test")
 _HELD_OUT = {"train": "train", "test": "validation"}
 
 _SOURCES: Mapping[str, _Source] = {
     "ag-news": _Source(None, _same(("train", "test")), _text, classes="label"),
-    "arc-challenge": _Source("ARC-Challenge", _same(("train", "test")), _lettered),
-    "arc-easy": _Source("ARC-Easy", _same(("train", "test")), _lettered),
+    "arc-challenge": _Source("ARC-Challenge", _same(_ALL), _lettered),
+    "arc-easy": _Source("ARC-Easy", _same(_ALL), _lettered),
     "boolq": _Source(None, _HELD_OUT, _boolq),
     "boolq-question-only": _Source(None, _HELD_OUT, _boolq),
     "clinc150": _Source(
@@ -155,8 +179,10 @@ _SOURCES: Mapping[str, _Source] = {
         classes="intent",
         oos="oos",
     ),
-    "mmlu-college-chemistry": _Source("college_chemistry", {"test": "test"}, _mmlu),
-    "mmlu-college-physics": _Source("college_physics", {"test": "test"}, _mmlu),
+    **{
+        f"mmlu-{subject}": _Source(subject.replace("-", "_"), {"test": "test"}, _mmlu)
+        for subject in MMLU_SUBJECTS
+    },
     "openbookqa": _Source("main", _same(_ALL), _openbookqa),
     "sst2": _Source(None, _HELD_OUT, _sentence, classes="label"),
     "winogrande-m": _Source("winogrande_m", _HELD_OUT, _winogrande),

@@ -24,7 +24,7 @@ from bayeslora.tables.opening import open_table
 from bayeslora.tables.table import Table
 from bayeslora.tasks.columns import DataColumns, RowChecks
 from bayeslora.tasks.examples import Examples, without_duplicates, without_overlap
-from bayeslora.tasks.hub import can_read_hub, hub_table
+from bayeslora.tasks.hub import MMLU_SUBJECTS, can_read_hub, hub_splits, hub_table
 from bayeslora.tasks.movielens import load_movielens
 from bayeslora.tasks.newsgroups import IN_DISTRIBUTION, load_newsgroups
 from bayeslora.tasks.questions import QUESTIONS, question_checks
@@ -68,6 +68,7 @@ class KnownTask:
     ood: tuple[tuple[str, str], ...] = ()
 
 
+_MMLU_NAME = "mmlu-"
 _MMLU = (("mmlu-college-chemistry", "test"), ("mmlu-college-physics", "test"))
 _WITH_TRAIN = ("train", "test")
 _WITH_VALIDATION = ("train", "validation", "test")
@@ -84,7 +85,7 @@ def _winogrande(rows: int) -> KnownTask:
 
 
 def _mmlu(subject: str) -> KnownTask:
-    about = f"exam questions in {subject}: an out-of-distribution set without training rows"
+    about = f"exam questions in {subject.replace('-', ' ')}, without training rows"
     keep = ("redux_error_type",)
     return _questions(about, "cais/mmlu", "MIT", splits=("test",), keep=keep)
 
@@ -102,12 +103,14 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         "harder school science questions, 3 to 5 options",
         "allenai/ai2_arc",
         "CC BY-SA 4.0",
+        splits=_WITH_VALIDATION,
         ood=_MMLU,
     ),
     "arc-easy": _questions(
         "easier school science questions, 3 to 5 options",
         "allenai/ai2_arc",
         "CC BY-SA 4.0",
+        splits=_WITH_VALIDATION,
         ood=(("arc-challenge", "test"), *_MMLU),
     ),
     "boolq": _questions(
@@ -131,8 +134,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         hub_id="clinc/clinc_oos",
         ood=(("clinc150", "oos_test"),),
     ),
-    "mmlu-college-chemistry": _mmlu("college chemistry"),
-    "mmlu-college-physics": _mmlu("college physics"),
+    **{f"mmlu-{subject}": _mmlu(subject) for subject in MMLU_SUBJECTS},
     "movielens-100k": _questions(
         "the next of 20 films after ten that a person liked, of the package recbole",
         None,
@@ -192,7 +194,9 @@ def known_name(name: str) -> str:
     plain = name.replace("_", "-")
     key = _OTHER_NAMES.get(plain, plain)
     if key not in KNOWN_TASKS:
-        raise unknown_choice("task", name, KNOWN_TASKS)
+        of_mmlu = plain.startswith(_MMLU_NAME)
+        names = [one for one in KNOWN_TASKS if one.startswith(_MMLU_NAME) == of_mmlu]
+        raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
     return key
 
 
@@ -201,6 +205,24 @@ def ood_sets(name: str) -> dict[str, tuple[str, str]]:
     key = known_name(name)
     pairs = KNOWN_TASKS[key].ood
     return {split if other == key else other: (other, split) for other, split in pairs}
+
+
+def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Return the splits of a known task that its source has: some lack the one for validation.
+
+    Args:
+        name: A known task; see `known_name`.
+        data_dir: As for `load_known`.
+    """
+    key = known_name(name)
+    found = KNOWN_TASKS[key].splits
+    if KNOWN_TASKS[key].hub_id is None:
+        return found
+    if _directory(data_dir) is None:
+        has = "validation" in hub_splits(key)
+    else:
+        has = _path(key, "validation.jsonl", data_dir).exists()
+    return tuple(one for one in found if has or one != "validation")
 
 
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:

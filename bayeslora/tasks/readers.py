@@ -124,11 +124,73 @@ def load_examples(
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
-    columns = data_columns(text_column, label_column, pair_column, image_column)
-    if task == KINDS[1]:
-        columns = as_questions(columns)
-    columns = described or columns
-    return load_all(_checks(data, columns, labels=labels, keep=keep, blank=blank, reading=reading))
+    columns = described or data_columns(text_column, label_column, pair_column, image_column)
+    examples = load_rows(
+        data,
+        columns,
+        kind=task if described is None else None,
+        labels=labels,
+        keep=keep,
+        blank=blank,
+        delimiter=delimiter,
+        encoding=encoding,
+    )
+    return examples if described is None else replace(examples, columns=described.recorded())
+
+
+def load_rows(
+    data: object,
+    columns: DataColumns,
+    *,
+    kind: str | None = None,
+    labels: Literal["optional", "required"] = "optional",
+    keep: Sequence[str] = (),
+    blank: Literal["refuse", "skip"] = "refuse",
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Examples:
+    """Return the examples in `data` of one's own.
+
+    Args:
+        data: As for `load_examples`, and so are the others.
+        columns: Where they come from.
+        kind: `text-classification`, `multiple-choice`, or None to find out by the columns.
+        labels: Whether each needs one.
+        keep: Further columns.
+        blank: What to do with rows without a text.
+        delimiter: Between the columns of a text file.
+        encoding: Of a text file.
+
+    Raises:
+        InputError: As `load_examples`.
+    """
+    checks = _checks(
+        data,
+        as_questions(columns) if kind == KINDS[1] else columns,
+        labels=labels,
+        keep=keep,
+        blank=blank,
+        reading=Reading(delimiter, encoding),
+        finds_questions=kind != KINDS[0],
+    )
+    return load_all(checks)
+
+
+def renamed(
+    known: DataColumns,
+    text: str | None = None,
+    label: str | None = None,
+    pair: str | None = None,
+    image: str | None = None,
+) -> DataColumns:
+    """Return the columns of a model, with those of other names that are named here."""
+    found = data_columns(
+        text or known.text,
+        label or known.label,
+        pair or known.pair,
+        image or (known.text if known.images else None),
+    )
+    return replace(found, choices=known.choices)
 
 
 def data_columns(
@@ -166,11 +228,16 @@ def _checks(
     keep: Sequence[str],
     blank: str,
     reading: Reading,
+    finds_questions: bool = True,
 ) -> RowChecks:
     _check_choices(labels, blank)
     table = _table(data, columns, keep, reading)
     columns = columns.among(table.names)
-    is_found = columns.text == DataColumns.text and _begins_with_question(table, columns.text)
+    is_found = (
+        finds_questions
+        and columns.text == DataColumns.text
+        and _begins_with_question(table, columns.text)
+    )
     of_questions = columns.choices is not None or is_found
     if is_found:
         columns = as_questions(columns)

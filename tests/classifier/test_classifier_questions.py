@@ -198,6 +198,48 @@ def test_questions_from_the_command_line(model, tmp_path, capsys):
     assert scores["n"] == 12 if isinstance(scores, dict) else scores[0]["n"] == 12
 
 
+def test_a_model_remembers_the_columns_of_a_description(model, tmp_path, capsys):
+    def renamed(rows):
+        return [
+            {"stem": row["question"], "options": row["choices"], "key": row["answer"]}
+            for row in rows
+        ]
+
+    train = _write(tmp_path / "train.jsonl", renamed(toy_questions(30)))
+    test = _write(tmp_path / "test.jsonl", renamed(toy_questions(12, 1)))
+    about = tmp_path / "task.yaml"
+    about.write_text("question: stem\nchoices: options\nanswer: key\n")
+    out = str(tmp_path / "model")
+    said = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
+    assert main(["fit", train, "--task", str(about), "--out", out, *said, "--quiet"]) == 0
+    columns = json.loads((tmp_path / "model" / "bayeslora.json").read_text())["columns"]
+    assert columns == {"text": "stem", "label": "key", "pair": None, "choices": "options"}
+    files = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    assert main(["predict", out, test, "--out", files[0], "--quiet"]) == 0
+    told = ["--task", str(about), "--quiet"]
+    assert main(["predict", out, test, "--out", files[1], *told]) == 0
+    assert Path(files[0]).read_text() == Path(files[1]).read_text()
+    again = ["calibrate", out, train, "--posterior", "laplace", "--quiet"]
+    assert main([*again, "--out", str(tmp_path / "laplace")]) == 0
+    clf = bl.BayesianClassifier.from_pretrained(tmp_path / "laplace", progress=False)
+    assert clf.predict(test).classes == ("A", "B", "C")
+    assert len(clf.calibrate(train, posterior="mle").predict(test)) == 12
+
+
+def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
+    train = _write(tmp_path / "train.jsonl", toy_questions(12))
+    words = ["fit", train, "--task", "text-classification", "--out", str(tmp_path / "model")]
+    assert main([*words, "--backbone", model, "--quiet"]) == 2
+    assert "'text'" in capsys.readouterr().err
+
+
+def test_the_unknown_token_is_no_letter(model):
+    rows = [{**row, "choices": [*"vwxyz"], "answer": 0} for row in toy_questions(12)]
+    clf = bl.BayesianClassifier(model, "none", "map", format="letters", **OPTIONS)
+    with pytest.raises(InputError, match="'E'"):
+        clf.fit(rows)
+
+
 BAD = [
     (("--format", "letters"), toy_rows(6), "format"),
     (("--depth", "2"), None, "all layers"),

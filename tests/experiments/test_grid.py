@@ -8,6 +8,7 @@ from bayeslora.experiments.grid import as_grid, named_options, read_grid
 from bayeslora.experiments.protocols import PROTOCOLS
 
 TASKS = {"tasks": ["sst2", "ag-news"]}
+FILES = {"name": "own", "train": "a.jsonl", "test": "b.jsonl"}
 
 
 def test_cells_are_the_product_of_all_lists():
@@ -78,6 +79,9 @@ def test_an_id_depends_on_the_cell_alone():
         ({"tasks": [{"name": "a", "train": "a.jsonl"}]}, ["task a", "test"]),
         ({"tasks": [{"name": "sst2", "text_column": "x"}]}, ["task sst2", "text_column"]),
         ({"tasks": [{"name": "sst2", "odd": []}]}, ["'odd'"]),
+        ({"tasks": [{"name": "sst2", "task": "multiple-choice"}]}, ["task sst2", "task"]),
+        ({"tasks": [{**FILES, "task": "openbookqa"}]}, ["task own", "'openbookqa'", "YAML"]),
+        ({"tasks": [{**FILES, "task": "none.yaml"}]}, ["none.yaml"]),
         ({"tasks": ["sst2", "sst2"]}, ["'sst2'", "twice"]),
         ({"protocol": "blop"}, ["'blop'", "did you mean 'blob'", "'bag'"]),
         ({"protocol": 3}, ["protocol", "3"]),

@@ -129,6 +129,21 @@ def test_questions_run_under_our_protocol_and_by_letters_under_a_published_one(q
         assert record["scores"]["far"]["scores"]["accuracy"]["value"] >= 0
 
 
+def test_a_set_with_another_number_of_options_is_marked_in_the_tables(questions, tmp_path):
+    five = write_rows(tmp_path / "five.jsonl", FIVE * 3)
+    ood = {**questions["tasks"][0]["ood"], "five": five}
+    content = {**questions, "tasks": [{**questions["tasks"][0], "ood": ood}]}
+    record = bl.experiment(content, tmp_path / "out").records[0]
+    mean = (2 + 3 + 3) / 3
+    assert record["mean_options"] == pytest.approx({"reported": mean, "far": mean, "five": 5})
+    text = (tmp_path / "out" / "summary.md").read_text()
+    note = next(line for line in text.splitlines() if "number of options" in line)
+    assert "five 5" in note
+    assert "far" not in note
+    chance = (1 / 2 + 1 / 3 + 1 / 3) / 3
+    assert f"up to 3 options, {mean:.3g} in the mean, chance accuracy {chance:.3f}" in text
+
+
 def test_results_have_a_row_per_score(finished):
     _, out, found = finished
     table = pq.read_table(out / "results.parquet")
@@ -331,6 +346,29 @@ def test_letters_that_the_tokenizer_lacks_are_refused_before_the_work(questions,
         with pytest.raises(InputError, match=named) as caught:
             run.plan({**letters, "backbones": backbone})
         assert "seed 0" in str(caught.value)
+
+
+def test_a_description_names_the_columns_of_a_task(questions, tmp_path):
+    names = {"question": "stem", "answer": "key"}
+    files = {}
+    for kind in ("train", "test"):
+        lines = Path(questions["tasks"][0][kind]).read_text().splitlines()
+        rows = [{names.get(k, k): v for k, v in json.loads(line).items()} for line in lines]
+        files[kind] = write_rows(tmp_path / f"other-{kind}.jsonl", rows)
+    about = tmp_path / "about.yaml"
+    about.write_text(yaml.safe_dump({**names, "prompt": "Well: {text}\nSo:"}))
+    task = {"name": "quiz", "task": str(about), **files}
+    settings = [*run.plan({**questions, "tasks": [task]}).settings.values()]
+    assert settings[0]["model"]["template"] == "Well: {text}\nSo:"
+    usual = [
+        *run.plan({**questions, "tasks": [{**questions["tasks"][0], "ood": []}]}).settings.values()
+    ]
+    assert settings[0]["data"]["train"] == usual[0]["data"]["train"]
+    own = {**questions["model"], "template": "{text}"}
+    settings = [*run.plan({**questions, "tasks": [task], "model": own}).settings.values()]
+    assert settings[0]["model"]["template"] == "{text}"
+    with pytest.raises(InputError, match="text_column"):
+        run.plan({**questions, "tasks": [{**task, "text_column": "stem"}]})
 
 
 def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, monkeypatch):

@@ -11,7 +11,14 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.tasks.examples import class_names, encode_labels
 from bayeslora.tasks.hub import _SOURCES
-from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_known, load_task, ood_sets
+from bayeslora.tasks.known import (
+    KNOWN_TASKS,
+    known_name,
+    load_known,
+    load_task,
+    ood_sets,
+    splits_of,
+)
 from bayeslora.tasks.readers import load_examples
 
 
@@ -281,6 +288,25 @@ def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
     assert examples.choices == (expected,)
     assert examples.pairs == (("p",) if name == "boolq" else None)
     assert hub.asked[0][0] == KNOWN_TASKS[name].hub_id
+
+
+def test_every_subject_of_mmlu_is_a_task(hub, tmp_path):
+    hub.rows = [HUB["mmlu-college-physics"]]
+    assert load_known("mmlu_us_foreign_policy", "test").texts == ("q",)
+    assert hub.asked == [("cais/mmlu", "us_foreign_policy", "test")]
+    write(tmp_path / "mmlu_virology/test.jsonl", [question("v", "q", ["x", "y"], 0)])
+    assert load_known("mmlu-virology", "test", tmp_path).labels == ("A",)
+    assert "did you mean 'mmlu-virology'" in message(load_known, "mmlu-virolgy", "test")
+
+
+def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
+    assert "validation" in splits_of("arc-easy")
+    assert "validation" not in splits_of("sst2")
+    assert "validation" not in splits_of("arc-easy", tmp_path)
+    write(tmp_path / "arc_easy/validation.jsonl", [question("v", "q", ["x", "y"], 0)])
+    assert "validation" in splits_of("arc-easy", tmp_path)
+    hub.rows = [HUB["arc-easy"]]
+    assert load_known("arc-easy", "validation").labels == ("B",)
 
 
 def test_the_hub_has_names_of_classes_and_rows_outside(hub):

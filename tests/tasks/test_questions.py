@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bayeslora.errors import InputError
+from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.description import read_description
 from bayeslora.tasks.examples import (
     class_names,
@@ -14,7 +15,7 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.readers import load_examples
+from bayeslora.tasks.readers import load_examples, load_rows
 from tests.tasks.test_readers import FakeArrowTable, FakeDataset, FakeFrame, message
 
 ROWS = [
@@ -217,6 +218,21 @@ def test_a_description_names_columns(tmp_path):
     about.write_text("question: stem\n")
     rows = [{"stem": "q", "choices": ["x", "y"], "answer_index": 1}]
     assert load_examples(rows, task=str(about)).labels == ("B",)
+
+
+def test_a_description_is_remembered_as_columns(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: stem\nchoices: [first, second]\nanswer: key\n")
+    rows = [{"stem": "q", "first": "x", "second": "y", "key": "B"}]
+    found = load_examples(rows, task=str(about)).columns
+    columns = DataColumns.of(json.loads(json.dumps(found)))
+    assert columns == read_description(str(about)).columns
+    assert load_rows(rows, columns).choices == (("x", "y"),)
+    assert load_examples(ROWS).columns is None
+
+
+def test_questions_that_are_to_be_texts_are_refused():
+    assert "'text'" in message(ROWS, task="text-classification")
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,16 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json([{"name": key, **dataclasses.asdict(task)} for key, task in KNOWN_TASKS.items()])
         return
-    print_columns(
-        [("task", "splits", "about")]
-        + [(name, " ".join(task.splits), task.about) for name, task in KNOWN_TASKS.items()]
+    subjects = [name for name in KNOWN_TASKS if name.startswith("mmlu-")]
+    rows = [
+        (name, " ".join(task.splits), task.about)
+        for name, task in KNOWN_TASKS.items()
+        if name not in subjects
+    ]
+    print_columns([("task", "splits", "about"), *rows])
+    show(
+        "\nand mmlu-SUBJECT, exam questions without training rows, split test, in "
+        + ", ".join(name.removeprefix("mmlu-") for name in subjects)
     )
     show(
         f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
