@@ -344,6 +344,7 @@ class BayesianClassifier:
         with (
             together() as world,
             world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
+            quiet_transformers(),
         ):
             self._fitted = procedure.fit_classifier(
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite

@@ -75,6 +75,8 @@ def _check_reading(workshop: Workshop, setup: Setup) -> None:
     from bayeslora.engine.formats import check_letters, letters_template
 
     name, train = setup.cell.backbone, setup.train
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise InputError(f"backbone {name} does not exist")
     by_letter = _format(setup) == "letters"
     if not _is_here(name, asked=by_letter or train.images):
         return

@@ -135,6 +135,8 @@ def _outside(source: str, task: Task, data_dir: str | Path | None) -> Examples:
     if Path(source).is_file():
         columns: dict[str, Any] = dict(task.columns)
         return load_examples(source, **columns)
+    if Path(source).is_absolute() or Path(source).suffix:  # no task is called so
+        raise InputError(f"task {task.name}: ood {source} does not exist")
     name, _, split = source.partition("/")
     try:
         known_name(name)

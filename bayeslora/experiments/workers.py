@@ -168,12 +168,14 @@ class Processes:
         return outcome
 
     def close(self) -> None:
-        """End all workers."""
-        for process, connection in self._workers:
+        """End all workers: the idle ones by themselves, so that they clean up."""
+        for place, (process, connection) in enumerate(self._workers):
             connection.close()
-            process.terminate()
+            if place in self._jobs:
+                process.terminate()
         for process, _ in self._workers:
-            process.join(5)
+            process.join(_PATIENCE)
+            process.terminate()
 
 
 def _serve(

@@ -146,7 +146,10 @@ class QuestionChecks(RowChecks):
 
         def answer(place: int, value: Any) -> str | None:
             if value is None and self.required:
-                raise BadValueError("the answer is missing, and every row needs one here")
+                others = ", and other rows have one there" if by_index else ""
+                raise BadValueError(
+                    f"the answer is missing, and every row needs one in this column{others}"
+                )
             return self._answer(value, choices[place], by_index=by_index)
 
         return Examples(
@@ -181,6 +184,8 @@ class QuestionChecks(RowChecks):
         return self._each(piece, names[0], options, places)
 
     def _items(self, _place: int, value: Any) -> tuple[str, ...]:
+        if value is None:
+            raise BadValueError("the history is missing, and other rows of this table have one")
         items = self._list(value)
         if not isinstance(items, list) or not items:
             raise BadValueError(f"{shown(value)} is not a list of one or more texts")

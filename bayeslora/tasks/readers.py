@@ -128,7 +128,7 @@ def load_examples(
     examples = load_rows(
         data,
         columns,
-        kind=task if described is None else None,
+        kind=task if described is None else KINDS[1],
         labels=labels,
         keep=keep,
         blank=blank,
@@ -166,12 +166,12 @@ def load_rows(
     """
     checks = _checks(
         data,
-        as_questions(columns) if kind == KINDS[1] else columns,
+        as_questions(columns) if kind == KINDS[1] and columns.choices is None else columns,
         labels=labels,
         keep=keep,
         blank=blank,
         reading=Reading(delimiter, encoding),
-        finds_questions=kind != KINDS[0],
+        finds_questions=kind is None,
     )
     return load_all(checks)
 
@@ -233,6 +233,9 @@ def _checks(
     _check_choices(labels, blank)
     table = _table(data, columns, keep, reading)
     columns = columns.among(table.names)
+    if finds_questions and columns.choices is not None and columns.text not in table.names:
+        # A model that was fitted to other names knows the usual ones too.
+        columns = QUESTIONS if are_questions(table.names) else columns
     is_found = (
         finds_questions
         and columns.text == DataColumns.text

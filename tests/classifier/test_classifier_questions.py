@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from record_lm_eval import COUNT, FILE, SEED
-from tiny import lettered_llama, tiny_bert, toy_questions, toy_rows
+from tiny import lettered_llama, tiny_bert, tiny_llama, toy_questions, toy_rows
 
 import bayeslora as bl
 from bayeslora.cli import main
@@ -219,6 +219,8 @@ def test_a_model_remembers_the_columns_of_a_description(model, tmp_path, capsys)
     told = ["--task", str(about), "--quiet"]
     assert main(["predict", out, test, "--out", files[1], *told]) == 0
     assert Path(files[0]).read_text() == Path(files[1]).read_text()
+    usual = _write(tmp_path / "usual.jsonl", toy_questions(12, 1))
+    assert main(["predict", out, usual, "--out", files[1], "--overwrite", "--quiet"]) == 0
     again = ["calibrate", out, train, "--posterior", "laplace", "--quiet"]
     assert main([*again, "--out", str(tmp_path / "laplace")]) == 0
     clf = bl.BayesianClassifier.from_pretrained(tmp_path / "laplace", progress=False)
@@ -231,6 +233,14 @@ def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
     words = ["fit", train, "--task", "text-classification", "--out", str(tmp_path / "model")]
     assert main([*words, "--backbone", model, "--quiet"]) == 2
     assert "'text'" in capsys.readouterr().err
+
+
+def test_a_quiet_fit_shows_no_bar_of_transformers(tmp_path, capfd):
+    train = _write(tmp_path / "train.jsonl", toy_questions(12))
+    model = str(tiny_llama(tmp_path / "untied", tie_word_embeddings=False))
+    said = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
+    assert main(["fit", train, "--out", str(tmp_path / "model"), *said, "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_the_unknown_token_is_no_letter(model):

@@ -270,3 +270,5 @@ def test_texts_are_made_worse_on_request(run, refused, world, tmp_path):
     assert (tmp_path / "r" / "figures" / "shift-1.svg").is_file()
     for bad in ("truncation", "cut:1", "typos:9"):
         refused(*predict, "--corrupt", bad, "--out", tmp_path / "x.parquet")
+    twice = refused(*worse, "--corrupt", "typos:1", "--out", tmp_path / "x.parquet")
+    assert "typos:1" in twice

@@ -382,6 +382,12 @@ def test_a_changed_option_of_a_finished_cell_is_refused(questions, tmp_path, mon
 
 
 def test_missing_files_are_named(grid, tmp_path):
+    ood = {**grid["tasks"][0], "ood": [str(tmp_path / "nope.jsonl")]}
+    with pytest.raises(InputError, match=r"nope\.jsonl") as caught:
+        run.plan({**grid, "tasks": [ood]})
+    assert "openbookqa" not in str(caught.value)  # nobody mistyped a task
+    with pytest.raises(InputError, match="nollama"):
+        run.plan({**grid, "backbones": str(tmp_path / "nollama")})
     grid["tasks"][0]["test"] = "none.jsonl"
     with pytest.raises(InputError, match=r"none\.jsonl"):
         bl.experiment(grid, tmp_path / "out")

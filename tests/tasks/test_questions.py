@@ -231,6 +231,19 @@ def test_a_description_is_remembered_as_columns(tmp_path):
     assert load_examples(ROWS).columns is None
 
 
+def test_a_description_may_call_the_question_text_and_is_taken_at_its_word(tmp_path):
+    about = tmp_path / "task.yaml"
+    about.write_text("question: text\n")
+    row = {"text": "q", "choices": ["x", "y"], "answer": 0}
+    assert load_examples([row], task=str(about)).texts == ("q",)
+    assert "'text'" in message([{"question": "q", **row} | {"text": None}], task=str(about))
+    about.write_text("question: stem\n")
+    assert "'stem'" in message(ROWS, task=str(about))
+    assert (
+        load_rows(ROWS, read_description(str(about)).columns).labels == load_examples(ROWS).labels
+    )
+
+
 def test_questions_that_are_to_be_texts_are_refused():
     assert "'text'" in message(ROWS, task="text-classification")
 

@@ -100,10 +100,11 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
     from bayeslora.experiments.run import in_words
 
     rows = [("task", "backbone", "method", "rows", "cells", "fits", "time per cell", "memory")]
-    total = 0.0
+    total, unknown = 0.0, 0
     for one in content["cells"]:
         seconds, memory = one["seconds"], one["memory_bytes"]
         total += (seconds or 0.0) * one["seeds"]
+        unknown += one["seeds"] if seconds is None else 0
         rows.append(
             (
                 *(one["task"], one["backbone"], one["method"]),
@@ -114,9 +115,10 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
             )
         )
     print_columns(rows)
+    without = f", without {counted(unknown, 'cell')} of unknown cost" if unknown else ""
     show(
-        f"\n{content['num_cells']} cells, about {in_words(total)} on this machine in one process "
-        f"({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
+        f"\n{content['num_cells']} cells, about {in_words(total)} on this machine in one process"
+        f"{without} ({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
         "docs/experiments.md"
     )
     show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")

@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--corrupt",
+        action="append",
         metavar="KIND:SEVERITY",
         help="make the texts worse first, to see what calibration does: typos, word_drop or "
         "truncation, severity 1 to 5 (see `report --shifted`)",
@@ -119,7 +120,9 @@ def run(args: argparse.Namespace) -> None:
     ):
         note(f"--seed has no effect: posterior {posterior.name!r} draws nothing to predict so")
     check_further(args.keep)
-    corruption = None if args.corrupt is None else Corruption.of(args.corrupt, args.seed or 0)
+    if args.corrupt is not None and len(args.corrupt) > 1:
+        raise InputError(f"--corrupt is given once, got {' and '.join(args.corrupt)}")
+    corruption = None if args.corrupt is None else Corruption.of(args.corrupt[0], args.seed or 0)
 
     def checked() -> CheckedRows:
         stream = _opened(files, args, record)
