@@ -62,23 +62,21 @@ def stored(folder: Path) -> Iterator[Row]:
 def claims(rows: Iterable[Row]) -> Iterator[Claim]:
     """Yield what is said of the reported rows, of shifted ones, and of the time to predict."""
     cells = _cells(rows)
-    for rival in RIVALS:
-        for score, (words, unit, sign) in SCORES.items():
-            found = _gains(
-                cells, rival, lambda a, b, k=(REPORTED, score), s=sign: s * (b[k] - a[k])
-            )
-            yield Claim("PoLAR-VBLL", f"{words} than {rival}", unit, found, "pairs")
     shifted = {key: one for key, one in cells.items() if key[1] == SHIFTED_FROM}
+    for rival in RIVALS:
+        yield from _better(cells, rival, REPORTED, "")
     for where in LARGE_SHIFTS:
         for rival in SHIFT_RIVALS:
-            for score, (words, unit, sign) in SCORES.items():
-                found = _gains(
-                    shifted, rival, lambda a, b, k=(where, score), s=sign: s * (b[k] - a[k])
-                )
-                text = f"{words} than {rival} on {where}, fitted to {SHIFTED_FROM}"
-                yield Claim("PoLAR-VBLL", text, unit, found, "pairs")
-    found = _gains(cells, "BLoB", lambda a, b: b[SECONDS] / a[SECONDS] - 1)
+            yield from _better(shifted, rival, where, f" on {where}, fitted to {SHIFTED_FROM}")
+    found = _gains(cells, "BLoB", SECONDS, lambda ours, theirs: theirs / ours - 1)
     yield Claim("PoLAR-VBLL", "predictions faster than ten passes of BLoB", "times", found, "pairs")
+
+
+def _better(cells: Cells, rival: str, where: str, on: str) -> Iterator[Claim]:
+    """Yield that each score of a set is better than a rival's."""
+    for score, (words, unit, sign) in SCORES.items():
+        found = _gains(cells, rival, (where, score), lambda a, b, s=sign: s * (b - a))
+        yield Claim("PoLAR-VBLL", f"{words} than {rival}{on}", unit, found, "pairs")
 
 
 def _cells(rows: Iterable[Row]) -> Cells:
@@ -91,10 +89,12 @@ def _cells(rows: Iterable[Row]) -> Cells:
     return cells
 
 
-def _gains(cells: Cells, rival: str, gain: Callable[..., float]) -> tuple[float, ...]:
-    """Return the gain of each pair of the same set, rows and seed."""
-    return tuple(
-        gain(methods[OURS], methods[rival])
+def _gains(
+    cells: Cells, rival: str, score: tuple[str, str], gain: Callable[..., float]
+) -> tuple[float, ...]:
+    """Return the gain of each pair of the same set, rows and seed, where both have the score."""
+    pairs = [
+        (methods.get(OURS, {}), methods.get(rival, {}))
         for _, methods in sorted(cells.items(), key=lambda one: json.dumps(one[0]))
-        if OURS in methods and rival in methods
-    )
+    ]
+    return tuple(gain(a[score], b[score]) for a, b in pairs if score in a and score in b)

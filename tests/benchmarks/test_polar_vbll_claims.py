@@ -81,6 +81,8 @@ def test_multiple_choice_is_read_from_results_of_the_grid(tmp_path, kind):
     assert claims["lower NLL than LoRA MLE"].verdict == NOT_RUN
     shifted = "lower ECE than BLoB on mmlu-college-physics, fitted to openbookqa"
     assert claims[shifted].gains == (0.0, 0.0, 0.0)
+    chemistry = "lower ECE than BLoB on mmlu-college-chemistry, fitted to openbookqa"
+    assert claims[chemistry].verdict == NOT_RUN  # the grid had no such set
     assert claims["predictions faster than ten passes of BLoB"].gains == (7.0, 8.0, 9.0)
     assert "6 cells" in "\n".join(multiple_choice.section(tmp_path))
 
