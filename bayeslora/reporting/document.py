@@ -40,10 +40,10 @@ from bayeslora.reporting.part_tables import (
 )
 from bayeslora.reporting.ranking import Facts, facts_of
 from bayeslora.reporting.robustness import robustness_table
-from bayeslora.reporting.run_record import Provenance, method_cards, run_record
+from bayeslora.reporting.run_record import Provenance, method_cards, run_line, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import classes_of, named
+from bayeslora.reporting.text import classes_of, listed, named
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
@@ -58,11 +58,13 @@ class Document:
         title: Its title, cleaned and not too long.
         facts: One line under the title: how many methods, rows, classes, bins.
         sections: The sections that have something to say, in order.
+        view: The file beside the page that shows every example; empty where there is none.
     """
 
     title: str
     facts: str
     sections: tuple[Section, ...]
+    view: str = ""
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -92,11 +94,12 @@ def compose(
     example_column: str | None = None,
     changes: Sequence[AdapterChange] = (),
     curves: Sequence[Robustness] = (),
+    view: str = "",
 ) -> Document:
     """Put words, tables and figures together.
 
     Args:
-        title: Title as given.
+        title: Title as given; empty for one that names the methods.
         methods: What was scored, one entry a method.
         comparison: Paired differences from the method of lowest NLL, if there are any.
         sets: Label of each out-of-distribution set by its name.
@@ -107,12 +110,14 @@ def compose(
             leaves examples out.
         changes: What adapters changed.
         curves: Scores under attack.
+        view: The file beside the page that shows every example.
     """
     scores = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
     facts = facts_of(methods, comparison, sets)
     to_do = [found for found in [advice(facts)] if found is not None]
     first = overview(facts, fits, scores)
+    terms = terms_for(_keys(fits, changes))
     glance: list[Block] = []
     if first is not None:
         shown, drawings = _apart(drawings, first)
@@ -127,22 +132,13 @@ def compose(
         Section(
             "reliability",
             "Reliability diagrams",
-            _drawn(
-                drawings.reliability,
-                drawings.equal_mass,
-                drawings.per_class,
-                drawings.brier,
-                drawings.shift,
-            ),
+            _reliability(drawings),
             "Reliability",
         ),
         Section(
             "ood",
             "Out-of-distribution detection",
-            (
-                *_numbered("ood", ood_tables(scores, sets), near_far_table(scores)),
-                *_drawn(drawings.roc, drawings.densities),
-            ),
+            _detection(scores, sets, drawings),
             "OOD detection",
         ),
         Section(
@@ -154,7 +150,7 @@ def compose(
         Section(
             "confused",
             "Confusion matrix",
-            _numbered("confused", confusion_tables(scores)),
+            _confusion(scores),
             "Confusion",
         ),
         Section(
@@ -171,13 +167,27 @@ def compose(
         Section("robustness", "Under attack", _robustness(curves, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", method_cards(fits)),
-        Section("run", "Run", tuple(run_record(fits, sets, provenance, settings))),
-        Section("terms", "Glossary", tuple(terms_for(_keys(fits, changes)))),
+        Section(
+            "run",
+            "Run",
+            (
+                Details(
+                    run_line(provenance, settings), run_record(fits, sets, provenance, settings)
+                ),
+            ),
+        ),
+        Section(
+            "terms",
+            "Glossary",
+            (Details(f"{len(terms)} terms with formulas and sources", terms),),
+        ),
     )
+    labels = [one.label for one in methods]
     return Document(
-        title=shorten(clean(title), TITLE_COLUMNS),
+        title=shorten(clean(title) or f"Reliability of {listed(labels, 4)}", TITLE_COLUMNS),
         facts=_facts(methods),
         sections=tuple(section for section in sections if section.blocks),
+        view=view,
     )
 
 
@@ -203,14 +213,42 @@ def _numbered(name: str, *tables: Table | Iterable[Table]) -> tuple[Table, ...]:
 
 
 def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
-    detection = detection_table(methods, facts.sets, facts)
-    table = with_chance(score_table(methods, {}, facts=facts), methods)
-    blocks: list[Block] = [explained(table).called("scores")]
-    blocks += [detection.called("detection")] if detection.rows else []
-    blocks.append(Details("All scores", (every_score_table(methods, facts).called("every"),)))
+    scores = explained(with_chance(score_table(methods, {}, facts=facts), methods))
+    every = every_score_table(methods, facts).called("every")
+    blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
+
+
+def _reliability(drawings: Drawings) -> tuple[Block, ...]:
+    """Return the diagrams of further methods, and what shows the same in other ways."""
+    mass, others = drawings.equal_mass, (drawings.per_class, drawings.brier, drawings.shift)
+    if len(mass.drawings) < 2:
+        return _drawn(mass, *others)
+    folded = Details(mass.heading, (replace(mass, heading=""),))
+    return (*_drawn(drawings.reliability, *others), folded)
+
+
+def _detection(
+    methods: Sequence[Named], sets: Mapping[str, str], drawings: Drawings
+) -> tuple[Block, ...]:
+    if not sets:
+        return ()
+    groups = near_far_table(methods)
+    return (
+        detection_table(methods, sets).called("detection"),
+        *([groups.called("near-far")] if groups.rows else []),
+        *_drawn(drawings.roc, drawings.densities),
+        Details("Every uncertainty of every method", _numbered("ood", ood_tables(methods, sets))),
+    )
+
+
+def _confusion(methods: Sequence[Named]) -> tuple[Block, ...]:
+    """Return the first matrix, and the others folded."""
+    tables = _numbered("confused", confusion_tables(methods))
+    others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
+    return (*tables[:1], *others)
 
 
 def _uncertainties(methods: Sequence[Named]) -> list[Table]:

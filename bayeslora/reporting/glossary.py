@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,6 +39,11 @@ class Term:
     formulas: tuple[Formula, ...] = ()
     source: str = ""
     keys: frozenset[str] = frozenset()
+
+    @property
+    def anchor(self) -> str:
+        """Where it stands on the page."""
+        return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
 
 
 QUALITY_TERMS = (

@@ -32,6 +32,8 @@ def render_markdown(document: Document, formats: Sequence[str] = FORMATS[:1]) ->
     """
     suffix = next((one for one in ("svg", "png") if one in formats), "pdf")
     parts = [f"# {escape_markdown(document.title)}", escape_markdown(document.facts)]
+    if document.view:
+        parts.append(f"[Every example, to filter and sort]({document.view})")
     for section in document.sections:
         if not section.page_only:
             parts += [f"## {section.heading}", *_blocks(section.blocks, suffix)]

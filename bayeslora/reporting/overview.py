@@ -25,11 +25,11 @@ from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import interval, listed, named, number, percent
 
-COLUMNS = ("accuracy", "nll", "ece", "overconfidence")
-"""Scores of the table of methods."""
+COLUMNS = ("accuracy", "nll", "overconfidence", "ece")
+"""Scores of the table of methods; the last make room for out-of-distribution sets."""
 
-MOST_SETS = 2
-"""Out-of-distribution sets in that table, so that it has at most six columns of numbers."""
+MOST_COLUMNS, MOST_SETS = 5, 2
+"""Columns of numbers in that table, and out-of-distribution sets among them."""
 
 Kind = Literal["good", "warning", "open"]
 
@@ -185,7 +185,7 @@ def _person(fit: Assessed) -> list[Tile]:
 
 def _methods(named_scores: Sequence[Named], facts: Facts) -> Table:
     shown = dict(list(facts.sets.items())[:MOST_SETS])
-    table = score_table(named_scores, shown, COLUMNS, facts)
+    table = score_table(named_scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows

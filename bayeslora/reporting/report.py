@@ -117,7 +117,7 @@ def report(
     ood: OodLike | None = None,
     shifted: PredictionsLike | Sequence[PredictionsLike] = (),
     out: str | Path,
-    title: str = "Reliability report",
+    title: str = "",
     overwrite: bool = False,
     examples: bool = True,
     example_column: str | None = None,
@@ -156,7 +156,7 @@ def report(
         shifted: Predictions of the same rows made worse on purpose (`bayeslora predict --corrupt`),
             of any method: the page shows calibration against severity.
         out: Directory to make.
-        title: Title of the page.
+        title: Title of the page; by default it names the methods.
         overwrite: Replace `out` where it is an earlier report.
         examples: Whether the page shows the rows that were answered most confidently wrong. They
             are left out where texts or ids must not be passed on.
@@ -233,7 +233,7 @@ def report(
         call = python_call(
             gathered,
             out=str(out),
-            title=title,
+            title=title or None,
             example_column=example_column,
             ood_score=ood_score,
             shifted=list(map(str, worse)) or None,
@@ -271,11 +271,12 @@ def report(
             example_column=column,
             changes=changes,
             curves=attacks,
+            view=VIEW if interactive else "",
         )
         _write_pages(aside, document, look, formats)
         if interactive:
             text = example_column or EXAMPLE_COLUMN
-            _write(aside / VIEW, viewer_page(gathered, title, text, examples=examples))
+            _write(aside / VIEW, viewer_page(gathered, document.title, text, examples=examples))
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
         found = scores_json(
             document.title, fits, comparison, methods, changes, shift=curves, curves=attacks

@@ -227,12 +227,19 @@ MOST_CLASSES = 40
 """Class names that are written out."""
 
 
+def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:
+    """Return the run in one line: its command where that is known, version and settings."""
+    command = provenance.get(COMMAND)
+    first = [shorten(clean(command), 100)] if isinstance(command, str) else []
+    return " · ".join([*first, f"bayeslora {__version__}", settings["intervals"]])
+
+
 def run_record(
     methods: Sequence[Assessed],
     sets: Mapping[str, str],
     provenance: Provenance,
     settings: Mapping[str, str],
-) -> list[Record]:
+) -> tuple[Record, ...]:
     """Return everything that somebody needs to make the numbers again.
 
     Args:
@@ -255,7 +262,7 @@ def run_record(
     known = provenance.get("versions")
     versions = _versions(known if isinstance(known, Mapping) else {})
     parts.append(Record("This report", (*settings.items(), *versions)))
-    return parts
+    return tuple(parts)
 
 
 def _heading(text: object) -> str:

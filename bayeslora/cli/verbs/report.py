@@ -277,16 +277,18 @@ def run(args: argparse.Namespace) -> None:
         named = {"model": args.card_model, "dataset": args.card_dataset}
         told = {key: value for key, value in named.items() if value is not None}
         update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
-    _show(page, card, as_json=args.json)
+    _show(page, card, interactive=bool(args.interactive), as_json=args.json)
 
 
-def _show(page: Path, card: Sequence[str], *, as_json: bool) -> None:
-    """Print where the page is; as JSON with the other files, and the scores as of `evaluate`."""
+def _show(page: Path, card: Sequence[str], *, interactive: bool, as_json: bool) -> None:
+    """Print where the pages are; as JSON with all files, and the scores as of `evaluate`."""
+    from bayeslora.reporting.report import SCORES, VIEW
+
     if not as_json:
         show(page)
+        if interactive:
+            show(page.with_name(VIEW))
         return
-    from bayeslora.reporting.report import SCORES
-
     written = read_json(page.with_name(SCORES))
     files = [str(page.parent / name) for name in [*written["files"], SCORES]]
     print_json({"page": str(page), "files": [*files, *card], "methods": written["methods"]})
