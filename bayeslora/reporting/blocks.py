@@ -43,13 +43,11 @@ class Details:
     Attributes:
         summary: One line that stays visible; names in it are marked by `text.named`.
         blocks: What is folded.
-        printed: Whether a printed page holds the blocks, or only the summary.
-        unfolded: Whether they show at first.
+        unfolded: Whether they show at first, and are printed.
     """
 
     summary: str
     blocks: tuple[Block, ...]
-    printed: bool = False
     unfolded: bool = False
 
 

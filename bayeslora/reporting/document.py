@@ -131,9 +131,8 @@ def compose(
         Section("scores", "Scores", _scores(scores, facts)),
         Section(
             "reliability",
-            "Reliability diagrams",
-            _reliability(drawings),
             "Reliability",
+            _reliability(drawings),
         ),
         Section(
             "ood",
@@ -143,9 +142,8 @@ def compose(
         ),
         Section(
             "confidence",
-            "Confidence and errors",
-            (*_drawn(drawings.selective, drawings.confidence), *_uncertainties(scores)),
-            "Confidence",
+            "Selective prediction",
+            (*_drawn(drawings.selective), *_uncertainties(scores)),
         ),
         Section(
             "confused",
@@ -184,7 +182,7 @@ def compose(
     )
     labels = [one.label for one in methods]
     return Document(
-        title=shorten(clean(title) or f"Reliability of {listed(labels, 4)}", TITLE_COLUMNS),
+        title=shorten(clean(title or f"Reliability of {listed(labels, 4)}"), TITLE_COLUMNS),
         facts=_facts(methods),
         sections=tuple(section for section in sections if section.blocks),
         view=view,
@@ -225,9 +223,9 @@ def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     """Return the diagrams of further methods, and what shows the same in other ways."""
     mass, others = drawings.equal_mass, (drawings.per_class, drawings.brier, drawings.shift)
     if len(mass.drawings) < 2:
-        return _drawn(mass, *others)
+        return _drawn(mass, drawings.confidence, *others)
     folded = Details(mass.heading, (replace(mass, heading=""),))
-    return (*_drawn(drawings.reliability, *others), folded)
+    return (*_drawn(drawings.reliability, drawings.confidence, *others), folded)
 
 
 def _detection(
@@ -270,7 +268,7 @@ def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
     return (
         Prose(note),
         *(
-            Details(f"{named(one.label)}: {one.facts}", one.examples, True, not place)
+            Details(f"{named(one.label)}: {one.facts}", one.examples, not place)
             for place, one in enumerate(found)
         ),
     )
@@ -294,7 +292,7 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
         words = adapter_words(changes[place - 1])
         table = words.table.called(f"spectrum-{place}")
         summary = f"{named(words.label)}: {words.summary}"
-        blocks.append(Details(summary, (table, figure), printed=True))
+        blocks.append(Details(summary, (table, figure)))
     return tuple(blocks)
 
 

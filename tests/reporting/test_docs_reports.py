@@ -42,7 +42,7 @@ def test_every_argument_in_python_is_listed_with_its_default():
     }
     known = inspect.signature(report).parameters
     assert set(known) <= set(rows)
-    for name in ("title", "interval", "num_bins", "num_resamples", "seed"):
+    for name in ("interval", "num_bins", "num_resamples", "seed"):
         assert rows[name].strip("`") == str(known[name].default)
     assert rows["figures"].strip("`") == " ".join(known["figures"].default)
     for name in ("out", "items"):

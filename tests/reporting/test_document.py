@@ -55,9 +55,9 @@ def test_latex_follows_the_order(made):
     assert list(dict.fromkeys(labels)) == [
         "overview",
         "scores",
-        "detection",
         "every",
         "differences",
+        "detection",
         "ood",
         "uncertainties",
         "confused",

@@ -71,7 +71,7 @@ def test_the_json_is_what_evaluate_says(written, scores):
 
 def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     page = (written / "index.html").read_text(encoding="utf-8")
-    for part in ("every", "uncertainties", "parts-1", "parts-2", "ood-3"):
+    for part in ("every", "uncertainties", "parts-1", "parts-2", "near-far"):
         assert f'id="{part}-caption"' in page
     for name in ("<i>mail", "source<b>"):
         assert name not in page
@@ -86,7 +86,7 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
         assert "ECE by chance" in text
         for score in shown:
             assert f"{score.value:.3f}" in text
-    folded = page.index('<details class="more"')
+    folded = page.index('<details class="fold"')
     assert folded < page.index('id="every-caption"') < page.index("</section>", folded)
 
 

@@ -89,6 +89,7 @@ def test_tables_sort_by_click_and_by_key(made, visit):
 
 def test_rows_of_a_group_sort_one_by_one_and_come_back(made, visit):
     page = visit(made / "index.html")
+    page.locator("details:has(#ood-1-caption)").first.evaluate("one => { one.open = true; }")
     table = page.locator("table:has(#ood-1-caption)")
     rows = table.locator("tbody tr")
     before = rows.all_text_contents()
@@ -151,9 +152,63 @@ def test_with_two_sets_every_table_fits_a_laptop(made, visit):
     assert wide == []
 
 
-def test_it_prints_dark_on_white_with_every_example(plain, visit):
+MOST_PAGES = 4
+
+
+def test_one_method_prints_on_four_pages_in_figures_that_can_be_read(make, visit, tmp_path):
+    columns = {"text": [LONG] * 240}
+    one = make("m", sharpness=1.6, spread=0.7, columns=columns, metadata={"link": "mc"})
+    sets = {name: make(name, signal=0.6, labelled=False, spread=1.4) for name in ("near", "far")}
+    page = visit(report(one, ood=sets, out=tmp_path / "out", num_resamples=20))
+    printed = page.pdf(format="A4", print_background=True)
+    assert 1 < len(re.findall(rb"/Type\s*/Page\b", printed)) <= MOST_PAGES
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 703, "height": 1032})  # A4 within its margins
+    widths = page.locator(".plate svg").evaluate_all(
+        "all => all.filter(one => one.clientWidth).map(one => one.clientWidth)"
+    )
+    assert min(widths) > 180
+
+
+def test_print_leaves_out_what_is_folded_but_how_it_was_made(made, visit):
+    page = visit(made / "index.html")
+    page.emulate_media(media="print")
+    assert page.locator("#run summary").is_visible()
+    assert not page.locator("#run table").first.is_visible()
+    assert not page.locator("#terms").is_visible()
+    assert not page.locator("#every-caption").is_visible()
+
+
+def test_a_link_to_a_term_unfolds_the_glossary(made, visit):
+    page = visit(made / "index.html", java_script_enabled=False)
+    term = page.locator("#terms .terms > div[id]").last
+    assert not term.is_visible()
+    anchor = term.get_attribute("id")
+    page.locator("nav a").first.evaluate("(link, to) => { link.href = to; }", f"#{anchor}")
+    page.locator("nav a").first.click()
+    assert term.is_visible()
+
+
+@pytest.mark.parametrize(("width", "row"), [(1280, 2), (390, 1)])
+def test_figures_use_the_width_of_the_page(plain, visit, width, row):
+    page = visit(plain, viewport={"width": width, "height": 800})
+    tops = page.locator("#reliability .plate:visible").evaluate_all(
+        "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
+    )
+    assert max(tops.count(top) for top in tops) >= row
+    if row == 1:
+        assert len(set(tops)) == len(tops)
+
+
+def test_a_phone_has_the_table_of_methods_before_the_diagram(plain, visit):
+    page = visit(plain, viewport={"width": 390, "height": 844})
+    table = page.locator("table:has(#overview-caption)")
+    assert table.bounding_box()["y"] < page.locator("#overview svg").bounding_box()["y"]
+    assert table.locator("thead th").count() <= 6
+
+
+def test_it_prints_dark_on_white(plain, visit):
     page = visit(plain, color_scheme="dark")
-    assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
     page.emulate_media(media="print", color_scheme="dark")
     style = page.evaluate(
         """() => {
@@ -164,8 +219,6 @@ def test_it_prints_dark_on_white_with_every_example(plain, visit):
     )
     assert style == ["rgb(255, 255, 255)", "rgb(0, 0, 0)", "none"]
     assert not page.get_by_role("navigation").is_visible()
-    closed = page.locator("details.method:not([open]) li").first
-    assert closed.bounding_box()["height"] > 10
 
 
 HOSTILE = [

@@ -48,6 +48,12 @@ def test_figures_come_in_every_format_that_is_asked_for(make, tmp_path):
     assert page.read_text(encoding="utf-8").count("<svg") == len(stems)
 
 
+def test_a_report_without_a_title_is_named_by_its_methods(make, tmp_path):
+    page = report([make("first"), make("second")], out=tmp_path / "out", **options())
+    [title] = re.findall("<h1>(.+)</h1>", page.read_text(encoding="utf-8"))
+    assert {"first", "second"} <= set(title.split())
+
+
 def test_a_pdf_alone_is_linked_to(make, tmp_path):
     page = report(make("x", rows=30), out=tmp_path / "out", figures="pdf", **options())
     markdown = (page.parent / "report.md").read_text(encoding="utf-8")

@@ -102,9 +102,9 @@ def test_a_report_has_all_tables(made):
     assert re.findall(r"\\label\{tab:bayeslora-([^}]+)\}", text) == [
         "overview",
         "scores",
-        "detection",
         "every",
         "differences",
+        "detection",
         "ood-1",
         "ood-2",
         "uncertainties",

@@ -135,7 +135,6 @@ def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[
     ]
     top = max(map(highest_risk, methods), default=0.0)
     return Figure(
-        heading="Selective prediction",
         caption=(
             "Errors among the answered examples, most confident first. A curve that falls to the"
             " left finds errors by confidence. Points: 80, 90, 95 % coverage."
