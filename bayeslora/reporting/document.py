@@ -137,7 +137,7 @@ def compose(
         Section(
             "ood",
             "Out-of-distribution detection",
-            _detection(scores, sets, drawings),
+            _detection(scores, facts, drawings),
             "OOD detection",
         ),
         Section(
@@ -228,14 +228,13 @@ def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     return (*_drawn(drawings.reliability, drawings.confidence, *others), folded)
 
 
-def _detection(
-    methods: Sequence[Named], sets: Mapping[str, str], drawings: Drawings
-) -> tuple[Block, ...]:
+def _detection(methods: Sequence[Named], facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
+    sets = facts.sets
     if not sets:
         return ()
     groups = near_far_table(methods)
     return (
-        detection_table(methods, sets).called("detection"),
+        detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings.roc, drawings.densities),
         Details("Every uncertainty of every method", _numbered("ood", ood_tables(methods, sets))),
