@@ -231,7 +231,8 @@ def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:
     """Return the run in one line: its command where that is known, version and settings."""
     command = provenance.get(COMMAND)
     first = [shorten(clean(command), 100)] if isinstance(command, str) else []
-    return " · ".join([*first, f"bayeslora {__version__}", settings["intervals"]])
+    last = [settings["intervals"]] if "intervals" in settings else []
+    return " · ".join([*first, f"bayeslora {__version__}", *last])
 
 
 def run_record(

@@ -69,6 +69,9 @@ def test_a_report_has_it_on_request(make, tmp_path):
     assert not (plain.parent / "view.html").exists()
     page = report(with_texts(make), out=tmp_path / "out", num_resamples=5, interactive=True)
     assert len(data_of(page.with_name("view.html"))[0]["text"]) == 240
+    assert '<a href="view.html">' in page.read_text(encoding="utf-8")
+    assert "(view.html)" in page.with_name("report.md").read_text(encoding="utf-8")
+    assert "view.html" not in plain.read_text(encoding="utf-8")
     report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
@@ -188,13 +191,31 @@ def test_axe_finds_no_serious_fault(two, visit, scheme, width):
     assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
 
 
-def test_ten_thousand_examples_answer_at_once(make, tmp_path, visit):
-    page = visit(view(with_texts(make, rows=10_000), out=tmp_path / "v.html"))
+def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
+    _, path = two
+    page = visit(path)
+    name = page.locator("#score").input_value()
+    [inside, outside] = [one for one in data_of(path) if one["method"] == "first"]
+    least = float(np.median(inside["scores"][name]))
+    expected = [int((np.array(one["scores"][name]) >= least).sum()) for one in (inside, outside)]
+    page.locator("#least").fill(repr(least))
+    assert tiles(page)["Examples"] == str(expected[0])
+    page.locator("#set").select_option(label="all together")
+    assert tiles(page)["Examples"] == str(sum(expected))
+    page.locator("#column").select_option(index=1)
+    page.locator("#value").select_option("far")
+    assert tiles(page)["Examples"] == str(expected[1])
+    page.locator("#most").fill("-1")
+    assert tiles(page)["Examples"] == "0"
+
+
+def test_a_hundred_thousand_examples_answer_at_once(make, tmp_path, visit):
+    page = visit(view(with_texts(make, rows=100_000), out=tmp_path / "v.html"))
     begun = time.monotonic()
     page.locator("#outcome").select_option("wrong")
     page.locator("#search").fill("cipher")
     assert page.locator("#rows tbody tr").count() == 50
-    # some 50 ms on an idle core; this machine may be busy
+    # some 0.3 s on an idle core; this machine may be busy
     assert time.monotonic() - begun < 5
 
 

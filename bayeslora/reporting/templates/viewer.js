@@ -69,6 +69,8 @@
     const value = $("value").value;
     const low = Number($("low").value || 0);
     const high = $("high").value === "" ? 1 : Number($("high").value);
+    const scores = source.scores[$("score").value];
+    const [least, most] = ["least", "most"].map((id) => $(id).value);
     const words = $("search").value.trim().toLowerCase();
     if (words && source.text && !source.lower) {
       source.lower = source.text.map((text) => (text || "").toLowerCase());
@@ -77,6 +79,8 @@
     for (let row = 0; row < source.confidence.length; row += 1) {
       const confidence = source.confidence[row];
       if (confidence < low || confidence > high) continue;
+      if (least !== "" && scores[row] < Number(least)) continue;
+      if (most !== "" && scores[row] > Number(most)) continue;
       // the end of a bin belongs to the next one, but for the last
       if (openEnd && confidence === high && high < 1) continue;
       if (label !== "" && (!isLabelled(row) || source.label[row] !== Number(label))) continue;
@@ -322,10 +326,39 @@
     $("search").parentElement.hidden = !source.text;
   }
 
+  // Examples of all sets as one source, with their set as a column; examples of other sets have no label.
+  const TOGETHER = "\n"; // no name of a set holds one
+  function together(sets) {
+    const joined = (of, blank) =>
+      sets.flatMap((one) => of(one) || new Array(one.confidence.length).fill(blank));
+    const names = Object.keys(sets[0].scores).filter((name) => sets.every((one) => name in one.scores));
+    const columns = Object.keys(Object.assign({}, ...sets.map((one) => one.columns)));
+    const found = {
+      classes: sets[0].classes,
+      set: TOGETHER,
+      scores: Object.fromEntries(names.map((name) => [name, joined((one) => one.scores[name])])),
+      columns: {
+        "in or out of distribution": joined((one) =>
+          new Array(one.confidence.length).fill(one.set || "in distribution")),
+        ...Object.fromEntries(columns.map((name) => [name, joined((one) => (one.columns || {})[name], null)])),
+      },
+    };
+    for (const [name, blank] of [["prediction"], ["confidence"], ["label", -1], ["given", NaN]]) {
+      found[name] = joined((one) => one[name], blank);
+    }
+    for (const name of ["text", "id", "options"]) {
+      if (sets.some((one) => one[name])) found[name] = joined((one) => one[name], name === "id" ? "" : null);
+    }
+    return found;
+  }
+
   function chooseSource() {
     const sets = sources.filter((one) => one.method === $("method").value);
-    fill($("set"), sets.map((one) => one.set || "in distribution"), sets.map((one) => one.set));
-    source = sets.find((one) => one.set === $("set").value) || sets[0];
+    const alike = sets.length > 1 && sets.every((one) => one.classes.join("\n") === sets[0].classes.join("\n"));
+    fill($("set"), [...sets.map((one) => one.set || "in distribution"), ...(alike ? ["all together"] : [])],
+      [...sets.map((one) => one.set), ...(alike ? [TOGETHER] : [])]);
+    const chosen = $("set").value;
+    source = chosen === TOGETHER ? together(sets) : sets.find((one) => one.set === chosen) || sets[0];
     const places = source.classes.map((_, place) => String(place));
     for (const id of ["label", "prediction"]) fill($(id), ["all", ...source.classes], ["", ...places]);
     const scores = Object.keys(source.scores);
@@ -344,8 +377,8 @@
   $("column").addEventListener("change", () => { fillValues(); update(); });
   for (const id of ["label", "prediction", "outcome", "value"]) $(id).addEventListener("change", update);
   for (const id of ["low", "high"]) $(id).addEventListener("input", () => { openEnd = false; update(); });
-  $("search").addEventListener("input", update);
-  $("score").addEventListener("change", () => { drawHistogram(); showRows(); });
+  for (const id of ["search", "least", "most"]) $(id).addEventListener("input", update);
+  $("score").addEventListener("change", () => { $("least").value = $("most").value = ""; update(); });
   $("threshold").addEventListener("input", () => showAbstention(kept.filter(isLabelled)));
   for (const id of ["sort", "ascending"]) $(id).addEventListener("change", () => { page = 0; showRows(); });
   $("previous").addEventListener("click", () => { page -= 1; showRows(); });
