@@ -119,6 +119,7 @@ def test_without_scripts_the_tables_are_there_and_no_button_is(made, visit):
 
 def test_every_figure_is_an_image_with_a_name(made, visit):
     page = visit(made / "index.html")
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     # One with bins of equal width, one of equal mass.
     assert page.get_by_role("img", name="Reliability diagram of mle").count() == 2
     named = page.get_by_role("img", name=re.compile("."))
