@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from bayeslora import options
 from bayeslora.errors import InputError
@@ -31,6 +31,18 @@ if TYPE_CHECKING:
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
     from bayeslora.conditioning import Conditioning
+
+
+USUAL_LAYERS = 6
+"""Layers at the top that `num_layers="auto"` adapts for texts."""
+
+
+def layers_that_answer(layers: int) -> int:
+    """Return what `num_layers="auto"` adapts where a language model itself scores options.
+
+    Half of its layers: `benchmarks/question_layers` compared it with 6 and with all.
+    """
+    return max(USUAL_LAYERS, layers // 2)
 
 
 class Adapted(Protocol):
@@ -133,8 +145,9 @@ class Adapter(Options):
         "architecture's own query and value projections.",
     ] = None
     num_layers: Annotated[
-        Count | None,
-        "Adapters sit on this many of the last transformer layers; None means all.",
+        Count | Literal["auto"] | None,
+        "Adapters sit on this many of the last transformer layers; None means all, `auto` 6, or "
+        "half of a decoder's layers where the options of questions are read one by one.",
     ] = None
 
     def learning_rate(self, *, long: bool = False) -> float:
@@ -150,6 +163,15 @@ class Adapter(Options):
     def with_rate(self, *, long: bool) -> Self:
         """Return these options with their learning rate written out; see `learning_rate`."""
         return self._with(lr=self.learning_rate(long=long)) if self.trains else self
+
+    @property
+    def top_layers(self) -> int | None:
+        """`num_layers` as it is for texts; None for all."""
+        return USUAL_LAYERS if self.num_layers == "auto" else self.num_layers
+
+    def with_layers(self, usual: int) -> Self:
+        """Return these options with `num_layers` written out, `usual` where it is `auto`."""
+        return self._with(num_layers=usual) if self.num_layers == "auto" else self
 
     def with_dropout(self, p: float) -> Self:
         """Return these options with a dropout probability, for adapters that have one."""
@@ -245,7 +267,7 @@ class Adapter(Options):
         """
         from bayeslora.adapters.targets import find_targets
 
-        return find_targets(model, self.target_modules, self.num_layers)
+        return find_targets(model, self.target_modules, self.top_layers)
 
     def make_sites(
         self,

@@ -8,7 +8,7 @@ Source: Hu et al. 2021, arXiv 2106.09685; √r: Kalajdzievski 2023, arXiv 2312.0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.adapters.base import LowRankAdapter
 from bayeslora.option_checks import NotNegative, Positive
@@ -42,7 +42,7 @@ class LoRA(LowRankAdapter):
     alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 16.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] | None = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
         "Learning rate of AdamW on both factors; None takes `default_lr`, or `long_lr` where "

@@ -14,7 +14,7 @@ Martinsson and Tropp 2011, arXiv 0909.4061.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bayeslora.adapters.base import LowRankAdapter
 from bayeslora.option_checks import Count, NotNegative, Positive, Range
@@ -54,7 +54,7 @@ class PiSSA(LowRankAdapter):
         "enough; None takes the exact one, of under a second for a layer of a small model.",
     ] = None
     target_modules: tuple[str, ...] | None = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None, "Learning rate of AdamW on both factors; None takes `default_lr`."
     ] = None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
@@ -203,8 +203,8 @@ def _say_layers(adapter: Adapter, backbone: Backbone) -> None:
         return
     asked = adapter.num_layers
     layers = getattr(backbone.model.config, "num_hidden_layers", None)
-    if asked is None or asked == type(adapter).num_layers or layers is None or asked <= layers:
-        return  # the default means "as many as there are" in a smaller model
+    if asked in (None, USUAL_LAYERS) or layers is None or asked <= layers:
+        return  # the usual number means "as many as there are" in a smaller model
     logger.warning("num_layers=%d, and the backbone has %d: all are adapted", asked, layers)
 
 

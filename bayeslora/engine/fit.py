@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
-from bayeslora.backbones.depth import cut, read_as_asked, recorded_reading, usual_depth
+from bayeslora.backbones.depth import cut, num_layers, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_words
@@ -156,9 +156,11 @@ def fit_classifier(
         _sizes(choices, data, backbone, len(final.train[0])),
     )
     choices = replace(choices, posterior=posterior)
+    choices = replace(choices, adapter=choices.adapter.with_layers(_layers(choices, backbone)))
     # `identity` keeps what was asked for.
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
     planned["posterior"] = planned["posterior"] | settled
+    planned["adapter"] = choices.adapter.recorded()
     reading = _reading(choices, backbone, final)
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
@@ -222,6 +224,12 @@ def fit_classifier(
     )
     fitted = FittedModel(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _layers(choices: Choices, backbone: Backbone) -> int:
+    """Return how many layers adapt by default: a language model that answers takes more of them."""
+    answers = choices.format == "options" and backbone.kind == "decoder"
+    return layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
 
 
 def _reading(choices: Choices, backbone: Backbone, data: TrainingData) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Setup, Workshop
 from bayeslora.experiments.checks import check_cell
@@ -198,7 +199,10 @@ def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
     adapter, posterior, fit = setup.adapter, setup.posterior, setup.fit
     depth = 1.0 if setup.train.choices is not None else None
     read = _layers_read(setup.model.get("depth", depth), size)
-    adapted = min(adapter.num_layers or read, read) if adapter.trains else 0
+    by_option = setup.train.choices is not None and setup.model.get("format") != "letters"
+    usual = layers_that_answer(read) if by_option and not size.is_encoder else USUAL_LAYERS
+    top = adapter.with_layers(usual).top_layers
+    adapted = min(top or read, read) if adapter.trains else 0
     frozen_parameters = (read - adapted) * size.layer_parameters
     adapted_parameters = adapted * size.layer_parameters
     tokens = _tokens(setup)

@@ -296,3 +296,19 @@ def test_no_token_of_an_option_is_perturbed(fitted):
     moved = opened.ball.radius[..., 0] > 0
     assert moved.any(1).all()
     assert not moved[opened.rest["groups"] != 0].any()
+
+
+def test_half_of_the_layers_adapt_where_a_language_model_scores_options(model, monkeypatch):
+    for module in ("adapters.base", "engine.fit"):
+        monkeypatch.setattr(f"bayeslora.{module}.USUAL_LAYERS", 1)
+    monkeypatch.setattr("bayeslora.engine.fit.num_layers", lambda _: 5)
+
+    def adapted(adapter, format, rows):
+        clf = bl.BayesianClassifier(model, adapter, "mle", format=format, **OPTIONS)
+        return clf.fit(rows, epochs=1, cv=0).record.adapter["num_layers"]
+
+    asked = toy_questions(12)
+    assert adapted("lora:r=2", "options", asked) == 2
+    assert adapted("lora:r=2,num_layers=1", "options", asked) == 1
+    assert adapted("lora:r=2", "letters", asked) == 1
+    assert adapted("lora:r=2", None, toy_rows(12)) == 1

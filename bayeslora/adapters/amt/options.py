@@ -202,9 +202,9 @@ class AMT(Adapter):
         from bayeslora.layer_list import find_layers
 
         if self.target_modules is not None:
-            return find_targets(model, self.target_modules, self.num_layers)
+            return find_targets(model, self.target_modules, self.top_layers)
         path, layers = find_layers(model)
-        first = 0 if self.num_layers is None else max(0, len(layers) - self.num_layers)
+        first = 0 if self.top_layers is None else max(0, len(layers) - self.top_layers)
         found = [
             f"{path}.{place}.{name}"
             for place in range(first, len(layers))

@@ -70,7 +70,7 @@ class CorDA(LowRankAdapter):
         Positive, "Added to the second moment's diagonal, relative to the mean of that."
     ] = 0.01
     target_modules: tuple[str, ...] | None = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None, "Learning rate of AdamW on both factors; None takes `default_lr`."
     ] = None

@@ -115,7 +115,7 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
             for name, module in model.named_modules()
             if type(module) is nn.Linear and split_at_layer(name) in homes
         )
-    return find_targets(model, [*dict.fromkeys([*inside, *beside])], config.num_layers)
+    return find_targets(model, [*dict.fromkeys([*inside, *beside])], config.top_layers)
 
 
 def _fused(model: nn.Module) -> str:

@@ -72,7 +72,7 @@ class EMTAL(LowRankAdapter):
         "beside the feed-forward layers; None takes all other linear layers of the same "
         "transformer layers, which are those of the attention.",
     ] = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None, "Learning rate of AdamW on factors and router; None takes `default_lr`."
     ] = None

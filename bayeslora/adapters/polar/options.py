@@ -46,7 +46,7 @@ class PoLAR(LowRankAdapter):
     r: int = 8
     alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 32.0
     target_modules: tuple[str, ...] | None = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
         "Learning rate of the factors and of the core; None takes `default_lr`, or `long_lr` "

@@ -75,7 +75,7 @@ class S2FT(Adapter):
         "architecture's own output and down projections. An attention output is cut into heads "
         "and everything else into channels.",
     ] = None
-    num_layers: int | None = 6
+    num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None, "Learning rate of AdamW on the columns; None takes `default_lr`."
     ] = None

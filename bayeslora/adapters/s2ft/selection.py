@@ -69,7 +69,7 @@ def column_targets(model: nn.Module, config: S2FT) -> list[str]:
         ratios = (config.o_ratio, config.d_ratio)
         pairs = zip(coupled_targets(model), ratios, strict=True)
         patterns = tuple(pattern for pattern, ratio in pairs if ratio)
-    names = find_targets(model, patterns, config.num_layers)
+    names = find_targets(model, patterns, config.top_layers)
     kept = [name for name in names if _ratio(name, config)]
     if not kept:
         kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
