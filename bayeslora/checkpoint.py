@@ -97,7 +97,8 @@ class ModelRecord:
         tasks: How many classes each of several tasks has, by name, in the order of the classes;
             empty where there is one task.
         across_tasks: Whether rows of several tasks are classified among the classes of all.
-        data: Hashes of the rows, `train` and `validation`; `before` stands for the fit of a network
+        data: Hashes of the rows, `train` and `validation`; `whole` of those that both were taken
+            from by `hold_out`; `before` stands for the fit of a network
             whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
         training: Settings of the fit.
         results: What the fit measured: history, best epoch, posterior, adapter, and the finished
@@ -214,7 +215,14 @@ def read_record(directory: str | Path) -> ModelRecord:
     folder = Path(directory)
     recover(folder)
     if not (folder / RECORD).is_file():
-        raise InputError(f"{folder} is not a bayeslora model: it has no {RECORD}")
+        theirs = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+        advice = (
+            f". Make one of this checkpoint with `bayeslora calibrate {folder} ROWS --out DIR` "
+            "(in Python: from_transformers, then calibrate)"
+        )
+        raise InputError(
+            f"{folder} is not a bayeslora model: it has no {RECORD}{advice if theirs else ''}"
+        )
     return _record(folder / RECORD)
 
 

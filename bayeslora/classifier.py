@@ -31,6 +31,7 @@ from bayeslora.engine.calibrate import calibrate, zero_shot
 from bayeslora.engine.card import fit_words, learnt_from, model_card
 from bayeslora.engine.data import (
     CheckedRows,
+    check_hold_out,
     check_labels,
     check_pairs,
     labelled_for,
@@ -39,6 +40,7 @@ from bayeslora.engine.data import (
     read_labelled,
     read_rows,
     read_validation,
+    say_fitted_to,
 )
 from bayeslora.engine.export import (
     EXPORTS,
@@ -70,6 +72,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
 from bayeslora.processes import current, together
 from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import data_hash
 from bayeslora.tasks.readers import data_columns, renamed
 from bayeslora.tasks.union import is_union
 
@@ -425,6 +428,7 @@ class BayesianClassifier:
         """
         fitted = self._calibrated()
         rows = read_for(fitted.record, data, fitted.columns, keep)
+        say_fitted_to(fitted.record, data_hash(rows), rows.source)
         return fitted.predict(
             rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
         )
@@ -495,6 +499,7 @@ class BayesianClassifier:
         if not isinstance(data, CheckedRows):
             stream = open_for(fitted.record, data, fitted.columns, keep)
             rows = CheckedRows.of(fitted.record, stream, unknown_labels)
+        say_fitted_to(fitted.record, rows.data_hash, rows.stream.source)
         with world.first_holds(partial(writing_to, out)):
             predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
 
@@ -504,6 +509,7 @@ class BayesianClassifier:
         validation: Any = None,
         *,
         posterior: Any = None,
+        hold_out: float = 0.0,
         text_column: str | None = None,
         label_column: str | None = None,
         pair_column: str | None = None,
@@ -514,8 +520,8 @@ class BayesianClassifier:
 
         The posterior describes what these rows say of the last layer, so no training data is
         needed. Rows that the network was trained on hide its mistakes, and what is chosen on them
-        (a prior, a temperature) is too sure. Where there is one held-out sample, half of it as
-        `validation` lets `laplace` choose its prior. `record.results["calibration"]` has the number
+        (a prior, a temperature) is too sure. Where there is one held-out sample, `hold_out=0.5`
+        lets `laplace` choose its prior. `record.results["calibration"]` has the number
         of rows and the accuracy on them; a warning is given where 59 or more are all right.
 
         Args:
@@ -528,6 +534,8 @@ class BayesianClassifier:
                 are adapters; it starts from the mean of the present one. None keeps that. `best`
                 takes the one of lowest cross-validated NLL among `mle`, `temperature`, `laplace`
                 and `vbll`. What was compared is in `side_by_side` and on the model card.
+            hold_out: Share of the rows of `train` that serve as `validation`; classes in
+                proportion, chosen by the classifier's seed.
             text_column: The column of the texts; None keeps the known one.
             label_column: The column of the labels; None keeps the known one.
             pair_column: The column of a second text; None keeps the known one.
@@ -551,18 +559,22 @@ class BayesianClassifier:
             scores = tuple(fitted.record.feature_scores) or None
         if config is not None:
             config_scores.check_feature_scores(scores, config)
+        check_hold_out(hold_out, validated=validation is not None)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns
         columns = renamed(old, text_column, label_column, pair_column, image_column)
         rows = read_labelled(labelled_for(fitted.record, train, columns), columns)
         # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
-        if learnt_from(config, has_validation=validation is not None) == "train":
+        has_validation = validation is not None or bool(hold_out)
+        if learnt_from(config, has_validation=has_validation) == "train":
             moves = config is not None and config.moves_mean
             check_labels(fitted.record, rows, moves=moves)
         held = None
         if validation is not None:
             held = read_validation(labelled_for(fitted.record, validation, columns), columns, rows)
-        self._fitted = calibrate(fitted, config, rows, held, columns=columns, feature_scores=scores)
+        self._fitted = calibrate(
+            fitted, config, rows, held, columns=columns, feature_scores=scores, hold_out=hold_out
+        )
         self.posterior = self._fitted.posterior
         return self
 

@@ -20,7 +20,14 @@ from pathlib import Path
 
 from bayeslora.cli import config_file
 from bayeslora.cli.interrupts import INTERRUPTED, Interrupt, interruptible
-from bayeslora.cli.messages import Unfailing, drop, log_on_stderr, say, trace
+from bayeslora.cli.messages import (
+    Unfailing,
+    drop,
+    log_on_stderr,
+    say,
+    trace,
+    with_options_alone,
+)
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.stdin import stdin_as_file
 from bayeslora.durable import FULL
@@ -131,7 +138,7 @@ def _code(error: Exception) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, InputError | FailedError):
-        return str(error)
+        return with_options_alone(str(error))
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
     if isinstance(error, OSError) and error.errno in FULL:

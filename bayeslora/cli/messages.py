@@ -3,13 +3,15 @@
 `show`, `say` and our log are the only ways out, so that no name from a file can drive a terminal or
 forge a message, whichever verb shows it. On stderr there are progress, hints (our log's INFO),
 notes (its WARNING) and errors. `--quiet` hides progress and hints, and never a note, which says
-what changes the meaning of a result.
+what changes the meaning of a result. The next command is a hint for people: only a terminal has it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -28,10 +30,28 @@ def show(text: object = "") -> None:
 def show_last(text: str, *, warns: bool = False) -> None:
     """Print the line that sums a result up: on a terminal in bold, and yellow where it warns."""
     line = one_line(text)
+    print(_styled(line, "1;33" if warns else "1") if sys.stdout.isatty() else line)
+
+
+def _styled(line: str, style: str) -> str:
+    """Return a line for a terminal in a style of ANSI's, unless colour is not wanted."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    if sys.stdout.isatty() and not plain:
-        line = f"\x1b[{'1;33' if warns else '1'}m{line}\x1b[0m"
-    print(line)
+    return line if plain else f"\x1b[{style}m{line}\x1b[0m"
+
+
+# An argument of Python with the option that it is on the command line: `keep (--keep COLUMN)`.
+_BOTH = re.compile(r"\b([a-z_]+)(?:=\S+)? \((--([a-z-]+)[^()]*)\)")
+
+
+def with_options_alone(text: str) -> str:
+    """Return a message of the Python API without the arguments whose options it names too."""
+
+    def option_alone(both: re.Match[str]) -> str:
+        name, option = both[1].replace("_", "-"), both[3]
+        is_same = name in (option, f"{option}s") or option.endswith(f"-{name}")
+        return both[2] if is_same else both[0]
+
+    return _BOTH.sub(option_alone, text)
 
 
 def say(text: str) -> None:
@@ -93,6 +113,17 @@ def hint(text: str) -> None:
     logging.getLogger(__name__).info("%s", text)
 
 
+def next_step(*words: object) -> None:
+    """Print the next command as a dim hint where a terminal shows both results and hints.
+
+    Args:
+        words: The arguments of `bayeslora`.
+    """
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        command = shlex.join(["bayeslora", *map(str, words)])
+        logging.getLogger(__name__).info("next: %s", command, extra={"style": "2"})
+
+
 def note(text: str) -> None:
     """Print to stderr what changes the meaning of a result, or shows that an option did nothing."""
     logging.getLogger(__name__).warning("%s", text)
@@ -130,4 +161,7 @@ def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
 class _Notes(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         kinds = {logging.DEBUG: f"{record.name}: ", logging.INFO: ""}
-        return one_line(f"{kinds.get(record.levelno, 'note: ')}{record.getMessage()}")
+        message = with_options_alone(record.getMessage())
+        line = one_line(f"{kinds.get(record.levelno, 'note: ')}{message}")
+        style = getattr(record, "style", "")
+        return _styled(line, style) if style else line

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.messages import show
+from bayeslora.cli.messages import next_step, show
 from bayeslora.errors import InputError
-from bayeslora.files import check_writable, refuse_existing, refuse_inputs
+from bayeslora.files import STDIN, check_writable, refuse_existing, refuse_inputs, shown_path
 from bayeslora.plain_text import counted, one_line
 
 if TYPE_CHECKING:
@@ -75,6 +75,18 @@ def _cut_off(what: str, scores: Scores) -> list[tuple[str, str]]:
     return [
         (f"{what}: cut off", f"{counted(scores.nll_clamped, 'label')} below 1e-12 counted as 1e-12")
     ]
+
+
+def hint_to_predict(model: str | Path, data: str | Path | None) -> None:
+    """Print how a new model predicts a test set beside its training data, as a hint.
+
+    Args:
+        model: The model directory.
+        data: What it was fitted to; None for nothing.
+    """
+    train = Path("train.jsonl" if data is None or shown_path(data) == STDIN else data)
+    ending = "".join(train.suffixes[-2:] if train.suffix == ".gz" else train.suffixes[-1:])
+    next_step("predict", model, train.parent / f"test{ending}", "--out", "test.parquet")
 
 
 def terminal_width() -> int:

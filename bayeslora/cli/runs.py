@@ -85,6 +85,13 @@ def _test_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / TEST).is_file():
+        from bayeslora.checkpoint import is_model
+
+        if is_model(path):
+            raise InputError(
+                f"{path} is a model and holds no predictions; make some with "
+                f"`bayeslora predict {path} DATA --out FILE.parquet`"
+            )
         raise InputError(
             f"{path} has no {TEST}; name a predictions file (.parquet, .csv, .jsonl) or a run "
             "directory"

@@ -18,7 +18,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import class_prior, says_something
-from bayeslora.engine.data import format_of
+from bayeslora.engine.data import encode_for, format_of
 from bayeslora.engine.final_fit import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
@@ -36,7 +36,8 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names
+from bayeslora.tasks.examples import Examples, class_names, data_hash
+from bayeslora.tasks.splits import split_examples
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def calibrate(
     *,
     columns: DataColumns,
     feature_scores: Sequence[str] | None = (),
+    hold_out: float = 0.0,
 ) -> FittedModel:
     """Return the network with a posterior fitted to labelled examples; see `check_takes`.
 
@@ -59,10 +61,16 @@ def calibrate(
         validation: Held-out examples, or None.
         columns: Where the data came from.
         feature_scores: Names of scores to fit as well; None takes the usual ones.
+        hold_out: Share of `train` that serves as `validation`, which is None then; 0 for none.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
     """
+    whole = train
+    if hold_out:
+        labels = encode_for(fitted.record, whole)
+        kept, taken = split_examples(whole, labels, hold_out, fitted.record.seed)
+        train, validation = whole.take(kept), whole.take(taken)
     held = None if validation is None else fitted.known(validation)
     rows = None if held is None else held.rows
     before = None if held is None else fitted.scores_of(held)
@@ -94,7 +102,18 @@ def calibrate(
         new = new.compared(before, held)
     if race is None:
         _say_too_few(posterior, len((rows or known.rows).labels))
+    if hold_out:
+        new = _divided(new, whole, hold_out)
     return new if race is None else _recorded(new, race)
+
+
+def _divided(fitted: FittedModel, whole: Examples, hold_out: float) -> FittedModel:
+    """Return the same with a record of the rows that were divided, and of the share held out."""
+    old = fitted.record
+    calibration = old.results["calibration"] | {"hold_out": hold_out}
+    data = old.data | {"whole": data_hash(whole)}
+    record = replace(old, data=data, results=old.results | {"calibration": calibration})
+    return replace(fitted, record=record)
 
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:

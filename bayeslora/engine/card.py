@@ -12,7 +12,7 @@ from bayeslora.adapters.registry import CATALOGUE, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.registry import stored_posterior
+from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
 
 CHOSEN_ON = "chosen on these rows"
 """Beside scores of rows that the posterior may have chosen its options on."""
@@ -96,7 +96,7 @@ def _calibrated(record: ModelRecord) -> str:
     if "calibration" not in record.results:
         return ""
     layer = record.backbone.get("layer")
-    place = f", {_code(layer)}," if record.backbone["kind"] != ADAPTED and layer else ""
+    place = f", {_code(layer)}" if record.backbone["kind"] != ADAPTED and layer else ""
     return (
         f"\n\nThe network was finished before; the posterior covers only its last layer{place}. "
         "If the network was trained on these rows, they hide its mistakes and the posterior is "
@@ -122,9 +122,14 @@ def _measured(record: ModelRecord) -> str:
         )
     if calibration := record.results.get("calibration"):
         lines.append(
-            f"- Accuracy on the {calibration['rows']:,} training rows: "
+            f"- Accuracy on the {calibration['rows']:,} calibration rows: "
             f"{calibration['accuracy']:.3f}"
         )
+        if share := calibration.get("hold_out"):
+            lines.append(
+                f"- Validation rows: {calibration['validation_rows']:,}, held out of the labelled "
+                f"rows (share {share:g}, seed {record.seed})"
+            )
     # Cross-fitted scores of the same rows are in the comparison.
     shown = {} if is_cross_fitted(record.results) else record.results.get("validation", {})
     for key, found in shown.items():
@@ -180,7 +185,7 @@ def how_compared(race: Mapping[str, Any]) -> str:
         race: `comparison` among a record's results.
     """
     chosen, n, number = repr(race["chosen"]), f"{race['n']:,}", race.get("divisions", 1)
-    how = f"{race['folds']}-fold cross-validation over {n} training examples"
+    how = f"{race['folds']}-fold cross-validation over {n} calibration examples"
     if race["examples"] != "train":
         how = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
     if number > 1:
@@ -259,10 +264,27 @@ def _code(text: str) -> str:
     return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
 
 
-def method_name(record: ModelRecord) -> str:
-    """Return what tables call a classifier, such as `polar-vbll`."""
+def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
+    """Return the posterior that predictions come from.
+
+    Without draws, a posterior around the weights of a finished network is the network's own
+    softmax, and predictions are named so.
+
+    Args:
+        record: Of the classifier.
+        num_samples: Draws of the prediction; None for the posterior's own number.
+    """
+    posterior: Posterior = stored_posterior(record.posterior)
+    is_around_network = not (posterior.is_point or posterior.moves_mean)
+    if num_samples == 0 and record.backbone["kind"] != ADAPTED and is_around_network:
+        return OWN_SOFTMAX
+    return posterior
+
+
+def method_name(record: ModelRecord, num_samples: int | None = None) -> str:
+    """Return what tables call a classifier, such as `polar-vbll`; see `answering`."""
     adapter = f"{table_name(record.adapter)}-" if record.adapter else ""
-    return f"{adapter}{stored_posterior(record.posterior).name}"
+    return f"{adapter}{answering(record, num_samples).name}"
 
 
 def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
@@ -305,6 +327,7 @@ def fit_options(record: ModelRecord) -> str:
     rows = {
         name: value if name == "before" else value is not None
         for name, value in record.data.items()
+        if name != "whole"
     }
     parts = [
         backbone if "fingerprint" in backbone else record.backbone,
@@ -339,4 +362,5 @@ def fit_words(record: ModelRecord) -> str:
         return "fitted to no rows"
     if rows == "validation":
         return f"fitted to {calibration['validation_rows']:,} validation rows"
-    return f"fitted to {record.num_train:,} training rows"
+    kind = "calibration" if calibration else "training"
+    return f"fitted to {record.num_train:,} {kind} rows"

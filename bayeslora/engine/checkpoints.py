@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -19,7 +18,6 @@ from bayeslora.errors import InputError
 from bayeslora.files import read_json, real_path, write_json
 from bayeslora.manifest import FILES, file_list, file_states
 from bayeslora.output import atomic_directory, refuse_target
-from bayeslora.tasks.examples import Examples
 
 logger = logging.getLogger(__name__)
 
@@ -135,26 +133,6 @@ def _best(checkpoint: Path) -> Path | None:
 
 _MARK = INTERRUPTED
 _WORK = "checkpoints"
-
-
-def data_hash(examples: Examples) -> str:
-    """Return a hash of what decides a fit: inputs, labels, classes and groups of rows."""
-    digest = hashlib.sha256()
-    fields: list[Any] = [examples.texts, examples.pairs or [None] * len(examples), examples.labels]
-    # What no row has is left out, so that the hash of texts stays that of earlier versions.
-    further = {
-        "choices": examples.choices,
-        "history": examples.history,
-        "groups": examples.groups,
-        "among": examples.among,
-    }
-    for name, values in further.items():
-        if values is not None:
-            digest.update(name.encode())
-            fields.append(values)
-    for part in zip(*fields, strict=True):
-        digest.update(json.dumps(part, ensure_ascii=False).encode())
-    return digest.hexdigest()[:32]
 
 
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:

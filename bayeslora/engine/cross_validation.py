@@ -28,8 +28,7 @@ from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.scores import nll
-from bayeslora.tasks.examples import Examples
-from bayeslora.tasks.splits import grouped_folds, grouped_split, stratified_folds, stratified_split
+from bayeslora.tasks.splits import grouped_folds, split_examples, stratified_folds
 
 logger = logging.getLogger(__name__)
 
@@ -123,13 +122,6 @@ def held_out_parts(
     return [part for part in parts if len(part)]
 
 
-def numbered(rows: Examples) -> NDArray[np.int64]:
-    """Return [N] numbers that are equal where texts, second texts and options are."""
-    known: dict[Any, int] = {}
-    inputs = zip(rows.texts, rows.pairs or rows.texts, rows.choices or rows.texts, strict=True)
-    return np.array([known.setdefault(key, len(known)) for key in inputs])
-
-
 def cross_validate(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
 ) -> Folds | None:
@@ -142,7 +134,7 @@ def cross_validate(
         settings: How many parts, and the seed.
     """
     labels = train[1]
-    text = numbered(train[0])
+    text = train[0].input_numbers
     keep = settings.keep_folds
     parts = held_out_parts(
         train[0].strata(labels.numpy()),
@@ -211,24 +203,9 @@ class HeldOut:
 
 
 def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
-    """Return data whose validation rows are a share of its training rows, classes in proportion.
-
-    A text that the remaining rows have as well stays with them.
-
-    Raises:
-        InputError: A part would not have every class, or no text is in one row alone.
-    """
+    """Return data whose validation rows are a share of its training rows; see `split_examples`."""
     examples, labels = data.train
-    strata = examples.strata(labels.numpy())
-    if examples.groups is None:
-        kept, held = stratified_split(strata, share, seed)
-    else:
-        kept, held = grouped_split(strata, examples.groups, share, seed)
-    text = numbered(examples)
-    seen = np.isin(text[held], text[kept])
-    kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]
-    if not len(held):
-        raise InputError("hold_out: every text to hold out repeats in other rows; use cv=0 instead")
+    kept, held = split_examples(examples, labels.numpy(), share, seed)
     train, validation = ((examples.take(rows), labels[rows]) for rows in (kept, held))
     return dataclasses.replace(data, train=train, validation=validation)
 

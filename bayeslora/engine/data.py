@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
-from bayeslora.option_checks import Format
+from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.predictions.checks import check_further
 from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
-from bayeslora.tasks.examples import LETTERS, Examples, encode_labels, is_numbered, joined
+from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_rows, open_examples
 from bayeslora.tasks.stream import ExampleStream, stream_of
 from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_task, union, with_tasks
@@ -242,6 +242,20 @@ def check_questions(format: Format | None, classes: Sequence[str], rows: Example
             )
 
 
+def check_hold_out(hold_out: float, *, validated: bool) -> None:
+    """Raise InputError if a share of the rows to fit to cannot serve as validation rows.
+
+    Args:
+        hold_out: The share; 0 for none.
+        validated: Whether validation rows are given too.
+    """
+    if checked("hold_out", hold_out, BelowOne) and validated:
+        raise InputError(
+            "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
+            "(--validation) out"
+        )
+
+
 def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
     """Return held-out examples, each of which must have a label and a text of its own.
 
@@ -415,6 +429,23 @@ def say_truncation(source: str, num_truncated: int, total: int, max_length: int)
         )
 
 
+def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
+    """Log that rows to predict are those that a model was fitted to, if they are.
+
+    Args:
+        record: Of the model.
+        data: `data_hash` of the rows.
+        source: What they are called.
+    """
+    rows = record.results.get("calibration", {}).get("fitted_to", "train")
+    if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
+        logger.warning(
+            "%s holds the rows that the model was fitted to, and scores on them are optimistic; "
+            "score rows that it has not seen",
+            source,
+        )
+
+
 PIECE = 2048
 """Rows that are predicted at a time."""
 
@@ -429,6 +460,7 @@ class CheckedRows:
         unknown: What to do with a label that is not a class.
         digests: SHA-256 of ids, texts, labels and further columns, for each piece.
         num_labelled: How many rows have a label that is a class.
+        data_hash: Of texts and labels, as a model's record has it.
         most_options: The most options of a question; 0 for texts.
     """
 
@@ -437,6 +469,7 @@ class CheckedRows:
     unknown: Unknown
     digests: tuple[bytes, ...]
     num_labelled: int
+    data_hash: str
     most_options: int = 0
 
     @classmethod
@@ -451,14 +484,15 @@ class CheckedRows:
         Raises:
             InputError: A label is not a class and `unknown` is not `ood`.
         """
-        digests = []
+        digests, data = [], DataHash()
         labelled = most = 0
         for rows in _whole_pieces(stream):
             codes = encode_for(record, rows, unknown, numbered=stream.numbered)
             digests.append(_digest(rows))
+            data.add(rows)
             labelled += int((codes >= 0).sum())
             most = max(most, most_options(rows))
-        return cls(record, stream, unknown, tuple(digests), labelled, most)
+        return cls(record, stream, unknown, tuple(digests), labelled, data.value, most)
 
     @property
     def digest(self) -> str:

@@ -32,7 +32,7 @@ from bayeslora.engine.cross_validation import (
     split_off,
     what_was_chosen,
 )
-from bayeslora.engine.data import check_images
+from bayeslora.engine.data import check_hold_out, check_images
 from bayeslora.engine.ensemble import Part, fit_members
 from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
 from bayeslora.engine.layer_sampling import check_sampling
@@ -47,6 +47,7 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import names_where, provider
 from bayeslora.processes import current
+from bayeslora.tasks.examples import data_hash
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,10 @@ def fit_classifier(
     """
     choices = formats.settled(choices, data.train[0])
     final = data
+    undivided: dict[str, str | None] = {}
     if settings.hold_out:
         _check_hold_out(choices, data, settings)
+        undivided = {"whole": data_hash(data.train[0])}
         data = split_off(data, settings.hold_out, settings.seed)
         final = final if settings.refit else data
     _check(choices, data, settings)
@@ -218,7 +221,7 @@ def fit_classifier(
         num_members=len(members),
         tasks=data.tasks,
         across_tasks=data.across_tasks,
-        data=final.hashes(),
+        data=final.hashes() | undivided,
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
     )
@@ -394,8 +397,7 @@ def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSett
     Raises:
         InputError: `hold_out` or `refit` cannot be.
     """
-    if data.validation is not None:
-        raise InputError("hold_out takes validation rows from the training rows; give none beside")
+    check_hold_out(settings.hold_out, validated=data.validation is not None)
     if settings.cv:
         raise InputError("hold_out and cv both choose by held-out rows; give one of the two")
     if settings.refit and choices.posterior.learns_from == "validation":

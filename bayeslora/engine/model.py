@@ -18,8 +18,7 @@ from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.checkpoint import ModelFiles, ModelRecord
 from bayeslora.engine.build import check_last_layer, last_layer
-from bayeslora.engine.card import fit_options, learnt_from, method_name, method_notes
-from bayeslora.engine.checkpoints import data_hash
+from bayeslora.engine.card import answering, fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.data import (
     Unknown,
     classes_for,
@@ -49,7 +48,7 @@ from bayeslora.posteriors.registry import OWN_SOFTMAX, provider, stored_posterio
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples
+from bayeslora.tasks.examples import Examples, data_hash
 from bayeslora.tasks.union import TASK
 
 logger = logging.getLogger(__name__)
@@ -150,12 +149,18 @@ class FittedModel:
         )
         return joined(list(found))
 
-    def notes(self, passes: int) -> dict[str, str]:
-        """Return what predictions say of the classifier that made them."""
+    def notes(self, passes: int, num_samples: int | None = None) -> dict[str, str]:
+        """Return what predictions say of the classifier that made them.
+
+        Args:
+            passes: Passes of the adapted layers that the prediction takes.
+            num_samples: Its draws; None for the posterior's own number.
+        """
         adapter = self.record.adapter
+        posterior = answering(self.record, num_samples)
         share = self.record.results.get("posterior", {}).get("prior_share")
         return {
-            **method_notes(None if adapter is None else adapter["name"], self.posterior, passes),
+            **method_notes(None if adapter is None else adapter["name"], posterior, passes),
             "fit_seed": str(self.record.seed),
             "fit_options": fit_options(self.record),
             "model_fingerprint": self.fingerprint,

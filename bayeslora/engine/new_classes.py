@@ -14,7 +14,6 @@ from bayeslora.backbones.encoder import Encoder
 from bayeslora.checkpoint import ADAPTED
 from bayeslora.engine.build import check_last_layer
 from bayeslora.engine.card import fit_options
-from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import fit_frozen
 from bayeslora.engine.episodes import choose_mixtures, mix
@@ -29,7 +28,7 @@ from bayeslora.posteriors.build import build
 from bayeslora.posteriors.config_scores import settled_scores
 from bayeslora.posteriors.registry import provider
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.tasks.examples import Examples, class_names, data_hash, encode_labels
 
 
 def for_new_classes(

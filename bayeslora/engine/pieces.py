@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from bayeslora.engine.card import method_name
 from bayeslora.engine.data import Unknown, classes_for, say_truncation, unknown_labels
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
@@ -158,10 +159,10 @@ def predict_texts(
         "num_samples": posterior.num_samples or 0 if draws is None else draws,
         "seed": drawing.seed,
         "feature_scores": fitted.network.feature_scores,
-        "notes": fitted.notes(num_passes(posterior, draws, len(fitted.members))),
+        "notes": fitted.notes(num_passes(posterior, draws, len(fitted.members)), draws),
     }
     about: dict[str, Any] = {
-        "name": fitted.name,
+        "name": method_name(fitted.record, draws),
         "labels": codes if (codes >= 0).any() else None,
         "ids": examples.ids,
         "columns": {**images, **question_columns(examples), **examples.further, **unknown},

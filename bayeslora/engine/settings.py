@@ -18,7 +18,6 @@ from bayeslora.adapters.lisa.options import LayerSampling
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
-from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.data import check_images, read_labelled, read_validation
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.errors import InputError
@@ -26,7 +25,7 @@ from bayeslora.option_checks import BelowOne, Count, Format, Options, Positive, 
 from bayeslora.posteriors.base import Posterior
 from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from bayeslora.tasks.examples import Examples, class_names, data_hash, encode_labels
 from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
 
 _TOLD = re.compile(

@@ -63,7 +63,7 @@ class Setup:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
-        from bayeslora.engine.checkpoints import data_hash
+        from bayeslora.tasks.examples import data_hash
 
         data = {"train": self.train, self.rows.split: self.rows.reported, **self.rows.ood}
         return {

@@ -21,6 +21,16 @@ logger = logging.getLogger(__name__)
 # τ from 100 down to 0.01, in half decades of δ.
 LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 
+# Beyond either edge nothing is left to find. With a narrow prior the posterior is a point, and the
+# score stays what it is there. With a wide one probabilities tend to uniform on unfamiliar rows,
+# which improves the NLL of a very overconfident network for the wrong reason.
+_AT_THE_EDGE = {
+    LOG10_GRID[0]: "the widest prior does not make up for the network's overconfidence; compare "
+    "with posteriors 'temperature' and 'vbll'",
+    LOG10_GRID[-1]: "the narrowest prior leaves next to no uncertainty, so that predictions are "
+    "nearly the softmax of the mean weights",
+}
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -60,11 +70,12 @@ def best_on_grid(score: Callable[[float], float], unit: float, what: str) -> flo
     if not finite:
         raise InputError(f"the {what} is not finite for any prior precision")
     best = max(finite, key=finite.__getitem__)
-    if best in {LOG10_GRID[0], LOG10_GRID[-1]}:
+    if best in _AT_THE_EDGE:
         logger.warning(
-            "the best prior precision by %s, %g, is at the edge of the search",
+            "the best prior precision by %s, %g, is at the edge of the search: %s",
             what,
             unit * 10**best,
+            _AT_THE_EDGE[best],
         )
     return unit * 10**best
 

@@ -17,6 +17,7 @@ from bayeslora.predictions.columns import PredictionsReading, Where, softmax
 from bayeslora.tables.table import Table
 
 _PREFIXES = ("prob_", "logit_")
+_OF_DATA = frozenset({"text", "question", "history", "image"})
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,21 @@ def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
         raise InputError(
             f"{table.source} needs a column prob_<class> (or logit_<class>) for each of two or "
             f"more classes, or --probability-column NAME=CLASS; its columns are "
-            f"{listed(table.names)}"
+            f"{listed(table.names)}{_advice(table)}"
         )
     if reading.renormalise and prefix == "logit_":
         raise InputError(f"{table.source} has logits, which --renormalise is not for")
     names = _in_order(stored, found[prefix])
     columns = tuple(f"{prefix}{name}" for name in names)
     return Matrix(table.source, columns, names, are_logits=prefix == "logit_", stored=stored)
+
+
+def _advice(table: Table) -> str:
+    """Return how data becomes predictions, where a table looks like data."""
+    if not _OF_DATA & {*table.names}:
+        return ""
+    command = f"bayeslora predict MODEL {table.source} --out FILE.parquet"
+    return f". To predict these rows: `{command}`"
 
 
 def _stored(text: str) -> tuple[str, ...]:

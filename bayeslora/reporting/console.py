@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from textwrap import fill
 
-from bayeslora.metrics.catalogue import SCORE_KEYS
+from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import TOO_FEW, Score, Scores
-from bayeslora.plain_text import counted, display_columns
+from bayeslora.plain_text import clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.comparison import comparison_notes, difference_table
+from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.overview import verdict_of
 from bayeslora.reporting.part_tables import (
@@ -136,6 +136,27 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*"), *([TOO_FEW_NOTE] if TOO_FEW in table else [])]
     return "\n".join([table, "", *(fill(note.translate(_PLAIN), width) for note in notes)])
+
+
+def comparison_line(comparison: Comparison) -> str:
+    """Return in one line which method is best, and whether that is more than chance.
+
+    Args:
+        comparison: What `compare` returned.
+    """
+    best, *others = comparison.rows
+    title = SCORES[comparison.by].title
+    text = f"Best {title}: {heading(best)}"
+    if comparison.by not in best.scores:
+        return text
+    text += f", {best.scores[comparison.by].value:.3f}"
+    pairs = others if best.name == comparison.reference else [best]
+    clear = [row for row in pairs if row.is_clear(comparison.by)]
+    if best.name != comparison.reference:
+        words = "clearly" if clear else "not clearly"
+        return f"{text}; {words} better than the reference, {shorten(clean(comparison.reference))}"
+    worse = ", ".join(heading(row) for row in clear)
+    return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
 
 
 def _within(table: Table, width: int) -> str:

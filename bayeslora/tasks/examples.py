@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -102,6 +104,12 @@ class Examples:
         """The number of different inputs."""
         return len(set(_inputs(self)))
 
+    @property
+    def input_numbers(self) -> NDArray[np.int64]:
+        """[N] numbers that are equal where inputs are."""
+        known: dict[Hashable, int] = {}
+        return np.array([known.setdefault(key, len(known)) for key in _inputs(self)])
+
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices` (from 0), in that order."""
         picked = [int(index) for index in indices]
@@ -135,6 +143,40 @@ class Examples:
             return None
         counts = np.array([len(row) for row in self.choices])
         return np.asarray(np.arange(num_options or counts.max(initial=0)) < counts[:, None])
+
+
+class DataHash:
+    """A hash of what decides a fit, from pieces: inputs, labels, classes and groups, in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._is_begun = False
+
+    def add(self, examples: Examples) -> None:
+        """Take in a piece."""
+        pairs = examples.pairs or [None] * len(examples)
+        fields: list[Sequence[Any]] = [examples.texts, pairs, examples.labels]
+        # What no row has is left out, so that the hash of texts stays that of earlier versions.
+        for name in ("choices", "history", "groups", "among"):
+            if (values := getattr(examples, name)) is not None:
+                fields.append(values)
+                if not self._is_begun:
+                    self._digest.update(name.encode())
+        self._is_begun = True
+        for part in zip(*fields, strict=True):
+            self._digest.update(json.dumps(part, ensure_ascii=False).encode())
+
+    @property
+    def value(self) -> str:
+        """The hash of all pieces, 32 hexadecimal digits."""
+        return self._digest.hexdigest()[:32]
+
+
+def data_hash(examples: Examples) -> str:
+    """Return the `DataHash` of rows."""
+    digest = DataHash()
+    digest.add(examples)
+    return digest.value
 
 
 _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted
+from bayeslora.tasks.examples import Examples
 
 Ints = NDArray[np.int64]
 
@@ -111,6 +112,36 @@ def grouped_split(
                 "rows of every class"
             )
     return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def split_examples(examples: Examples, labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
+    """Divide examples in two parts, classes in proportion: what is fitted to, and validation rows.
+
+    Groups stay together, and an input that the first part has as well stays with it.
+
+    Args:
+        examples: N rows.
+        labels: [N] class indices.
+        share: Of the rows in the second part.
+        seed: Decides which rows these are.
+
+    Returns:
+        The row numbers kept and the row numbers held out, int64, ascending.
+
+    Raises:
+        InputError: A part would not have every class, or no input is in one row alone.
+    """
+    strata = examples.strata(labels)
+    if examples.groups is None:
+        kept, held = stratified_split(strata, share, seed)
+    else:
+        kept, held = grouped_split(strata, examples.groups, share, seed)
+    text = examples.input_numbers
+    seen = np.isin(text[held], text[kept])
+    kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]
+    if not len(held):
+        raise InputError("hold_out: every text to hold out repeats in other rows; leave it out")
+    return kept, held
 
 
 def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:

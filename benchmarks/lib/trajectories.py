@@ -18,7 +18,6 @@ from torch import Tensor
 
 from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.checkpoints import data_hash
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import FeatureRows
@@ -29,6 +28,7 @@ from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.base import Posterior
+from bayeslora.tasks.examples import data_hash
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 

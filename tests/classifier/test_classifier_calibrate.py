@@ -10,6 +10,10 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, fitted, from_transformers, load, same
 
 import bayeslora as bl
+from bayeslora.engine.card import fit_options
+from bayeslora.engine.cross_validation import split_off
+from bayeslora.engine.settings import TrainingData
+from bayeslora.tasks.columns import DataColumns
 
 
 def probabilities(path):
@@ -54,7 +58,9 @@ def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, s
     found = clf.predict(TEST, num_samples=0)
     np.testing.assert_allclose(found.probs, expected, atol=1e-5)
     assert found.classes == CLASSES
-    assert found.name == "laplace"
+    # Predictions without draws are the network's, and say so.
+    assert (found.name, found.metadata["posterior"]) == ("mle", "mle")
+    assert clf.predict(TEST).name == "laplace"
     # The posterior keeps the mean and adds uncertainty.
     assert (clf.predict(TEST).epistemic > 0).all()
     clf.save_pretrained(tmp_path / "model")
@@ -274,9 +280,50 @@ def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
     }
     clf.save_pretrained(tmp_path / "model")
     card = " ".join((tmp_path / "model" / "README.md").read_text(encoding="utf-8").split())
-    assert f"Accuracy on the 45 training rows: {found['accuracy']:.3f}" in card
-    assert "only its last layer, `classifier`" in card
+    assert f"Accuracy on the 45 calibration rows: {found['accuracy']:.3f}" in card
+    assert "only its last layer, `classifier`." in card
     assert "hide its mistakes" in card
+
+
+def test_held_out_rows_are_validation_rows(foreign, tmp_path):
+    """As if `fit` had divided them: the same rows, the same posterior."""
+    rows = [*toy_rows(60, seed=9), *toy_rows(6, seed=9)]
+    clf = from_transformers(foreign).calibrate(rows, hold_out=0.3)
+    data = TrainingData.read(rows, None, DataColumns())
+    divided = split_off(data, 0.3, 0)
+    apart = from_transformers(foreign).calibrate(divided.train[0], divided.validation[0])
+    assert same(clf.predict(TEST), apart.predict(TEST))
+    found = clf.record.results["calibration"]
+    assert found == apart.record.results["calibration"] | {"hold_out": 0.3}
+    assert found["rows"] + found["validation_rows"] == 66
+    assert fit_options(clf.record) == fit_options(apart.record)
+    clf.save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model").record.results["calibration"] == found
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, "half"])
+def test_a_share_to_hold_out_is_checked(foreign, share):
+    clf = from_transformers(foreign)
+    with pytest.raises(bl.InputError, match="hold_out"):
+        clf.calibrate(toy_rows(30), hold_out=share)
+    with pytest.raises(bl.InputError, match="hold_out"):
+        clf.calibrate(toy_rows(30), toy_rows(15, seed=1), hold_out=0.2)
+
+
+def test_predictions_of_the_rows_it_was_fitted_to_are_noted(foreign, caplog):
+    rows, others = toy_rows(40, seed=9), toy_rows(40, seed=10)
+    clf = from_transformers(foreign)
+    for posterior, options, data, notes in (
+        ("laplace", {}, rows, 1),
+        ("laplace", {"hold_out": 0.3}, rows, 1),
+        ("laplace", {}, others, 0),
+        ("laplace", {}, [row["text"] for row in rows], 0),
+        ("mle", {}, rows, 0),
+    ):
+        clf.calibrate(rows, posterior=posterior, **options)
+        caplog.clear()
+        clf.predict(data)
+        assert len(caplog.records) == notes, posterior
 
 
 def test_rows_known_by_heart_are_pointed_out(foreign, caplog):

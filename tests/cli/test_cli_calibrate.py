@@ -22,7 +22,7 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     assert "give --validation" not in result.out
     lines = {line.split("  ")[0]: " ".join(line.split()) for line in result.out.splitlines()}
     assert lines["layer"] == "layer classifier"
-    assert "laplace, fitted to 90 training rows" in result.out
+    assert "laplace, fitted to 90 calibration rows" in result.out
     clf = BayesianClassifier.from_transformers(str(world.classifier), "laplace", progress=False)
     clf.calibrate(world.train, world.valid)
     own = evaluate(softmax_of(world.classifier, world.valid))
@@ -50,6 +50,39 @@ def test_scores_of_rows_that_chose_are_marked_where_nothing_is_cross_fitted(run,
     assert all("chosen on these rows" in line for line in lines)
     assert "fitted to 15 validation rows" in result.out
     assert "fitted to 15 validation rows" in (out / "README.md").read_text("utf-8")
+
+
+def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
+    calibrate = ["calibrate", world.classifier, world.train, "--hold-out"]
+    out = tmp_path / "m"
+    content = json.loads(run(*calibrate, 0.2, "--out", out, "--quiet", "--json").out)
+    found = content["calibration"]
+    assert (found["rows"], found["validation_rows"], found["hold_out"]) == (72, 18, 0.2)
+    assert "18" in (out / "README.md").read_text("utf-8").split("Validation rows:")[1][:4]
+    lines = run(*calibrate, 0.2, "--out", tmp_path / "n", "--quiet").out.splitlines()
+    assert any(line.startswith("validation rows ") and " 18," in line for line in lines)
+    assert not any("--validation" in line for line in lines)
+    new = ["--out", tmp_path / "o"]
+    assert "--hold-out" in refused(*calibrate, 0.2, "--validation", world.valid, *new)
+    assert "hold_out" in refused(*calibrate, 1, *new)
+    assert "--hold-out" in refused(
+        *calibrate[:2], world.train, "--new-classes", "--hold-out", 0.2, *new
+    )
+
+
+def test_rows_that_a_model_was_fitted_to_are_pointed_out(run, world, tmp_path):
+    def notes(model, data, name):
+        result = run("predict", model, data, "--out", tmp_path / f"{name}.csv", "--quiet")
+        assert result.code == 0
+        return len(result.err.splitlines())
+
+    out = tmp_path / "m"
+    calibrate = ["calibrate", world.classifier, world.train, "--hold-out", 0.2, "--quiet"]
+    assert run(*calibrate, "--out", out).code == 0
+    assert notes(out, world.train, "all of the file") == 1
+    assert notes(out, world.test, "others") == 0
+    assert notes(world.model, world.train, "of a fit") == 1
+    assert notes(world.model, world.valid, "which chose") == 0
 
 
 def softmax_of(path, data):

@@ -35,6 +35,22 @@ def test_wrong_input_is_two(run, monkeypatch):
     assert result.err == "bayeslora: error: train.csv, row 3: no\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("leave keep (--keep) out", "leave --keep out"),
+        ("with pair_column (--text-pair-column)", "with --text-pair-column"),
+        ("give probability_columns (--probability-column)", "give --probability-column"),
+        ("say which: member=1 to 3 (--member)", "say which: member=1 to 3 (--member)"),
+        ("unknown_labels='ood' (--unknown-labels ood)", "--unknown-labels ood"),
+        ("choose a text model (--backbone)", "choose a text model (--backbone)"),
+    ],
+)
+def test_the_command_line_names_its_options_alone(run, monkeypatch, said, shown):
+    raising(monkeypatch, InputError(said))
+    assert run("info").err == f"bayeslora: error: {shown}\n"
+
+
 def test_any_other_failure_is_one_in_one_line(run, monkeypatch):
     raising(monkeypatch, RuntimeError("shapes\n  do not match"))
     result = run("info")

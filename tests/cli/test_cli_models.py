@@ -57,7 +57,8 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
         assert torch.equal(tensors(out)[name], tensor), name
     results = clf.record.results
     best = results["best_epoch"]
-    lines = dict(line.rsplit("  ", 1) for line in result.out.splitlines())
+    *table, summary = result.out.splitlines()
+    lines = dict(line.rsplit("  ", 1) for line in table)
     found = {name.strip(): value for name, value in lines.items()}
     assert found == {
         "model": str(out),
@@ -65,6 +66,8 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
         "validation NLL (nats)": f"{results['validation_nll']:.3f}",
         "validation accuracy": f"{results['validation_accuracy']:.3f}",
     }
+    for figure in (str(out), "polar-vbll", f"{results['validation_nll']:.3f}"):
+        assert figure in summary
 
 
 def test_fit_without_validation_in_json(run, world, tmp_path):

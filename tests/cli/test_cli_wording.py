@@ -110,6 +110,14 @@ CASES = {
         lambda: (data()(), data('{"text": "c", "label": "z"}\n', "valid.jsonl")()),
     ),
     "no model": (PREDICT, data(name="texts.jsonl")),
+    "checkpoint for a model": (
+        PREDICT,
+        lambda: (
+            data(name="texts.jsonl")(),
+            Path("model").mkdir(),
+            data("{}", "model/config.json")(),
+        ),
+    ),
     "newer model": (PREDICT, model(lambda: change(lambda record: record.update(format_version=9)))),
     "truncated tensors": (PREDICT, model(lambda: cut("adapter.safetensors", 20))),
     "missing tensors": (PREDICT, model(lambda: Path("model/posterior.safetensors").unlink())),
@@ -120,6 +128,8 @@ CASES = {
     ),
     "no predictions": ("evaluate p.parquet", lambda: None),
     "no columns of probabilities": ("evaluate p.parquet", table(prob_a=None, prob_b=None)),
+    "data for predictions": ("report data.jsonl --out r", data()),
+    "model for predictions": ("report model --out r", model()),
     "NaN for a probability": ("evaluate p.parquet", table(prob_a=[0.7, float("nan"), 0.6])),
     "negative probability": ("evaluate p.parquet", table(prob_a=[0.7, 0.2, -0.6])),
     "probabilities that do not sum to 1": ("evaluate p.parquet", table(prob_b=[0.3, 0.9, 0.4])),

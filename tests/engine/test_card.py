@@ -132,7 +132,7 @@ def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
     assert "fitted to 40 validation rows" in tempered
     assert "fitted to 640" not in tempered
     assert "aleatoric" not in tempered
-    assert "fitted to 640 training rows" in card("temperature", fitted_to="train")
+    assert "fitted to 640 calibration rows" in card("temperature", fitted_to="train")
     assert "fitted to no rows" in card("mle", fitted_to="nothing")
     assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
     # after `fit`, whose validation rows the temperature is fitted to

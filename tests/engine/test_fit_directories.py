@@ -12,7 +12,6 @@ from tiny import toy_rows
 from bayeslora.durable import remove
 from bayeslora.engine.checkpoints import (
     claim,
-    data_hash,
     is_interrupted,
     refuse,
     restored,
@@ -20,6 +19,7 @@ from bayeslora.engine.checkpoints import (
 from bayeslora.engine.data import read_labelled
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
+from bayeslora.tasks.examples import data_hash
 from bayeslora.tasks.readers import load_examples
 
 IDENTITY = {"seed": 0, "adapter": {"name": "lora", "r": 8, "targets": ("q", "v")}}

@@ -18,12 +18,13 @@ from bayeslora.cli.arguments import (
     number,
 )
 from bayeslora.cli.data import column_options, columns_for, read
-from bayeslora.cli.messages import show
+from bayeslora.cli.messages import show, show_last
 from bayeslora.cli.multi_task import add_multi_task, files_of, read_of_tasks, settle_tasks
 from bayeslora.cli.outputs import (
     SCORE_NAMES,
     before_and_after,
     check_new_directory,
+    hint_to_predict,
     print_columns,
     print_json,
 )
@@ -81,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_multi_task(parser, "TRAIN")
     parser.add_argument(
+        "--hold-out",
+        type=number,
+        metavar="SHARE",
+        help="share of TRAIN that serves as validation rows, in place of --validation",
+    )
+    parser.add_argument(
         "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"
     )
     parser.add_argument(
@@ -102,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
+    from bayeslora.engine.data import check_hold_out
     from bayeslora.posteriors.config_scores import check_feature_scores
     from bayeslora.posteriors.registry import resolve_posterior
 
@@ -112,6 +120,8 @@ def run(args: argparse.Namespace) -> None:
     if args.new_classes:
         _adapt(args)
         return
+    if args.hold_out is not None:
+        check_hold_out(args.hold_out, validated=args.validation is not None)
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
@@ -124,15 +134,17 @@ def run(args: argparse.Namespace) -> None:
         held = _rows(args.validation, args, columns, record)
 
     classifier = _load(args, posterior, own=record is not None)
-    scores = given(args, "feature_scores")
-    classifier.calibrate(train, held, posterior=posterior or BEST, **scores, **column_options(args))
+    options = given(args, "feature_scores", "hold_out") | column_options(args)
+    classifier.calibrate(train, held, posterior=posterior or BEST, **options)
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
 
 
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier of other classes, fitted to a few rows of them."""
-    for name in ("validation", "feature_scores", "multi_task"):
+    from bayeslora.engine.card import fit_words
+
+    for name in ("validation", "hold_out", "feature_scores", "multi_task"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} has no effect with --new-classes; leave it out")
@@ -147,8 +159,10 @@ def _adapt(args: argparse.Namespace) -> None:
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json({"model": str(args.out), "classes": list(adapted.classes)})
-    else:
-        print_columns([("model", str(args.out)), ("classes", ", ".join(adapted.classes))])
+        return
+    print_columns([("model", str(args.out)), ("classes", ", ".join(adapted.classes))])
+    show_last(f"Saved {args.out}: {len(adapted.classes)} new classes, {fit_words(adapted.record)}")
+    hint_to_predict(args.out, args.train)
 
 
 def _inputs(args: argparse.Namespace) -> list[str | Path]:
@@ -241,9 +255,13 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     if layer is not None:
         rows.append(("layer", layer))
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
-    rows.append((f"accuracy on {calibration['rows']:,} training rows", accuracy))
-    if record.posterior.get("prior_precision") == "validation" and args.validation is None:
-        rows.append(("prior", "the default; give --validation to choose it"))
+    rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
+    if share := calibration.get("hold_out"):
+        how = f"held out of TRAIN (share {share:g}, seed {record.seed})"
+        rows.append(("validation rows", f"{calibration['validation_rows']:,}, {how}"))
+    chooses_prior = record.posterior.get("prior_precision") == "validation"
+    if chooses_prior and not calibration["validation_rows"]:
+        rows.append(("prior", "the default; give --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
     # Where a comparison cross-fits these rows, its scores are the ones to read.
     if scores is not None and not is_cross_fitted(record.results):
@@ -251,6 +269,24 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     print_columns(rows)
     if classifier.side_by_side is not None:
         _show_side_by_side(classifier.side_by_side)
+    show_last(f"Saved {args.out}: {_summary(classifier)}")
+    if args.task is None and args.multi_task is None:
+        hint_to_predict(args.out, args.train)
+
+
+def _summary(classifier: BayesianClassifier) -> str:
+    """Return what was fitted to what, and what it gains over the network's own softmax."""
+    from bayeslora.engine.card import fit_words
+    from bayeslora.posteriors.registry import OWN_SOFTMAX
+
+    record = classifier.record
+    words = f"{record.posterior['name']}, {fit_words(record)}"
+    if classifier.side_by_side is None:
+        return words
+    nll = {row.name: row.scores["nll"].value for row in classifier.side_by_side.comparison.rows}
+    chosen, own = nll.pop(classifier.side_by_side.chosen), nll.get(OWN_SOFTMAX.name)
+    against = "" if own is None else f" (the network's own softmax: {own:.3f})"
+    return f"{words}, held-out NLL {chosen:.3f} nats{against}"
 
 
 def _show_side_by_side(race: SideBySide) -> None:

@@ -15,11 +15,11 @@ from bayeslora.cli.arguments import (
     add_scoring,
     given,
 )
-from bayeslora.cli.messages import show
+from bayeslora.cli.messages import next_step, show, show_last
 from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
-from bayeslora.files import refuse_inputs
+from bayeslora.files import STDIN, refuse_inputs, shown_path
 from bayeslora.plain_text import quoted
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.compare import compare
     from bayeslora.predictions.collection import named_predictions
     from bayeslora.reporting.comparison import comparison_files, write_comparison
-    from bayeslora.reporting.console import compare_table
+    from bayeslora.reporting.console import compare_table, comparison_line
 
     if args.out is not None:
         comparison_files(args.out, overwrite=bool(args.overwrite))
@@ -98,6 +98,10 @@ def run(args: argparse.Namespace) -> None:
         print_json(comparison.to_json())
     else:
         show(compare_table(comparison, terminal_width()))
+        saved = "" if args.out is None else f"; saved in {args.out}"
+        show_last(f"{comparison_line(comparison)}{saved}")
+        if STDIN not in map(shown_path, args.files):
+            next_step("report", *args.files, "--out", "report")
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:

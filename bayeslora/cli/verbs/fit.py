@@ -21,9 +21,9 @@ from bayeslora.cli.arguments import (
     verbaliser,
 )
 from bayeslora.cli.data import column_options, columns_for, read
-from bayeslora.cli.messages import note
+from bayeslora.cli.messages import note, show_last
 from bayeslora.cli.multi_task import add_multi_task, files_of, read_tasks, settle_tasks
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
@@ -386,3 +386,22 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
         for task, found in results.get("validation_tasks", {}).items()
     ]
     print_columns(rows)
+    show_last(f"Saved {args.out}: {_summary(record)}")
+    if args.task is None and not args.multi_task:
+        hint_to_predict(args.out, args.train)
+
+
+def _summary(record: ModelRecord) -> str:
+    """Return what was fitted to what, and how well it does on rows that it has not seen."""
+    from bayeslora.engine.card import fit_words, method_name
+
+    results = record.results
+    if not record.num_train:
+        return f"the language model's own answer, {len(record.classes)} classes"
+    words = f"{method_name(record)}, {fit_words(record)}"
+    if held := results.get("held_out") or results.get("logit_scale"):
+        return f"{words}, held-out NLL {held['nll']:.3f} nats"
+    if "validation_nll" in results:
+        nll, accuracy = results["validation_nll"], results["validation_accuracy"]
+        return f"{words}, validation NLL {nll:.3f} nats, accuracy {accuracy:.3f}"
+    return words

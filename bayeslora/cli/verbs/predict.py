@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
@@ -20,7 +21,7 @@ from bayeslora.cli.arguments import (
     number,
 )
 from bayeslora.cli.data import columns_for, open_rows
-from bayeslora.cli.messages import note
+from bayeslora.cli.messages import next_step, note, show_last
 from bayeslora.cli.multi_task import (
     add_multi_task,
     files_of,
@@ -146,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if world.is_first:
         by_task = bool(record.tasks) and TASK in next(rows.stream.pieces(1)).further
-        _report(args, rows, method_name(record), by_task=by_task)
+        _report(args, rows, method_name(record, drawing.num_samples), by_task=by_task)
 
 
 def _files(args: argparse.Namespace) -> str | dict[str, str]:
@@ -178,7 +179,8 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
     count = f"{counted(rows.stream.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
-        print_columns([line])
+        show_last("  ".join(line))
+        next_step("view", args.out)
         return
 
     from bayeslora.metrics.evaluate import evaluate
@@ -196,3 +198,8 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
     print_columns([line, *score_rows(scores)])
     for task, one in of_tasks.items():
         print_columns([("task", task), *score_rows(one)])
+    words = {"accuracy": "accuracy {:.3f}", "nll": "NLL {:.3f} nats", "ece": "ECE {:.3f}"}
+    figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
+    made = f"{counted(rows.stream.num_rows, 'prediction')} by {name}"
+    show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
+    next_step("report", args.out, "--out", f"{Path(args.out).with_suffix('')}-report")
