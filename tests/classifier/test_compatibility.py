@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bayeslora.backbones.load import load_backbone
+
 HERE = Path(__file__).parent
 GOLDEN, CALIBRATED = HERE / "compatibility.json", HERE / "calibration.json"
 ADAPTERS = (
@@ -45,9 +47,7 @@ def outcome(backbone, adapter, posterior, sampling):
 
     options = {} if adapter.startswith(("none", "amt")) else {"epochs": 2, "batch_size": 6}
     try:
-        clf = bl.BayesianClassifier(
-            backbone, adapter, posterior, dtype="float32", max_length=16, progress=False
-        )
+        clf = bl.BayesianClassifier(backbone, adapter, posterior, max_length=16, progress=False)
         clf.fit(toy_rows(12), toy_rows(9, seed=1), layer_sampling=sampling, **options)
     except (bl.InputError, ValueError, TypeError) as error:
         return str(error)
@@ -61,9 +61,7 @@ def calibrations(backbone, adapter):
     import bayeslora as bl
 
     options = {} if adapter == "none" else {"epochs": 1, "batch_size": 6}
-    clf = bl.BayesianClassifier(
-        backbone, adapter, "mle", dtype="float32", max_length=16, progress=False
-    )
+    clf = bl.BayesianClassifier(backbone, adapter, "mle", max_length=16, progress=False)
     clf.fit(toy_rows(12), toy_rows(9, seed=1), **options)
     for posterior in POSTERIORS:
         try:
@@ -101,11 +99,17 @@ def test_every_pair_has_an_outcome(golden):
     assert list(golden) == [key(*cell) for cell in cells()]
 
 
+@pytest.fixture(scope="module")
+def backbone(llama):
+    """Loaded once for all pairs, whose fits cannot change it."""
+    return load_backbone(llama, dtype="float32")
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_pairs_are_allowed_or_refused_as_before(llama, golden, adapter, caplog):
+def test_pairs_are_allowed_or_refused_as_before(backbone, golden, adapter, caplog):
     caplog.set_level(logging.ERROR)
     for posterior, sampling in product(POSTERIORS, SAMPLING):
-        found = outcome(llama, adapter, posterior, sampling)
+        found = outcome(backbone, adapter, posterior, sampling)
         name = key(adapter, posterior, sampling)
         check_same(found, golden[name], name)
 
@@ -120,10 +124,10 @@ def check_same(found, expected, name):
 
 
 @pytest.mark.parametrize("adapter", FINISHED)
-def test_finished_networks_are_calibrated_or_refused_as_before(llama, adapter, caplog):
+def test_finished_networks_are_calibrated_or_refused_as_before(backbone, adapter, caplog):
     caplog.set_level(logging.ERROR)
     expected = json.loads(CALIBRATED.read_text(encoding="utf-8"))
-    for name, found in calibrations(llama, adapter):
+    for name, found in calibrations(backbone, adapter):
         check_same(found, expected[name], name)
 
 
@@ -134,7 +138,7 @@ if __name__ == "__main__":
     from tiny import tiny_llama
 
     with tempfile.TemporaryDirectory() as folder:
-        place = str(tiny_llama(Path(folder) / "llama"))
+        place = load_backbone(str(tiny_llama(Path(folder) / "llama")), dtype="float32")
         every = {
             GOLDEN: {key(*cell): outcome(place, *cell) for cell in cells()},
             CALIBRATED: {k: v for one in FINISHED for k, v in calibrations(place, one)},
