@@ -164,8 +164,22 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
     assert again[1:] == others
 
 
-def test_ablations_fill_their_table(cell, monkeypatch):
-    monkeypatch.setattr(ablations, "POLISHES", {"covariance diagonal": "vbll:covariance=diagonal"})
+@pytest.fixture
+def quick_ablations(monkeypatch):
+    """Fits without a learnt prior scale, and with the bound that has a closed form."""
+    quick = tiny.QUICK_VBLL.partition(":")[2]
+    default, joint = f"vbll:{quick}", f"vbll:head_step=joint,{quick}"
+    monkeypatch.setitem(ablations.FITS, "default", ("polar", default))
+    monkeypatch.setitem(ablations.FITS, "head step joint", ("polar", joint))
+    return {
+        "covariance diagonal": f"vbll:covariance=diagonal,{quick}",
+        "means refit": f"vbll:polish_mean=refit,{quick}",
+    }
+
+
+def test_ablations_fill_their_table(cell, quick_ablations, monkeypatch):
+    diagonal = {"covariance diagonal": quick_ablations["covariance diagonal"]}
+    monkeypatch.setattr(ablations, "POLISHES", diagonal)
     for seed, fit in product((0, 1), ("default", "head step joint")):
         ablations.run(replace(cell, adapter="variants", seed=seed), fit)
     ablations.write_summary(cell.out)
@@ -184,20 +198,21 @@ def test_ablations_fill_their_table(cell, monkeypatch):
     ]
 
 
-def test_ablations_add_final_fits_to_a_stored_fit(cell, monkeypatch):
+def test_ablations_add_final_fits_to_a_stored_fit(cell, quick_ablations, monkeypatch):
     """By fitting again, so that the new row is what it would have been at once."""
     at = replace(cell, adapter="variants")
-    both = {"diagonal": "vbll:covariance=diagonal", "refit": "vbll:polish_mean=refit"}
+    both = quick_ablations
+    first = "covariance diagonal"
     monkeypatch.setattr(ablations, "POLISHES", both)
     ablations.run(at, "default")
     results = Results(at.out, ablations.KEY)
     whole = results.get()["rows"]
     results.path.unlink()
-    for polishes in ({"diagonal": both["diagonal"]}, both):
+    for polishes in ({first: both[first]}, both):
         monkeypatch.setattr(ablations, "POLISHES", polishes)
         ablations.run(at, "default")
     found = results.get()["rows"]
-    assert [row["method"] for row in found] == ["default", "diagonal", "refit"]
+    assert [row["method"] for row in found] == ["default", *both]
     assert [row["nll"] for row in found] == [row["nll"] for row in whole]
     found[0]["nll"] += 1
     results.append({**results.get(), "rows": found[:2]})

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_bert, tiny_llama, toy_rows, without_hashes
+from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows, without_hashes
 
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
@@ -15,7 +15,7 @@ ADAPTER = "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3"
 POSTERIORS = [
     "mle",
     "map",
-    "vbll",
+    QUICK_VBLL,
     "laplace",
     "gvbll",
     "temperature",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+from tiny import QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora.checkpoint import read_model
@@ -34,7 +34,7 @@ def fitted(backbone, posterior="mle", adapter=ADAPTER, **options):
 
 
 @pytest.mark.parametrize(
-    "posterior", ["vbll", "laplace", "tfb:num_samples=2", "ensemble:num_members=2"]
+    "posterior", [QUICK_VBLL, "laplace", "tfb:num_samples=2", "ensemble:num_members=2"]
 )
 def test_saved_and_loaded_it_predicts_the_same(backbones, tmp_path, posterior):
     clf = fitted(backbones["bert"], posterior, out=tmp_path / "model")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import CLASSES, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
+from tiny import CLASSES, QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -74,13 +74,13 @@ def inputs_for(directory):
 @pytest.mark.parametrize(
     ("adapter", "posterior"),
     [
-        ("polar:r=4,num_layers=2", "vbll"),
+        ("polar:r=4,num_layers=2", QUICK_VBLL),
         ("lora:r=2,use_rslora=true", "temperature"),
         ("lora:r=2", "laplace"),
         ("pissa:r=4,lr=5e-3", "map"),
         ("corda:r=4,lr=5e-3", "swag:num_samples=2,start=0.0"),
         ("s2ft:o_ratio=0.3,d_ratio=0.2,lr=5e-3", "laplace"),
-        ("emtal:r=4,num_experts=4,lr=5e-3", "vbll"),
+        ("emtal:r=4,num_experts=4,lr=5e-3", QUICK_VBLL),
     ],
 )
 def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, posterior):
@@ -118,7 +118,7 @@ def test_only_exports_of_the_kind_are_replaced(tmp_path, backbones, export, plac
 
 
 def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
-    clf = fitted("llama", "polar:r=4,num_layers=2", "vbll")
+    clf = fitted("llama", "polar:r=4,num_layers=2", QUICK_VBLL)
     clf.export_merged(tmp_path / "out")
     classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
     expected = clf.predict(TEXTS, num_samples=0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_llama, toy_rows, without_hashes
+from tiny import QUICK_VBLL, tiny_llama, toy_rows, without_hashes
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -19,7 +19,7 @@ COMBINATIONS = [
     *(("lora:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS),
     *(("polar:r=2", f"{posterior}:num_samples=2") for posterior in WEIGHTS[:-1]),
     ("polar:r=4", "vbll"),
-    ("polar:r=4", "vbll:covariance=diagonal,link=probit"),
+    ("polar:r=4", f"{QUICK_VBLL},covariance=diagonal,link=probit"),
     ("polar:r=4", "laplace"),
     ("polar:r=4", "laplace:structure=full"),
     ("polar:r=4", "laplace:structure=diag,link=bridge"),

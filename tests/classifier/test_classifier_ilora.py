@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny import TOPICS, toy_rows
+from tiny import QUICK_VBLL, TOPICS, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -59,7 +59,7 @@ def test_the_router_is_saved_with_the_adapter(trained, tmp_path):
     assert state["adapter.conditioning.router.weight"].any()
 
 
-@pytest.mark.parametrize("posterior", ["laplace", "vbll", "laplace_lora:num_samples=10"])
+@pytest.mark.parametrize("posterior", ["laplace", QUICK_VBLL, "laplace_lora:num_samples=10"])
 def test_another_posterior_is_fitted_to_the_gated_network(trained, tmp_path, posterior):
     trained.save_pretrained(tmp_path / "model")
     clf = load(tmp_path / "model").calibrate(ROWS, HELD, posterior=posterior)
@@ -100,7 +100,7 @@ def test_histories_are_asked_for_before_anything_is_loaded(tmp_path):
 
 
 def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
-    clf = new(llama, ILORA, "vbll:prior_scale=2,polish_bound=jensen", verbaliser="names")
+    clf = new(llama, ILORA, QUICK_VBLL, verbaliser="names")
     found = clf.fit(ROWS, epochs=1, batch_size=8, cv=2).predict(TEST)
     assert np.isfinite(found.probs).all()
 
@@ -130,7 +130,7 @@ NEXT = next_rows(9, seed=2)
 @pytest.fixture(scope="module")
 def recommender(llama):
     """A gate that sees histories, beside a last layer that reads candidates one by one."""
-    clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", "vbll:prior_scale=2")
+    clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", QUICK_VBLL)
     return clf.fit(next_rows(24), next_rows(12, seed=1), epochs=3, batch_size=8)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows, without_hashes
+from tiny import QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows, without_hashes
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import bayeslora as bl
@@ -45,7 +45,7 @@ def fitted(backbone, adapter=WHOLE, posterior="mle", **options):
 
 @pytest.mark.parametrize(
     "posterior",
-    ["mle", "vbll", "laplace", "temperature", "gvbll", "ensemble:num_members=2"],
+    ["mle", QUICK_VBLL, "laplace", "temperature", "gvbll", "ensemble:num_members=2"],
 )
 def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, posterior):
     clf = fitted(backbone, posterior=posterior, out=tmp_path / "model")

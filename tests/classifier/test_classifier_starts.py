@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from tiny import tiny_llama, toy_rows
+from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.checkpoint import read_model
@@ -18,7 +18,7 @@ ADAPTERS = {
 POSTERIORS = [
     "mle",
     "map",
-    "vbll",
+    QUICK_VBLL,
     "laplace",
     "temperature",
     "ensemble:num_members=2",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import toy_rows
+from tiny import QUICK_VBLL, toy_rows
 from usage import TEST, fitted, from_transformers, load, same
 
 import bayeslora as bl
@@ -16,7 +16,7 @@ QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
     [
         ("lora:r=2", "mle"),
         ("lora:r=2", QUICK),
-        ("polar:r=2", "vbll"),
+        ("polar:r=2", QUICK_VBLL),
         ("polar:r=2", "laplace"),
         ("ilora:r=4,num_experts=2", "mle"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax
-from tiny import tiny_bert, tiny_llama, toy_rows
+from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.class_prior import best_factor, lens, varied
@@ -75,7 +75,7 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
 @pytest.mark.parametrize("means", ["refit", "trained"])
 def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
     """Adapters learn as without a prior mean, so that means which are kept are bit-equal."""
-    posterior = f"vbll:polish_mean={means}"
+    posterior = f"{QUICK_VBLL},polish_mean={means}"
     with_words, without = (
         fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
         for words in ({"animals": "dog", "food": "fish", "weather": "wind"}, "none")

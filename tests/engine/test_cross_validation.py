@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
-from tiny import tiny_llama, toy_rows
+from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora import InputError
 from bayeslora.classifier import BayesianClassifier
@@ -137,7 +137,7 @@ def fitted(backbone, cv, adapter="lora:r=2", posterior="mle", **options):
 
 def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
     def num_rows(rows):
-        clf = BayesianClassifier(backbone, "none", "vbll", dtype="float32", progress=False)
+        clf = BayesianClassifier(backbone, "none", QUICK_VBLL, dtype="float32", progress=False)
         return clf.fit(rows, cv=2).record.results["logit_scale"]["num_rows"]
 
     rows = [
@@ -150,7 +150,7 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
 
 
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
-@pytest.mark.parametrize("posterior", ["mle", "vbll:link=probit", "laplace:link=probit"])
+@pytest.mark.parametrize("posterior", ["mle", f"{QUICK_VBLL},link=probit", "laplace:link=probit"])
 def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
     if posterior.startswith("vbll") and adapter != "none":
         # so few steps without parts would refit them
@@ -223,9 +223,9 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
 
 
 def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
-    assert fitted(backbone, None, "polar:r=2", "vbll").record.training["cv"] == "auto"
+    assert fitted(backbone, None, "polar:r=2", QUICK_VBLL).record.training["cv"] == "auto"
     assert fitted(backbone, None, "polar:r=2", "mle").record.training["cv"] == 0
-    assert fitted(backbone, None, "none", "vbll").record.training["cv"] == 0
+    assert fitted(backbone, None, "none", QUICK_VBLL).record.training["cv"] == 0
     clf = BayesianClassifier(backbone, "polar:r=2", dtype="float32", progress=False)
     assert clf.fit(ROWS, TEST, epochs=1).record.training["cv"] == 0
 

@@ -22,7 +22,7 @@ FAMILIES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
 def test_the_size_is_that_of_the_tensors_of_a_fit(family):
     import torch
 
-    config = VBLL(covariance=family, rank=2, polish_bound="tilted")
+    config = VBLL(covariance=family, rank=2, polish_bound="tilted", prior_scale=2)
     head = build(config, 5, 3)
     generator = torch.Generator().manual_seed(0)
     head.fit(torch.randn(12, 5, generator=generator), torch.arange(12) % 3)

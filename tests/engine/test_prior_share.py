@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_llama, toy_rows
+from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.final_fit import prior_share
@@ -28,7 +28,7 @@ def test_it_is_what_the_prior_means_logits_leave_of_the_logits():
     assert prior_share(features, mean, mean + torch.ones(3, 5)) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("posterior", ["vbll", "map", "laplace"])
+@pytest.mark.parametrize("posterior", [QUICK_VBLL, "map", "laplace"])
 def test_fits_and_predictions_say_it(posterior, tmp_path):
     llama = tiny_llama(tmp_path / "llama")
     words = {"animals": "dog", "food": "fish", "weather": "wind"}
