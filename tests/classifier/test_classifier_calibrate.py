@@ -459,9 +459,7 @@ def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
     assert "10 of 40 texts are in <list> too" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "posterior", ["laplace:prior_precision=1e-9", "vbll:prior_scale=3e3,polish_bound=jensen"]
-)
+@pytest.mark.parametrize("posterior", ["laplace:prior_precision=1e-9", "vbll:prior_scale=3e3"])
 def test_a_prior_that_is_too_wide_is_pointed_out(foreign, caplog, posterior, monkeypatch):
     # Such a prior takes a closed-form fit seconds.
     monkeypatch.setattr("bayeslora.engine.side_by_side.LONG_REPEATS", 1)
