@@ -25,13 +25,13 @@ from bayeslora.backbones.tokens import Batch
 from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.engine.checkpoints import checkpoint_state
 from bayeslora.engine.data import read_rows
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build, build_weights
-from bayeslora.posteriors.features import mean_logits
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import CLOSED_FORM
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
@@ -137,7 +137,6 @@ class _Rows:
     def backward(self, count: int) -> None:
         """Fit a last layer first: the network's own starts at zero, where no gradient passes it."""
         network, train = self.network, self.train
-        width = network.encoder.num_features
         rows = spread(len(train.texts), count)
         lengths = train.texts.tokens.lengths[rows]
         batches = [
@@ -147,14 +146,15 @@ class _Rows:
         network.eval()
         with torch.no_grad():
             features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
-        states = features[..., :width]
-        scale = states.double().square().sum(-1).mean().sqrt().float()
-        scaled = torch.cat([states / scale, features[..., width:]], -1)
+        found = unscaled(network.encoder, features)
+        scale = found.values.double().square().sum(-1).mean().sqrt().float()
         labels = train.labels[[row for batch in batches for row in batch]].to(features.device)
-        weight = _last_layer(scaled, labels, len(network.head.mean_weight), width) / scale
+        scaled = Features(found.values / scale, labels, found.known)
+        weight = _last_layer(scaled, len(network.head.mean_weight)) / scale
         with progress_bar("gradients", len(rows), shown=self.shown, unit="text") as advance:
             for batch in batches:
-                logits = mean_logits(network.encoder(train.texts.collate(batch)), weight)
+                given = unscaled(network.encoder, network.encoder(train.texts.collate(batch)))
+                logits = given.logits(weight)
                 truth = train.labels[batch].to(logits.device)
                 loss = cross_entropy(logits, truth, reduction="sum") / len(rows)
                 torch.autograd.backward(loss)
@@ -229,10 +229,10 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _last_layer(features: Tensor, labels: Tensor, num_classes: int, num_features: int) -> Tensor:
+def _last_layer(rows: Features, num_classes: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
-    shared = features.ndim == 3
-    head: Any = build(CLOSED_FORM, num_features, num_classes, shared=shared)
-    head.to(features.device).refit(features, labels)
+    values = rows.values
+    head: Any = build(CLOSED_FORM, values.shape[-1], num_classes, shared=values.ndim == 3)
+    head.to(values.device).refit(rows)
     weight: Tensor = head.mean_weight
     return weight

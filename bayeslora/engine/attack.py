@@ -156,7 +156,7 @@ class _Piece:
             for state in members:
                 if len(members) > 1:
                     network.load_trained_state(state)
-                yield network.head.data_loss(network(batch), labels)
+                yield network.head.data_loss(replace(network(batch), labels=labels))
         finally:
             if len(members) > 1:
                 network.load_trained_state(members[0])

@@ -25,6 +25,7 @@ from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head, build, build_weights, check_factors
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import CLOSED_FORM, names_where
 from bayeslora.tasks.splits import stratified_sample
 
@@ -310,5 +311,5 @@ def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
     head = build(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
-    head.fit(scaled, labels, None)
+    head.fit(Features(scaled, labels))
     return float(head.report()["elbo"])

@@ -72,12 +72,12 @@ def calibrate(
         kept, taken = split_examples(whole, labels, hold_out, fitted.record.seed)
         train, validation = whole.take(kept), whole.take(taken)
     held = None if validation is None else fitted.known(validation)
-    rows = None if held is None else held.rows
+    rows = None if held is None else held.rows.features
     before = None if held is None else fitted.scores_of(held)
     known = fitted.known(train)
     race: SideBySide | None = None
     if posterior is None:
-        posterior, race = best_posterior(fitted, known.rows, rows)
+        posterior, race = best_posterior(fitted, known.rows.features, rows)
         check_feature_scores(feature_scores, posterior)
     classes, size = fitted.network.head.mean_weight.shape
     sizes = TrainingSizes(classes, size, len(train))
@@ -90,9 +90,8 @@ def calibrate(
         scores = settled_scores(asked, posterior)
         new = fitted.with_posterior(posterior).calibrated(known, held, columns, scores)
         if race is None:
-            race = beside_others(
-                fitted, posterior, known.rows, rows, lambda: new.answers(held or known)
-            )
+            own = known.rows.features
+            race = beside_others(fitted, posterior, own, rows, lambda: new.answers(held or known))
     except BaseException:
         # Both share the adapters, which a search turns before it ends.
         fitted.network.load_trained_state(fitted.members[0])
@@ -101,7 +100,7 @@ def calibrate(
         new.say_too_wide(held)
         new = new.compared(before, held)
     if race is None:
-        _say_too_few(posterior, len((rows or known.rows).labels))
+        _say_too_few(posterior, len(rows or known.rows.features))
     if hold_out:
         new = _divided(new, whole, hold_out)
     return new if race is None else _recorded(new, race)

@@ -28,11 +28,10 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.verbaliser import Verbaliser, class_rows, class_words
-from bayeslora.engine.network import Network
+from bayeslora.engine.network import Network, unscaled
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.layer_list import find_layers
 from bayeslora.posteriors.base import FEW_ROWS
-from bayeslora.posteriors.features import split_known
 from bayeslora.tasks.examples import Examples
 
 # Ridge penalty relative to the mean square of the states, about the best at 32 to 640 texts.
@@ -103,9 +102,9 @@ class ClassPrior:
         if not isinstance(encoder, Encoder):
             raise TypeError("a finished classifier has a last layer already")
         weight = self.rows.double().cpu()
-        width = weight.shape[1]
         # What is known of the logits says which options a question lacks.
-        states, known = split_known(states.double(), width)
+        found = unscaled(encoder, states.double())
+        states, known = found.values, found.known
         if fresh and encoder.backbone.depth is None and encoder.pooling == "last":
             weight = without_mean_answer(weight, states)
             return weight, _plus(states @ weight.T, known), np.arange(len(states))
@@ -113,18 +112,15 @@ class ClassPrior:
         # Evenly spread, since rows may be sorted by class.
         rows = np.linspace(0, len(states) - 1, min(len(states), _ENOUGH_TEXTS)).round().astype(int)
         below = states[rows]
-        above, _ = split_known(whole.features(texts, rows=rows.tolist()).double(), width)
+        above = _last_states(whole, texts, rows.tolist())
         answers = above @ without_mean_answer(weight, above).T
         answers = _plus(answers, None if known is None else known[rows])
         missing = _ENOUGH_TEXTS - len(states)
         if missing > 0 and self.examples is not None:
             more = encoder.prepare(*varied(self.examples, missing))
             more = encoder.with_contexts(more, None)
-            further = [one.features(more).double() for one in (encoder, whole)]
-            below, above = (
-                torch.cat([old, split_known(new, width)[0]])
-                for old, new in zip((below, above), further, strict=True)
-            )
+            below = torch.cat([below, _last_states(encoder, more)])
+            above = torch.cat([above, _last_states(whole, more)])
             encoder.forget(more)
         logits = above @ weight.T
         weight = lens(below, logits - logits.mean(1, keepdim=True))
@@ -140,6 +136,13 @@ class ClassPrior:
             max_length=encoder.max_length,
             pooling="last",
         )
+
+
+def _last_states(
+    encoder: Encoder, texts: PreparedTexts, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Return the features [N, d] float64 of texts."""
+    return unscaled(encoder, encoder.features(texts, rows=rows).double()).values
 
 
 def centre(

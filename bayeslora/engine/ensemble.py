@@ -319,12 +319,12 @@ def fit_frozen(
     network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
     factor = None if prior is None else centre(network, prior, train, states[0])
     rows = [
-        FeatureRows(source, (scaled := network.scaled(found)), source.labels.to(scaled.device))
+        FeatureRows(source, network.scaled(found, source.labels))
         for source, found in zip((train, validation), states, strict=False)
         if source is not None
     ]
     if hasattr(network.head, "solve"):
-        network.head.solve(*rows[0].pair)
+        network.head.solve(rows[0].features)
     chosen = fit_last_layer(
         network,
         posterior,

@@ -34,13 +34,12 @@ from bayeslora.engine.checkpoints import (
     last_checkpoint,
     seal,
 )
-from bayeslora.engine.network import Network, under
+from bayeslora.engine.network import Network, under, unscaled
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.files import write_json
-from bayeslora.posteriors.features import split_known
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class MetaTuning:
 
     def features(self, batch: Batch) -> Tensor:
         """Return the features [B, d] of a batch."""
-        return split_known(self.encoder(batch), self.encoder.num_features)[0]
+        return unscaled(self.encoder, self.encoder(batch)).values
 
     def step(self, texts: PreparedTexts, episode: Episode, generator: torch.Generator) -> float:
         """Take one step; return its loss.
@@ -354,7 +353,7 @@ def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> 
         mix(network, [float(place == member) for place in range(count)])
         network.eval()
         features = network.encoder.features(rows.texts)
-        features, _ = split_known(features.double(), network.encoder.num_features)
+        features = unscaled(network.encoder, features.double()).values
         cosines = held_out_cosines(features, labels, classes)
         return cosines, labels, float(sites[0].cosine_scales[member])
 

@@ -30,6 +30,7 @@ from bayeslora.files import check_writable, refuse_existing, refuse_inputs, writ
 from bayeslora.layouts import Layout
 from bayeslora.manifest import TOKENIZER_FILES
 from bayeslora.output import listed_files, refuse_target
+from bayeslora.posteriors.features import Features
 from bayeslora.tensor_files import open_tensors
 
 POOLING = {
@@ -182,11 +183,11 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
     for site in network.sites:
         site.check_fixed()
     network.eval()
-    features = network.scaled(encoder.features(encoder.probe()))
-    expected = network.head.predict(features).mean
-    eye = torch.eye(features.shape[1], device=features.device)
+    rows = network.scaled(encoder.features(encoder.probe()))
+    expected = network.head.predict(rows).mean
+    eye = Features(torch.eye(rows.values.shape[1], device=rows.values.device))
     for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
-        found = features.double() @ weight.mT
+        found = rows.values.double() @ weight.mT
         if (found - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
             merged: Tensor = (weight / network.feature_scale.double()).cpu()
             return merged

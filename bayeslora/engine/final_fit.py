@@ -23,7 +23,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
 from bayeslora.posteriors.feature_scores import FeatureScores
-from bayeslora.posteriors.features import centred_logits, split_known
+from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.posteriors.weights.training import FinalFit
 
@@ -86,37 +86,36 @@ def fit_last_layer(
     Raises:
         InputError: The features or the curvature are not finite, or their scale is out of reach.
     """
-    features, labels = train.pair
+    rows = train.features
     with _watched(network.head, shown=progress):
-        fit_head(network, train.pair, None if held_out is None else held_out.pair)
-    chosen = network.head.report() | network.head.fit_report(features, labels)
+        fit_head(network, rows, None if held_out is None else held_out.features)
+    chosen = network.head.report() | network.head.fit_report(rows)
     held = None if held_out is None else held_out.source
     posterior.after_last_layer(final_fit(network, train.source, held, seed=seed, shown=progress))
     centre = getattr(network.head, "prior_mean", None)
     if centre is not None:
-        chosen["prior_share"] = prior_share(features, network.head.mean_weight, centre)
+        chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows nothing chooses the scale of the logits")
-        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out)
+        logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out.features)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
     if feature_scores is None or feature_scores:
         network.feature_scores = FeatureScores.fitted(
             feature_scores,
-            split_known(features, network.head.mean_weight.shape[1])[0] * by_features,
-            labels,
+            rows.values * by_features,
+            rows.targets,
             seed,
         )
     report: Callable[[], dict[str, float | str]] = getattr(network.weights, "report", dict)
     return chosen | report()
 
 
-def scale_by(head: Head, held_out: FeatureRows) -> float:
+def scale_by(head: Head, held_out: Features) -> float:
     """Return the factor of a fitted head's logits that held-out rows ask for."""
-    features, labels = held_out.pair
     drawing = drawing_of(getattr(head, "config", None))
-    answers = [(head.predict(features), labels)]
+    answers = [(head.predict(held_out), held_out.targets)]
     return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
 
 
@@ -156,20 +155,18 @@ def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
     return max(0.0, 1 - float(apart.square().sum()) / size) if size > 0 else 0.0
 
 
-def fit_head(
-    network: Network, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor] | None
-) -> None:
-    """Fit the head alone to features [N, d] and labels [N].
+def fit_head(network: Network, train: Features, held_out: Features | None) -> None:
+    """Fit the head alone to labelled rows.
 
     Raises:
         InputError: The features are not finite, or their scale is out of reach.
     """
-    features, labels = train
-    _check_scale(network.encoder.root_mean_square(features))
+    square = train.values.double().square().sum(-1).mean().item()
+    _check_scale(math.sqrt(square))
     if isinstance(network.encoder, FinalLayerEncoder):
         # Somebody else's features come in a scale of their own.
-        network.head.set_mean_sq_norm(features.double().square().sum(-1).mean().item())
-    network.head.fit(features, labels, held_out)
+        network.head.set_mean_sq_norm(square)
+    network.head.fit(train, held_out)
 
 
 def _check_scale(norm: float) -> None:

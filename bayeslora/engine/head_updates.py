@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.engine.network import Network
+from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.types import Refittable
 
 
@@ -22,15 +23,13 @@ class Moment:
     Attributes:
         network: The network in training.
         optimizer: Holds the head's parameters.
-        features: [B, d] features of the batch, detached.
-        labels: [B] int64.
+        rows: The batch, detached.
         step: Adapter steps taken so far.
     """
 
     network: Network
     optimizer: AlternatingOptimizer
-    features: Tensor
-    labels: Tensor
+    rows: Features
     step: int
 
 
@@ -40,9 +39,9 @@ class HeadUpdate:
     def __call__(self, now: Moment) -> None:
         """Update the head before the adapter's gradient is taken."""
 
-    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
-        """Return what the adapter's gradient is taken of, for [B, d] features with a graph."""
-        return now.network.head.data_loss(features, now.labels)
+    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
+        """Return what the adapter's gradient is taken of, for the batch with its graph."""
+        return now.network.head.data_loss(rows)
 
     def after(self, now: Moment) -> None:
         """Do what is left once the adapter's gradient is there."""
@@ -68,7 +67,7 @@ class GradientSteps(HeadUpdate):
         head = now.network.head
         for _ in range(self._num_steps):
             head.zero_grad()
-            torch.autograd.backward(head.loss(now.features, now.labels, self._num_train))
+            torch.autograd.backward(head.loss(now.rows, self._num_train))
             now.optimizer.head_step()
         # The adapter's gradient is clipped by its norm alone.
         head.zero_grad()
@@ -81,10 +80,10 @@ class JointSteps(HeadUpdate):
         """Weigh the KL by `num_train` rows."""
         self._num_train = num_train
 
-    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the head's own objective, whose gradient reaches both."""
         now.network.head.zero_grad()
-        return now.network.head.loss(features, now.labels, self._num_train)
+        return now.network.head.loss(rows, self._num_train)
 
     def after(self, now: Moment) -> None:
         """Move the head by the gradient that the adapter's step uses as well."""
@@ -96,29 +95,28 @@ class JointSteps(HeadUpdate):
 class TrainingFeatures:
     """Features of all training rows in evaluation mode, computed once for each adapter step."""
 
-    def __init__(self, texts: PreparedTexts) -> None:
-        """Keep the training texts."""
-        self._texts = texts
+    def __init__(self, train: LabelledTexts) -> None:
+        """Keep the training rows."""
+        self._train = train
         self._step: int | None = None
-        self._values = torch.empty(0)
+        self._found = Features(torch.empty(0))
 
     @torch.no_grad()
-    def at(self, network: Network, step: int) -> Tensor:
-        """Return [N, d] features of the network after `step` adapter steps, scaled."""
+    def at(self, network: Network, step: int) -> Features:
+        """Return the features of the network after `step` adapter steps, scaled and labelled."""
         if step != self._step:
             was_training = network.training
-            network.eval()
-            self._values = network.scaled(network.encoder.features(self._texts))
+            self._found = feature_rows(network, self._train).features
             network.train(was_training)
             self._step = step
-        return self._values
+        return self._found
 
 
 class Refits(HeadUpdate):
     """Closed-form fits of the head to the features of all training rows, now and then."""
 
-    def __init__(self, head: Head, every: int, rows: TrainingFeatures, labels: Tensor) -> None:
-        """Refit `head` before each `every`-th step of the adapter, on these rows and labels [N].
+    def __init__(self, head: Head, every: int, rows: TrainingFeatures) -> None:
+        """Refit `head` before each `every`-th step of the adapter, on these rows.
 
         Raises:
             TypeError: The head has no closed-form fit that goes on from where it is.
@@ -130,11 +128,9 @@ class Refits(HeadUpdate):
         self._head = head
         self._every = every
         self._rows = rows
-        self._labels = labels
 
     def __call__(self, now: Moment) -> None:
         """Refit the head when its turn has come."""
         if now.step % self._every:
             return
-        features = self._rows.at(now.network, now.step)
-        self._head.refit(features, self._labels.to(features.device))
+        self._head.refit(self._rows.at(now.network, now.step))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
@@ -55,6 +54,7 @@ from bayeslora.engine.settings import TrainingSettings, plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 from bayeslora.processes import current
@@ -90,7 +90,7 @@ class FitResult:
 
 def validation_metrics(
     network: Network,
-    train: tuple[Tensor, Tensor] | None,
+    train: Features | None,
     validation: LabelledTexts,
     drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -102,19 +102,18 @@ def validation_metrics(
 
     Args:
         network: The network as trained so far.
-        train: Features [N, d] and labels [N] of the training rows; None where the head is as
-            training left it.
+        train: The training rows; None where the head is as training left it.
         validation: The rows to score.
         drawing: `link` and `num_samples` of the prediction; None takes the usual ones.
     """
     # A copy is fitted: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
-    features, labels = feature_rows(network, validation).pair
+    rows = feature_rows(network, validation).features
     if train is not None:
-        head.fit(*train, (features, labels), choose_prior=False)
-    probs = link_probabilities(head.predict(features), **(drawing or {})).probs
-    accuracy = (probs.argmax(1) == labels).double().mean()
-    return {"nll": nll(probs, labels), "accuracy": accuracy.item()}
+        head.fit(train, rows, choose_prior=False)
+    probs = link_probabilities(head.predict(rows), **(drawing or {})).probs
+    accuracy = (probs.argmax(1) == rows.targets).double().mean()
+    return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 
 @restored_random_state()
@@ -297,7 +296,7 @@ def _trainer(
 ) -> AlternatingTrainer:
     """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
     network, train = fit.network, fit.train
-    rows = TrainingFeatures(train.texts)
+    rows = TrainingFeatures(train)
     validate = _validation(fit, rows, held)
     return AlternatingTrainer(
         network,
@@ -349,10 +348,7 @@ def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -
     drawing = drawing_of(fit.posterior)
 
     def validate(network: Network, step: int) -> dict[str, float]:
-        train = None
-        if network.head.uses_training_features:
-            features = rows.at(network, step)
-            train = (features, fit.train.labels.to(features.device))
+        train = rows.at(network, step) if network.head.uses_training_features else None
         return validation_metrics(network, train, held, drawing)
 
     return validate
@@ -369,14 +365,14 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
 
 
 def _posteriors_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
-    training, labels = fit.posterior.head_training(), fit.train.labels
+    training, num_train = fit.posterior.head_training(), len(fit.train.labels)
     if training.step == "refit":
-        steps_per_epoch = math.ceil(len(labels) / fit.settings.batch_size)
+        steps_per_epoch = math.ceil(num_train / fit.settings.batch_size)
         every = max(1, steps_per_epoch // training.count)
-        return Refits(fit.network.head, every, rows, labels)
+        return Refits(fit.network.head, every, rows)
     if training.step == "joint":
-        return JointSteps(len(labels))
-    return GradientSteps(training.count, len(labels))
+        return JointSteps(num_train)
+    return GradientSteps(training.count, num_train)
 
 
 class _AfterEpoch(TrainerCallback):

@@ -43,7 +43,7 @@ from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import build_weights, check_factors
-from bayeslora.posteriors.features import mean_logits
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import OWN_SOFTMAX, provider, stored_posterior
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
@@ -302,7 +302,7 @@ class FittedModel:
         fit = final_fit(network, rows.source, held, seed=seed, shown=self.progress)
         if config.before_last_layer(fit):
             rows = feature_rows(network, rows.source)
-        accuracy = _accuracy(network, rows, train.examples.source)
+        accuracy = _accuracy(network, rows.features, train.examples.source)
         chosen = fit_last_layer(
             network,
             config,
@@ -428,10 +428,10 @@ class FittedModel:
         return replace(self, record=record, validation_scores=(before, after))
 
 
-def _accuracy(network: Network, rows: FeatureRows, source: str) -> float:
+def _accuracy(network: Network, rows: Features, source: str) -> float:
     """Return the accuracy of the mean weights on the rows to fit to; say where it is too good."""
-    features, labels = rows.pair
-    found = mean_logits(features.double(), network.head.mean_weight.double()).argmax(1)
+    labels = rows.targets
+    found = rows.double().logits(network.head.mean_weight.double()).argmax(1)
     accuracy = (found == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(

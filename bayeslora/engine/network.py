@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.lisa.layers import FullLayers
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.encoder import Encoder
+from bayeslora.backbones.encoder import Encoder, FeatureExtractor
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.features import Features
 
 CONDITIONING = "adapter.conditioning."
 """How the tensors begin of what makes an adapter depend on the example."""
@@ -65,19 +66,24 @@ class Network(nn.Module):
         """What makes passes depend on the example, where something does."""
         return self.encoder.conditioning
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
+    def forward(self, batch: Batch) -> Features:
+        """Return features of [B, d] float32, scaled so that their mean square norm starts at 1."""
         return self.scaled(self.encoder(batch))
 
-    def scaled(self, features: Tensor) -> Tensor:
+    def scaled(self, features: Tensor, labels: Tensor | None = None) -> Features:
         """Return features [N, ...] of the encoder as the head sees them, and where the head is.
+
+        Args:
+            features: With known logits behind them, where there are some.
+            labels: [N] int64.
 
         Raises:
             InputError: They are not finite.
         """
-        features = features.to(self.feature_scale.device)
+        device = self.feature_scale.device
+        rows = unscaled(self.encoder, features.to(device))
         width = self.encoder.num_scaled
-        scaled = features[..., :width] / self.feature_scale
+        scaled = rows.values[..., :width] / self.feature_scale
         # In training a GPU would be waited for at every step; the next pass in evaluation mode, at
         # the end of the epoch or of the fit, finds it too.
         looks = not (self.training and scaled.is_cuda)
@@ -86,8 +92,9 @@ class Network(nn.Module):
                 "the network's features are not finite; where training came to this, it diverged: "
                 "lower the adapter's learning rate (lr)"
             )
-        rest = features[..., width:]
-        return torch.cat([scaled, rest], -1) if rest.shape[-1] else scaled
+        rest = rows.values[..., width:]
+        values = torch.cat([scaled, rest], -1) if rest.shape[-1] else scaled
+        return Features(values, None if labels is None else labels.to(device), rows.known)
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""
@@ -138,6 +145,18 @@ class Network(nn.Module):
     @property
     def _scores(self) -> nn.ModuleDict:
         return self.feature_scores.parts
+
+
+def unscaled(encoder: FeatureExtractor, features: Tensor) -> Features:
+    """Return features [N, ...] of an encoder apart from the known logits behind them.
+
+    These are one column of options, and otherwise one for each class, where a row lacks one.
+    """
+    size = encoder.num_features
+    values, known = features[..., :size], features[..., size:]
+    if not known.shape[-1]:
+        return Features(values)
+    return Features(values, known=(known[..., 0] if known.ndim == 3 else known).contiguous())
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from bayeslora.engine.card import method_name
 from bayeslora.engine.data import Unknown, classes_for, say_truncation, unknown_labels
 from bayeslora.engine.predict import answer, num_passes, to_predictions
@@ -21,6 +19,7 @@ from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.engine.settings import LabelledExamples
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.collection import EXAMPLE_COLUMN
 from bayeslora.predictions.record import Predictions
@@ -125,7 +124,7 @@ def predict_texts(
     drawing: Drawing,
     *,
     advance: Advance,
-    features: Tensor | None = None,
+    features: Features | None = None,
 ) -> Predictions:
     """Return the predictions of prepared texts.
 
@@ -135,7 +134,7 @@ def predict_texts(
         texts: The same rows, prepared.
         drawing: How to draw.
         advance: Called with the number of texts after each batch of a pass.
-        features: [N, d], where this network has given them already.
+        features: Of the texts, where this network has given them already.
     """
     posterior = fitted.posterior
     draws = drawing.num_samples

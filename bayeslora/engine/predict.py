@@ -18,7 +18,7 @@ from bayeslora.logits import ABSENT, AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.feature_scores import FeatureScores
-from bayeslora.posteriors.features import split_known
+from bayeslora.posteriors.features import Features
 from bayeslora.predictions.record import Predictions
 
 _BATCH = 64
@@ -51,7 +51,7 @@ def answer(
     posterior: Posterior,
     texts: PreparedTexts,
     *,
-    features: Tensor | None = None,
+    features: Features | None = None,
     num_samples: int | None = None,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
@@ -63,7 +63,7 @@ def answer(
         members: Trained tensors of each member, whose answers are averaged; most often one.
         posterior: What was trained.
         texts: The texts.
-        features: [N, d], where the head sees them already; draws of other weights have their own.
+        features: Of the texts, where they are known; draws of other weights have their own.
         num_samples: Draws of a posterior over adapter weights, instead of its own number, or the
             most draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
             posteriors take the passes they need, whatever the number.
@@ -89,7 +89,7 @@ def answer(
     if gaussian is not None:
         yield Answer(gaussian, _scores(network, features))
         return
-    for rows in torch.split(features, _ROWS):
+    for rows in features.split(_ROWS):
         yield Answer(_last_layer_logits(network.head, rows, num_samples), _scores(network, rows))
 
 
@@ -106,7 +106,7 @@ def _of_members(
         for state in members:
             network.load_trained_state(state)
             raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-            rows = torch.split(network.scaled(raw), _ROWS)
+            rows = network.scaled(raw).split(_ROWS)
             by_member.append([_last_layer_logits(network.head, one, num_samples) for one in rows])
     finally:
         network.load_trained_state(members[0])
@@ -114,22 +114,21 @@ def _of_members(
         yield Answer(mixed(parts))
 
 
-def _last_layer_logits(head: Head, features: Tensor, num_samples: int | None) -> Logits:
-    logits: Logits = head.predict(features)
+def _last_layer_logits(head: Head, rows: Features, num_samples: int | None) -> Logits:
+    logits: Logits = head.predict(rows)
     if num_samples is None or not isinstance(logits, SampledLogits):
         return logits
     return logits.thinned(num_samples) if num_samples else logits.at_mean()
 
 
-def _scores(network: Network, features: Tensor) -> dict[str, Tensor]:
-    states, _ = split_known(features, network.head.mean_weight.shape[1])
-    return network.feature_scores.of_features(states) | _own_scores(network.head, features)
+def _scores(network: Network, rows: Features) -> dict[str, Tensor]:
+    return network.feature_scores.of_features(rows.values) | _own_scores(network.head, rows)
 
 
-def _own_scores(head: Head, features: Tensor) -> dict[str, Tensor]:
-    """Return the scores [N] by name that a head has of [N, d] features, where it has any."""
-    scores: Callable[[Tensor], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
-    return {} if scores is None else scores(features)
+def _own_scores(head: Head, rows: Features) -> dict[str, Tensor]:
+    """Return the scores [N] by name that a head has of rows, where it has any."""
+    scores: Callable[[Features], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
+    return {} if scores is None else scores(rows)
 
 
 def to_predictions(

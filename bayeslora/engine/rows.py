@@ -14,6 +14,7 @@ from bayeslora.engine.data import say_truncation
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.settings import LabelledExamples
+from bayeslora.posteriors.features import Features
 from bayeslora.tasks.examples import Examples
 
 
@@ -97,30 +98,17 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
     return len(rows)
 
 
-def scaled_features(network: Network, texts: PreparedTexts) -> Tensor:
-    """Return features [N, d] float32 as the head sees them, in evaluation mode."""
-    network.eval()
-    return network.scaled(network.encoder.features(texts))
-
-
 @dataclass(frozen=True)
 class FeatureRows:
     """Rows as the last layer sees them.
 
     Attributes:
         source: The texts and labels.
-        features: [N, ...] float32, where the head is.
-        labels: [N] int64, where the head is.
+        features: Labelled, float32, where the head is.
     """
 
     source: LabelledTexts
-    features: Tensor
-    labels: Tensor
-
-    @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Features and labels."""
-        return self.features, self.labels
+    features: Features
 
 
 @dataclass(frozen=True)
@@ -133,5 +121,5 @@ class KnownRows:
 
 def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
     """Return rows with the features that the network gives them in evaluation mode."""
-    features = scaled_features(network, rows.texts)
-    return FeatureRows(rows, features, rows.labels.to(features.device))
+    network.eval()
+    return FeatureRows(rows, network.scaled(network.encoder.features(rows.texts), rows.labels))

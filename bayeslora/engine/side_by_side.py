@@ -27,12 +27,12 @@ from bayeslora import options
 from bayeslora.engine.card import learnt_from
 from bayeslora.engine.final_fit import drawing_of, fit_head
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
@@ -114,7 +114,7 @@ class SideBySide:
 
 
 def best_posterior(
-    fitted: FittedModel, train: FeatureRows, held: FeatureRows | None
+    fitted: FittedModel, train: Features, held: Features | None
 ) -> tuple[Posterior, SideBySide]:
     """Return the candidate of lowest cross-validated NLL, and how all of them did.
 
@@ -126,10 +126,10 @@ def best_posterior(
     Raises:
         InputError: There are fewer than `FEWEST_EXAMPLES` training examples.
     """
-    if len(train.labels) < FEWEST_EXAMPLES:
+    if len(train) < FEWEST_EXAMPLES:
         raise InputError(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
-            f"{FEWEST_EXAMPLES} labelled rows, got {len(train.labels)}; name a posterior"
+            f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; name a posterior"
         )
     race = Race(fitted, train, held, FOLDS)
     entries = race.candidates(CANDIDATES)
@@ -144,8 +144,8 @@ def best_posterior(
 def beside_others(
     fitted: FittedModel,
     config: Posterior,
-    train: FeatureRows,
-    held: FeatureRows | None,
+    train: Features,
+    held: Features | None,
     answer: Callable[[], Predictions],
 ) -> SideBySide | None:
     """Return the chosen posterior beside the candidates; None where there is nothing to compare.
@@ -162,7 +162,7 @@ def beside_others(
     is_own = learnt_from(config, has_validation=held is not None) == "nothing"
     is_short = is_own or config.name in CANDIDATES
     own = race.affordable(config, OWN_LIMIT, OWN_LIMIT) if is_short else None
-    if (held is None and (own is None or is_own)) or len(race.scored.labels) < FEWEST_EXAMPLES:
+    if (held is None and (own is None or is_own)) or len(race.scored) < FEWEST_EXAMPLES:
         return None
     beside = CANDIDATES[:1] if held is None else CANDIDATES
     entries = race.candidates(beside) | {config.name: own}
@@ -261,8 +261,8 @@ OWN_LIMIT = 1e10
 Entries = dict[str, Posterior | None]
 """Options of candidates by name; None where a fit of each part would take too long."""
 
-Split = tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor]
-"""Training examples to fit to [N] bool, examples that choose, examples to score [M] bool."""
+Split = tuple[Features, Features | None, Tensor]
+"""Examples to fit to, examples that choose, examples to score [M] bool."""
 
 Found = dict[str, list[Predictions]]
 """Predictions of each candidate, one of all scored examples per division."""
@@ -283,20 +283,20 @@ class Race:
     """
 
     fitted: FittedModel
-    train: FeatureRows
-    held: FeatureRows | None
+    train: Features
+    held: Features | None
     num_folds: int
     halves_held: bool = False
 
     @property
-    def scored(self) -> FeatureRows:
+    def scored(self) -> Features:
         """The examples that are divided."""
         return self.held if self.halves_held and self.held is not None else self.train
 
     @cached_property
     def folds(self) -> NDArray[np.int64]:
         """[REPEATS, M] part of each scored example in each division."""
-        labels = self.scored.labels.cpu().numpy()
+        labels = self.scored.targets.cpu().numpy()
         seeds = np.random.SeedSequence(self.fitted.record.seed).generate_state(REPEATS)
         return np.stack([stratified_folds(labels, self.num_folds, int(seed)) for seed in seeds])
 
@@ -322,14 +322,14 @@ class Race:
     def _costs(self, config: Posterior) -> list[tuple[Posterior, float]]:
         """Return what the options may stand for, and its work in a division."""
         classes, size = self.fitted.network.head.mean_weight.shape
-        rows = len(self.train.labels)
+        rows = len(self.train)
         found = config.variants(classes, size, rows)
         return [(one, cost.multiplications * self.num_folds / FOLDS) for one, cost in found]
 
     def _repeats(self, config: Posterior) -> int:
         """Return how many divisions are affordable, at least one."""
         draws = config.num_samples or 1
-        rows = len(self.scored.labels)
+        rows = len(self.scored)
         logits = self.num_folds * rows * len(self.fitted.record.classes) * draws
         work = self._costs(config)[0][1]
         most = min(LONG_REPEATS, FIRST_LIMIT / work) if work else REPEATS
@@ -357,37 +357,30 @@ class Race:
 
     def _division(self, name: str, config: Posterior, number: int, advance: Any) -> Predictions:
         classes, scored = tuple(self.fitted.record.classes), self.scored
-        probs = np.empty((len(scored.labels), len(classes)))
-        for kept, choosing, rows in self._splits(number):
-            part = self._part_probs(config, kept, choosing, scored.features[rows])
+        probs = np.empty((len(scored), len(classes)))
+        for train, choosing, rows in self._splits(number):
+            part = self._part_probs(config, train, choosing, scored.take(rows))
             probs[rows.cpu().numpy()] = part.cpu().numpy()
             advance(1)
-        labels = scored.labels.cpu().numpy()
+        labels = scored.targets.cpu().numpy()
         return Predictions(probs, classes, labels, name=name, metadata={"fit_seed": f"{number}"})
 
     def _splits(self, number: int) -> Iterator[Split]:
-        features, labels = self.scored.pair
-        fold = torch.from_numpy(self.folds[number]).to(labels.device)
-        held = None if self.held is None else self.held.pair
+        scored = self.scored
+        fold = torch.from_numpy(self.folds[number]).to(scored.values.device)
         for part in range(self.num_folds):
             rows = fold == part
             if self.halves_held:
-                every = torch.ones_like(self.train.labels, dtype=torch.bool)
-                yield every, (features[~rows], labels[~rows]), rows
+                yield self.train, scored.take(~rows), rows
             else:
-                yield ~rows, held, rows
+                yield scored.take(~rows), self.held, rows
 
     def _part_probs(
-        self,
-        config: Posterior,
-        kept: Tensor,
-        choosing: tuple[Tensor, Tensor] | None,
-        features: Tensor,
+        self, config: Posterior, train: Features, choosing: Features | None, rows: Features
     ) -> Tensor:
         network = self.fitted.with_posterior(config).network
-        own, labels = self.train.pair
-        fit_head(network, (own[kept], labels[kept]), choosing)
-        return link_probabilities(network.head.predict(features), **drawing_of(config)).probs
+        fit_head(network, train, choosing)
+        return link_probabilities(network.head.predict(rows), **drawing_of(config)).probs
 
 
 def _with_few_draws(config: Any) -> Any:

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from bayeslora.engine.head_updates import HeadUpdate, Moment
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.weights.training import PassNoise
 from bayeslora.processes import current
 
@@ -160,15 +162,15 @@ class AlternatingTrainer(Trainer):
     def _pass(self, model: torch.nn.Module, batch: Batch, labels: Tensor) -> Tensor:
         world = current()
         with world.own_noise(self._step):
-            features = model(batch)
-        if not features.requires_grad:
+            rows: Features = model(batch)
+        if not rows.values.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
         # Each of several processes has run some of the rows; the head sees all of them.
-        features = world.joined(features, len(labels))
+        rows = replace(rows.map(lambda own: world.joined(own, len(labels))), labels=labels)
         optimizer = _unwrapped(self.optimizer)
-        now = Moment(self.network, optimizer, features.detach(), labels, self._step)
+        now = Moment(self.network, optimizer, rows.detach(), self._step)
         self._update_head(now)
-        loss = self._update_head.adapter_loss(now, features)
+        loss = self._update_head.adapter_loss(now, rows)
         loss = loss / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
         world.sum_(_adapter_gradients(optimizer) if world.size > 1 else ())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
+    from bayeslora.posteriors.features import Features
     from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
     from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
 
@@ -183,7 +184,7 @@ class Posterior(Options):
     ) -> LastLayer:
         """Return an untrained last layer whose one weight vector all options of a row share.
 
-        Its weights are [1, d], and its features [N, C, d + 1]; see `posteriors.features`.
+        Its weights are [1, d], and its features [N, C, d]; see `posteriors.features`.
 
         Args:
             num_features: d.
@@ -337,7 +338,7 @@ class Posterior(Options):
         self,
         network: Network,
         texts: PreparedTexts,
-        features: Tensor,
+        rows: Features,
         *,
         num_samples: int | None,
         advance: Callable[[int], object],
@@ -347,7 +348,7 @@ class Posterior(Options):
         Args:
             network: In evaluation mode.
             texts: N texts.
-            features: [N, d] of the mean network, as the last layer sees them.
+            rows: Of the mean network, as the last layer sees them.
             num_samples: As in `num_draws`.
             advance: Called with the number of texts after each batch of a pass.
         """

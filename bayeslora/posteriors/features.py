@@ -1,14 +1,15 @@
-"""What a last layer is given: features, and logits that are known beforehand.
+"""What a last layer is given: features of rows, their labels, and logits known beforehand.
 
     classes    φ [N, d] and weights [C, d]:          z_nc = θ_cᵀφ_n + o_nc
     options    φ [N, C, d] and one weight [1, d]:    z_nc = wᵀφ_nc + o_nc
 
-The known logits o are columns behind the features: C for classes, absent where all are zero, and
-one for options. They say which classes or options a row lacks: `logits.ABSENT` there, zero
-elsewhere.
+The known logits o say which classes or options a row lacks: `logits.ABSENT` there, zero elsewhere.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,88 +20,135 @@ GREATEST = 1e12
 """The largest number in a feature. Its fourth power is far from overflow."""
 
 
-def split_known(features: Tensor, num_features: int) -> tuple[Tensor, Tensor | None]:
-    """Return the features alone, [..., d], and the known logits [N, C]; None where there are none.
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Rows as a last layer sees them.
 
-    Args:
-        features: [N, d], [N, d + C], or of options [N, C, d + 1].
-        num_features: d.
+    Attributes:
+        values: [N, d] floats, or of options [N, C, d].
+        labels: [N] int64 class indices; None where they are not known.
+        known: [N, C] logits known beforehand; None for zero.
     """
-    if features.shape[-1] == num_features:
-        return features, None
-    states, known = features[..., :num_features], features[..., num_features:]
-    return states, known[..., 0] if features.ndim == 3 else known
+
+    values: Tensor
+    labels: Tensor | None = None
+    known: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.values)
+
+    @property
+    def targets(self) -> Tensor:
+        """The labels [N].
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self.labels is None:
+            raise ValueError("these rows have no labels")
+        return self.labels
+
+    def logits(self, weight: Tensor) -> Tensor:
+        """Return the logits [N, C] that weights [C, d], or of options [1, d], give."""
+        found = mean_logits(self.values, weight)
+        return found if self.known is None else found + self.known
+
+    def take(self, rows: Tensor | slice) -> Features:
+        """Return some of the rows, by number [n] int64 or mask [N] bool."""
+        labels, known = (None if part is None else part[rows] for part in (self.labels, self.known))
+        return Features(self.values[rows], labels, known)
+
+    def split(self, size: int) -> Iterator[Features]:
+        """Yield the rows, so many at a time."""
+        for start in range(0, max(1, len(self)), size):
+            yield self.take(slice(start, start + size))
+
+    def to(self, target: torch.device | torch.dtype) -> Features:
+        """Return the rows on a device, or with floats of another precision."""
+        moved = self.map(lambda floats: floats.to(target))
+        if self.labels is None or isinstance(target, torch.dtype):
+            return moved
+        return replace(moved, labels=self.labels.to(target))
+
+    def double(self) -> Features:
+        """Return the rows in float64."""
+        return self.to(torch.float64)
+
+    def detach(self) -> Features:
+        """Return the rows without their graph."""
+        return self.map(torch.Tensor.detach)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """Return the rows with values and known logits changed by the same function."""
+        known = None if self.known is None else change(self.known)
+        return Features(change(self.values), self.labels, known)
 
 
-def mean_logits(features: Tensor, weight: Tensor) -> Tensor:
-    """Return the logits [N, C] that weights give.
+def mean_logits(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the logits [N, C] that weights give, without known ones.
 
     Args:
-        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        values: [N, d], or of options [N, C, d].
         weight: [C, d], or of options [1, d].
     """
-    states, known = split_known(features, weight.shape[-1])
-    logits = states @ weight[0] if states.ndim == 3 else states @ weight.T
-    return logits if known is None else logits + known
+    return values @ weight[0] if values.ndim == 3 else values @ weight.T
 
 
-def centred_logits(features: Tensor, weight: Tensor) -> Tensor:
-    """Return the logits [N, C] without the known ones, less their mean over classes or options.
+def centred_logits(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the logits [N, C] without known ones, less their mean over classes or options.
 
     Features of options have a mean of zero already.
 
     Args:
-        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        values: [N, d], or of options [N, C, d].
         weight: [C, d], or of options [1, d].
     """
-    states, _ = split_known(features, weight.shape[-1])
-    if states.ndim == 3:
-        return states @ weight[0]
-    return states @ (weight - weight.mean(0)).T
+    if values.ndim == 3:
+        return values @ weight[0]
+    return values @ (weight - weight.mean(0)).T
 
 
-def weight_gradient(features: Tensor, residual: Tensor) -> Tensor:
+def weight_gradient(values: Tensor, residual: Tensor) -> Tensor:
     """Return Σ_nc r_nc ∂z_nc/∂W, shaped like the weights: [C, d], or of options [1, d].
 
     Args:
-        features: [N, d], or of options [N, C, d], without known logits.
+        values: [N, d], or of options [N, C, d].
         residual: [N, C].
     """
-    if features.ndim == 3:
-        return torch.einsum("nc,ncd->d", residual, features)[None]
-    return residual.T @ features
+    if values.ndim == 3:
+        return torch.einsum("nc,ncd->d", residual, values)[None]
+    return residual.T @ values
 
 
-def feature_gradient(features: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
-    """Return Σ_c r_c ∂z_c/∂φ of each row, shaped like the features; zero at known logits.
+def feature_gradient(values: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    """Return Σ_c r_c ∂z_c/∂φ of each row, shaped like the features.
 
     Args:
-        features: [N, d], [N, d + C], or of options [N, C, d + 1].
+        values: [N, d], or of options [N, C, d].
         weight: [C, d], or of options [1, d].
         residual: [..., N, C].
     """
-    found = residual[..., None] * weight[0] if features.ndim == 3 else residual @ weight
-    missing = features.shape[-1] - weight.shape[-1]
-    return torch.nn.functional.pad(found, (0, missing)) if missing else found
+    return residual[..., None] * weight[0] if values.ndim == 3 else residual @ weight
 
 
-def check_features(features: Tensor, what: str = "features") -> None:
+def check_features(rows: Features, what: str = "features") -> None:
     """Raise InputError for rows that no algebra of a last layer could take.
 
     Args:
-        features: [N, d], whatever their precision.
-        what: What the rows are, for the message.
+        rows: Whatever their precision.
+        what: What they are, for the message.
 
     Raises:
         InputError: A row holds NaN, an infinity, or a number beyond ±`GREATEST`.
     """
-    rows = features.detach()
+    values = rows.values.detach()
     # NaN is no smaller than anything, so that one comparison finds all three.
-    wrong = ~(rows.abs() <= GREATEST).flatten(1).all(-1)
+    wrong = ~(values.abs() <= GREATEST).flatten(1).all(-1)
     count = int(wrong.sum())
     if count:
         first = int(wrong.nonzero()[0, 0])
-        value = rows[first][~(rows[first].abs() <= GREATEST)][0].item()
+        value = values[first][~(values[first].abs() <= GREATEST)][0].item()
         raise InputError(
             f"{count} of {len(rows)} rows of {what} hold a number that cannot be computed with, "
             f"such as {value:g} in row {first + 1}; allowed are finite numbers from "
@@ -108,8 +156,8 @@ def check_features(features: Tensor, what: str = "features") -> None:
         )
 
 
-def check_fit(features: Tensor, validation: tuple[Tensor, Tensor] | None) -> None:
-    """Do what `check_features` does for the rows of a fit [N, d] and those held out, if any."""
-    check_features(features)
+def check_fit(train: Features, validation: Features | None) -> None:
+    """Do what `check_features` does for the rows of a fit and those held out, if any."""
+    check_features(train)
     if validation is not None:
-        check_features(validation[0], "validation features")
+        check_features(validation, "validation features")

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors.features import check_features, check_fit, mean_logits
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayerDefaults
 
 _STEPS = 200
@@ -58,7 +58,7 @@ class PointHead(LastLayerDefaults, nn.Module):
         """1/σ0² of a weight; zero without a prior."""
         return 0.0 if self.prior_scale is None else float(self.mean_sq_norm) / self.prior_scale**2
 
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+    def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return the mean cross-entropy, plus the prior's penalty / `num_train`.
 
         Raises:
@@ -66,29 +66,24 @@ class PointHead(LastLayerDefaults, nn.Module):
         """
         check_count("num_train", num_train, least=1, most=1e15)
         apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
-        found = cross_entropy(mean_logits(features, self.weight), labels)
+        found = cross_entropy(rows.logits(self.weight), rows.targets)
         if self.prior_scale is None:
             return found
         # A tensor, whose value the device need not be waited for.
         precision = self.mean_sq_norm / self.prior_scale**2
         return found + (0.5 * precision / num_train).to(apart) * apart.square().sum()
 
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def data_loss(self, rows: Features) -> Tensor:
         """Return the mean cross-entropy with the weights held constant."""
-        return cross_entropy(mean_logits(features, self.weight.detach()), labels)
+        return cross_entropy(rows.logits(self.weight.detach()), rows.targets)
 
-    def solve(self, features: Tensor, labels: Tensor) -> None:
+    def solve(self, rows: Features) -> None:
         """Bring the weights to the optimum of `loss` for fixed features, by L-BFGS in float64.
 
         Without a prior, classes that can be told apart have none; the search then ends after
         `_STEPS` iterations.
-
-        Args:
-            features: [N, d].
-            labels: [N] int64.
         """
-        head = copy.deepcopy(self).double()
-        rows = features.double()
+        head, rows = copy.deepcopy(self).double(), rows.double()
         search: Any = torch.optim.LBFGS(
             [head.weight],
             max_iter=_STEPS,
@@ -99,7 +94,7 @@ class PointHead(LastLayerDefaults, nn.Module):
 
         def closure() -> Tensor:
             search.zero_grad()
-            loss = head.loss(rows, labels, len(labels))
+            loss = head.loss(rows, len(rows))
             torch.autograd.backward(loss)
             return loss
 
@@ -107,29 +102,24 @@ class PointHead(LastLayerDefaults, nn.Module):
         self.set_mean(head.weight.detach())
 
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Leave the trained weights as they are.
 
         Raises:
             InputError: The features are not finite.
         """
-        check_fit(features, validation)
+        check_fit(train, validation)
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits with zero variance, in float64.
 
         Raises:
             InputError: The features are not finite.
         """
-        check_features(features)
-        mean = mean_logits(features.double(), self.weight.double())
+        check_features(rows)
+        mean = rows.double().logits(self.weight.double())
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     @property
@@ -198,13 +188,13 @@ class AroundPoint(LastLayerDefaults, nn.Module):
         super().__init__()
         self.point = point
 
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+    def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return the objective of the point estimate."""
-        return self.point.loss(features, labels, num_train)
+        return self.point.loss(rows, num_train)
 
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def data_loss(self, rows: Features) -> Tensor:
         """Return the mean cross-entropy with the weights held constant."""
-        return self.point.data_loss(features, labels)
+        return self.point.data_loss(rows)
 
     @property
     def mean_weight(self) -> Tensor:
@@ -224,9 +214,9 @@ class AroundPoint(LastLayerDefaults, nn.Module):
         """Centre the prior at [C, d] weights, and, with `start`, start there."""
         self.point.set_prior_mean(weight, start=start)
 
-    def solve(self, features: Tensor, labels: Tensor) -> None:
+    def solve(self, rows: Features) -> None:
         """Bring the weights to the optimum of `loss` for fixed features."""
-        self.point.solve(features, labels)
+        self.point.solve(rows)
 
     def set_mean_sq_norm(self, value: float) -> None:
         """Set the features' mean square norm, which turns prior scales into precisions."""

@@ -13,6 +13,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import FeatureExtractor
 from bayeslora.backbones.tokens import Batch
 from bayeslora.logits import Logits
+from bayeslora.posteriors.features import Features
 
 
 def _count(_: int) -> None:
@@ -30,13 +31,8 @@ class LastLayerDefaults:
         """Steps of a fit that takes so long that a bar shows them; 0 for no bar."""
         return 0
 
-    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return what a fit to these training rows reached, beside `report`, JSON-ready.
-
-        Args:
-            features: [N, d].
-            labels: [N] int64.
-        """
+    def fit_report(self, rows: Features) -> dict[str, float]:
+        """Return what a fit to these training rows reached, beside `report`, JSON-ready."""
         return {}
 
 
@@ -45,7 +41,7 @@ class LastLayer(Protocol):
 
     Every implementation is also an `nn.Module`, with state made of tensors only. One whose logits
     have variance keeps its options as `config`, where `link` and `num_samples` are looked up. One
-    with scores of its own has `scores_of(features)`, from [N, d] to [N] by name, higher = more
+    with scores of its own has `scores_of(rows)`, which returns [N] by name, higher = more
     uncertain. One that can multiply the means of its logits alone has `scale_mean(factor)`, which
     the factor that held-out rows choose then is of.
     """
@@ -67,17 +63,16 @@ class LastLayer(Protocol):
         """[C, d]: the posterior's mean, detached."""
         ...
 
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+    def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return the head's own objective: mean nats a row, KL / `num_train` included.
 
         Args:
-            features: [B, d] floats; gradients reach them.
-            labels: [B] int64 class indices.
+            rows: Labelled; gradients reach their values.
             num_train: Rows of the whole training set.
         """
         ...
 
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def data_loss(self, rows: Features) -> Tensor:
         """Return what the adapter minimises: mean nats a row, without the KL.
 
         Gradients reach the features only; the head's parameters count as constants.
@@ -85,22 +80,16 @@ class LastLayer(Protocol):
         ...
 
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Fit the posterior that `predict` uses to cached features, in float64.
 
         Training state is left alone, so training can go on afterwards.
 
         Args:
-            features: [N, d], the whole training set in evaluation mode.
-            labels: [N] int64 class indices.
-            validation: Features and labels of held-out rows, for choosing the prior and whatever
-                else the method chooses by them.
+            train: The whole training set in evaluation mode, labelled.
+            validation: Held-out rows, labelled, for choosing the prior and whatever else the method
+                chooses by them.
             choose_prior: Whether to choose a prior that is not a fixed number; False keeps that
                 of the training, which is quicker and good enough for comparing epochs.
 
@@ -109,8 +98,8 @@ class LastLayer(Protocol):
         """
         ...
 
-    def predict(self, features: Tensor) -> Logits:
-        """Return the logits' distribution for [N, d] features, in float64.
+    def predict(self, rows: Features) -> Logits:
+        """Return the logits' distribution of rows, in float64; their labels are not read.
 
         Raises:
             InputError: Features are not finite.
@@ -137,7 +126,7 @@ class LastLayer(Protocol):
         """Return what the fit chose and reached, JSON-ready: the prior scale, the ELBO."""
         ...
 
-    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+    def fit_report(self, rows: Features) -> dict[str, float]:
         """Return what a fit to these training rows reached, beside `report`."""
         ...
 
@@ -166,8 +155,8 @@ class LastLayer(Protocol):
 class Refittable(Protocol):
     """A last layer whose training state has an optimum in closed form, for `HeadTraining.step`."""
 
-    def refit(self, features: Tensor, labels: Tensor) -> None:
-        """Move the training state near its optimum for [N, d] features and labels [N]."""
+    def refit(self, rows: Features) -> None:
+        """Move the training state near its optimum for labelled rows."""
         ...
 
 
@@ -203,11 +192,11 @@ class Network(Protocol):
         ...
 
     def __call__(self, batch: Batch) -> Any:
-        """Return the features [B, d] of a batch as the last layer sees them."""
+        """Return the `Features` of a batch as the last layer sees them."""
         ...
 
-    def scaled(self, features: Tensor) -> Tensor:
-        """Return [N, d] features of the encoder as the last layer sees them."""
+    def scaled(self, features: Tensor, labels: Tensor | None = None) -> Features:
+        """Return what the encoder gives of rows [N, ...] as the last layer sees it."""
         ...
 
     def eval(self) -> Any:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import Head, build
+from bayeslora.posteriors.features import Features
 from bayeslora.testing.toy import toy
-
-Rows = tuple[Tensor, Tensor]
 
 
 class LastLayerCase:
@@ -59,18 +58,18 @@ class LastLayerCase:
         head.set_mean(self.start())
         return head
 
-    def toy(self, rows: int = 60, seed: int = 0) -> Rows:
-        """Return features [N, d] float64 and labels [N]."""
-        return toy(rows, self.num_features, self.num_classes, seed)
+    def toy(self, rows: int = 60, seed: int = 0) -> Features:
+        """Return labelled rows, [N, d] float64."""
+        return Features(*toy(rows, self.num_features, self.num_classes, seed))
 
-    def held_out(self) -> Rows:
+    def held_out(self) -> Features:
         """Return validation rows."""
         return self.toy(seed=9)
 
     def fitted(self, rows: int = 60) -> Head:
         """Return a head fitted to so many rows; override it to cache a slow fit."""
         head = self.make()
-        head.fit(*self.toy(rows), self.held_out())
+        head.fit(self.toy(rows), self.held_out())
         return head
 
     @classmethod
@@ -84,6 +83,6 @@ class LastLayerCase:
         return copy.deepcopy(self._first_fit())
 
     @pytest.fixture
-    def rows(self) -> Tensor:
-        """[20, d] features of fresh rows."""
-        return self.toy(rows=20, seed=4)[0]
+    def rows(self) -> Features:
+        """20 fresh rows without labels."""
+        return Features(self.toy(rows=20, seed=4).values)

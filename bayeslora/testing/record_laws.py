@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from bayeslora import options
 from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import POSTERIORS, check_posterior
 from bayeslora.testing.case import LastLayerCase
 
@@ -33,7 +33,9 @@ class RecordLaws(LastLayerCase):
             assert json.loads(json.dumps(said, allow_nan=False)) == said
 
     @pytest.mark.parametrize("count", [60, 3])
-    def test_saved_and_loaded_is_bit_equal(self, rows: Tensor, tmp_path: Path, count: int) -> None:
+    def test_saved_and_loaded_is_bit_equal(
+        self, rows: Features, tmp_path: Path, count: int
+    ) -> None:
         """From tensors and `extra_config` alone, also for fewer rows than features."""
         head = self.fitted(count)
         file = tmp_path / "posterior.safetensors"

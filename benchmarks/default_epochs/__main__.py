@@ -95,10 +95,10 @@ def losses(
     found = {}
     for name, config in FINAL.items():
         if config is None:
-            found[name] = nll(trained.predict(held.features), held.labels)
+            found[name] = nll(trained.predict(held), held.targets)
         elif isinstance(spec.posterior, VBLL):
             head = fitted_head(config, trained, rows[TRAIN], None)
-            found[name] = nll(head.predict(held.features), held.labels)
+            found[name] = nll(head.predict(held), held.targets)
     return found
 
 

@@ -76,10 +76,10 @@ def losses(
         rows = lab.features(states[epoch], [TRAIN, VALIDATION])
         held = rows[VALIDATION]
         trained = lab.trained_head(states[epoch])
-        values = {TRAINED: nll(trained.predict(held.features), held.labels)}
+        values = {TRAINED: nll(trained.predict(held), held.targets)}
         for name, config in FINAL.items():
             head = fitted_head(config, trained, rows[TRAIN], None)
-            values[name] = nll(head.predict(held.features), held.labels)
+            values[name] = nll(head.predict(held), held.targets)
         found[str(epoch)] = values
         print(data.name, directory.name, epoch, values, flush=True)
     return found

@@ -101,13 +101,13 @@ def curve_of(
         found = lab.features(states[epoch], [TRAIN, VALIDATION])
         train, held = found[TRAIN], found[VALIDATION]
         trained = lab.network.head
-        logits = trained.predict(held.features)
-        row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.labels)}
+        logits = trained.predict(held)
+        row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.targets)}
         for scale in (2.0, "validation", "empirical-bayes"):
             config = VBLL(prior_scale=scale, polish_mean="refit")
             head = fitted_head(config, trained, train, held)
-            logits = head.predict(held.features)
-            row[f"polished, {scale}"] = nll(logits, held.labels)
+            logits = head.predict(held)
+            row[f"polished, {scale}"] = nll(logits, held.targets)
             row[f"prior scale, {scale}"] = head.report()["prior_scale"]
         curve.append(row)
         print(folder.name, row, flush=True)

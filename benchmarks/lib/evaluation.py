@@ -20,11 +20,12 @@ from bayeslora.engine.final_fit import scale_by
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
+from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.build import Head
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
@@ -116,10 +117,10 @@ class Evaluation:
             self._texts[split] = LabelledTexts(texts, labels)
         return self._texts[split]
 
-    def features(self, state: State, splits: Sequence[str]) -> dict[str, FeatureRows]:
+    def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
         """Return the features of some splits with `state` in place."""
         self.network.load_trained_state(state)
-        return {name: feature_rows(self.network, self.texts(name)) for name in splits}
+        return {name: feature_rows(self.network, self.texts(name)).features for name in splits}
 
     def trained_head(self, state: State) -> Head:
         """Return the head as it was trained; the next state replaces its content."""
@@ -130,7 +131,7 @@ class Evaluation:
         self,
         name: str,
         state: State,
-        found: Mapping[str, FeatureRows],
+        found: Mapping[str, Features],
         config: Posterior | None,
     ) -> Outcome:
         """Return the predictions of a last-layer posterior on the features of a state.
@@ -149,7 +150,7 @@ class Evaluation:
         if config is not None and config.scales_logits and VALIDATION in found:
             factor = scale_by(head, found[VALIDATION])
         answers = {
-            split: [Answer(head.predict(rows.features).sharpened(factor))]
+            split: [Answer(head.predict(rows).sharpened(factor))]
             for split, rows in found.items()
             if split not in {TRAIN, VALIDATION}
         }
@@ -175,14 +176,14 @@ class Evaluation:
         return Outcome(self.predictions(name, answers, posterior=config, passes=config.num_samples))
 
     def ensemble(
-        self, name: str, members: Sequence[tuple[State, Mapping[str, FeatureRows]]]
+        self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
     ) -> Outcome:
         """Return the averaged predictions of several states, from their features."""
         means: dict[str, list[Tensor]] = {split: [] for split in self.scored}
         for state, found in members:
             head = self.trained_head(state)
             for split, values in means.items():
-                values.append(head.predict(found[split].features).mean)
+                values.append(head.predict(found[split]).mean)
         answers = {
             split: [Answer(SampledLogits(torch.stack(values)))] for split, values in means.items()
         }
@@ -221,7 +222,7 @@ class Evaluation:
 
 
 def fitted_head(
-    config: Posterior, trained: Head, train: FeatureRows, held_out: FeatureRows | None
+    config: Posterior, trained: Head, train: Features, held_out: Features | None
 ) -> Head:
     """Return the last layer of `config`, fitted to features, from a trained head's weights.
 
@@ -232,6 +233,6 @@ def fitted_head(
         held_out: Held-out rows, for choosing the prior; None chooses it without.
     """
     head = last_layer(config, trained.mean_weight)
-    head.to(train.features.device)
-    head.fit(*train.pair, None if held_out is None else held_out.pair)
+    head.to(train.values.device)
+    head.fit(train, held_out)
     return head

@@ -20,7 +20,6 @@ from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network
-from bayeslora.engine.rows import FeatureRows
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.files import read_json, write_json
 from bayeslora.links import link_probabilities
@@ -28,6 +27,7 @@ from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
 from bayeslora.posteriors import scores
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
 from bayeslora.tasks.examples import data_hash
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
@@ -135,7 +135,7 @@ def _train(
 def validation_nll(
     lab: Evaluation,
     state: State,
-    found: Mapping[str, FeatureRows],
+    found: Mapping[str, Features],
     config: Posterior | None,
     *,
     tuned: bool = False,
@@ -153,7 +153,7 @@ def validation_nll(
     if config is not None:
         head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
     rows = found[VALIDATION]
-    return nll(head.predict(rows.features), rows.labels)
+    return nll(head.predict(rows), rows.targets)
 
 
 def nll(logits: Logits, labels: Tensor) -> float:

@@ -19,9 +19,10 @@ from torch import Tensor
 from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.rows import FeatureRows, set_feature_scale
+from bayeslora.engine.rows import set_feature_scale
 from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.posteriors.features import Features
 from benchmarks.lib.evaluation import TEST, TRAIN, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import FAR, NEAR, ExperimentData
 from benchmarks.lib.results import Results
@@ -70,22 +71,20 @@ def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, di
     scores = {"leverage": leverages(found)}
     for name, config in HEADS.items():
         head = fitted_head(config, lab.network.head, found[TRAIN], None)
-        scores[name] = {
-            key: head.predict(rows.features).variance.sum(1) for key, rows in found.items()
-        }
+        scores[name] = {key: head.predict(rows).variance.sum(1) for key, rows in found.items()}
     return {
         name: {split: auroc(values[TEST], values[split]) for split in data.ood}
         for name, values in scores.items()
     }
 
 
-def leverages(found: dict[str, FeatureRows]) -> dict[str, Tensor]:
+def leverages(found: dict[str, Features]) -> dict[str, Tensor]:
     """Return φᵀ(I + Σ φφᵀ)⁻¹φ of every row, the sum over the training rows."""
-    train = found[TRAIN].features.double()
+    train = found[TRAIN].values.double()
     precision = torch.eye(train.shape[1], dtype=torch.float64) + train.T @ train
     factor = torch.linalg.cholesky(precision)
     return {
-        key: torch.linalg.solve_triangular(factor, rows.features.double().T, upper=False)
+        key: torch.linalg.solve_triangular(factor, rows.values.double().T, upper=False)
         .square()
         .sum(0)
         for key, rows in found.items()

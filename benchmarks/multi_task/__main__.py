@@ -43,12 +43,12 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
-from bayeslora.engine.rows import LabelledTexts, prepare, scaled_features
+from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
-from bayeslora.posteriors.features import mean_logits, split_known
+from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.logit_scale import best_scale
 from bayeslora.tasks.examples import (
@@ -220,9 +220,8 @@ def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> Lab
 
 def _logits(network: Network, rows: LabelledTexts) -> Tensor:
     """Return [N, C], those of other tasks' classes too."""
-    features = scaled_features(network, rows.texts)
-    states, _ = split_known(features, network.encoder.num_features)
-    return mean_logits(states.double(), network.head.mean_weight.double())
+    features = feature_rows(network, rows).features.double()
+    return mean_logits(features.values, network.head.mean_weight.double())
 
 
 def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:

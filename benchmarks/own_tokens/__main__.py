@@ -29,6 +29,7 @@ from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
 from bayeslora.engine.build import last_layer
 from bayeslora.files import atomic_file
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
@@ -145,12 +146,12 @@ def scores(states: dict[str, Tensor], labels: Tensor) -> dict[str, dict[str, Ten
         "knn": NearestRows.fitted(train, 0),
     }
     head = last_layer(VBLL(), torch.zeros(int(labels.max()) + 1, train.shape[1]))
-    head.fit(train, labels, None)
+    head.fit(Features(train, labels))
     found = {
         name: {key: score(rows.double()) for key, rows in scaled.items()}
         for name, score in fitted.items()
     }
-    variances = {key: head.predict(rows).variance.sum(1) for key, rows in scaled.items()}
+    variances = {key: head.predict(Features(rows)).variance.sum(1) for key, rows in scaled.items()}
     return found | {"logit_variance": variances}
 
 

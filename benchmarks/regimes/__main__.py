@@ -28,10 +28,10 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.fit import DEFAULT_EPOCHS, default_epochs
-from bayeslora.engine.rows import FeatureRows
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.features import Features
 from benchmarks.lib.evaluation import TEST, TRAIN, VALIDATION, Evaluation, FitSpec, Outcome, State
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -238,7 +238,7 @@ class Fits:
         self.adapter, self.posterior = FAMILIES[family]
         self.rates = LEARNING_RATES[self.adapter.name]
         self.lab = Evaluation(bench.backbone, self._spec(LONG, self.rates[0]), data)
-        self._known: dict[int, tuple[State, dict[str, FeatureRows]]] = {}
+        self._known: dict[int, tuple[State, dict[str, Features]]] = {}
         self._trajectories: dict[tuple[int, float], dict[int, State]] = {}
 
     def states(self, epochs: int, lr: float) -> dict[int, State]:
@@ -314,7 +314,7 @@ class Fits:
         found = self._features(state, [TRAIN, VALIDATION])
         return validation_nll(self.lab, state, found, config, tuned=config is not None)
 
-    def _features(self, state: State, splits: list[str]) -> dict[str, FeatureRows]:
+    def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
         # The state is kept beside its features, so that no other can take its identity.
         _, known = self._known.setdefault(id(state), (state, {}))
         missing = [name for name in splits if name not in known]

@@ -198,6 +198,15 @@ def plain_prediction(dtype: str) -> Run:
     return run
 
 
+def _rows(features: Any, labels: Any = None) -> tuple[Any, ...]:
+    """Return what a last layer takes of rows."""
+    try:
+        from bayeslora.posteriors.features import Features
+    except ImportError:  # an older version
+        return (features,) if labels is None else (features, labels)
+    return (Features(features, labels),)
+
+
 def head_fit(num_classes: int) -> Run:
     """Return the closed-form fit of a variational last layer to 640 rows of 576 features."""
 
@@ -220,7 +229,7 @@ def head_fit(num_classes: int) -> Run:
         features = features * scale / scale.square().sum().sqrt()
         config = affordable(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
         head: Any = build(config, 576, num_classes)
-        return clock(lambda: head.fit(features, labels))
+        return clock(lambda: head.fit(*_rows(features, labels)))
 
     return run
 
@@ -358,10 +367,11 @@ def our_laplace(*, predicts: bool) -> Run:
         config = Laplace(structure="kron", prior_precision=1.0)
         head: Any = build(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
         head.set_mean(layer.weight.data)
-        seconds = clock(lambda: head.fit(features, labels))
+        seconds = clock(lambda: head.fit(*_rows(features, labels)))
         if not predicts:
             return seconds
-        return clock(lambda: link_probabilities(head.predict(features[:25]), link="probit"))
+        asked = _rows(features[:25])
+        return clock(lambda: link_probabilities(head.predict(*asked), link="probit"))
 
     return run
 

@@ -116,9 +116,9 @@ def test_last_layers_on_stored_states(lab, states, config):
 
 
 def test_features_are_those_of_the_state(lab, states):
-    first, second = (lab.features(states[epoch], [TEST])[TEST].features for epoch in (1, 2))
+    first, second = (lab.features(states[epoch], [TEST])[TEST].values for epoch in (1, 2))
     assert not torch.allclose(first, second)
-    assert torch.equal(lab.features(states[1], [TEST])[TEST].features, first)
+    assert torch.equal(lab.features(states[1], [TEST])[TEST].values, first)
 
 
 def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
@@ -128,7 +128,7 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
 
     def score(config, validation):
         fitted = fitted_head(config, head, found[TRAIN], validation)
-        return trajectories.nll(fitted.predict(rows.features), rows.labels)
+        return trajectories.nll(fitted.predict(rows), rows.targets)
 
     chosen = VBLL(prior_scale="validation")
     tuned = score(chosen, rows)
@@ -162,15 +162,15 @@ def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
 def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):
     found = lab.features(states[2], [TRAIN, TEST])
     head = lab.trained_head(states[2])
-    before = head.predict(found[TEST].features)
+    before = head.predict(found[TEST])
     fitted_head(VBLL(), head, found[TRAIN], None)
-    assert torch.equal(head.predict(found[TEST].features).mean, before.mean)
+    assert torch.equal(head.predict(found[TEST]).mean, before.mean)
 
 
 def test_an_ensemble_averages_probabilities(lab, states):
     members = [(state, lab.features(state, lab.scored)) for state in states.values()]
     found = lab.ensemble("ensemble", members).predictions[TEST]
-    logits = [lab.trained_head(state).predict(rows[TEST].features).mean for state, rows in members]
+    logits = [lab.trained_head(state).predict(rows[TEST]).mean for state, rows in members]
     expected = torch.stack(logits).softmax(-1).mean(0)
     np.testing.assert_allclose(found.probs, expected.numpy(), atol=1e-12)
 
@@ -187,10 +187,8 @@ def test_predictions_can_be_scored(lab, states):
     outcome = lab.last_layer("vbll", states[2], found, VBLL())
     scores = evaluate(outcome.predictions[TEST], ood={FAR: outcome.predictions[FAR]})
     expected = trajectories.nll(
-        fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(
-            found[TEST].features
-        ),
-        found[TEST].labels,
+        fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(found[TEST]),
+        found[TEST].targets,
     )
     assert scores["nll"].value == pytest.approx(expected, rel=1e-9)
 

@@ -41,8 +41,8 @@ def uniform(bert):
 
 def test_prototypes_are_means_and_their_scale_is_the_tuned_one(uniform):
     network = uniform._known().network
-    rows = uniform._known().known(bl_examples(TRAIN)).rows
-    features, labels = rows.pair
+    rows = uniform._known().known(bl_examples(TRAIN)).rows.features
+    features, labels = rows.values, rows.labels
     expected = torch.stack([features[labels == n].double().mean(0) for n in range(3)])
     torch.testing.assert_close(network.head.centres, expected)
     scales = network.sites[0].cosine_scales

@@ -13,6 +13,7 @@ import bayeslora as bl
 from bayeslora.engine.card import fit_options
 from bayeslora.engine.cross_validation import split_off
 from bayeslora.engine.settings import TrainingData
+from bayeslora.posteriors.features import Features
 from bayeslora.tasks.columns import DataColumns
 
 
@@ -381,13 +382,13 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
     nothing, constant = torch.zeros(2, 1, width)
     constant[:, -1] = 1
     prior = 1 / float(head.prior_precision)
-    assert not head.predict(nothing).variance.any()
-    bias = head.predict(constant).variance
+    assert not head.predict(Features(nothing)).variance.any()
+    bias = head.predict(Features(constant)).variance
     assert (bias > 0).all()
     # Above by rounding at most, where the rows say nothing of a contrast.
     assert (bias <= prior * (1 + 1e-9)).all()
     final = encoder.model.classifier.bias.double()
-    torch.testing.assert_close(head.predict(constant).mean[0], final, atol=1e-6, rtol=0)
+    torch.testing.assert_close(head.predict(Features(constant)).mean[0], final, atol=1e-6, rtol=0)
 
 
 def test_a_calibration_that_fails_changes_nothing(llama):

@@ -202,7 +202,9 @@ def test_what_is_not_one_linear_network_is_refused(tmp_path, fitted, monkeypatch
     clf = fitted("llama", "lora:r=2", "laplace")
     head = clf._known().network.head
     known = head.predict
-    monkeypatch.setattr(head, "predict", lambda features: known(features.square() + 1))
+    monkeypatch.setattr(
+        head, "predict", lambda rows: known(rows.map(lambda values: values.square() + 1))
+    )
     with pytest.raises(InputError, match="'laplace'"):
         clf.export_merged(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -78,7 +78,7 @@ def test_map_is_the_optimum_that_another_library_finds(backbones):
     clf = fitted(backbones["bert"], "map:prior_scale=1.5")
     network = clf._known().network
     texts = network.encoder.prepare([row["text"] for row in ROWS])
-    features = network.scaled(network.encoder.features(texts)).double().numpy()
+    features = network.scaled(network.encoder.features(texts)).values.double().numpy()
     labels = [row["label"] for row in ROWS]
     other = LogisticRegression(C=1.5**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
     expected = other.fit(features, labels).predict_proba(features)

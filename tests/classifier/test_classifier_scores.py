@@ -88,7 +88,7 @@ def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
     network = clf._fitted.network
     texts = clf._fitted.prepare(bl_rows(clf, TEST)).texts
     with torch.no_grad():
-        features = network.scaled(network.encoder.features(texts)).double()
+        features = network.scaled(network.encoder.features(texts)).values.double()
     logits = (features @ network.head.mean_weight.double().T).numpy()
     logits -= logits.mean(1, keepdims=True)
     found = clf.predict(TEST).scores

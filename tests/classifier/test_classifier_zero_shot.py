@@ -62,7 +62,7 @@ def test_features_have_the_scale_that_priors_refer_to_without_texts_too(backbone
     network = classifier(backbones["llama"], template=frame).zero_shot(CLASSES)._known().network
     pairs = TEXTS if "{text_pair}" in frame else None
     features = network.scaled(network.encoder.features(network.encoder.prepare(TEXTS, pairs)))
-    assert features.square().sum(1).mean().sqrt() == pytest.approx(1, rel=0.2)
+    assert features.values.square().sum(1).mean().sqrt() == pytest.approx(1, rel=0.2)
 
 
 def test_words_that_say_nothing_are_named(backbones, caplog):

@@ -188,7 +188,7 @@ class SamplingLaws:
         fit.network.eval()
         other.network.eval()
         with torch.no_grad():
-            assert torch.equal(fit.network(batch), other.network(batch))
+            assert torch.equal(fit.network(batch).values, other.network(batch).values)
 
     def test_stored_checkpoints_of_other_draws_are_refused(self, backbone, tmp_path, monkeypatch):
         with pytest.raises(StoppedError), monkeypatch.context() as patch:

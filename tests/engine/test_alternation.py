@@ -19,8 +19,9 @@ from bayeslora.engine.head_updates import (
     Refits,
     TrainingFeatures,
 )
-from bayeslora.engine.rows import set_feature_scale
+from bayeslora.engine.rows import feature_rows, set_feature_scale
 from bayeslora.engine.trainer import AlternatingTrainer
+from bayeslora.posteriors.features import Features
 
 POSTERIORS = [
     MLE(),
@@ -104,7 +105,7 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
     found = adapter_gradients(fit.network)
     fit.network.zero_grad()
     labels = batch.pop("labels")
-    head, features = fit.network.head, fit.network(batch)
+    head, features = fit.network.head, fit.network(batch).values
     logits = features @ head.mean.detach().T
     variance = features.square() @ head.spread.detach().exp().square().T
     # Jensen's bound: E log softmax >= m_y - log sum exp(m + v / 2).
@@ -127,7 +128,7 @@ def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
     fit.network.load_trained_state(before)
     fit.network.zero_grad()
     labels = batch.pop("labels")
-    fit.network.head.loss(fit.network(batch), labels, 30).backward()
+    fit.network.head.loss(replace(fit.network(batch), labels=labels), 30).backward()
     for name, expected in adapter_gradients(fit.network).items():
         torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
     # The first step of Adam goes by its learning rate against the gradient's sign.
@@ -143,7 +144,8 @@ def test_the_head_does_not_see_the_adapter(encoder):
     batch = batch_of(fit)
     labels = batch.pop("labels")
     before = {name: item for name, item in fit.network.trained_state().items() if "adapter" in name}
-    GradientSteps(3, 30)(Moment(fit.network, optimizer, fit.network(batch).detach(), labels, 0))
+    rows = replace(fit.network(batch).detach(), labels=labels)
+    GradientSteps(3, 30)(Moment(fit.network, optimizer, rows, 0))
     assert all(item is None for item in adapter_gradients(fit.network).values())
     after = fit.network.trained_state()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -154,10 +156,8 @@ def test_the_head_takes_its_number_of_steps(encoder, num_steps):
     fit = fresh(encoder, GRADIENT)
     head = fit.network.head
     optimizer = build_optimizer(fit.network.sites, list(head.parameters()), POLAR, 0.05)
-    features = torch.randn(6, 16)
-    GradientSteps(num_steps, 30)(
-        Moment(fit.network, optimizer, features, torch.tensor([0, 1, 2] * 2), 0)
-    )
+    rows = Features(torch.randn(6, 16), torch.tensor([0, 1, 2] * 2))
+    GradientSteps(num_steps, 30)(Moment(fit.network, optimizer, rows, 0))
     assert int(optimizer.state[head.mean]["step"]) == num_steps
 
 
@@ -167,9 +167,9 @@ def test_the_kl_is_weighed_by_the_training_rows(decoder, tmp_path, monkeypatch):
     seen = []
     loss = type(fit.network.head).loss
 
-    def record(head, features, labels, num_train):
-        seen.append((len(labels), num_train))
-        return loss(head, features, labels, num_train)
+    def record(head, rows, num_train):
+        seen.append((len(rows), num_train))
+        return loss(head, rows, num_train)
 
     monkeypatch.setattr(type(fit.network.head), "loss", record)
     fit.run(tmp_path)
@@ -188,13 +188,13 @@ def test_the_heads_learning_rate_is_the_posteriors(decoder, tmp_path, head_lr):
 def test_refits_happen_when_their_turn_comes(decoder):
     fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
     set_feature_scale(fit.network, fit.train.texts)
-    update = Refits(fit.network.head, 3, TrainingFeatures(fit.train.texts), fit.train.labels)
-    features, labels = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
+    update = Refits(fit.network.head, 3, TrainingFeatures(fit.train))
+    rows = Features(torch.randn(4, 16), torch.tensor([0, 1, 2, 0]))
     fit.network.train()
     moved = []
     for step in range(7):
         before = fit.network.head.mean.detach().clone()
-        update(Moment(fit.network, None, features, labels, step))
+        update(Moment(fit.network, None, rows, step))
         moved.append(not torch.equal(before, fit.network.head.mean))
         fit.network.head.mean.data.zero_()
     assert moved == [True, False, False, True, False, False, True]
@@ -205,17 +205,17 @@ def test_a_refit_lowers_the_heads_own_loss(decoder):
     fit = fresh(decoder, VBLL(head_step="refit", bound="jensen"))
     set_feature_scale(fit.network, fit.train.texts)
     head = fit.network.head
-    features = fit.network.encoder.features(fit.train.texts) / fit.network.feature_scale
-    before = head.loss(features, fit.train.labels, 30).item()
-    update = Refits(head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
-    update(Moment(fit.network, None, features, fit.train.labels, 0))
-    assert head.loss(features, fit.train.labels, 30).item() < before - 0.1
+    rows = feature_rows(fit.network, fit.train).features
+    before = head.loss(rows, 30).item()
+    update = Refits(head, 1, TrainingFeatures(fit.train))
+    update(Moment(fit.network, None, rows, 0))
+    assert head.loss(rows, 30).item() < before - 0.1
 
 
 def test_a_head_without_a_closed_form_is_not_refitted(decoder):
     fit = fresh(decoder, MLE())
     with pytest.raises(TypeError, match="not PointHead"):
-        Refits(fit.network.head, 1, TrainingFeatures(fit.train.texts), fit.train.labels)
+        Refits(fit.network.head, 1, TrainingFeatures(fit.train))
 
 
 def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
@@ -233,13 +233,13 @@ def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
 
 def test_training_features_are_computed_once_a_step(decoder, monkeypatch):
     fit = fresh(decoder)
-    rows = TrainingFeatures(fit.train.texts)
+    rows = TrainingFeatures(fit.train)
     first = rows.at(fit.network.train(), 0)
     assert fit.network.training
     for site in fit.network.sites:
         site.core.weight.data.normal_()
     assert rows.at(fit.network, 0) is first
-    assert not torch.allclose(rows.at(fit.network, 1), first)
+    assert not torch.allclose(rows.at(fit.network, 1).values, first.values)
 
 
 @pytest.mark.parametrize("adapter", [POLAR, LoRA(r=2, num_layers=1)], ids=["polar", "lora"])

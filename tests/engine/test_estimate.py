@@ -13,6 +13,7 @@ from bayeslora.engine.settings import TrainingSettings
 from bayeslora.posteriors import cost
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.cost import affordable
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
 FAMILIES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
@@ -25,7 +26,7 @@ def test_the_size_is_that_of_the_tensors_of_a_fit(family):
     config = VBLL(covariance=family, rank=2, polish_bound="tilted", prior_scale=2)
     head = build(config, 5, 3)
     generator = torch.Generator().manual_seed(0)
-    head.fit(torch.randn(12, 5, generator=generator), torch.arange(12) % 3)
+    head.fit(Features(torch.randn(12, 5, generator=generator), torch.arange(12) % 3))
     names = ("fitted_scale", "fitted_factor", "fitted_basis")
     found = [getattr(head, name) for name in names if getattr(head, name) is not None]
     assert fit_cost(config, 3, 5, 12).numbers == sum(tensor.numel() for tensor in found)

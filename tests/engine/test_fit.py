@@ -21,7 +21,7 @@ from bayeslora.engine.callbacks import epochs_without_gain
 from bayeslora.engine.checkpoints import seal
 from bayeslora.engine.final_fit import fit_posterior
 from bayeslora.engine.loop import validation_metrics
-from bayeslora.engine.rows import scaled_features
+from bayeslora.engine.rows import feature_rows
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 
@@ -237,7 +237,7 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     fit = fresh(encoder, VBLL())
     fit.run(tmp_path, fit_last=False)
     before = fit.network.trained_state()
-    rows = (scaled_features(fit.network, fit.train.texts), fit.train.labels)
+    rows = feature_rows(fit.network, fit.train).features
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
     # It is the NLL of a fit under the prior of the training.

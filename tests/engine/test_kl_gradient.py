@@ -30,7 +30,7 @@ def one_pass(fit, weight, step=0):
     network.weights.zero_grad()
     torch.manual_seed(0)
     with gradient.noise(batch):
-        network(batch).square().sum().backward()
+        network(batch).values.square().sum().backward()
     return gradients(network.weights), batch
 
 

@@ -274,7 +274,7 @@ def saved_bytes(fit, sampler, step):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = fit.network(fit.train.texts.collate(range(8)))
+        features = fit.network(fit.train.texts.collate(range(8))).values
     assert features.requires_grad
     return sum(kept.values())
 

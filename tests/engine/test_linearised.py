@@ -87,7 +87,7 @@ def by_hand(fit, texts):
     head = network.head.weight
     found, probs = [], []
     for row in range(len(texts)):
-        features = network(texts.collate([row]))
+        features = network(texts.collate([row])).values
         values = (features @ head.T)[0]
         probs.append(values.detach().double().softmax(-1))
         found.append(

@@ -24,16 +24,16 @@ class Sound(PointHead):
         self.config = config
         self.register_buffer("variance", torch.zeros((), dtype=torch.float64))
 
-    def fit(self, features, labels, validation=None, *, choose_prior=True):
-        check_features(features)
-        self.variance.fill_(1 / len(features))
+    def fit(self, train, validation=None, *, choose_prior=True):
+        check_features(train)
+        self.variance.fill_(1 / len(train))
 
-    def mean(self, features):
-        return super().predict(features).mean
+    def mean(self, rows):
+        return super().predict(rows).mean
 
-    def predict(self, features):
-        squares = features.double().square().sum(1, keepdim=True)
-        mean = self.mean(features)
+    def predict(self, rows):
+        squares = rows.values.double().square().sum(1, keepdim=True)
+        mean = self.mean(rows)
         return GaussianLogits(mean, (self.variance * squares).expand_as(mean))
 
 
@@ -54,19 +54,19 @@ class TestSound(LastLayerLaws):
 
 
 class Single(Sound):
-    def predict(self, features):
-        logits = super().predict(features)
+    def predict(self, rows):
+        logits = super().predict(rows)
         return GaussianLogits(logits.mean.float(), logits.covariance.float())
 
 
 class Infinite(Sound):
-    def mean(self, features):
-        return super().mean(features) / 0
+    def mean(self, rows):
+        return super().mean(rows) / 0
 
 
 class Negative(Sound):
-    def predict(self, features):
-        logits = super().predict(features)
+    def predict(self, rows):
+        logits = super().predict(rows)
         return GaussianLogits(logits.mean, -logits.covariance)
 
 
@@ -77,33 +77,33 @@ class Forgetful(Sound):
 
 
 class Random(Sound):
-    def mean(self, features):
-        mean = super().mean(features)
+    def mean(self, rows):
+        mean = super().mean(rows)
         return mean + torch.rand(mean.shape)
 
 
 class Social(Sound):
-    def mean(self, features):
-        return super().mean(features - features.mean(0))
+    def mean(self, rows):
+        return super().mean(rows.map(lambda values: values - values.mean(0)))
 
 
 class Bounded(Sound):
-    def predict(self, features):
-        return GaussianLogits(self.mean(features), torch.ones(len(features), len(self.weight)))
+    def predict(self, rows):
+        return GaussianLogits(self.mean(rows), torch.ones(len(rows), len(self.weight)))
 
 
 class Partial(Sound):
-    def mean(self, features):
-        return super().mean(features) + torch.eye(len(self.weight))[0]
+    def mean(self, rows):
+        return super().mean(rows) + torch.eye(len(self.weight))[0]
 
 
 class Growing(Sound):
-    def fit(self, features, labels, validation=None, *, choose_prior=True):
-        self.variance.add_(1 / len(features))
+    def fit(self, train, validation=None, *, choose_prior=True):
+        self.variance.add_(1 / len(train))
 
 
 class Meddling(Sound):
-    def fit(self, features, labels, validation=None, *, choose_prior=True):
+    def fit(self, train, validation=None, *, choose_prior=True):
         self.weight.data.mul_(2)
 
 
@@ -113,25 +113,26 @@ class Choosing(Sound):
 
 
 class Rough(Sound):
-    def mean(self, features):
-        return super().mean(features.bfloat16() if features.dtype == torch.float32 else features)
+    def mean(self, rows):
+        is_single = rows.values.dtype == torch.float32
+        return super().mean(rows.to(torch.bfloat16) if is_single else rows)
 
 
 class Trusting(Sound):
-    def predict(self, features):
-        mean = features.double() @ self.weight.double().T
-        squares = features.double().square().sum(1, keepdim=True)
+    def predict(self, rows):
+        mean = rows.double().logits(self.weight.double())
+        squares = rows.values.double().square().sum(1, keepdim=True)
         return GaussianLogits(mean, (self.variance * squares).expand_as(mean))
 
 
 class Wide(Sound):
-    def loss(self, features, labels, num_train):
-        return super().loss(features, labels, num_train).expand(1)
+    def loss(self, rows, num_train):
+        return super().loss(rows, num_train).expand(1)
 
 
 class Leaking(Sound):
-    def data_loss(self, features, labels):
-        return self.loss(features, labels, 1)
+    def data_loss(self, rows):
+        return self.loss(rows, 1)
 
 
 class Speechless(Sound):
@@ -188,7 +189,7 @@ def broken(law, head, options, tmp_path):
     suite.config = config(**options)
     given = {"head": suite.fitted, "tmp_path": lambda: tmp_path, "count": lambda: 60}
     given["value"] = lambda: math.inf if "refused" in law.split("_")[-1] else 1e200
-    given["rows"] = lambda: suite.toy(rows=20, seed=4)[0]
+    given["rows"] = lambda: suite.toy(rows=20, seed=4)
     method = getattr(suite, law)
     method(**{name: given[name]() for name in inspect.signature(method).parameters})
 

@@ -13,6 +13,7 @@ from torch import nn
 import bayeslora as bl
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.registry import (
     POSTERIORS,
@@ -79,7 +80,7 @@ def test_a_head_is_given_the_verbs_that_it_need_not_have():
     theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
     theirs.head = BareHead
     head = build(theirs(), 4, 3)
-    assert head.fit_report(torch.zeros(2, 4), torch.zeros(2)) == {}
+    assert head.fit_report(Features(torch.zeros(2, 4), torch.zeros(2))) == {}
     assert head.fit_steps == 0
     head.advance(1)
 

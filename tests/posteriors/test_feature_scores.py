@@ -21,6 +21,7 @@ from bayeslora.posteriors.config_scores import (
     feature_scores,
 )
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
 from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.runtime import row_slices
@@ -179,7 +180,7 @@ def test_knn_in_parts_makes_no_difference(monkeypatch):
 def all_fitted(rows=60, size=6):
     features, labels = toy(rows=rows, size=size)
     head = build(VBLL(prior_scale=2.0), size, 3)
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     return head, FeatureScores.fitted(tuple(FEATURE_SCORES), features.float(), labels)
 
 
@@ -195,7 +196,7 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     assert list(expected) == ["mahalanobis", "relative_mahalanobis", "knn"]
     assert all(torch.equal(found[name], values) for name, values in expected.items())
     assert all(values.dtype == F64 and values.shape == (10,) for values in found.values())
-    logits = head.predict(other)
+    logits = head.predict(Features(other))
     seen = 1 - link_probabilities(logits).probs.max(1).values, expected
     assert torch.equal(
         loaded.of_probabilities(*seen)["unfamiliarity"],

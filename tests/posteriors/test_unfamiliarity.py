@@ -10,6 +10,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.build import build
 from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.unfamiliarity import Unfamiliarity
 
 F64 = torch.float64
@@ -52,12 +53,12 @@ def test_near_and_far_shifts_are_both_seen(seed):
     """The probability is near chance or worse at one of them; the combination is good at both."""
     train, test, near, far = shifts(seed)
     head = build(VBLL(prior_scale=4.0), SIZE, CLASSES)
-    head.fit(*train)
+    head.fit(Features(*train))
     scores = FeatureScores.fitted(None, *train)
 
     def parts(rows):
         found = scores.of_features(rows)
-        doubt = 1 - link_probabilities(head.predict(rows)).probs.max(1).values
+        doubt = 1 - link_probabilities(head.predict(Features(rows))).probs.max(1).values
         return doubt, found["mahalanobis"], scores.of_probabilities(doubt, found)["unfamiliarity"]
 
     familiar = parts(test)

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 from bayeslora.engine.head_updates import HeadUpdate, Moment
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.logits import ABSENT
-from bayeslora.posteriors.features import mean_logits
+from bayeslora.posteriors.features import Features
 
 _KEPT = 0.95
 _FIRST_LOSS = 10.0
@@ -131,12 +131,12 @@ class Retaining(HeadUpdate):
         """Update the head."""
         self._inner(now)
 
-    def adapter_loss(self, now: Moment, features: Tensor) -> Tensor:
+    def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
         """Return the loss with what holds the rows near the logits of their classes."""
-        loss = self._inner.adapter_loss(now, features)
-        logits = mean_logits(features.float(), now.network.head.mean_weight.float())
-        held = self._retained.loss(logits, now.labels)
-        self._retained.see(logits, now.labels)
+        loss = self._inner.adapter_loss(now, rows)
+        logits = rows.to(torch.float32).logits(now.network.head.mean_weight.float())
+        held = self._retained.loss(logits, rows.targets)
+        self._retained.see(logits, rows.targets)
         return loss + held
 
     def after(self, now: Moment) -> None:

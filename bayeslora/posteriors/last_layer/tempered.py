@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import check_fit
+from bayeslora.posteriors.features import Features, check_fit
 from bayeslora.posteriors.point import PointHead
 from bayeslora.recalibration.temperature import best_inverse
 
@@ -30,26 +30,21 @@ class TemperedHead(PointHead):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Find the temperature of lowest NLL on the validation rows, else on the given ones.
 
         Rows that the weights were trained on give a temperature that is too low.
         """
-        check_fit(features, validation)
-        rows, targets = (features, labels) if validation is None else validation
+        check_fit(train, validation)
+        rows = train if validation is None else validation
         logits = super().predict(rows).mean
-        self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), targets.cpu().numpy()))
+        self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), rows.targets.cpu().numpy()))
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, rows: Features) -> GaussianLogits:
         """Return the scaled logits, without variance, in float64."""
-        return super().predict(features).scaled(1 / float(self.temperature))
+        return super().predict(rows).scaled(1 / float(self.temperature))
 
     def report(self) -> dict[str, float | str]:
         """Return the temperature."""

@@ -15,6 +15,7 @@ from bayeslora import GVBLL, MLE
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import density as gvbll_density
 from bayeslora.posteriors.last_layer.gvbll.choice import SHRINKAGE_GRID, _folds
 from bayeslora.posteriors.last_layer.gvbll.density import (
@@ -36,7 +37,7 @@ FIXED = GVBLL(shrinkage=0.3, inflation=1.5, prior_rows=2.0)
 def fitted(config=FIXED, rows=60, size=3, classes=3, seed=0, validation=None):
     features, labels = toy(rows, size, classes, seed)
     head = build(config, size, classes)
-    head.fit(features, labels, validation)
+    head.fit(Features(features, labels), validation and Features(*validation))
     return head, features, labels
 
 
@@ -64,10 +65,11 @@ class Laws:
 
     def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
         """A squared distance has no scale to be linear in, but far is far."""
-        near, far = head.predict(rows), head.predict(100 * rows)
+        away = rows.map(lambda values: 100 * values)
+        near, far = head.predict(rows), head.predict(away)
         assert (far.variance.sum(1) > near.variance.sum(1)).all()
-        scores = head.scores_of(torch.cat([rows, 100 * rows]))["log_density"]
-        assert (scores[20:] > scores[:20]).all()
+        near, far = (head.scores_of(some)["log_density"] for some in (rows, away))
+        assert (far > near).all()
 
 
 class TestGVBLL(Laws, LastLayerLaws):
@@ -165,17 +167,19 @@ def test_prediction_is_the_integral_over_the_means(size):
         integral = (likelihood.log_prob(rows[:, None] - means).exp() * weights).sum(1)
         joint.append(integral * (head.counts[number] + 1) / (head.counts.sum() + 2))
     expected = torch.stack(joint, 1)
-    logits = head.predict(rows)
+    logits = head.predict(Features(rows))
     assert_close(logits.exact.exp(), expected, rtol=1e-9, atol=0)
     assert_close(link_probabilities(logits).probs, expected / expected.sum(1, keepdim=True))
-    assert_close(head.scores_of(rows)["log_density"], -expected.sum(1).log(), rtol=0, atol=1e-9)
+    assert_close(
+        head.scores_of(Features(rows))["log_density"], -expected.sum(1).log(), rtol=0, atol=1e-9
+    )
 
 
 def test_the_density_integrates_to_one():
     head, _, _ = fitted(size=2)
     line = torch.linspace(-12, 12, 481, dtype=F64)
     grid = torch.cartesian_prod(line, line)
-    density = (-head.scores_of(grid)["log_density"]).exp()
+    density = (-head.scores_of(Features(grid))["log_density"]).exp()
     assert float(density.sum()) * 0.05**2 == pytest.approx(1, abs=1e-9)
 
 
@@ -196,7 +200,7 @@ def test_draws_are_of_the_means_given_the_row():
     config = GVBLL(shrinkage=0.3, inflation=1.0, prior_rows=0.1)
     head, features, _ = fitted(config, rows=6, size=3)
     rows = torch.cat([features[:3], toy(4, 3, 3, seed=5)[0]])
-    seen = head._distances(head.gaussian, rows)
+    seen = head._distances(head.gaussian, Features(rows))
     probs = draw_logits(seen, 40_000, 0).softmax(-1)
     exact = log_joint(seen).softmax(1)
     assert_close(probs.mean(0), exact, atol=0.01, rtol=0)
@@ -224,9 +228,9 @@ def test_squared_distances_under_draws_have_their_moments(size):
 
 def test_rows_are_drawn_in_chunks(monkeypatch):
     head, features, _ = fitted()
-    expected = head.predict(features).samples
+    expected = head.predict(Features(features)).samples
     monkeypatch.setattr(gvbll_density, "_AT_A_TIME", 3 * 200 * 7)
-    assert torch.equal(head.predict(features).samples, expected)
+    assert torch.equal(head.predict(Features(features)).samples, expected)
 
 
 def test_label_bound_is_below_the_sampled_log_likelihood():
@@ -234,7 +238,7 @@ def test_label_bound_is_below_the_sampled_log_likelihood():
     gaps = []
     for count in (9, 90, 900):
         head, features, labels = fitted(rows=count, size=3)
-        bound = label_bound(head._distances(head.gaussian, features), labels)
+        bound = label_bound(head._distances(head.gaussian, Features(features)), labels)
         sampled = joint_under_draws(head, features[:60], 20_000).log_softmax(-1).mean(0)
         gap = sampled.gather(1, labels[:60, None])[:, 0] - bound[:60]
         assert gap.min() > -0.002
@@ -258,8 +262,8 @@ def test_rotated_and_scaled_features_are_the_same_problem(seed, shape, factor, c
     outcomes = []
     for change in (torch.eye(size, dtype=F64), factor * rotation):
         head = build(config, size, 2)
-        head.fit(features @ change, labels, (held @ change, held_labels))
-        outcomes.append((head.report()["inflation"], head.predict(held @ change).exact))
+        head.fit(Features(features @ change, labels), Features(held @ change, held_labels))
+        outcomes.append((head.report()["inflation"], head.predict(Features(held @ change)).exact))
     (first, before), (second, after) = outcomes
     # The search for the inflation stops within 1e-4 of its logarithm.
     loose = 1e-2 if chosen else 1e-7
@@ -273,10 +277,10 @@ def test_no_class_is_special():
     features, labels = toy(60, 5, 3)
     held, held_labels = toy(30, 5, 3, seed=1)
     first, second = build(GVBLL(), 5, 3), build(GVBLL(), 5, 3)
-    first.fit(features, labels, (held, held_labels))
-    second.fit(features, order[labels], (held, order[held_labels]))
-    found = second.predict(held).exact[:, order]
-    assert_close(found, first.predict(held).exact, atol=1e-8, rtol=0)
+    first.fit(Features(features, labels), Features(held, held_labels))
+    second.fit(Features(features, order[labels]), Features(held, order[held_labels]))
+    found = second.predict(Features(held)).exact[:, order]
+    assert_close(found, first.predict(Features(held)).exact, atol=1e-8, rtol=0)
 
 
 def test_chosen_numbers_have_the_lowest_validation_nll():
@@ -285,8 +289,8 @@ def test_chosen_numbers_have_the_lowest_validation_nll():
 
     def score(config):
         head = build(config, 12, 3)
-        head.fit(*train, held)
-        return nll(head.predict(held[0]).exact.softmax(1), held[1]), head.report()
+        head.fit(Features(*train), Features(*held))
+        return nll(head.predict(Features(held[0])).exact.softmax(1), held[1]), head.report()
 
     best, report = score(GVBLL())
     inflations = torch.logspace(-1, 3, 60, dtype=F64).tolist()
@@ -304,13 +308,13 @@ def test_rows_without_validation_are_cross_validated():
     validation rows."""
     features, labels = toy(100, 4, 5)
     order = labels.argsort(stable=True)
-    parts = _folds(features[order], labels[order], features.shape[1], 5, 1.0)
+    parts = _folds(Features(features[order], labels[order]), 5, 1.0)
     assert [part.labels.bincount(minlength=5).tolist() for part in parts] == [[4] * 5] * 5
     assert all(part.scatter.counts.tolist() == [16] * 5 for part in parts)
     train = toy(200, 12, 3)
     alone, helped = build(GVBLL(), 12, 3), build(GVBLL(), 12, 3)
-    alone.fit(*train)
-    helped.fit(*train, (train[0], train[1]))
+    alone.fit(Features(*train))
+    helped.fit(Features(*train), Features(train[0], train[1]))
     # Rows that were fitted to look better separated than they are.
     assert alone.report()["inflation"] > helped.report()["inflation"]
 
@@ -320,7 +324,7 @@ def test_data_of_the_model_need_no_inflation():
     train, held = toy(2000, 4, 3), toy(2000, 4, 3)
     train = (train[0][:1000], train[1][:1000])
     head = build(GVBLL(), 4, 3)
-    head.fit(*train, (held[0][1000:], held[1][1000:]))
+    head.fit(Features(*train), Features(held[0][1000:], held[1][1000:]))
     assert 0.7 < head.report()["inflation"] < 1.4
 
 
@@ -329,12 +333,12 @@ def test_a_constant_feature_changes_nothing():
     features, labels = toy(60, 5, 3)
     longer = torch.cat([features, torch.ones(60, 1, dtype=F64)], 1)
     plain = build(GVBLL(shrinkage=0.5, inflation=2.0), 5, 3)
-    plain.fit(features, labels)
+    plain.fit(Features(features, labels))
     # The mean variance t is 5/6 of what it was: ρ and a that give the same Σ in the other five.
     shrinkage = 1 / (1 + 5 / 6)
     biased = build(GVBLL(shrinkage, inflation=2.0 * 0.5 / (1 - shrinkage)), 6, 3)
-    biased.fit(longer, labels)
-    difference = biased.predict(longer).exact - plain.predict(features).exact
+    biased.fit(Features(longer, labels))
+    difference = biased.predict(Features(longer)).exact - plain.predict(Features(features)).exact
     # The extra dimension multiplies each class's density by (1 + s_c)^(-1/2), s_c here all equal.
     assert_close(difference, difference[:1, :1].expand_as(difference), atol=1e-9, rtol=0)
 
@@ -342,10 +346,10 @@ def test_a_constant_feature_changes_nothing():
 def test_a_class_without_rows_keeps_the_prior():
     features, labels = toy(60, 5, 2)
     head = build(FIXED, 5, 3)
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     assert_close(head.gaussian.means[2], features.mean(0), atol=1e-12, rtol=0)
     assert log_shares(head.counts).exp().tolist() == pytest.approx([31 / 63, 31 / 63, 1 / 63])
-    probs = link_probabilities(head.predict(features)).probs
+    probs = link_probabilities(head.predict(Features(features))).probs
     assert torch.isfinite(probs).all()
 
 
@@ -355,9 +359,9 @@ def test_before_a_fit_it_is_the_softmax_layer():
     heads = [build(config, 5, 3) for config in (GVBLL(), MLE())]
     for head in heads:
         head.set_mean(weight)
-    assert torch.equal(*(head.predict(features).mean for head in heads))
-    assert torch.equal(*(head.loss(features.float(), labels, 60) for head in heads))
-    assert heads[0].scores_of(features) == {}
+    assert torch.equal(*(head.predict(Features(features)).mean for head in heads))
+    assert torch.equal(*(head.loss(Features(features.float(), labels), 60) for head in heads))
+    assert heads[0].scores_of(Features(features)) == {}
     assert heads[0].report() == {"fitted": "no"}
 
 
@@ -365,9 +369,9 @@ def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_rig
     """The NLL is next to zero over a power of ten; what it cannot tell is not taken for certain."""
     train = toy(60, 4, 2, separation=200.0)
     head = build(GVBLL(), 4, 2)
-    head.fit(*train, train)
+    head.fit(Features(*train), Features(*train))
     assert head.report()["inflation"] > 5
-    assert nll(head.predict(train[0]).exact.softmax(1), train[1]) < 1e-5
+    assert nll(head.predict(Features(train[0])).exact.softmax(1), train[1]) < 1e-5
 
 
 def test_an_inflation_at_the_edge_is_said(caplog):
@@ -375,7 +379,7 @@ def test_an_inflation_at_the_edge_is_said(caplog):
     features, labels = toy(60, 4, 2)
     head = build(GVBLL(), 4, 2)
     with caplog.at_level(logging.WARNING):
-        head.fit(features, labels, (features, 1 - labels))
+        head.fit(Features(features, labels), Features(features, 1 - labels))
     assert "the best inflation by held-out NLL, 65" in caplog.text
     assert "is at the edge of the search" in caplog.text
 
@@ -383,6 +387,6 @@ def test_an_inflation_at_the_edge_is_said(caplog):
 def test_rows_that_allow_no_fit_are_refused():
     head = build(GVBLL(), 4, 2)
     with pytest.raises(InputError, match="all are equal"):
-        head.fit(torch.full((10, 4), 0.1, dtype=F64), torch.arange(10) % 2)
+        head.fit(Features(torch.full((10, 4), 0.1, dtype=F64), torch.arange(10) % 2))
     with pytest.raises(InputError, match="all are equal"):
-        head.fit(*toy(1, 4, 1))
+        head.fit(Features(*toy(1, 4, 1)))

@@ -12,6 +12,7 @@ from bayeslora import Laplace
 from bayeslora.errors import InputError
 from bayeslora.option_checks import STRUCTURES
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
 from bayeslora.posteriors.last_layer.laplace.curvature import FullCurvature
@@ -36,7 +37,7 @@ def fitted(structure, rows=30, size=4, classes=3, precision=0.7):
     features, labels = toy(rows=rows, size=size, classes=classes)
     head = build(Laplace(structure=structure, prior_precision=precision), size, classes).double()
     head.set_mean(weight(classes, size))
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     return head, features, labels
 
 
@@ -80,7 +81,7 @@ def test_covariance_and_determinant_are_those_of_the_dense_matrix(structure, row
     head, features, _ = fitted(structure, rows=rows, classes=classes)
     other = toy(rows=8, seed=5)[0]
     expected, determinant = brute_force(structure, features, weight(classes), 0.7, other)
-    covariance = head.predict(other).covariance
+    covariance = head.predict(Features(other)).covariance
     torch.testing.assert_close(as_full(covariance), expected, atol=1e-10, rtol=0)
     assert head.curvature.log_determinant(0.7) == pytest.approx(determinant, abs=1e-9)
 
@@ -105,8 +106,8 @@ def test_kron_is_full_for_one_row(classes):
     for structure in ("kron", "full"):
         head = build(Laplace(structure=structure, prior_precision=0.3), 4, classes).double()
         head.set_mean(weight(classes))
-        head.fit(features, labels)
-        covariances.append(head.predict(other).covariance)
+        head.fit(Features(features, labels))
+        covariances.append(head.predict(Features(other)).covariance)
     torch.testing.assert_close(*covariances, atol=1e-10, rtol=0)
 
 
@@ -115,18 +116,20 @@ def test_the_common_shift_keeps_the_prior_variance(structure):
     head, _, _ = fitted(structure)
     other = toy(rows=5, seed=5)[0]
     ones = torch.ones(3, dtype=F64) / math.sqrt(3)
-    along = ones @ head.predict(other).covariance @ ones
+    along = ones @ head.predict(Features(other)).covariance @ ones
     torch.testing.assert_close(along, other.square().sum(1) / 0.7, atol=1e-10, rtol=0)
 
 
 def test_chunks_of_rows_make_no_difference(monkeypatch):
     head, features, _ = fitted("full")
-    whole = head.predict(features).covariance
+    whole = head.predict(Features(features)).covariance
     monkeypatch.setattr(
         "bayeslora.posteriors.last_layer.laplace.curvature.row_slices", partial(row_slices, most=64)
     )
     chunked, _, _ = fitted("full")
-    torch.testing.assert_close(chunked.predict(features).covariance, whole, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        chunked.predict(Features(features)).covariance, whole, atol=1e-12, rtol=0
+    )
 
 
 def test_contrasts_are_orthonormal_and_blind_to_shifts():
@@ -142,7 +145,7 @@ def test_contrasts_are_orthonormal_and_blind_to_shifts():
 def test_strong_and_weak_priors(structure):
     other = toy(rows=5, seed=5)[0]
     variances = [
-        fitted(structure, precision=precision)[0].predict(other).variance
+        fitted(structure, precision=precision)[0].predict(Features(other)).variance
         for precision in (1e-3, 1e-1, 10.0, 1e9)
     ]
     for wider, narrower in pairwise(variances):
@@ -158,8 +161,8 @@ def test_twice_the_data_halve_the_data_dominated_variance():
     for copies in (1, 2):
         head = build(Laplace(structure="full", prior_precision=1e-6), 4, 3).double()
         head.set_mean(weight())
-        head.fit(features.repeat(copies, 1), labels.repeat(copies))
-        variances.append(contrasts.T @ head.predict(other).covariance @ contrasts)
+        head.fit(Features(features.repeat(copies, 1), labels.repeat(copies)))
+        variances.append(contrasts.T @ head.predict(Features(other)).covariance @ contrasts)
     # The prior still holds about δ / curvature = 1e-6 of each.
     scale = variances[0].abs().max().item()
     torch.testing.assert_close(variances[1], variances[0] / 2, atol=1e-5 * scale, rtol=0)
@@ -187,13 +190,13 @@ def test_marginal_likelihood_is_maximal_at_the_chosen_precision(structure):
     features, labels = toy(rows=90)
     head = build(Laplace(structure=structure, prior_precision="marglik"), 4, 3).double()
     head.set_mean(2 * weight())
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     best = head.report()["log_evidence"]
     chosen = head.report()["prior_precision"]
     for factor in (0.5, 0.9, 1.1, 2.0):
         other = build(Laplace(structure=structure, prior_precision=factor * chosen), 4, 3).double()
         other.set_mean(2 * weight())
-        other.fit(features, labels)
+        other.fit(Features(features, labels))
         assert other.report()["log_evidence"] < best
     # MacKay's fixed point: δ‖θ‖² = tr(H (H + δI)⁻¹), written with the derivative of the log det.
     step = 1e-4
@@ -234,8 +237,8 @@ def test_validation_chooses_a_better_precision_than_the_default():
     for precision in ("validation", 1e-3, 1.0):
         head = build(Laplace(prior_precision=precision), 4, 3).double()
         head.set_mean(5 * weight())
-        head.fit(features, labels, held)
-        scores[precision] = nll(link_probabilities(head.predict(held[0])).probs, held[1])
+        head.fit(Features(features, labels), Features(*held))
+        scores[precision] = nll(link_probabilities(head.predict(Features(held[0]))).probs, held[1])
     assert scores["validation"] == min(scores.values())
 
 
@@ -244,7 +247,7 @@ def test_without_validation_data_the_training_prior_stays():
     head = build(
         Laplace(prior_precision="validation", prior_scale=3.0), 4, 3, mean_sq_norm=2.0
     ).double()
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     assert head.report()["prior_precision"] == pytest.approx(2.0 / 9.0)
     assert head.report()["prior_scale"] == pytest.approx(3.0)
 
@@ -252,14 +255,14 @@ def test_without_validation_data_the_training_prior_stays():
 def test_fit_never_moves_the_mean_weights():
     head, features, _ = fitted("kron")
     assert torch.equal(head.point.weight.detach(), weight())
-    torch.testing.assert_close(head.predict(features).mean, features @ weight().T)
+    torch.testing.assert_close(head.predict(Features(features)).mean, features @ weight().T)
 
 
 def test_predicting_before_fitting_is_refused():
     head = build(Laplace(), 4, 3)
     assert head.report() == {"fitted": "no"}
     with pytest.raises(InputError, match="call fit"):
-        head.predict(torch.zeros(1, 4))
+        head.predict(Features(torch.zeros(1, 4)))
 
 
 def test_a_full_covariance_beyond_memory_names_the_alternative(monkeypatch):

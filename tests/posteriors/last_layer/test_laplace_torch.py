@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayeslora import Laplace
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -65,8 +66,8 @@ def test_covariance_and_evidence_agree(laplace_class, structure, batch_size, row
 
     head = build(Laplace(structure=structure, prior_precision=0.7), size, 3).double()
     head.set_mean(linear.weight)
-    head.fit(features, labels)
-    ours = head.predict(other).covariance
+    head.fit(Features(features, labels))
+    ours = head.predict(Features(other)).covariance
     ours = ours if ours.ndim == 3 else ours.diag_embed()
     torch.testing.assert_close(ours, covariance.detach(), atol=1e-6, rtol=0)
     evidence = reference.log_marginal_likelihood().item() / rows

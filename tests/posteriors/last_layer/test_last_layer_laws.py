@@ -15,6 +15,7 @@ from bayeslora import (
 )
 from bayeslora.errors import InputError
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy
@@ -100,4 +101,4 @@ def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
     features, labels = toy()
     head = build(POSTERIORS[posterior](), 4, 3)
     with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
-        head.loss(features.float(), labels, num_train)
+        head.loss(Features(features.float(), labels), num_train)

@@ -13,7 +13,7 @@ import torch
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.features import split_known
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.estimates import MAP
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
@@ -35,7 +35,7 @@ FAMILIES = ("dense", "diagonal")
 
 
 def rows(seed=0):
-    """Features [N, d + C] of both tasks and labels [N] among all classes, in float64."""
+    """Rows of both tasks, labelled among all classes, in float64."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(len(SIZES) * ROWS, WIDTH, generator=generator, dtype=torch.float64)
     weight = torch.randn(
@@ -46,17 +46,14 @@ def rows(seed=0):
         known[task * ROWS : (task + 1) * ROWS, own] = 0.0
     logits = states @ weight.T + known
     labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-    return torch.cat([states, known], 1), labels
+    return Features(states, labels, known)
 
 
-def polished(covariance, bound, num_classes, features, labels):
+def polished(covariance, bound, num_classes, given):
     """The optimum of the evidence lower bound, to more digits than a head asks for."""
-    states, known = split_known(features, WIDTH)
     return polish(
-        states,
-        labels,
+        given,
         num_classes,
-        known=known,
         prior_variance=1.5,
         bound=bound,
         covariance=covariance,
@@ -65,33 +62,33 @@ def polished(covariance, bound, num_classes, features, labels):
     )
 
 
-def of_task(task, features, labels):
-    some = slice(task * ROWS, (task + 1) * ROWS)
-    return features[some, :WIDTH], labels[some] - OF_TASK[task].start
+def of_task(task, given):
+    own = given.take(slice(task * ROWS, (task + 1) * ROWS))
+    return Features(own.values, own.labels - OF_TASK[task].start)
 
 
-def fitted(config, num_classes, features, labels):
+def fitted(config, num_classes, given):
     head = build(config, WIDTH, num_classes).double()
     if hasattr(head, "solve"):
-        head.solve(features, labels)
-    head.fit(features, labels)
+        head.solve(given)
+    head.fit(given)
     return head
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_it_has_the_weights_and_predictions_of_a_head_for_each_task(name):
-    features, labels = rows()
-    head = fitted(POSTERIORS[name], CLASSES, features, labels)
-    whole = head.predict(features)
+    given = rows()
+    head = fitted(POSTERIORS[name], CLASSES, given)
+    whole = head.predict(given)
     for task, own in enumerate(OF_TASK):
-        x, y = of_task(task, features, labels)
-        alone = fitted(POSTERIORS[name], SIZES[task], x, y)
+        part = of_task(task, given)
+        alone = fitted(POSTERIORS[name], SIZES[task], part)
         torch.testing.assert_close(
             head.mean_weight[own].double(), alone.mean_weight.double(), atol=1e-5, rtol=1e-5
         )
         some = slice(task * ROWS, (task + 1) * ROWS)
         probs = link_probabilities(whole, "probit").probs[some]
-        expected = link_probabilities(alone.predict(x), "probit").probs
+        expected = link_probabilities(alone.predict(part), "probit").probs
         torch.testing.assert_close(probs[:, own], expected, atol=1e-5, rtol=1e-4)
         assert (probs.sum(1) - probs[:, own].sum(1)).abs().max() == 0
 
@@ -99,17 +96,17 @@ def test_it_has_the_weights_and_predictions_of_a_head_for_each_task(name):
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, bound):
-    features, labels = rows()
-    whole = polished(covariance, bound, CLASSES, features, labels)
-    mean, variance = whole.moments(features)
+    given = rows()
+    whole = polished(covariance, bound, CLASSES, given)
+    mean, variance = whole.moments(given)
     elbo = 0.0
     for task, own in enumerate(OF_TASK):
-        x, y = of_task(task, features, labels)
-        alone = polished(covariance, bound, SIZES[task], x, y)
+        part = of_task(task, given)
+        alone = polished(covariance, bound, SIZES[task], part)
         elbo += alone.elbo[-1]
         torch.testing.assert_close(whole.mean[own], alone.mean, atol=1e-5, rtol=1e-5)
         some = slice(task * ROWS, (task + 1) * ROWS)
-        expected = alone.moments(x)
+        expected = alone.moments(part)
         torch.testing.assert_close(mean[some, own], expected[0], atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(variance[some, own], expected[1], atol=1e-4, rtol=1e-5)
     assert whole.elbo[-1] == pytest.approx(elbo, rel=1e-10)
@@ -126,19 +123,19 @@ def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, boun
 )
 def test_its_objective_is_the_mean_of_theirs_by_rows(config):
     """The KL counts once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
-    features, labels = rows(1)
+    given = rows(1)
     head = build(config, WIDTH, CLASSES).double()
     weight = torch.randn(CLASSES, WIDTH, dtype=torch.float64, generator=torch.Generator())
     head.set_mean(weight)
-    found = head.loss(features, labels, len(labels))
+    found = head.loss(given, len(given))
     torch.autograd.backward(found)
     gradient = next(head.parameters()).grad
     total = 0.0
     for task, own in enumerate(OF_TASK):
-        x, y = of_task(task, features, labels)
+        own_rows = of_task(task, given)
         alone = build(config, WIDTH, SIZES[task]).double()
         alone.set_mean(weight[own])
-        part = alone.loss(x, y, len(y)) * len(y) / len(labels)
+        part = alone.loss(own_rows, ROWS) * ROWS / len(given)
         torch.autograd.backward(part)
         total += float(part.detach())
         torch.testing.assert_close(gradient[own], next(alone.parameters()).grad)
@@ -146,11 +143,11 @@ def test_its_objective_is_the_mean_of_theirs_by_rows(config):
 
 
 def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
-    features, labels = rows(2)
+    given = rows(2)
     config = VBLL(prior_scale="empirical-bayes", polish_mean="refit")
-    head = fitted(config, CLASSES, features, labels)
+    head = fitted(config, CLASSES, given)
     alone = [
-        fitted(config, SIZES[task], *of_task(task, features, labels)).report()["prior_scale"]
+        fitted(config, SIZES[task], of_task(task, given)).report()["prior_scale"]
         for task in range(len(SIZES))
     ]
     assert min(alone) < head.report()["prior_scale"] < max(alone)
@@ -159,14 +156,13 @@ def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
 @pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 @pytest.mark.parametrize("shape", ["variances", "covariances"])
 def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
-    features, _ = rows(3)
+    given = rows(3)
     generator = torch.Generator().manual_seed(3)
-    root = torch.randn(len(features), CLASSES, CLASSES, generator=generator, dtype=torch.float64)
+    root = torch.randn(len(given), CLASSES, CLASSES, generator=generator, dtype=torch.float64)
     covariance = root @ root.mT / CLASSES
     if shape == "variances":
         covariance = covariance.diagonal(dim1=-2, dim2=-1)
-    states, known = split_known(features, WIDTH)
-    mean = states[:, :CLASSES] + known
+    mean = given.values[:, :CLASSES] + given.known
     probs = link_probabilities(GaussianLogits(mean, covariance), link, num_samples=20_000).probs
     for task, own in enumerate(OF_TASK):
         some = slice(task * ROWS, (task + 1) * ROWS)
@@ -193,8 +189,9 @@ def test_what_held_out_rows_choose_is_best_among_the_classes_of_their_task(free,
 
     def loss(config):
         head = build(config, WIDTH, CLASSES).double()
-        head.fit(*rows(4), held)
-        return nll(link_probabilities(head.predict(held[0])).probs, held[1]), head.report()[name]
+        head.fit(rows(4), held)
+        probs = link_probabilities(head.predict(held)).probs
+        return nll(probs, held.labels), head.report()[name]
 
     found, chosen = loss(free)
     for factor in (0.8, 1.25):

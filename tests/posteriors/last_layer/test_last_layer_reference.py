@@ -10,6 +10,7 @@ from bayeslora import MAP, VBLL, Laplace
 from bayeslora.links import entropy, link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.testing.toy import toy
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def trained_map(features, labels, classes):
 
     def closure():
         optimiser.zero_grad()
-        loss = head.loss(features, labels, len(labels))
+        loss = head.loss(Features(features, labels), len(labels))
         loss.backward()
         return loss
 
@@ -39,7 +40,7 @@ def fitted(config, features, labels, classes):
     head = build(config, features.shape[1], classes).double()
     if isinstance(config, Laplace):
         head.set_mean(trained_map(features, labels, classes))
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     return head
 
 
@@ -64,7 +65,7 @@ def test_two_classes_two_features_against_a_grid():
     exactly = VBLL(prior_scale=TAU, polish_bound="gauss_hermite", covariance="full")
     configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN, "full": FULL, "gh": exactly}
     for name, config in configs.items():
-        logits = fitted(config, features, labels, 2).predict(other)
+        logits = fitted(config, features, labels, 2).predict(Features(other))
         probs = link_probabilities(logits, num_samples=20_000).probs[:, 1]
         gaps[name] = (probs - exact).abs().max().item()
     assert gaps["la"] < 0.02
@@ -189,7 +190,7 @@ def test_every_family_and_bound_against_the_true_posterior(truth, family, bound)
     """Jensen's bound makes covariances too small; those that see no other class, a little large."""
     features, labels, other, *_ = truth
     config = VBLL(prior_scale=TAU, polish_bound=bound, covariance=family, rank=1)
-    apart, ratio = distances(fitted(config, features, labels, 3).predict(other), truth)
+    apart, ratio = distances(fitted(config, features, labels, 3).predict(Features(other)), truth)
     most = {"jensen": 0.013, "knowles_minka": 0.007, "tilted": 0.007}[bound]
     assert apart < (0.004 if family == "full" else most)
     if family == "full":
@@ -202,12 +203,12 @@ def test_every_family_and_bound_against_the_true_posterior(truth, family, bound)
 
 def test_laplace_against_the_true_posterior_and_what_would_be_wrong(truth):
     features, labels, other, *_ = truth
-    right = fitted(LAPLACE, features, labels, 3).predict(other)
+    right = fitted(LAPLACE, features, labels, 3).predict(Features(other))
     apart, ratio = distances(right, truth)
     assert apart < 0.025
     assert ratio == pytest.approx(1.1, abs=0.1)
     kron = Laplace(structure="kron", prior_precision=1 / TAU**2)
-    apart, ratio = distances(fitted(kron, features, labels, 3).predict(other), truth)
+    apart, ratio = distances(fitted(kron, features, labels, 3).predict(Features(other)), truth)
     assert apart < 0.015
     assert 0.7 < ratio < 0.9
     for factor in (0.0, 0.25, 2.0):
@@ -227,7 +228,7 @@ def test_moments_against_importance_sampling(sample):
     shift, spread = {}, {}
     configs = {"la": LAPLACE, "km": KNOWLES_MINKA, "jensen": JENSEN, "full": FULL}
     for name, config in configs.items():
-        predicted = fitted(config, features, labels, 3).predict(features)
+        predicted = fitted(config, features, labels, 3).predict(Features(features))
         covariance = predicted.covariance
         full = covariance if covariance.ndim == 3 else covariance.diag_embed()
         found = (centre @ full @ centre).diagonal(dim1=1, dim2=2)

@@ -12,6 +12,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.nuts import head as nuts
 from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.target import Target
@@ -26,7 +27,7 @@ QUICK = {"num_chains": 2, "num_warmup": 30, "num_samples": 20}
 
 def fitted(features, labels, classes=3, seed=0, **options):
     head = build(NUTS(prior_scale=TAU, **options), features.shape[1], classes, seed=seed)
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     return head
 
 
@@ -48,7 +49,7 @@ def test_two_classes_against_a_grid(size, kernel):
     grid, weights = on_grid(features, labels)
     options = {"num_chains": 2, "num_warmup": 150, "num_samples": 500}
     head = fitted(features, labels, 2, kernel=kernel, **options)
-    samples = head.predict(other).samples
+    samples = head.predict(Features(other)).samples
     effective = min(head.report()["min_ess"], 1000)
     assert effective > 150
     # Five standard errors of a mean, and of a variance that is near that of a normal.
@@ -62,7 +63,7 @@ def test_two_classes_against_a_grid(size, kernel):
     probs = exact.sigmoid()
     expected = weights @ probs
     spread = (weights @ (probs - expected).square()).sqrt()
-    predicted = link_probabilities(head.predict(other)).probs[:, 1]
+    predicted = link_probabilities(head.predict(Features(other))).probs[:, 1]
     assert ((predicted - expected).abs() < error * spread).all()
 
 
@@ -82,7 +83,7 @@ def reference():
 def test_both_kernels_agree(reference):
     features, labels, other, head = reference
     second = fitted(features, labels, seed=7, kernel="hmc", num_warmup=100, num_samples=400)
-    pair = [link_probabilities(one.predict(other)) for one in (head, second)]
+    pair = [link_probabilities(one.predict(Features(other))) for one in (head, second)]
     # Probabilities vary by about 0.05 over the posterior, and some 500 draws are effective.
     assert total_variation(pair[0].probs, pair[1].probs) < 0.01
     ratio = pair[0].epistemic.mean() / pair[1].epistemic.mean()
@@ -98,8 +99,8 @@ def test_approximations_come_close_where_rows_are_many(reference, config):
     features, labels, other, head = reference
     approximate = build(config, 3, 3)
     approximate.set_mean(head.mean_weight)
-    approximate.fit(features, labels)
-    found, exact = (link_probabilities(one.predict(other)) for one in (approximate, head))
+    approximate.fit(Features(features, labels))
+    found, exact = (link_probabilities(one.predict(Features(other))) for one in (approximate, head))
     assert total_variation(found.probs, exact.probs) < 0.02
     # Both are unimodal with 50 rows a class: their spread is right to within a third.
     assert 0.67 < (found.epistemic.mean() / exact.epistemic.mean()).item() < 1.5
@@ -113,13 +114,13 @@ def test_what_no_row_speaks_of_keeps_the_prior():
     row = toy(rows=1, size=6, seed=9)[0]
     outside = row - row @ basis @ basis.T
     variance = TAU**2 * outside.square().sum()
-    logits = head.predict(outside)
+    logits = head.predict(Features(outside))
     # 1,000 independent draws of each of three logits: 4.5 % a standard error of a variance.
     torch.testing.assert_close(logits.variance[0], variance.expand(3), rtol=0.2, atol=0)
     covariance = logits.covariance[0]
     assert (covariance - covariance.diag().diag()).abs().max() < 0.2 * variance
     assert logits.mean.abs().max() < 1e-9
-    shift = head.predict(row).samples.mean(-1)
+    shift = head.predict(Features(row)).samples.mean(-1)
     expected = TAU**2 * row.square().sum().item() / 3
     assert shift.var().item() == pytest.approx(expected, rel=0.2)
 
@@ -174,7 +175,7 @@ def test_draws_are_thinned_and_progress_is_told():
     head = build(NUTS(**QUICK, max_draws=10), 4, 3)
     steps = []
     head.advance = steps.append
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     assert head.draws.shape == (10, 3, 4)
     assert sum(steps) == head.fit_steps == 100
     # Evenly over both chains.
@@ -191,11 +192,11 @@ def test_comparing_epochs_takes_no_chains(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(nuts, "run_chains", refuse)
-        head.fit(features, labels, choose_prior=False)
+        head.fit(Features(features, labels), choose_prior=False)
     assert head.report() == {"prior_scale": 2.0}
-    stand_in = head.predict(features)
-    head.fit(features, labels)
-    exact = head.predict(features)
+    stand_in = head.predict(Features(features))
+    head.fit(Features(features, labels))
+    exact = head.predict(Features(features))
     gap = total_variation(*(link_probabilities(one).probs for one in (stand_in, exact)))
     assert gap < 0.03
 
@@ -234,10 +235,13 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
     assert torch.equal(head.mean_weight, start)
     assert head.report() == {"fitted": "no"}
     with pytest.raises(InputError, match="call fit"):
-        head.predict(features)
-    head.fit(features, labels)
+        head.predict(Features(features))
+    head.fit(Features(features, labels))
     torch.testing.assert_close(
-        head.predict(features).mean, features @ head.mean_weight.double().T, atol=1e-5, rtol=0
+        head.predict(Features(features)).mean,
+        features @ head.mean_weight.double().T,
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -259,5 +263,5 @@ def test_the_stand_in_has_other_draws_than_the_noise_beyond_the_rows(monkeypatch
 
     monkeypatch.setattr(nuts, "antithetic_noise", noise)
     features, labels = toy()
-    build(NUTS(), features.shape[1], 3, seed=4).fit(features, labels, choose_prior=False)
+    build(NUTS(), features.shape[1], 3, seed=4).fit(Features(features, labels), choose_prior=False)
     assert len(seeds) == len(set(seeds)) == 2

@@ -5,6 +5,7 @@ import torch
 
 from bayeslora import MAP, MLE
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.testing.toy import toy
 
 
@@ -18,16 +19,22 @@ def test_map_is_mle_plus_the_negative_log_prior_a_row():
     prior = torch.distributions.Normal(0.0, 3.0 / 2.0**0.5)
     zero = prior.log_prob(torch.zeros(3, 4, dtype=torch.float64)).sum()
     penalty = (zero - prior.log_prob(weight).sum()) / 60
-    difference = map_head.loss(features, labels, 60) - mle.loss(features, labels, 60)
+    difference = map_head.loss(Features(features, labels), 60) - mle.loss(
+        Features(features, labels), 60
+    )
     torch.testing.assert_close(difference, penalty)
-    torch.testing.assert_close(map_head.data_loss(features, labels), mle.loss(features, labels, 60))
+    torch.testing.assert_close(
+        map_head.data_loss(Features(features, labels)), mle.loss(Features(features, labels), 60)
+    )
 
 
 def test_zero_weights_are_uniform():
     head = build(MLE(), 4, 3)
     features, labels = toy()
-    assert head.loss(features.float(), labels, 60).item() == pytest.approx(1.0986, abs=1e-4)
-    logits = head.predict(features)
+    assert head.loss(Features(features.float(), labels), 60).item() == pytest.approx(
+        1.0986, abs=1e-4
+    )
+    logits = head.predict(Features(features))
     assert logits.is_point
     assert not logits.mean.any()
 

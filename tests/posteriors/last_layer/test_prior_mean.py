@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.posteriors.last_layer.vbll.bounds import CLOSED_FORM
@@ -35,8 +36,7 @@ def centre(seed=7, size=SIZE):
 def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, covariance):
     features, labels = rows(count)
     fitted = polish(
-        features,
-        labels,
+        Features(features, labels),
         CLASSES,
         prior_variance=PRIOR_VARIANCE,
         covariance=covariance,
@@ -44,7 +44,7 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
         max_iterations=200,
         tolerance=1e-12,
     )
-    mean, spread = fitted.moments(features)
+    mean, spread = fitted.moments(Features(features))
     mean = mean.requires_grad_()
     value = CLOSED_FORM["knowles_minka"](mean, spread, labels).sum()
     (slope,) = torch.autograd.grad(value, mean)
@@ -61,8 +61,10 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
 def test_a_prior_mean_of_zero_changes_nothing():
     features, labels = rows()
     options = {"prior_variance": PRIOR_VARIANCE, "learn_prior": True}
-    plain = polish(features, labels, CLASSES, **options)
-    zero = polish(features, labels, CLASSES, prior_mean=torch.zeros(CLASSES, SIZE), **options)
+    plain = polish(Features(features, labels), CLASSES, **options)
+    zero = polish(
+        Features(features, labels), CLASSES, prior_mean=torch.zeros(CLASSES, SIZE), **options
+    )
     torch.testing.assert_close(zero.mean, plain.mean, atol=1e-12, rtol=0)
     assert zero.prior_variance == pytest.approx(plain.prior_variance, rel=1e-12)
 
@@ -73,8 +75,8 @@ def test_a_right_prior_mean_makes_the_learned_prior_narrow():
     truth = 2 * centre()
     labels = (features @ truth.T).softmax(-1).multinomial(1, generator=draw)[:, 0]
     options = {"prior_variance": 1.0, "learn_prior": True}
-    around_zero = polish(features, labels, CLASSES, **options)
-    around_truth = polish(features, labels, CLASSES, prior_mean=truth, **options)
+    around_zero = polish(Features(features, labels), CLASSES, **options)
+    around_truth = polish(Features(features, labels), CLASSES, prior_mean=truth, **options)
     assert around_truth.elbo[-1] > around_zero.elbo[-1]
     assert around_truth.prior_variance < 0.1 * around_zero.prior_variance
 
@@ -82,14 +84,13 @@ def test_a_right_prior_mean_makes_the_learned_prior_narrow():
 def test_without_rows_that_say_anything_the_prior_is_the_posterior():
     labels = torch.tensor([0, 1, 2])
     fitted = polish(
-        torch.full((3, SIZE), 1e-9, dtype=F64),
-        labels,
+        Features(torch.full((3, SIZE), 1e-9, dtype=F64), labels),
         CLASSES,
         prior_variance=PRIOR_VARIANCE,
         prior_mean=centre(),
     )
     torch.testing.assert_close(fitted.mean, centre(), atol=1e-6, rtol=0)
-    mean, spread = fitted.moments(torch.eye(SIZE, dtype=F64))
+    mean, spread = fitted.moments(Features(torch.eye(SIZE, dtype=F64)))
     torch.testing.assert_close(mean, centre().T, atol=1e-6, rtol=0)
     torch.testing.assert_close(spread, torch.full_like(spread, PRIOR_VARIANCE), atol=1e-6, rtol=0)
 
@@ -100,7 +101,9 @@ def test_training_is_drawn_to_the_prior_mean(config):
     head, other = (build(config, SIZE, CLASSES) for _ in range(2))
     head.set_prior_mean(centre())
     other.set_mean(centre())
-    found = head.loss(features.float(), labels, 40) - other.loss(features.float(), labels, 40)
+    found = head.loss(Features(features.float(), labels), 40) - other.loss(
+        Features(features.float(), labels), 40
+    )
     variance = head.training_prior_scale**2 if isinstance(config, VBLL) else config.prior_scale**2
     expected = -0.5 * float(centre().square().sum()) / variance / 40
     assert found.item() == pytest.approx(expected, rel=1e-4)
@@ -124,10 +127,10 @@ def test_a_fit_around_a_prior_mean_survives_saving(config):
     features, labels = rows(20)
     head = build(config, SIZE, CLASSES)
     head.set_prior_mean(centre())
-    head.fit(features.float(), labels, choose_prior=not isinstance(config, NUTS))
+    head.fit(Features(features.float(), labels), choose_prior=not isinstance(config, NUTS))
     again = build(config, SIZE, CLASSES, extra=head.extra_config())
     again.load_state_dict(head.state_dict())
-    found, expected = again.predict(features), head.predict(features)
+    found, expected = again.predict(Features(features)), head.predict(Features(features))
     for name, value in vars(expected).items():
         assert value is None or torch.equal(getattr(found, name), value)
     assert again.extra_config() == head.extra_config()
@@ -153,7 +156,7 @@ def test_the_evidence_of_laplace_is_that_of_its_prior():
     head = build(Laplace(structure="full", prior_precision=precision), 1, 2)
     head.set_prior_mean(where[:, None])
     head.set_mean(points[values.argmax()][:, None])
-    head.fit(features, labels)
+    head.fit(Features(features, labels))
     # The approximation is off by O(1 / 400) nats, the mode by the grid's 0.005.
     assert float(head.log_evidence) * 400 == pytest.approx(exact, abs=0.02)
 

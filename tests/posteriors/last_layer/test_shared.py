@@ -6,6 +6,7 @@ classes gives.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
 from bayeslora.posteriors.build import build
-from bayeslora.posteriors.features import mean_logits, split_known, weight_gradient
+from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
 from bayeslora.posteriors.last_layer.laplace.shared import SharedCurvature, SharedDiagCurvature
 from bayeslora.posteriors.last_layer.nuts.shared import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
@@ -26,12 +27,12 @@ ROWS, OPTIONS, SIZE = 40, 3, 4
 
 
 def options_rows(seed=0, rows=ROWS, options=OPTIONS, size=SIZE):
-    """Return centred features [N, C, d + 1] with known logits of zero, and labels [N]."""
+    """Return labelled rows of centred features [N, C, d] with known logits of zero."""
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(rows, options, size, generator=draw)
     truth = 2 * torch.randn(size, generator=draw)
     labels = torch.distributions.Categorical(logits=features @ truth).sample()
-    return with_known(features), labels
+    return replace(with_known(features), labels=labels)
 
 
 def with_known(features, present=None):
@@ -39,47 +40,48 @@ def with_known(features, present=None):
     centre = (features * present[..., None]).sum(1) / present.sum(1, keepdim=True)
     features = torch.where(present[..., None], features - centre[:, None], 0.0)
     known = torch.where(present, 0.0, ABSENT)
-    return torch.cat([features, known[..., None]], -1)
+    return Features(features, known=known)
 
 
 def class_rows(seed=0, rows=ROWS, classes=OPTIONS, size=SIZE):
-    """Return features [N, d] and labels [N]."""
+    """Return labelled rows of features [N, d]."""
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(rows, size, generator=draw)
     truth = 2 * torch.randn(classes, size, generator=draw)
     labels = torch.distributions.Categorical(logits=features @ truth.T).sample()
-    return features, labels
+    return Features(features, labels)
 
 
-def as_options(features, classes=OPTIONS):
-    """Return e_c ⊗ φ for every class, [N, C, C d + 1], uncentred."""
-    rows, size = features.shape
-    eye = torch.eye(classes, dtype=features.dtype)
-    turned = torch.einsum("ck,nd->nckd", eye, features).reshape(rows, classes, classes * size)
-    return torch.cat([turned, turned.new_zeros(rows, classes, 1)], -1)
+def as_options(rows, classes=OPTIONS):
+    """Return e_c ⊗ φ for every class, [N, C, C d], uncentred."""
+    size = rows.values.shape[1]
+    eye = torch.eye(classes)
+    turned = torch.einsum("ck,nd->nckd", eye, rows.values)
+    turned = turned.reshape(len(rows), classes, classes * size)
+    return Features(turned, rows.labels, torch.zeros(len(rows), classes))
 
 
 def shared_head(posterior, size=SIZE, **options):
     return build(resolve_posterior(posterior), size, 1, shared=True, **options)
 
 
-def fitted(posterior, features, labels, **options):
-    head = shared_head(posterior, features.shape[-1] - 1, **options)
+def fitted(posterior, rows, **options):
+    head = shared_head(posterior, rows.values.shape[-1], **options)
     if hasattr(head, "solve"):
-        head.solve(features, labels)
-    head.fit(features, labels)
+        head.solve(rows)
+    head.fit(rows)
     return head
 
 
 @pytest.mark.parametrize("posterior", ["map:prior_scale=1.5", "laplace:structure=full"])
 def test_options_of_a_kind_are_classes(posterior):
-    features, labels = class_rows()
+    rows = class_rows()
     config = resolve_posterior(posterior)
     classes = build(config, SIZE, OPTIONS)
-    classes.solve(features, labels)
-    classes.fit(features, labels)
-    options = fitted(posterior, as_options(features), labels)
-    new = class_rows(1)[0]
+    classes.solve(rows)
+    classes.fit(rows)
+    options = fitted(posterior, as_options(rows))
+    new = class_rows(1)
     expected, found = classes.predict(new), options.predict(as_options(new))
     torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.spread, expected.spread, atol=1e-4, rtol=1e-4)
@@ -90,14 +92,14 @@ def test_options_of_a_kind_are_classes(posterior):
 
 @pytest.mark.parametrize("scale", ["2", "empirical-bayes"])
 def test_the_variational_fit_of_options_is_the_full_one_of_classes(scale):
-    features, labels = class_rows()
+    rows = class_rows()
     said = f"prior_scale={scale},polish_bound=tilted,bound=tilted"
     classes = build(
         resolve_posterior(f"vbll:{said},covariance=full,training_covariance=full"), SIZE, OPTIONS
     )
-    classes.fit(features, labels)
-    options = fitted(f"vbll:{said},covariance=dense", as_options(features), labels)
-    new = class_rows(1)[0]
+    classes.fit(rows)
+    options = fitted(f"vbll:{said},covariance=dense", as_options(rows))
+    new = class_rows(1)
     expected, found = classes.predict(new), options.predict(as_options(new))
     # The optimum is found to a relative 1e-6 of the bound; moments there are right to its root.
     torch.testing.assert_close(found.mean, expected.mean, atol=5e-3, rtol=5e-3)
@@ -108,9 +110,9 @@ def test_the_variational_fit_of_options_is_the_full_one_of_classes(scale):
 @pytest.mark.parametrize("covariance", ["dense", "diagonal"])
 def test_the_variational_fit_is_stationary(covariance):
     """The gradient of the bound, written out here, vanishes in means and covariance."""
-    features, labels = options_rows()
-    head = fitted(f"vbll:prior_scale=1.5,covariance={covariance}", features, labels)
-    states = features[..., :-1].double()
+    rows = options_rows()
+    head = fitted(f"vbll:prior_scale=1.5,covariance={covariance}", rows)
+    states, labels = rows.values.double(), rows.labels
     mean = head.fitted_mean[0].clone().requires_grad_()
     scale = head.fitted_scale[0].double()
     lower = (scale if covariance == "dense" else scale.diag()).clone().requires_grad_()
@@ -131,7 +133,7 @@ def test_the_variational_fit_is_stationary(covariance):
 
 
 def test_the_bound_is_below_the_expectation_and_tighter_than_jensens():
-    _, labels = options_rows()
+    labels = options_rows().labels
     draw = torch.Generator().manual_seed(3)
     mean, root = (torch.randn(ROWS, *s, generator=draw).double() for s in ((3,), (3, 3)))
     cov = root @ root.mT
@@ -144,8 +146,8 @@ def test_the_bound_is_below_the_expectation_and_tighter_than_jensens():
 
 @pytest.mark.parametrize("prior", [None, 1.3])
 def test_the_curvature_of_options_is_the_hessian(prior):
-    features, labels = options_rows()
-    states = features[..., :-1].double()
+    rows = options_rows()
+    states, labels = rows.values.double(), rows.labels
     weight = torch.randn(SIZE, generator=torch.Generator().manual_seed(2)).double()
 
     def loss(w):
@@ -170,11 +172,11 @@ def test_the_curvature_of_options_is_the_hessian(prior):
 @pytest.mark.slow
 def test_the_chains_sample_the_posterior_of_options():
     """Against quadrature in one dimension: means and deviations within three Monte Carlo errors."""
-    features, labels = options_rows(size=1, rows=12)
-    head = fitted("nuts:num_chains=2,num_warmup=100,num_samples=500", features, labels)
+    rows = options_rows(size=1, rows=12)
+    head = fitted("nuts:num_chains=2,num_warmup=100,num_samples=500", rows)
     grid = torch.linspace(-12, 12, 4001).double()
-    logits = features[..., :1].double() * grid
-    log_density = logits.log_softmax(1)[torch.arange(12), labels].sum(0)
+    logits = rows.values.double() * grid
+    log_density = logits.log_softmax(1)[torch.arange(12), rows.labels].sum(0)
     log_density = log_density - 0.5 * head.point.prior_precision * grid.square()
     density = log_density.softmax(0)
     mean = (density * grid).sum()
@@ -185,8 +187,8 @@ def test_the_chains_sample_the_posterior_of_options():
 
 
 def test_the_energy_of_options_is_the_posteriors():
-    features, labels = options_rows()
-    states = features[..., :-1].double()
+    rows = options_rows()
+    states, labels = rows.values.double(), rows.labels
     offset = torch.randn(ROWS, OPTIONS, generator=torch.Generator().manual_seed(5)).double()
     target = SharedTarget.of(states, labels, torch.zeros(1, SIZE).double(), 0.8, offset)
     z = torch.randn(6, 1, SIZE, generator=torch.Generator().manual_seed(6)).double()
@@ -206,12 +208,12 @@ SLOW = [pytest.param("nuts:num_chains=1,num_warmup=80,num_samples=80", marks=pyt
 
 @pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_an_absent_option_is_as_if_it_were_not_there(posterior):
-    features, labels = options_rows()
-    head = fitted(posterior, features, labels)
-    two = with_known(features[:, :2, :-1])
+    rows = options_rows()
+    head = fitted(posterior, rows)
+    two = with_known(rows.values[:, :2])
     absent = torch.zeros(ROWS, OPTIONS, dtype=torch.bool)
     absent[:, 2] = True
-    wide = with_known(torch.where(absent[..., None], 7.0, features[..., :-1]), ~absent)
+    wide = with_known(torch.where(absent[..., None], 7.0, rows.values), ~absent)
     expected, found = (link_probabilities(head.predict(f), num_samples=64) for f in (two, wide))
     assert found.probs[:, 2].abs().max() == 0
     exact = not isinstance(head.predict(two), GaussianLogits) or head.predict(two).is_point
@@ -224,35 +226,37 @@ def test_an_absent_option_is_as_if_it_were_not_there(posterior):
 
 @pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_options_have_no_order(posterior):
-    features, labels = options_rows()
+    rows = options_rows()
     order = torch.tensor([2, 0, 1])
-    head = fitted(posterior, features, labels)
-    moved = fitted(posterior, features[:, order], torch.argsort(order)[labels])
-    expected, found = head.predict(features).mean[:, order], moved.predict(features[:, order]).mean
+    head = fitted(posterior, rows)
+    turned = rows.map(lambda part: part[:, order])
+    moved = fitted(posterior, replace(turned, labels=torch.argsort(order)[rows.labels]))
+    expected, found = head.predict(rows).mean[:, order], moved.predict(turned).mean
     loose = posterior.startswith("nuts")  # its start is the same, the rounding is not
     torch.testing.assert_close(found, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
 def test_what_a_fit_of_options_stores_gives_it_back(posterior):
-    features, labels = options_rows()
-    head = fitted(posterior, features, labels)
+    rows = options_rows()
+    head = fitted(posterior, rows)
     again = shared_head(posterior, extra=head.extra_config())
     again.load_state_dict(head.state_dict())
     for name in ("mean", "covariance"):
-        found, expected = (getattr(one.predict(features), name) for one in (again, head))
+        found, expected = (getattr(one.predict(rows), name) for one in (again, head))
         assert torch.equal(found, expected)
 
 
 def test_gradients_of_the_training_reach_options():
-    features, labels = options_rows()
+    features = options_rows()
     for posterior in POSTERIORS:
         head = shared_head(posterior)
         head.set_mean(torch.ones(1, SIZE))
-        rows = features.clone().requires_grad_()
-        torch.autograd.backward(head.data_loss(rows, labels))
-        assert rows.grad[..., :-1].abs().sum() > 0
-        torch.autograd.backward(head.loss(features, labels, ROWS))
+        rows = features.map(torch.clone)
+        rows.values.requires_grad_()
+        torch.autograd.backward(head.data_loss(rows))
+        assert rows.values.grad.abs().sum() > 0
+        torch.autograd.backward(head.loss(features, ROWS))
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
 
 
@@ -275,15 +279,14 @@ CLASS_POSTERIORS += ["vbll:covariance=full,polish_bound=tilted", "vbll:covarianc
 @pytest.mark.parametrize("posterior", CLASS_POSTERIORS + SLOW)
 def test_a_class_that_a_row_lacks_has_no_share(posterior):
     posterior += ",inflation=1" if posterior.startswith("gvbll") else ""
-    features, labels = class_rows()
-    known = torch.zeros(ROWS, OPTIONS)
-    lacks = (labels + 1) % OPTIONS
+    known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()
+    lacks = (labelled.labels + 1) % OPTIONS
     known[torch.arange(0, ROWS, 2), lacks[::2]] = ABSENT
-    rows = torch.cat([features, known], 1)
+    rows = replace(labelled, known=known)
     head = build(resolve_posterior(posterior), SIZE, OPTIONS)
     if hasattr(head, "solve"):
-        head.solve(rows, labels)
-    head.fit(rows, labels)
+        head.solve(rows)
+    head.fit(rows)
     probs = link_probabilities(head.predict(rows), num_samples=64).probs
     assert probs[known < 0].abs().max() == 0
     if posterior != "mle":  # which is sure where classes can be told apart
@@ -293,15 +296,14 @@ def test_a_class_that_a_row_lacks_has_no_share(posterior):
 
 def test_known_logits_are_part_of_the_loss():
     """At the optimum of a MAP head whose rows lack a class, autograd finds no gradient."""
-    features, labels = class_rows()
-    known = torch.zeros(ROWS, OPTIONS)
-    known[torch.arange(ROWS), (labels + 1) % OPTIONS] = ABSENT
-    rows = torch.cat([features, known], 1)
+    known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()
+    known[torch.arange(ROWS), (labelled.labels + 1) % OPTIONS] = ABSENT
+    rows = replace(labelled, known=known)
     head = build(resolve_posterior("map:prior_scale=1"), SIZE, OPTIONS)
-    head.solve(rows, labels)
+    head.solve(rows)
     weight = head.weight.detach().double().requires_grad_()
-    logits = (features.double() @ weight.T).masked_fill(known < 0, -math.inf)
-    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    logits = (rows.values.double() @ weight.T).masked_fill(known < 0, -math.inf)
+    loss = torch.nn.functional.cross_entropy(logits, rows.labels, reduction="sum")
     loss = loss + 0.5 * head.prior_precision * weight.square().sum()
     assert torch.autograd.grad(loss, weight)[0].abs().max() < 1e-4
 
@@ -315,7 +317,6 @@ def test_the_gradient_of_weights_is_autograds(rows, options, size, seed):
         start = torch.zeros(weight, dtype=torch.float64, requires_grad=True)
         (expected,) = torch.autograd.grad((mean_logits(features, start) * residual).sum(), start)
         torch.testing.assert_close(weight_gradient(features, residual), expected)
-        assert split_known(features, size)[1] is None
 
 
 def test_the_spread_of_what_is_present_is_that_of_fewer_logits():

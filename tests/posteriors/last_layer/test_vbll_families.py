@@ -12,6 +12,7 @@ from gaussian_oracles import matrix
 from scipy.optimize import minimize
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.polish import polish
 from bayeslora.testing.toy import toy
 
@@ -79,7 +80,7 @@ def test_the_fit_is_the_optimum_over_explicit_parameters(family, bound):
     """Values to 1e-6 nats; moments, along which an optimum is flat, to 1e-4 of numbers near 1."""
     features, labels = toy(rows=15, size=SIZE, classes=CLASSES)
     options = {"bound": bound, "covariance": family, "rank": 1, "tolerance": 1e-10}
-    fitted = polish(features, labels, CLASSES, prior_variance=PRIOR_VARIANCE, **options)
+    fitted = polish(Features(features, labels), CLASSES, prior_variance=PRIOR_VARIANCE, **options)
     value, parts = optimum(family, 1, (features, labels), bound)
     assert fitted.elbo[-1] == pytest.approx(value, abs=1e-6)
     torch.testing.assert_close(fitted.mean, parts["mean"], atol=1e-4, rtol=0)

@@ -15,6 +15,7 @@ from bayeslora import VBLL
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
 from bayeslora.posteriors.last_layer.vbll.options import MARGINAL_BOUNDS
@@ -54,7 +55,9 @@ def test_loss_is_the_bound_plus_the_kl_a_row(covariance, bound):
     kl = kl_to_prior(made.mean, made.covariance, 9.0 / 2.0)
     expected = -bounds.CLOSED_FORM[bound](*moments(made, features), labels).mean() + kl / 1000
     # The oracle multiplies the triangle out and factorises it again.
-    torch.testing.assert_close(made.loss(features, labels, 1000), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        made.loss(Features(features, labels), 1000), expected, rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_the_prior_of_training_can_differ_from_that_of_the_polish(options, scale
     features, labels = toy()
     made = head(**options, mean_sq_norm=2.0)
     assert made.prior_variance == scale**2 / 2
-    made.fit(features, labels)
+    made.fit(Features(features, labels))
     if isinstance(options.get("prior_scale"), float):
         assert made.report()["prior_scale"] == pytest.approx(3.0)
 
@@ -92,7 +95,7 @@ def test_gradients_through_pyro_are_those_of_the_formula(covariance):
     features, labels = toy()
     made = head(training_covariance=covariance, bound=bound_for(covariance))
     parameters = list(made.parameters())
-    ours = torch.autograd.grad(made.loss(features, labels, 60), parameters)
+    ours = torch.autograd.grad(made.loss(Features(features, labels), 60), parameters)
     bound = bounds.CLOSED_FORM[bound_for(covariance)]
     formula = -bound(*moments(made, features), labels).mean()
     formula = formula + kl_to_prior(made.mean, made.covariance, made.prior_variance) / 60
@@ -103,7 +106,7 @@ def test_gradients_through_pyro_are_those_of_the_formula(covariance):
 def test_nothing_enters_the_parameter_store():
     features, labels = toy()
     pyro.clear_param_store()
-    head().loss(features, labels, 60).backward()
+    head().loss(Features(features, labels), 60).backward()
     assert len(pyro.get_param_store()) == 0
 
 
@@ -112,7 +115,7 @@ def test_two_heads_share_nothing():
     first, second = head(), head()
     before = second.mean.clone()
     optimiser = torch.optim.SGD(first.parameters(), lr=0.1)
-    first.loss(features, labels, 60).backward()
+    first.loss(Features(features, labels), 60).backward()
     optimiser.step()
     assert torch.equal(second.mean, before)
     assert second.mean.grad is None
@@ -122,8 +125,8 @@ def test_doubled_data_keep_the_likelihood_and_halve_the_kl():
     features, labels = toy()
     made = head()
     kl = kl_to_prior(made.mean, made.covariance, made.prior_variance)
-    one = made.loss(features, labels, 60)
-    two = made.loss(features.repeat(2, 1), labels.repeat(2), 120)
+    one = made.loss(Features(features, labels), 60)
+    two = made.loss(Features(features.repeat(2, 1), labels.repeat(2)), 120)
     torch.testing.assert_close(one - two, kl / 120)
 
 
@@ -132,7 +135,7 @@ def test_data_loss_reaches_the_features_only(bound):
     features, labels = toy()
     features.requires_grad_()
     made = head(bound=bound)
-    made.data_loss(features, labels).backward()
+    made.data_loss(Features(features, labels)).backward()
     assert features.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in made.parameters())
 
@@ -142,20 +145,24 @@ def test_data_loss_is_the_loss_without_the_kl():
     made = head()
     kl = kl_to_prior(made.mean, made.covariance, made.prior_variance)
     torch.testing.assert_close(
-        made.loss(features, labels, 60), made.data_loss(features, labels) + kl / 60
+        made.loss(Features(features, labels), 60),
+        made.data_loss(Features(features, labels)) + kl / 60,
     )
 
 
 def test_sampled_bound_takes_new_draws_and_repeats_from_a_saved_state():
     features, labels = toy()
     made = head(bound="mc")
-    made.data_loss(features, labels)
+    made.data_loss(Features(features, labels))
     state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    first, second = made.data_loss(features, labels), made.data_loss(features, labels)
+    first, second = (
+        made.data_loss(Features(features, labels)),
+        made.data_loss(Features(features, labels)),
+    )
     assert first != second
     resumed = head(bound="mc")
     resumed.load_state_dict(state)
-    assert resumed.data_loss(features, labels) == first
+    assert resumed.data_loss(Features(features, labels)) == first
 
 
 @pytest.mark.parametrize("mean_sq_norm", [1.0, 25.0])
@@ -164,7 +171,7 @@ def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
     for covariance in TRAINABLE:
         config = VBLL(training_covariance=covariance, bound=bound_for(covariance))
         made = build(config, 4, 3, mean_sq_norm=mean_sq_norm)
-        logits = made.predict(features)
+        logits = made.predict(Features(features))
         assert not logits.mean.any()
         # Standard deviation 0.1 at the mean square norm, in float32 parameters; the directions of
         # a low rank add a hundredth of it each.
@@ -184,34 +191,36 @@ def test_set_mean_reproduces_given_logits():
     weight = torch.randn(3, 4)
     made.set_mean(weight)
     features = toy()[0]
-    torch.testing.assert_close(made.predict(features).mean, features @ weight.double().T)
+    torch.testing.assert_close(made.predict(Features(features)).mean, features @ weight.double().T)
 
 
 @pytest.mark.parametrize("covariance", TRAINABLE)
 def test_refit_descends_to_the_optimum_of_the_training_loss(covariance):
     features, labels = toy()
     made = head(training_covariance=covariance, head_step="refit", bound=bound_for(covariance))
-    losses = [made.loss(features, labels, 60).item()]
+    losses = [made.loss(Features(features, labels), 60).item()]
     for _ in range(3):
-        made.refit(features, labels)
-        losses.append(made.loss(features, labels, 60).item())
+        made.refit(Features(features, labels))
+        losses.append(made.loss(Features(features, labels), 60).item())
     assert losses[1] < losses[0]
     assert losses[3] == pytest.approx(losses[2], abs=1e-5)
-    gradients = torch.autograd.grad(made.loss(features, labels, 60), list(made.parameters()))
+    gradients = torch.autograd.grad(
+        made.loss(Features(features, labels), 60), list(made.parameters())
+    )
     assert max(gradient.abs().max().item() for gradient in gradients) < 1e-3
 
 
 def test_fit_leaves_training_alone_and_predict_uses_the_fit():
     features, labels = toy()
     made = head(prior_scale=2.0)
-    training, loss = made.predict(features), made.loss(features, labels, 60)
+    training, loss = made.predict(Features(features)), made.loss(Features(features, labels), 60)
     mean, spread = made.mean.clone(), made.spread.clone()
     assert made.report() == {"polished": "no"}
-    made.fit(features, labels)
+    made.fit(Features(features, labels))
     assert torch.equal(made.mean, mean)
     assert torch.equal(made.spread, spread)
-    torch.testing.assert_close(made.loss(features, labels, 60), loss)
-    assert not torch.allclose(made.predict(features).mean, training.mean)
+    torch.testing.assert_close(made.loss(Features(features, labels), 60), loss)
+    assert not torch.allclose(made.predict(Features(features)).mean, training.mean)
     assert made.report()["prior_scale"] == pytest.approx(2.0)
     assert made.fitted_mean.dtype == F64
 
@@ -220,16 +229,16 @@ def test_the_report_says_which_means_the_fit_has():
     features, labels = toy()
     for means in ("refit", "trained"):
         made = head(prior_scale=2.0, polish_mean=means)
-        made.fit(features, labels)
+        made.fit(Features(features, labels))
         assert made.report()["polish_mean"] == means
 
 
 def test_means_that_were_never_trained_are_not_held():
     made = build(VBLL(polish_mean="trained"), 4, 3)
     with pytest.raises(InputError, match=r"polish_mean .*'trained', .*'refit' .*'validation'"):
-        made.fit(*toy())
+        made.fit(Features(*toy()))
     made.set_mean(torch.ones(3, 4))
-    made.fit(*toy())
+    made.fit(Features(*toy()))
     assert torch.equal(made.mean_weight, torch.ones(3, 4, dtype=F64))
 
 
@@ -237,7 +246,7 @@ def test_means_that_were_never_trained_are_not_held():
 def test_fit_takes_the_configured_covariance(covariance):
     features, labels = toy()
     made = head(covariance=covariance, prior_scale=2.0, polish_bound=bound_for(covariance), rank=2)
-    made.fit(features, labels)
+    made.fit(Features(features, labels))
     expected = {"fitted": True, "covariance": covariance, "dtype": "float32"}
     assert made.extra_config() == expected
     shape = {"dense": (3, 4, 4), "full": (12, 12)}.get(covariance, (3, 4))
@@ -248,14 +257,14 @@ def test_fit_takes_the_configured_covariance(covariance):
     other = build(made.config, 4, 3, extra=made.extra_config())
     other.load_state_dict(made.state_dict())
     torch.testing.assert_close(
-        other.predict(features).covariance, made.predict(features).covariance
+        other.predict(Features(features)).covariance, made.predict(Features(features)).covariance
     )
 
 
 def test_a_covariance_that_was_kept_in_float64_stays_so():
     """Records of such models say nothing of a dtype."""
     made = head(prior_scale=2.0)
-    made.fit(*toy())
+    made.fit(Features(*toy()))
     state = made.state_dict()
     state["fitted_scale"] = state["fitted_scale"].double()
     other = build(made.config, 4, 3, extra={"fitted": True, "covariance": "dense"})
@@ -303,7 +312,7 @@ def test_rows_of_very_different_size_are_an_error_that_says_so(family):
     features[3] *= 1e9
     made = build(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
     with pytest.raises(InputError, match="positive definite"):
-        made.fit(features, labels)
+        made.fit(Features(features, labels))
 
 
 def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
@@ -311,23 +320,23 @@ def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
     gaps = {}
     for bound in ("jensen", "knowles_minka"):
         made = head(bound=bound, polish_bound=bound, prior_scale=4.0)
-        made.fit(features, labels)
-        gaps[bound] = made.bound_gap(features, labels, num_draws=2000)
+        made.fit(Features(features, labels))
+        gaps[bound] = made.bound_gap(Features(features, labels), num_draws=2000)
     assert 0 < gaps["knowles_minka"] < gaps["jensen"]
-    assert head(bound="mc").bound_gap(features, labels) == 0.0
+    assert head(bound="mc").bound_gap(Features(features, labels)) == 0.0
 
 
 def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
     """Parts have draws of their own, so the two differ by a few standard errors."""
     features, labels = toy()
     made = head(polish_bound="jensen", prior_scale=4.0)
-    made.fit(features, labels)
-    whole = made.bound_gap(features, labels, num_draws=4000)
+    made.fit(Features(features, labels))
+    whole = made.bound_gap(Features(features, labels), num_draws=4000)
     monkeypatch.setattr(
         "bayeslora.posteriors.last_layer.vbll.head.row_slices",
         partial(row_slices, most=4000 * 3 * 7),
     )
-    parts = made.bound_gap(features, labels, num_draws=4000)
+    parts = made.bound_gap(Features(features, labels), num_draws=4000)
     assert parts != whole
     assert parts == pytest.approx(whole, rel=0.05)
 
@@ -342,7 +351,7 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
     )
     monkeypatch.setattr(polish, "polish", short)
     with caplog.at_level(logging.DEBUG):
-        head(prior_scale=2.0).fit(features, labels)
+        head(prior_scale=2.0).fit(Features(features, labels))
     assert "unconverged" in caplog.text
 
 
@@ -351,10 +360,11 @@ def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch
 from bayeslora.posteriors.build import build
+from bayeslora.posteriors.features import Features
 from bayeslora import VBLL
 head = build(VBLL(prior_scale=2.0), 3, 2)
-head.fit(torch.randn(8, 3), torch.arange(8) % 2)
-head.predict(torch.randn(2, 3))
+head.fit(Features(torch.randn(8, 3), torch.arange(8) % 2))
+head.predict(Features(torch.randn(2, 3)))
 sys.exit("pyro" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora import VBLL
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll import polish as polishing
 from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS
@@ -41,7 +42,7 @@ COVARIANCES = ["dense", "diagonal", "eigenbasis", "full"]
 
 def fit(features, labels, **options):
     settings = {"prior_variance": 4.0, "max_iterations": 500, "tolerance": 1e-13}
-    return polish(features, labels, int(labels.max()) + 1, **(settings | options))
+    return polish(Features(features, labels), int(labels.max()) + 1, **(settings | options))
 
 
 @pytest.mark.parametrize(("bound", "family"), CASES)
@@ -138,8 +139,7 @@ def test_the_bound_never_falls(seed, tau, rows, choice):
     classes = 2 if bound == "gauss_hermite" else 4
     features, labels = toy(rows=rows, size=8, classes=classes, seed=seed)
     fitted = polish(
-        features,
-        labels,
+        Features(features, labels),
         classes,
         prior_variance=tau**2,
         bound=bound,
@@ -168,7 +168,7 @@ def test_moments_are_those_of_the_stored_covariance(covariance):
         options = {"covariance": covariance, "bound": bound_for(covariance), "rank": 2}
         fitted = fit(features, labels, tolerance=1e-6, **options)
         other = toy(rows=7, size=9, seed=5)[0]
-        logits, variance = fitted.moments(other)
+        logits, variance = fitted.moments(Features(other))
         torch.testing.assert_close(logits, other @ fitted.mean.T, atol=1e-12, rtol=0)
         expected = fitted.covariance().of_logits(other)
         torch.testing.assert_close(variance, expected, atol=1e-9, rtol=0)
@@ -185,7 +185,9 @@ def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
     # Searched from other sides, and the bound is flat at its top.
     torch.testing.assert_close(found.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
     other = toy(rows=7, size=9, seed=5)[0]
-    for one, expected in zip(found.moments(other), turned.moments(other @ basis), strict=True):
+    for one, expected in zip(
+        found.moments(Features(other)), turned.moments(Features(other @ basis)), strict=True
+    ):
         torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -210,7 +212,7 @@ def test_few_rows_in_their_row_space_are_as_direct():
     direct = DenseBlocks(features, weights, 1 / 4.0)
     other = toy(rows=7, size=10, seed=5)[0]
     torch.testing.assert_close(
-        fitted.moments(other)[1], direct.of_logits(other), atol=1e-10, rtol=0
+        fitted.moments(Features(other))[1], direct.of_logits(other), atol=1e-10, rtol=0
     )
 
 
@@ -321,7 +323,7 @@ def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(si
         labels = labels[torch.randperm(40, generator=generator)]
     config = VBLL(prior_scale="cross-validation", num_samples=200)
     norm = features.square().sum(1).mean().item()
-    found = Polisher(config, features, labels, 4, norm).fit()
+    found = Polisher(config, Features(features, labels), 4, norm).fit()
     wide = found.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)
     assert wide == signal
 
@@ -374,16 +376,18 @@ def test_a_refined_low_rank_is_near_the_dense_one():
     )
     assert isinstance(low.covariance(), DiagonalPlusLowRank)
     other = toy(rows=20, size=6, seed=5)[0]
-    torch.testing.assert_close(low.moments(other)[1], dense.moments(other)[1], rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        low.moments(Features(other))[1], dense.moments(Features(other))[1], rtol=0.05, atol=0
+    )
 
 
 def test_more_data_shrinks_the_variance_and_a_tiny_prior_gives_the_prior_mean():
     features, labels = toy()
     other = toy(rows=7, seed=5)[0]
-    few = fit(features, labels).moments(other)[1]
-    many = fit(features.repeat(10, 1), labels.repeat(10)).moments(other)[1]
+    few = fit(features, labels).moments(Features(other))[1]
+    many = fit(features.repeat(10, 1), labels.repeat(10)).moments(Features(other))[1]
     assert (many < 0.3 * few).all()
-    mean, variance = fit(features, labels, prior_variance=1e-10).moments(other)
+    mean, variance = fit(features, labels, prior_variance=1e-10).moments(Features(other))
     assert mean.abs().max() < 1e-6
     assert variance.max() < 1e-8
 
@@ -419,7 +423,7 @@ def test_dense_covariances_of_held_means_solve_their_fixed_point():
     mean = torch.linspace(-1, 1, 12, dtype=F64).reshape(3, 4)
     start = Start(mean, torch.zeros(50, 3, dtype=F64))
     fitted = fit(features, labels, start=start, hold_mean=True, tolerance=1e-14)
-    logits, variance = fitted.moments(features)
+    logits, variance = fitted.moments(Features(features))
     bound = ASCENT_BOUNDS["knowles_minka"]
     weights = bound.curvature(logits, variance, bound.tilt(logits, variance))
     precision = torch.einsum("nc,ni,nj->cij", weights, features, features)
@@ -456,7 +460,8 @@ def test_held_means_count_outside_the_row_space_of_few_rows(learn_prior, monkeyp
 
 
 def chosen_fit(config, rows, validation=None, mean_sq_norm=1.0, **starts):
-    return Polisher(config, *rows, 3, mean_sq_norm, validation).fit(**starts)
+    held = validation and Features(*validation)
+    return Polisher(config, Features(*rows), 3, mean_sq_norm, held).fit(**starts)
 
 
 def test_validation_chooses_the_scale_from_the_grid_and_starts_warm():

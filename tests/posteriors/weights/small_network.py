@@ -8,6 +8,7 @@ from torch.func import functional_call, jacrev
 
 from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.weights.laplace_lora.linearised import fit_laplace_lora, linearised_logits
 from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
@@ -52,6 +53,9 @@ class SmallNetwork(nn.Module):
         object.__setattr__(self, "encoder", self)
 
     def forward(self, batch):
+        return Features(self.pooled(batch))
+
+    def pooled(self, batch):
         mask = batch["attention_mask"].bool()[..., None]
         states = torch.where(mask, batch["states"], torch.zeros((), dtype=F64))
         states = torch.tanh(self.second(torch.tanh(self.first(states))))
@@ -59,16 +63,16 @@ class SmallNetwork(nn.Module):
 
     @torch.no_grad()
     def features(self, texts, batch_size):
-        return torch.cat([self(texts.collate([row])) for row in range(len(texts))])
+        return torch.cat([self.pooled(texts.collate([row])) for row in range(len(texts))])
 
     def batches(self, lengths, size):
         return length_batches(lengths, size)
 
     def scaled(self, features):
-        return features
+        return Features(features)
 
     def logits(self, batch):
-        return self(batch) @ self.head.weight.T
+        return self.pooled(batch) @ self.head.weight.T
 
 
 def small_texts(count=8, seed=0, longest=4, **options):

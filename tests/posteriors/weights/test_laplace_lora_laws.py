@@ -17,8 +17,8 @@ class OneTokenTexts:
     def __init__(self, network, weights):
         self.network, self.weights, self.config = network, weights, weights.config
 
-    def predict(self, features):
-        texts = SmallTexts([row[None].double() for row in features])
+    def predict(self, rows):
+        texts = SmallTexts([row[None].double() for row in rows.values])
         mean = network_logits(self.network, texts)
         return linearised_logits(self.network, self.weights, texts, mean)
 
@@ -35,7 +35,7 @@ class TestLoRA(PredictionLaws):
 
     def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
         """A network is not linear in its texts; where it saturates, variance stays finite."""
-        variance = head.predict(1e6 * rows).variance
+        variance = head.predict(rows.map(lambda values: 1e6 * values)).variance
         assert torch.isfinite(variance).all()
         assert (variance > 0).all()
 

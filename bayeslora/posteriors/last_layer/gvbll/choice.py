@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.features import split_known
+from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll.density import log_shares
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
@@ -55,16 +55,10 @@ class HeldOut:
     known: Tensor | None
 
     @classmethod
-    def of(cls, scatter: Scatter, prior_rows: float, rows: tuple[Tensor, Tensor]) -> HeldOut:
-        """Return features with labels [M], seen from a scatter.
-
-        Args:
-            scatter: Of rows of d features.
-            prior_rows: κ.
-            rows: [M, d], or with C known logits behind them, and their labels.
-        """
-        states, known = split_known(rows[0].double(), len(scatter.centre))
-        return cls(scatter, prior_rows, *scatter.coordinates(states), rows[1], known)
+    def of(cls, scatter: Scatter, prior_rows: float, rows: Features) -> HeldOut:
+        """Return labelled rows, seen from a scatter."""
+        rows = rows.double()
+        return cls(scatter, prior_rows, *scatter.coordinates(rows.values), rows.targets, rows.known)
 
     def terms(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return o [C] or [M, C] and Q [M, C]: the logits are o − Q / a under an inflation a."""
@@ -81,20 +75,15 @@ class HeldOut:
 
 
 def choose(
-    config: GVBLL,
-    features: Tensor,
-    labels: Tensor,
-    scatter: Scatter,
-    validation: tuple[Tensor, Tensor] | None,
+    config: GVBLL, train: Features, scatter: Scatter, validation: Features | None
 ) -> tuple[float, float]:
     """Return the shrinkage and the inflation that a configuration asks for.
 
     Args:
         config: Which of the two are to be chosen.
-        features: [N, d] float64, the rows of `scatter`, or with C known logits behind them.
-        labels: [N] int64.
+        train: The rows of `scatter`, float64.
         scatter: Of all rows.
-        validation: Held-out features and labels; None cross-validates the rows.
+        validation: Held-out rows; None cross-validates those of training.
 
     Raises:
         InputError: There is one row alone, and no validation rows.
@@ -107,7 +96,7 @@ def choose(
     if not config.needs_held_out:
         return shrinkages[0], float(config.inflation)
     held_out = (
-        _folds(features, labels, len(scatter.centre), len(scatter.counts), config.prior_rows)
+        _folds(train, len(scatter.counts), config.prior_rows)
         if validation is None
         else [HeldOut.of(scatter, config.prior_rows, validation)]
     )
@@ -120,11 +109,9 @@ def choose(
     return shrinkage, inflation
 
 
-def _folds(
-    features: Tensor, labels: Tensor, num_features: int, num_classes: int, prior_rows: float
-) -> list[HeldOut]:
+def _folds(train: Features, num_classes: int, prior_rows: float) -> list[HeldOut]:
     """Return every row held out once, each class spread over all folds."""
-    rows = len(labels)
+    rows, labels = len(train), train.targets
     if rows < 2:
         raise InputError("posterior 'gvbll' cannot choose its shrinkage on a single row")
     count = min(NUM_FOLDS, rows)
@@ -133,9 +120,8 @@ def _folds(
     parts = []
     for number in range(count):
         out = fold == number
-        rest, _ = split_known(features[~out], num_features)
-        scatter = Scatter.of(rest, labels[~out], num_classes, prior_rows)
-        parts.append(HeldOut.of(scatter, prior_rows, (features[out], labels[out])))
+        scatter = Scatter.of(train.values[~out], labels[~out], num_classes, prior_rows)
+        parts.append(HeldOut.of(scatter, prior_rows, train.take(out)))
     return parts
 
 

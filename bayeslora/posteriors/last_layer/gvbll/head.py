@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits, SampledLogits
-from bayeslora.posteriors.features import check_features, check_fit, split_known
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.gvbll.choice import choose
 from bayeslora.posteriors.last_layer.gvbll.density import (
     Distances,
@@ -77,12 +77,7 @@ class GVBLLHead(AroundPoint):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Fit the Gaussians; the softmax layer stays as it is.
 
@@ -93,15 +88,15 @@ class GVBLLHead(AroundPoint):
             InputError: Features are not finite, all rows have the same, or there is one alone to
                 choose on.
         """
-        check_fit(features, validation)
+        check_fit(train, validation)
         config = self.config if choose_prior else _unchosen(self.config)
         classes, size = self.point.weight.shape
-        features = features.double()
-        rows, _ = split_known(features, size)
-        scatter = Scatter.of(rows, labels, classes, config.prior_rows)
-        shrinkage, inflation = choose(config, features, labels, scatter, validation)
+        train = train.double()
+        labels, device = train.targets, train.values.device
+        scatter = Scatter.of(train.values, labels, classes, config.prior_rows)
+        shrinkage, inflation = choose(config, train, scatter, validation)
         values, floor = scatter.shrunk(shrinkage)
-        gaussian = TiedGaussian(classes, rows.shape[1], len(values)).to(rows.device)
+        gaussian = TiedGaussian(classes, size, len(values)).to(device)
         gaussian.means.copy_(scatter.means)
         # Contiguous as it will be read back: products of other layouts differ in the last bit.
         gaussian.directions = scatter.directions.contiguous()
@@ -111,29 +106,29 @@ class GVBLLHead(AroundPoint):
         self.gaussian = gaussian
         self.counts.copy_(scatter.counts)
         self.inflation.fill_(inflation)
-        bound = label_bound(self._distances(gaussian, rows), labels)
+        bound = label_bound(self._distances(gaussian, train), labels)
         self.label_bound.fill_(float(bound.mean()))
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits | SampledLogits:
+    def predict(self, rows: Features) -> GaussianLogits | SampledLogits:
         """Return draws [S, N, C] with the exact log p(c, φ); before a fit, the softmax layer's."""
         if self.gaussian is None:
-            return self.point.predict(features)
-        rows = self._distances(self.gaussian, features)
-        draws = draw_logits(rows, self.config.num_samples, self.seed)
-        joint = log_joint(rows, self.gaussian.log_determinant())
-        _, known = split_known(features.double(), self.point.weight.shape[1])
-        if known is None:
+            return self.point.predict(rows)
+        rows = rows.double()
+        found = self._distances(self.gaussian, rows)
+        draws = draw_logits(found, self.config.num_samples, self.seed)
+        joint = log_joint(found, self.gaussian.log_determinant())
+        if rows.known is None:
             return SampledLogits(draws, joint)
-        return SampledLogits(draws + known, joint + known)
+        return SampledLogits(draws + rows.known, joint + rows.known)
 
     @torch.no_grad()
-    def scores_of(self, features: Tensor) -> dict[str, Tensor]:
-        """Return `log_density` [N], −log p(φ) in nats for [N, d] features; nothing before a fit."""
+    def scores_of(self, rows: Features) -> dict[str, Tensor]:
+        """Return `log_density` [N], −log p(φ) in nats; nothing before a fit."""
         if self.gaussian is None:
             return {}
-        rows = self._distances(self.gaussian, features)
-        joint = log_joint(rows, self.gaussian.log_determinant())
+        found = self._distances(self.gaussian, rows)
+        joint = log_joint(found, self.gaussian.log_determinant())
         return {"log_density": -joint.logsumexp(1)}
 
     def extra_config(self) -> dict[str, Any]:
@@ -159,12 +154,13 @@ class GVBLLHead(AroundPoint):
             **{name: float(getattr(self, name)) for name in _MEASURED},
         }
 
-    def _distances(self, gaussian: TiedGaussian, features: Tensor) -> Distances:
-        check_features(features)
-        states, _ = split_known(features.double(), self.point.weight.shape[1])
-        squared = gaussian.distances(states)
+    def _distances(self, gaussian: TiedGaussian, rows: Features) -> Distances:
+        check_features(rows)
+        values = rows.values.double()
         spread = 1 / (self.counts + self.config.prior_rows)
-        return Distances(squared, spread, log_shares(self.counts), states.shape[1])
+        return Distances(
+            gaussian.distances(values), spread, log_shares(self.counts), values.shape[1]
+        )
 
 
 def _unchosen(config: GVBLL) -> GVBLL:

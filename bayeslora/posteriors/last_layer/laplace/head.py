@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import check_features, check_fit, split_known
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.laplace.curvature import (
     DiagCurvature,
     FullCurvature,
@@ -100,37 +100,31 @@ class LaplaceHead(AroundPoint):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Fit curvature and prior precision; the mean weights stay as they are."""
-        check_fit(features, validation)
-        features = features.double()
-        logits = self.point.predict(features).mean
-        states, _ = split_known(features, self.point.weight.shape[1])
-        self._allocate(min(len(states), states.shape[-1]))
-        self._fitted().fit(states, logits.softmax(-1))
-        log_likelihood = -float(cross_entropy(logits, labels, reduction="sum"))
+        check_fit(train, validation)
+        train = train.double()
+        logits = self.point.predict(train).mean
+        self._allocate(min(len(train), train.values.shape[-1]))
+        self._fitted().fit(train.values, logits.softmax(-1))
+        log_likelihood = -float(cross_entropy(logits, train.targets, reduction="sum"))
         precision = self.config.prior_precision
         if isinstance(precision, str):
             precision = self.point.prior_precision
             if choose_prior:
                 precision = self._choose_precision(log_likelihood, validation)
         self.prior_precision.fill_(precision)
-        self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(labels))
+        self.log_evidence.fill_(self._evidence(log_likelihood, precision) / len(train))
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits' distribution.
 
         Raises:
             InputError: The head has not been fitted.
         """
-        return self._logits(features, float(self.prior_precision))
+        return self._logits(rows, float(self.prior_precision))
 
     def extra_config(self) -> dict[str, Any]:
         """Return whether there is a fit, and the rank of its features."""
@@ -163,9 +157,7 @@ class LaplaceHead(AroundPoint):
             "log_evidence": float(self.log_evidence),
         }
 
-    def _choose_precision(
-        self, log_likelihood: float, validation: tuple[Tensor, Tensor] | None
-    ) -> float:
+    def _choose_precision(self, log_likelihood: float, validation: Features | None) -> float:
         unit = float(self.point.mean_sq_norm)
         if self.config.prior_precision == "marglik":
 
@@ -176,12 +168,11 @@ class LaplaceHead(AroundPoint):
         if validation is None:
             logger.debug("no validation data: the prior stays at scale %g", self.config.prior_scale)
             return self.point.prior_precision
-        features, labels = validation
 
         def score(precision: float) -> float:
-            logits = self._logits(features, precision)
+            logits = self._logits(validation, precision)
             probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
-            return -nll(probs, labels)
+            return -nll(probs, validation.targets)
 
         return best_on_grid(score, unit, "validation NLL")
 
@@ -197,12 +188,11 @@ class LaplaceHead(AroundPoint):
             precision,
         )
 
-    def _logits(self, features: Tensor, precision: float) -> GaussianLogits:
-        check_features(features)
-        features = features.double()
-        states, _ = split_known(features, self.point.weight.shape[1])
-        covariance = self._fitted().covariance(states, precision)
-        return GaussianLogits(self.point.predict(features).mean, covariance)
+    def _logits(self, rows: Features, precision: float) -> GaussianLogits:
+        check_features(rows)
+        rows = rows.double()
+        covariance = self._fitted().covariance(rows.values, precision)
+        return GaussianLogits(self.point.predict(rows).mean, covariance)
 
     def _fitted(self) -> AnyCurvature:
         if self.curvature is None:

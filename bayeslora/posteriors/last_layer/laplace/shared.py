@@ -98,7 +98,7 @@ class SharedDiagCurvature(nn.Module):
 
 
 class SharedLaplaceHead(LaplaceHead):
-    """The Laplace approximation of options: features are [N, C, d + 1]."""
+    """The Laplace approximation of options: features are [N, C, d]."""
 
     curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = {
         "diag": SharedDiagCurvature,

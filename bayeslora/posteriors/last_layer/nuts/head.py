@@ -29,12 +29,7 @@ from torch import Tensor
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
-from bayeslora.posteriors.features import (
-    check_features,
-    check_fit,
-    mean_logits,
-    split_known,
-)
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT, convergence
@@ -97,12 +92,7 @@ class NUTSHead(AroundPoint):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Run the chains, on the CPU whatever the device; the trained weights stay as they are.
 
@@ -112,8 +102,8 @@ class NUTSHead(AroundPoint):
         Raises:
             InputError: The chains did not move, or the features are not finite.
         """
-        check_fit(features, validation)
-        target, space = self._target(features.double().cpu(), labels.cpu())
+        check_fit(train, validation)
+        target, space = self._target(train.double().to(torch.device("cpu")))
         if choose_prior:
             chains = run_chains(target, self.config, self.seed, self.advance)
             self._measure(chains)
@@ -125,22 +115,21 @@ class NUTSHead(AroundPoint):
             draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
         self._keep(target.class_weights(draws), space)
 
-    def _target(self, features: Tensor, labels: Tensor) -> tuple[AnyTarget, RowSpace]:
+    def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         """Return what is sampled, and the space in which the draws are."""
-        states, _ = split_known(features, self.point.weight.shape[1])
-        space = RowSpace.of(states)
+        space = RowSpace.of(rows.values)
         centre = self._prior_mean().cpu()
         target = Target.of(
-            space.coordinates(states),
-            labels,
+            space.coordinates(rows.values),
+            rows.targets,
             space.coordinates(self.point.weight.double().cpu() - centre),
             self.point.prior_precision,
-            mean_logits(features, centre),
+            rows.logits(centre),
         )
         return target, space
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> SampledLogits:
+    def predict(self, rows: Features) -> SampledLogits:
         """Return the logits of each draw, [S, N, C].
 
         Raises:
@@ -151,16 +140,16 @@ class NUTSHead(AroundPoint):
                 "the posterior 'nuts' has no draws yet; call fit first, or calibrate for a "
                 "classifier that is finished"
             )
-        check_features(features)
-        return SampledLogits(self._logits(features.double(), self.draws.double(), self.noise))
+        check_features(rows)
+        return SampledLogits(self._logits(rows.double(), self.draws.double(), self.noise))
 
-    def _logits(self, features: Tensor, draws: Tensor, noise: Tensor) -> Tensor:
+    def _logits(self, rows: Features, draws: Tensor, noise: Tensor) -> Tensor:
         """Return the logits [S, N, C] of rows under [S, C, r] draws of the weights."""
-        states, _ = split_known(features, self.point.weight.shape[1])
+        states = rows.values
         space = RowSpace(self.basis)
         inside = space.coordinates(states)
         classes = draws.shape[1]
-        logits = (draws @ inside.T).transpose(1, 2) + mean_logits(features, self._prior_mean())
+        logits = (draws @ inside.T).transpose(1, 2) + rows.logits(self._prior_mean())
         norm = inside.norm(dim=-1, keepdim=True) / math.sqrt(classes)
         noise = noise[:, None]
         beyond = space.outside(states).sqrt() * noise[..., :classes] + norm * noise[..., classes:]

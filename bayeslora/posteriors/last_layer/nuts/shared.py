@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from bayeslora.posteriors.features import mean_logits, split_known, weight_gradient
+from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
 from bayeslora.posteriors.last_layer.algebra import RowSpace, bounding_factor, precision_factor
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
@@ -90,22 +90,21 @@ class SharedTarget:
 
 
 class SharedNUTSHead(NUTSHead):
-    """The Markov chain reference of options: features are [N, C, d + 1]."""
+    """The Markov chain reference of options: features are [N, C, d]."""
 
     def __init__(
         self, config: NUTS, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> None:
         super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
 
-    def _target(self, features: Tensor, labels: Tensor) -> tuple[AnyTarget, RowSpace]:
-        states, _ = split_known(features, self.point.weight.shape[1])
+    def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         centre = self._prior_mean().cpu()
         start = self.point.weight.double().cpu() - centre
-        offset = mean_logits(features, centre)
-        target = SharedTarget.of(states, labels, start, self.point.prior_precision, offset)
+        target = SharedTarget.of(
+            rows.values, rows.targets, start, self.point.prior_precision, rows.logits(centre)
+        )
         return target, RowSpace(None)
 
-    def _logits(self, features: Tensor, draws: Tensor, noise: Tensor) -> Tensor:
-        states, _ = split_known(features, self.point.weight.shape[1])
-        moved: Tensor = torch.einsum("ncd,sd->snc", states, draws[:, 0])
-        return moved + mean_logits(features, self._prior_mean())
+    def _logits(self, rows: Features, draws: Tensor, noise: Tensor) -> Tensor:
+        moved: Tensor = torch.einsum("ncd,sd->snc", rows.values, draws[:, 0])
+        return moved + rows.logits(self._prior_mean())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import check_features, check_fit, split_known
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.point import AroundPoint, PointHead
 from bayeslora.posteriors.types import Network
@@ -55,30 +55,28 @@ class PrototypeHead(AroundPoint):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Take the means of the classes, and the scale of lowest NLL where none is given.
 
         Raises:
             InputError: Features are not finite.
         """
-        check_fit(features, validation)
-        classes, size = self.centres.shape
-        rows, known = split_known(features.double(), size)
+        check_fit(train, validation)
+        classes = len(self.centres)
+        train = train.double()
+        rows, labels = train.values, train.targets
         self.centres.copy_(prototypes(rows, labels, classes))
         self.scale.copy_(self.given_scale)
         if bool(self.given_scale.isfinite()):
             return
         if validation is not None:
-            held, known = split_known(validation[0].double(), size)
-            cosines, targets = cosine_logits(held, self.centres), validation[1]
+            held = validation.double()
+            cosines, known = cosine_logits(held.values, self.centres), held.known
+            targets = held.targets
         elif bool((torch.bincount(labels, minlength=classes) > 1).all()):
-            cosines, targets = held_out_cosines(rows, labels, classes), labels
+            cosines, known = held_out_cosines(rows, labels, classes), train.known
+            targets = labels
         else:
             self.scale.fill_(USUAL_SCALE)
             return
@@ -89,24 +87,24 @@ class PrototypeHead(AroundPoint):
         self.scale.fill_(USUAL_SCALE * found)
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits without variance, in float64; before a fit, the softmax layer's."""
         if not bool(self.centres.isfinite().all()):
-            return self.point.predict(features)
-        check_features(features)
-        states, known = split_known(features.double(), self.centres.shape[1])
-        mean = cosine_logits(states, self.centres, self.scale)
-        mean = mean if known is None else mean + known
+            return self.point.predict(rows)
+        check_features(rows)
+        rows = rows.double()
+        mean = cosine_logits(rows.values, self.centres, self.scale)
+        mean = mean if rows.known is None else mean + rows.known
         return GaussianLogits(mean, torch.zeros_like(mean))
 
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def data_loss(self, rows: Features) -> Tensor:
         """Return the mean cross-entropy, with what `predict` uses held constant."""
         if not bool(self.centres.isfinite().all()):
-            return self.point.data_loss(features, labels)
-        states, known = split_known(features, self.centres.shape[1])
-        logits = cosine_logits(states, self.centres.to(features), self.scale.to(features))
-        logits = logits if known is None else logits + known
-        return torch.nn.functional.cross_entropy(logits, labels)
+            return self.point.data_loss(rows)
+        values = rows.values
+        logits = cosine_logits(values, self.centres.to(values), self.scale.to(values))
+        logits = logits if rows.known is None else logits + rows.known
+        return torch.nn.functional.cross_entropy(logits, rows.targets)
 
     def extra_config(self) -> dict[str, Any]:
         """Return nothing: all shapes are known."""

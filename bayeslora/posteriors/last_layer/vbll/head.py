@@ -29,12 +29,7 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import (
-    check_features,
-    check_fit,
-    mean_logits,
-    split_known,
-)
+from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES, TRAINABLE
@@ -122,7 +117,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         """Covariance of the weights while training; gradients reach the parameters."""
         return self._trained_family.from_free(self.spread, self.factor, len(self.mean))
 
-    def loss(self, features: Tensor, labels: Tensor, num_train: int) -> Tensor:
+    def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats a row.
 
         Raises:
@@ -130,35 +125,32 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         """
         check_count("num_train", num_train, least=1, most=1e15)
         covariance = self.covariance
-        likelihood = num_train * self._bound(features, labels, self.mean, covariance).mean()
+        likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
         # A tensor, whose value the device need not be waited for.
         variance = self.mean_sq_norm.new_full((), self.training_prior_scale**2)
         prior_variance = (variance / self.mean_sq_norm).to(self.mean)
         apart = self.mean if self.prior_mean is None else self.mean - self.prior_mean
         return negative_elbo(apart, covariance, prior_variance, likelihood) / num_train
 
-    def data_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def data_loss(self, rows: Features) -> Tensor:
         """Return −mean bound with q held constant, in nats a row."""
         held = (self.spread.detach(), None if self.factor is None else self.factor.detach())
         covariance = self._trained_family.from_free(*held, len(self.mean))
-        return -self._bound(features, labels, self.mean.detach(), covariance).mean()
+        return -self._bound(rows, self.mean.detach(), covariance).mean()
 
     @torch.no_grad()
-    def refit(self, features: Tensor, labels: Tensor, iterations: int = 8) -> None:
-        """Move the training parameters near their optimum for [N, d] features, in closed form."""
+    def refit(self, rows: Features, iterations: int = 8) -> None:
+        """Move the training parameters near their optimum for rows, in closed form."""
         bound = self.config.bound
-        states, known = split_known(features, self.mean.shape[1])
         polished = polish(
-            states,
-            labels,
+            rows,
             len(self.mean),
-            known=known,
             families=self.trainable,
             covariance=self.config.training_covariance,
             prior_variance=self.prior_variance,
             bound=bound if bound in bounds.CLOSED_FORM else self.config.polish_bound,
             rank=self.config.rank,
-            start=self._start(features, self.mean, self.covariance),
+            start=self._start(rows, self.mean, self.covariance),
             prior_mean=self.prior_mean,
             max_iterations=iterations,
         )
@@ -170,19 +162,14 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def fit(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        validation: tuple[Tensor, Tensor] | None = None,
-        *,
-        choose_prior: bool = True,
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
         """Fit the posterior that `predict` uses, starting from the last fit.
 
         Raises:
             InputError: The features are not finite, or means are to be held that are all zero.
         """
-        check_fit(features, validation)
+        check_fit(train, validation)
         config = self.config
         if config.polish_mean == "trained" and not self._is_trained():
             raise InputError(
@@ -194,18 +181,16 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             config = replace(config, prior_scale=self.training_prior_scale)
         polisher = Polisher(
             config,
-            features,
-            labels,
+            train,
             len(self.mean),
             float(self.mean_sq_norm),
             validation,
             self.prior_mean,
-            self.mean.shape[1],
             self.families,
         )
         polished = polisher.fit(
-            self._start(features, *self._posterior()),
-            trained=self._trained(features),
+            self._start(train, *self._posterior()),
+            trained=self._trained(train),
         )
         if not polished.converged:
             logger.debug("the polish stopped after %d rounds unconverged", len(polished.elbo))
@@ -215,37 +200,37 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             setattr(self, f"fitted_{name}", tensor.float().contiguous())
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
-        self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(labels))
+        self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(train))
 
     @torch.no_grad()
-    def predict(self, features: Tensor) -> GaussianLogits:
+    def predict(self, rows: Features) -> GaussianLogits:
         """Return the logits under the last fit, or under the training q where there is none."""
-        check_features(features)
-        features = features.double()
+        check_features(rows)
         mean, covariance = self._posterior()
-        return GaussianLogits(*_moments(features, mean.double(), covariance.double()))
+        return GaussianLogits(*_moments(rows.double(), mean.double(), covariance.double()))
 
-    def fit_report(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+    def fit_report(self, rows: Features) -> dict[str, float]:
         """Return `bound_gap` on the training rows."""
-        return {"bound_gap": self.bound_gap(features, labels)}
+        return {"bound_gap": self.bound_gap(rows)}
 
     @torch.no_grad()
-    def bound_gap(self, features: Tensor, labels: Tensor, num_draws: int = 50) -> float:
+    def bound_gap(self, rows: Features, num_draws: int = 50) -> float:
         """Return how far the bound is below the sampled log-likelihood, in nats a row."""
         bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
         if bound == "mc":
             return 0.0
         classes = len(self.mean)
         total = 0.0
-        parts = row_slices(len(features), max(num_draws, classes) * classes)
-        for place, rows in enumerate(parts):
-            logits, known = self.predict(features[rows]), labels[rows]
+        parts = row_slices(len(rows), max(num_draws, classes) * classes)
+        for place, some in enumerate(parts):
+            part = rows.take(some)
+            logits, labels = self.predict(part), part.targets
             shape = tuple(logits.mean.shape)
             noise = antithetic_noise(num_draws, shape, self.seed + place, logits.mean)
-            sampled = bounds.monte_carlo(logits.mean, logits.covariance, known, noise)
-            closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, known)
+            sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
+            closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
             total += float((sampled - closed).sum())
-        return total / len(labels)
+        return total / len(rows)
 
     @property
     def mean_weight(self) -> Tensor:
@@ -336,23 +321,21 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         tensors = {name: part for name, part in parts.items() if part is not None}
         return self.fitted_mean, self._family.of_tensors(tensors, len(self.mean))
 
-    def _trained(self, features: Tensor) -> Start | None:
+    def _trained(self, rows: Features) -> Start | None:
         """Return what training left; None where it left the means where they started."""
-        return self._start(features, self.mean, self.covariance) if self._is_trained() else None
+        return self._start(rows, self.mean, self.covariance) if self._is_trained() else None
 
     def _is_trained(self) -> bool:
         """Return whether the means ever left the prior mean."""
         centre = torch.zeros_like(self.mean) if self.prior_mean is None else self.prior_mean
         return not torch.equal(self.mean, centre)
 
-    def _start(self, features: Tensor, mean: Tensor, covariance: Covariance) -> Start:
-        return Start(mean, _moments(features.double(), mean.double(), covariance.double())[1])
+    def _start(self, rows: Features, mean: Tensor, covariance: Covariance) -> Start:
+        return Start(mean, _moments(rows.double(), mean.double(), covariance.double())[1])
 
-    def _bound(
-        self, features: Tensor, labels: Tensor, mean: Tensor, covariance: Covariance
-    ) -> Tensor:
-        features = features.to(mean.dtype)
-        logits, variance = _moments(features, mean, covariance)
+    def _bound(self, rows: Features, mean: Tensor, covariance: Covariance) -> Tensor:
+        logits, variance = _moments(rows.to(mean.dtype), mean, covariance)
+        labels = rows.targets
         if self.config.bound != "mc":
             return bounds.CLOSED_FORM[self.config.bound](logits, variance, labels)
         self.num_draws += 1
@@ -365,10 +348,9 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return bounds.monte_carlo(logits, variance, labels, noise)
 
 
-def _moments(features: Tensor, mean: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
+def _moments(rows: Features, mean: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
     """Return the logits' means [N, C] and covariances [N, C] or [N, C, C]."""
-    states, _ = split_known(features, mean.shape[1])
-    return mean_logits(features, mean), covariance.of_logits(states)
+    return rows.logits(mean), covariance.of_logits(rows.values)
 
 
 def negative_elbo(

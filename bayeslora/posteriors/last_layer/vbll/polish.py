@@ -21,7 +21,7 @@ from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.features import mean_logits, split_known
+from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll.ascent import Ascent, State
 from bayeslora.posteriors.last_layer.vbll.bounds import curvature
@@ -79,32 +79,27 @@ class Polished:
     converged: bool
     _state: State = field(repr=False)
     _space: RowSpace = field(repr=False)
-    _features: Tensor = field(repr=False)
-    _known: Tensor | None = field(repr=False)
+    _rows: Features = field(repr=False)
     _rank: int = field(repr=False)
 
-    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits' means [M, C] and covariances [M, C] or [M, C, C].
-
-        Args:
-            features: [M, d], or of options [M, C, d + 1], with known logits behind them.
-        """
-        features = features.double()
-        states, _ = split_known(features, self.mean.shape[1])
+    def moments(self, rows: Features) -> tuple[Tensor, Tensor]:
+        """Return the logits' means [M, C] and covariances [M, C] or [M, C, C]."""
+        rows = rows.double()
+        states = rows.values
         covariance = self._state.blocks.of_logits(self._space.coordinates(states))
         if self._space.basis is not None:
             outside = self._space.outside(states) / self._state.blocks.prior_precision
             if covariance.ndim == 3:
                 outside = torch.diag_embed(outside.expand(-1, covariance.shape[1]))
             covariance = covariance + outside
-        return mean_logits(features, self.mean), covariance
+        return rows.logits(self.mean), covariance
 
     def covariance(self) -> Covariance:
         """Return the covariance of the weights in all d dimensions."""
         blocks = self._state.blocks
         if self._space.basis is None:
             return blocks.stored()
-        return self.family.best(self._features, self._state.weights, blocks.prior_precision)
+        return self.family.best(self._rows.values, self._state.weights, blocks.prior_precision)
 
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.
@@ -112,9 +107,8 @@ class Polished:
         Rows then weigh p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact curvature at the
         mean. The result is no longer the optimum of one objective.
         """
-        inside = self._space.coordinates(self._features)
-        logits = mean_logits(self._features, self.mean)
-        logits = logits if self._known is None else logits + self._known
+        inside = self._space.coordinates(self._rows.values)
+        logits = self._rows.logits(self.mean)
         still = torch.zeros_like(self._state.blocks.train_covariance)
         weights = curvature(logits, still, logits.softmax(-1))
         blocks = self.family.blocks(
@@ -133,8 +127,7 @@ class Polished:
 
 
 def polish(
-    features: Tensor,
-    labels: Tensor,
+    rows: Features,
     num_classes: int,
     *,
     prior_variance: float,
@@ -145,7 +138,6 @@ def polish(
     learn_prior: bool = False,
     hold_mean: bool = False,
     prior_mean: Tensor | None = None,
-    known: Tensor | None = None,
     families: Mapping[str, type[Covariance]] = FAMILIES,
     max_iterations: int = 50,
     tolerance: float = 1e-6,
@@ -153,8 +145,7 @@ def polish(
     """Maximise the evidence lower bound over means and covariances (and the prior variance).
 
     Args:
-        features: [N, d], or of options [N, C, d].
-        labels: [N] int64 class indices.
+        rows: Labelled.
         num_classes: C, or of options 1, for their one weight vector.
         prior_variance: σ0² of a weight, or where to start where it is learned.
         bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
@@ -164,12 +155,12 @@ def polish(
         learn_prior: Take σ0² as a further unknown (empirical Bayes).
         hold_mean: Leave the means of `start` as they are.
         prior_mean: [C, d]; None for zero.
-        known: [N, C] logits that are known beforehand; None for zero.
         families: What `covariance` names.
         max_iterations: At most this many rounds; at least one.
         tolerance: Stop when the bound changes by less than this, relative to its size.
     """
-    features = features.double()
+    rows = rows.double()
+    features, labels, known = rows.values, rows.targets, rows.known
     # A diagonal covariance is not diagonal in rotated coordinates.
     family = families[covariance]
     space = RowSpace.of(features) if family.turns else RowSpace(None)
@@ -180,7 +171,7 @@ def polish(
     centre = centre if prior_mean is None else prior_mean.double()
     offset = None if prior_mean is None else mean_logits(features, centre)
     if known is not None:
-        offset = known.double() if offset is None else offset + known
+        offset = known if offset is None else offset + known
     start = Start(centre, torch.zeros_like(targets)) if start is None else start
     apart = start.mean.double() - centre
     ascent = Ascent(
@@ -215,8 +206,7 @@ def polish(
         converged=len(trace) > 1 and _settled(trace, tolerance),
         _state=state,
         _space=space,
-        _features=features,
-        _known=known,
+        _rows=rows,
         _rank=rank,
     )
 
@@ -261,26 +251,21 @@ class Polisher:
 
     Attributes:
         config: Bound, covariance, prior scale, means, link.
-        features: [N, d] of the training rows, or of options [N, C, d], with known logits behind
-            them where there are some.
-        labels: [N] int64.
+        train: Training rows.
         num_classes: C, or of options 1.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
-        validation: Features and labels of held-out rows; without them a prior scale `validation`
-            means `empirical-bayes`, as `auto` does here, and means `validation` are refit.
+        validation: Held-out rows; without them a prior scale `validation` means
+            `empirical-bayes`, as `auto` does here, and means `validation` are refit.
         prior_mean: [C, d]; None for zero.
-        num_features: d; None where no known logits follow the features.
         families: What the covariances of `config` name.
     """
 
     config: VBLL
-    features: Tensor
-    labels: Tensor
+    train: Features
     num_classes: int
     mean_sq_norm: float
-    validation: tuple[Tensor, Tensor] | None = None
+    validation: Features | None = None
     prior_mean: Tensor | None = None
-    num_features: int | None = None
     families: Mapping[str, type[Covariance]] = field(default_factory=lambda: FAMILIES)
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
@@ -317,18 +302,13 @@ class Polisher:
 
     def _wide_is_better(self) -> bool:
         """Return whether a wide prior has the lower NLL on parts of the rows that are left out."""
-        fold = _folds(self.labels)
+        fold = _folds(self.train.targets)
         gain = 0.0
         for number in range(FOLDS):
             held = fold == number
             if not held.any() or held.all():
                 continue
-            rest = replace(
-                self,
-                features=self.features[~held],
-                labels=self.labels[~held],
-                validation=(self.features[held], self.labels[held]),
-            )
+            rest = replace(self, train=self.train.take(~held), validation=self.train.take(held))
             wide = rest._fit(WIDE_PRIOR_SCALE, None, _LEARNING_TOLERANCE, hold_mean=False)
             apart = rest._validation_nll(rest._learned(None)) - rest._validation_nll(wide)
             gain += apart * int(held.sum())
@@ -355,10 +335,8 @@ class Polisher:
         hold_mean: bool,
         learn_prior: bool = False,
     ) -> Polished:
-        states, known = split_known(self.features, self.num_features or self.features.shape[-1])
         polished = polish(
-            states,
-            self.labels,
+            self.train,
             self.num_classes,
             prior_variance=scale**2 / self.mean_sq_norm,
             bound=self.config.polish_bound,
@@ -368,7 +346,6 @@ class Polisher:
             learn_prior=learn_prior,
             hold_mean=hold_mean,
             prior_mean=self.prior_mean,
-            known=known,
             families=self.families,
             tolerance=tolerance,
         )
@@ -377,11 +354,9 @@ class Polisher:
     def _validation_nll(self, polished: Polished) -> float:
         if self.validation is None:
             raise ValueError("nothing to compare fits on")
-        features, labels = self.validation
-        logits = GaussianLogits(*polished.moments(features))
-        return nll(
-            link_probabilities(logits, self.config.link, self.config.num_samples).probs, labels
-        )
+        logits = GaussianLogits(*polished.moments(self.validation))
+        probs = link_probabilities(logits, self.config.link, self.config.num_samples).probs
+        return nll(probs, self.validation.targets)
 
 
 def _folds(labels: Tensor) -> Tensor:

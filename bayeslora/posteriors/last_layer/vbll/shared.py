@@ -184,7 +184,7 @@ def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tens
 
 
 class SharedVBLLHead(VBLLHead):
-    """The variational last layer of options: `mean` is [1, d], and features are [N, C, d + 1]."""
+    """The variational last layer of options: `mean` is [1, d], and features are [N, C, d]."""
 
     families: ClassVar[Mapping[str, type[Covariance]]] = {
         "dense": SharedDense,

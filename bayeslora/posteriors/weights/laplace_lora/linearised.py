@@ -17,7 +17,7 @@ from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.features import feature_gradient, mean_logits, split_known
+from bayeslora.posteriors.features import Features, feature_gradient
 from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.laplace_lora.curvature import fisher_root
@@ -178,15 +178,15 @@ def _gradients(
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         seen = stack.enter_context(watched([item.layer for item in weights.layers]))
-        features = network(batch)
-    known = features.detach().double()
+        rows: Features = network(batch)
+    still = rows.detach().double()
+    states = still.values
     last = network.head.mean_weight.double()
-    seeds = vectors(mean_logits(known, last))
+    seeds = vectors(still.logits(last))
     names = [item.name for item in weights.layers]
     mask = batch["attention_mask"]
-    layers = backward(features, seen, names, feature_gradient(known, last, seeds), mask)
+    layers = backward(rows.values, seen, names, feature_gradient(states, last, seeds), mask)
     if LAST_LAYER in weights.names:
-        states, _ = split_known(known, last.shape[1])
         if states.ndim == 3:  # the options of a row share the weights, as its tokens do elsewhere
             layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))
         else:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits
+    from bayeslora.posteriors.features import Features
     from bayeslora.posteriors.types import Network
     from bayeslora.posteriors.weights.training import FinalFit
 
@@ -93,7 +94,7 @@ class LaplaceLoRA(Posterior):
         self,
         network: Network,
         texts: PreparedTexts,
-        features: Tensor,
+        rows: Features,
         *,
         num_samples: int | None,
         advance: Callable[[int], object],
@@ -106,5 +107,5 @@ class LaplaceLoRA(Posterior):
         if self.num_draws(num_samples) <= 0:
             return None
         weights = own_weights(network, LaplaceLoRAWeights)
-        mean: Tensor = network.head.predict(features).mean
+        mean: Tensor = network.head.predict(rows).mean
         return linearised_logits(network, weights, texts, mean, advance)

@@ -1,0 +1,63 @@
+"""Rows as a last layer sees them."""
+
+import pytest
+import torch
+
+from bayeslora.posteriors.features import Features
+
+
+def rows(*, options=False):
+    generator = torch.Generator().manual_seed(0)
+    shape = (7, 3, 4) if options else (7, 4)
+    known = torch.randn(7, 3, generator=generator)
+    return Features(torch.randn(*shape, generator=generator), torch.arange(7) % 3, known)
+
+
+@pytest.mark.parametrize("options", [False, True])
+def test_logits_are_those_of_each_row_and_what_is_known(options):
+    given = rows(options=options)
+    weight = torch.randn(1 if options else 3, 4, generator=torch.Generator().manual_seed(1))
+    for n, row in enumerate(given.values):
+        expected = row @ weight[0] if options else weight @ row
+        found = given.logits(weight)[n]
+        torch.testing.assert_close(found, expected + given.known[n])
+        torch.testing.assert_close(Features(given.values).logits(weight)[n], expected)
+
+
+@pytest.mark.parametrize(
+    "some",
+    [slice(2, 5), torch.tensor([6, 0]), torch.arange(7) % 2 == 0],
+    ids=["slice", "numbers", "mask"],
+)
+def test_taken_rows_keep_their_labels_and_known_logits(some):
+    given = rows()
+    found = given.take(some)
+    for name in ("values", "labels", "known"):
+        assert torch.equal(getattr(found, name), getattr(given, name)[some])
+    bare = Features(given.values).take(some)
+    assert bare.labels is None
+    assert bare.known is None
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
+def test_parts_are_all_rows_in_their_order(size, sizes):
+    given = rows()
+    parts = list(given.split(size))
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([part.labels for part in parts]), given.labels)
+
+
+def test_no_rows_are_one_part():
+    assert [len(part) for part in rows().take(slice(0, 0)).split(4)] == [0]
+
+
+def test_another_precision_leaves_the_labels():
+    found = rows().double()
+    assert found.values.dtype == found.known.dtype == torch.float64
+    assert found.labels.dtype == torch.int64
+
+
+def test_labels_that_are_needed_must_be_there():
+    assert torch.equal(rows().targets, rows().labels)
+    with pytest.raises(ValueError, match="no labels"):
+        _ = Features(torch.zeros(2, 3)).targets
