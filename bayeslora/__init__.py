@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bayeslora.adapters.emtal.options import EMTAL
     from bayeslora.adapters.frozen import Frozen
     from bayeslora.adapters.ilora.options import ILoRA
-    from bayeslora.adapters.lisa.options import LISA, LayerSampling
+    from bayeslora.adapters.layer_sampling.options import LayerSampling
+    from bayeslora.adapters.lisa import LISA
     from bayeslora.adapters.lora import LoRA
     from bayeslora.adapters.pissa import PiSSA
     from bayeslora.adapters.polar.options import PoLAR
@@ -83,10 +84,10 @@ _HOMES = {
     "InputError": "bayeslora.errors",
     "IsotonicRegression": "bayeslora.recalibration.isotonic",
     "LAC": "bayeslora.conformal.predictors",
-    "LISA": "bayeslora.adapters.lisa.options",
+    "LISA": "bayeslora.adapters.lisa",
     "Laplace": "bayeslora.posteriors.last_layer.laplace.options",
     "LaplaceLoRA": "bayeslora.posteriors.weights.laplace_lora.options",
-    "LayerSampling": "bayeslora.adapters.lisa.options",
+    "LayerSampling": "bayeslora.adapters.layer_sampling.options",
     "LoRA": "bayeslora.adapters.lora",
     "MAP": "bayeslora.posteriors.last_layer.estimates",
     "MCDropout": "bayeslora.posteriors.weights.dropout.options",

@@ -219,9 +219,9 @@ def test_import_contracts_name_every_method():
     def modules(contract, key):
         return set(contracts[f"importlinter:contract:{contract}"][key].split())
 
-    # The point estimates are what the engine falls back to; layers rest under any adapter.
+    # What the engine falls back to: the point estimates, and no adapter.
     known = {"bayeslora.posteriors.last_layer.estimates"}
     posteriors = POSTERIOR_HOMES - known
     assert modules("methods", "modules") == modules("engine", "forbidden_modules") == posteriors
-    known = {"bayeslora.adapters.lisa", "bayeslora.adapters.frozen"}
+    known = {"bayeslora.adapters.frozen"}
     assert modules("adapters", "forbidden_modules") == ADAPTER_HOMES - known

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import pytest
 
-from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.engine.settings import TrainingSettings

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from bayeslora import options
-from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.errors import InputError

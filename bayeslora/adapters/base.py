@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.episodes import Episodes
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.lisa.layers import FullLayers
-    from bayeslora.adapters.lisa.options import LayerSampling
+    from bayeslora.adapters.layer_sampling.options import LayerSampling
+    from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
     from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment

@@ -9,9 +9,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.lisa.layers import ALWAYS
-from bayeslora.adapters.lisa.options import LayerSampling
-from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
+from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
 from bayeslora.adapters.targets import layer_index
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
@@ -63,7 +63,7 @@ def layer_sampler(
     posterior: Posterior,
     settings: TrainingSettings,
     num_train: int,
-) -> Lisa | None:
+) -> LayerSampler | None:
     """Return the policy over a fresh network's layers; None where all of them always train.
 
     Raises:
@@ -77,14 +77,16 @@ def layer_sampler(
     num_layers = sum(not group.always for group in groups)
     options.check_layers(num_layers)
     num_steps = settings.num_steps(num_train)
-    sampler = Lisa(options, groups, options.interval_of(num_steps, num_layers), settings.seed)
+    sampler = LayerSampler(
+        options, groups, options.interval_of(num_steps, num_layers), settings.seed
+    )
     # Those that start from the weight itself have directions to add noise along from the start.
     if posterior.not_idle and not adapter.from_weight:
         _check_all_drawn(sampler, num_steps, posterior)
     return sampler
 
 
-def _check_all_drawn(sampler: Lisa, num_steps: int, posterior: Posterior) -> None:
+def _check_all_drawn(sampler: LayerSampler, num_steps: int, posterior: Posterior) -> None:
     record = sampler.record(num_steps)
     resting = [
         name for name, draws in zip(record["layers"], record["draws"], strict=True) if not draws
@@ -103,7 +105,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
     It needs an optimiser that holds all groups, as any is that was built before training began.
     """
 
-    def __init__(self, sampler: Lisa, network: Network | None = None) -> None:
+    def __init__(self, sampler: LayerSampler, network: Network | None = None) -> None:
         """Switch the groups of `sampler`; a network of ours is told which of its layers trained."""
         self._sampler = sampler
         self._is_ours = network is not None

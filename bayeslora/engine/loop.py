@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.lisa.policy import Lisa
+from bayeslora.adapters.layer_sampling.policy import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.adapter_start import begin_adapter
@@ -251,7 +251,7 @@ def _trained(
     on_epoch: EpochHook | None,
     restore: Restore,
     title: str | None,
-) -> tuple[AlternatingTrainer, Lisa | None]:
+) -> tuple[AlternatingTrainer, LayerSampler | None]:
     """Train the network, put its best epoch in place, and return what did so.
 
     Returns:
@@ -287,7 +287,7 @@ def _trainer(
     fit: _Fit,
     held: LabelledTexts | None,
     weights: WeightTraining,
-    sampler: Lisa | None,
+    sampler: LayerSampler | None,
     *,
     directory: Path,
     on_epoch: EpochHook | None,

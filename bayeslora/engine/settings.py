@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser

@@ -23,7 +23,7 @@ import torch
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
-from bayeslora.adapters.lisa.options import LISA
+from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR

@@ -22,9 +22,9 @@ from torch.optim import AdamW, Optimizer
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.inject import adapter_state, inject, load_adapter_state
-from bayeslora.adapters.lisa.layers import ALWAYS, FullLayers
-from bayeslora.adapters.lisa.options import LISA
-from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
+from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
+from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA
@@ -115,7 +115,7 @@ def sampled(
     if lowest:
         num_layers = model.config.num_hidden_layers  # type: ignore[union-attr]
         options = replace(options, mode="weighted", weights=(1, 1, *[0] * (num_layers - 2)))  # type: ignore[operator]
-    layers = FullLayers(model, options, after=("model.norm",))
+    layers = options.full_layers(model, lambda: ("model.norm",))
     # The output layer is the embedding, which may have been replaced.
     model.tie_weights()  # type: ignore[operator]
     groups = [
@@ -123,7 +123,7 @@ def sampled(
     ]
     parameters = [item for group in groups for item in group.params]
     optimizer = AdamW(parameters, lr=lr, weight_decay=0.0)
-    policy = Lisa(options, groups, 1, seed)
+    policy = LayerSampler(options, groups, 1, seed)
     return Trainee(
         model,
         optimizer,

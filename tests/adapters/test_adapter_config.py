@@ -11,7 +11,7 @@ from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
 from bayeslora.adapters.ilora.options import ILoRA
-from bayeslora.adapters.lisa.options import LISA
+from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR

@@ -5,8 +5,8 @@ import torch
 from tiny_hosts import tiny_bert, tiny_llama, tokens
 from torch import nn
 
-from bayeslora.adapters.lisa.layers import ALWAYS, FullLayers
-from bayeslora.adapters.lisa.options import LISA
+from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
+from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.spectrum import full_spectrum
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
@@ -48,7 +48,7 @@ def test_none_or_several_are_refused():
 def test_the_function_is_the_same_and_the_values_are_copies():
     model, plain = tiny_llama(), tiny_llama()
     shared = dict(model.named_parameters())
-    full = FullLayers(model, TWO, AFTER)
+    full = TWO.full_layers(model, lambda: AFTER)
     assert torch.equal(output(model, tokens()), output(plain, tokens()))
     assert list(full.groups) == ["layers.1", "layers.2", ALWAYS]
     named = dict(model.named_parameters())
@@ -60,7 +60,7 @@ def test_the_function_is_the_same_and_the_values_are_copies():
 def test_a_backbone_in_bfloat16_trains_in_float32_and_stays_as_it_is():
     model = tiny_llama().to(torch.bfloat16)
     shared = list(model.parameters())
-    FullLayers(model, TWO, AFTER)
+    TWO.full_layers(model, lambda: AFTER)
     assert {item.dtype for item in model.parameters()} == {torch.float32}
     assert {item.dtype for item in shared} == {torch.bfloat16}
     assert output(model, tokens()).dtype == torch.float32
@@ -69,7 +69,7 @@ def test_a_backbone_in_bfloat16_trains_in_float32_and_stays_as_it_is():
 def test_tied_parameters_stay_tied():
     model = tiny_llama()
     model.layers[2].self_attn.v_proj.weight = model.layers[2].self_attn.k_proj.weight
-    FullLayers(model, TWO, AFTER)
+    TWO.full_layers(model, lambda: AFTER)
     layer = model.layers[2].self_attn
     assert layer.v_proj.weight is layer.k_proj.weight
     assert layer.k_proj.weight.requires_grad
@@ -77,7 +77,7 @@ def test_tied_parameters_stay_tied():
 
 def trained():
     model = tiny_llama()
-    full = FullLayers(model, TWO, AFTER)
+    full = TWO.full_layers(model, lambda: AFTER)
     with torch.no_grad():
         for item in full.groups["layers.2"].values():
             item.add_(0.5)
@@ -90,7 +90,7 @@ def test_what_trained_is_saved_whole_and_loaded_over_anything():
     stored = {name: item.detach().clone() for name, item in full.tensors().items()}
     assert len(stored) == 10
     other = tiny_llama()
-    twin = FullLayers(other, TWO, AFTER)
+    twin = TWO.full_layers(other, lambda: AFTER)
     with torch.no_grad():
         for item in twin.groups["layers.1"].values():
             item.add_(1)
@@ -158,4 +158,4 @@ def test_options_that_are_not_allowed(options, message):
 
 def test_more_active_layers_than_the_model_has_are_refused():
     with pytest.raises(InputError, match=r"num_active .*got 4"):
-        FullLayers(tiny_llama(), LISA(num_active=4), AFTER)
+        LISA(num_active=4).full_layers(tiny_llama(), lambda: AFTER)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bayeslora.adapters.lisa.options import LayerSampling
-from bayeslora.adapters.lisa.policy import Group, Lisa, draw, inclusion
+from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler, draw, inclusion
 from bayeslora.errors import InputError
 
 STATES = ("drop", "keep", "offload")
@@ -45,7 +45,7 @@ def groups(model):
 
 
 def policy(model, seed=1, interval=3, **options):
-    return Lisa(LayerSampling(interval=interval, **options), groups(model), interval, seed)
+    return LayerSampler(LayerSampling(interval=interval, **options), groups(model), interval, seed)
 
 
 def optimizer_of(model, **options):
@@ -140,7 +140,7 @@ def test_kept_moments_grow_to_all_layers_ever_drawn(state):
 
 def test_offloaded_moments_leave_the_device_and_come_back(monkeypatch):
     """The device of parameters is a pretended one: what counts is where moments are sent."""
-    from bayeslora.adapters.lisa import policy as module
+    from bayeslora.adapters.layer_sampling import policy as module
 
     sent = []
     monkeypatch.setattr(module, "_move", lambda _, p, device: sent.append((id(p), device.type)))
@@ -203,7 +203,7 @@ def test_a_resumed_run_of_other_layers_is_refused():
     assert state["active"] == list(lisa.names(2))
     policy(tower()).check_state(state)
     renamed = [Group(f"other.{n}", g.params, g.always) for n, g in enumerate(groups(tower()))]
-    other = Lisa(lisa.options, renamed, 3, 1)
+    other = LayerSampler(lisa.options, renamed, 3, 1)
     with pytest.raises(InputError, match=r"\['layers.*\['other"):
         other.check_state(state)
     with pytest.raises(InputError, match=r"seed 1.* 2"):

@@ -8,7 +8,7 @@ import torch
 from small_fits import equal_states, fresh
 from transformers import TrainerCallback
 
-from bayeslora.adapters.lisa.policy import draw
+from bayeslora.adapters.layer_sampling.policy import draw
 from bayeslora.engine import loop as fit_module
 
 

@@ -12,9 +12,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayeslora import MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Laplace
-from bayeslora.adapters.lisa.layers import ALWAYS
-from bayeslora.adapters.lisa.options import LISA, LayerSampling
-from bayeslora.adapters.lisa.policy import Group, Lisa
+from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
+from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
+from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
@@ -353,7 +354,7 @@ def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path,
     torch.manual_seed(0)
     model = Chain()
     groups = chain_groups(model)
-    sampler = Lisa(LayerSampling(num_active=1, interval=1), groups, 1, seed=0)
+    sampler = LayerSampler(LayerSampling(num_active=1, interval=1), groups, 1, seed=0)
     seen = []
 
     class Watched(Trainer):
@@ -378,7 +379,9 @@ def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(
         torch.manual_seed(0)
         model = Chain()
         before = {name: item.clone() for name, item in model.state_dict().items()}
-        sampler = Lisa(LayerSampling(num_active=1, ramp=ramp), chain_groups(model), 20, seed=0)
+        sampler = LayerSampler(
+            LayerSampling(num_active=1, ramp=ramp), chain_groups(model), 20, seed=0
+        )
         parts = [model.layers.parameters(), model.head.parameters()]
         optimizer = torch.optim.SGD([{"params": list(part)} for part in parts], lr=0.01)
         trainer = chain_trainer(model, tmp_path, sampler, optimizers=(optimizer, None))
@@ -396,7 +399,7 @@ def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog
     """By default decay decides on the groups, so that one may be empty, or of biases alone."""
     caplog.set_level(logging.ERROR)
     model = Chain(biases)
-    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    sampler = LayerSampler(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
     with pytest.raises(InputError, match=r"^ramp=5 "):
         chain_trainer(model, tmp_path, sampler).train()
 
@@ -404,7 +407,7 @@ def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog
 def test_in_any_trainer_names_of_groups_say_nothing(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     model = Chain()
-    sampler = Lisa(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
+    sampler = LayerSampler(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
     parts = {"layers": model.layers.parameters(), "adapter": model.head.parameters()}
     groups = [{"params": list(part), "name": name} for name, part in parts.items()]
     optimizer = torch.optim.SGD(groups, lr=0.01)
@@ -427,6 +430,6 @@ def test_sharded_parameters_are_refused(kind):
 
     model = Chain()
     groups = [Group("0", tuple(model.parameters()))]
-    switches = LayerSwitches(Lisa(LayerSampling(num_active=1), groups, 1, 0))
+    switches = LayerSwitches(LayerSampler(LayerSampling(num_active=1), groups, 1, 0))
     with pytest.raises(InputError, match=kind):
         switches.on_train_begin(Args, None, None)

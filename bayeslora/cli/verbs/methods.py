@@ -113,7 +113,7 @@ def _as_typed(value: object) -> str:
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: default, what is allowed, what it means."""
-    from bayeslora.adapters.lisa.options import LayerSampling
+    from bayeslora.adapters.layer_sampling.options import LayerSampling
     from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.retaining.options import QualityRetaining

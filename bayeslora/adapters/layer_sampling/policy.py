@@ -1,4 +1,4 @@
-"""LISA's policy: which groups of parameters move at a step, and what becomes of the others.
+"""The policy of layer sampling: which groups of parameters move, and what becomes of the others.
 
     for block b = 0, 1, … of K steps:  S_b = γ layers out of N;  train  always ∪ S_b
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayeslora.adapters.lisa.options import LayerSampling
+from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.errors import InputError
 
 
@@ -47,7 +47,7 @@ class Group:
         return sum(item.numel() * item.element_size() for item in self.params)
 
 
-class Lisa:
+class LayerSampler:
     """The policy over one list of groups, whose names it is given.
 
     Args:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from bayeslora.adapters.lisa.options import LISA
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
@@ -34,27 +33,28 @@ class FullLayers:
         changed: Names of the groups that have trained; only they are saved.
     """
 
-    def __init__(self, model: nn.Module, config: LISA, after: Collection[str]) -> None:
+    def __init__(
+        self, model: nn.Module, after: Collection[str], *, start: int, train_embedding: bool
+    ) -> None:
         """Give `model` parameters of its own where they may train, in float32; freeze the rest.
 
         Args:
             model: Changed in place; tensors that it shares with other models stay theirs.
-            config: Which layers, and whether the embedding.
             after: Names of the modules that run after the layers.
+            start: The lowest layer that may train.
+            train_embedding: Whether the embedding trains always.
 
         Raises:
-            InputError: The layers cannot be told, or are fewer than are to be active.
+            InputError: The layers cannot be told.
         """
         path, layers = find_layers(model)
-        start = first_layer(config, len(layers))
-        config.check_layers(len(layers) - start)
         names = {f"{path}.{number}": f"{path}.{number}." for number in range(start, len(layers))}
         _in_float32(model)
         model.requires_grad_(False)
         members: dict[str, list[str]] = {name: [] for name in (*names, ALWAYS)}
         for name, _ in model.named_parameters():
             home = next((group for group, head in names.items() if name.startswith(head)), None)
-            if home is None and _is_always(name, path, after, config.train_embedding):
+            if home is None and _is_always(name, path, after, train_embedding):
                 home = ALWAYS
             if home is not None:
                 members[home].append(name)
@@ -123,7 +123,12 @@ class FullLayers:
 
 
 def full_optimizer(
-    full: FullLayers, head_parameters: Iterable[nn.Parameter], config: LISA, head_lr: float
+    full: FullLayers,
+    head_parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    head_lr: float,
+    weight_decay: float = 0.0,
 ) -> AlternatingOptimizer:
     """Return AdamW on everything that may train, and on a head.
 
@@ -134,8 +139,9 @@ def full_optimizer(
     Args:
         full: The layers and what trains with them, by group.
         head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
-        config: Learning rate and weight decay.
+        lr: Learning rate of everything else.
         head_lr: Learning rate of the head.
+        weight_decay: Of matrices.
     """
     layers = [
         item for group, items in full.groups.items() if group != ALWAYS for item in items.values()
@@ -144,19 +150,14 @@ def full_optimizer(
     groups = [
         {"params": chosen, "name": name, "weight_decay": decay}
         for name, items in (("adapter", layers), ("outside", others))
-        for decay, matrices in ((config.weight_decay, True), (0.0, False))
+        for decay, matrices in ((weight_decay, True), (0.0, False))
         if (chosen := [item for item in items if (item.ndim > 1) == matrices])
     ]
     head = {"params": list(head_parameters), "name": "head"}
     return AlternatingOptimizer(
-        [AdamW(groups, lr=config.learning_rate())],
+        [AdamW(groups, lr=lr)],
         [AdamW([head], lr=head_lr, weight_decay=0.0)] if head["params"] else [],
     )
-
-
-def first_layer(config: LISA, num_layers: int) -> int:
-    """Return the number of the lowest layer that may train."""
-    return 0 if config.num_layers is None else max(0, num_layers - config.num_layers)
 
 
 def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:

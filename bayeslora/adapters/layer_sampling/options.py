@@ -1,4 +1,4 @@
-"""Which layers train at a step, where not all of them do: options of layer sampling and of LISA.
+"""Which layers train at a step, where not all of them do: options of layer sampling.
 
 Layer sampling is a policy, not an adapter: it adds no parameter. Over the sites of an adapter it
 says which of them rest; over the backbone's own layers it is LISA.
@@ -6,20 +6,14 @@ says which of them rest; over the backbone's own layers it is LISA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from bayeslora import options
-from bayeslora.adapters.base import Adapted, Adapter
+from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, NotNegative, Options, Range
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.adapters.lisa.layers import FullLayers
-    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
 
 _LONGEST_INTERVAL = 20
 _DRAWS_A_LAYER = 4
@@ -105,80 +99,6 @@ class LayerSampling(Options):
         return max(1, min(_LONGEST_INTERVAL, wanted))
 
 
-@dataclass(frozen=True)
-class LISA(LayerSampling, Adapter):
-    """Layer sampling over the backbone's own layers: they train whole, a few at a time."""
-
-    name: ClassVar[str] = "lisa"
-    has_sites: ClassVar[bool] = False
-    summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
-    use: ClassVar[str] = "Full-rank training of whole layers in the memory of a few of them."
-    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
-    parameters: ClassVar[str] = "the layers ever drawn"
-    default_lr: ClassVar[float] = 3e-4
-    long_lr: ClassVar[float] = 3e-4
-
-    num_layers: Annotated[
-        Count | None,
-        "Of the last transformer layers, so many are drawn from; None means all. The layers below "
-        "run once per text.",
-    ] = 6
-    train_embedding: Annotated[
-        bool,
-        "Whether the embedding trains at every step, as published. It is most of a small model, "
-        "and no layer's output is then known beforehand.",
-    ] = False
-    lr: float | None = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay of matrices towards zero."] = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_layers is not None:
-            # As many weights as layers: a backbone may have fewer than `num_layers`.
-            self._check_active(self.num_layers)
-
-    @property
-    def layer_sampling(self) -> LayerSampling:
-        """These options themselves."""
-        return self
-
-    def first_layer(
-        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
-    ) -> tuple[str, int]:
-        """Return the list of layers, and the lowest that may train; 0 where the embedding may."""
-        from bayeslora.adapters.lisa.layers import first_layer
-        from bayeslora.layer_list import find_layers
-
-        path, layers = find_layers(model)
-        return path, 0 if self.train_embedding else first_layer(self, len(layers))
-
-    def full_layers(self, model: nn.Module, after: Callable[[], Collection[str]]) -> FullLayers:
-        """Return the upper layers, with parameters of their own."""
-        from bayeslora.adapters.lisa.layers import FullLayers
-
-        return FullLayers(model, self, after())
-
-    def optimizer(
-        self,
-        network: Adapted,
-        head_parameters: Iterable[nn.Parameter],
-        head_lr: float,
-        *,
-        more: Iterable[nn.Parameter] = (),
-        euclidean: Euclidean | None = None,
-    ) -> AlternatingOptimizer:
-        """Return AdamW on everything that may train, and on the head; see `full_optimizer`.
-
-        Raises:
-            InputError: The network was built for another adapter.
-        """
-        from bayeslora.adapters.lisa.layers import full_optimizer
-
-        if network.full is None:
-            raise InputError("the network was not built for adapter 'lisa'")
-        return full_optimizer(network.full, head_parameters, self, head_lr)
-
-
 def resolve_sampling(value: Any) -> LayerSampling | None:
     """Return the options that an object, a mapping or text such as `num_active=2` stands for.
 
@@ -192,7 +112,10 @@ def resolve_sampling(value: Any) -> LayerSampling | None:
         value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
     elif isinstance(value, Mapping):
         value = {"name": name, **value}
-    if isinstance(value, LISA):
-        raise InputError("LISA is an adapter (adapter=LISA(...)); layer_sampling is LayerSampling")
+    if isinstance(value, Adapter):
+        name = type(value).__name__
+        raise InputError(
+            f"{name} is an adapter (adapter={name}(...)); layer_sampling is LayerSampling"
+        )
     found: LayerSampling = options.resolve(name, value, {name: LayerSampling})
     return found

@@ -1,0 +1,109 @@
+"""LISA: whole layers of the backbone train, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from bayeslora.adapters.base import Adapted, Adapter
+from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.errors import InputError
+from bayeslora.option_checks import Count, NotNegative
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
+
+
+@dataclass(frozen=True)
+class LISA(LayerSampling, Adapter):
+    """Layer sampling over the backbone's own layers: they train whole, a few at a time."""
+
+    name: ClassVar[str] = "lisa"
+    has_sites: ClassVar[bool] = False
+    summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
+    use: ClassVar[str] = "Full-rank training of whole layers in the memory of a few of them."
+    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
+    parameters: ClassVar[str] = "the layers ever drawn"
+    default_lr: ClassVar[float] = 3e-4
+    long_lr: ClassVar[float] = 3e-4
+
+    num_layers: Annotated[
+        Count | None,
+        "Of the last transformer layers, so many are drawn from; None means all. The layers below "
+        "run once per text.",
+    ] = 6
+    train_embedding: Annotated[
+        bool,
+        "Whether the embedding trains at every step, as published. It is most of a small model, "
+        "and no layer's output is then known beforehand.",
+    ] = False
+    lr: float | None = None
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay of matrices towards zero."] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_layers is not None:
+            # As many weights as layers: a backbone may have fewer than `num_layers`.
+            self._check_active(self.num_layers)
+
+    @property
+    def layer_sampling(self) -> LayerSampling:
+        """These options themselves."""
+        return self
+
+    def first_layer(
+        self, model: nn.Module, names: Sequence[str], *, is_cut: bool
+    ) -> tuple[str, int]:
+        """Return the list of layers, and the lowest that may train; 0 where the embedding may."""
+        from bayeslora.layer_list import find_layers
+
+        path, layers = find_layers(model)
+        return path, 0 if self.train_embedding else self._lowest(len(layers))
+
+    def full_layers(self, model: nn.Module, after: Callable[[], Collection[str]]) -> FullLayers:
+        """Return the upper layers, with parameters of their own.
+
+        Raises:
+            InputError: The layers cannot be told, or are fewer than are to be active.
+        """
+        from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
+        from bayeslora.layer_list import find_layers
+
+        _, layers = find_layers(model)
+        start = self._lowest(len(layers))
+        self.check_layers(len(layers) - start)
+        return FullLayers(model, after(), start=start, train_embedding=self.train_embedding)
+
+    def _lowest(self, num_layers: int) -> int:
+        """Return the number of the lowest layer that may train."""
+        return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
+
+    def optimizer(
+        self,
+        network: Adapted,
+        head_parameters: Iterable[nn.Parameter],
+        head_lr: float,
+        *,
+        more: Iterable[nn.Parameter] = (),
+        euclidean: Euclidean | None = None,
+    ) -> AlternatingOptimizer:
+        """Return AdamW on everything that may train, and on the head; see `full_optimizer`.
+
+        Raises:
+            InputError: The network was built for another adapter.
+        """
+        from bayeslora.adapters.layer_sampling.whole_layers import full_optimizer
+
+        if network.full is None:
+            raise InputError("the network was not built for adapter 'lisa'")
+        return full_optimizer(
+            network.full,
+            head_parameters,
+            lr=self.learning_rate(),
+            head_lr=head_lr,
+            weight_decay=self.weight_decay,
+        )

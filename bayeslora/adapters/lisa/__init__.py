@@ -1,1 +1,0 @@
-"""LISA: whole layers train, a few at a time."""
