@@ -208,7 +208,7 @@ def moments_of(model: nn.Module, config: Adapter, blocks: Tensor) -> Mapping[str
     """Return the second moments of the inputs of all layers that an adapter takes, on blocks."""
     layers = {
         name: model.get_submodule(name)
-        for name in find_targets(model, config.target_modules, config.num_layers)
+        for name in find_targets(model, config.target_modules, config.top_layers)
     }
     batches = (
         {"input_ids": part, "attention_mask": torch.ones_like(part)}

@@ -103,7 +103,7 @@ def test_a_rank_that_is_none_is_refused(cls, r):
         ({"lr": "fast"}, "> 0 or None"),
         ({"lr": math.inf}, "> 0 or None"),
         ({"weight_decay": -0.1}, ">= 0"),
-        ({"num_layers": 0}, ">= 1 or None"),
+        ({"num_layers": 0}, ">= 1"),
     ],
 )
 def test_shared_options_are_checked(cls, options, allowed):

@@ -102,7 +102,7 @@ class OnContext:
     is_random = False
 
     def put(self, model, seed=0):
-        names = find_targets(model, self.config.target_modules, self.config.num_layers)
+        names = find_targets(model, self.config.target_modules, self.config.top_layers)
         moments = moments_on(model, names, self.inputs())
         return inject(model, self.config, seed=seed, moments=moments)
 

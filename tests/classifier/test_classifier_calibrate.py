@@ -288,7 +288,7 @@ def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
 
 def test_held_out_rows_are_validation_rows(foreign, tmp_path):
     """As if `fit` had divided them: the same rows, the same posterior."""
-    rows = [*toy_rows(60, seed=9), *toy_rows(6, seed=9)]
+    rows = [*toy_rows(60, seed=9), *({**row, "id": f"again {row['id']}"} for row in toy_rows(6, 9))]
     clf = from_transformers(foreign).calibrate(rows, hold_out=0.3)
     data = TrainingData.read(rows, None, DataColumns())
     divided = split_off(data, 0.3, 0)

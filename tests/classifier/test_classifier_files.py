@@ -32,9 +32,13 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
     clf.save_pretrained(tmp_path / "model")
     again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
     assert again.record == clf.record
-    # What was asked for leaves the rate and VBLL's covariance open, and MC dropout's p is LoRA's
-    # dropout; what is saved says what they were.
-    settled = {"lr": clf.record.adapter["lr"]}
+    # What was asked for leaves the rate, the layers and VBLL's covariance open, and MC dropout's p
+    # is LoRA's dropout; what is saved says what they were.
+    settled = {
+        name: clf.record.adapter[name]
+        for name in ("lr", "num_layers")
+        if name in clf.record.adapter
+    }
     if posterior == "mc_dropout":
         settled["dropout"] = clf.posterior.p
     asked = clf.posterior

@@ -239,6 +239,7 @@ def test_a_quiet_fit_shows_no_bar_of_transformers(tmp_path, capfd):
     train = _write(tmp_path / "train.jsonl", toy_questions(12))
     model = str(tiny_llama(tmp_path / "untied", tie_word_embeddings=False))
     said = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
+    capfd.readouterr()
     assert main(["fit", train, "--out", str(tmp_path / "model"), *said, "--quiet"]) == 0
     assert capfd.readouterr().err == ""
 

@@ -97,7 +97,7 @@ def test_the_page_has_a_folded_part_for_each_model(written):
     page = (written / "index.html").read_text(encoding="utf-8")
     assert '<a href="#spectra">Adapter changes</a>' in page
     section = page.split('<section id="spectra"')[1].split("</section>")[0]
-    assert section.count('<details class="method">') == 2
+    assert section.count('<details class="fold"') == 2
     assert '<bdi class="name">&lt;i&gt;polar</bdi>: 2 of 3 layers changed' in section
     assert "This is the first of 2 members." in section
     assert re.search(

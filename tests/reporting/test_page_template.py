@@ -29,7 +29,7 @@ def test_a_file_changes_the_blocks_that_it_names(template, make, tmp_path):
         + '{% import "bayeslora/macros.html.j2" as bl %}'
         + "{% block header %}<h1>ACME: {{ page.title }}</h1>{% endblock %}"
         + "{% block style %}{{ super() }}h1 { color: red; }{% endblock %}"
-        + "{% block confidence %}{% endblock %}"
+        + "{% block reliability %}{% endblock %}"
         + "{% block more %}{{ bl.gallery([figures['confidence-1']]) }}"
         + "{{ bl.table(tables.every) }}{% endblock %}"
     )
@@ -39,7 +39,7 @@ def test_a_file_changes_the_blocks_that_it_names(template, make, tmp_path):
     assert "<h1>ACME: &lt;i&gt;</h1>" in text
     assert "h1 { color: red; }" in text
     assert ".gallery {" in text
-    assert 'id="confidence"' not in text
+    assert 'id="reliability"' not in text
     assert text.count('id="scores-caption"') == 1
     assert text.count('id="every-caption"') == 2
     assert text.count('<title id="confidence-1-title">') == 1
