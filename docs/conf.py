@@ -52,6 +52,7 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_output_stderr = "remove"
+nb_merge_streams = True  # `%%bash` sends its output in pieces
 
 autodoc_default_options = {"members": True}
 autodoc_typehints = "signature"
