@@ -20,7 +20,7 @@ help:
 	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
 	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
-	@echo "make lint    style, types and import direction only"
+	@echo "make lint    style, types, import direction and the English of the documentation only"
 	@echo "make wording write the errors that users meet first again, to be reviewed as a diff"
 	@echo "make docs    build the documentation site, docs/_build/html; make gallery writes its reports again"
 	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
@@ -68,11 +68,14 @@ browser:
 	fi; \
 	echo "No chromium: the browser tests will be skipped; as root, apt-get install chromium brings them back"
 
+PROSE := README.md CONTRIBUTING.md benchmarks/README.md reports/README.md $(wildcard docs/*.md docs/*/*.md)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/prose.py $(PROSE)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out reports/reliability

@@ -519,8 +519,8 @@ class BayesianClassifier:
         """Fit the posterior to labelled data and leave the network's weights as they are.
 
         The posterior describes what these rows say of the last layer, so no training data is
-        needed. Rows that the network was trained on hide its mistakes, and what is chosen on them
-        (a prior, a temperature) is too sure. Where there is one held-out sample, `hold_out=0.5`
+        needed. Rows that the network was trained on hide its mistakes, and a prior or temperature
+        chosen on them is overconfident. Where there is one held-out sample, `hold_out=0.5`
         lets `laplace` choose its prior. `record.results["calibration"]` has the number
         of rows and the accuracy on them; a warning is given where 59 or more are all right.
 

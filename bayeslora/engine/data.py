@@ -277,11 +277,13 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
     if shared > MOST_EQUAL * len(rows) and not repeats:
         raise InputError(
             f"{rows.source}: {found}; validation rows must be rows that nothing was fitted to, "
-            "since what is chosen on others is too sure of itself. Leave them out, or split the "
-            "data"
+            "since a prior or temperature chosen on training rows is overconfident. Leave them "
+            "out, or split the data"
         )
     logger.warning(
-        "%s: %s, so what validation rows choose is a little too sure", rows.source, found
+        "%s: %s, so what is chosen on validation rows is slightly overconfident",
+        rows.source,
+        found,
     )
     return rows
 

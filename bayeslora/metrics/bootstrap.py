@@ -213,8 +213,8 @@ def _without_parts(units: int, generator: np.random.Generator) -> Counts:
 
 
 def cell_matrix(
-    cell: NDArray[np.int64],
-    row: NDArray[np.int64],
+    cell: NDArray[np.signedinteger],
+    row: NDArray[np.signedinteger],
     value: NDArray[np.float64],
     shape: tuple[int, int],
 ) -> Any:

@@ -141,10 +141,10 @@ def bin_sums(
 ) -> Callable[[Counts | None], BinSums]:
     """Return the function from counts of rows, [N] or [N, R], to the sums of equal-width bins."""
     starts = rows.starts(equal_width_edges(num_bins), closed)
-    place = np.repeat(np.arange(num_bins), np.diff(starts))
+    place = np.repeat(np.arange(num_bins, dtype=np.int32), np.diff(starts))
     values = (np.ones(len(rows)), rows.correct, rows.correct - rows.confidence)
     cells = np.concatenate([place + part * num_bins for part in range(len(values))])
-    numbers = np.tile(np.arange(len(rows)), len(values))
+    numbers = np.tile(np.arange(len(rows), dtype=np.int32), len(values))
     matrix = cell_matrix(
         cells, numbers, np.concatenate(values), (len(values) * num_bins, len(rows))
     )

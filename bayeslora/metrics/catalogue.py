@@ -187,8 +187,8 @@ _ALL = (
     ),
     ScoreInfo(
         "ece_over",
-        "ECE, too sure",
-        "part of ECE in bins more confident than right",
+        "ECE, overconfident",
+        "part of ECE in bins with confidence above accuracy",
         _DOWN,
         "ECE by sign",
         reflected=True,
@@ -196,8 +196,8 @@ _ALL = (
     ),
     ScoreInfo(
         "ece_under",
-        "ECE, not sure enough",
-        "part of ECE in bins less confident than right",
+        "ECE, underconfident",
+        "part of ECE in bins with confidence below accuracy",
         _DOWN,
         "ECE by sign",
         reflected=True,
@@ -267,7 +267,7 @@ _ALL = (
     ScoreInfo(
         "overconfidence",
         "Overconf.",
-        "mean confidence minus accuracy: above 0 too sure, below 0 not sure enough",
+        "mean confidence minus accuracy: above 0 overconfident, below 0 underconfident",
         0.0,
         "mean over rows",
         low=-1.0,

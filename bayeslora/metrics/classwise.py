@@ -120,9 +120,10 @@ def classwise_bins(
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
-    found = np.nonzero(probs >= first if closed == "left" else probs > first)
-    row, column = (one.astype(np.int32) for one in found)  # half the memory
-    values = probs[found]
+    place = np.flatnonzero(probs >= first if closed == "left" else probs > first)
+    values = probs.ravel()[place]
+    row, column = (one.astype(np.int32) for one in np.divmod(place, classes))  # half the memory
+    del place
     cell = classes + column * num_bins + bin_places(values, num_bins, closed).astype(np.int32)
     gap = (labels[row] == column) - values
     matrix = cell_matrix(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from bayeslora.plain_text import counted
 from bayeslora.recalibration.config import TemperatureOptions
 from bayeslora.recalibration.recalibrator import (
     Recalibrator,
@@ -83,9 +84,9 @@ def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
     """
     if (logits.argmax(1) == labels).all():
         logger.warning(
-            "every one of the %d rows that the temperature is fitted to is right: nothing says "
-            "how sure is too sure, and it stays 1 (more rows, with mistakes among them, would say)",
-            len(labels),
+            "no mistake in the %s that the temperature is fitted to, so it stays 1; fit it to more "
+            "rows, with mistakes among them",
+            counted(len(labels), "row"),
         )
         return 1.0
     inverse = _newton(logits, labels)

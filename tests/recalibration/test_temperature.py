@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.errors import InputError
+from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.temperature import Temperature
 
@@ -134,7 +135,7 @@ def test_rows_that_are_all_right_sharpen_nothing(rows, caplog):
     with caplog.at_level(logging.WARNING):
         found = Temperature().fit(known)
     assert found.temperature == 1
-    assert f"every one of the {rows} rows" in caplog.text
+    assert f"in the {counted(rows, 'row')} that" in caplog.text
     np.testing.assert_allclose(found.apply(known).probs, known.probs)
 
 

@@ -54,9 +54,10 @@ class VBLL(Posterior):
 
     prior_scale: Annotated[
         Positive | Literal["auto", "cross-validation", "empirical-bayes", "validation"],
-        "Prior standard deviation of a logit. At the polish, `empirical-bayes` takes the maximum "
-        "of the ELBO (0.5 where means are held), and `validation` the best of `PRIOR_SCALE_GRID` "
-        "by validation NLL, or what empirical Bayes gives where there are no validation rows; "
+        "Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` takes "
+        "the maximum of the ELBO (0.5 where means are held), and `validation` the power of 2 from "
+        "0.25 to 16 with the lowest validation NLL, or what empirical Bayes gives where there are "
+        "no validation rows; "
         "`cross-validation` takes 8 or the maximum of the ELBO, by the NLL of five parts of the "
         "training rows. `auto` is `cross-validation` in a fit without an adapter and validation "
         "rows to at most 256 rows, else `empirical-bayes`.",
@@ -86,7 +87,7 @@ class VBLL(Posterior):
     ] = "validation"
     covariance: Annotated[
         Covariance,
-        "Covariance of the weights after the polish: for each class `dense`, `diagonal`, "
+        "Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`, "
         "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
         "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
         "classes. `auto` takes `dense`, or `eigenbasis` where that would take minutes, which is "
@@ -111,14 +112,14 @@ class VBLL(Posterior):
     ] = 2
     num_bound_samples: Annotated[int, Range(1, 1000), "Draws of the `mc` bound."] = 16
     laplace_refinement: Annotated[
-        bool, "Replace the polished covariance by the Laplace one at the same mean."
+        bool, "Replace the refit's covariance by the Laplace one at the same mean."
     ] = False
     link: Annotated[Link, "How logits become probabilities."] = "mc"
     num_samples: Annotated[Draws, "Draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "vbll"
     scales_logits: ClassVar[bool] = True
-    summary: ClassVar[str] = "variational Bayesian last layer, polished in closed form"
+    summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"
     use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
