@@ -27,6 +27,9 @@ WIDE = 0.02
 """Half-width of the interval of the gap between confidence and accuracy from which more labels are
 worth asking for."""
 
+USABLE = 0.5
+"""Accuracy below which it does not help to pass the least confident examples to a person."""
+
 
 def advice(facts: Facts) -> Finding | None:
     """Return what to do, or None where there is nothing to advise."""
@@ -98,7 +101,10 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
     size = f"the average calibration gap is {low} to {high} points (95 % interval)"
     if is_close(gap):
         return [f"Use the probabilities as they are: no sign of miscalibration, and {size}."]
-    return [f"Nothing speaks against the probabilities, but {size}."]
+    return [
+        "These examples are too few to tell whether the probabilities can be used as they are:"
+        f" {size}."
+    ]
 
 
 def _of(methods: Sequence[Assessed], *, several: bool) -> str:
@@ -111,7 +117,7 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
     if surest is None:
         return []
     sure, rest = surest
-    if sure.low <= rest.high:
+    if sure.low <= rest.high or sure.value < USABLE:
         return []
     passed = percent(rest.size / (sure.size + rest.size))
     return [

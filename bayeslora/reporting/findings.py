@@ -22,6 +22,7 @@ from bayeslora.reporting.assess import (
     bias,
     doubtful,
     every_fit,
+    is_close,
     miscalibrated,
     misses_more_than_chance,
     slightly_biased,
@@ -158,8 +159,9 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
         sentences = tuple(_unbiased(method) for method in good)
-        topic = "No sign of miscalibration at this number of examples"
-        found.append(Finding("no-sign", topic, sentences, "good"))
+        known = all(is_close(method.scores["overconfidence"]) for method in good)
+        topic = "No sign of miscalibration" if known else "No sign of miscalibration so far"
+        found.append(Finding("no-sign", topic, sentences, "good" if known else "plain"))
     return found
 
 

@@ -113,13 +113,11 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
     size = counted(scores.n_labelled, "labelled example")
     if p < SIGNIFICANT:
         return _miscalibrated(scores)
-    if not gap.has_interval:
-        return f"Too few examples to tell: {size}", "open"
     if is_doubtful(p):
         return "Possibly miscalibrated", "open"
-    if is_close(gap):
+    if gap.has_interval and is_close(gap):
         return "Well calibrated on average", "good"
-    return f"No sign of miscalibration in {size}", "open"
+    return f"Can't tell: {size}", "open"
 
 
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:

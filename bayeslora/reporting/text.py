@@ -108,6 +108,15 @@ def percent(value: float) -> str:
     return f"{number(100 * value, digits=1)}\N{NO-BREAK SPACE}%"
 
 
+def certain(value: float) -> str:
+    """Return a probability as a percentage that reads 0 % or 100 % only where it is just that."""
+    if 0.9995 <= value < 1:
+        return f"over {percent(0.999)}"
+    if 0 < value < 0.0005:
+        return f"under {percent(0.001)}"
+    return percent(value)
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`, `a, b and 9 more`."""
     if len(names) > most:

@@ -17,7 +17,7 @@ from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
-from bayeslora.reporting.text import percent
+from bayeslora.reporting.text import certain
 from bayeslora.tables.images import thumbnail
 
 MOST = 10
@@ -111,10 +111,10 @@ def _example(
     guess, label = int(predictions.prediction[row]), int(labels[row])
     return Example(
         row=f"row {row + 1:,}" if predictions.ids is None else shorten(clean(predictions.ids[row])),
-        confidence=percent(float(predictions.probs[row, guess])),
+        confidence=certain(float(predictions.probs[row, guess])),
         predicted=shorten(clean(predictions.classes[guess])),
         label=shorten(clean(predictions.classes[label])),
-        label_probability=percent(float(predictions.probs[row, label])),
+        label_probability=certain(float(predictions.probs[row, label])),
         options=options_of(predictions, row),
         **_shown_text(text),
         image="" if text is None else thumbnail(text),
@@ -143,7 +143,7 @@ def options_of(predictions: Predictions, row: int) -> tuple[tuple[str, str, str]
     if not isinstance(found, list) or len(found) != len(stated):
         return ()
     return tuple(
-        (shorten(clean(name)), clean(str(text))[:BEGINNING], percent(prob))
+        (shorten(clean(name)), clean(str(text))[:BEGINNING], certain(prob))
         for (name, prob), text in zip(stated.items(), found, strict=True)
     )
 

@@ -98,7 +98,9 @@ def reliability_panel(
     """
     figure, (main, counts) = figure_with_axes(4.52, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
-    key = [(MEETS, "95 % interval meets the diagonal"), (MISSES, "interval misses it")]
+    key = [(MEETS, "95 % interval meets the diagonal")]
+    if any(point.off_diagonal for point in points):
+        key.append((MISSES, "interval misses it"))
     add_key(figure, key, top=0.58)
     _draw_points(main, points)
     side: dict[str, Any] = {"fontsize": 6.5, "color": MUTED, "zorder": 0}
