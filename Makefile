@@ -23,7 +23,7 @@ help:
 	@echo "make lint    style, types, import direction and the English of the documentation only"
 	@echo "make wording write the errors that users meet first again, to be reviewed as a diff"
 	@echo "make docs    build the documentation site, docs/_build/html; make gallery writes its reports again"
-	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (35 minutes of an"
+	@echo "make bench-speed  what fits, predictions and scores cost beside other libraries (30 minutes of an"
 	@echo "             idle machine; SPEED=--quick: five)"
 	@echo "make bench   a study of benchmarks/ (hours; DATA_DIR=... for more than newsgroups; BENCH=regimes"
 	@echo "             by default: benchmarks/README.md says what each asks and how long it takes)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.speed.parts import without
 from benchmarks.speed.work import (
     ALL_LAYERS,
     PREDICTED,
@@ -49,33 +48,6 @@ class Case:
     quick: bool = True
     usual: bool = True
 
-
-def _apart(work: str, part: str, run: Run, repeats: int = 5) -> Case:
-    """Return a case that takes a part away."""
-    sides = {"as it is": run, "without": without(part, run)}
-    return Case(work, sides, repeats, quick=False, usual=False)
-
-
-_FIT = our_fit("bfloat16", 5)
-PARTS: dict[str, Case] = {
-    "part-last-token": _apart(
-        "fit, 5 epochs: only the last token in the last layer's feed-forward", "last token", _FIT, 3
-    ),
-    "part-length-batches": _apart(
-        "fit, 5 epochs: batches of similar length", "length batches", _FIT, 3
-    ),
-    "part-short-attention": _apart(
-        "fit, 5 epochs: attention over short texts in float32", "short attention", _FIT, 3
-    ),
-    "part-feature-scale": _apart(
-        "fit, 1 epoch: scale of the features from 64 texts",
-        "feature scale",
-        our_fit("bfloat16", 1),
-    ),
-    "part-stages": _apart("head, 20 classes: eigenbasis and float32 first", "stages", head_fit(20)),
-    "part-secant": _apart("head, 20 classes: secant of the prior", "secant", head_fit(20)),
-}
-"""What each part brings, alone."""
 
 CASES: dict[str, Case] = {
     "fit-1-epoch": Case(
@@ -201,5 +173,4 @@ CASES: dict[str, Case] = {
         "ECE alone, 1e6 × 5",
         {"ours": our_ece, "netcal": netcal_ece, "torchmetrics": torchmetrics_ece},
     ),
-    **PARTS,
 }

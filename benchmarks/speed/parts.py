@@ -1,74 +1,183 @@
-"""What makes work fast, each taken away alone.
+"""What each part of the speed brings alone: the same work with it and without it, in turn.
 
-A measurement is a process of its own, so that a part is taken away for good.
+Both sides run in one process with two threads, loading and frozen layers left out, after one run of
+each that does not count. A machine's drift meets both sides of a pair, so the median of the pairs'
+ratios says more than their seconds. What a process does once (imports, frozen states from disk) and
+what older versions lack is in the table of `python -m benchmarks.speed`.
+
+    python -m benchmarks.speed.parts
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
 
-from benchmarks.speed.work import Run
+from bayeslora.files import atomic_file
+from benchmarks.lib.results import Results
+from benchmarks.lib.tables import table
+from benchmarks.speed.measuring import KEY, machine
+from benchmarks.speed.work import ROWS, THREADS, WHOLE, WORDS, Run, clock, head_fit, texts
+
+PAIRS = 7
+Without = Callable[[], AbstractContextManager[Any]]
 
 
-def without(part: str, run: Run) -> Run:
-    """Return the same work without a part."""
+@dataclass(frozen=True)
+class Part:
+    """Something that makes work fast.
 
-    def changed() -> float:
-        PARTS[part]()
-        return run()
+    Attributes:
+        what: It.
+        work: What it makes fast.
+        begin: Makes ready and returns the work, which is given whether the part is there.
+    """
 
-    return changed
+    what: str
+    work: str
+    begin: Callable[[], Callable[[bool], float]]
 
 
-def _all_tokens() -> None:
+def _fit(epochs: int, without: Without | None = None) -> Callable[[], Callable[[bool], float]]:
+    """Return a fit in bfloat16; without a patch, what loading does is taken away."""
+
+    def begin() -> Callable[[bool], float]:
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones import load
+
+        with_it = load.load_backbone("smollm2-135m", dtype="bfloat16")
+        with patch.object(load, "use_short_attention", lambda _: None):
+            bare = with_it if without else load.load_backbone("smollm2-135m", dtype="bfloat16")
+        rows = texts("train", ROWS)
+
+        def run(is_there: bool) -> float:
+            backbone = with_it if is_there else bare
+            backbone.known.clear()
+            clf = BayesianClassifier(backbone, progress=False, **WHOLE)
+            with nullcontext() if is_there or without is None else without():
+                return clock(lambda: clf.fit(rows, epochs=epochs, cv=0))
+
+        return run
+
+    return begin
+
+
+def _head(without: Without) -> Callable[[], Callable[[bool], float]]:
+    def begin() -> Callable[[bool], float]:
+        run: Run = head_fit(20)
+
+        def measured(is_there: bool) -> float:
+            with nullcontext() if is_there else without():
+                return run()
+
+        return measured
+
+    return begin
+
+
+def _all_tokens() -> AbstractContextManager[Any]:
     from bayeslora.backbones.encoder import Encoder
 
-    Encoder._narrows = lambda _: False  # type: ignore[method-assign]
+    return patch.object(Encoder, "_narrows", lambda _: False)
 
 
-def _random_batches() -> None:
-    import numpy as np
+def _random_batches() -> AbstractContextManager[Any]:
+    from bayeslora.engine import trainer
 
-    from bayeslora.engine.trainer import LengthBatchSampler
-
-    plain = LengthBatchSampler.__init__
-
-    def begin(self: LengthBatchSampler, lengths: object, batch_size: int, seed: int) -> None:
-        plain(self, np.zeros_like(lengths), batch_size, seed)
-
-    LengthBatchSampler.__init__ = begin  # type: ignore[method-assign, assignment]
+    return patch.object(trainer, "_POOL_BATCHES", 1)
 
 
-def _own_attention() -> None:
-    from bayeslora.backbones import load
-
-    load.use_short_attention = lambda _: None
-
-
-def _scale_of_all() -> None:
+def _scale_of_all() -> AbstractContextManager[Any]:
     from bayeslora.engine import rows
 
-    rows.SCALE_ROWS = 1_000_000
+    return patch.object(rows, "SCALE_ROWS", 1_000_000)
 
 
-def _one_stage() -> None:
+def _one_stage() -> AbstractContextManager[Any]:
     from bayeslora.posteriors.last_layer.vbll.triangular import Dense
 
-    Dense.approach = ()
+    return patch.object(Dense, "approach", ())
 
 
-def _short_steps() -> None:
+def _short_steps() -> AbstractContextManager[Any]:
     from bayeslora.posteriors.last_layer.vbll import ascent
 
-    ascent._secant = lambda _, short, __: short
+    return patch.object(ascent, "_secant", lambda _, short, __: short)
 
 
-PARTS: Mapping[str, Callable[[], None]] = {
-    "last token": _all_tokens,
-    "length batches": _random_batches,
-    "short attention": _own_attention,
-    "feature scale": _scale_of_all,
-    "stages": _one_stage,
-    "secant": _short_steps,
+_FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"
+PARTS: Mapping[str, Part] = {
+    "attention": Part("attention over short texts in float32", _FIT, _fit(2)),
+    "batches": Part("batches of similar length", _FIT, _fit(2, _random_batches)),
+    "last-token": Part(
+        "only the token read in the last layer's feed-forward", _FIT, _fit(2, _all_tokens)
+    ),
+    "scale": Part("scale of the features from 64 texts", _FIT, _fit(2, _scale_of_all)),
+    "stages": Part("eigenbasis, then float32, then float64", _HEAD, _head(_one_stage)),
+    "secant": Part("secant steps of the prior", _HEAD, _head(_short_steps)),
 }
-"""By name, what takes a part away in this process."""
+
+
+def main() -> None:
+    """Measure what is not there yet, then write the table."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("reports/speed"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    results = Results(args.out, KEY)
+    for name in args.parts:
+        known = results.get(kind="part", name=name)
+        if known is not None and known["machine"] == machine():
+            continue
+        run = PARTS[name].begin()
+        for is_there in (True, False):
+            run(is_there)
+        pairs = [[run(True), run(False)] for _ in range(PAIRS)]
+        print(name, pairs, flush=True)
+        row = {"kind": "part", "name": name, "machine": machine(), "pairs": pairs}
+        results.append(row)
+    results.sort()
+    write_table(args.out)
+
+
+def write_table(out: Path) -> None:
+    """Write `parts.md`."""
+    results, rows = Results(out, KEY), []
+    for name, part in PARTS.items():
+        known = results.get(kind="part", name=name)
+        if known is None:
+            continue
+        with_it, without = (sorted(side) for side in zip(*known["pairs"], strict=True))
+        ratios = sorted(after / before for before, after in known["pairs"])
+        rows.append(
+            (
+                part.what,
+                part.work,
+                f"{median(with_it):.2f}",
+                f"{median(without):.2f}",
+                f"{median(ratios):.2f}",
+                f"{ratios[1]:.2f} to {ratios[-2]:.2f}",
+            )
+        )
+    head = ("part", "work", "with it, s", "without, s", "ratio", "but the outer two")
+    text = [
+        "# What each part brings",
+        f"Medians of {PAIRS} pairs in one process. Fits are of {ROWS} texts of {WORDS} words; "
+        "loading and frozen layers are left out. Made by `python -m benchmarks.speed.parts`.",
+        table(head, rows),
+    ]
+    with atomic_file(out / "parts.md") as aside:
+        aside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
