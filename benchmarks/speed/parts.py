@@ -19,13 +19,25 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.measuring import KEY, machine
-from benchmarks.speed.work import ROWS, THREADS, WHOLE, WORDS, Run, clock, head_fit, texts
+from benchmarks.speed.work import (
+    MAX_LENGTH,
+    ROWS,
+    THREADS,
+    WHOLE,
+    WORDS,
+    Run,
+    clock,
+    head_fit,
+    texts,
+)
 
-PAIRS = 7
+PAIRS, BATCH = 7, 16
 Without = Callable[[], AbstractContextManager[Any]]
 
 
@@ -124,6 +136,25 @@ PARTS: Mapping[str, Part] = {
 }
 
 
+def padding(words: int) -> float:
+    """Return the share of padding in five epochs of batches of similar length."""
+    from transformers import AutoTokenizer
+
+    from bayeslora.backbones.embedded import embedded_directory
+    from bayeslora.engine.trainer import LengthBatchSampler
+
+    tokenizer = AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
+    lengths = np.array(
+        [len(ids) for ids in tokenizer(list(texts("train", ROWS, words).texts))["input_ids"]]
+    ).clip(max=MAX_LENGTH)
+    batches = LengthBatchSampler(lengths, BATCH, seed=0)
+    padded = 0
+    for epoch in range(5):
+        batches.set_epoch(epoch)
+        padded += sum(len(rows) * lengths[rows].max() for rows in batches)
+    return 1 - 5 * int(lengths.sum()) / float(padded)
+
+
 def main() -> None:
     """Measure what is not there yet, then write the table."""
     import torch
@@ -145,6 +176,9 @@ def main() -> None:
         print(name, pairs, flush=True)
         row = {"kind": "part", "name": name, "machine": machine(), "pairs": pairs}
         results.append(row)
+    if results.get(kind="padding", name="words") is None:
+        shares = {str(words): padding(words) for words in (WORDS, 24, 64)}
+        results.append({"kind": "padding", "name": "words", "shares": shares})
     results.sort()
     write_table(args.out)
 
@@ -175,6 +209,14 @@ def write_table(out: Path) -> None:
         "loading and frozen layers are left out. Made by `python -m benchmarks.speed.parts`.",
         table(head, rows),
     ]
+    padded = results.get(kind="padding", name="words")
+    if padded is not None:
+        shares = ", ".join(f"{100 * share:.0f} %" for share in padded["shares"].values())
+        lengths = ", ".join(padded["shares"])
+        text.append(
+            f"Of batches of {BATCH} texts of {lengths} words, {shares} is padding: packing them "
+            "could save that share of the adapted layers at most."
+        )
     with atomic_file(out / "parts.md") as aside:
         aside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
