@@ -127,15 +127,27 @@ def display_columns(text: str) -> int:
     return sum(_char_columns(char) for char in text)
 
 
-def shorten(text: str, columns: int = LABEL_COLUMNS) -> str:
-    """Return `text`, or its beginning and an ellipsis where it is wider than `columns`."""
+def shorten(text: str, columns: int = LABEL_COLUMNS, *, middle: bool = False) -> str:
+    """Return `text`, cut where it is wider than `columns`, with an ellipsis at the cut.
+
+    Args:
+        text: Any text.
+        columns: Most columns of a terminal.
+        middle: Cut the middle out, which keeps names apart that differ at the end.
+    """
     if display_columns(text) <= columns:
         return text
+    tail = _beginning(text[::-1], (columns - 1) // 2)[::-1].lstrip() if middle else ""
+    return f"{_beginning(text, columns - 1 - display_columns(tail)).rstrip()}…{tail}"
+
+
+def _beginning(text: str, columns: int) -> str:
+    """Return the longest beginning of `text` that is not wider than `columns`."""
     used = 0
     for position, char in enumerate(text):
         used += _char_columns(char)
-        if used > columns - 1:
-            return text[:position].rstrip() + "…"
+        if used > columns:
+            return text[:position]
     return text
 
 

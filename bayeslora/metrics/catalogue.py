@@ -64,7 +64,7 @@ _ALL = (
     ScoreInfo(
         "accuracy",
         "Accuracy",
-        "share of rows whose most probable class is the label",
+        "share of examples whose most probable class is the label",
         _UP,
         "mean over rows",
         kind="share",
@@ -80,7 +80,7 @@ _ALL = (
     ScoreInfo(
         "balanced_accuracy",
         "Balanced accuracy",
-        "mean over classes of the share of the class's rows that are found (recall)",
+        "mean over classes of the share of the class's examples that are found (recall)",
         _UP,
         "Brodersen et al. 2010",
         listed=False,
@@ -106,7 +106,7 @@ _ALL = (
     ScoreInfo(
         "brier",
         "Brier",
-        "mean over rows of Σ_c (p_c − 1[c = y])²",
+        "mean over examples of Σ_c (p_c − 1[c = y])²",
         _DOWN,
         "Brier 1950",
         high=2.0,
@@ -115,7 +115,7 @@ _ALL = (
     ScoreInfo(
         "brier_reliability",
         "Brier: reliability",
-        "part of Brier that miscalibration of any class costs: Σ_c Σ_b (n_cb/n)(p_cb − o_cb)²",
+        "part of Brier that miscalibration of any class costs",
         _DOWN,
         "Murphy 1973",
         high=2.0,
@@ -133,7 +133,7 @@ _ALL = (
     ScoreInfo(
         "brier_uncertainty",
         "Brier: uncertainty",
-        "Σ_c o_c(1 − o_c): Brier of always stating the class shares",
+        "Brier of always stating the class shares",
         None,
         "Murphy 1973",
         reflected=True,
@@ -149,7 +149,7 @@ _ALL = (
     ScoreInfo(
         "aece",
         "ECE, equal-mass bins",
-        "the same with bins that hold equally many rows",
+        "the same with bins that hold equally many examples",
         _DOWN,
         "Nguyen and O'Connor 2015",
         reflected=True,
@@ -165,7 +165,7 @@ _ALL = (
     ScoreInfo(
         "mce",
         "Largest gap of a bin (MCE)",
-        "the largest |accuracy_b − confidence_b|",
+        "the largest gap between accuracy and confidence of a bin",
         _DOWN,
         "Naeini et al. 2015",
         reflected=True,
@@ -206,7 +206,7 @@ _ALL = (
     ScoreInfo(
         "aurc",
         "AURC",
-        "area under the risk-coverage curve: mean error of the most confident rows",
+        "area under the risk-coverage curve: mean error of the most confident examples",
         _DOWN,
         "Geifman et al. 2019",
     ),
@@ -220,7 +220,7 @@ _ALL = (
     ScoreInfo(
         "accuracy_at_50",
         "Accuracy at 50 % coverage",
-        "accuracy of the 50 % most confident rows",
+        "accuracy of the 50 % most confident examples",
         _UP,
         "El-Yaniv and Wiener 2010",
         listed=False,
@@ -230,7 +230,7 @@ _ALL = (
     ScoreInfo(
         "accuracy_at_80",
         "Accuracy at 80 % coverage",
-        "accuracy of the 80 % most confident rows",
+        "accuracy of the 80 % most confident examples",
         _UP,
         "El-Yaniv and Wiener 2010",
         listed=False,
@@ -240,7 +240,7 @@ _ALL = (
     ScoreInfo(
         "accuracy_at_90",
         "Accuracy at 90 % coverage",
-        "accuracy of the 90 % most confident rows",
+        "accuracy of the 90 % most confident examples",
         _UP,
         "El-Yaniv and Wiener 2010",
         kind="share",
@@ -249,7 +249,7 @@ _ALL = (
     ScoreInfo(
         "accuracy_at_95",
         "Accuracy at 95 % coverage",
-        "accuracy of the 95 % most confident rows",
+        "accuracy of the 95 % most confident examples",
         _UP,
         "El-Yaniv and Wiener 2010",
         listed=False,
@@ -276,8 +276,8 @@ _ALL = (
     ScoreInfo(
         "sharpness",
         "Sharpness",
-        "mean of Σ_c p_c²: 1/C where nothing is known, 1 where all is; 1 − sharpness is the Brier"
-        " score of a calibrated model",
+        "mean sum of squared probabilities: 1/C where nothing is known, 1 where all is;"
+        " 1 − sharpness is the Brier score of a calibrated model",
         None,
         "Gneiting, Balabdaoui and Raftery 2007",
         kind="mean",
@@ -294,7 +294,7 @@ _OF_SETS = (
     ScoreInfo(
         "coverage",
         "Coverage",
-        "share of rows whose set holds the label",
+        "share of examples whose set holds the label",
         None,
         "mean over rows",
         kind="share",
@@ -327,7 +327,7 @@ _OF_SETS = (
     ScoreInfo(
         "worst_class_coverage",
         "Coverage, lowest of a class",
-        "lowest coverage of the rows of a class",
+        "lowest coverage of the examples of a class",
         None,
         "mean over the rows of a class",
     ),

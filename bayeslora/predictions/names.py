@@ -15,6 +15,7 @@ Where several methods have one name, the seed or the place of their file tells t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -253,7 +254,9 @@ def unique_labels(
         places: What tells them apart where that does not: of each, the name of its file and of the
             directories above. What is still the same gets a number.
     """
-    shown = [shorten(clean(name)) for name in names]
+    whole = [clean(name) for name in names]
+    cut_alike = Counter(map(shorten, set(whole)))
+    shown = [shorten(name, middle=cut_alike[shorten(name)] > 1) for name in whole]
     marks = [
         shorten(clean(hint), 10) if hint and shown.count(short) > 1 else ""
         for short, hint in zip(shown, hints or [""] * len(shown), strict=True)

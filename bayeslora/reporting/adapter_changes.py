@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
@@ -47,49 +47,22 @@ CHANGE_NUMBERS = ("norm", "relative_norm", "stable_rank", "drift")
 _COLUMNS = tuple(map(Column, ("Norm", "Relative", "Stable rank", "Drift")))
 
 
-class LayerNumbers(Protocol):
-    """What `BayesianClassifier.spectrum` says of a layer."""
-
-    @property
-    def name(self) -> str:
-        """Dotted name of the layer."""
-        ...
-
-    @property
-    def singular_values(self) -> Sequence[float]:
-        """Of the change ΔW, descending."""
-        ...
-
-    @property
-    def norm(self) -> float:
-        """‖ΔW‖_F."""
-        ...
-
-    @property
-    def relative_norm(self) -> float:
-        """‖ΔW‖_F / ‖W‖_F; NaN where W is zero."""
-        ...
-
-    @property
-    def stable_rank(self) -> float:
-        """‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed."""
-        ...
-
-    @property
-    def drift(self) -> float:
-        """Distance of factors from orthonormality; 0 where none is held to it."""
-        ...
-
-
-SpectrumLike = Mapping[str, Sequence[Sequence[LayerNumbers]]]
-"""Label of a model -> what its `spectrum()` returns: for every member its layers."""
+SpectrumLike = Mapping[str, Sequence[Sequence[Any]]]
+"""Label of a model -> what its `spectrum()` returns: for every member its layers, which have the
+attributes of `LayerChange`. Reports know no class of an adapter, and check what they are given."""
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """The numbers of one layer; attributes as in `LayerNumbers`.
+    """The numbers of one layer.
 
     Attributes:
+        name: Dotted name of the layer.
+        norm: ‖ΔW‖_F.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F; NaN where W is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
+        drift: Distance of factors from orthonormality; 0 where none is held to it.
+        singular_values: Of the change ΔW, descending.
         is_gated: Whether they leave out a gate that makes the change another one for every token;
             False where what was given does not say.
     """
@@ -176,7 +149,7 @@ def adapter_words(change: AdapterChange) -> AdapterWords:
     return AdapterWords(change.label, _summary(change), table)
 
 
-def _change(label: str, name: str, members: Sequence[Sequence[LayerNumbers]]) -> AdapterChange:
+def _change(label: str, name: str, members: Sequence[Sequence[Any]]) -> AdapterChange:
     try:
         layers = tuple(map(_layer, members[0]))
     except (TypeError, AttributeError, LookupError, ValueError):
@@ -188,7 +161,7 @@ def _change(label: str, name: str, members: Sequence[Sequence[LayerNumbers]]) ->
     return AdapterChange(label, len(members), layers)
 
 
-def _layer(layer: LayerNumbers) -> LayerChange:
+def _layer(layer: Any) -> LayerChange:
     numbers = {key: float(getattr(layer, key)) for key in CHANGE_NUMBERS}
     values = tuple(map(float, layer.singular_values))
     is_gated = bool(getattr(layer, "is_gated", False))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
@@ -64,12 +64,6 @@ class Asked:
         """The options that a paired comparison knows as well."""
         return {"cluster_by": self.cluster_by, "interval": self.interval}
 
-    def as_given(self) -> dict[str, Any]:
-        """Return the options that differ from the default, as keyword arguments."""
-        default = asdict(NOTHING)
-        found = {key: value for key, value in asdict(self).items() if value != default[key]}
-        return {key: [*one] if isinstance(one, tuple) else one for key, one in found.items()}
-
     def check(self, methods: Sequence[Method]) -> None:
         """Raise InputError for a set or a column that a method lacks, before anything is scored.
 
@@ -83,26 +77,6 @@ class Asked:
 
 NOTHING = Asked()
 """The scores of all rows, and no more."""
-
-
-def asked_for(
-    *,
-    near: Names,
-    far: Names,
-    group_by: Names,
-    by_class: bool,
-    cluster_by: str | None,
-    interval: IntervalMethod,
-) -> Asked:
-    """Return the options, where one name may stand for a sequence of one."""
-    return Asked(
-        near=column_names(near),
-        far=column_names(far),
-        group_by=column_names(group_by),
-        by_class=by_class,
-        cluster_by=cluster_by,
-        interval=interval,
-    )
 
 
 CLOSE = 0.05

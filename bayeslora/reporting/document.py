@@ -19,7 +19,7 @@ from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, w
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.findings import findings
+from bayeslora.reporting.findings import Finding, findings
 from bayeslora.reporting.glossary import (
     BY_CHANCE,
     NEAR_AND_FAR,
@@ -115,19 +115,11 @@ def compose(
     scores = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
     facts = facts_of(methods, comparison, sets)
-    to_do = [found for found in [advice(facts)] if found is not None]
-    first = overview(facts, fits, scores)
     terms = terms_for(_keys(fits, changes))
-    glance: list[Block] = []
-    if first is not None:
-        shown, drawings = _apart(drawings, first)
-        glance += [first, *_drawn(shown)]
-        glance += [] if first.methods is None else [first.methods.called("overview")]
-        glance += to_do
-        to_do = []
+    glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
     sections = (
-        Section("overview", "At a glance", tuple(glance)),
-        Section("findings", "Findings", (*to_do, *findings(facts))),
+        Section("overview", "At a glance", glance),
+        Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(scores, facts)),
         Section(
             "reliability",
@@ -189,14 +181,20 @@ def compose(
     )
 
 
-def _apart(drawings: Drawings, first: Overview) -> tuple[Figure, Drawings]:
-    """Return the reliability diagram of the first screen, and all figures without it."""
-    figure = drawings.reliability
-    shown = tuple(one for one in figure.drawings if one.name == first.figure)
-    rest = tuple(one for one in figure.drawings if one.name != first.figure)
-    return Figure(first.caption, shown), replace(
-        drawings, reliability=replace(figure, drawings=rest)
+def _first_screen(
+    first: Overview, drawings: Drawings, to_do: Finding | None
+) -> tuple[tuple[Block, ...], Drawings]:
+    """Return the first screen with its figure, and all figures without that one."""
+    figures = drawings.reliability, drawings.confidence
+    shown = tuple(one for every in figures for one in every.drawings if one.name == first.figure)
+    reliability, confidence = (
+        replace(every, drawings=tuple(one for one in every.drawings if one not in shown))
+        for every in figures
     )
+    drawings = replace(drawings, reliability=reliability, confidence=confidence)
+    table = [] if first.methods is None else [first.methods.called("overview")]
+    advised = [] if to_do is None else [to_do]
+    return (first, *_drawn(Figure(first.caption, shown)), *table, *advised), drawings
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
@@ -221,7 +219,7 @@ def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
 
 def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     """Return the diagrams of further methods, and what shows the same in other ways."""
-    mass, others = drawings.equal_mass, (drawings.per_class, drawings.brier, drawings.shift)
+    mass, others = drawings.equal_mass, (drawings.per_class, drawings.shift)
     if len(mass.drawings) < 2:
         return _drawn(mass, drawings.confidence, *others)
     folded = Details(mass.heading, (replace(mass, heading=""),))

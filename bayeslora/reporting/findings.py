@@ -98,8 +98,8 @@ def _ranking(facts: Facts) -> list[Finding]:
     sentences = []
     if nll.others:
         sentences += [
-            f"Lowest NLL: {named(nll.label)} with {shown(nll.score)} nats{nll.clause}.",
-            f"Highest accuracy: {named(accuracy.label)} with {shown(accuracy.score)}"
+            f"{named(nll.label)} has the lowest NLL, {shown(nll.score)} nats{nll.clause}.",
+            f"{named(accuracy.label)} has the highest accuracy, {shown(accuracy.score)}"
             f"{accuracy.clause}.",
         ]
     if nll.others and facts.comparison is None:
@@ -116,30 +116,33 @@ def _ranking(facts: Facts) -> list[Finding]:
 
 
 def _accuracy(leader: Assessed) -> Finding:
-    score, answers = leader.scores["accuracy"], leader.answers
+    """Return what the accuracy, which the first screen states, is to be compared with."""
+    answers = leader.answers
     common = float(answers.class_counts.max() / answers.class_counts.sum())
-    beyond = ", so it is not shown to be any better" if score.low <= common else ""
+    better = "better" if leader.scores["accuracy"].low > common else "not shown to be better"
     return Finding(
         "accuracy",
         "Accuracy",
         (
-            f"{named(leader.label)} is correct on {percent(score.value)}"
-            f" {share_interval(score.low, score.high)} of"
-            f" {counted(len(answers.correct), 'labelled example')}. Always predicting the most"
-            f" common class would be correct on {percent(common)}{beyond}.",
+            f"{named(leader.label)} is {better} than always predicting the most common class, which"
+            f" would be correct on {percent(common)} of"
+            f" {counted(len(answers.correct), 'labelled example')}.",
         ),
     )
 
 
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
-    """Return which methods are overconfident, underconfident, or show no bias."""
-    found = []
+    """Return which methods are overconfident, underconfident, or show no bias.
+
+    The average gap of a single method is on the first screen, and is not stated again.
+    """
+    found, several = [], len(methods) > 1
     for direction in ("over", "under"):
         chosen = [method for method in methods if bias(method) == direction]
         chosen.sort(key=lambda one: -abs(one.scores["overconfidence"].value))
         topic = f"{direction.capitalize()}confident"
-        shown_to_be = tuple(_biased(method) for method in chosen if miscalibrated(method))
-        perhaps = tuple(_biased(method) for method in chosen if not miscalibrated(method))
+        shown_to_be = tuple(_biased(one, several) for one in chosen if miscalibrated(one))
+        perhaps = tuple(_biased(one, several) for one in chosen if not miscalibrated(one))
         if shown_to_be:
             slight = all(slightly_biased(one.scores) for one in chosen if miscalibrated(one))
             found.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
@@ -149,55 +152,54 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     clear = [one for one in methods if bias(one) == "none"]
     hidden = [one for one in clear if miscalibrated(one)]
     if hidden:
-        sentences = tuple(_hidden(method) for method in hidden)
+        sentences = tuple(_hidden(method, several) for method in hidden)
         topic = "Miscalibrated, though not on average"
         found.append(Finding("hidden", topic, sentences, "warning"))
     weak = [one for one in clear if doubtful(one)]
     if weak:
-        sentences = (*(_unbiased(method) for method in weak), MAYBE_CHANCE)
+        sentences = (*(_unbiased(method, several) for method in weak), MAYBE_CHANCE)
         found.append(Finding("hidden-or-chance", "Miscalibrated, or chance", sentences))
     good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
-        sentences = tuple(_unbiased(method) for method in good)
+        sentences = tuple(_unbiased(method, several) for method in good)
         known = all(is_close(method.scores["overconfidence"]) for method in good)
         topic = "No sign of miscalibration" if known else "No sign of miscalibration so far"
         found.append(Finding("no-sign", topic, sentences, "good" if known else "plain"))
     return found
 
 
-def _biased(method: Assessed) -> str:
+def _biased(method: Assessed, several: bool) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
-    confidence, accuracy = (method.scores[key].value for key in ("mean_confidence", "accuracy"))
-    return (
-        f"{named(method.label)}, by {shown_points(size)}: mean confidence {percent(confidence)},"
-        f" accuracy {percent(accuracy)}."
-    )
+    average = f" by {shown_points(size)} on average" if several else ""
+    return f"{named(method.label)} is {bias(method)}confident{average}. {_ece(method, 'Its ECE')}."
 
 
-def _hidden(method: Assessed) -> str:
-    gap = method.scores["overconfidence"]
-    average = shown_points(gap, signed=True)
+def _hidden(method: Assessed, several: bool) -> str:
     if not misses_more_than_chance(method.points):
-        return (
-            f"{named(method.label)}: its ECE is {shown_ece(method.scores['ece'])}{_floor(method)}."
-            f" The average gap {'includes 0' if gap.has_interval else 'cannot be judged'}"
-            f" ({average})."
-        )
+        ece = _ece(method, f"The ECE of {named(method.label)}")
+        return f"{ece}. {_gap(method, 'Its average gap', several)}."
     return (
-        f"{named(method.label)}: {bins_that_miss(method.points)}, more than chance explains; errors"
-        f" in both directions cancel on average ({average})."
+        f"Of {named(method.label)}, {bins_that_miss(method.points)}, more than chance explains."
+        f" {_gap(method, 'Its average gap', several)}: errors in both directions cancel."
     )
 
 
-def _unbiased(method: Assessed) -> str:
+def _unbiased(method: Assessed, several: bool) -> str:
+    gap = _gap(method, f"The average gap of {named(method.label)}", several)
+    return f"{gap}; {bins_that_miss(method.points)}. {_ece(method, 'Its ECE')}."
+
+
+def _gap(method: Assessed, subject: str, several: bool) -> str:
     gap = method.scores["overconfidence"]
-    zero = ", which includes 0" if gap.has_interval else ""
-    return (
-        f"{named(method.label)}: {shown_points(gap, signed=True)}"
-        f" between confidence and accuracy{zero}; {bins_that_miss(method.points)}."
-        f" Its ECE is {shown_ece(method.scores['ece'])}{_floor(method)}."
-    )
+    if not gap.has_interval:
+        return f"{subject} cannot be judged"
+    size = f" {shown_points(gap, signed=True)}," if several else ""
+    return f"{subject} is{size} within chance"
+
+
+def _ece(method: Assessed, subject: str) -> str:
+    return f"{subject} is {shown_ece(method.scores['ece'])}{_floor(method)}"
 
 
 def _floor(method: Assessed) -> str:
@@ -243,7 +245,7 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
     ood = leader.scores.ood
     unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
     kind: Kind = "warning" if levels or unnoticed else "plain"
-    return Finding("limits", f"Where not to trust {named(leader.label)}", sentences, kind)
+    return Finding("limits", f"Limits of {named(leader.label)}", sentences, kind)
 
 
 def _levels(leader: Assessed) -> list[str]:
@@ -262,8 +264,8 @@ def _levels(leader: Assessed) -> list[str]:
     worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
     return [
         f"At a confidence of about {percent(worst.confidence)}, it is correct on"
-        f" {percent(worst.accuracy)} of {counted(worst.count, 'example')}, and likely on at most"
-        f" {percent(high)} of all such examples."
+        f" {percent(worst.accuracy)} of {counted(worst.count, 'example')} (upper bound"
+        f" {percent(high)})."
     ]
 
 
@@ -329,9 +331,9 @@ def detection(facts: Facts, name: str) -> Finding:
     """Return how well the methods detect one out-of-distribution set."""
     best, result = facts.detectors[name]
     tested = [one for one in facts.methods if name in one.scores.ood]
-    opening = "Best detector" if best.others else "Detector"
+    detects = "detects the set best" if best.others else "detects the set"
     sentences = [
-        f"{opening}: {named(best.label)} by {score_words(result.score)}, AUROC {shown(best.score)}"
+        f"{named(best.label)} {detects}, by {score_words(result.score)}: AUROC {shown(best.score)}"
         f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){best.clause}."
         f" Flagging 95\N{NO-BREAK SPACE}% of the set flags {percent(result.fpr95.value)} of"
         " in-distribution examples as well.",
@@ -346,12 +348,15 @@ def detection(facts: Facts, name: str) -> Finding:
     blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]
     open_still = [label for label in blind if label not in wrong_way]
     if open_still:
-        whom = "any method" if len(open_still) == len(tested) > 1 else listed(open_still)
-        sentences.append(f"Not shown to beat chance (interval reaches 0.5): {whom}.")
+        verb = "is" if len(open_still) == 1 else "are"
+        whom = f"{listed(open_still)} {verb} not"
+        if len(open_still) == len(tested) > 1:
+            whom = "No method is"
+        sentences.append(f"{whom} shown to beat chance (interval reaches 0.5).")
     if wrong_way:
         sentences.append(
-            f"More certain of the set than of in-distribution examples (interval below 0.5):"
-            f" {listed(wrong_way)}."
+            f"{listed(wrong_way)} {'is' if len(wrong_way) == 1 else 'are'} more certain of the set"
+            " than of in-distribution examples (interval below 0.5)."
         )
     unfit = len(blind) == len(tested) or not is_usable(result)
     kind: Kind = "warning" if unfit else "plain"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bayeslora.reporting import formulas
+from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.reporting.formulas import Formula
 
 UNFAMILIAR = "ood"
@@ -46,60 +46,43 @@ class Term:
         return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
 
 
+def _catalogued(key: str, *sources: str) -> Term:
+    """Return the term of a score as the catalogue of scores words it, with its formulas."""
+    info = ALL_SCORES[key]
+    source = info.source if re.search(r"\d", info.source) else ""
+    meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
+    return Term(info.title, meaning, tuple(map(Formula, sources)), source, frozenset({key}))
+
+
 QUALITY_TERMS = (
     Term(
         "Signs",
         "Labelled examples are counted by i from 1 to n, classes by c from 1 to C. p with these"
         " indices is the probability of class c for example i, y the label and ŷ the most"
-        " probable class.",
+        " probable class. Of class c, t examples have it as their label, p are predicted as it, r"
+        " of them rightly. In bin b, o is the share of a class, p its mean probability.",
     ),
     Term(
         "Confidence",
         "The probability that a method gives to its most probable class.",
-        (formulas.CONFIDENCE,),
+        (Formula("confidence_i = max_c p_{i, c}"),),
         keys=frozenset({"mean_confidence"}),
     ),
     Term(
         "Accuracy",
         "The share of labelled examples whose most probable class is the label.",
-        (formulas.ACCURACY,),
+        (Formula("accuracy = 1/n ∑_i 1[ŷ_i = y_i]"),),
         keys=frozenset({"accuracy"}),
     ),
-    Term(
-        "F1, macro",
-        "The mean over classes of the harmonic mean of precision and recall. Every class counts"
-        " alike, however few examples it has; a class that is a label or a prediction of some"
-        " example without being right once counts as 0, and a class that is neither is left out.",
-        (formulas.F1,),
-        "van Rijsbergen 1979, Information Retrieval",
-        frozenset({"f1"}),
-    ),
-    Term(
-        "Balanced accuracy",
-        "The mean over the classes of the labelled examples of the share of its examples that is"
-        " found (recall). Naming the most frequent class every time scores 1 over the number of"
-        " classes, however frequent it is.",
-        (formulas.BALANCED_ACCURACY,),
-        "Brodersen et al. 2010, ICPR 20",
-        frozenset({"balanced_accuracy"}),
-    ),
-    Term(
-        "MCC (Matthews correlation coefficient)",
-        "The correlation of labels and predictions: 1 where all are right, around 0 where the"
-        " predictions say nothing about the labels, and 0 where all labels or all predictions are"
-        " the same class. t is the number of examples with the class as their label, r how many of"
-        " these are predicted as it, and p how many examples are predicted as it.",
-        (formulas.MCC,),
-        "Matthews 1975, Biochimica et Biophysica Acta 405; Gorodkin 2004, Computational Biology and"
-        " Chemistry 28",
-        frozenset({"mcc"}),
-    ),
+    _catalogued("f1", "F1 = 1/C ∑_c (2 r_c)/(t_c + p_c)"),
+    _catalogued("balanced_accuracy", '"balanced accuracy" = 1/C ∑_c r_c/t_c'),
+    _catalogued("mcc", "MCC = (n ∑_c r_c − ∑_c t_c p_c)/√((n² − ∑_c (t_c)²) (n² − ∑_c (p_c)²))"),
     Term(
         "NLL (negative log-likelihood)",
         "The mean over examples of −log of the probability given to the true class, in nats."
         " Lower is better. A proper score: only the true probabilities minimise it. Confident"
         " errors cost most. Probabilities below 1e-12 count as 1e-12.",
-        (formulas.NLL,),
+        (Formula("NLL = − 1/n ∑_i log p_{i, y_i}"),),
         "Good 1952, Journal of the Royal Statistical Society B 14",
         frozenset({"nll"}),
     ),
@@ -107,30 +90,14 @@ QUALITY_TERMS = (
         "Brier score",
         "The mean squared distance between the probabilities and the truth (1 for the"
         " true class, 0 for the others), summed over classes: 0 is perfect, 2 the worst.",
-        (formulas.BRIER,),
+        (Formula("Brier = 1/n ∑_i ∑_c (p_{i, c} − 1[y_i = c])²"),),
         "Brier 1950, Monthly Weather Review 78",
         frozenset({"brier"}),
     ),
-    Term(
-        "Brier score: reliability, resolution, uncertainty",
-        "The Brier score in parts: what stating wrong probabilities costs, minus what knowing more"
-        " than the class shares saves, plus what always stating the class shares would cost. Rows"
-        " are taken together in bins of each class's probability; o is the share of the class in a"
-        " bin, or among all examples.",
-        (formulas.BRIER_RELIABILITY, formulas.BRIER_UNCERTAINTY),
-        "Murphy 1973, Journal of Applied Meteorology 12; Stephenson, Coelho and Jolliffe 2008,"
-        " Weather and Forecasting 23",
-        frozenset({"brier_reliability", "brier_resolution", "brier_uncertainty"}),
-    ),
-    Term(
-        "Sharpness",
-        "The concentration of the probabilities: 1/C where they are all equal, 1 where"
-        " one is 1. It is good only with calibration: 1 − sharpness is the Brier score of a"
-        " calibrated method.",
-        (formulas.SHARPNESS,),
-        "Gneiting, Balabdaoui and Raftery 2007, Journal of the Royal Statistical Society B 69",
-        frozenset({"sharpness"}),
-    ),
+    _catalogued("brier_reliability", "reliability = ∑_c ∑_b n_{b, c}/n (p_{b, c} − o_{b, c})²"),
+    _catalogued("brier_resolution"),
+    _catalogued("brier_uncertainty", "uncertainty = ∑_c o_c (1 − o_c)"),
+    _catalogued("sharpness", "sharpness = 1/n ∑_i ∑_c (p_{i, c})²"),
     Term(
         "ECE (expected calibration error)",
         "Rows are sorted by confidence into bins of equal width; the gap"
@@ -138,7 +105,7 @@ QUALITY_TERMS = (
         " examples. Bins are closed on the left and open on the right, [low, high), and the"
         " last one holds 1 as well. Even a perfectly calibrated method does not read 0 on"
         " finitely many examples, and more bins read higher.",
-        (formulas.ECE,),
+        (Formula("ECE = ∑_b n_b/n |accuracy_b − confidence_b|"),),
         "Naeini, Cooper and Hauskrecht 2015, AAAI 29",
         frozenset({"ece"}),
     ),
@@ -152,49 +119,13 @@ QUALITY_TERMS = (
         " arXiv 1902.06977",
         keys=frozenset({BY_CHANCE, "ece_if_calibrated"}),
     ),
-    Term(
-        "ECE, equal-mass bins",
-        "The same with bins that hold equally many examples.",
-        source="Nguyen and O'Connor 2015, arXiv 1508.05154",
-        keys=frozenset({"aece"}),
-    ),
-    Term(
-        "ECE, class-wise",
-        "The same for the probability of every class in place of the confidence, averaged over"
-        " classes: it also sees the classes that were not chosen. In each bin, o is the share of"
-        " examples whose label is the class, p the mean probability.",
-        (formulas.CLASSWISE_ECE,),
-        "Kull et al. 2019, arXiv 1910.12656",
-        frozenset({"cwece"}),
-    ),
-    Term(
-        "Largest gap of a bin (MCE)",
-        "The largest gap between mean confidence and accuracy of the bins of the ECE, however few"
-        " examples the bin has.",
-        (formulas.MCE,),
-        "Naeini, Cooper and Hauskrecht 2015, AAAI 29",
-        frozenset({"mce"}),
-    ),
-    Term(
-        "ECE, debiased",
-        "The ECE minus an estimate of what noise adds to it on so few examples. It may be slightly"
-        " negative.",
-        source="Kumar, Liang and Ma 2019, arXiv 1909.10155",
-        keys=frozenset({"ece_debiased"}),
-    ),
-    Term(
-        "ECE, smooth",
-        "The ECE with a kernel in place of bins, so that no edge decides; the kernel is as wide as"
-        " the error that it finds.",
-        source="Błasiok and Nakkiran 2023, arXiv 2309.12236",
-        keys=frozenset({"smece"}),
-    ),
-    Term(
-        "ECE, overconfident and underconfident part",
-        "The two parts of the ECE: from bins more confident than right, and from bins less"
-        " confident than right.",
-        keys=frozenset({"ece_over", "ece_under"}),
-    ),
+    _catalogued("aece"),
+    _catalogued("cwece", '"class-wise ECE" = 1/C ∑_c ∑_b n_{b, c}/n |o_{b, c} − p_{b, c}|'),
+    _catalogued("mce", "MCE = max_b |accuracy_b − confidence_b|"),
+    _catalogued("ece_debiased"),
+    _catalogued("smece"),
+    _catalogued("ece_over"),
+    _catalogued("ece_under"),
     Term(
         "Recall, precision, F1, mean probability, ECE of a class",
         "Recall is the share of the class's examples that are predicted as it, precision the"
@@ -206,7 +137,7 @@ QUALITY_TERMS = (
     Term(
         "Overconfidence",
         "Mean confidence minus accuracy: above 0 overconfident, below 0 underconfident.",
-        (formulas.OVERCONFIDENCE,),
+        (Formula("overconfidence = 1/n ∑_i confidence_i − accuracy"),),
         keys=frozenset({"overconfidence"}),
     ),
 )
@@ -218,39 +149,22 @@ USE_TERMS = (
         "AURC (area under the risk-coverage curve)",
         "The mean share of errors among the answered examples, the most confident first, over all"
         " numbers of answered examples. Lower is better: errors then have low confidence.",
-        (formulas.AURC,),
+        (Formula('AURC = 1/n ∑_k ("errors among the top k")/k'),),
         "Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206",
         frozenset({"aurc"}),
     ),
-    Term(
-        "AURC, excess",
-        "The AURC minus that of a method with as many errors, all among its least confident"
-        " examples: what a better order could gain.",
-        source="Geifman, Uziel and El-Yaniv 2019, arXiv 1805.08206",
-        keys=frozenset({"eaurc"}),
-    ),
-    Term(
-        "Accuracy at 50, 80, 90, 95 % coverage",
-        "The accuracy on that share of examples, the most confident ones, where the others are left"
-        " to a person.",
-        source="El-Yaniv and Wiener 2010, Journal of Machine Learning Research 11",
-        keys=frozenset({f"accuracy_at_{percent}" for percent in (50, 80, 90, 95)}),
-    ),
+    _catalogued("eaurc"),
+    *(_catalogued(f"accuracy_at_{percent}") for percent in (50, 80, 90, 95)),
     Term(
         "Prediction sets: coverage and size",
         "A method may predict a set S of classes in place of one. Coverage is the share of"
         " labelled examples whose set holds the label, and should be what the sets were made for."
         " Size is the mean number of classes in a set: at the same coverage, smaller is better.",
-        (formulas.COVERAGE, formulas.SET_SIZE),
+        (Formula("coverage = 1/n ∑_i 1[y_i ∈ S_i]"), Formula("size = 1/n ∑_i |S_i|")),
         "Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World",
         frozenset({"coverage", "set_size"}),
     ),
-    Term(
-        "Prediction sets: lowest coverage, sets of one class, empty sets",
-        "The lowest coverage of any class; the shares of examples whose set has exactly one class,"
-        " and none.",
-        keys=frozenset({"worst_class_coverage", "singletons", "empty_sets"}),
-    ),
+    *map(_catalogued, ("worst_class_coverage", "singletons", "empty_sets")),
     Term(
         "Out of distribution (OOD)",
         "Inputs unlike those that the method was made for, such as texts on a subject that none of"
@@ -262,7 +176,7 @@ USE_TERMS = (
         "AUROC",
         "The probability that an out-of-distribution example has a higher uncertainty than an"
         " in-distribution one, both drawn at random. 0.5 is chance, 1 is perfect.",
-        (formulas.AUROC,),
+        (Formula("AUROC = P(u > v) + 1/2 P(u = v)"),),
         "Hanley and McNeil 1982, Radiology 143",
         frozenset({UNFAMILIAR, "auroc"}),
     ),
@@ -271,7 +185,7 @@ USE_TERMS = (
         "The mean precision of flagging the most uncertain examples first. Chance gives the share"
         " of out-of-distribution examples among all. Over thresholds k, P is the precision and R"
         " the share of out-of-distribution examples that are flagged.",
-        (formulas.AUPR,),
+        (Formula("AUPR = ∑_k (R_k − R_{k − 1}) P_k"),),
         "Hendrycks and Gimpel 2017, arXiv 1610.02136",
         frozenset({UNFAMILIAR, "aupr"}),
     ),
@@ -286,7 +200,7 @@ USE_TERMS = (
         "FPR95",
         "The share of in-distribution examples that are flagged at the threshold that flags 95 % of"
         " the out-of-distribution examples. Lower is better.",
-        (formulas.FPR95, formulas.FPR95_THRESHOLD),
+        (Formula("FPR95 = P(v ≥ t)"), Formula("t = max { s : P(u ≥ s) ≥ 0.95 }")),
         "Liang, Li and Srikant 2018, arXiv 1706.02690",
         frozenset({UNFAMILIAR, "fpr95"}),
     ),
@@ -302,7 +216,11 @@ USE_TERMS = (
         "In nats. Total: the entropy of the predicted probabilities. Aleatoric: the part"
         " that more data would not reduce, the mean entropy over S draws of the weights. Epistemic:"
         " the rest, from not knowing the weights; zero for a single set of weights.",
-        (formulas.TOTAL, formulas.ALEATORIC, formulas.EPISTEMIC),
+        (
+            Formula("total = − ∑_c p_{i, c} log p_{i, c}"),
+            Formula("aleatoric = − 1/S ∑_s ∑_c p_{s, i, c} log p_{s, i, c}"),
+            Formula("epistemic = total − aleatoric"),
+        ),
         "Depeweg et al. 2018, arXiv 1710.07283",
     ),
     Term(
@@ -314,7 +232,7 @@ USE_TERMS = (
         " scores have none. They cover the choice of the examples, not another training seed. On"
         " a few hundred examples, those of the class-wise ECE and of the Brier score's resolution"
         " are too narrow.",
-        (formulas.WILSON,),
+        (Formula("1/(1 + z²/m) (k/m + z²/(2 m) ± z √(1/m · k/m (1 − k/m) + z²/(4 m²)))"),),
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",
     ),
@@ -327,14 +245,14 @@ ADAPTER_TERMS = (
         "Norm and relative norm of a change",
         "How far training moved the weight W of a layer: the Frobenius norm of the change ΔW, and"
         " its share of the norm of W.",
-        (formulas.RELATIVE_NORM,),
+        (Formula('"relative norm" = ‖ΔW‖_F/‖W‖_F'),),
         keys=frozenset({SPECTRUM}),
     ),
     Term(
         "Stable rank",
         "How many directions the change of a weight really uses: 1 where one singular value σ is"
         " all there is, the rank where all are equal. σ with the index 1 is the largest.",
-        (formulas.STABLE_RANK,),
+        (Formula('"stable rank" = (∑_i (σ_i)²)/(σ_1)²'),),
         "Rudelson and Vershynin 2007, arXiv math/0503442",
         frozenset({SPECTRUM}),
     ),
@@ -342,7 +260,7 @@ ADAPTER_TERMS = (
         "Drift",
         "How far a layer's factors Z that training is to keep orthonormal are from that: 0 is"
         " exact, and 0 is also said of adapters without such factors.",
-        (formulas.DRIFT,),
+        (Formula("drift = max_Z ‖Zᵀ Z − I‖_F"),),
         keys=frozenset({SPECTRUM}),
     ),
 )

@@ -9,6 +9,7 @@ from typing import Literal
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import counted
+from bayeslora.reporting.answers import SURE
 from bayeslora.reporting.assess import (
     Assessed,
     bias_of,
@@ -23,7 +24,7 @@ from bayeslora.reporting.findings import bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import interval, listed, named, number, percent
+from bayeslora.reporting.text import interval, listed, named, number, percent, share_interval
 
 COLUMNS = ("accuracy", "nll", "overconfidence", "ece")
 """Scores of the table of methods; the last make room for out-of-distribution sets."""
@@ -58,8 +59,9 @@ class Overview:
             methods it names the one that it is of, marked by `text.named`.
         kind: `good`, `warning`, or `open` where the rows cannot tell.
         about: Why it is that one; empty where there is one method.
-        tiles: Accuracy, confidence, the gap between them, and what to hand to a person.
-        figure: Name of the reliability diagram of that fit.
+        tiles: Accuracy, confidence, the gap between them, and what to hand to a person; without
+            labels, what is known of the confidence.
+        figure: Name of the reliability diagram of that fit; without labels, of the histogram.
         caption: How to read the diagram.
         methods: The methods by a few scores; None where there is one.
     """
@@ -73,10 +75,8 @@ class Overview:
     methods: Table | None
 
 
-def overview(
-    facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Named]
-) -> Overview | None:
-    """Return the first screen; None where no row has a label.
+def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Named]) -> Overview:
+    """Return the first screen.
 
     Args:
         facts: What was found out of the methods.
@@ -85,7 +85,7 @@ def overview(
     """
     leader = facts.leader
     if leader is None:
-        return None
+        return _unlabelled(facts)
     fit = leader.each[0]
     verdict, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
@@ -100,6 +100,27 @@ def overview(
         f"Points below the diagonal: overconfident; above it: underconfident."
         f" {bins_that_miss(fit.points)}.",
         _methods(named_scores, facts) if len(named_scores) > 1 else None,
+    )
+
+
+def _unlabelled(facts: Facts) -> Overview:
+    """Return what can be said of the first method where no row has a label."""
+    first = facts.methods[0].each[0]
+    predictions, mean = first.method.predictions, first.scores["mean_confidence"]
+    sure = float((predictions.confidence >= SURE).mean())
+    tiles = (
+        Tile("Examples", f"{len(predictions):,}", "none labelled"),
+        Tile("Mean confidence", percent(mean.value), share_interval(mean.low, mean.high)),
+        Tile(f"Confidence {SURE:g} or more", percent(sure), "of examples"),
+    )
+    return Overview(
+        "Can't tell: no labels",
+        "open",
+        named(first.label) if len(facts.methods) > 1 else "",
+        tiles,
+        "confidence-1",
+        "Confidence of every example. Whether it is justified, only labels show.",
+        None,
     )
 
 
@@ -154,7 +175,7 @@ def _about(facts: Facts) -> str:
 def _scores(fit: Assessed) -> list[Tile]:
     accuracy, gap = fit.scores["accuracy"], fit.scores["overconfidence"]
     confidence = fit.scores["mean_confidence"]
-    ends = interval(100 * accuracy.low, 100 * accuracy.high, digits=1)
+    ends = share_interval(accuracy.low, accuracy.high)
     return [
         Tile("Accuracy", percent(accuracy.value), ends),
         Tile("Mean confidence", percent(confidence.value), "stated on average"),

@@ -287,8 +287,8 @@ def load_template(path: str | Path | None) -> PageTemplate:
         raise InputError(
             f"template {place} has {size:,} bytes; at most {MOST_TEMPLATE_BYTES:,} are read"
         )
-    contents = {name: _content(file) for name, file in files.items()}
-    sources = {name: _text(files[name], content) for name, content in contents.items()}
+    contents = {name: _read(file) for name, file in files.items()}
+    sources = {name: content.decode("utf-8-sig") for name, content in contents.items()}
     template = PageTemplate(place, entry, sources, _hash(contents))
     template.check()
     return template
@@ -298,18 +298,15 @@ def _templates(directory: Path) -> list[Path]:
     return sorted(file for file in directory.rglob("*.j2") if file.is_file())
 
 
-def _content(file: Path) -> bytes:
+def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"template {file} cannot be read: {error}") from None
-
-
-def _text(file: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
+        content = file.read_bytes()
+        content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"template {file} is not UTF-8: {error}") from None
+    except OSError as error:
+        raise InputError(f"template {file} cannot be read: {error}") from None
+    return content
 
 
 def _hash(contents: Mapping[str, bytes]) -> str:

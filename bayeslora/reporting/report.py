@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from html import escape
+from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from bayeslora.files import check_writable, refuse_inputs, write_json
 from bayeslora.layouts import Layout
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
+from bayeslora.metrics.clusters import column_names
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.option_checks import as_seed
 from bayeslora.output import atomic_directory, listed_files, refuse_target
@@ -30,13 +31,14 @@ from bayeslora.predictions.collection import (
 )
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.assess import Assessed, Names, asked_for, assess, every_fit, pair, pool
+from bayeslora.reporting.assess import Asked, Assessed, Names, assess, every_fit, pair, pool
 from bayeslora.reporting.document import Document, compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
+from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.robustness import RobustnessLike, robustness_curves
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
@@ -206,10 +208,10 @@ def report(
     formats = check_formats(figures)
     options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
     options["seed"] = as_seed(seed)
-    asked = asked_for(
-        near=near,
-        far=far,
-        group_by=group_by,
+    asked = Asked(
+        near=column_names(near),
+        far=column_names(far),
+        group_by=column_names(group_by),
         by_class=by_class,
         cluster_by=cluster_by,
         interval=interval,
@@ -232,20 +234,25 @@ def report(
         comparison = pair(methods, asked=asked, **options)
         call = python_call(
             gathered,
-            out=str(out),
-            title=title or None,
-            example_column=example_column,
-            ood_score=ood_score,
-            shifted=list(map(str, worse)) or None,
-            **_where_changed(
+            **_changed(
+                out=str(out),
+                title=title,
+                example_column=example_column,
+                ood_score=ood_score,
+                shifted=list(map(str, worse)) or (),
                 examples=examples,
                 interactive=interactive,
-                template=template,
-                formats=formats,
+                template=None if template is None else str(template),
+                figures=formats,
                 per_class=per_class,
                 over_seeds=over_seeds,
+                near=near,
+                far=far,
+                group_by=group_by,
+                by_class=by_class,
+                cluster_by=cluster_by,
+                interval=interval,
             ),
-            **asked.as_given(),
             **options,
         )
         # A spectrum is a value of the session, which no call written down can give.
@@ -275,8 +282,16 @@ def report(
         )
         _write_pages(aside, document, look, formats)
         if interactive:
-            text = example_column or EXAMPLE_COLUMN
-            _write(aside / VIEW, viewer_page(gathered, document.title, text, examples=examples))
+            leader = facts_of(methods, comparison, sets).leader
+            page = viewer_page(
+                gathered,
+                document.title,
+                example_column or EXAMPLE_COLUMN,
+                leader=fits[0].label if leader is None else leader.each[0].label,
+                examples=examples,
+                scores={one.label: one.scores for one in fits},
+            )
+            _write(aside / VIEW, page)
         write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
         found = scores_json(
             document.title, fits, comparison, methods, changes, shift=curves, curves=attacks
@@ -296,24 +311,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _where_changed(
-    *,
-    examples: bool,
-    interactive: bool,
-    template: str | Path | None,
-    formats: tuple[str, ...],
-    per_class: PerClass,
-    over_seeds: bool,
-) -> dict[str, Any]:
-    """Return what of these a call has to say: None where it is the default."""
-    return {
-        "examples": None if examples else False,
-        "interactive": interactive or None,
-        "template": None if template is None else str(template),
-        "figures": None if formats == FORMATS[:1] else formats,
-        "per_class": per_class or None,
-        "over_seeds": None if over_seeds else False,
-    }
+def _changed(**options: object) -> dict[str, object]:
+    """Return the options of `report` that differ from their defaults."""
+    known = signature(report).parameters
+    return {name: value for name, value in options.items() if value != known[name].default}
 
 
 def _settings(

@@ -1,4 +1,4 @@
-"""What accuracy is left where inputs are perturbed against a classifier: a table and a figure."""
+"""What accuracy is left where inputs are perturbed against a classifier in a table."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import SPACES, Robustness, RobustnessPoint, check_curves
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.figures.rendering import Panel
-from bayeslora.reporting.figures.style import (
-    KEY_ROW,
-    OUTSIDE,
-    TITLE_SLOT,
-    Role,
-    add_heading,
-    add_key,
-    figure_with_axes,
-    name_slot,
-)
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 
 _COLUMNS = tuple(
@@ -27,7 +16,6 @@ _COLUMNS = tuple(
     for title, arrow in (("Accuracy", "↑"), ("NLL", "↓"), ("ECE", "↓"), ("Confidence", ""))
 )
 _KEYS = ("accuracy", "nll", "ece", "mean_confidence")
-_TALL = 2.2
 
 RobustnessLike = Robustness | str | Path | Sequence[Robustness | str | Path]
 
@@ -76,59 +64,3 @@ def robustness_table(curves: Sequence[Robustness]) -> Table:
 
 def _cells(point: RobustnessPoint) -> list[Cell]:
     return [Cell(*point.scores[key].said()) for key in _KEYS]
-
-
-def robustness_panel(name: str, curves: Sequence[Robustness]) -> Panel:
-    """Return the figure: accuracy by radius, one line per classifier.
-
-    Args:
-        name: Stem of the figure's file.
-        curves: One or more.
-    """
-    labels = unique_labels([one.name for one in curves])
-    looks = [OUTSIDE[place % len(OUTSIDE)] for place in range(len(curves))]
-    roles = [Role(look.color, look.line, marker="o") for look in looks]
-    slots = {name_slot(place): label for place, label in enumerate(labels)}
-    head = 0.6 + KEY_ROW * len(curves)
-    figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
-    add_heading(figure, f"n = {curves[0].num_rows:,}")
-    add_key(figure, list(zip(roles, slots, strict=True)), top=0.6)
-    for role, one in zip(roles, curves, strict=True):
-        radii = [point.eps for point in one.points]
-        scores = [point.scores["accuracy"] for point in one.points]
-        axes.plot(
-            radii,
-            [score.value for score in scores],
-            color=role.color,
-            linestyle=role.line,
-            linewidth=1.2,
-            marker=role.marker,
-            markersize=3,
-        )
-        axes.fill_between(
-            radii,
-            [score.low for score in scores],
-            [score.high for score in scores],
-            color=role.color,
-            alpha=0.12,
-            linewidth=0,
-        )
-    axes.set_ylim(0, 1)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("radius ε of the perturbation")
-    axes.set_ylabel("accuracy", labelpad=1)
-    said = "; ".join(
-        f"{label}: {', '.join(map(_said, one.points))}"
-        for label, one in zip(labels, curves, strict=True)
-    )
-    return Panel(
-        name=name,
-        figure=figure,
-        title="Accuracy under attack",
-        description=f"Accuracy by radius. {said}.",
-        texts={TITLE_SLOT: "Accuracy under attack", **slots},
-    )
-
-
-def _said(point: RobustnessPoint) -> str:
-    return f"{point.scores['accuracy'].value:.3f} at {point.eps:.4g}"

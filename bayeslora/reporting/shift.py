@@ -25,13 +25,14 @@ class ShiftCurve:
 
     Attributes:
         label: The method's label.
-        kind: The corruption, such as `typos`.
-        scores: Scores of `SHIFT_KEYS` by severity, in rising order; 0 are the rows as they are.
+        kind: The corruption, such as `typos`, or `attack`.
+        scores: Scores of `SHIFT_KEYS` by severity or radius, in rising order; 0 are the rows as
+            they are.
     """
 
     label: str
     kind: str
-    scores: Mapping[int, Mapping[str, Score]]
+    scores: Mapping[float, Mapping[str, Score]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the curve as plain mappings and numbers."""
@@ -76,7 +77,7 @@ def shift_curves(
 
 def _scores(
     one: Assessed, sources: Mapping[int, Source], options: Mapping[str, Any]
-) -> dict[int, dict[str, Score]]:
+) -> dict[float, dict[str, Score]]:
     every = {0: one.scores}
     for severity in sorted(sources):
         every[severity] = evaluate(sources[severity].predictions, **options)

@@ -8,12 +8,14 @@ All names and texts are cleaned here and set as plain text there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
+from bayeslora.metrics.rowwise import labelled_rows
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import clean, shorten
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
@@ -75,14 +77,26 @@ def view(
     methods = gather(items, ood, columns=columns if examples else (), reading=reading)
     if examples and example_column is not None:
         check_column(methods, example_column)
-    page = viewer_page(methods, title, example_column or EXAMPLE_COLUMN, examples=examples)
+    page = viewer_page(
+        methods,
+        title,
+        example_column or EXAMPLE_COLUMN,
+        examples=examples,
+        leader=_lowest_nll(methods),
+    )
     with atomic_file(out) as aside:
         aside.write_text(page, encoding="utf-8", newline="\n")
     return Path(out)
 
 
 def viewer_page(
-    methods: Sequence[Method], title: str, text_column: str, *, examples: bool = True
+    methods: Sequence[Method],
+    title: str,
+    text_column: str,
+    *,
+    leader: str,
+    examples: bool = True,
+    scores: Mapping[str, Scores] | None = None,
 ) -> str:
     """Return the page.
 
@@ -90,25 +104,39 @@ def viewer_page(
         methods: With their out-of-distribution sets.
         title: Of the page.
         text_column: The further column with the texts; questions are found by their own.
+        leader: Label of the method that is shown first.
         examples: Whether the page holds texts, ids and further columns.
+        scores: Those of a report by the method's label; the accuracy of all examples then has the
+            interval that the report states.
     """
     sources = []
     for method in methods:
+        known: Mapping[str, Score] = (scores or {}).get(method.label, {})
+        accuracy = known.get("accuracy")
         sets = {"": method.source, **method.ood}
         for name, source in sets.items():
             where = {"method": method.label, "set": name and shorten(clean(name))}
             rows = _rows(source.predictions, text_column if examples else None)
+            if accuracy is not None and not name and accuracy.has_interval:
+                rows["accuracy"] = [accuracy.low, accuracy.high]
             sources.append({**where, **rows})
     script = asset("viewer.js")
     values = {
         "title": shorten(clean(title), 160),
-        "data": _json({"sources": sources}),
+        "data": _json({"sources": sources, "leader": leader}),
         "style": f"{asset('report.css')}\n{asset('viewer.css')}",
         "script": script,
         "policy": content_policy(script),
         "version": __version__,
     }
     return render(f"{OURS}viewer.html.j2", {}, values).rstrip() + "\n"
+
+
+def _lowest_nll(methods: Sequence[Method]) -> str:
+    """Return the label of the method to show first: the lowest mean NLL, else the first method."""
+    known = {one.label: one.predictions for one in methods if one.predictions.labelled.any()}
+    losses = {label: float(labelled_rows(found).nll.mean()) for label, found in known.items()}
+    return min(losses, key=losses.__getitem__, default=methods[0].label)
 
 
 def _json(content: Any) -> str:

@@ -33,11 +33,11 @@ def numbers(sentence):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_bias_is_found_with_its_size(make, sharpness, key, seed):
     predictions = make("m", sharpness=sharpness, rows=1000, seed=seed)
-    found = words(predictions)
-    [sentence] = found[key]
+    found = words([predictions, make("fine", rows=1000, seed=seed)])
+    sentence = next(one for one in found[key] if one.startswith("m is"))
     gap = predictions.confidence - (predictions.prediction == predictions.labels)
     assert numbers(sentence)[0] == pytest.approx(100 * abs(gap.mean()), abs=0.06)
-    assert "recalibrate" in found["advice"][0]
+    assert any("recalibrate" in one for one in found["advice"])
 
 
 def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):

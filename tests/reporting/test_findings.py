@@ -82,14 +82,20 @@ def words(methods, comparison=None, sets=None):
 
 
 def test_overconfidence_is_stated_with_its_interval():
-    found = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
-    for part in ("mle", "8.3 points [6.1, 10.9]", "88.3 %", "80.0 %"):
-        assert part in found["over"]
+    found = words([assessed("mle", bias=(0.083, 0.061, 0.109)), assessed("fine")])
+    assert "mle is overconfident by 8.3 points [6.1, 10.9]" in found["over"]
     assert "recalibrate" in found["advice"]
 
 
+def test_the_gap_of_a_single_method_is_on_the_first_screen_alone():
+    found = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
+    assert "8.3" not in found["over"]
+    for part in ("mle is overconfident", "0.030", "0.021"):
+        assert part in found["over"]
+
+
 def test_underconfidence_is_stated_without_minus_signs():
-    found = words([assessed("t", bias=(-0.05, -0.07, -0.03))])
+    found = words([assessed("t", bias=(-0.05, -0.07, -0.03)), assessed("fine")])
     assert "5.0 points [3.0, 7.0]" in found["under"]
     assert "−" not in found["under"]
     assert "over" not in found
@@ -114,14 +120,14 @@ LEAD = "its lead over"
 
 def test_a_lead_inside_the_interval_is_called_chance():
     found = words([assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))])
-    assert "a with 0.400 [0.350, 0.450]" in found["ranking"]
+    assert "a has the lowest NLL, 0.400 [0.350, 0.450]" in found["ranking"]
     assert f"{LEAD} b" in found["ranking"]
     assert "a and b" in found["advice"]
 
 
 def test_a_lead_outside_every_interval_is_stated():
     found = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
-    assert LEAD not in found["ranking"].split(".  ")[0].split("Highest")[0]
+    assert leads(found)
     assert found["advice"].startswith("Prefer a:")
 
 
@@ -134,7 +140,7 @@ def compared(low, high):
 
 def leads(found):
     """Whether the method of lowest NLL is said to lead beyond chance."""
-    lowest = found["ranking"].split("Highest accuracy")[0]
+    lowest = found["ranking"].split("highest accuracy")[0]
     return LEAD not in lowest and "exactly the same" not in lowest
 
 
@@ -152,7 +158,7 @@ def test_an_exact_tie_is_no_lead():
     three = [assessed("a"), assessed("b"), assessed("c", nll=(0.55, 0.45, 0.65))]
     assert f"exactly the same; {LEAD} c" in words(three)["ranking"]
     worse = words([*three[:2], assessed("c", nll=(0.9, 0.8, 1.0))])["ranking"]
-    assert LEAD not in worse.split("Highest accuracy")[0]
+    assert LEAD not in worse.split("highest accuracy")[0]
 
 
 def test_a_lead_needs_the_corrected_p_as_well():
@@ -171,7 +177,7 @@ def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
     fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
     close = pooled("a", (0.40, 0.39, 0.41), fits)
     found = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
-    assert "a with 0.400 [0.390, 0.410]" in found["ranking"]
+    assert "0.400 [0.390, 0.410]" in found["ranking"]
     assert not leads(found)
 
 
@@ -180,7 +186,7 @@ def test_seeds_are_judged_one_by_one():
     fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
     found = words([pooled("a", (0.5, 0.4, 0.6), fits)])
     assert "2 seeds" in found["ranking"]
-    assert "a (seed 0), by 5.0 points" in found["over"]
+    assert "a (seed 0) is overconfident by 5.0 points" in found["over"]
     assert "a (seed 1)" in found["no-sign"]
     assert "recalibrate" in found["advice"]
 

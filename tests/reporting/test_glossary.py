@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bayeslora.metrics.subgroups import CLASS_KEYS
-from bayeslora.reporting.formulas import absolute, bracketed, call, fraction, root, row, sub
+from bayeslora.reporting.formulas import Formula
 from bayeslora.reporting.glossary import NEAR_AND_FAR, SPECTRUM, TERMS, UNFAMILIAR, terms_for
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 
@@ -47,10 +47,38 @@ def test_formulas_are_mathml_with_the_right_number_of_parts(formula):
             assert element.text.strip()
 
 
-def test_one_line_reads_as_the_layout_does():
-    quotient = fraction(row("a +", sub("b", "i , j")), "n")
-    assert quotient.text == "(a + b_{i, j})/n"
-    assert absolute(quotient).text == "|(a + b_{i, j})/n|"
-    assert row("x =", root("y"), bracketed("1 − z")).text == "x = √(y) (1 − z)"
-    assert call("P", row("u < t")).text == "P(u < t)"
-    assert "<mo>&lt;</mo>" in call("P", row("u < t")).mathml
+@pytest.mark.parametrize(
+    ("source", "mathml"),
+    [
+        (
+            "(a + b_{i, 2})/n",
+            "<mfrac><mrow><mi>a</mi><mo>+</mo><msub><mrow><mi>b</mi></mrow>"
+            "<mrow><mi>i</mi><mo>,</mo><mn>2</mn></mrow></msub></mrow>"
+            "<mrow><mi>n</mi></mrow></mfrac>",
+        ),
+        (
+            "√(y) (z)²",
+            "<msqrt><mi>y</mi></msqrt><msup><mrow><mo>(</mo><mi>z</mi><mo>)</mo></mrow>"
+            "<mn>2</mn></msup>",
+        ),
+        (
+            "P(u < t)",
+            "<mrow><mi>P</mi><mo>(</mo><mi>u</mi><mo>&lt;</mo><mi>t</mi><mo>)</mo></mrow>",
+        ),
+        ('"a word"', "<mtext>a word</mtext>"),
+        (
+            "1[|S| = 0.5]",
+            "<mn>1</mn><mrow><mo>[</mo><mrow><mo>|</mo><mi>S</mi><mo>|</mo></mrow>"
+            "<mo>=</mo><mn>0.5</mn><mo>]</mo></mrow>",
+        ),
+        (
+            "max_c x",
+            "<munder><mi>max</mi><mrow><mi>c</mi></mrow></munder>"
+            '<mspace width="0.2em"></mspace><mi>x</mi>',
+        ),
+    ],
+)
+def test_a_line_is_laid_out_as_it_reads(source, mathml):
+    element = Formula(source).element
+    assert element == f'<math display="block"><mrow>{mathml}</mrow></math>'
+    assert '"' not in Formula(source).text

@@ -87,8 +87,15 @@ def test_few_rows_that_cannot_be_judged_say_so():
     assert "3 labelled" in found.verdict
 
 
-def test_unlabelled_rows_have_no_first_screen(make):
-    assert first_screen(make("x", labelled=False)) is None
+def test_unlabelled_rows_show_their_confidence(make):
+    predictions = make("x", labelled=False)
+    found = first_screen(predictions)
+    assert found.kind == "open"
+    assert found.figure == "confidence-1"
+    size, mean, sure = found.tiles
+    assert size.value == "240"
+    assert mean.value.startswith(f"{100 * predictions.confidence.mean():.1f}")
+    assert sure.value.startswith(f"{100 * (predictions.confidence >= 0.9).mean():.1f}")
 
 
 def test_the_numbers_are_those_of_the_scores(make):

@@ -155,7 +155,8 @@ def test_unlabelled_rows_alone_still_make_a_report(make, tmp_path):
     page = report(make("x", labelled=False), out=tmp_path / "out", **options())
     text = page.read_text(encoding="utf-8")
     assert "No labels" in text
-    assert "<svg" not in text
+    assert text.index("<svg") < text.index('id="findings"')
+    assert [one.name for one in (page.parent / "figures").iterdir()] == ["confidence-1.svg"]
 
 
 @pytest.mark.parametrize("right", [True, False])

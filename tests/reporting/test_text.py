@@ -78,6 +78,24 @@ def test_shortened_text_fits_and_starts_as_the_text_does(text, columns):
     assert short == text or text.startswith(short[:-1])
 
 
+@given(st.text(max_size=60), st.integers(2, 30))
+def test_text_without_its_middle_fits_and_keeps_both_ends(text, columns):
+    short = shorten(text, columns, middle=True)
+    assert display_columns(short) <= columns
+    if short != text:
+        start, _, end = short.rpartition("…") if "…" not in text else (short[:1], "", "")
+        assert text.startswith(start[:1])
+        assert text.endswith(end)
+
+
+def test_long_names_that_differ_at_the_end_stay_apart():
+    names = [f"method with quite a long name {place}" for place in range(12)]
+    labels = unique_labels([*names, "another name that is much too long"])
+    assert labels[:2] == ["method with qu…a long name 0", "method with qu…a long name 1"]
+    assert labels[11].endswith("11")
+    assert labels[12] == "another name that is much t…"
+
+
 @given(st.text(max_size=60))
 def test_cleaned_text_has_no_control_characters_and_is_stable(text):
     cleaned = clean(text)

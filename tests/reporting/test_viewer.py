@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.calibration import reliability_bins
+from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
@@ -23,10 +24,14 @@ def with_texts(make, name="m", **options):
     return make(name, columns={"text": texts, "source": source}, **options)
 
 
-def data_of(page):
+def content_of(page):
     text = page.read_text(encoding="utf-8")
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    return json.loads(found[1])["sources"]
+    return json.loads(found[1])
+
+
+def data_of(page):
+    return content_of(page)["sources"]
 
 
 def test_the_data_are_those_of_the_record(make, tmp_path):
@@ -75,6 +80,17 @@ def test_a_report_has_it_on_request(make, tmp_path):
     report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
+def test_the_method_shown_first_is_that_of_the_report_with_its_interval(make, tmp_path):
+    items = [with_texts(make, "worse", sharpness=3.0), with_texts(make, "better")]
+    assert content_of(view(items, out=tmp_path / "v.html"))["leader"] == "better"
+    page = report(items, out=tmp_path / "out", num_resamples=50, interactive=True)
+    content = content_of(page.with_name("view.html"))
+    assert content["leader"] == "better"
+    expected = evaluate(items[1], num_resamples=50)["accuracy"]
+    [found] = [one["accuracy"] for one in content["sources"] if one["method"] == "better"]
+    assert found == [expected.low, expected.high]
+
+
 def questions():
     """Return two questions, of three options and of two."""
     return Predictions(
@@ -110,7 +126,7 @@ def tiles(page):
 
 @pytest.fixture(scope="module")
 def two(make, tmp_path_factory):
-    """Two methods, the predictions of the first, and their page."""
+    """Two methods, the predictions of the first, and their page, which shows the second first."""
     first = with_texts(make, "first", sharpness=3.0, spread=0.5)
     second = with_texts(make, "second")
     far = {"first": {"far": make("far", labelled=False, rows=30, spread=0.5)}}
@@ -121,6 +137,8 @@ def two(make, tmp_path_factory):
 def test_numbers_are_those_of_the_examples_that_are_left(two, visit):
     first, path = two
     page = visit(path)
+    assert page.locator("#method").input_value() == "second"
+    page.locator("#method").select_option("first")
     right = first.prediction == first.labels
     shown = tiles(page)
     assert shown["Examples"] == "240"
@@ -134,6 +152,7 @@ def test_numbers_are_those_of_the_examples_that_are_left(two, visit):
     page.locator("#value").select_option("web")
     assert tiles(page)["Examples"] == str((~right)[::2].sum())
     page.get_by_role("button", name="Clear filters").click()
+    assert page.locator("#method").input_value() == "first"
     page.locator("#search").fill("CIPHER")
     assert tiles(page)["Examples"] == "60"
     assert page.locator("#rows tbody tr").count() == 50
@@ -144,11 +163,13 @@ def test_numbers_are_those_of_the_examples_that_are_left(two, visit):
 def test_a_bin_shows_its_examples_by_click_and_by_key(two, visit):
     first, path = two
     page = visit(path)
+    page.locator("#method").select_option("first")
     last = page.locator("#reliability .bin").last
     expected = (np.minimum(np.floor(first.confidence * 15), 14) == 14).sum()
     assert f"{expected} examples" in last.get_attribute("aria-label")
     last.locator(".hit").click()
     assert tiles(page)["Examples"] == str(expected)
+    assert page.locator("#low").input_value() == "0.933"
     again = page.locator("#reliability .bin").last
     assert again.get_attribute("aria-pressed") == "true"
     again.press("Enter")
@@ -158,6 +179,7 @@ def test_a_bin_shows_its_examples_by_click_and_by_key(two, visit):
 def test_rows_sort_by_uncertainty_and_sets_change(two, visit):
     first, path = two
     page = visit(path)
+    page.locator("#method").select_option("first")
     page.locator("#sort").select_option("confidence")
     page.locator("#ascending").check()
     top = page.locator("#rows tbody th").first.text_content()
@@ -172,6 +194,7 @@ def test_rows_sort_by_uncertainty_and_sets_change(two, visit):
 def test_the_threshold_says_what_is_left_to_a_person(two, visit):
     first, path = two
     page = visit(path)
+    page.locator("#method").select_option("first")
     page.locator("#threshold").fill("0.9")
     answered = first.confidence >= 0.9
     wrong = first.prediction != first.labels
@@ -194,6 +217,7 @@ def test_axe_finds_no_serious_fault(two, visit, scheme, width):
 def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
     _, path = two
     page = visit(path)
+    page.locator("#method").select_option("first")
     name = page.locator("#score").input_value()
     [inside, outside] = [one for one in data_of(path) if one["method"] == "first"]
     least = float(np.median(inside["scores"][name]))
@@ -207,6 +231,13 @@ def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
     assert tiles(page)["Examples"] == str(expected[1])
     page.locator("#most").fill("-1")
     assert tiles(page)["Examples"] == "0"
+
+
+def test_without_texts_there_is_no_column_for_them(make, two, tmp_path, visit):
+    page = visit(view(make("m"), out=tmp_path / "v.html"))
+    assert page.locator("#rows th:visible").count() == 6 + 50
+    assert page.locator("#rows tbody tr").first.locator("th, td").count() == 6
+    assert visit(two[1]).locator("#text-title").is_visible()
 
 
 def test_a_hundred_thousand_examples_answer_at_once(make, tmp_path, visit):

@@ -51,18 +51,25 @@ _CERTAINTY = Role(INK, (0, (3, 2)))
 
 
 def confidence_panel(
-    name: str, label: str, confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
+    name: str,
+    label: str,
+    confidence: NDArray[np.float64],
+    correct: NDArray[np.bool_] | None,
+    bins: int,
 ) -> Panel:
     """Return the histogram of one method.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
-        confidence: [N] highest class probability of the labelled rows.
-        correct: [N] whether the likeliest class was the label.
+        confidence: [N] highest class probability of the labelled rows, or of all.
+        correct: [N] whether the likeliest class was the label; None where no row has a label.
         bins: Number of equal-width bins over 0 to 1.
     """
-    accuracy, certainty = float(correct.mean()), float(confidence.mean())
+    certainty = float(confidence.mean())
+    if correct is None:
+        return _unlabelled_panel(name, label, confidence, certainty, bins)
+    accuracy = float(correct.mean())
     right = int(np.count_nonzero(correct))
     wrong = len(correct) - right
     figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
@@ -85,6 +92,27 @@ def confidence_panel(
             f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"
             f" confidence of {SURE:g} or more. Accuracy {number(accuracy)}, mean confidence"
             f" {number(certainty)}."
+        ),
+        texts={TITLE_SLOT: label},
+    )
+
+
+def _unlabelled_panel(
+    name: str, label: str, confidence: NDArray[np.float64], certainty: float, bins: int
+) -> Panel:
+    figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
+    add_heading(figure, f"{len(confidence)} examples without labels")
+    mean = f"mean confidence {number(certainty)}"
+    add_key(figure, [(RIGHT, "all examples"), (_CERTAINTY, mean)], top=0.58)
+    _draw_histogram(axes, confidence, np.ones(len(confidence), dtype=np.bool_), bins)
+    axes.axvline(certainty, color=_CERTAINTY.color, linewidth=1.3, linestyle=_CERTAINTY.line)
+    sure = int(np.count_nonzero(confidence >= SURE))
+    return Panel(
+        name=name,
+        figure=figure,
+        title=f"Confidence of {label}",
+        description=(
+            f"{sure} of {len(confidence)} examples have a confidence of {SURE:g} or more; {mean}."
         ),
         texts={TITLE_SLOT: label},
     )

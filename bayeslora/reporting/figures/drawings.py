@@ -9,11 +9,11 @@ from itertools import starmap
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.top_label import TopLabel, top_label
+from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.figures.brier import MOST_METHODS, BrierPlate, brier_panel
 from bayeslora.reporting.figures.confidence import (
     Selective,
     confidence_panel,
@@ -30,19 +30,14 @@ from bayeslora.reporting.figures.reliability import (
 )
 from bayeslora.reporting.figures.rendering import (
     FORMATS,
-    Drawing,
     Panel,
     drawing_style,
     render_files,
 )
 from bayeslora.reporting.figures.shift import shift_panel
 from bayeslora.reporting.figures.style import panels_of
-from bayeslora.reporting.robustness import robustness_panel
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
-
-BRIER_KEYS = ("brier", "brier_reliability", "brier_resolution", "brier_uncertainty")
-"""Scores that have to be there for the parts of the Brier score to be drawn."""
 
 Numbered = Sequence[tuple[int, Assessed]]
 """Methods with their places in the report, from 1."""
@@ -57,121 +52,45 @@ def surest_rows(one: Assessed) -> TopLabel:
     return top_label(one.answers.confidence, one.answers.correct)
 
 
-def equal_mass_plates(
-    labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]
-) -> Figure:
-    """Return the reliability diagrams with bins of equal mass; `rows` are those of each method."""
-    panels = (
-        _equal_mass(index, one, surest) for (index, one), surest in zip(labelled, rows, strict=True)
-    )
-    return Figure(
-        heading="Bins of equal mass",
-        caption=(
-            "The same examples in bins of equal size: narrow where confidences crowd, merged where"
-            " they tie."
-        ),
-        drawings=_rendered(panels, formats),
-    )
-
-
-def per_class_plates(labelled: Numbered, per_class: PerClass, formats: Sequence[str]) -> Figure:
-    """Return one class against the rest, where it was asked for."""
-    return Figure(
-        heading="One class against the rest",
-        caption="The probability of each class against its share of examples. Of more than "
-        f"{MOST_CLASSES} classes, those with the largest error are drawn.",
-        drawings=_rendered(class_panels(labelled, per_class), formats),
-    )
-
-
-def brier_plates(labelled: Numbered, formats: Sequence[str]) -> Figure:
-    """Return the parts of the Brier score, where they are among the scores."""
-    parts = [
-        BrierPlate(one.label, *(one.scores[key].value for key in BRIER_KEYS))
-        for _, one in labelled
-        if all(key in one.scores for key in BRIER_KEYS)
-    ]
-    starts = range(0, len(parts), MOST_METHODS)
-    return Figure(
-        heading="Parts of the Brier score",
-        caption=(
-            "Dashed: always predicting the class frequencies. Hatched: what miscalibration costs; "
-            "recalibration can remove it."
-        ),
-        drawings=_rendered(
-            (
-                brier_panel(f"brier-{place}", parts[start : start + MOST_METHODS])
-                for place, start in enumerate(starts, start=1)
-            ),
-            formats,
-        ),
-    )
-
-
-def shift_plates(curves: Sequence[ShiftCurve], formats: Sequence[str]) -> Figure:
-    """Return calibration against severity, a panel for each corruption and group of methods."""
+def shift_panels(curves: Sequence[ShiftCurve]) -> Iterator[Panel]:
+    """Yield calibration against severity for each corruption and group of methods."""
     kinds = dict.fromkeys(curve.kind for curve in curves)
     groups = [
         panel for kind in kinds for _, panel in panels_of([c for c in curves if c.kind == kind])
     ]
-    return Figure(
-        heading="Calibration under shift",
-        caption=(
-            "The same examples made worse on purpose, at rising severity. Confidence should fall"
-            " with accuracy: where ECE rises instead, it does not."
-        ),
-        drawings=_rendered(
-            (shift_panel(f"shift-{place}", panel) for place, panel in enumerate(groups, start=1)),
-            formats,
-        ),
-    )
+    for place, panel in enumerate(groups, start=1):
+        yield shift_panel(f"shift-{place}", panel)
 
 
-def risk_plates(labelled: Numbered, rows: Sequence[TopLabel], formats: Sequence[str]) -> Figure:
-    """Return the risk-coverage curves; `rows` are those of each method."""
+def attack_panels(curves: Sequence[Robustness]) -> Iterator[Panel]:
+    """Yield calibration against the radius of an attack for each group of methods."""
+    labels = unique_labels([one.name for one in curves])
+    found = [
+        ShiftCurve(label, "attack", {point.eps: point.scores for point in one.points})
+        for label, one in zip(labels, curves, strict=True)
+    ]
+    for place, panel in panels_of(found):
+        stem = "robustness" if place == 1 else f"robustness-{place}"
+        yield shift_panel(stem, panel, "radius ε")
+
+
+def risk_panels(labelled: Numbered, rows: Sequence[TopLabel]) -> Iterator[Panel]:
+    """Yield the risk-coverage curves on one scale; `rows` are those of each method."""
     methods = [
         Selective(one.label, surest, f"AURC {number(one.scores['aurc'].value)}")
         for (_, one), surest in zip(labelled, rows, strict=True)
     ]
     top = max(map(highest_risk, methods), default=0.0)
-    return Figure(
-        caption=(
-            "Errors among the answered examples, most confident first. A curve that falls to the"
-            " left finds errors by confidence. Points: 80, 90, 95 % coverage."
-        ),
-        drawings=_rendered(
-            (
-                risk_coverage_panel(f"risk-coverage-{place}", panel, top)
-                for place, panel in panels_of(methods)
-            ),
-            formats,
-        ),
-    )
+    for place, panel in panels_of(methods):
+        yield risk_coverage_panel(f"risk-coverage-{place}", panel, top)
 
 
-def roc_plates(
-    methods: Sequence[Assessed], sets: Mapping[str, str], formats: Sequence[str]
-) -> Figure:
-    """Return the ROC curves, a panel for each out-of-distribution set and group of methods."""
-    panels = (
-        roc_panel(f"roc-{index}-{place}", label, panel)
-        for index, (name, label) in enumerate(sets.items(), start=1)
-        for place, panel in panels_of(
-            [_detector(one, name) for one in methods if name in one.scores.ood]
-        )
-    )
-    return Figure(
-        heading="ROC curves",
-        caption=(
-            "Share of the set that is flagged against false alarms. Points mark the false alarms"
-            " at 95 % flagged."
-        ),
-        drawings=_rendered(panels, formats),
-    )
-
-
-def _rendered(panels: Iterable[Panel], formats: Sequence[str]) -> tuple[Drawing, ...]:
-    return tuple(render_files(panel, formats) for panel in panels)
+def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator[Panel]:
+    """Yield the ROC curves for each out-of-distribution set and group of methods."""
+    for index, (name, label) in enumerate(sets.items(), start=1):
+        tested = [_detector(one, name) for one in methods if name in one.scores.ood]
+        for place, panel in panels_of(tested):
+            yield roc_panel(f"roc-{index}-{place}", label, panel)
 
 
 def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
@@ -213,7 +132,6 @@ class Drawings:
         reliability: Reliability diagrams with bins of equal width.
         equal_mass: The same with bins of equal mass.
         per_class: One class against the rest.
-        brier: Parts of the Brier score.
         shift: Calibration against severity.
         confidence: Confidence of right and wrong answers.
         selective: Risk-coverage curves.
@@ -226,7 +144,6 @@ class Drawings:
     reliability: Figure
     equal_mass: Figure
     per_class: Figure
-    brier: Figure
     shift: Figure
     confidence: Figure
     selective: Figure
@@ -260,43 +177,70 @@ def draw(
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
     rows = [surest_rows(one) for _, one in labelled]
+
+    def figure(caption: str, panels: Iterable[Panel], heading: str = "") -> Figure:
+        return Figure(caption, tuple(render_files(panel, formats) for panel in panels), heading)
+
     with drawing_style():
         return Drawings(
-            reliability=Figure(
+            reliability=figure(
                 "Accuracy by confidence, with 95 % Wilson intervals. Points below the diagonal:"
                 " overconfident; above it: underconfident. About one bin in twenty misses it by"
                 " chance.",
-                _rendered(starmap(_reliability, labelled), formats),
+                starmap(_reliability, labelled),
             ),
-            equal_mass=equal_mass_plates(labelled, rows, formats),
-            per_class=per_class_plates(labelled, per_class, formats),
-            brier=brier_plates(labelled, formats),
-            shift=shift_plates(shift, formats),
-            confidence=Figure(
+            equal_mass=figure(
+                "The same examples in bins of equal size: narrow where confidences crowd, merged"
+                " where they tie.",
+                (_equal_mass(*one, surest) for one, surest in zip(labelled, rows, strict=True)),
+                "Bins of equal mass",
+            ),
+            per_class=figure(
+                "The probability of each class against its share of examples. Of more than"
+                f" {MOST_CLASSES} classes, those with the largest error are drawn.",
+                class_panels(labelled, per_class),
+                "One class against the rest",
+            ),
+            shift=figure(
+                "The same examples made worse on purpose, at rising severity. Confidence should"
+                " fall with accuracy: where ECE rises instead, it does not.",
+                shift_panels(shift),
+                "Calibration under shift",
+            ),
+            confidence=figure(
                 "Confidence of correct and wrong predictions. Overconfident where the dashed line"
                 " (mean confidence) is right of the solid one (accuracy).",
-                _rendered(starmap(_confidence, labelled), formats),
+                starmap(_confidence, labelled or numbered[:1]),
                 "Confidence",
             ),
-            selective=risk_plates(labelled, rows, formats),
-            roc=roc_plates(methods, sets, formats),
-            densities=Figure(
+            selective=figure(
+                "Errors among the answered examples, most confident first. A curve that falls to"
+                " the left finds errors by confidence. Points: 80, 90, 95 % coverage.",
+                risk_panels(labelled, rows),
+            ),
+            roc=figure(
+                "Share of the set that is flagged against false alarms. Points mark the false"
+                " alarms at 95 % flagged.",
+                roc_panels(methods, sets),
+                "ROC curves",
+            ),
+            densities=figure(
                 "Uncertainty of in-distribution examples (filled) and of each set (lines), as"
                 " shares. The less they overlap, the better the detection.",
-                _rendered(_densities(numbered, sets), formats),
+                _densities(numbered, sets),
                 "Distribution of uncertainties",
             ),
             spectra=tuple(
-                Figure(
+                figure(
                     "Singular values of each layer's change, largest first. A steep line is a"
                     " change in few directions.",
-                    _rendered([_spectrum(*change)], formats),
+                    [_spectrum(*change)],
                 )
                 for change in enumerate(changes, start=1)
             ),
-            robustness=Figure(
-                "Accuracy by the radius of the perturbation, with 95 % intervals.",
-                _rendered([robustness_panel("robustness", curves)] if curves else [], formats),
+            robustness=figure(
+                "ECE and accuracy by the radius ε of the perturbation, with 95 % intervals.",
+                attack_panels(curves),
             ),
         )
 
@@ -312,9 +256,10 @@ def _spectrum(index: int, change: AdapterChange) -> Panel:
 
 
 def _confidence(index: int, one: Assessed) -> Panel:
+    name, bins = f"confidence-{index}", one.scores.num_bins
+    if not one.scores.bins:
+        return confidence_panel(name, one.label, one.method.predictions.confidence, None, bins)
     answers = one.answers
-    bins = one.scores.num_bins
-    name = f"confidence-{index}"
     return confidence_panel(name, one.label, answers.confidence, answers.correct, bins)
 
 

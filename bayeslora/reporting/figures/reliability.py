@@ -12,7 +12,7 @@ off where the top label hides it (Kull et al. 2019, arXiv:1910.12656, class-wise
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import unknown_choice
@@ -69,12 +69,7 @@ class Words:
 
 
 TOP_LABEL = Words("Reliability diagram of {}", "confidence", "accuracy in the bin", "accuracy")
-EQUAL_MASS = Words(
-    "Reliability diagram of {}, bins of equal mass",
-    "confidence",
-    "accuracy in the bin",
-    "accuracy",
-)
+EQUAL_MASS = replace(TOP_LABEL, title="Reliability diagram of {}, bins of equal mass")
 
 
 def reliability_panel(

@@ -29,48 +29,54 @@ _AXES = (("ece", "ECE"), ("accuracy", "accuracy"))
 _TALL, _GAP = 1.25, 0.25
 
 
-def shift_panel(name: str, curves: Sequence[tuple[Role, ShiftCurve]]) -> Panel:
-    """Return the curves of some methods under one corruption.
+def shift_panel(
+    name: str, curves: Sequence[tuple[Role, ShiftCurve]], axis: str = "severity"
+) -> Panel:
+    """Return the curves of some methods under one corruption or attack.
 
     Args:
         name: Stem of the figure's file.
         curves: At least one, all of the same corruption.
+        axis: What the curves are against.
     """
     top = 0.58 + len(curves) * ENTRY_HEIGHT
     boxes = [(0.42 + place * (_TALL + _GAP), _TALL) for place in range(len(_AXES))]
     figure, axes = figure_with_axes(top + 0.36 + len(_AXES) * (_TALL + _GAP), *boxes[::-1])
-    add_heading(figure, "bars: 95 % intervals; severity 0: the examples as they are")
+    add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
     texts = {name_slot(place): curve.label for place, (_, curve) in enumerate(curves)}
     entries = [
-        Entry(role, slot, _numbers(curve))
+        Entry(role, slot, _numbers(curve, axis))
         for slot, (role, curve) in zip(texts, curves, strict=True)
     ]
     add_entries(figure, entries, top=0.58)
+    levels = sorted({level for _, curve in curves for level in curve.scores})
     for one, (key, words) in zip(axes, _AXES, strict=True):
         for place, (role, curve) in enumerate(curves):
-            _draw(one, role, curve, key, (place - (len(curves) - 1) / 2) * 0.06)
+            shift = (place - (len(curves) - 1) / 2) * 0.012 * levels[-1]
+            _draw(one, role, curve, key, shift)
         one.set_ylabel(words, color=INK)
-        one.set_xticks(sorted({severity for _, curve in curves for severity in curve.scores}))
+        if all(float(level).is_integer() for level in levels):
+            one.set_xticks(levels)
         one.set_ylim(bottom=0)
-    axes[-1].set_xlabel("severity", color=INK)
+    axes[-1].set_xlabel(axis, color=INK)
     kind = curves[0][1].kind.replace("_", " ")
     return Panel(
         name=name,
         figure=figure,
         title=f"Calibration under {kind} of " + ", ".join(texts.values()),
         description=filled("; ".join(f"{one.name}: {one.detail}" for one in entries) + ".", texts),
-        texts={TITLE_SLOT: f"Calibration against severity: {kind}", **texts},
+        texts={TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
     )
 
 
-def _numbers(curve: ShiftCurve) -> str:
+def _numbers(curve: ShiftCurve, axis: str) -> str:
     ends = (min(curve.scores), max(curve.scores))
     parts = (
         f"{words} {number(curve.scores[ends[0]][key].value)} to "
         f"{number(curve.scores[ends[1]][key].value)}"
         for key, words in _AXES
     )
-    return f"{', '.join(parts)} at severity {ends[1]}"
+    return f"{', '.join(parts)} at {axis} {ends[1]:.4g}"
 
 
 def _draw(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:

@@ -2,7 +2,7 @@
 // Filters predictions and shows what is left: numbers, charts and the rows themselves.
 // Everything from the data is set as text or as an attribute, never as markup.
 (() => {
-  const sources = JSON.parse(document.getElementById("data").textContent).sources;
+  const { sources, leader } = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const BINS = 15;
   const BARS = 30;
@@ -11,6 +11,7 @@
   const Z = 1.959964;
   const SVG = "http://www.w3.org/2000/svg";
   let source = sources[0];
+  let chosenBin = null;
   let kept = [];
   let page = 0;
 
@@ -50,10 +51,12 @@
     return [Math.max(0, (middle - half) / scale), Math.min(1, (middle + half) / scale)];
   }
 
+  const binOf = (row) => Math.min(BINS - 1, Math.floor(source.confidence[row] * BINS));
+
   function binsOf(rows) {
     const bins = Array.from({ length: BINS }, () => ({ count: 0, confidence: 0, right: 0 }));
     for (const row of rows) {
-      const bin = bins[Math.min(BINS - 1, Math.floor(source.confidence[row] * BINS))];
+      const bin = bins[binOf(row)];
       bin.count += 1;
       bin.confidence += source.confidence[row];
       bin.right += isRight(row) ? 1 : 0;
@@ -78,11 +81,10 @@
     const rows = [];
     for (let row = 0; row < source.confidence.length; row += 1) {
       const confidence = source.confidence[row];
-      if (confidence < low || confidence > high) continue;
+      // the fields show rounded ends of a bin that was clicked
+      if (chosenBin === null ? confidence < low || confidence > high : binOf(row) !== chosenBin) continue;
       if (least !== "" && scores[row] < Number(least)) continue;
       if (most !== "" && scores[row] > Number(most)) continue;
-      // the end of a bin belongs to the next one, but for the last
-      if (openEnd && confidence === high && high < 1) continue;
       if (label !== "" && (!isLabelled(row) || source.label[row] !== Number(label))) continue;
       if (prediction !== "" && source.prediction[row] !== Number(prediction)) continue;
       if (outcome === "unlabelled" ? isLabelled(row) : outcome !== "" && !isLabelled(row)) continue;
@@ -107,8 +109,9 @@
       const right = labelled.filter(isRight).length;
       const confidence = labelled.reduce((sum, row) => sum + source.confidence[row], 0) / n;
       const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / n;
-      const [low, high] = wilson(right, n).map((end) => (100 * end).toFixed(1));
-      tiles.push(tile("Accuracy", percent(right / n), `[${low}, ${high}]`));
+      const all = kept.length === source.confidence.length && source.accuracy;
+      const [low, high] = (all || wilson(right, n)).map((end) => (100 * end).toFixed(1));
+      tiles.push(tile("Accuracy", percent(right / n), `${all ? "" : "Wilson "}[${low}, ${high}]`));
       tiles.push(tile("Mean confidence", percent(confidence)));
       const gap = 100 * (confidence - right / n);
       tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(1)}`, "points"));
@@ -141,7 +144,6 @@
     axis(svg, bottom, []);
     axis(svg, 250, [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => [across(share), String(share)]));
     const most = Math.max(1, ...bins.map((bin) => bin.count));
-    const [low, high] = [Number($("low").value), Number($("high").value)];
     bins.forEach((bin, place) => {
       if (!bin.count) return;
       const [from, to] = [place / BINS, (place + 1) / BINS];
@@ -155,7 +157,7 @@
         class: isOff ? "bin off" : "bin",
         role: "button",
         tabindex: "0",
-        "aria-pressed": String(low === from && high === to),
+        "aria-pressed": String(place === chosenBin),
         "aria-label": `Confidence ${from.toFixed(2)} to ${to.toFixed(2)}: ${bin.count} examples, accuracy ${accuracy.toFixed(2)}`,
       });
       group.append(
@@ -165,7 +167,7 @@
         element("rect", { class: "count", x: across(from) + 1, y: 250 - height, width: across(1 / BINS) - LEFT - 2, height }),
         element("title", {}, `${bin.count} examples, accuracy ${accuracy.toFixed(3)}`),
       );
-      const choose = () => chooseBin(from, to);
+      const choose = () => chooseBin(place);
       group.addEventListener("click", choose);
       group.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
@@ -183,12 +185,11 @@
   }
 
   // A bin that is chosen is filtered by, and drawn on in place of all: again to see all.
-  let openEnd = false;
-  function chooseBin(from, to) {
-    const again = Number($("low").value) === from && Number($("high").value) === to;
-    $("low").value = again ? 0 : from;
-    $("high").value = again ? 1 : to;
-    openEnd = !again;
+  function chooseBin(place) {
+    chosenBin = place === chosenBin ? null : place;
+    const [low, high] = chosenBin === null ? [0, 1] : [place / BINS, (place + 1) / BINS];
+    $("low").value = Number(low.toFixed(3));
+    $("high").value = Number(high.toFixed(3));
     update();
   }
 
@@ -273,6 +274,8 @@
     const pages = Math.max(1, Math.ceil(order.length / PER_PAGE));
     page = Math.min(page, pages - 1);
     const score = source.scores[$("score").value];
+    const hasTexts = Boolean(source.text || source.options);
+    $("text-title").hidden = !hasTexts;
     const lines = order.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((row) => {
       const line = document.createElement("tr");
       const name = source.id ? source.id[row] : `row ${row + 1}`;
@@ -286,7 +289,7 @@
         node("td", number(source.confidence[row]), "number"),
         node("td", isLabelled(row) ? number(source.given[row]) : "–", "number"),
         node("td", number(score[row]), "number"),
-        textCell(row),
+        ...(hasTexts ? [textCell(row)] : []),
       );
       return line;
     });
@@ -373,10 +376,11 @@
   }
 
   fill($("method"), [...new Set(sources.map((one) => one.method))]);
+  $("method").value = leader;
   for (const id of ["method", "set"]) $(id).addEventListener("change", chooseSource);
   $("column").addEventListener("change", () => { fillValues(); update(); });
   for (const id of ["label", "prediction", "outcome", "value"]) $(id).addEventListener("change", update);
-  for (const id of ["low", "high"]) $(id).addEventListener("input", () => { openEnd = false; update(); });
+  for (const id of ["low", "high"]) $(id).addEventListener("input", () => { chosenBin = null; update(); });
   for (const id of ["search", "least", "most"]) $(id).addEventListener("input", update);
   $("score").addEventListener("change", () => { $("least").value = $("most").value = ""; update(); });
   $("threshold").addEventListener("input", () => showAbstention(kept.filter(isLabelled)));
@@ -384,7 +388,15 @@
   $("previous").addEventListener("click", () => { page -= 1; showRows(); });
   $("next").addEventListener("click", () => { page += 1; showRows(); });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("filters").addEventListener("reset", () => { openEnd = false; setTimeout(chooseSource); });
+  $("filters").addEventListener("reset", () => {
+    const [method, set] = [$("method").value, $("set").value];
+    chosenBin = null;
+    setTimeout(() => {
+      $("method").value = method;
+      $("set").value = set;
+      chooseSource();
+    });
+  });
   chooseSource();
   $("sort").value = Object.keys(source.scores)[0];
   showRows();

@@ -15,11 +15,9 @@ from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import assess
-from bayeslora.reporting.figures import drawings
-from bayeslora.reporting.figures.brier import BrierPlate, brier_panel
 from bayeslora.reporting.figures.confidence import MARKED, Selective, risk_coverage_panel
 from bayeslora.reporting.figures.detection import Detector, roc_curve, roc_panel
-from bayeslora.reporting.figures.drawings import brier_plates, draw
+from bayeslora.reporting.figures.drawings import draw, risk_panels, surest_rows
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
@@ -141,35 +139,13 @@ def test_no_method_is_left_alone_in_a_panel(methods, sizes):
     assert [len(part) for _, part in panels_of(range(methods))] == sizes
 
 
-def test_panels_of_one_figure_share_their_axis(make, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(drawings, "render_files", lambda panel, _: drawn.append(panel))
+def test_panels_of_one_figure_share_their_axis(make):
     labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
-    drawings.risk_plates(labelled, [drawings.surest_rows(one) for _, one in labelled], ())
+    drawn = list(risk_panels(labelled, [surest_rows(one) for _, one in labelled]))
     first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
     assert first == second
     tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
     assert first[1] > max(values[-1] for values in tops)
-
-
-def test_bars_of_the_brier_parts_end_at_the_score():
-    one = BrierPlate("m", brier=0.30, reliability=0.06, resolution=0.51, uncertainty=0.75)
-    panel = brier_panel("b", [one])
-    refined, wrong = panel.figure.axes[0].patches
-    assert refined.get_width() == pytest.approx(0.75 - 0.51)
-    assert wrong.get_x() + wrong.get_width() == pytest.approx(one.brier)
-    assert "reliability 0.060, resolution 0.510, uncertainty 0.750" in panel.description
-
-
-def test_brier_parts_are_drawn_where_they_are_scored(make):
-    [one] = scored(make("m", rows=30))
-    keys = {"brier_reliability": 0.1, "brier_resolution": 0.4, "brier_uncertainty": 0.7}
-    score = type(one.scores["nll"])
-    extended = {**one.scores.scores, **{k: score(v, v, v) for k, v in keys.items()}}
-    plain = {k: v for k, v in one.scores.scores.items() if k not in keys}
-    for scores, count in ((extended, 1), (plain, 0)):
-        object.__setattr__(one.scores, "scores", scores)
-        assert len(brier_plates([(1, one)], ("svg",)).drawings) == count
 
 
 def test_one_class_against_the_rest_is_the_binary_diagram(make):
