@@ -16,6 +16,7 @@ from bayeslora.posteriors.registry import POSTERIORS
 
 TESTS = Path(__file__).parent
 PAGES = TESTS.parent / "docs" / "methods"
+NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")  # not a part of a name, such as SST-2's
 
 
 @pytest.mark.parametrize("cls", [*ADAPTERS.values(), *POSTERIORS.values()])
@@ -26,6 +27,26 @@ def test_its_options_have_a_public_name(cls):
 def test_it_has_a_page():
     for room, methods in (("adapters", ADAPTERS), ("posteriors", POSTERIORS)):
         assert {path.stem for path in (PAGES / room).glob("*.md")} == set(methods)
+
+
+@pytest.mark.parametrize("cls", [*ADAPTERS.values(), *POSTERIORS.values()])
+def test_it_says_when_to_use_it(cls):
+    assert cls.use
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*/*.md")), ids=lambda page: page.stem)
+def test_what_its_page_says_was_measured_stands_in_the_reports_that_it_links(page):
+    _, _, rest = page.read_text(encoding="utf-8").partition("\n## Measured\n")
+    section, _, _ = rest.partition("\n## ")
+    reports = [page.parent / link for link in re.findall(r"\]\((\.\./[^)]*summary\.md)\)", section)]
+    assert section.strip()
+    measured = {
+        number
+        for report in reports
+        for number in NUMBER.findall(report.read_text(encoding="utf-8"))
+    }
+    without_links = re.sub(r"\]\([^)]*\)", "]", section)
+    assert set(NUMBER.findall(without_links)) - measured == set()
 
 
 def test_it_has_cells_in_the_matrix():

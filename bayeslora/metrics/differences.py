@@ -61,8 +61,21 @@ def over_rows(contest: Contest, how: Resampling) -> list[Measured]:
         )
         for start in range(0, width, len(keys))
     ]
-    found[contest.base] = found[contest.base][0], dict.fromkeys(keys, Score(0.0, 0.0, 0.0))
+    probs = [[rows.probs for rows in one.rows] for one in contest.methods]
+    for place, ours in enumerate(probs):
+        if place == contest.base or _are_equal(ours, probs[contest.base]):
+            found[place] = found[place][0], dict.fromkeys(keys, Score(0.0, 0.0, 0.0))
     return found
+
+
+def _are_equal(ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]]) -> bool:
+    """Return whether the probabilities of two methods' fits show that the two are one.
+
+    Probabilities that agree in every bit are no coincidence. Where all are 0 or 1 they may be: the
+    methods can still differ on other rows, so the bootstrap's interval stands.
+    """
+    same = len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+    return same and any(((probs > 0) & (probs < 1)).any() for probs in ours)
 
 
 def over_seeds_of(contest: Contest) -> list[Measured]:
@@ -182,7 +195,8 @@ def distances(
     found: list[Mapping[str, Score]] = []
     for method, epistemic in enumerate(known):
         keys = DISTANCES if rated and epistemic is not None else DISTANCES[:1]
-        if method == place:
+        equal = _are_equal([predictions[method].probs], [base.probs])
+        if method == place or (equal and np.array_equal(doubts[method], doubts[place])):
             found.append(
                 {key: Score(*[float(values[k, method])] * 3) for k, key in enumerate(keys)}
             )

@@ -10,6 +10,7 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.pairing import paired
+from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 
 CLOSE = 1e-12  # sums of a few hundred numbers below 10
@@ -58,6 +59,23 @@ def test_files_are_compared_as_what_is_in_them(tmp_path):
 def test_the_reference_differs_from_itself_by_nothing():
     rows = compare([method(), method("second", power=2.0)], num_resamples=20).rows
     assert all(one.low == one.value == one.high == 0 for one in rows[0].differences.values())
+
+
+def test_a_file_differs_from_itself_by_nothing(tmp_path):
+    path = tmp_path / "te.parquet"
+    method().save(path)
+    rows = compare([path, path], scores=[*COMPARED, "aurc"], num_resamples=20).rows
+    zero = {Score(0.0, 0.0, 0.0)}
+    assert [set(row.differences.values()) for row in rows] == [zero, zero]
+    again = compare([path, path], distance_to=rows[0].name, num_resamples=20).rows
+    assert [row.distances["tv"] for row in again] == [*zero, *zero]
+
+
+def test_equal_decisions_without_probabilities_are_no_proof_of_one_method():
+    certain = np.eye(3)[method().labels]
+    pair = [method().replace(probs=certain, name=name) for name in ("first", "second")]
+    gap = compare(pair, num_resamples=20).rows[1].differences["accuracy"]
+    assert gap.low < gap.value == 0 < gap.high
 
 
 def test_pairing_sees_a_difference_that_single_intervals_hide():

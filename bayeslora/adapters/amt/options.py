@@ -47,7 +47,7 @@ class AMT(Adapter):
 
     name: ClassVar[str] = "amt"
     summary: ClassVar[str] = "adversarially meta-tuned pool, for few-shot classes and under attack"
-    use: ClassVar[str] = "Few examples of each class, or inputs that somebody may perturb."
+    use: ClassVar[str] = "Few examples of each class, or inputs that an adversary may perturb."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"
     default_lr: ClassVar[float] = 5e-4

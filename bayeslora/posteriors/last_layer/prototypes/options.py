@@ -29,6 +29,7 @@ class Prototypes(Posterior):
 
     name: ClassVar[str] = "prototypes"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
+    use: ClassVar[str] = "Few examples of each class, or classes that training has not seen."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
