@@ -50,8 +50,7 @@ from bayeslora.engine.export import (
 )
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.peft import PeftExport, write_peft
-from bayeslora.engine.pieces import Drawing
-from bayeslora.engine.prediction_file import predict_to_file
+from bayeslora.engine.pieces import Drawing, predict_to_file
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings

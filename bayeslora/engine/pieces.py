@@ -2,27 +2,42 @@
 
 Texts are tokenised, run and forgotten a piece at a time (`data.PIECE`), whoever asks:
 `predict` in Python and on the command line give the same numbers, since a row meets the same others
-in its batch. Every piece has the same draws of the weights and of the link.
+in its batch. Every piece has the same draws of the weights and of the link. Where predictions go to
+a file, finished pieces are on disk: a run that was killed goes on with the next one, and ends in
+the same file as if it had never stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeslora.checkpoint import library_versions
+from bayeslora.engine import data
 from bayeslora.engine.card import method_name
-from bayeslora.engine.data import Unknown, classes_for, say_truncation, unknown_labels
+from bayeslora.engine.data import (
+    CheckedRows,
+    Unknown,
+    classes_for,
+    say_truncation,
+    unknown_labels,
+)
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.engine.settings import LabelledExamples
+from bayeslora.locks import writing_to
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import check_draws, check_link
 from bayeslora.predictions.collection import EXAMPLE_COLUMN
+from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
+from bayeslora.processes import current
 from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.questions import question_columns
 
@@ -168,3 +183,63 @@ def predict_texts(
     }
     available = examples.available(len(classes))
     return to_predictions(answers, classes, available=available, **how, **about)
+
+
+def predict_to_file(
+    fitted: FittedModel,
+    rows: CheckedRows,
+    drawing: Drawing,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the predictions of rows to a file; go on where an interrupted run of the same ended.
+
+    Several processes share the passes inside `processes.together`; the first alone writes.
+
+    Args:
+        fitted: The classifier.
+        rows: What to predict.
+        drawing: How to draw.
+        out: A `.parquet`, `.csv` or `.jsonl` file.
+        overwrite: Whether the pieces of other interrupted predictions may be deleted.
+
+    Raises:
+        InputError: Beside `out` are pieces of other predictions, the rows have changed, or another
+            process is writing to `out`.
+    """
+    world, parts = current(), PredictionParts(out)
+    model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
+
+    def claimed() -> list[int]:
+        parts.claim(identity(rows, drawing) | model, overwrite=overwrite)
+        return parts.missing(rows.num_pieces)
+
+    with world.first_holds(lambda: writing_to(out)):
+        missing = world.first(claimed)
+        wanted = frozenset(missing)
+        todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
+        total = rows.stream.num_rows
+        done = total - sum(rows.piece_size(number) for number in missing)
+        made = predict_pieces(
+            fitted, todo, drawing, total=total, done=done, most_options=rows.most_options
+        )
+        for predictions, number in zip(made, missing, strict=True):
+            notes = {**predictions.metadata, **rows.stream.notes}
+            noted = predictions.replace(metadata=notes)
+            world.first(partial(parts.add, number, noted))
+        world.first(parts.finish)
+
+
+def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
+    """Return what decides predictions beside the model."""
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    return {
+        "data": rows.digest,
+        "num_samples": str(drawing.num_samples),
+        "link": drawing.link,
+        "seed": str(drawing.seed),
+        "unknown_labels": drawing.unknown,
+        "piece": str(data.PIECE),
+        "versions": versions,
+    }

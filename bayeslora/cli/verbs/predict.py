@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.model} was fitted to one task; give DATA, not --multi-task")
     posterior = stored_posterior(record.posterior)
 
-    from bayeslora.engine.pieces import Drawing
+    from bayeslora.engine.pieces import Drawing, identity
 
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
@@ -135,7 +135,6 @@ def run(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.card import method_name
-    from bayeslora.engine.prediction_file import identity
     from bayeslora.tasks.union import TASK
 
     overwrite = bool(args.overwrite)
