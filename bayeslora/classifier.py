@@ -64,7 +64,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
-from bayeslora.posteriors import config_scores
+from bayeslora.posteriors.feature_scores import options as feature_options
 from bayeslora.posteriors.registry import OWN_SOFTMAX, resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -312,7 +312,7 @@ class BayesianClassifier:
         # Here, since a prediction would spend a second on importing transformers' training loop.
         from bayeslora.engine import fit as procedure
 
-        scores = config_scores.feature_scores(feature_scores)
+        scores = feature_options.feature_scores(feature_scores)
         if not self.adapter.trains or self.adapter.episodes is not None:
             procedure.refuse_training_options(
                 self.adapter,
@@ -553,11 +553,11 @@ class BayesianClassifier:
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
         fitted.check_takes(config or OWN_SOFTMAX)
-        scores = config_scores.feature_scores(feature_scores)
-        if scores is None and (config is None or config_scores.has_one_feature(config)):
+        scores = feature_options.feature_scores(feature_scores)
+        if scores is None and (config is None or feature_options.has_one_feature(config)):
             scores = tuple(fitted.record.feature_scores) or None
         if config is not None:
-            config_scores.check_feature_scores(scores, config)
+            feature_options.check_feature_scores(scores, config)
         check_hold_out(hold_out, validated=validation is not None)
         check_pairs(fitted.record, pair_column)
         old = fitted.columns

@@ -30,9 +30,8 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import CLOSED_FORM
+from bayeslora.posteriors.registry import CLOSED_FORM, build_head, build_weights
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples
 
@@ -232,7 +231,7 @@ def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
 def _last_layer(rows: Features, num_classes: int) -> Tensor:
     """Return weights [C, d] of a last layer fitted to features of mean square norm 1."""
     values = rows.values
-    head: Any = build(CLOSED_FORM, values.shape[-1], num_classes, shared=values.ndim == 3)
+    head: Any = build_head(CLOSED_FORM, values.shape[-1], num_classes, shared=values.ndim == 3)
     head.to(values.device).refit(rows)
     weight: Tensor = head.mean_weight
     return weight

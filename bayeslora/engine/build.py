@@ -24,9 +24,15 @@ from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Format, Pooling
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head, build, build_weights, check_factors
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import CLOSED_FORM, names_where
+from bayeslora.posteriors.registry import (
+    CLOSED_FORM,
+    build_head,
+    build_weights,
+    check_factors,
+    names_where,
+)
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.tasks.splits import stratified_sample
 
 logger = logging.getLogger(__name__)
@@ -82,7 +88,7 @@ def build_network(
     encoder.conditioning = chosen.conditioning(sites, backbone.num_features)
     if encoder.conditioning is not None:
         encoder.conditioning.resize(under(CONDITIONING, trained or {}))
-    head = build(
+    head = build_head(
         posterior,
         encoder.num_features,
         num_classes,
@@ -98,7 +104,7 @@ def build_network(
     return network.to(backbone.device)
 
 
-def _start_at_language_model(encoder: OptionsEncoder, head: Head) -> None:
+def _start_at_language_model(encoder: OptionsEncoder, head: LastLayer) -> None:
     """Centre the weights of options at the language model's own answer, where there is one."""
     if not encoder.is_language_model:
         return
@@ -169,7 +175,7 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
 
 def last_layer(
     posterior: Posterior, weight: Tensor, seed: int = 0, *, shared: bool = False
-) -> Head:
+) -> LastLayer:
     """Return an unfitted last layer that starts from [C, d] weights.
 
     Args:
@@ -179,7 +185,7 @@ def last_layer(
         shared: Whether all options of a row share one weight vector, [1, d].
     """
     classes, width = weight.shape
-    head = build(posterior, width, classes, shared=shared, seed=seed)
+    head = build_head(posterior, width, classes, shared=shared, seed=seed)
     head.set_mean(weight)
     return head
 
@@ -310,6 +316,6 @@ def best_depth(
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
-    head = build(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
+    head = build_head(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
     head.fit(Features(scaled, labels))
     return float(head.report()["elbo"])

@@ -33,7 +33,7 @@ from bayeslora.engine.side_by_side import (
 )
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.config_scores import check_feature_scores, settled_scores
+from bayeslora.posteriors.feature_scores.options import check_feature_scores, settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, data_hash

@@ -20,11 +20,11 @@ from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import DivergedError
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
-from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.logit_scale import best_scale
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights.training import FinalFit
 
 logger = logging.getLogger(__name__)
@@ -112,14 +112,14 @@ def fit_last_layer(
     return chosen | report()
 
 
-def scale_by(head: Head, held_out: Features) -> float:
+def scale_by(head: LastLayer, held_out: Features) -> float:
     """Return the factor of a fitted head's logits that held-out rows ask for."""
     drawing = drawing_of(getattr(head, "config", None))
     answers = [(head.predict(held_out), held_out.targets)]
     return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
 
 
-def scales_means(head: Head) -> bool:
+def scales_means(head: LastLayer) -> bool:
     """Return whether a factor of the logits is one of their means alone."""
     return hasattr(head, "scale_mean")
 
@@ -209,7 +209,7 @@ def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _watched(head: Head, *, shown: bool) -> Iterator[None]:
+def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
     """Show a bar of the steps of a long fit, such as those of chains, while the context lasts."""
     if not head.fit_steps:
         yield

@@ -43,9 +43,12 @@ from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.trainer import nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
-from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config_scores import MAHALANOBIS, check_feature_scores, settled_scores
-from bayeslora.posteriors.registry import names_where, provider
+from bayeslora.posteriors.feature_scores.options import (
+    MAHALANOBIS,
+    check_feature_scores,
+    settled_scores,
+)
+from bayeslora.posteriors.registry import build_head, names_where, provider
 from bayeslora.processes import current
 from bayeslora.tasks.examples import data_hash
 
@@ -372,7 +375,7 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
             "on episodes of them; leave them out, or give validation data"
         )
     if choices.format == "options":
-        build(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
+        build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
     check_sampling(choices.adapter, posterior, settings.layer_sampling)
     posterior.check_fit(plan)
     if isinstance(choices.verbaliser, Mapping):

@@ -11,9 +11,8 @@ from torch import Tensor
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts, feature_rows
-from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.types import Refittable
+from bayeslora.posteriors.types import LastLayer, Refittable
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class TrainingFeatures:
 class Refits(HeadUpdate):
     """Closed-form fits of the head to the features of all training rows, now and then."""
 
-    def __init__(self, head: Head, every: int, rows: TrainingFeatures) -> None:
+    def __init__(self, head: LastLayer, every: int, rows: TrainingFeatures) -> None:
         """Refit `head` before each `every`-th step of the adapter, on these rows.
 
         Raises:

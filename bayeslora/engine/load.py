@@ -40,9 +40,8 @@ from bayeslora.engine.data import format_of
 from bayeslora.engine.network import Network
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import build, build_weights
-from bayeslora.posteriors.feature_scores import FORMER, FeatureScores
-from bayeslora.posteriors.registry import provider, stored_posterior
+from bayeslora.posteriors.feature_scores.fitted import FORMER, FeatureScores
+from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
 
 Members = list[dict[str, Tensor]]
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
@@ -405,7 +404,7 @@ def _restored(
     record: ModelRecord, encoder: FinalLayerEncoder, sites: list[Site] | None = None
 ) -> Network:
     posterior = stored_posterior(record.posterior)
-    head = build(posterior, encoder.num_features, len(record.classes), extra=record.head)
+    head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
     network = Network(encoder, sites or [], head)
     network.weights = build_weights(posterior, network, fitted=True)
     return network.to(encoder.backbone.device)

@@ -42,9 +42,14 @@ from bayeslora.metrics.rowwise import row_scores
 from bayeslora.metrics.scores import Scores, without_nan
 from bayeslora.option_checks import is_whole
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import build_weights, check_factors
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import OWN_SOFTMAX, provider, stored_posterior
+from bayeslora.posteriors.registry import (
+    OWN_SOFTMAX,
+    build_weights,
+    check_factors,
+    provider,
+    stored_posterior,
+)
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns

@@ -15,9 +15,9 @@ from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import DivergedError
-from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import LastLayer
 
 CONDITIONING = "adapter.conditioning."
 """How the tensors begin of what makes an adapter depend on the example."""
@@ -35,7 +35,7 @@ class Network(nn.Module):
         self,
         encoder: Encoder | FinalLayerEncoder,
         sites: list[Site],
-        head: Head,
+        head: LastLayer,
         full: FullLayers | None = None,
     ) -> None:
         """Put the parts together.

@@ -24,9 +24,8 @@ from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config_scores import settled_scores
-from bayeslora.posteriors.registry import provider
+from bayeslora.posteriors.feature_scores.options import settled_scores
+from bayeslora.posteriors.registry import build_head, provider
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, data_hash, encode_labels
 
@@ -63,7 +62,7 @@ def for_new_classes(
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
     network = _copied(fitted.network)
-    head = build(posterior, network.encoder.num_features, len(classes), seed=record.seed)
+    head = build_head(posterior, network.encoder.num_features, len(classes), seed=record.seed)
     network = Network(network.encoder, network.sites, head, network.full)
     network.to(fitted.network.feature_scale.device).eval()
     with quiet_transformers():

@@ -16,9 +16,9 @@ from bayeslora.engine.network import Network
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, AnyLogits, Logits, SampledLogits, mixed
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head
-from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.predictions.record import Predictions
 
 _BATCH = 64
@@ -114,7 +114,7 @@ def _of_members(
         yield Answer(mixed(parts))
 
 
-def _last_layer_logits(head: Head, rows: Features, num_samples: int | None) -> Logits:
+def _last_layer_logits(head: LastLayer, rows: Features, num_samples: int | None) -> Logits:
     logits: Logits = head.predict(rows)
     if num_samples is None or not isinstance(logits, SampledLogits):
         return logits
@@ -125,7 +125,7 @@ def _scores(network: Network, rows: Features) -> dict[str, Tensor]:
     return network.feature_scores.of_features(rows.values) | _own_scores(network.head, rows)
 
 
-def _own_scores(head: Head, rows: Features) -> dict[str, Tensor]:
+def _own_scores(head: LastLayer, rows: Features) -> dict[str, Tensor]:
     """Return the scores [N] by name that a head has of rows, where it has any."""
     scores: Callable[[Features], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
     return {} if scores is None else scores(rows)

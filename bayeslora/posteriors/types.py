@@ -151,6 +151,26 @@ class LastLayer(Protocol):
         ...
 
 
+_DEFAULTS = {name: verb for name, verb in vars(LastLayerDefaults).items() if name[0] != "_"}
+_VERBS = sorted(
+    name
+    for name in {*vars(LastLayer), *LastLayer.__annotations__} - {*_DEFAULTS}
+    if not name.startswith("_")
+)
+
+
+def completed_head(head: nn.Module) -> list[str]:
+    """Give the head of another package the verbs that it need not have; return those it lacks.
+
+    Args:
+        head: Whose class is changed in place.
+    """
+    for name, verb in _DEFAULTS.items():
+        if not hasattr(head, name):
+            setattr(type(head), name, verb)
+    return [verb for verb in _VERBS if not hasattr(head, verb)]
+
+
 @runtime_checkable
 class Refittable(Protocol):
     """A last layer whose training state has an optimum in closed form, for `HeadTraining.step`."""

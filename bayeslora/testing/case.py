@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.build import Head, build
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.testing.toy import toy
 
 
@@ -43,16 +44,16 @@ class LastLayerCase:
     precision_tolerance: float = 1e-3
     noise: float = 0.0
 
-    def build(self, **options: Any) -> Head:
-        """Return a fresh head; `options` are those of `bayeslora.posteriors.build.build`."""
-        return build(self.config, self.num_features, self.num_classes, **options)
+    def build(self, **options: Any) -> LastLayer:
+        """Return a fresh head; `options` are those of `build_head`."""
+        return build_head(self.config, self.num_features, self.num_classes, **options)
 
     def start(self) -> Tensor:
         """Return [C, d] random weights, like those that training leaves."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.num_classes, self.num_features, generator=generator)
 
-    def make(self, **options: Any) -> Head:
+    def make(self, **options: Any) -> LastLayer:
         """Return a float32 head with random means, the state that training leaves."""
         head = self.build(**options)
         head.set_mean(self.start())
@@ -66,7 +67,7 @@ class LastLayerCase:
         """Return validation rows."""
         return self.toy(seed=9)
 
-    def fitted(self, rows: int = 60) -> Head:
+    def fitted(self, rows: int = 60) -> LastLayer:
         """Return a head fitted to so many rows; override it to cache a slow fit."""
         head = self.make()
         head.fit(self.toy(rows), self.held_out())
@@ -74,11 +75,11 @@ class LastLayerCase:
 
     @classmethod
     @functools.cache
-    def _first_fit(cls) -> Head:
+    def _first_fit(cls) -> LastLayer:
         return cls().fitted()
 
     @pytest.fixture
-    def head(self) -> Head:
+    def head(self) -> LastLayer:
         """A fitted head, a copy of one that all laws share."""
         return copy.deepcopy(self._first_fit())
 

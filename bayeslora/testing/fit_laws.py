@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.testing.case import LastLayerCase
 
 F64 = torch.float64
@@ -20,7 +20,7 @@ F64 = torch.float64
 class FitLaws(LastLayerCase):
     """A fit depends on the rows and the trained mean, on nothing else, and disturbs no training."""
 
-    def test_permuted_labels_permute_the_logits(self, head: Head, rows: Features) -> None:
+    def test_permuted_labels_permute_the_logits(self, head: LastLayer, rows: Features) -> None:
         """No class is special."""
         order = torch.arange(self.num_classes).roll(1)
         train, held = (
@@ -34,7 +34,7 @@ class FitLaws(LastLayerCase):
         assert_close(found.mean[:, order], expected.mean, atol=atol, rtol=rtol)
         assert_close(found.variance[:, order], expected.variance, atol=atol, rtol=rtol)
 
-    def test_fitting_twice_changes_nothing(self, head: Head, rows: Features) -> None:
+    def test_fitting_twice_changes_nothing(self, head: LastLayer, rows: Features) -> None:
         """A fit starts from what training left, not from the fit before.
 
         Where the prior is wide and logits are large the optimum is flat relative to its size.
@@ -94,7 +94,7 @@ class FitLaws(LastLayerCase):
         assert all(parameter.grad is None for parameter in head.parameters())
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    def test_features_that_are_not_finite_are_refused(self, head: Head, value: float) -> None:
+    def test_features_that_are_not_finite_are_refused(self, head: LastLayer, value: float) -> None:
         """By the fit and by the prediction, and the message counts the rows.
 
         `bayeslora.posteriors.features.check_features` does so.
@@ -108,7 +108,7 @@ class FitLaws(LastLayerCase):
 
     @pytest.mark.parametrize("value", [math.nan, 1e200, 1e11])
     def test_strange_rows_are_refused_or_answered(
-        self, head: Head, rows: Features, value: float
+        self, head: LastLayer, rows: Features, value: float
     ) -> None:
         """NaN never comes back: not for huge features, nor from held-out rows out of range."""
         strange, held = self.toy(), self.held_out()
@@ -120,7 +120,7 @@ class FitLaws(LastLayerCase):
         self._assert_proper(self.make(), self.toy(), held, rows)
 
     def _assert_proper(
-        self, head: Head, train: Features | None, held: Features | None, asked: Features
+        self, head: LastLayer, train: Features | None, held: Features | None, asked: Features
     ) -> None:
         """Assert that the fit or the prediction is refused, or all logits are finite."""
         try:

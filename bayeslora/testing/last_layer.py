@@ -5,9 +5,9 @@
     class TestTheirs(LastLayerLaws):
         config = Theirs(prior_scale=1.0)
 
-pytest then runs a test a law, each on heads that `bayeslora.posteriors.build.build` makes from the
-configuration, fitted to a few rows of `bayeslora.testing.toy`. No backbone is loaded and nothing
-is registered: the suite runs in seconds, before a package is installed as well.
+pytest then runs a test a law, each on heads that `build_head` of `bayeslora.posteriors.registry`
+makes from the configuration, fitted to a few rows of `bayeslora.testing.toy`. No backbone is loaded
+and nothing is registered: the suite runs in seconds, before a package is installed as well.
 `LastLayerCase` says what else a subclass may set. A law that a method is not meant to obey is
 overridden by one that it is, and its docstring says why.
 """

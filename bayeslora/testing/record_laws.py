@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayeslora import options
-from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import POSTERIORS, check_posterior
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.testing.case import LastLayerCase
 
 
@@ -27,7 +27,7 @@ class RecordLaws(LastLayerCase):
         stored = json.loads(json.dumps(options.as_mapping(self.config), allow_nan=False))
         assert options.resolve("posterior", stored, {config.name: config}) == self.config
 
-    def test_what_a_fit_says_is_json(self, head: Head) -> None:
+    def test_what_a_fit_says_is_json(self, head: LastLayer) -> None:
         """`extra_config` and `report` go into `bayeslora.json`."""
         for said in (head.extra_config(), head.report()):
             assert json.loads(json.dumps(said, allow_nan=False)) == said

@@ -24,8 +24,8 @@ from bayeslora.engine.rows import LabelledTexts, feature_rows
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.build import Head
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.types import LastLayer
 from bayeslora.posteriors.weights.dropout.options import MCDropout
 from bayeslora.posteriors.weights.ensemble import Ensemble
 from bayeslora.predictions.record import Predictions
@@ -122,7 +122,7 @@ class Evaluation:
         self.network.load_trained_state(state)
         return {name: feature_rows(self.network, self.texts(name)).features for name in splits}
 
-    def trained_head(self, state: State) -> Head:
+    def trained_head(self, state: State) -> LastLayer:
         """Return the head as it was trained; the next state replaces its content."""
         self.network.load_trained_state(state)
         return self.network.head
@@ -222,8 +222,8 @@ class Evaluation:
 
 
 def fitted_head(
-    config: Posterior, trained: Head, train: Features, held_out: Features | None
-) -> Head:
+    config: Posterior, trained: LastLayer, train: Features, held_out: Features | None
+) -> LastLayer:
     """Return the last layer of `config`, fitted to features, from a trained head's weights.
 
     Args:

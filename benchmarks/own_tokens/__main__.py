@@ -29,9 +29,9 @@ from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
 from bayeslora.engine.build import last_layer
 from bayeslora.files import atomic_file
+from bayeslora.posteriors.feature_scores.nearest import NearestRows
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis
-from bayeslora.posteriors.nearest import NearestRows
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens, judgement

@@ -207,6 +207,15 @@ def _rows(features: Any, labels: Any = None) -> tuple[Any, ...]:
     return (Features(features, labels),)
 
 
+def _head(config: Any, *size: int, **options: Any) -> Any:
+    """Return the last layer of a posterior."""
+    try:
+        from bayeslora.posteriors.registry import build_head
+    except ImportError:  # an older version
+        from bayeslora.posteriors.build import build as build_head
+    return build_head(config, *size, **options)
+
+
 def head_fit(num_classes: int) -> Run:
     """Return the closed-form fit of a variational last layer to 640 rows of 576 features."""
 
@@ -214,7 +223,6 @@ def head_fit(num_classes: int) -> Run:
         import torch
 
         from bayeslora import VBLL
-        from bayeslora.posteriors.build import build
 
         try:
             from bayeslora.posteriors.cost import affordable
@@ -228,7 +236,7 @@ def head_fit(num_classes: int) -> Run:
         features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
         features = features * scale / scale.square().sum().sqrt()
         config = affordable(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
-        head: Any = build(config, 576, num_classes)
+        head: Any = _head(config, 576, num_classes)
         return clock(lambda: head.fit(*_rows(features, labels)))
 
     return run
@@ -358,14 +366,14 @@ def our_laplace(*, predicts: bool) -> Run:
     """Return a Kronecker-factored fit of a last layer, or 25 predictions of it by probit."""
 
     def run() -> float:
+
         from bayeslora import Laplace
         from bayeslora.links import link_probabilities
-        from bayeslora.posteriors.build import build
 
         features, labels, layer = laplace_features()
         norm = float(features.square().sum(1).mean())
         config = Laplace(structure="kron", prior_precision=1.0)
-        head: Any = build(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
+        head: Any = _head(config, *layer.weight.shape[::-1], mean_sq_norm=norm)
         head.set_mean(layer.weight.data)
         seconds = clock(lambda: head.fit(*_rows(features, labels)))
         if not predicts:

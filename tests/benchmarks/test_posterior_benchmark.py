@@ -12,9 +12,8 @@ import tiny
 from bayeslora import options
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import build_head, resolve_posterior
 from bayeslora.tasks.readers import load_examples
 from bayeslora.testing.toy import toy
 from benchmarks.ablations import __main__ as ablations
@@ -65,7 +64,7 @@ def test_every_fit_has_its_adapter():
 @pytest.mark.parametrize("recipe", SAME_PRIOR)
 def test_what_is_measured_from_the_chains_has_their_prior(recipe):
     exact = resolve_posterior(posteriors_distances.EXACT)
-    head = build(resolve_posterior(recipe), 4, 3)
+    head = build_head(resolve_posterior(recipe), 4, 3)
     features, labels = toy(rows=30)
     head.fit(Features(features, labels), Features(*toy(rows=30, seed=1)))
     assert head.report()["prior_scale"] == pytest.approx(exact.prior_scale, rel=1e-12)

@@ -8,7 +8,7 @@ from tiny import toy_rows
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
-from bayeslora.posteriors.config_scores import FEATURE_SCORES
+from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
 
 ALWAYS = {"logit_variance", "energy", "max_logit"}
 EVERY = ",".join(FEATURE_SCORES)

@@ -11,10 +11,10 @@ from bayeslora import VBLL
 from bayeslora.engine.final_fit import duration
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.posteriors import cost
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.cost import affordable
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.families import fit_cost
+from bayeslora.posteriors.registry import build_head
 
 FAMILIES = ("dense", "diagonal", "eigenbasis", "full", "low_rank")
 
@@ -24,7 +24,7 @@ def test_the_size_is_that_of_the_tensors_of_a_fit(family):
     import torch
 
     config = VBLL(covariance=family, rank=2, polish_bound="tilted", prior_scale=2)
-    head = build(config, 5, 3)
+    head = build_head(config, 5, 3)
     generator = torch.Generator().manual_seed(0)
     head.fit(Features(torch.randn(12, 5, generator=generator), torch.arange(12) % 3))
     names = ("fitted_scale", "fitted_factor", "fitted_basis")

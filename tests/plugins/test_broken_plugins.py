@@ -8,9 +8,10 @@ from packages import install
 from bayeslora import VBLL, plugins
 from bayeslora.cli import main
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build, build_weights
 from bayeslora.posteriors.registry import (
     POSTERIORS,
+    build_head,
+    build_weights,
     listed_posteriors,
     resolve_posterior,
     stored_posterior,
@@ -183,13 +184,13 @@ def test_a_head_that_is_none_is_refused(site, head, message):
     config = dataclasses.make_dataclass("Config", [], frozen=True)
     config.name, config.head = "theirs", head
     with pytest.raises(InputError, match=message):
-        build(config(), 4, 3)
+        build_head(config(), 4, 3)
 
 
 def test_a_head_of_a_package_is_refused_with_its_package(site):
     offer(site, changed("bayeslora.posteriors.point:PointHead", "acme_nowhere:Head"))
     with pytest.raises(InputError, match=r"'theirs'.*acme-broken 0\.3,"):
-        build(resolve_posterior("theirs"), 4, 3)
+        build_head(resolve_posterior("theirs"), 4, 3)
 
 
 def test_weights_that_cannot_draw_are_named(site):

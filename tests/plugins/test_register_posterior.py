@@ -12,11 +12,11 @@ from torch import nn
 
 import bayeslora as bl
 from bayeslora.options import as_mapping
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.registry import (
     POSTERIORS,
+    build_head,
     listed_posteriors,
     resolve_posterior,
     stored_posterior,
@@ -79,7 +79,7 @@ def test_a_head_is_given_the_verbs_that_it_need_not_have():
     assert not hasattr(BareHead, "fit_report")
     theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
     theirs.head = BareHead
-    head = build(theirs(), 4, 3)
+    head = build_head(theirs(), 4, 3)
     assert head.fit_report(Features(torch.zeros(2, 4), torch.zeros(2))) == {}
     assert head.fit_steps == 0
     head.advance(1)
@@ -92,7 +92,7 @@ def test_it_is_known_by_its_name_from_then_on():
     assert resolve_posterior("wide:width=3") == Wide(3.0)
     assert resolve_posterior(Wide(3.0)) == Wide(3.0)
     assert stored_posterior(as_mapping(Wide(3.0))) == Wide(3.0)
-    assert isinstance(build(Wide(), 4, 3), WideHead)
+    assert isinstance(build_head(Wide(), 4, 3), WideHead)
     assert (listed_posteriors()[-1].config, listed_posteriors()[-1].package) == (Wide, __name__)
 
 
@@ -106,7 +106,7 @@ def test_a_function_makes_the_head():
         name: ClassVar[str] = "made"
         head: ClassVar[object] = make
 
-    assert isinstance(build(resolve_posterior("made:width=3"), 4, 3), WideHead)
+    assert isinstance(build_head(resolve_posterior("made:width=3"), 4, 3), WideHead)
 
 
 def test_an_object_of_a_class_that_is_not_registered_says_what_to_do():

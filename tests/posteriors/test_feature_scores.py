@@ -13,17 +13,17 @@ from sklearn.neighbors import NearestNeighbors
 from bayeslora import VBLL, Ensemble, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors import nearest
-from bayeslora.posteriors.build import build
-from bayeslora.posteriors.config_scores import (
+from bayeslora.posteriors.feature_scores import nearest
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores
+from bayeslora.posteriors.feature_scores.nearest import NearestRows
+from bayeslora.posteriors.feature_scores.options import (
     FEATURE_SCORES,
     check_feature_scores,
     feature_scores,
 )
-from bayeslora.posteriors.feature_scores import FeatureScores
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, ledoit_wolf
-from bayeslora.posteriors.nearest import NearestRows
+from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
@@ -173,13 +173,15 @@ def test_knn_in_parts_makes_no_difference(monkeypatch):
     features, _ = toy(rows=30, size=6)
     score = NearestRows.fitted(features, seed=0)
     whole = score(features)
-    monkeypatch.setattr("bayeslora.posteriors.nearest.row_slices", partial(row_slices, most=90))
+    monkeypatch.setattr(
+        "bayeslora.posteriors.feature_scores.nearest.row_slices", partial(row_slices, most=90)
+    )
     torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
 
 
 def all_fitted(rows=60, size=6):
     features, labels = toy(rows=rows, size=size)
-    head = build(VBLL(prior_scale=2.0), size, 3)
+    head = build_head(VBLL(prior_scale=2.0), size, 3)
     head.fit(Features(features, labels))
     return head, FeatureScores.fitted(tuple(FEATURE_SCORES), features.float(), labels)
 

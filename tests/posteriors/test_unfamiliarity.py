@@ -8,10 +8,10 @@ import torch
 from bayeslora import VBLL
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.posteriors.build import build
-from bayeslora.posteriors.feature_scores import FeatureScores
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores
+from bayeslora.posteriors.feature_scores.unfamiliarity import Unfamiliarity
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.unfamiliarity import Unfamiliarity
+from bayeslora.posteriors.registry import build_head
 
 F64 = torch.float64
 CLASSES, SIZE = 4, 32
@@ -52,7 +52,7 @@ def auroc(inside, outside):
 def test_near_and_far_shifts_are_both_seen(seed):
     """The probability is near chance or worse at one of them; the combination is good at both."""
     train, test, near, far = shifts(seed)
-    head = build(VBLL(prior_scale=4.0), SIZE, CLASSES)
+    head = build_head(VBLL(prior_scale=4.0), SIZE, CLASSES)
     head.fit(Features(*train))
     scores = FeatureScores.fitted(None, *train)
 

@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
     from bayeslora.engine.data import check_hold_out
-    from bayeslora.posteriors.config_scores import check_feature_scores
+    from bayeslora.posteriors.feature_scores.options import check_feature_scores
     from bayeslora.posteriors.registry import resolve_posterior
 
     settle_tasks(args)

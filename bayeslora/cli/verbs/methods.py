@@ -117,7 +117,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.retaining.options import QualityRetaining
-    from bayeslora.posteriors.config_scores import FEATURE_SCORES, LOGIT_SCORES
+    from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
     from bayeslora.posteriors.registry import listed_posteriors
     from bayeslora.recalibration.config import CATALOGUE
 

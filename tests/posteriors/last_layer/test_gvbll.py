@@ -14,7 +14,6 @@ from torch.testing import assert_close
 from bayeslora import GVBLL, MLE
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import density as gvbll_density
 from bayeslora.posteriors.last_layer.gvbll.choice import SHRINKAGE_GRID, _folds
@@ -26,6 +25,7 @@ from bayeslora.posteriors.last_layer.gvbll.density import (
     log_shares,
 )
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
+from bayeslora.posteriors.registry import build_head
 from bayeslora.posteriors.scores import nll
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy
@@ -36,7 +36,7 @@ FIXED = GVBLL(shrinkage=0.3, inflation=1.5, prior_rows=2.0)
 
 def fitted(config=FIXED, rows=60, size=3, classes=3, seed=0, validation=None):
     features, labels = toy(rows, size, classes, seed)
-    head = build(config, size, classes)
+    head = build_head(config, size, classes)
     head.fit(Features(features, labels), validation and Features(*validation))
     return head, features, labels
 
@@ -261,7 +261,7 @@ def test_rotated_and_scaled_features_are_the_same_problem(seed, shape, factor, c
     config = GVBLL(num_samples=10) if chosen else FIXED
     outcomes = []
     for change in (torch.eye(size, dtype=F64), factor * rotation):
-        head = build(config, size, 2)
+        head = build_head(config, size, 2)
         head.fit(Features(features @ change, labels), Features(held @ change, held_labels))
         outcomes.append((head.report()["inflation"], head.predict(Features(held @ change)).exact))
     (first, before), (second, after) = outcomes
@@ -276,7 +276,7 @@ def test_no_class_is_special():
     order = torch.tensor([2, 0, 1])
     features, labels = toy(60, 5, 3)
     held, held_labels = toy(30, 5, 3, seed=1)
-    first, second = build(GVBLL(), 5, 3), build(GVBLL(), 5, 3)
+    first, second = build_head(GVBLL(), 5, 3), build_head(GVBLL(), 5, 3)
     first.fit(Features(features, labels), Features(held, held_labels))
     second.fit(Features(features, order[labels]), Features(held, order[held_labels]))
     found = second.predict(Features(held)).exact[:, order]
@@ -288,7 +288,7 @@ def test_chosen_numbers_have_the_lowest_validation_nll():
     train, held = toy(40, 12, 3), toy(60, 12, 3, seed=1)
 
     def score(config):
-        head = build(config, 12, 3)
+        head = build_head(config, 12, 3)
         head.fit(Features(*train), Features(*held))
         return nll(head.predict(Features(held[0])).exact.softmax(1), held[1]), head.report()
 
@@ -312,7 +312,7 @@ def test_rows_without_validation_are_cross_validated():
     assert [part.labels.bincount(minlength=5).tolist() for part in parts] == [[4] * 5] * 5
     assert all(part.scatter.counts.tolist() == [16] * 5 for part in parts)
     train = toy(200, 12, 3)
-    alone, helped = build(GVBLL(), 12, 3), build(GVBLL(), 12, 3)
+    alone, helped = build_head(GVBLL(), 12, 3), build_head(GVBLL(), 12, 3)
     alone.fit(Features(*train))
     helped.fit(Features(*train), Features(train[0], train[1]))
     # Rows that were fitted to look better separated than they are.
@@ -323,7 +323,7 @@ def test_data_of_the_model_need_no_inflation():
     """2,000 rows of isotropic clusters: the Gaussian is right, and so is its word."""
     train, held = toy(2000, 4, 3), toy(2000, 4, 3)
     train = (train[0][:1000], train[1][:1000])
-    head = build(GVBLL(), 4, 3)
+    head = build_head(GVBLL(), 4, 3)
     head.fit(Features(*train), Features(held[0][1000:], held[1][1000:]))
     assert 0.7 < head.report()["inflation"] < 1.4
 
@@ -332,11 +332,11 @@ def test_a_constant_feature_changes_nothing():
     """A bias column has no variance; it adds a constant to the density and nothing else."""
     features, labels = toy(60, 5, 3)
     longer = torch.cat([features, torch.ones(60, 1, dtype=F64)], 1)
-    plain = build(GVBLL(shrinkage=0.5, inflation=2.0), 5, 3)
+    plain = build_head(GVBLL(shrinkage=0.5, inflation=2.0), 5, 3)
     plain.fit(Features(features, labels))
     # The mean variance t is 5/6 of what it was: ρ and a that give the same Σ in the other five.
     shrinkage = 1 / (1 + 5 / 6)
-    biased = build(GVBLL(shrinkage, inflation=2.0 * 0.5 / (1 - shrinkage)), 6, 3)
+    biased = build_head(GVBLL(shrinkage, inflation=2.0 * 0.5 / (1 - shrinkage)), 6, 3)
     biased.fit(Features(longer, labels))
     difference = biased.predict(Features(longer)).exact - plain.predict(Features(features)).exact
     # The extra dimension multiplies each class's density by (1 + s_c)^(-1/2), s_c here all equal.
@@ -345,7 +345,7 @@ def test_a_constant_feature_changes_nothing():
 
 def test_a_class_without_rows_keeps_the_prior():
     features, labels = toy(60, 5, 2)
-    head = build(FIXED, 5, 3)
+    head = build_head(FIXED, 5, 3)
     head.fit(Features(features, labels))
     assert_close(head.gaussian.means[2], features.mean(0), atol=1e-12, rtol=0)
     assert log_shares(head.counts).exp().tolist() == pytest.approx([31 / 63, 31 / 63, 1 / 63])
@@ -356,7 +356,7 @@ def test_a_class_without_rows_keeps_the_prior():
 def test_before_a_fit_it_is_the_softmax_layer():
     features, labels = toy(60, 5, 3)
     weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    heads = [build(config, 5, 3) for config in (GVBLL(), MLE())]
+    heads = [build_head(config, 5, 3) for config in (GVBLL(), MLE())]
     for head in heads:
         head.set_mean(weight)
     assert torch.equal(*(head.predict(Features(features)).mean for head in heads))
@@ -368,7 +368,7 @@ def test_before_a_fit_it_is_the_softmax_layer():
 def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_right():
     """The NLL is next to zero over a power of ten; what it cannot tell is not taken for certain."""
     train = toy(60, 4, 2, separation=200.0)
-    head = build(GVBLL(), 4, 2)
+    head = build_head(GVBLL(), 4, 2)
     head.fit(Features(*train), Features(*train))
     assert head.report()["inflation"] > 5
     assert nll(head.predict(Features(train[0])).exact.softmax(1), train[1]) < 1e-5
@@ -377,7 +377,7 @@ def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_rig
 def test_an_inflation_at_the_edge_is_said(caplog):
     """Labels that are always wrong are explained best by features that say nothing."""
     features, labels = toy(60, 4, 2)
-    head = build(GVBLL(), 4, 2)
+    head = build_head(GVBLL(), 4, 2)
     with caplog.at_level(logging.WARNING):
         head.fit(Features(features, labels), Features(features, 1 - labels))
     assert "the best inflation by held-out NLL, 65" in caplog.text
@@ -385,7 +385,7 @@ def test_an_inflation_at_the_edge_is_said(caplog):
 
 
 def test_rows_that_allow_no_fit_are_refused():
-    head = build(GVBLL(), 4, 2)
+    head = build_head(GVBLL(), 4, 2)
     with pytest.raises(InputError, match="all are equal"):
         head.fit(Features(torch.full((10, 4), 0.1, dtype=F64), torch.arange(10) % 2))
     with pytest.raises(InputError, match="all are equal"):

@@ -11,7 +11,6 @@ import torch
 from bayeslora import Laplace
 from bayeslora.errors import InputError
 from bayeslora.option_checks import STRUCTURES
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
@@ -21,6 +20,7 @@ from bayeslora.posteriors.prior_precision import (
     log_marginal_likelihood,
     refine,
 )
+from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
@@ -35,7 +35,9 @@ def weight(classes=3, size=4, seed=0):
 
 def fitted(structure, rows=30, size=4, classes=3, precision=0.7):
     features, labels = toy(rows=rows, size=size, classes=classes)
-    head = build(Laplace(structure=structure, prior_precision=precision), size, classes).double()
+    head = build_head(
+        Laplace(structure=structure, prior_precision=precision), size, classes
+    ).double()
     head.set_mean(weight(classes, size))
     head.fit(Features(features, labels))
     return head, features, labels
@@ -104,7 +106,7 @@ def test_kron_is_full_for_one_row(classes):
     other = toy(rows=5, seed=5)[0]
     covariances = []
     for structure in ("kron", "full"):
-        head = build(Laplace(structure=structure, prior_precision=0.3), 4, classes).double()
+        head = build_head(Laplace(structure=structure, prior_precision=0.3), 4, classes).double()
         head.set_mean(weight(classes))
         head.fit(Features(features, labels))
         covariances.append(head.predict(Features(other)).covariance)
@@ -159,7 +161,7 @@ def test_twice_the_data_halve_the_data_dominated_variance():
     contrasts = class_contrasts(3)
     variances = []
     for copies in (1, 2):
-        head = build(Laplace(structure="full", prior_precision=1e-6), 4, 3).double()
+        head = build_head(Laplace(structure="full", prior_precision=1e-6), 4, 3).double()
         head.set_mean(weight())
         head.fit(Features(features.repeat(copies, 1), labels.repeat(copies)))
         variances.append(contrasts.T @ head.predict(Features(other)).covariance @ contrasts)
@@ -188,13 +190,15 @@ def test_marginal_likelihood_is_the_evidence_of_a_gaussian_model():
 @pytest.mark.parametrize("structure", NAMES)
 def test_marginal_likelihood_is_maximal_at_the_chosen_precision(structure):
     features, labels = toy(rows=90)
-    head = build(Laplace(structure=structure, prior_precision="marglik"), 4, 3).double()
+    head = build_head(Laplace(structure=structure, prior_precision="marglik"), 4, 3).double()
     head.set_mean(2 * weight())
     head.fit(Features(features, labels))
     best = head.report()["log_evidence"]
     chosen = head.report()["prior_precision"]
     for factor in (0.5, 0.9, 1.1, 2.0):
-        other = build(Laplace(structure=structure, prior_precision=factor * chosen), 4, 3).double()
+        other = build_head(
+            Laplace(structure=structure, prior_precision=factor * chosen), 4, 3
+        ).double()
         other.set_mean(2 * weight())
         other.fit(Features(features, labels))
         assert other.report()["log_evidence"] < best
@@ -235,7 +239,7 @@ def test_validation_chooses_a_better_precision_than_the_default():
     held = toy(rows=200, seed=8)
     scores = {}
     for precision in ("validation", 1e-3, 1.0):
-        head = build(Laplace(prior_precision=precision), 4, 3).double()
+        head = build_head(Laplace(prior_precision=precision), 4, 3).double()
         head.set_mean(5 * weight())
         head.fit(Features(features, labels), Features(*held))
         scores[precision] = nll(link_probabilities(head.predict(Features(held[0]))).probs, held[1])
@@ -244,7 +248,7 @@ def test_validation_chooses_a_better_precision_than_the_default():
 
 def test_without_validation_data_the_training_prior_stays():
     features, labels = toy()
-    head = build(
+    head = build_head(
         Laplace(prior_precision="validation", prior_scale=3.0), 4, 3, mean_sq_norm=2.0
     ).double()
     head.fit(Features(features, labels))
@@ -259,7 +263,7 @@ def test_fit_never_moves_the_mean_weights():
 
 
 def test_predicting_before_fitting_is_refused():
-    head = build(Laplace(), 4, 3)
+    head = build_head(Laplace(), 4, 3)
     assert head.report() == {"fitted": "no"}
     with pytest.raises(InputError, match="call fit"):
         head.predict(Features(torch.zeros(1, 4)))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayeslora import Laplace
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
@@ -64,7 +64,7 @@ def test_covariance_and_evidence_agree(laplace_class, structure, batch_size, row
     reference.fit(loader)
     _, covariance = reference._glm_predictive_distribution(other)
 
-    head = build(Laplace(structure=structure, prior_precision=0.7), size, 3).double()
+    head = build_head(Laplace(structure=structure, prior_precision=0.7), size, 3).double()
     head.set_mean(linear.weight)
     head.fit(Features(features, labels))
     ours = head.predict(Features(other)).covariance

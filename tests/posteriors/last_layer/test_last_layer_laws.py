@@ -2,53 +2,28 @@
 
 import pytest
 
-from bayeslora import (
-    MAP,
-    MLE,
-    VBLL,
-    Ensemble,
-    Laplace,
-    LaplaceLoRA,
-    MCDropout,
-    Prototypes,
-    TemperatureScaling,
-)
+from bayeslora import GVBLL, NUTS, VBLL, Laplace
 from bayeslora.errors import InputError
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import POSTERIORS
+from bayeslora.posteriors.registry import POSTERIORS, build_head
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy
 
 
-class TestMLE(LastLayerLaws):
-    config = MLE()
+def default_heads():
+    """Return a posterior for each class of heads, as it is by default; the first is a point.
+
+    Two state tolerances of their own in `test_gvbll.py` and `test_nuts_laws.py`.
+    """
+    found = {}
+    for posterior in POSTERIORS.values():
+        found.setdefault(posterior.make_head, posterior)
+    return [one for one in found.values() if one not in (GVBLL, NUTS)]
 
 
-class TestMAP(LastLayerLaws):
-    config = MAP()
-
-
-class TestTemperature(LastLayerLaws):
-    config = TemperatureScaling()
-
-
-class TestLaplaceLoRAHead(LastLayerLaws):
-    """Its covariance is that of the whole network; the head beside it is a point."""
-
-    config = LaplaceLoRA()
-
-
-class TestDropoutHead(LastLayerLaws):
-    config = MCDropout()
-
-
-class TestEnsembleHead(LastLayerLaws):
-    config = Ensemble()
-
-
-class TestVBLL(LastLayerLaws):
-    config = VBLL(num_samples=200)
+for _posterior in default_heads():
+    _name = f"TestDefault{_posterior.__name__}"
+    globals()[_name] = type(_name, (LastLayerLaws,), {"config": _posterior()})
 
 
 class TestDiagonalJensenVBLL(LastLayerLaws):
@@ -86,10 +61,6 @@ class TestKronLaplace(LastLayerLaws):
     config = Laplace(structure="kron")
 
 
-class TestPrototypes(LastLayerLaws):
-    config = Prototypes()
-
-
 class TestDiagLaplace(LastLayerLaws):
     config = Laplace(structure="diag", prior_precision="validation", num_samples=200)
 
@@ -99,6 +70,6 @@ class TestDiagLaplace(LastLayerLaws):
 def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
     """It divides the prior's part of the loss."""
     features, labels = toy()
-    head = build(POSTERIORS[posterior](), 4, 3)
+    head = build_head(POSTERIORS[posterior](), 4, 3)
     with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
         head.loss(Features(features.float(), labels), num_train)

@@ -12,7 +12,6 @@ import torch
 
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.estimates import MAP
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
@@ -20,6 +19,7 @@ from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.polish import polish
+from bayeslora.posteriors.registry import build_head
 from bayeslora.posteriors.scores import nll
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40
@@ -68,7 +68,7 @@ def of_task(task, given):
 
 
 def fitted(config, num_classes, given):
-    head = build(config, WIDTH, num_classes).double()
+    head = build_head(config, WIDTH, num_classes).double()
     if hasattr(head, "solve"):
         head.solve(given)
     head.fit(given)
@@ -124,7 +124,7 @@ def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, boun
 def test_its_objective_is_the_mean_of_theirs_by_rows(config):
     """The KL counts once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
     given = rows(1)
-    head = build(config, WIDTH, CLASSES).double()
+    head = build_head(config, WIDTH, CLASSES).double()
     weight = torch.randn(CLASSES, WIDTH, dtype=torch.float64, generator=torch.Generator())
     head.set_mean(weight)
     found = head.loss(given, len(given))
@@ -133,7 +133,7 @@ def test_its_objective_is_the_mean_of_theirs_by_rows(config):
     total = 0.0
     for task, own in enumerate(OF_TASK):
         own_rows = of_task(task, given)
-        alone = build(config, WIDTH, SIZES[task]).double()
+        alone = build_head(config, WIDTH, SIZES[task]).double()
         alone.set_mean(weight[own])
         part = alone.loss(own_rows, ROWS) * ROWS / len(given)
         torch.autograd.backward(part)
@@ -188,7 +188,7 @@ def test_what_held_out_rows_choose_is_best_among_the_classes_of_their_task(free,
     held = rows(5)
 
     def loss(config):
-        head = build(config, WIDTH, CLASSES).double()
+        head = build_head(config, WIDTH, CLASSES).double()
         head.fit(rows(4), held)
         probs = link_probabilities(head.predict(held)).probs
         return nll(probs, held.labels), head.report()[name]

@@ -9,8 +9,8 @@ import torch
 from bayeslora import MAP, VBLL, Laplace
 from bayeslora.links import entropy, link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ TAU = 2.0
 
 def trained_map(features, labels, classes):
     """The MAP weights, by L-BFGS on the head's own loss."""
-    head = build(MAP(prior_scale=TAU), features.shape[1], classes).double()
+    head = build_head(MAP(prior_scale=TAU), features.shape[1], classes).double()
     optimiser = torch.optim.LBFGS(
         head.parameters(), max_iter=200, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
@@ -37,7 +37,7 @@ def trained_map(features, labels, classes):
 
 
 def fitted(config, features, labels, classes):
-    head = build(config, features.shape[1], classes).double()
+    head = build_head(config, features.shape[1], classes).double()
     if isinstance(config, Laplace):
         head.set_mean(trained_map(features, labels, classes))
     head.fit(Features(features, labels))

@@ -11,11 +11,11 @@ from bayeslora import NUTS, VBLL, Laplace
 from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.nuts import head as nuts
 from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
 from bayeslora.posteriors.last_layer.nuts.target import Target
+from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ QUICK = {"num_chains": 2, "num_warmup": 30, "num_samples": 20}
 
 
 def fitted(features, labels, classes=3, seed=0, **options):
-    head = build(NUTS(prior_scale=TAU, **options), features.shape[1], classes, seed=seed)
+    head = build_head(NUTS(prior_scale=TAU, **options), features.shape[1], classes, seed=seed)
     head.fit(Features(features, labels))
     return head
 
@@ -97,7 +97,7 @@ def test_both_kernels_agree(reference):
 )
 def test_approximations_come_close_where_rows_are_many(reference, config):
     features, labels, other, head = reference
-    approximate = build(config, 3, 3)
+    approximate = build_head(config, 3, 3)
     approximate.set_mean(head.mean_weight)
     approximate.fit(Features(features, labels))
     found, exact = (link_probabilities(one.predict(Features(other))) for one in (approximate, head))
@@ -172,7 +172,7 @@ def test_the_seed_decides_and_nothing_global_changes():
 
 def test_draws_are_thinned_and_progress_is_told():
     features, labels = toy()
-    head = build(NUTS(**QUICK, max_draws=10), 4, 3)
+    head = build_head(NUTS(**QUICK, max_draws=10), 4, 3)
     steps = []
     head.advance = steps.append
     head.fit(Features(features, labels))
@@ -185,7 +185,7 @@ def test_draws_are_thinned_and_progress_is_told():
 
 def test_comparing_epochs_takes_no_chains(monkeypatch):
     features, labels = toy(rows=150, size=3, seed=5)
-    head = build(NUTS(kernel="hmc", num_warmup=100, num_samples=100), 3, 3)
+    head = build_head(NUTS(kernel="hmc", num_warmup=100, num_samples=100), 3, 3)
 
     def refuse(*_):
         raise AssertionError("chains were run")
@@ -229,7 +229,7 @@ def test_long_chains_raise_no_warning(reference, caplog):
 
 def test_a_trained_mean_is_kept_until_there_are_draws():
     features, labels = toy()
-    head = build(NUTS(**QUICK), 4, 3)
+    head = build_head(NUTS(**QUICK), 4, 3)
     start = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     head.set_mean(start)
     assert torch.equal(head.mean_weight, start)
@@ -247,7 +247,7 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
 
 def test_a_damaged_record_is_refused():
     with pytest.raises(InputError, match=r"nuts .*damaged"):
-        build(NUTS(), 4, 3, extra={"fitted": True, "rank": 4})
+        build_head(NUTS(), 4, 3, extra={"fitted": True, "rank": 4})
 
 
 def test_the_default_prior_is_that_of_the_other_heads():
@@ -263,5 +263,7 @@ def test_the_stand_in_has_other_draws_than_the_noise_beyond_the_rows(monkeypatch
 
     monkeypatch.setattr(nuts, "antithetic_noise", noise)
     features, labels = toy()
-    build(NUTS(), features.shape[1], 3, seed=4).fit(Features(features, labels), choose_prior=False)
+    build_head(NUTS(), features.shape[1], 3, seed=4).fit(
+        Features(features, labels), choose_prior=False
+    )
     assert len(seeds) == len(set(seeds)) == 2

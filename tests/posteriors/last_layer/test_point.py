@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from bayeslora import MAP, MLE
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
 
 def test_map_is_mle_plus_the_negative_log_prior_a_row():
     features, labels = toy()
-    mle = build(MLE(), 4, 3).double()
-    map_head = build(MAP(prior_scale=3.0), 4, 3, mean_sq_norm=2.0).double()
+    mle = build_head(MLE(), 4, 3).double()
+    map_head = build_head(MAP(prior_scale=3.0), 4, 3, mean_sq_norm=2.0).double()
     weight = torch.arange(12.0, dtype=torch.float64).view(3, 4) / 10
     mle.set_mean(weight)
     map_head.set_mean(weight)
@@ -29,7 +29,7 @@ def test_map_is_mle_plus_the_negative_log_prior_a_row():
 
 
 def test_zero_weights_are_uniform():
-    head = build(MLE(), 4, 3)
+    head = build_head(MLE(), 4, 3)
     features, labels = toy()
     assert head.loss(Features(features.float(), labels), 60).item() == pytest.approx(
         1.0986, abs=1e-4
@@ -40,5 +40,5 @@ def test_zero_weights_are_uniform():
 
 
 def test_report():
-    assert build(MLE(), 4, 3).report() == {}
-    assert build(MAP(prior_scale=3.0), 4, 3).report() == {"prior_scale": 3.0}
+    assert build_head(MLE(), 4, 3).report() == {}
+    assert build_head(MAP(prior_scale=3.0), 4, 3).report() == {"prior_scale": 3.0}

@@ -8,12 +8,12 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.nn.functional import cross_entropy
 
 from bayeslora import MAP, MLE, NUTS, VBLL, Laplace
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.posteriors.last_layer.vbll.bounds import CLOSED_FORM
 from bayeslora.posteriors.last_layer.vbll.polish import polish
+from bayeslora.posteriors.registry import build_head
 
 F64 = torch.float64
 CLASSES, SIZE = 3, 5
@@ -98,7 +98,7 @@ def test_without_rows_that_say_anything_the_prior_is_the_posterior():
 @pytest.mark.parametrize("config", [VBLL(), MAP()])
 def test_training_is_drawn_to_the_prior_mean(config):
     features, labels = rows()
-    head, other = (build(config, SIZE, CLASSES) for _ in range(2))
+    head, other = (build_head(config, SIZE, CLASSES) for _ in range(2))
     head.set_prior_mean(centre())
     other.set_mean(centre())
     found = head.loss(Features(features.float(), labels), 40) - other.loss(
@@ -112,7 +112,7 @@ def test_training_is_drawn_to_the_prior_mean(config):
 @pytest.mark.parametrize("config", [VBLL(), MAP(), Laplace(), MLE(), NUTS()])
 def test_a_network_without_labels_says_what_its_prior_mean_says(config):
     features, _ = rows()
-    head = build(config, SIZE, CLASSES)
+    head = build_head(config, SIZE, CLASSES)
     head.set_prior_mean(centre())
     torch.testing.assert_close(head.mean_weight.double(), centre(), atol=1e-6, rtol=0)
     torch.testing.assert_close(
@@ -125,10 +125,10 @@ def test_a_network_without_labels_says_what_its_prior_mean_says(config):
 )
 def test_a_fit_around_a_prior_mean_survives_saving(config):
     features, labels = rows(20)
-    head = build(config, SIZE, CLASSES)
+    head = build_head(config, SIZE, CLASSES)
     head.set_prior_mean(centre())
     head.fit(Features(features.float(), labels), choose_prior=not isinstance(config, NUTS))
-    again = build(config, SIZE, CLASSES, extra=head.extra_config())
+    again = build_head(config, SIZE, CLASSES, extra=head.extra_config())
     again.load_state_dict(head.state_dict())
     found, expected = again.predict(Features(features)), head.predict(Features(features))
     for name, value in vars(expected).items():
@@ -153,7 +153,7 @@ def test_the_evidence_of_laplace_is_that_of_its_prior():
     cell = 2 * math.log(float(grid[1] - grid[0]))
     exact = float(values.logsumexp(0)) + cell + math.log(precision / (2 * math.pi))
 
-    head = build(Laplace(structure="full", prior_precision=precision), 1, 2)
+    head = build_head(Laplace(structure="full", prior_precision=precision), 1, 2)
     head.set_prior_mean(where[:, None])
     head.set_mean(points[values.argmax()][:, None])
     head.fit(Features(features, labels))

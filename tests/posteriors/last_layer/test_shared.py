@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.logits import ABSENT, GaussianLogits, SampledLogits
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
 from bayeslora.posteriors.last_layer.laplace.shared import SharedCurvature, SharedDiagCurvature
 from bayeslora.posteriors.last_layer.nuts.shared import SharedTarget
 from bayeslora.posteriors.last_layer.vbll import bounds
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import build_head, resolve_posterior
 
 ROWS, OPTIONS, SIZE = 40, 3, 4
 
@@ -62,7 +61,7 @@ def as_options(rows, classes=OPTIONS):
 
 
 def shared_head(posterior, size=SIZE, **options):
-    return build(resolve_posterior(posterior), size, 1, shared=True, **options)
+    return build_head(resolve_posterior(posterior), size, 1, shared=True, **options)
 
 
 def fitted(posterior, rows, **options):
@@ -77,7 +76,7 @@ def fitted(posterior, rows, **options):
 def test_options_of_a_kind_are_classes(posterior):
     rows = class_rows()
     config = resolve_posterior(posterior)
-    classes = build(config, SIZE, OPTIONS)
+    classes = build_head(config, SIZE, OPTIONS)
     classes.solve(rows)
     classes.fit(rows)
     options = fitted(posterior, as_options(rows))
@@ -94,7 +93,7 @@ def test_options_of_a_kind_are_classes(posterior):
 def test_the_variational_fit_of_options_is_the_full_one_of_classes(scale):
     rows = class_rows()
     said = f"prior_scale={scale},polish_bound=tilted,bound=tilted"
-    classes = build(
+    classes = build_head(
         resolve_posterior(f"vbll:{said},covariance=full,training_covariance=full"), SIZE, OPTIONS
     )
     classes.fit(rows)
@@ -283,7 +282,7 @@ def test_a_class_that_a_row_lacks_has_no_share(posterior):
     lacks = (labelled.labels + 1) % OPTIONS
     known[torch.arange(0, ROWS, 2), lacks[::2]] = ABSENT
     rows = replace(labelled, known=known)
-    head = build(resolve_posterior(posterior), SIZE, OPTIONS)
+    head = build_head(resolve_posterior(posterior), SIZE, OPTIONS)
     if hasattr(head, "solve"):
         head.solve(rows)
     head.fit(rows)
@@ -299,7 +298,7 @@ def test_known_logits_are_part_of_the_loss():
     known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()
     known[torch.arange(ROWS), (labelled.labels + 1) % OPTIONS] = ABSENT
     rows = replace(labelled, known=known)
-    head = build(resolve_posterior("map:prior_scale=1"), SIZE, OPTIONS)
+    head = build_head(resolve_posterior("map:prior_scale=1"), SIZE, OPTIONS)
     head.solve(rows)
     weight = head.weight.detach().double().requires_grad_()
     logits = (rows.values.double() @ weight.T).masked_fill(known < 0, -math.inf)

@@ -14,11 +14,11 @@ from gaussian_oracles import FAMILIES, TRAINABLE, bound_for, kl_to_prior
 from bayeslora import VBLL
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
-from bayeslora.posteriors.build import build
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.head import negative_elbo
 from bayeslora.posteriors.last_layer.vbll.options import MARGINAL_BOUNDS
+from bayeslora.posteriors.registry import build_head
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
@@ -26,7 +26,7 @@ F64 = torch.float64
 
 
 def head(size=4, classes=3, mean_sq_norm=1.0, **options):
-    made = build(VBLL(**options), size, classes, mean_sq_norm=mean_sq_norm).double()
+    made = build_head(VBLL(**options), size, classes, mean_sq_norm=mean_sq_norm).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         made.mean.normal_(generator=generator)
@@ -170,7 +170,7 @@ def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
     features = toy()[0] * mean_sq_norm**0.5
     for covariance in TRAINABLE:
         config = VBLL(training_covariance=covariance, bound=bound_for(covariance))
-        made = build(config, 4, 3, mean_sq_norm=mean_sq_norm)
+        made = build_head(config, 4, 3, mean_sq_norm=mean_sq_norm)
         logits = made.predict(Features(features))
         assert not logits.mean.any()
         # Standard deviation 0.1 at the mean square norm, in float32 parameters; the directions of
@@ -180,14 +180,14 @@ def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
 
 
 def test_mean_square_norm_can_be_told_later():
-    late, early = build(VBLL(), 4, 3), build(VBLL(), 4, 3, mean_sq_norm=25.0)
+    late, early = build_head(VBLL(), 4, 3), build_head(VBLL(), 4, 3, mean_sq_norm=25.0)
     late.set_mean_sq_norm(25.0)
     torch.testing.assert_close(late.spread, early.spread)
     assert late.prior_variance == early.prior_variance == 4.0 / 25.0
 
 
 def test_set_mean_reproduces_given_logits():
-    made = build(VBLL(), 4, 3)
+    made = build_head(VBLL(), 4, 3)
     weight = torch.randn(3, 4)
     made.set_mean(weight)
     features = toy()[0]
@@ -234,7 +234,7 @@ def test_the_report_says_which_means_the_fit_has():
 
 
 def test_means_that_were_never_trained_are_not_held():
-    made = build(VBLL(polish_mean="trained"), 4, 3)
+    made = build_head(VBLL(polish_mean="trained"), 4, 3)
     with pytest.raises(InputError, match=r"polish_mean .*'trained', .*'refit' .*'validation'"):
         made.fit(Features(*toy()))
     made.set_mean(torch.ones(3, 4))
@@ -254,7 +254,7 @@ def test_fit_takes_the_configured_covariance(covariance):
     assert (made.fitted_factor is None) == (covariance != "low_rank")
     assert (made.fitted_basis is None) == (covariance != "eigenbasis")
     # A fresh head takes the fit up.
-    other = build(made.config, 4, 3, extra=made.extra_config())
+    other = build_head(made.config, 4, 3, extra=made.extra_config())
     other.load_state_dict(made.state_dict())
     torch.testing.assert_close(
         other.predict(Features(features)).covariance, made.predict(Features(features)).covariance
@@ -267,7 +267,7 @@ def test_a_covariance_that_was_kept_in_float64_stays_so():
     made.fit(Features(*toy()))
     state = made.state_dict()
     state["fitted_scale"] = state["fitted_scale"].double()
-    other = build(made.config, 4, 3, extra={"fitted": True, "covariance": "dense"})
+    other = build_head(made.config, 4, 3, extra={"fitted": True, "covariance": "dense"})
     other.load_state_dict(state)
     assert other.fitted_scale.dtype == F64
     assert other.extra_config()["dtype"] == "float64"
@@ -276,30 +276,30 @@ def test_a_covariance_that_was_kept_in_float64_stays_so():
 @pytest.mark.parametrize("wrong", [{"covariance": "full"}, {"dtype": "int8"}])
 def test_a_record_of_another_covariance_is_refused(wrong):
     with pytest.raises(InputError, match="damaged"):
-        build(VBLL(), 4, 3, extra={"fitted": True, "covariance": "dense"} | wrong)
+        build_head(VBLL(), 4, 3, extra={"fitted": True, "covariance": "dense"} | wrong)
 
 
 def test_quadrature_is_refused_for_three_classes():
     message = "polish_bound 'gauss_hermite' is for two classes, not 3.*choose from 'jensen', 'kno"
     with pytest.raises(InputError, match=message):
-        build(VBLL(polish_bound="gauss_hermite"), 4, 3)
+        build_head(VBLL(polish_bound="gauss_hermite"), 4, 3)
 
 
 @pytest.mark.parametrize("asked", ["full", "dense"])
 def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplog):
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 500)
     config = VBLL(covariance=asked, polish_bound="tilted")
-    assert build(config, 4, 3).config.covariance == "dense"
+    assert build_head(config, 4, 3).config.covariance == "dense"
     assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (asked == "full")
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 300)
-    assert build(config, 4, 3).config.covariance == "eigenbasis"
+    assert build_head(config, 4, 3).config.covariance == "eigenbasis"
     assert "taking covariance=eigenbasis" in caplog.text
 
 
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 8 * 3 * 4 * 3)
     config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
-    found = build(config, 4, 3).config
+    found = build_head(config, 4, 3).config
     assert found.covariance == "eigenbasis"
     # Gradient steps see the directions alone.
     assert found.training_covariance == "low_rank"
@@ -310,7 +310,7 @@ def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
 def test_rows_of_very_different_size_are_an_error_that_says_so(family):
     features, labels = toy()
     features[3] *= 1e9
-    made = build(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
+    made = build_head(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
     with pytest.raises(InputError, match="positive definite"):
         made.fit(Features(features, labels))
 
@@ -359,10 +359,10 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
 def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch
-from bayeslora.posteriors.build import build
+from bayeslora.posteriors.registry import build_head
 from bayeslora.posteriors.features import Features
 from bayeslora import VBLL
-head = build(VBLL(prior_scale=2.0), 3, 2)
+head = build_head(VBLL(prior_scale=2.0), 3, 2)
 head.fit(Features(torch.randn(8, 3), torch.arange(8) % 2))
 head.predict(Features(torch.randn(2, 3)))
 sys.exit("pyro" in sys.modules)

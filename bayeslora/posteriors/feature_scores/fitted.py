@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.config_scores import DISTANCE, UNFAMILIARITY, USUAL_SCORES
+from bayeslora.posteriors.feature_scores.nearest import NearestRows
+from bayeslora.posteriors.feature_scores.options import DISTANCE, UNFAMILIARITY, USUAL_SCORES
+from bayeslora.posteriors.feature_scores.unfamiliarity import Unfamiliarity
 from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
-from bayeslora.posteriors.nearest import NearestRows
-from bayeslora.posteriors.unfamiliarity import Unfamiliarity
 
 AnyScore = Mahalanobis | NearestRows | Unfamiliarity
 

@@ -1,0 +1,1 @@
+"""Out-of-distribution scores of features, fitted beside a posterior."""
