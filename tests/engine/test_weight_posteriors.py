@@ -8,7 +8,20 @@ import torch
 from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
-from bayeslora import IVON, MAP, MLE, SWAG, TFB, VBLL, BLoB, CLoRA, Ensemble, Laplace, ScalaBL
+from bayeslora import (
+    IVON,
+    MAP,
+    MLE,
+    SWAG,
+    TFB,
+    VBLL,
+    BLoB,
+    CLoRA,
+    Ensemble,
+    Laplace,
+    MCDropout,
+    ScalaBL,
+)
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import load_backbone
@@ -16,22 +29,21 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.errors import InputError
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.posteriors.weights.swag import training as swag_module
 from bayeslora.posteriors.weights.swag.training import Snapshots
 from bayeslora.posteriors.weights.training import WeightTraining
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
+FEWER = {"swag": {"start": 0.0}, "tfb": {"num_search_samples": 2, "num_steps": 2}}
+"""What lets the fit of a method be a short one."""
+DRAWN = [one for one in POSTERIORS.values() if one.is_sampled and one is not MCDropout]
 RECIPES = {
-    "swag": (LORA, SWAG(num_samples=3, start=0.0)),
+    **{one.name: (LORA, one(num_samples=3, **FEWER.get(one.name, {}))) for one in DRAWN},
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
-    "tfb": (LORA, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
-    "blob": (LORA, BLoB(num_samples=3)),
     "polar-blob": (POLAR, BLoB(num_samples=3, kl_weights="cyclic")),
-    "ivon": (LORA, IVON(num_samples=3)),
     "polar-ivon": (POLAR, IVON(num_samples=3, beta2=0.9, ess=1e4)),
-    "scalabl": (LORA, ScalaBL(num_samples=3)),
-    "clora": (LORA, CLoRA(num_samples=3)),
     "polar-clora": (POLAR, CLoRA(num_samples=3, kl_weights="cyclic")),
     "polar-tfb": (POLAR, TFB(num_samples=3, num_search_samples=2, num_steps=2)),
 }

@@ -1,20 +1,17 @@
 """The laws of posteriors over weights, for each of ours, and that they catch mistakes."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_sites import lora_site, polar_site
 from torch import nn
 
-from bayeslora import IVON, SWAG, BLoB, CLoRA, ScalaBL
-from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
-from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+from bayeslora import TFB, InputError, LoRA, MCDropout, PoLAR
+from bayeslora.posteriors.registry import POSTERIORS
 from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws
-from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
-from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
-from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
-from bayeslora.posteriors.weights.tfb.posterior import TFBWeights, turn
+from bayeslora.posteriors.weights.tfb.posterior import turn
 from bayeslora.testing.weight_posterior import WeightPosteriorLaws
 
 
@@ -26,96 +23,73 @@ def jitter(module, seed=3):
             item.add_(0.1 * torch.randn(item.shape, generator=generator))
 
 
-class TestSWAG(WeightPosteriorLaws):
-    site = staticmethod(lora_site)
-
-    def make(self, trained):
-        site = self.site()
-        weights = SWAGWeights(SWAG(), list(site.trainable().values()))
-        if trained:
-            for seed in range(4):
-                jitter(site, seed)
-                weights.collect()
-            weights.put_mean()
-        return site, weights
+def collect(site, weights):
+    """Leave the moments of a few places that training went through."""
+    for seed in range(4):
+        jitter(site, seed)
+        weights.collect()
+    weights.put_mean()
 
 
-class TestPolarSWAG(TestSWAG):
-    site = staticmethod(polar_site)
+def search(site, weights):
+    """Leave the noise that a search found."""
+    turn(site)
+    weights.sigma.fill_(0.2)
 
 
-class TestTFB(WeightPosteriorLaws):
-    site = staticmethod(lora_site)
-
-    def make(self, trained):
-        site = self.site()
-        weights = TFBWeights([site])
-        if trained:
-            turn(site)
-            weights.sigma.fill_(0.2)
-        return site, weights
+def measure(site, weights):
+    """Leave a curvature."""
+    weights.hess.copy_(torch.linspace(0.1, 5, len(weights.hess)))
+    jitter(site)
 
 
-class TestPolarTFB(TestTFB):
-    site = staticmethod(polar_site)
+def gate(site, weights):
+    """Leave gates that are open to a measured degree."""
+    move(site, weights)
+    weights.measured.copy_(torch.tensor([3.0, 0.01, 0.04]))
 
 
-class TestBLoB(WeightPosteriorLaws):
-    site = staticmethod(lora_site)
-
-    def make(self, trained):
-        site = self.site()
-        weights = BLoBWeights(BLoB(), [site])
-        if trained:
-            jitter(weights)
-            jitter(site)
-        return site, weights
+def move(site, weights):
+    """Leave what gradient steps do."""
+    jitter(weights)
+    jitter(site)
 
 
-class TestPolarBLoB(TestBLoB):
-    site = staticmethod(polar_site)
+TRAINED = {"swag": collect, "tfb": search, "ivon": measure, "clora": gate}
+"""What training leaves, where that is more than other parameters."""
+OPTIONS = {"ivon": {"ess": 50.0}}
 
 
-class TestIVON(WeightPosteriorLaws):
-    site = staticmethod(lora_site)
+def laws(posterior, make_site):
+    """Return the suite of a posterior over the weights of one site."""
+    config = posterior(**OPTIONS.get(posterior.name, {}))
 
-    def make(self, trained):
-        site = self.site()
-        weights = IVONWeights(IVON(ess=50.0), [site])
-        if trained:
-            weights.hess.copy_(torch.linspace(0.1, 5, len(weights.hess)))
-            jitter(site)
-        return site, weights
+    class Laws(WeightPosteriorLaws):
+        def make(self, trained):
+            site = make_site()
+            network = SimpleNamespace(sites=[site], head=nn.Identity())
+            weights = config.over_weights(network, seed=0)
+            if trained:
+                TRAINED.get(posterior.name, move)(site, weights)
+            return site, weights
 
-
-class TestPolarIVON(TestIVON):
-    site = staticmethod(polar_site)
-
-
-class TestScalaBL(WeightPosteriorLaws):
-    def make(self, trained):
-        site = lora_site()
-        weights = ScalaBLWeights(ScalaBL(), [site])
-        if trained:
-            jitter(weights)
-        return site, weights
+    return Laws
 
 
-class TestCLoRA(WeightPosteriorLaws):
-    site = staticmethod(lora_site)
+def every_suite():
+    """Yield the suites of every posterior that draws an adapter's weights, by name."""
+    for posterior in POSTERIORS.values():
+        if not posterior.is_sampled or posterior is MCDropout:  # which draws no weights
+            continue
+        for adapter, make_site in ((LoRA, lora_site), (PoLAR, polar_site)):
+            try:
+                posterior().adapter_for(adapter())
+            except InputError:
+                continue
+            yield f"Test{posterior.__name__}Over{adapter.__name__}", laws(posterior, make_site)
 
-    def make(self, trained):
-        site = self.site()
-        weights = CLoRAWeights(CLoRA(), [site])
-        if trained:
-            jitter(weights)
-            jitter(site)
-            weights.measured.copy_(torch.tensor([3.0, 0.01, 0.04]))
-        return site, weights
 
-
-class TestPolarCLoRA(TestCLoRA):
-    site = staticmethod(polar_site)
+globals().update(every_suite())
 
 
 class TestMCDropout(WeightPosteriorLaws):
@@ -185,7 +159,7 @@ def test_a_mistake_is_caught_by_its_law(mistake):
 
 
 def test_tensors_that_are_not_saved_are_caught():
-    class Forgetful(TestTFB):
+    class Forgetful(laws(TFB, lora_site)):
         def make(self, trained):
             site, weights = super().make(trained)
             weights.register_buffer("sigma", weights.sigma, persistent=False)
