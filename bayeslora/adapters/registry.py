@@ -59,7 +59,6 @@ CATALOGUE = Catalogue("adapter", ADAPTERS, check_adapter)
 resolve_adapter = CATALOGUE.resolve
 stored_adapter = CATALOGUE.stored
 provider = CATALOGUE.provider
-listed_adapters = CATALOGUE.listed
 
 
 def register_adapter(config: type[T]) -> type[T]:

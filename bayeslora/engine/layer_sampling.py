@@ -54,7 +54,10 @@ def _not_on_layers(posterior: Posterior) -> str:
     """Return why a posterior cannot go with whole layers; nothing where it can."""
     if posterior.over_factors:
         return "is over the factors of an adapter, and whole layers have none"
-    return posterior.not_on_layers
+    reason = posterior.not_on_layers
+    if reason is None and type(posterior).over_weights is not Posterior.over_weights:
+        return "is over the weights of an adapter, and whole layers have none"
+    return reason or ""
 
 
 def layer_sampler(

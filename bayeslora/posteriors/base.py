@@ -119,7 +119,8 @@ class Posterior(Options):
         no_resting: Why layers cannot rest while it trains; empty where they can.
         not_shared: Why several processes cannot share the rows of its training; empty where they
             can.
-        not_on_layers: Why it cannot be over whole layers; empty where it can.
+        not_on_layers: Why it cannot be over whole layers, which have no sites; empty where it can.
+            Where it says nothing, one with `over_weights` of its own cannot.
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
@@ -152,7 +153,7 @@ class Posterior(Options):
     from_start: ClassVar[str] = ""
     no_resting: ClassVar[str] = ""
     not_shared: ClassVar[str] = ""
-    not_on_layers: ClassVar[str] = ""
+    not_on_layers: ClassVar[str | None] = None
     has_members: ClassVar[bool] = False
     chooses_epoch: ClassVar[bool] = True
     not_idle: ClassVar[str] = ""

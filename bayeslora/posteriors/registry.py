@@ -105,7 +105,6 @@ CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
 
 stored_posterior = CATALOGUE.stored
 provider = CATALOGUE.provider
-listed_posteriors = CATALOGUE.listed
 
 
 def register_posterior(config: type[T]) -> type[T]:

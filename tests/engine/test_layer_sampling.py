@@ -20,7 +20,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
-from bayeslora.engine.layer_sampling import LayerSwitches, layer_sampler
+from bayeslora.engine.layer_sampling import LayerSwitches, check_sampling, layer_sampler
 from bayeslora.errors import InputError
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)
@@ -433,3 +433,20 @@ def test_sharded_parameters_are_refused(kind):
     switches = LayerSwitches(LayerSampler(LayerSampling(num_active=1), groups, 1, 0))
     with pytest.raises(InputError, match=kind):
         switches.on_train_begin(Args, None, None)
+
+
+def test_whole_layers_are_for_a_posterior_over_weights_that_says_so():
+    """Another one would be over the sites of an adapter, of which there are none."""
+
+    class OverSites(MLE):
+        def over_weights(self, network, *, seed, fitted=False):
+            raise AssertionError
+
+    class OverAll(OverSites):
+        not_on_layers = ""
+
+    with pytest.raises(InputError, match="'lisa'"):
+        check_sampling(LISA(), OverSites(), None)
+    check_sampling(LISA(), OverAll(), None)
+    check_sampling(LISA(), MLE(), None)
+    check_sampling(LoRA(), OverSites(), None)

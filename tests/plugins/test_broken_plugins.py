@@ -9,10 +9,10 @@ from bayeslora import VBLL, plugins
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 from bayeslora.posteriors.registry import (
+    CATALOGUE,
     POSTERIORS,
     build_head,
     build_weights,
-    listed_posteriors,
     resolve_posterior,
     stored_posterior,
 )
@@ -104,7 +104,7 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
         resolve_posterior(name)
     with pytest.raises(InputError, match=where):
         stored_posterior({"name": name})
-    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert where in caplog.text
     assert resolve_posterior("vbll") == VBLL()
     assert main(["methods"]) == 0
@@ -112,18 +112,20 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
     assert where in said.err
     assert "Traceback" not in said.err
     assert "vbll" in said.out
+    assert main(["methods", name]) == 2
+    assert f"error: {where}" in capsys.readouterr().err
 
 
 def test_the_package_without_a_mistake_is_found(site):
     offer(site, GOOD)
     assert resolve_posterior("theirs:size=2").size == 2
-    assert listed_posteriors()[-1].package == "acme-broken 0.3"
+    assert CATALOGUE.listed()[-1].package == "acme-broken 0.3"
 
 
 def test_the_name_of_a_built_in_posterior_stays_its_own(site, caplog):
     offer(site, changed('"theirs"', '"vbll"'), name="vbll")
     assert resolve_posterior("vbll") == VBLL()
-    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert "posterior 'vbll' of package acme-broken 0.3 is not used" in caplog.text
     from acme_broken_module import Config
 
@@ -137,7 +139,7 @@ def test_two_packages_with_one_name_are_both_named(site, caplog):
     both = "'theirs' is offered by several packages: acme-broken 0.3, bond-broken 0.3"
     with pytest.raises(InputError, match=both):
         resolve_posterior("theirs")
-    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert both in caplog.text
 
 
@@ -146,7 +148,7 @@ def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
         raise ValueError("no '=' in line 3")
 
     monkeypatch.setattr(plugins, "entry_points", damaged)
-    assert [item.config for item in listed_posteriors()] == list(POSTERIORS.values())
+    assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert "entry points of the installed packages cannot be read: no '=' in line 3" in caplog.text
     with pytest.raises(InputError, match="'theirs'"):
         resolve_posterior("theirs")

@@ -15,9 +15,9 @@ from bayeslora.options import as_mapping
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
 from bayeslora.posteriors.registry import (
+    CATALOGUE,
     POSTERIORS,
     build_head,
-    listed_posteriors,
     resolve_posterior,
     stored_posterior,
 )
@@ -93,7 +93,7 @@ def test_it_is_known_by_its_name_from_then_on():
     assert resolve_posterior(Wide(3.0)) == Wide(3.0)
     assert stored_posterior(as_mapping(Wide(3.0))) == Wide(3.0)
     assert isinstance(build_head(Wide(), 4, 3), WideHead)
-    assert (listed_posteriors()[-1].config, listed_posteriors()[-1].package) == (Wide, __name__)
+    assert (CATALOGUE.listed()[-1].config, CATALOGUE.listed()[-1].package) == (Wide, __name__)
 
 
 def test_a_function_makes_the_head():
@@ -160,5 +160,5 @@ def test_a_registration_goes_before_a_package(site):
     theirs.name = "isotropic"
     bl.register_posterior(theirs)
     assert type(resolve_posterior("isotropic")) is theirs
-    named = [item.config for item in listed_posteriors() if item.config.name == "isotropic"]
+    named = [item.config for item in CATALOGUE.listed() if item.config.name == "isotropic"]
     assert named == [theirs]

@@ -15,7 +15,7 @@ from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
-    from bayeslora.plugins import Listed
+    from bayeslora.plugins import Catalogue, Listed
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
@@ -41,7 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a method, the options of those that are named, or all of it as JSON."""
+    """Print a line a method, the options of those that are named, or all of it as JSON.
+
+    Raises:
+        InputError: There is no method of a name, or a package's one does not work.
+    """
+    for kind in _catalogues():
+        for name in args.names:
+            kind.get(name)  # the list would only warn of what does not work
     found = catalogue()
     if args.names:
         found = _named(found, args.names)
@@ -111,22 +118,30 @@ def _as_typed(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _catalogues() -> list[Catalogue]:
+    from bayeslora.adapters import registry as adapters
+    from bayeslora.posteriors import registry as posteriors
+    from bayeslora.recalibration import config as recalibrators
+
+    return [adapters.CATALOGUE, posteriors.CATALOGUE, recalibrators.CATALOGUE]
+
+
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: default, what is allowed, what it means."""
     from bayeslora.adapters.layer_sampling.options import LayerSampling
-    from bayeslora.adapters.registry import listed_adapters
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.retaining.options import QualityRetaining
     from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
-    from bayeslora.posteriors.registry import listed_posteriors
-    from bayeslora.recalibration.config import CATALOGUE
 
+    adapters, posteriors, recalibrators = (
+        [_with_origin(item) for item in kind.listed()] for kind in _catalogues()
+    )
     return {
-        "adapters": [_with_origin(item) for item in listed_adapters()],
+        "adapters": adapters,
         "layer_sampling": [_described(LayerSampling)],
         "quality_retaining": [_described(QualityRetaining)],
-        "posteriors": [_with_origin(item) for item in listed_posteriors()],
-        "recalibrators": [_with_origin(item) for item in CATALOGUE.listed()],
+        "posteriors": posteriors,
+        "recalibrators": recalibrators,
         "conformal sets": [_described(config) for config in CONFORMAL.values()],
         "logit_scores": [_listed(info) for info in LOGIT_SCORES.values()],
         "feature_scores": [_listed(info) for info in FEATURE_SCORES.values()],

@@ -40,6 +40,7 @@ class MCDropout(Posterior):
     from_start: ClassVar[str] = (
         "runs a network that was trained with dropout, and learns nothing from rows"
     )
+    not_on_layers: ClassVar[str] = ""
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter with dropout, where it can have one.
