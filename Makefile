@@ -85,6 +85,7 @@ wording: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/tables.py
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -c docs . docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 

@@ -42,6 +42,7 @@ from bayeslora.engine.data import (
     read_validation,
     say_fitted_to,
 )
+from bayeslora.engine.epochs import default_epochs
 from bayeslora.engine.export import (
     EXPORTS,
     ExportKind,
@@ -328,7 +329,7 @@ class BayesianClassifier:
         data = current().first_then_all(read)
         validated = data.validation is not None or bool(hold_out)
         if epochs is None:
-            epochs = procedure.default_epochs(self.adapter, self.posterior, validated=validated)
+            epochs = default_epochs(self.adapter, self.posterior, validated=validated)
         settings = TrainingSettings(
             epochs,
             batch_size,

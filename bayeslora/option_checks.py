@@ -4,15 +4,17 @@ An option is a field of a dataclass whose annotation says its type, its range an
 
     rank: Annotated[int, Range(2), "Deviations that are kept for the covariance."] = 5
     schedule: Annotated[Literal["constant", "cosine"], "Rate after the warm-up."] = "cosine"
-    lr: Annotated[Positive | None, "Learning rate; None takes the adapter's."] = None
+    lr: Annotated[Positive | None, "Learning rate; None takes {default_lr}."] = None
 
-The error message, `bayeslora methods NAME`, the documentation and `help` say what stands there.
+A name in braces stands for the value of that class variable. The error message, `bayeslora methods
+NAME`, the documentation and `help` say what stands there.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
@@ -39,6 +41,8 @@ KINDS = ("text-classification", "multiple-choice")
 
 MAX_LENGTH = 128
 """Tokens kept of a text where nothing else is asked for."""
+
+_BRACES = re.compile(r"\{(\w+)\}")
 
 OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
 """Options that have no effect without another: by name, pairs of the other's name and value."""
@@ -287,7 +291,15 @@ def _options_of(cls: type[Any]) -> Mapping[str, Option]:
     for base in reversed(cls.__mro__):
         hints = _hints(base, fields).items()
         found |= {name: Option.of(name, hint) for name, hint in hints if _meaning(hint)}
-    return found
+    return {
+        name: replace(option, meaning=_filled(option.meaning, cls))
+        for name, option in found.items()
+    }
+
+
+def _filled(meaning: str, cls: type[Any]) -> str:
+    """Return a meaning with the class's own values, such as that of `default_lr`."""
+    return _BRACES.sub(lambda name: f"{getattr(cls, name[1], name[0])}", meaning)
 
 
 def _hints(cls: type[Any], names: Collection[str]) -> dict[str, Any]:

@@ -5,10 +5,13 @@ The source directory is the repository, so that links from pages to reports work
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from sphinx.util.typing import stringify_annotation
 
 import bayeslora
 
@@ -55,7 +58,9 @@ nb_output_stderr = "remove"
 nb_merge_streams = True  # `%%bash` sends its output in pieces
 
 autodoc_default_options = {"members": True}
-autodoc_typehints = "signature"
+autoclass_content = "both"  # arguments of a constructor are described in its own docstring
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
@@ -100,6 +105,38 @@ def _is_private(owner: str) -> bool:
     return owner != "bayeslora"
 
 
+_ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[[^]]*\], ~?numpy\.dtype\[~?(?:numpy\.)?([\w.]+)\]\]")
+
+_LONG = re.compile(r"(?<![~.\w])(collections\.abc\.\w)")
+
+
+def _short(annotation: str) -> str:
+    """Return a type as the source writes it: arrays as `NDArray[float64]`."""
+    arrays = _ARRAY.sub(lambda array: f"~numpy.typing.NDArray[~numpy.{array[1]}]", annotation)
+    return _LONG.sub(r"~\1", arrays)
+
+
+def _shorten_types(app: Any, _: str, name: str, item: Any, *_rest: Any) -> None:
+    """Record the types of arguments for the description: without the bounds of `Annotated`."""
+    types = app.env.current_document.autodoc_annotations.get(name, {})
+    try:
+        hints = get_type_hints(item.__init__ if isinstance(item, type) else item)
+    except (NameError, TypeError):  # imported for type checkers alone; no function
+        hints = {}
+    for key in [*types]:
+        if key in hints:
+            types[key] = stringify_annotation(hints[key], "smart")
+        types[key] = _short(types[key])
+        if key == "return" and types[key] in ("None", "~types.NoneType"):
+            del types[key]
+
+
+def _shorten_attributes(*arguments: Any) -> None:
+    """Do the same for the types of attributes, which napoleon states."""
+    lines = arguments[-1]
+    lines[:] = [_short(line) if line.startswith(":vartype") else line for line in lines]
+
+
 def _redirect(app: Any, exception: Exception | None) -> None:
     """Let the root of the site lead to its first page."""
     if exception is None and app.builder.name == "html":
@@ -111,4 +148,6 @@ def setup(app: Any) -> None:
     """Resolve references to public classes by their public names."""
     app.bayeslora_names = _public_names()
     app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-signature", _shorten_types)
+    app.connect("autodoc-process-docstring", _shorten_attributes, priority=900)
     app.connect("build-finished", _redirect)

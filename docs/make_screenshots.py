@@ -1,21 +1,23 @@
-"""Take the pictures of reports and of `bayeslora view` that the documentation shows.
+"""Take the pictures that the documentation shows: reports, `bayeslora view`, the site, the demo.
 
-    python docs/make_screenshots.py
+    python docs/make_screenshots.py [--site docs/_build/html] [--demo reports/demo]
 
-They are of the pages in `gallery/`, as these are; `make_gallery.py` writes the pages. Chromium has
-to be there (`make browser`).
+Reports are the pages in `gallery/`, as `make_gallery.py` writes them. The site is that of `make
+docs`, and the demo's report that of `make demo`. Chromium has to be there (`make browser`).
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from make_gallery import KEPT, PAGES
-from PIL import Image
+from PIL import Image, ImageChops
+from playwright.sync_api import Browser, sync_playwright
 
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.viewer import view
@@ -30,20 +32,73 @@ HEIGHT = 660
 FIRST_SCREEN = "scikit-learn"
 """The page whose first 1280 × 800 pixels stand for all reports, as `report-first-screen.webp`."""
 
+PHONE = (390, 844)
+SHEET, MARGIN = (794, 1123), 45
+"""A4 and the margins of the printed page, at 96 pixels an inch."""
+
+SITE = ("index", "tutorials/first-model", "methods/adapters/polar", "evaluation", "api", "cli")
+"""Pages of the site that `site.webp` shows, wide and narrow."""
+
+SITE_HEIGHT = 300
+"""Of each of them on the picture, in pixels."""
+
+DEMO = ("reliability-3.svg", "reliability-6.svg")
+"""Figures of the demo's report: LoRA + last-layer Laplace, and PoLAR-VBLL."""
+
 
 def main() -> None:
-    """Write the pictures, one `report-<page>.webp` each, and `view.webp`."""
+    """Write the pictures, one `report-<page>.webp` each, and those of the rest."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=DOCS / "images")
+    parser.add_argument("--site", type=Path, metavar="DIR", help="the site, for site.webp")
+    parser.add_argument("--demo", type=Path, metavar="DIR", help="its report, for demo.webp")
     args = parser.parse_args()
-    for name in PAGES:
-        page = DOCS / "gallery" / name / "index.html"
-        take(page, args.out / f"report-{name}.webp", HEIGHTS.get(name, HEIGHT))
-        if name == FIRST_SCREEN:
-            take(page, args.out / "report-first-screen.webp", 800)
+    with chromium() as browser:
+        pictures = reports(browser)
+        if args.site is not None:
+            pictures["site"] = contact_sheet(browser, args.site / "docs")
+        if args.demo is not None:
+            pictures["demo"] = side_by_side(browser, [args.demo / "figures" / one for one in DEMO])
+    for name, picture in pictures.items():
+        picture.save(args.out / f"{name}.webp", quality=82, method=6)
+        print(args.out / f"{name}.webp")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Chromium.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        raise SystemExit("no chromium on this machine (make browser installs Debian's)")
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def reports(browser: Browser) -> dict[str, Image.Image]:
+    """Return pictures of the reports, on a screen, on a phone and on paper, and of `view`."""
+    gallery = DOCS / "gallery"
+    found = {
+        f"report-{name}": take(browser, gallery / name / "index.html", HEIGHTS.get(name, HEIGHT))
+        for name in PAGES
+    }
+    first = gallery / FIRST_SCREEN / "index.html"
+    found["report-first-screen"] = take(browser, first, 800)
+    phones = [
+        take(browser, gallery / name / "index.html", PHONE[1], width=PHONE[0])
+        for name in ("overconfident", "comparison")
+    ]
+    paper = printed(browser, gallery / "overconfident" / "index.html")
+    found["report-phone-and-print"] = beside([*phones, paper], height=PHONE[1])
     with tempfile.TemporaryDirectory() as aside:
         page = view(viewed(), out=Path(aside) / "view.html", title="Small BERT on 600 posts")
-        take(Path(page), args.out / "view.webp", HEIGHTS["view"])
+        found["view"] = take(browser, Path(page), HEIGHTS["view"])
+    return found
 
 
 def viewed() -> Predictions:
@@ -54,20 +109,85 @@ def viewed() -> Predictions:
     return predictions.replace(columns={"text": [texts[one] for one in predictions.ids or ()]})
 
 
-def take(page: Path, picture: Path, height: int) -> None:
-    """Write the first `height` pixels of a page as a WebP picture."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        raise SystemExit("no chromium on this machine (make browser installs Debian's)")
+_NEXT_SHEET = """height => {
+  for (const section of document.querySelectorAll("section"))
+    for (const plate of section.querySelectorAll(".plate"))
+      if (plate.getBoundingClientRect().bottom > height) section.style.visibility = "hidden";
+}"""
+"""Hides the sections that start on the next sheet, since their figures do not fit on this one."""
+
+
+def take(
+    browser: Browser, page: Path, height: int, *, width: int = WIDTH, media: str = "screen"
+) -> Image.Image:
+    """Return the first pixels of a page.
+
+    Args:
+        browser: Chromium.
+        page: An HTML file.
+        height: In pixels.
+        width: In pixels.
+        media: `screen`, or `print`.
+    """
     with tempfile.TemporaryDirectory() as aside:
         shot = Path(aside) / "shot.png"
-        options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-        where = (f"--user-data-dir={aside}/profile", f"--screenshot={shot}")
-        size = f"--window-size={WIDTH},{height}"
-        command = [browser, *options, *where, size, page.resolve().as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-        Image.open(shot).convert("RGB").save(picture, quality=82, method=6)
-    print(picture)
+        tab = browser.new_page(viewport={"width": width, "height": height})
+        tab.emulate_media(media="print" if media == "print" else "screen", color_scheme="light")
+        tab.goto(page.resolve().as_uri())
+        if media == "print":
+            tab.evaluate(_NEXT_SHEET, height)
+        tab.screenshot(path=shot)
+        tab.close()
+        return Image.open(shot).convert("RGB")
+
+
+def printed(browser: Browser, page: Path) -> Image.Image:
+    """Return the first sheet of paper."""
+    width, height = (side - 2 * MARGIN for side in SHEET)
+    sheet = Image.new("RGB", SHEET, "white")
+    sheet.paste(take(browser, page, height, width=width, media="print"), (MARGIN, MARGIN))
+    return sheet
+
+
+def beside(pictures: list[Image.Image], height: int, gap: int = 24) -> Image.Image:
+    """Return pictures beside each other on grey, at one height."""
+    scaled = [
+        one.resize((round(one.width * height / one.height), height), Image.Resampling.LANCZOS)
+        for one in pictures
+    ]
+    width = sum(one.width for one in scaled) + gap * (len(scaled) + 1)
+    sheet = Image.new("RGB", (width, height + 2 * gap), "#d9dee3")
+    left = gap
+    for one in scaled:
+        sheet.paste(one, (left, gap))
+        left += one.width + gap
+    return sheet
+
+
+def contact_sheet(browser: Browser, site: Path) -> Image.Image:
+    """Return pages of the site, each wide and narrow, two pages a row."""
+    pairs = []
+    for name in SITE:
+        wide = take(browser, site / f"{name}.html", 800)
+        narrow = take(browser, site / f"{name}.html", PHONE[1], width=PHONE[0])
+        pairs.append(beside([wide, narrow], SITE_HEIGHT, gap=10))
+    rows = [beside(pairs[place : place + 2], pairs[0].height, gap=0) for place in range(0, 6, 2)]
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
+    for place, row in enumerate(rows):
+        sheet.paste(row, (0, place * row.height))
+    return sheet
+
+
+def side_by_side(browser: Browser, figures: list[Path]) -> Image.Image:
+    """Return two figures of a report beside each other."""
+    with tempfile.TemporaryDirectory() as aside:
+        page = Path(aside) / "figures.html"
+        images = "".join(f'<img width="480" src="{one.resolve().as_uri()}">' for one in figures)
+        page.write_text(f'<body style="margin: 10px; width: 980px">{images}', encoding="utf-8")
+        picture = take(browser, page, 700, width=1000)
+    drawn = ImageChops.difference(picture, Image.new("RGB", picture.size, "white")).getbbox()
+    _, _, _, bottom = drawn or (0, 0, 0, picture.height)
+    return picture.crop((0, 0, picture.width, bottom + 10))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -131,6 +132,27 @@ def test_what_a_base_says_holds_until_a_subclass_says_something_else():
     assert Hammer().count == 5
     with pytest.raises(InputError, match="count"):
         Hammer(count=0)
+
+
+def test_a_meaning_states_the_value_of_a_class_variable():
+    @dataclass(frozen=True)
+    class Base(Options):
+        usual: ClassVar[float] = 0.5
+        pull: Annotated[Positive | None, "None takes {usual}, of {unknown}."] = None
+
+    @dataclass(frozen=True)
+    class Own(Base):
+        usual: ClassVar[float] = 2.0
+
+    assert options_of(Base)["pull"].meaning == "None takes 0.5, of {unknown}."
+    assert options_of(Own)["pull"].meaning == "None takes 2.0, of {unknown}."
+    assert "None takes 2.0" in (Own.__doc__ or "")
+
+
+def test_no_meaning_names_a_constant():
+    """The help shows values: whoever reads it cannot look constants up."""
+    texts = [option.meaning for config in METHODS for option in options_of(config).values()]
+    assert [text for text in texts if re.search(r"[a-z]+_lr`|[A-Z]{2,}_[A-Z]+|[{}]", text)] == []
 
 
 def test_fields_without_a_meaning_are_no_options():

@@ -134,7 +134,7 @@ class Adapter(Options):
     trains_long: ClassVar[bool] = False
 
     # Options of these names mean this, unless an adapter says something else of its own.
-    lr: Annotated[Positive | None, "Learning rate of AdamW; None takes `default_lr`."] = None
+    lr: Annotated[Positive | None, "Learning rate of AdamW; None takes {default_lr}."] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.0
     dropout: Annotated[
         BelowOne, "Probability that an input of the change is dropped while training."

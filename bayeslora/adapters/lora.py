@@ -45,8 +45,7 @@ class LoRA(LowRankAdapter):
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
-        "Learning rate of AdamW on both factors; None takes `default_lr`, or `long_lr` where "
-        "`fit` trains for ten epochs or more.",
+        "Learning rate of AdamW on both factors; None takes {default_lr}.",
     ] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay of both factors."] = 0.0
     use_rslora: Annotated[

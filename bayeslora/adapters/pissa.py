@@ -56,7 +56,7 @@ class PiSSA(LowRankAdapter):
     target_modules: tuple[str, ...] | None = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None takes `default_lr`."
+        Positive | None, "Learning rate of AdamW on both factors; None takes {default_lr}."
     ] = None
     weight_decay: Annotated[
         NotNegative, "Decoupled weight decay of both factors towards their start."

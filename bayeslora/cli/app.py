@@ -11,6 +11,7 @@ import gc
 import io
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -112,7 +113,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
         if args.verbose:
             trace(error)
         if code != INTERRUPTED and not is_repeated(error):
-            say(f"bayeslora: error: {_reason(error)}")
+            say(f"bayeslora: error: {_reason(error, args)}")
     # Other code may have swallowed the interrupt just before the command ended.
     code = INTERRUPTED if interrupt.came else code
     interrupt.hear()
@@ -136,9 +137,9 @@ def _code(error: Exception) -> int:
     return WRONG_INPUT if isinstance(error, InputError) or wrong_path else FAILED
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
-        return with_options_alone(str(error))
+        return _with_option_first(with_options_alone(str(error)), args)
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
     if isinstance(error, OSError) and error.errno in FULL:
@@ -151,6 +152,26 @@ def _reason(error: Exception) -> str:
     reason = " ".join(str(error).split())
     name = type(error).__name__
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
+
+
+# What Python says of a value that an argument may not have.
+_REFUSED = re.compile(r"([a-z_]+) must be .*, got (.+)", re.DOTALL)
+
+
+def _with_option_first(text: str, args: argparse.Namespace) -> str:
+    """Return a message that begins with the option whose value it refuses, not Python's name."""
+    refused = _REFUSED.fullmatch(text)
+    if refused is None:
+        return text
+    name, value = refused.groups()
+    options = getattr(args, "option_names", {}).get(name)
+    return text.replace(name, options[-1], 1) if options and _is(value, args, name) else text
+
+
+def _is(shown: str, args: argparse.Namespace, name: str) -> bool:
+    """Return whether an option has the value that a message shows."""
+    value = getattr(args, name, None)
+    return shown in {str(value), repr(value)}
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:

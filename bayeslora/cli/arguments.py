@@ -65,15 +65,15 @@ def add_task(parser: Parser) -> list[argparse.Action]:
         parser.add_argument(
             "--task",
             metavar="NAME",
-            help="a known task (see `bayeslora tasks`); data arguments then name its splits; of "
-            "your own data multiple-choice, text-classification or a YAML file that names its "
-            "columns and the prompt (default: by its columns)",
+            help="a known task (see `bayeslora tasks`), whose splits the data arguments then "
+            "name; for your own data multiple-choice, text-classification, or a YAML file with "
+            "its columns and the prompt (default: by its columns)",
         ),
         parser.add_argument(
             "--data-dir",
             metavar="DIR",
-            help="where the known tasks' files are (default: the variable BAYESLORA_DATA, else the "
-            "Hugging Face hub)",
+            help="directory of the known tasks' files (default: the variable BAYESLORA_DATA, else "
+            "the Hugging Face hub)",
         ),
     ]
 
@@ -88,17 +88,17 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
     text, label = default.format("text"), default.format("label")
     return [
         parser.add_argument(
-            "--text-column", metavar="NAME", help=f"column of the texts (default: {text})"
+            "--text-column", metavar="NAME", help=f"column with the text (default: {text})"
         ),
         parser.add_argument(
-            "--label-column", metavar="NAME", help=f"column of the labels (default: {label})"
+            "--label-column", metavar="NAME", help=f"column with the label (default: {label})"
         ),
-        parser.add_argument("--text-pair-column", metavar="NAME", help="column of a second text"),
+        parser.add_argument("--text-pair-column", metavar="NAME", help="column with a second text"),
         parser.add_argument(
             "--image-column",
             metavar="NAME",
-            help="column of paths of images, relative to the file (default: image, where the data "
-            "has no texts)",
+            help="column with the paths of images, relative to the file (default: image, if the "
+            "data has no texts)",
         ),
         *add_reading(parser, of_data=True),
     ]
@@ -115,17 +115,19 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         parser.add_argument(
             "--delimiter",
             metavar="CHAR",
-            help="between the columns of .csv and .tsv files, such as ';' (default: comma; tab)",
+            help="separator of columns in .csv and .tsv files, such as ';' (default: comma; tab)",
         ),
         parser.add_argument(
-            "--encoding", metavar="NAME", help="of text files, such as latin-1 (default: utf-8)"
+            "--encoding",
+            metavar="NAME",
+            help="encoding of text files, such as latin-1 (default: utf-8)",
         ),
     ]
     if of_data:
         blank = parser.add_argument(
             "--blank",
             choices=("refuse", "skip"),
-            help="what to do with a row that has no text (default: refuse)",
+            help="what to do with a row without text (default: refuse)",
         )
         return [*actions, blank]
     parser.add_argument(
@@ -133,12 +135,13 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         action="append",
         default=[],
         metavar="NAME=CLASS",
-        help="a column with a class's probability that is not called prob_<class>; may be repeated",
+        help="a column with the probability of a class, if it is not called prob_<class>; "
+        "repeatable",
     )
     parser.add_argument(
         "--renormalise",
         action="store_true",
-        help="divide each row of probabilities by its sum, which else must be 1",
+        help="divide each row of probabilities by its sum, which otherwise must be 1",
     )
     return actions
 
@@ -146,7 +149,7 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
 def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
     """Add the options that say where and how a backbone is loaded."""
     return [
-        parser.add_argument("--device", help="a torch device (default: the GPU if there is one)"),
+        parser.add_argument("--device", help="torch device (default: the GPU if there is one)"),
         parser.add_argument(
             "--trust-remote-code",
             action="store_true",
@@ -159,14 +162,16 @@ def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
 def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
     """Add the option that says where a model's backbone is."""
     parser.add_argument(
-        "--backbone", metavar="NAME", help="where the backbone of a model of ours is now, if moved"
+        "--backbone",
+        metavar="NAME",
+        help="new location of a bayeslora model's backbone, if it has moved",
     )
 
 
 def add_overwrite(parser: Parser) -> argparse.Action:
     """Add the option that lets an output be replaced."""
     return parser.add_argument(
-        "--overwrite", action="store_true", default=None, help="replace --out where it exists"
+        "--overwrite", action="store_true", default=None, help="replace --out if it exists"
     )
 
 
@@ -177,9 +182,9 @@ def add_talk(parser: Parser) -> None:
         "--no-progress",
         dest="quiet",
         action="store_true",
-        help="only notes and errors on stderr: no progress, no hints",
+        help="show only notes and errors on stderr, no progress or hints",
     )
-    parser.add_argument("--verbose", action="store_true", help="tracebacks and debug messages")
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks and debug messages")
 
 
 def add_keep(parser: Parser, what: str) -> None:
@@ -189,7 +194,7 @@ def add_keep(parser: Parser, what: str) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help=f"a column of {what} to keep in the predictions, such as source; may be repeated",
+        help=f"a column of {what} to keep in the predictions, such as source; repeatable",
     )
 
 
@@ -213,7 +218,7 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
     return parser.add_argument(
         "--feature-scores",
         metavar="NAME[,NAME…]",
-        help="out-of-distribution scores to fit beside the posterior: mahalanobis, "
+        help="out-of-distribution scores to fit with the posterior: mahalanobis, "
         f"relative_mahalanobis, knn, unfamiliarity, or none (default: {default})",
     )
 
@@ -225,15 +230,16 @@ def add_predictions(parser: Parser) -> None:
         nargs="+",
         metavar="RUN_OR_FILE",
         help="a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a "
-        "sample log of lm-evaluation-harness, or a run directory: its predictions/test.parquet "
-        "with the other files there as out-of-distribution sets",
+        "sample log of lm-evaluation-harness, or a run directory: its predictions/test.parquet, "
+        "with the other files there (except train and validation) as out-of-distribution sets",
     )
     parser.add_argument(
         "--ood",
         action="append",
         default=[],
         metavar="[METHOD:]NAME=FILE",
-        help="predictions of an out-of-distribution set; with several methods say whose they are",
+        help="predictions on an out-of-distribution set, with METHOD if there are several; "
+        "repeatable",
     )
 
 
@@ -249,7 +255,7 @@ def add_examples(parser: Parser) -> None:
     parser.add_argument(
         "--example-column",
         metavar="NAME",
-        help="column with the texts (default: text, where there is one)",
+        help="column with the texts (default: text, if there is one)",
     )
 
 
@@ -259,8 +265,8 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="the uncertainty to judge detection by (default: unfamiliarity, else epistemic where "
-        "it says something, else max_probability)",
+        help="uncertainty score for detection (default: unfamiliarity, else epistemic if it is "
+        "informative, else max_probability)",
     )
     add_reading(parser, of_data=False)
     add_scoring(parser)
@@ -272,10 +278,13 @@ def add_fit_and_apply(parser: Parser) -> None:
         "--fit",
         required=True,
         metavar="FILE",
-        help="labelled predictions of rows that the model was not trained on",
+        help="labelled predictions on examples that the model was not trained on",
     )
     parser.add_argument(
-        "--apply", required=True, metavar="FILE", help="predictions of other rows by the same model"
+        "--apply",
+        required=True,
+        metavar="FILE",
+        help="predictions on other examples by the same model",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     add_reading(parser, of_data=False)
@@ -288,7 +297,7 @@ def add_scoring(parser: Parser) -> None:
         dest="num_bins",
         type=number,
         metavar="N",
-        help="bins of the calibration errors (default: 15)",
+        help="number of bins of calibration errors (default: 15)",
     )
     add_seed(parser, "seed of the bootstrap intervals")
 
@@ -298,13 +307,14 @@ def add_resampling(parser: Parser) -> None:
     parser.add_argument(
         "--cluster-by",
         metavar="COLUMN",
-        help="a column of the file whose equal values mark rows that belong together, such as"
-        " twins: they are drawn together",
+        help="a column whose equal values mark dependent rows, such as twins: resample them "
+        "together",
     )
     parser.add_argument(
         "--interval",
         choices=("percentile", "bca"),
-        help="bootstrap intervals (default: percentile); of calibration errors reflected ones",
+        help="kind of bootstrap interval (default: percentile); calibration errors have reflected "
+        "ones",
     )
 
 
@@ -320,7 +330,7 @@ def add_choice_of_scores(parser: Parser, default: str) -> None:
         "--scores",
         type=lambda text: tuple(filter(None, text.split(","))),
         metavar="KEY[,KEY…]",
-        help="the scores to show, by the keys of `evaluate --json`, in this order (default: "
+        help="scores to show, by their keys in `evaluate --json`, in this order (default: "
         f"{default})",
     )
     shown.add_argument("--all", action="store_true", help="show every score")
@@ -333,7 +343,7 @@ def add_apart(parser: Parser) -> None:
         dest="over_seeds",
         action="store_const",
         const=False,
-        help="keep files of one method with different seeds apart (default: their means)",
+        help="keep seeds of one method separate (default: means over seeds)",
     )
 
 
@@ -348,19 +358,19 @@ def add_parts(parser: Parser) -> None:
             f"--{kind}",
             action="append",
             metavar="NAME",
-            help=f"an out-of-distribution set to average over as a {kind} one",
+            help=f"an out-of-distribution set to average over as a {kind} set; repeatable",
         )
     parser.add_argument(
         "--group-by",
         action="append",
         metavar="COLUMN",
-        help="a column of the file: scores of the rows of each of its values as well",
+        help="also show scores per value of this column; repeatable",
     )
     parser.add_argument(
         "--by-class",
         action="store_true",
         default=None,
-        help="scores of each class and the confusion matrix",
+        help="also show scores per class and the confusion matrix",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
@@ -124,6 +124,13 @@ class _VerbParser(_Parser):
     """A verb's parser, which takes files before, between and after options."""
 
     _mixing = False
+    late_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """Return the help; only here is an end computed that needs the methods."""
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, left = super().parse_known_args(args, namespace)
@@ -163,9 +170,12 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=verb.SUMMARY,
             description=f"{verb.SUMMARY[:1].upper()}{verb.SUMMARY[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        own.late_epilog = getattr(verb, "epilog", None)
         verb.add_arguments(own)
         add_talk(own)
-        own.set_defaults(run=verb.run)
+        names = {action.dest: action.option_strings for action in own._actions}
+        own.set_defaults(run=verb.run, option_names=names)
     return parser

@@ -54,30 +54,8 @@ from bayeslora.tasks.examples import data_hash
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_EPOCHS = 5
-DEFAULT_EPOCHS_LONG = 15
 # With fewer epochs, the higher rates have no time to fall.
 _LONG = 10
-
-
-def default_epochs(
-    adapter: Adapter,
-    posterior: Posterior,
-    *,
-    validated: bool,
-) -> int:
-    """Return the passes over the data where none are asked for.
-
-    Where no validation rows stop it, most adapters have separated the training rows early.
-
-    Args:
-        adapter: Which adapter.
-        posterior: Which posterior.
-        validated: Whether there are validation rows.
-    """
-    lasts = validated or adapter.trains_long
-    long = lasts and posterior.chooses_epoch
-    return DEFAULT_EPOCHS_LONG if long else DEFAULT_EPOCHS
 
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:

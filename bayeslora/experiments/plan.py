@@ -354,7 +354,7 @@ def _tokens(setup: Setup) -> float:
 
 
 def _epochs(setup: Setup) -> int:
-    from bayeslora.engine.fit import default_epochs
+    from bayeslora.engine.epochs import default_epochs
 
     if not setup.adapter.trains:
         return 0

@@ -34,6 +34,7 @@ class ScoreInfo:
         listed: Whether tables show it without being asked.
         kind: What it is of rows; decides its interval where resamples cannot tell.
         percent: How many per cent of the rows it is of.
+        details: What the documentation adds to the meaning: formula and conventions.
     """
 
     key: str
@@ -47,6 +48,7 @@ class ScoreInfo:
     listed: bool = True
     kind: Kind = "other"
     percent: int = 100
+    details: str = ""
 
     @property
     def arrow(self) -> str:
@@ -76,6 +78,7 @@ _ALL = (
         _UP,
         "van Rijsbergen 1979",
         listed=False,
+        details="2·correct/(labelled + predicted) of each class",
     ),
     ScoreInfo(
         "balanced_accuracy",
@@ -93,6 +96,7 @@ _ALL = (
         "Gorodkin 2004",
         low=-1.0,
         listed=False,
+        details="for any number of classes",
     ),
     ScoreInfo(
         "nll",
@@ -102,6 +106,7 @@ _ALL = (
         "mean over rows",
         high=-math.log(1e-12),
         kind="mean",
+        details="1e-12 is 27.6 nats; `nll_clamped` is the number of such probabilities",
     ),
     ScoreInfo(
         "brier",
@@ -120,6 +125,7 @@ _ALL = (
         "Murphy 1973",
         high=2.0,
         reflected=True,
+        details="Σ_c Σ_b (n_cb/n)(p̄_cb − o_cb)², equal-width bins of every class's probability",
     ),
     ScoreInfo(
         "brier_resolution",
@@ -129,6 +135,7 @@ _ALL = (
         "Stephenson, Coelho and Jolliffe 2008",
         low=-2.0,
         reflected=True,
+        details="reliability + uncertainty − Brier, exact",
     ),
     ScoreInfo(
         "brier_uncertainty",
@@ -137,6 +144,7 @@ _ALL = (
         None,
         "Murphy 1973",
         reflected=True,
+        details="Σ_c o_c(1 − o_c) with class shares o",
     ),
     ScoreInfo(
         "ece",
@@ -177,6 +185,7 @@ _ALL = (
         _DOWN,
         "Kumar, Liang and Ma 2019",
         low=-1.0,
+        details="Σ_b (n_b/n)(2|g_b| − E|g_b + s_b ε|) with gaps g_b and s_b² = a_b(1 − a_b)/n_b",
     ),
     ScoreInfo(
         "smece",
@@ -184,6 +193,7 @@ _ALL = (
         "kernel in place of bins, at the width that equals the error",
         _DOWN,
         "Błasiok and Nakkiran 2023",
+        details="∫|(1/n) Σ_i r_i K_σ(t, c_i)|dt with a reflected Gaussian kernel",
     ),
     ScoreInfo(
         "ece_over",
@@ -193,6 +203,7 @@ _ALL = (
         "ECE by sign",
         reflected=True,
         listed=False,
+        details="`ece_over` + `ece_under` = `ece`",
     ),
     ScoreInfo(
         "ece_under",
@@ -209,6 +220,8 @@ _ALL = (
         "area under the risk-coverage curve: mean error of the most confident examples",
         _DOWN,
         "Geifman et al. 2019",
+        details="(1/n) Σ_k (errors in the k most confident examples)/k, ties in the mean over "
+        "their orders",
     ),
     ScoreInfo(
         "eaurc",
@@ -226,6 +239,7 @@ _ALL = (
         listed=False,
         kind="share",
         percent=50,
+        details="of ⌈50 % · n⌉ examples; 1 minus it is the risk at that coverage",
     ),
     ScoreInfo(
         "accuracy_at_80",
@@ -281,6 +295,7 @@ _ALL = (
         None,
         "Gneiting, Balabdaoui and Raftery 2007",
         kind="mean",
+        details="mean of Σ_c p_c²",
     ),
 )
 
@@ -335,6 +350,46 @@ _OF_SETS = (
 
 SET_SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _OF_SETS}
 """All scores of prediction sets by key, in order."""
+
+_OF_DETECTION = (
+    ScoreInfo(
+        "auroc",
+        "AUROC",
+        "probability that an out-of-distribution example (positive) is more uncertain than an"
+        " in-distribution one; ties count half",
+        _UP,
+        "torchmetrics; Hanley and McNeil 1982",
+        kind="share",
+    ),
+    ScoreInfo(
+        "aupr",
+        "AUPR",
+        "mean precision of flagging the most uncertain examples first",
+        _UP,
+        "torchmetrics; Hendrycks and Gimpel 2017",
+        kind="mean",
+    ),
+    ScoreInfo(
+        "fpr95",
+        "FPR95",
+        "share of in-distribution examples flagged at the threshold that flags 95 % of the"
+        " out-of-distribution examples",
+        _DOWN,
+        "Liang, Li and Srikant 2018",
+        kind="share",
+    ),
+    ScoreInfo(
+        "aupr_in",
+        "AUPR, in-distribution",
+        "AUPR in the other direction: in-distribution examples positive, least uncertain first",
+        _UP,
+        "torchmetrics; Hendrycks and Gimpel 2017",
+        kind="mean",
+    ),
+)
+
+DETECTION_SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _OF_DETECTION}
+"""All scores of out-of-distribution detection by key, in order."""
 
 ALL_SCORES: Mapping[str, ScoreInfo] = {**SCORES, **SET_SCORES}
 """Those of labelled predictions, then those of prediction sets."""

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.bootstrap import Rows, Statistic
-from bayeslora.metrics.catalogue import Kind
+from bayeslora.metrics.catalogue import DETECTION_SCORES
 from bayeslora.metrics.detector import FALLBACK, default_detector, doubt
 from bayeslora.metrics.intervals import Resampling, Spread
 from bayeslora.metrics.scores import OODScores, Score
@@ -24,7 +24,7 @@ from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
 
-DETECTION = ("auroc", "aupr", "fpr95", "aupr_in")
+DETECTION = tuple(DETECTION_SCORES)
 """The scores that `detection` returns, in order."""
 
 
@@ -108,14 +108,6 @@ def detection(
     reached = np.argmax(20 * hits >= 19 * n_out, axis=0)
     fpr95 = np.take_along_axis(alarms, reached[None], axis=0)[0] / n_in
     return np.stack([auroc, aupr, fpr95, aupr_in])
-
-
-_KINDS: Mapping[str, Kind] = {
-    "auroc": "share",
-    "aupr": "mean",
-    "fpr95": "share",
-    "aupr_in": "mean",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +233,8 @@ def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) ->
         start: Their first place in it.
     """
     return {
-        key: spread.score(start + place, float(values[place]), 0.0, 1.0, kind=_KINDS[key])
-        for place, key in enumerate(DETECTION)
+        info.key: spread.score(start + place, float(values[place]), 0.0, 1.0, kind=info.kind)
+        for place, info in enumerate(DETECTION_SCORES.values())
     }
 
 

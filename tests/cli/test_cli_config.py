@@ -121,7 +121,7 @@ def test_what_neither_names_is_missing(refused, config):
 
 def test_every_option_of_fit_but_those_of_the_output_may_be_in_a_file():
     args = build_parser().parse_args(["fit", "t"])
-    plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions"}
+    plain = {"verb", "config", "quiet", "json", "verbose", "run", "actions", "option_names"}
     assert set(args.actions) == set(vars(args)) - plain
 
 

@@ -51,6 +51,18 @@ def test_the_command_line_names_its_options_alone(run, monkeypatch, said, shown)
     assert run("info").err == f"bayeslora: error: {shown}\n"
 
 
+def test_a_refused_value_is_that_of_the_option(run, monkeypatch):
+    raising(monkeypatch, InputError("scores must be known, got 'x'"))
+    assert "error: scores must" in run("info").err  # `info` has no such option
+
+    def fail(args):
+        args.device = 3.0
+        raise InputError("device must be a name, got 3.0")
+
+    monkeypatch.setattr(info, "run", fail)
+    assert "error: --device must" in run("info").err
+
+
 def test_any_other_failure_is_one_in_one_line(run, monkeypatch):
     raising(monkeypatch, RuntimeError("shapes\n  do not match"))
     result = run("info")

@@ -91,7 +91,7 @@ class AMT(Adapter):
         Literal["svd", "random"],
         "`svd` starts at the weight's largest singular vectors, `random` as LoRA.",
     ] = "svd"
-    lr: Annotated[Positive | None, "Learning rate of SGD; None takes `default_lr`."] = None
+    lr: Annotated[Positive | None, "Learning rate of SGD; None takes {default_lr}."] = None
     target_modules: Annotated[
         tuple[str, ...] | None,
         "Endings of dotted module names, or regular expressions of whole names; None takes all "

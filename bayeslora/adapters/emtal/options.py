@@ -74,7 +74,7 @@ class EMTAL(LowRankAdapter):
     ] = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on factors and router; None takes `default_lr`."
+        Positive | None, "Learning rate of AdamW on factors and router; None takes {default_lr}."
     ] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay of both."] = 0.0
 

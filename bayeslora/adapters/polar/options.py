@@ -49,8 +49,8 @@ class PoLAR(LowRankAdapter):
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
-        "Learning rate of the factors and of the core; None takes `default_lr`, or `long_lr` "
-        "where `fit` trains for ten epochs or more (not under `SWAG`, which averages its way).",
+        "Learning rate of the factors and of the core; None takes {default_lr}, or {long_lr} "
+        "where `fit` trains for ten epochs or more (not with `swag`, which averages its way).",
     ] = None
     weight_decay: Annotated[
         NotNegative, "Decoupled weight decay of the core, which is exactly that of the change."

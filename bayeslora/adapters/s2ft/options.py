@@ -77,7 +77,7 @@ class S2FT(Adapter):
     ] = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on the columns; None takes `default_lr`."
+        Positive | None, "Learning rate of AdamW on the columns; None takes {default_lr}."
     ] = None
     weight_decay: Annotated[
         NotNegative, "Decoupled weight decay of their change, so towards the pretrained columns."

@@ -17,7 +17,7 @@ from bayeslora.disk_cache import (
     most_bytes,
 )
 
-SUMMARY = "list or clear what is kept on disk between runs"
+SUMMARY = "list or clear cached files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
 
-SUMMARY = "fit a posterior to a finished classifier and leave its weights as they are"
+SUMMARY = "fit a posterior to a finished classifier, without changing its weights"
 
 DEFAULT_POSTERIOR = "laplace"
 BEST = "best"
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train",
         nargs="?",
         metavar="TRAIN",
-        help="labelled rows, best held-out ones: rows MODEL was trained on hide its mistakes",
+        help="labelled examples, preferably held-out: those that MODEL was trained on hide its "
+        "errors",
     )
     parser.add_argument(
         "--posterior",
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cross-validated NLL on TRAIN among mle, temperature, laplace and vbll "
         f"(default: {DEFAULT_POSTERIOR})",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
     parser.add_argument(
         "--new-classes",
         action="store_true",
@@ -85,18 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold-out",
         type=number,
         metavar="SHARE",
-        help="share of TRAIN that serves as validation rows, in place of --validation",
+        help="share of TRAIN to use as validation data, instead of --validation",
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="the final linear layer, where it cannot be found"
+        "--layer", metavar="NAME", help="name of the final linear layer, if it cannot be found"
     )
     parser.add_argument(
         "--classes",
         metavar="A,B[,…]",
-        help="names of the classes in index order, where MODEL has none or others than the data",
+        help="class names in index order, if MODEL has none or others than the data",
     )
     parser.add_argument(
-        "--max-length", type=number, metavar="N", help="tokens kept of a text (default: 128)"
+        "--max-length",
+        type=number,
+        metavar="N",
+        help="tokens per text; the rest is cut off (default: 128)",
     )
     add_feature_scores(parser, "those of a model of ours, else unfamiliarity")
     add_columns(parser, "{}, or that of a model of ours")

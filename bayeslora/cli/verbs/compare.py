@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bayeslora.predictions.collection import Method
 
-SUMMARY = "compare methods on the same rows: paired differences with intervals and p-values"
+SUMMARY = "compare methods on the same examples: paired differences with intervals and p-values"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="predictions files of the same rows (see `evaluate --help`), or run directories",
+        help="predictions on the same examples (see `evaluate --help`), or run directories",
     )
     parser.add_argument("--by", metavar="SCORE", help="the score to order by (default: nll)")
     parser.add_argument(
         "--reference",
         metavar="NAME",
-        help="the method that the others are compared with (default: the first)",
+        help="the reference of all comparisons (default: the first)",
     )
     parser.add_argument(
         "--distance-to",

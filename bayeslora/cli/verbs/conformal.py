@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal.sets import ConformalSets
     from bayeslora.metrics.scores import Scores
 
-SUMMARY = "make sets of classes that hold the label with a chosen coverage"
+SUMMARY = "predict sets of classes that contain the label with a chosen coverage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=number,
         metavar="SHARE",
-        help="the share of labels that may be missed (default: 0.1)",
+        help="share of labels that the sets may miss (default: 0.1)",
     )
     parser.add_argument(
         "--method",
         default="lac",
         metavar="NAME[:KEY=VALUE,…]",
-        help="a kind of conformal sets (default: lac; `bayeslora methods` lists them)",
+        help="conformal method (default: lac; `bayeslora methods` lists them)",
     )
     add_seed(parser, "seed of the bootstrap intervals")
     add_overwrite(parser)

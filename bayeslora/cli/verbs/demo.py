@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         default=DEFAULT_OUT,
         metavar="DIR",
-        help=f"where the report goes (default: {DEFAULT_OUT})",
+        help=f"output directory (default: {DEFAULT_OUT})",
     )
     add_seed(parser, "decides starts, order and draws")
     add_overwrite(parser)

@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--closed",
         choices=("left", "right"),
-        help="which edge the bins of calibration errors hold (default: left)",
+        help="the closed edge of the bins of calibration errors (default: left)",
     )
     parser.add_argument(
         "--over-seeds",
         action="store_true",
-        help="take files of one name for fits with several seeds: means with t intervals",
+        help="treat files of one name as seeds of one method: means with t intervals",
     )
     parser.add_argument(
         "--attack",

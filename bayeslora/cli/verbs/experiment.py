@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument("grid", metavar="FILE", help="YAML: tasks, methods, seeds, protocol …")
     # Not `out`: several processes may work on one experiment, and each cell has a lock of its own.
-    parser.add_argument("--out", dest="directory", metavar="DIR", help="where cells and tables go")
+    parser.add_argument("--out", dest="directory", metavar="DIR", help="output directory")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="where the files of known tasks are (default: the variable BAYESLORA_DATA)",
+        help="directory of the known tasks' files (default: the variable BAYESLORA_DATA)",
     )
     add_json(parser)
 

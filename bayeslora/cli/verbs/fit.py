@@ -50,23 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--validation",
             action="append",
             metavar="[NAME=]FILE",
-            help="held-out rows: they choose the epoch, and what the posterior chooses; with "
-            "--multi-task one of a task each, by its name",
+            help="held-out examples; they choose the epoch and the options that the posterior "
+            "chooses. With --multi-task one file per task, by its name",
         ),
         add_multi_task(parser, "TRAIN"),
-        parser.add_argument("--out", metavar="DIR", help="where the model goes"),
+        parser.add_argument("--out", metavar="DIR", help="output directory"),
         parser.add_argument(
             "--quick",
             action="store_true",
             default=None,
-            help="the last layer alone, on frozen features, in seconds: --adapter none",
+            help="fit only the last layer, on frozen features, in seconds; same as --adapter none",
         ),
         parser.add_argument(
             "--zero-shot",
             action="store_true",
             default=None,
-            help="the language model's own answer, without labels; the classes are those of "
-            "--verbaliser CLASS=WORDS and of labels in TRAIN, which may be left out",
+            help="use the language model's own answer, without labels; the classes are those of "
+            "--verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional",
         ),
         *_model_options(parser),
         *_training_options(parser),
@@ -78,10 +78,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML with these names (train, out, batch_size, …); the command line goes before it",
+        help="YAML file with these names (train, out, batch_size, …); the command line takes "
+        "precedence",
     )
     add_json(parser)
     parser.set_defaults(actions={option.dest: option for option in options})
+
+
+def epilog() -> str:
+    """Return the table of default epochs that the help ends in."""
+    from bayeslora.engine.epochs import epochs_table
+
+    held_out, alone = "with --validation or --hold-out", "without"
+    rows = [
+        f"  {name:<{_METHOD}} {with_rows:>{len(held_out)}}  {without:>{len(alone)}}"
+        for name, with_rows, without in epochs_table()
+    ]
+    head = f"  {'':<{_METHOD}} {held_out}  {alone}"
+    return "\n".join(["default of --epochs:", head, *rows])
+
+
+_METHOD = 16
 
 
 def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -106,39 +123,39 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--max-length",
             type=number,
             metavar="N",
-            help="tokens kept of a text, and patches of an image (default: 128)",
+            help="tokens per text, patches per image; the rest is cut off (default: 128)",
         ),
         parser.add_argument(
             "--depth",
             type=number,
             metavar="N|SHARE|auto",
-            help="layers of the backbone to read: a number, a share, or by the training rows "
-            "(default: 0.8 of a decoder's, all of an encoder's)",
+            help="layers of the backbone to use: a number, a share, or auto, which decides by the "
+            "training data (default: 0.8 of a decoder's, all of an encoder's)",
         ),
         parser.add_argument(
             "--template",
             type=template,
             metavar="TEXT",
-            help=r"what is put around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
-            r"for nothing (default: 'Text: {text}\nCategory:', nothing for an encoder)",
+            help=r"prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
+            r"for none (default: 'Text: {text}\nCategory:', none for an encoder)",
         ),
         parser.add_argument(
             "--verbaliser",
             action="append",
             type=verbaliser,
             metavar="CLASS=WORDS",
-            help="what the language model calls a class: its own answer is the mean of the last "
-            "layer's prior. 'names': the classes' names; 'none': a mean of zero (default: names "
-            "for few rows on a decoder, see docs/reading.md, else none)",
+            help="the language model's words for a class; its own answer then is the prior mean of "
+            "the last layer. 'names': the class names; 'none': a prior mean of zero (default: "
+            "names for few examples on a decoder, see docs/reading.md, else none)",
         ),
         parser.add_argument(
             "--format",
             choices=FORMATS,
-            help="how questions with options are read: each option after the question, or all in "
-            "the prompt, answered by a letter (default: options)",
+            help="multiple choice: score each option after the question (options), or list all in "
+            "the prompt and answer with a letter (letters) (default: options)",
         ),
         parser.add_argument(
-            "--dtype", choices=DTYPES, help="of the frozen weights (default: auto)"
+            "--dtype", choices=DTYPES, help="type of the frozen weights (default: auto)"
         ),
     ]
 
@@ -149,11 +166,11 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--epochs",
             type=number,
             metavar="N",
-            help="passes over the rows, at most (default: 15 with --validation, but 5 with swag; "
-            "without it 15 for polar and 5 for all others)",
+            help="maximum number of epochs (default: depends on adapter and posterior, see "
+            "below; printed when the fit starts)",
         ),
         parser.add_argument(
-            "--batch-size", type=number, metavar="N", help="rows a step (default: 16)"
+            "--batch-size", type=number, metavar="N", help="examples per step (default: 16)"
         ),
         parser.add_argument(
             "--head-lr",
@@ -171,50 +188,50 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--cv",
             type=number,
             metavar="K|auto",
-            help="hold out each of K parts of the rows from one more fit; their answers choose the "
-            "scale of the logits; 0: none (default: auto for vbll beside an adapter without "
-            "--validation, as many of five parts as bring 128 rows, else 0)",
+            help="cross-validate: hold out each of K parts from one more fit, and choose the scale "
+            "of the logits on them; 0: no cross-validation (default: auto for vbll with an adapter "
+            "and without --validation, as many of five parts as give 128 examples; else 0)",
         ),
         parser.add_argument(
             "--keep-folds",
             action="store_true",
             default=None,
-            help="keep the fits of --cv, which predict together, in place of one fit to all rows "
+            help="keep the fits of --cv as an ensemble, instead of one fit to all examples "
             "(auto: five)",
         ),
         parser.add_argument(
             "--hold-out",
             type=number,
             metavar="SHARE",
-            help="share of TRAIN that serves as validation rows, in place of --validation and --cv",
+            help="share of TRAIN to use as validation data, instead of --validation and --cv",
         ),
         parser.add_argument(
             "--refit",
             action="store_true",
             default=None,
-            help="fit to all rows afterwards, with what the rows of --hold-out chose",
+            help="then fit to all examples, with the choices made on the data of --hold-out",
         ),
         parser.add_argument(
             "--layer-sampling",
             metavar="KEY=VALUE,…",
-            help="some layers of the adapter train at a time, such as num_active=2,interval=5; "
-            "see `bayeslora methods` (default: all train)",
+            help="train only some adapted layers at a time, such as num_active=2,interval=5; "
+            "see `bayeslora methods` (default: train all)",
         ),
         parser.add_argument(
             "--quality-retaining",
             metavar="on|KEY=VALUE,…",
-            help="hold what is learnt near recent logits of its class, such as momentum=0.8; see "
-            "`bayeslora methods` (default: off)",
+            help="penalise logits far from the recent ones of their class, such as momentum=0.8; "
+            "see `bayeslora methods` (default: off)",
         ),
         parser.add_argument(
             "--across-tasks",
             action="store_true",
             default=None,
-            help="with --multi-task: classify rows among the classes of all tasks, so that no task "
-            "need be named in prediction (default: among those of the row's task)",
+            help="with --multi-task: classify among the classes of all tasks, so that predictions "
+            "need no task (default: among those of the example's task)",
         ),
-        add_feature_scores(parser, "unfamiliarity where one pass gives the features"),
-        add_seed(parser, "decides starts, order and draws"),
+        add_feature_scores(parser, "unfamiliarity, if one pass gives the features"),
+        add_seed(parser, "seed of initialisation, order and draws"),
     ]
 
 

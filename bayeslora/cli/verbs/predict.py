@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bayeslora.engine.data import CheckedRows
     from bayeslora.tasks.stream import ExampleStream
 
-SUMMARY = "write class probabilities and uncertainties of texts to a file"
+SUMMARY = "predict class probabilities and uncertainties, and write them to a file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corrupt",
         action="append",
         metavar="KIND:SEVERITY",
-        help="make the texts worse first, to see what calibration does: typos, word_drop or "
+        help="corrupt the texts first, to measure calibration under shift: typos, word_drop or "
         "truncation, severity 1 to 5 (see `report --shifted`)",
     )
     add_keep(parser, "DATA")

@@ -101,7 +101,7 @@ def add_spectrum(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[LABEL=]MODEL",
-        help="a model directory: show what its adapter changed, layer by layer; loads the model "
+        help="show what the adapter of this model changed, per layer; loads the model; repeatable "
         "(default label: the directory's name)",
     )
     add_moved_backbone(group)
@@ -160,7 +160,7 @@ def _refused_model(path: Path, reason: object) -> InputError:
     return InputError(f"--spectrum {path}: {reason}")
 
 
-SUMMARY = "write a report that can be sent to somebody as one file"
+SUMMARY = "write a report on predictions: one HTML file that opens offline"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,8 +171,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="predictions of the same rows made worse (`bayeslora predict --corrupt`): shows "
-        "calibration against severity; those in run directories are found",
+        help="predictions on corrupted copies of the same examples (`bayeslora predict "
+        "--corrupt`): show calibration against severity (default: those in run directories)",
     )
     add_parts(parser)
     add_resampling(parser)
@@ -184,7 +184,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="scores under attack, of `bayeslora evaluate --attack --out`; may be repeated",
+        help="scores under attack, from `bayeslora evaluate --attack --out`; repeatable",
     )
     add_spectrum(parser)
     _add_card(parser)
@@ -193,26 +193,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
     """Add the options of where the page goes and what it shows."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
-    parser.add_argument("--title", help="title of the page")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
+    parser.add_argument(
+        "--title", metavar="TEXT", help="title of the page (default: names the methods)"
+    )
     add_examples(parser)
     parser.add_argument(
         "--interactive",
         action="store_const",
         const=True,
-        help="write view.html too, which filters and sorts every example in a browser",
+        help="also write view.html, which filters and sorts every example in a browser",
     )
     parser.add_argument(
         "--figures",
         nargs="+",
         metavar="FORMAT",
-        help="formats of the figures' files: svg, png, pdf (default: svg)",
+        help="formats of the files in figures/: svg, png, pdf (default: svg)",
     )
     parser.add_argument(
         "--per-class",
         nargs="*",
         metavar="CLASS",
-        help="draw the reliability of each class's probability too, or of the classes named",
+        help="also draw the reliability of one class against the rest, for every class or those "
+        "named",
     )
     parser.add_argument(
         "--template",
@@ -230,12 +233,17 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
         help="write the reliability section and the metadata into this Hugging Face model card",
     )
     card.add_argument(
-        "--card-method", metavar="NAME", help="the method that the card is about, of several"
+        "--card-method",
+        metavar="NAME",
+        help="the method that the card describes, if there are several",
     )
     card.add_argument(
-        "--card-model", metavar="NAME", help="the model's name in the metadata (default: its own)"
+        "--card-model",
+        metavar="NAME",
+        help="the model's name in the metadata (default: the first name in the card, else its "
+        "directory's)",
     )
-    card.add_argument("--card-dataset", metavar="NAME", help="what the rows are called in the card")
+    card.add_argument("--card-dataset", metavar="NAME", help="name of the data set in the card")
 
 
 def run(args: argparse.Namespace) -> None:

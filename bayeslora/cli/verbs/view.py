@@ -12,18 +12,20 @@ from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, refuse_existing, refuse_inputs
 
-SUMMARY = "look into predictions: filter, sort and search them in the browser"
+SUMMARY = "browse predictions: filter, sort and search them in the browser"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_predictions(parser)
     add_reading(parser, of_data=False)
-    parser.add_argument("--out", metavar="FILE", help="the page, .html (default: a temporary file)")
-    parser.add_argument("--title", help="title of the page")
+    parser.add_argument(
+        "--out", metavar="FILE", help="output file, .html (default: a temporary file)"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="title of the page")
     add_examples(parser)
     parser.add_argument(
-        "--no-browser", action="store_true", help="write the page, and open no browser"
+        "--no-browser", action="store_true", help="only write the page and print its path"
     )
     add_overwrite(parser)
 

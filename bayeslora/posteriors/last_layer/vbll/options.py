@@ -65,7 +65,7 @@ class VBLL(Posterior):
     training_prior_scale: Annotated[
         Positive | None,
         "Prior standard deviation of a logit while the adapter trains; None takes `prior_scale`, "
-        "and `DEFAULT_PRIOR_SCALE` where that is a name.",
+        f"and {DEFAULT_PRIOR_SCALE:g} where that is a name.",
     ] = None
     bound: Annotated[
         Bound,

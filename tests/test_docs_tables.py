@@ -1,0 +1,53 @@
+"""Tables in the documentation are those that the code gives."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)  # as for a script
+        import tables
+
+        yield tables
+    del sys.modules["tables"]
+
+
+def test_pages_are_as_the_code_writes_them(tables):
+    pages = {page.name: page.read_text(encoding="utf-8") for page in DOCS.glob("*.md")}
+    stale = [name for name, text in pages.items() if tables.written(text) != text]
+    assert stale == [], "write them with: python docs/tables.py"
+    places = "".join(re.findall(r"<!-- [\w-]+: ", "".join(pages.values())))
+    assert all(f"<!-- {name}: " in places for name in tables.TABLES)
+
+
+def test_every_score_has_a_row(tables):
+    rows = [line for line in tables.scores().splitlines() if line.startswith("| `")]
+    keys = [re.match(r"\| `(\w+)`", row)[1] for row in rows]
+    assert sorted(keys) == sorted({**ALL_SCORES, **DETECTION_SCORES})
+    assert all(len(re.split(r"(?<!\\)\|", row)) == 6 for row in rows)
+
+
+@pytest.mark.parametrize("verb", ["report", "view"])
+def test_options_are_written_as_they_are_typed_and_called(tables, verb):
+    def function(out, over_seeds=True):
+        pass
+
+    text = tables.options(verb, function, {"files": "`items`"})
+    assert "| `RUN_OR_FILE …` | `items` |" in text
+    assert re.search(r"\| `--out (DIR|FILE)` \| `out` \|", text)
+    assert "| `-h`, `--help` |  |" in text
+    assert ("| `over_seeds=False` |" in text) == (verb == "report")
+
+
+def test_a_cell_is_no_tag_and_no_column(tables):
+    text = tables.table(("a", "b"), [("x|y <z>", "`<z>`")])
+    assert text.splitlines()[2] == r"| x\|y \<z> | `<z>` |"
