@@ -106,7 +106,7 @@ _ALL = (
         "mean over rows",
         high=-math.log(1e-12),
         kind="mean",
-        details="1e-12 is 27.6 nats; `nll_clamped` is the number of such probabilities",
+        details="`nll_clamped` is their number; each costs 27.6 nats",
     ),
     ScoreInfo(
         "brier",
