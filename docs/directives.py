@@ -16,10 +16,10 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from bayeslora.adapters.registry import listed_adapters
+from bayeslora.adapters import registry as adapters
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.verbs.methods import catalogue
-from bayeslora.posteriors.registry import listed_posteriors
+from bayeslora.posteriors import registry as posteriors
 
 _COLUMNS = "100"
 
@@ -116,8 +116,8 @@ _LIMITS = {
 
 
 def _config(kind: str, name: str) -> type[Any]:
-    listed = listed_adapters() if kind == "adapters" else listed_posteriors()
-    return next(item.config for item in listed if item.config.name == name)
+    home = adapters if kind == "adapters" else posteriors
+    return next(item.config for item in home.CATALOGUE.listed() if item.config.name == name)
 
 
 def _example(config: type[Any]) -> list[str]:

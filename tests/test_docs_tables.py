@@ -48,6 +48,16 @@ def test_options_are_written_as_they_are_typed_and_called(tables, verb):
     assert ("| `over_seeds=False` |" in text) == (verb == "report")
 
 
+@pytest.mark.parametrize("kind", ["adapters", "posteriors"])
+def test_every_method_has_its_facts_on_the_site(monkeypatch, kind):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS)
+    import directives
+
+    for entry in directives.catalogue()[kind]:
+        assert directives._config(kind, entry["name"]).name == entry["name"]
+
+
 def test_a_cell_is_no_tag_and_no_column(tables):
     text = tables.table(("a", "b"), [("x|y <z>", "`<z>`")])
     assert text.splitlines()[2] == r"| x\|y \<z> | `<z>` |"
