@@ -10,7 +10,7 @@ STAMP := $(VENV)/.bayeslora-ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check browser lint wording docs bench bench-speed faults clean
+.PHONY: help setup demo test unit slow check browser lint wording docs bench bench-speed faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  crashes, full disks, malformed input, flipped bits, hostile directories: the whole"
 	@echo "             campaign, in reports/reliability (20 minutes); make test runs a sample"
 	@echo "make unit    the fast tests, in a minute; make check: lint and unit, before a commit"
+	@echo "make slow    every test, timed: writes tests/slow.txt, the tests that make unit leaves out"
 	@echo "make lint    style, types, import direction and the English of the documentation only"
 	@echo "make wording write the errors that users meet first again, to be reviewed as a diff"
 	@echo "make docs    build the documentation site, docs/_build/html; make gallery writes its reports again"
@@ -45,11 +46,11 @@ demo: $(STAMP)
 test: $(STAMP) browser lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30 --durations-min 4
 
-# Rooms that hold slow tests alone (tests/conftest.py) need not be collected.
-UNIT := adapters backbones cli conformal experiments metrics posteriors predictions recalibration tables tasks
-
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" $(UNIT:%=tests/%) $(wildcard tests/test_*.py)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -p tests.measure -n auto --maxprocesses 8 --dist worksteal
 
 check: lint unit
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from html import escape
 from pathlib import Path
 
 import hypothesis
@@ -24,36 +25,22 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
-# Rooms whose tests fit models or write reports; `world` holds a model that a command has fitted.
-SLOW_ROOMS = frozenset({"benchmarks", "classifier", "engine", "faults", "plugins", "reporting"})
-# Files that take more than a second and a half together, whatever their single tests take.
-SLOW_FILES = frozenset(
-    {
-        "test_blob.py",
-        "test_bootstrap.py",
-        "test_cli_exits.py",
-        "test_cli_hostile_options.py",
-        "test_cli_scoring.py",
-        "test_coverage.py",
-        "test_demo.py",
-        "test_durable.py",
-        "test_gvbll.py",
-        "test_hostile_models.py",
-        "test_kept_columns.py",
-        "test_output.py",
-        "test_sequence.py",
-        "test_sequence_architectures.py",
-        "test_vbll_low_rank.py",
-    }
-)
+# Files, functions and cases that take more than a second: `make slow` measures them (measure.py).
+SLOW = frozenset((TESTS / "slow.txt").read_text(encoding="utf-8").splitlines())
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import no file for its slow tests where they are left out."""
+    if config.option.markexpr == "not slow" and collection_path.is_file():
+        return collection_path.relative_to(TESTS).as_posix() in SLOW or None
+    return None
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as slow what measurement found to be so as a whole; single tests carry the mark."""
+    """Mark what is listed as slow: a file, a function or one of its cases."""
     for item in items:
-        room = item.path.relative_to(TESTS).parts[0]
-        is_slow = room in SLOW_ROOMS or item.path.name in SLOW_FILES
-        if is_slow or "world" in item.fixturenames:
+        case = item.nodeid.removeprefix("tests/")
+        if not SLOW.isdisjoint({case, case.partition("[")[0], case.partition("::")[0]}):
             item.add_marker(pytest.mark.slow)
 
 
@@ -80,6 +67,31 @@ def few_resamples():
     with pytest.MonkeyPatch.context() as patch:
         for function in (compare, evaluate, report):
             patch.setitem(function.__kwdefaults__, "num_resamples", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_figures():
+    """Let reports have every figure by name and in words, but none drawn: most of their work."""
+    from bayeslora.reporting.figures import drawings
+    from bayeslora.reporting.figures.rendering import Drawing
+
+    def blank(panel, formats):
+        title = f'<title id="{panel.name}-title">{escape(panel.title)}</title>'
+        words = f'<desc id="{panel.name}-desc">{escape(panel.description)}</desc>'
+        svg = f"<svg>{title}{words}</svg>"
+        return Drawing(panel.name, panel.title, svg, svg, dict.fromkeys(formats, svg.encode()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawings, "render_files", blank)
+        yield
+
+
+@pytest.fixture(scope="module")
+def beside_nothing():
+    """Spare calibrations the comparison with other posteriors, which is most of their work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         yield
 
 

@@ -48,7 +48,6 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
     assert loaded_after(statement) == "[]"
 
 
-@pytest.mark.slow
 def test_scores_of_predictions_need_no_network_library():
     rows = '{"label": [0, 1] * 20, "prob_0": [0.8, 0.3] * 20, "prob_1": [0.2, 0.7] * 20}'
     statement = f"import bayeslora, pandas; bayeslora.evaluate(pandas.DataFrame({rows}))"
@@ -62,7 +61,6 @@ def test_importing_the_package_looks_through_no_others():
     assert "importlib.metadata" not in done.stdout
 
 
-@pytest.mark.slow
 def test_scoring_a_file_needs_no_model_library():
     modules = (
         "bayeslora.predictions.record",
@@ -76,7 +74,6 @@ def test_scoring_a_file_needs_no_model_library():
         assert name not in loaded
 
 
-@pytest.mark.slow
 def test_a_prediction_needs_no_training_loop():
     code = (
         "import sys, bayeslora.classifier; print({'peft', 'transformers.trainer'} & {*sys.modules})"

@@ -172,7 +172,6 @@ def test_a_resting_layer_has_no_gradient_and_needs_none():
         assert active or all(p.grad is None for p in group.params)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("mode", ["uniform", "cycle", "weighted"])
 def test_stopped_and_resumed_at_any_step_the_weights_are_the_same(state, mode):
@@ -360,11 +359,11 @@ def test_the_record_counts_blocks_and_bytes():
         ({"ramp": -1}, "ramp .*got -1"),
         ({"mode": "weighted"}, "'weighted' needs weights"),
         ({"weights": (1.0, 2.0)}, "weights.*'uniform'"),
-        ({"mode": "weighted", "weights": (1, -0.5)}, r"numbers .*got -0\.5"),
-        ({"mode": "weighted", "weights": (1, math.nan)}, "numbers .*got nan"),
-        ({"mode": "weighted", "weights": (1, math.inf)}, "numbers .*got inf"),
-        ({"mode": "weighted", "weights": (1, "a")}, "numbers .*got 'a'"),
-        ({"mode": "weighted", "weights": 3}, "numbers .*got 3"),
+        ({"mode": "weighted", "weights": (1, -0.5)}, r"weights .*got -0\.5"),
+        ({"mode": "weighted", "weights": (1, math.nan)}, "weights .*got nan"),
+        ({"mode": "weighted", "weights": (1, math.inf)}, "weights .*got inf"),
+        ({"mode": "weighted", "weights": (1, "a")}, "weights .*got 'a'"),
+        ({"mode": "weighted", "weights": 3}, "weights .*got 3"),
         ({"mode": "weighted", "weights": (1, 0, 0)}, "num_active = 2"),
     ],
 )
@@ -374,7 +373,7 @@ def test_options_that_are_not_allowed(options, message):
 
 
 def test_options_that_do_not_fit_the_layers():
-    with pytest.raises(InputError, match=r"num_active .*1 to 5.*got 6"):
+    with pytest.raises(InputError, match=r"num_active .* 5.*got 6"):
         policy(tower(), num_active=6)
     with pytest.raises(InputError, match=r"weights .*5 .*got 2"):
         policy(tower(), mode="weighted", weights=(1.0, 1.0))

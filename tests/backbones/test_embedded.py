@@ -159,7 +159,6 @@ def test_minilm_features_are_its_sentence_means():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.assets
 @pytest.mark.skipif(installed_file("smollm2-135m") is None, reason="the SmolLM2 package is missing")
 def test_smollm2_loads_and_splits():

@@ -59,7 +59,6 @@ def test_what_stands_in_a_text_is_no_placeholder(host):
     assert host.tokenizer.decode(found.ids[0]) == "{text_pair}{text}|{text}|"
 
 
-@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     texts=st.lists(st.text(max_size=60), min_size=1, max_size=4),

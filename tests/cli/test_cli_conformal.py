@@ -67,7 +67,6 @@ def test_rows_without_labels_get_sets_and_sizes(run, files, tmp_path):
     assert Predictions.load(files[5]).sets is not None
 
 
-@pytest.mark.slow
 def test_evaluate_report_and_csv_carry_the_sets(run, files, tmp_path):
     files[5] = tmp_path / "out.csv"
     assert run("conformal", *files).code == 0

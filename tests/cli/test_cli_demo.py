@@ -27,7 +27,6 @@ def fitted(monkeypatch, tmp_path):
     return asked
 
 
-@pytest.mark.slow
 def test_the_demo_prints_a_table_and_writes_a_report(run, refused, fitted, tmp_path):
     out = tmp_path / "reports" / "demo"
     result = run("demo", "--out", out, "--seed", 3, "--quiet")

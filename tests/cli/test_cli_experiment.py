@@ -8,8 +8,6 @@ import yaml
 from bayeslora.errors import InputError
 from bayeslora.experiments import cells
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def grid_file(world, tmp_path):

@@ -49,7 +49,6 @@ def test_the_file_is_named_and_the_old_one_stays(predictions, full, run, tmp_pat
     assert not old or out.read_text() == "old"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_a_limit_on_the_size_of_files_is_named(predictions, tmp_path, suffix):
     out = tmp_path / f"out.{suffix}"

@@ -97,7 +97,6 @@ def test_rounded_probabilities_may_repeat_in_another_file(run, tmp_path):
     assert run("recalibrate", "--fit", paths[0], "--apply", paths[1], "--out", out).code == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [*RECALIBRATORS, "histogram:num_bins=5,bins=equal-width"])
 def test_every_recalibrator_shows_before_and_after(run, tmp_path, method):
     fitted = fake(tmp_path / "valid.parquet", rows=90, seed=1, sharp=4, ids="v-")

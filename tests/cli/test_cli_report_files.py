@@ -38,7 +38,6 @@ def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
     assert "bayes" in target.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):
     out = tmp_path / "out"
     found = json.loads(run("report", *files, "--out", out, "--json").out)
@@ -48,7 +47,6 @@ def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):
     assert [one["scores"] for one in found["methods"]] == [one["scores"] for one in expected]
 
 
-@pytest.mark.slow
 def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):
     card = tmp_path / "README.md"
     card.write_text("---\nlicense: mit\n---\n# Mine\n")

@@ -23,7 +23,6 @@ def page(run, file, *options):
     return (out / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_texts_are_shown_chosen_and_left_out(run, refused, file):
     found = page(run, file)
     assert "a secret" in found
@@ -39,7 +38,6 @@ def test_texts_are_shown_chosen_and_left_out(run, refused, file):
     assert not (file.parent / "new").exists()
 
 
-@pytest.mark.slow
 def test_a_template_changes_the_page_and_its_errors_are_ours(run, refused, file, tmp_path):
     path = tmp_path / "look.html.j2"
     path.write_text('{% extends "bayeslora/report.html.j2" %}{% block footer %}ACME{% endblock %}')

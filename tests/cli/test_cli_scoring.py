@@ -166,7 +166,6 @@ def test_a_shared_name_needs_a_label_as_reference(refused, tmp_path):
     assert "unknown reference" in refused("compare", *same, last, "--reference", "plan")
 
 
-@pytest.mark.slow
 def test_report_writes_a_page(run, refused, tmp_path, files):
     out = tmp_path / "reports" / "first"
     options = ["--ood", f"plain:near={files['near_a']}", "--title", "Two methods"]
@@ -269,7 +268,6 @@ def test_the_scores_to_print_are_chosen(run, refused, files):
     assert "at least one score" in refused("evaluate", files["a"], "--scores", ",")
 
 
-@pytest.mark.slow
 def test_seeds_are_pooled(run, refused, tmp_path):
     seeds = [
         fake(tmp_path / f"{seed}.parquet", seed=seed, name="m", metadata={"seed": str(seed)})

@@ -50,7 +50,6 @@ def small(place, tmp_path_factory):
     }
 
 
-@pytest.mark.slow
 def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
     plan = run.plan({**small, "model": {}, "backbones": "meta-llama/Llama-3.1-8B"})
     (cell,) = [one for one in plan.settings if one.method.name == "PoLAR-VBLL"]
@@ -64,7 +63,6 @@ def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
     assert any("no config.json" in note for note in plan.notes)
 
 
-@pytest.mark.slow
 def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, tmp_path):
     files = {"train": place.train, "validation": place.far, "test": place.test}
     task = {**small["tasks"][0], **files, "ood": []}
@@ -75,7 +73,6 @@ def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, t
     }
 
 
-@pytest.mark.slow
 def test_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
     """In one of its ten epochs, 500 steps; the steps of all are those of the plan above."""
     methods = [one for one in small["methods"] if one["name"] == "PoLAR-VBLL"]

@@ -9,8 +9,6 @@ from tiny import SIZES, tiny_bert, tiny_llama
 from bayeslora.experiments import run
 from bayeslora.experiments.plan import backbone_size
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_bert])
 def test_parameters_by_configuration_are_those_of_the_model(tmp_path, build):

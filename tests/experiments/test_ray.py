@@ -12,26 +12,27 @@ from tiny import tiny_llama
 import bayeslora as bl
 from bayeslora.errors import InputError
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'bayeslora[ray]'")
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     """Two nodes of one CPU each, started as `ray start` does."""
     from ray.cluster_utils import Cluster
 
     root = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    found = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    found.second = found.add_node(num_cpus=1)
-    found.wait_for_nodes()
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        found.second = found.add_node(num_cpus=1)
+        found.wait_for_nodes()
+        yield found
+        ray.shutdown()
+        found.shutdown()
 
 
 def killed_worker(out, done):
@@ -50,8 +51,7 @@ def killed_worker(out, done):
         time.sleep(0.02)
 
 
-def test_a_killed_worker_loses_nothing(cluster, grid, tmp_path, scores):
-    alone = bl.experiment(grid, tmp_path / "alone")
+def test_a_killed_worker_loses_nothing(cluster, finished, grid, tmp_path, scores):
     done = []
     killer = threading.Thread(target=killed_worker, args=(tmp_path / "out", done), daemon=True)
     killer.start()
@@ -63,12 +63,10 @@ def test_a_killed_worker_loses_nothing(cluster, grid, tmp_path, scores):
         killer.join()
     assert ended
     assert found.failed == {}
-    assert scores(found) == scores(alone)
+    assert scores(found) == scores(finished[2])
 
 
-def test_a_lost_machine_loses_nothing(cluster, grid, tmp_path, scores):
-    alone = bl.experiment(grid, tmp_path / "alone")
-
+def test_a_lost_machine_loses_nothing(cluster, finished, grid, tmp_path, scores):
     def lose():
         while not list((tmp_path / "out").glob("work/*/model")):
             time.sleep(0.02)
@@ -80,7 +78,7 @@ def test_a_lost_machine_loses_nothing(cluster, grid, tmp_path, scores):
     thread.join(1)
     assert not thread.is_alive()
     assert found.failed == {}
-    assert scores(found) == scores(alone)
+    assert scores(found) == scores(finished[2])
 
 
 def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path, monkeypatch):

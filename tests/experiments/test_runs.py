@@ -23,26 +23,6 @@ from bayeslora.experiments import cells, run
 from bayeslora.experiments.workers import Outcome
 from bayeslora.predictions.record import Predictions
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def finished(place, tmp_path_factory):
-    """A finished grid: its content and its directory."""
-    content = {
-        "tasks": [
-            {"name": "toy", "train": place.train, "test": place.test, "ood": {"far": place.far}}
-        ],
-        "backbones": place.llama,
-        "adapters": ["lora"],
-        "posteriors": ["mle", "laplace"],
-        "seeds": [0, 1],
-        "fit": {"epochs": 1},
-        "model": {"max_length": 32, "dtype": "float32"},
-    }
-    out = tmp_path_factory.mktemp("finished") / "out"
-    return content, out, bl.experiment(content, out)
-
 
 def test_a_cell_has_predictions_and_a_record(finished):
     _, out, found = finished
@@ -441,12 +421,12 @@ def kill_a_child(parent):
 def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
     grid, tmp_path, scores, finished
 ):
-    """The process is killed at random moments, ten times or until it ends."""
+    """The process is killed at random moments, five times or until it ends."""
     grid_file, out = tmp_path / "grid.yaml", tmp_path / "out"
     grid_file.write_text(yaml.safe_dump(grid))
     chance = random.Random(0)
     kills = 0
-    while kills < 10:
+    while kills < 5:
         running = command("experiment", grid_file, "--out", out)
         while running.poll() is None and not (out / "work").exists():
             time.sleep(0.02)

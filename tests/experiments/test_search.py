@@ -8,7 +8,6 @@ import bayeslora as bl
 from bayeslora.errors import InputError
 from bayeslora.experiments import search as searching
 
-pytestmark = pytest.mark.slow
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
 
 

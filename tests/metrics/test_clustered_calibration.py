@@ -24,7 +24,6 @@ def copied(rows, times, seed):
     )
 
 
-@pytest.mark.slow
 def test_copies_do_not_make_a_calibrated_model_look_miscalibrated():
     """At a level of 5 %, 13 of 120 or more would come by chance in 0.6 % of such tests."""
     p = [

@@ -87,7 +87,6 @@ def test_seeds_of_one_method_alone_are_compared_with_each_other():
     assert {row.name for row in apart.rows} == {"x (seed 0)", "x (seed 1)", "yy"}
 
 
-@pytest.mark.slow
 def test_fits_are_exchanged_row_by_row_as_a_bundle():
     """All exchanges counted out, of the mean over two fits, for means and for ECE."""
     files = [fit(name, seed, rows=7) for name in ("x", "yy") for seed in (0, 1)]

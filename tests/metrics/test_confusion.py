@@ -46,7 +46,6 @@ def ours(counts):
     return [counts.f1, counts.balanced_accuracy, counts.mcc]
 
 
-@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(labelled(), st.integers(0, 2**32 - 1))
 def test_scores_per_class_are_scikit_learns_in_every_resample(data, seed):

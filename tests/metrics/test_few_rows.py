@@ -178,7 +178,6 @@ def test_resamples_of_enough_rows_that_differ_decide(kind):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "confidence"), [(30, 0.98), (100, 0.99), (300, 0.995)])
 def test_intervals_of_nearly_faultless_calibrated_rows_hold_the_truth(rows, confidence):
     # The labels are drawn from the stated probabilities, so that the true overconfidence is 0 and

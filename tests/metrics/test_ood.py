@@ -22,7 +22,6 @@ def two_sets(draw):
     return inside, outside + shift
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(two_sets())
 def test_all_four_equal_scikit_learn(data):

@@ -67,7 +67,6 @@ def expected_gain(num_folds, fits=600):
     return np.interp(fitted, grid, losses).mean() - nll(*new, np.ones(50_000)).mean()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_folds", [2, 5])
 def test_equally_good_methods_are_seldom_told_apart(num_folds):
     """Under 5 %; an interval over the rows of one division, or of their mean, errs more often."""

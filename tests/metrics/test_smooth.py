@@ -25,7 +25,6 @@ def direct(confidence, correct, points=4000):
     return brentq(lambda width: error(width) - width, 1e-3, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("size", "bias"), [(50, 0.0), (200, 0.1), (400, -0.05)])
 def test_it_equals_the_direct_sum(size, bias):
     generator = np.random.default_rng(size)

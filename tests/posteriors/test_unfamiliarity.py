@@ -47,7 +47,6 @@ def auroc(inside, outside):
     return float(detection(thresholds(inside, outside))[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_near_and_far_shifts_are_both_seen(seed):
     """The probability is near chance or worse at one of them; the combination is good at both."""

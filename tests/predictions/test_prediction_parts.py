@@ -99,7 +99,6 @@ def test_damaged_notes_count_as_other_predictions(tmp_path):
     assert parts.missing(6) == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.slow
 def test_killed_before_any_file_operation_it_ends_in_the_same_bytes(tmp_path):
     whole = made(rows=4)
     whole.save(tmp_path / "whole.parquet")

@@ -58,7 +58,6 @@ def test_four_rows_are_left_out_one_by_one():
     assert found.after == pytest.approx(nll(fit, new))
 
 
-@pytest.mark.slow
 def test_a_fit_that_makes_things_worse_is_said_to(tmp_path, capsys):
     """Ten rows of a calibrated model, on which the temperature is chance."""
     generator = np.random.default_rng(3)

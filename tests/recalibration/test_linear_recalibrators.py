@@ -115,7 +115,6 @@ def confused(count, seed):
     return Predictions(softmax(mixed), ("a", "b", "c"), labels)
 
 
-@pytest.mark.slow
 def test_cross_validation_finds_whether_classes_are_mixed():
     fit, apply = confused(1500, 0), confused(1500, 1)
     mixing = MatrixScaling().fit(fit)

@@ -22,6 +22,8 @@ from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import Named
 from bayeslora.reporting.tables import Table
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 MOST_WORDS = 60
 """That a reader passes before the first figure."""
 
@@ -120,7 +122,6 @@ def test_the_diagram_is_that_of_the_leader(make):
     assert len(found.methods.columns) == 4
 
 
-@pytest.mark.slow
 def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, ood):
     """One has the lowest NLL and detects nothing; another is tied with it and detects best."""
     flat, worse = make("temperature"), make("mle", sharpness=3.0)

@@ -48,7 +48,6 @@ class TestFullVBLL(LastLayerLaws):
     )
 
 
-@pytest.mark.slow
 class TestLowRankVBLL(LastLayerLaws):
     config = VBLL(prior_scale=2.0, covariance="low_rank", training_covariance="low_rank", rank=3)
 

@@ -13,8 +13,6 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
-pytestmark = pytest.mark.slow
-
 F64 = torch.float64
 TAU = 2.0
 

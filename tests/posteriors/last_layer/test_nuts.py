@@ -18,8 +18,6 @@ from bayeslora.posteriors.last_layer.nuts.target import Target
 from bayeslora.posteriors.registry import build_head
 from bayeslora.testing.toy import toy
 
-pytestmark = pytest.mark.slow
-
 F64 = torch.float64
 TAU = 2.0
 QUICK = {"num_chains": 2, "num_warmup": 30, "num_samples": 20}

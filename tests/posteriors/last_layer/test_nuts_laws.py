@@ -3,12 +3,8 @@
 import copy
 import functools
 
-import pytest
-
 from bayeslora import NUTS
 from bayeslora.testing.last_layer import LastLayerLaws
-
-pytestmark = pytest.mark.slow
 
 
 class TestNUTS(LastLayerLaws):

@@ -136,7 +136,6 @@ def test_a_fit_around_a_prior_mean_survives_saving(config):
     assert again.extra_config() == head.extra_config()
 
 
-@pytest.mark.slow
 def test_the_evidence_of_laplace_is_that_of_its_prior():
     """Against quadrature over both weights of a problem with so many rows that it is Gaussian."""
     draw = torch.Generator().manual_seed(0)

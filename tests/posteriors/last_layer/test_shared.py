@@ -168,7 +168,6 @@ def test_the_curvature_of_options_is_the_hessian(prior):
     torch.testing.assert_close(diagonal.covariance(states, delta), expected)
 
 
-@pytest.mark.slow
 def test_the_chains_sample_the_posterior_of_options():
     """Against quadrature in one dimension: means and deviations within three Monte Carlo errors."""
     rows = options_rows(size=1, rows=12)
@@ -202,10 +201,10 @@ def test_the_energy_of_options_is_the_posteriors():
 
 POSTERIORS = ["mle", "map", "temperature", "laplace", "laplace:structure=diag", "vbll"]
 POSTERIORS += ["vbll:covariance=diagonal"]
-SLOW = [pytest.param("nuts:num_chains=1,num_warmup=80,num_samples=80", marks=pytest.mark.slow)]
+CHAINS = ["nuts:num_chains=1,num_warmup=80,num_samples=80"]
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
+@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
 def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     rows = options_rows()
     head = fitted(posterior, rows)
@@ -223,7 +222,7 @@ def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
+@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
 def test_options_have_no_order(posterior):
     rows = options_rows()
     order = torch.tensor([2, 0, 1])
@@ -235,7 +234,7 @@ def test_options_have_no_order(posterior):
     torch.testing.assert_close(found, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS + SLOW)
+@pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
 def test_what_a_fit_of_options_stores_gives_it_back(posterior):
     rows = options_rows()
     head = fitted(posterior, rows)
@@ -275,7 +274,7 @@ CLASS_POSTERIORS = ["mle", "map", "temperature", "laplace", "vbll", "gvbll:shrin
 CLASS_POSTERIORS += ["vbll:covariance=full,polish_bound=tilted", "vbll:covariance=diagonal"]
 
 
-@pytest.mark.parametrize("posterior", CLASS_POSTERIORS + SLOW)
+@pytest.mark.parametrize("posterior", CLASS_POSTERIORS + CHAINS)
 def test_a_class_that_a_row_lacks_has_no_share(posterior):
     posterior += ",inflation=1" if posterior.startswith("gvbll") else ""
     known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()

@@ -73,7 +73,6 @@ def optimum(family, rank, data, bound):
     return -found.fun, parts_of(torch.tensor(found.x, dtype=F64))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 @pytest.mark.parametrize("family", ["diagonal", "low_rank"])
 def test_the_fit_is_the_optimum_over_explicit_parameters(family, bound):

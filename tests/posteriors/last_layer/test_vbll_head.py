@@ -280,7 +280,7 @@ def test_a_record_of_another_covariance_is_refused(wrong):
 
 
 def test_quadrature_is_refused_for_three_classes():
-    message = "polish_bound 'gauss_hermite' is for two classes, not 3.*choose from 'jensen', 'kno"
+    message = "polish_bound 'gauss_hermite' .* 3.*'jensen', 'kno"
     with pytest.raises(InputError, match=message):
         build_head(VBLL(polish_bound="gauss_hermite"), 4, 3)
 
@@ -355,7 +355,6 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
     assert "unconverged" in caplog.text
 
 
-@pytest.mark.slow
 def test_prediction_and_polish_do_not_import_pyro():
     code = """
 import sys, torch

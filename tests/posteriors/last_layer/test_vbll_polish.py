@@ -25,8 +25,6 @@ from bayeslora.posteriors.last_layer.vbll.triangular import Dense, DenseBlocks, 
 from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
-pytestmark = pytest.mark.slow
-
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]
 # Every family with every bound that sees what it can express; quadrature needs two classes.
@@ -145,7 +143,7 @@ def test_the_bound_never_falls(seed, tau, rows, choice):
         bound=bound,
         covariance=covariance,
         learn_prior=learn_prior,
-        max_iterations=5 if covariance == "low_rank" else 50,
+        max_iterations=5 if covariance == "low_rank" else 20,
     )
     for before, after in pairwise(fitted.elbo):
         assert after >= before - 1e-9 * abs(before)

@@ -107,7 +107,6 @@ def test_a_noisy_pass_has_the_mean_and_covariance_of_e(make):
     torch.testing.assert_close(found.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
 
 
-@pytest.mark.slow
 @SITES
 def test_a_draw_has_the_mean_and_covariance_of_e(make):
     """As above, over 4,000 draws of one token at the second position of a text."""
@@ -286,7 +285,6 @@ def test_the_gradient_of_the_kl_reaches_the_gates_alone():
         assert gate.hidden.weight.grad is not None
 
 
-@pytest.mark.slow
 def test_the_kl_is_least_at_the_prior():
     """Gradient descent on it alone ends at E ~ N(I, σp²), where it is 0."""
     (site,), weights = made(prior_std=0.3)

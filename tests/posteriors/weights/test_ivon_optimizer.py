@@ -31,7 +31,6 @@ def step(optimizer, loss, owner=None):
     (owner or optimizer).step()
 
 
-@pytest.mark.slow
 def test_curvature_converges_to_that_of_a_quadratic_and_the_mean_to_its_minimum():
     """ĥ has relative variance 2 at the minimum, and h averages over 2 / (1 − β2) = 2000 of them:
     5 standard errors are 5 · √(2 / 2000) = 16 %.

@@ -36,7 +36,6 @@ def test_a_turned_polar_site_is_one_still():
     assert torch.equal(site.core.weight, torch.diag(site.core.weight.diagonal()))
 
 
-@pytest.mark.slow
 @SITES
 def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector(make):
     """Whatever the factor s. 8,000 draws: 5 standard errors of an entry are at most
@@ -71,7 +70,7 @@ def test_a_site_of_lower_rank_is_refused(make):
 def test_an_untrained_adapter_is_refused():
     site = lora_site()
     site.B.weight.data.zero_()
-    with pytest.raises(InputError, match="from 0 down to 0"):
+    with pytest.raises(InputError, match=r"from 0 .*to 0"):
         turn(site)
 
 

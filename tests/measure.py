@@ -1,0 +1,144 @@
+"""Write `slow.txt`, the tests that `make unit` leaves out: `make slow`, or for a file or folder
+
+    python -m pytest -p tests.measure -n 2 tests/engine
+
+What counts is what a test would take alone, in seconds of CPU of this process and those it starts:
+its setup, its call and the fixtures that it shares, but no import, which is paid once. A case that
+takes more than `LIMIT` is slow; so is a whole test function if its other cases together take as
+much, and a whole file if all its functions do, which `make unit` then need not import. What the
+list names stays until it takes half of the limit, so that two runs write the same list.
+"""
+
+import importlib
+import os
+from collections import defaultdict
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+LIST = Path(__file__).with_name("slow.txt")
+LIMIT = 1.0
+
+
+class Measure:
+    """The hooks of a process; those of a worker of xdist send what they measured."""
+
+    def __init__(self):
+        self.inside = 0.0  # what was timed inside of what is being timed
+        self.found = {"own": defaultdict(float), "shared": defaultdict(float), "uses": {}}
+
+    @contextmanager
+    def timed(self, add):
+        """Call `add` with the seconds that the block takes, less what is timed inside of it."""
+        outside, self.inside = self.inside, 0.0
+        start = sum(os.times()[:4])
+        try:
+            yield
+        finally:
+            spent = sum(os.times()[:4]) - start
+            add(spent - self.inside)
+            self.inside = outside + spent
+
+    def pass_over_imports(self):
+        load = importlib._bootstrap._find_and_load
+
+        def timed(*args):
+            with self.timed(lambda seconds: None):
+                return load(*args)
+
+        # Every import of a module that is not loaded yet comes through here.
+        importlib._bootstrap._find_and_load = timed
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        if fixturedef.scope == "function":
+            return (yield)
+        name = shared_name(fixturedef, request.node.nodeid, request.param_index)
+
+        def add(seconds):
+            self.found["shared"][name] = max(seconds, self.found["shared"][name])
+
+        with self.timed(add):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        indices = item.callspec.indices if hasattr(item, "callspec") else {}
+        self.found["uses"][item.nodeid] = [
+            shared_name(fixtures[-1], item.nodeid, indices.get(name, 0))
+            for name, fixtures in item._fixtureinfo.name2fixturedefs.items()
+            if fixtures[-1].scope != "function"
+        ]
+        with self.timed(lambda seconds: self.add(item, seconds)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item):
+        with self.timed(lambda seconds: self.add(item, seconds)):
+            return (yield)
+
+    def add(self, item, seconds):
+        self.found["own"][item.nodeid] += seconds
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node):
+        for kind, values in getattr(node, "workeroutput", {}).get("found", {}).items():
+            self.found[kind].update(values)
+
+    def pytest_sessionfinish(self, session, exitstatus):
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["found"] = {k: dict(v) for k, v in self.found.items()}
+        elif exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+            before = LIST.read_text().splitlines()
+            found = slow_tests(before=before, **self.found)
+            LIST.write_text("".join(f"{name}\n" for name in found))
+
+
+def shared_name(fixture, nodeid, index):
+    """Return a name of a fixture's value; one of a session is that of all files."""
+    file = "" if fixture.scope == "session" else nodeid.partition("::")[0]
+    return f"{file}::{fixture.argname}[{index}]"
+
+
+def slow_tests(own, shared, uses, before):
+    """Return the lines of the list: what ran is judged anew."""
+
+    def limit(*names):
+        return LIMIT / 2 if any(name in before for name in names) else LIMIT
+
+    lines, ran = set(), set()
+    cases = {nodeid.removeprefix("tests/"): nodeid for nodeid in sorted(own)}
+    for file, in_file in groupby(cases, key=lambda case: case.partition("::")[0]):
+        functions = {}
+        for function, named in groupby(in_file, key=lambda case: case.partition("[")[0]):
+            rest, slow = {}, set()
+            for case in named:
+                extra = {name: shared[name] for name in uses[cases[case]] if name in shared}
+                seconds = own[cases[case]]
+                if seconds + sum(extra.values()) > limit(file, function, case):
+                    slow.add(case)
+                else:
+                    rest |= extra | {case: seconds}
+                ran.add(case)
+            if not rest or sum(rest.values()) > limit(file, function):
+                slow = {function}
+            functions[function] = slow
+        ran |= {file, *functions}
+        all_slow = all(slow == {function} for function, slow in functions.items())
+        lines |= {file} if all_slow else set().union(*functions.values())
+    others = {name for name in before if name not in ran and is_there(name)}
+    return sorted(lines | others)
+
+
+def is_there(name):
+    path, _, test = name.partition("[")[0].partition("::")
+    file = LIST.parent / path
+    return file.exists() and test.partition("::")[0] in file.read_text(encoding="utf-8")
+
+
+def pytest_configure(config):
+    measure = Measure()
+    measure.pass_over_imports()
+    config.pluginmanager.register(measure)
