@@ -29,6 +29,8 @@ from benchmarks.posteriors import distances as posteriors_distances
 from benchmarks.posteriors import pareto as posteriors_pareto
 from benchmarks.posteriors import summary as posteriors_summary
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 SHORT_CHAINS = "nuts:kernel=hmc,num_chains=2,num_warmup=60,num_samples=20"
 SAME_PRIOR = sorted(
     {name for names in posteriors_distances.APPROXIMATIONS.values() for name in names}

@@ -11,6 +11,8 @@ from usage import TEST, load, same
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 TRAIN, HELD = toy_rows(60, seed=3), toy_rows(15, seed=1)
 WORDS = len(tiny_tokenizer())
 
@@ -205,7 +207,7 @@ def test_modules_without_features_are_refused(kind, message):
         ({"classes": ["a"]}, "distinct names"),
         ({"encode": "words"}, "encode"),
         ({"device": "nowhere"}, "device 'nowhere'"),
-        ({"posterior": "swag"}, "weights that training passes"),
+        ({"posterior": "swag"}, "'swag'"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

@@ -16,7 +16,10 @@ QUICK = {
 }
 
 # peft reads an attribute that transformers renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("beside_nothing"),
+]
 
 
 @pytest.fixture(scope="module", params=["llama", "distilbert", "roberta"])

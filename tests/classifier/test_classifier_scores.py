@@ -10,6 +10,8 @@ from usage import TEST, fitted, from_transformers, load, new, same
 import bayeslora as bl
 from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 ALWAYS = {"logit_variance", "energy", "max_logit"}
 EVERY = ",".join(FEATURE_SCORES)
 

@@ -10,8 +10,8 @@ from bayeslora.cli import main
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_resamples(few_resamples):
-    """How many there are by default matters to no command."""
+def _cheap_reports(few_resamples, blank_figures):
+    """How many resamples there are by default and how a figure looks matters to no command."""
 
 
 @pytest.fixture

@@ -181,8 +181,8 @@ def test_killed_in_mid_run(folder, victim):
     """The other ends with an error, and the same command goes on to the same result."""
     model, whole = folder / f"killed-{victim}", folder / "not-killed"
     words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
-    words += ("--patience", "15")
-    command = fit_words(folder, model, *words, epochs=15)
+    words += ("--patience", "10")
+    command = fit_words(folder, model, *words, epochs=10)
     both = started(*command)
     deadline = time.monotonic() + 60
     while len(list(model.glob("checkpoints/*/checkpoint-*/files.json"))) < 1:
@@ -197,7 +197,7 @@ def test_killed_in_mid_run(folder, victim):
     assert (model / "interrupted-fit.json").is_file()
     pair(*command)
     if not whole.exists():
-        pair(*fit_words(folder, whole, *words, epochs=15))
+        pair(*fit_words(folder, whole, *words, epochs=10))
     assert_close(whole, model, 0.0)
 
 

@@ -1,11 +1,12 @@
 """A tiny backbone, three files of rows, and grids over them."""
 
-import copy
 import json
 from types import SimpleNamespace
 
 import pytest
 from tiny import tiny_llama, toy_rows
+
+import bayeslora as bl
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +20,9 @@ def place(tmp_path_factory):
     return SimpleNamespace(folder=folder, llama=str(folder / "llama"), **files)
 
 
-@pytest.fixture
-def grid(place):
-    """Four cells of less than a second each."""
+def small_grid(place):
     task = {"name": "toy", "train": place.train, "test": place.test, "ood": {"far": place.far}}
-    content = {
+    return {
         "tasks": [task],
         "backbones": place.llama,
         "adapters": ["lora"],
@@ -32,7 +31,19 @@ def grid(place):
         "fit": {"epochs": 1},
         "model": {"max_length": 32, "dtype": "float32"},
     }
-    return copy.deepcopy(content)
+
+
+@pytest.fixture
+def grid(place):
+    """Four cells of less than a second each."""
+    return small_grid(place)
+
+
+@pytest.fixture(scope="session")
+def finished(place, tmp_path_factory):
+    """That grid when it has run: its content, its directory and its results."""
+    content, out = small_grid(place), tmp_path_factory.mktemp("finished") / "out"
+    return content, out, bl.experiment(content, out)
 
 
 @pytest.fixture

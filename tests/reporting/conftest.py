@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.figures import drawings
+from bayeslora.reporting.figures.rendering import render_files
 from bayeslora.reporting.report import report
 
 CLASSES = ("autos", "baseball", "crypto", "medicine")
@@ -82,8 +84,16 @@ def made(methods, ood, tmp_path_factory):
     """The directory of a report on `methods` and `ood`."""
     out = tmp_path_factory.mktemp("made") / "report"
     facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
-    page = report(methods, ood=ood, out=out, title="Demo", provenance=facts, num_resamples=60)
-    return page.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawings, "render_files", render_files)
+        report(methods, ood=ood, out=out, title="Demo", provenance=facts, num_resamples=60)
+    return out
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch):
+    """Let figures be drawn in a module where else they are blank."""
+    monkeypatch.setattr(drawings, "render_files", render_files)
 
 
 @pytest.fixture(scope="session")

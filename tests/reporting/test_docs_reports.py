@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from bayeslora.metrics.robustness import Robustness, RobustnessPoint
 from bayeslora.metrics.scores import Score
 from bayeslora.reporting.document import Document
 from bayeslora.reporting.report import report
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
 

@@ -184,7 +184,7 @@ def test_unlabelled_rows_still_make_a_section(make, tmp_path):
         (b"---\na: [1\n---\n", "as YAML"),
         (b"---\na: &a [1]\nmodel-index: [*a, *a]\n---\n", "aliases"),
         (b"---\n{a: 1}\n---\n", "lines of `key: value`"),
-        (b"---\nmodel-index: 3\n---\n", "list of models"),
+        (b"---\nmodel-index: 3\n---\n", "list"),
     ],
 )
 def test_cards_that_cannot_be_updated_are_named(tmp_path, scores, content, words):

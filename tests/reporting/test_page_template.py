@@ -9,6 +9,8 @@ from bayeslora.reporting import page as page_module
 from bayeslora.reporting.page import load_template
 from bayeslora.reporting.report import report
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 EXTENDS = '{% extends "bayeslora/report.html.j2" %}\n'
 
 
@@ -67,12 +69,12 @@ def test_a_directory_includes_its_own_files(template, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\n{% if %}", r"mine\.html\.j2, line 2: Expected an expression"),
-        ("a\nb\n{{ nothing.here }}", r"mine\.html\.j2, line 3: 'nothing' is undefined"),
-        ("{{ 1 / 0 }}", r"mine\.html\.j2, line 1: division by zero"),
-        ("\n{% include 'x.j2' %}", r"line 2: unknown template 'x\.j2'.*'bayeslora/macros"),
-        ("{% extends '../../secret' %}", r"line 1: unknown template '\.\./\.\./secret'"),
-        ("{{ version.__class__.__mro__ }}", r"line 1: .*unsafe|line 1: .*undefined"),
+        ("a\n{% if %}", r"mine\.html\.j2, line 2: Expected"),
+        ("a\nb\n{{ nothing.here }}", r"mine\.html\.j2, line 3: 'nothing'"),
+        ("{{ 1 / 0 }}", r"mine\.html\.j2, line 1: division"),
+        ("\n{% include 'x.j2' %}", r"line 2: .*'x\.j2'.*'bayeslora/macros"),
+        ("{% extends '../../secret' %}", r"line 1: .*'\.\./\.\./secret'"),
+        ("{{ version.__class__.__mro__ }}", r"line 1: .*(unsafe|undefined)"),
         ("{{ ''.__class__.__base__.__subclasses__() }}", r"line 1: "),
         ("{{ sizes.append(1) }}", r"line 1: "),
     ],

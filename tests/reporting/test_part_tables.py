@@ -21,6 +21,8 @@ from bayeslora.reporting.part_tables import uncertainty_table
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS, Named
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FEW = {"num_resamples": 20}
 ASKED = {
     "near": "near",
@@ -142,7 +144,7 @@ def test_sets_are_clustered_where_their_file_has_the_column(files):
     ("options", "message"),
     [
         ({"near": "mear"}, "near set 'mear'"),
-        ({"near": "near", "far": "near"}, "both near and far"),
+        ({"near": "near", "far": "near"}, "near and far"),
         ({"group_by": "sorce<b>"}, "sorce<b>"),
         ({"cluster_by": "twins"}, "twins"),
         ({"interval": "bcc"}, "interval 'bcc'"),

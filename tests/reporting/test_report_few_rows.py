@@ -17,6 +17,8 @@ from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.report import report
 from bayeslora.reporting.text import TOO_FEW_NOTE
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 NAN = re.compile(r"\bnan\b", re.IGNORECASE)
 CASES = {
     "one row": (1, "right"),

@@ -7,6 +7,8 @@ import pytest
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FEW = {"num_resamples": 60}
 
 

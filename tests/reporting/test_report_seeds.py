@@ -10,6 +10,8 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.reporting.report import report
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 LABELS = np.arange(60) % 4
 
 

@@ -8,6 +8,8 @@ from bayeslora.cli import main
 from bayeslora.reporting.console import compare_table, scores_table, sets_text
 from bayeslora.reporting.set_words import set_sentences
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def floored(make, name, seed=0):
     """Return predictions that give the label of three rows a probability of zero."""

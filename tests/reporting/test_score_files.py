@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_files import quoted, read_rows, unquoted, write_rows
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝")
 
 

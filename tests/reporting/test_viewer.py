@@ -14,6 +14,8 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 WORDS = ("inning", "cipher", "patient", "engine")
 
 
