@@ -34,7 +34,7 @@ def test_rows_are_the_same_by_id_unless_it_is_a_number():
 
 
 def test_rows_are_the_same_by_their_probabilities():
-    with pytest.raises(InputError, match="100 % of the rows"):
+    with pytest.raises(InputError, match="100 %"):
         held_out(drawn(), drawn().take(np.arange(30)), WHAT)
     rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
     rounded = [one.with_probs(np.round(one.probs, 2)) for one in rounded]
@@ -95,12 +95,12 @@ def test_the_two_must_have_been_made_alike():
     with pytest.raises(InputError, match=r"nothing.*beta"):
         held_out(drawn(metadata=first), drawn(seed=1, metadata=scaled), WHAT)
     twice = {**scaled, "recalibration_before": "histogram"}
-    message = "fit was recalibrated by histogram > beta, apply by beta"
+    message = "fit .*histogram > beta, apply .*beta"
     with pytest.raises(InputError, match=message):
         held_out(drawn(metadata=twice), drawn(seed=1, metadata=scaled), WHAT)
     # A CSV file has no notes, and says nothing of how it was made.
     held_out(drawn(), drawn(seed=1, metadata=scaled), WHAT)
-    message = r"fit has classes \['a', 'b'\], apply has \['a', 'b', 'c'\]"
+    message = r"fit .*\['a', 'b'\], apply .*\['a', 'b', 'c'\]"
     with pytest.raises(InputError, match=message):
         held_out(drawn(classes=("a", "b")), drawn(seed=1), WHAT)
 
@@ -113,7 +113,7 @@ def test_files_are_called_by_their_paths(tmp_path):
         held_out(one, other, WHAT)
     with pytest.raises(InputError, match=r"same file.*v\.csv"):
         held_out(one, tmp_path / "." / "v.csv", WHAT)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"none\.csv .*exist"):
         held_out(tmp_path / "none.csv", tmp_path / "none.csv", WHAT)
 
 

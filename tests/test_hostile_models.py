@@ -132,7 +132,7 @@ def test_tokens_beyond_the_embedding_are_refused(copied):
     path = copied("llama")
     hostile_models.more_words(path)
     backbone = load_backbone(str(path), device="cpu")
-    with pytest.raises(InputError, match="another model's tokenizer"):
+    with pytest.raises(InputError, match=r"token \d+ .* \d+ tokens"):
         tokenise(backbone, ["the cat"], max_length=8)
 
 
@@ -166,7 +166,7 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
 
 def test_a_pattern_that_never_ends_is_stopped(monkeypatch):
     monkeypatch.setattr(patterns, "_SECONDS", 0.5)
-    with pytest.raises(InputError, match="too long to match"):
+    with pytest.raises(InputError, match=r"patterns .*0\.5 s"):
         check_patterns("config", [EVIL], ["model.layers.0.self_attn.q_proj"])
 
 
@@ -189,7 +189,7 @@ def test_slow_patterns_of_a_checkpoint_are_refused(copied, monkeypatch, key):
     path = copied("adapted/peft")
     hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
     for load in (read_peft, merged_classifier):
-        with pytest.raises(InputError, match="too long to match"):
+        with pytest.raises(InputError, match=r"patterns .*0\.5 s"):
             load(str(path))
 
 

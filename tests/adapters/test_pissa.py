@@ -88,10 +88,10 @@ def test_global_random_state_is_left_alone(niter):
 
 @pytest.mark.parametrize("r", [0, 5])
 def test_impossible_ranks_are_refused(r):
-    with pytest.raises(InputError, match=f"between 1 and 4 .*got {r}"):
+    with pytest.raises(InputError, match=f" 4 .*got {r}"):
         pissa(matrix(4, 9), r, 1.0, seeded())
     model = tiny_llama()
-    with pytest.raises(InputError, match=r"k_proj: r .*between 1 and 8 .*got 9"):
+    with pytest.raises(InputError, match=r"k_proj: r .* 8 .*got 9"):
         inject(model, PiSSA(r=9, target_modules=("k_proj",)), seed=0, blank=True)
 
 

@@ -227,7 +227,7 @@ def test_the_choices_differ():
 def test_what_a_selection_needs_is_said():
     model = tiny_llama()
     for selection in ("activation", "product"):
-        with pytest.raises(InputError, match=r"o_proj: .*second moments"):
+        with pytest.raises(InputError, match=r"o_proj: .*moments"):
             inject(model, S2FT(selection=selection), seed=0)
     with pytest.raises(InputError, match=r"'gradient' .*loss"):
         inject(model, S2FT(selection="gradient"), seed=0)
@@ -328,7 +328,7 @@ def test_the_best_of_the_rest_is_taken():
 def test_what_cannot_be_avoided_is_said(tmp_path):
     config = S2FT(o_ratio=0.6, d_ratio=0.25)
     saved_columns(tmp_path / "most", config)
-    with pytest.raises(InputError, match=r"avoid=\['.*most'\] .*5 of 12 heads.*o_ratio=0.6 .*7"):
+    with pytest.raises(InputError, match=r"avoid=\['.*most'\] .*5 of 12 .*o_ratio=0.6 .*7"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "most")), seed=0)
     with pytest.raises(InputError, match="avoid='nowhere'"):
         inject(tiny_llama(), replace(config, avoid="nowhere"), seed=0)
@@ -337,12 +337,12 @@ def test_what_cannot_be_avoided_is_said(tmp_path):
     with pytest.raises(InputError, match=r"'s2ft'"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
     for tensors, message in (
-        ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, "changes none of the layers"),
+        ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, "none of"),
         (
             {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([24])},
-            r"adapter\.layers\.1\.mlp\.down_proj: the weight has columns 0 to 23, got 24",
+            r"adapter\.layers\.1\.mlp\.down_proj: .* 23, got 24",
         ),
-        ({"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])}, "a vector of integers"),
+        ({"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])}, "integers"),
     ):
         save_file(tensors, tmp_path / "lora" / ADAPTER)
         with pytest.raises(InputError, match=message):

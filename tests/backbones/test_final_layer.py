@@ -120,9 +120,9 @@ def test_the_hook_is_gone_after_an_error():
 @pytest.mark.parametrize(
     ("kind", "family", "what"),
     [
-        (BertForTokenClassification, "bert", "each token"),
-        (LlamaForTokenClassification, "llama", "each token"),
-        (BertForQuestionAnswering, "bert", "spans of a text"),
+        (BertForTokenClassification, "bert", "token"),
+        (LlamaForTokenClassification, "llama", "token"),
+        (BertForQuestionAnswering, "bert", "spans"),
     ],
 )
 def test_other_heads_are_refused(tmp_path, kind, family, what):
@@ -154,11 +154,11 @@ def test_class_names_can_be_given():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["x", "y"], "2 names and .* 3 outputs"),
+        (["x", "y"], "2 names.* 3 outputs"),
         (["x", "y", "x"], "distinct names"),
-        (["x", " ", "y"], "list of names"),
-        ([1, 2, 3], "list of names"),
-        ("xyz", "list of names"),
+        (["x", " ", "y"], "names"),
+        ([1, 2, 3], "names"),
+        ("xyz", "names"),
     ],
 )
 def test_wrong_class_names_are_refused(given, message):

@@ -52,8 +52,8 @@ NOT_FOUND = RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, 
     ("error", "said"),
     [
         (NOT_FOUND, "'owner/name'"),
-        (OfflineModeIsEnabled("offline mode is on"), "cannot be reached: offline mode is on"),
-        (HTTPError("Name or service not known\nmore"), "reached: Name or service not kno"),
+        (OfflineModeIsEnabled("offline mode is on"), "reached: offline"),
+        (HTTPError("Name or service not known\nmore"), "reached: Name or"),
     ],
 )
 def test_the_answer_is_told_in_a_line(answer, error, said):

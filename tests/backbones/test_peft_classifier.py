@@ -186,7 +186,7 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
     path, _ = saved_peft("bert", tmp_path)
     monkeypatch.setattr(classifier_source, "is_peft", lambda _: False)
     monkeypatch.setattr(classifier_source, "check_weights_files", lambda _: None)
-    with pytest.raises(InputError, match="on the hub"):
+    with pytest.raises(InputError, match="hub"):
         loaded(str(path))
 
 

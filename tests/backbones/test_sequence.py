@@ -129,7 +129,7 @@ def test_damaged_weights_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model")
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         loaded(path)
 
 
@@ -141,7 +141,7 @@ def test_regressions_are_refused(tmp_path):
 
 def test_multi_label_models_are_refused(tmp_path):
     path = saved("bert", tmp_path / "model", problem_type="multi_label_classification")
-    with pytest.raises(InputError, match="any number of labels"):
+    with pytest.raises(InputError, match="one label"):
         loaded(path)
 
 

@@ -147,7 +147,7 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
 
 @pytest.mark.parametrize("posterior", ["tfb", "blob", "scalabl", "clora"])
 def test_posteriors_over_factors_are_refused(backbone, tmp_path, posterior):
-    message = f"posterior '{posterior}' is over the factors of a low-rank adapter, .*'s2ft'.*'swag'"
+    message = f"'{posterior}' .*'s2ft'.*'swag'"
     with pytest.raises(InputError, match=message):
         fitted(backbone, posterior, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -192,6 +192,6 @@ def test_damaged_columns_are_named(backbone, tmp_path, key):
     name = next(name for name in tensors if name.endswith(f"down_proj.{key}"))
     tensors[name] = tensors[name] + 1000 if key == "idx" else tensors[name][:, 1:].contiguous()
     save_file(tensors, path)
-    message = "the weight has columns 0 to 23" if key == "idx" else r"down_proj\.sel' has shape"
+    message = r"down_proj: .* 23, got" if key == "idx" else r"down_proj\.sel' .*shape"
     with pytest.raises(InputError, match=message):
         BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)

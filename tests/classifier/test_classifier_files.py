@@ -185,7 +185,7 @@ def test_what_no_other_backbone_would_help_is_said_alone(model):
 def test_only_models_are_replaced(shared, folder):
     (folder / "notes").mkdir(parents=True)
     (folder / "notes" / "mine.txt").touch()
-    with pytest.raises(bl.InputError, match="is not a model"):
+    with pytest.raises(bl.InputError, match="not a model"):
         shared.save_pretrained(folder / "notes", overwrite=True)
     assert (folder / "notes" / "mine.txt").exists()
 
@@ -251,7 +251,7 @@ def test_damage_to_a_later_member_is_found(llama, tmp_path):
     tensors = load_file(path)
     tensors["member-1.head.weight"][0, 0] = float("nan")
     save_file(tensors, path)
-    with pytest.raises(bl.InputError, match=r"'head\.weight'.*not finite"):
+    with pytest.raises(bl.InputError, match=r"'head\.weight'.*finite"):
         load(tmp_path / "model")
 
 
@@ -368,7 +368,7 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
         new(llama, seed=1).fit(rows, held, epochs=2, batch_size=8, out=out)
     with pytest.raises(bl.InputError, match="another train"):
         new(llama).fit(rows[::-1], held, epochs=2, batch_size=8, out=out)
-    with pytest.raises(bl.InputError, match="not a bayeslora model"):
+    with pytest.raises(bl.InputError, match=r"bayeslora\.json"):
         bl.BayesianClassifier.from_pretrained(out)
     resumed = new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
     assert same(resumed.predict(TEST), expected)

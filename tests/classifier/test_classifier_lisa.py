@@ -15,8 +15,8 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
 
 WHOLE = "lisa:num_active=1,interval=3,num_layers=2,lr=1e-3"
-FACTORS = "is over the factors of an adapter, and whole layers have none"
-REST = "so that no layer could rest"
+FACTORS = "factors"
+REST = "rest"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
     [
         *((name, FACTORS) for name in ("tfb", "blob", "scalabl", "clora", "laplace_lora")),
         ("ivon", REST),
-        ("swag", "it says when a layer was drawn and not how uncertain it is"),
+        ("swag", "drawn"),
     ],
 )
 def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path, posterior, reason):
@@ -131,9 +131,7 @@ def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path,
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize(
-    ("posterior", "reason"), [("ivon", REST), ("scalabl", "which cannot rest in part")]
-)
+@pytest.mark.parametrize(("posterior", "reason"), [("ivon", REST), ("scalabl", "rest")])
 def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason):
     clf = fresh("no-such/backbone", "lora", posterior)
     with pytest.raises(InputError, match=f"'{posterior}'.*layer_sampling.*{reason}"):
@@ -226,12 +224,12 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
 @pytest.mark.parametrize(
     ("adapter", "sampling", "message"),
     [
-        (WHOLE, "num_active=1", "'lisa'.*its own options"),
-        ("lora", "num_active=9", r"num_active.*1 to 3.*got 9"),
+        (WHOLE, "num_active=1", "'lisa'.*options"),
+        ("lora", "num_active=9", r"num_active.* 3.*got 9"),
         ("lora", "active=2", "'active'"),
         ("lora", bl.LISA(), r"adapter=LISA"),
         ("lora", 3, "layer_sampling .*name"),
-        ("lora", "mode=weighted,weights=[1,2]", "weights .*3 numbers"),
+        ("lora", "mode=weighted,weights=[1,2]", "weights .* 3 "),
         ("lisa:num_active=4", None, "num_active .*1 to 3"),
     ],
 )

@@ -71,10 +71,10 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("posterior", "message"),
     [
-        ("mc_dropout", "'mc_dropout' needs a dropout"),
-        ("scalabl", "'{}'.*prior around 0"),
+        ("mc_dropout", "'mc_dropout' .*dropout"),
+        ("scalabl", "'{}'.* 0"),
         ("clora", "'clora'.*'{}'"),
-        ("ivon:weight_decay=0.1", "prior around 0.*'{}'.*got 0.1"),
+        ("ivon:weight_decay=0.1", "weight_decay.*'{}'.*got 0.1"),
     ],
 )
 def test_posteriors_without_a_meaning_are_refused(backbone, adapter, posterior, message):
@@ -126,7 +126,7 @@ def test_validation_rows_are_no_context(backbone):
     held = toy_rows(18, 1)
     adapter = CorDA(context=["something else", held[3]["text"]])
     clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
-    with pytest.raises(InputError, match="1 of the validation texts"):
+    with pytest.raises(InputError, match=r"\b1 of .*validation"):
         clf.fit(toy_rows(30), held)
 
 

@@ -49,7 +49,7 @@ def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
     ("adapter", "message"),
     [
         ("s2ft:o_ratio=0.3,d_ratio=0.2", "low-rank adapter"),
-        ("lisa", "own layers were"),
+        ("lisa", "own layers"),
     ],
 )
 def test_it_needs_factors(llama, adapter, message):

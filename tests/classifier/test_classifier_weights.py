@@ -39,7 +39,7 @@ def test_an_object_and_its_text_are_the_same_fit(bert, name, posterior):
 @pytest.mark.parametrize("posterior", ["blob", "scalabl", "clora", "laplace_lora"])
 def test_layers_that_share_their_weights_are_not_taken_for_several(tmp_path, posterior):
     clf = new(str(tiny_albert(tmp_path / "albert")), "lora:r=2", posterior)
-    message = r"\.query is called 3 times in a pass\. Posterior '\w+' draws or measures"
+    message = rf"\.query .* 3 times .*'{posterior}'"
     with pytest.raises(bl.InputError, match=message):
         clf.fit(toy_rows(24), epochs=1)
 
@@ -91,7 +91,7 @@ def test_the_card_says_what_was_chosen(bert, tmp_path):
         (("polar:constraint=landing", "clora"), "gate.*absorb_every=0"),
         (
             ("lora", "swag:num_snapshots=3"),
-            "2 snapshots.* 2 training steps",
+            "2 snapshots.* 2 ",
         ),
     ],
 )

@@ -178,5 +178,5 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
         read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
     held = load_examples([{"sentence": "rain"}], text_column="sentence")
-    with pytest.raises(InputError, match=r"1 of the validation texts.*'rain'"):
+    with pytest.raises(InputError, match=r"\b1 of .*'rain'"):
         read_texts(adapter, DataColumns("sentence", "label", None), held)

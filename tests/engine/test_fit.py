@@ -22,7 +22,7 @@ from bayeslora.engine.checkpoints import seal
 from bayeslora.engine.final_fit import fit_posterior
 from bayeslora.engine.loop import validation_metrics
 from bayeslora.engine.rows import feature_rows
-from bayeslora.errors import InputError
+from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 
 RECIPES = {
@@ -200,7 +200,7 @@ def test_resuming_runs_no_code_from_a_checkpoint(encoder, tmp_path):
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": shutil.rmtree}, checkpoint / name)
         seal(checkpoint)
-        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        with pytest.raises(pickle.UnpicklingError, match="Weights only"):
             fresh(encoder, epochs=2).run(tmp_path)
         shutil.copy(clean / name, checkpoint / name)
 
@@ -283,7 +283,7 @@ def test_the_same_seed_gives_the_same_fit_and_another_does_not(request, tmp_path
 
 def test_a_fit_that_diverges_says_so(encoder, tmp_path):
     fit = fresh(encoder, MLE(), LoRA(r=2, num_layers=2, lr=1e12))
-    with pytest.raises(InputError, match=r"not finite; .*learning rate"):
+    with pytest.raises(DivergedError):
         fit.run(tmp_path)
 
 

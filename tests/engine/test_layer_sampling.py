@@ -95,7 +95,7 @@ def test_weights_are_as_many_as_the_backbone_has_layers(decoder):
     """By default of the last six, and it has three."""
     weighted = LISA(num_active=1, mode="weighted", weights=(1.0, 2.0, 3.0))
     assert fresh(decoder, MLE(), weighted).network.full is not None
-    with pytest.raises(InputError, match=r"weights .*3 numbers.*got 6"):
+    with pytest.raises(InputError, match=r"weights .* 3 .*got 6"):
         fresh(decoder, MLE(), replace(weighted, weights=(1.0,) * 6))
 
 
@@ -136,7 +136,7 @@ def test_other_posteriors_over_adapters_take_resting_layers(encoder, tmp_path, p
 def test_tfb_needs_every_layer_drawn(encoder, tmp_path):
     sampling = replace(ONE_OF_TWO, mode="fixed")
     fit = fresh(encoder, TFB(), LoRA(r=2, num_layers=2), layer_sampling=sampling)
-    message = r"'tfb' .* layer \d would never train in 8 steps; take mode=cycle"
+    message = r"'tfb' .* layer \d .* 8 steps.*mode=cycle"
     with pytest.raises(InputError, match=message):
         fit.run(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -161,12 +161,7 @@ def test_mc_dropout_puts_its_dropout_on_the_adapter(decoder):
 
 
 def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
-    message = (
-        "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter "
-        "has none, and no layer from layer 1 on, the first that runs then, has a dropout "
-        "probability > 0; choose 'lora'"
-    )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"'mc_dropout' .* layer 1 .*> 0.*'lora'"):
         build_network(decoder, POLAR, MCDropout(), num_classes=3, seed=0, max_length=32)
     with pytest.raises(InputError, match=r"p=0.3.*'polar'"):
         build_network(decoder, POLAR, MCDropout(p=0.3), num_classes=3, seed=0, max_length=32)

@@ -132,5 +132,5 @@ def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst():
 
 
 def test_no_bins_is_refused():
-    with pytest.raises(InputError, match=r"num_bins.*1 to 10000, got 0"):
+    with pytest.raises(InputError, match=r"num_bins.* 10000, got 0"):
         ece(top_label([0.5], [1]), 0)

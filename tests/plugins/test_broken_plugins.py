@@ -57,38 +57,38 @@ OVER_WEIGHTS = "from bayeslora.posteriors.base import Posterior" + OVER_WEIGHTS
 MISTAKES = {
     "over weights, and fitted who knows when": (
         {"content": OVER_WEIGHTS},
-        "has to say over_trained = True .* or in from_start why",
+        "over_trained = True .*from_start",
     ),
     "no such module": ({"value": "acme_nowhere:Config"}, "'acme_nowhere:Config': ModuleNotFound"),
     "no such class": ({"value": "acme_broken_module:Other"}, "AttributeError: .*'Other'"),
     "error on import": ({"content": "1 / 0"}, "ZeroDivisionError: division by zero"),
-    "no class": ({"content": "Config = 3"}, "must be a frozen dataclass of options, got 3"),
-    "no dataclass": ({"content": "class Config: pass"}, "must be a frozen dataclass of options"),
-    "not frozen": ({"content": changed("(frozen=True)", "")}, "dataclass Config must be frozen"),
+    "no class": ({"content": "Config = 3"}, "frozen dataclass.* got 3"),
+    "no dataclass": ({"content": "class Config: pass"}, "frozen dataclass"),
+    "not frozen": ({"content": changed("(frozen=True)", "")}, "Config .*frozen"),
     "no summary": (
         {"content": changed('    summary: ClassVar[str] = "s"\n', "")},
-        "Config lacks the class variables 'summary';",
+        "Config .*'summary';",
     ),
     "an option for a class variable": (
         {"content": changed("passes: ClassVar[str]", "passes: str")},
-        "Config lacks the class variables 'passes';",
+        "Config .*'passes';",
     ),
-    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "lacks the class variables 'head';"),
+    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "Config .*'head';"),
     "head without a module": (
         {"content": changed("bayeslora.posteriors.point:PointHead", "mle")},
-        "lacks the class variables 'head';",
+        "Config .*'head';",
     ),
     "another name": (
         {"content": changed('"theirs"', '"other"')},
-        "calls itself 'other' in 'acme_broken_module:Config'",
+        "'other' .*'acme_broken_module:Config'",
     ),
     "a name that cannot be typed": (
         {"content": changed('"theirs"', '"The:irs"'), "name": "The.irs"},
-        "name must be lower-case letters, digits and underscores, got 'The:irs'",
+        "name .*got 'The:irs'",
     ),
     "an option without a default": (
         {"content": changed("size: float = 1.0", "size: float")},
-        r"every option needs a default that is allowed, but Config\(\) raises TypeError",
+        r"default .*Config\(\) .*TypeError",
     ),
 }
 
@@ -136,8 +136,8 @@ def test_the_name_of_a_built_in_posterior_stays_its_own(site, caplog):
 def test_two_packages_with_one_name_are_both_named(site, caplog):
     offer(site, GOOD)
     offer(site, GOOD, package="bond-broken")
-    both = "'theirs' is offered by several packages: acme-broken 0.3, bond-broken 0.3"
-    with pytest.raises(InputError, match=both):
+    both = "acme-broken 0.3, bond-broken 0.3"
+    with pytest.raises(InputError, match=f"'theirs' .*{both}"):
         resolve_posterior("theirs")
     assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert both in caplog.text
@@ -200,8 +200,8 @@ def test_weights_that_cannot_draw_are_named(site):
         "    is_sampled", "    over_trained: ClassVar[bool] = True\n    is_sampled"
     )
     offer(site, trained)
-    message = "weights of posterior 'theirs' of package acme-broken 0.3 must be a torch.nn.Module"
-    with pytest.raises(InputError, match=f"{message} with a method draw, got object"):
+    message = r"'theirs' .*acme-broken 0\.3 .*Module .*draw, got object"
+    with pytest.raises(InputError, match=message):
         build_weights(resolve_posterior("theirs"), None)
 
 

@@ -181,7 +181,7 @@ def test_a_posterior_over_weights_goes_from_fit_to_report_by_commands(
     assert loaded.predict(toy_rows(9, seed=8)).epistemic.min() > 0
     assert loaded.predict(toy_rows(9, seed=8), num_samples=0).epistemic.max() == 0
     uninstall()
-    with pytest.raises(bl.InputError, match="'noise' is not built in and no installed package"):
+    with pytest.raises(bl.InputError, match="posterior 'noise'"):
         bl.BayesianClassifier.from_pretrained(model, **FROM)
 
 
@@ -211,7 +211,7 @@ def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
     assert (loaded.adapter.name, loaded.adapter.r) == ("fixed_first", 2)
     assert np.array_equal(loaded.predict(toy_rows(9, seed=8)).probs, predictions.probs)
     uninstall()
-    with pytest.raises(bl.InputError, match="adapter 'fixed_first' is not built in"):
+    with pytest.raises(bl.InputError, match="adapter 'fixed_first'"):
         bl.BayesianClassifier.from_pretrained(model, **FROM)
 
 
@@ -244,7 +244,7 @@ def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):
     assert bl.register_adapter(Wide) is Wide
     lone = bl.BayesianClassifier(llama, "wide_lora:alpha=8", "mle", **OPTIONS)
     assert lone.fit(toy_rows(24), epochs=1).record.adapter["alpha"] == 8.0
-    with pytest.raises(bl.InputError, match=r"must derive from .*Adapter"):
+    with pytest.raises(bl.InputError, match="Adapter"):
         bl.register_adapter(dataclass(frozen=True)(type("Odd", (), vars_of("odd"))))
 
 

@@ -219,7 +219,7 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     ],
 )
 def test_damaged_records_are_refused(extra):
-    with pytest.raises(InputError, match=r"feature scores .*damaged"):
+    with pytest.raises(InputError, match="damaged"):
         FeatureScores.empty(extra, 4)
 
 

@@ -194,14 +194,14 @@ def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
         ("prob_a,label\n1,b\n1,c\n", r"one column .*'b', 'c'"),
         ("prob_a\n0.5\n1.5\n", "row 3, column 'prob_a': .*1.5"),
         ("prob_a,prob_b,logit_a\n1,0,3\n", "prob_<class> and logit_<class>"),
-        ("prob_a,prob_b,prob_a\n1,0,1\n", "'prob_a' more than once"),
+        ("prob_a,prob_b,prob_a\n1,0,1\n", "'prob_a' .*once"),
         ("prob_a,prob_b\n1,0\n0.5,x\n", "row 3, column 'prob_b': 'x'"),
         ("prob_a,prob_b\n1,0\n0.5\n", "row 3: 1 fields.* 2"),
         ("prob_a,prob_b\n1,0\n,1\n", "row 3, class 'a': .*nan"),
         ("prob_a,prob_b\nnan,1\n", "row 2, class 'a': .*nan"),
         ("prob_a,prob_b\n1,inf\n", "row 2, class 'b': .*inf"),
         ("prob_a,prob_b\n1.5,-0.5\n", "row 2, class 'b': .*-0.5"),
-        ("prob_a,prob_b\n1,0\n0.7,0.7\n", "row 3: .*sum to 1.4"),
+        ("prob_a,prob_b\n1,0\n0.7,0.7\n", "row 3: .*1.4"),
         ("logit_a,logit_b\n0,1\n0,-inf\n", "row 3, column 'logit_b': -inf"),
         ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", "row 4: id 'x' .*row 2"),
         ("id,prob_a,prob_b\nx,1,0\n,1,0\n", "row 3, column 'id': empty"),
@@ -209,7 +209,7 @@ def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
             "label,prob_a,prob_b\na,1,0\nq,1,0\n",
             "row 3.*'q'.*'a', 'b'",
         ),
-        ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", "row 3, column 'label': .*'2'.*0 to 1"),
+        ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", "row 3, column 'label': .*'2'.* 1"),
         ("label,prob_a,prob_b\na,1,0\n1,1,0\n", "row 3, column 'label': .*'1'"),
         ("total,prob_a,prob_b\n1,1,0\n,1,0\n", "row 3: total .*nan"),
         ("score_s,prob_a,prob_b\ninf,1,0\n", "row 2: score 's' .*inf"),
@@ -221,9 +221,9 @@ def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, message):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.parquet does not exist"):
+    with pytest.raises(InputError, match=r"none\.parquet .*exist"):
         Predictions.load(tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"p\.txt does not exist"):
+    with pytest.raises(InputError, match=r"p\.txt .*exist"):
         Predictions.load(tmp_path / "p.txt")
     with pytest.raises(InputError, match=r"p\.json: .*\.parquet, \.csv or \.jsonl"):
         random_predictions(2, ["a", "b"]).save(tmp_path / "p.json")

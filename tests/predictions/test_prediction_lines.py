@@ -65,9 +65,9 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
     ("lines", "message"),
     [
         ([], "is empty"),
-        ([GOOD, '{"id": "y", "prob'], r"row 2: broken JSON \(Unterminated string"),
+        ([GOOD, '{"id": "y", "prob'], "row 2: broken JSON .Unterm"),
         ([GOOD, "", "[1, 2]"], r"row 3: .*\[1, 2\]"),
-        ([GOOD, "[" * 100_000], r"row 2: broken JSON \(nested too deeply\)"),
+        ([GOOD, "[" * 100_000], "row 2: broken JSON .nested"),
         (
             [GOOD, {"id": "y", "label": "a", "prob_a": 1}],
             "row 2 .*'prob_b'",
@@ -82,7 +82,7 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
         ([GOOD, {**GOOD, "prob_b": True}], "row 2, column 'prob_b': True"),
         ([GOOD, {**GOOD, "prob_b": 10**400}], "'prob_b' .*float64"),
         ([{**GOOD, "prob_b": None}], "row 1, class 'b': .*nan"),
-        (['{"prob_a": NaN, "prob_b": 1}'], "row 1, class 'a': probability nan"),
+        (['{"prob_a": NaN, "prob_b": 1}'], "row 1, class 'a': .*nan"),
         ([GOOD, {**GOOD, "id": None}], "row 2, column 'id': empty"),
         ([GOOD, GOOD], "row 2: id 'x' .*row 1"),
         ([{**GOOD, "label": "q"}], "row 1, column 'label': .*'q'"),

@@ -60,7 +60,7 @@ def test_rows_that_were_fitted_to_are_refused():
     fit = rows(60)
     with pytest.raises(bl.InputError, match="same predictions"):
         bl.recalibrate(fit, fit)
-    with pytest.raises(bl.InputError, match="100 % of the rows"):
+    with pytest.raises(bl.InputError, match="100 %"):
         bl.recalibrate(fit, fit.take(np.arange(40)))
 
 

@@ -91,7 +91,7 @@ def test_rows_without_end_are_refused_before_they_fill_the_memory(tmp_path, monk
     path = tmp_path / name
     start = {"a.jsonl": '{"text": "', "a.json": '[{"text": "', "a.csv": 'text,label\n"'}[name]
     path.write_text(start + "a\n" * 10_000 if name == "a.csv" else start + "a" * 10_000)
-    with pytest.raises(InputError, match=r"row [12].*longer than"):
+    with pytest.raises(InputError, match=r"row [12].*longer"):
         read(path)
 
 
@@ -107,7 +107,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(source, "_UNCHECKED", 2**16)
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"text,label\n" + b"\n" * 5_000_000))
-    with pytest.raises(InputError, match="unpacks to more than"):
+    with pytest.raises(InputError, match=r"a\.csv\.gz"):
         read(path)
 
 

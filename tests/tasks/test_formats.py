@@ -171,7 +171,7 @@ def test_a_file_that_the_system_refuses_to_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(path), "open", refuse)
-    with pytest.raises(InputError, match=r"a\.csv.*Permission denied"):
+    with pytest.raises(InputError, match=r"a\.csv.*denied"):
         load_examples(path)
 
 
@@ -206,7 +206,7 @@ def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
     with pytest.raises(InputError, match=r"'text'.*no rows"):
         load_examples(path)
     pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), path)
-    with pytest.raises(InputError, match="'text' more than once"):
+    with pytest.raises(InputError, match=r"'text' .*once"):
         load_examples(path)
 
 

@@ -145,7 +145,7 @@ def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blan
 )
 def test_a_column_spelled_almost_like_the_labels_is_not_passed_over(tmp_path, name):
     path = lines(tmp_path / "a.jsonl", [{"text": "x", name: "a"}])
-    with pytest.raises(InputError, match="did you mean"):
+    with pytest.raises(InputError, match="'label'"):
         load_examples(path)
     assert load_examples(path, label_column=name).labels == ("a",)
     both = lines(tmp_path / "b.jsonl", [{"text": "x", name: "a", "label": "b"}])

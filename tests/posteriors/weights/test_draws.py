@@ -112,7 +112,7 @@ def test_modules_that_do_not_run_stay_quiet():
 
 
 def test_no_live_dropout_is_refused():
-    with pytest.raises(InputError, match=r"no dropout .*probability > 0"):
+    with pytest.raises(InputError, match=r"no dropout .*> 0"):
         draws_of(network())
 
 

@@ -231,14 +231,14 @@ def test_a_hessian_that_is_not_finite_is_refused_with_the_site(structure):
     with torch.no_grad():
         network.second.A.weight.mul_(1e-200)
         network.second.B.weight.mul_(1e200)
-    with pytest.raises(InputError, match=r"layer\.1\.value\.A .*not finite.*lr"):
+    with pytest.raises(InputError, match=r"layer\.1\.value\.A .*finite.*lr"):
         fitted(network, texts, structure=structure)
 
 
 def test_a_full_curvature_has_its_limit(monkeypatch):
     monkeypatch.setattr(laplace_lora, "MOST_FULL", 50)
     posterior_of(SmallNetwork("polar"), structure="full")
-    with pytest.raises(InputError, match=r"at most 50 .* 58; .*'kr"):
+    with pytest.raises(InputError, match=r" 50 .* 58; .*'kron'"):
         posterior_of(SmallNetwork("lora"), structure="full")
 
 
