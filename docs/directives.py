@@ -98,7 +98,7 @@ class AboutMethod(SphinxDirective):
             "",
             *_example(config),
         ]
-        lines += ["", "| | |", "|---|---|", f"| Python | `bl.{config.__name__}` |"]
+        lines += ["", "| | |", "|---|---|", f"| Python | {_linked(config)} |"]
         lines += [f"| {title} | {value} |" for title, value in _facts(entry)]
         lines += ["", *(f"- {limit}" for limit in _limits(config))]
         if entry["options"]:
@@ -118,6 +118,11 @@ _LIMITS = {
 def _config(kind: str, name: str) -> type[Any]:
     home = adapters if kind == "adapters" else posteriors
     return next(item.config for item in home.CATALOGUE.listed() if item.config.name == name)
+
+
+def _linked(config: type[Any]) -> str:
+    """Return a link to the class in the API reference."""
+    return f"{{py:class}}`bl.{config.__name__} <bayeslora.{config.__name__}>`"
 
 
 def _example(config: type[Any]) -> list[str]:
