@@ -74,6 +74,20 @@ def test_scoring_a_file_needs_no_model_library():
         assert name not in loaded
 
 
+def test_evaluate_loads_no_library_of_models_or_of_data_frames(tmp_path):
+    """pyarrow imports pandas for many of its conversions, half a second."""
+    path = tmp_path / "rows.csv"
+    path.write_text("id,label,prob_a,prob_b\n1,a,.6,.4\n2,b,.3,.7\n", encoding="utf-8")
+    code = (
+        "import sys; from bayeslora.cli import main\n"
+        f"try: main(['evaluate', {str(path)!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print({'netcal', 'pandas', 'torch', 'torchmetrics'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_a_prediction_needs_no_training_loop():
     code = (
         "import sys, bayeslora.classifier; print({'peft', 'transformers.trainer'} & {*sys.modules})"

@@ -111,7 +111,40 @@ def absent(piece: Piece, name: str) -> NDArray[np.bool_]:
     values: Any = piece.columns[name]
     if isinstance(values, list):
         return np.array([value is None for value in values], dtype=np.bool_)
-    return np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return _truths(values.is_null())
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Return numbers of Arrow without nulls; its `to_numpy` imports pandas, half a second."""
+    import pyarrow as pa
+
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return np.from_dlpack(whole)
+
+
+def _strings(values: Sequence[str]) -> Any:
+    """Return strings as Arrow's; `pyarrow.array` imports pandas."""
+    import pyarrow as pa
+
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = (pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    return pa.StringArray.from_buffers(len(encoded), *buffers)
+
+
+def _floats(values: Any) -> NDArray[np.float64]:
+    """Return float64 numbers of Arrow, NaN where there is none."""
+    import pyarrow.compute as pc
+
+    return _array(pc.fill_null(values, np.nan) if values.null_count else values)
+
+
+def _truths(values: Any) -> NDArray[np.bool_]:
+    """Return truth values of Arrow, of which none is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return _array(pc.cast(values, pa.uint8())).astype(np.bool_)
 
 
 def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDArray[np.float64]:
@@ -126,7 +159,7 @@ def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDA
         found = pc.cast(values, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise InputError(problem) from None
-    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
+    return _floats(found)
 
 
 def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDArray[np.float64]:
@@ -141,8 +174,7 @@ def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDA
     if isinstance(values, list):
         values = pa.array(values, pa.string())
     try:
-        found = pc.cast(values, pa.float64())
-        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
+        return _floats(pc.cast(values, pa.float64()))
     except pa.ArrowInvalid:
         given = values.to_pylist()
         return np.array([_number(table, piece, k, name, value) for k, value in enumerate(given)])
@@ -285,21 +317,19 @@ def label_codes(
     Raises:
         InputError: A label is neither the name nor the index of a class.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     labels = _as_spelled(labels, classes)
-    absent = np.asarray(labels.is_null())
-    names = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
-    indices = pc.index_in(
-        labels, value_set=pa.array([str(k) for k in range(len(classes))], pa.string())
-    )
+    absent = _truths(labels.is_null())
+    names = pc.index_in(labels, value_set=_strings(classes))
+    indices = pc.index_in(labels, value_set=_strings([str(k) for k in range(len(classes))]))
     # One name among them says that the column holds names, whatever the others look like.
     are_indices = pc.all(names.is_null()).as_py()
     codes = indices if are_indices else names
-    unknown = np.asarray(codes.is_null()) & ~absent
+    unknown = _truths(codes.is_null()) & ~absent
     if not unknown.any():
-        return np.asarray(pc.fill_null(codes, -1).to_numpy(), dtype=np.int64)
+        whole = pc.fill_null(codes, -1) if codes.null_count else codes
+        return _array(whole).astype(np.int64)
     row = int(np.argmax(unknown))
     allowed = ", ".join(map(shown, classes[:20])) + (", …" if len(classes) > 20 else "")
     raise InputError(
@@ -331,11 +361,11 @@ def id_names(source: str, ids: Any, where: Where) -> tuple[str, ...]:
         InputError: One is.
     """
     if ids.null_count:
-        row = int(np.argmax(np.asarray(ids.is_null())))
+        row = int(np.argmax(_truths(ids.is_null())))
         raise InputError(
             f"{source}, {where(row)}, column 'id': empty; give every row an id or none"
         )
-    return tuple(ids.to_numpy().tolist())
+    return tuple(ids.to_pylist())
 
 
 def _bad(table: Table, piece: Piece, place: int, name: str, problem: str) -> InputError:

@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from bayeslora.errors import InputError
 from benchmarks.speed.work import THREADS
 
 KEY = ("kind", "name")
@@ -24,16 +25,22 @@ def measured(module: str, case: str, side: str, package: Path | None = None) -> 
         case: Its name.
         side: Of the case.
         package: A clone to take ours from; None for this one.
+
+    Raises:
+        InputError: It is no clone.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
     command = [sys.executable, "-m", module, "--measure", case, side]
     surroundings = os.environ | threads | {"BAYESLORA_CACHE_GIB": "0"}
     if package is not None:
-        # The clone's package, but the benchmarks of this one: -P keeps this directory from going
-        # first. The clone has to be older than `benchmarks` as a package.
-        command.insert(1, "-P")
+        if not (package / "bayeslora" / "__init__.py").is_file():
+            raise InputError(f"{package} is no clone: it has no package `bayeslora`")
+        # The clone's package, but the benchmarks of this one. A safe path keeps this directory from
+        # going first, in the commands that a case starts as well. The clone has to be older than
+        # `benchmarks` as a package.
         places = (package.absolute(), Path(__file__).parents[2])
         surroundings["PYTHONPATH"] = os.pathsep.join(map(str, places))
+        surroundings["PYTHONSAFEPATH"] = "1"
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -48,7 +48,10 @@ def test_a_larger_problem_never_costs_less(family, sizes, place):
 def test_small_problems_stay_dense_and_400_classes_do_not():
     for sizes in ((2, 576, 640), (8, 576, 640), (20, 384, 1000), (77, 384, 1000)):
         assert affordable(VBLL(), *sizes).covariance == "dense"
+    assert affordable(VBLL(), 77, 576, 640).covariance == "dense"
     assert affordable(VBLL(), 400, 384, 2000).covariance == "eigenbasis"
+    # Few rows make a dense fit cheap, but not small.
+    assert affordable(VBLL(), 400, 576, 300).covariance == "eigenbasis"
     for family in ("dense", "low_rank"):
         assert affordable(VBLL(covariance=family), 400, 384, 2000).covariance == family
 
