@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
-# Files, functions and cases that take more than a second: `make slow` measures them (measure.py).
+# Files, functions and cases that take long: `make slow` measures them (measure.py).
 SLOW = frozenset((TESTS / "slow.txt").read_text(encoding="utf-8").splitlines())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-LIMIT = 1.0
+LIMIT = 0.5
 
 
 class Measure:

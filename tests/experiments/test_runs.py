@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,7 +168,9 @@ def test_the_same_command_computes_nothing_again(finished, monkeypatch):
 
 
 def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, monkeypatch):
-    content, out, _ = finished
+    content, kept, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(kept, out)
     done = []
 
     def fake(workshop, cell, work):
