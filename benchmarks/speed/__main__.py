@@ -98,7 +98,10 @@ def write_table(out: Path) -> None:
         ours = ""
         earlier = [one["seconds"] for one in known.get("before", [])]
         before = f"{median(earlier):.3g}" if earlier else ""
-        for side, found in known["sides"].items():
+        for side in case.sides:
+            found = known["sides"].get(side)
+            if not found:
+                continue
             seconds = [one["seconds"] for one in found]
             middle = median(seconds)
             ratio = "" if not ours else f"{middle / float(ours):.2f}"
@@ -122,7 +125,8 @@ def write_table(out: Path) -> None:
         f"{ROWS} texts of {WORDS} words, imports and loading included. Made by `make "
         "bench-speed`; the default fit by `python -m benchmarks.speed --cases reading`. "
         "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
-        "read as well.",
+        "read as well. The machine's speed differs between rows by a factor of up to three, as it "
+        "was on the days of their measurement: compare within a row.",
         table(head, rows),
         "Measured on: " + "; ".join(machines) + ".",
     ]
