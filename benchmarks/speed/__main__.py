@@ -87,6 +87,25 @@ def main() -> None:
     write_table(args.out)
 
 
+def training_loop(results: Results) -> list[str]:
+    """Return what the training loop takes: the difference of fits of five epochs and of one."""
+    rows = []
+    for dtype, end in (("float32", ""), ("bfloat16", "-bfloat16")):
+        fits = [results.get(kind="case", name=f"fit-{n}{end}") for n in ("1-epoch", "5-epochs")]
+        if None in fits:
+            continue
+        for side in CASES[f"fit-1-epoch{end}"].sides:
+            one, five = (median(run["seconds"] for run in fit["sides"][side]) for fit in fits)
+            rows.append((dtype, side, f"{(five - one) / 4:.2f}", f"{4 * ROWS / (five - one):.0f}"))
+    if not rows:
+        return []
+    head = ("training loop", "side", "s per epoch", "texts per s")
+    return [
+        "The training loop alone, from the difference of five epochs and one:",
+        table(head, rows),
+    ]
+
+
 def write_table(out: Path) -> None:
     """Write `summary.md`."""
     results, rows, machines = Results(out, KEY), [], {}
@@ -123,11 +142,12 @@ def write_table(out: Path) -> None:
         "# Speed",
         "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
         f"{ROWS} texts of {WORDS} words, imports and loading included. Made by `make "
-        "bench-speed`; the default fit by `python -m benchmarks.speed --cases reading`. "
+        "bench-speed`, and what takes longest by `python -m benchmarks.speed --cases NAME`. "
         "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
         "read as well. The machine's speed differs between rows by a factor of up to three, as it "
         "was on the days of their measurement: compare within a row.",
         table(head, rows),
+        *training_loop(results),
         "Measured on: " + "; ".join(machines) + ".",
     ]
     with atomic_file(out / "summary.md") as aside:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
@@ -127,10 +128,9 @@ def main() -> None:
 
 
 def exponent(points: list[tuple[float, float]]) -> float:
-    """Return the slope in logs over the upper half of the points."""
-    upper = points[(len(points) - 1) // 2 :]
-    (x, y), (far, high) = upper[0], upper[-1]
-    return math.log(high / y) / math.log(far / x)
+    """Return the slope of a line fitted in logs to the upper half of the points."""
+    upper = np.log(points[(len(points) - 1) // 2 :])
+    return float(np.polyfit(upper[:, 0], upper[:, 1], 1)[0])
 
 
 def write(out: Path) -> None:
