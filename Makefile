@@ -69,7 +69,7 @@ browser:
 	fi; \
 	echo "No chromium: the browser tests will be skipped; as root, apt-get install chromium brings them back"
 
-PROSE := README.md CONTRIBUTING.md benchmarks/README.md reports/README.md $(wildcard docs/*.md docs/*/*.md)
+PROSE := README.md CONTRIBUTING.md benchmarks/README.md reports/README.md $(wildcard docs/*.md docs/*/*.md docs/*/*/*.md)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -85,7 +85,8 @@ wording: $(STAMP)
 	$(BIN)/python tests/cli/test_cli_wording.py
 
 docs: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(BIN)/python -c 'import furo, myst_nb, sphinx_copybutton' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/tables.py
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -c docs . docs/_build/html
 	@echo "Open docs/_build/html/index.html"

@@ -45,9 +45,16 @@ def score_words(score: str) -> str:
     return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
 
 
+def better_score(result: OODScores) -> str:
+    """Return the score that separates the set better, if it detects the set at all; else empty."""
+    if not result.better or result.by_score[result.better]["auroc"].low <= 0.5:
+        return ""
+    return result.better
+
+
 def is_usable(result: OODScores) -> bool:
     """Return whether nothing speaks against flagging rows by the score: doubt, or a better one."""
-    return not result.better and not (result.doubt and result.score == EPISTEMIC)
+    return not better_score(result) and not (result.doubt and result.score == EPISTEMIC)
 
 
 def is_blind(result: OODScores) -> bool:
@@ -66,7 +73,7 @@ def verdict(result: OODScores) -> Literal["beaten", "blind", "doubtful", "costly
     Another score separates them better; it is blind to them; its values say nothing; or catching
     95 % of them flags more than `MOST_FLAGGED` of the in-distribution examples.
     """
-    if result.better:
+    if better_score(result):
         return "beaten"
     if is_blind(result):
         return "blind"
@@ -80,12 +87,13 @@ def instead_of(result: OODScores) -> str:
 
     Empty where no other score is known to be better.
     """
-    if not result.better:
+    better = better_score(result)
+    if not better:
         return ""
-    auroc = result.by_score[result.better]["auroc"]
+    auroc = result.by_score[better]["auroc"]
     return (
-        f"Use {score_words(result.better)} instead (AUROC {number(auroc.value)}; --ood-score"
-        f" {result.better}), and confirm it on other examples."
+        f"Use {score_words(better)} instead (AUROC {number(auroc.value)}; --ood-score"
+        f" {better}), and confirm it on other examples."
     )
 
 
@@ -98,13 +106,14 @@ def detector_notes(result: OODScores) -> list[str]:
             notes.append(f"{why}: do not rely on it.")
         elif result.score == FALLBACK:
             notes.append(f"judged by {score_words(result.score)}, because {why}.")
-    if result.better:
+    better = better_score(result)
+    if better:
         ours, simple = (
-            number(result.by_score[name]["auroc"].value) for name in (result.score, result.better)
+            number(result.by_score[name]["auroc"].value) for name in (result.score, better)
         )
         notes.append(
-            f"{score_words(result.better)} separates the set better than"
+            f"{score_words(better)} separates the set better than"
             f" {score_words(result.score)} (AUROC {simple} against {ours}, paired, beyond chance);"
-            f" confirm it on other examples (--ood-score {result.better})."
+            f" confirm it on other examples (--ood-score {better})."
         )
     return notes

@@ -15,7 +15,13 @@ from bayeslora.reporting.assess import (
     misses_more_than_chance,
     pair,
 )
-from bayeslora.reporting.detectors import MOST_FLAGGED, detector_notes, is_usable
+from bayeslora.reporting.detectors import (
+    MOST_FLAGGED,
+    detector_notes,
+    instead_of,
+    is_usable,
+    verdict,
+)
 from bayeslora.reporting.findings import detection, findings
 from bayeslora.reporting.ranking import best_or_tied, facts_of
 
@@ -240,6 +246,19 @@ def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
     result = dataclasses.replace(blind, better="max_probability", by_score=scores)
     found = words([assessed("m", ood={"far": result})], sets={"far": "far"})
     assert all("0.990" in found[key] for key in ("advice", "ood"))
+
+
+def test_a_score_that_is_less_blind_is_not_recommended():
+    """It separates better than the judged score, and still no better than a coin."""
+    reversed_ = detected(0.20, 0.15, 0.25)
+    simple = detected(0.43, 0.32, 0.56).by_score["epistemic"]
+    scores = {**reversed_.by_score, "max_probability": simple}
+    result = dataclasses.replace(reversed_, better="max_probability", by_score=scores)
+    assert verdict(result) == "blind"
+    assert instead_of(result) == ""
+    assert detector_notes(result) == []
+    found = words([assessed("m", ood={"far": result})], sets={"far": "far"})
+    assert not any("--ood-score" in each for each in found.values())
 
 
 def test_some_methods_blind_to_a_set_are_named():
