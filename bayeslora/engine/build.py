@@ -17,6 +17,7 @@ from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
+from bayeslora.engine.layer_sampling import reason_against_layers
 from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.settings import LabelledExamples
@@ -228,7 +229,7 @@ def check_last_layer(
             f"it, from_transformers(directory, {posterior.name!r}); choose 'laplace', which is "
             "over the last layer"
         )
-    if over_adapters(posterior) and not with_sites:
+    if over_adapters(posterior) and not with_sites and reason_against_layers(posterior):
         raise InputError(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
             "own layers were trained; choose 'laplace', which is over the last layer"

@@ -34,7 +34,7 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
                 f"adapter {adapter.name!r} samples layers by its own options; leave layer_sampling "
                 "(--layer-sampling) out, which is for the sites of other adapters"
             )
-        reason = _not_on_layers(posterior)
+        reason = reason_against_layers(posterior)
         if reason:
             raise InputError(
                 f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
@@ -50,7 +50,7 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         )
 
 
-def _not_on_layers(posterior: Posterior) -> str:
+def reason_against_layers(posterior: Posterior) -> str:
     """Return why a posterior cannot go with whole layers; nothing where it can."""
     if posterior.over_factors:
         return "is over the factors of an adapter, and whole layers have none"

@@ -198,7 +198,7 @@ def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
     from bayeslora.predictions.record import Predictions
 
     os.mkfifo(tmp_path / "p.csv")
-    with pytest.raises(InputError, match="pipe"):
+    with pytest.raises(InputError, match="a pipe"):
         Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
     # Only the check: a writer that is wrong would replace the device of this machine.
     with pytest.raises(InputError, match="device"):

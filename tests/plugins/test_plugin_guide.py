@@ -12,6 +12,7 @@ from tiny import tiny_classifier, toy_rows
 
 import bayeslora as bl
 from bayeslora.cli import main
+from bayeslora.posteriors.registry import resolve_posterior
 
 FROM = {"device": "cpu", "progress": False}
 OPTIONS = {**FROM, "max_length": 32}
@@ -194,6 +195,19 @@ def test_a_posterior_over_weights_is_given_to_a_finished_model_and_refused_witho
         lone = bl.BayesianClassifier(llama, adapter, "noise", **OPTIONS)
         with pytest.raises(bl.InputError, match="'noise'"):
             lone.fit(toy_rows(24))
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_posterior_that_may_be_over_whole_layers_is_fitted_and_calibrated_there(
+    llama, monkeypatch
+):
+    layers = bl.BayesianClassifier(llama, "lisa", "map", **OPTIONS)
+    layers.fit(toy_rows(24), epochs=1, batch_size=8)
+    with pytest.raises(bl.InputError, match="'noise'"):
+        layers.calibrate(toy_rows(24, seed=5), posterior="noise")
+    monkeypatch.setattr(type(resolve_posterior("noise")), "not_on_layers", "")
+    layers.calibrate(toy_rows(24, seed=5), posterior="noise")
+    assert layers.posterior.name == "noise"
 
 
 @pytest.mark.parametrize("posterior", ["vbll:num_samples=20", "swag:num_samples=2"])
