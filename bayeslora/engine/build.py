@@ -17,7 +17,6 @@ from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
-from bayeslora.engine.layer_sampling import reason_against_layers
 from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.settings import LabelledExamples
@@ -194,6 +193,16 @@ def last_layer(
 def over_adapters(posterior: Posterior) -> bool:
     """Return whether a posterior is fitted to adapters that are trained already."""
     return posterior.over_trained
+
+
+def reason_against_layers(posterior: Posterior) -> str:
+    """Return why a posterior cannot go with whole layers; nothing where it can."""
+    if posterior.over_factors:
+        return "is over the factors of an adapter, and whole layers have none"
+    reason = posterior.not_on_layers
+    if reason is None and type(posterior).over_weights is not Posterior.over_weights:
+        return "is over the weights of an adapter, and whole layers have none"
+    return reason or ""
 
 
 def check_last_layer(

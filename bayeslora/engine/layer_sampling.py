@@ -13,6 +13,7 @@ from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.adapters.layer_sampling.policy import Group, LayerSampler
 from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
 from bayeslora.adapters.targets import layer_index
+from bayeslora.engine.build import reason_against_layers
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
@@ -48,16 +49,6 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
             f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
             "another posterior or leave layer_sampling out"
         )
-
-
-def reason_against_layers(posterior: Posterior) -> str:
-    """Return why a posterior cannot go with whole layers; nothing where it can."""
-    if posterior.over_factors:
-        return "is over the factors of an adapter, and whole layers have none"
-    reason = posterior.not_on_layers
-    if reason is None and type(posterior).over_weights is not Posterior.over_weights:
-        return "is over the weights of an adapter, and whole layers have none"
-    return reason or ""
 
 
 def layer_sampler(
