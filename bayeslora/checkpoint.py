@@ -100,6 +100,7 @@ class ModelRecord:
         data: Hashes of the rows, `train` and `validation`; `whole` of those that both were taken
             from by `hold_out`; `before` stands for the fit of a network
             whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
+        dropped: How many rows of a known task were left out before, by split and reason.
         training: Settings of the fit.
         results: What the fit measured: history, best epoch, posterior, adapter, and the finished
             model's NLL and accuracy on the validation rows.
@@ -121,6 +122,7 @@ class ModelRecord:
     tasks: dict[str, int] = field(default_factory=dict)
     across_tasks: bool = False
     data: dict[str, str | None] = field(default_factory=dict)
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=library_versions)

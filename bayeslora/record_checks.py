@@ -16,6 +16,7 @@ _MAPPINGS: dict[str, set[str]] = {
     "tasks": set(),
     "head": set(),
     "data": set(),
+    "dropped": set(),
     "training": set(),
     "results": set(),
     "versions": set(),

@@ -107,7 +107,7 @@ def read_tasks(
     Raises:
         InputError: As `data.read`, or --task is given too.
     """
-    from bayeslora.tasks.known import KNOWN_TASKS, load_known
+    from bayeslora.tasks.known import KNOWN_TASKS, load_task
     from bayeslora.tasks.readers import kept
 
     if args.task is not None:
@@ -118,7 +118,7 @@ def read_tasks(
         for task, file in files.items():
             is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
             if is_split and (directory is not None or task == "newsgroups"):
-                found[task] = kept(load_known(task, file, directory), keep)
+                found[task] = kept(load_task(task, file, directory), keep)
             else:
                 found[task] = read(file, args, columns, labels=labels, keep=keep)
     finally:

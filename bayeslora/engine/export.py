@@ -174,14 +174,15 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
         InputError: The classifier is another library's, or the mean logits are no linear function
             of the features.
     """
+    network = fitted.network
+    for site in network.sites:
+        site.check_fixed()
     if format_of(fitted.record) is not None:
         raise InputError(
             f"{fitted.name} answers among the options of each question, and an exported last layer "
             "has the same classes for every row; --format peft without --head writes the adapter"
         )
-    network, encoder = fitted.network, _encoder(fitted)
-    for site in network.sites:
-        site.check_fixed()
+    encoder = _encoder(fitted)
     network.eval()
     rows = network.scaled(encoder.features(encoder.probe()))
     expected = network.head.predict(rows).mean

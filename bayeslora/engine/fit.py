@@ -117,6 +117,7 @@ def fit_classifier(
     """
     choices = formats.settled(choices, data.train[0])
     final = data
+    dropped = data.dropped()  # before rows are held out, which may be of either split
     undivided: dict[str, str | None] = {}
     if settings.hold_out:
         _check_hold_out(choices, data, settings)
@@ -139,12 +140,14 @@ def fit_classifier(
         choices.posterior,
         _sizes(choices, data, backbone, len(final.train[0])),
     )
-    choices = replace(choices, posterior=posterior)
-    choices = replace(choices, adapter=choices.adapter.with_layers(_layers(choices, backbone)))
+    adapter = choices.adapter.with_layers(_layers(choices, backbone))
+    choices = replace(choices, posterior=posterior, adapter=adapter)
     # `identity` keeps what was asked for.
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
-    planned["posterior"] = planned["posterior"] | settled
-    planned["adapter"] = choices.adapter.recorded()
+    planned |= {
+        "posterior": planned["posterior"] | settled,
+        "adapter": choices.adapter.recorded(),
+    }
     reading = _reading(choices, backbone, final)
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
@@ -203,6 +206,7 @@ def fit_classifier(
         tasks=data.tasks,
         across_tasks=data.across_tasks,
         data=final.hashes() | undivided,
+        dropped=dropped,
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
     )

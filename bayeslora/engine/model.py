@@ -53,7 +53,7 @@ from bayeslora.posteriors.registry import (
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, data_hash
+from bayeslora.tasks.examples import Examples, data_hash, dropped_by_split
 from bayeslora.tasks.union import TASK
 
 logger = logging.getLogger(__name__)
@@ -327,6 +327,10 @@ class FittedModel:
                 "train": data_hash(train.examples),
                 "validation": None if validation is None else data_hash(validation.examples),
             },
+            dropped=dropped_by_split(
+                train=train.examples,
+                validation=None if validation is None else validation.examples,
+            ),
             head=network.head.extra_config(),
             feature_scores=network.feature_scores.extra_config(),
             # What the fit measured on its validation rows it measured under another posterior.

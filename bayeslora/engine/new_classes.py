@@ -27,7 +27,13 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import settled_scores
 from bayeslora.posteriors.registry import build_head, provider
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names, data_hash, encode_labels
+from bayeslora.tasks.examples import (
+    Examples,
+    class_names,
+    data_hash,
+    dropped_by_split,
+    encode_labels,
+)
 
 
 def for_new_classes(
@@ -95,6 +101,7 @@ def for_new_classes(
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
         data={"before": fit_options(record), "train": data_hash(rows), "validation": None},
+        dropped=dropped_by_split(train=rows),
         results={
             "posterior": results[0].posterior,
             "history": [],

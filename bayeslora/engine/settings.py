@@ -25,7 +25,13 @@ from bayeslora.option_checks import BelowOne, Count, Format, Options, Positive, 
 from bayeslora.posteriors.base import Posterior
 from bayeslora.tables.images import IMAGE
 from bayeslora.tasks.columns import DataColumns
-from bayeslora.tasks.examples import Examples, class_names, data_hash, encode_labels
+from bayeslora.tasks.examples import (
+    Examples,
+    class_names,
+    data_hash,
+    dropped_by_split,
+    encode_labels,
+)
 from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
 
 _TOLD = re.compile(
@@ -247,3 +253,8 @@ class TrainingData:
         """Return a hash of each split."""
         held = None if self.validation is None else data_hash(self.validation[0])
         return {"train": data_hash(self.train[0]), "validation": held}
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """Return how many rows were left out before, by split and reason."""
+        held = None if self.validation is None else self.validation[0]
+        return dropped_by_split(train=self.train[0], validation=held)

@@ -38,6 +38,8 @@ class Protocol:
         weight_samples: Forward passes of a posterior that draws weights; None takes its default.
         logit_samples: Draws of a posterior with Gaussian logits; None takes its default.
         num_choices: Options per question by task; rows with another number are dropped.
+        ood_audit: A column of out-of-distribution sets with what an audit found; where there is
+            one, only rows that it calls OK are taken. None takes all.
         backbones: The published backbones, for reference.
         format: How questions with options are read; None takes the default of `fit`.
         deviations: What the published protocol has and `fit` cannot express.
@@ -58,6 +60,7 @@ class Protocol:
     weight_samples: int | None = None
     logit_samples: int | None = None
     num_choices: Mapping[str, int] = field(default_factory=dict)
+    ood_audit: str | None = None
     backbones: str = ""
     format: str | None = None
     deviations: tuple[str, ...] = ()
@@ -95,6 +98,8 @@ class Protocol:
         if self.format is not None:
             parts.append(f"questions by {self.format}")
         parts += [f"{task}: rows with {count} options" for task, count in self.num_choices.items()]
+        if self.ood_audit is not None:
+            parts.append(f"OOD rows with {self.ood_audit} = OK")
         return ", ".join([*parts, f"ECE with {self.num_bins} bins"])
 
 
@@ -164,12 +169,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "bag",
             "the splits, seeds and scores of BayesAdapt (arXiv 2606.22188)",
             seeds=(0, 1, 2, 3),
+            ood_audit="redux_error_type",
             backbones="Qwen3 0.6B to 14B",
             format="letters",
             deviations=(
                 "training: published per method; here the defaults of fit",
                 "OOD: published on MMLU-redux, filtered for errors; here the sets that the grid "
-                "names",
+                "names, filtered where they have the audit's column",
                 "prompt: ours, not the published string; its hash is in the record",
             ),
         ),

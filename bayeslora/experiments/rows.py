@@ -75,6 +75,7 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
     ood = {}
     for name, source in _ood_sources(task).items():
         rows = _counted(dropped, name, _outside(source, task, data_dir))
+        rows = _audited(dropped, name, rows, protocol.ood_audit)
         kept = without_overlap(without_overlap(rows, train), reported)
         ood[name] = _counted(dropped, f"{name}, in {task.name} too", kept, before=rows)
     return TaskRows(train, reported, split, ood, dropped, deviations)
@@ -156,6 +157,17 @@ def _counted(
     for why, count in rows.dropped.items():
         dropped[f"{what}, {why}"] = count
     return rows
+
+
+def _audited(
+    dropped: dict[str, int], what: str, examples: Examples, column: str | None
+) -> Examples:
+    """Return the rows that an audit calls OK, if a column says what it found."""
+    found = None if column is None else examples.further.get(column)
+    if found is None:
+        return examples
+    kept = examples.take([row for row, verdict in enumerate(found) if verdict == "OK"])
+    return _counted(dropped, f"{what}, {column} is not OK", kept, before=examples)
 
 
 def _with_choices(dropped: dict[str, int], what: str, examples: Examples, count: int) -> Examples:

@@ -208,9 +208,11 @@ class RowChecks:
 
     def _text(self, place: int, value: Any) -> str:
         """Return a text, or the path of an image that can be read."""
-        text = text_value(place, value)
         if not self.columns.images:
-            return text
+            return text_value(place, value)
+        if not isinstance(value, str) or is_blank(value):
+            raise BadValueError(f"{shown(value)} is not the path of an image")
+        text = text_value(place, value)
         image = located(text, self.table.source)
         try:
             read_image(image)

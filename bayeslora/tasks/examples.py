@@ -179,6 +179,11 @@ def data_hash(examples: Examples) -> str:
     return digest.value
 
 
+def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
+    """Return `Examples.dropped` of each split that lacks rows, by its name."""
+    return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
+
+
 _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "groups", "among")
 
 

@@ -87,7 +87,15 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Exa
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     every = [named(task, rows, common) for task, rows in parts.items()]
-    rows = replace(joined(every), source=" + ".join(rows.source for rows in parts.values()))
+    rows = replace(
+        joined(every),
+        source=" + ".join(rows.source for rows in parts.values()),
+        dropped={
+            f"{task}: {why}": count
+            for task, rows in parts.items()
+            for why, count in rows.dropped.items()
+        },
+    )
     return rows if tasks is None else among_own(rows, tasks)
 
 

@@ -140,6 +140,9 @@ def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_pa
     np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-9)
     recommender.save_pretrained(tmp_path / "model")
     assert same(load(tmp_path / "model").predict(NEXT), found)
+    with pytest.raises(bl.InputError) as caught:  # the gate is why not, and PEFT has none either
+        recommender.export_merged(tmp_path / "merged")
+    assert "peft" not in str(caught.value)
     scores = bl.evaluate(found, num_resamples=5)
     assert {"accuracy", "nll", "ece", "accuracy_at_50"} <= {*scores}
 

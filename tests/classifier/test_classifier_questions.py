@@ -228,6 +228,30 @@ def test_a_model_remembers_the_columns_of_a_description(model, tmp_path, capsys)
     assert len(clf.calibrate(train, posterior="mle").predict(test)) == 12
 
 
+def test_a_model_records_which_rows_of_a_known_task_were_left_out(model, tmp_path):
+    folder = tmp_path / "openbookqa"
+    folder.mkdir()
+    train, test = toy_questions(20), toy_questions(4, 1)
+    asked = [
+        {"answer_index": row["answer"], **{key: row[key] for key in ("id", "question", "choices")}}
+        for row in [*train, {**train[0], "id": "again"}, {**test[0], "id": "seen"}]
+    ]
+    _write(folder / "train.jsonl", asked)
+    _write(folder / "test.jsonl", [{**row, "answer_index": row["answer"]} for row in test])
+    rows = bl.load_task("openbookqa", "train", tmp_path)
+    gone = {"repeated": 1, "in test too": 1}
+    clf = bl.BayesianClassifier(model, "none", "map", **OPTIONS)
+    clf.fit(rows, hold_out=0.2, out=tmp_path / "model")
+    assert clf.record.num_train == 16
+    assert json.loads((tmp_path / "model" / "bayeslora.json").read_text())["dropped"] == {
+        "train": gone
+    }
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.record.dropped == {"train": gone}
+    assert again.calibrate(toy_questions(12), posterior="laplace").record.dropped == {}
+    assert again.calibrate(rows, posterior="laplace").record.dropped == {"train": gone}
+
+
 def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
     train = _write(tmp_path / "train.jsonl", toy_questions(12))
     words = ["fit", train, "--task", "text-classification", "--out", str(tmp_path / "model")]

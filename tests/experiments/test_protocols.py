@@ -1,12 +1,16 @@
 """Published settings reach the fit, and what cannot be expressed is said."""
 
+import json
+
 import pytest
+from tiny import toy_questions
 
 from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Workshop
 from bayeslora.experiments.checks import check_cell
-from bayeslora.experiments.grid import as_grid
+from bayeslora.experiments.grid import Task, as_grid
 from bayeslora.experiments.protocols import PROTOCOLS, protocol
+from bayeslora.experiments.rows import task_rows
 
 
 @pytest.fixture
@@ -124,3 +128,29 @@ def test_every_protocol_is_said_in_one_line(name):
     assert one.split in one.described()
     assert f"{one.num_bins} bins" in one.described()
     assert one.settings()["seeds"] == list(one.seeds)
+
+
+def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
+    folder = tmp_path / "mmlu_college_physics"
+    folder.mkdir()
+    verdicts = ("OK", "wrong", None)
+    (folder / "test.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"id": str(n), "question": f"q{n}", "choices": ["x", "y"], "answer_index": 0}
+                | {"redux_error_type": verdict}
+            )
+            + "\n"
+            for n, verdict in enumerate(verdicts)
+        )
+    )
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in toy_questions(4)))
+    ood = {"physics": "mmlu-college-physics", "file": str(tmp_path / "other.jsonl")}
+    (tmp_path / "other.jsonl").write_text(json.dumps(toy_questions(1, 9)[0]) + "\n")
+    task = Task("own", {"train": str(own), "test": str(own)}, ood)
+    for name, kept in (("bag", ("q0",)), ("bayeslora", ("q0", "q1", "q2"))):
+        found = task_rows(task, PROTOCOLS[name], tmp_path)
+        assert found.ood["physics"].texts == kept
+        assert len(found.ood["file"]) == 1
+        assert found.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(kept)

@@ -30,6 +30,13 @@ def test_a_folder_of_one_folder_per_class(tmp_path):
     )
 
 
+def test_what_is_no_path_is_no_image():
+    for value in (None, 7, " "):
+        with pytest.raises(InputError, match="image") as caught:
+            load_examples([{"image": value, "label": "a"}])
+        assert "text" not in str(caught.value)
+
+
 def test_images_of_one_folder_have_no_labels(tmp_path):
     write(tmp_path / "a.png")
     assert load_examples(tmp_path).labels == (None,)
