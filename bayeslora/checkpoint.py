@@ -67,7 +67,7 @@ LAYOUTS = (
 ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
 MODULE = "module"
-"""Kinds of backbone: one that was adapted here, somebody else's finished classifier on disk or hub,
+"""Kinds of backbone: one that was adapted here, a finished classifier on disk or hub,
 and any module, which is in memory only."""
 
 

@@ -80,7 +80,7 @@ logger = logging.getLogger(__name__)
 
 
 class BayesianClassifier:
-    """A text classifier whose probabilities are meant to be believed.
+    """A text classifier with calibrated probabilities and uncertainties.
 
     Example:
         >>> clf = BayesianClassifier("smollm2-135m", adapter="polar", posterior="vbll")
@@ -625,7 +625,7 @@ class BayesianClassifier:
 
         Raises:
             InputError: The rows are not allowed, the posterior cannot be fitted to a finished
-                network, or this is somebody else's classifier.
+                network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Here, as `fit` imports its own: a prediction needs none of it.
         from bayeslora.engine.new_classes import for_new_classes
@@ -642,7 +642,7 @@ class BayesianClassifier:
         )
 
     def spectrum(self) -> list[list[SiteSpectrum]]:
-        """Return what the adapter did to each weight: a list for every member, of one most often.
+        """Return the change of each adapted weight: one list per member, most models having one.
 
         Each entry has the layer's `name`, the `singular_values` of the change, its `norm`,
         `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
@@ -846,7 +846,7 @@ class BayesianClassifier:
         trust_remote_code: bool = False,
         progress: bool = True,
     ) -> BayesianClassifier:
-        """Take somebody else's fine-tuned sequence classifier; `calibrate` then fits the posterior.
+        """Load a fine-tuned sequence classifier from transformers; `calibrate` fits its posterior.
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
@@ -905,7 +905,7 @@ class BayesianClassifier:
         device: str | None = None,
         progress: bool = True,
     ) -> BayesianClassifier:
-        """Take any finished torch module; `calibrate` then fits the posterior.
+        """Load any finished torch module; `calibrate` fits its posterior.
 
         A saved classifier holds the posterior and not the module:
         `from_pretrained(directory, module=module, encode=encode)` reads it, and checks that the
@@ -948,7 +948,7 @@ class BayesianClassifier:
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
-        """Answer before the first label: the last layer is the language model's own answer.
+        """Return a classifier that needs no labels: the language model answers.
 
         Its logits for the words of the classes after the template, as `mle` gives them; `calibrate`
         then fits a posterior to labelled rows (`vbll` moves the answer, `laplace` and `temperature`

@@ -45,7 +45,7 @@ class Conditioning(nn.Module):
         raise NotImplementedError
 
     def closed(self) -> AbstractContextManager[object]:
-        """Let passes be those of the frozen backbone while it is open."""
+        """Return a context in which passes are those of the frozen backbone."""
         raise NotImplementedError
 
     def figures(self, contexts: Tensor) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Which directories are ours to replace, and to delete.
 
 A directory counts as ours if every file in it has a name that we write and its marker file, such as
-`bayeslora.json`, parses as ours. Anything else in it may be somebody's work and is never deleted.
+`bayeslora.json`, parses as ours. Anything else in it may be a user's work and is never deleted.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _known(markers: Mapping[Layout, Any]) -> dict[Layout, Any]:
 
 def _patterns(markers: Mapping[Layout, Any]) -> list[tuple[str, ...]]:
     """Return the patterns of all files of some layouts, split at `/`."""
-    # A file of a model beside the mark of an interrupted fit alone is somebody else's.
+    # A file of a model beside only the mark of an interrupted fit is not ours.
     known = _known(markers) or markers
     # A writer that was killed before there was a marker has left its temporary file.
     whole = {layout.marker for layout in markers}.union(

@@ -230,7 +230,7 @@ class Processes:
 
     @contextmanager
     def own_noise(self, *key: int) -> Iterator[None]:
-        """Let this process draw random numbers of its own, which leave the common ones untouched.
+        """Draw random numbers from a stream of this process, without touching the common one.
 
         Args:
             key: Tells apart what happens under the same seed, such as the number of a step.

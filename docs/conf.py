@@ -5,12 +5,17 @@ The source directory is the repository, so that links from pages to reports work
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from docutils import nodes
+from numpy.typing import ArrayLike
+from sphinx import addnodes
 from sphinx.util.typing import stringify_annotation
 
 import bayeslora
@@ -67,8 +72,10 @@ napoleon_google_docstring = True
 napoleon_use_ivar = True
 
 nitpicky = True
-# Names of other libraries: no inventory can be fetched without network.
-nitpick_ignore_regex = [("py:.*", r"(?!bayeslora).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!bayeslora).*"),  # other libraries: inventories would need the network
+    ("myst", r"bayeslora\.\w+"),  # a class on a page of the API reference is no heading
+]
 
 
 def _public_names() -> dict[str, str]:
@@ -107,13 +114,15 @@ def _is_private(owner: str) -> bool:
 
 _ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[[^]]*\], ~?numpy\.dtype\[~?(?:numpy\.)?([\w.]+)\]\]")
 
+_ARRAY_LIKE = stringify_annotation(ArrayLike, "smart")
+
 _LONG = re.compile(r"(?<![~.\w])(collections\.abc\.\w)")
 
 
 def _short(annotation: str) -> str:
-    """Return a type as the source writes it: arrays as `NDArray[float64]`."""
+    """Return a type as the source writes it: `NDArray[float64]`, `ArrayLike`."""
     arrays = _ARRAY.sub(lambda array: f"~numpy.typing.NDArray[~numpy.{array[1]}]", annotation)
-    return _LONG.sub(r"~\1", arrays)
+    return _LONG.sub(r"~\1", arrays.replace(_ARRAY_LIKE, "~numpy.typing.ArrayLike"))
 
 
 def _shorten_types(app: Any, _: str, name: str, item: Any, *_rest: Any) -> None:
@@ -137,6 +146,20 @@ def _shorten_attributes(*arguments: Any) -> None:
     lines[:] = [_short(line) if line.startswith(":vartype") else line for line in lines]
 
 
+def _open_pages(app: Any, doctree: Any, docname: str) -> None:
+    """Make links to HTML files, such as reports, open them: MyST makes downloads of them."""
+    if app.builder.name != "html":
+        return
+    for node in [*doctree.findall(addnodes.download_reference)]:
+        path, source = app.env.relfn2path(node["reftarget"], docname)
+        if path.endswith(".html"):
+            copy = Path(app.outdir) / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            address = Path(os.path.relpath(path, Path(docname).parent)).as_posix()
+            node.replace_self(nodes.reference("", "", *node.children, refuri=address))
+
+
 def _redirect(app: Any, exception: Exception | None) -> None:
     """Let the root of the site lead to its first page."""
     if exception is None and app.builder.name == "html":
@@ -150,4 +173,5 @@ def setup(app: Any) -> None:
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-signature", _shorten_types)
     app.connect("autodoc-process-docstring", _shorten_attributes, priority=900)
+    app.connect("doctree-resolved", _open_pages)
     app.connect("build-finished", _redirect)

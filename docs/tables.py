@@ -1,9 +1,9 @@
-"""Write the tables of pages that come from the code: scores, and the options of commands.
+"""Write the parts of pages that come from the code: methods, scores, and options of commands.
 
     python docs/tables.py    (make docs)
 
-A page has each table between `<!-- NAME: ... -->` and `<!-- end -->`, so that it can be read in the
-repository too. A test compares.
+A page has each part between `<!-- NAME ARGUMENTS: ... -->` and `<!-- end -->`, so that it can be
+read in the repository too. A test compares. An adapter or posterior without a page gets one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,30 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import bayeslora
+from bayeslora.adapters import registry as adapters
 from bayeslora.cli.parser import build_parser
+from bayeslora.cli.verbs.methods import catalogue
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
+from bayeslora.posteriors import registry as posteriors
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
 
 DOCS = Path(__file__).parent
 
-_PLACE = re.compile(r"(<!-- ([\w-]+): .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- ([\w-]+)((?: [\w-]+)*): [^\n]*? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def written(text: str) -> str:
-    """Return a page with its tables as the code has them now."""
-    return _PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}", text)
+    """Return a page with its parts as the code has them now."""
+    return _PLACE.sub(
+        lambda place: f"{place[1]}\n{TABLES[place[2]](*place[3].split())}\n{place[4]}", text
+    )
+
+
+def pages() -> list[Path]:
+    """Return every page whose parts may come from the code."""
+    return sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.md"), *DOCS.glob("methods/**/*.md")])
 
 
 def scores() -> str:
@@ -91,11 +102,126 @@ _CARD = {
 }
 
 
-TABLES: dict[str, Callable[[], str]] = {
+def method_list(kind: str) -> str:
+    """Return the table of `adapters` or `posteriors`, which leads to the page of each."""
+    rows = (
+        (f"[`{entry['name']}`]({kind}/{entry['name']}.md)", entry["summary"], entry["use"])
+        for entry in catalogue()[kind]
+    )
+    return table(("name", "what it is", "when to use it"), rows)
+
+
+def methods(*kind: str) -> str:
+    """Return the methods of a kind with their sources, then the options of each."""
+    entries = catalogue()[" ".join(kind)]
+    rows = ((f"`{entry['name']}`", entry["summary"], entry["source"]) for entry in entries)
+    listed = table(("name", "what it is", "source"), rows)
+    optional = [
+        f"**{entry['name']}**\n\n{_method_options(entry)}" for entry in entries if entry["options"]
+    ]
+    return "\n".join([listed, *optional])
+
+
+def about(kind: str, name: str) -> str:
+    """Return what an adapter or posterior is: its use, an example, its cost, limits and options."""
+    [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
+    config = _config(kind, name)
+    use = f" **When to use it:** {entry['use']}" if entry["use"] else ""
+    parts = [
+        f"{entry['summary'][0].upper()}{entry['summary'][1:]}.{use}\n",
+        _example(kind, config),
+        table(("", ""), _facts(kind, config, entry)),
+    ]
+    if limits := _limits(config):
+        parts.append("".join(f"- {limit}\n" for limit in limits))
+    if entry["options"]:
+        parts.append(f"**Options**\n\n{_method_options(entry)}")
+    return "\n".join(parts)
+
+
+_LIMITS = {
+    "from_start": "Cannot be fitted to a finished network: it",
+    "no_resting": "Not with layer sampling: it",
+    "not_on_layers": "Not with LISA: it",
+    "not_idle": "Every adapter must train at least once: it",
+}
+"""What begins the sentence of each reason that a posterior gives."""
+
+
+def _config(kind: str, name: str) -> type[Any]:
+    registry = adapters if kind == "adapters" else posteriors
+    return next(item.config for item in registry.CATALOGUE.listed() if item.config.name == name)
+
+
+def _example(kind: str, config: type[Any]) -> str:
+    """Return the shortest commands that use a method."""
+    option = kind.removesuffix("s")
+    lines = [f"bayeslora fit train.jsonl --{option} {config.name} --out my-model"]
+    if kind == "posteriors" and not config.from_start:
+        lines.append(
+            f"bayeslora calibrate MODEL held-out.jsonl --posterior {config.name} --out calibrated"
+        )
+    return "\n".join(["```", *lines, "```", ""])
+
+
+def _facts(kind: str, config: type[Any], entry: dict[str, Any]) -> list[tuple[str, str]]:
+    name = config.__name__
+    facts = [
+        ("Python", f"[`bl.{name}`](../../api/{kind}.md#bayeslora.{name})"),
+        ("Source", entry["source"]),
+    ]
+    if "passes" in entry:
+        facts.append(("Passes per prediction", entry["passes"]))
+    if "parameters" in entry:
+        facts.append(("Added parameters", entry["parameters"]))
+    return facts
+
+
+def _limits(config: type[Any]) -> list[str]:
+    limits = [
+        f"{begin} {reason}."
+        for key, begin in _LIMITS.items()
+        if (reason := getattr(config, key, ""))
+    ]
+    if getattr(config, "over_factors", False):
+        limits.append("Needs a low-rank adapter: it is over the factors.")
+    return limits
+
+
+def _method_options(entry: dict[str, Any]) -> str:
+    rows = (
+        (
+            f"`{name}`",
+            f"`{default}`",
+            entry["allowed"].get(name, ""),
+            entry["meanings"].get(name, ""),
+        )
+        for name, default in entry["options"].items()
+    )
+    return table(("option", "default", "allowed", "meaning"), rows)
+
+
+def properties(name: str) -> str:
+    """Return the table of the properties of a public class, from their docstrings."""
+    rows = []
+    for key, item in vars(getattr(bayeslora, name)).items():
+        if isinstance(item, property) and not key.startswith("_"):
+            text = " ".join((item.__doc__ or "").split())
+            shape, meaning = re.fullmatch(r"(?:(\[.*?\]): )?(.*)", text).groups("")
+            rows.append((f"`{key}`", shape, f"{meaning[0].upper()}{meaning[1:]}"))
+    return table(("property", "shape", "meaning"), rows)
+
+
+TABLES: dict[str, Callable[..., str]] = {
     "scores": scores,
     "report-options": lambda: options("report", report, _FILES | _CARD),
     "view-options": lambda: options("view", view, _FILES),
+    "method-list": method_list,
+    "methods": methods,
+    "about": about,
+    "properties": properties,
 }
+"""What each part is written by: a function of the words after its name."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -112,9 +238,23 @@ def _cell(text: str) -> str:
     )
 
 
+def _write_missing_pages() -> None:
+    """Write the page of each of our adapters and posteriors that has none."""
+    for kind in ("adapters", "posteriors"):
+        for entry in catalogue()[kind]:
+            name = entry["name"]
+            page = DOCS / "methods" / kind / f"{name}.md"
+            if entry["package"].split()[0] == "bayeslora" and not page.exists():
+                page.parent.mkdir(parents=True, exist_ok=True)
+                mark = f"<!-- about {kind} {name}: written by docs/tables.py from the code -->"
+                title = _config(kind, name).__name__
+                page.write_text(f"# {title}\n\n{mark}\n<!-- end -->\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Write the tables of every page that has one."""
-    for page in sorted(DOCS.glob("*.md")):
+    """Write the parts of every page that come from the code."""
+    _write_missing_pages()
+    for page in pages():
         before = page.read_text(encoding="utf-8")
         if (after := written(before)) != before:
             page.write_text(after, encoding="utf-8")

@@ -69,7 +69,7 @@ class PooledSite(Protocol):
         ...
 
     def select(self, weights: Sequence[float]) -> None:
-        """Let a mixture of the members act, with P weights that sum to 1."""
+        """Set the mixture of members to P weights that sum to 1."""
         ...
 
     def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Frozen(Adapter):
-    """Nothing of the backbone changes; the last layer alone is fitted, in one pass and seconds."""
+    """No adapter: only the last layer is fitted, in one pass over the data and seconds."""
 
     name: ClassVar[str] = "none"
     has_sites: ClassVar[bool] = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LISA(LayerSampling, Adapter):
-    """Layer sampling over the backbone's own layers: they train whole, a few at a time."""
+    """Layer sampling over the backbone's own layers: a few whole layers train at a time."""
 
     name: ClassVar[str] = "lisa"
     has_sites: ClassVar[bool] = False

@@ -33,7 +33,7 @@ Gate = Callable[[Tensor], Tensor]
 
 
 def _never() -> None:
-    """Say that a gate is not known to be the same for all inputs."""
+    """Return None: the gate may differ between inputs."""
 
 
 class LowRank(Site):

@@ -62,7 +62,7 @@ provider = CATALOGUE.provider
 
 
 def register_adapter(config: type[T]) -> type[T]:
-    """Make an adapter of your own known by its name, for this process; usable as a decorator.
+    """Register an adapter of your own under its name, for this process; usable as a decorator.
 
     A package registers with an entry point instead, which needs no call: see docs/extending.md.
 

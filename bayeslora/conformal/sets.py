@@ -23,7 +23,7 @@ _METHODS: tuple[type[Any], ...] = (LAC, APS, RAPS)
 
 @dataclass(frozen=True, eq=False)
 class ConformalSets:
-    """What `conformal_sets` returns.
+    """Prediction sets with guaranteed coverage, as `conformal_sets` returns them.
 
     Attributes:
         predictions: The rows to apply to, with `sets`; saved to a file, they keep them.

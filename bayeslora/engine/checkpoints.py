@@ -188,7 +188,7 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
 
 
 def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Claim `out` again if somebody has deleted it during the fit; return whether they had.
+    """Claim `out` again if it was deleted during the fit; return whether it was.
 
     Args:
         out: As for `claim`.

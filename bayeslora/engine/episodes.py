@@ -121,7 +121,7 @@ class MetaTuning:
     scale: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let the member alone act, and make its optimiser."""
+        """Select the member alone, and make its optimiser."""
         self.sites = pooled(self.network)
         self.encoder = cast("Encoder", self.network.encoder)
         count = self.sites[0].num_members
@@ -361,6 +361,6 @@ def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> 
 
 
 def mix(network: Network, weights: Sequence[float]) -> None:
-    """Let a mixture of a pool's members act in every layer."""
+    """Set the mixture of a pool's members in every layer."""
     for site in pooled(network):
         site.select(weights)

@@ -322,7 +322,7 @@ class Workshop:
         return record
 
     def _release(self) -> None:
-        """Let the cached states of frozen layers go; they stay on disk for the next cell."""
+        """Free the cached states of frozen layers; they stay on disk for the next cell."""
         if self._backbone is not None:
             self._backbone[1].prefix_states.clear()
 

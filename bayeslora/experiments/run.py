@@ -32,7 +32,7 @@ _SHOWN = ("accuracy", "nll", "ece")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run of a grid left behind.
+    """The results of a grid.
 
     Attributes:
         out: Its directory, with `results.parquet`, `summary.md` and the cells.

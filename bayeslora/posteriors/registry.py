@@ -108,7 +108,7 @@ provider = CATALOGUE.provider
 
 
 def register_posterior(config: type[T]) -> type[T]:
-    """Make a posterior of your own known by its name, for this process; usable as a decorator.
+    """Register a posterior of your own under its name, for this process; usable as a decorator.
 
     A package registers with an entry point instead, which needs no call: see docs/extending.md.
 

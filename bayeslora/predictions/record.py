@@ -164,17 +164,17 @@ class Predictions:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return int(self.probs.shape[1])
 
     @property
     def prediction(self) -> NDArray[np.int64]:
-        """[N]: the index of the most probable class; the lowest index where several tie."""
+        """[N]: index of the most probable class; the lowest index where several tie."""
         return np.asarray(np.argmax(self.probs, axis=1))
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """[N]: the probability of the most probable class."""
+        """[N]: probability of the most probable class."""
         return np.asarray(self.probs.max(axis=1))
 
     @property
@@ -186,14 +186,14 @@ class Predictions:
 
     @property
     def num_options(self) -> NDArray[np.int64]:
-        """[N]: how many classes each row has; C unless some are not available."""
+        """[N]: number of classes of each row; C unless some are not available."""
         if self.available is None:
             return np.full(len(self), self.num_classes)
         return np.asarray(self.available.sum(1))
 
     @property
     def uncertainty_names(self) -> tuple[str, ...]:
-        """The names that `uncertainty` accepts here."""
+        """Names that `uncertainty` accepts."""
         present = (name for name in UNCERTAINTIES if getattr(self, name) is not None)
         return (*COMPUTED, *present, *self.scores)
 

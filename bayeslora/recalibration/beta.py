@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 @dataclass(eq=False)
 class BetaCalibration(BetaOptions, Recalibrator):
-    """A recalibrator with three parameters a class; it does not keep the ranking.
+    """A recalibrator with three parameters per class; it does not keep the ranking.
 
     Attributes:
         parameters: [3, C] float64: a, b, c; None before `fit`.

@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(eq=False)
 class HistogramBinning(HistogramOptions, Recalibrator):
-    """A recalibrator with a value a bin and class; it does not keep the ranking.
+    """A recalibrator with a value per bin and class; it does not keep the ranking.
 
     Attributes:
         edges: [B + 1, C] float64, from 0 to 1; None before `fit`.

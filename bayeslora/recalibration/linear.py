@@ -128,7 +128,7 @@ def _unpacked(changes: Array) -> LinearMap:
 
 @dataclass(eq=False)
 class VectorScaling(VectorOptions, Recalibrator):
-    """A recalibrator with two parameters a class; it does not keep the ranking.
+    """A recalibrator with two parameters per class; it does not keep the ranking.
 
     Attributes:
         scale: [C] float64, the factors 1 + d; None before `fit`.

@@ -50,7 +50,7 @@ def _are_several(facts: Facts) -> bool:
 
 
 def _choice(facts: Facts) -> list[str]:
-    """Say which method to use, where the scores show it."""
+    """Return which method to use, if the scores show it."""
     choice = facts.choice
     if choice is None or not choice.reasons:
         return []
@@ -71,7 +71,7 @@ def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[st
 
 
 def _face_value(methods: Sequence[Assessed]) -> list[str]:
-    """Say whether probabilities can be used as they are."""
+    """Return whether the probabilities can be used as they are."""
     unsound = [one for one in methods if miscalibrated(one)]
     slightly = [one for one in unsound if all(slightly_biased(fit.scores) for fit in one.each)]
     badly = [one for one in unsound if one not in slightly]
@@ -138,7 +138,7 @@ def _detector(facts: Facts, name: str) -> tuple[Standing, OODScores]:
 
 
 def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
-    """Say how to flag inputs like those of one set, or not to."""
+    """Return how to flag inputs like those of one set, or why not to."""
     whose = f" of {named(best.label)}" if best.others else ""
     score, flagged = score_words(result.score), result.fpr95
     why_not = verdict(result)

@@ -250,7 +250,7 @@ class MissingColumnError(InputError):
     """
 
     def __init__(self, message: str, source: str, column: str) -> None:
-        """Say what is missing where."""
+        """Store the message, the source and the missing column."""
         super().__init__(message)
         self.source, self.column = source, column
 

@@ -226,7 +226,7 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
 
 
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
-    """Return one split of a known task without rows that would make scores too good.
+    """Return one split of a known task, without rows that repeat or leak between splits.
 
     Rows that repeat an earlier one are dropped, and rows of `train` that are in another split too.
     `Examples.dropped` counts them, and so does a warning.

@@ -46,7 +46,7 @@ class AMT(Adapter):
     """A pool of low-rank adapters, meta-tuned on episodes against perturbations, then merged."""
 
     name: ClassVar[str] = "amt"
-    summary: ClassVar[str] = "adversarially meta-tuned pool, for few-shot classes and under attack"
+    summary: ClassVar[str] = "pool of LoRA adapters, meta-trained under adversarial attacks"
     use: ClassVar[str] = "Few examples of each class, or inputs that an adversary may perturb."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"

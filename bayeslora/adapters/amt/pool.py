@@ -88,7 +88,7 @@ class Pool(Site):
 
     @torch.no_grad()
     def select(self, weights: Sequence[float]) -> None:
-        """Let a mixture of the members act, with P weights that sum to 1."""
+        """Set the mixture of members to P weights that sum to 1."""
         chosen = torch.tensor(list(weights), dtype=torch.float64)
         if len(chosen) != self.num_members or abs(float(chosen.sum()) - 1) > 1e-6:
             raise InputError(

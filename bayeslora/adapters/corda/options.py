@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CorDA(LowRankAdapter):
-    """Two free factors that start at the weight's singular vectors as a context sees them.
+    """Two free factors that start at singular vectors chosen by the activations of a context.
 
     The context is run once before training, and the second moments of the layers' inputs on it
     are kept in the cache directory. Never take rows that the model will be judged by.
@@ -35,7 +35,9 @@ class CorDA(LowRankAdapter):
 
     name: ClassVar[str] = "corda"
     from_weight: ClassVar[bool] = True
-    summary: ClassVar[str] = "two free factors that start where a context needs the weight, or not"
+    summary: ClassVar[str] = (
+        "two free factors that start at directions chosen by sample activations"
+    )
     use: ClassVar[str] = "Adapting to one domain (`ipm`), or keeping what a context needs (`kpm`)."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) per layer"

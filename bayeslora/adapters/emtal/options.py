@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EMTAL(LowRankAdapter):
-    """LoRA on attention and feed-forward layers, beside a gate over experts that fades to none.
+    """LoRA on attention and feed-forward layers, with a gate over experts that fades out.
 
     The hidden units of each feed-forward network are grouped into experts of equal size by their
     weights. While training, a router weighs the experts for each token; its influence is `fade`,
@@ -35,7 +35,9 @@ class EMTAL(LowRankAdapter):
     name: ClassVar[str] = "emtal"
     has_dropout: ClassVar[bool] = True
     is_free: ClassVar[bool] = True
-    summary: ClassVar[str] = "LoRA beside a gate over experts among hidden units, which fades away"
+    summary: ClassVar[str] = (
+        "LoRA, and a gate over groups of hidden units that fades out in training"
+    )
     use: ClassVar[str] = "LoRA on feed-forward layers too, guided by experts while it trains."
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
     parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"

@@ -37,7 +37,7 @@ class ILoRA(LoRA):
     """LoRA whose rank falls into experts that a gate weighs for each example."""
 
     name: ClassVar[str] = "ilora"
-    summary: ClassVar[str] = "LoRA whose experts are weighed anew for each example"
+    summary: ClassVar[str] = "LoRA split into experts, which a gate weights for each example"
     use: ClassVar[str] = "Sequences of users or items whose examples differ in kind."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"

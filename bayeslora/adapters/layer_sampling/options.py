@@ -21,10 +21,10 @@ _DRAWS_A_LAYER = 4
 
 @dataclass(frozen=True)
 class LayerSampling(Options):
-    """A few layers train at a time, others rest; every so many steps they are drawn anew."""
+    """Train a few layers at a time; they are drawn anew every `interval` steps."""
 
     name: ClassVar[str] = "layer_sampling"
-    summary: ClassVar[str] = "a few layers of adapters train at a time, the others rest"
+    summary: ClassVar[str] = "train the adapters of a few randomly drawn layers at a time"
     source: ClassVar[str] = (
         "Pan et al. 2024, arXiv 2403.17919, for whole layers; over adapters ours"
     )

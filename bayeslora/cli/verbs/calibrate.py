@@ -184,7 +184,7 @@ def _inputs(args: argparse.Namespace) -> list[str | Path]:
 
 
 def _own_record(args: argparse.Namespace) -> ModelRecord | None:
-    """Return the record of a model of ours, None where MODEL is somebody else's."""
+    """Return the record of a bayeslora model; None if MODEL is another classifier."""
     from bayeslora.checkpoint import is_model, read_record
 
     if not is_model(args.model):

@@ -15,14 +15,14 @@ from bayeslora.option_checks import BelowOne, OnlyWith, Options, Positive
 
 @dataclass(frozen=True)
 class QualityRetaining(Options):
-    """A loss that holds a row's logits near recent ones of its class, the more the lower its loss.
+    """A loss that keeps logits near recent ones of their class; its weight grows as the loss falls.
 
     Beside several tasks (`fit --multi-task`), each has a running loss of its own, so that one that
     is learnt already waits for the others. It changes how confident a classifier is.
     """
 
     name: ClassVar[str] = "quality_retaining"
-    summary: ClassVar[str] = "holds what is learnt near recent logits of its class while training"
+    summary: ClassVar[str] = "loss that keeps learnt examples near the recent logits of their class"
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
     parameters: ClassVar[str] = "none"
     only_with: ClassVar[OnlyWith] = dict.fromkeys(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GVBLL(Posterior):
-    """Generative last layer: features of each class are Gaussian, about a mean that is random."""
+    """Generative last layer: Gaussian features of each class, with a random mean."""
 
     shrinkage: Annotated[
         Annotated[float, Range(above=0, high=1)] | Literal["ledoit-wolf", "validation"],

@@ -38,9 +38,7 @@ class Laplace(Posterior):
     name: ClassVar[str] = "laplace"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
-    use: ClassVar[str] = (
-        "Adding uncertainty to a network that stays as it is, one that is overconfident."
-    )
+    use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "a covariance of the last layer"

@@ -79,11 +79,12 @@ class VBLL(Posterior):
     )
     polish_mean: Annotated[
         Literal["validation", "refit", "trained"],
-        "Means of the final fit: `refit` in closed form with the covariances, held as they were "
-        "`trained` while the covariances are fitted, or `validation`, whichever of the two has "
-        "the lower validation NLL. Where there are no validation rows, `calibrate` refits, and "
-        "`fit` keeps those that were trained, at a higher rate where steps are few; without an "
-        "adapter, and of few steps without held-out rows, it refits.",
+        "Means of the final fit. `refit`: in closed form, with the covariances. `trained`: those "
+        "of the last training step; only the covariances are refitted. `validation`: whichever of "
+        "the two has the lower validation NLL. Without validation rows, `validation` means "
+        "`refit` in `calibrate`, without an adapter, with `head_step=refit`, and in a short fit "
+        "that holds out no rows; else it means `trained`, with a higher learning rate of the "
+        "head where steps are few.",
     ] = "validation"
     covariance: Annotated[
         Covariance,

@@ -37,7 +37,7 @@ class CLoRA(Posterior):
     name: ClassVar[str] = "clora"
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
-    summary: ClassVar[str] = "Gaussian inside each adapter whose mean and spread follow the input"
+    summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
     use: ClassVar[str] = "Uncertainty that depends on the input, where the model needs no export."
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MCDropout(Posterior):
-    """Monte Carlo dropout: the network's own dropout kept alive while predicting."""
+    """Monte Carlo dropout: the network's own dropout stays on in prediction."""
 
     p: Annotated[
         Share,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScalaBL(Posterior):
-    """Gaussian over the r scales of each LoRA adapter: a few numbers a layer are random."""
+    """Gaussian over the r scales of each LoRA adapter: a few random numbers per layer."""
 
     prior_std: Annotated[Positive, "Standard deviation of the prior on a scale."] = 1.0
     initial_std: Annotated[

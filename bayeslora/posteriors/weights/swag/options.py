@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SWAG(Posterior):
-    """A Gaussian with the mean and covariance of the weights that training passes through.
+    """A Gaussian with the mean and covariance of weights along the end of training.
 
     Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TFB(Posterior):
-    """Training-free: isotropic noise on a trained adapter's directions, as wide as it may be."""
+    """Training-free: the widest isotropic noise on a trained adapter that a tolerance allows."""
 
     tolerance: Annotated[
         Positive,
@@ -48,7 +48,9 @@ class TFB(Posterior):
     name: ClassVar[str] = "tfb"
     over_trained: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
-    summary: ClassVar[str] = "noise added to a trained adapter, as wide as training rows allow"
+    summary: ClassVar[str] = (
+        "Gaussian noise on a trained adapter, within a limit on the training loss"
+    )
     use: ClassVar[str] = "Uncertainty over a finished adapter, with no training and no gradient."
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
