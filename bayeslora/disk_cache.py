@@ -128,8 +128,14 @@ def mark_used(path: Path) -> None:
 
 
 def kept() -> list[Kept]:
-    """Return what is there, by kind."""
+    """Return what is there, by kind.
+
+    Raises:
+        InputError: The directory is something else, where nothing can be kept.
+    """
     home = cache_directory()
+    if home.exists() and not home.is_dir():
+        raise InputError(f"{DIRECTORY_VARIABLE} must be a directory, got {str(home)!r}")
     found = []
     for kind in KINDS:
         if kind == BACKBONES:

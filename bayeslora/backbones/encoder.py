@@ -124,17 +124,11 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "first":
         return hidden[:, 0].float()
     if pooling == "last":
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, last_places(attention_mask)].float()
+        rows, steps = (torch.arange(n, device=hidden.device) for n in attention_mask.shape)
+        return hidden[rows, (attention_mask * steps).argmax(1)].float()
     states = hidden.float()
     weights = attention_mask.unsqueeze(-1).float()
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
-def last_places(attention_mask: Tensor) -> Tensor:
-    """Return [B] int64: the last position of each text whose mask [B, T] is 1."""
-    steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (attention_mask * steps).argmax(1)
 
 
 class FeatureExtractor(nn.Module):
@@ -322,11 +316,6 @@ class Encoder(FeatureExtractor):
                 start,
             )
             self._split = LayerSplit(backbone.model, layers_path, 0)
-        self._reads_one_place = (
-            self.pooling == "last"
-            and self._split.feed_forward is not None
-            and self._found_out(f"one token in the last of {layers_path}", self._narrows)
-        )
         # Images of a batch have one size and no padding.
         padded = backbone.kind != "vision"
         self.one_by_one = padded and not self._found_out("padding", self._ignores_padding)
@@ -426,9 +415,8 @@ class Encoder(FeatureExtractor):
         if "inputs_embeds" in inputs:
             kind = next(self.model.parameters()).dtype
             inputs["inputs_embeds"] = inputs["inputs_embeds"].to(kind)
-        read = last_places(inputs["attention_mask"]) if self._reads_one_place else None
         with self._under(batch):
-            return self._split.suffix(hidden=hidden, read=read, **inputs)
+            return self._split.suffix(hidden=hidden, **inputs)
 
     def running(self) -> frozenset[str]:
         """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
@@ -484,18 +472,6 @@ class Encoder(FeatureExtractor):
             return False
         return self._same(found, expected, batch["attention_mask"])
 
-    def _narrows(self) -> bool:
-        """Return whether the last layer's feed-forward part may see the tokens read alone."""
-        batch = self._raw(UNEQUAL_TEXTS).pad([0, 1])
-        inputs = model_inputs(batch, self.backbone.device)
-        read = last_places(inputs["attention_mask"])
-        expected = self._split.suffix(hidden=None, **inputs)
-        try:
-            found = self._split.suffix(hidden=None, read=read, **inputs)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False
-        return self._same(found, expected, nn.functional.one_hot(read, expected.shape[1]))
-
     def _ignores_padding(self) -> bool:
         """Return whether a text's states are the same beside a longer one."""
         tokens, device = self._raw(UNEQUAL_TEXTS), self.backbone.device
@@ -522,7 +498,7 @@ class Encoder(FeatureExtractor):
         states = known.pop(key, None)
         # Code from elsewhere may change without a sign.
         keep = keep and type(self.model).__module__.startswith("transformers.")
-        keep = keep and most_bytes() > 0
+        keep = most_bytes() > 0 and keep
         if states is None and keep:
             states = self._from_disk(tokens, key)
             # What one of several processes lacks, they compute together.

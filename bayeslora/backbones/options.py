@@ -146,8 +146,6 @@ class OptionsEncoder(Encoder):
             max_length=max_length,
             pooling=pooling,
         )
-        # All options are read.
-        self._reads_one_place = False
         self._vocabulary = head_weight(backbone) if backbone.kind == "decoder" else None
         if not self._found_out("options in one sequence", self._packs):
             raise InputError(

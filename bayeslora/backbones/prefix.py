@@ -105,50 +105,12 @@ class LayerSplit:
                 return reached.hidden
         raise RuntimeError("the model ended before its own layers did")
 
-    def suffix(
-        self, *, hidden: Tensor | None, read: Tensor | None = None, **inputs: Tensor
-    ) -> Tensor:
-        """Return the last hidden states [B, T, d], from `hidden` on where it is given.
-
-        Of what is read at one place of each text, `read` [B], states elsewhere may be anything:
-        the feed-forward part of the last layer, which looks at one token at a time, then runs for
-        these alone.
-        """
-        with ExitStack() as changes:
-            if read is not None:
-                changes.enter_context(self._narrowed(read))
-            if hidden is not None and self.start > 0:
-                changes.enter_context(self._replaced(self._above(hidden, inputs)))
+    def suffix(self, *, hidden: Tensor | None, **inputs: Tensor) -> Tensor:
+        """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
+        if hidden is None or self.start == 0:
             return self._last(**inputs)
-
-    @property
-    def feed_forward(self) -> nn.Module | None:
-        """The last layer's feed-forward part, where it has one by that name.
-
-        None where something listens in, or trains inside: it then has to see all tokens.
-        """
-        found = getattr(self._layers[-1], "mlp", None) if self._layers else None
-        return found if isinstance(found, nn.Module) and not _is_watched(found) else None
-
-    @contextmanager
-    def _narrowed(self, read: Tensor) -> Iterator[None]:
-        """Run the feed-forward part of the last layer on one token of each text.
-
-        What it returns, [B, 1, d], is then added to the states of all tokens.
-        """
-        part = self.feed_forward
-        if part is None:
-            yield
-            return
-
-        def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if not args:
-                return None
-            rows = torch.arange(len(read), device=args[0].device)
-            return (args[0][rows, read].unsqueeze(1), *args[1:])
-
-        with part.register_forward_pre_hook(narrow):
-            yield
+        with self._replaced(self._above(hidden, inputs)):
+            return self._last(**inputs)
 
     def running(self, **inputs: Tensor) -> frozenset[str]:
         """Return the names of the modules that the last hidden states come from.
@@ -229,20 +191,6 @@ class LayerSplit:
             yield
         finally:
             setattr(self._parent, self._attribute, original)
-
-
-def _is_watched(part: nn.Module) -> bool:
-    """Return whether a module has hooks or parameters that train."""
-    if any(weight.requires_grad for weight in part.parameters()):
-        return True
-    # PyTorch has no public way to ask.
-    return any(
-        item._forward_hooks
-        or item._forward_pre_hooks
-        or item._backward_hooks
-        or item._backward_pre_hooks
-        for item in part.modules()
-    )
 
 
 @dataclass(frozen=True)

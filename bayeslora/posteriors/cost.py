@@ -18,9 +18,9 @@ LARGEST_ROUND = 5e10
 """Multiplications of a round up to which a dearer variant is taken: at most three minutes a fit on
 one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows 3e11."""
 
-LARGEST_MEGABYTES = 256.0
+LARGEST_MEGABYTES = 100.0
 """Stored size up to which a larger variant is taken: dense covariances of 77 classes with 576
-features take 102."""
+features take 51."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayeslora import VBLL, BayesianClassifier
-from bayeslora.backbones.encoder import last_places, pool
+from bayeslora.backbones.encoder import pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
@@ -120,7 +120,7 @@ def features(clf: BayesianClassifier, rows: Examples, frame: str) -> dict[str, T
         states = encoder._split.suffix(hidden=hidden, **inputs)
         mask = inputs["attention_mask"]
         steps = torch.arange(mask.shape[1])
-        last = last_places(mask)[:, None]
+        last = (mask * steps).argmax(1)[:, None]
         # A text of no tokens of its own still has the last one of the frame before it.
         own = mask * (steps >= before) * (steps <= (last - after))
         own[own.sum(1) == 0, max(before - 1, 0)] = 1

@@ -22,12 +22,13 @@ import resource
 from pathlib import Path
 from statistics import median
 
+from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
-from benchmarks.speed.cases import CASES
+from benchmarks.speed.cases import CASES, HEADS
 from benchmarks.speed.measuring import KEY, machine, measured
-from benchmarks.speed.work import ROWS, WORDS
+from benchmarks.speed.work import FEATURES, ROWS, WORDS
 
 # Runs of another version, and seconds of one that is enough.
 _BEFORE, _LONG = 3, 60
@@ -35,7 +36,11 @@ MODULE = "benchmarks.speed"
 
 
 def main() -> None:
-    """Measure what is not there yet from a machine like this one, then write the table."""
+    """Measure what is not there yet, then write the table.
+
+    Raises:
+        InputError: What is there was measured on another machine.
+    """
     usual = [name for name, case in CASES.items() if case.usual]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/speed"))
@@ -53,13 +58,19 @@ def main() -> None:
         print(json.dumps(found))
         return
     results = Results(args.out, KEY)
+    for known in results.rows(kind="case"):
+        if known["name"] in args.cases and known["machine"] != machine():
+            raise InputError(
+                f"{results.path} has {known['name']} of another machine, {known['machine']}; "
+                "choose another directory (--out), or delete the row"
+            )
     for name in args.cases:
         case = CASES[name]
         if args.quick and not case.quick:
             continue
         place = {"kind": "case", "name": name}
         known = results.get(**place)
-        if known is None or known["machine"] != machine():
+        if known is None:
             known = {**place, "machine": machine(), "sides": {}}
         elif all(side in known["sides"] for side in case.sides) and args.before is None:
             print(
@@ -106,6 +117,20 @@ def training_loop(results: Results) -> list[str]:
     ]
 
 
+def stored() -> str:
+    """Return what the covariances of the heads take in a file, which their tensors decide."""
+    from bayeslora import VBLL
+    from bayeslora.posteriors.cost import affordable
+    from bayeslora.posteriors.last_layer.vbll.families import fit_cost
+
+    sizes = []
+    for count in HEADS:
+        config = affordable(VBLL(), count, FEATURES, ROWS)
+        size = fit_cost(config, count, FEATURES, ROWS).megabytes
+        sizes.append(f"{count} classes {size:.1f} MB ({config.covariance})")
+    return f"Stored covariances of heads of {FEATURES} features: " + ", ".join(sizes) + "."
+
+
 def write_table(out: Path) -> None:
     """Write `summary.md`."""
     results, rows, machines = Results(out, KEY), [], {}
@@ -148,6 +173,7 @@ def write_table(out: Path) -> None:
         "was on the days of their measurement: compare within a row.",
         table(head, rows),
         *training_loop(results),
+        stored(),
         "Measured on: " + "; ".join(machines) + ".",
     ]
     with atomic_file(out / "summary.md") as aside:

@@ -18,9 +18,12 @@ from benchmarks.speed.work import (
     netcal_ece,
     our_ece,
     our_fit,
+    our_jensen_head,
     our_laplace,
     our_prediction,
+    peer_head,
     peer_laplace,
+    peer_steps,
     peft_fit,
     plain_prediction,
     process,
@@ -49,6 +52,9 @@ class Case:
     usual: bool = True
 
 
+HEADS = (6, 20, 77, 400)
+"""Numbers of classes of the closed-form heads."""
+
 CASES: dict[str, Case] = {
     "fit-1-epoch": Case(
         "fit, 1 epoch, float32",
@@ -61,7 +67,6 @@ CASES: dict[str, Case] = {
     "fit-5-epochs": Case(
         "fit, 5 epochs, float32",
         {"PoLAR-VBLL": our_fit("float32", 5), "peft": peft_fit("float32", 5)},
-        repeats=3,
         quick=False,
     ),
     "fit-5-epochs-bfloat16": Case(
@@ -78,6 +83,15 @@ CASES: dict[str, Case] = {
             "peft": peft_fit("float32", 5, ALL_LAYERS),
         },
         repeats=1,
+        quick=False,
+        usual=False,
+    ),
+    "fit-all-layers-float32": Case(
+        "fit, 1 epoch, float32, adapters on all layers",
+        {
+            "PoLAR-VBLL": our_fit("float32", 1, "polar:num_layers=30"),
+            "peft": peft_fit("float32", 1, ALL_LAYERS),
+        },
         quick=False,
         usual=False,
     ),
@@ -139,10 +153,16 @@ CASES: dict[str, Case] = {
         f"head-{count}": Case(
             f"closed-form VBLL head, {count} classes", {"VBLL": head_fit(count)}, quick=count < 77
         )
-        for count in (6, 20, 77, 400)
+        for count in HEADS
     },
+    "head-peer": Case(
+        "dense head, 20 classes, Jensen's bound: until 0.01 nats a row from the optimum, or 20 s",
+        {"VBLL": our_jensen_head(20), "vbll by AdamW": peer_head(20)},
+        repeats=3,
+    ),
     "manifold-steps": Case(
-        "100 steps of 120 orthonormal factors of 576 × 8", {"PoLAR": manifold_steps}
+        "100 steps of 120 orthonormal factors of 576 × 8",
+        {"PoLAR": manifold_steps, "geoopt": peer_steps},
     ),
     "laplace-fit": Case(
         "last-layer Laplace, Kronecker factors, 2,000 rows, 77 classes: fit",

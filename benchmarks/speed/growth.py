@@ -23,7 +23,7 @@ import numpy as np
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
-from benchmarks.speed.measuring import KEY, measured
+from benchmarks.speed.measuring import KEY, machine, measured
 from benchmarks.speed.work import (
     MAX_LENGTH,
     ROWS,
@@ -116,7 +116,7 @@ def main() -> None:
     results = Results(args.out, KEY)
     for name, sweep in SWEEPS.items():
         place = {"kind": "growth", "name": name}
-        known = results.get(**place) or {**place, "runs": {}}
+        known = results.get(**place) or {**place, "machine": machine(), "runs": {}}
         for value in sweep.values:
             found = known["runs"].setdefault(str(value), [])
             while len(found) < REPEATS:

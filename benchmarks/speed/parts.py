@@ -49,11 +49,13 @@ class Part:
         what: It.
         work: What it makes fast.
         begin: Makes ready and returns the work, which is given whether the part is there.
+        until: The last commit that had it, where it brought too little to be kept.
     """
 
     what: str
     work: str
-    begin: Callable[[], Callable[[bool], float]]
+    begin: Callable[[], Callable[[bool], float]] | None
+    until: str = ""
 
 
 def _fit(epochs: int, without: Without | None = None) -> Callable[[], Callable[[bool], float]]:
@@ -93,12 +95,6 @@ def _head(without: Without) -> Callable[[], Callable[[bool], float]]:
     return begin
 
 
-def _all_tokens() -> AbstractContextManager[Any]:
-    from bayeslora.backbones.encoder import Encoder
-
-    return patch.object(Encoder, "_narrows", lambda _: False)
-
-
 def _random_batches() -> AbstractContextManager[Any]:
     from bayeslora.engine import trainer
 
@@ -127,9 +123,7 @@ _FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"
 PARTS: Mapping[str, Part] = {
     "attention": Part("attention over short texts in float32", _FIT, _fit(2)),
     "batches": Part("batches of similar length", _FIT, _fit(2, _random_batches)),
-    "last-token": Part(
-        "only the token read in the last layer's feed-forward", _FIT, _fit(2, _all_tokens)
-    ),
+    "last-token": Part("only the token read in the last feed-forward", _FIT, None, "f31effe7"),
     "scale": Part("scale of the features from 64 texts", _FIT, _fit(2, _scale_of_all)),
     "stages": Part("eigenbasis, then float32, then float64", _HEAD, _head(_one_stage)),
     "secant": Part("secant steps of the prior", _HEAD, _head(_short_steps)),
@@ -161,7 +155,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/speed"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    there = {name: part.begin for name, part in PARTS.items() if part.begin is not None}
+    parser.add_argument("--parts", nargs="+", choices=there, default=list(there))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     results = Results(args.out, KEY)
@@ -169,7 +164,7 @@ def main() -> None:
         known = results.get(kind="part", name=name)
         if known is not None and known["machine"] == machine():
             continue
-        run = PARTS[name].begin()
+        run = there[name]()
         for is_there in (True, False):
             run(is_there)
         pairs = [[run(True), run(False)] for _ in range(PAIRS)]
@@ -194,7 +189,7 @@ def write_table(out: Path) -> None:
         ratios = sorted(after / before for before, after in known["pairs"])
         rows.append(
             (
-                part.what,
+                part.what + (f" (removed after {part.until})" if part.until else ""),
                 part.work,
                 f"{median(with_it):.2f}",
                 f"{median(without):.2f}",

@@ -14,12 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROWS, PREDICTED, WORDS, THREADS, MAX_LENGTH, ALL_LAYERS = 640, 320, 8, 2, 128, 30
+FEATURES = 576
+_TAU, _NEAR, _ENOUGH = 2.0, 0.01, 20.0
 WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 Run = Callable[[], float]
 
@@ -216,12 +219,22 @@ def _head(config: Any, *size: int, **options: Any) -> Any:
     return build_head(config, *size, **options)
 
 
+def _head_rows(num_classes: int) -> tuple[Any, Any]:
+    """Return features [640, d] whose mean square norm is about 1, and labels [640]."""
+    import torch
+
+    draw = torch.Generator().manual_seed(num_classes)
+    labels = torch.arange(ROWS) % num_classes
+    centres = 0.12 * torch.randn(num_classes, FEATURES, generator=draw)
+    scale = torch.logspace(0, -1.5, FEATURES)
+    features = centres[labels] + torch.randn(ROWS, FEATURES, generator=draw)
+    return features * scale / scale.square().sum().sqrt(), labels
+
+
 def head_fit(num_classes: int) -> Run:
-    """Return the closed-form fit of a variational last layer to 640 rows of 576 features."""
+    """Return the closed-form fit of a variational last layer to 640 rows of `FEATURES` features."""
 
     def run() -> float:
-        import torch
-
         from bayeslora import VBLL
 
         try:
@@ -229,15 +242,87 @@ def head_fit(num_classes: int) -> Run:
         except ImportError:  # an older version
             from bayeslora.posteriors.vbll_cost import settled as affordable
 
-        draw = torch.Generator().manual_seed(num_classes)
-        labels = torch.arange(ROWS) % num_classes
-        centres = 0.12 * torch.randn(num_classes, 576, generator=draw)
-        scale = torch.logspace(0, -1.5, 576)
-        features = centres[labels] + torch.randn(ROWS, 576, generator=draw)
-        features = features * scale / scale.square().sum().sqrt()
-        config = affordable(VBLL(polish_mean="refit"), num_classes, 576, ROWS)
-        head: Any = _head(config, 576, num_classes)
+        features, labels = _head_rows(num_classes)
+        config = affordable(VBLL(polish_mean="refit"), num_classes, FEATURES, ROWS)
+        head: Any = _head(config, FEATURES, num_classes)
         return clock(lambda: head.fit(*_rows(features, labels)))
+
+    return run
+
+
+def _jensen_head(num_classes: int) -> tuple[Any, Any, Any, float]:
+    """Return an unfitted head under a prior that stays, its rows, and σ0² of a weight."""
+    from bayeslora import VBLL
+
+    features, labels = _head_rows(num_classes)
+    norm = float(features.square().sum(1).mean())
+    config = VBLL(covariance="dense", polish_bound="jensen", prior_scale=_TAU, polish_mean="refit")
+    head: Any = _head(config, FEATURES, num_classes, mean_sq_norm=norm)
+    return head, features, labels, _TAU**2 / norm
+
+
+def our_jensen_head(num_classes: int) -> Run:
+    """Return the fit of a dense head by Jensen's bound, the one that the package `vbll` has."""
+
+    def run() -> float:
+        head, features, labels, _ = _jensen_head(num_classes)
+        return clock(lambda: head.fit(*_rows(features, labels)))
+
+    return run
+
+
+def peer_head(num_classes: int) -> Run:
+    """Return the same of the package `vbll` by AdamW.
+
+    It ends with the epoch whose bound is within `_NEAR` nats a row of our optimum, or after
+    `_ENOUGH` seconds. Its noise of logits, which ours has none of, is next to zero. Batches are
+    small, since it holds a matrix for every row and class.
+    """
+
+    def run() -> float:
+        import torch
+        import vbll
+
+        from bayeslora.posteriors.last_layer.vbll.triangular import Dense
+
+        head, features, labels, variance = _jensen_head(num_classes)
+        head.fit(*_rows(features, labels))
+        torch.manual_seed(0)
+        # It multiplies the prior's scale by 2 / d.
+        layer = vbll.DiscClassification(
+            FEATURES,
+            num_classes,
+            1 / ROWS,
+            parameterization="dense",
+            prior_scale=variance * FEATURES / 2,
+        )
+        layer.noise_logdiag.requires_grad_(False).fill_(-12)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, weight_decay=0)
+
+        def step(rows: Any) -> None:
+            optimizer.zero_grad()
+            layer(features[rows]).train_loss_fn(labels[rows]).backward()
+            optimizer.step()
+
+        @torch.no_grad()
+        def bound() -> float:
+            # Its own bound would hold a matrix for every row and class.
+            means, triangles = layer.W().loc, layer.W().scale_tril
+            logits = features @ means.T
+            raised = logits + Dense(triangles).of_logits(features) / 2
+            likelihood = (logits[torch.arange(ROWS), labels] - raised.logsumexp(1)).sum()
+            posterior = torch.distributions.MultivariateNormal(means, scale_tril=triangles)
+            start = torch.eye(FEATURES) * variance**0.5
+            prior = torch.distributions.MultivariateNormal(torch.zeros(FEATURES), scale_tril=start)
+            apart = torch.distributions.kl_divergence(posterior, prior).sum()
+            return float((likelihood - apart) / ROWS)
+
+        aim, spent = float(head.fitted_elbo) - _NEAR, 0.0
+        while spent < _ENOUGH and bound() < aim:
+            for rows in torch.randperm(ROWS).split(32):
+                if spent < _ENOUGH:
+                    spent += clock(partial(step, rows))
+        return spent
 
     return run
 
@@ -321,20 +406,38 @@ def second_fit(adapter: str = "none", *, kept: bool) -> Run:
     return run
 
 
-def manifold_steps() -> float:
+def _hundred_steps(parameter: Callable[[Any], Any], optimizer: Callable[[Any], Any]) -> float:
     """Return 100 steps of 120 orthonormal factors of 576 x 8, those of 60 adapted layers."""
     import torch
 
-    from bayeslora.adapters.polar.riemannian import RiemannianAdamW
-
     draw = torch.Generator().manual_seed(0)
     starts = [torch.linalg.qr(torch.randn(576, 8, generator=draw)).Q for _ in range(120)]
-    factors = [torch.nn.Parameter(start.contiguous()) for start in starts]
+    factors = [parameter(start.contiguous()) for start in starts]
     for factor in factors:
         factor.grad = torch.randn(factor.shape, generator=draw)
-    optimizer = RiemannianAdamW(factors)
-    optimizer.step()
-    return clock(lambda: [optimizer.step() for _ in range(100)])
+    made = optimizer(factors)
+    made.step()
+    return clock(lambda: [made.step() for _ in range(100)])
+
+
+def manifold_steps() -> float:
+    """Return the seconds of our Riemannian AdamW."""
+    from torch import nn
+
+    from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+
+    return _hundred_steps(nn.Parameter, RiemannianAdamW)
+
+
+def peer_steps() -> float:
+    """Return the seconds of geoopt's RiemannianAdam."""
+    import geoopt
+
+    manifold = geoopt.Stiefel(canonical=False)
+    return _hundred_steps(
+        lambda start: geoopt.ManifoldParameter(start, manifold=manifold),
+        lambda factors: geoopt.optim.RiemannianAdam(factors, lr=1e-3),
+    )
 
 
 def laplace_features() -> tuple[Any, Any, Any]:

@@ -48,23 +48,6 @@ def test_layers_of_the_usual_models_run_apart(name, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize(("name", "narrows"), [("llama", True), ("qwen2", True), ("bert", False)])
-def test_the_last_layer_of_a_decoder_is_asked_for_the_last_token(name, narrows, monkeypatch):
-    found = encoder(name, start=2)
-    seen = []
-    suffix = LayerSplit.suffix
-
-    def watching(self, *args, read=None, **options):
-        seen.append(read)
-        return suffix(self, *args, read=read, **options)
-
-    monkeypatch.setattr(LayerSplit, "suffix", watching)
-    found.features(found.prepare(["a b c d e", "f g"]))
-    assert [None if read is None else read.tolist() for read in seen] == [
-        [4, 1] if narrows else None
-    ]
-
-
 def test_texts_are_run_alone_where_padding_changes_their_features(caplog):
     found = encoder("convbert", start=1)
     assert "texts are run one by one" in caplog.text

@@ -26,39 +26,6 @@ def test_prefix_and_suffix_make_the_whole_model(name, start):
     assert torch.equal(found, last_hidden(model, ids, mask))
 
 
-@pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize("name", ["llama", "gemma", "gpt2", "qwen2"])
-def test_the_last_feed_forward_may_see_one_token_of_each_text(name, start):
-    model, path = build(name)
-    model.requires_grad_(False)
-    ids, mask = batch()
-    split = LayerSplit(model, path, start)
-    seen = []
-    rows, read = torch.arange(len(ids)), torch.tensor([8, 5, 2, 3])
-    whole = last_hidden(model, ids, mask)[rows, read]
-    act = model.get_submodule(path)[-1].mlp.register_forward_hook(
-        lambda _, args, output: seen.append(output.shape)
-    )
-    with torch.no_grad():
-        hidden = split.prefix(input_ids=ids, attention_mask=mask)
-        watched = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden, read=read)
-        act.remove()
-        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden, read=read)
-    assert seen == [(4, 9, 16)]
-    assert torch.equal(watched[rows, read], whole)
-    # Other shapes may be multiplied in another order.
-    torch.testing.assert_close(found[rows, read], whole, atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(found[rows, 0], last_hidden(model, ids, mask)[rows, 0])
-
-
-def test_a_feed_forward_that_trains_sees_all_tokens():
-    model, path = build("llama")
-    split = LayerSplit(model.requires_grad_(False), path, 1)
-    assert split.feed_forward is model.layers[-1].mlp
-    model.layers[-1].mlp.up_proj.weight.requires_grad_(True)
-    assert split.feed_forward is None
-
-
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_the_suffix_depends_on_the_given_states_alone(name):
     model, path = build(name)

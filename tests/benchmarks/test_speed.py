@@ -24,6 +24,18 @@ def test_what_is_no_clone_is_not_measured(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_rows_of_another_machine_are_not_replaced(tmp_path, monkeypatch):
+    row = {"kind": "case", "name": "ece", "machine": {"processor": "another"}, "sides": {}}
+    file = tmp_path / "results.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    before = file.read_bytes()
+    monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--out", str(tmp_path), "--quick"])
+    with pytest.raises(InputError) as caught:
+        speed.main()
+    assert str(file) in str(caught.value)
+    assert file.read_bytes() == before
+
+
 def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path, monkeypatch):
     package = tmp_path / "clone" / "bayeslora"
     package.mkdir(parents=True)

@@ -36,6 +36,16 @@ def test_kinds_are_listed_with_their_sizes(capsys, home):
     assert all(kind in shown.out for kind in KINDS)
 
 
+@pytest.mark.parametrize("args", [(), ("--clear", "all")])
+def test_a_file_in_place_of_the_directory_is_refused(capsys, home, monkeypatch, args):
+    file = home.parent / "file"
+    file.touch()
+    monkeypatch.setenv("BAYESLORA_CACHE", str(file))
+    code, shown = run(capsys, *args)
+    assert code == 2
+    assert str(file) in shown.err
+
+
 @pytest.mark.parametrize(("kind", "left"), [(FROZEN_STATES, 0), ("second-moments", 1), ("all", 0)])
 def test_one_kind_or_all_are_cleared(capsys, kind, left):
     code, shown = run(capsys, "--clear", kind, "--json")

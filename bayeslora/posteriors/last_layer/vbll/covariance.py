@@ -20,6 +20,7 @@ log-determinant and trace that the KL needs, and a preconditioner for the means.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol, Self
 
@@ -63,6 +64,7 @@ class Covariance(ABC):
     Attributes:
         name: Of the family.
         turns: Whether it stays in its family in other coordinates of the feature space.
+        is_triangular: Whether its `scale` is lower triangles, of which files hold no zeros.
         couples_classes: Whether weights of different classes may depend on each other.
         simpler: The family to take where this one would not fit into memory.
         simpler_in_training: The same for a family that gradient steps can move.
@@ -71,6 +73,7 @@ class Covariance(ABC):
 
     name: ClassVar[str]
     turns: ClassVar[bool] = True
+    is_triangular: ClassVar[bool] = False
     couples_classes: ClassVar[bool] = False
     simpler: ClassVar[type[Covariance] | None] = None
     simpler_in_training: ClassVar[type[Trainable] | None] = None
@@ -80,6 +83,11 @@ class Covariance(ABC):
     @abstractmethod
     def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of `tensors()` for C classes, d features and k directions."""
+
+    @classmethod
+    def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
+        """Return how many numbers a file holds of `tensors()`."""
+        return sum(map(math.prod, cls.shapes(num_classes, size, rank).values()))
 
     @classmethod
     def numbers_in_fit(cls, num_classes: int, size: int) -> int:

@@ -50,10 +50,10 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
         num_rows: N.
     """
     family = FAMILIES[config.with_family("dense").covariance]
-    kept = family.shapes(num_classes, num_features, min(config.rank, num_features))
+    kept = family.numbers_stored(num_classes, num_features, min(config.rank, num_features))
     work = float(num_classes * num_rows * (MEAN_STEPS * num_features + TILT))
     work += family.multiplications(num_classes, num_rows, min(num_rows, num_features))
-    return FitCost(work, sum(map(math.prod, kept.values())))
+    return FitCost(work, kept)
 
 
 def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> VBLL:

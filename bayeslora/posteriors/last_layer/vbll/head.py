@@ -35,6 +35,7 @@ from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainabl
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES, TRAINABLE
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
+from bayeslora.posteriors.last_layer.vbll.triangular import packed, unpacked
 from bayeslora.posteriors.types import LastLayerDefaults
 from bayeslora.runtime import row_slices
 
@@ -100,6 +101,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "factor", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
+        # Triangles are stored without their zeros, in models of older versions with them.
+        self._packs = self._family.is_triangular
 
     @property
     def training_prior_scale(self) -> float:
@@ -198,6 +201,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().tensors().items():
             setattr(self, f"fitted_{name}", tensor.float().contiguous())
+        self._packs = self._family.is_triangular
         tau = math.sqrt(polished.prior_variance * float(self.mean_sq_norm))
         self.fitted_prior_scale = self.mean_sq_norm.new_tensor(tau)
         self.fitted_elbo = self.mean_sq_norm.new_tensor(polished.elbo[-1] / len(train))
@@ -269,7 +273,9 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         if self.fitted_scale is None:
             return centred | {"fitted": False}
         dtype = str(self.fitted_scale.dtype).removeprefix("torch.")
-        return centred | {"fitted": True, "covariance": self.config.covariance, "dtype": dtype}
+        layout = {"packed": True} if self._packs else {}
+        fit = {"fitted": True, "covariance": self.config.covariance, "dtype": dtype}
+        return centred | fit | layout
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
         """Allocate the prior mean and the fit that `extra` describes."""
@@ -283,6 +289,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         dtype = extra.get("dtype", "float64")
         if dtype not in _STORED:
             raise ValueError(f"the dtype of its covariance is {dtype!r}")
+        self._packs = self._packs and "packed" in extra
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
         shapes = self._family.shapes(classes, size, self.config.rank)
@@ -301,6 +308,18 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             "elbo": float(self.fitted_elbo),
             "polish_mean": "trained" if held else "refit",
         }
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        place = f"{prefix}fitted_scale"
+        if self._packs and place in destination:
+            destination[place] = packed(destination[place])
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        place = f"{prefix}fitted_scale"
+        if self._packs and place in state:
+            state[place] = unpacked(state[place])
+        super()._load_from_state_dict(state, prefix, *rest)
 
     @property
     def _family(self) -> type[Covariance]:

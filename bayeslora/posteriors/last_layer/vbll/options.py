@@ -92,7 +92,7 @@ class VBLL(Posterior):
         "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
         "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
         "classes. `auto` takes `dense`, or logs that it takes `eigenbasis` where a dense one would "
-        "take minutes or more than 256 MB.",
+        "take minutes or more than 100 MB.",
     ] = AUTO
     rank: Annotated[Count, "Directions of a `low_rank` covariance."] = 16
     head_step: Annotated[

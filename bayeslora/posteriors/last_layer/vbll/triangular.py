@@ -9,6 +9,7 @@ only the variances of logits would drive this coupling to zero.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,6 +41,13 @@ class _Triangular(Trainable):
     """
 
     lower: Tensor
+    is_triangular: ClassVar[bool] = True
+
+    @classmethod
+    def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
+        """Return how many numbers are not above the diagonals."""
+        *counts, rows, _ = cls.shapes(num_classes, size, rank)["scale"]
+        return math.prod(counts) * rows * (rows + 1) // 2
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is stored, by name."""
@@ -321,6 +329,21 @@ class FullBlocks:
     def stored(self) -> Covariance:
         """Return the lower triangle L with L Lᵀ = S."""
         return self._covariance
+
+
+def packed(lower: Tensor) -> Tensor:
+    """Return [..., n (n + 1) / 2], the rows of [..., n, n] lower triangles without their zeros."""
+    rows, columns = torch.tril_indices(*lower.shape[-2:])
+    return lower[..., rows, columns]
+
+
+def unpacked(triangles: Tensor) -> Tensor:
+    """Return the lower triangles [..., n, n] of which `packed` made these."""
+    size = (math.isqrt(8 * triangles.shape[-1] + 1) - 1) // 2
+    rows, columns = torch.tril_indices(size, size)
+    lower = triangles.new_zeros(*triangles.shape[:-1], size, size)
+    lower[..., rows, columns] = triangles
+    return lower
 
 
 def lower_triangle(raw: Tensor) -> Tensor:
