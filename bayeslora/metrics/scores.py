@@ -14,7 +14,7 @@ LEAST_ROWS = 10
 """Rows, or clusters, below which resamples give no interval: percentile intervals of so few rows
 are too narrow."""
 
-TOO_FEW = "too few rows"
+NO_INTERVAL = "no interval"
 """What stands in the place of an interval where there is none."""
 
 
@@ -40,7 +40,7 @@ class Score:
 
     def said(self) -> tuple[str, str]:
         """Return the value and its interval as text."""
-        ends = f"[{self.low:.3f}, {self.high:.3f}]" if self.has_interval else TOO_FEW
+        ends = f"[{self.low:.3f}, {self.high:.3f}]" if self.has_interval else NO_INTERVAL
         return f"{self.value:.3f}", ends
 
     @classmethod

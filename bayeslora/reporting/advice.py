@@ -21,7 +21,7 @@ from bayeslora.reporting.assess import (
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.ranking import Facts, Standing
-from bayeslora.reporting.text import listed, named, number, percent, share_interval
+from bayeslora.reporting.text import hundredths, listed, named, percent, share_interval
 
 WIDE = 0.02
 """Half-width of the interval of the gap between confidence and accuracy from which more labels are
@@ -97,7 +97,7 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
             "Use the probabilities with care: there is weak evidence of miscalibration, or that is"
             " chance."
         ]
-    low, high = (number(100 * end, signed=True, digits=1) for end in (gap.low, gap.high))
+    low, high = (hundredths(end, signed=True) for end in (gap.low, gap.high))
     size = f"the average calibration gap is {low} to {high} points (95 % interval)"
     if is_close(gap):
         return [f"Use the probabilities as they are: no sign of miscalibration, and {size}."]
@@ -175,5 +175,5 @@ def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
     return [
         f"Label more if it matters: with {size}, the gap between confidence and accuracy"
         f"{_of([leader], several=several)} is known to within"
-        f" ±{number(100 * max(known), digits=1)} points; four times as many would halve that."
+        f" ±{hundredths(max(known))} points; four times as many would halve that."
     ]

@@ -8,7 +8,7 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import TOO_FEW, Score, Scores
+from bayeslora.metrics.scores import NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
@@ -34,7 +34,7 @@ from bayeslora.reporting.score_tables import (
 )
 from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
-from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE, classes_of
+from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, classes_of
 
 WIDTH = 100
 """Columns of the terminal where none are given."""
@@ -78,7 +78,7 @@ def scores_table(
     blocks += [_within(table, width) for table in confusion_tables(by_class)]
     notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
     notes += [fill(_CHANCE, width)] if CHANCE_COLUMN.title in blocks[0] else []
-    notes += [TOO_FEW_NOTE] if any(TOO_FEW in block for block in blocks) else []
+    notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
     notes += [fill(note, width) for note in _of_detectors(named, sets)]
     labelled = [replace(one.scores, name=one.label) for one in named]
     cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
@@ -134,7 +134,10 @@ def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
         width: Columns of the terminal.
     """
     table = _within(difference_table(comparison), width)
-    notes = [*comparison_notes(comparison, mark="*"), *([TOO_FEW_NOTE] if TOO_FEW in table else [])]
+    notes = [
+        *comparison_notes(comparison, mark="*"),
+        *([NO_INTERVAL_NOTE] if NO_INTERVAL in table else []),
+    ]
     return "\n".join([table, "", *(fill(note.translate(_PLAIN), width) for note in notes)])
 
 

@@ -173,8 +173,9 @@ def compose(
         ),
     )
     labels = [one.label for one in methods]
+    whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
-        title=shorten(clean(title or f"Reliability of {listed(labels, 4)}"), TITLE_COLUMNS),
+        title=shorten(clean(title or f"Reliability of {whose}"), TITLE_COLUMNS),
         facts=_facts(methods),
         sections=tuple(section for section in sections if section.blocks),
         view=view,

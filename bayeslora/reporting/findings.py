@@ -199,7 +199,7 @@ def _gap(method: Assessed, subject: str, several: bool) -> str:
 
 
 def _ece(method: Assessed, subject: str) -> str:
-    return f"{subject} is {shown_ece(method.scores['ece'])}{_floor(method)}"
+    return f"{subject} is {shown_ece(method.scores)}{_floor(method)}"
 
 
 def _floor(method: Assessed) -> str:
@@ -213,12 +213,14 @@ def _floor(method: Assessed) -> str:
 
 def bins_that_miss(points: Sequence[Point]) -> str:
     """Return how many bins miss the diagonal, and how many would by chance."""
+    return f"{missed_bins(points)} (by chance about {number(CHANCE * len(points), digits=1)})"
+
+
+def missed_bins(points: Sequence[Point]) -> str:
+    """Return how many bins miss the diagonal."""
     missed = sum(point.off_diagonal for point in points)
-    return (
-        f"{missed} of {counted(len(points), 'bin')}"
-        f" {'misses' if missed == 1 else 'miss'} the diagonal"
-        f" (by chance about {number(CHANCE * len(points), digits=1)})"
-    )
+    verb = "misses" if 1 in (missed, len(points)) else "miss"
+    return f"{missed} of {counted(len(points), 'bin')} {verb} the diagonal"
 
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"

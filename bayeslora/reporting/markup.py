@@ -69,7 +69,7 @@ def _block(block: Block, suffix: str) -> Iterator[str]:
             yield sentence_to_markdown(block.about)
             yield "\n".join(f"- {one.title}: **{one.value}** ({one.detail})" for one in block.tiles)
         case Details():
-            yield f"### {sentence_to_markdown(block.summary)}"
+            yield sentence_to_markdown(block.summary)
             yield from _blocks(block.blocks, suffix)
         case Record():
             yield f"### {escape_markdown(block.title)}"

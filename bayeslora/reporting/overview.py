@@ -20,11 +20,11 @@ from bayeslora.reporting.assess import (
     occupied,
     slightly_biased,
 )
-from bayeslora.reporting.findings import bins_that_miss
+from bayeslora.reporting.findings import bins_that_miss, missed_bins
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import interval, listed, named, number, percent, share_interval
+from bayeslora.reporting.text import hundredths, listed, named, number, percent, share_interval
 
 COLUMNS = ("accuracy", "nll", "overconfidence", "ece")
 """Scores of the table of methods; the last make room for out-of-distribution sets."""
@@ -145,7 +145,7 @@ def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     way = bias_of(scores)
     if way == "none":
         return f"Miscalibrated: {_hidden(scores)}", "warning"
-    points = number(100 * abs(scores["overconfidence"].value), digits=1)
+    points = hundredths(abs(scores["overconfidence"].value))
     if slightly_biased(scores):
         return f"Slightly {way}confident ({points} points)", "open"
     return f"{way.capitalize()}confident by {points} points", "warning"
@@ -155,8 +155,7 @@ def _hidden(scores: Scores) -> str:
     """Return what shows a miscalibration that cancels on average."""
     points = occupied(scores.bins)
     if misses_more_than_chance(points):
-        missed = sum(point.off_diagonal for point in points)
-        return f"{missed} of {counted(len(points), 'bin')} miss the diagonal"
+        return missed_bins(points)
     floor = scores.ece_if_calibrated
     chance = "" if floor is None else f", by chance {number(floor)}"
     return f"ECE {number(scores['ece'].value)}{chance}"
@@ -181,8 +180,8 @@ def _scores(fit: Assessed) -> list[Tile]:
         Tile("Mean confidence", percent(confidence.value), "stated on average"),
         Tile(
             "Calibration gap",
-            number(100 * gap.value, signed=True, digits=1),
-            f"points on average {interval(100 * gap.low, 100 * gap.high, signed=True, digits=1)}",
+            hundredths(gap.value, signed=True),
+            f"points {share_interval(gap.low, gap.high, signed=True)}",
         ),
     ]
 

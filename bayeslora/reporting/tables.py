@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bayeslora.metrics.scores import TOO_FEW
+from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.plain_text import display_columns
-from bayeslora.reporting.text import NAME_END, NAME_START, TOO_FEW_NOTE, pad
+from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, pad
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class Table:
         return spans
 
     def noted(self) -> Table:
-        """Return the table with what `too few rows` means in its notes, where a cell says it."""
-        if not any(cell.interval == TOO_FEW for row in self.rows for cell in row.cells):
+        """Return the table with what `no interval` means in its notes, where a cell says it."""
+        if not any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
             return self
-        return self.with_note(TOO_FEW_NOTE)
+        return self.with_note(NO_INTERVAL_NOTE)
 
     def called(self, name: str) -> Table:
         """Return the table under a name, with the notes that its cells need."""

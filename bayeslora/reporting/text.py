@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bayeslora.metrics.scores import LEAST_ROWS, TOO_FEW, Score, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import clean, display_columns, shorten
 
-TOO_FEW_NOTE = (
-    f"{TOO_FEW.capitalize()}: there are fewer than {LEAST_ROWS}, or all give the score alike, and"
-    " cannot show how much other rows would change it."
+NO_INTERVAL_NOTE = (
+    f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
+    " show how much other examples would change the score."
 )
-"""What `TOO_FEW` means, for a table that says it."""
+"""What `NO_INTERVAL` means, for a table that says it."""
 
 NAME_START, NAME_END = "\u2068", "\u2069"
 """Around a name in a sentence: Unicode's isolate, which keeps right-to-left letters from reordering
@@ -52,9 +52,9 @@ def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
 
 
 def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
-    """Return `[low, high]` in the digits of `number`, or `TOO_FEW` where there is no interval."""
+    """Return `[low, high]` in the digits of `number`, or `NO_INTERVAL`."""
     if math.isnan(low) or math.isnan(high):
-        return TOO_FEW
+        return NO_INTERVAL
     ends = (number(end, signed=signed, digits=digits) for end in (low, high))
     return f"[{', '.join(ends)}]"
 
@@ -64,27 +64,34 @@ def shown(score: Score) -> str:
     return f"{number(score.value)} {_ends_in_words(score, interval(score.low, score.high))}"
 
 
-def shown_ece(score: Score) -> str:
+def shown_ece(scores: Scores, key: str = "ece") -> str:
     """Return a calibration error, with its interval called what it is.
 
     Noise only adds to such an error. The interval is corrected for that and the value is not, which
     can thus stand at the interval's upper end.
     """
-    if not score.has_interval:
-        return shown(score)
-    return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
+    score = scores[key]
+    if score.has_interval:
+        return f"{number(score.value)}, noise-corrected {interval(score.low, score.high)}"
+    alike = scores.n_labelled >= LEAST_ROWS and "cluster_by" not in scores.intervals
+    why = f"{NO_INTERVAL}: all examples alike" if alike else NO_INTERVAL
+    return f"{number(score.value)} ({why})"
+
+
+def hundredths(share: float, *, signed: bool = False) -> str:
+    """Return a share in hundredths with one digit, rounded as `number` rounds the share itself."""
+    return number(100 * round(share, 3), signed=signed, digits=1)
 
 
 def shown_points(score: Score, *, signed: bool = False) -> str:
     """Return a difference of shares as `8.3 points [6.1, 10.9]`."""
-    ends = interval(100 * score.low, 100 * score.high, signed=signed, digits=1)
-    value = number(100 * score.value, signed=signed, digits=1)
-    return f"{value} points {_ends_in_words(score, ends)}"
+    ends = share_interval(score.low, score.high, signed=signed)
+    return f"{hundredths(score.value, signed=signed)} points {_ends_in_words(score, ends)}"
 
 
-def share_interval(low: float, high: float) -> str:
+def share_interval(low: float, high: float, *, signed: bool = False) -> str:
     """Return the interval of a share in percent: `[61.0, 68.2]`."""
-    return interval(100 * low, 100 * high, digits=1)
+    return interval(100 * round(low, 3), 100 * round(high, 3), signed=signed, digits=1)
 
 
 def whole(value: float) -> str:
@@ -105,7 +112,7 @@ def p_text(p: float) -> str:
 
 def percent(value: float) -> str:
     """Return a share as a percentage with one digit."""
-    return f"{number(100 * value, digits=1)}\N{NO-BREAK SPACE}%"
+    return f"{hundredths(value)}\N{NO-BREAK SPACE}%"
 
 
 def certain(value: float) -> str:
@@ -127,7 +134,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def _ends_in_words(score: Score, ends: str) -> str:
-    return ends if score.has_interval else f"({TOO_FEW} for an interval)"
+    return ends if score.has_interval else f"({NO_INTERVAL})"
 
 
 def classes_of(scores: Scores) -> str:

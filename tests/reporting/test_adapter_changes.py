@@ -115,7 +115,7 @@ def test_the_page_has_a_folded_part_for_each_model(written):
 def test_markdown_and_latex_have_the_same_table(written):
     text = (written / "report.md").read_text(encoding="utf-8")
     section = text.split("## Adapter changes\n")[1].split("\n## ")[0]
-    assert "### **&lt;i&gt;polar" in section
+    assert "**&lt;i&gt;polar" in section
     assert "| layers.0.v\\_proj | 3 | 50\N{NO-BREAK SPACE}% | 2.75 | 4e-7 |" in section
     assert "(figures/spectrum-2.svg)" in section
     assert "stable rank = (∑_i (σ_i)²)/(σ_1)²" in text.replace("\\", "")

@@ -22,7 +22,7 @@ from bayeslora.reporting.detectors import (
     is_usable,
     verdict,
 )
-from bayeslora.reporting.findings import detection, findings
+from bayeslora.reporting.findings import detection, findings, missed_bins
 from bayeslora.reporting.ranking import best_or_tied, facts_of
 
 ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
@@ -299,6 +299,15 @@ def test_misses_are_compared_with_chance():
     assert not misses_more_than_chance([off] * 2 + [on] * 8)
     assert misses_more_than_chance([off] * 3 + [on] * 7)
     assert not misses_more_than_chance([])
+
+
+@pytest.mark.parametrize(
+    ("missed", "bins", "verb"), [(0, 1, "misses"), (1, 3, "misses"), (0, 2, "miss"), (2, 3, "miss")]
+)
+def test_the_verb_agrees_with_the_bins(missed, bins, verb):
+    on = Point(0.5, 1.0, 10, 0.8, 0.8, 0.7, 0.9)
+    off = dataclasses.replace(on, accuracy=0.4, accuracy_low=0.3, accuracy_high=0.5)
+    assert verb in missed_bins([off] * missed + [on] * (bins - missed)).split()
 
 
 def test_one_method_has_no_pair():

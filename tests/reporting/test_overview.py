@@ -39,6 +39,12 @@ def first_screen(*items, ood=None):
 
 def composed(items, ood=None):
     """Return what a report finds, and its words and tables."""
+    facts, document = document_of(items, ood)
+    return facts, [block for section in document.sections for block in walk(section.blocks)]
+
+
+def document_of(items, ood=None, title="t"):
+    """Return what a report finds, and all that it says."""
     options = {"num_bins": 15, "num_resamples": 100, "seed": 0}
     methods = assess(gather(items, ood), ood_score=None, **options)
     comparison = pair(methods, **options)
@@ -46,9 +52,8 @@ def composed(items, ood=None):
     sets = {name: name for name in sets}
     none = {one.name: Figure("", ()) for one in dataclasses.fields(Drawings)}
     drawings = Drawings(**{**none, "spectra": ()})
-    document = compose("t", methods, comparison, sets, drawings, provenance={}, settings={})
-    blocks = [block for section in document.sections for block in walk(section.blocks)]
-    return facts_of(methods, comparison, sets), blocks
+    document = compose(title, methods, comparison, sets, drawings, provenance={}, settings={})
+    return facts_of(methods, comparison, sets), document
 
 
 def finding(blocks, key):
@@ -104,14 +109,14 @@ def test_the_numbers_are_those_of_the_scores(make):
     predictions = make("x", sharpness=2.0)
     accuracy, confidence, gap, person = first_screen(predictions).tiles
     scores = evaluate(predictions, num_resamples=200)
-    assert accuracy.value.startswith(f"{100 * scores['accuracy'].value:.1f}")
-    assert confidence.value.startswith(f"{100 * scores['mean_confidence'].value:.1f}")
-    assert gap.value == f"{100 * scores['overconfidence'].value:+.1f}".replace("-", "−")
+    assert accuracy.value.startswith(f"{100 * round(scores['accuracy'].value, 3):.1f}")
+    assert confidence.value.startswith(f"{100 * round(scores['mean_confidence'].value, 3):.1f}")
+    assert gap.value == f"{100 * round(scores['overconfidence'].value, 3):+.1f}".replace("-", "−")
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
     assert "20.0" in person.title
-    assert person.value.startswith(f"{100 * right:.1f}")
+    assert person.value.startswith(f"{100 * round(right, 3):.1f}")
 
 
 def test_the_diagram_is_that_of_the_leader(make):
@@ -135,7 +140,7 @@ def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, oo
     assert first.figure == "reliability-3"
     assert first.verdict.startswith("\u2068polar-vbll\u2069")
     accuracy = facts.leader.scores["accuracy"].value
-    assert first.tiles[0].value.startswith(f"{100 * accuracy:.1f}")
+    assert first.tiles[0].value.startswith(f"{100 * round(accuracy, 3):.1f}")
     advised = finding(blocks, "advice").sentences
     assert "polar-vbll" in advised[0]
     assert not any("temperature" in sentence for sentence in advised)
@@ -172,6 +177,15 @@ def test_a_pair_decides_whichever_of_the_two_is_the_reference():
     ]
     found = standing_of("accuracy", methods, comparison)
     assert (found.label, found.tied, found.paired) == ("b", ("c",), "")
+
+
+def test_up_to_two_methods_are_named_in_the_title(make):
+    items = [make(f"the name of method {place}", rows=40) for place in range(3)]
+    _, two = document_of(items[:2], title="")
+    assert all(one.name in two.title for one in items[:2])
+    _, three = document_of(items, title="")
+    assert "3 methods" in three.title
+    assert not any(one.name in three.title for one in items)
 
 
 def test_a_small_bias_is_no_warning(make):

@@ -93,7 +93,7 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
 
 
 def test_the_table_of_every_score_has_every_score(written):
-    lines = (written / "report.md").read_text(encoding="utf-8").split("### All scores")[1]
+    lines = (written / "report.md").read_text(encoding="utf-8").split("\nAll scores\n")[1]
     head = next(line for line in lines.splitlines() if line.startswith("| Method"))
     assert all(COLUMNS[key].title_and_arrow in head for key in SCORE_KEYS)
 

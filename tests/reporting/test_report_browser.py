@@ -201,11 +201,41 @@ def test_figures_use_the_width_of_the_page(plain, visit, width, row):
         assert len(set(tops)) == len(tops)
 
 
-def test_a_phone_has_the_table_of_methods_before_the_diagram(plain, visit):
-    page = visit(plain, viewport={"width": 390, "height": 844})
-    table = page.locator("table:has(#overview-caption)")
-    assert table.bounding_box()["y"] < page.locator("#overview svg").bounding_box()["y"]
-    assert table.locator("thead th").count() <= 6
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["laptop", "phone"])
+@pytest.mark.parametrize("name", ["overconfident", "transformers", "scikit-learn", "comparison"])
+def test_the_first_screen_holds_the_diagram_in_letters_that_can_be_read(visit, name, size):
+    width, height = size
+    place = DOCS / "gallery" / name / "index.html"
+    page = visit(place, viewport={"width": width, "height": height})
+    diagram = page.locator("#overview svg").bounding_box()
+    assert diagram["y"] + diagram["height"] <= height
+    smallest = page.locator("#overview svg text").evaluate_all(
+        """all => Math.min(...all.map(one => {
+            const svg = one.ownerSVGElement;
+            return parseFloat(getComputedStyle(one).fontSize) * svg.getScreenCTM().a;
+        }))"""
+    )
+    assert smallest >= 9
+
+
+def test_a_phone_shows_the_whole_table_of_methods(visit):
+    place = DOCS / "gallery" / "comparison" / "index.html"
+    page = visit(place, viewport={"width": 390, "height": 844})
+    table = page.locator(".scroll:has(#overview-caption)")
+    assert table.locator("thead th").count() == 6
+    assert table.evaluate("one => one.scrollWidth - one.clientWidth") == 0
+
+
+def test_figures_of_one_method_use_the_width_of_a_laptop(visit):
+    page = visit(DOCS / "gallery" / "overconfident" / "index.html")
+    used = page.locator("#overview svg, #reliability svg, #confidence svg").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().width)"
+    )
+    assert min(used) >= 400
+    table = page.locator(".scroll:has(#uncertainties-caption)")
+    beside = page.locator("#confidence .plate").bounding_box()
+    assert beside["y"] <= table.bounding_box()["y"] < beside["y"] + beside["height"]
+    assert table.evaluate("one => one.scrollWidth - one.clientWidth") == 0
 
 
 def test_it_prints_dark_on_white(plain, visit):

@@ -9,13 +9,13 @@ import pytest
 
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import TOO_FEW
+from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import write_comparison
 from bayeslora.reporting.console import compare_table, scores_table
 from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.report import report
-from bayeslora.reporting.text import TOO_FEW_NOTE
+from bayeslora.reporting.text import NO_INTERVAL_NOTE
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -67,9 +67,9 @@ def test_terminal_notebook_and_model_card(case):
     ]
     for text in texts:
         assert not NAN.search(text)
-        assert TOO_FEW in text
-    assert TOO_FEW_NOTE in texts[0]
-    assert TOO_FEW_NOTE in texts[1]
+        assert NO_INTERVAL in text
+    assert NO_INTERVAL_NOTE in texts[0]
+    assert NO_INTERVAL_NOTE in texts[1]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -79,9 +79,9 @@ def test_comparisons(case, tmp_path):
     for text in (compare_table(comparison), *(file.read_text() for file in files)):
         assert not NAN.search(text)
     small = CASES[case][0] < 10
-    assert (TOO_FEW_NOTE in " ".join(compare_table(comparison).split())) == small
-    assert (TOO_FEW in (tmp_path / "out" / "comparison.tex").read_text()) == small
-    assert (TOO_FEW in (tmp_path / "out" / "comparison.md").read_text()) == small
+    assert (NO_INTERVAL_NOTE in " ".join(compare_table(comparison).split())) == small
+    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.tex").read_text()) == small
+    assert (NO_INTERVAL in (tmp_path / "out" / "comparison.md").read_text()) == small
 
 
 @pytest.mark.parametrize("case", ["one row", "forty wrong"])
@@ -94,9 +94,9 @@ def test_every_file_of_a_report(case, tmp_path):
             name
         )
         if name.endswith((".html", ".md", ".tex")):
-            assert TOO_FEW in text, name
+            assert NO_INTERVAL in text, name
     markdown = next(out.glob("**/report.md")).read_text(encoding="utf-8")
-    assert TOO_FEW_NOTE in markdown
+    assert NO_INTERVAL_NOTE in markdown
     assert "its interval is mirrored at the value" in markdown
     content = json.loads(next(out.glob("**/scores.json")).read_text(encoding="utf-8"))
     assert content["methods"][0]["scores"]["ece"]["low"] is None

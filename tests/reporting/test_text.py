@@ -7,10 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import NO_INTERVAL, Score
 from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.text import interval, listed, number, pad, percent, shown, shown_points
+from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.text import (
+    interval,
+    listed,
+    number,
+    pad,
+    percent,
+    shown,
+    shown_ece,
+    shown_points,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +43,23 @@ def test_numbers_have_a_fixed_number_of_digits(value, options, text):
 
 def test_intervals_percentages_and_points():
     assert interval(0.1, 0.25) == "[0.100, 0.250]"
-    assert interval(math.nan, 1.0) == "too few rows"
+    assert interval(math.nan, 1.0) == "no interval"
     assert shown(Score(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
     assert shown_points(Score(0.083, 0.061, 0.109)) == "8.3 points [6.1, 10.9]"
     assert percent(0.0345).replace("\N{NO-BREAK SPACE}", " ") == "3.5 %"
+
+
+@given(st.integers(0, 2000), st.integers(1, 2000))
+def test_a_percentage_is_rounded_as_the_share_is(part, whole):
+    share = part / whole
+    assert round(float(percent(share)[:-2]) / 100, 3) == float(number(share))
+
+
+@pytest.mark.parametrize(("rows", "alike"), [(9, False), (40, True)])
+def test_examples_that_are_alike_are_not_called_few(rows, alike):
+    scores = evaluate(Predictions([[0.7, 0.3]] * rows, ("a", "b"), [0] * rows), num_resamples=20)
+    assert NO_INTERVAL in shown_ece(scores)
+    assert ("alike" in shown_ece(scores)) == alike
 
 
 def test_counts_and_lists_read_as_in_a_sentence():

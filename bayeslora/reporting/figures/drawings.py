@@ -95,7 +95,7 @@ def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator
 
 def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
     bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True, clusters=clusters_of(one))
-    note = f"equal-mass ECE {shown_ece(one.scores['aece'])}"
+    note = f"equal-mass ECE {shown_ece(one.scores, 'aece')}"
     points = occupied(bins)
     name = f"reliability-mass-{index}"
     return reliability_panel(name, one.label, points, note, words=EQUAL_MASS)
@@ -246,7 +246,7 @@ def draw(
 
 
 def _reliability(index: int, one: Assessed) -> Panel:
-    note = f"ECE {shown_ece(one.scores['ece'])}, n = {one.scores.n_labelled:,}"
+    note = f"ECE {shown_ece(one.scores)}, n = {one.scores.n_labelled:,}"
     return reliability_panel(f"reliability-{index}", one.label, one.points, note)
 
 

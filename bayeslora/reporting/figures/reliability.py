@@ -91,12 +91,11 @@ def reliability_panel(
         words: What its parts are called.
         names: Slots in the note, and the names that fill them.
     """
-    figure, (main, counts) = figure_with_axes(4.52, (1.2, 2.4), (0.42, 0.62))
+    figure, (main, counts) = figure_with_axes(4.36, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
-    key = [(MEETS, "95 % interval meets the diagonal")]
+    add_key(figure, [(MEETS, "95 % interval meets the diagonal")], top=0.58)
     if any(point.off_diagonal for point in points):
-        key.append((MISSES, "interval misses it"))
-    add_key(figure, key, top=0.58)
+        add_key(figure, [(MISSES, "misses it")], top=0.58, left=2.34)
     _draw_points(main, points)
     side: dict[str, Any] = {"fontsize": 6.5, "color": MUTED, "zorder": 0}
     main.text(0.03, 0.97, words.above, ha="left", va="top", **side)
@@ -157,7 +156,7 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
                 xytext=(0, 1.5),
                 textcoords="offset points",
                 ha="center",
-                fontsize=6,
+                fontsize=6.5,
                 color=INK,
             )
     tallest = max((item.count for item in points), default=1)
