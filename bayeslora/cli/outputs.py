@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,11 @@ def hint_to_predict(model: str | Path, data: str | Path | None) -> None:
 def terminal_width() -> int:
     """Return the columns of the terminal, 100 where there is none."""
     return shutil.get_terminal_size((100, 24)).columns
+
+
+def table_width() -> int | None:
+    """Return the columns that a table may take; None where no terminal shows it."""
+    return terminal_width() if sys.stdout.isatty() else None
 
 
 def check_new_file(

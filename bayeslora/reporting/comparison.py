@@ -61,7 +61,7 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
 
 
 def comparison_notes(
-    comparison: Comparison, chosen_by: str = "", mark: str = "Bold"
+    comparison: Comparison, chosen_by: str = "", mark: str = "Bold", *, brief: bool = False
 ) -> tuple[str, ...]:
     """Return the sentences without which the table cannot be read, names marked by `text.named`.
 
@@ -69,6 +69,7 @@ def comparison_notes(
         comparison: What was compared.
         chosen_by: As in `difference_table`.
         mark: What marks a difference that is more than chance.
+        brief: Leave out how intervals and tests were made.
     """
     reference = _shown(comparison.reference)
     tested = " and corrected p < 0.05" if comparison.num_permutations else ""
@@ -78,14 +79,17 @@ def comparison_notes(
         clusters = counted(comparison.num_clusters, "cluster")
         grouped = f"Examples are drawn in {clusters} of equal {column}."
     binned = any(SCORES[key].reflected for key in comparison.keys)
+    made = [
+        grouped,
+        f"Calibration errors in {comparison.num_bins} bins." if binned else "",
+        _intervals(comparison),
+        _tests(comparison),
+    ]
     notes = [
         f"Differences from {reference} on the same {counted(comparison.n, 'labelled example')}"
         f" (method − {reference}). {mark}: interval without 0{tested}.",
-        grouped,
-        f"Calibration errors in {comparison.num_bins} bins." if binned else "",
         _seeds(comparison),
-        _intervals(comparison),
-        _tests(comparison),
+        *(["Brackets: 95 % intervals. p: corrected (uncorrected)."] if brief else made),
         f"The reference was chosen for its {chosen_by} on these examples, which neither intervals"
         " nor p account for."
         if chosen_by

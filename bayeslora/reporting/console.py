@@ -40,6 +40,7 @@ WIDTH = 100
 """Columns of the terminal where none are given."""
 
 _STAR = "* the best of its column, or not clearly worse (overlapping intervals)"
+_BRIEF_STAR = "* best, or not clearly worse"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
     "ECE: the interval is corrected for noise, which only adds to an error; the value is not. "
@@ -49,16 +50,17 @@ _CHANCE = (
 
 
 def scores_table(
-    scores: Sequence[Scores], width: int = WIDTH, keys: Sequence[str] | None = None
+    scores: Sequence[Scores], width: int | None = WIDTH, keys: Sequence[str] | None = None
 ) -> str:
     """Return the scores as text without a trailing newline.
 
-    Several methods stand under each other, one a row, with intervals below the values; columns that
-    do not fit into `width` follow in further tables. One method alone becomes a list of its scores.
+    Several methods stand under each other, one per row, with intervals below the values; columns
+    that do not fit into `width` follow in further tables. One method becomes a list of its scores.
 
     Args:
-        scores: What `evaluate` returned, one a method.
-        width: Columns of the terminal.
+        scores: What `evaluate` returned, one per method.
+        width: Columns of the terminal. None where there is none: each row is one line however
+            long, and notes that explain the columns are left out.
         keys: The scores to show, in this order, and no others; a choice where None. Mean
             uncertainties follow where one method is shown, or every score.
     """
@@ -70,20 +72,24 @@ def scores_table(
         table = with_chance(score_table(named, sets, keys=keys), named)
         blocks = [_within(table, width)]
     else:
-        blocks = [to_text(_list_of_scores(one, sets, keys)) for one in named]
+        lists = (_list_of_scores(one, sets, keys) for one in named)
+        blocks = [to_text(one, sparse=width is None) for one in lists]
     # Three rows a method would bury a table of many.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
     by_class = [one for one in named if one.scores.classes]
     blocks += [_within(table, width) for table in confusion_tables(by_class)]
-    notes = [_STAR] if len(named) > 1 and "*" in blocks[0] else []
-    notes += [fill(_CHANCE, width)] if CHANCE_COLUMN.title in blocks[0] else []
-    notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
-    notes += [fill(note, width) for note in _of_detectors(named, sets)]
+    notes = []
+    if len(named) > 1 and "*" in blocks[0]:
+        notes.append(_BRIEF_STAR if width is None else _STAR)
+    if width is not None:
+        notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
+        notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
+    notes += _of_detectors(named, sets)
     labelled = [replace(one.scores, name=one.label) for one in named]
     cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
-    notes += [fill(cut.translate(_PLAIN), width)] if cut else []
-    return "\n\n".join([*blocks, "\n".join([*notes, _footnote(scores)])])
+    notes += [cut, *_footnotes(scores)]
+    return "\n\n".join([*blocks, _lines(notes, width)])
 
 
 def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
@@ -123,22 +129,20 @@ def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> s
         width: Columns of the terminal.
     """
     sentences = set_sentences(predictions, scores)
-    return "\n".join(fill(sentence.translate(_PLAIN), width) for sentence in sentences)
+    return _lines(sentences, width)
 
 
-def compare_table(comparison: Comparison, width: int = WIDTH) -> str:
+def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Return paired differences as text without a trailing newline.
 
     Args:
         comparison: What `compare` returned.
-        width: Columns of the terminal.
+        width: As for `scores_table`.
     """
     table = _within(difference_table(comparison), width)
-    notes = [
-        *comparison_notes(comparison, mark="*"),
-        *([NO_INTERVAL_NOTE] if NO_INTERVAL in table else []),
-    ]
-    return "\n".join([table, "", *(fill(note.translate(_PLAIN), width) for note in notes)])
+    notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
+    notes += [NO_INTERVAL_NOTE] if NO_INTERVAL in table and width is not None else []
+    return f"{table}\n\n{_lines(notes, width)}"
 
 
 def comparison_line(comparison: Comparison) -> str:
@@ -162,8 +166,16 @@ def comparison_line(comparison: Comparison) -> str:
     return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
 
 
-def _within(table: Table, width: int) -> str:
+def _lines(notes: Sequence[str], width: int | None) -> str:
+    """Return notes that are not empty, each on a line of its own, or wrapped to `width`."""
+    plain = (note.translate(_PLAIN) for note in notes if note)
+    return "\n".join(plain if width is None else (fill(note, width) for note in plain))
+
+
+def _within(table: Table, width: int | None) -> str:
     """Return the table as text, in several parts where it is wider than `width`."""
+    if width is None:
+        return to_text(table, sparse=True)
     parts: list[list[int]] = [[]]
     for index in range(len(table.columns)):
         wider = to_text(table.with_columns([*parts[-1], index])).splitlines()
@@ -200,10 +212,9 @@ def _value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
     return Cell(cell.value), Cell(cell.interval)
 
 
-def _footnote(scores: Sequence[Scores]) -> str:
+def _footnotes(scores: Sequence[Scores]) -> list[str]:
     notes = scores[0].intervals
     rows = sorted({f"{one.n_labelled:,}" for one in scores})
-    covered = sets_note(scores)
     if "num_seeds" in notes:
         seeds = sorted({f"{one.intervals['num_seeds']}" for one in scores})
         how = f"95 % t intervals over {' or '.join(seeds)} seeds"
@@ -216,6 +227,5 @@ def _footnote(scores: Sequence[Scores]) -> str:
     ragged = [one for one in scores if "options" in classes_of(one)]
     options = f"{classes_of(ragged[0])}, " if ragged else ""
     bins = f"{scores[0].num_bins} bins"
-    return f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {how}" + (
-        f"\n{covered}" if covered else ""
-    )
+    counts = f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {how}"
+    return [counts, sets_note(scores)]

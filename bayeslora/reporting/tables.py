@@ -141,8 +141,17 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def to_text(table: Table) -> str:
-    """Return aligned columns for a terminal: intervals and p below, stars at the best."""
+def to_text(table: Table, *, sparse: bool = False) -> str:
+    """Return aligned columns for a terminal: intervals and p below, stars at the best.
+
+    Args:
+        table: What to show.
+        sparse: For programs that read it: one line of titles, no rule, and one line for each row,
+            with intervals and p beside the values.
+    """
+    if sparse:
+        lines = [_headings_in_one_line(table), *map(_row_in_one_line, table.rows)]
+        return _aligned_lines(lines, len(table.headings))
     starred = any(cell.best for row in table.rows for cell in row.cells)
     head = [[*table.headings, *(column.title_and_arrow for column in table.columns)]]
     if any(column.detail for column in table.columns):
@@ -159,9 +168,27 @@ def to_text(table: Table) -> str:
         ]
         for line in (*head, *body)
     ]
+    return _aligned_lines(lines, left, ruled_after=len(head))
+
+
+def _headings_in_one_line(table: Table) -> list[str]:
+    titles = (f"{column.title_and_arrow} {column.detail}".strip() for column in table.columns)
+    return [*table.headings, *titles]
+
+
+def _row_in_one_line(row: Row) -> list[str]:
+    cells = (
+        " ".join(filter(None, (cell.value + "*" * cell.best, *cell.below))) for cell in row.cells
+    )
+    return [*row.headings, *cells]
+
+
+def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int = 0) -> str:
+    """Return lines of cells as columns, the first `left` of them aligned to the left."""
     widths = [max(map(display_columns, column)) for column in zip(*lines, strict=True)]
     text = [_aligned(line, widths, left) for line in lines]
-    text.insert(len(head), "  ".join("─" * width for width in widths))
+    if ruled_after:
+        text.insert(ruled_after, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in text)
 
 

@@ -64,6 +64,8 @@ def test_methods_by_name_say_what_each_option_means(run, refused):
     allowed, meaning = "(a number > 0 and < 1)", "The share of labels that may be missed"
     assert f"  alpha = 0.1 {allowed}\n      {meaning}" in result.out
     assert "vbll" not in result.out
+    every = run("methods", *ADAPTERS, *POSTERIORS).out
+    assert max(map(len, every.splitlines())) <= 100
     content = json.loads(run("methods", "--json").out)
     for item in (item for kind in content.values() for item in kind):
         for told in ("allowed", "meanings"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,8 +67,10 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
         "validation NLL (nats)": f"{results['validation_nll']:.3f}",
         "validation accuracy": f"{results['validation_accuracy']:.3f}",
     }
-    for figure in (str(out), "polar-vbll", f"{results['validation_nll']:.3f}"):
-        assert figure in summary
+    nll = f"{results['validation_nll']:.3f}"
+    for part in (f"{out} in ", "polar-vbll", "prior scale 1,", nll):
+        assert part in summary
+    assert re.search(r" in \d+ (s|min): ", summary)
 
 
 def test_fit_without_validation_in_json(run, world, tmp_path):

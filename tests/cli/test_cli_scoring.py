@@ -259,7 +259,7 @@ def test_near_and_far_sets_are_averaged(run, refused, files):
 
 def test_the_scores_to_print_are_chosen(run, refused, files):
     lines = run("evaluate", files["a"], "--scores", "smece,nll").out.splitlines()
-    assert [line.split("  ")[0] for line in lines[2:4]] == ["ECE, smooth ↓", "NLL ↓"]
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["ECE, smooth ↓", "NLL ↓"]
     assert "Accuracy ↑" not in "".join(lines)
     table = run("evaluate", files["a"], files["b"], "--scores", "smece,nll").out
     assert table.splitlines()[0].split("  ")[-1].strip() == "NLL ↓"
@@ -285,13 +285,15 @@ def test_seeds_are_pooled(run, refused, tmp_path):
     assert "does not say its seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
 
 
-def test_compare_shows_corrected_p_values(run, tmp_path):
+def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):
     pair = [with_columns(tmp_path / f"{name}.parquet", seed=n) for n, name in enumerate("ab")]
     options = ["--cluster-by", "twin", "--interval", "bca"]
     content = json.loads(run("compare", *pair, *options, "--json").out)
     loaded = [Predictions.load(path, columns=("twin",)) for path in pair]
     expected = compare(loaded, cluster_by="twin", interval="bca").to_json()
     assert content == json.loads(json.dumps(expected))
+    assert "Holm" not in run("compare", *pair, *options).out
+    request.getfixturevalue("terminal")
     shown = run("compare", *pair, *options).out
     words = " ".join(shown.split())
     assert "Holm-corrected over the only comparison with" in words

@@ -41,6 +41,30 @@ def test_several_methods_stand_under_each_other(scores):
     assert "* the best of its column" in text
 
 
+def test_without_a_terminal_each_method_is_one_line_below_one_of_titles(scores, methods):
+    table, notes = scores_table(scores, None).split("\n\n")
+    head, *rows = table.splitlines()
+    assert [row.split()[0] for row in rows] == [one.name for one in scores]
+    nll = scores[0]["nll"]
+    assert f"{number(nll.value)}" in rows[0]
+    assert f"[{number(nll.low)}, {number(nll.high)}]" in rows[0]
+    assert "NLL ↓" in head
+    assert "near" in head
+    comparison = compare(methods, num_resamples=50)
+    told = compare_table(comparison, None).split("\n\n")
+    assert len(told[0].splitlines()) == 1 + len(methods)
+    for brief, full in [(notes, scores_table(scores)), (told[1], compare_table(comparison))]:
+        assert len(brief) < len(full.split("\n\n")[-1])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_notes_fit(scores, methods, make, width):
+    few = evaluate(make("few", rows=6), num_resamples=20)
+    comparison = compare(methods, num_resamples=50)
+    for text in (scores_table([few, few], width), compare_table(comparison, width)):
+        assert all(display_columns(line) <= width for line in text.splitlines())
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_columns_that_do_not_fit_follow_below(scores, width):
     text = scores_table(scores, width)

@@ -45,6 +45,14 @@ def test_text_table_is_aligned_and_starred():
     ]
 
 
+def test_sparse_text_has_one_line_for_titles_and_one_for_each_row():
+    assert to_text(example(), sparse=True).splitlines() == [
+        "Method                  NLL ↓      AUROC ↑ near",
+        "vbll    0.250* [0.200, 0.300]  0.900 [0.8, 1.0]",
+        "猫       0.500 [0.400, 0.600]",
+    ]
+
+
 def test_columns_of_text_start_at_the_same_place_whatever_the_script():
     lines = to_text(example("שלום", "日本語の名前")).splitlines()
     starts = {

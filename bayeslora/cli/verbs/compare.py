@@ -16,7 +16,7 @@ from bayeslora.cli.arguments import (
     given,
 )
 from bayeslora.cli.messages import next_step, show, show_last
-from bayeslora.cli.outputs import print_json, terminal_width
+from bayeslora.cli.outputs import print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.files import STDIN, refuse_inputs, shown_path
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(comparison.to_json())
     else:
-        show(compare_table(comparison, terminal_width()))
+        show(compare_table(comparison, table_width()))
         saved = "" if args.out is None else f"; saved in {args.out}"
         show_last(f"{comparison_line(comparison)}{saved}")
         if STDIN not in map(shown_path, args.files):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bayeslora.cli.arguments import add_overwrite, add_seed, given
 from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import terminal_width
+from bayeslora.cli.outputs import table_width
 
 SUMMARY = "fit a real model to real text, compare the methods, and write a report"
 
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
         provenance={"command": args.command, **found.provenance},
     )
-    show(scores_table(list(scores_of_report(page).values()), terminal_width()))
+    show(scores_table(list(scores_of_report(page).values()), table_width()))
     show(f"\nreport: {page}")

@@ -19,7 +19,7 @@ from bayeslora.cli.arguments import (
 )
 from bayeslora.cli.messages import show, show_last
 from bayeslora.cli.multi_task import add_multi_task, files_of, named_files
-from bayeslora.cli.outputs import print_json, terminal_width
+from bayeslora.cli.outputs import print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, quoted
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         content = [one.to_json() for one in scores]
         print_json(content[0] if len(content) == 1 else content)
     else:
-        show(scores_table(scores, terminal_width(), keys))
+        show(scores_table(scores, table_width(), keys))
         line, warns = summary_line(scores)
         if line and keys is None:
             show_last(line, warns=warns)
@@ -146,7 +146,7 @@ def _attack(args: argparse.Namespace) -> None:
     if args.json:
         print_json(curve.to_json())
     else:
-        show(to_text(robustness_table([curve])))
+        show(to_text(robustness_table([curve]), sparse=table_width() is None))
 
 
 def _model_and_data(args: argparse.Namespace) -> tuple[str, str | dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.tasks.columns import DataColumns
 
@@ -255,6 +258,7 @@ def run(args: argparse.Namespace) -> None:
     world.first(partial(_check_out, args))
     _refuse_idle(args)
 
+    began = time.monotonic()
     from bayeslora.classifier import BayesianClassifier
 
     methods = given(args, "adapter", "posterior")
@@ -275,7 +279,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.patience is not None and args.validation is None and not args.hold_out:
         note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
-    _show(args, classifier.record)
+    _show(args, classifier.record, time.monotonic() - began)
 
 
 def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
@@ -343,6 +347,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
 
     from bayeslora.classifier import BayesianClassifier
 
+    began = time.monotonic()
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
     if columns.images:
         raise InputError("--zero-shot asks a language model, which reads no images")
@@ -354,7 +359,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
         out=args.out,
         overwrite=bool(args.overwrite),
     )
-    _show(args, classifier.record)
+    _show(args, classifier.record, time.monotonic() - began)
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -376,7 +381,10 @@ def _refuse_idle(args: argparse.Namespace) -> None:
             options.refuse_idle(name, resolve(value), value.keys() - {"name"})
 
 
-def _show(args: argparse.Namespace, record: ModelRecord) -> None:
+def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
+    """Print what was measured, and a line that sums it up: time, scale, NLL on unseen rows."""
+    from bayeslora.engine.final_fit import duration
+
     results = record.results
     if args.json:
         print_json({"model": str(args.out), **results})
@@ -403,7 +411,7 @@ def _show(args: argparse.Namespace, record: ModelRecord) -> None:
         for task, found in results.get("validation_tasks", {}).items()
     ]
     print_columns(rows)
-    show_last(f"Saved {args.out}: {_summary(record)}")
+    show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
     if args.task is None and not args.multi_task:
         hint_to_predict(args.out, args.train)
 
@@ -415,10 +423,21 @@ def _summary(record: ModelRecord) -> str:
     results = record.results
     if not record.num_train:
         return f"the language model's own answer, {len(record.classes)} classes"
-    words = f"{method_name(record)}, {fit_words(record)}"
+    words = [method_name(record), fit_words(record), _scale(results)]
     if held := results.get("held_out") or results.get("logit_scale"):
-        return f"{words}, held-out NLL {held['nll']:.3f} nats"
-    if "validation_nll" in results:
-        nll, accuracy = results["validation_nll"], results["validation_accuracy"]
-        return f"{words}, validation NLL {nll:.3f} nats, accuracy {accuracy:.3f}"
-    return words
+        words.append(f"held-out NLL {held['nll']:.3f} nats")
+    elif "validation_nll" in results:
+        words.append(f"validation NLL {results['validation_nll']:.3f} nats")
+        words.append(f"accuracy {results['validation_accuracy']:.3f}")
+    return ", ".join(filter(None, words))
+
+
+def _scale(results: Mapping[str, Any]) -> str:
+    """Return what sets the scale of the logits: a factor, a temperature, or the prior's scale."""
+    if chosen := results.get("logit_scale"):
+        return f"logits times {chosen['factor']:.2f}"
+    of_posterior = results.get("posterior", {})
+    for key in ("temperature", "prior_scale"):
+        if key in of_posterior:
+            return f"{key.replace('_', ' ')} {of_posterior[key]:.3g}"
+    return ""

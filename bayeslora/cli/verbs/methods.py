@@ -62,17 +62,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
     indent = 4 + max(len(item["name"]) for entries in found.values() for item in entries)
-    width = min(terminal_width(), _WIDEST)
     for kind, entries in found.items():
         show(kind.replace("_", " "))
         for item in entries:
             passes = item.get("passes", "1")
             many = "" if passes == "1" else f" (passes: {passes})"
             text = f"  {item['name']}".ljust(indent) + item["summary"] + _origin(item) + many
-            for line in textwrap.wrap(
-                text, width, subsequent_indent=" " * indent, break_on_hyphens=False
-            ):
-                show(line)
+            _show_wrapped(text, " " * indent)
     show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
 
 
@@ -96,21 +92,25 @@ def _named(
 
 def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
     """Print each method with its options: default, what is allowed, what it means."""
-    width = terminal_width()
     for kind, entries in found.items():
         for item in entries:
-            show(f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}: {item['summary']}")
-            if item.get("use"):
-                show(f"  {item['use']}")
+            called = f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}"
+            _show_wrapped(f"{called}: {item['summary']}", "  ")
             facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
-            show(f"  {'; '.join(facts)}")
+            for text in (item.get("use", ""), "; ".join(facts)):
+                _show_wrapped(f"  {text}", "  ")
             for name, default in item["options"].items():
                 allowed = item["allowed"].get(name, "")
-                show(f"  {name} = {_as_typed(default)}" + (allowed and f" ({allowed})"))
-                meaning = item["meanings"].get(name, "")
-                for line in textwrap.wrap(meaning, max(40, width - 6)):
-                    show(f"      {line}")
+                _show_wrapped(f"  {name} = {_as_typed(default)}" + (allowed and f" ({allowed})"))
+                _show_wrapped(f"      {item['meanings'].get(name, '')}")
             show()
+
+
+def _show_wrapped(text: str, indent: str = " " * 6) -> None:
+    """Print a paragraph of at most 100 columns; its further lines begin with `indent`."""
+    width = max(40, min(terminal_width(), _WIDEST))
+    for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
+        show(line)
 
 
 def _as_typed(value: object) -> str:
