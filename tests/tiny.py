@@ -67,6 +67,19 @@ def toy_questions(n, seed=0):
     return rows
 
 
+def toy_next_items(n, seed=0):
+    """Return `n` users of one topic each, who go on with a word of it among two or three others."""
+    chance = random.Random(seed)
+    rows = []
+    for row in range(n):
+        own, other = chance.sample(sorted(TOPICS), 2)
+        words = chance.sample(TOPICS[own], 5)
+        candidates = chance.sample(TOPICS[other], 2 + row % 2)
+        candidates.insert(chance.randrange(len(candidates) + 1), words[4])
+        rows.append({"history": words[:4], "candidates": candidates, "answer": words[4]})
+    return rows
+
+
 def without_hashes(model):
     """Take the hashes out of a model directory, as older versions left it; return it."""
     path = Path(model) / "bayeslora.json"

@@ -413,7 +413,7 @@ def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
         found = {name: float(entry[key]) for key, name in names.items() if key in entry}
         found |= {
             key.removeprefix(FIGURE): value
-            for key, value in entry.items()
+            for key, value in sorted(entry.items())  # as in checkpoints, whose keys are sorted
             if key.startswith(FIGURE)
         }
         if found:

@@ -1,12 +1,11 @@
 """iLoRA from fit to prediction: what a gate for each example must not change, and what it says."""
 
 import logging
-import random
 
 import numpy as np
 import pytest
 import torch
-from tiny import QUICK_VBLL, TOPICS, toy_rows
+from tiny import QUICK_VBLL, toy_next_items, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -111,27 +110,14 @@ def bl_rows(clf, rows):
     return read_rows(rows, clf._fitted.columns)
 
 
-def next_rows(count, seed=0):
-    """Return users of one topic each, who go on with a word of it among two or three others."""
-    rng = random.Random(seed)
-    rows = []
-    for number in range(count):
-        own, other = rng.sample(sorted(TOPICS), 2)
-        words = rng.sample(TOPICS[own], 5)
-        candidates = rng.sample(TOPICS[other], 2 + number % 2)
-        candidates.insert(rng.randrange(len(candidates) + 1), words[4])
-        rows.append({"history": words[:4], "candidates": candidates, "answer": words[4]})
-    return rows
-
-
-NEXT = next_rows(9, seed=2)
+NEXT = toy_next_items(9, seed=2)
 
 
 @pytest.fixture(scope="module")
 def recommender(llama):
     """A gate that sees histories, beside a last layer that reads candidates one by one."""
     clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", QUICK_VBLL)
-    return clf.fit(next_rows(24), next_rows(12, seed=1), epochs=3, batch_size=8)
+    return clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=3, batch_size=8)
 
 
 def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_path):
@@ -176,7 +162,7 @@ def test_another_history_opens_other_gates_for_the_same_question(recommender):
 def test_the_text_of_a_question_may_open_the_gate(request, backbone):
     """Of a decoder what its options share, of an encoder the mean over its options."""
     clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
-    clf.fit(next_rows(12), epochs=1, batch_size=6)
+    clf.fit(toy_next_items(12), epochs=1, batch_size=6)
     texts = clf._fitted.prepare(bl_rows(clf, NEXT)).texts
     assert texts.contexts.shape == (len(NEXT), 16)
     assert np.isfinite(clf.predict(NEXT).probs).all()

@@ -8,12 +8,13 @@ import time
 import pytest
 import tiny
 import torch
+from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
+from bayeslora.engine import episodes, trainer
 from bayeslora.engine import fit as procedure
 from bayeslora.engine import loop as training
-from bayeslora.engine import trainer
 
 EPOCHS = 8
 
@@ -45,13 +46,13 @@ def fit_and_wait(*words):
         seal(checkpoint)
         signal.pause()
 
-    trainer.seal = waiting
+    trainer.seal = episodes.seal = waiting
     bayeslora(*words)
 
 
-def stopped(world, out, kind):
-    """Send a fit in a process of its own a signal after its first epoch."""
-    process = Forked(fit_and_wait, *words_of_fit(world, out))
+def stopped(words, out, kind):
+    """Send a fit in a process of its own a signal after its first checkpoint."""
+    process = Forked(fit_and_wait, *words)
     while process.poll() is None and not list(out.glob("checkpoints/*/*/files.json")):
         time.sleep(0.005)
     process.send_signal(kind)
@@ -74,7 +75,7 @@ def check_same(one, other):
 
 def test_killed(run, world, whole, tmp_path):
     out = tmp_path / "m"
-    code, _, _ = stopped(world, out, signal.SIGKILL)
+    code, _, _ = stopped(words_of_fit(world, out), out, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert run(*words_of_fit(world, out)).code == 0
     check_same(out, whole)
@@ -83,7 +84,7 @@ def test_killed(run, world, whole, tmp_path):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, kind):
     out = tmp_path / "m"
-    code, printed, said = stopped(world, out, kind)
+    code, printed, said = stopped(words_of_fit(world, out), out, kind)
     assert (code, printed) == (130, "")
     assert str(out) in said
     assert "the same command goes on from there" in said
@@ -92,6 +93,59 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     assert "interrupted fit with another seed" in message
     assert "is not a bayeslora model" in refused("info", out)
     assert run(*words_of_fit(world, out)).code == 0
+    check_same(out, whole)
+
+
+@pytest.fixture(scope="module")
+def systems(world, tmp_path_factory):
+    """The words of a fit to next items by iLoRA, to two tasks by EMTAL, and to episodes by AMT."""
+    folder = tmp_path_factory.mktemp("systems")
+    topic, animal = (tiny.toy_rows(30, seed) for seed in (3, 4))
+    animal = [row | {"label": "no" if row["label"] != "animals" else "yes"} for row in animal]
+    next_items = [tiny.toy_next_items(24), tiny.toy_next_items(12, 1)]
+    data = {"topic": topic, "animal": animal, "items": next_items[0], "held": next_items[1]}
+    paths = {name: write_rows(folder / f"{name}.jsonl", rows) for name, rows in data.items()}
+    trained = ["--epochs", 3, "--batch-size", 8, "--patience", 3]
+    amt = "amt:ways=3,queries=2,num_episodes=4,steps=1,eps=0,0.1,weight_eps=0,0.1"
+    words = {
+        "ilora": [
+            *(paths["items"], "--validation", paths["held"], *tiny.QUICK_VBLL_ARGS, *trained),
+            *("--adapter", "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10"),
+        ],
+        "emtal": [
+            *("--multi-task", f"topic={paths['topic']}"),
+            *("--multi-task", f"animal={paths['animal']}"),
+            *("--adapter", "emtal:r=2,num_layers=2,num_experts=2", "--posterior", "mle", *trained),
+            *("--quality-retaining", "on"),
+        ],
+        "amt": [paths["topic"], "--adapter", amt, "--posterior", "prototypes"],
+    }
+    shared = ["--backbone", world.llama, "--max-length", 32, "--dtype", "float32", "--quiet"]
+    return {name: ["fit", *map(str, [*more, *shared]), "--out"] for name, more in words.items()}
+
+
+@pytest.mark.parametrize(
+    ("system", "kind"),
+    [("ilora", signal.SIGINT), ("emtal", signal.SIGTERM), ("amt", signal.SIGINT)],
+)
+def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, system, kind):
+    words, whole, out = systems[system], tmp_path / "whole", tmp_path / "m"
+    assert run(*words, whole).code == 0
+    code, printed, said = stopped([*words, str(out)], out, kind)
+    assert (code, printed) == (130, ""), said
+    assert str(out) in said
+    assert not (out / "bayeslora.json").exists()
+    (checkpoint,) = out.glob("checkpoints/*/checkpoint-*")
+    read = []
+    for module in (trainer, episodes):
+        original = module.checkpoint_state
+        monkeypatch.setattr(
+            module,
+            "checkpoint_state",
+            lambda path, original=original: read.append(path) or original(path),
+        )
+    assert run(*words, out).code == 0
+    assert {*map(str, read)} == {str(checkpoint)}
     check_same(out, whole)
 
 
