@@ -104,10 +104,12 @@
 
   function showTiles(labelled, bins) {
     const tiles = [tile("Examples", kept.length.toLocaleString("en"))];
+    const rows = labelled.length ? labelled : kept;
+    const n = rows.length;
+    const confidence = rows.reduce((sum, row) => sum + source.confidence[row], 0) / n;
+    if (n && !labelled.length) tiles.push(tile("Mean confidence", percent(confidence), "no labels"));
     if (labelled.length) {
-      const n = labelled.length;
       const right = labelled.filter(isRight).length;
-      const confidence = labelled.reduce((sum, row) => sum + source.confidence[row], 0) / n;
       const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / n;
       const all = kept.length === source.confidence.length && source.accuracy;
       const [low, high] = (all || wilson(right, n)).map((end) => (100 * end).toFixed(1));
@@ -230,22 +232,22 @@
     $("histogram").replaceChildren(svg);
   }
 
+  // Without labels the workload is known, the risk is not.
   function showAbstention(labelled) {
     const least = Number($("threshold").value);
     $("threshold-value").textContent = least.toFixed(2);
-    if (!labelled.length) {
-      $("abstention").textContent = "No example has a label.";
-      return;
-    }
-    const answered = labelled.filter((row) => source.confidence[row] >= least);
-    const wrong = (rows) => rows.filter((row) => !isRight(row)).length;
-    const left = labelled.length - answered.length;
-    const others = wrong(labelled) - wrong(answered);
-    const answers = answered.length ? `${percent(wrong(answered) / answered.length)} of them wrong` : "none";
-    const rest = left ? `, ${percent(others / left)} of them wrong` : "";
-    $("abstention").textContent =
-      `Answered: ${percent(answered.length / labelled.length)} of examples, ${answers}. ` +
-      `Left to a person: ${left.toLocaleString("en")} examples${rest}.`;
+    const rows = labelled.length ? labelled : kept;
+    const answered = rows.filter((row) => source.confidence[row] >= least);
+    const others = rows.filter((row) => source.confidence[row] < least);
+    const risk = (some) => {
+      if (!labelled.length || !some.length) return "";
+      return `, ${percent(some.filter((row) => !isRight(row)).length / some.length)} of them wrong`;
+    };
+    $("abstention").textContent = rows.length
+      ? `Answered: ${percent(answered.length / rows.length)} of examples${risk(answered)}. ` +
+        `Left to a person: ${others.length.toLocaleString("en")} examples${risk(others)}.` +
+        (labelled.length ? "" : " No example has a label, so the risk is unknown.")
+      : "No example is left.";
   }
 
   function textCell(row) {
@@ -294,7 +296,9 @@
       return line;
     });
     document.querySelector("#rows tbody").replaceChildren(...lines);
-    $("score-title").textContent = $("score").value;
+    const name = $("score").value;
+    $("score-title").textContent = name;
+    $("score-name").textContent = name[0].toUpperCase() + name.slice(1);
     $("page").textContent = `page ${page + 1} of ${pages}`;
     $("previous").disabled = page === 0;
     $("next").disabled = page === pages - 1;
