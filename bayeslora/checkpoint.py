@@ -289,15 +289,15 @@ def _record(path: Path) -> ModelRecord:
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     }
     for name in sorted(required - content.keys()):
-        raise InputError(f"{path} is damaged: {name!r} is missing")
+        raise InputError(f"{path} is damaged: {name!r} is missing", code="damaged")
     record = ModelRecord(**{name: content[name] for name in fields if name in content})
     wrong = problem(record, (ADAPTED, FOREIGN, MODULE))
     if wrong:
-        raise InputError(f"{path} is damaged: {wrong}")
+        raise InputError(f"{path} is damaged: {wrong}", code="damaged")
     return record
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"{path.parent} is damaged: {path.name} is missing")
+        raise InputError(f"{path.parent} is damaged: {path.name} is missing", code="damaged")
     return read_tensors(path)

@@ -389,7 +389,8 @@ class BayesianClassifier:
             raise InputError(
                 f"head_lr has no effect on {posterior.name!r}, whose rate is an option of its own: "
                 f"{type(posterior).__name__}(head_lr={head_lr:g}), "
-                f"--posterior {posterior.name}:head_lr={head_lr:g}"
+                f"--posterior {posterior.name}:head_lr={head_lr:g}",
+                code="no-effect",
             )
         return head_lr
 
@@ -1017,7 +1018,8 @@ class BayesianClassifier:
     def _known(self) -> FittedModel:
         if self._fitted is None:
             raise InputError(
-                "this classifier is not fitted; call fit, from_pretrained or from_transformers"
+                "this classifier is not fitted; call fit, from_pretrained or from_transformers",
+                code="not-fitted",
             )
         return self._fitted
 
@@ -1026,7 +1028,8 @@ class BayesianClassifier:
         if not fitted.record.num_train and fitted.posterior.learns_from != "nothing":
             raise InputError(
                 f"posterior {fitted.posterior.name!r} is not fitted to this classifier yet; call "
-                "calibrate with rows that it was not trained on"
+                "calibrate with rows that it was not trained on",
+                code="not-fitted",
             )
         return fitted
 

@@ -49,8 +49,63 @@ _LEFT_OUT = {
 }
 
 
+CODES = {
+    "input": "Something is wrong that has no code of its own; the message says what.",
+    "another-backbone": "The model was made for another backbone.",
+    "another-fit": "The directory holds an interrupted fit with other options or data.",
+    "busy": "Another process writes to the same output.",
+    "clash": "Two options cannot be given together.",
+    "damaged": "A file is damaged, or does not fit the others of its model.",
+    "diverged": "Training came to numbers that are not finite.",
+    "exists": "The output exists, and may not be replaced.",
+    "factors-hold-weight": "The adapter's factors hold a part of the pretrained weight.",
+    "factors-move-with-input": "The adapter's change depends on the input while it trains.",
+    "from-start": "The posterior is for a fit from the start, not for a finished network.",
+    "gated": "A gate between the factors makes the change of a weight depend on the input.",
+    "missing": "An optional package, an embedded model or a data set is not installed.",
+    "needs-validation": "The posterior needs validation data.",
+    "never-trains": "With this layer sampling some layer would never train.",
+    "no-adapter": "The posterior is over the weights of an adapter, and there is none.",
+    "no-dropout": "There is no dropout that the posterior could sample.",
+    "no-effect": "An option would change nothing beside the others.",
+    "no-factors": "The posterior is over low-rank factors, and the adapter has none.",
+    "no-free-factor": "The posterior scales a first factor that starts at random, as LoRA's.",
+    "no-resting": "The posterior needs every layer in every training step.",
+    "not-fitted": "Nothing is fitted yet.",
+    "not-in-episodes": "Training is on few-shot episodes (`amt`), where this has no part.",
+    "not-on-layers": "The posterior cannot be over whole layers (`lisa`).",
+    "not-on-options": "The posterior is not for questions that are read option by option.",
+    "not-shared": "The method cannot be trained by several processes.",
+    "option": "The value of an option is not allowed.",
+    "package": "A method of another package is not what it has to be, or its name is taken.",
+    "row": "A row of predictions is wrong.",
+    "sampled-twice": "The adapter samples layers by options of its own.",
+    "second-gate": "The adapter has a gate, or moves its factors, where the posterior puts one.",
+    "several-networks": "One network is needed, and the model has several.",
+    "shared-layers": "Layers share their weights, and the posterior needs each called once.",
+    "too-short": "Training is too short for the posterior.",
+    "unknown": "A name is none of those that exist.",
+}
+"""What `InputError.code` may be, with what each means; the message has the details."""
+
+
 class InputError(ValueError):
-    """Something that was passed in is wrong: an option, a file, a value in a file."""
+    """Something that was passed in is wrong: an option, a file, a value in a file.
+
+    Attributes:
+        code: Which of the reasons in `CODES` it is. Codes stay, while messages get better.
+    """
+
+    code = "input"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
+    def within(self, where: object) -> InputError:
+        """Return the same error with the place where it is, which begins the message."""
+        return InputError(f"{where}: {self}", code=self.code)
 
 
 class FailedError(RuntimeError):
@@ -65,6 +120,8 @@ class RowError(InputError):
         problem: What follows its name.
         other: The index of the row whose name ends the message, or None.
     """
+
+    code = "row"
 
     def __init__(self, row: int, problem: str, other: int | None = None) -> None:
         self.row = row
@@ -81,9 +138,13 @@ class RowError(InputError):
 class MissingAssetError(InputError):
     """An optional package, an embedded model or a data set is not installed."""
 
+    code = "missing"
+
 
 class DivergedError(InputError):
     """Training came to numbers that nothing can be fitted to, and would come to them again."""
+
+    code = "diverged"
 
 
 def unknown_choice(
@@ -114,7 +175,7 @@ def unknown_choice(
         hint = f" ({why})"
     choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
-    return InputError(f"unknown {what} {quoted(value)}{hint}; {offer}")
+    return InputError(f"unknown {what} {quoted(value)}{hint}; {offer}", code="unknown")
 
 
 def _nearest(value: str, names: list[str]) -> str:

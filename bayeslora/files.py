@@ -68,7 +68,9 @@ def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
     """
     refuse_special(path)
     if Path(path).exists() and not overwrite and not is_empty_directory(path):
-        raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+        raise InputError(
+            f"{path} exists; choose another path or pass overwrite (--overwrite)", code="exists"
+        )
 
 
 def refuse_special(path: str | Path) -> None:

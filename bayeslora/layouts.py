@@ -98,7 +98,8 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
         if content is not None and not layout.recognises(content):
             raise InputError(
                 f"{refusal}: {layout.marker} is damaged, of another program, or of a newer "
-                "bayeslora; choose another path"
+                "bayeslora; choose another path",
+                code="damaged",
             )
     if not any(content is not None for content in markers.values()):
         raise InputError(f"{refusal}: it has no {layouts[0].marker}; choose another path")

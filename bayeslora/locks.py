@@ -73,7 +73,8 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[bool]:
     while not _enter(target):
         if time.monotonic() >= deadline:
             raise InputError(
-                f"another process is writing to {target}; wait for it, or choose another path"
+                f"another process is writing to {target}; wait for it, or choose another path",
+                code="busy",
             )
         time.sleep(_PAUSE)
     try:

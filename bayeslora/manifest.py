@@ -120,10 +120,13 @@ def check_record(path: Path, content: Mapping[str, Any]) -> None:
     if FILES not in content and RECORD_HASH not in content:
         return
     if not _is_list(content.get(FILES)):
-        raise InputError(f"{path} is damaged: its list of files ({FILES!r}) cannot be read")
+        raise InputError(
+            f"{path} is damaged: its list of files ({FILES!r}) cannot be read", code="damaged"
+        )
     if content.get(RECORD_HASH) != record_hash(content):
         raise InputError(
-            f"{path} is damaged: it was changed after the model was saved (its SHA-256 differs)"
+            f"{path} is damaged: it was changed after the model was saved (its SHA-256 differs)",
+            code="damaged",
         )
 
 

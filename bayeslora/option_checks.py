@@ -173,7 +173,7 @@ class Kind:
             span = f"a number from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
         else:
             return
-        raise InputError(f"{name} must be {span}, got {value!r}")
+        raise InputError(f"{name} must be {span}, got {value!r}", code="option")
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Option:
         for kind in self.kinds:
             if kind.item is not None and isinstance(value, tuple):
                 value = next((one for one in value if one not in kind.item), value)
-        return InputError(f"{self.name} must be {self.allowed}, got {value!r}")
+        return InputError(f"{self.name} must be {self.allowed}, got {value!r}", code="option")
 
 
 def _meaning(hint: Any) -> str:

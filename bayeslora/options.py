@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.plain_text import quoted
 from bayeslora.safe_yaml import load_yaml
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -50,12 +51,19 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         name = str(value.get("name", ""))
     else:
         allowed = ", ".join(sorted(choices))
-        raise InputError(f"{what} must be a name or an object ({allowed}), got {value!r}")
+        raise InputError(
+            f"{what} must be a name or an object ({allowed}), got {value!r}", code="option"
+        )
     if name not in choices:
         raise unknown_choice(what, name, choices)
     # What is chosen from a single kind has its name.
     where = what if name == what else f"{what} {name}"
-    config = _build(where, choices[name], options)
+    try:
+        config = _build(where, choices[name], options)
+    except InputError as error:
+        if quoted(name) in str(error) or error.code == "unknown":
+            raise
+        raise error.within(what if name == what else f"{what} {quoted(name)}") from None
     if isinstance(value, str):  # typed by a person; a record or a mapping states all options
         refuse_idle(where, config, options)
     return config
@@ -77,7 +85,9 @@ def refuse_idle(where: str, config: Any, names: Iterable[str]) -> None:
         if not pairs or is_default or any(getattr(config, one) == value for one, value in pairs):
             continue
         wanted = " or ".join(f"{one}={value}" for one, value in pairs)
-        raise InputError(f"{where}: {name} has no effect without {wanted}; leave it out")
+        raise InputError(
+            f"{where}: {name} has no effect without {wanted}; leave it out", code="no-effect"
+        )
 
 
 def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
@@ -144,7 +154,8 @@ def _number(key: object, value: Any) -> Any:
     """
     if isinstance(value, int) and value.bit_length() > sys.float_info.max_exp:
         raise InputError(
-            f"{key} must be a number below 1e308, got one of {value.bit_length()} bits"
+            f"{key} must be a number below 1e308, got one of {value.bit_length()} bits",
+            code="option",
         )
     is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
     return float(value) if is_number else value

@@ -71,10 +71,14 @@ class Offer:
             found = self.entry.load()
         except Exception as error:  # importing a foreign module may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"{where} cannot be loaded: {self.entry.value!r}: {reason}") from error
+            raise InputError(
+                f"{where} cannot be loaded: {self.entry.value!r}: {reason}", code="package"
+            ) from error
         checked = self.check(found, where)
         if checked.name != self.name:
-            raise InputError(f"{where} calls itself {checked.name!r} in {self.entry.value!r}")
+            raise InputError(
+                f"{where} calls itself {checked.name!r} in {self.entry.value!r}", code="package"
+            )
         return checked
 
 
@@ -127,7 +131,9 @@ class Catalogue(Mapping[str, type[Any]]):
             raise KeyError(name)
         if len(found) > 1:
             packages = ", ".join(offer.package for offer in found)
-            raise InputError(f"{self.kind} {name!r} is offered by several packages: {packages}")
+            raise InputError(
+                f"{self.kind} {name!r} is offered by several packages: {packages}", code="package"
+            )
         return found[0].load()
 
     def __contains__(self, name: object) -> bool:
@@ -159,10 +165,14 @@ class Catalogue(Mapping[str, type[Any]]):
         checked = self._check(config, f"{self.kind} {getattr(config, 'name', config)!r}")
         name: str = checked.name
         if name in self.built_in:
-            raise InputError(f"{self.kind} {name!r} is built in; choose another name")
+            raise InputError(
+                f"{self.kind} {name!r} is built in; choose another name", code="package"
+            )
         known = self.registered.get(name)
         if known is not None and _place(known) != _place(config):
-            raise InputError(f"{self.kind} {name!r} is registered already, by {_place(known)}")
+            raise InputError(
+                f"{self.kind} {name!r} is registered already, by {_place(known)}", code="package"
+            )
         self.registered[name] = checked
         return config
 
@@ -183,7 +193,8 @@ class Catalogue(Mapping[str, type[Any]]):
             if known is None or not isinstance(value, known):
                 raise InputError(
                     f"{self.kind} {name!r}: class {_place(type(value))} is not registered; give it "
-                    f"a name of its own and call bayeslora.register_{self.kind} on it"
+                    f"a name of its own and call bayeslora.register_{self.kind} on it",
+                    code="package",
                 )
         return options.resolve(self.kind, value, self)
 
@@ -201,7 +212,8 @@ class Catalogue(Mapping[str, type[Any]]):
             raise InputError(
                 f"the model's {self.kind} {name!r} is not built in and no installed package "
                 "provides it; install the package that does, or call "
-                f"bayeslora.register_{self.kind} on its class"
+                f"bayeslora.register_{self.kind} on its class",
+                code="package",
             )
         return options.resolve(self.kind, record, self)
 
@@ -230,7 +242,8 @@ class Catalogue(Mapping[str, type[Any]]):
         if offer.name in self.built_in:
             raise InputError(
                 f"{self.kind} {offer.name!r} of package {offer.package} is not used: the name is "
-                f"that of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} that is built in"
+                f"that of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} that is built in",
+                code="package",
             )
         return self[offer.name]
 
@@ -254,17 +267,18 @@ def check_options_class(
     """
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         kind = "a frozen dataclass" if frozen else "a dataclass"
-        raise InputError(f"{where} must be {kind} of options, got {found!r}")
+        raise InputError(f"{where} must be {kind} of options, got {found!r}", code="package")
     fields = {field.name for field in dataclasses.fields(found)}
     if frozen and not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InputError(f"{where}: dataclass {found.__name__} must be frozen")
+        raise InputError(f"{where}: dataclass {found.__name__} must be frozen", code="package")
     lacking = [
         name for name in texts if name in fields or not isinstance(getattr(found, name, None), str)
     ]
     if lacking:
         raise InputError(
             f"{where}: {found.__name__} lacks the class variables "
-            f"{', '.join(map(repr, lacking))}; they are text (ClassVar[str])"
+            f"{', '.join(map(repr, lacking))}; they are text (ClassVar[str])",
+            code="package",
         )
     _check_use(found, where)
     return found
@@ -274,14 +288,16 @@ def _check_use(found: type[Any], where: str) -> None:
     """Check that the name can be written in `name:key=value`, and that options have defaults."""
     if not _NAME.fullmatch(found.name):
         raise InputError(
-            f"{where}: name must be lower-case letters, digits and underscores, got {found.name!r}"
+            f"{where}: name must be lower-case letters, digits and underscores, got {found.name!r}",
+            code="package",
         )
     try:
         found()
     except Exception as error:
         raise InputError(
             f"{where}: every option needs a default that is allowed, but {found.__name__}() "
-            f"raises {type(error).__name__}: {error}"
+            f"raises {type(error).__name__}: {error}",
+            code="package",
         ) from error
 
 

@@ -36,7 +36,7 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
         with safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or truncated: {error}") from None
+        raise InputError(f"{path} is damaged or truncated: {error}", code="damaged") from None
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = dict(file.metadata() or {})
     if about.pop(_CHECKSUM, None) != _sha256(tensors):
-        raise InputError(f"{path} is damaged (its sha256 is another)")
+        raise InputError(f"{path} is damaged (its sha256 is another)", code="damaged")
     return tensors, about
 
 

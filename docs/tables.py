@@ -1,4 +1,4 @@
-"""Write the parts of pages that come from the code: methods, scores, and options of commands.
+"""Write the parts of pages that come from the code: methods, scores, options, error codes.
 
     python docs/tables.py    (make docs)
 
@@ -19,6 +19,7 @@ import bayeslora
 from bayeslora.adapters import registry as adapters
 from bayeslora.cli.parser import build_parser
 from bayeslora.cli.verbs.methods import catalogue
+from bayeslora.errors import CODES
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, SET_SCORES, ScoreInfo
 from bayeslora.posteriors import registry as posteriors
 from bayeslora.reporting.report import report
@@ -220,6 +221,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "methods": methods,
     "about": about,
     "properties": properties,
+    "error-codes": lambda: table(
+        ("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in CODES.items()]
+    ),
 }
 """What each part is written by: a function of the words after its name."""
 

@@ -455,7 +455,7 @@ class LowRankAdapter(Adapter):
                     else self.start(host.weight, generator, (moments or {}).get(name))
                 )
             except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+                raise error.within(name) from None
         return [
             LowRank(name, host, factors, self.scale, self.dropout)
             for (name, host), factors in zip(hosts.items(), starts, strict=True)

@@ -139,7 +139,8 @@ class LowRank(Site):
             raise InputError(
                 f"the adapter at {self.name} cannot be merged or exported: a gate between its "
                 "factors (as in adapter 'ilora' or posterior 'clora') makes the change of the "
-                "weight depend on the input, so there is no one matrix to add or to write"
+                "weight depend on the input, so there is no one matrix to add or to write",
+                code="gated",
             )
 
     def factors(self) -> tuple[Tensor, Tensor]:

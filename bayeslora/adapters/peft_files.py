@@ -122,7 +122,7 @@ def _targets(path: Path, options: dict[str, Any]) -> Targets | None:
     try:
         return read_targets(options)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
 
 
 def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:

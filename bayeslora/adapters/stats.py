@@ -139,4 +139,6 @@ def load_moments(path: str | Path) -> dict[str, SecondMoment]:
             for name, (place, count) in places.items()
         }
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} holds no second moments, or is damaged: {error}") from None
+        raise InputError(
+            f"{path} holds no second moments, or is damaged: {error}", code="damaged"
+        ) from None

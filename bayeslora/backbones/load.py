@@ -282,7 +282,9 @@ def check_finite(what: str, model: nn.Module, *, infinite: bool = False) -> None
         content = value.detach().float()
         damaged = content.isnan() if infinite else ~content.isfinite()
         if damaged.any():
-            raise InputError(f"{what} is damaged: {name} has values that are not finite")
+            raise InputError(
+                f"{what} is damaged: {name} has values that are not finite", code="damaged"
+            )
 
 
 def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: bool = False) -> str:

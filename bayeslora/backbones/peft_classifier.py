@@ -213,7 +213,8 @@ def _check_tensors(
     if missing:
         raise InputError(
             f"{source} lacks {counted(len(missing), 'tensor')} of its adapters or head, such as "
-            f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on"
+            f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on",
+            code="damaged",
         )
     random = sorted(key for key in untrained if TENSOR_ROOT + key not in found)
     if random:

@@ -159,13 +159,18 @@ _REFUSED = re.compile(r"([a-z_]+) must be .*, got (.+)", re.DOTALL)
 
 
 def _with_option_first(text: str, args: argparse.Namespace) -> str:
-    """Return a message that begins with the option whose value it refuses, not Python's name."""
+    """Return a message that begins with the option whose value it refuses, not Python's name.
+
+    A value of a configuration file is not one that an option was given: there the file comes first.
+    """
     refused = _REFUSED.fullmatch(text)
-    if refused is None:
+    if refused is None or not _is(refused[2], args, refused[1]):
         return text
-    name, value = refused.groups()
+    name = refused[1]
+    if name in getattr(args, "from_config", ()):
+        return f"{args.config}: {text}"
     options = getattr(args, "option_names", {}).get(name)
-    return text.replace(name, options[-1], 1) if options and _is(value, args, name) else text
+    return text.replace(name, options[-1], 1) if options else text
 
 
 def _is(shown: str, args: argparse.Namespace, name: str) -> bool:

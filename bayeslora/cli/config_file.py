@@ -18,6 +18,8 @@ _BY_TASK = ("multi_task", "validation")
 def fill(args: argparse.Namespace) -> None:
     """Set options that the command line left out to the values in `args.config`, if there is one.
 
+    Their names are in `args.from_config` then.
+
     Args:
         args: Parsed; an option that was not given is None. Verbs with `--config` give the options
             that a file may set as `actions`, by name.
@@ -29,6 +31,7 @@ def fill(args: argparse.Namespace) -> None:
         return
     actions: Mapping[str, argparse.Action] = args.actions
     given: set[str] = set()
+    args.from_config = set()
     for name, value in _read(args.config).items():
         known = str(name).replace("-", "_")
         if known in given:
@@ -38,6 +41,7 @@ def fill(args: argparse.Namespace) -> None:
             raise InputError(f"{args.config}: {unknown_choice('option', str(name), actions)}")
         if value is not None and getattr(args, known) is None:
             setattr(args, known, _checked(f"{args.config}: {name}", value, actions[known]))
+            args.from_config.add(known)
 
 
 def _read(path: str) -> Mapping[Any, Any]:
@@ -49,7 +53,7 @@ def _read(path: str) -> Mapping[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from None
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     if content is None:
         return {}
     if not isinstance(content, Mapping):

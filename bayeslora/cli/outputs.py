@@ -130,7 +130,7 @@ def check_new_figure(path: str | Path) -> None:
     if target.suffix != ".svg":
         raise InputError(f"a figure is written as .svg, got {target.name!r}")
     if target.exists():
-        raise InputError(f"{target} exists; choose another --figure")
+        raise InputError(f"{target} exists; choose another --figure", code="exists")
     check_writable(target)
 
 

@@ -144,21 +144,28 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
         return adapter
-    if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
-        raise InputError(
-            f"posterior {posterior.name!r} is not one of the last layer, and adapter "
-            f"{adapter.name!r} trains on few-shot episodes, in which it has no part; choose "
-            "'prototypes', 'gvbll', 'vbll' or 'laplace'; the pool itself predicts as an ensemble "
-            f"with {adapter.name}:merge=ensemble"
-        )
+    check_episodes(adapter, posterior)
     check_factors(posterior, low_rank=adapter.has_factors)
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(
             f"posterior {posterior.name!r} is over factors while they train, and with adapter "
             f"{adapter.name!r} {adapter.input_dependent}; choose a posterior that is fitted after "
-            "training, such as 'laplace', 'vbll', 'tfb' or 'laplace_lora', or an 'ensemble'"
+            "training, such as 'laplace', 'vbll', 'tfb' or 'laplace_lora', or an 'ensemble'",
+            code="factors-move-with-input",
         )
     return posterior.adapter_for(adapter)
+
+
+def check_episodes(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError for a posterior over the weights of a pool that trains on episodes."""
+    if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
+        raise InputError(
+            f"posterior {posterior.name!r} is not one of the last layer, and adapter "
+            f"{adapter.name!r} trains on few-shot episodes, in which it has no part; choose "
+            "'prototypes', 'gvbll', 'vbll' or 'laplace'; the pool itself predicts as an ensemble "
+            f"with {adapter.name}:merge=ensemble",
+            code="not-in-episodes",
+        )
 
 
 def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Posterior) -> None:
@@ -169,7 +176,8 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
             f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
             f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
             "weights at each call, as if they were different ones; choose a posterior of the last "
-            "layer, 'ensemble', 'swag', 'tfb' or 'ivon'"
+            "layer, 'ensemble', 'swag', 'tfb' or 'ivon'",
+            code="shared-layers",
         )
 
 
@@ -229,19 +237,22 @@ def check_last_layer(
         raise InputError(
             f"a network fitted with posterior {gated_by!r} cannot be calibrated or given another "
             f"posterior: its adapters work through gates that are part of {gated_by!r} and would "
-            "be lost; fit the other posterior from the start"
+            "be lost; fit the other posterior from the start",
+            code="gated",
         )
     if over_adapters(posterior) and not adapted:
         raise InputError(
             f"posterior {posterior.name!r} is over the weights of an adapter, and here is none: "
             "the classifier is neither a model of ours nor a LoRA checkpoint that was loaded for "
             f"it, from_transformers(directory, {posterior.name!r}); choose 'laplace', which is "
-            "over the last layer"
+            "over the last layer",
+            code="no-adapter",
         )
     if over_adapters(posterior) and not with_sites and reason_against_layers(posterior):
         raise InputError(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
-            "own layers were trained; choose 'laplace', which is over the last layer"
+            "own layers were trained; choose 'laplace', which is over the last layer",
+            code="not-on-layers",
         )
     reason = posterior.from_start
     if reason:
@@ -251,7 +262,8 @@ def check_last_layer(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
             f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
             "with it from the start, or choose one of the last layer: "
-            f"{names_where(lambda one: not (one.from_start or one.over_trained))}{over}"
+            f"{names_where(lambda one: not (one.from_start or one.over_trained))}{over}",
+            code="from-start",
         )
 
 

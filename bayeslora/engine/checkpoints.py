@@ -183,7 +183,8 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
         raise InputError(
             f"{folder} holds an interrupted fit with another "
             f"{', '.join(_differences(mark, _plain(identity)))}; "
-            "repeat its options, choose another --out, or pass --overwrite"
+            "repeat its options, choose another --out, or pass --overwrite",
+            code="another-fit",
         )
 
 

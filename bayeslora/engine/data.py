@@ -252,7 +252,8 @@ def check_hold_out(hold_out: float, *, validated: bool) -> None:
     if checked("hold_out", hold_out, BelowOne) and validated:
         raise InputError(
             "hold_out (--hold-out) takes validation rows from the training rows; leave validation "
-            "(--validation) out"
+            "(--validation) out",
+            code="clash",
         )
 
 

@@ -334,7 +334,8 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     if settings.cv and data.validation is not None:
         raise InputError(
             "cv chooses by parts of the training rows what validation data choose; give one of the "
-            "two"
+            "two",
+            code="clash",
         )
     plan = _plan(choices, data, settings)
     if settings.quality_retaining is not None and data.train[0].choices is not None:
@@ -354,7 +355,8 @@ def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> 
     if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
         raise InputError(
             f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
-            "on episodes of them; leave them out, or give validation data"
+            "on episodes of them; leave them out, or give validation data",
+            code="not-in-episodes",
         )
     if choices.format == "options":
         build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
@@ -372,7 +374,8 @@ def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
     if adapter.trains and reason:
         raise InputError(
             f"{what} cannot be trained by several processes: it {reason}; start one, without "
-            "torchrun or accelerate launch"
+            "torchrun or accelerate launch",
+            code="not-shared",
         )
 
 
@@ -384,11 +387,14 @@ def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSett
     """
     check_hold_out(settings.hold_out, validated=data.validation is not None)
     if settings.cv:
-        raise InputError("hold_out and cv both choose by held-out rows; give one of the two")
+        raise InputError(
+            "hold_out and cv both choose by held-out rows; give one of the two", code="clash"
+        )
     if settings.refit and choices.posterior.learns_from == "validation":
         raise InputError(
             f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
-            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature"
+            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature",
+            code="clash",
         )
 
 
@@ -407,7 +413,8 @@ def refuse_training_options(adapter: Adapter, **given: Any) -> None:
                 what = "trains on few-shot episodes, whose number is an option of its own"
             raise InputError(
                 f"{name} has no effect with adapter {adapter.name!r}, which {what}; leave it out, "
-                "or choose an adapter such as 'polar' or 'lora'"
+                "or choose an adapter such as 'polar' or 'lora'",
+                code="no-effect",
             )
 
 
@@ -417,14 +424,18 @@ def _check_keep_folds(choices: Choices) -> None:
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
             f"keep_folds is not for posterior {posterior.name!r}, but for "
-            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out"
+            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out",
+            code="clash",
         )
     if not choices.adapter.trains:
-        raise InputError("keep_folds has no effect without an adapter; leave it out")
+        raise InputError(
+            "keep_folds has no effect without an adapter; leave it out", code="no-effect"
+        )
     if choices.feature_scores:
         raise InputError(
             "feature scores need one set of features, and with keep_folds there are several; leave "
-            "one of the two out"
+            "one of the two out",
+            code="clash",
         )
 
 

@@ -50,7 +50,8 @@ def settled(choices: Choices, rows: Examples) -> Choices:
     if choices.verbaliser not in (None, "none"):
         raise InputError(
             "verbaliser has no effect on the format 'options', where the language model is asked "
-            "for every option; leave it out"
+            "for every option; leave it out",
+            code="no-effect",
         )
     if depth == "auto":
         raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")

@@ -33,21 +33,24 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         if sampling is not None:
             raise InputError(
                 f"adapter {adapter.name!r} samples layers by its own options; leave layer_sampling "
-                "(--layer-sampling) out, which is for the sites of other adapters"
+                "(--layer-sampling) out, which is for the sites of other adapters",
+                code="sampled-twice",
             )
         reason = reason_against_layers(posterior)
         if reason:
             raise InputError(
                 f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
                 f"{reason}; choose a posterior of the last layer (such as 'vbll' or 'laplace'), "
-                "'ensemble', or another adapter, maybe with layer_sampling"
+                "'ensemble', or another adapter, maybe with layer_sampling",
+                code="not-on-layers",
             )
         return
     reason = posterior.no_resting
     if sampling is not None and reason:
         raise InputError(
             f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
-            "another posterior or leave layer_sampling out"
+            "another posterior or leave layer_sampling out",
+            code="no-resting",
         )
 
 
@@ -89,7 +92,8 @@ def _check_all_drawn(sampler: LayerSampler, num_steps: int, posterior: Posterior
         raise InputError(
             f"posterior {posterior.name!r} {posterior.not_idle}, and with this layer_sampling "
             f"{', '.join(resting)} would never train in {num_steps} steps; take mode=cycle, a "
-            "larger num_active, a shorter interval, or more epochs"
+            "larger num_active, a shorter interval, or more epochs",
+            code="never-trains",
         )
 
 

@@ -114,7 +114,8 @@ def _check_results(files: ModelFiles) -> None:
         model_card(files.record, "")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{_place(files.directory)}: its results are damaged: {first_line(error)}"
+            f"{_place(files.directory)}: its results are damaged: {first_line(error)}",
+            code="damaged",
         ) from None
 
 
@@ -223,7 +224,10 @@ def _problem(found: Tensor, expected: Tensor) -> str:
 
 
 def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
-    return InputError(f"{_place(directory)}: its tensors do not fit its record: {name!r} {problem}")
+    return InputError(
+        f"{_place(directory)}: its tensors do not fit its record: {name!r} {problem}",
+        code="damaged",
+    )
 
 
 def _place(directory: Path | None) -> str:
@@ -348,7 +352,7 @@ def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
         return open_source("tokenizer", str(folder), trust_remote_code)
     except InputError as error:
         reason = str(error).split("\n", 1)[0].removeprefix(f"{folder}: ")
-        raise InputError(f"{folder}: its tokenizer is damaged: {reason}") from None
+        raise InputError(f"{folder}: its tokenizer is damaged: {reason}", code="damaged") from None
 
 
 def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
@@ -431,7 +435,8 @@ def check_backbone(record: ModelRecord, found: Backbone) -> None:
     if changes:
         raise InputError(
             f"the model was made for another backbone than {found.name!r} is now: "
-            + "; ".join(changes)
+            + "; ".join(changes),
+            code="another-backbone",
         )
 
 

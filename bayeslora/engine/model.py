@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from bayeslora import options
+from bayeslora.adapters.registry import stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.checkpoint import ModelFiles, ModelRecord
-from bayeslora.engine.build import check_last_layer, last_layer
+from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
+from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
 from bayeslora.engine.card import answering, fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.data import (
     Unknown,
@@ -209,7 +210,8 @@ class FittedModel:
         count = len(self.members)
         if number is None and count > 1:
             raise InputError(
-                f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)"
+                f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)",
+                code="several-networks",
             )
         if number is not None and count == 1 and not self.posterior.has_members:
             raise InputError(
@@ -242,9 +244,13 @@ class FittedModel:
             if self.network.conditioning is None and any(site.is_gated for site in sites)
             else "",
         )
+        if self.record.adapter is not None and self.record.backbone["kind"] == ADAPTED:
+            check_episodes(stored_adapter(self.record.adapter), config)
         check_factors(config, low_rank=all(site.has_factors for site in sites))
         if len(self.members) != 1:
-            raise InputError("an ensemble has no single last layer to calibrate")
+            raise InputError(
+                "an ensemble has no single last layer to calibrate", code="several-networks"
+            )
 
     def _prior_mean(self) -> Tensor | None:
         """Return what a posterior's prior is centred at: the language model's answer, if any."""

@@ -93,10 +93,13 @@ class TrainingSettings(Options):
         if self.keep_folds and not self.cv:
             raise InputError(
                 "keep_folds keeps the fits of cv, and cv is 0: give cv, and no validation data or "
-                "hold_out"
+                "hold_out",
+                code="clash",
             )
         if self.refit and not self.hold_out:
-            raise InputError("refit has no effect without hold_out, whose choices it keeps")
+            raise InputError(
+                "refit has no effect without hold_out, whose choices it keeps", code="no-effect"
+            )
 
     def num_steps(self, num_train: int) -> int:
         """Return the optimiser steps of a fit to so many rows that is not stopped early."""
@@ -193,7 +196,8 @@ class TrainingData:
         if across_tasks:
             raise InputError(
                 "across_tasks (--across-tasks) has no effect with one task: give data by task "
-                "(--multi-task NAME=FILE), or leave it out"
+                "(--multi-task NAME=FILE), or leave it out",
+                code="no-effect",
             )
         rows = read_labelled(train, columns)
         columns = columns if rows.columns is None else DataColumns.of(rows.columns)

@@ -39,7 +39,7 @@ def check_cell(workshop: Workshop, cell: Cell) -> Setup:
             _check_predictions(setup)
             _check_reading(workshop, setup)
         except InputError as error:
-            raise InputError(f"cell {cell}: {error}") from None
+            raise error.within(f"cell {cell}") from None
         return setup
     except (InputError, TypeError) as error:
         raise InputError(f"cell {cell}: {error}") from None
@@ -65,7 +65,7 @@ def _check_predictions(setup: Setup) -> None:
             if rows is setup.rows.reported:  # an OOD set may have other labels
                 encode_labels(rows, classes)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise error.within(name) from None
 
 
 def _check_reading(workshop: Workshop, setup: Setup) -> None:

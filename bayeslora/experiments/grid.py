@@ -185,11 +185,11 @@ def read_grid(path: str | Path) -> Grid:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from None
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     try:
         return as_grid(content)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
 
 
 def as_grid(content: Any) -> Grid:
@@ -371,7 +371,9 @@ def _predict(value: Any) -> dict[str, Any]:
 def _sizes(source: Mapping[str, Any], chosen: Protocol) -> list[int | None]:
     if not chosen.draws_rows:
         if "rows" in source:
-            raise InputError(f"rows has no effect with protocol {chosen.name}, which takes all")
+            raise InputError(
+                f"rows has no effect with protocol {chosen.name}, which takes all", code="no-effect"
+            )
         return [None]
     if "rows" not in source:
         raise InputError(f"rows is missing: protocol {chosen.name} draws so many for each seed")

@@ -49,7 +49,9 @@ class Store:
         content = read_json(marker)
         version = content.get("format_version") if isinstance(content, Mapping) else None
         if not isinstance(version, int) or version > VERSION:
-            raise InputError(f"{marker} is damaged, or of a newer bayeslora; choose another path")
+            raise InputError(
+                f"{marker} is damaged, or of a newer bayeslora; choose another path", code="damaged"
+            )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
         """Make the directory, and keep the grid that it was last run with."""

@@ -76,14 +76,16 @@ def check_posterior(found: Any, where: str) -> type[Any]:
     if is_option or not (has_head or _defines(checked, "make_head", "over_weights")):
         raise InputError(
             f"{where}: {checked.__name__} lacks the class variables 'head'; it is 'module:object', "
-            "or what makes the last layer itself"
+            "or what makes the last layer itself",
+            code="package",
         )
     has_moment = getattr(checked, "over_trained", False) or getattr(checked, "from_start", "")
     if _defines(checked, "over_weights") and not has_moment:
         raise InputError(
             f"{where}: {checked.__name__} is over the weights of a network, so it has to say "
             "over_trained = True if it is fitted to adapters that are trained already, or in "
-            "from_start why it cannot be"
+            "from_start why it cannot be",
+            code="package",
         )
     return completed(checked)
 
@@ -162,7 +164,8 @@ def check_link(config: Any, link: str | None) -> None:
         raise InputError(
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
             "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
-            f"out: it is for {having}"
+            f"out: it is for {having}",
+            code="no-effect",
         )
 
 
@@ -177,7 +180,8 @@ def check_draws(config: Any, num_samples: int) -> None:
     if num_samples and config.name in POSTERIORS and config.num_samples is None:
         raise InputError(
             f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "
-            "nothing; leave num_samples (--num-samples) out"
+            "nothing; leave num_samples (--num-samples) out",
+            code="no-effect",
         )
 
 
@@ -195,7 +199,8 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
         raise InputError(
             f"posterior {config.name!r} is over the factors of a low-rank adapter, and columns of "
             "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "
-            "'ivon', 'laplace_lora', 'ensemble' or a posterior of the last layer"
+            "'ivon', 'laplace_lora', 'ensemble' or a posterior of the last layer",
+            code="no-factors",
         )
 
 
@@ -257,7 +262,9 @@ def build_head(
     try:
         head.prepare(extra or {})
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the record of a fitted {config.name} head is damaged: {error}") from None
+        raise InputError(
+            f"the record of a fitted {config.name} head is damaged: {error}", code="damaged"
+        ) from None
     return head
 
 
@@ -272,7 +279,8 @@ def _factory(config: Posterior) -> Callable[..., Any]:
         factory: Callable[..., Any] = resolve_name(found)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"the head of {described(config)}, {found!r}, cannot be loaded: {error}"
+            f"the head of {described(config)}, {found!r}, cannot be loaded: {error}",
+            code="package",
         ) from error
     return factory
 
@@ -281,7 +289,8 @@ def _shared(config: Posterior, num_features: int, **options: Any) -> LastLayer:
     if type(config).head:
         raise InputError(
             f"{described(config)} has no last layer for the format 'options', whose options share "
-            "one weight vector; take the format 'letters'"
+            "one weight vector; take the format 'letters'",
+            code="not-on-options",
         )
     return config.make_shared_head(num_features, **options)
 
@@ -293,13 +302,15 @@ def _check_head(config: Posterior, head: object) -> None:
 
     if not isinstance(head, nn.Module):
         raise InputError(
-            f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}"
+            f"the head of {described(config)} must be a torch.nn.Module, got {type(head).__name__}",
+            code="package",
         )
     missing = ", ".join(map(repr, completed_head(head)))
     if missing:
         raise InputError(
             f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; "
-            "bayeslora.posteriors.types.LastLayer says what a last layer must be able to do"
+            "bayeslora.posteriors.types.LastLayer says what a last layer must be able to do",
+            code="package",
         )
 
 
@@ -331,11 +342,13 @@ def build_weights(
         raise InputError(
             f"the weights of {described(config)} must be a torch.nn.Module"
             + (" with a method draw" if config.is_sampled else "")
-            + f", got {type(weights).__name__}"
+            + f", got {type(weights).__name__}",
+            code="package",
         )
     if draws and not config.is_sampled:
         raise InputError(
             f"the weights of {described(config)} have a method draw that no prediction would call; "
-            f"{type(config).__name__} has to say is_sampled = True"
+            f"{type(config).__name__} has to say is_sampled = True",
+            code="package",
         )
     return weights

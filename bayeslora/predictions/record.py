@@ -445,4 +445,4 @@ class Predictions:
         except RowError as error:
             raise InputError(f"{source}, {error.named(where)}") from None
         except InputError as error:
-            raise InputError(f"{source}: {error}") from None
+            raise error.within(source) from None

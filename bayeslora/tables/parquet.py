@@ -91,7 +91,8 @@ def open_parquet(path: str | Path, *, check_whole: bool = True, **options: Any) 
     if check_whole and not is_intact(path):
         raise InputError(
             f"{path} is damaged: its content does not match the SHA-256 that was stored when it "
-            "was written; restore it from a copy, or make it again"
+            "was written; restore it from a copy, or make it again",
+            code="damaged",
         )
     return pq.ParquetFile(path, page_checksum_verification=True, **options)
 
@@ -193,7 +194,8 @@ class ParquetTable:
                 yield batch
         if count != self.num_rows:
             raise InputError(
-                f"{self._source} is damaged: {count} rows, but its footer says {self.num_rows}"
+                f"{self._source} is damaged: {count} rows, but its footer says {self.num_rows}",
+                code="damaged",
             )
 
 
@@ -238,7 +240,8 @@ def _check(source: Source, batch: Any, before: int) -> None:
                     reason = str(error).partition("\n")[0]
                     raise InputError(
                         f"{source}, row {before + row + 1}, column {shown(name)}: the value is "
-                        f"damaged or not UTF-8 ({reason})"
+                        f"damaged or not UTF-8 ({reason})",
+                        code="damaged",
                     ) from None
         raise
 

@@ -204,7 +204,7 @@ class RowChecks:
         try:
             return plain_values(piece.columns[name], temporal_as_text=as_text)
         except InputError as error:
-            raise InputError(f"{self.table.source}, column {shown(name)}: {error}") from None
+            raise error.within(f"{self.table.source}, column {shown(name)}") from None
 
     def _text(self, place: int, value: Any) -> str:
         """Return a text, or the path of an image that can be read."""

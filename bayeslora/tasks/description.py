@@ -57,7 +57,7 @@ def read_description(path: str) -> TaskDescription:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from None
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} must hold names with values, such as `question: stem`")
     for key, value in content.items():
@@ -82,7 +82,7 @@ def _columns(path: str, content: dict[str, Any]) -> DataColumns:
             choices if isinstance(choices, str) else names,
         )
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     used = [columns.text, columns.label, *filter(None, [columns.pair]), *names]
     if twice := next((name for place, name in enumerate(used) if name in used[:place]), None):
         raise InputError(f"{path}: column {shown(twice)} is named twice")

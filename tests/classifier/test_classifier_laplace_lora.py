@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusal import refused
 from tiny import toy_rows, without_hashes
 from usage import TEST, fitted, from_transformers, load, new, same
 
@@ -82,16 +83,16 @@ def test_another_posterior_takes_its_place_without_its_tensors(bert, lora, tmp_p
 
 
 def test_a_classifier_from_elsewhere_has_no_such_weights(foreign):
-    with pytest.raises(bl.InputError, match="'laplace'"):
+    with refused("no-adapter"):
         from_transformers(foreign, "laplace_lora")
     clf = from_transformers(foreign, "mle")
-    with pytest.raises(bl.InputError, match="'laplace_lora'"):
+    with refused("no-adapter"):
         clf.calibrate(FRESH, posterior="laplace_lora")
 
 
 def test_an_ensemble_is_refused(bert):
     clf = fitted(bert, "lora:r=2", "ensemble:num_members=2")
-    with pytest.raises(bl.InputError, match="ensemble"):
+    with refused("several-networks"):
         clf.calibrate(FRESH, posterior="laplace_lora")
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny import QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows, without_hashes
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -15,8 +16,6 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.errors import InputError
 
 WHOLE = "lisa:num_active=1,interval=3,num_layers=2,lr=1e-3"
-FACTORS = "factors"
-REST = "rest"
 
 
 @pytest.fixture(scope="module")
@@ -117,29 +116,24 @@ def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):
 
 
 @pytest.mark.parametrize(
-    ("posterior", "reason"),
-    [
-        *((name, FACTORS) for name in ("tfb", "blob", "scalabl", "clora", "laplace_lora")),
-        ("ivon", REST),
-        ("swag", "drawn"),
-    ],
+    "posterior", ["tfb", "blob", "scalabl", "clora", "laplace_lora", "ivon", "swag"]
 )
-def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path, posterior, reason):
+def test_posteriors_over_weights_are_refused_before_anything_is_loaded(tmp_path, posterior):
     clf = fresh("no-such/backbone", posterior=posterior)
-    with pytest.raises(InputError, match=f"'{posterior}'.*'lisa'.*{reason}"):
+    with refused("not-on-layers"):
         clf.fit(toy_rows(30), out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize(("posterior", "reason"), [("ivon", REST), ("scalabl", "rest")])
-def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior, reason):
+@pytest.mark.parametrize("posterior", ["ivon", "scalabl"])
+def test_posteriors_that_cannot_rest_are_refused_over_adapters(posterior):
     clf = fresh("no-such/backbone", "lora", posterior)
-    with pytest.raises(InputError, match=f"'{posterior}'.*layer_sampling.*{reason}"):
+    with refused("no-resting"):
         clf.fit(toy_rows(30), layer_sampling="num_active=1")
 
 
 def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
-    with pytest.raises(InputError, match="'mc_dropout'"):
+    with refused("no-dropout"):
         fitted(backbone, posterior="mc_dropout")
     clf = fitted(str(tiny_bert(tmp_path / "bert")), posterior="mc_dropout:num_samples=3")
     assert clf.predict(toy_rows(9)).epistemic.min() > 0
@@ -150,7 +144,7 @@ def test_dropout_of_the_backbone_is_what_mc_dropout_samples(backbone, tmp_path):
 
 def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):
     clf = fitted(backbone)
-    with pytest.raises(InputError, match="'laplace'"):
+    with refused("not-on-layers"):
         clf.calibrate(toy_rows(30, 2), posterior="laplace_lora")
     before = clf.spectrum()
     clf.calibrate(toy_rows(30, 2), posterior="laplace:prior_precision=1")

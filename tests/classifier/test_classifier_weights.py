@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from refusal import refused
 from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
@@ -39,8 +40,7 @@ def test_an_object_and_its_text_are_the_same_fit(bert, name, posterior):
 @pytest.mark.parametrize("posterior", ["blob", "scalabl", "clora", "laplace_lora"])
 def test_layers_that_share_their_weights_are_not_taken_for_several(tmp_path, posterior):
     clf = new(str(tiny_albert(tmp_path / "albert")), "lora:r=2", posterior)
-    message = rf"\.query .* 3 times .*'{posterior}'"
-    with pytest.raises(bl.InputError, match=message):
+    with refused("shared-layers"):
         clf.fit(toy_rows(24), epochs=1)
 
 
@@ -72,7 +72,7 @@ def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, pos
 @pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "tfb"])
 def test_they_cannot_be_fitted_to_a_finished_network(bert, posterior):
     clf = fitted(bert, "lora:r=2", "mle")
-    with pytest.raises(bl.InputError, match=f"'{posterior}'.*last layer"):
+    with refused("from-start"):
         clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
 
 
@@ -85,19 +85,16 @@ def test_the_card_says_what_was_chosen(bert, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "code"),
     [
-        (("polar", "scalabl"), "'scalabl'.*'lora'.*'polar'"),
-        (("polar:constraint=landing", "clora"), "gate.*absorb_every=0"),
-        (
-            ("lora", "swag:num_snapshots=3"),
-            "2 snapshots.* 2 ",
-        ),
+        (("polar", "scalabl"), "no-free-factor"),
+        (("polar:constraint=landing", "clora"), "second-gate"),
+        (("lora", "swag:num_snapshots=3"), "too-short"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_path, options, text):
+def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_path, options, code):
     clf = new(bert, *options)
-    with pytest.raises(bl.InputError, match=text):
+    with refused(code):
         clf.fit(toy_rows(24), epochs=1, batch_size=12, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -176,10 +173,10 @@ def test_a_batch_does_not_change_what_a_draw_says_of_a_text(bert):
 def test_what_needs_a_plain_adapter_is_refused(bert, tmp_path):
     clf = fitted(bert, "lora:r=2", "clora:num_samples=2")
     before = clf.predict(TEST)
-    with pytest.raises(bl.InputError, match="gate"):
+    with refused("gated"):
         clf.export_peft(tmp_path / "lora")
     for posterior in ("laplace", "laplace_lora", None):
-        with pytest.raises(bl.InputError, match="'clora'"):
+        with refused("gated"):
             clf.calibrate(toy_rows(24, seed=5), posterior=posterior)
     assert not any(tmp_path.iterdir())
     assert same(clf.predict(TEST), before)

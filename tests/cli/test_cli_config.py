@@ -229,3 +229,17 @@ def test_what_are_no_parts_is_refused(run, world, tmp_path, cv):
 def test_parts_beside_validation_rows_are_refused(run, world, tmp_path):
     rows = [world.train, "--validation", world.valid, "--out", tmp_path / "m", "--cv", 3]
     assert run("fit", *rows, "--backbone", world.llama).code == 2
+
+
+@pytest.mark.parametrize("option", [{"epochs": 0}, {"seed": -1}])
+def test_a_refused_value_of_the_file_is_not_blamed_on_an_option(
+    run, world, tmp_path, config, option
+):
+    [(name, value)] = option.items()
+    path = config({"backbone": str(world.llama), "out": str(tmp_path / "m"), **option})
+    refusal = run("fit", world.train, "--config", path)
+    assert refusal.code == 2
+    assert f"--{name}" not in refusal.err
+    assert f"error: {path}: {name}" in refusal.err
+    typed = run("fit", world.train, "--config", path, f"--{name}", str(value))
+    assert f"error: --{name} must be" in typed.err

@@ -240,6 +240,6 @@ class AMT(Adapter):
                 else:
                     factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
             except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+                raise error.within(name) from None
             sites.append(Pool(name, host, factors, len(self.weight_eps)))
         return sites

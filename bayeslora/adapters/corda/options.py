@@ -171,4 +171,4 @@ class CorDA(LowRankAdapter):
                     self.start(site.weight, Generator(), moments[site.name])
                 )
             except InputError as error:
-                raise InputError(f"{site.name}: {error}") from None
+                raise error.within(site.name) from None

@@ -146,7 +146,7 @@ def expert_sites(
         try:
             factors = config.start(host.weight, generator)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise error.within(name) from None
         if name not in blocks:
             sites.append(LowRank(name, host, factors, config.scale, config.dropout))
             continue

@@ -202,7 +202,7 @@ def _columns_in(directory: str) -> Choice:
             names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
             found = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
     except InputError as error:
-        raise InputError(f"avoid={directory!r} is no model directory: {error}") from None
+        raise error.within(f"avoid={directory!r} is no model directory") from None
     if not found:
         raise InputError(
             f"avoid={directory!r} holds no adapter of columns ('s2ft'), so there is nothing to "

@@ -151,7 +151,9 @@ def _adapt(args: argparse.Namespace) -> None:
     for name in ("validation", "hold_out", "feature_scores", "multi_task"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} has no effect with --new-classes; leave it out")
+            raise InputError(
+                f"--{option} has no effect with --new-classes; leave it out", code="no-effect"
+            )
     if args.posterior == BEST:
         raise InputError("--posterior best compares on known classes; name one for --new-classes")
     record = _own_record(args)

@@ -113,7 +113,8 @@ def _attack(args: argparse.Namespace) -> None:
     for name in _OF_FILES:
         if getattr(args, name, None):
             raise InputError(
-                f"--{name.replace('_', '-')} has no effect with --attack; leave it out"
+                f"--{name.replace('_', '-')} has no effect with --attack; leave it out",
+                code="no-effect",
             )
     if args.ood or args.over_seeds or args.all:
         raise InputError("--ood, --over-seeds and --all have no effect with --attack")

@@ -325,7 +325,9 @@ def _zero_shot(args: argparse.Namespace) -> None:
         raise InputError("--zero-shot trains nothing; start it without torchrun or accelerate")
     for name in (*_IDLE_WITHOUT_LABELS, *(("task", "data_dir") if args.train is None else ())):
         if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} has no effect with --zero-shot")
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect with --zero-shot", code="no-effect"
+            )
     if args.out is None:
         raise InputError("--out is missing; name it here or in --config")
     _check_out(args)

@@ -85,7 +85,9 @@ class FeatureScores(nn.Module):
                 else:
                     parts[name] = {"knn": NearestRows}[name].empty(one, num_features)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the record of the feature scores is damaged: {error}") from None
+            raise InputError(
+                f"the record of the feature scores is damaged: {error}", code="damaged"
+            ) from None
         return cls(parts)
 
     @torch.no_grad()

@@ -123,5 +123,6 @@ def check_feature_scores(names: Sequence[str] | None, posterior: Posterior) -> N
     if names and not has_one_feature(posterior):
         raise InputError(
             f"feature scores need one set of features, and posterior {posterior.name!r} has "
-            "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'"
+            "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'",
+            code="several-networks",
         )

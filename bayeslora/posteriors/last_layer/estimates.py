@@ -102,5 +102,6 @@ class TemperatureScaling(Posterior):
         if not plan.is_validated:
             raise InputError(
                 "posterior 'temperature' needs validation data: a temperature fitted to the rows "
-                "that the network was trained on is too low"
+                "that the network was trained on is too low",
+                code="needs-validation",
             )

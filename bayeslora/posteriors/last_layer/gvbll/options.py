@@ -73,7 +73,8 @@ class GVBLL(Posterior):
         """
         raise InputError(
             "posterior 'gvbll' models the features of each class, and the options of a question "
-            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'"
+            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+            code="not-on-options",
         )
 
     def check_fit(self, plan: FitPlan) -> None:
@@ -81,11 +82,13 @@ class GVBLL(Posterior):
         if plan.cross_validates:
             raise InputError(
                 "cv has no effect on 'gvbll', whose logits do not grow with its features: "
-                "inflation says how sure it is; leave cv out"
+                "inflation says how sure it is; leave cv out",
+                code="no-effect",
             )
         if self.needs_held_out and plan.adapter_trains and not plan.is_validated:
             raise InputError(
                 "posterior 'gvbll' needs validation data: features of rows that the network was "
                 "trained on are too well separated to choose shrinkage and inflation by; give "
-                "validation data, or two numbers"
+                "validation data, or two numbers",
+                code="needs-validation",
             )

@@ -198,6 +198,7 @@ class LaplaceHead(AroundPoint):
         if self.curvature is None:
             raise InputError(
                 "the Laplace posterior has no covariance yet; call fit first, or calibrate for a "
-                "classifier that is finished"
+                "classifier that is finished",
+                code="not-fitted",
             )
         return self.curvature

@@ -138,7 +138,8 @@ class NUTSHead(AroundPoint):
         if self.draws is None or self.noise is None:
             raise InputError(
                 "the posterior 'nuts' has no draws yet; call fit first, or calibrate for a "
-                "classifier that is finished"
+                "classifier that is finished",
+                code="not-fitted",
             )
         check_features(rows)
         return SampledLogits(self._logits(rows.double(), self.draws.double(), self.noise))

@@ -45,7 +45,8 @@ class Prototypes(Posterior):
         """
         raise InputError(
             "posterior 'prototypes' takes the mean of each class, and the options of a question "
-            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'"
+            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+            code="not-on-options",
         )
 
     def make_head(

@@ -154,7 +154,9 @@ def difference_points(
         InputError: There are not two classes.
     """
     if mean.shape[-1] != 2:
-        raise InputError(f"bound 'gauss_hermite' is for two classes, not {mean.shape[-1]}")
+        raise InputError(
+            f"bound 'gauss_hermite' is for two classes, not {mean.shape[-1]}", code="option"
+        )
     if covariance.ndim == 2:
         variance = covariance.sum(-1)
     else:

@@ -264,7 +264,8 @@ def check_classes(config: VBLL, num_classes: int) -> None:
             others = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
             raise InputError(
                 f"{field} 'gauss_hermite' is for two classes, not {num_classes}: its quadrature is "
-                f"over the one difference of two logits; choose from {others}"
+                f"over the one difference of two logits; choose from {others}",
+                code="option",
             )
 
 
@@ -274,5 +275,6 @@ def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance:
         allowed = ", ".join(sorted(set(known) - set(MARGINAL_BOUNDS)))
         raise InputError(
             f"{covariance_field} {covariance!r} cannot go with {bound_field} {bound!r}, which sees "
-            f"no covariance between classes and would drive it to zero; choose from {allowed}"
+            f"no covariance between classes and would drive it to zero; choose from {allowed}",
+            code="option",
         )

@@ -59,12 +59,14 @@ class CLoRA(Posterior):
             raise InputError(
                 "posterior 'clora' puts noise between the factors, and those of "
                 f"{adapter.name!r} carry a part of the pretrained weight, which would be noisy "
-                "from the start; choose 'lora' or 'polar'"
+                "from the start; choose 'lora' or 'polar'",
+                code="factors-hold-weight",
             )
         if adapter.no_gate:
             raise InputError(
                 f"posterior 'clora' puts a gate between the factors of {adapter.name!r}, and "
-                f"{adapter.no_gate}"
+                f"{adapter.no_gate}",
+                code="second-gate",
             )
         return adapter
 

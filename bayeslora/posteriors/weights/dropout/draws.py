@@ -74,7 +74,8 @@ class MCDropoutDraws(nn.Module):
             idle = f" (they run with 0: {', '.join(counting)})" if counting else ""
             raise InputError(
                 "no dropout is live in this network, so MC dropout would give one answer only; "
-                f"set a dropout probability > 0 on the adapter or the backbone{idle}"
+                f"set a dropout probability > 0 on the adapter or the backbone{idle}",
+                code="no-dropout",
             )
         self.live = tuple(found)
         # In a tuple, they are not parts of this module, which has no tensors of its own.
@@ -120,7 +121,8 @@ def live_dropouts(network: Network) -> MCDropoutDraws:
         raise InputError(
             "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter has "
             f"none, and no layer {where} has a dropout probability > 0; choose 'lora', or a "
-            "backbone whose configuration has one (hidden_dropout_prob)"
+            "backbone whose configuration has one (hidden_dropout_prob)",
+            code="no-dropout",
         ) from None
 
 

@@ -55,7 +55,8 @@ class MCDropout(Posterior):
                 raise InputError(
                     f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
                     "posterior 'mc_dropout' are one dropout; leave dropout out, or give both the "
-                    "same value"
+                    "same value",
+                    code="clash",
                 )
             with_dropout: Adapter = replace(options, dropout=self.p)
             return with_dropout
@@ -63,7 +64,8 @@ class MCDropout(Posterior):
             raise InputError(
                 f"p={self.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
                 f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
-                "backbone's dropout is sampled, or choose 'lora'"
+                "backbone's dropout is sampled, or choose 'lora'",
+                code="no-dropout",
             )
         return adapter
 

@@ -66,13 +66,15 @@ class IVON(Posterior):
             raise InputError(
                 "posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
                 f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
-                f"{adapter.name!r} out, got {adapter.weight_decay:g}"
+                f"{adapter.name!r} out, got {adapter.weight_decay:g}",
+                code="clash",
             )
         if self.weight_decay and adapter.from_weight:
             raise InputError(
                 f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} "
                 "starts from a part of the pretrained weight, which it would shrink; leave it at "
-                f"0, or choose 'lora', got {self.weight_decay!r}"
+                f"0, or choose 'lora', got {self.weight_decay!r}",
+                code="factors-hold-weight",
             )
         return adapter
 

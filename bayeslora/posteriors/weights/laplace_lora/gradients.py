@@ -112,7 +112,8 @@ def _found(item: Seen | None, name: str) -> Seen:
     if item.calls > 1:
         raise InputError(
             f"adapter layer {name} is called {item.calls} times in a pass, since layers share its "
-            "weights; gradients of weights row by row are for layers that are called once"
+            "weights; gradients of weights row by row are for layers that are called once",
+            code="shared-layers",
         )
     return item
 

@@ -61,7 +61,7 @@ def fit_laplace_lora(
 
     def held_out(precisions: list[float]) -> list[float]:
         if validation is None:
-            raise InputError("there are no validation rows")
+            raise InputError("there are no validation rows", code="needs-validation")
         return _nll_by_precision(network, weights, validation, precisions, advance)
 
     weights.choose(

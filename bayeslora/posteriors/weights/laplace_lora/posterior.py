@@ -206,7 +206,8 @@ class LaplaceLoRAWeights(nn.Module):
     def _fitted(self) -> AnyLayers:
         if self.curvature is None:
             raise InputError(
-                "posterior 'laplace_lora' has no covariance yet; call fit first, or calibrate"
+                "posterior 'laplace_lora' has no covariance yet; call fit first, or calibrate",
+                code="not-fitted",
             )
         return self.curvature
 

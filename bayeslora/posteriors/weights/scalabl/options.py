@@ -54,7 +54,8 @@ class ScalaBL(Posterior):
             why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
             raise InputError(
                 "posterior 'scalabl' scales the free first factor of adapter 'lora'; "
-                f"{adapter.name!r} {why if adapter.from_weight else 'has none'}"
+                f"{adapter.name!r} {why if adapter.from_weight else 'has none'}",
+                code="no-free-factor",
             )
         return adapter
 

@@ -27,7 +27,8 @@ def snapshot_steps(config: SWAG, num_steps: int) -> list[int]:
         raise InputError(
             f"posterior 'swag' needs at least 2 snapshots, and {num_steps} training steps leave "
             f"room for {len(steps)} after the share start={config.start:g}, and a covariance has "
-            "to have several: train for more epochs, in smaller batches, or take a smaller start"
+            "to have several: train for more epochs, in smaller batches, or take a smaller start",
+            code="too-short",
         )
     return steps
 

@@ -62,7 +62,8 @@ class TFB(Posterior):
         super().__post_init__()
         if self.sigma_min >= self.sigma_max:
             raise InputError(
-                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}"
+                f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
+                code="option",
             )
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:

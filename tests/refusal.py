@@ -1,0 +1,15 @@
+"""What tests say of a refusal: its code, since messages may change."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from bayeslora.errors import InputError
+
+
+@contextmanager
+def refused(code):
+    """Assert that the block raises an InputError with this code; yields pytest's info on it."""
+    with pytest.raises(InputError) as caught:
+        yield caught
+    assert caught.value.code == code, caught.value
