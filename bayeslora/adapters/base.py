@@ -302,6 +302,10 @@ class Adapter(Options):
         """Whether members of a pool predict apart, a pass each, as an ensemble does."""
         return False
 
+    def merged_as(self, other: Adapter) -> Self:
+        """Return these options of a pool with the merge of others of the same class."""
+        return self
+
     def mixtures(
         self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
     ) -> list[list[float]]:

@@ -101,6 +101,7 @@ class Pixels:
     reader: ImageReader
     num_truncated: int = 0
     types: None = None
+    num_options: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)

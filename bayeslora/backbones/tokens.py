@@ -39,6 +39,7 @@ class Tokens:
         types: For each token of a pair which text it is of, 0 or 1, where the tokenizer says so;
             None where it does not.
         pads_left: Whether padding goes before the text.
+        num_options: C of questions with options; 0 of texts.
     """
 
     ids: tuple[NDArray[np.int64], ...]
@@ -46,6 +47,7 @@ class Tokens:
     pad_id: int
     types: tuple[NDArray[np.int64], ...] | None = None
     pads_left: bool = False
+    num_options: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)

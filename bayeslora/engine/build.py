@@ -110,8 +110,7 @@ def _start_at_language_model(encoder: OptionsEncoder, head: LastLayer) -> None:
         return
     weight = torch.zeros_like(head.mean_weight)
     weight[:, -1] = 1.0
-    set_prior_mean: Any = getattr(head, "set_prior_mean", head.set_mean)
-    set_prior_mean(weight)
+    head.set_prior_mean(weight)
 
 
 def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:

@@ -299,7 +299,7 @@ def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict
     notes = {} if adapter is None else {"adapter": adapter}
     if known is not None:
         notes["adapter_summary"] = known.summary
-    sources = (getattr(known, "source", ""), posterior.source)
+    sources = ("" if known is None else known.source, posterior.source)
     return {
         **notes,
         "posterior": posterior.name,

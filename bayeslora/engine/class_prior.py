@@ -163,12 +163,7 @@ def centre(
         start: Whether the network is fresh, and the weights start there too.
     """
     mean, factor = prior.mean(network, train, states, fresh=start)
-    head = network.head
-    mean = mean.to(head.mean_weight)
-    if hasattr(head, "set_prior_mean"):
-        head.set_prior_mean(mean, start=start)
-    else:
-        head.set_mean(mean)  # of another package: without a prior, or with one of its own
+    network.head.set_prior_mean(mean.to(network.head.mean_weight), start=start)
     return factor
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.final_fit import drawing_of, scale_logits, scales_means
+from bayeslora.engine.final_fit import drawing_of, scale_logits
 from bayeslora.engine.loop import FitResult
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
@@ -177,7 +177,7 @@ def cross_validate(
     if not answers:
         return None
     drawing = drawing_of(choices.posterior)
-    factor, before, after = best_scale(answers, means_alone=scales_means(network.head), **drawing)
+    factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
     return Folds(network, states, results, scale)

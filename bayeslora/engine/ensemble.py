@@ -323,8 +323,7 @@ def fit_frozen(
         for source, found in zip((train, validation), states, strict=False)
         if source is not None
     ]
-    if hasattr(network.head, "solve"):
-        network.head.solve(rows[0].features)
+    network.head.solve(rows[0].features)
     chosen = fit_last_layer(
         network,
         posterior,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -92,7 +92,7 @@ def fit_last_layer(
     chosen = network.head.report() | network.head.fit_report(rows)
     held = None if held_out is None else held_out.source
     posterior.after_last_layer(final_fit(network, train.source, held, seed=seed, shown=progress))
-    centre = getattr(network.head, "prior_mean", None)
+    centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
     if logit_scale is None:
@@ -108,31 +108,25 @@ def fit_last_layer(
             rows.targets,
             seed,
         )
-    report: Callable[[], dict[str, float | str]] = getattr(network.weights, "report", dict)
-    return chosen | report()
+    weights: Any = network.weights
+    return chosen if weights is None else chosen | weights.report()
 
 
 def scale_by(head: LastLayer, held_out: Features) -> float:
     """Return the factor of a fitted head's logits that held-out rows ask for."""
-    drawing = drawing_of(getattr(head, "config", None))
+    drawing = drawing_of(head.config)
     answers = [(head.predict(held_out), held_out.targets)]
-    return best_scale(answers, means_alone=scales_means(head), **drawing)[0]
-
-
-def scales_means(head: LastLayer) -> bool:
-    """Return whether a factor of the logits is one of their means alone."""
-    return hasattr(head, "scale_mean")
+    return best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
 
 
 def scale_logits(network: Network, factor: float) -> float:
-    """Multiply the logits of a fitted network, or their means alone where `scales_means`.
+    """Multiply the logits of a fitted network, or their means alone if its head can.
 
     Returns:
         What its features are multiplied by.
     """
-    times: Callable[[float], None] | None = getattr(network.head, "scale_mean", None)
-    if times is not None:
-        times(factor)
+    if network.head.scales_mean:
+        network.head.scale_mean(factor)
         return 1.0
     network.feature_scale /= factor
     return factor
@@ -257,7 +251,8 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
         sizes: Of the problem.
     """
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
-    chosen: Posterior = affordable(posterior, classes, features, rows)
+    settled: Posterior = affordable(posterior, classes, features, rows)
+    chosen: Any = settled
     dearest, cost = posterior.variants(classes, features, rows)[0]
     if chosen != dearest:
         logger.warning(
@@ -269,11 +264,11 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
             rows,
             duration(cost.seconds(multiplication_rate())),
             cost.megabytes,
-            getattr(chosen, "covariance", "simpler"),
+            chosen.covariance,
             posterior.name,
             dearest.covariance,
         )
-    return chosen
+    return settled
 
 
 def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: bool) -> None:

@@ -257,8 +257,7 @@ class FittedModel:
         head, record = self.network.head, self.record
         if record.adapter is not None and not record.num_train:  # before the first label
             return head.mean_weight
-        found: Tensor | None = getattr(head, "prior_mean", None)
-        return found
+        return head.prior_centre()
 
     def with_posterior(self, config: Posterior) -> FittedModel:
         """Return the same network with an unfitted posterior that starts from the present mean.
@@ -274,7 +273,7 @@ class FittedModel:
             shared=format_of(self.record) == "options",
         )
         centre = self._prior_mean()
-        if centre is not None and hasattr(head, "set_prior_mean"):
+        if centre is not None:
             head.set_prior_mean(centre, start=False)
         network = Network(self.network.encoder, self.network.sites, head, self.network.full)
         network.weights = build_weights(config, network, self.record.seed)

@@ -129,11 +129,9 @@ def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
     known: Adapter | None = None if recorded is None else stored_adapter(recorded)
     if adapter is None:
         return known
-    names = ("merge", "top", "gamma", "beta")
     if known is None or type(adapter) is not type(known) or known.episodes is None:
         raise InputError(f"{fitted.name} has no pool of adapters to merge; leave adapter out")
-    changes = {name: getattr(adapter, name) for name in names if hasattr(adapter, name)}
-    return replace(known, **changes)  # type: ignore[type-var]
+    return known.merged_as(adapter)
 
 
 def _differ(labels: torch.Tensor) -> bool:

@@ -122,13 +122,7 @@ def _last_layer_logits(head: LastLayer, rows: Features, num_samples: int | None)
 
 
 def _scores(network: Network, rows: Features) -> dict[str, Tensor]:
-    return network.feature_scores.of_features(rows.values) | _own_scores(network.head, rows)
-
-
-def _own_scores(head: LastLayer, rows: Features) -> dict[str, Tensor]:
-    """Return the scores [N] by name that a head has of rows, where it has any."""
-    scores: Callable[[Features], dict[str, Tensor]] | None = getattr(head, "scores_of", None)
-    return {} if scores is None else scores(rows)
+    return network.feature_scores.of_features(rows.values) | network.head.scores_of(rows)
 
 
 def to_predictions(

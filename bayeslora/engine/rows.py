@@ -28,7 +28,7 @@ class LabelledTexts:
     @property
     def num_options(self) -> int:
         """The options that a question is made room for; 0 for texts."""
-        return int(getattr(self.texts.tokens, "num_options", 0))
+        return self.texts.tokens.num_options
 
     def take(self, rows: list[int]) -> LabelledTexts:
         """Return some of the rows."""

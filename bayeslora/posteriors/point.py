@@ -140,6 +140,10 @@ class PointHead(LastLayerDefaults, nn.Module):
         if self.prior_scale is not None:
             self.prior_mean = weight.to(self.weight.detach())
 
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero."""
+        return self.prior_mean
+
     def set_mean_sq_norm(self, value: float) -> None:
         """Set the features' mean square norm, which turns prior scales into precisions."""
         self.mean_sq_norm.fill_(value)
@@ -209,6 +213,10 @@ class AroundPoint(LastLayerDefaults, nn.Module):
     def set_mean(self, weight: Tensor) -> None:
         """Start from given [C, d] weights instead of zero."""
         self.point.set_mean(weight)
+
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero."""
+        return self.point.prior_mean
 
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
         """Centre the prior at [C, d] weights, and, with `start`, start there."""

@@ -332,6 +332,8 @@ def build_weights(
     """
     from torch import nn
 
+    from bayeslora.posteriors.types import complete_weights
+
     if config.over_factors:
         check_factors(config, low_rank=all(site.has_factors for site in network.sites))
     weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
@@ -351,4 +353,5 @@ def build_weights(
             f"{type(config).__name__} has to say is_sampled = True",
             code="package",
         )
+    complete_weights(weights)
     return weights

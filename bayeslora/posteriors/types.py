@@ -26,6 +26,14 @@ class LastLayerDefaults:
     advance: Callable[[int], object] = staticmethod(_count)
     """Called by `fit` with the number of steps done; set while a bar is shown."""
 
+    config: Any = None
+    """Options in which `link` and `num_samples` are looked up, if its logits have variance."""
+
+    @property
+    def scales_mean(self) -> bool:
+        """Whether it has a `scale_mean` of its own."""
+        return type(self).scale_mean is not LastLayerDefaults.scale_mean
+
     @property
     def fit_steps(self) -> int:
         """Steps of a fit that takes so long that a bar shows them; 0 for no bar."""
@@ -35,15 +43,43 @@ class LastLayerDefaults:
         """Return what a fit to these training rows reached, beside `report`, JSON-ready."""
         return {}
 
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero, and if there is no prior."""
+        return None
+
+    def set_prior_mean(self: Any, weight: Tensor, *, start: bool = True) -> None:
+        """Centre the prior, if any, at [C, d] weights, and, with `start`, start there."""
+        if start:
+            self.set_mean(weight)
+
+    def solve(self, rows: Features) -> None:
+        """Bring the weights to the optimum of `loss` for fixed features, if that is quick."""
+
+    def scale_mean(self, factor: float) -> None:
+        """Multiply the means of the logits alone.
+
+        The factor that held-out rows choose is then of these, otherwise of the logits as a whole.
+        """
+        raise NotImplementedError
+
+    def scores_of(self, rows: Features) -> dict[str, Tensor]:
+        """Return scores [N] of its own by name, higher = more uncertain."""
+        return {}
+
+
+class WeightDefaults:
+    """What a posterior over weights need not say, as `LastLayerDefaults` of a last layer."""
+
+    def report(self) -> dict[str, float | str]:
+        """Return what its fit chose and reached, JSON-ready."""
+        return {}
+
 
 class LastLayer(Protocol):
     """A distribution over the weights of a linear head; it sees features, never tokens.
 
-    Every implementation is also an `nn.Module`, with state made of tensors only. One whose logits
-    have variance keeps its options as `config`, where `link` and `num_samples` are looked up. One
-    with scores of its own has `scores_of(rows)`, which returns [N] by name, higher = more
-    uncertain. One that can multiply the means of its logits alone has `scale_mean(factor)`, which
-    the factor that held-out rows choose then is of.
+    Every implementation is also an `nn.Module`, with state made of tensors only. What it need not
+    have is in `LastLayerDefaults`.
     """
 
     uses_training_features: bool
@@ -51,11 +87,18 @@ class LastLayer(Protocol):
     head. A `fit` that is for held-out rows, such as that of a temperature, is no reason."""
 
     advance: Callable[[int], object]
-    """See `LastLayerDefaults`, also for `fit_steps` and `fit_report`."""
+    """See `LastLayerDefaults`, also for the members that it has too."""
+
+    config: Any
 
     @property
     def fit_steps(self) -> int:
         """Steps of a fit that a bar shows."""
+        ...
+
+    @property
+    def scales_mean(self) -> bool:
+        """Whether a factor of the logits is one of their means alone, by `scale_mean`."""
         ...
 
     @property
@@ -130,6 +173,26 @@ class LastLayer(Protocol):
         """Return what a fit to these training rows reached, beside `report`."""
         ...
 
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero."""
+        ...
+
+    def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
+        """Centre the prior at [C, d] weights, and, with `start`, start there."""
+        ...
+
+    def solve(self, rows: Features) -> None:
+        """Bring the weights to the optimum of `loss` for fixed features."""
+        ...
+
+    def scale_mean(self, factor: float) -> None:
+        """Multiply the means of the logits alone."""
+        ...
+
+    def scores_of(self, rows: Features) -> dict[str, Tensor]:
+        """Return scores [N] by name."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors by name, as every `nn.Module` does."""
         ...
@@ -152,6 +215,7 @@ class LastLayer(Protocol):
 
 
 _DEFAULTS = {name: verb for name, verb in vars(LastLayerDefaults).items() if name[0] != "_"}
+_WEIGHT_DEFAULTS = {name: verb for name, verb in vars(WeightDefaults).items() if name[0] != "_"}
 _VERBS = sorted(
     name
     for name in {*vars(LastLayer), *LastLayer.__annotations__} - {*_DEFAULTS}
@@ -165,10 +229,23 @@ def completed_head(head: nn.Module) -> list[str]:
     Args:
         head: Whose class is changed in place.
     """
-    for name, verb in _DEFAULTS.items():
-        if not hasattr(head, name):
-            setattr(type(head), name, verb)
+    _complete(head, _DEFAULTS)
     return [verb for verb in _VERBS if not hasattr(head, verb)]
+
+
+def complete_weights(weights: nn.Module) -> None:
+    """Give the posterior over weights of another package what it need not have.
+
+    Args:
+        weights: Whose class is changed in place.
+    """
+    _complete(weights, _WEIGHT_DEFAULTS)
+
+
+def _complete(part: nn.Module, defaults: Mapping[str, Any]) -> None:
+    for name, verb in defaults.items():
+        if not hasattr(part, name):
+            setattr(type(part), name, verb)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.episodes import Adversary, Episodes
@@ -140,6 +140,12 @@ class AMT(Adapter):
     def has_members(self) -> bool:
         """Whether the members predict apart, a pass each."""
         return self.merge == "ensemble"
+
+    def merged_as(self, other: Adapter) -> Self:
+        """Return these options with the merge of others and what belongs to it."""
+        return self._with(
+            **{name: getattr(other, name) for name in ("merge", "top", "gamma", "beta")}
+        )
 
     def mixtures(
         self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]

@@ -58,6 +58,7 @@ class NUTSHead(AroundPoint):
     """
 
     uses_training_features = True
+    config: NUTS
     draws: Tensor | None
     noise: Tensor | None
     basis: Tensor | None

@@ -254,6 +254,10 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         self.fitted_mean.mul_(factor)
 
     @torch.no_grad()
+    def prior_centre(self) -> Tensor | None:
+        """Return the prior's mean [C, d]; None for zero."""
+        return self.prior_mean
+
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
         """Centre the prior at [C, d] weights, and, with `start`, start training there."""
         if start:

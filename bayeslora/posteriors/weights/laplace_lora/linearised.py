@@ -158,8 +158,7 @@ def _batches(
 
 def _num_logits(network: Network, texts: PreparedTexts) -> int:
     """Return C, of classes or of options."""
-    options: int | None = getattr(texts.tokens, "num_options", None)
-    return len(network.head.mean_weight) if options is None else options
+    return texts.tokens.num_options or len(network.head.mean_weight)
 
 
 def _rows_a_batch(weights: LaplaceLoRAWeights, texts: PreparedTexts, num_classes: int) -> int:
