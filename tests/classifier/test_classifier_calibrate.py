@@ -114,8 +114,8 @@ def test_an_ensemble_has_no_single_last_layer(llama):
     assert clf.predict(TEST).metadata["num_samples"] == "2"
     assert clf.predict(TEST).metadata["link"] == "softmax"
     before = clf.predict(TEST)
-    for posterior in (None, "laplace"):
-        with refused("several-networks"):
+    for posterior, code in ((None, "from-start"), ("laplace", "several-networks")):
+        with refused(code):
             clf.calibrate(toy_rows(12), posterior=posterior)
     assert same(clf.predict(TEST), before)
 
