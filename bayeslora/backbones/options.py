@@ -9,8 +9,11 @@ Of a decoder, the last feature of an option is the mean log-likelihood of its to
 adapted model. A last layer that weighs it by 1 and all others by 0 is the language model itself.
 All features are less their mean over the options of the row, since no difference depends on it.
 
+Where the template is for questions with a blank, an option goes on with what follows the blank, and
+the log-likelihood is of that alone: the same words after every option.
+
 Source: conditional logit, McFadden 1974; the log-likelihood per token of Brown et al. 2020, arXiv
-2005.14165, section 2.4.
+2005.14165, section 2.4; of what follows a blank, Trinh and Le 2018, arXiv 1806.02847.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts, pool
 from bayeslora.backbones.framed import framed
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.prefix import LayerSplit
-from bayeslora.backbones.template import Template
+from bayeslora.backbones.template import Template, at_blank
 from bayeslora.backbones.tokens import Batch, Tokens, model_inputs, padded
 from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
@@ -39,6 +42,9 @@ from bayeslora.runtime import row_slices
 FRAME = "Question: {text}\nAnswer:"
 PAIR_FRAME = "{text_pair}\nQuestion: {text}\nAnswer:"
 """Of decoders, where no template is asked for; `{text_pair}` is the context."""
+FILLING_FRAME = "Sentence: {filled}"
+PAIR_FILLING_FRAME = "{text_pair}\nSentence: {filled}"
+"""The same where every question has a blank."""
 
 # Of a model's tokens an option may take at most half, so that something is left of the question.
 _OPTION_SHARE = 2
@@ -53,11 +59,13 @@ class OptionTokens(Tokens):
     Attributes:
         groups: Of each token: 0 where all options share it, else the number of its option, from 1.
         positions: Of each token.
+        scored: Of each token: 1 where its likelihood counts, else 0.
         num_options: C, the most options of a question.
     """
 
     groups: tuple[NDArray[np.int64], ...] = ()
     positions: tuple[NDArray[np.int64], ...] = ()
+    scored: tuple[NDArray[np.int64], ...] = ()
     num_options: int = 2
 
     def take(self, rows: Sequence[int]) -> OptionTokens:
@@ -70,6 +78,7 @@ class OptionTokens(Tokens):
             num_truncated=0,
             groups=tuple(self.groups[row] for row in rows),
             positions=tuple(self.positions[row] for row in rows),
+            scored=tuple(self.scored[row] for row in rows),
         )
 
     def pad(self, rows: Sequence[int]) -> Batch:
@@ -78,7 +87,7 @@ class OptionTokens(Tokens):
         `ends` [B, C] is the place of the last token of each option, -1 where there is none. Where
         options share something, there are K tokens of options in [B, K]: `spelled`, their ids;
         `before`, the places whose states predict them; `owners`, their options from 1, 0 at
-        padding.
+        padding and where a token's likelihood does not count.
         """
         batch = super().pad(rows)
         groups = [self.groups[row] for row in rows]
@@ -89,7 +98,8 @@ class OptionTokens(Tokens):
             own = [one > 0 for one in groups]
             ids = [self.ids[row][mine] for row, mine in zip(rows, own, strict=True)]
             before = [_before(one)[mine] for one, mine in zip(groups, own, strict=True)]
-            owners = [one[mine] for one, mine in zip(groups, own, strict=True)]
+            scored = [self.scored[row] for row in rows]
+            owners = [one[m] * s[m] for one, s, m in zip(groups, scored, own, strict=True)]
             batch |= {
                 "spelled": padded(ids, 0),
                 "before": padded(before, 0),
@@ -244,6 +254,7 @@ class OptionsEncoder(Encoder):
             tuple(row.types for row in rows) if len(rows[0].types) else None,
             groups=tuple(row.groups for row in rows),
             positions=tuple(row.positions for row in rows),
+            scored=tuple(row.scored for row in rows),
             num_options=num_options,
         )
 
@@ -282,11 +293,15 @@ class _Row:
     ids: NDArray[np.int64]
     groups: NDArray[np.int64]
     positions: NDArray[np.int64]
+    scored: NDArray[np.int64]
     types: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def take(self, places: NDArray[np.int64]) -> _Row:
         types = self.types[places] if len(self.types) else self.types
-        return _Row(self.ids[places], self.groups[places], self.positions[places], types)
+        ids, groups, positions, scored = (
+            array[places] for array in (self.ids, self.groups, self.positions, self.scored)
+        )
+        return _Row(ids, groups, positions, scored, types)
 
 
 def _batch(rows: Sequence[_Row]) -> Batch:
@@ -297,6 +312,7 @@ def _batch(rows: Sequence[_Row]) -> Batch:
         tuple(row.types for row in rows) if len(rows[0].types) else None,
         groups=tuple(row.groups for row in rows),
         positions=tuple(row.positions for row in rows),
+        scored=tuple(row.scored for row in rows),
         num_options=max(int(row.groups.max()) for row in rows),
     )
     return tokens.pad(range(len(rows)))
@@ -315,16 +331,28 @@ def _decoder_rows(
     between = "" if template.filled("x", "x").whole[-1:].isspace() else " "
     flat = [f"{between}{text}" for row in choices for text in row]
     found = tokenizer(flat, add_special_tokens=False, verbose=False)["input_ids"]
+    after: Sequence[list[int]] = [[]] * len(texts)
+    if template.fills:  # a question without a blank ends where its options begin
+        parts = [at_blank(text) or (text, "") for text in texts]
+        texts, rests = [before for before, _ in parts], [rest for _, rest in parts]
+        after = tokenizer(rests, add_special_tokens=False, verbose=False)["input_ids"]
     most = max_length // _OPTION_SHARE
     answers = iter([item[:most] or [int(tokenizer.pad_token_id or 0)] for item in found])
     options = [[next(answers) for _ in row] for row in choices]
-    room = max_length - max(len(item) for row in options for item in row)
-    prompts, cut = framed(tokenizer, template, texts, pairs, room, pair_first=True)
+    ends = [[(a + rest)[:most] for a in row] for row, rest in zip(options, after, strict=True)]
+    room = max_length - max(len(item) for row in ends for item in row)
+    prompts, cut = framed(
+        tokenizer, template, texts, pairs, room, pair_first=True, keep_end=template.fills
+    )
     rows = []
-    for prompt, answer in zip(prompts["input_ids"], options, strict=True):
-        parts = [prompt, *answer]
-        places = [np.arange(len(prompt)), *(len(prompt) + np.arange(len(a)) for a in answer)]
-        rows.append(_row(parts, places, range(len(parts))))
+    for prompt, row, end, rest in zip(prompts["input_ids"], options, ends, after, strict=True):
+        places = [np.arange(len(prompt)), *(len(prompt) + np.arange(len(e)) for e in end)]
+        whole = _row([prompt, *end], places, range(1 + len(end)))
+        if rest:  # the same words follow every option, and they alone count
+            counts = [np.arange(len(e)) >= len(a) for a, e in zip(row, end, strict=True)]
+            scored = np.concatenate([np.ones(len(prompt)), *counts]).astype(np.int64)
+            whole = replace(whole, scored=scored)
+        rows.append(whole)
     return rows, cut
 
 
@@ -370,6 +398,7 @@ def _row(
         np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),
         np.repeat(np.asarray(groups, dtype=np.int64), lengths),
         np.concatenate(places).astype(np.int64),
+        np.ones(sum(lengths), dtype=np.int64),
     )
 
 

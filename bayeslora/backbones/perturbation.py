@@ -23,6 +23,7 @@ from torch import Tensor
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.images import Pixels
 from bayeslora.backbones.load import Backbone
+from bayeslora.backbones.template import FILLED, PAIR, TEXT
 from bayeslora.backbones.tokens import Batch, Tokens
 from bayeslora.errors import InputError
 
@@ -154,7 +155,7 @@ def _frame(backbone: Backbone) -> tuple[int, int]:
     """Return how many tokens of a template come before the first text and after the last."""
     tokenizer: Any = backbone.tokenizer
     parts = backbone.template.parts if backbone.template is not None else ("",)
-    texts = [place for place, part in enumerate(parts) if part in ("{text}", "{text_pair}")]
+    texts = [place for place, part in enumerate(parts) if part in (TEXT, PAIR, FILLED)]
     if not texts:
         return 0, 0
     head, tail = "".join(parts[: texts[0]]), "".join(parts[texts[-1] + 1 :])

@@ -211,8 +211,7 @@ def _of_questions(
     choices: Choices, backbone: Backbone, rows: Examples, columns: DataColumns
 ) -> FittedModel:
     """Return a classifier of questions that answers as the language model does."""
-    pairs = rows.pairs is not None
-    asked = replace(choices, template=formats.default_template(choices, backbone, pairs=pairs))
+    asked = replace(choices, template=formats.default_template(choices, backbone, rows))
     whole, cut = _read(asked, backbone, rows)
     classes = class_names(rows)
     formats.check_backbone(choices.format, whole, cut, len(classes))

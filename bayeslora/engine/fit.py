@@ -306,7 +306,9 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
     whole, backbone = read_as_asked(
         loaded,
         1.0 if asked == "auto" else asked,
-        formats.default_template(choices, loaded, pairs=pairs),
+        formats.default_template(
+            choices, loaded, data.train[0], data.validation and data.validation[0]
+        ),
         pairs=pairs,
         adapted=choices.adapter.trains,
         max_length=choices.max_length,

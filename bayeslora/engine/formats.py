@@ -15,7 +15,7 @@ from typing import Any
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import with_letters
 from bayeslora.backbones.load import Backbone, Kind
-from bayeslora.backbones.template import Template
+from bayeslora.backbones.template import FILLED, Template, at_blank
 from bayeslora.backbones.verbaliser import tokens_after
 from bayeslora.engine.settings import Choices
 from bayeslora.errors import InputError
@@ -36,6 +36,13 @@ def settled(choices: Choices, rows: Examples) -> Choices:
     Raises:
         InputError: An option has no effect on such rows.
     """
+    asked = choices.template
+    alone = rows.choices is None or choices.format == "letters"
+    if asked is not None and asked.fills and alone:
+        raise InputError(
+            f"template {asked.frame!r} has {FILLED}, which needs questions with options and the "
+            "format 'options'; write {text} in its place"
+        )
     if rows.choices is None:
         if choices.format is not None:
             raise InputError(
@@ -79,21 +86,29 @@ def feature_scores(format: Format | None, asked: Sequence[str] | None) -> Sequen
     return ()
 
 
-def default_template(choices: Choices, backbone: Backbone, *, pairs: bool) -> Template | None:
+def default_template(
+    choices: Choices, backbone: Backbone, train: Examples, held: Examples | None = None
+) -> Template | None:
     """Return the template of a fit, that of its format where none was asked for.
 
     Args:
         choices: Settled.
         backbone: Loaded.
-        pairs: Whether questions have a context.
+        train: Questions, whose options fill their blanks if every one of them has one.
+        held: Held-out questions, or None.
     """
+    pairs = train.pairs is not None
     if choices.format is None or choices.template is not None or backbone.template is not None:
         return choices.template
     if backbone.kind != "decoder":
         return None
     if choices.format == "letters":
         return letters_template(pairs=pairs)
-    return Template(option_reading.PAIR_FRAME if pairs else option_reading.FRAME)
+    if all(at_blank(text) for rows in (train, held) if rows is not None for text in rows.texts):
+        plain, paired = option_reading.FILLING_FRAME, option_reading.PAIR_FILLING_FRAME
+    else:
+        plain, paired = option_reading.FRAME, option_reading.PAIR_FRAME
+    return Template(paired if pairs else plain)
 
 
 def letters_template(*, pairs: bool) -> Template:
@@ -114,6 +129,11 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
         InputError: Letters take a decoder that knows each as one token; options of a decoder take
             all its layers.
     """
+    if whole.template is not None and whole.template.fills and whole.kind != "decoder":
+        raise InputError(
+            f"template {whole.template.frame!r} asks a language model, and {whole.name} is an "
+            "encoder, which reads each option beside its question; leave template (--template) out"
+        )
     if format == "options" and whole.kind == "decoder" and cut.depth is not None:
         raise InputError(
             f"format 'options' asks the language model, which needs all layers of {whole.name}; "

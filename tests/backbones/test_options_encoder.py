@@ -1,6 +1,8 @@
 """Options of a question in one sequence: each as if it were alone, beside the language model's own
 answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,49 @@ def test_the_last_feature_is_the_language_models_log_likelihood(tmp_path):
             expected.append(said.mean())
         expected = torch.stack(expected)
         torch.testing.assert_close(found[row, : len(options)], expected - expected.mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("context", [None, "a storm"])
+def test_an_option_in_a_blank_is_as_likely_as_it_makes_what_follows(start, context, tmp_path):
+    """By hand: log p(what follows | the sentence up to there, with the option), per token."""
+    backbone = loaded(tiny_llama, tmp_path)
+    frame = "here {filled}" if context is None else "{text_pair} here {filled}"
+    encoder = options_encoder(replace(backbone, template=Template(frame)), start)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    questions = ["the cat _ the bread today", "a dog is _", "was it cold"]
+    choices = [["barks", "swims on", "in"], ["wet", "very warm"], ["rain", "snow"]]
+    texts = encoder.prepare(questions, None if context is None else [context] * 3, choices=choices)
+    found = encoder.features(texts)
+    for row, (question, options) in enumerate(zip(questions, choices, strict=True)):
+        before, _, after = question.partition(" _")
+        begin = f"here {before}" if context is None else f"{context} here {before}"
+        likely, features = [], []
+        for option in options:
+            filled = backbone.tokenizer(f"{begin} {option}{after}", return_tensors="pt")
+            ids = filled["input_ids"]
+            told = f"{begin} {option}" if after else begin
+            start_of_rest = len(backbone.tokenizer(told)["input_ids"])
+            places = torch.arange(start_of_rest, ids.shape[1])
+            logs = model(ids).logits[0].log_softmax(-1)
+            likely.append(logs[places - 1, ids[0, places]].mean())
+            features.append(backbone.model(ids).last_hidden_state[0, -1])
+        likely, features = torch.stack(likely), torch.stack(features)
+        count, width = len(options), backbone.num_features
+        torch.testing.assert_close(found[row, :count, -2], likely - likely.mean())
+        torch.testing.assert_close(found[row, :count, :width], features - features.mean(0))
+
+
+@torch.no_grad()
+def test_of_a_long_sentence_what_is_far_before_the_blank_is_cut(tmp_path):
+    backbone = replace(loaded(tiny_llama, tmp_path), template=Template("here {filled}"))
+    encoder = options_encoder(backbone, max_length=16)
+    texts = encoder.prepare([" ".join([*WORDS, "_ the rain"])], choices=[["cat", "dog"]])
+    kept = backbone.tokenizer.decode(texts.tokens.ids[0][texts.tokens.groups[0] == 0])
+    assert texts.tokens.num_truncated == 1
+    assert kept.split()[0] == "here"
+    assert WORDS[-1].endswith(kept.split()[-1])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from record_lm_eval import COUNT, FILE, SEED
 from tiny import lettered_llama, tiny_bert, tiny_llama, toy_questions, toy_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bayeslora as bl
 from bayeslora.cli import main
@@ -148,6 +149,65 @@ def test_without_a_label_the_answers_are_lm_evaluation_harnesss(model, format):
         expected = np.exp(said - np.logaddexp.reduce(said))
         np.testing.assert_allclose(found.probs[place, : len(options)], expected, atol=1e-5)
     assert next(recorded, None) is None
+
+
+def blanks(n, seed=0):
+    """Return questions whose options fill a blank, as in WinoGrande."""
+    return [
+        {**row, "question": f"the {row['question']} _ is here", "choices": row["choices"][:2]}
+        | {"answer": row["answer"] % 2}
+        for row in toy_questions(n, seed)
+    ]
+
+
+def test_a_sentence_with_a_blank_is_filled(model, tmp_path):
+    rows = blanks(12, 4)
+    clf = bl.BayesianClassifier(model, progress=False, dtype="float32", max_length=48)
+    found = clf.zero_shot(texts=rows).predict(rows)
+    assert clf.record.backbone["template"] == "Sentence: {filled}"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    for place, row in enumerate(rows):
+        before, _, after = row["question"].partition(" _")
+        said = []
+        for option in row["choices"]:
+            ids = tokenizer(f"Sentence: {before} {option}{after}", return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logs = network(ids).logits[0].log_softmax(-1)
+            said.append(logs[torch.arange(-3, -1), ids[0, -2:]].mean())  # "is here"
+        expected = torch.stack(said).softmax(0)
+        np.testing.assert_allclose(found.probs[place], expected, atol=1e-5)
+
+    clf = bl.BayesianClassifier(model, "lora:r=2,lr=1e-2", "vbll:prior_scale=2", **OPTIONS)
+    found = clf.fit(blanks(24), blanks(8, 2), epochs=1).predict(rows)
+    clf.save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    np.testing.assert_array_equal(again.predict(rows).probs, found.probs)
+    assert again.record.backbone["template"] == "Sentence: {filled}"
+    assert len(again.predict(toy_questions(3))) == 3
+
+
+def test_only_what_fills_every_blank_is_read_so(model, tmp_path):
+    mixed = [*blanks(12), *toy_questions(12, 1)]
+    clf = bl.BayesianClassifier(model, "none", "map", **OPTIONS).fit(mixed)
+    assert clf.record.backbone["template"] == "Question: {text}\nAnswer:"
+    asked = bl.BayesianClassifier(model, "none", "map", template="So {filled}", **OPTIONS)
+    assert len(asked.fit(mixed).predict(mixed)) == 24
+    for template in ("{filled}", "So {filled}.", "{text} {filled}"):
+        with pytest.raises(InputError, match="filled"):
+            bl.BayesianClassifier(model, template=template)
+    wrong = {"format": "letters", "template": "So {filled}"}
+    with pytest.raises(InputError, match="filled"):
+        bl.BayesianClassifier(model, "none", "map", **wrong, **OPTIONS).fit(blanks(12))
+    with pytest.raises(InputError, match="filled"):
+        bl.BayesianClassifier(model, "none", "map", template="So {filled}").fit(toy_rows(12))
+    encoder = str(tiny_bert(tmp_path / "bert"))
+    with pytest.raises(InputError, match="filled"):
+        bl.BayesianClassifier(encoder, "none", "map", template="So {filled}").fit(blanks(12))
+    assert (
+        "template"
+        not in bl.BayesianClassifier(encoder, "none", "map").fit(blanks(12)).record.backbone
+    )
 
 
 def test_the_first_step_starts_at_the_language_models_answer(model):
