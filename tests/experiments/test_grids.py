@@ -11,6 +11,7 @@ import bayeslora as bl
 from bayeslora.experiments import run
 from bayeslora.experiments.grid import read_grid
 from benchmarks.label_budget.methods import METHODS
+from benchmarks.regimes.__main__ import EPOCHS, LEARNING_RATES, LONG
 
 GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 
@@ -29,6 +30,28 @@ def test_the_label_budget_has_the_methods_of_the_study():
         assert (adapter, posterior) == (method.adapter, method.posterior)
         plain = {key: one for key, one in method.options.items() if one not in (0, False)}
         assert options == plain
+
+
+def test_the_regimes_have_the_budgets_of_the_study():
+    fixed, none = [], []
+    for one in read_grid(GRIDS / "regimes.yaml").methods:
+        regime, _, name = one.name.partition(": ")
+        adapter, _, options = one.adapter.partition(":")
+        rate = [word for word in options.split(",") if word.startswith("lr=")]
+        if regime == "fixed":
+            assert one.fit["epochs"] == LONG
+            assert rate == [f"lr={LEARNING_RATES[adapter][0]:.0e}".replace("e-0", "e-")]
+            fixed.append(name)
+        else:
+            assert not one.fit
+            assert not rate
+            none.append(name)
+    assert fixed == none
+    tuned = read_grid(GRIDS / "regimes-tuned.yaml").search
+    assert tuned.ranges["fit.epochs"]["high"] == max(EPOCHS)
+    rates = [rate for rates in LEARNING_RATES.values() for rate in rates]
+    span = tuned.ranges["adapter.lr"]
+    assert (span["low"], span["high"]) == (min(rates), max(rates))
 
 
 @pytest.fixture(scope="module")
