@@ -27,6 +27,7 @@ from bayeslora.reporting.figures.style import (
     add_heading,
     add_key,
     figure_with_axes,
+    mark_powers,
     name_slot,
 )
 from bayeslora.reporting.tables import Cell, Column, Row, Table
@@ -98,21 +99,6 @@ class AdapterChange:
         return {"label": self.label, "num_members": self.num_members, "layers": layers}
 
 
-@dataclass(frozen=True)
-class AdapterWords:
-    """An adapter's change as the report says it.
-
-    Attributes:
-        label: The model's.
-        summary: A sentence, names marked by `text.named`.
-        table: A row for every layer.
-    """
-
-    label: str
-    summary: str
-    table: Table
-
-
 def adapter_changes(given: SpectrumLike | None) -> tuple[AdapterChange, ...]:
     """Return the numbers of every model's first member.
 
@@ -131,8 +117,8 @@ def adapter_changes(given: SpectrumLike | None) -> tuple[AdapterChange, ...]:
     return tuple(_change(label, str(name), members) for label, (name, members) in found)
 
 
-def adapter_words(change: AdapterChange) -> AdapterWords:
-    """Return the sentence and the table of one model."""
+def adapter_words(change: AdapterChange) -> tuple[str, Table]:
+    """Return a sentence on one model, names marked by `text.named`, and a row for every layer."""
     rows = tuple(
         Row(
             (_shown(layer),), tuple(Cell(_cell(key, getattr(layer, key))) for key in CHANGE_NUMBERS)
@@ -145,8 +131,7 @@ def adapter_words(change: AdapterChange) -> AdapterWords:
         " rank of the change, and the drift of orthonormal factors (0 where no factor is held to"
         f" that).{_notes(change)}"
     )
-    table = Table(caption, ("Layer",), _COLUMNS, rows, notes)
-    return AdapterWords(change.label, _summary(change), table)
+    return _summary(change), Table(caption, ("Layer",), _COLUMNS, rows, notes)
 
 
 def _change(label: str, name: str, members: Sequence[Sequence[Any]]) -> AdapterChange:
@@ -239,7 +224,6 @@ _TALL = 2.0
 _LOWEST = 1e-6
 # Points of a line; more could not be told apart, and whole layers have hundreds of values.
 _MOST_POINTS = 100
-_MOST_MARKS = 12
 
 
 Spectra = Mapping[str, Sequence[float]]
@@ -319,17 +303,9 @@ def _mark_decades(axes: Axes, spectra: Iterable[Sequence[float]]) -> None:
     """Make the axis logarithmic, from a power of ten to another, with marks in plain text."""
     ends = [item for values in spectra for item in (_visible(values)[0], _visible(values)[-1])]
     low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
-    high = max(high, low + 1)
-    decades = range(low, high + 1, -(-(high - low) // _MOST_MARKS))
-    axes.set_yscale("log")
-    axes.set_yticks([10.0**power for power in decades], [_decade(power) for power in decades])
-    axes.set_yticks([], minor=True)
+    axes.set(yscale="log", ylim=(10.0**low, 10.0 ** max(high, low + 1)))
+    mark_powers(axes.yaxis)
     axes.tick_params(axis="y", pad=2)
-    axes.set_ylim(10.0**low, 10.0**high)
-
-
-def _decade(power: int) -> str:
-    return f"{10.0**power:g}" if -2 <= power <= 3 else f"1e{power}"
 
 
 def _look(place: int) -> Role:

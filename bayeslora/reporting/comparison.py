@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,12 +105,8 @@ def comparison_notes(
 
 def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
-    return with_seeds(shorten(clean(row.name)), row.seeds)
-
-
-def with_seeds(name: str, seeds: Sequence[str]) -> str:
-    """Return a name, and the number of seeds where there are any."""
-    return f"{name} ({counted(len(seeds), 'seed')})" if seeds else name
+    name = shorten(clean(row.name))
+    return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
 
 
 def _shown(name: str) -> str:
@@ -177,16 +173,12 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     title = heading(row)
     if row.name == comparison.reference:
         title = f"{title} (reference)"
-        cells = [_own_cell(key, row) for key in comparison.keys]
+        cells = [Cell(score_cell(key, row.scores[key]).value) for key in comparison.keys]
     else:
         cells = [_difference_cell(row, key) for key in comparison.keys]
     if comparison.distance_to is not None:
         cells += [_distance_cell(row, key, comparison.distance_to) for key in DISTANCE_COLUMNS]
     return Row((title,), tuple(cells))
-
-
-def _own_cell(key: str, row: ComparisonRow) -> Cell:
-    return Cell(score_cell(key, row.scores[key]).value)
 
 
 def _distance_cell(row: ComparisonRow, key: str, origin: str) -> Cell:

@@ -18,8 +18,11 @@ from bayeslora.reporting.overview import verdict_of
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
     chance_cell,
+    class_table,
     confusion_tables,
-    part_tables,
+    group_tables,
+    near_far_table,
+    uncertainty_table,
     with_chance,
 )
 from bayeslora.reporting.score_tables import (
@@ -76,9 +79,14 @@ def scores_table(
         blocks = [to_text(one, sparse=width is None) for one in lists]
     # Three rows a method would bury a table of many.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
-    blocks += [_within(table, width) for table in part_tables(named, uncertainties=detailed)]
-    by_class = [one for one in named if one.scores.classes]
-    blocks += [_within(table, width) for table in confusion_tables(by_class)]
+    tables = [
+        near_far_table(named),
+        *([uncertainty_table(named)] if detailed else []),
+        *group_tables(named),
+        class_table(named),
+        *confusion_tables([one for one in named if one.scores.classes]),
+    ]
+    blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
     if len(named) > 1 and "*" in blocks[0]:
         notes.append(_BRIEF_STAR if width is None else _STAR)

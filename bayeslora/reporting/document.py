@@ -116,16 +116,13 @@ def compose(
     fits = every_fit(methods)
     facts = facts_of(methods, comparison, sets)
     terms = terms_for(_keys(fits, changes))
+    record = run_record(fits, sets, provenance, settings)
     glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(scores, facts)),
-        Section(
-            "reliability",
-            "Reliability",
-            _reliability(drawings),
-        ),
+        Section("reliability", "Reliability", _reliability(drawings)),
         Section(
             "ood",
             "Out-of-distribution detection",
@@ -137,16 +134,11 @@ def compose(
             "Selective prediction",
             (*_drawn(drawings.selective), *_uncertainties(scores)),
         ),
-        Section(
-            "confused",
-            "Confusion matrix",
-            _confusion(scores),
-            "Confusion",
-        ),
+        Section("confused", "Confusion matrix", _confusion(scores), "Confusion"),
         Section(
             "parts",
             "Groups and classes",
-            _numbered("parts", group_tables(scores), class_table(scores)),
+            _numbered("parts", [*group_tables(scores), class_table(scores)]),
         ),
         Section(
             "examples",
@@ -157,20 +149,8 @@ def compose(
         Section("robustness", "Under attack", _robustness(curves, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", method_cards(fits)),
-        Section(
-            "run",
-            "Run",
-            (
-                Details(
-                    run_line(provenance, settings), run_record(fits, sets, provenance, settings)
-                ),
-            ),
-        ),
-        Section(
-            "terms",
-            "Glossary",
-            (Details(f"{len(terms)} terms with formulas and sources", terms),),
-        ),
+        Section("run", "Run", (Details(run_line(provenance, settings), record),)),
+        Section("terms", "Glossary", (Details(f"{len(terms)} terms with formulas", terms),)),
     )
     labels = [one.label for one in methods]
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
@@ -202,10 +182,9 @@ def _drawn(*figures: Figure) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures if figure.drawings)
 
 
-def _numbered(name: str, *tables: Table | Iterable[Table]) -> tuple[Table, ...]:
+def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
     """Return the tables that have rows, under numbered names."""
-    every = (one for given in tables for one in ([given] if isinstance(given, Table) else given))
-    filled = (table for table in every if table.rows)
+    filled = (table for table in tables if table.rows)
     return tuple(table.called(f"{name}-{place}") for place, table in enumerate(filled, start=1))
 
 
@@ -286,11 +265,10 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
     blocks: list[Block] = [
         Prose("How far fine-tuning moved the weights of each layer, and in how many directions.")
     ]
-    for place, figure in enumerate(drawings.spectra, start=1):
-        words = adapter_words(changes[place - 1])
-        table = words.table.called(f"spectrum-{place}")
-        summary = f"{named(words.label)}: {words.summary}"
-        blocks.append(Details(summary, (table, figure)))
+    for place, (change, figure) in enumerate(zip(changes, drawings.spectra, strict=True), start=1):
+        words, table = adapter_words(change)
+        spectrum = table.called(f"spectrum-{place}"), figure
+        blocks.append(Details(f"{named(change.label)}: {words}", spectrum))
     return tuple(blocks)
 
 

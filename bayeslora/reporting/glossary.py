@@ -68,12 +68,7 @@ QUALITY_TERMS = (
         (Formula("confidence_i = max_c p_{i, c}"),),
         keys=frozenset({"mean_confidence"}),
     ),
-    Term(
-        "Accuracy",
-        "The share of labelled examples whose most probable class is the label.",
-        (Formula("accuracy = 1/n ∑_i 1[ŷ_i = y_i]"),),
-        keys=frozenset({"accuracy"}),
-    ),
+    _catalogued("accuracy", "accuracy = 1/n ∑_i 1[ŷ_i = y_i]"),
     _catalogued("f1", "F1 = 1/C ∑_c (2 r_c)/(t_c + p_c)"),
     _catalogued("balanced_accuracy", '"balanced accuracy" = 1/C ∑_c r_c/t_c'),
     _catalogued("mcc", "MCC = (n ∑_c r_c − ∑_c t_c p_c)/√((n² − ∑_c (t_c)²) (n² − ∑_c (p_c)²))"),

@@ -17,11 +17,12 @@ from bayeslora._version import __version__
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, check_readable, read_json
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import bias_of, miscalibration_p, occupied
 from bayeslora.reporting.detectors import detector_notes, score_words
-from bayeslora.reporting.tables import escape_markdown
+from bayeslora.reporting.score_tables import OOD_COLUMNS, score_cell
+from bayeslora.reporting.tables import Cell, Column, Row, Table, escape_markdown, to_markdown
 from bayeslora.reporting.text import brief, classes_of, interval, number, p_text, shown_points
 from bayeslora.safe_yaml import load_yaml
 
@@ -82,21 +83,14 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
 
 def _score_table(scores: Scores) -> str:
     words = CARD_SCORES if scores.n_labelled else {"mean_confidence": "Mean confidence"}
-    lines = ["| Score | Value | 95 % interval |", "| --- | ---: | ---: |"]
-    lines += [
-        f"| {title} | {_value(scores[key], key)} | {_ends(scores[key], key)} |"
+    columns = Column("Value"), Column("95 % interval")
+    rows = [
+        Row((title,), (Cell(cell.value), Cell(cell.interval)))
         for key, title in words.items()
         if key in scores
+        for cell in [score_cell(key, scores[key])]
     ]
-    return "\n".join(lines)
-
-
-def _value(score: Score, key: str) -> str:
-    return number(score.value, signed=key == "overconfidence")
-
-
-def _ends(score: Score, key: str = "") -> str:
-    return interval(score.low, score.high, signed=key == "overconfidence")
+    return to_markdown(Table("", ("Score",), columns, tuple(rows)))
 
 
 def _bias(scores: Scores) -> str:
@@ -121,31 +115,35 @@ def _bias(scores: Scores) -> str:
 
 
 def _bin_table(scores: Scores) -> str:
-    lines = [
-        "| Confidence | Accuracy | 95 % interval | Examples |",
-        "| ---: | ---: | ---: | ---: |",
+    columns = Column("Accuracy"), Column("95 % interval"), Column("Examples")
+    rows = [
+        Row(
+            (number(one.confidence, digits=2),),
+            (
+                Cell(number(one.accuracy, digits=2)),
+                Cell(interval(one.accuracy_low, one.accuracy_high, digits=2)),
+                Cell(f"{one.count:,}"),
+            ),
+        )
+        for one in occupied(scores.bins)
     ]
-    lines += [
-        f"| {number(bin_.confidence, digits=2)} | {number(bin_.accuracy, digits=2)} |"
-        f" {interval(bin_.accuracy_low, bin_.accuracy_high, digits=2)} | {bin_.count:,} |"
-        for bin_ in occupied(scores.bins)
-    ]
-    return "\n".join(lines)
+    return to_markdown(Table("", ("Confidence",), columns, tuple(rows)))
 
 
 def _ood_table(scores: Scores) -> str:
-    lines = [
-        "| Set | Examples | Uncertainty | AUROC ↑ | FPR95 ↓ |",
-        "| --- | ---: | --- | ---: | ---: |",
-    ]
-    lines += [
-        f"| {escape_markdown(brief(name))} | {one.n_out:,} |"
-        f" {escape_markdown(score_words(one.score))} |"
-        f" {number(one.auroc.value)} {_ends(one.auroc)} |"
-        f" {number(one.fpr95.value)} {_ends(one.fpr95)} |"
+    columns = Column("Examples"), OOD_COLUMNS["auroc"], OOD_COLUMNS["fpr95"]
+    rows = [
+        Row(
+            (brief(name), score_words(one.score)),
+            (
+                Cell(f"{one.n_out:,}"),
+                score_cell("auroc", one.auroc),
+                score_cell("fpr95", one.fpr95),
+            ),
+        )
         for name, one in scores.ood.items()
     ]
-    return "\n".join(lines)
+    return to_markdown(Table("", ("Set", "Uncertainty"), columns, tuple(rows)))
 
 
 def _ood_notes(scores: Scores) -> list[str]:

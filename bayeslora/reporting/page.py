@@ -275,7 +275,8 @@ def load_template(path: str | Path | None) -> PageTemplate:
         return PageTemplate()
     place = Path(path)
     if place.is_dir():
-        files = {str(file.relative_to(place).as_posix()): file for file in _templates(place)}
+        found = sorted(file for file in place.rglob("*.j2") if file.is_file())
+        files = {file.relative_to(place).as_posix(): file for file in found}
         entry = ENTRY
     else:
         files, entry = {place.name: place}, place.name
@@ -292,10 +293,6 @@ def load_template(path: str | Path | None) -> PageTemplate:
     template = PageTemplate(place, entry, sources, _hash(contents))
     template.check()
     return template
-
-
-def _templates(directory: Path) -> list[Path]:
-    return sorted(file for file in directory.rglob("*.j2") if file.is_file())
 
 
 def _read(file: Path) -> bytes:

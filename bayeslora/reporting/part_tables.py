@@ -87,22 +87,6 @@ def every_score_table(methods: Sequence[Named], facts: Facts) -> Table:
     return explained(with_chance(table, methods))
 
 
-def part_tables(methods: Sequence[Named], *, uncertainties: bool = True) -> list[Table]:
-    """Return the tables of near and far sets, uncertainties, groups and classes, as far as any.
-
-    Args:
-        methods: Scores with their labels.
-        uncertainties: Whether to show the means of uncertainties.
-    """
-    tables = [
-        near_far_table(methods),
-        *([uncertainty_table(methods)] if uncertainties else []),
-        *group_tables(methods),
-        class_table(methods),
-    ]
-    return [table for table in tables if table.rows]
-
-
 def group_tables(methods: Sequence[Named]) -> list[Table]:
     """Return a table of the rows of each value for every column that rows were grouped by."""
     columns = list(dict.fromkeys(column for one in methods for column in one.scores.groups))
@@ -153,9 +137,10 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
         for name, means in _distinct(one.scores.uncertainty).items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
+    is_point = any(_distinct(one.scores.uncertainty) != one.scores.uncertainty for one in methods)
     notes = (
         "In nats; the logit variance in squared units of a logit."
-        f" {_BRACKETS}{_ALL_ALEATORIC if any(map(_is_point, methods)) else ''}"
+        f" {_BRACKETS}{_ALL_ALEATORIC if is_point else ''}"
     )
     caption = "Mean uncertainty. One that finds errors is higher on wrong predictions."
     return Table(caption, ("Method", "Mean"), columns, tuple(rows), notes)
@@ -163,10 +148,6 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
 
 def _uncertainty_words(name: str) -> str:
     return f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " ")
-
-
-def _is_point(one: Named) -> bool:
-    return _distinct(one.scores.uncertainty) != one.scores.uncertainty
 
 
 def _distinct(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -67,27 +66,11 @@ class Report(SystemPath):
         if self.suffix != ".html" or not self.is_file():
             return None
         page = escape(self.read_text(encoding="utf-8"), quote=True)
-        caption = escape(self._caption(), quote=True)
         return (
-            f'<figure style="margin: 0"><figcaption>{caption}</figcaption>'
-            f'<iframe title="{caption}" sandbox="allow-scripts"'
+            f'<iframe title="{escape(str(self), quote=True)}" sandbox="allow-scripts"'
             f' style="width: 100%; height: {HEIGHT}px; border: 1px solid #d9dee3"'
-            f' srcdoc="{page}"></iframe></figure>'
+            f' srcdoc="{page}"></iframe>'
         )
-
-    def _caption(self) -> str:
-        """Return the title, the methods and their rows; the path where nothing says them."""
-        try:
-            content = json.loads(self.with_name("scores.json").read_text(encoding="utf-8"))
-            pooled = {label for one in content["over_seeds"] for label in one["fits"]}
-            methods = [*content["over_seeds"], *content["methods"]]
-            labels = [one["label"] for one in methods if one["label"] not in pooled]
-            sizes = sorted({one["n"] for one in methods})
-            title = content["title"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return str(self)
-        rows = " or ".join(f"{size:,}" for size in sizes)
-        return f"{title}: {', '.join(labels)}; {rows} examples"
 
 
 PAGE = "index.html"

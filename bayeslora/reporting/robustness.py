@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.robustness import SPACES, Robustness, RobustnessPoint, check_curves
+from bayeslora.metrics.robustness import SPACES, Robustness, check_curves
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.tables import Cell, Column, Row, Table
@@ -43,7 +43,10 @@ def robustness_table(curves: Sequence[Robustness]) -> Table:
     first = curves[0]
     labels = unique_labels([one.name for one in curves])
     rows = tuple(
-        Row((label if not place else "", f"{point.eps:.4g}"), tuple(_cells(point)))
+        Row(
+            (label if not place else "", f"{point.eps:.4g}"),
+            tuple(Cell(*point.scores[key].said()) for key in _KEYS),
+        )
         for label, one in zip(labels, curves, strict=True)
         for place, point in enumerate(one.points)
     )
@@ -60,7 +63,3 @@ def robustness_table(curves: Sequence[Robustness]) -> Table:
     )
     caption = f"{SPACES[first.space].capitalize()}: scores by the radius ε of the perturbation."
     return Table(caption, ("Method", "ε"), _COLUMNS, rows, notes)
-
-
-def _cells(point: RobustnessPoint) -> list[Cell]:
-    return [Cell(*point.scores[key].said()) for key in _KEYS]

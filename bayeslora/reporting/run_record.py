@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -159,19 +158,6 @@ def origin(source: Source) -> str:
     return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
 
 
-def exact_command(command: str) -> str:
-    """Return a shell command so that it can be copied from where invisible characters are dropped.
-
-    Words that hold some are quoted as `$'…'`, as bash and zsh read it.
-    """
-    if command.isprintable():
-        return command
-    try:
-        return " ".join(map(_shell_word, shlex.split(command)))
-    except ValueError:  # not a command that a shell would accept
-        return clean(command)
-
-
 def python_call(methods: Sequence[Method], **options: object) -> str:
     """Return the call of `report` that makes a report again; empty where not all is in files.
 
@@ -194,16 +180,6 @@ def python_call(methods: Sequence[Method], **options: object) -> str:
     return f"bayeslora.report({', '.join(filter(None, words))})"
 
 
-def _shell_word(word: str) -> str:
-    if word.isprintable():
-        return shlex.quote(word)
-    kept = "".join(
-        f"\\U{ord(char):08x}" if not char.isprintable() else f"\\{char}" if char in "\\'" else char
-        for char in word
-    )
-    return f"$'{kept}'"
-
-
 Provenance = Mapping[str, str | Mapping[str, str]]
 """Facts about the run by name; a mapping in place of a text makes a part of its own."""
 
@@ -221,7 +197,7 @@ PACKAGES = (
 """Packages whose installed versions are recorded; they are not imported for that."""
 
 COMMAND = "command"
-"""The fact about the run that is shown first, and to the letter."""
+"""The fact about the run that is shown first."""
 
 MOST_CLASSES = 40
 """Class names that are written out."""
@@ -252,7 +228,9 @@ def run_record(
     facts = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
     plain = [(_heading(key), clean(str(value))) for key, value in facts.items() if key != COMMAND]
     if COMMAND in facts:
-        plain.insert(0, ("command to repeat it", exact_command(str(facts[COMMAND]))))
+        command = str(facts[COMMAND])
+        shown = command if command.isprintable() else clean(command)
+        plain.insert(0, ("command to repeat it", shown))
     parts = [Record("The run", tuple(plain))] if plain else []
     parts += [
         Record(_heading(key), tuple((_heading(k), clean(str(v))) for k, v in value.items()))

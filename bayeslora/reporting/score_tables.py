@@ -89,17 +89,13 @@ def score_table(
         for key in shown
     ]
     for name, label in sets.items():
-        found = [one.scores.ood.get(name) for one in methods]
         columns.append(Column("AUROC", "↑", label))
-        cells = _cells(
-            "auroc",
-            [None if one is None else one.auroc for one in found],
-            None if facts is None else facts.marks_on(name),
-        )
         values.append(
             [
-                cell if one is None else replace(cell, p=f"by {score_words(one.score)}")
-                for cell, one in zip(cells, found, strict=True)
+                replace(cell, p=f"by {score_words(one.scores.ood[name].score)}")
+                if name in one.scores.ood
+                else cell
+                for cell, one in zip(_auroc_cells(methods, name, facts), methods, strict=True)
             ]
         )
     rows = tuple(
@@ -122,28 +118,23 @@ def detection_table(
         sets: Label of each out-of-distribution set by its name.
         facts: As in `score_table`.
     """
-    places = [place for place, one in enumerate(methods) if one.scores.ood]
-    judged = [methods[place] for place in places]
-    values = []
-    for name in sets:
-        found = [one.scores.ood.get(name) for one in judged]
-        marks = None if facts is None else facts.marks_on(name)
-        values.append(
-            _cells(
-                "auroc",
-                [None if one is None else one.auroc for one in found],
-                None if marks is None else [marks[place] for place in places],
-            )
-        )
+    values = [_auroc_cells(methods, name, facts) for name in sets]
     rows = tuple(
-        Row((one.label, _judged_by(one)), cells)
-        for one, cells in zip(judged, zip(*values, strict=True), strict=True)
+        Row((one.label, _judged_by(one)), tuple(column[place] for column in values))
+        for place, one in enumerate(methods)
+        if one.scores.ood
     )
-    bold = f" {BOLD}" if len(judged) > 1 else ""
+    bold = f" {BOLD}" if len(rows) > 1 else ""
     caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{bold}"
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
     notes = f"The set is the positive class; {_brackets(methods)}."
     return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
+
+
+def _auroc_cells(methods: Sequence[Named], name: str, facts: Facts | None) -> list[Cell]:
+    found = [one.scores.ood.get(name) for one in methods]
+    aurocs = [None if one is None else one.auroc for one in found]
+    return _cells("auroc", aurocs, None if facts is None else facts.marks_on(name))
 
 
 def _judged_by(one: Named) -> str:

@@ -272,10 +272,11 @@ def to_latex(table: Table) -> str:
 
     Columns that a page is too narrow for follow below.
     """
+    words = f"{table.caption} {table.notes}".strip()
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex_sentence(f'{table.caption} {table.notes}'.strip())}}}",
+        rf"\caption{{{escape_latex(words.replace(NAME_START, '').replace(NAME_END, ''))}}}",
         rf"\label{{tab:bayeslora-{table.name}}}",
         r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
         "\n\\par\\medskip\n".join(map(_tabular, _latex_parts(table))),
@@ -299,7 +300,7 @@ def _tabular(table: Table) -> str:
         r"\toprule",
         *_latex_heading(table),
         r"\midrule",
-        *_latex_body(table),
+        *(line for one in zip(table.rows, table.spans, strict=True) for line in _latex_row(*one)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -307,20 +308,16 @@ def _tabular(table: Table) -> str:
 
 
 def _latex_heading(table: Table) -> Iterator[str]:
-    yield _latex_cells([*map(_latex_group, table.headings), *map(_latex_column, table.columns)])
+    titles = (escape_latex(column.title_and_arrow) for column in table.columns)
+    yield _latex_cells([*map(_latex_group, table.headings), *titles])
     if any(column.detail for column in table.columns):
         empty = [""] * len(table.headings)
         yield _latex_cells([*empty, *(_latex_small(column.detail) for column in table.columns)])
 
 
-def _latex_body(table: Table) -> Iterator[str]:
-    for row, span in zip(table.rows, table.spans, strict=True):
-        yield from _latex_row(row, repeated=span == 0)
-
-
-def _latex_row(row: Row, *, repeated: bool) -> Iterator[str]:
+def _latex_row(row: Row, span: int) -> Iterator[str]:
     first, *others = map(_latex_group, row.headings)
-    yield _latex_cells(["" if repeated else first, *others, *map(_latex_value, row.cells)])
+    yield _latex_cells([first if span else "", *others, *map(_latex_value, row.cells)])
     for line in row.lines_below:
         yield _latex_cells([*("" for _ in row.headings), *map(_latex_small, line)])
     if row.lines_below:
@@ -336,10 +333,6 @@ def _latex_group(text: str) -> str:
     return f"{{{escape_latex(text)}}}" if text else ""
 
 
-def _latex_column(column: Column) -> str:
-    return escape_latex(column.title_and_arrow)
-
-
 def _latex_small(text: str) -> str:
     return rf"{{\scriptsize {escape_latex(text)}}}" if text else ""
 
@@ -347,7 +340,3 @@ def _latex_small(text: str) -> str:
 def _latex_value(cell: Cell) -> str:
     value = escape_latex(cell.value)
     return rf"\textbf{{{value}}}" if cell.best else value
-
-
-def _latex_sentence(text: str) -> str:
-    return escape_latex(text.replace(NAME_START, "").replace(NAME_END, ""))

