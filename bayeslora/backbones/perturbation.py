@@ -217,6 +217,11 @@ class Perturbed:
         """[N]: tokens of each row."""
         return self.tokens.lengths
 
+    @property
+    def num_options(self) -> int:
+        """C of questions with options; 0 of texts and images."""
+        return self.tokens.num_options
+
     def __len__(self) -> int:
         return len(self.values)
 
