@@ -39,9 +39,12 @@ from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits
+from bayeslora.runtime import row_slices
 
 NUM_NODES = 64
 
+# Elements, of which a solution holds some ten vectors in float64: 2 or 3 MB.
+_CACHED = 1 << 15
 # Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
 _LEAST_GAIN = 0.3
 
@@ -190,9 +193,14 @@ def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
         mean: [B, C] logit means.
         covariance: [B, C] logit variances where logits are independent, else [B, C, C].
     """
-    double = (mean.double(), covariance.double())
-    tilt = _independent(*double) if covariance.ndim == 2 else _correlated(*double)
-    return tilt.to(mean.dtype)
+    if covariance.ndim == 3:
+        return _correlated(mean.double(), covariance.double()).to(mean.dtype)
+    # Twice as fast where what a piece of the rows needs stays in a processor's own cache.
+    pieces = [
+        _independent(mean[rows].double(), covariance[rows].double())
+        for rows in row_slices(*mean.shape, most=_CACHED)
+    ]
+    return torch.cat(pieces).to(mean.dtype)
 
 
 def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Tensor:
@@ -202,11 +210,11 @@ def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Te
     log-normaliser, log a_c + a_c v_c = m_c + ½ v_c − λ has the explicit solution
     a_c v_c = ω(m_c + ½ v_c − λ + log v_c), ω being the Wright omega function. Σ_c a_c is convex and
     falls in λ, so Newton's method for Σ_c a_c = 1 climbs to the root from the left without a
-    safeguard; at λ = max_c (m_c − ½ v_c) one tilt alone is 1.
+    safeguard; since log a_c ≥ m_c − ½ v_c − λ for a_c ≤ 1, it starts at λ = lse(m − ½ v).
     It stops when no row's tilts miss a sum of 1 by more than `tolerance`.
     """
     target = mean + 0.5 * variance
-    normaliser = (mean - 0.5 * variance).amax(-1, keepdim=True)
+    normaliser = (mean - 0.5 * variance).logsumexp(-1, keepdim=True)
     tilt = mean
     for _ in range(50):
         reduced = target - normaliser
