@@ -36,7 +36,14 @@ PHONE = (390, 844)
 SHEET, MARGIN = (794, 1123), 45
 """A4 and the margins of the printed page, at 96 pixels an inch."""
 
-SITE = ("index", "tutorials/first-model", "methods/adapters/polar", "evaluation", "api", "cli")
+SITE = (
+    "index",
+    "tutorials/first-model",
+    "methods/adapters/polar",
+    "evaluation",
+    "api/predictions",
+    "cli",
+)
 """Pages of the site that `site.webp` shows, wide and narrow."""
 
 SITE_HEIGHT = 300
