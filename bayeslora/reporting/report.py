@@ -210,7 +210,8 @@ def report(
         asked.check(gathered)
         sets = ood_names(gathered)
         changes = adapter_changes(spectrum)
-        attacks = robustness_curves(robustness)
+        named = {name for one in gathered for name in (one.name, one.predictions.name)}
+        attacks = robustness_curves(robustness, named)
         fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
         curves = shift_curves(fits, [load_source(one, reading=reading) for one in worse], **options)
         methods = pool(fits) if over_seeds else fits

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import SPACES, Robustness, check_curves
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import clean, counted, listed, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.tables import Cell, Column, Row, Table
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = tuple(
     Column(title, arrow)
@@ -20,8 +23,16 @@ _KEYS = ("accuracy", "nll", "ece", "mean_confidence")
 RobustnessLike = Robustness | str | Path | Sequence[Robustness | str | Path]
 
 
-def robustness_curves(given: RobustnessLike | None) -> tuple[Robustness, ...]:
+def robustness_curves(
+    given: RobustnessLike | None, names: Collection[str]
+) -> tuple[Robustness, ...]:
     """Return the curves of classifiers, read from files where paths are given.
+
+    Log which of them are of none of the methods beside them.
+
+    Args:
+        given: Curves or paths.
+        names: Of these methods.
 
     Raises:
         InputError: A file holds none, or they are of different inputs.
@@ -35,6 +46,10 @@ def robustness_curves(given: RobustnessLike | None) -> tuple[Robustness, ...]:
             raise InputError(f"robustness must be what clf.robustness returns, got {item!r:.80}")
         curves.append(item if isinstance(item, Robustness) else Robustness.load(item))
     check_curves(curves)
+    if others := [one.name for one in curves if one.name not in names]:
+        logger.warning(
+            "the robustness of %s is in the report, and no predictions of that name", listed(others)
+        )
     return tuple(curves)
 
 

@@ -21,7 +21,7 @@ from bayeslora.tables.table import Piece, Table, check_spelling, plain_values
 from bayeslora.tasks.examples import Examples, Label
 
 _DIGITS = 100  # integers with more digits are no class names, and Python refuses to print many
-_TEXT_COLUMN = "text_column (--text-column)"
+_TEXT_COLUMN, _IMAGE_COLUMN = "text_column (--text-column)", "image_column (--image-column)"
 _INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 
@@ -112,8 +112,10 @@ class RowChecks:
     skip_blank: bool = False
 
     def __post_init__(self) -> None:
-        asked = "image_column (--image-column)" if self.columns.images else _TEXT_COLUMN
-        self._require(self.columns.text, asked)
+        if self.columns.images:
+            self._require(self.columns.text, _IMAGE_COLUMN)
+        else:
+            self._require(self.columns.text, _TEXT_COLUMN, f", or, of images, {_IMAGE_COLUMN}")
         if self.columns.pair is not None:
             self._require(self.columns.pair, "pair_column (--text-pair-column)")
         if self.required:
@@ -225,14 +227,15 @@ class RowChecks:
             raise BadValueError("the label is missing, and every row needs one here")
         return _label(value)
 
-    def _require(self, name: str, option: str) -> None:
+    def _require(self, name: str, option: str, otherwise: str = "") -> None:
         names, source = self.table.names, self.table.source
         if name in names:
             return
         near = get_close_matches(name, names[:1000], n=1)
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
-        other = "" if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
+        unlike = "" if near or mark else otherwise
+        other = unlike if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
         raise MissingColumnError(
             f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
             f"Choose with {option}{other}",

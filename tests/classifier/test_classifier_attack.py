@@ -1,6 +1,7 @@
 """Accuracy under attack: a closed form, every posterior, files, the command and the report."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,15 @@ def test_the_command_and_the_report(clf, tmp_path, capsys):
     assert "Under attack" in (tmp_path / "report" / "report.md").read_text()
     scores = json.loads((tmp_path / "report" / "scores.json").read_text())
     assert scores["robustness"] == [found]
+    capsys.readouterr()
+
+    other = replace(clf.predict(TEST), name="another")
+    other.save(tmp_path / "other.parquet")
+    words = ["report", str(tmp_path / "other.parquet"), "--robustness", out]
+    assert not main([*words, "--out", str(tmp_path / "other")])
+    assert found["name"] in capsys.readouterr().err
+    assert not main(["report", predictions, "--robustness", out, "--out", report, "--overwrite"])
+    assert found["name"] not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

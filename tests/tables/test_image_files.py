@@ -37,6 +37,15 @@ def test_what_is_no_path_is_no_image():
         assert "text" not in str(caught.value)
 
 
+def test_a_missing_column_may_be_one_of_images():
+    rows = [{"file": "a.png", "label": "a"}]
+    with pytest.raises(InputError, match="--image-column"):
+        load_examples(rows)
+    with pytest.raises(InputError) as caught:
+        load_examples([{"txet": "a cat", "label": "a"}])
+    assert "image" not in str(caught.value)
+
+
 def test_images_of_one_folder_have_no_labels(tmp_path):
     write(tmp_path / "a.png")
     assert load_examples(tmp_path).labels == (None,)
