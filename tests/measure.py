@@ -6,7 +6,8 @@ What counts is what a test would take alone, in seconds of CPU of this process a
 its setup, its call and the fixtures that it shares, but no import, which is paid once. A case that
 takes more than `LIMIT` is slow; so is a whole test function if its other cases together take as
 much, and a whole file if all its functions do, which `make unit` then need not import. What the
-list names stays until it takes half of the limit, so that two runs write the same list.
+list names stays until it takes half of the limit, so that two runs write the same list. It stays
+too if a test of it was skipped, for want of a browser or of a package: nothing was measured then.
 """
 
 import importlib
@@ -28,6 +29,7 @@ class Measure:
     def __init__(self):
         self.inside = 0.0  # what was timed inside of what is being timed
         self.found = {"own": defaultdict(float), "shared": defaultdict(float), "uses": {}}
+        self.found["skipped"] = {}
 
     @contextmanager
     def timed(self, add):
@@ -71,13 +73,22 @@ class Measure:
             for name, fixtures in item._fixtureinfo.name2fixturedefs.items()
             if fixtures[-1].scope != "function"
         ]
-        with self.timed(lambda seconds: self.add(item, seconds)):
+        with self.measured(item):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item):
-        with self.timed(lambda seconds: self.add(item, seconds)):
+        with self.measured(item):
             return (yield)
+
+    @contextmanager
+    def measured(self, item):
+        try:
+            with self.timed(lambda seconds: self.add(item, seconds)):
+                yield
+        except pytest.skip.Exception:
+            self.found["skipped"][item.nodeid] = 1
+            raise
 
     def add(self, item, seconds):
         self.found["own"][item.nodeid] += seconds
@@ -85,14 +96,17 @@ class Measure:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
         for kind, values in getattr(node, "workeroutput", {}).get("found", {}).items():
-            self.found[kind].update(values)
+            for name, value in values.items():
+                known = self.found[kind].get(name, value)
+                self.found[kind][name] = max(known, value)
 
     def pytest_sessionfinish(self, session, exitstatus):
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["found"] = {k: dict(v) for k, v in self.found.items()}
         elif exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
             before = LIST.read_text().splitlines()
-            found = slow_tests(before=before, **self.found)
+            whole = session.config.args_source is not pytest.Config.ArgsSource.ARGS
+            found = slow_tests(before=before, whole=whole, **self.found)
             LIST.write_text("".join(f"{name}\n" for name in found))
 
 
@@ -102,8 +116,8 @@ def shared_name(fixture, nodeid, index):
     return f"{file}::{fixture.argname}[{index}]"
 
 
-def slow_tests(own, shared, uses, before):
-    """Return the lines of the list: what ran is judged anew."""
+def slow_tests(own, shared, uses, before, skipped=(), *, whole=False):
+    """Return the lines of the list: what ran is judged anew, and `whole` if all tests did."""
 
     def limit(*names):
         return LIMIT / 2 if any(name in before for name in names) else LIMIT
@@ -129,13 +143,16 @@ def slow_tests(own, shared, uses, before):
         all_slow = all(slow == {function} for function, slow in functions.items())
         lines |= {file} if all_slow else set().union(*functions.values())
     others = {name for name in before if name not in ran and is_there(name)}
+    if whole:
+        others = {name for name in others if name.partition("::")[0] not in ran}
+    for case in (nodeid.removeprefix("tests/") for nodeid in skipped):
+        others |= {*before} & {case, case.partition("[")[0], case.partition("::")[0]}
     return sorted(lines | others)
 
 
 def is_there(name):
-    path, _, test = name.partition("[")[0].partition("::")
-    file = LIST.parent / path
-    return file.exists() and test.partition("::")[0] in file.read_text(encoding="utf-8")
+    """Return whether its file exists; suites may be made there, so that their names are not."""
+    return (LIST.parent / name.partition("::")[0]).exists()
 
 
 def pytest_configure(config):

@@ -162,21 +162,55 @@ def home_of(module):
     return next((one for one in every if module == one or module.startswith(f"{one}.")), None)
 
 
+NAMES = {
+    word: cls.__module__.removesuffix(".options")
+    for cls in (*ADAPTERS.values(), *POSTERIORS.values())
+    for word in (cls.name, cls.__name__)
+}
+"""The home of each method by what it and its class are called."""
+
+
 def kinds_asked(tree):
-    """Yield what `isinstance`, `issubclass`, `type(…) is` and `case` are asked about."""
+    """Yield what `isinstance`, `issubclass`, `type(…) is` and `case` are asked about.
+
+    Of a name that stands for several, such as a tuple of classes, what it stands for.
+    """
+    stands_for = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
             "isinstance",
             "issubclass",
         }:
-            yield from ast.walk(node.args[1])
+            asked = [node.args[1]]
         elif isinstance(node, ast.Compare) and any(
-            isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type"
+            (isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type")
+            or (isinstance(one, ast.Attribute) and one.attr == "__class__")
             for one in (node.left, *node.comparators)
         ):
-            yield from (node.left, *node.comparators)
+            asked = [node.left, *node.comparators]
         elif isinstance(node, ast.MatchClass):
-            yield from ast.walk(node.cls)
+            asked = [node.cls]
+        else:
+            continue
+        for one in asked:
+            yield from ast.walk(one)
+            if isinstance(one, ast.Name) and one.id in stands_for:
+                yield from ast.walk(stands_for[one.id])
+
+
+def names_asked(tree):
+    """Yield the names of methods and classes that `.name` and `.__name__` are compared with."""
+    for node in ast.walk(tree):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if any(getattr(one, "attr", "") in {"name", "__name__"} for one in sides):
+            words = [one.value for side in sides for one in ast.walk(side) if hasattr(one, "value")]
+            yield from (word for word in words if isinstance(word, str) and word in NAMES)
 
 
 def imported_from(tree):
@@ -201,8 +235,13 @@ def methods_asked(source):
     asked = [one for one in kinds_asked(tree) if isinstance(one, ast.Attribute | ast.Name)]
     inner = {id(one.value) for one in asked if isinstance(one, ast.Attribute)}
     names = [ast.unparse(one) for one in asked if id(one) not in inner]
-    found = {(name, home_of(modules.get(name.rpartition(".")[0] or name, ""))) for name in names}
-    return {(name, home) for name, home in found if home}
+    places = {}
+    for name in names:
+        holder, _, attribute = name.rpartition(".")
+        place = modules.get(holder or name, "")
+        places[name] = PUBLIC.get(attribute, "") if place == "bayeslora" else place
+    places |= {word: NAMES[word] for word in names_asked(tree)}
+    return {(name, home_of(place)) for name, place in places.items() if home_of(place)}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +253,13 @@ def methods_asked(source):
         "import bayeslora.posteriors.last_layer.vbll.head as v\nisinstance(x, v.VBLLHead)",
         "from bayeslora.posteriors.last_layer.vbll import head\nisinstance(x, head.VBLLHead)",
         "from bayeslora import VBLL\nmatch x:\n    case VBLL():\n        pass",
+        "import bayeslora as bl\nisinstance(x, bl.VBLL)",
+        "from bayeslora import VBLL\nKINDS = (VBLL, int)\nisinstance(x, KINDS)",
+        "from bayeslora import VBLL\ntype(x) in (VBLL,)",
+        "from bayeslora import VBLL\nx.__class__ is VBLL",
+        'type(x).__name__ == "VBLL"',
+        'posterior.name == "vbll"',
+        'posterior.name in ("vbll", "other")',
     ],
 )
 def test_a_question_for_a_method_is_seen(source):
@@ -229,6 +275,12 @@ def test_no_method_is_asked_for_by_its_class_outside_its_home():
         asked = methods_asked(path.read_text(encoding="utf-8"))
         found += [f"{module}: {name}" for name, home in asked if home != home_of(module)]
     assert found == []
+
+
+def test_the_engine_asks_no_part_what_it_has():
+    """What heads, networks and methods need not have, their defaults say."""
+    for path in (Path(bayeslora.__file__).parent / "engine").rglob("*.py"):
+        assert "hasattr(" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_import_contracts_hold_for_every_method():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bayeslora.errors import InputError
+from bayeslora.errors import FailedError, InputError
 from bayeslora.option_checks import Draws, Link, checked
 from bayeslora.plugins import Catalogue, check_options_class
 from bayeslora.posteriors.base import Posterior, completed
@@ -329,6 +329,7 @@ def build_weights(
         InputError: There are too many weights for the structure that was asked for, the posterior
             needs low-rank factors and the sites have none, or a third party's is not what such a
             posterior must be.
+        FailedError: A third party's method fails; the message names its package.
     """
     from torch import nn
 
@@ -336,7 +337,15 @@ def build_weights(
 
     if config.over_factors:
         check_factors(config, low_rank=all(site.has_factors for site in network.sites))
-    weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
+    try:
+        weights = config.over_weights(network, seed=seed + _SEED_STEP, fitted=fitted)
+    except InputError:
+        raise
+    except Exception as error:  # a method of another package may raise anything
+        if config.name in POSTERIORS:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FailedError(f"the weights of {described(config)} cannot be made: {reason}") from error
     if weights is None:
         return None
     draws = hasattr(weights, "draw")

@@ -7,7 +7,7 @@ from packages import install
 
 from bayeslora import VBLL, plugins
 from bayeslora.cli import main
-from bayeslora.errors import InputError
+from bayeslora.errors import FailedError, InputError
 from bayeslora.posteriors.registry import (
     CATALOGUE,
     POSTERIORS,
@@ -218,4 +218,14 @@ class Weights(nn.Module):
     )
     offer(site, content)
     with pytest.raises(InputError, match="is_sampled"):
+        build_weights(resolve_posterior("theirs"), None)
+
+
+def test_a_failure_over_weights_names_the_package(site):
+    content = OVER_WEIGHTS.replace(
+        "        return object()",
+        '        return {}["layers.0"]\n    from_start: ClassVar[str] = "is trained with it"',
+    )
+    offer(site, content)
+    with pytest.raises(FailedError, match=r"'theirs' of package acme-broken 0\.3 .*KeyError"):
         build_weights(resolve_posterior("theirs"), None)

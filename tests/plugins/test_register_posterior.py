@@ -83,6 +83,23 @@ def test_a_head_is_given_the_verbs_that_it_need_not_have():
     assert head.fit_report(Features(torch.zeros(2, 4), torch.zeros(2))) == {}
     assert head.fit_steps == 0
     head.advance(1)
+    assert head.scores_of(Features(torch.zeros(2, 4))) == {}
+    assert (head.prior_centre(), head.config) == (None, None)
+    weight = torch.randn(3, 4)
+    head.set_prior_mean(weight)
+    head.set_prior_mean(torch.zeros(3, 4), start=False)
+    assert torch.equal(head.mean_weight, weight)
+
+
+def test_a_factor_is_of_the_means_alone_where_a_head_can_scale_them():
+    class Scaling(BareHead):
+        def scale_mean(self, factor):
+            self.weight.data *= factor
+
+    for head_class in (BareHead, Scaling):
+        theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
+        theirs.head = head_class
+        assert build_head(theirs(), 4, 3).scales_mean == (head_class is Scaling)
 
 
 def test_it_is_known_by_its_name_from_then_on():

@@ -1,0 +1,34 @@
+"""Which tests the list of slow ones names."""
+
+import pytest
+from measure import slow_tests
+
+FILE = "engine/test_fit.py"
+CASE, QUICK = f"{FILE}::test_it", f"{FILE}::test_quick"
+MADE = f"{FILE}::TestMadeFromARegistry::test_law"
+
+
+def listed(seconds, before=(), skipped=(), **options):
+    """Return the list after a run of a test that took so long and of a quick one."""
+    own = {f"tests/{CASE}": seconds, f"tests/{QUICK}": 0.01}
+    skipped = [f"tests/{case}" for case in skipped]
+    return slow_tests(own, {}, dict.fromkeys(own, ()), before, skipped, **options)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6])
+def test_what_is_listed_stays_until_it_takes_half_of_the_limit(seconds):
+    assert listed(seconds) == [CASE] * (seconds > 0.5)
+    assert listed(seconds, [CASE]) == [CASE] * (seconds > 0.25)
+
+
+@pytest.mark.parametrize("name", [CASE, FILE])
+def test_a_test_that_was_skipped_stays(name):
+    """Without a browser a test of it takes no time at all."""
+    assert listed(0.01, [name]) == []
+    assert listed(0.01, [name], skipped=[CASE]) == [name]
+
+
+def test_what_did_not_run_stays_until_all_tests_run():
+    before = [MADE, "gone/test_it.py::test_it"]
+    assert listed(0.6, before) == [MADE, CASE]
+    assert listed(0.6, before, whole=True) == [CASE]
