@@ -213,11 +213,6 @@ class Perturbed:
         return self.tokens.num_truncated
 
     @property
-    def num_options(self) -> int:
-        """C of questions with options; 0 of other rows."""
-        return self.tokens.num_options
-
-    @property
     def lengths(self) -> Any:
         """[N]: tokens of each row."""
         return self.tokens.lengths
