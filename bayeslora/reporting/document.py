@@ -31,6 +31,7 @@ from bayeslora.reporting.overview import Overview, overview
 from bayeslora.reporting.part_tables import (
     class_table,
     confusion_tables,
+    coverage_table,
     every_score_table,
     explained,
     group_tables,
@@ -132,7 +133,7 @@ def compose(
         Section(
             "confidence",
             "Selective prediction",
-            (*_drawn(drawings.selective), *_uncertainties(scores)),
+            (*_drawn(drawings.selective), *_coverages(scores, facts), *_uncertainties(scores)),
         ),
         Section("confused", "Confusion matrix", _confusion(scores), "Confusion"),
         Section(
@@ -224,6 +225,10 @@ def _confusion(methods: Sequence[Named]) -> tuple[Block, ...]:
     tables = _numbered("confused", confusion_tables(methods))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
+
+
+def _coverages(methods: Sequence[Named], facts: Facts) -> list[Table]:
+    return [coverage_table(methods, facts).called("coverages")] if facts.labelled else []
 
 
 def _uncertainties(methods: Sequence[Named]) -> list[Table]:

@@ -9,13 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.scores import PartScores, Score, Scores
+from bayeslora.metrics.selective import COVERAGES
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.metrics.uncertainties import PARTS
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS, Named, score_cell, score_table
+from bayeslora.reporting.score_tables import (
+    BOLD,
+    COLUMNS,
+    OOD_COLUMNS,
+    Named,
+    score_cell,
+    score_table,
+)
 from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import named, number, p_text, percent
 
@@ -85,6 +93,16 @@ def every_score_table(methods: Sequence[Named], facts: Facts) -> Table:
     """Return every score of the catalogue, and of prediction sets, one method a row."""
     table = score_table(methods, {}, keys=tuple(COLUMNS), facts=facts)
     return explained(with_chance(table, methods))
+
+
+def coverage_table(methods: Sequence[Named], facts: Facts) -> Table:
+    """Return the accuracy at each coverage; without columns where no example has a label."""
+    keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
+    table = score_table(methods, {}, keys, facts)
+    columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
+    bold = f" {BOLD}" if len(methods) > 1 else ""
+    caption = f"Accuracy by coverage, the share answered, most confident first.{bold}"
+    return replace(table, caption=caption, columns=columns, notes=_BRACKETS)
 
 
 def group_tables(methods: Sequence[Named]) -> list[Table]:

@@ -59,6 +59,7 @@ def test_latex_follows_the_order(made):
         "differences",
         "detection",
         "ood",
+        "coverages",
         "uncertainties",
         "confused",
     ]

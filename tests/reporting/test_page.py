@@ -122,7 +122,7 @@ def test_every_figure_has_alternative_text(page, made):
 
 def test_tables_have_captions_and_scopes(page):
     tables = [one for one in page.all("table") if one["attrs"].get("class") != "record"]
-    assert len(tables) == len(page.all("caption")) == 11
+    assert len(tables) == len(page.all("caption")) == 12
     assert all(one["attrs"].get("scope") for one in page.all("th"))
     for table in tables:
         assert any("scroll" in one["attrs"].get("class", "") for one in table["inside"])

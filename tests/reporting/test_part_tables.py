@@ -92,6 +92,15 @@ def test_every_part_is_on_the_page_in_markdown_and_in_latex(written, scores):
     assert folded < page.index('id="every-caption"') < page.index("</section>", folded)
 
 
+def test_the_accuracy_at_each_coverage_stands_beside_its_curve(written, scores):
+    text = (written / "report.md").read_text(encoding="utf-8").split("## Selective prediction")[1]
+    head, _, row = [line for line in text.splitlines() if line.startswith("|")][:3]
+    assert head.split(" | ")[1:] == ["50 % ↑", "80 % ↑", "90 % ↑", "95 % ↑ |"]
+    values = [cell.split()[0] for cell in row.split(" | ")[1:]]
+    expected = [scores[f"accuracy_at_{percent}"].value for percent in (50, 80, 90, 95)]
+    assert values == [f"{value:.3f}" for value in expected]
+
+
 def test_the_table_of_every_score_has_every_score(written):
     lines = (written / "report.md").read_text(encoding="utf-8").split("\nAll scores\n")[1]
     head = next(line for line in lines.splitlines() if line.startswith("| Method"))
