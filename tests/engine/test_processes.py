@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
         others = [row | {"label": topics.get(row["label"], "no")} for row in others]
         _write(found / f"{name}-animal.jsonl", others)
         _write(found / f"{name}-questions.jsonl", tiny.toy_questions(count, seed))
+        _write(found / f"{name}-items.jsonl", tiny.toy_next_items(count, seed))
     return found
 
 
@@ -43,10 +44,10 @@ def _write(path, rows):
 
 
 def data_words(folder, split, kind):
-    """Return the words that name the rows of a split: texts, questions, or those of two tasks."""
+    """Return the words that name the rows of a split: of texts, or of what `kind` says."""
     texts = folder / f"{split}.jsonl"
     if kind != "tasks":
-        return [folder / f"{split}-questions.jsonl" if kind == "questions" else texts]
+        return [folder / f"{split}-{kind}.jsonl" if kind in ("questions", "items") else texts]
     named = [f"topic={texts}", f"animal={folder / split}-animal.jsonl"]
     return [word for one in named for word in ("--multi-task", one)]
 
@@ -90,6 +91,7 @@ CASES = {
     "ilora-mle": ("ilora:num_layers=2", "mle"),
     "frozen": ("none", "laplace"),
     "questions": ("lora:r=4,num_layers=2", tiny.QUICK_VBLL),
+    "items": ("ilora:r=4,num_layers=2,num_experts=2,gate_lr_factor=10", "mle"),
     "tasks": ("emtal:r=4,num_layers=2,num_experts=2", tiny.QUICK_VBLL),
 }
 VALIDATED = {"polar-vbll", "lora-mle"}
