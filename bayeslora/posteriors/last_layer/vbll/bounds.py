@@ -198,7 +198,7 @@ def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
     # Twice as fast where what a piece of the rows needs stays in a processor's own cache.
     pieces = [
         _independent(mean[rows].double(), covariance[rows].double())
-        for rows in row_slices(*mean.shape, most=_CACHED)
+        for rows in row_slices(len(mean), mean.shape[1], most=_CACHED)
     ]
     return torch.cat(pieces).to(mean.dtype)
 
