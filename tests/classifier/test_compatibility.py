@@ -118,7 +118,10 @@ def machine():
     """Return what the last bits depend on."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else platform.processor()
-    kind = dict(re.findall(r"^(cpu family|model|model name)\s*: (.+)", text, re.MULTILINE))
+    # A virtual machine may hide instructions of the processor that it names.
+    kind = dict(re.findall(r"^(cpu family|model|model name|flags)\s*: (.+)", text, re.MULTILINE))
+    if "flags" in kind:
+        kind["flags"] = hashlib.sha256(kind["flags"].encode()).hexdigest()[:12]
     versions = {k: v for k, v in library_versions().items() if k != "bayeslora"}
     return {"processor": " ".join(kind.values()), **versions}
 
