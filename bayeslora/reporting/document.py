@@ -100,7 +100,7 @@ def compose(
     """Put words, tables and figures together.
 
     Args:
-        title: Title as given; empty for one that names the methods.
+        title: Title as given; empty for one that names or counts the methods.
         methods: What was scored, one entry a method.
         comparison: Paired differences from the method of lowest NLL, if there are any.
         sets: Label of each out-of-distribution set by its name.

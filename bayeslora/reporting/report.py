@@ -141,7 +141,7 @@ def report(
         shifted: Predictions of the same rows made worse on purpose (`bayeslora predict --corrupt`),
             of any method: the page shows calibration against severity.
         out: Directory to make.
-        title: Title of the page; by default it names the methods.
+        title: Title of the page; by default it names one or two methods, and counts more.
         overwrite: Replace `out` where it is an earlier report.
         examples: Whether the page shows the rows that were answered most confidently wrong. They
             are left out where texts or ids must not be passed on.

@@ -195,7 +195,9 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
     """Add the options of where the page goes and what it shows."""
     parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
     parser.add_argument(
-        "--title", metavar="TEXT", help="title of the page (default: names the methods)"
+        "--title",
+        metavar="TEXT",
+        help="title of the page (default: names one or two methods, counts more)",
     )
     add_examples(parser)
     parser.add_argument(
