@@ -26,7 +26,7 @@ class Scored:
     """What to score.
 
     Attributes:
-        files: In-distribution predictions, one a method.
+        files: In-distribution predictions, one per method.
         ood: Files of the out-of-distribution sets, by the method's label, then by name.
         reading: How to read them.
         shifted: Files in run directories of rows that were made worse on purpose.

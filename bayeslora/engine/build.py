@@ -290,7 +290,7 @@ def best_depth(
     Args:
         whole: With all its layers and its template.
         rows: Training rows and their labels [N]; of more than 640, a stratified draw, of as many
-            or one a class.
+            or one per class.
         pooling: Which state of a text is its feature.
         max_length: Tokens kept of a text.
         usual: The depth where none is asked for.

@@ -90,7 +90,7 @@ class AlternatingTrainer(Trainer):
             labels: [N] int64 class indices.
             update_head: How the head follows the adapter.
             settings: Epochs, batch size, warm-up, seed.
-            directory: Where checkpoints go, one an epoch.
+            directory: Where checkpoints go, one per epoch.
             validate: Returns the metrics after so many steps, with `nll`; training then keeps the
                 best epoch.
             callbacks: More callbacks of the Trainer's own kind.

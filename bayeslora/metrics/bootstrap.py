@@ -49,7 +49,7 @@ Statistic = Callable[..., NDArray[np.float64]]
 """Takes one array of counts a group of rows, [N] or [N, R] each; returns [K] or [K, R] scores."""
 
 Prepare = Callable[..., Statistic]
-"""Takes one vector of row numbers a group, and returns the statistic of these rows."""
+"""From a vector of row numbers per group to the statistic of these rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def bootstrap_deviations(
     """Return resampled scores minus scores, [num_resamples, K].
 
     Args:
-        prepare: Takes one vector of row numbers a group, and returns the statistic of these rows.
+        prepare: Takes a vector of row numbers per group, and returns the statistic of these rows.
         sizes: Rows in each group; groups are resampled independently, each at its own size.
         num_resamples: How many resamples.
         seed: Of the generators that draw them.

@@ -36,7 +36,7 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
     the sum over the seeds.
 
     Args:
-        scores: What `evaluate` returned, one a seed, of the same method and rows.
+        scores: What `evaluate` returned, one per seed, of the same method and rows.
         name: The name of the result; that of the first by default.
 
     Raises:

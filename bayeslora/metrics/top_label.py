@@ -54,7 +54,7 @@ class TopLabel:
         return self.right if self._in_order else self.right[self.order]
 
     def counts(self, given: NDArray[Any] | None) -> NDArray[np.float64]:
-        """Return counts in the order of these rows; one a row where None are given.
+        """Return counts in the order of these rows; one per row where None are given.
 
         Args:
             given: [N] how often each row occurs in a resample, in the order first given, or

@@ -101,7 +101,7 @@ def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[n
     labels = np.asarray(given)
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"labels must be {rows} integers, one a row (-1: unlabelled), "
+            f"labels must be {rows} integers, one per row (-1: unlabelled), "
             f"got {labels.dtype} of shape {list(labels.shape)}"
         )
     bad = (labels < -1) | (labels >= columns)

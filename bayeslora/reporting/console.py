@@ -106,7 +106,7 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     The line is empty where no example has a label, or where scores are means over seeds.
 
     Args:
-        scores: What `evaluate` returned, one a method.
+        scores: What `evaluate` returned, one per method.
     """
     judged = [one for one in scores if "nll" in one and "num_seeds" not in one.intervals]
     found = [(one.name or "unnamed", *verdict_of(one)) for one in judged]

@@ -1,4 +1,4 @@
-"""What a report writes for programs and papers: numbers whole or one a line, figures as files.
+"""What a report writes for programs and papers: numbers whole or one per line, figures as files.
 
 No cell of the CSV runs as a formula in a spreadsheet, which takes a cell that begins with `=`, `+`,
 `-` or `@` for one, also after a tab or a line break; and a class or a method can be called

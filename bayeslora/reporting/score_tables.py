@@ -233,7 +233,7 @@ def clamped_note(scores: Sequence[Scores]) -> str:
     """Return how many rows the floor of the NLL changed; empty where it changed none.
 
     Args:
-        scores: What `evaluate` returned, one a method.
+        scores: What `evaluate` returned, one per method.
     """
     told = [
         f"{one.nll_clamped:,} of {one.n_labelled:,} examples"
@@ -253,7 +253,7 @@ def sets_note(scores: Sequence[Scores]) -> str:
     """Return what the prediction sets were made for and how their intervals were made.
 
     Args:
-        scores: What `evaluate` returned, one a method; the note is empty where none has sets.
+        scores: What `evaluate` returned, one per method; the note is empty where none has sets.
     """
     if not any("set_size" in one for one in scores):
         return ""

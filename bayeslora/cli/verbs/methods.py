@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a method, the options of those that are named, or all of it as JSON.
+    """Print one line per method, or the options of the named ones, or everything as JSON.
 
     Raises:
         InputError: There is no method of a name, or a package's one does not work.

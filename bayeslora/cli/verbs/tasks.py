@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a task: name, splits, what it is about."""
+    """Print one line per task: name, splits, what it is about."""
     from bayeslora.tasks.known import DATA_VARIABLE, KNOWN_TASKS
 
     if args.json:

@@ -150,7 +150,7 @@ class CLoRAWeights(nn.Module):
 
 
 def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
-    """Return the states at real tokens, [tokens, r], of all calls; a site may see one a row."""
+    """Return the states at real tokens, [tokens, r], of all calls; a site may see one per row."""
     if not states:
         raise InputError(f"the adapter at {name} took no part in the network's forward pass")
     for z in states:
