@@ -1,4 +1,4 @@
-"""What is kept on disk between runs. All of it can be made again, and any of it may be deleted.
+"""Files kept on disk between runs. All of it can be made again, and any of it may be deleted.
 
 A kind of thing has a directory of its own, whose files are named by a hash of everything that
 decides their content. A file is written whole or not at all, and reading one marks it as used, so
@@ -28,7 +28,7 @@ KINDS: Mapping[str, str] = {
     SECOND_MOMENTS: "statistics of a context that adapters start from",
     BACKBONES: "de-quantised weights of embedded models, a minute to make again",
 }
-"""What is kept, by kind."""
+"""Kinds of files that are kept."""
 
 WEIGHTS_CHECKSUM = "model.safetensors.sha256"
 """The file beside de-quantised weights by which their directory is known as ours."""

@@ -96,7 +96,7 @@ Pooling = Literal["first", "last", "mean"]
 """Which state is the feature: that of the first token, of the last, or the mean over tokens."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-"""What the frozen weights can be asked to be."""
+"""Choices of the type of the frozen weights."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 """How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)

@@ -49,7 +49,7 @@ class Frozen(Adapter):
         return path, len(layers) - 1
 
     def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
-        """Return the feature that was asked for."""
+        """Return the chosen feature."""
         auto: Pooling = "last" if reads_end else "mean"
         auto = "first" if usual == "first" else auto
         found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}

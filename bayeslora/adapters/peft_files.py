@@ -126,7 +126,7 @@ def _targets(path: Path, options: dict[str, Any]) -> Targets | None:
 
 
 def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:
-    """Return s of a layer, from the rank that was asked for, as PEFT has it."""
+    """Return the scale s of a layer, from the configured rank, as PEFT computes it."""
     return float(alpha / (rank**0.5 if options.get("use_rslora") else rank))
 
 

@@ -102,7 +102,7 @@ def class_names(config: Any, name: str, given: Sequence[str] | None = None) -> t
 
 
 def checked_names(given: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
-    """Return class names as they were given.
+    """Return the class names that the caller passed.
 
     Raises:
         InputError: They are not `num_classes` (two or more) distinct strings.

@@ -57,7 +57,7 @@ def num_layers(backbone: Backbone) -> int:
 
 
 def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
-    """Return the depth where none is asked for: a share of a decoder's layers, else None, for all.
+    """Return the default depth: a share of a decoder's layers, else None, for all.
 
     Args:
         backbone: One that is cut stays as it is, and so does one whose layers are not one list.

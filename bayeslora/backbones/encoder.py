@@ -210,7 +210,7 @@ class FeatureExtractor(nn.Module):
         return replace(prepared, contexts=contexts)
 
     def _told_apart(self, prepared: PreparedTexts) -> Tensor:
-        """Return what texts are told apart by, [N, d] on the CPU, in their order."""
+        """Return the features [N, d] of texts, on the CPU and in their order."""
         found: dict[int, Tensor] = {}
         for places in self.batches(prepared.tokens.lengths, 64):
             rows = self.pooled(prepared.collate(places)).cpu()
@@ -448,7 +448,7 @@ class Encoder(FeatureExtractor):
         return tokenise(replace(self.backbone, template=None), texts, max_length=self.max_length)
 
     def _found_out(self, question: str, answer: Callable[[], bool]) -> bool:
-        """Return the answer, which is found once for a backbone and all its clones."""
+        """Return the answer, computed once for a backbone and all its clones."""
         known: dict[str, bool] = self.backbone.known
         if question not in known:
             was_training = self.model.training

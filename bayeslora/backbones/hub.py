@@ -1,4 +1,4 @@
-"""Whether a hub id leads anywhere, asked once and at once.
+"""Whether a hub id exists, checked once and early.
 
 Loading a file from a hub that cannot be reached is tried again for half a minute, file by file.
 """

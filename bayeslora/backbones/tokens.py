@@ -25,7 +25,7 @@ UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded be
 
 
 Batch = dict[str, Tensor]
-"""What a pass is given by name, each [B, ...]."""
+"""Keyword arguments of a pass, each [B, ...]."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def position_limit(backbone: Backbone) -> int | None:
 
 
 def usable_length(backbone: Backbone, max_length: int) -> int:
-    """Return how many tokens of a text are kept: `max_length`, or fewer where positions end."""
+    """Return the maximal tokens per text: `max_length`, or fewer if the positions end before."""
     return min(max_length, position_limit(backbone) or max_length)
 
 

@@ -375,5 +375,5 @@ def add_parts(parser: Parser) -> None:
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return the options among `names` that were given, as keyword arguments."""
+    """Return the options among `names` that the user set, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}

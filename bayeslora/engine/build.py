@@ -335,7 +335,7 @@ def best_depth(
 
 
 def evidence(features: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the evidence lower bound in nats a row of a last layer on features [N, d]."""
+    """Return the evidence lower bound in nats per row of a last layer on features [N, d]."""
     scaled = features / features.double().square().sum(-1).mean().sqrt().float()
     head = build_head(CLOSED_FORM, features.shape[1], int(labels.max()) + 1)
     head.fit(Features(scaled, labels))

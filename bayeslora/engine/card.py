@@ -233,7 +233,7 @@ def _chosen_epoch(record: ModelRecord) -> str:
 
 def _made(record: ModelRecord, fingerprint: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
-    length = f", at most {record.max_length} tokens a text"
+    length = f", at most {record.max_length} tokens per text"
     length = "" if record.backbone["kind"] == MODULE else length
     lines = [versions, f"seed {record.seed}{length}", *_reading(record)]
     listed = "\n".join(f"- {line}" for line in [*lines, f"fingerprint `{fingerprint}`"])

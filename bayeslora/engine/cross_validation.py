@@ -1,4 +1,4 @@
-"""What rows held out of further fits choose for the fit to all rows."""
+"""Choices for the fit to all rows by rows that further fits hold out."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _PARTS, _ENOUGH_ROWS = 5, 128
 
 @dataclass(frozen=True)
 class ChosenScale:
-    """What held-out rows say of the scale.
+    """The scale of the logits that held-out rows choose.
 
     Attributes:
         factor: Of all logits.
-        nll: Of the held-out rows with it, in nats a row.
+        nll: Of the held-out rows with it, in nats per row.
         nll_before: Without it.
         num_rows: Rows that were held out.
         num_fits: Fits that they were held out of.
@@ -185,13 +185,13 @@ def cross_validate(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What held-out rows chose for the fit to all rows.
+    """Choices of held-out rows for the fit to all rows.
 
     Attributes:
         num_rows: How many they are.
         epochs: The epoch of each network that was kept, counted from 1; 0 without an adapter.
         logit_scale: The factor of all logits.
-        nll: Of the held-out rows under the fit without them, in nats a row.
+        nll: Of the held-out rows under the fit without them, in nats per row.
         accuracy: The same.
     """
 

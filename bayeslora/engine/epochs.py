@@ -1,4 +1,4 @@
-"""How many epochs a fit takes where none are asked for; free of torch, for the help."""
+"""Default epochs of a fit; free of torch, for the help."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def final_fit(
     seed: int,
     shown: bool,
 ) -> FinalFit:
-    """Return what a posterior over weights is told of its final fit.
+    """Return the final fit as a posterior over weights sees it.
 
     Args:
         network: Trained.

@@ -73,7 +73,7 @@ class Drawing:
         seed: int = 0,
         unknown: Unknown = "error",
     ) -> Drawing:
-        """Return what was asked for, with the posterior's own link where none was.
+        """Return the requested options, with the posterior's own link as the default.
 
         Raises:
             InputError: An option is not allowed.

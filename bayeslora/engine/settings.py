@@ -1,4 +1,4 @@
-"""What a fit is told: options of the training, choices of a classifier, and the checked data."""
+"""Settings of a fit: options of the training, choices of a classifier, and the checked data."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ LabelledExamples = tuple[Examples, Tensor]
 
 @dataclass(frozen=True)
 class Choices:
-    """What a classifier was told before it saw data.
+    """Choices of a classifier before it sees data.
 
     Attributes:
         backbone: Its name.

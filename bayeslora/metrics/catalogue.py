@@ -402,7 +402,7 @@ UNLABELLED_KEYS = ("mean_confidence", "sharpness")
 
 
 def chosen_keys(names: Sequence[str], known: Iterable[str] = SCORES) -> tuple[str, ...]:
-    """Return the keys that were asked for, in the order given.
+    """Return the chosen keys, in the order of the choice.
 
     Args:
         names: Keys.

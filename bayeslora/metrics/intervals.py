@@ -41,7 +41,7 @@ ALIKE = 1e-6
 IntervalMethod = Literal["percentile", "bca", "reflected"]
 
 INTERVALS: tuple[IntervalMethod, ...] = ("percentile", "bca")
-"""What can be asked for; scores whose noise only adds have the reflected one all the same."""
+"""Kinds of interval to choose from; scores biased upwards by noise always get the reflected one."""
 
 
 @dataclass(frozen=True)

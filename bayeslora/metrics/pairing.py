@@ -215,7 +215,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def seed_pairs(ours: int, theirs: int) -> list[tuple[int, int]]:
-    """Return which fits of two methods are held against each other.
+    """Return which fits of two methods are compared with each other.
 
     The first with the first and so on where there are as many; else each with each.
     """

@@ -1,4 +1,4 @@
-"""What a last layer is given: features of rows, their labels, and logits known beforehand.
+"""Input of a last layer: features of rows, their labels, and logits known beforehand.
 
     classes    φ [N, d] and weights [C, d]:          z_nc = θ_cᵀφ_n + o_nc
     options    φ [N, C, d] and one weight [1, d]:    z_nc = wᵀφ_nc + o_nc

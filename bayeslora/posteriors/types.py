@@ -107,7 +107,7 @@ class LastLayer(Protocol):
         ...
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return the head's own objective: mean nats a row, KL / `num_train` included.
+        """Return the head's own objective: mean nats per row, KL / `num_train` included.
 
         Args:
             rows: Labelled; gradients reach their values.
@@ -116,7 +116,7 @@ class LastLayer(Protocol):
         ...
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return what the adapter minimises: mean nats a row, without the KL.
+        """Return what the adapter minimises: mean nats per row, without the KL.
 
         Gradients reach the features only; the head's parameters count as constants.
         """

@@ -79,7 +79,7 @@ class HistogramBinning(HistogramOptions, Recalibrator):
         return self.num_bins * num_classes
 
     def report(self) -> dict[str, float | str]:
-        """Return the number of bins a class, and the lowest and the highest value of any."""
+        """Return the number of bins per class, and the lowest and the highest value of any."""
         values = np.asarray(self.values)
         return {
             "num_bins": self.num_bins,

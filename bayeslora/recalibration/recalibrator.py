@@ -202,7 +202,7 @@ class Recalibrator(ABC):
 
     @abstractmethod
     def report(self) -> dict[str, float | str]:
-        """Return the few numbers that say what the fit found."""
+        """Return the few numbers that summarise the fit."""
 
     def _notes(self) -> dict[str, str]:
         chosen = dataclasses.fields(CATALOGUE[self.name])

@@ -77,7 +77,7 @@ def scores_table(
     else:
         lists = (_list_of_scores(one, sets, keys) for one in named)
         blocks = [to_text(one, sparse=width is None) for one in lists]
-    # Three rows a method would bury a table of many.
+    # Three rows per method would bury a table of many.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
         near_far_table(named),

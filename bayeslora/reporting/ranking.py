@@ -200,7 +200,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Facts:
-    """What several sections of a report say, found out once for all of them.
+    """Facts that several sections of a report state, computed once for all of them.
 
     Attributes:
         methods: All methods.

@@ -52,7 +52,7 @@ def quoted(cell: str) -> str:
 
 
 def unquoted(cell: str) -> str:
-    """Return what `quoted` was given."""
+    """Return the text that `quoted` encoded."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -78,7 +78,7 @@ def load_movielens(split: str) -> Examples:
 
 
 def question(history: Sequence[str]) -> str:
-    """Return what is asked after a history of films."""
+    """Return the question after a history of films."""
     return f"The user liked, in this order: {'; '.join(history)}. Which film did they like next?"
 
 

@@ -166,7 +166,7 @@ def test_a_saved_posterior_needs_its_module_again(tmp_path):
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "module=module, encode=encode" in card
     assert "base_model" not in card
-    assert "tokens a text" not in card
+    assert "tokens per text" not in card
 
 
 def test_running_means_are_part_of_a_module(tmp_path):

@@ -66,7 +66,7 @@ def test_measured_numbers():
         "- polished: no",
         "- adapter stable rank: 2.35",
         "- python 3.11.7, bayeslora 0.1",
-        "- seed 5, at most 64 tokens a text",
+        "- seed 5, at most 64 tokens per text",
         "- fingerprint `abc123`",
         'from_pretrained("this-directory")',
     ):

@@ -128,7 +128,7 @@ def _folds(train: Features, num_classes: int, prior_rows: float) -> list[HeldOut
 def _best_inflation(
     config: GVBLL, held_out: list[HeldOut], shrinkage: float
 ) -> tuple[float, float]:
-    """Return the lowest NLL, in nats a row, and the inflation it is reached with."""
+    """Return the lowest NLL, in nats per row, and the inflation it is reached with."""
     from scipy.optimize import minimize_scalar
 
     score = _nll(held_out, shrinkage)

@@ -82,7 +82,8 @@ def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
     so is the softmax of `log_joint` the mean of the softmax over draws. In a draw the row is of
     class c with probability p(c | φ), which moves μ_c alone, to N(m_c + s_c / (1 + s_c) (φ − m_c),
     s_c / (1 + s_c) Σ). The squared distance to a normal point is a non-central chi-squared number,
-    so two numbers a draw and class stand for all d coordinates. One block of noise serves all rows.
+    so two numbers per draw and class stand for all d coordinates. One block of noise serves all
+    rows.
 
     Args:
         rows: N rows.

@@ -146,7 +146,7 @@ class GVBLLHead(AroundPoint):
         self.gaussian = gaussian.to(self.counts.device)
 
     def report(self) -> dict[str, float | str]:
-        """Return shrinkage, inflation, and the published bound on the rows, in nats a row."""
+        """Return shrinkage, inflation, and the published bound on the rows, in nats per row."""
         if self.gaussian is None:
             return {"fitted": "no"}
         return {

@@ -72,7 +72,7 @@ class LaplaceHead(AroundPoint):
         curvature: The Hessian, None before `fit`.
         prior_precision: δ, a float64 scalar; NaN before `fit`. Where it is to be chosen by
             validation, a fit without such data takes that of the MAP training.
-        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats a row.
+        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
     uses_training_features = True

@@ -20,7 +20,7 @@ class NUTS(Posterior):
     kernel: Annotated[
         Literal["hmc", "nuts"],
         "`nuts`, which fits the length of each trajectory to the posterior, or `hmc`, which draws "
-        "it at random: quicker, with fewer effective draws a step.",
+        "it at random: quicker, with fewer effective draws per step.",
     ] = "nuts"
     num_chains: Annotated[int, Range(1, 1000), "Independent chains, run one after the other."] = 4
     num_warmup: Annotated[Count, "Steps of each chain that adapt it and are thrown away."] = 300

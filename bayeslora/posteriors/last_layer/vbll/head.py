@@ -61,7 +61,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         fitted_factor: [C, d, k] float32 buffer of a `low_rank` fit, else None.
         fitted_basis: [d, d] float32 buffer of an `eigenbasis` fit, else None.
         fitted_prior_scale: τ of the last fit, None before `fit`.
-        fitted_elbo: Evidence lower bound of the last fit in nats a row, None before `fit`.
+        fitted_elbo: Evidence lower bound of the last fit in nats per row, None before `fit`.
     """
 
     uses_training_features = True
@@ -121,7 +121,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return self._trained_family.from_free(self.spread, self.factor, len(self.mean))
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
-        """Return −mean bound + KL / `num_train`, in nats a row.
+        """Return −mean bound + KL / `num_train`, in nats per row.
 
         Raises:
             InputError: `num_train` is not a number of rows.
@@ -136,7 +136,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return negative_elbo(apart, covariance, prior_variance, likelihood) / num_train
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return −mean bound with q held constant, in nats a row."""
+        """Return −mean bound with q held constant, in nats per row."""
         held = (self.spread.detach(), None if self.factor is None else self.factor.detach())
         covariance = self._trained_family.from_free(*held, len(self.mean))
         return -self._bound(rows, self.mean.detach(), covariance).mean()
@@ -219,7 +219,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def bound_gap(self, rows: Features, num_draws: int = 50) -> float:
-        """Return how far the bound is below the sampled log-likelihood, in nats a row."""
+        """Return how far the bound is below the sampled log-likelihood, in nats per row."""
         bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
         if bound == "mc":
             return 0.0

@@ -127,7 +127,7 @@ def live_dropouts(network: Network) -> MCDropoutDraws:
 
 
 def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:
-    """Return draws of a network's masks, found anew if it was trained for another posterior.
+    """Return draws of a network's masks, located again if it was trained for another posterior.
 
     Args:
         network: Trained.

@@ -8,7 +8,7 @@ structure keeps eigenvalues e and turns Jacobians into their directions, so that
 precision δ enters exactly: log|H + δI| = Σ log(e + δ), and V = J (H + δI)⁻¹ Jᵀ weighs them by
 1 / (e + δ).
 
-Source of the Kronecker form: Martens and Grosse 2015, arXiv 1503.05671; with many tokens a row,
+Source of the Kronecker form: Martens and Grosse 2015, arXiv 1503.05671; with many tokens per row,
 the `expand` form of Eschenhagen et al. 2023, arXiv 2311.00636.
 """
 

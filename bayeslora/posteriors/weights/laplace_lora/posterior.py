@@ -57,7 +57,7 @@ class LaplaceLoRAWeights(nn.Module):
         curvature: H, None before the fit.
         structure: Of the curvature; `diag` where `kron` was asked for and would take too much.
         prior_precision: δ, float64; NaN before the fit.
-        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats a row.
+        log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
     prior_precision: Tensor

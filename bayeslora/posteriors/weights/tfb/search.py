@@ -85,7 +85,7 @@ def degradation_on_anchors(
 
 
 def _badness(config: TFB, probs: Tensor, labels: Tensor) -> float:
-    """Return the NLL in nats a row, or the share of errors."""
+    """Return the NLL in nats per row, or the share of errors."""
     if config.metric == "nll":
         return nll(probs, labels)
     return float((probs.argmax(1) != labels).double().mean())
