@@ -313,10 +313,11 @@ class BayesianClassifier:
             current().first(partial(check_writable, out))
         # Here, since a prediction would spend a second on importing transformers' training loop.
         from bayeslora.engine import fit as procedure
+        from bayeslora.engine.fit_checks import refuse_training_options
 
         scores = feature_options.feature_scores(feature_scores)
         if not self.adapter.trains or self.adapter.episodes is not None:
-            procedure.refuse_training_options(
+            refuse_training_options(
                 self.adapter,
                 epochs=epochs,
                 batch_size=batch_size,

@@ -18,7 +18,6 @@ from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.depth import cut, num_layers, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.backbones.verbaliser import class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine import formats
 from bayeslora.engine.adapter_start import read_texts
@@ -28,27 +27,23 @@ from bayeslora.engine.class_prior import class_prior
 from bayeslora.engine.cross_validation import (
     as_chosen,
     cross_validate,
-    held_out_parts,
     split_off,
     what_was_chosen,
 )
-from bayeslora.engine.data import check_hold_out, check_images
+from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import Part, fit_members
 from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
-from bayeslora.engine.layer_sampling import check_sampling
+from bayeslora.engine.fit_checks import check_division, check_fit, fit_plan
 from bayeslora.engine.loop import FitResult
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
-from bayeslora.engine.trainer import nothing_to_restore
+from bayeslora.engine.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
-from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.feature_scores.options import (
-    MAHALANOBIS,
-    check_feature_scores,
     settled_scores,
 )
-from bayeslora.posteriors.registry import build_head, names_where, provider
+from bayeslora.posteriors.registry import provider
 from bayeslora.processes import current
 from bayeslora.tasks.examples import data_hash
 
@@ -62,31 +57,6 @@ def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
     """Return the adapter with its learning rate, which depends on how long it trains."""
     long = settings.epochs >= _LONG and choices.posterior.chooses_epoch
     return choices.adapter.with_rate(long=long)
-
-
-def _plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
-    """Return what the posterior may ask about the fit.
-
-    Raises:
-        InputError: There are fewer rows than parts of them.
-    """
-    return FitPlan(
-        num_classes=len(data.classes),
-        num_rows=len(data.train[0]),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        adapter_trains=choices.adapter.trains,
-        is_validated=data.validation is not None,
-        cross_validates=bool(settings.cv),
-        holds_out=bool(
-            held_out_parts(
-                data.train[0].strata(data.train[1].numpy()),
-                settings.cv,
-                settings.seed,
-                groups=data.train[0].groups,
-            )
-        ),
-    )
 
 
 def fit_classifier(
@@ -116,22 +86,21 @@ def fit_classifier(
         MissingAssetError: The posterior needs a package that is not installed.
     """
     choices = formats.settled(choices, data.train[0])
-    final = data
-    dropped = data.dropped()  # before rows are held out, which may be of either split
-    undivided: dict[str, str | None] = {}
+    given = data
     if settings.hold_out:
-        _check_hold_out(choices, data, settings)
-        undivided = {"whole": data_hash(data.train[0])}
+        check_division(choices, data, settings)
         data = split_off(data, settings.hold_out, settings.seed)
-        final = final if settings.refit else data
-    _check(choices, data, settings)
+    final = given if settings.refit else data
+    check_fit(choices, data, settings)
     choices = _with_defaults(choices, data, settings)
     if data.tasks and choices.verbaliser is None:
         choices = replace(choices, verbaliser="none")  # no name of a class is a word alone
     held = None if data.validation is None else data.validation[0]
     planned = _planned(choices, final, settings)
     # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
-    choices = replace(choices, posterior=choices.posterior.settled(_plan(choices, data, settings)))
+    choices = replace(
+        choices, posterior=choices.posterior.settled(fit_plan(choices, data, settings))
+    )
     identity: dict[str, Any] = {**planned, **final.hashes()}
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
@@ -161,20 +130,15 @@ def fit_classifier(
         ),
         leads=choices.format == "letters",
     )
+    begin, restore = _claims(out, identity, overwrite=overwrite)
     fit = partial(
         fit_members,
         data=data,
         settings=settings,
         backbone=backbone,
-        begin=lambda: (
-            None
-            if out is None
-            else current().first(partial(claim, out, identity, overwrite=overwrite))
-        ),
+        begin=begin,
         prior=prior,
-        restore=nothing_to_restore
-        if out is None
-        else lambda: restored(out, identity, overwrite=overwrite),
+        restore=restore,
     )
     if held is not None and posterior.scales_logits:
         choices = replace(choices, logit_scale=None)
@@ -188,16 +152,16 @@ def fit_classifier(
         if out is not None and current().is_first:
             abandon(out)
         raise
-    if network.conditioning is not None:
-        for advice in dict.fromkeys(network.conditioning.advice(one.adapter) for one in results):
-            if advice:
-                logger.warning("%s", advice)
+    _say_advice(network, results)
     planned["backbone"] |= reading | {
         "fingerprint": backbone.fingerprint,
         "settings": backbone.settings,
         "kind": ADAPTED,
     }
     providers = adapter_provider(choices.adapter) | provider(choices.posterior)
+    undivided: dict[str, str | None] = {}
+    if settings.hold_out:
+        undivided = {"whole": data_hash(given.train[0])}
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
@@ -206,12 +170,33 @@ def fit_classifier(
         tasks=data.tasks,
         across_tasks=data.across_tasks,
         data=final.hashes() | undivided,
-        dropped=dropped,
+        dropped=given.dropped(),  # which rows that are held out may be of either split
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
     )
     fitted = FittedModel(record, network, members, choices.progress)
     return fitted if held is None or settings.refit else fitted.measured(held)
+
+
+def _claims(
+    out: str | Path | None, identity: Mapping[str, Any], *, overwrite: bool
+) -> tuple[Callable[[], Path | None], Restore]:
+    """Return what claims `out` before the fit, and what claims it again if it was deleted."""
+    if out is None:
+        return lambda: None, nothing_to_restore
+    return (
+        lambda: current().first(partial(claim, out, identity, overwrite=overwrite)),
+        lambda: restored(out, identity, overwrite=overwrite),
+    )
+
+
+def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
+    """Log what the gates of the members advise, each advice once."""
+    if network.conditioning is None:
+        return
+    for advice in dict.fromkeys(network.conditioning.advice(one.adapter) for one in results):
+        if advice:
+            logger.warning("%s", advice)
 
 
 def _layers(choices: Choices, backbone: Backbone) -> int:
@@ -326,126 +311,6 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
         )
         backbone = cut(whole, depth)
     return whole, backbone
-
-
-def _check(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Raise InputError for what cannot work, before anything is loaded."""
-    posterior = choices.posterior
-    if current().size > 1:
-        _check_shared(choices.adapter, posterior)
-    if settings.cv and data.validation is not None:
-        raise InputError(
-            "cv chooses by parts of the training rows what validation data choose; give one of the "
-            "two",
-            code="clash",
-        )
-    plan = _plan(choices, data, settings)
-    if settings.quality_retaining is not None and data.train[0].choices is not None:
-        raise InputError(
-            "quality_retaining holds rows near others of their class, and the options of a "
-            "question are no classes; leave it out"
-        )
-    if settings.keep_folds:
-        _check_keep_folds(choices)
-    check_feature_scores(choices.feature_scores, posterior)
-    if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
-        raise InputError(
-            "Mahalanobis distances need a class with rows that differ, and every class has one "
-            "text; leave that feature score out, or give more rows"
-        )
-    choices.adapter.check_rows(data.train[0])
-    if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
-        raise InputError(
-            f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
-            "on episodes of them; leave them out, or give validation data",
-            code="not-in-episodes",
-        )
-    if choices.format == "options":
-        build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
-    check_sampling(choices.adapter, posterior, settings.layer_sampling)
-    posterior.check_fit(plan)
-    if isinstance(choices.verbaliser, Mapping):
-        class_words(data.classes, choices.verbaliser)
-
-
-def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
-    """Raise InputError for a training that several processes cannot share."""
-    what, reason = f"posterior {posterior.name!r}", posterior.not_shared
-    if adapter.episodes is not None:
-        what, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
-    if adapter.trains and reason:
-        raise InputError(
-            f"{what} cannot be trained by several processes: it {reason}; start one, without "
-            "torchrun or accelerate launch",
-            code="not-shared",
-        )
-
-
-def _check_hold_out(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Raise InputError if `hold_out` or `refit` cannot be used in this fit.
-
-    Raises:
-        InputError: `hold_out` or `refit` cannot be.
-    """
-    check_hold_out(settings.hold_out, validated=data.validation is not None)
-    if settings.cv:
-        raise InputError(
-            "hold_out and cv both choose by held-out rows; give one of the two", code="clash"
-        )
-    if settings.refit and choices.posterior.learns_from == "validation":
-        raise InputError(
-            f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
-            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature",
-            code="clash",
-        )
-
-
-def refuse_training_options(adapter: Adapter, **given: Any) -> None:
-    """Raise InputError for an option of training that has no effect beside an adapter.
-
-    Args:
-        adapter: Trains on episodes, or not at all.
-        given: Options of `BayesianClassifier.fit` by name, at their default where not given.
-    """
-    defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
-    for name, value in given.items():
-        if value != defaults.get(name):
-            what = "fits the last layer alone"
-            if adapter.trains:
-                what = "trains on few-shot episodes, whose number is an option of its own"
-            raise InputError(
-                f"{name} has no effect with adapter {adapter.name!r}, which {what}; leave it out, "
-                "or choose an adapter such as 'polar' or 'lora'",
-                code="no-effect",
-            )
-
-
-def _check_keep_folds(choices: Choices) -> None:
-    """Raise InputError if networks cannot answer together."""
-    posterior = choices.posterior
-    if not (posterior.is_point or posterior.scales_logits):
-        raise InputError(
-            f"keep_folds is not for posterior {posterior.name!r}, but for "
-            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out",
-            code="clash",
-        )
-    if not choices.adapter.trains:
-        raise InputError(
-            "keep_folds has no effect without an adapter; leave it out", code="no-effect"
-        )
-    if choices.feature_scores:
-        raise InputError(
-            "feature scores need one set of features, and with keep_folds there are several; leave "
-            "one of the two out",
-            code="clash",
-        )
-
-
-def _differ(data: TrainingData) -> bool:
-    """Return whether a class has training rows with different texts."""
-    rows = data.train[0]
-    pairs = rows.pairs or [None] * len(rows)
-    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
 def _planned(choices: Choices, data: TrainingData, settings: TrainingSettings) -> dict[str, Any]:

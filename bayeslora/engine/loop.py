@@ -179,11 +179,7 @@ def train_network(
     factor = None if prior is None or waits else centre(network, prior, train)
     held = validation if early_stopping else None
     if shown:
-        classes, features = network.head.mean_weight.shape
-        num_held = 0 if held is None else len(held.labels)
-        sizes = TrainingSizes(classes, features, len(train.labels), num_held)
-        announce_training(settings, posterior, sizes, pass_seconds=passed)
-        announce_final_fit(posterior, sizes, shown=fit_last)
+        _announce(fit, held, pass_seconds=passed, fit_last=fit_last)
     trainer, sampler = _trained(
         fit, held, directory=directory, on_epoch=on_epoch, restore=restore, title=description
     )
@@ -205,16 +201,11 @@ def train_network(
             seed=settings.seed,
             progress=shown,
         )
-    adapted = summary(network.sites) if network.full is None else network.full.summary()
-    if network.conditioning is not None and train.texts.contexts is not None:
-        adapted |= network.conditioning.figures(train.texts.contexts)
-        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
-        adapted["num_parameters"] += gate
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
         chosen,
-        adapted,
+        _adapted(network, train),
         {} if sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
@@ -241,6 +232,27 @@ class _Fit:
     settings: TrainingSettings
     tasks: Mapping[str, int]
     last: str | None
+
+
+def _announce(
+    fit: _Fit, held: LabelledTexts | None, *, pass_seconds: float, fit_last: bool
+) -> None:
+    """Log how long the training and the final fit take."""
+    classes, features = fit.network.head.mean_weight.shape
+    num_held = 0 if held is None else len(held.labels)
+    sizes = TrainingSizes(classes, features, len(fit.train.labels), num_held)
+    announce_training(fit.settings, fit.posterior, sizes, pass_seconds=pass_seconds)
+    announce_final_fit(fit.posterior, sizes, shown=fit_last)
+
+
+def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
+    """Return what the record says of the change of the weights."""
+    found = summary(network.sites) if network.full is None else network.full.summary()
+    if network.conditioning is not None and train.texts.contexts is not None:
+        found |= network.conditioning.figures(train.texts.contexts)
+        gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
+        found["num_parameters"] += gate
+    return found
 
 
 def _trained(

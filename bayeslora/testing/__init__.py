@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite(
     "bayeslora.testing.adapter",
     "bayeslora.testing.fit_laws",
-    "bayeslora.testing.prediction_laws",
+    "bayeslora.testing.last_layer",
     "bayeslora.testing.record_laws",
     "bayeslora.testing.weight_posterior",
 )

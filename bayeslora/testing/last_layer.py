@@ -14,9 +14,259 @@ overridden by one that it is, and its docstring says why.
 
 from __future__ import annotations
 
-from bayeslora.testing.fit_laws import FitLaws
-from bayeslora.testing.prediction_laws import PredictionLaws
-from bayeslora.testing.record_laws import RecordLaws
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from bayeslora import options
+from bayeslora.errors import InputError
+from bayeslora.links import link_probabilities
+from bayeslora.logits import Logits, SampledLogits
+from bayeslora.posteriors.features import Features
+from bayeslora.posteriors.registry import POSTERIORS, check_posterior
+from bayeslora.posteriors.types import LastLayer
+from bayeslora.testing.case import LastLayerCase
+
+
+def _without_samples(logits: Logits) -> Logits:
+    """Return what a prediction of `num_samples=0` gives to the link."""
+    return logits.at_mean() if isinstance(logits, SampledLogits) else logits
+
+
+class PredictionLaws(LastLayerCase):
+    """Logits are a proper distribution for each row by itself, and repeatable."""
+
+    def test_logits_are_float64_and_of_one_row_each(self, head: LastLayer, rows: Features) -> None:
+        """Also for float32 features, and no gradient leaves a prediction."""
+        logits = head.predict(rows.to(torch.float32))
+        assert logits.mean.dtype == logits.covariance.dtype == F64
+        assert logits.mean.shape == (20, self.num_classes)
+        assert not logits.mean.requires_grad
+
+    def test_probabilities_are_finite_and_sum_to_one(self, head: LastLayer, rows: Features) -> None:
+        """Within the rounding of a sum in float64."""
+        probs = link_probabilities(head.predict(rows)).probs
+        assert torch.isfinite(probs).all()
+        assert_close(probs.sum(1), torch.ones(20, dtype=F64), atol=1e-12, rtol=0)
+
+    def test_variances_are_not_negative(self, head: LastLayer, rows: Features) -> None:
+        """Rounding included: clamp what is meant to be zero."""
+        assert (head.predict(rows).variance >= 0).all()
+
+    def test_variance_reaches_the_probabilities(self, head: LastLayer, rows: Features) -> None:
+        """Logits with variance need an option `num_samples`, and a head that keeps its `config`.
+
+        Without the option a classifier predicts the mean; without `config` epochs and feature
+        scores would be judged by another link than predictions are made with.
+        """
+        logits = head.predict(rows)
+        if isinstance(logits, SampledLogits) or logits.is_point:
+            return
+        assert getattr(self.config, "num_samples", 0) > 0
+        kept = getattr(head, "config", None)
+        for name in ("link", "num_samples"):
+            assert getattr(kept, name, None) == getattr(self.config, name, None)
+
+    def test_no_samples_is_the_mean(self, head: LastLayer, rows: Features) -> None:
+        """`num_samples=0` is a softmax of the mean logits, bit by bit."""
+        logits = head.predict(rows)
+        probs = link_probabilities(_without_samples(logits), num_samples=0).probs
+        assert_close(probs, logits.mean.softmax(1), atol=0, rtol=0)
+
+    def test_same_seed_same_probabilities(self, head: LastLayer, rows: Features) -> None:
+        """A prediction draws nothing from a global generator."""
+        first, second = (link_probabilities(head.predict(rows), seed=3).probs for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_rows_do_not_depend_on_their_company(self, head: LastLayer, rows: Features) -> None:
+        """Batches and the order of rows change nothing but the last bits of products."""
+        order = torch.tensor([7, 2, 19])
+        whole, part = head.predict(rows), head.predict(rows.take(order))
+        assert_close(part.mean, whole.mean[order], atol=1e-12, rtol=0)
+        assert_close(part.covariance, whole.covariance[order], atol=1e-11, rtol=0)
+
+    def test_far_away_features_are_more_uncertain_where_anything_is(
+        self, head: LastLayer, rows: Features
+    ) -> None:
+        """Logits are linear in the features, so ten times the features is a hundred times v."""
+        far = head.predict(Features(10 * rows.values)).variance
+        assert_close(far, 100 * head.predict(rows).variance, rtol=1e-9, atol=1e-12)
+
+
+F64 = torch.float64
+
+
+class FitLaws(LastLayerCase):
+    """A fit depends on the rows and the trained mean, on nothing else, and disturbs no training."""
+
+    def test_permuted_labels_permute_the_logits(self, head: LastLayer, rows: Features) -> None:
+        """No class is special."""
+        order = torch.arange(self.num_classes).roll(1)
+        train, held = (
+            replace(part, labels=order[part.targets]) for part in (self.toy(), self.held_out())
+        )
+        moved = self.build()
+        moved.set_mean(self.start()[order.argsort()])
+        moved.fit(train, held)
+        expected, found = head.predict(rows), moved.predict(rows)
+        atol, rtol = self.fit_tolerance + self.noise, self.noise
+        assert_close(found.mean[:, order], expected.mean, atol=atol, rtol=rtol)
+        assert_close(found.variance[:, order], expected.variance, atol=atol, rtol=rtol)
+
+    def test_fitting_twice_changes_nothing(self, head: LastLayer, rows: Features) -> None:
+        """A fit starts from what training left, not from the fit before.
+
+        Where the prior is wide and logits are large the optimum is flat relative to its size.
+        """
+        before = head.predict(rows)
+        head.fit(self.toy(), self.held_out())
+        after = head.predict(rows)
+        atol = rtol = self.fit_tolerance
+        assert_close(after.mean, before.mean, atol=atol, rtol=rtol)
+        assert_close(after.covariance, before.covariance, atol=atol, rtol=rtol)
+
+    def test_fit_leaves_trained_parameters_alone(self) -> None:
+        """Training goes on after a fit that only scored an epoch."""
+        head = self.make()
+        before = [parameter.detach().clone() for parameter in head.parameters()]
+        head.fit(self.toy())
+        for old, new in zip(before, head.parameters(), strict=True):
+            assert torch.equal(old, new)
+
+    def test_a_prior_that_is_not_chosen_is_that_of_the_training(self) -> None:
+        """`choose_prior=False` makes epochs comparable."""
+        head = self.make()
+        head.fit(self.toy(), self.held_out(), choose_prior=False)
+        expected = self.training_prior_scale
+        assert head.report().get("prior_scale", expected) == pytest.approx(expected)
+
+    def test_single_and_double_precision_features_agree(self, rows: Features) -> None:
+        """Fits compute in float64 whatever they are given."""
+        outcomes = []
+        for dtype in (torch.float32, F64):
+            head = self.make()
+            head.fit(self.toy().to(dtype))
+            outcomes.append(head.predict(rows.to(dtype)))
+        single, double = outcomes
+        tolerance = self.precision_tolerance + self.noise
+        assert_close(single.mean, double.mean, atol=tolerance, rtol=self.noise)
+        assert_close(single.covariance, double.covariance, atol=tolerance, rtol=tolerance)
+
+    def test_loss_is_a_scalar_that_trains_every_parameter(self) -> None:
+        """With finite gradients."""
+        head = self.make()
+        loss = head.loss(self.toy().to(torch.float32), 60)
+        assert loss.shape == ()
+        torch.autograd.backward(loss)
+        for parameter in head.parameters():
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
+
+    def test_data_loss_reaches_the_features_alone(self) -> None:
+        """The adapter's step leaves no gradients in the head."""
+        head = self.make()
+        rows = self.toy().to(torch.float32)
+        rows.values.requires_grad_()
+        torch.autograd.backward(head.data_loss(rows))
+        assert rows.values.grad is not None
+        assert rows.values.grad.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in head.parameters())
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_features_that_are_not_finite_are_refused(self, head: LastLayer, value: float) -> None:
+        """By the fit and by the prediction, and the message counts the rows.
+
+        `bayeslora.posteriors.features.check_features` does so.
+        """
+        rows = self.toy()
+        rows.values[5, 1] = value
+        with pytest.raises(InputError, match="1 of 60 rows"):
+            self.make().fit(rows)
+        with pytest.raises(InputError, match="1 of 60 rows"):
+            head.predict(rows)
+
+    @pytest.mark.parametrize("value", [math.nan, 1e200, 1e11])
+    def test_strange_rows_are_refused_or_answered(
+        self, head: LastLayer, rows: Features, value: float
+    ) -> None:
+        """NaN never comes back: not for huge features, nor from held-out rows out of range."""
+        strange, held = self.toy(), self.held_out()
+        for part in (strange, held):
+            part.values[5, 1] = value
+        if not math.isnan(value):
+            self._assert_proper(self.make(), strange, None, rows)
+            self._assert_proper(head, None, None, strange)
+        self._assert_proper(self.make(), self.toy(), held, rows)
+
+    def _assert_proper(
+        self, head: LastLayer, train: Features | None, held: Features | None, asked: Features
+    ) -> None:
+        """Assert that the fit or the prediction is refused, or all logits are finite."""
+        try:
+            if train is not None:
+                head.fit(train, held)
+            logits = head.predict(asked)
+        except InputError:
+            return
+        assert torch.isfinite(logits.mean).all()
+        assert torch.isfinite(logits.covariance).all()
+
+
+class RecordLaws(LastLayerCase):
+    """Options are JSON, state is tensors, and together they are the whole posterior."""
+
+    def test_the_options_can_be_listed_named_and_stored(self) -> None:
+        """The class has its class variables, and options survive JSON."""
+        config = type(self.config)
+        if POSTERIORS.get(config.name) is not config:
+            check_posterior(config, "the posterior")
+        stored = json.loads(json.dumps(options.as_mapping(self.config), allow_nan=False))
+        assert options.resolve("posterior", stored, {config.name: config}) == self.config
+
+    def test_what_a_fit_says_is_json(self, head: LastLayer) -> None:
+        """`extra_config` and `report` go into `bayeslora.json`."""
+        for said in (head.extra_config(), head.report()):
+            assert json.loads(json.dumps(said, allow_nan=False)) == said
+
+    @pytest.mark.parametrize("count", [60, 3])
+    def test_saved_and_loaded_is_bit_equal(
+        self, rows: Features, tmp_path: Path, count: int
+    ) -> None:
+        """From tensors and `extra_config` alone, also for fewer rows than features."""
+        head = self.fitted(count)
+        file = tmp_path / "posterior.safetensors"
+        save_file({name: item.contiguous() for name, item in head.state_dict().items()}, file)
+        loaded = self.build(extra=head.extra_config())
+        loaded.load_state_dict(load_file(file))
+        expected, found = head.predict(rows), loaded.predict(rows)
+        assert torch.equal(found.mean, expected.mean)
+        assert torch.equal(found.covariance, expected.covariance)
+        assert torch.equal(loaded.mean_weight, head.mean_weight)
+        assert loaded.extra_config() == head.extra_config()
+        assert loaded.report() == head.report()
+
+    def test_an_unfitted_state_loads_too(self) -> None:
+        """Checkpoints of a training hold one."""
+        loaded = self.build()
+        loaded.load_state_dict(self.make().state_dict())
+
+    def test_the_mean_is_where_it_was_set(self) -> None:
+        """Another posterior starts from it, `calibrate` too."""
+        head = self.make()
+        assert head.mean_weight.shape == (self.num_classes, self.num_features)
+        torch.testing.assert_close(head.mean_weight.float(), self.start(), atol=0, rtol=0)
+
+    def test_told_mean_square_norm_is_saved(self) -> None:
+        """It turns prior scales into precisions, so it belongs to the state: a scalar tensor."""
+        head = self.make()
+        head.set_mean_sq_norm(7.0)
+        assert 7.0 in [float(item) for item in head.state_dict().values() if item.ndim == 0]
 
 
 class LastLayerLaws(PredictionLaws, FitLaws, RecordLaws):

@@ -1,5 +1,7 @@
 """A network of two adapter sites in float64, small enough for brute force, that fits like ours."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from small_sites import columns_site, lora_site, polar_site
@@ -22,7 +24,8 @@ class SmallTexts:
 
     def __init__(self, rows, fill=0.0, extra=0):
         self.rows, self.fill, self.extra = rows, fill, extra
-        self.tokens = type("Lengths", (), {"lengths": np.array([len(row) for row in rows])})
+        lengths = np.array([len(row) for row in rows])
+        self.tokens = SimpleNamespace(lengths=lengths, num_options=0)
 
     def __len__(self):
         return len(self.rows)

@@ -8,8 +8,7 @@ from torch.distributions import Normal, kl_divergence
 
 from bayeslora import CLoRA
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.clora.gate import PositionNoise
-from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
+from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights, PositionNoise
 
 F64 = torch.float64
 SITES = pytest.mark.parametrize("make", [lora_site, polar_site])

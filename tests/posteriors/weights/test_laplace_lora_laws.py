@@ -8,7 +8,7 @@ from small_network import SmallNetwork, SmallTexts, fitted, small_texts
 
 from bayeslora import LaplaceLoRA
 from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits, network_logits
-from bayeslora.testing.prediction_laws import PredictionLaws
+from bayeslora.testing.last_layer import PredictionLaws
 
 
 class OneTokenTexts:

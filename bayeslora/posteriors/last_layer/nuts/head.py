@@ -31,8 +31,7 @@ from bayeslora.links import antithetic_noise
 from bayeslora.logits import SampledLogits, evenly
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.algebra import RowSpace
-from bayeslora.posteriors.last_layer.nuts.chains import Chains, run_chains
-from bayeslora.posteriors.last_layer.nuts.convergence import RHAT_LIMIT, convergence
+from bayeslora.posteriors.last_layer.nuts.chains import RHAT_LIMIT, Chains, convergence, run_chains
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import AnyTarget, Target
 from bayeslora.posteriors.point import AroundPoint, PointHead

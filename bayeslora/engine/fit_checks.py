@@ -1,0 +1,163 @@
+"""What a fit refuses before anything is loaded, and what a posterior may ask about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bayeslora.adapters.base import Adapter
+from bayeslora.backbones.verbaliser import class_words
+from bayeslora.engine.cross_validation import held_out_parts
+from bayeslora.engine.data import check_hold_out
+from bayeslora.engine.layer_sampling import check_sampling
+from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.errors import InputError
+from bayeslora.posteriors.base import FitPlan, Posterior
+from bayeslora.posteriors.feature_scores.options import MAHALANOBIS, check_feature_scores
+from bayeslora.posteriors.registry import build_head, names_where
+from bayeslora.processes import current
+
+
+def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
+    """Return what the posterior may ask about the fit.
+
+    Raises:
+        InputError: There are fewer rows than parts of them.
+    """
+    return FitPlan(
+        num_classes=len(data.classes),
+        num_rows=len(data.train[0]),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        adapter_trains=choices.adapter.trains,
+        is_validated=data.validation is not None,
+        cross_validates=bool(settings.cv),
+        holds_out=bool(
+            held_out_parts(
+                data.train[0].strata(data.train[1].numpy()),
+                settings.cv,
+                settings.seed,
+                groups=data.train[0].groups,
+            )
+        ),
+    )
+
+
+def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Raise InputError for what cannot work, before anything is loaded."""
+    posterior = choices.posterior
+    if current().size > 1:
+        _check_shared(choices.adapter, posterior)
+    if settings.cv and data.validation is not None:
+        raise InputError(
+            "cv chooses by parts of the training rows what validation data choose; give one of the "
+            "two",
+            code="clash",
+        )
+    plan = fit_plan(choices, data, settings)
+    if settings.quality_retaining is not None and data.train[0].choices is not None:
+        raise InputError(
+            "quality_retaining holds rows near others of their class, and the options of a "
+            "question are no classes; leave it out"
+        )
+    if settings.keep_folds:
+        _check_keep_folds(choices)
+    check_feature_scores(choices.feature_scores, posterior)
+    if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
+        raise InputError(
+            "Mahalanobis distances need a class with rows that differ, and every class has one "
+            "text; leave that feature score out, or give more rows"
+        )
+    choices.adapter.check_rows(data.train[0])
+    if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
+        raise InputError(
+            f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
+            "on episodes of them; leave them out, or give validation data",
+            code="not-in-episodes",
+        )
+    if choices.format == "options":
+        build_head(posterior, 2, 1, shared=True)  # refused before the backbone is loaded
+    check_sampling(choices.adapter, posterior, settings.layer_sampling)
+    posterior.check_fit(plan)
+    if isinstance(choices.verbaliser, Mapping):
+        class_words(data.classes, choices.verbaliser)
+
+
+def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
+    """Raise InputError for a training that several processes cannot share."""
+    what, reason = f"posterior {posterior.name!r}", posterior.not_shared
+    if adapter.episodes is not None:
+        what, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
+    if adapter.trains and reason:
+        raise InputError(
+            f"{what} cannot be trained by several processes: it {reason}; start one, without "
+            "torchrun or accelerate launch",
+            code="not-shared",
+        )
+
+
+def check_division(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
+    """Raise InputError if `hold_out` or `refit` cannot be used in this fit.
+
+    Raises:
+        InputError: `hold_out` or `refit` cannot be.
+    """
+    check_hold_out(settings.hold_out, validated=data.validation is not None)
+    if settings.cv:
+        raise InputError(
+            "hold_out and cv both choose by held-out rows; give one of the two", code="clash"
+        )
+    if settings.refit and choices.posterior.learns_from == "validation":
+        raise InputError(
+            f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
+            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature",
+            code="clash",
+        )
+
+
+def _check_keep_folds(choices: Choices) -> None:
+    """Raise InputError if networks cannot answer together."""
+    posterior = choices.posterior
+    if not (posterior.is_point or posterior.scales_logits):
+        raise InputError(
+            f"keep_folds is not for posterior {posterior.name!r}, but for "
+            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out",
+            code="clash",
+        )
+    if not choices.adapter.trains:
+        raise InputError(
+            "keep_folds has no effect without an adapter; leave it out", code="no-effect"
+        )
+    if choices.feature_scores:
+        raise InputError(
+            "feature scores need one set of features, and with keep_folds there are several; leave "
+            "one of the two out",
+            code="clash",
+        )
+
+
+def _differ(data: TrainingData) -> bool:
+    """Return whether a class has training rows with different texts."""
+    rows = data.train[0]
+    pairs = rows.pairs or [None] * len(rows)
+    return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
+
+
+def refuse_training_options(adapter: Adapter, **given: Any) -> None:
+    """Raise InputError for an option of training that has no effect beside an adapter.
+
+    Args:
+        adapter: Trains on episodes, or not at all.
+        given: Options of `BayesianClassifier.fit` by name, at their default where not given.
+    """
+    defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
+    for name, value in given.items():
+        if value != defaults.get(name):
+            what = "fits the last layer alone"
+            if adapter.trains:
+                what = "trains on few-shot episodes, whose number is an option of its own"
+            raise InputError(
+                f"{name} has no effect with adapter {adapter.name!r}, which {what}; leave it out, "
+                "or choose an adapter such as 'polar' or 'lora'",
+                code="no-effect",
+            )
