@@ -169,7 +169,9 @@ class ConformalPredictor(ABC):
             InputError: Not fitted, or fitted on other classes.
         """
         if self.thresholds is None:
-            raise InputError(f"these {self.name} sets are not fitted yet; call fit first")
+            raise InputError(
+                f"these {self.name} sets are not fitted yet; call fit first", code="not-fitted"
+            )
         check_classes(f"the {self.name} sets were fitted on", self.classes, predictions.classes)
         # The score of a class that a row does not have is NaN, and within no threshold.
         sets = self.scores(with_gaps(predictions), fitting=False) <= self.thresholds

@@ -23,7 +23,7 @@ from bayeslora.engine import formats
 from bayeslora.engine.adapter_start import read_texts
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.checkpoints import abandon, claim, refuse, restored
-from bayeslora.engine.class_prior import class_prior
+from bayeslora.engine.class_prior import ClassPrior, class_prior
 from bayeslora.engine.cross_validation import (
     as_chosen,
     cross_validate,
@@ -105,13 +105,9 @@ def fit_classifier(
     if out is not None:
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
-    posterior = settle_posterior(
-        choices.posterior,
-        _sizes(choices, data, backbone, len(final.train[0])),
-    )
-    adapter = choices.adapter.with_layers(_layers(choices, backbone))
-    choices = replace(choices, posterior=posterior, adapter=adapter)
+    choices = _settled(choices, data, backbone, len(final.train[0]))
     # `identity` keeps what was asked for.
+    posterior = choices.posterior
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
     planned |= {
         "posterior": planned["posterior"] | settled,
@@ -120,16 +116,6 @@ def fit_classifier(
     reading = _reading(choices, backbone, final)
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
-    prior = class_prior(
-        whole,
-        data.classes,
-        choices.verbaliser,
-        data.train[0],
-        at_once=posterior.starts_over(
-            adapter_trains=choices.adapter.trains and choices.adapter.episodes is None
-        ),
-        leads=choices.format == "letters",
-    )
     begin, restore = _claims(out, identity, overwrite=overwrite)
     fit = partial(
         fit_members,
@@ -137,7 +123,7 @@ def fit_classifier(
         settings=settings,
         backbone=backbone,
         begin=begin,
-        prior=prior,
+        prior=_prior(choices, data, whole),
         restore=restore,
     )
     if held is not None and posterior.scales_logits:
@@ -197,6 +183,35 @@ def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
     for advice in dict.fromkeys(network.conditioning.advice(one.adapter) for one in results):
         if advice:
             logger.warning("%s", advice)
+
+
+def _settled(choices: Choices, data: TrainingData, backbone: Backbone, num_rows: int) -> Choices:
+    """Return the choices with what depends on the backbone: the covariance, the adapted layers.
+
+    Args:
+        choices: What was asked for.
+        data: The data.
+        backbone: At its depth.
+        num_rows: Training rows of the last fit.
+    """
+    posterior = settle_posterior(choices.posterior, _sizes(choices, data, backbone, num_rows))
+    adapter = choices.adapter.with_layers(_layers(choices, backbone))
+    return replace(choices, posterior=posterior, adapter=adapter)
+
+
+def _prior(choices: Choices, data: TrainingData, whole: Backbone) -> ClassPrior | None:
+    """Return what the language model says of the classes; None for a prior mean of zero."""
+    adapter = choices.adapter
+    return class_prior(
+        whole,
+        data.classes,
+        choices.verbaliser,
+        data.train[0],
+        at_once=choices.posterior.starts_over(
+            adapter_trains=adapter.trains and adapter.episodes is None
+        ),
+        leads=choices.format == "letters",
+    )
 
 
 def _layers(choices: Choices, backbone: Backbone) -> int:

@@ -172,7 +172,9 @@ class Recalibrator(ABC):
             InputError: Not fitted, or fitted on other classes.
         """
         if not self.classes:
-            raise InputError(f"this {self.name} is not fitted yet; call fit first")
+            raise InputError(
+                f"this {self.name} is not fitted yet; call fit first", code="not-fitted"
+            )
         check_classes(f"the {self.name} was fitted on", self.classes, predictions.classes)
         self._check_gaps(predictions)
         new = predictions.with_probs(self.mapped(with_gaps(predictions)), name)

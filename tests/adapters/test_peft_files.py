@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from refusal import refused
 from safetensors.torch import load_file, save_file
 
 from bayeslora.adapters.inject import inject
@@ -75,7 +76,7 @@ def test_pickles_are_not_opened(checkpoint):
 def test_missing_and_damaged_files_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors .*damaged"):
+    with refused("damaged"):
         read_peft(checkpoint)
     path.unlink()
     with pytest.raises(InputError, match=r"adapter_model\.safetensors"):

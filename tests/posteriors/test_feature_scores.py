@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
@@ -219,7 +220,7 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     ],
 )
 def test_damaged_records_are_refused(extra):
-    with pytest.raises(InputError, match="damaged"):
+    with refused("damaged"):
         FeatureScores.empty(extra, 4)
 
 
