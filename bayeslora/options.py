@@ -61,7 +61,7 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     try:
         config = _build(where, choices[name], options)
     except InputError as error:
-        if quoted(name) in str(error) or error.code == "unknown":
+        if quoted(name) in str(error) or where in str(error):  # it says so itself
             raise
         raise error.within(what if name == what else f"{what} {quoted(name)}") from None
     if isinstance(value, str):  # typed by a person; a record or a mapping states all options
