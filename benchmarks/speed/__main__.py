@@ -1,4 +1,4 @@
-"""What a fit, a prediction and a score cost beside peft, transformers, netcal and torchmetrics.
+"""What a fit, a prediction and a score cost beside other libraries.
 
 Every measurement is a process of its own, the sides of a case in turn, two threads. Fits and
 predictions read the first eight words of newsgroup posts with all layers and no template, as the
@@ -19,31 +19,30 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+from collections.abc import Collection
 from pathlib import Path
 from statistics import median
 
-from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.cases import CASES, HEADS
-from benchmarks.speed.measuring import KEY, machine, measured
+from benchmarks.speed.measuring import KEY, is_ours, machine, measured
 from benchmarks.speed.work import FEATURES, ROWS, WORDS
 
 # Runs of another version, and seconds of one that is enough.
 _BEFORE, _LONG = 3, 60
 MODULE = "benchmarks.speed"
+OURS, HERE = Path("reports/speed"), Path("build/speed")
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table.
-
-    Raises:
-        InputError: What is there was measured on another machine.
-    """
+    """Measure what is not there yet, then write the table."""
     usual = [name for name, case in CASES.items() if case.usual]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/speed"))
+    parser.add_argument(
+        "--out", type=Path, help=f"default: {OURS}, and {HERE} where that is of another machine"
+    )
     parser.add_argument("--quick", action="store_true", help="one repeat of the short cases")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual)
     parser.add_argument("--before", type=Path, metavar="CLONE", help="another version of ours")
@@ -51,19 +50,22 @@ def main() -> None:
     args = parser.parse_args()
     if args.measure:
         case, side = args.measure
-        found = {"seconds": CASES[case].sides[side]()}
+        done = CASES[case].sides[side]()
+        found = {"seconds": done} if isinstance(done, float) else done
         # Of cold starts the process that is measured is a child of this one.
         who = resource.RUSAGE_CHILDREN if case.startswith("cold-") else resource.RUSAGE_SELF
         found["mib"] = resource.getrusage(who).ru_maxrss / 1024
         print(json.dumps(found))
         return
-    results = Results(args.out, KEY)
-    for known in results.rows(kind="case"):
-        if known["name"] in args.cases and known["machine"] != machine():
-            raise InputError(
-                f"{results.path} has {known['name']} of another machine, {known['machine']}; "
-                "choose another directory (--out), or delete the row"
-            )
+    if args.out is None:
+        args.out = HERE if elsewhere(OURS, CASES) else OURS
+        print(f"results in {args.out}")
+    results, foreign = Results(args.out, KEY), elsewhere(args.out, args.cases)
+    if foreign:
+        parser.error(
+            f"{results.path} has rows of another machine, {', '.join(foreign)}; choose another "
+            "directory (--out), or delete them"
+        )
     for name in args.cases:
         case = CASES[name]
         if args.quick and not case.quick:
@@ -98,6 +100,12 @@ def main() -> None:
     write_table(args.out)
 
 
+def elsewhere(out: Path, names: Collection[str]) -> list[str]:
+    """Return which of these cases have rows that another machine measured."""
+    rows = [row for row in Results(out, KEY).rows(kind="case") if row["name"] in names]
+    return [row["name"] for row in rows if not is_ours(row["machine"])]
+
+
 def training_loop(results: Results) -> list[str]:
     """Return what the training loop takes: the difference of fits of five epochs and of one."""
     rows = []
@@ -114,6 +122,19 @@ def training_loop(results: Results) -> list[str]:
     return [
         "The training loop alone, from the difference of five epochs and one:",
         table(head, rows),
+    ]
+
+
+def unfinished_peer(results: Results) -> list[str]:
+    """Return how far the package `vbll` came, where it was stopped."""
+    known = results.get(kind="case", name="head-peer")
+    runs = [] if known is None else known["sides"].get("vbll by AdamW", [])
+    if not any("nats_left" in run for run in runs):
+        return []
+    steps, left = (median(run[key] for run in runs) for key in ("steps", "nats_left"))
+    return [
+        f"The package vbll was stopped after {steps:.0f} steps of AdamW, {left:.3g} nats per row "
+        "below the optimum, with the best of three learning rates."
     ]
 
 
@@ -148,15 +169,17 @@ def write_table(out: Path) -> None:
                 continue
             seconds = [one["seconds"] for one in found]
             middle = median(seconds)
+            # Of a peer that was stopped before it was done.
+            unfinished = "≥ " if any("nats_left" in one for one in found) else ""
             ratio = "" if not ours else f"{middle / float(ours):.2f}"
             ours = ours or str(middle)
             rows.append(
                 (
                     case.work,
                     side,
-                    f"{middle:.3g}",
+                    f"{unfinished}{middle:.3g}",
                     f"{min(seconds):.3g} to {max(seconds):.3g} ({len(seconds)})",
-                    ratio,
+                    unfinished + ratio,
                     f"{median(one['mib'] for one in found):.0f}",
                     before,
                 )
@@ -166,13 +189,15 @@ def write_table(out: Path) -> None:
     lines = [
         "# Speed",
         "Seconds of the work on both sides, each run a process of its own, in turn. Fits are of "
-        f"{ROWS} texts of {WORDS} words, imports and loading included. Made by `make "
+        f"{ROWS} texts of {WORDS} words, imports and loading included but in second fits; "
+        "predictions and heads leave both out. Made by `make "
         "bench-speed`, and what takes longest by `python -m benchmarks.speed --cases NAME`. "
         "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
         "read as well. The machine's speed differs between rows by a factor of up to three, as it "
         "was on the days of their measurement: compare within a row.",
         table(head, rows),
         *training_loop(results),
+        *unfinished_peer(results),
         stored(),
         "Measured on: " + "; ".join(machines) + ".",
     ]

@@ -156,9 +156,10 @@ CASES: dict[str, Case] = {
         for count in HEADS
     },
     "head-peer": Case(
-        "dense head, 20 classes, Jensen's bound: until 0.01 nats a row from the optimum, or 20 s",
+        "dense head, 20 classes, Jensen's bound: until 0.01 nats per row from the optimum, or 20 s",
         {"VBLL": our_jensen_head(20), "vbll by AdamW": peer_head(20)},
         repeats=3,
+        quick=False,
     ),
     "manifold-steps": Case(
         "100 steps of 120 orthonormal factors of 576 × 8",

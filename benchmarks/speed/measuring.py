@@ -46,9 +46,17 @@ def measured(module: str, case: str, side: str, package: Path | None = None) -> 
     return found
 
 
+def is_ours(known: dict[str, str]) -> bool:
+    """Return whether a row was measured on a machine like this one, by all that it says of it."""
+    return all(machine().get(name) == value for name, value in known.items())
+
+
 def machine() -> dict[str, str]:
     """Return what the numbers depend on."""
-    names = ("torch", "transformers", "peft", "netcal", "torchmetrics")
+    names = (
+        *("torch", "transformers", "peft", "netcal", "torchmetrics"),
+        *("laplace-torch", "geoopt", "vbll"),
+    )
     model = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -24,16 +24,25 @@ def test_what_is_no_clone_is_not_measured(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_rows_of_another_machine_are_not_replaced(tmp_path, monkeypatch):
+def test_rows_of_another_machine_are_not_replaced(tmp_path, monkeypatch, capsys):
     row = {"kind": "case", "name": "ece", "machine": {"processor": "another"}, "sides": {}}
     file = tmp_path / "results.jsonl"
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
     before = file.read_bytes()
     monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--out", str(tmp_path), "--quick"])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(SystemExit) as caught:
         speed.main()
-    assert str(file) in str(caught.value)
+    assert caught.value.code == 2
+    assert str(file) in capsys.readouterr().err
     assert file.read_bytes() == before
+    # Where no directory is asked for, it is one of this machine.
+    monkeypatch.setattr(speed, "OURS", tmp_path)
+    monkeypatch.setattr(speed, "HERE", tmp_path / "here")
+    monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--quick"])
+    monkeypatch.setattr(speed, "measured", lambda *_: {"seconds": 1.0, "mib": 1.0})
+    speed.main()
+    assert file.read_bytes() == before
+    assert (tmp_path / "here" / "results.jsonl").is_file()
 
 
 def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path, monkeypatch):

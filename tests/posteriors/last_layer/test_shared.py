@@ -265,6 +265,13 @@ def test_families_that_options_lack_are_refused(family):
         shared_head(f"vbll:covariance={family}{bound}")
 
 
+@pytest.mark.parametrize("rows", [100, 10**5, 10**7])
+@pytest.mark.parametrize("name", ["vbll", "laplace"])
+def test_what_a_fit_may_be_simplified_to_is_there_for_options(name, rows):
+    for config, _ in resolve_posterior(name).variants(1, SIZE * 100, rows):
+        build_head(config, SIZE, 1, shared=True)
+
+
 def test_a_density_of_each_class_is_refused():
     with pytest.raises(InputError, match="gvbll"):
         shared_head("gvbll")

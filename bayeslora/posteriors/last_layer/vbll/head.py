@@ -293,7 +293,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         dtype = extra.get("dtype", "float64")
         if dtype not in _STORED:
             raise ValueError(f"the dtype of its covariance is {dtype!r}")
-        self._packs = self._packs and "packed" in extra
+        self._packs = self._packs and extra.get("packed") is True
         self.fitted_mean = torch.zeros_like(self.mean, dtype=torch.float64)
         classes, size = self.mean.shape
         shapes = self._family.shapes(classes, size, self.config.rank)

@@ -92,7 +92,7 @@ class VBLL(Posterior):
         "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
         "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
         "classes. `auto` takes `dense`, or logs that it takes `eigenbasis` where a dense one would "
-        "take minutes or more than 100 MB.",
+        "take most of a minute or more than 100 MB.",
     ] = AUTO
     rank: Annotated[Count, "Directions of a `low_rank` covariance."] = 16
     head_step: Annotated[
@@ -150,8 +150,10 @@ class VBLL(Posterior):
         """Return the options with each covariance that they leave open, and what its fit costs."""
         from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
-        families: tuple[Covariance, ...]
-        families = ("dense", "eigenbasis") if self.covariance == AUTO else (self.covariance,)
+        families: tuple[Covariance, ...] = (self.covariance,)
+        if self.covariance == AUTO:
+            # Options share one weight vector, so no classes share a basis.
+            families = ("dense",) if num_classes == 1 else ("dense", "eigenbasis")
         found = [self.with_family(family) for family in families]
         return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
 
