@@ -434,7 +434,10 @@ def manifold_steps() -> float:
     """Return the seconds of our Riemannian AdamW."""
     from torch import nn
 
-    from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+    try:
+        from bayeslora.adapters.polar.riemannian import RiemannianAdamW
+    except ImportError:  # an older version
+        from bayeslora.optim.riemannian import RiemannianAdamW
 
     return _hundred_steps(nn.Parameter, RiemannianAdamW)
 
