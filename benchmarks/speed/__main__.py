@@ -3,8 +3,9 @@
 Every measurement is a process of its own, the sides of a case in turn, two threads. Fits and
 predictions read the first eight words of newsgroup posts with all layers and no template, as the
 peers do, with adapters on the query and value projections of the upper six layers; the peers sort
-by length as well. Times mean something on an idle machine alone, and move by a tenth there. Results
-are kept, so that the same command goes on; delete a file to measure again.
+by length as well. Second fits, beside which no peer stands, read as by default. Times mean
+something on an idle machine alone, and move by a tenth there. Results are kept, so that the same
+command goes on; delete a row to measure it again.
 
     python -m benchmarks.speed             (make bench-speed)
     python -m benchmarks.speed --quick

@@ -115,11 +115,11 @@ CASES: dict[str, Case] = {
         usual=False,
     ),
     "second-fit": Case(
-        "second fit of the same rows, last layer alone",
+        "second fit of the same rows, last layer alone, default reading",
         {"states from disk": second_fit(kept=True), "pass again": second_fit(kept=False)},
     ),
     "second-adapter": Case(
-        "fit of another adapter to the same rows, 1 epoch",
+        "fit of another adapter to the same rows, 1 epoch, default reading",
         {
             "states from disk": second_fit("lora", kept=True),
             "pass again": second_fit("lora", kept=False),

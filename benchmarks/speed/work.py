@@ -405,9 +405,7 @@ def second_fit(adapter: str = "none", *, kept: bool) -> Run:
             os.environ["BAYESLORA_CACHE"] = folder
 
             def work(name: str) -> None:
-                clf = BayesianClassifier(
-                    load_backbone(source), name, "vbll", progress=False, **WHOLE
-                )
+                clf = BayesianClassifier(load_backbone(source), name, "vbll", progress=False)
                 clf.fit(rows, **({} if name == "none" else {"epochs": 1, "cv": 0}))
 
             work("none" if adapter == "none" else "polar")

@@ -43,8 +43,8 @@ from bayeslora.runtime import row_slices
 
 NUM_NODES = 64
 
-# Elements, of which a solution holds some ten vectors in float64: 2 or 3 MB.
-_CACHED = 1 << 15
+# Elements, of which a solution holds some ten vectors in float64, 1.3 MB.
+_CACHED = 1 << 14
 # Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
 _LEAST_GAIN = 0.3
 
