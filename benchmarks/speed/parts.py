@@ -82,9 +82,9 @@ def _fit(epochs: int, without: Without | None = None) -> Callable[[], Callable[[
     return begin
 
 
-def _head(without: Without, num_classes: int = 20) -> Callable[[], Callable[[bool], float]]:
+def _head(without: Without) -> Callable[[], Callable[[bool], float]]:
     def begin() -> Callable[[bool], float]:
-        run: Run = head_fit(num_classes)
+        run: Run = head_fit(20)
 
         def measured(is_there: bool) -> float:
             with nullcontext() if is_there else without():
@@ -119,12 +119,6 @@ def _short_steps() -> AbstractContextManager[Any]:
     return patch.object(ascent, "_secant", lambda _, short, __: short)
 
 
-def _whole_tilts() -> AbstractContextManager[Any]:
-    from bayeslora.posteriors.last_layer.vbll import bounds
-
-    return patch.object(bounds, "_CACHED", 1 << 40)
-
-
 _FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"
 PARTS: Mapping[str, Part] = {
     "attention": Part("attention over short texts in float32", _FIT, _fit(2)),
@@ -132,11 +126,6 @@ PARTS: Mapping[str, Part] = {
     "last-token": Part("only the token read in the last feed-forward", _FIT, None, "f31effe7"),
     "scale": Part("scale of the features from 64 texts", _FIT, _fit(2, _scale_of_all)),
     "stages": Part("eigenbasis, then float32, then float64", _HEAD, _head(_one_stage)),
-    "pieces": Part(
-        "tilts in pieces that stay in the cache",
-        "closed-form head, 400 classes",
-        _head(_whole_tilts, 400),
-    ),
     "secant": Part("secant steps of the prior", _HEAD, _head(_short_steps)),
 }
 
@@ -263,8 +252,9 @@ def write_table(out: Path) -> None:
         )
     padded = results.get(kind="padding", name="words")
     if padded is not None:
-        shares = ", ".join(f"{100 * share:.0f} %" for share in padded["shares"].values())
-        lengths = ", ".join(padded["shares"])
+        by_length = sorted(padded["shares"].items(), key=lambda one: int(one[0]))
+        shares = ", ".join(f"{100 * share:.0f} %" for _, share in by_length)
+        lengths = ", ".join(length for length, _ in by_length)
         text.append(
             f"Of batches of {BATCH} texts of {lengths} words, {shares} is padding: packing them "
             "could save that share of the adapted layers at most."

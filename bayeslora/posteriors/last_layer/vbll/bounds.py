@@ -39,12 +39,9 @@ from torch import Tensor
 
 from bayeslora.errors import InputError
 from bayeslora.logits import GaussianLogits
-from bayeslora.runtime import row_slices
 
 NUM_NODES = 64
 
-# Elements, of which a solution holds some ten vectors in float64, 1.3 MB.
-_CACHED = 1 << 14
 # Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
 _LEAST_GAIN = 0.3
 
@@ -193,14 +190,9 @@ def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
         mean: [B, C] logit means.
         covariance: [B, C] logit variances where logits are independent, else [B, C, C].
     """
-    if covariance.ndim == 3:
-        return _correlated(mean.double(), covariance.double()).to(mean.dtype)
-    # Twice as fast where what a piece of the rows needs stays in a processor's own cache.
-    pieces = [
-        _independent(mean[rows].double(), covariance[rows].double())
-        for rows in row_slices(len(mean), mean.shape[1], most=_CACHED)
-    ]
-    return torch.cat(pieces).to(mean.dtype)
+    double = (mean.double(), covariance.double())
+    tilt = _independent(*double) if covariance.ndim == 2 else _correlated(*double)
+    return tilt.to(mean.dtype)
 
 
 def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Tensor:
