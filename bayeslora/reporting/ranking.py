@@ -18,6 +18,7 @@ from bayeslora.reporting.assess import (
     GOALS,
     Assessed,
     best_index,
+    doubtful,
     labelled,
     miscalibrated,
     overlaps,
@@ -291,7 +292,8 @@ def _choice(
     if len(chosen) == 1 and accuracy.label == chosen[0].label and not accuracy.tied:
         reasons.append("highest accuracy")
     if sound:
-        reasons.append("no sign of miscalibration")
+        clear = "clear " if any(doubtful(one) for one in chosen) else ""
+        reasons.append(f"no {clear}sign of miscalibration")
     if detecting and len(detecting) < len(chosen):
         chosen = detecting
         reasons.append(f"best detection of {listed([named(sets[name]) for name in judged])}")

@@ -18,6 +18,7 @@ from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.findings import calibration
 from bayeslora.reporting.model_card import model_card_section
 from bayeslora.reporting.part_tables import uncertainty_table
+from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.report import report
 from bayeslora.reporting.score_tables import COLUMNS, Named
 
@@ -227,3 +228,20 @@ def test_every_sentence_on_calibration_follows_from_one_test(p):
     [advised] = _face_value([one])
     assert ("recalibrate" in advised) == (p < 0.05 / 3)
     assert ("no sign of miscalibration" in advised) == (p > 0.05)
+
+
+@pytest.mark.parametrize(("p", "clear"), [(0.042, True), (0.37, False)])
+def test_what_may_be_chance_is_no_clear_sign(p, clear):
+    """The reason for a recommendation says no more than the finding on the same method."""
+    nll = {"nll": Score(0.6, 0.5, 0.7)}
+    pair = [
+        dataclasses.replace(
+            one,
+            method=dataclasses.replace(one.method, name=name, label=name),
+            scores=dataclasses.replace(one.scores, scores=dict(one.scores) | nll),
+        )
+        for name, one in (("a", assessed(p)), ("b", assessed(0.5)))
+    ]
+    choice = facts_of(pair, None, {}).choice
+    assert len(choice.equal) == 1
+    assert ("clear" in choice.reasons[-1]) == clear
