@@ -97,11 +97,7 @@ def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
 
 
 def check_division(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Raise InputError if `hold_out` or `refit` cannot be used in this fit.
-
-    Raises:
-        InputError: `hold_out` or `refit` cannot be.
-    """
+    """Raise InputError if `hold_out` or `refit` cannot be used in this fit."""
     check_hold_out(settings.hold_out, validated=data.validation is not None)
     if settings.cv:
         raise InputError(
