@@ -22,6 +22,7 @@ from benchmarks.label_budget.methods import (
     OURS,
     ROWS,
 )
+from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import mean_and_half, shown, table
 
@@ -61,6 +62,9 @@ def write_table(out: Path) -> None:
         found = _found(out, backbone)
         if found:
             lines += [f"## {backbone}", *_tables(found)]
+        judged = _found(out, backbone, judged=True)
+        if judged:
+            lines += [f"## {backbone}: sets that nothing was chosen on", *_tables(judged)]
     with atomic_file(out / "summary.md") as aside:
         aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     with atomic_file(out / "leads.svg") as aside:
@@ -132,10 +136,11 @@ def _in_words(name: str) -> str:
     return _WORDS.get(method, method) + comma + scheme
 
 
-def _found(out: Path, backbone: str) -> Found:
+def _found(out: Path, backbone: str, *, judged: bool = False) -> Found:
     found: Found = {}
     for row in Results(out, KEY).rows(backbone=backbone):
-        found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
+        if (row["task"] in JUDGED) == judged:
+            found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
     return found
 
 
@@ -151,16 +156,17 @@ def _tables(found: Found) -> list[str]:
             fits = mean(row["fits"] for one in cells for row in one)
             rows.append((str(size), name, *written, over_sets, f"{fits:.0f}"))
     head = ("", "rows", *tasks, "all, ± half a 95 % interval")
+    gaps = {
+        "Scale by cross-validation less none, nats a row, paired by set and seed:": _gains(
+            found, tasks, ", cv", ""
+        ),
+        "The same before:": _gains(found, tasks, f", cv{BEFORE}", BEFORE),
+        "As it is less before, both with the scale:": _gains(found, tasks, ", cv", f", cv{BEFORE}"),
+        f"{OURS} less each other method, nats a row, paired by set and seed:": _leads(found, tasks),
+    }
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
-        "Scale by cross-validation less none, nats a row, paired by set and seed:",
-        table(head, _gains(found, tasks, ", cv", "")),
-        "The same before:",
-        table(head, _gains(found, tasks, f", cv{BEFORE}", BEFORE)),
-        "As it is less before, both with the scale:",
-        table(head, _gains(found, tasks, ", cv", f", cv{BEFORE}")),
-        f"{OURS} less each other method, nats a row, paired by set and seed:",
-        table(head, _leads(found, tasks)),
+        *(part for words, rows in gaps.items() if rows for part in (words, table(head, rows))),
     ]
 
 
