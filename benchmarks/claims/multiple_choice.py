@@ -16,7 +16,7 @@ Cells = dict[tuple[Any, ...], dict[str, dict[tuple[str, str], float]]]
 """By what a pair shares: the scores of each method, by set and name of the score."""
 
 FOLDER = "multiple-choice"
-GRIDS = ("multiple-choice", "multiple-choice-all-rows")
+GRIDS = ("multiple-choice-core", "multiple-choice", "multiple-choice-all-rows")
 OURS = "PoLAR VBLL"
 RIVALS = ("LoRA MLE", "Laplace-LoRA", "BLoB", "PoLAR Laplace", "LoRA VBLL")
 SHIFTED_FROM, LARGE_SHIFTS = "openbookqa", ("mmlu-college-chemistry", "mmlu-college-physics")
@@ -43,8 +43,8 @@ def section(reports: Path) -> list[str]:
     return [
         "## Multiple choice",
         f"{backbones}, every option scored by one weight vector; OpenBookQA, ARC-Easy, BoolQ. "
-        f"{done}: the grids take days of two cores. Commands: {commands}; then each "
-        "`results.parquet` goes into `reports/multiple-choice/` under a name of its own. "
+        f"{done}: the first grid takes hours of two cores, the others days. Commands: {commands}; "
+        "then each `results.parquet` goes into `reports/multiple-choice/` under a name of its own. "
         "[question-formats](../reports/question-formats/summary.md) has the language model before "
         "any label.",
         claims_table([*claims(rows)]),

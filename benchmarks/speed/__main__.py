@@ -194,8 +194,8 @@ def write_table(out: Path) -> None:
         "predictions and heads leave both out. Made by `make "
         "bench-speed`, and what takes longest by `python -m benchmarks.speed --cases NAME`. "
         "*Before*: the package of commit 40a1510 (`--before`), where all layers of a raw text were "
-        "read as well. The machine's speed differs between rows by a factor of up to three, as it "
-        "was on the days of their measurement: compare within a row.",
+        "read as well. The machine's speed differs between days by a factor of up to three, and "
+        "few rows are of another day: compare within a row.",
         table(head, rows),
         *training_loop(results),
         *unfinished_peer(results),

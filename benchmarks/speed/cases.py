@@ -72,7 +72,6 @@ CASES: dict[str, Case] = {
     "fit-5-epochs-bfloat16": Case(
         "fit, 5 epochs, bfloat16",
         {"PoLAR-VBLL": our_fit("bfloat16", 5), "peft": peft_fit("bfloat16", 5)},
-        repeats=3,
         quick=False,
         usual=False,
     ),
@@ -82,7 +81,7 @@ CASES: dict[str, Case] = {
             "PoLAR-VBLL": our_fit("float32", 5, "polar:num_layers=30"),
             "peft": peft_fit("float32", 5, ALL_LAYERS),
         },
-        repeats=1,
+        repeats=3,
         quick=False,
         usual=False,
     ),
@@ -102,6 +101,7 @@ CASES: dict[str, Case] = {
             "peft": peft_fit("bfloat16", 1, ALL_LAYERS),
         },
         quick=False,
+        usual=False,
     ),
     "reading": Case(
         "fit as by default, 24 words, loading left out",
@@ -110,7 +110,6 @@ CASES: dict[str, Case] = {
             "all layers, raw": whole_fit(**WHOLE),
             "last layer alone": whole_fit("none"),
         },
-        repeats=3,
         quick=False,
         usual=False,
     ),
@@ -124,8 +123,8 @@ CASES: dict[str, Case] = {
             "states from disk": second_fit("lora", kept=True),
             "pass again": second_fit("lora", kept=False),
         },
-        repeats=3,
         quick=False,
+        usual=False,
     ),
     "predict": Case(
         f"{PREDICTED} predictions, float32",
@@ -158,8 +157,8 @@ CASES: dict[str, Case] = {
     "head-peer": Case(
         "dense head, 20 classes, Jensen's bound: until 0.01 nats per row from the optimum, or 20 s",
         {"VBLL": our_jensen_head(20), "vbll by AdamW": peer_head(20)},
-        repeats=3,
         quick=False,
+        usual=False,
     ),
     "manifold-steps": Case(
         "100 steps of 120 orthonormal factors of 576 × 8",

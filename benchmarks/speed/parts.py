@@ -1,9 +1,9 @@
 """What each part of the speed brings alone: the same work with it and without it, in turn.
 
-Both sides run in one process with two threads, loading and frozen layers left out, after one run of
-each that does not count. A machine's drift meets both sides of a pair, so the median of the pairs'
-ratios says more than their seconds. What a process does once (imports, frozen states from disk) and
-what older versions lack is in the table of `python -m benchmarks.speed`.
+Both sides run in one process with two threads, loading and the frozen layers of fits left out,
+after one run of each that does not count. A machine's drift meets both sides of a pair, so the
+median of the pairs' ratios says more than their seconds. What a process does once (imports, frozen
+states from disk) and what older versions lack is in the table of `python -m benchmarks.speed`.
 
     python -m benchmarks.speed.parts
 """
@@ -11,8 +11,8 @@ what older versions lack is in the table of `python -m benchmarks.speed`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,13 +27,16 @@ from benchmarks.lib.tables import table
 from benchmarks.speed.measuring import KEY, machine
 from benchmarks.speed.work import (
     MAX_LENGTH,
+    PREDICTED,
     ROWS,
     THREADS,
     WHOLE,
     WORDS,
     Run,
+    all_scores,
     clock,
     head_fit,
+    manifold_steps,
     texts,
 )
 
@@ -82,10 +85,29 @@ def _fit(epochs: int, without: Without | None = None) -> Callable[[], Callable[[
     return begin
 
 
-def _head(without: Without) -> Callable[[], Callable[[bool], float]]:
+def _prediction(without: Without) -> Callable[[], Callable[[bool], float]]:
     def begin() -> Callable[[bool], float]:
-        run: Run = head_fit(20)
+        from bayeslora import BayesianClassifier
+        from bayeslora.backbones.load import load_backbone
 
+        backbone = load_backbone("smollm2-135m", dtype="bfloat16")
+        clf = BayesianClassifier(backbone, progress=False, **WHOLE)
+        clf.fit(texts("train", 96), epochs=1, cv=0)
+        rows = texts("test", PREDICTED)
+
+        def run() -> float:
+            backbone.prefix_states.clear()
+            return clock(lambda: clf.predict(rows))
+
+        return _patched(run, without)()
+
+    return begin
+
+
+def _patched(run: Run, without: Without) -> Callable[[], Callable[[bool], float]]:
+    """Return work from which a patch takes the part away."""
+
+    def begin() -> Callable[[bool], float]:
         def measured(is_there: bool) -> float:
             with nullcontext() if is_there else without():
                 return run()
@@ -99,6 +121,45 @@ def _random_batches() -> AbstractContextManager[Any]:
     from bayeslora.engine import trainer
 
     return patch.object(trainer, "_POOL_BATCHES", 1)
+
+
+@contextmanager
+def _unsorted_batches() -> Iterator[None]:
+    from bayeslora.backbones import encoder, prefix
+
+    def as_they_come(lengths: Any, batch_size: int) -> Any:
+        rows = list(range(len(lengths)))
+        return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+    with (
+        patch.object(encoder, "length_batches", as_they_come),
+        patch.object(prefix, "length_batches", as_they_come),
+    ):
+        yield
+
+
+def _factor_by_factor() -> AbstractContextManager[Any]:
+    from bayeslora.adapters.polar import riemannian
+
+    together = riemannian._step
+
+    def apart(factors: Any, states: Any, group: Any) -> None:
+        for factor, state in zip(factors, states, strict=True):
+            together([factor], [state], group)
+
+    return patch.object(riemannian, "_step", apart)
+
+
+def _wide_blocks() -> AbstractContextManager[Any]:
+    from bayeslora.metrics import bootstrap
+
+    return patch.object(bootstrap, "BLOCK", 100 * bootstrap.BLOCK)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    from bayeslora.metrics import bootstrap
+
+    return patch.object(bootstrap, "threaded", map)
 
 
 def _scale_of_all() -> AbstractContextManager[Any]:
@@ -120,13 +181,29 @@ def _short_steps() -> AbstractContextManager[Any]:
 
 
 _FIT, _HEAD = "fit, 2 epochs, bfloat16", "closed-form head, 20 classes"
+_PREDICTION, _SCORES = f"{PREDICTED} predictions, bfloat16", "all scores with intervals, 1e5 × 5"
+_STEPS = "100 steps of 120 orthonormal factors of 576 × 8"
 PARTS: Mapping[str, Part] = {
     "attention": Part("attention over short texts in float32", _FIT, _fit(2)),
     "batches": Part("batches of similar length", _FIT, _fit(2, _random_batches)),
     "last-token": Part("only the token read in the last feed-forward", _FIT, None, "f31effe7"),
     "scale": Part("scale of the features from 64 texts", _FIT, _fit(2, _scale_of_all)),
-    "stages": Part("eigenbasis, then float32, then float64", _HEAD, _head(_one_stage)),
-    "secant": Part("secant steps of the prior", _HEAD, _head(_short_steps)),
+    "steps": Part(
+        "factors of one shape in one call", _STEPS, _patched(manifold_steps, _factor_by_factor)
+    ),
+    "stages": Part(
+        "eigenbasis, then float32, then float64", _HEAD, _patched(head_fit(20), _one_stage)
+    ),
+    "secant": Part("secant steps of the prior", _HEAD, _patched(head_fit(20), _short_steps)),
+    "sorted": Part("batches of similar length", _PREDICTION, _prediction(_unsorted_batches)),
+    "blocks": Part(
+        "resamples in blocks that stay in the cache",
+        _SCORES,
+        _patched(all_scores(100_000), _wide_blocks),
+    ),
+    "threads": Part(
+        "resamples in two threads", _SCORES, _patched(all_scores(100_000), _one_thread)
+    ),
 }
 
 
@@ -238,7 +315,8 @@ def write_table(out: Path) -> None:
     text = [
         "# What each part brings",
         f"Medians of {PAIRS} pairs in one process. Fits are of {ROWS} texts of {WORDS} words; "
-        "loading and frozen layers are left out. Made by `python -m benchmarks.speed.parts`.",
+        "loading is left out, and the frozen layers of fits. Made by "
+        "`python -m benchmarks.speed.parts`.",
         table(head, rows),
     ]
     compiled = results.get(kind="compile", name="upper layers")

@@ -238,13 +238,14 @@ def head_fit(num_classes: int) -> Run:
     def run() -> float:
         from bayeslora import VBLL
 
+        config = VBLL(polish_mean="refit")
         try:
             from bayeslora.posteriors.cost import affordable
-        except ImportError:  # an older version
-            from bayeslora.posteriors.vbll_cost import settled as affordable
 
+            config = affordable(config, num_classes, FEATURES, ROWS)
+        except ImportError:  # an older version, all of whose heads are dense
+            pass
         features, labels = _head_rows(num_classes)
-        config = affordable(VBLL(polish_mean="refit"), num_classes, FEATURES, ROWS)
         head: Any = _head(config, FEATURES, num_classes)
         return clock(lambda: head.fit(*_rows(features, labels)))
 
