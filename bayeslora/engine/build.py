@@ -148,8 +148,9 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(
             f"posterior {posterior.name!r} is over factors while they train, and with adapter "
-            f"{adapter.name!r} {adapter.input_dependent}; choose a posterior that is fitted after "
-            "training, such as 'laplace', 'vbll', 'tfb' or 'laplace_lora', or an 'ensemble'",
+            f"{adapter.name!r} {adapter.input_dependent}; choose one that is fitted after "
+            f"training, {names_where(lambda one: not one.from_start)}, or one that trains networks "
+            f"apart, {names_where(lambda one: one.has_members)}",
             code="factors-move-with-input",
         )
     return posterior.adapter_for(adapter)
@@ -161,8 +162,7 @@ def check_episodes(adapter: Adapter, posterior: Posterior) -> None:
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer, and adapter "
             f"{adapter.name!r} trains on few-shot episodes, in which it has no part; choose "
-            "'prototypes', 'gvbll', 'vbll' or 'laplace'; the pool itself predicts as an ensemble "
-            f"with {adapter.name}:merge=ensemble",
+            f"{_names_of_last_layer()}",
             code="not-in-episodes",
         )
 
@@ -174,8 +174,8 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
         raise InputError(
             f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
             f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
-            "weights at each call, as if they were different ones; choose a posterior of the last "
-            "layer, 'ensemble', 'swag', 'tfb' or 'ivon'",
+            "weights at each call, as if they were different ones; choose "
+            f"{names_where(lambda one: not one.calls_once)}",
             code="shared-layers",
         )
 
@@ -197,9 +197,9 @@ def last_layer(
     return head
 
 
-def over_adapters(posterior: Posterior) -> bool:
-    """Return whether a posterior is fitted to adapters that are trained already."""
-    return posterior.over_trained
+def _names_of_last_layer() -> str:
+    """Return the posteriors that are fitted to the features of a finished network, for messages."""
+    return names_where(lambda one: not (one.from_start or one.over_trained))
 
 
 def reason_against_layers(posterior: Posterior) -> str:
@@ -239,18 +239,18 @@ def check_last_layer(
             "be lost; fit the other posterior from the start",
             code="gated",
         )
-    if over_adapters(posterior) and not adapted:
+    if posterior.over_trained and not adapted:
         raise InputError(
             f"posterior {posterior.name!r} is over the weights of an adapter, and here is none: "
             "the classifier is neither a model of ours nor a LoRA checkpoint that was loaded for "
-            f"it, from_transformers(directory, {posterior.name!r}); choose 'laplace', which is "
-            "over the last layer",
+            f"it, from_transformers(directory, {posterior.name!r}); choose one that is over the "
+            f"last layer, {_names_of_last_layer()}",
             code="no-adapter",
         )
-    if over_adapters(posterior) and not with_sites and reason_against_layers(posterior):
+    if posterior.over_trained and not with_sites and reason_against_layers(posterior):
         raise InputError(
             f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
-            "own layers were trained; choose 'laplace', which is over the last layer",
+            f"own layers were trained; choose one over the last layer, {_names_of_last_layer()}",
             code="not-on-layers",
         )
     reason = posterior.from_start
@@ -261,7 +261,7 @@ def check_last_layer(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
             f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
             "with it from the start, or choose one of the last layer: "
-            f"{names_where(lambda one: not (one.from_start or one.over_trained))}{over}",
+            f"{_names_of_last_layer()}{over}",
             code="from-start",
         )
 

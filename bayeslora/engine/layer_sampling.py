@@ -18,6 +18,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.registry import names_where
 
 # The learning rates that belong to layers; the head's and that of what is outside them do not rise.
 _RISING = frozenset({"adapter", "factors", "posterior"})
@@ -40,8 +41,8 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         if reason:
             raise InputError(
                 f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
-                f"{reason}; choose a posterior of the last layer (such as 'vbll' or 'laplace'), "
-                "'ensemble', or another adapter, maybe with layer_sampling",
+                f"{reason}; choose {names_where(lambda one: not reason_against_layers(one()))}, or "
+                "another adapter, maybe with layer_sampling",
                 code="not-on-layers",
             )
         return

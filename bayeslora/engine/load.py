@@ -34,7 +34,7 @@ from bayeslora.backbones.sequence_encoder import SequenceEncoder
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
-from bayeslora.engine.build import build_network, check_last_layer, last_layer, over_adapters
+from bayeslora.engine.build import build_network, check_last_layer, last_layer
 from bayeslora.engine.card import model_card
 from bayeslora.engine.data import format_of
 from bayeslora.engine.network import Network
@@ -252,7 +252,7 @@ def foreign_network(
             is neither one of the last layer nor, where the model is a PEFT checkpoint, over its
             adapters.
     """
-    split = over_adapters(posterior) and isinstance(model, str) and is_peft(model)
+    split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
     classifier = load_sequence_classifier(
         model,

@@ -227,7 +227,7 @@ def _load(
     """Return the classifier as it is: a foreign one predicts by its own softmax."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.build import check_last_layer, over_adapters
+    from bayeslora.engine.build import check_last_layer
 
     if posterior is not None:
         check_last_layer(posterior, adapted=own or is_peft(args.model))
@@ -238,7 +238,7 @@ def _load(
     if args.classes is not None:
         foreign["classes"] = [name.strip() for name in args.classes.split(",")]
     # A checkpoint's adapters are merged, unless the posterior is over them.
-    start = posterior if posterior is not None and over_adapters(posterior) else "mle"
+    start = posterior if posterior is not None and posterior.over_trained else "mle"
     return BayesianClassifier.from_transformers(args.model, start, **loading, **foreign)
 
 
