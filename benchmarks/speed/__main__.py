@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from collections.abc import Collection
 from pathlib import Path
 from statistics import median
@@ -28,7 +27,7 @@ from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.cases import CASES, HEADS
-from benchmarks.speed.measuring import KEY, is_ours, machine, measured
+from benchmarks.speed.measuring import KEY, is_ours, largest, machine, measured
 from benchmarks.speed.work import FEATURES, ROWS, WORDS
 
 # Runs of another version, and seconds of one that is enough.
@@ -53,9 +52,7 @@ def main() -> None:
         case, side = args.measure
         done = CASES[case].sides[side]()
         found = {"seconds": done} if isinstance(done, float) else done
-        # Of cold starts the process that is measured is a child of this one.
-        who = resource.RUSAGE_CHILDREN if case.startswith("cold-") else resource.RUSAGE_SELF
-        found["mib"] = resource.getrusage(who).ru_maxrss / 1024
+        found["mib"] = largest(of_children=case.startswith("cold-"))
         print(json.dumps(found))
         return
     if args.out is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from bayeslora.files import atomic_file
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
-from benchmarks.speed.measuring import KEY, machine, measured
+from benchmarks.speed.measuring import KEY, largest, machine, measured
 from benchmarks.speed.work import (
     MAX_LENGTH,
     ROWS,
@@ -129,7 +128,7 @@ def main() -> None:
     if args.measure:
         name, value = args.measure
         found = {"seconds": SWEEPS[name].run(int(value))()}
-        found["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found["mib"] = largest()
         print(json.dumps(found))
         return
     results = Results(args.out, KEY)

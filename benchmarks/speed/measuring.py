@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -44,6 +45,17 @@ def measured(module: str, case: str, side: str, package: Path | None = None) -> 
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def largest(*, of_children: bool = False) -> float:
+    """Return the MiB that this process held at most, or its children, whom a cold start measures.
+
+    `ru_maxrss` of a process begins with what its parent held.
+    """
+    if of_children:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def is_ours(known: dict[str, str]) -> bool:
