@@ -69,7 +69,8 @@ browser:
 	fi; \
 	echo "No chromium: the browser tests will be skipped; as root, apt-get install chromium brings them back"
 
-PROSE := README.md CONTRIBUTING.md benchmarks/README.md reports/README.md $(wildcard docs/*.md docs/*/*.md docs/*/*/*.md)
+PROSE := README.md CONTRIBUTING.md benchmarks/README.md reports/README.md $(wildcard reports/*/summary.md) \
+  $(wildcard docs/*.md docs/*/*.md docs/*/*/*.md)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

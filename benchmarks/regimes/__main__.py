@@ -105,7 +105,7 @@ ROWS = (
     Row("lora-vbll", "lora-vbll", tuned=VBLL(), untuned=UNTUNED, unwatched=REFIT),
     Row("polar-vbll", "polar-vbll", tuned=VBLL(), untuned=UNTUNED),
     Row("polar-vbll, refit", "polar-vbll", tuned=REFIT, untuned=REFIT),
-    Row("polar-vbll, not polished", "polar-vbll"),
+    Row("polar-vbll, as trained", "polar-vbll"),
 )
 
 

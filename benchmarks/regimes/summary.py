@@ -65,7 +65,7 @@ def _preamble() -> str:
         "out-of-distribution set, at most 32 tokens a text, bfloat16, MC dropout with 5 passes, "
         "ensembles of 3. `polar-vbll` is what `fit` ends in: its final fit keeps the trained means "
         "in the fixed budget and without validation rows, and validation rows choose between them "
-        "and refitted ones; `refit` always fits means in closed form, and `not polished` is the "
+        "and refitted ones; `refit` always fits means in closed form, and `as trained` is the "
         "head as training left it. Values are means over seeds ± half a "
         "95 % t interval; differences are paired by seed (method − polar-vbll). The rows are the "
         "same for every seed, so the intervals speak of training, not of the choice of rows. "
