@@ -20,7 +20,7 @@ from bayeslora.option_checks import FORMATS, Format
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 
-TASKS = ("arc-easy", "arc-challenge", "openbookqa")
+TASKS = ("arc-easy", "arc-challenge", "openbookqa", "winogrande-s")
 SCORES = ("accuracy", "nll", "ece")
 KEY = ("task", "format")
 
@@ -69,7 +69,7 @@ def write_table(out: Path, backbone: str) -> None:
         "`letters` all options are in the prompt.\n\n"
         + table(["task", "format", "questions", "chance", "accuracy", "NLL", "ECE"], lines)
         + "\n\nNothing is trained here. What fits gain on these questions is the subject of "
-        "`benchmarks/grids/multiple-choice.yaml` and `multiple-choice-all-rows.yaml`; "
+        "`benchmarks/grids/multiple-choice*.yaml`; "
         "[the claims](../../docs/claims.md#multiple-choice) say what of them has been run.\n\n"
         "Command: `python -m benchmarks.question_formats --data-dir DIR`.\n"
     )
