@@ -74,10 +74,9 @@ from benchmarks.lib.pools import (
     JUDGED,
     TEXT_TOKENS,
     Pools,
-    development,
     drawn,
     frame_tokens,
-    judgement,
+    pools_of,
 )
 from benchmarks.lib.results import Results, import_cells
 from benchmarks.lib.task_rows import TASKS
@@ -112,10 +111,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     backbone = load_backbone(args.backbone)
-    pools = {
-        task: (judgement if task in JUDGED else development)(task, args.data_dir)
-        for task in args.tasks
-    }
+    pools = {task: pools_of(task, args.data_dir) for task in args.tasks}
     for seed, size, task in product(args.seeds, args.sizes, args.tasks):
         for name in args.methods:
             method = METHODS[name]

@@ -50,6 +50,11 @@ def development(task: str, data_dir: Path | None) -> Pools:
     return Pools(without_overlap(pool, score), score, {"far": far})
 
 
+def pools_of(task: str, data_dir: Path | None) -> Pools:
+    """Return the pools of a set that is developed on, or of one that judges."""
+    return (judgement if task in JUDGED else development)(task, data_dir)
+
+
 def judgement(task: str, data_dir: Path | None) -> Pools:
     """Return the pools of a set that judges, of at least 1,000 rows that score."""
     far = drawn(load_known("sst2_sentences", "train", data_dir), NUM_OOD, 0)

@@ -34,7 +34,7 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
 from benchmarks.lib.detection import auroc
-from benchmarks.lib.pools import TEXT_TOKENS, Pools, development, drawn, frame_tokens, judgement
+from benchmarks.lib.pools import TEXT_TOKENS, Pools, drawn, frame_tokens, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
@@ -62,7 +62,7 @@ def main() -> None:
     for seed, task, reading in product(args.seeds, SETS, READINGS):
         cell = {"task": task, "reading": reading, "seed": seed}
         if results.get(**cell) is None:
-            pools = (development if task in TASKS else judgement)(task, args.data_dir)
+            pools = pools_of(task, args.data_dir)
             found = areas(backbone, reading, pools, seed)
             results.append(cell | found)
             print(task, reading, seed, {key: round(area, 3) for key, area in found.items()})

@@ -68,10 +68,9 @@ from benchmarks.lib.pools import (
     JUDGED,
     TEXT_TOKENS,
     Pools,
-    development,
     drawn,
     frame_tokens,
-    judgement,
+    pools_of,
 )
 from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS
@@ -156,10 +155,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     backbone = load_backbone(args.backbone)
-    pools = {
-        task: (judgement if task in JUDGED else development)(task, args.data_dir)
-        for task in args.tasks
-    }
+    pools = {task: pools_of(task, args.data_dir) for task in args.tasks}
     cells = product(args.seeds, args.sizes, args.depths, args.templates, args.tasks)
     for seed, size, depth, template, task in cells:
         # Without labels, so many texts say which answers the language model always prefers.
