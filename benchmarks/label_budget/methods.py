@@ -14,11 +14,13 @@ class Method:
         adapter: Which adapter.
         posterior: Which posterior.
         scheme: `cv`, `folds`, `split`, `refit`, or `all`: nothing is held out.
+        epochs: None takes those of `fit`.
     """
 
     adapter: str
     posterior: str
     scheme: str = "all"
+    epochs: int | None = None
 
     @property
     def is_split(self) -> bool:
@@ -28,11 +30,12 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """Of `fit`."""
+        length = {} if self.epochs is None else {"epochs": self.epochs}
         if self.is_split:
-            return {"hold_out": 0.2, "refit": self.scheme == "refit"}
+            return {"hold_out": 0.2, "refit": self.scheme == "refit", **length}
         if self.scheme == "folds":
-            return {"cv": "auto", "keep_folds": True}
-        return {"cv": "auto" if self.scheme == "cv" else 0}
+            return {"cv": "auto", "keep_folds": True, **length}
+        return {"cv": "auto" if self.scheme == "cv" else 0, **length}
 
 
 METHODS = {
@@ -47,6 +50,11 @@ METHODS = {
     "last layer alone": Method("none", "vbll"),
     "polar-vbll, folds": Method("polar", "vbll", "folds"),
     "lora-mle, folds": Method("lora", "mle", "folds"),
+    "polar-vbll, 5 epochs, cv": Method("polar", "vbll", "cv", epochs=5),
+    "polar-vbll, gradient start, cv": Method("polar:init=gradient", "vbll", "cv"),
+    "polar-vbll, gradient start, 5 epochs, cv": Method(
+        "polar:init=gradient", "vbll", "cv", epochs=5
+    ),
 }
 # Deviations multiplied by the factor too, and means refitted where steps were few.
 BEFORE = ", before"
