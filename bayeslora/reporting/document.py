@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.advice import advice
+from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
 from bayeslora.reporting.comparison import difference_table
@@ -39,7 +39,7 @@ from bayeslora.reporting.part_tables import (
     uncertainty_table,
     with_chance,
 )
-from bayeslora.reporting.ranking import Facts, facts_of
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.robustness import robustness_table
 from bayeslora.reporting.run_record import Provenance, method_cards, run_line, run_record
 from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
@@ -85,39 +85,31 @@ class Document:
 
 def compose(
     title: str,
-    methods: Sequence[Assessed],
-    comparison: Comparison | None,
-    sets: Mapping[str, str],
+    analysis: Analysis,
     drawings: Drawings,
     *,
     provenance: Provenance,
     settings: Mapping[str, str],
     example_column: str | None = None,
-    changes: Sequence[AdapterChange] = (),
-    curves: Sequence[Robustness] = (),
     view: str = "",
 ) -> Document:
     """Put words, tables and figures together.
 
     Args:
         title: Title as given; empty for one that names or counts the methods.
-        methods: What was scored, one entry a method.
-        comparison: Paired differences from the method of lowest NLL, if there are any.
-        sets: Label of each out-of-distribution set by its name.
+        analysis: What was found out.
         drawings: The figures.
         provenance: What the caller knows about the run.
         settings: How the report was made.
         example_column: The further column that holds the rows' texts, where it is there; None
             leaves examples out.
-        changes: What adapters changed.
-        curves: Scores under attack.
         view: The file beside the page that shows every example.
     """
+    methods, facts, changes = analysis.methods, analysis.facts, analysis.changes
     scores = [Named(one.title, one.scores) for one in methods]
     fits = every_fit(methods)
-    facts = facts_of(methods, comparison, sets)
     terms = terms_for(_keys(fits, changes))
-    record = run_record(fits, sets, provenance, settings)
+    record = run_record(fits, analysis.sets, provenance, settings)
     glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
     sections = (
         Section("overview", "At a glance", glance),
@@ -147,7 +139,7 @@ def compose(
             () if example_column is None else _examples(fits, example_column),
             page_only=True,
         ),
-        Section("robustness", "Under attack", _robustness(curves, drawings)),
+        Section("robustness", "Under attack", _robustness(analysis.robustness, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", method_cards(fits)),
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),

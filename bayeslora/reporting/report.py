@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from bayeslora.files import check_writable, refuse_inputs, write_json
 from bayeslora.layouts import Layout
@@ -19,29 +20,28 @@ from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
     QUESTION_COLUMNS,
+    Method,
     OodLike,
     PredictionsLike,
     as_list,
     check_column,
     gather,
     load_source,
-    ood_names,
     paths_in,
 )
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.assess import Asked, Assessed, Names, assess, every_fit, pair, pool
+from bayeslora.reporting.analysis import Analysis, analyse
+from bayeslora.reporting.assess import Asked, Assessed, Names
 from bayeslora.reporting.document import Document, compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
-from bayeslora.reporting.ranking import facts_of
 from bayeslora.reporting.robustness import RobustnessLike, robustness_curves
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
-from bayeslora.reporting.shift import shift_curves
 from bayeslora.reporting.viewer import viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
@@ -181,6 +181,7 @@ def report(
     Raises:
         InputError: `out` exists and is not to be replaced, or an input or the template is wrong.
     """
+    given = locals()
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items = as_list(items)
@@ -208,78 +209,37 @@ def report(
             check_column(gathered, example_column)
         check_classes(per_class, gathered)
         asked.check(gathered)
-        sets = ood_names(gathered)
-        changes = adapter_changes(spectrum)
         named = {name for one in gathered for name in (one.name, one.predictions.name)}
-        attacks = robustness_curves(robustness, named)
-        fits = assess(gathered, ood_score=ood_score, asked=asked, **options)
-        curves = shift_curves(fits, [load_source(one, reading=reading) for one in worse], **options)
-        methods = pool(fits) if over_seeds else fits
-        comparison = pair(methods, asked=asked, **options)
-        call = python_call(
+        analysis = analyse(
             gathered,
-            **_changed(
-                out=str(out),
-                title=title,
-                example_column=example_column,
-                ood_score=ood_score,
-                shifted=list(map(str, worse)) or (),
-                examples=examples,
-                interactive=interactive,
-                template=None if template is None else str(template),
-                figures=formats,
-                per_class=per_class,
-                over_seeds=over_seeds,
-                near=near,
-                far=far,
-                group_by=group_by,
-                by_class=by_class,
-                cluster_by=cluster_by,
-                interval=interval,
-            ),
+            [load_source(one, reading=reading) for one in worse],
+            asked=asked,
+            ood_score=ood_score,
+            over_seeds=over_seeds,
+            changes=adapter_changes(spectrum),
+            robustness=robustness_curves(robustness, named),
             **options,
         )
-        # A spectrum is a value of the session, which no call written down can give.
-        whole = not (changes or attacks) and all(isinstance(one, str | Path) for one in worse)
-        told = {"command": call} if call and whole else {}
-        drawings = draw(
-            every_fit(methods),
-            sets,
-            formats=formats,
-            per_class=per_class,
-            changes=changes,
-            shift=curves,
-            curves=attacks,
-        )
+        told = {**given, **options, "figures": formats}
         document = compose(
             title,
-            methods,
-            comparison,
-            sets,
-            drawings,
-            provenance={**told, **(provenance or {})},
-            settings=_settings(fits, **options) | _seeds(methods) | _look_settings(column, look),
+            analysis,
+            draw(analysis, formats=formats, per_class=per_class),
+            provenance={**_command(gathered, worse, analysis, told), **(provenance or {})},
+            settings={
+                **_settings(analysis.fits, **options),
+                **_seeds(analysis.methods),
+                **_look_settings(column, look),
+            },
             example_column=column,
-            changes=changes,
-            curves=attacks,
             view=VIEW if interactive else "",
         )
         _write_pages(aside, document, look, formats)
         if interactive:
-            leader = facts_of(methods, comparison, sets).leader
-            page = viewer_page(
-                gathered,
-                document.title,
-                example_column or EXAMPLE_COLUMN,
-                leader=fits[0].label if leader is None else leader.each[0].label,
-                examples=examples,
-                scores={one.label: one.scores for one in fits},
-            )
+            page = _view(gathered, document.title, analysis, column=column)
             _write(aside / VIEW, page)
-        write_csv(aside / "scores.csv", [*fits, *(one for one in methods if one.fits)], changes)
-        found = scores_json(
-            document.title, fits, comparison, methods, changes, shift=curves, curves=attacks
-        )
+        write_csv(aside / "scores.csv", analysis)
+        found = scores_json(document.title, analysis)
         write_json(aside / SCORES, {**found, "files": listed_files(aside)})
     return Report(target / PAGE)
 
@@ -295,10 +255,47 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-def _changed(**options: object) -> dict[str, object]:
-    """Return the options of `report` that differ from their defaults."""
+_ALWAYS_TOLD = {"num_bins", "num_resamples", "seed"}
+_NEVER_TOLD = {"items", "ood", "overwrite", "spectrum", "robustness", "provenance", "reading"}
+
+
+def _command(
+    methods: Sequence[Method],
+    worse: Sequence[PredictionsLike],
+    analysis: Analysis,
+    given: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return the call that makes the report again, where every input of it is in a file."""
+    # A spectrum is a value of the session, which no call written down can give.
+    if (
+        analysis.changes
+        or analysis.robustness
+        or not all(isinstance(one, str | Path) for one in worse)
+    ):
+        return {}
     known = signature(report).parameters
-    return {name: value for name, value in options.items() if value != known[name].default}
+    told = {
+        name: str(given[name]) if isinstance(given[name], Path) else given[name]
+        for name in known
+        if name in _ALWAYS_TOLD or (name not in _NEVER_TOLD and given[name] != known[name].default)
+    }
+    if worse:
+        told["shifted"] = [str(one) for one in worse]
+    call = python_call(methods, **told)
+    return {"command": call} if call else {}
+
+
+def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: str | None) -> str:
+    """Return the page that filters and sorts every example, the leading method's first."""
+    leader = analysis.facts.leader
+    return viewer_page(
+        methods,
+        title,
+        column or EXAMPLE_COLUMN,
+        leader=analysis.fits[0].label if leader is None else leader.each[0].label,
+        examples=column is not None,
+        scores={one.label: one.scores for one in analysis.fits},
+    )
 
 
 def _settings(

@@ -16,14 +16,12 @@ from typing import Any, TextIO
 
 from bayeslora._version import __version__
 from bayeslora.files import atomic_file
-from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
+from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import whole
 
 # Apostrophes count too, so that a name that has them itself is read back unchanged.
@@ -94,33 +92,21 @@ last: `by` is `layer` and `method` the model's label.
 """
 
 
-def scores_json(
-    title: str,
-    fits: Sequence[Assessed],
-    comparison: Comparison | None,
-    methods: Sequence[Assessed] = (),
-    changes: Sequence[AdapterChange] = (),
-    *,
-    shift: Sequence[ShiftCurve] = (),
-    curves: Sequence[Robustness] = (),
-) -> dict[str, Any]:
+def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
     """Return the content of `scores.json`.
 
     Args:
         title: Of the report.
-        fits: What `evaluate` says of each.
-        comparison: Paired differences.
-        methods: What `over_seeds` says of those with several fits.
-        changes: What adapters changed.
-        shift: Scores of examples that were made worse on purpose.
-        curves: Scores under attack.
+        analysis: What was found out.
     """
+    comparison, curves = analysis.comparison, analysis.robustness
     return {
         "format_version": FORMAT_VERSION,
         "bayeslora": __version__,
         "title": title,
         "methods": [
-            {**one.scores.to_json(), "label": one.label, "file": one.method.file} for one in fits
+            {**one.scores.to_json(), "label": one.label, "file": one.method.file}
+            for one in analysis.fits
         ],
         "over_seeds": [
             {
@@ -129,12 +115,12 @@ def scores_json(
                 "fits": [fit.label for fit in one.fits],
                 "seeds": [fit.method.seed for fit in one.fits],
             }
-            for one in methods
+            for one in analysis.methods
             if one.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
-        "spectra": [change.to_json() for change in changes],
-        "shift": [without_nan(curve.to_json()) for curve in shift],
+        "spectra": [change.to_json() for change in analysis.changes],
+        "shift": [without_nan(curve.to_json()) for curve in analysis.shift],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 
@@ -147,15 +133,13 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
             (folder / f"{drawing.name}.{suffix}").write_bytes(content)
 
 
-def write_csv(
-    path: Path, methods: Sequence[Assessed], changes: Sequence[AdapterChange] = ()
-) -> None:
+def write_csv(path: Path, analysis: Analysis) -> None:
     """Write `scores.csv`, with numbers to their last digit; `read_rows` reads it."""
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
         write_rows(stream, [CSV_COLUMNS])
-        for one in methods:
+        for one in (*analysis.fits, *(one for one in analysis.methods if one.fits)):
             write_rows(stream, _lines(one))
-        for change in changes:
+        for change in analysis.changes:
             write_rows(stream, _change_lines(change))
 
 

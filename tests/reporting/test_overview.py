@@ -11,6 +11,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, gather
 from bayeslora.predictions.record import Predictions
+from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed, assess, every_fit, pair, pool
 from bayeslora.reporting.blocks import Figure, walk
 from bayeslora.reporting.document import compose
@@ -52,8 +53,8 @@ def document_of(items, ood=None, title="t"):
     sets = {name: name for name in sets}
     none = {one.name: Figure("", ()) for one in dataclasses.fields(Drawings)}
     drawings = Drawings(**{**none, "spectra": ()})
-    document = compose(title, methods, comparison, sets, drawings, provenance={}, settings={})
-    return facts_of(methods, comparison, sets), document
+    analysis = Analysis(methods, methods, comparison, sets)
+    return analysis.facts, compose(title, analysis, drawings, provenance={}, settings={})
 
 
 def finding(blocks, key):

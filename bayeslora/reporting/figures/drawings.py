@@ -11,7 +11,8 @@ from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
-from bayeslora.reporting.assess import Assessed, clusters_of, occupied
+from bayeslora.reporting.analysis import Analysis
+from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.confidence import (
@@ -154,26 +155,19 @@ class Drawings:
 
 
 def draw(
-    methods: Sequence[Assessed],
-    sets: Mapping[str, str],
+    analysis: Analysis,
     *,
     formats: Sequence[str] = FORMATS[:1],
     per_class: PerClass = False,
-    changes: Sequence[AdapterChange] = (),
-    shift: Sequence[ShiftCurve] = (),
-    curves: Sequence[Robustness] = (),
 ) -> Drawings:
     """Draw every figure.
 
     Args:
-        methods: What was scored.
-        sets: Label of each out-of-distribution set by its name.
+        analysis: What was found out.
         formats: Formats of the figures' files; the page has SVG in any case.
         per_class: Whether to draw one class against the rest, or the names of such classes.
-        changes: What adapters changed.
-        shift: Scores of examples that were made worse on purpose.
-        curves: Scores under attack.
     """
+    methods, sets = every_fit(analysis.methods), analysis.sets
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, one) for index, one in numbered if one.scores.bins]
     rows = [surest_rows(one) for _, one in labelled]
@@ -204,7 +198,7 @@ def draw(
             shift=figure(
                 "The same examples made worse on purpose, at rising severity. Confidence should"
                 " fall with accuracy: where ECE rises instead, it does not.",
-                shift_panels(shift),
+                shift_panels(analysis.shift),
                 "Calibration under shift",
             ),
             confidence=figure(
@@ -236,11 +230,11 @@ def draw(
                     " change in few directions.",
                     [_spectrum(*change)],
                 )
-                for change in enumerate(changes, start=1)
+                for change in enumerate(analysis.changes, start=1)
             ),
             robustness=figure(
                 "ECE and accuracy by the radius ε of the perturbation, with 95 % intervals.",
-                attack_panels(curves),
+                attack_panels(analysis.robustness),
             ),
         )
 

@@ -14,6 +14,7 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
+from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import assess
 from bayeslora.reporting.figures.confidence import MARKED, Selective, risk_coverage_panel
 from bayeslora.reporting.figures.detection import Detector, roc_curve, roc_panel
@@ -179,7 +180,7 @@ def test_of_many_classes_the_worst_are_drawn(make):
 def test_each_set_gets_its_methods_sizes_and_scores(make):
     far = make("m", rows=30, labelled=False, seed=3)
     methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
-    drawings = draw(methods, {"far": "far away"})
+    drawings = draw(Analysis(methods, methods, sets={"far": "far away"}))
     [roc] = drawings.roc.drawings
     assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
     assert "m: AUROC" not in roc.standalone
