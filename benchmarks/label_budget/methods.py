@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+LONG_STEPS, LONG_BATCH = 5000, 4
+
 
 @dataclass(frozen=True)
 class Method:
@@ -13,32 +15,37 @@ class Method:
     Attributes:
         adapter: Which adapter.
         posterior: Which posterior.
-        scheme: `cv`, `folds`, `split`, `refit`, or `all`: nothing is held out.
+        scheme: `cv`, `folds`, `split`, `refit`, `long` (5,000 steps of 4 rows, nothing chosen), or
+            `all`: nothing is held out.
         epochs: None takes those of `fit`.
+        head_lr: None takes that of `fit`.
     """
 
     adapter: str
     posterior: str
     scheme: str = "all"
     epochs: int | None = None
+    head_lr: float | None = None
 
     @property
     def is_split(self) -> bool:
         """Whether a fifth of the rows is held out."""
         return self.scheme in {"split", "refit"}
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of `fit`."""
-        length = {} if self.epochs is None else {"epochs": self.epochs}
+    def options(self, rows: int) -> dict[str, Any]:
+        """Return the options of a fit to so many rows."""
+        found: dict[str, Any] = {"cv": "auto" if self.scheme in {"cv", "folds"} else 0}
         if self.is_split:
-            return {"hold_out": 0.2, "refit": self.scheme == "refit", **length}
-        if self.scheme == "folds":
-            return {"cv": "auto", "keep_folds": True, **length}
-        return {"cv": "auto" if self.scheme == "cv" else 0, **length}
+            found = {"hold_out": 0.2, "refit": self.scheme == "refit"}
+        elif self.scheme == "folds":
+            found["keep_folds"] = True
+        elif self.scheme == "long":
+            found |= {"epochs": -(-LONG_STEPS * LONG_BATCH // rows), "batch_size": LONG_BATCH}
+        own = {"epochs": self.epochs, "head_lr": self.head_lr}
+        return found | {name: value for name, value in own.items() if value is not None}
 
 
-METHODS = {
+MAIN = {
     "polar-vbll, cv": Method("polar", "vbll", "cv"),
     "lora-mle, cv": Method("lora", "mle", "cv"),
     "polar-mle, cv": Method("polar", "mle", "cv"),
@@ -50,11 +57,22 @@ METHODS = {
     "last layer alone": Method("none", "vbll"),
     "polar-vbll, folds": Method("polar", "vbll", "folds"),
     "lora-mle, folds": Method("lora", "mle", "folds"),
+}
+"""What the figure has."""
+
+_GRADIENT = "polar:init=gradient"
+METHODS = MAIN | {
+    "lora-ensemble": Method("lora", "ensemble:num_members=3"),
+    "lora-dropout": Method("lora", "mc_dropout"),
     "polar-vbll, 5 epochs, cv": Method("polar", "vbll", "cv", epochs=5),
-    "polar-vbll, gradient start, cv": Method("polar:init=gradient", "vbll", "cv"),
-    "polar-vbll, gradient start, 5 epochs, cv": Method(
-        "polar:init=gradient", "vbll", "cv", epochs=5
-    ),
+    "polar-vbll, gradient start, cv": Method(_GRADIENT, "vbll", "cv"),
+    "polar-vbll, gradient start, 5 epochs, cv": Method(_GRADIENT, "vbll", "cv", epochs=5),
+    "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
+    "polar-vbll, head rate of mle, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
+    "polar-vbll, long": Method("polar", "vbll", "long"),
+    "lora-mle, long": Method("lora", "mle", "long"),
+    "polar-mle, long": Method("polar", "mle", "long"),
+    "lora-vbll, long": Method("lora", "vbll", "long"),
 }
 # Deviations multiplied by the factor too, and means refitted where steps were few.
 BEFORE = ", before"

@@ -18,6 +18,7 @@ from benchmarks.label_budget.methods import (
     BEFORE,
     FEWEST_TO_LEAD,
     KEY,
+    MAIN,
     METHODS,
     OURS,
     ROWS,
@@ -77,7 +78,7 @@ def figure_svg(out: Path) -> bytes:
     with rc_context(options):
         sheet = Figure(figsize=(8.0, 4.2), layout="constrained")
         panels = sheet.subplots(1, len(BACKBONES), sharey=True, sharex=True)
-        names = [name for name in METHODS if name != OURS][::-1]
+        names = [name for name in MAIN if name != OURS][::-1]
         for panel, backbone in zip(panels, BACKBONES, strict=True):
             panel.set_xlim(*_SHOWN)
             found = _found(out, backbone)

@@ -10,7 +10,7 @@ from tiny import toy_rows
 import bayeslora as bl
 from bayeslora.experiments import run
 from bayeslora.experiments.grid import read_grid
-from benchmarks.label_budget.methods import METHODS
+from benchmarks.label_budget.methods import MAIN
 from benchmarks.regimes.__main__ import EPOCHS, LEARNING_RATES, LONG
 
 GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
@@ -24,11 +24,12 @@ def test_every_grid_can_be_read(file):
 def test_the_label_budget_has_the_methods_of_the_study():
     grid = read_grid(GRIDS / "label-budget.yaml")
     found = {one.name: (one.adapter, one.posterior, dict(one.fit)) for one in grid.methods}
-    assert found.keys() == METHODS.keys()
-    for name, method in METHODS.items():
+    assert found.keys() == MAIN.keys()
+    for name, method in MAIN.items():
         adapter, posterior, options = found[name]
         assert (adapter, posterior) == (method.adapter, method.posterior)
-        plain = {key: one for key, one in method.options.items() if one not in (0, False)}
+        options_of = method.options(640).items()
+        plain = {key: one for key, one in options_of if one not in (0, False)}
         assert options == plain
 
 
