@@ -55,7 +55,7 @@ from bayeslora.engine.pieces import Drawing, predict_to_file
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
-from bayeslora.engine.side_by_side import BEST, SideBySide
+from bayeslora.engine.side_by_side import SideBySide
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file, check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
@@ -66,7 +66,7 @@ from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, chec
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors.feature_scores import options as feature_options
-from bayeslora.posteriors.registry import OWN_SOFTMAX, resolve_posterior
+from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
@@ -312,7 +312,7 @@ class BayesianClassifier:
             refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
             current().first(partial(check_writable, out))
         # Here, since a prediction would spend a second on importing transformers' training loop.
-        from bayeslora.engine import fit as procedure
+        from bayeslora.engine.fit import fit_classifier
         from bayeslora.engine.fit_checks import refuse_training_options
 
         scores = feature_options.feature_scores(feature_scores)
@@ -351,7 +351,7 @@ class BayesianClassifier:
             world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
             quiet_transformers(),
         ):
-            self._fitted = procedure.fit_classifier(
+            self._fitted = fit_classifier(
                 choices, data, settings, self._load_backbone, out=out, overwrite=overwrite
             )
             if out is not None:

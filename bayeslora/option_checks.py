@@ -101,8 +101,6 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 """How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)
 """From logits to probabilities."""
-STRUCTURES: tuple[Structure, ...] = get_args(Structure)
-"""Of the curvature in a Laplace approximation."""
 
 
 @dataclass(frozen=True)
@@ -377,11 +375,6 @@ def checked(name: str, value: object, hint: Any) -> Any:
 def check_count(name: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
     """Refuse anything but an integer from `least` to `most`."""
     checked(name, value, Annotated[int, Range(least, most)])
-
-
-def check_positive(name: str, value: object) -> None:
-    """Refuse anything but a number above zero, within the limits of all numbers."""
-    checked(name, value, Positive)
 
 
 def check_integer(name: str, value: object, *, low: int, high: float = LARGEST_COUNT) -> None:

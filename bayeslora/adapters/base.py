@@ -173,10 +173,6 @@ class Adapter(Options):
         """Return these options with `num_layers` written out, `usual` where it is `auto`."""
         return self._with(num_layers=usual) if self.num_layers == "auto" else self
 
-    def with_dropout(self, p: float) -> Self:
-        """Return these options with a dropout probability, for adapters that have one."""
-        return self._with(dropout=p)
-
     def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
         """Return these options with the texts that they name by a file.
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bayeslora.adapters.registry import CATALOGUE, table_name
+from bayeslora.adapters.registry import CATALOGUE, stored_adapter, table_name
 from bayeslora.checkpoint import ADAPTED, MODULE, ModelRecord
 from bayeslora.plain_text import visible
 from bayeslora.posteriors.base import Posterior
@@ -255,7 +255,7 @@ def _reading(record: ModelRecord) -> list[str]:
     share = record.results.get("posterior", {}).get("prior_share")
     if factor is not None and share is not None:
         found.append(f"prior mean: {factor:.2f} times the language model's own answer")
-    elif factor is not None and record.adapter and record.adapter["name"] != "none":
+    elif factor is not None and record.adapter and stored_adapter(record.adapter).trains:
         found.append(f"training started at {factor:.2f} times the language model's own answer")
     return found
 

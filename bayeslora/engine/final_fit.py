@@ -18,6 +18,7 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import DivergedError
+from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
@@ -244,29 +245,33 @@ class TrainingSizes:
 
 
 def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
-    """Return the posterior with the covariance that it will have; log where it is not a dense one.
+    """Return the posterior with the options that it can afford; log where others were dearer.
 
     Args:
-        posterior: What was asked for; an explicit covariance is obeyed.
+        posterior: What was asked for; options that are not left open are obeyed.
         sizes: Of the problem.
     """
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
     settled: Posterior = affordable(posterior, classes, features, rows)
-    chosen: Any = settled
     dearest, cost = posterior.variants(classes, features, rows)[0]
-    if chosen != dearest:
+    taken, refused = as_mapping(settled), as_mapping(dearest)
+    differing = [name for name in refused if taken[name] != refused[name]]
+    if differing:
+        dear, cheap = (
+            ",".join(f"{name}={found[name]}" for name in differing) for found in (refused, taken)
+        )
         logger.warning(
-            "a %s covariance of %d classes and %d features, fitted to %d rows, would take "
-            "about %s and %.0f MB, so it is %s; %s:covariance=%s forces it",
-            dearest.covariance,
+            "%s of %d classes and %d features, fitted to %d rows, would take about %s and %.0f MB, "
+            "so it is %s; %s:%s forces it",
+            dear,
             classes,
             features,
             rows,
             duration(cost.seconds(multiplication_rate())),
             cost.megabytes,
-            chosen.covariance,
+            cheap,
             posterior.name,
-            dearest.covariance,
+            dear,
         )
     return settled
 
@@ -304,7 +309,7 @@ def announce_training(
 
     Args:
         settings: Epochs and batch size.
-        posterior: FittedModel again after each epoch that validation rows score.
+        posterior: Fitted again after each epoch that validation rows score.
         sizes: Of the problem.
         pass_seconds: What one pass of all training rows took without gradients.
     """

@@ -33,15 +33,12 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.posteriors.registry import BEST, resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
     from bayeslora.engine.model import FittedModel
-
-BEST = "best"
-"""In the place of a posterior: the candidate of lowest cross-validated NLL."""
 
 CANDIDATES = ("mle", "temperature", "laplace", "vbll")
 """What is compared, the simplest first: the network's own softmax; one number, which can soften and

@@ -105,6 +105,9 @@ def names_where(holds: Callable[[type[Posterior]], bool]) -> str:
 CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
 """Every posterior by name, those of other packages included."""
 
+BEST = "best"
+"""What `calibrate` takes for the posterior with the lowest cross-validated NLL."""
+
 stored_posterior = CATALOGUE.stored
 provider = CATALOGUE.provider
 
@@ -138,10 +141,10 @@ def resolve_posterior(value: object) -> Any:
         InputError: The name, an option or its value is not allowed, or the package that provides
             the posterior is broken.
     """
-    if value == "best":
+    if value == BEST:
         raise InputError(
-            "posterior 'best' is chosen by calibrate among posteriors of a finished network: "
-            "calibrate(..., posterior='best'), bayeslora calibrate --posterior best"
+            f"posterior {BEST!r} is chosen by calibrate among posteriors of a finished network: "
+            f"calibrate(..., posterior={BEST!r}), bayeslora calibrate --posterior {BEST}"
         )
     return CATALOGUE.resolve(value)
 
@@ -197,9 +200,9 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
     """
     if config.over_factors and not low_rank:
         raise InputError(
-            f"posterior {config.name!r} is over the factors of a low-rank adapter, and columns of "
-            "a weight, as adapter 's2ft' trains, have none; choose another adapter, or 'swag', "
-            "'ivon', 'laplace_lora', 'ensemble' or a posterior of the last layer",
+            f"posterior {config.name!r} is over factors, and this adapter has "
+            "none; choose a low-rank adapter, or another posterior: "
+            f"{names_where(lambda one: not one.over_factors)}",
             code="no-factors",
         )
 

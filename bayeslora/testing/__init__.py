@@ -9,8 +9,6 @@ import pytest
 # A law that fails then shows its values, as an assertion in a test file does.
 pytest.register_assert_rewrite(
     "bayeslora.testing.adapter",
-    "bayeslora.testing.fit_laws",
     "bayeslora.testing.last_layer",
-    "bayeslora.testing.record_laws",
     "bayeslora.testing.weight_posterior",
 )

@@ -1,5 +1,8 @@
 """Long work says how long: the cost model, the family that `auto` takes, and the lines."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,11 +10,11 @@ from hypothesis import strategies as st
 from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
-from bayeslora import VBLL
-from bayeslora.engine.final_fit import duration
+from bayeslora import MLE, VBLL
+from bayeslora.engine.final_fit import TrainingSizes, duration, settle_posterior
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.posteriors import cost
-from bayeslora.posteriors.cost import affordable
+from bayeslora.posteriors.cost import FitCost, affordable
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 from bayeslora.posteriors.registry import build_head
@@ -54,6 +57,29 @@ def test_small_problems_stay_dense_and_400_classes_do_not():
     assert affordable(VBLL(), 400, 576, 300).covariance == "eigenbasis"
     for family in ("dense", "low_rank"):
         assert affordable(VBLL(covariance=family), 400, 384, 2000).covariance == family
+
+
+@dataclass(frozen=True)
+class Sized(MLE):
+    """A posterior of another package whose one open option decides what it costs."""
+
+    name: ClassVar[str] = "sized"
+    num_parts: int | None = None
+
+    def variants(self, num_classes, num_features, num_rows):
+        del num_classes, num_features, num_rows
+        parts = (self.num_parts,) if self.num_parts else (1000, 2)
+        return [(Sized(num_parts=n), FitCost(1e30 if n > 2 else 0, n)) for n in parts]
+
+
+def test_what_is_too_dear_is_named_whatever_the_option(caplog):
+    sizes = TrainingSizes(3, 4, 5)
+    with caplog.at_level("WARNING"):
+        assert settle_posterior(Sized(), sizes) == Sized(num_parts=2)
+    assert "sized:num_parts=1000" in caplog.text
+    caplog.clear()
+    assert settle_posterior(Sized(num_parts=1000), sizes) == Sized(num_parts=1000)
+    assert not caplog.text
 
 
 def test_many_classes_cost_something_whatever_the_number_of_features():

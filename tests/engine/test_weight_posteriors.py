@@ -39,7 +39,7 @@ LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
 FEWER = {"swag": {"start": 0.0}, "tfb": {"num_search_samples": 2, "num_steps": 2}}
 """What lets the fit of a method be a short one."""
-DRAWN = [one for one in POSTERIORS.values() if one.is_sampled and one is not MCDropout]
+DRAWN = [one for one in POSTERIORS.values() if one.is_sampled and not issubclass(one, MCDropout)]
 RECIPES = {
     **{one.name: (LORA, one(num_samples=3, **FEWER.get(one.name, {}))) for one in DRAWN},
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 SUMMARY = "fit a posterior to a finished classifier, without changing its weights"
 
 DEFAULT_POSTERIOR = "laplace"
-BEST = "best"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
     from bayeslora.engine.data import check_hold_out
     from bayeslora.posteriors.feature_scores.options import check_feature_scores
-    from bayeslora.posteriors.registry import resolve_posterior
+    from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     settle_tasks(args)
     if args.train is None and args.multi_task is None:
@@ -147,6 +146,7 @@ def run(args: argparse.Namespace) -> None:
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier of other classes, fitted to a few rows of them."""
     from bayeslora.engine.card import fit_words
+    from bayeslora.posteriors.registry import resolve_posterior
 
     for name in ("validation", "hold_out", "feature_scores", "multi_task"):
         if getattr(args, name) is not None:
@@ -154,8 +154,8 @@ def _adapt(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--{option} has no effect with --new-classes; leave it out", code="no-effect"
             )
-    if args.posterior == BEST:
-        raise InputError("--posterior best compares on known classes; name one for --new-classes")
+    if args.posterior is not None:
+        resolve_posterior(args.posterior)
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes is for a model of ours, which {args.model} is not")

@@ -4,13 +4,14 @@ import logging
 import math
 from functools import partial
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 
 from bayeslora import Laplace
 from bayeslora.errors import InputError
-from bayeslora.option_checks import STRUCTURES
+from bayeslora.option_checks import Structure
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.algebra import class_contrasts
 from bayeslora.posteriors.last_layer.laplace import curvature as laplace_full
@@ -25,7 +26,7 @@ from bayeslora.runtime import row_slices
 from bayeslora.testing.toy import toy
 
 F64 = torch.float64
-NAMES = sorted(STRUCTURES)
+NAMES = sorted(get_args(Structure))
 
 
 def weight(classes=3, size=4, seed=0):

@@ -84,7 +84,7 @@ REFUSED = {("scalabl", "polar"): "no-free-factor"}
 def every_suite():
     """Yield the suites of every posterior that draws an adapter's weights, by name."""
     for posterior in POSTERIORS.values():
-        if not posterior.is_sampled or posterior is MCDropout:  # which draws no weights
+        if not posterior.is_sampled or issubclass(posterior, MCDropout):  # which draws no weights
             continue
         for adapter, make_site in ((LoRA, lora_site), (PoLAR, polar_site)):
             if (posterior.name, adapter.name) in REFUSED:
