@@ -205,12 +205,25 @@ def kinds_asked(tree):
 
 
 def names_asked(tree):
-    """Yield the names of methods and classes that `.name` and `.__name__` are compared with."""
+    """Yield the names of methods and classes that a name of something is compared with."""
     for node in ast.walk(tree):
-        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-        if any(getattr(one, "attr", "") in {"name", "__name__"} for one in sides):
+        sides = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Match):
+            sides = [node.subject, *(case.pattern for case in node.cases)]
+        if any(is_name(one) for one in sides):
             words = [one.value for side in sides for one in ast.walk(side) if hasattr(one, "value")]
             yield from (word for word in words if isinstance(word, str) and word in NAMES)
+
+
+def is_name(node):
+    """Return whether some code stands for a name: `x.name`, `x["name"]` or `x.get("name")`."""
+    if isinstance(node, ast.Subscript):
+        return getattr(node.slice, "value", None) == "name"
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+        return bool(node.args) and getattr(node.args[0], "value", None) == "name"
+    return getattr(node, "attr", "") in {"name", "__name__"}
 
 
 def imported_from(tree):
@@ -260,6 +273,9 @@ def methods_asked(source):
         'type(x).__name__ == "VBLL"',
         'posterior.name == "vbll"',
         'posterior.name in ("vbll", "other")',
+        'record.posterior["name"] == "vbll"',
+        'record.posterior.get("name") != "vbll"',
+        'match posterior.name:\n    case "vbll" | "other":\n        pass',
     ],
 )
 def test_a_question_for_a_method_is_seen(source):
