@@ -115,7 +115,7 @@ def predict_pieces(
     cut = rows = 0
     source = ""
     with progress_bar(
-        "predict", passes * total, shown=fitted.progress, unit="text", done=passes * done
+        "predict", passes * total, shown=fitted.progress, unit="text pass", done=passes * done
     ) as advance:
         for examples, labels in pieces:
             with quiet_transformers():

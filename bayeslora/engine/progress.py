@@ -82,7 +82,8 @@ class Lines:
         if left:
             times += f", about {tqdm.format_interval(left)} left"
         share = f"{self._title}: {self._done / self._total:.0%}"
-        counts = f"{self._done:,} of {self._total:,} {self._unit}s"
+        plural = f"{self._unit}{'es' if self._unit.endswith('s') else 's'}"
+        counts = f"{self._done:,} of {self._total:,} {plural}"
         sys.stderr.write(f"{share} ({counts}, {times}{self._beside})\n")
         sys.stderr.flush()
 

@@ -21,7 +21,14 @@ from bayeslora.reporting.assess import (
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.ranking import Facts, Standing
-from bayeslora.reporting.text import hundredths, listed, named, percent, share_interval
+from bayeslora.reporting.text import (
+    hundredths,
+    listed,
+    named,
+    percent,
+    share_interval,
+    whole_percent,
+)
 
 WIDE = 0.02
 """Half-width of the interval of the gap between confidence and accuracy from which more labels are
@@ -119,7 +126,7 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
     sure, rest = surest
     if sure.low <= rest.high or sure.value < USABLE:
         return []
-    passed = percent(rest.size / (sure.size + rest.size))
+    passed = whole_percent(rest.size / (sure.size + rest.size))
     return [
         f"Let a person check the least confident examples{_of([leader], several=several)}. On the"
         f" lowest {passed}, for instance, accuracy is {percent(rest.value)}"
@@ -172,8 +179,8 @@ def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
         return [f"Label more: {size} cannot show whether the probabilities can be trusted."]
     if max(known) < WIDE:
         return []
+    whose = f"{' of each seed' if leader.fits else ''}{_of([leader], several=several)}"
     return [
-        f"Label more if it matters: with {size}, the gap between confidence and accuracy"
-        f"{_of([leader], several=several)} is known to within"
-        f" ±{hundredths(max(known))} points; four times as many would halve that."
+        f"Label more if it matters: with {size}, the gap between confidence and accuracy{whose} is"
+        f" known to within ±{hundredths(max(known))} points; four times as many would halve that."
     ]

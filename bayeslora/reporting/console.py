@@ -42,8 +42,7 @@ from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, cla
 WIDTH = 100
 """Columns of the terminal where none are given."""
 
-_STAR = "* the best of its column, or not clearly worse (overlapping intervals)"
-_BRIEF_STAR = "* best, or not clearly worse"
+_STAR = "* best of its column, or their intervals overlap (paired differences: bayeslora compare)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
 _CHANCE = (
     "ECE: the interval is corrected for noise, which only adds to an error; the value is not. "
@@ -89,7 +88,7 @@ def scores_table(
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
     if len(named) > 1 and "*" in blocks[0]:
-        notes.append(_BRIEF_STAR if width is None else _STAR)
+        notes.append(_STAR)
     if width is not None:
         notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
         notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []

@@ -146,6 +146,8 @@ def compose(
         Section("terms", "Glossary", (Details(f"{len(terms)} terms with formulas", terms),)),
     )
     labels = [one.label for one in methods]
+    if len(methods) == 1 and not methods[0].fits:
+        labels = [methods[0].method.predictions.name or labels[0]]
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
         title=shorten(clean(title or f"Reliability of {whose}"), TITLE_COLUMNS),
@@ -288,9 +290,8 @@ def _facts(methods: Sequence[Assessed]) -> str:
     size = f"{rows[0]:,} to {rows[-1]:,} examples"
     if len(rows) == 1:
         size = counted(rows[0], "example")
+    counts = sorted({one.scores.num_classes for one in methods})
+    classes = classes_of(first) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} classes"
     fits = len(every_fit(methods))
     seeds = f" · {fits} fits" if fits > len(methods) else ""
-    return (
-        f"{counted(len(methods), 'method')}{seeds} · {size} · {classes_of(first)} ·"
-        f" {first.num_bins} bins"
-    )
+    return f"{counted(len(methods), 'method')}{seeds} · {size} · {classes} · {first.num_bins} bins"

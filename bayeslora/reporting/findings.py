@@ -93,6 +93,9 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 def _ranking(facts: Facts) -> list[Finding]:
     """Return who predicts best; nothing where one fit of one method is all there is."""
     nll, accuracy, leader = facts.nll, facts.accuracy, facts.leader
+    if not facts.same_classes:
+        words = "The methods have different classes, so their scores are not compared."
+        return [Finding("ranking", "Different classes", (words,), "warning")]
     if nll is None or accuracy is None or leader is None:
         return []
     sentences = []
@@ -148,7 +151,8 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
             found.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
         if perhaps:
             sentences = (*perhaps, MAYBE_CHANCE)
-            found.append(Finding(f"{direction}-or-chance", f"{topic}, or chance", sentences))
+            topic = f"Possibly {direction}confident"
+            found.append(Finding(f"{direction}-or-chance", topic, sentences))
     clear = [one for one in methods if bias(one) == "none"]
     hidden = [one for one in clear if miscalibrated(one)]
     if hidden:
@@ -158,7 +162,7 @@ def calibration(methods: Sequence[Assessed]) -> list[Finding]:
     weak = [one for one in clear if doubtful(one)]
     if weak:
         sentences = (*(_unbiased(method, several) for method in weak), MAYBE_CHANCE)
-        found.append(Finding("hidden-or-chance", "Miscalibrated, or chance", sentences))
+        found.append(Finding("hidden-or-chance", "Possibly miscalibrated", sentences))
     good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
         sentences = tuple(_unbiased(method, several) for method in good)
@@ -213,7 +217,8 @@ def _floor(method: Assessed) -> str:
 
 def bins_that_miss(points: Sequence[Point]) -> str:
     """Return how many bins miss the diagonal, and how many would by chance."""
-    return f"{missed_bins(points)} (by chance about {number(CHANCE * len(points), digits=1)})"
+    by_chance = number(CHANCE * len(points), digits=1)
+    return f"{missed_bins(points)} (about {by_chance} expected by chance)"
 
 
 def missed_bins(points: Sequence[Point]) -> str:

@@ -15,6 +15,7 @@ from bayeslora.reporting.assess import (
     bias_of,
     is_close,
     is_doubtful,
+    miscalibrated,
     miscalibration_p,
     misses_more_than_chance,
     occupied,
@@ -24,7 +25,15 @@ from bayeslora.reporting.findings import bins_that_miss, missed_bins
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import BOLD, Named, score_table
 from bayeslora.reporting.tables import Table
-from bayeslora.reporting.text import hundredths, listed, named, number, percent, share_interval
+from bayeslora.reporting.text import (
+    hundredths,
+    listed,
+    named,
+    number,
+    percent,
+    share_interval,
+    whole_percent,
+)
 
 COLUMNS = ("accuracy", "nll", "overconfidence", "ece")
 """Scores of the table of methods; the last make room for out-of-distribution sets."""
@@ -89,7 +98,9 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Name
     fit = leader.each[0]
     verdict, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
-    if one_of_several:
+    if len({bias_of(one.scores) for one in leader.each if miscalibrated(one)}) > 1:
+        verdict, kind = f"{named(leader.label)}: seeds disagree", "warning"
+    elif one_of_several:
         verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
     return Overview(
         verdict,
@@ -162,13 +173,30 @@ def _hidden(scores: Scores) -> str:
 
 
 def _about(facts: Facts) -> str:
-    """Return why the first screen is about this method, and which are as good."""
+    """Return why the first screen is about this fit, and which methods are as good."""
+    return "; ".join(filter(None, (_why(facts), _which_seed(facts))))
+
+
+def _why(facts: Facts) -> str:
     choice = facts.choice
-    if choice is None or not choice.reasons:
-        return "Lowest NLL"
+    if not facts.same_classes:
+        return f"First of {len(facts.methods)} methods; their classes differ"
+    if choice is None or len(facts.labelled) < 2:
+        return ""
+    other_rows = "" if facts.comparison is not None else ", on examples that may differ"
+    if not choice.reasons:
+        return f"Lowest NLL{other_rows}"
     if choice.equal:
-        return f"Recommended, tied with {listed([named(label) for label in choice.equal], 3)}"
-    return f"Recommended: {choice.reasons[0]}"
+        tied = listed([named(label) for label in choice.equal], 3)
+        return f"Recommended, tied with {tied}{other_rows}"
+    return f"Recommended: {choice.reasons[0]}{other_rows}"
+
+
+def _which_seed(facts: Facts) -> str:
+    leader = facts.leader
+    if leader is None or not leader.fits:
+        return ""
+    return f"numbers of {named(leader.fits[0].label)}, the first of {len(leader.fits)} seeds"
 
 
 def _scores(fit: Assessed) -> list[Tile]:
@@ -191,7 +219,7 @@ def _person(fit: Assessed) -> list[Tile]:
     if found is None:
         return []
     sure, rest = found
-    share = percent(rest.size / (rest.size + sure.size))
+    share = whole_percent(rest.size / (rest.size + sure.size))
     return [
         Tile(
             f"Least confident {share}",

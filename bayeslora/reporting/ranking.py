@@ -208,10 +208,12 @@ class Facts:
         labelled: Those that have labelled rows.
         comparison: Paired differences from the method of lowest NLL, if there are any.
         sets: Label of each out-of-distribution set by its name.
-        nll: Who has the lowest NLL; None where no row has a label.
-        accuracy: Who has the highest accuracy; None where no row has a label.
+        nll: Who has the lowest NLL; None where no row has a label, or classes differ.
+        accuracy: Who has the highest accuracy; None in the same cases.
         detectors: Who separates each set best, and its results on that set, by the set's name.
         choice: Which method to use; None where no row has a label.
+        same_classes: Whether all labelled methods have the same classes; where they have not, no
+            score of one is compared with another's, and the first is the one to speak of.
     """
 
     methods: Sequence[Assessed]
@@ -222,6 +224,7 @@ class Facts:
     accuracy: Standing | None
     detectors: Mapping[str, tuple[Standing, OODScores]]
     choice: Choice | None
+    same_classes: bool = True
 
     @property
     def leader(self) -> Assessed | None:
@@ -233,13 +236,15 @@ class Facts:
     def marks(self, key: str) -> list[bool]:
         """Return for each of `methods` whether a table marks its score."""
         scored = [one for one in self.methods if key in one.scores]
-        if key not in GOALS or not scored:
+        if key not in GOALS or not scored or not self.same_classes:
             return [False] * len(self.methods)
         best = standing_of(key, scored, self.comparison)
         return best.marks([one.label for one in self.methods])
 
     def marks_on(self, name: str) -> list[bool]:
         """Return for each of `methods` whether a table marks its detection of a set."""
+        if not self.same_classes:
+            return [False] * len(self.methods)
         labels = [one.label for one in self.methods]
         return self.detectors[name][0].marks(labels)
 
@@ -256,17 +261,19 @@ def facts_of(
         sets: Label of each out-of-distribution set by its name.
     """
     known = labelled(methods)
-    nll = standing_of("nll", known, comparison) if known else None
-    accuracy = standing_of("accuracy", known, comparison) if known else None
+    same = len({frozenset(one.method.predictions.classes) for one in known}) < 2
+    ranked = known if same else []
+    nll = standing_of("nll", ranked, comparison) if ranked else None
+    accuracy = standing_of("accuracy", ranked, comparison) if ranked else None
     detectors = {
         name: best_detector(methods, name)
         for name in sets
         if any(name in one.scores.ood for one in methods)
     }
-    choice = None
+    choice = Choice(known[0].label) if known else None
     if nll is not None and accuracy is not None:
         choice = _choice(known, nll, accuracy, detectors, sets)
-    return Facts(methods, known, comparison, sets, nll, accuracy, detectors, choice)
+    return Facts(methods, known, comparison, sets, nll, accuracy, detectors, choice, same)
 
 
 def _choice(

@@ -115,6 +115,11 @@ def percent(value: float) -> str:
     return f"{hundredths(value)}\N{NO-BREAK SPACE}%"
 
 
+def whole_percent(value: float) -> str:
+    """Return a share as a percentage, with a digit only where it is not zero."""
+    return percent(value).replace(".0\N{NO-BREAK SPACE}", "\N{NO-BREAK SPACE}")
+
+
 def certain(value: float) -> str:
     """Return a probability as a percentage that reads 0 % or 100 % only where it is just that."""
     if 0.9995 <= value < 1:

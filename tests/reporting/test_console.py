@@ -38,7 +38,7 @@ def test_several_methods_stand_under_each_other(scores):
     assert [line.split()[0] for line in first[3::3]] == [one.name for one in scores]
     assert all(line.count("by ") == 2 for line in first[5::3])
     assert first[1].split() == ["near", "far"]
-    assert "* the best of its column" in text
+    assert "bayeslora compare" in text
 
 
 def test_without_a_terminal_each_method_is_one_line_below_one_of_titles(scores, methods):

@@ -116,7 +116,7 @@ def test_the_numbers_are_those_of_the_scores(make):
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
-    assert "20.0" in person.title
+    assert "20" in person.title
     assert person.value.startswith(f"{100 * round(right, 3):.1f}")
 
 
@@ -211,3 +211,55 @@ def test_a_figure_comes_within_a_few_words(make, tmp_path):
         assert len(re.findall(r"\w+(?:[.,]\w+)*", re.sub(r"<[^>]*>", " ", body))) <= MOST_WORDS
         assert 'aria-label="At a glance"' in page
         assert page.count("What to do") == 1
+
+
+@pytest.fixture
+def other_classes(make):
+    """Predictions whose classes are others, with a better score of everything."""
+    labels = np.tile([0, 1], 120)
+    return make("bin").replace(
+        probs=np.eye(2)[labels] * 0.9 + 0.05,
+        labels=labels,
+        classes=("no", "yes"),
+        total=None,
+        aleatoric=None,
+        epistemic=None,
+    )
+
+
+def test_methods_of_different_classes_are_not_ranked(make, other_classes):
+    facts, document = document_of([make("m"), other_classes])
+    blocks = [block for section in document.sections for block in walk(section.blocks)]
+    assert facts.nll is None
+    assert facts.leader.label == "m"
+    assert finding(blocks, "ranking").kind == "warning"
+    [first] = [block for block in blocks if isinstance(block, Overview)]
+    assert "classes differ" in first.about
+    assert not any(
+        cell.best
+        for block in blocks
+        if isinstance(block, Table)
+        for row in block.rows
+        for cell in row.cells
+    )
+    advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
+    assert not any("Prefer" in line for one in advised for line in one.sentences)
+    assert "2 to 4 classes" in document.facts
+
+
+def test_seeds_that_disagree_are_not_called_by_the_first_alone(make):
+    seeds = [
+        make("m", metadata={"fit_seed": str(seed), "seed": str(seed)}, sharpness=sharpness)
+        for seed, sharpness in enumerate((4.0, 0.3))
+    ]
+    found = first_screen(*seeds)
+    assert found.kind == "warning"
+    assert "disagree" in found.verdict
+    assert "first of 2 seeds" in found.about
+    assert "Lowest NLL" not in found.about
+
+
+def test_one_method_is_named_in_full_in_the_title(make):
+    name = "distilbert-base-uncased-finetuned-sst-2-english"
+    _, document = document_of([make(name)], title="")
+    assert name in document.title

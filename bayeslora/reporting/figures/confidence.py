@@ -75,7 +75,7 @@ def confidence_panel(
         wrong, title = np.zeros(len(confidence), dtype=np.bool_), f"Confidence of {label}"
         counts = f"{len(confidence)} examples"
     else:
-        heading = f"{len(correct)} labelled examples"
+        heading = f"{len(correct):,} labelled examples"
         wrong, title = ~correct, f"Confidence of correct and wrong predictions of {label}"
         errors = int(np.count_nonzero(wrong))
         right = len(correct) - errors

@@ -208,8 +208,8 @@ def draw(
                 "Confidence",
             ),
             selective=figure(
-                "Errors among the answered examples, most confident first. A curve that falls to"
-                " the left finds errors by confidence. Points: 80, 90, 95 % coverage.",
+                "Errors among the answered examples, most confident first. Where errors fall with"
+                " coverage, confidence finds them. Points: 80, 90, 95 % coverage.",
                 risk_panels(labelled, rows),
             ),
             roc=figure(
