@@ -219,11 +219,114 @@ def test_without_labels_the_workload_is_known_and_the_risk_is_not(make, tmp_path
     assert list(tiles(page)) == ["Examples"]
 
 
+def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, visit):
+    first, path = two
+    page = visit(path)
+    page.locator("#method").select_option("first")
+    page.locator("#set").select_option(label="all together")
+    page.locator("#threshold").fill("0.9")
+    outside = next(np.array(one["confidence"]) for one in data_of(path) if one["set"] == "far")
+    confidence = np.concatenate([first.confidence, outside])
+    labelled = np.arange(270) < 240
+    wrong = np.append(first.prediction != first.labels, np.zeros(30, bool))
+    answered = confidence >= 0.9
+    space = "\N{NO-BREAK SPACE}"
+    said = page.locator("#abstention").text_content()
+    assert f"Answered: {100 * answered.mean():.1f}{space}% of examples" in said
+    assert f"Left to a person: {(~answered).sum()} examples" in said
+    for group in (answered, ~answered):
+        known = group & labelled
+        assert f"{known.sum()} of {group.sum()} labelled" in said
+        assert f"{100 * wrong[known].mean():.1f}{space}% of these wrong" in said
+    shown = tiles(page)
+    assert shown["Examples"] == "270"
+    assert shown["Mean confidence"] == f"{100 * confidence.mean():.1f}{space}%"
+    gap = 100 * (first.confidence.mean() - (first.prediction == first.labels).mean())
+    assert shown["Calibration gap"].replace("\N{MINUS SIGN}", "-") == f"{gap:+.1f}"
+    details = page.locator("#tiles .interval").all_text_contents()
+    assert details[0] == "240 of 270 labelled"
+    assert [one.split(", ")[-1] for one in details[1:]] == [
+        "labelled only",
+        "all examples",
+        "labelled only",
+        "labelled only",
+    ]
+    page.locator("#column").select_option(index=1)
+    page.locator("#value").select_option("far")
+    said = page.locator("#abstention").text_content()
+    assert f"Left to a person: {(outside < 0.9).sum()} examples. No example" in said
+
+
+def bins_of(page):
+    """Return the label of every bin that is drawn, and whether it is chosen."""
+    return page.locator("#reliability .bin").evaluate_all(
+        "all => all.map(one => [one.getAttribute('aria-label'), one.getAttribute('aria-pressed')])"
+    )
+
+
+def focused(page):
+    """Return the accessible name of the element that has the focus, or its id."""
+    return page.evaluate(
+        "document.activeElement.getAttribute('aria-label') || document.activeElement.id"
+    )
+
+
+def test_a_chosen_bin_keeps_the_others_and_the_focus(two, visit):
+    first, path = two
+    page = visit(path)
+    page.locator("#method").select_option("first")
+    names = [name for name, _ in bins_of(page)]
+    hint = page.locator("#bin-hint")
+    assert hint.text_content() == "Click a bin to see its examples."
+    page.locator("#reliability .bin").nth(1).press("Enter")
+    assert bins_of(page) == [[name, str(name == names[1]).lower()] for name in names]
+    assert focused(page) == names[1]
+    assert hint.text_content() == "Click again to see all."
+    page.keyboard.press("Tab")
+    assert focused(page) == names[2]
+    page.keyboard.press(" ")
+    assert [name for name, chosen in bins_of(page) if chosen == "true"] == [names[2]]
+    place = np.minimum(np.floor(first.confidence * 15), 14)
+    assert tiles(page)["Examples"] == str((place == np.unique(place)[2]).sum())
+    page.locator("#reliability .bin").first.locator(".hit").click()
+    assert tiles(page)["Examples"] == str((place == place.min()).sum())
+    page.keyboard.press("Enter")
+    assert tiles(page)["Examples"] == "240"
+    assert focused(page) == names[0]
+    assert hint.text_content() == "Click a bin to see its examples."
+
+
+def test_a_chosen_bin_can_be_left_when_it_has_no_example(two, visit):
+    _, path = two
+    page = visit(path)
+    page.locator("#reliability .bin").last.press("Enter")
+    page.locator("#search").fill("no text has these words")
+    [(name, chosen)] = bins_of(page)
+    assert name.endswith(": no examples")
+    assert chosen == "true"
+    page.locator("#reliability .bin").press("Enter")
+    assert bins_of(page) == []
+    assert focused(page) == "reliability"
+    page.locator("#search").fill("")
+    assert tiles(page)["Examples"] == "240"
+
+
+def test_the_bins_say_that_they_count_labelled_examples(two, visit):
+    first, path = two
+    page = visit(path)
+    page.locator("#method").select_option("first")
+    assert "labelled" not in page.locator("#reliability").text_content()
+    page.locator("#set").select_option(label="all together")
+    expected = (np.minimum(np.floor(first.confidence * 15), 14) == 14).sum()
+    assert f" {expected} labelled examples, accuracy" in bins_of(page)[-1][0]
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_no_serious_fault(two, visit, scheme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = visit(two[1], color_scheme=scheme, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#reliability .bin").last.press("Enter")
     found = axe.Axe().run(page).response["violations"]
     serious = [one for one in found if one["impact"] in {"serious", "critical"}]
     assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []

@@ -12,7 +12,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   let source = sources[0];
   let chosenBin = null;
-  let kept = [];
+  let kept = []; // the rows that pass every filter
   let page = 0;
 
   const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
@@ -64,6 +64,7 @@
     return bins;
   }
 
+  // The rows that pass the filters, whichever bin is chosen.
   function filtered() {
     const label = $("label").value;
     const prediction = $("prediction").value;
@@ -81,8 +82,8 @@
     const rows = [];
     for (let row = 0; row < source.confidence.length; row += 1) {
       const confidence = source.confidence[row];
-      // the fields show rounded ends of a bin that was clicked
-      if (chosenBin === null ? confidence < low || confidence > high : binOf(row) !== chosenBin) continue;
+      // with a bin, the fields show its rounded ends
+      if (chosenBin === null && (confidence < low || confidence > high)) continue;
       if (least !== "" && scores[row] < Number(least)) continue;
       if (most !== "" && scores[row] > Number(most)) continue;
       if (label !== "" && (!isLabelled(row) || source.label[row] !== Number(label))) continue;
@@ -103,22 +104,26 @@
   }
 
   function showTiles(labelled, bins) {
-    const tiles = [tile("Examples", kept.length.toLocaleString("en"))];
-    const rows = labelled.length ? labelled : kept;
-    const n = rows.length;
-    const confidence = rows.reduce((sum, row) => sum + source.confidence[row], 0) / n;
-    if (n && !labelled.length) tiles.push(tile("Mean confidence", percent(confidence), "no labels"));
+    const count = (some) => some.length.toLocaleString("en");
+    const mean = (some) => some.reduce((sum, row) => sum + source.confidence[row], 0) / some.length;
+    const isPartial = labelled.length > 0 && labelled.length < kept.length;
+    const known = isPartial ? `${count(labelled)} of ${count(kept)} labelled` : "";
+    const only = isPartial ? ", labelled only" : "";
+    const over = isPartial ? "all examples" : labelled.length ? "" : "no labels";
+    const tiles = [tile("Examples", count(kept), known)];
+    const confidence = kept.length ? [tile("Mean confidence", percent(mean(kept)), over)] : [];
     if (labelled.length) {
+      const n = labelled.length;
       const right = labelled.filter(isRight).length;
       const error = bins.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / n;
       const all = kept.length === source.confidence.length && source.accuracy;
       const [low, high] = (all || wilson(right, n)).map((end) => (100 * end).toFixed(1));
-      tiles.push(tile("Accuracy", percent(right / n), `${all ? "" : "Wilson "}[${low}, ${high}]`));
-      tiles.push(tile("Mean confidence", percent(confidence)));
-      const gap = 100 * (confidence - right / n);
-      tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(1)}`, "points"));
-      tiles.push(tile("ECE", number(error), `${BINS} bins`));
-    }
+      tiles.push(tile("Accuracy", percent(right / n), `${all ? "" : "Wilson "}[${low}, ${high}]${only}`));
+      tiles.push(...confidence);
+      const gap = 100 * (mean(labelled) - right / n);
+      tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(1)}`, `points${only}`));
+      tiles.push(tile("ECE", number(error), `${BINS} bins${only}`));
+    } else tiles.push(...confidence);
     $("tiles").replaceChildren(...tiles);
   }
 
@@ -135,7 +140,7 @@
     }
   }
 
-  function drawReliability(bins) {
+  function drawReliability(bins, counted) {
     const bottom = 190;
     const up = (share) => bottom - share * 180;
     const svg = element("svg", { viewBox: `0 0 ${WIDTH} 290`, role: "group", "aria-label": "Reliability diagram" });
@@ -147,28 +152,29 @@
     axis(svg, 250, [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => [across(share), String(share)]));
     const most = Math.max(1, ...bins.map((bin) => bin.count));
     bins.forEach((bin, place) => {
-      if (!bin.count) return;
+      // a chosen bin without examples stays, so that it can be left
+      if (!bin.count && place !== chosenBin) return;
       const [from, to] = [place / BINS, (place + 1) / BINS];
-      const confidence = bin.confidence / bin.count;
-      const accuracy = bin.right / bin.count;
-      const [least, greatest] = wilson(bin.right, bin.count);
-      const height = (45 * bin.count) / most;
-      const isOff = confidence < least || confidence > greatest;
-      const x = across(confidence);
-      const group = element("g", {
-        class: isOff ? "bin off" : "bin",
-        role: "button",
-        tabindex: "0",
-        "aria-pressed": String(place === chosenBin),
-        "aria-label": `Confidence ${from.toFixed(2)} to ${to.toFixed(2)}: ${bin.count} examples, accuracy ${accuracy.toFixed(2)}`,
-      });
-      group.append(
-        element("rect", { class: "hit", x: across(from), y: 5, width: across(1 / BINS) - LEFT, height: 245 }),
-        element("path", { class: "interval-line", d: `M${x} ${up(least)}V${up(greatest)}` }),
-        element("circle", { class: "dot", cx: x, cy: up(accuracy), r: 3.5 }),
-        element("rect", { class: "count", x: across(from) + 1, y: 250 - height, width: across(1 / BINS) - LEFT - 2, height }),
-        element("title", {}, `${bin.count} examples, accuracy ${accuracy.toFixed(3)}`),
-      );
+      const group = element("g", { class: "bin", role: "button", tabindex: "0", "data-bin": place });
+      group.append(element("rect", { class: "hit", x: across(from), y: 5, width: across(1 / BINS) - LEFT, height: 245 }));
+      let words = `no ${counted}`;
+      if (bin.count) {
+        const confidence = bin.confidence / bin.count;
+        const accuracy = bin.right / bin.count;
+        const [least, greatest] = wilson(bin.right, bin.count);
+        if (confidence < least || confidence > greatest) group.classList.add("off");
+        const height = (45 * bin.count) / most;
+        const x = across(confidence);
+        words = `${bin.count} ${counted}, accuracy ${accuracy.toFixed(2)}`;
+        group.append(
+          element("path", { class: "interval-line", d: `M${x} ${up(least)}V${up(greatest)}` }),
+          element("circle", { class: "dot", cx: x, cy: up(accuracy), r: 3.5 }),
+          element("rect", { class: "count", x: across(from) + 1, y: 250 - height, width: across(1 / BINS) - LEFT - 2, height }),
+          element("title", {}, `${bin.count} ${counted}, accuracy ${accuracy.toFixed(3)}`),
+        );
+      }
+      group.setAttribute("aria-label", `Confidence ${from.toFixed(2)} to ${to.toFixed(2)}: ${words}`);
+      group.setAttribute("aria-pressed", String(place === chosenBin));
       const choose = () => chooseBin(place);
       group.addEventListener("click", choose);
       group.addEventListener("keydown", (event) => {
@@ -180,13 +186,23 @@
     });
     svg.append(
       element("text", { x: LEFT + 4, y: 14 }, "accuracy"),
-      element("text", { x: LEFT + 4, y: 212 }, "examples"),
+      element("text", { x: LEFT + 4, y: 212 }, counted),
       element("text", { x: across(0.5), y: 284, "text-anchor": "middle" }, "confidence"),
     );
+    const focused = $("reliability").contains(document.activeElement) ? document.activeElement.dataset.bin : undefined;
     $("reliability").replaceChildren(svg);
+    if (focused !== undefined) focusBin(Number(focused));
+    $("bin-hint").textContent = chosenBin === null ? "Click a bin to see its examples." : "Click again to see all.";
   }
 
-  // A bin that is chosen is filtered by, and drawn on in place of all: again to see all.
+  // Focus the bin, or the nearest one that is drawn, so that the next Tab goes on from there.
+  function focusBin(place) {
+    const distance = (bin) => Math.abs(Number(bin.dataset.bin) - place);
+    const [nearest] = [...$("reliability").querySelectorAll(".bin")].sort((one, other) => distance(one) - distance(other));
+    (nearest || $("reliability")).focus({ preventScroll: true });
+  }
+
+  // Show the examples of a bin; choose it again to show all.
   function chooseBin(place) {
     chosenBin = place === chosenBin ? null : place;
     const [low, high] = chosenBin === null ? [0, 1] : [place / BINS, (place + 1) / BINS];
@@ -232,21 +248,30 @@
     $("histogram").replaceChildren(svg);
   }
 
-  // Without labels the workload is known, the risk is not.
-  function showAbstention(labelled) {
+  // The workload is that of all examples; the risk is known for the labelled ones.
+  function showAbstention() {
     const least = Number($("threshold").value);
     $("threshold-value").textContent = least.toFixed(2);
-    const rows = labelled.length ? labelled : kept;
-    const answered = rows.filter((row) => source.confidence[row] >= least);
-    const others = rows.filter((row) => source.confidence[row] < least);
-    const risk = (some) => {
-      if (!labelled.length || !some.length) return "";
-      return `, ${percent(some.filter((row) => !isRight(row)).length / some.length)} of them wrong`;
+    const [answered, others] = [0, 1].map(() => ({ count: 0, labelled: 0, wrong: 0 }));
+    for (const row of kept) {
+      const group = source.confidence[row] >= least ? answered : others;
+      group.count += 1;
+      if (!isLabelled(row)) continue;
+      group.labelled += 1;
+      if (!isRight(row)) group.wrong += 1;
+    }
+    const isAny = answered.labelled + others.labelled > 0;
+    const risk = ({ count, labelled, wrong }) => {
+      if (!isAny || !count) return "";
+      const share = percent(wrong / labelled);
+      if (labelled === count) return `, ${share} of them wrong`;
+      const known = `${labelled.toLocaleString("en")} of ${count.toLocaleString("en")} labelled`;
+      return labelled ? ` (${known}, ${share} of these wrong)` : ` (${known})`;
     };
-    $("abstention").textContent = rows.length
-      ? `Answered: ${percent(answered.length / rows.length)} of examples${risk(answered)}. ` +
-        `Left to a person: ${others.length.toLocaleString("en")} examples${risk(others)}.` +
-        (labelled.length ? "" : " No example has a label, so the risk is unknown.")
+    $("abstention").textContent = kept.length
+      ? `Answered: ${percent(answered.count / kept.length)} of examples${risk(answered)}. ` +
+        `Left to a person: ${others.count.toLocaleString("en")} examples${risk(others)}.` +
+        (isAny ? "" : " No example has a label, so the risk is unknown.")
       : "No example is left.";
   }
 
@@ -305,14 +330,16 @@
   }
 
   function update() {
-    kept = filtered();
+    const shown = filtered();
+    const isChosen = (row) => chosenBin === null || binOf(row) === chosenBin;
+    kept = chosenBin === null ? shown : shown.filter(isChosen);
     page = 0;
-    const labelled = kept.filter(isLabelled);
+    const labelled = shown.filter(isLabelled);
     const bins = binsOf(labelled);
-    showTiles(labelled, bins);
-    drawReliability(bins);
+    showTiles(labelled.filter(isChosen), chosenBin === null ? bins : [bins[chosenBin]]);
+    drawReliability(bins, labelled.length < shown.length ? "labelled examples" : "examples");
     drawHistogram();
-    showAbstention(labelled);
+    showAbstention();
     showRows();
     const all = source.confidence.length;
     $("facts").textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} examples`;
@@ -387,7 +414,7 @@
   for (const id of ["low", "high"]) $(id).addEventListener("input", () => { chosenBin = null; update(); });
   for (const id of ["search", "least", "most"]) $(id).addEventListener("input", update);
   $("score").addEventListener("change", () => { $("least").value = $("most").value = ""; update(); });
-  $("threshold").addEventListener("input", () => showAbstention(kept.filter(isLabelled)));
+  $("threshold").addEventListener("input", showAbstention);
   for (const id of ["sort", "ascending"]) $(id).addEventListener("change", () => { page = 0; showRows(); });
   $("previous").addEventListener("click", () => { page -= 1; showRows(); });
   $("next").addEventListener("click", () => { page += 1; showRows(); });
