@@ -265,7 +265,7 @@ class BayesianClassifier:
             epochs: Passes over the data, at most; None takes 15 where validation data choose the
                 epoch (5 with `SWAG`, whose epoch they do not), and for `PoLAR` without; else 5. The
                 adapter's default learning rate goes with it.
-            batch_size: Rows a step.
+            batch_size: Rows per step.
             head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
                 and `VBLL` have an option of their own.
             patience: Epochs without a better validation NLL before training stops.

@@ -342,7 +342,7 @@ class Adapter(Options):
         """
 
     def begin(self, rows: TrainingRows) -> None:
-        """Give the sites of a fresh network the start that training rows decide about.
+        """Initialise the sites of a fresh network from training rows.
 
         Args:
             rows: The rows and the sites.

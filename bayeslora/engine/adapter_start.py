@@ -69,7 +69,7 @@ def begin_adapter(
     last: str | None = None,
     shown: bool = False,
 ) -> None:
-    """Give the sites of a fresh network the start that texts decide about.
+    """Initialise the adapters of a fresh network, where their start depends on texts.
 
     Most adapters have their start already. Where a training goes on, nothing is run again.
 

@@ -45,7 +45,7 @@ class TrainingSettings(Options):
     """Options of one fit that belong to neither the adapter nor the posterior."""
 
     epochs: Annotated[Count, "Passes over the training rows, at most."]
-    batch_size: Annotated[Count, "Rows a step."] = 16
+    batch_size: Annotated[Count, "Rows per step."] = 16
     head_lr: Annotated[
         Positive,
         "Learning rate of the head's gradient steps, where the posterior has none itself.",

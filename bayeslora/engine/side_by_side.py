@@ -33,7 +33,7 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.refits import mean_nll, refit_comparison
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.registry import BEST, resolve_posterior
+from bayeslora.posteriors.registry import BEST, POSTERIORS, resolve_posterior
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 
@@ -211,10 +211,11 @@ def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
         yield _better(better[0], chosen, where, len(rows) - 1)
     bias = None if own is None else own.scores["overconfidence"]
     if bias is not None and bias.high < 0 and config.only_softens:
+        sharpen = (name for name in CANDIDATES[1:] if not POSTERIORS[name].only_softens)
         yield (
             f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} points "
-            f"below its accuracy on {where}. {both.chosen!r} can only soften; 'temperature' "
-            "can sharpen, and 'vbll' may"
+            f"below its accuracy on {where}. {both.chosen!r} can only soften; one that can sharpen "
+            f"is {' or '.join(map(repr, sharpen))}"
         )
 
 

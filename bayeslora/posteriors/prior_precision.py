@@ -25,8 +25,8 @@ LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 # score stays what it is there. With a wide one probabilities tend to uniform on unfamiliar rows,
 # which improves the NLL of a very overconfident network for the wrong reason.
 _AT_THE_EDGE = {
-    LOG10_GRID[0]: "the widest prior does not make up for the network's overconfidence; compare "
-    "with posteriors 'temperature' and 'vbll'",
+    LOG10_GRID[0]: "the widest prior does not make up for the network's overconfidence; "
+    "calibrate with posterior 'best' compares others",
     LOG10_GRID[-1]: "the narrowest prior leaves next to no uncertainty, so that predictions are "
     "nearly the softmax of the mean weights",
 }
