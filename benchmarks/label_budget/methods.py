@@ -65,6 +65,7 @@ METHODS = MAIN | {
     "lora-ensemble": Method("lora", "ensemble:num_members=3"),
     "lora-dropout": Method("lora", "mc_dropout"),
     "polar-vbll, 5 epochs, cv": Method("polar", "vbll", "cv", epochs=5),
+    "polar-vbll, 5 epochs at 0.01, cv": Method("polar:lr=0.01", "vbll", "cv", epochs=5),
     "polar-vbll, gradient start, cv": Method(_GRADIENT, "vbll", "cv"),
     "polar-vbll, gradient start, 5 epochs, cv": Method(_GRADIENT, "vbll", "cv", epochs=5),
     "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
