@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bayeslora.cli.data import read
@@ -107,7 +108,7 @@ def read_tasks(
     Raises:
         InputError: As `data.read`, or --task is given too.
     """
-    from bayeslora.tasks.known import KNOWN_TASKS, load_task
+    from bayeslora.tasks.known import KNOWN_TASKS, has_rows, load_task
     from bayeslora.tasks.readers import kept
 
     if args.task is not None:
@@ -117,7 +118,8 @@ def read_tasks(
     try:
         for task, file in files.items():
             is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
-            if is_split and (directory is not None or task == "newsgroups"):
+            # Where no directory is named, a file of the user's own may be called like a split.
+            if is_split and has_rows(task, directory) and (directory or not Path(file).exists()):
                 found[task] = kept(load_task(task, file, directory), keep)
             else:
                 found[task] = read(file, args, columns, labels=labels, keep=keep)

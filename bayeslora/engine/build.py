@@ -148,9 +148,8 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(
             f"posterior {posterior.name!r} is over factors while they train, and with adapter "
-            f"{adapter.name!r} {adapter.input_dependent}; choose one that is fitted after "
-            f"training, {names_where(lambda one: not one.from_start)}, or one that trains networks "
-            f"apart, {names_where(lambda one: one.has_members)}",
+            f"{adapter.name!r} {adapter.input_dependent}; choose another: "
+            f"{names_where(lambda one: not (one.over_factors and one.from_start))}",
             code="factors-move-with-input",
         )
     return posterior.adapter_for(adapter)

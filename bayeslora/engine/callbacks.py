@@ -83,7 +83,8 @@ class Figures(TrainerCallback):
     ) -> None:
         """Add an entry to the log, which checkpoints hold."""
         found = self._conditioning.figures(self._contexts)
-        logger.info("epoch %d: %s", round(state.epoch or 0), found)
+        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in found.items())
+        logger.info("epoch %d: %s", round(state.epoch or 0), words)
         entry = {f"{FIGURE}{name}": value for name, value in found.items()}
         state.log_history.append({"epoch": state.epoch or 0.0, "step": state.global_step, **entry})
 

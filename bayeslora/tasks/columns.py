@@ -115,7 +115,10 @@ class RowChecks:
         if self.columns.images:
             self._require(self.columns.text, _IMAGE_COLUMN)
         else:
-            self._require(self.columns.text, _TEXT_COLUMN, f", or, of images, {_IMAGE_COLUMN}")
+            others = f", or, of images, {_IMAGE_COLUMN}"
+            if "candidates" in self.table.names:
+                others = "; rows with candidates need a column 'history' or 'question'"
+            self._require(self.columns.text, _TEXT_COLUMN, others)
         if self.columns.pair is not None:
             self._require(self.columns.pair, "pair_column (--text-pair-column)")
         if self.required:

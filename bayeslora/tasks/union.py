@@ -71,14 +71,20 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Exa
             the classes of all.
 
     Raises:
-        InputError: Some tasks have a second text and others none, or one has questions with
-            options.
+        InputError: Some tasks have a second text, or images, and others none, or one has questions
+            with options.
     """
     paired = {task for task, rows in parts.items() if rows.pairs is not None}
     if paired and len(paired) < len(parts):
         raise InputError(
             f"tasks {listed(sorted(paired))} have a second text and the others none; give all of "
             "them one, or none"
+        )
+    shown = {task for task, rows in parts.items() if rows.images}
+    if shown and len(shown) < len(parts):
+        raise InputError(
+            f"tasks {listed(sorted(shown))} are of images and the others of texts; give them all "
+            "the one or the other"
         )
     asks = next((task for task, rows in parts.items() if rows.choices is not None), None)
     if asks is not None:

@@ -219,11 +219,12 @@ def test_merges():
         {"eps": (0.1,)},
         {"eps": (0.1, -0.1, 0.0, 0.0)},
         {"weight_eps": ()},
-        {"top": 5},
+        {"top": 5, "merge": "published"},
         {"shots": 1, "merge": "published"},
         {"start": "zero"},
     ],
 )
 def test_other_options_are_refused(options):
+    assert AMT(eps=(0.1,), weight_eps=(0.01,)).merge == "uniform"  # a pool of one
     with pytest.raises(InputError):
         AMT(**options)

@@ -102,6 +102,11 @@ def test_a_model_of_several_tasks_is_calibrated_exported_and_attacked(
         ("evaluate", topic, *named(files, "test")),
     ):
         refused(*command)
+    for command in (
+        ("evaluate", model, "--multi-task", "topic=nofile", "--attack", "eps=0.3"),
+        ("evaluate", world.model, "nofile", "--attack", "eps=0.3"),
+    ):
+        assert "nofile does not exist" in refused(*command)
 
 
 def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):

@@ -1,5 +1,7 @@
 """Examples: class names, codes, repeats."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
+from bayeslora.tasks.union import union
 
 
 def make(labels, texts=None, pairs=None, rows=None):
@@ -122,3 +125,10 @@ def test_take_keeps_every_field_in_step():
 def test_fields_of_other_lengths_are_refused():
     with pytest.raises(ValueError, match=r"2 texts.* 1 ids"):
         Examples(("i",), ("x", "y"), None, ("a", "b"), (1, 2), "<list>")
+
+
+def test_tasks_of_images_and_of_texts_do_not_mix():
+    texts = make(["x", "y"])
+    images = replace(texts, images=True)
+    with pytest.raises(InputError, match="'pictures'"):
+        union({"pictures": images, "tone": texts}, None)

@@ -187,6 +187,11 @@ def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
         load_examples([{"text": "t", "label": "a"}], task="multiple-choice")
 
 
+def test_candidates_without_a_history_name_the_column_that_is_missing():
+    with pytest.raises(InputError, match="'history'"):
+        load_examples([{"candidates": ["c", "d"], "answer": "c"}])
+
+
 def test_a_history_without_candidates_is_refused_and_the_column_named():
     rows = [{"history": ["a", "b"], "answer": "c"}, {"history": ["a"], "answer": "d"}]
     with pytest.raises(InputError) as caught:

@@ -107,7 +107,7 @@ class AMT(Adapter):
                 f"eps and weight_eps have a number for each member, got {len(self.eps or _TEXTS)} "
                 f"and {members}"
             )
-        if self.top > members:
+        if self.merge == "published" and self.top > members:
             raise InputError(f"top must be at most {members}, the members, got {self.top}")
         if self.merge in ("best", "published") and self.shots < 2:
             raise InputError(

@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pool of adapters (amt) is merged anew; MODEL is one of ours (posterior: its own)",
     )
     parser.add_argument(
+        "--adapter",
+        metavar="NAME:KEY=VALUE,…",
+        help="with --new-classes: how the pool of a model of adapter `amt` is merged, such as "
+        "amt:merge=best (default: as it was fitted)",
+    )
+    parser.add_argument(
         "--validation",
         action="append",
         metavar="[NAME=]FILE",
@@ -123,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
     if args.new_classes:
         _adapt(args)
         return
+    if args.adapter is not None:
+        raise InputError("--adapter is for --new-classes; leave it out", code="no-effect")
     if args.hold_out is not None:
         check_hold_out(args.hold_out, validated=args.validation is not None)
     posterior = None
@@ -145,6 +153,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier of other classes, fitted to a few rows of them."""
+    from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.engine.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
 
@@ -156,12 +165,14 @@ def _adapt(args: argparse.Namespace) -> None:
             )
     if args.posterior is not None:
         resolve_posterior(args.posterior)
+    if args.adapter is not None:
+        resolve_adapter(args.adapter)
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes is for a model of ours, which {args.model} is not")
     rows = read(args.train, args, columns_for(args, record), labels="required")
     classifier = _load(args, None, own=True)
-    adapted = classifier.adapt(rows, posterior=args.posterior)
+    adapted = classifier.adapt(rows, posterior=args.posterior, adapter=args.adapter)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json({"model": str(args.out), "classes": list(adapted.classes)})

@@ -15,10 +15,12 @@ from bayeslora.cli.arguments import (
     add_parts,
     add_resampling,
     add_scored,
+    add_task,
     given,
 )
+from bayeslora.cli.data import read
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, named_files
+from bayeslora.cli.multi_task import add_multi_task, files_of, named_files, read_of_tasks
 from bayeslora.cli.outputs import print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "score predictions: accuracy, NLL, calibration, out-of-distribution detection"
 
+_COLUMNS = ("text_column", "label_column", "text_pair_column", "image_column", "blank")
 OPTIONS = ("ood_score", "num_bins", "seed", "closed", *PART_OPTIONS)
 
 
@@ -61,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help="with --attack: a .json file for report --robustness"
     )
     add_multi_task(parser, "DATA, with --attack")
+    add_task(parser)
+    # The rows of an attack are in the columns of the model.
+    parser.set_defaults(**dict.fromkeys(_COLUMNS))
     add_choice_of_scores(parser, "the usual ones")
     add_loading(parser)
     add_overwrite(parser)
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     if args.attack is not None:
         _attack(args)
         return
-    for name in ("out", "multi_task", *LOADING_HERE, "overwrite"):
+    for name in ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite"):
         if getattr(args, name):
             raise InputError(f"--{name.replace('_', '-')} is for --attack; leave it out")
     from bayeslora.reporting.console import scores_table, summary_line
@@ -128,10 +134,16 @@ def _attack(args: argparse.Namespace) -> None:
         refuse_inputs(args.out, *files_of(data), model)
 
     from bayeslora.checkpoint import read_record
-    from bayeslora.engine.data import columns_of, encode_for, read_for
+    from bayeslora.engine.data import columns_of, encode_for
 
     record = read_record(model)
-    rows = read_for(record, data, columns_of(record))
+    columns = columns_of(record)
+    if record.tasks:
+        rows = read_of_tasks(data, args, columns, record, labels="required")
+    elif isinstance(data, str):
+        rows = read(data, args, columns, labels="required")
+    else:
+        raise InputError(f"--multi-task is for a model of several tasks, which {model} is not")
     encode_for(record, rows)
 
     from bayeslora.classifier import BayesianClassifier
