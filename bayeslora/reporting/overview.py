@@ -23,7 +23,7 @@ from bayeslora.reporting.assess import (
 )
 from bayeslora.reporting.findings import bins_that_miss, missed_bins
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.score_tables import BOLD, Named, score_table
+from bayeslora.reporting.score_tables import Named, bold, score_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import (
     hundredths,
@@ -236,7 +236,7 @@ def _methods(named_scores: Sequence[Named], facts: Facts) -> Table:
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows
     )
-    return replace(table, caption=f"{BOLD} {_arrows(shown)}", rows=rows, notes="")
+    return replace(table, caption=f"{bold(facts)} {_arrows(shown)}", rows=rows, notes="")
 
 
 def _arrows(sets: Mapping[str, str]) -> str:

@@ -45,6 +45,7 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 aleatoric part is not meant to notice out-of-distribution examples."""
 
 BOLD = "Bold: best or tied with it; no bold: no clear difference."
+DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
     " at zero where chance alone explains the error; the value itself is not corrected."
@@ -102,7 +103,7 @@ def score_table(
         Row((one.label,), cells)
         for one, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
-    words = _scored(methods), _how_to_read(methods, sets, facts)
+    words = _scored(methods, facts), _how_to_read(methods, sets, facts)
     return Table(words[0], ("Method",), tuple(columns), rows, words[1])
 
 
@@ -124,8 +125,8 @@ def detection_table(
         for place, one in enumerate(methods)
         if one.scores.ood
     )
-    bold = f" {BOLD}" if len(rows) > 1 else ""
-    caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{bold}"
+    marks = f" {bold(facts)}" if len(rows) > 1 else ""
+    caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
     notes = f"The set is the positive class; {_brackets(methods)}."
     return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
@@ -197,13 +198,18 @@ def _cells(
     return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
 
 
-def _scored(methods: Sequence[Named]) -> str:
+def bold(facts: Facts | None) -> str:
+    """Return what bold numbers of a table say, or why none is."""
+    return BOLD if facts is None or facts.same_classes else DIFFERENT_CLASSES
+
+
+def _scored(methods: Sequence[Named], facts: Facts | None) -> str:
     kind = "labelled" if any(one.scores.n_labelled for one in methods) else "unlabelled"
     rows = sorted({one.scores.n_labelled or one.scores.n for one in methods})
     size = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
     one_example = "example" if rows == [1] else "examples"
-    bold = f" {BOLD}" if len(methods) > 1 else ""
-    return f"Scores on {size} {kind} {one_example}.{bold}"
+    marks = f" {bold(facts)}" if len(methods) > 1 else ""
+    return f"Scores on {size} {kind} {one_example}.{marks}"
 
 
 def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None) -> str:

@@ -242,6 +242,9 @@ def test_methods_of_different_classes_are_not_ranked(make, other_classes):
         for row in block.rows
         for cell in row.cells
     )
+    captions = [one.caption for one in blocks if isinstance(one, Table) and one.name == "overview"]
+    assert captions
+    assert not any("Bold" in caption for caption in captions)
     advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
     assert not any("Prefer" in line for one in advised for line in one.sentences)
     assert "2 to 4 classes" in document.facts
