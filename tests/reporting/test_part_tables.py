@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -200,7 +201,8 @@ def assessed(p):
     }
     scores = Scores("m", "", 600, 600, 4, 15, found, ece_if_calibrated=0.021)
     changed = dataclasses.replace(scores, calibration_p=p)
-    return Assessed(Method("m", "m", Source(None), {}), changed)
+    rows = SimpleNamespace(classes=("a", "b", "c", "d"))
+    return Assessed(Method("m", "m", Source(rows), {}), changed)
 
 
 @pytest.mark.parametrize(
