@@ -1,7 +1,7 @@
 """What can be chosen about a recalibrator: one dataclass per method, free of numpy.
 
-The recalibrators themselves inherit from these and add what a fit found. That of another package
-names its recalibrator in `recalibrator`, `module:object`.
+The recalibrators themselves inherit from these and add what a fit found; `recalibrator` names them,
+`module:object`, as those of other packages do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class TemperatureOptions(Options):
     name: ClassVar[str] = "temperature"
     summary: ClassVar[str] = "one temperature for all logits; keeps the ranking"
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.temperature:Temperature"
 
 
 @dataclass(eq=False)
@@ -36,6 +37,7 @@ class VectorOptions(Options):
     name: ClassVar[str] = "vector"
     summary: ClassVar[str] = "a factor and an intercept for each class"
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.linear:VectorScaling"
 
 
 @dataclass(eq=False)
@@ -56,6 +58,7 @@ class MatrixOptions(Options):
     name: ClassVar[str] = "matrix"
     summary: ClassVar[str] = "a regularised linear map of log-probabilities (Dirichlet calibration)"
     source: ClassVar[str] = "Kull et al. 2019, arXiv 1910.12656"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.linear:MatrixScaling"
 
 
 @dataclass(eq=False)
@@ -69,6 +72,7 @@ class BetaOptions(Options):
     name: ClassVar[str] = "beta"
     summary: ClassVar[str] = "a three-parameter curve for each class against the rest"
     source: ClassVar[str] = "Kull, Silva Filho and Flach 2017, PMLR 54"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.beta:BetaCalibration"
 
 
 @dataclass(eq=False)
@@ -87,6 +91,7 @@ class HistogramOptions(Options):
     name: ClassVar[str] = "histogram"
     summary: ClassVar[str] = "the share of each class in bins of its probability"
     source: ClassVar[str] = "Zadrozny and Elkan 2001, ICML"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.histogram:HistogramBinning"
 
 
 @dataclass(eq=False)
@@ -100,6 +105,7 @@ class IsotonicOptions(Options):
     name: ClassVar[str] = "isotonic"
     summary: ClassVar[str] = "a rising curve for each class against the rest"
     source: ClassVar[str] = "Zadrozny and Elkan 2002, KDD"
+    recalibrator: ClassVar[str] = "bayeslora.recalibration.isotonic:IsotonicRegression"
 
 
 RECALIBRATORS: dict[str, type[Any]] = {

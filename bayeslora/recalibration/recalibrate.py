@@ -24,13 +24,8 @@ from bayeslora.plain_text import counted
 from bayeslora.predictions.collection import PredictionsLike
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.predictions.record import Predictions
-from bayeslora.recalibration.beta import BetaCalibration
 from bayeslora.recalibration.config import CATALOGUE
-from bayeslora.recalibration.histogram import HistogramBinning
-from bayeslora.recalibration.isotonic import IsotonicRegression
-from bayeslora.recalibration.linear import MatrixScaling, VectorScaling
 from bayeslora.recalibration.recalibrator import Recalibrator
-from bayeslora.recalibration.temperature import Temperature
 
 logger = logging.getLogger(__name__)
 
@@ -124,16 +119,6 @@ def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return float(-np.log(np.maximum(of_label, _FLOOR)).mean())
 
 
-_METHODS: tuple[type[Any], ...] = (
-    Temperature,
-    VectorScaling,
-    MatrixScaling,
-    BetaCalibration,
-    HistogramBinning,
-    IsotonicRegression,
-)
-
-
 @dataclass(frozen=True, eq=False)
 class Recalibrated:
     """What `recalibrate` returns.
@@ -165,13 +150,13 @@ def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
     chosen = options.resolve("method", method, CATALOGUE)
     config = CATALOGUE[chosen.name]
     names = [one.name for one in dataclasses.fields(config)]
-    found = next((one for one in _METHODS if one.name == chosen.name), None) or _theirs(config)
+    found = _recalibrator_of(config)
     made: Recalibrator = found(**{name: getattr(chosen, name) for name in names})
     return made
 
 
-def _theirs(config: type[Any]) -> type[Any]:
-    """Return the recalibrator that the options of another package name.
+def _recalibrator_of(config: type[Any]) -> type[Any]:
+    """Return the recalibrator that options name.
 
     Raises:
         InputError: It cannot be loaded, or is no recalibrator with these options.
