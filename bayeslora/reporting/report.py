@@ -181,7 +181,7 @@ def report(
     Raises:
         InputError: `out` exists and is not to be replaced, or an input or the template is wrong.
     """
-    given = locals()
+    given = locals()  # for the call that repeats the report: no option can be forgotten
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items = as_list(items)
