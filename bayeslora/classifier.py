@@ -123,9 +123,9 @@ class BayesianClassifier:
                 without adapters), and all of an encoder's; 1.0 takes all. `"auto"` takes the depth
                 at which a last layer on frozen features finds the most evidence in the training
                 rows, in seconds.
-            template: What is put around each text, such as ``"Review: {text}\\nSentiment:"``;
+            template: What is put around each text, such as ``"Review: {text}\nSentiment:"``;
                 `{text_pair}` stands for the second text, and `{filled}` at the end for a question
-                whose blank `_` its options fill. None takes ``"Text: {text}\\nCategory:"`` for a
+                whose blank `_` its options fill. None takes ``"Text: {text}\nCategory:"`` for a
                 decoder, so that its last token is where the class would be named, and nothing for
                 an encoder; `"{text}"` is nothing.
             verbaliser: Words by class name, or `"names"`. The language model's own answer, by its

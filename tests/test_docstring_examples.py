@@ -25,3 +25,10 @@ def test_examples_in_docstrings(name):
 
 def test_examples_are_found():
     assert "bayeslora.links" in MODULES
+
+
+def test_templates_in_docstrings_keep_their_line_breaks():
+    """In single backticks the site would drop the backslash of `\\n`."""
+    text = bayeslora.BayesianClassifier.__init__.__doc__
+    assert text.count(r"\n") == text.count(r"{text}\n") == 2
+    assert all(f'``"{word}: {{text}}\\n' in text for word in ("Text", "Review"))
