@@ -1,8 +1,8 @@
 """Calibrated probabilities and uncertainty for fine-tuned transformer classifiers.
 
-The public names are loaded when they are first used, so that `import bayeslora` costs
-milliseconds and pulls in neither torch nor transformers. Type checkers read them in the imports
-below; where they are at run time, the registries say of methods, and `_HOMES` of the rest.
+Public names are imported on first use, so `import bayeslora` takes milliseconds and loads neither
+torch nor transformers. Type checkers read the imports below; at run time the registries locate
+methods and `_HOMES` locates all other names.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
     home = _HOMES.get(name)
-    if home is None and name[:1].isupper():  # `from bayeslora import errors` comes by here too
+    if home is None and name[:1].isupper():  # `from bayeslora import errors` calls this too
         home = _method_homes().get(name)
     if home is None:
         raise AttributeError(f"module 'bayeslora' has no attribute {name!r}")
@@ -129,7 +129,7 @@ def __dir__() -> list[str]:
 
 
 def _method_homes() -> dict[str, str]:
-    """Return the module of the options of each adapter and posterior."""
+    """Return the module of each adapter's and posterior's options class, by class name."""
     from bayeslora.adapters.registry import ADAPTERS
     from bayeslora.posteriors.registry import POSTERIORS
 

@@ -1,4 +1,4 @@
-"""A model on disk: JSON, safetensors, the tokenizer's files and a model card; nothing pickled."""
+"""Model directories: JSON, safetensors, tokenizer files and a model card; no pickles."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ LAYOUTS = (
         fragile=True,
     ),
 )
-"""What a model directory may hold: a model, an interrupted fit, or both."""
+"""Layouts of a model directory: a model, an interrupted fit, or both."""
 
 ADAPTED = "adapted"
 FOREIGN = "sequence-classifier"
 MODULE = "module"
-"""Kinds of backbone: one that was adapted here, a finished classifier on disk or hub,
-and any module, which is in memory only."""
+"""Kinds of backbone: adapted here, a finished classifier from disk or the hub, or any in-memory
+module."""
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a fit's numbers."""
+    """Return the versions of Python and of the libraries that affect a fit's results."""
     names = ("bayeslora", "torch", "transformers", "pyro-ppl", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -85,27 +85,26 @@ class ModelRecord:
         backbone: `name`, `fingerprint`, `dtype`, `kind` (`ADAPTED`, `FOREIGN` or `MODULE`), and
             the `settings` of its architecture.
         posterior: Name and options.
-        classes: Names of the classes in index order.
+        classes: Class names in index order.
         columns: Data columns: `text`, `label`, `pair`.
-        max_length: Tokens kept of a text.
-        seed: Of the fit.
-        num_train: Training rows N.
-        adapter: Name and options; None where the network was not adapted here.
+        max_length: Maximum tokens per text.
+        seed: Seed of the fit.
+        num_train: Number of training rows N.
+        adapter: Name and options; None if the network was not adapted here.
         head: `extra_config()` of the last layer.
-        feature_scores: `extra_config()` of the scores fitted beside the posterior, by name.
-        num_members: Networks in the model; more than one in an ensemble.
-        tasks: How many classes each of several tasks has, by name, in the order of the classes;
-            empty where there is one task.
-        across_tasks: Whether rows of several tasks are classified among the classes of all.
-        data: Hashes of the rows, `train` and `validation`; `whole` of those that both were taken
-            from by `hold_out`; `before` stands for the fit of a network
-            whose posterior was fitted anew. Empty where nothing was fitted, or not stored.
-        dropped: How many rows of a known task were left out before, by split and reason.
+        feature_scores: `extra_config()` of the feature scores, by name.
+        num_members: Number of networks; more than one for an ensemble.
+        tasks: Number of classes per task by name, in class order; empty for a single task.
+        across_tasks: Whether rows are classified among the classes of all tasks.
+        data: Hashes of the `train` and `validation` rows; `whole` for the rows that `hold_out`
+            split into both; `before` identifies the original fit of a network whose posterior was
+            refitted. Empty if nothing was fitted or stored.
+        dropped: Number of rows dropped from a known task, by split and reason.
         training: Settings of the fit.
-        results: What the fit measured: history, best epoch, posterior, adapter, and the finished
+        results: Results of the fit: history, best epoch, posterior, adapter, and the finished
             model's NLL and accuracy on the validation rows.
-        versions: Of the libraries that wrote it.
-        format_version: Of this layout.
+        versions: Versions of the libraries at save time.
+        format_version: Version of this layout.
     """
 
     backbone: dict[str, Any]
@@ -131,14 +130,14 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model directory, read.
+    """The content of a model directory.
 
     Attributes:
         record: The content of `bayeslora.json`.
-        adapter: Adapter tensors by name; empty where there is no adapter.
+        adapter: Adapter tensors by name; empty without an adapter.
         posterior: Tensors of the last layer, the feature scores and the feature scale by name.
-        directory: Where it was read from; None where it is yet to be written.
-        verified: Whether its files were compared with the hashes that were saved with them.
+        directory: Source directory; None if it is not written yet.
+        verified: Whether the files were checked against their saved hashes.
     """
 
     record: ModelRecord
@@ -148,7 +147,7 @@ class ModelFiles:
     verified: bool = False
 
     def warn_unverified(self) -> None:
-        """Log a warning if a directory was read that has no hashes of its files."""
+        """Log a warning if the source directory has no file hashes."""
         if self.directory is not None and not self.verified:
             logger.warning(
                 "%s was saved without hashes, so a changed file would not be noticed; fit or save "
@@ -158,7 +157,7 @@ class ModelFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every tensor and of the backbone: the same model has the same one."""
+        """Hash of all tensors and of the backbone's fingerprint; equal for equal models."""
         digest = hashlib.sha256(str(self.record.backbone["fingerprint"]).encode())
         for name, tensor in sorted({**self.adapter, **self.posterior}.items()):
             digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
@@ -174,27 +173,27 @@ def write_model(
     card: str,
     overwrite: bool = False,
 ) -> None:
-    """Write a model directory, whole or not at all, with the hashes of its files.
+    """Write a model directory atomically, with hashes of its files.
 
     Raises:
-        InputError: The directory exists and `overwrite` is false, or it holds something else than a
-            model or an interrupted fit.
+        InputError: The directory exists and `overwrite` is false, or it holds anything other than
+            a model or an interrupted fit.
     """
     from safetensors.torch import save_file
 
-    with atomic_directory(directory, *LAYOUTS, overwrite=overwrite) as aside:
-        save_file(files.adapter, aside / ADAPTER)
-        save_file(files.posterior, aside / POSTERIOR)
+    with atomic_directory(directory, *LAYOUTS, overwrite=overwrite) as temporary:
+        save_file(files.adapter, temporary / ADAPTER)
+        save_file(files.posterior, temporary / POSTERIOR)
         if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
-        # Reports add their numbers to the card later, so it is not part of the list.
-        record = sealed(dataclasses.asdict(files.record), file_list(aside))
-        write_json(aside / RECORD, record)
-        (aside / CARD).write_text(card, encoding="utf-8")
+            tokenizer.save_pretrained(temporary)
+        # The card is not listed, since reports update it later.
+        record = sealed(dataclasses.asdict(files.record), file_list(temporary))
+        write_json(temporary / RECORD, record)
+        (temporary / CARD).write_text(card, encoding="utf-8")
 
 
 def read_model(directory: str | Path) -> ModelFiles:
-    """Read a model directory that `write_model` made, and compare its files with their hashes.
+    """Read a directory written by `write_model` and verify the hashes of its files.
 
     Raises:
         InputError: It is missing, foreign, damaged, or of a newer format; the message says which.
@@ -217,24 +216,24 @@ def read_record(directory: str | Path) -> ModelRecord:
     folder = Path(directory)
     recover(folder)
     if not (folder / RECORD).is_file():
-        theirs = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+        foreign = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
         advice = (
             f". Make one of this checkpoint with `bayeslora calibrate {folder} ROWS --out DIR` "
             "(in Python: from_transformers, then calibrate)"
         )
         raise InputError(
-            f"{folder} is not a bayeslora model: it has no {RECORD}{advice if theirs else ''}"
+            f"{folder} is not a bayeslora model: it has no {RECORD}{advice if foreign else ''}"
         )
     return _record(folder / RECORD)
 
 
 def listed_files(directory: str | Path) -> dict[str, dict[str, Any]] | None:
-    """Return `size` and `sha256` by name of the files that a model directory vouches for.
+    """Return `size` and `sha256` of the files listed in a model's record, by name.
 
-    The record itself and the model card are not among them.
+    The record itself and the model card are not listed.
 
     Returns:
-        None where the model was saved by a version that wrote no list.
+        The files; None if the model was saved by a version that wrote no list.
 
     Raises:
         InputError: The record cannot be read, or was changed after it was saved.
@@ -248,7 +247,7 @@ def verify_model(directory: str | Path) -> list[FileState]:
     """Return the state of every file in a model directory, the record first.
 
     Raises:
-        InputError: See `read_record`; or the model was saved without a list of its files.
+        InputError: As `read_record`, or the model was saved without a list of its files.
     """
     folder = Path(directory)
     read_record(folder)
@@ -260,20 +259,20 @@ def verify_model(directory: str | Path) -> list[FileState]:
 
 
 def is_model(directory: str | Path) -> bool:
-    """Return whether a directory holds a finished model of ours."""
+    """Return whether a directory holds a finished bayeslora model."""
     recover(directory)
     return (Path(directory) / RECORD).is_file()
 
 
 def _content(path: Path) -> Mapping[str, Any]:
-    """Return the JSON of a record whose format is known, and that is as it was saved."""
+    """Return the JSON of a record after checking its format version and its hash."""
     content = read_json(path)
     if not isinstance(content, Mapping) or "format_version" not in content:
         raise InputError(f"{path} is not a bayeslora model record: it has no format_version")
-    found = content["format_version"]
-    if not isinstance(found, int) or found > FORMAT_VERSION:
+    stored = content["format_version"]
+    if not isinstance(stored, int) or stored > FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {found!r}; this bayeslora reads up to {FORMAT_VERSION}: "
+            f"{path} has format version {stored!r}; this bayeslora reads up to {FORMAT_VERSION}: "
             "upgrade bayeslora"
         )
     check_record(path, content)
@@ -303,7 +302,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
-# What the mappings of a record must hold, and the least value of its numbers.
+# Required keys of a record's mappings, by field.
 _MAPPINGS: dict[str, set[str]] = {
     "backbone": {"name", "fingerprint", "dtype", "kind"},
     "columns": {"text", "label", "pair"},
@@ -317,34 +316,35 @@ _MAPPINGS: dict[str, set[str]] = {
     "results": set(),
     "versions": set(),
 }
-# Columns that data need not have.
+# Optional data columns.
 _ABSENT = ("pair", "choices")
+# Minimum values of a record's numbers.
 _NUMBERS = {"max_length": 1, "num_members": 1, "num_train": 0, "seed": 0}
 _LARGEST = 1 << 40
 
 
 def problem(record: Any, kinds: tuple[str, ...]) -> str:
-    """Return what is wrong with the parts of a record; empty where nothing is.
+    """Return the first problem in a record; empty if it is valid.
 
     Args:
         record: A `ModelRecord`.
-        kinds: The kinds of backbone that there are.
+        kinds: The known kinds of backbone.
     """
     for name, keys in _MAPPINGS.items():
-        found = getattr(record, name)
-        if not isinstance(found, Mapping) or not found.keys() >= keys:
+        value = getattr(record, name)
+        if not isinstance(value, Mapping) or not value.keys() >= keys:
             return f"{name!r} must hold {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
     for name, least in _NUMBERS.items():
-        found = getattr(record, name)
-        if not _is_whole(found) or not least <= found <= _LARGEST:
-            return f"{name!r} must be an integer >= {least}, got {str(found)[:40]}"
+        value = getattr(record, name)
+        if not _is_whole(value) or not least <= value <= _LARGEST:
+            return f"{name!r} must be an integer >= {least}, got {str(value)[:40]}"
     if not isinstance(record.adapter, Mapping | None):
         return "'adapter' must be a mapping or null"
     for name, column in record.columns.items():
         several = (
             name == "choices"
             and isinstance(column, list)
-            and all(isinstance(one, str) for one in column)
+            and all(isinstance(choice, str) for choice in column)
         )
         if not (isinstance(column, str) or several or (name in _ABSENT and column is None)):
             return f"'columns' must hold names, got {column!r} as {name!r}"

@@ -1,4 +1,4 @@
-"""The object a user holds: fit, predict, calibrate, save, load."""
+"""The main class of the Python API: fit, predict, calibrate, save and load."""
 
 from __future__ import annotations
 
@@ -105,42 +105,42 @@ class BayesianClassifier:
         trust_remote_code: bool = False,
         progress: bool = True,
     ) -> None:
-        r"""Choose what to fit; nothing is loaded yet.
+        r"""Configure a classifier; nothing is loaded yet.
 
         Args:
             backbone: A short name (`smollm2-135m`, `minilm`, `dinov2-s` for images), a directory,
                 a hub id, or a loaded `Backbone`, which several classifiers may share.
-            adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits the last
-                layer alone, in seconds.
+            adapter: `LoRA(...)`, `PoLAR(...)`, a name, or `name:key=value,…`; `none` fits only the
+                last layer, in seconds.
             posterior: `VBLL(...)`, `Laplace(...)` and so on, a name, or `name:key=value,…`.
-            seed: Decides the adapter's start, the order of the rows and every draw.
-            max_length: Tokens kept of a text, its template included; at most the positions of the
-                model. Images are scaled to the largest square of so many patches and class tokens,
-                such as 56 × 56 pixels for 17 tokens with patches of 14.
-            depth: Layers of the backbone to read: a number of them, or a share such as 0.8. The
-                layers above are dropped, and adapters sit on the upper ones of what is left. None
-                takes 0.8 of a decoder's layers, whose last ones are made for the next token (0.93
-                without adapters), and all of an encoder's; 1.0 takes all. `"auto"` takes the depth
-                at which a last layer on frozen features finds the most evidence in the training
-                rows, in seconds.
-            template: What is put around each text, such as ``"Review: {text}\nSentiment:"``;
-                `{text_pair}` stands for the second text, and `{filled}` at the end for a question
-                whose blank `_` its options fill. None takes ``"Text: {text}\nCategory:"`` for a
-                decoder, so that its last token is where the class would be named, and nothing for
-                an encoder; `"{text}"` is nothing.
-            verbaliser: Words by class name, or `"names"`. The language model's own answer, by its
-                logits for these words after the template, is the mean of the last layer's prior
-                and its start, by a factor that the labels choose. `"none"` has a prior mean of
-                zero. None takes the names for up to 256 training rows, where they are words, the
-                head of the language model is at hand (a decoder's that is its table of embeddings)
-                and the last layer is fitted at once, not step by step (`nuts`, `vbll` that refits
-                its means, and every posterior without an adapter).
-            format: How questions with options are read: `"options"` scores each option after the
-                question by one weight vector that all share, beside the language model's own
-                log-likelihood; `"letters"` lists the options in the prompt and asks for a letter,
-                as published tables do. None takes `"options"`.
-            dtype: Of the frozen weights: `auto`, `float32`, `bfloat16`.
-            device: A torch device; None takes the GPU if there is one.
+            seed: Seed of the adapter's initialisation, the row order and all draws.
+            max_length: Maximum tokens per text, template included; at most the model's number of
+                positions. Images are scaled to the largest square with this many patches and class
+                tokens, such as 56 × 56 pixels for 17 tokens with patches of 14.
+            depth: Number of backbone layers to use, or a share such as 0.8. The layers above are
+                dropped, and adapters sit on the upper remaining layers. None uses 0.8 of a
+                decoder's layers (0.93 without adapters), since its last layers specialise in
+                predicting the next token, and all of an encoder's; 1.0 uses all. `"auto"` selects,
+                in seconds, the depth at which a last layer on frozen features has the highest
+                evidence on the training rows.
+            template: Prompt around each text, such as ``"Review: {text}\nSentiment:"``;
+                `{text_pair}` is the second text, and `{filled}` at the end is a question whose
+                blank `_` is filled with each option. None uses ``"Text: {text}\nCategory:"`` for a
+                decoder, so that the class name would follow its last token, and no template for an
+                encoder; `"{text}"` means no template.
+            verbaliser: Words by class name, or `"names"`. The language model's logits for these
+                words after the template, times a factor chosen by the labels, define the prior
+                mean of the last layer and its initial value. `"none"` uses a prior mean of zero.
+                None uses the names for up to 256 training rows if they are words, the language
+                model's head is available (a decoder with tied embeddings) and the last layer is
+                fitted at once rather than step by step (`nuts`, `vbll` that refits its means, and
+                every posterior without an adapter).
+            format: Format of multiple-choice questions: `"options"` scores each option after the
+                question with one shared weight vector and the language model's log-likelihood;
+                `"letters"` lists the options in the prompt and asks for a letter, as published
+                results do. None uses `"options"`.
+            dtype: Data type of the frozen weights: `auto`, `float32`, `bfloat16`.
+            device: A torch device; None uses the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
             progress: Whether to show progress bars on stderr.
 
@@ -173,11 +173,11 @@ class BayesianClassifier:
         self._in_memory = False
 
     def __repr__(self) -> str:
-        """Return one line: what it is made of, and what it was fitted to."""
+        """Return a one-line summary of the components and the fit."""
         return f"<BayesianClassifier {self._made_of()}: {self._state()}>"
 
     def _repr_html_(self) -> str:
-        """Return a small table; notebooks show it."""
+        """Return an HTML table for notebooks."""
         rows = [("made of", self._made_of()), ("state", self._state())]
         if self._fitted is not None:
             results = self.record.results
@@ -207,7 +207,7 @@ class BayesianClassifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in index order, known once fitted."""
+        """Class names in index order, available after fitting."""
         return tuple(self.record.classes)
 
     @property
@@ -217,12 +217,12 @@ class BayesianClassifier:
 
     @property
     def validation_scores(self) -> tuple[Scores, Scores] | None:
-        """Scores of the validation rows before and after the last `calibrate`; None without."""
+        """Validation scores before and after the last `calibrate`; None if there are none."""
         return self._known().validation_scores
 
     @property
     def side_by_side(self) -> SideBySide | None:
-        """The posterior beside others after the last `calibrate`; None where none were compared."""
+        """Comparison of posteriors by the last `calibrate`; None if none were compared."""
         return self._known().side_by_side
 
     def fit(
@@ -251,67 +251,66 @@ class BayesianClassifier:
     ) -> BayesianClassifier:
         """Fine-tune the adapter and fit the posterior.
 
-        Processes that `torchrun` or `accelerate launch` started do it together, to the result of
-        one; see the guide to scaling.
+        Processes started by `torchrun` or `accelerate launch` share the work and return the result
+        of a single process; see the guide to scaling.
 
         Args:
             train: Labelled data: a file, a `datasets.Dataset`, an iterable of mappings, a pair
-                (texts, labels), or `Examples`. A mapping from names to such data is several tasks
-                at once: their classes are `name: class`, and a row is classified among those of
-                its task.
-            validation: Held-out labelled data, of several tasks a mapping too. With it the epoch,
-                and what the posterior chooses, are chosen by validation NLL; without it they are
-                fixed beforehand.
-            epochs: Passes over the data, at most; None takes 15 where validation data choose the
-                epoch (5 with `SWAG`, whose epoch they do not), and for `PoLAR` without; else 5. The
-                adapter's default learning rate goes with it.
+                (texts, labels), or `Examples`. A mapping from task names to such data trains
+                several tasks at once: their classes are named `name: class`, and each row is
+                classified among those of its task.
+            validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
+                epoch and the posterior's hyperparameters; without it they are fixed in advance.
+            epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (5
+                with `SWAG`, for which they do not) and for `PoLAR` without validation data; else 5.
+                The adapter's default learning rate depends on it.
             batch_size: Rows per step.
-            head_lr: Learning rate of a point estimate's last layer; None takes 0.02. The adapter
-                and `VBLL` have an option of their own.
+            head_lr: Learning rate of a point estimate's last layer; None uses 0.02. The adapter
+                and `VBLL` have their own options.
             patience: Epochs without a better validation NLL before training stops.
-            cv: Parts of the training rows, at least 2, each held out of one more fit: their answers
-                choose one factor for all logits, which the fit to all rows takes. `"auto"` takes as
-                many of five parts as bring 128 rows, 0 none. None takes `"auto"` for a `VBLL`
-                beside an adapter without validation data, else 0.
-            keep_folds: Whether the networks that had a part of `cv` held out are kept and predict
-                together, a pass each, in place of one fit to all rows; `"auto"` is five parts then.
-            hold_out: Share of the training rows that serve as validation data, in place of
-                `validation` and `cv`; classes in proportion.
-            refit: Whether to fit to all rows afterwards, with the epoch, prior and scale that the
-                rows of `hold_out` chose.
-            text_column: The column of the texts.
-            label_column: The column of the labels.
-            pair_column: The column of a second text.
-            image_column: The column of paths of images, relative to the file, for a vision model;
-                data with a column `image` and no `text`, directories of images and arrays of them
-                need not name it.
-            feature_scores: Out-of-distribution scores to fit beside the posterior, which
-                predictions then carry: `mahalanobis`, `relative_mahalanobis`, `knn`,
-                `unfamiliarity`. None takes the last, which brings the first, where one pass gives
-                the features and rows of a class differ; `none` takes none.
+            cv: Number of cross-validation folds, at least 2, each with an additional fit. The
+                held-out predictions select one scale for all logits, used by the fit to all rows.
+                `"auto"` uses as many of five folds as give 128 held-out rows, 0 none. None uses
+                `"auto"` for `VBLL` with an adapter and without validation data, else 0.
+            keep_folds: Whether to keep the networks of the folds as an ensemble, with a pass each,
+                instead of one fit to all rows; `"auto"` then means five folds.
+            hold_out: Share of the training rows to use as validation data, stratified by class,
+                instead of `validation` and `cv`.
+            refit: Whether to refit to all rows with the epoch, prior and scale selected on the
+                `hold_out` rows.
+            text_column: Name of the text column.
+            label_column: Name of the label column.
+            pair_column: Name of the column with a second text.
+            image_column: Name of the column with image paths, relative to the file, for a vision
+                model; not needed for data with a column `image` and no `text`, image directories
+                and image arrays.
+            feature_scores: Out-of-distribution scores to fit with the posterior and add to
+                predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `unfamiliarity`. None
+                uses `unfamiliarity`, which includes `mahalanobis`, if one pass gives the features
+                and the rows of a class differ; `none` uses none.
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
-                `num_active=2,interval=5`: only some layers of the adapter train at a time. None
-                lets all of them train. `LISA` is an adapter and has these options itself.
+                `num_active=2,interval=5`: trains only some layers of the adapter at a time. None
+                trains all. The adapter `LISA` has these options itself.
             quality_retaining: `QualityRetaining(...)`, its options as a mapping or as text such as
-                `momentum=0.8`, or `True` for its defaults: a loss that holds rows near recent
-                logits of their class, the more the lower the loss of their task is. None takes
-                none.
-            across_tasks: Whether rows of several tasks are classified among the classes of all, so
-                that a row to predict need not name its task; otherwise among those of its own.
-            out: A directory to save the model in. A fit that was interrupted goes on from its last
-                checkpoint there when it is called again in the same way.
+                `momentum=0.8`, or `True` for its defaults: a loss that keeps rows near recent
+                logits of their class, the more so the lower the loss of their task. None disables
+                it.
+            across_tasks: Whether to classify rows among the classes of all tasks, so that
+                predictions need no task; otherwise among those of the row's own task.
+            out: Directory to save the model in. The same call resumes an interrupted fit from its
+                last checkpoint there.
             overwrite: Whether `out` may be replaced.
 
         Raises:
-            InputError: The data or an option is not allowed, or `out` holds what is read; nothing
-                has been written then.
+            InputError: The data or an option is not allowed, or `out` holds an input; nothing is
+                written.
         """
         if out is not None:
-            given = (*_parts(train), *_parts(validation))
-            files = [one for one in given if isinstance(one, str | Path)]
+            sources = (*_parts(train), *_parts(validation))
+            files = [source for source in sources if isinstance(source, str | Path)]
             refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
             current().first(partial(check_writable, out))
-        # Here, since a prediction would spend a second on importing transformers' training loop.
+        # Imported here: transformers' training loop takes a second that predictions need not spend.
         from bayeslora.engine.fit import fit_classifier
         from bayeslora.engine.fit_checks import refuse_training_options
 
@@ -359,12 +358,12 @@ class BayesianClassifier:
         return self
 
     def _save_fit(self, out: str | Path) -> None:
-        """Save a finished fit to `out`, or, if that fails, beside it, so that no work is lost.
+        """Save a finished fit to `out`, or beside it if that fails, so that no work is lost.
 
         Raises:
-            InputError: Somebody has put another file at `out` meanwhile; where the model is now has
-                been logged.
-            OSError: It cannot be written there; the same.
+            InputError: `out` was taken by another file in the meantime; the log names the path
+                used instead.
+            OSError: `out` cannot be written; the log names the path used instead.
         """
         try:
             self.save_pretrained(out, overwrite=True)
@@ -409,22 +408,21 @@ class BayesianClassifier:
         """Return class probabilities and uncertainties of each row.
 
         Args:
-            data: As for `fit`, where labels are optional and several tasks are named, or rows have
-                a column `task`; or a text, or a list or another iterable
-                of texts, or of paths of images where the backbone reads these. A string is the path
-                of a file where there is one of that name, where it ends like a data file (`.jsonl`,
-                `.csv`) and where it is one word with a slash or an ending such as `.txt`; any other
-                string is a text to classify. `[text]` is always a text.
-            num_samples: Draws from the posterior; None takes the posterior's own number, 0 the
-                mean weights.
-            link: `mc`, `probit` or `bridge`; None takes the one that the posterior was tuned with.
-                Refused where the posterior has no such choice.
-            unknown_labels: What to do with a label that is not a class: `error`, or keep the row
-                unlabelled as out of distribution (`ood`), with its label in a further column,
+            data: As for `fit`, with optional labels and, for several tasks, a mapping or a column
+                `task`; or a text, or an iterable of texts, or of image paths for a vision
+                backbone. A string is a path if such a file exists, if it ends like a data file
+                (`.jsonl`, `.csv`), or if it is one word with a slash or an ending such as `.txt`;
+                any other string is a text to classify. `[text]` is always a text.
+            num_samples: Number of posterior draws; None uses the posterior's default, 0 the mean
+                weights.
+            link: `mc`, `probit` or `bridge`; None uses the link that the posterior was tuned with.
+                Refused if the posterior has no choice of link.
+            unknown_labels: Handling of labels that are not a class: `error`, or `ood` to keep the
+                row unlabelled as out of distribution, with its label in an additional column
                 `unknown_label`.
-            seed: Of the draws.
-            keep: A column of the data, or several, that the predictions carry as further
-                `columns`, such as the source of a row, for scores by group, or its text.
+            seed: Seed of the draws.
+            keep: Data columns to copy to the predictions' `columns`, such as the source of a row,
+                for scores by group, or its text.
 
         Raises:
             InputError: The data or an option is not allowed, or the classifier is not fitted.
@@ -447,10 +445,10 @@ class BayesianClassifier:
         """Return class probabilities [N, C], columns in the order of `classes`.
 
         Args:
-            data: As for `predict`; labels play no part.
-            num_samples: As for `predict`, and so are the others.
-            link: From logits to probabilities.
-            seed: Of the draws.
+            data: As for `predict`; labels are ignored.
+            num_samples: As for `predict`.
+            link: As for `predict`.
+            seed: As for `predict`.
 
         Raises:
             InputError: As `predict`.
@@ -471,19 +469,19 @@ class BayesianClassifier:
         keep: str | Sequence[str] = (),
         overwrite: bool = False,
     ) -> None:
-        """Write what `predict` returns to a file, in memory that does not grow with the rows.
+        """Write the result of `predict` to a file, in memory independent of the number of rows.
 
-        A run that was killed goes on where it was when it is called again in the same way: finished
-        pieces wait in a hidden directory beside `out`, and the file is the same in every byte.
+        The same call resumes a killed run from its finished pieces, in a hidden directory beside
+        `out`; the file is then identical byte for byte.
 
         Args:
             data: As for `predict`.
             out: A `.parquet`, `.csv` or `.jsonl` file.
-            num_samples: As for `predict`, and so are `link`, `unknown_labels`, `seed` and `keep`.
-            link: From logits to probabilities.
-            unknown_labels: What to do with a label that is not a class.
-            seed: Of the draws.
-            keep: Further columns.
+            num_samples: As for `predict`.
+            link: As for `predict`.
+            unknown_labels: As for `predict`.
+            seed: As for `predict`.
+            keep: As for `predict`.
             overwrite: Whether `out`, and pieces of other interrupted predictions, may be replaced.
 
         Raises:
@@ -493,7 +491,7 @@ class BayesianClassifier:
         world = current()
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
-        refuse_inputs(out, *(one for one in _parts(data) if isinstance(one, str | Path)))
+        refuse_inputs(out, *(part for part in _parts(data) if isinstance(part, str | Path)))
         fitted = self._calibrated()
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
@@ -519,41 +517,41 @@ class BayesianClassifier:
         image_column: str | None = None,
         feature_scores: str | Sequence[str] | None = None,
     ) -> BayesianClassifier:
-        """Fit the posterior to labelled data and leave the network's weights as they are.
+        """Fit the posterior to labelled data, without changing the network's weights.
 
-        The posterior describes what these rows say of the last layer, so no training data is
-        needed. Rows that the network was trained on hide its mistakes, and a prior or temperature
-        chosen on them is overconfident. Where there is one held-out sample, `hold_out=0.5`
-        lets `laplace` choose its prior. `record.results["calibration"]` has the number
-        of rows and the accuracy on them; a warning is given where 59 or more are all right.
+        The posterior of the last layer is conditioned on these rows, so no training data is
+        needed. Rows that the network was trained on hide its errors, and a prior or temperature
+        chosen on them is overconfident. With a single held-out sample, `hold_out=0.5` lets
+        `laplace` choose its prior. `record.results["calibration"]` has the number of rows and the
+        accuracy on them; a warning is logged if all of 59 or more rows are correct.
 
         Args:
-            train: Labelled data, best of rows that the network was not trained on; of several tasks
-                as for `predict`.
-            validation: Held-out labelled data for what the posterior chooses by them (a prior, a
-                temperature, the means of `VBLL`, which are refit without them); scored before and
-                after in `validation_scores` and on the model card.
-            posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` where there
-                are adapters; it starts from the mean of the present one. None keeps that. `best`
-                takes the one of lowest cross-validated NLL among `mle`, `temperature`, `laplace`
-                and `vbll`. What was compared is in `side_by_side` and on the model card.
-            hold_out: Share of the rows of `train` that serve as `validation`; classes in
-                proportion, chosen by the classifier's seed.
-            text_column: The column of the texts; None keeps the known one.
-            label_column: The column of the labels; None keeps the known one.
-            pair_column: The column of a second text; None keeps the known one.
-            image_column: The column of paths of images; None keeps the known one.
-            feature_scores: As for `fit`, but None fits those that the classifier has to the new
-                rows; where it has none, as `fit` does by default.
+            train: Labelled data, preferably rows that the network was not trained on; several
+                tasks as for `predict`.
+            validation: Held-out labelled data for the posterior's own choices (a prior, a
+                temperature, the means of `VBLL`, which are refitted without such data); scored
+                before and after in `validation_scores` and on the model card.
+            posterior: Another posterior of the last layer, or `laplace_lora` or `tfb` over
+                adapters; it starts from the mean of the current one. None keeps the current one.
+                `best` selects the lowest cross-validated NLL among `mle`, `temperature`, `laplace`
+                and `vbll`; the comparison is in `side_by_side` and on the model card.
+            hold_out: Share of the `train` rows to use as `validation`, stratified by class and
+                drawn with the classifier's seed.
+            text_column: Name of the text column; None keeps the current one.
+            label_column: Name of the label column; None keeps the current one.
+            pair_column: Name of the column with a second text; None keeps the current one.
+            image_column: Name of the column with image paths; None keeps the current one.
+            feature_scores: As for `fit`, but None refits the classifier's scores to the new rows,
+                or uses the default of `fit` if it has none.
 
         Raises:
             InputError: The data or a score is not allowed, or the posterior cannot be fitted to a
                 finished network.
         """
         fitted = self._known()
-        # After `zero_shot` what was chosen has not been fitted yet.
-        usual = self.posterior if not fitted.record.num_train else fitted.posterior
-        config = None if posterior == BEST else usual
+        # After `zero_shot` the configured posterior has not been fitted yet.
+        default = self.posterior if not fitted.record.num_train else fitted.posterior
+        config = None if posterior == BEST else default
         if config is not None and posterior is not None:
             config = resolve_posterior(posterior)
         fitted.check_takes(config or OWN_SOFTMAX)
@@ -567,30 +565,38 @@ class BayesianClassifier:
         old = fitted.columns
         columns = renamed(old, text_column, label_column, pair_column, image_column)
         rows = read_labelled(labelled_for(fitted.record, train, columns), columns)
-        # Nothing of a point estimate is fitted to them, nor of a temperature with rows of its own.
+        # A point estimate is not fitted to these rows, nor is a temperature with validation rows.
         has_validation = validation is not None or bool(hold_out)
         if learnt_from(config, has_validation=has_validation) == "train":
             moves = config is not None and config.moves_mean
             check_labels(fitted.record, rows, moves=moves)
-        held = None
+        validation_rows = None
         if validation is not None:
-            held = read_validation(labelled_for(fitted.record, validation, columns), columns, rows)
+            validation_rows = read_validation(
+                labelled_for(fitted.record, validation, columns), columns, rows
+            )
         self._fitted = calibrate(
-            fitted, config, rows, held, columns=columns, feature_scores=scores, hold_out=hold_out
+            fitted,
+            config,
+            rows,
+            validation_rows,
+            columns=columns,
+            feature_scores=scores,
+            hold_out=hold_out,
         )
         self.posterior = self._fitted.posterior
         return self
 
     def robustness(self, data: Any, attack: Any = None) -> Robustness:
-        """Return accuracy, NLL and ECE of labelled rows by how far their inputs are perturbed.
+        """Return accuracy, NLL and ECE of labelled rows by the radius of perturbed inputs.
 
-        For texts the embeddings of tokens move, and the score is robustness in the space of
-        embeddings: no text need have them. For images the pixels move.
+        For texts the token embeddings are perturbed, so the score is robustness in embedding
+        space: no text need have such embeddings. For images the pixels are perturbed.
 
         Args:
             data: Labelled rows, as for `predict`.
             attack: `Attack(...)`, its options as a mapping or as text such as
-                `eps=[0.05,0.1],steps=10`; None takes the usual radii.
+                `eps=[0.05,0.1],steps=10`; None uses the default radii.
 
         Raises:
             InputError: The data or an option is not allowed, or this is a classifier of another
@@ -612,25 +618,25 @@ class BayesianClassifier:
         label_column: str | None = None,
         image_column: str | None = None,
     ) -> BayesianClassifier:
-        """Return a classifier of other classes, of which there are a few labelled rows.
+        """Return a classifier for new classes, fitted to a few labelled rows.
 
-        The network's weights stay as they are, but for a pool of adapters (`amt`), which is merged
-        anew for these classes; the last layer is fitted to the rows alone. This classifier is left
-        as it is.
+        The network's weights stay fixed, except that a pool of adapters (`amt`) is merged anew for
+        these classes; the last layer is fitted to these rows alone. This classifier does not
+        change.
 
         Args:
             support: Labelled rows of the new classes.
-            posterior: Of the last layer; None takes the present one.
-            adapter: Options of the pool's merge, as `AMT(merge="published")`; None keeps them.
-            text_column: The column of the texts; None keeps the known one.
-            label_column: The column of the labels; None keeps the known one.
-            image_column: The column of paths of images; None keeps the known one.
+            posterior: Posterior of the last layer; None keeps the current one.
+            adapter: Options of the pool's merge, such as `AMT(merge="published")`; None keeps them.
+            text_column: Name of the text column; None keeps the current one.
+            label_column: Name of the label column; None keeps the current one.
+            image_column: Name of the column with image paths; None keeps the current one.
 
         Raises:
             InputError: The rows are not allowed, the posterior cannot be fitted to a finished
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
-        # Here, as `fit` imports its own: a prediction needs none of it.
+        # Imported here: predictions do not need it.
         from bayeslora.engine.new_classes import for_new_classes
 
         fitted = self._known()
@@ -645,30 +651,30 @@ class BayesianClassifier:
         )
 
     def spectrum(self) -> list[list[SiteSpectrum]]:
-        """Return the change of each adapted weight: one list per member, most models having one.
+        """Return the change of each adapted weight, as one list per ensemble member.
 
         Each entry has the layer's `name`, the `singular_values` of the change, its `norm`,
         `relative_norm` and `stable_rank`, and the factors' `drift` from orthogonality.
 
         Raises:
-            InputError: Nothing is fitted, or the network has no adapters of ours.
+            InputError: Nothing is fitted, or the network has no bayeslora adapters.
         """
         return self._known().spectra()
 
     def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> None:
-        """Write the fitted classifier to a directory, whole or not at all.
+        """Write the fitted classifier to a directory atomically.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no model, another
-                process is fitting into it, nothing is fitted, or the network is a classifier in
-                memory that nothing could be loaded from later (one of `from_module` is given again
-                when loading).
+                process is fitting into it, nothing is fitted, or the network is an in-memory
+                classifier that could not be loaded again (a module of `from_module` is passed
+                again when loading).
         """
         files = self._calibrated().files()
         refuse_foreign(directory, *LAYOUTS)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
             foreign.check_place(files.record, trust_remote_code=self._trust)
-        # A model without its backbone is lost.
+        # A saved model is useless without its backbone.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
             directory,
@@ -687,19 +693,19 @@ class BayesianClassifier:
         member: int | None = None,
         overwrite: bool = False,
     ) -> PeftExport:
-        """Write the adapter as a LoRA checkpoint that PEFT loads, with a README that says how.
+        """Write the adapter as a LoRA checkpoint for PEFT, with a README on loading it.
 
         Args:
-            directory: Where the checkpoint goes.
-            prefix: What comes before the layers' names in the model that PEFT will wrap: empty for
+            directory: Output directory.
+            prefix: Prefix of the layers' names in the model that PEFT will wrap: empty for
                 `AutoModel`, `model.` for `AutoModelForCausalLM` of most decoders.
-            head: Whether the mean last layer goes with it, for
-                `AutoModelForSequenceClassification` of decoders, whose prefix is then taken.
-            member: Number, from 1, of the network to write, where an ensemble has several.
-            overwrite: Whether what is there may be replaced.
+            head: Whether to include the mean last layer, for `AutoModelForSequenceClassification`
+                of decoders, whose prefix is then used.
+            member: Number of the ensemble member to write, from 1.
+            overwrite: Whether an existing directory may be replaced.
 
         Returns:
-            What loads it, and what else has to be known.
+            The class that loads it, and notes on its use.
 
         Raises:
             InputError: See `check_export` of the target; or there is no adapter, no such member, or
@@ -720,61 +726,61 @@ class BayesianClassifier:
             )
         self._check_export(directory, "peft", overwrite=overwrite)
         with (
-            fitted.one_member(member) as one,
-            atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as aside,
+            fitted.one_member(member) as model,
+            atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as temporary,
         ):
-            told = write_peft(one, aside, prefix=prefix, head=head)
-            write_manifest(aside, "peft")
-        return told
+            export = write_peft(model, temporary, prefix=prefix, head=head)
+            write_manifest(temporary, "peft")
+        return export
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
     ) -> None:
-        """Write the mean network, its adapter merged, for `AutoModelForSequenceClassification`.
+        """Write the mean network with merged adapter, for `AutoModelForSequenceClassification`.
 
         Uncertainty is not exported: the logits are those of `predict(num_samples=0)`.
 
         Args:
-            directory: Where the model and its tokenizer go.
-            member: Number, from 1, of the network to write, where an ensemble has several.
-            overwrite: Whether what is there may be replaced.
+            directory: Output directory for the model and its tokenizer.
+            member: Number of the ensemble member to write, from 1.
+            overwrite: Whether an existing directory may be replaced.
 
         Raises:
             InputError: The directory exists and `overwrite` is false, it is no such model or the
                 backbone itself, or there is no adapter, or no such member; or no sequence
                 classifier of transformers computes what this one does, as of all encoders.
         """
-        with self._known().one_member(member) as one:
-            merged.check_mergeable(one)
+        with self._known().one_member(member) as model:
+            merged.check_mergeable(model)
             self._check_export(directory, "merged", overwrite=overwrite)
             with (
-                atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as aside,
+                atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as temporary,
                 quiet_transformers(),
             ):
-                merged.write_merged(one, aside)
-                write_manifest(aside, "merged")
+                merged.write_merged(model, temporary)
+                write_manifest(temporary, "merged")
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False
     ) -> None:
-        """Write the tensors of the mean network, its adapter merged, to one file for serving.
+        """Write the tensors of the mean network with merged adapter to one file for serving.
 
-        They are named `backbone.…`, as in the plain backbone, and `head.weight` [C, d]; the
-        metadata `bayeslora` is JSON with the classes, how states are pooled to a feature, the
-        longest text and the backbone's configuration.
+        Tensors are named `backbone.…`, as in the plain backbone, and `head.weight` [C, d]; the
+        metadata entry `bayeslora` is JSON with the classes, the pooling of states to a feature, the
+        maximum length and the backbone's configuration.
 
         Args:
-            path: The file.
-            member: Number, from 1, of the network to write, where an ensemble has several.
-            overwrite: Whether it may be replaced.
+            path: Output file.
+            member: Number of the ensemble member to write, from 1.
+            overwrite: Whether an existing file may be replaced.
 
         Raises:
             InputError: It exists and `overwrite` is false, or there is no adapter, or no such
                 member.
         """
         self._check_export(path, "safetensors", overwrite=overwrite)
-        with self._known().one_member(member) as one, atomic_file(path) as aside:
-            merged.write_tensors(one, aside)
+        with self._known().one_member(member) as model, atomic_file(path) as temporary:
+            merged.write_tensors(model, temporary)
 
     def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
         backbone = self._known().network.encoder.backbone
@@ -792,14 +798,14 @@ class BayesianClassifier:
         trust_remote_code: bool = False,
         progress: bool = True,
     ) -> BayesianClassifier:
-        """Read a classifier that `save_pretrained` wrote.
+        """Load a classifier written by `save_pretrained`.
 
         Args:
             directory: The model directory.
-            backbone: Where the backbone is now, if it has moved.
-            module: The module of a classifier that `from_module` made, with the same weights.
-            encode: What encodes its texts.
-            device: A torch device; None takes the GPU if there is one.
+            backbone: New location of the backbone, if it has moved.
+            module: The module of a classifier from `from_module`, with the same weights.
+            encode: The function that encodes its texts.
+            device: A torch device; None uses the GPU if there is one.
             trust_remote_code: Whether code from the backbone's repository may run.
             progress: Whether to show progress bars.
 
@@ -826,7 +832,7 @@ class BayesianClassifier:
         files.warn_unverified()
         record = files.record
         if isinstance(source, str) and module is None:
-            # Saved again, the model is to name the place where its backbone is now.
+            # If saved again, the model names the current location of its backbone.
             record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
         return cls._around(
             FittedModel(record, network, members, progress),
@@ -853,25 +859,24 @@ class BayesianClassifier:
 
         Args:
             model: A directory, hub id or PEFT checkpoint, or the model itself.
-            posterior: `laplace_lora` or `tfb`, over the adapters of a PEFT checkpoint; or of the
-                last layer: `laplace`, whose mean is the classifier itself; `vbll` and
-                `nuts`, which move it; `gvbll`, Gaussians of the features in its place;
-                `temperature`; or `mle` or `map`, both the classifier's own softmax, to compare
-                with. Others need training and are refused.
-            tokenizer: With a model in memory whose tokenizer cannot be found.
-            layer: Dotted name of the final linear layer, where it cannot be found; the one found is
-                `record.backbone["layer"]`.
-            classes: Names of the classes in index order; None takes those of the configuration.
-                Labels of the data are these names, or indices where no name is a number.
-            max_length: Tokens kept of a text, at most the positions of the model.
-            device: A torch device; None takes the GPU if there is one.
+            posterior: `laplace_lora` or `tfb`, over the adapters of a PEFT checkpoint; or over the
+                last layer: `laplace`, whose mean is the classifier itself; `vbll` and `nuts`,
+                which move the mean; `gvbll`, which replaces the layer by Gaussians of the features;
+                `temperature`; or, as a baseline, `mle` or `map`, both the classifier's own
+                softmax. Others need training and are refused.
+            tokenizer: Tokenizer of an in-memory model, if it cannot be found.
+            layer: Dotted name of the final linear layer, if it cannot be found;
+                `record.backbone["layer"]` has the name in use.
+            classes: Class names in index order; None uses those of the configuration. Labels of
+                the data are these names, or indices if no name is a number.
+            max_length: Maximum tokens per text; at most the model's number of positions.
+            device: A torch device; None uses the GPU if there is one.
             trust_remote_code: Whether code from the model's repository may run.
             progress: Whether to show progress bars.
 
         Raises:
-            InputError: There is no such model, weights are missing from it, its final layer has no
-                features, or the posterior is neither one of the last layer nor over adapters that
-                are there.
+            InputError: The model does not exist or lacks weights, its final layer has no features,
+                or the posterior is neither over the last layer nor over existing adapters.
         """
         if isinstance(model, Path):
             model = str(model)
@@ -908,28 +913,28 @@ class BayesianClassifier:
         device: str | None = None,
         progress: bool = True,
     ) -> BayesianClassifier:
-        """Load any finished torch module; `calibrate` fits its posterior.
+        """Wrap any trained torch module; `calibrate` fits its posterior.
 
-        A saved classifier holds the posterior and not the module:
-        `from_pretrained(directory, module=module, encode=encode)` reads it, and checks that the
-        weights are the same.
+        A saved classifier contains the posterior but not the module:
+        `from_pretrained(directory, module=module, encode=encode)` loads it and checks that the
+        weights match.
 
         Args:
-            module: From a batch to logits [B, C], returned alone or as `.logits`: the output of a
-                final `nn.Linear`, whose input [B, d] is the feature. It is frozen and put in
+            module: Maps a batch to logits [B, C], returned alone or as `.logits`: the output of a
+                final `nn.Linear`, whose input [B, d] is the feature. It is frozen and set to
                 evaluation mode.
             posterior: As for `from_transformers`.
-            encode: From a list of texts to a batch: a tensor, a mapping (passed by name) or a tuple
-                (by place), whose tensors are moved to the module's device. Where the data has
-                second texts it is called with two lists. Texts come in any order, 64 at most.
+            encode: Maps a list of texts to a batch: a tensor, a mapping (passed by name) or a tuple
+                (by position), whose tensors are moved to the module's device. It is called with
+                two lists if the data has second texts. Texts come in any order, at most 64.
             classes: Names of the C classes in index order.
-            layer: Dotted name of the final layer; None takes the only one with C outputs.
+            layer: Dotted name of the final layer; None uses the only one with C outputs.
             device: A torch device; None leaves the module where it is.
             progress: Whether to show progress bars.
 
         Raises:
-            InputError: An argument is not allowed, or the final layer cannot be told. `calibrate`
-                raises it where the layer does not have one input a row, or the module's logits are
+            InputError: An argument is not allowed, or the final layer is ambiguous. `calibrate`
+                raises it if the layer does not have one input per row, or the module's logits are
                 not its output.
         """
         config = resolve_posterior(posterior)
@@ -951,22 +956,22 @@ class BayesianClassifier:
         out: str | Path | None = None,
         overwrite: bool = False,
     ) -> BayesianClassifier:
-        """Return a classifier that needs no labels: the language model answers.
+        """Use the language model's own answers, without labels.
 
-        Its logits for the words of the classes after the template, as `mle` gives them; `calibrate`
-        then fits a posterior to labelled rows (`vbll` moves the answer, `laplace` and `temperature`
-        say how sure it is). The adapter and the posterior that were chosen have no effect. All
-        layers are read unless a depth was asked for.
+        Predictions are the softmax of its logits for the class words after the template, as with
+        `mle`; `calibrate` then fits a posterior to labelled rows (`vbll` moves the answer,
+        `laplace` and `temperature` quantify its uncertainty). The configured adapter and posterior
+        have no effect. All layers are used unless `depth` is set.
 
         Args:
             classes: C names in index order; `verbaliser` may have other words for them. None for
-                questions with options, which `texts` then are.
-            texts: Eight or more unlabelled texts like those to come, as for `predict`; the mean
-                answer to them is taken off, since a language model prefers some words whatever the
-                text. None takes nothing off.
-            text_column: The column of the texts.
-            pair_column: The column of a second text.
-            out: A directory to save the model in.
+                multiple-choice questions, which `texts` then are.
+            texts: Eight or more representative unlabelled texts, as for `predict`; the mean answer
+                to them is subtracted, since a language model prefers some words regardless of the
+                text. None subtracts nothing.
+            text_column: Name of the text column.
+            pair_column: Name of the column with a second text.
+            out: Directory to save the model in.
             overwrite: Whether `out` may be replaced.
 
         Raises:
@@ -1065,5 +1070,5 @@ class BayesianClassifier:
 
 
 def _parts(data: Any) -> list[Any]:
-    """Return the data of each task, where these are of several."""
+    """Return the data of each task; a list of one element for a single task."""
     return [*data.values()] if is_union(data) else [data]

@@ -1,4 +1,4 @@
-"""What makes a network's passes depend on the example, such as the gates of an adapter."""
+"""Conditioning of a network's passes on the example, such as the gates of an adapter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Conditioning(nn.Module):
-    """Gives every pass the contexts of its examples; trained, saved and moved with an adapter.
+    """Passes the contexts of examples to the network; trained, saved and moved with an adapter.
 
-    A context is a fixed vector for each example, computed once, that does not depend on the other
-    examples of a batch. `Encoder` calls `applied` around each pass.
+    A context is a fixed vector per example, computed once and independent of the other examples
+    of a batch. `Encoder` calls `applied` around each pass.
     """
 
     def learn(self, rows: Any) -> None:
-        """Fit what contexts are read with to the inputs of training rows, never to their labels.
+        """Fit the computation of contexts to the inputs of training rows, never to their labels.
 
         Args:
             rows: The `Examples` of the training file.
@@ -27,34 +27,34 @@ class Conditioning(nn.Module):
         """Return the contexts [N, k] float32 of examples, on the CPU.
 
         Args:
-            rows: `Examples`, or None for texts that are not those of any.
-            count: N.
-            features: Returns the features [N, d] that the frozen backbone gives them.
+            rows: `Examples`, or None for texts without any.
+            count: Number of examples N.
+            features: Returns their features [N, d] from the frozen backbone.
         """
         raise NotImplementedError
 
     def begin(self, contexts: Tensor) -> None:
-        """Take scale and place from the contexts [N, k] of the rows that training begins with."""
+        """Set location and scale from the contexts [N, k] of the initial training rows."""
 
     def applied(self, contexts: Tensor | None) -> AbstractContextManager[object]:
-        """Open what a pass of examples with contexts [B, k] happens under.
+        """Return a context manager for a pass of examples with contexts [B, k].
 
         Raises:
-            InputError: There are none, and it is not `closed`.
+            InputError: There are no contexts, and it is not `closed`.
         """
         raise NotImplementedError
 
     def closed(self) -> AbstractContextManager[object]:
-        """Return a context in which passes are those of the frozen backbone."""
+        """Return a context manager under which passes are those of the frozen backbone."""
         raise NotImplementedError
 
     def figures(self, contexts: Tensor) -> dict[str, float]:
-        """Return what tells whether the contexts [N, k] of the training rows make a difference."""
+        """Return diagnostics of whether the contexts [N, k] of the training rows matter."""
         return {}
 
     def advice(self, figures: Mapping[str, float]) -> str:
-        """Return a warning about the figures of a finished fit; empty where there is none."""
+        """Return a warning about the figures of a finished fit; empty if there is none."""
         return ""
 
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes of the tensors of a file, where these decide them."""
+        """Resize tensors to the shapes of those in a file, if these determine them."""

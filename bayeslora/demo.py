@@ -1,9 +1,9 @@
 """The demo: one labelled file of real text, a real language model, six methods side by side.
 
-Every method has the same 320 newsgroup posts of eight groups, and is fitted as `fit` does without
-options: what a method needs in rows that it was not fitted to, it takes from these. Posts of four
-unseen groups are near, newswire is far out-of-distribution data. The design was fixed before its
-numbers were seen; nothing was tuned on them.
+Every method uses the same 320 newsgroup posts of eight groups and the defaults of `fit`; a method
+that needs held-out rows takes them from these posts. Posts of four unseen groups are near, newswire
+is far out-of-distribution data. The design was fixed before any result was seen; nothing was tuned
+on the results.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 BACKBONE = "smollm2-135m"
 NUM_TRAIN, NUM_TEST, NUM_OOD = 320, 360, 180
 MAX_LENGTH = 38
-"""32 tokens of a text, and the template."""
+"""32 tokens per text, plus the template."""
 NUM_MEMBERS, NUM_PASSES = 3, 5
 
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter with a posterior, and what `fit` is asked for beside them."""
+    """An adapter with a posterior, and options of `fit`."""
 
     adapter: LoRA | PoLAR
     posterior: Any
@@ -50,9 +50,9 @@ class Method:
 
 METHODS = {
     "lora-mle": Method(LoRA(), MLE()),
-    # One factor of the logits by cross-validation: the inverse of a temperature.
+    # A scale of the logits, the inverse of a temperature, by cross-validation.
     "lora-temperature": Method(LoRA(), MLE(), {"cv": "auto"}),
-    # Without validation rows to choose its prior by.
+    # There are no validation rows for choosing the prior.
     "lora-laplace": Method(LoRA(), Laplace(prior_precision="marglik")),
     "lora-mc-dropout": Method(LoRA(), MCDropout(num_samples=NUM_PASSES)),
     "lora-ensemble": Method(LoRA(), Ensemble(num_members=NUM_MEMBERS)),
@@ -62,12 +62,12 @@ METHODS = {
 
 @dataclass(frozen=True)
 class DemoRun:
-    """What the demo measured.
+    """Results of the demo.
 
     Attributes:
-        test: Predictions of the in-distribution test rows, one item a method.
-        ood: By method, then by name of the out-of-distribution set.
-        provenance: What was run: data, sizes, versions, settings.
+        test: Predictions on the in-distribution test rows, one per method.
+        ood: Predictions by method, then by name of the out-of-distribution set.
+        provenance: Data, sizes, versions and settings of the run.
     """
 
     test: list[Predictions]
@@ -79,8 +79,8 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     """Fit and predict with every method; four to six minutes on two idle cores.
 
     Args:
-        seed: Decides starts, order and draws.
-        progress: Whether to show bars on stderr.
+        seed: Seed of initialisation, row order and draws.
+        progress: Whether to show progress bars on stderr.
 
     Raises:
         MissingAssetError: The embedded model or the data is not installed.
@@ -98,8 +98,8 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     ood: dict[str, dict[str, Predictions]] = {}
     records: dict[str, ModelRecord] = {}
     with _each_note_once():
-        for place, (name, method) in enumerate(METHODS.items(), 1):
-            logger.info("%d of %d: %s", place, len(METHODS), name)
+        for index, (name, method) in enumerate(METHODS.items(), 1):
+            logger.info("%d of %d: %s", index, len(METHODS), name)
             clf = BayesianClassifier(
                 backbone,
                 method.adapter,
@@ -109,7 +109,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
                 progress=progress,
             )
             clf.fit(posts.train, **method.options)
-            # The texts are public, and the report shows those that were answered most wrongly.
+            # The report shows the texts with the largest errors; all of them are public.
             test.append(
                 clf.predict(posts.test).replace(name=name, columns={"text": posts.test.texts})
             )
@@ -124,13 +124,13 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
 
 @contextmanager
 def _each_note_once() -> Iterator[None]:
-    """Log each note on the data once, although every method reads the same rows."""
-    said: set[str] = set()
+    """Log each note on the data only once, since every method reads the same rows."""
+    seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        text, before = record.getMessage(), len(said)
-        said.add(text)
-        return len(said) > before
+        text, count = record.getMessage(), len(seen)
+        seen.add(text)
+        return len(seen) > count
 
     reader = logging.getLogger(data.__name__)
     reader.addFilter(is_new)
@@ -153,14 +153,16 @@ def _provenance(
         "near OOD rows": posts.near,
         "far OOD rows": posts.far,
     }
-    one = next(iter(records.values()))
-    reading = {name: one.backbone[name] for name in ("depth", "template") if name in one.backbone}
+    first = next(iter(records.values()))
+    reading = {
+        name: first.backbone[name] for name in ("depth", "template") if name in first.backbone
+    }
     return {
         "data": {
             "in distribution": f"20 Newsgroups, {len(posts.classes)} groups",
             "near": f"posts of unseen groups: {', '.join(posts.near_groups)}",
             "far": "Reuters newswire",
-            **{name: str(len(item)) for name, item in rows.items()},
+            **{name: str(len(examples)) for name, examples in rows.items()},
         },
         "model": {
             "backbone": backbone.name,
@@ -179,13 +181,13 @@ def _provenance(
 
 
 def _fits(record: ModelRecord) -> str:
-    """Return how a method was fitted, and what it chose."""
+    """Return the number of fits of a method and its choices, in words."""
     scale: Mapping[str, Any] = record.results.get("logit_scale", {})
     count = record.num_members + scale.get("num_fits", 0)
-    found = {"epochs": record.training["epochs"], **record.results["posterior"]}
+    choices = {"epochs": record.training["epochs"], **record.results["posterior"]}
     if scale:
-        found["logits times"] = scale["factor"]
+        choices["logits times"] = scale["factor"]
     chosen = ", ".join(
-        f"{key.replace('_', ' ')} {shown_value(value)}" for key, value in found.items()
+        f"{key.replace('_', ' ')} {shown_value(value)}" for key, value in choices.items()
     )
     return f"{count} fit{'s' * (count > 1)}, {chosen}"

@@ -1,8 +1,8 @@
-"""Files kept on disk between runs. All of it can be made again, and any of it may be deleted.
+"""Cache of derived files between runs; all of them can be recomputed and may be deleted.
 
-A kind of thing has a directory of its own, whose files are named by a hash of everything that
-decides their content. A file is written whole or not at all, and reading one marks it as used, so
-that the least recently used goes first where more is kept than may be.
+Each kind of entry has its own directory, with files named by a hash of everything that determines
+their content. Files are written atomically, and reading a file marks it as used: beyond the size
+limit, the least recently used files are deleted first.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ KINDS: Mapping[str, str] = {
     SECOND_MOMENTS: "statistics of a context that adapters start from",
     BACKBONES: "de-quantised weights of embedded models, a minute to make again",
 }
-"""Kinds of files that are kept."""
+"""Kinds of cached files, with what they hold."""
 
 WEIGHTS_CHECKSUM = "model.safetensors.sha256"
-"""The file beside de-quantised weights by which their directory is known as ours."""
+"""File beside de-quantised weights that identifies their directory as part of the cache."""
 
 _SUFFIX = ".safetensors"
-# What nobody has written to for so long is a killed writer's.
+# A temporary file unchanged for longer was left by a killed writer.
 _WRITING_SECONDS = 3600.0
-# A short name and the beginning of a hash, as `embedded_directory` makes it.
+# Short name and hash prefix, as `embedded_directory` names a directory.
 _BACKBONE = re.compile(r"[a-z0-9.-]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """All things of one kind.
+    """All cached entries of one kind.
 
     Attributes:
-        kind: A member of `KINDS`.
-        paths: Files, or directories of backbones.
-        num_bytes: Size of all of them.
+        kind: A key of `KINDS`.
+        paths: Files, or directories for backbones.
+        num_bytes: Total size in bytes.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Kept:
 
 
 def cache_directory() -> Path:
-    """Return where derived files are kept: `BAYESLORA_CACHE`, else the user's cache directory."""
+    """Return the cache directory: `BAYESLORA_CACHE`, else one in the user's cache directory."""
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return Path(chosen)
@@ -64,10 +64,10 @@ def cache_directory() -> Path:
 
 
 def most_bytes() -> int:
-    """Return how much may be kept of each kind but backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB.
+    """Return the size limit of each kind except backbones: `BAYESLORA_CACHE_GIB`, else 2 GiB.
 
     Raises:
-        InputError: The variable is no number from 0 to a million.
+        InputError: The variable is not a number from 0 to a million.
     """
     chosen = os.environ.get(SIZE_VARIABLE, "")
     try:
@@ -83,12 +83,12 @@ def most_bytes() -> int:
 
 
 def kept_file(kind: str, key: str) -> Path:
-    """Return where the file of a key is, or would be."""
+    """Return the path of the cached file for a key, which need not exist."""
     return cache_directory() / kind / f"{key}{_SUFFIX}"
 
 
 def may_keep(num_bytes: int) -> bool:
-    """Return whether one file may be so large: half of the limit, so that two runs have room.
+    """Return whether a file of this size may be cached: at most half the limit, for two runs.
 
     Raises:
         InputError: As `most_bytes`.
@@ -97,7 +97,7 @@ def may_keep(num_bytes: int) -> bool:
 
 
 def make_room(path: Path) -> None:
-    """Make the directory of a file that is about to be written, for its owner's eyes alone."""
+    """Create the directory of a file about to be written, accessible to its owner only."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with suppress(OSError):
@@ -105,19 +105,19 @@ def make_room(path: Path) -> None:
 
 
 def mark_used(path: Path) -> None:
-    """Mark a file as just used, and delete those that were not used for longest.
+    """Mark a file as used, and delete the least recently used files beyond the size limit.
 
-    Another process may delete or use the same files.
+    Other processes may use or delete the same files concurrently.
     """
-    with suppress(OSError):  # a cache that others own may be read; another process may delete it
+    with suppress(OSError):  # another user's cache is read-only; another process may delete it
         os.utime(path)
     files = {}
     for other in _files(path.parent):
         try:
-            found = other.stat()
+            status = other.stat()
         except OSError:
             continue
-        files[other] = (found.st_mtime, found.st_size)
+        files[other] = (status.st_mtime, status.st_size)
     excess = sum(size for _, size in files.values()) - most_bytes()
     for other in sorted(files.keys() - {path}, key=lambda other: files[other]):
         if excess <= 0:
@@ -128,58 +128,58 @@ def mark_used(path: Path) -> None:
 
 
 def kept() -> list[Kept]:
-    """Return what is there, by kind.
+    """Return the cached entries of each kind.
 
     Raises:
-        InputError: The directory is something else, where nothing can be kept.
+        InputError: The cache path is not a directory.
     """
     home = cache_directory()
     if home.exists() and not home.is_dir():
         raise InputError(f"{DIRECTORY_VARIABLE} must be a directory, got {str(home)!r}")
-    found = []
+    entries = []
     for kind in KINDS:
         if kind == BACKBONES:
-            paths = [one for one in _inside(home) if _is_backbone(one)]
+            paths = [path for path in _inside(home) if _is_backbone(path)]
         else:
             paths = _files(home / kind)
-        found.append(Kept(kind, tuple(paths), sum(map(_size, paths))))
-    return found
+        entries.append(Kept(kind, tuple(paths), sum(map(_size, paths))))
+    return entries
 
 
 def clear(kinds: Collection[str]) -> list[Kept]:
-    """Delete everything of some kinds, and return what that was."""
-    gone = [one for one in kept() if one.kind in kinds]
-    for one in gone:
-        for path in one.paths:
+    """Delete all entries of the given kinds and return them."""
+    deleted = [entry for entry in kept() if entry.kind in kinds]
+    for entry in deleted:
+        for path in entry.paths:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, onerror=_unless_gone)
             else:
                 path.unlink(missing_ok=True)
-    return gone
+    return deleted
 
 
 def _unless_gone(_: object, __: str, problem: tuple[object, BaseException, object]) -> None:
-    """Raise what stopped a deletion, unless another process has deleted the same."""
+    """Re-raise a deletion error, unless another process has already deleted the path."""
     if not isinstance(problem[1], FileNotFoundError):
         raise problem[1]
 
 
 def _is_backbone(path: Path) -> bool:
-    """Return whether a directory holds de-quantised weights, by its name and their checksum."""
+    """Return whether a directory has the name and the checksum file of de-quantised weights."""
     return bool(_BACKBONE.fullmatch(path.name)) and (path / WEIGHTS_CHECKSUM).is_file()
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return the files of a kind, and what writers that were killed left behind."""
-    found = []
+    """Return the files of a kind, including temporary files left by killed writers."""
+    files = []
     for path in _inside(directory):
         if path.name.endswith(_SUFFIX):
-            found.append(path)
+            files.append(path)
         elif path.name.startswith(".") and path.name.endswith(".part"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _WRITING_SECONDS:
-                    found.append(path)
-    return found
+                    files.append(path)
+    return files
 
 
 def _inside(directory: Path) -> list[Path]:

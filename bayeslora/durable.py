@@ -1,15 +1,15 @@
-"""What survives a killed process and a power cut: syncing, exchanging, cleaning up.
+"""Writes that survive a killed process and a power cut: syncing, exchanging, cleaning up.
 
 A file or directory is written under a temporary name beside its target, `.NAME.xxxxxxxx.part`,
-synced, and renamed. Whenever the process is killed, the target is the old or the new state.
+synced, and renamed. Whenever the process is killed, the target has its old or its new state.
 
-A directory cannot be renamed onto one that holds files. Linux exchanges two names in one step
-(`renameat2`). Where the system or file system cannot, the old directory is first renamed to
-`.NAME.xxxxxxxx.old`; after a kill between the two renames the target is missing, and `sweep` brings
-the old one back.
+A directory cannot be renamed onto a non-empty one. Linux exchanges two names in one step
+(`renameat2`). If the system or file system cannot, the old directory is first renamed to
+`.NAME.xxxxxxxx.old`; after a kill between the two renames the target is missing, and `sweep`
+restores the old directory.
 
-What was replaced is then at `.NAME.xxxxxxxx.gone`. Somebody may have put a file into it at the last
-moment, so it is not deleted here; see `output`.
+The replaced directory is then at `.NAME.xxxxxxxx.gone`. A file may have been added to it at the
+last moment, so it is not deleted here; see `output`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ PART, OLD, GONE = ".part", ".old", ".gone"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Some file systems cannot sync directories.
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
-# What a rename onto a directory that holds files, or onto a file, fails with.
+# Errors of renaming onto a non-empty directory or onto a file.
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""No room: on the disk, in a quota, or within a limit on the size of a file."""
-# Bytes; what torch could not write was larger, and a page or two may be left.
+"""No space: on the disk, in a quota, or within a limit on the size of a file."""
+# Bytes. A failed write of torch was larger; a page or two may be left.
 _NOTHING = 1 << 16
-# Of the 255 bytes of a name, so that ours and the temporary names of libraries fit.
+# Of the 255 bytes of a name; leaves space for suffixes of ours and of other libraries.
 _LONGEST_STEM = 200
 
 
 def hidden_name(target: Path, suffix: str) -> str:
-    """Return the name of something beside `target` that belongs to it, such as `.NAME.lock`."""
+    """Return the name of a hidden file beside `target`, such as `.NAME.lock`."""
     return f".{_stem(target)}{suffix}"
 
 
 def temporary_file(target: Path) -> Path:
-    """Make an empty file beside `target` and return it."""
+    """Create an empty file beside `target` and return its path."""
     prefix = hidden_name(target, ".")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=PART)
     os.close(handle)
@@ -57,13 +57,13 @@ def temporary_file(target: Path) -> Path:
 
 
 def temporary_directory(target: Path) -> Path:
-    """Make an empty directory beside `target` and return it."""
+    """Create an empty directory beside `target` and return its path."""
     prefix = hidden_name(target, ".")
     return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=PART))
 
 
 def sync(path: Path) -> None:
-    """Write a file's content, or a directory's entries, through to the disk.
+    """Flush a file's content, or a directory's entries, to the disk.
 
     Raises:
         OSError: The content could not be written, as on a failing disk.
@@ -79,10 +79,10 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """Sync every file and directory below `directory`, and itself last; links are not followed.
+    """Sync every file and directory below `directory`, then `directory`, without following links.
 
     Raises:
-        OSError: Something could not be written, or is gone.
+        OSError: A file or directory could not be written, or was deleted.
     """
     for folder, _, files in os.walk(directory, topdown=False, onerror=_raise):
         for name in files:
@@ -98,10 +98,10 @@ def _raise(error: OSError) -> NoReturn:
 
 @contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """Add the name of `path` to an OSError for lack of space that the block raises.
+    """Turn out-of-space errors in the block into an OSError with the name of `path`.
 
-    Python's own error has no name where a write fails, Arrow and safetensors have errors of their
-    own, and torch's does not say what happened.
+    Python's own error of a failed write has no file name, Arrow and safetensors raise errors of
+    their own, and torch's error does not state the reason.
 
     Raises:
         OSError: `errno` is one of `FULL`.
@@ -116,78 +116,77 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
 
 
 def _no_room(error: Exception, path: Path) -> int | None:
-    """Return why there is no room, one of `FULL`; None where an error is of something else."""
+    """Return the reason for missing space, one of `FULL`; None for any other error."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in FULL else None
-    named = [code for code in sorted(FULL) if os.strerror(code) in str(error)]
-    if named:
-        return named[0]
-    place = next((folder for folder in path.parents if folder.is_dir()), None)
-    is_full = place is not None and shutil.disk_usage(place).free < _NOTHING
+    reasons = [code for code in sorted(FULL) if os.strerror(code) in str(error)]
+    if reasons:
+        return reasons[0]
+    parent = next((folder for folder in path.parents if folder.is_dir()), None)
+    is_full = parent is not None and shutil.disk_usage(parent).free < _NOTHING
     return errno.ENOSPC if is_full and isinstance(error, RuntimeError) else None
 
 
-def replace_file(aside: Path, target: Path) -> None:
-    """Rename a written file to `target`, so that it survives a power cut."""
-    sync(aside)
-    aside.replace(target)
+def replace_file(temporary: Path, target: Path) -> None:
+    """Rename a written file to `target`, durably."""
+    sync(temporary)
+    temporary.replace(target)
     sync(target.parent)
 
 
-def replace_directory(aside: Path, target: Path) -> Path | None:
+def replace_directory(temporary: Path, target: Path) -> Path | None:
     """Rename a written directory to `target`.
 
-    If that fails, or the process is killed, the old state or the new one is at `target`, at the
-    latest after `sweep`.
+    After a failure or a kill, `target` has its old or its new state, at the latest after `sweep`.
 
     Returns:
-        The new name of what was at `target`, a `.gone`; None where nothing was there, or an empty
+        The new path of the replaced directory, a `.gone`; None if `target` was missing or an empty
         directory.
     """
-    sync_tree(aside)
+    sync_tree(temporary)
     old = None
     try:
-        aside.rename(target)
+        temporary.rename(target)
     except OSError as error:
         if error.errno not in _OCCUPIED:
             raise
-        old = _swap(aside, target)
+        old = _swap(temporary, target)
     sync(target.parent)
     return old
 
 
-def _swap(aside: Path, target: Path) -> Path:
-    """Give `aside` the name `target`; return the new name of what was there, a `.gone`."""
-    gone = aside.with_suffix(GONE)
-    # First, as `sweep` deletes a `.part` without looking into it.
-    aside.rename(gone)
-    if _exchange(gone, target):
-        return gone
-    gone.rename(aside)
-    old = aside.with_suffix(OLD)
+def _swap(temporary: Path, target: Path) -> Path:
+    """Rename `temporary` to `target` and return the replaced directory's new path, a `.gone`."""
+    replaced = temporary.with_suffix(GONE)
+    # Renamed first, since `sweep` deletes a `.part` without looking into it.
+    temporary.rename(replaced)
+    if _exchange(replaced, target):
+        return replaced
+    replaced.rename(temporary)
+    old = temporary.with_suffix(OLD)
     target.rename(old)
     try:
-        aside.rename(target)
+        temporary.rename(target)
     except BaseException:
         old.rename(target)
         raise
-    return old.rename(gone)
+    return old.rename(replaced)
 
 
 def leftovers(target: Path) -> list[Path]:
-    """Return the temporary files and directories beside `target`, of living writers too."""
-    ours = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD}|{GONE})")
+    """Return the temporary files and directories beside `target`, including those in use."""
+    pattern = re.compile(rf"\.{re.escape(_stem(target))}\.[a-z0-9_]{{8}}({PART}|{OLD}|{GONE})")
     try:
-        return [Path(entry) for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)]
+        return [Path(entry) for entry in os.scandir(target.parent) if pattern.fullmatch(entry.name)]
     except OSError:
         return []
 
 
 def sweep(target: Path) -> None:
-    """Clean up after writers of `target` that were killed; no other process may be writing it.
+    """Clean up after killed writers of `target`; no other process may be writing it.
 
-    Unfinished files and directories are deleted. Where `target` is missing, what was there before
-    is brought back.
+    Unfinished files and directories are deleted. If `target` is missing, its previous state is
+    restored.
     """
     with suppress(OSError):
         for path in leftovers(target):
@@ -199,7 +198,7 @@ def sweep(target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or directory of ours, as far as that is possible; it may be missing."""
+    """Delete one of our files or directories as far as possible; it may be missing."""
     with suppress(OSError):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
@@ -219,12 +218,12 @@ def _stem(target: Path) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths in one step; return whether that was possible."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two paths atomically; return whether that was possible."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # another system, or an old C library
         return False
-    names = (os.fsencode(one), os.fsencode(other))
+    names = (os.fsencode(first), os.fsencode(second))
     code: int = call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
     return code == 0

@@ -1,7 +1,7 @@
-"""Errors that a person can act on.
+"""Errors that a user can act on.
 
-The command line turns `InputError` into exit code 2 and prints its message alone, so a message is
-one or two lines that name the file, the row, the column, the value and what is allowed.
+The command line turns `InputError` into exit code 2 and prints only its message, so a message is
+one or two lines naming the file, the row, the column, the value and the allowed values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from bayeslora.plain_text import quoted
 
-# Names that people know something by, and what it is called here.
+# Names common in the field, with their equivalents here.
 _KNOWN_AS = {
     "adapter": {"rslora": "lora:use_rslora=true", "stiefel": "polar:constraint=retraction"},
     "posterior": {
@@ -34,7 +34,7 @@ _SAMPLERS = (
     "chains over adapter weights are left out: they need thousands of gradients of the backbone; "
     "'nuts' runs them over the last layer"
 )
-# Names that people look for and will not find, with the reason.
+# Names of methods and options that are left out, with the reason.
 _LEFT_OUT = {
     "adapter": {"dora": _DORA},
     "option of adapter lora": {"use_dora": _DORA},
@@ -86,14 +86,14 @@ CODES = {
     "too-short": "Training is too short for the posterior.",
     "unknown": "A name is none of those that exist.",
 }
-"""What `InputError.code` may be, with what each means; the message has the details."""
+"""Values of `InputError.code` with their meanings; the message has the details."""
 
 
 class InputError(ValueError):
-    """Something that was passed in is wrong: an option, a file, a value in a file.
+    """An input is invalid: an option, a file, a value in a file.
 
     Attributes:
-        code: Which of the reasons in `CODES` it is. Codes stay, while messages get better.
+        code: The reason, a key of `CODES`. Codes are stable, while messages may change.
     """
 
     code = "input"
@@ -103,22 +103,22 @@ class InputError(ValueError):
         if code:
             self.code = code
 
-    def within(self, where: object) -> InputError:
-        """Return the same error with the place where it is, which begins the message."""
-        return InputError(f"{where}: {self}", code=self.code)
+    def within(self, location: object) -> InputError:
+        """Return the same error with its location at the start of the message."""
+        return InputError(f"{location}: {self}", code=self.code)
 
 
 class FailedError(RuntimeError):
-    """Work failed although nothing that was passed in is wrong; the message is complete."""
+    """A failure that no input has caused; its message is complete."""
 
 
 class RowError(InputError):
-    """A row of a record is wrong; whoever knows the file that it is from names it.
+    """A row of a record is invalid; a caller that knows the file adds its name.
 
     Attributes:
-        row: Its index, from 0.
-        problem: What follows its name.
-        other: The index of the row whose name ends the message, or None.
+        row: Index of the row, from 0.
+        problem: Message after the row's name.
+        other: Index of the row whose name ends the message, or None.
     """
 
     code = "row"
@@ -129,10 +129,10 @@ class RowError(InputError):
         self.other = other
         super().__init__(self.named(lambda index: f"row {index + 1}"))
 
-    def named(self, where: Callable[[int], str]) -> str:
-        """Return the message with rows called by `where`."""
-        end = "" if self.other is None else f" {where(self.other)}"
-        return f"{where(self.row)}{self.problem}{end}"
+    def named(self, name_of: Callable[[int], str]) -> str:
+        """Return the message, with rows named by `name_of`."""
+        end = "" if self.other is None else f" {name_of(self.other)}"
+        return f"{name_of(self.row)}{self.problem}{end}"
 
 
 class MissingAssetError(InputError):
@@ -142,50 +142,50 @@ class MissingAssetError(InputError):
 
 
 class DivergedError(InputError):
-    """Training came to numbers that nothing can be fitted to, and would come to them again."""
+    """Training diverged to numbers that nothing can be fitted to, and would do so again."""
 
     code = "diverged"
 
 
 def unknown_choice(
-    what: str, value: str, allowed: Iterable[str], *, otherwise: str = ""
+    kind: str, value: str, allowed: Iterable[str], *, otherwise: str = ""
 ) -> InputError:
-    """Return the error for a name outside a closed set, with the nearest name that is in it.
+    """Return the error for a name outside a closed set, with the nearest allowed name.
 
-    That is what the field's other name for it means here, else the shortest name that begins so,
-    else the one that is spelled most alike; upper and lower case count as the same.
+    This is the equivalent of a name common in the field, else the shortest name with this
+    beginning, else the most similar spelling; case is ignored.
 
     Args:
-        what: What the name stands for, such as `link` or `adapter`.
-        value: The name that was given.
-        allowed: Every name that would have been accepted.
-        otherwise: What else would have been, such as `a number > 0`.
+        kind: What the name stands for, such as `link` or `adapter`.
+        value: The unknown name.
+        allowed: All accepted names.
+        otherwise: Other accepted values, such as `a number > 0`.
 
     Example:
         >>> print(unknown_choice("link", "probitt", ["mc", "probit"]))
         unknown link 'probitt' (did you mean 'probit'?); choose from 'mc', 'probit'
     """
     names = sorted(allowed)
-    near = _KNOWN_AS.get(what, {}).get(value.lower(), "")
+    near = _KNOWN_AS.get(kind, {}).get(value.lower(), "")
     if near.partition(":")[0] not in names:
         near = _nearest(value, names)
     hint = f" (did you mean {quoted(near)}?)" if near else ""
-    why = _LEFT_OUT.get(what, {}).get(value.lower(), "")
+    why = _LEFT_OUT.get(kind, {}).get(value.lower(), "")
     if why:
         hint = f" ({why})"
     choices = ", ".join(map(quoted, names)) + (otherwise and f", or {otherwise}")
     offer = f"choose from {choices}" if names else "there are none"
-    return InputError(f"unknown {what} {quoted(value)}{hint}; {offer}", code="unknown")
+    return InputError(f"unknown {kind} {quoted(value)}{hint}; {offer}", code="unknown")
 
 
 def _nearest(value: str, names: list[str]) -> str:
     folded = {name.lower(): name for name in reversed(names)}
-    wanted = value.lower()
-    begun = sorted((key for key in folded if wanted and key.startswith(wanted)), key=len)
-    near = begun or get_close_matches(wanted, folded, n=1)
+    query = value.lower()
+    begun = sorted((key for key in folded if query and key.startswith(query)), key=len)
+    near = begun or get_close_matches(query, folded, n=1)
     return folded[near[0]] if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error's message."""
     return str(error).strip().split("\n", 1)[0]

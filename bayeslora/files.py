@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and paths where nothing may be written."""
+"""Atomic writes of files, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PATIENCE = 60.0  # seconds
 _LARGEST_TEXT = 1 << 28  # bytes; more would fill the memory
 
 STDIN = "<stdin>"
-"""What standard input is called in messages and results."""
+"""Name of standard input in messages and results."""
 
 SPOOL = "bayeslora-stdin-"
-"""How the name of a temporary directory begins that holds standard input while a command runs."""
+"""Prefix of the temporary directory that holds standard input while a command runs."""
 
 _SPECIAL = {
     stat.S_ISFIFO: "a pipe",
@@ -31,40 +31,39 @@ _SPECIAL = {
     stat.S_ISBLK: "a device",
 }
 
-# Half a surrogate pair, or a whole one, as JSON escapes it.
+# JSON escapes of surrogates, in pairs or alone.
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    A reader never meets half a file, and a failed or killed writer leaves the old one in place; so
-    does a power cut. Another process that is writing the same file is waited for.
-    The parent directories are made. Where `path` is a link, what it leads to is written. A replaced
-    file's mode is kept.
+    Readers never see a partial file, and after a failure, a kill or a power cut the old file is
+    intact. Another process writing the same file is waited for. Parent directories are created. If
+    `path` is a link, its target is written. A replaced file's mode is kept.
 
     Raises:
         InputError: As `refuse_special`.
-        OSError: It cannot be written, as on a full disk.
+        OSError: The file cannot be written, as on a full disk.
     """
     target = real_path(path)
     refuse_special(target)
     with writing_to(target, wait=_PATIENCE), naming_full_disk(path):
-        aside = temporary_file(target)
+        temporary = temporary_file(target)
         try:
-            yield aside
-            aside.chmod(file_mode(target))
-            replace_file(aside, target)
+            yield temporary
+            temporary.chmod(file_mode(target))
+            replace_file(temporary, target)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
-    """Raise InputError if `path` exists and may not be replaced; an empty directory may be filled.
+    """Raise InputError if `path` exists and may not be replaced; an empty directory is allowed.
 
     Raises:
-        InputError: It exists, and `overwrite` is not true; or as `refuse_special`.
+        InputError: It exists and `overwrite` is not true; or as `refuse_special`.
     """
     refuse_special(path)
     if Path(path).exists() and not overwrite and not is_empty_directory(path):
@@ -74,53 +73,53 @@ def refuse_existing(path: str | Path, *, overwrite: bool | None) -> None:
 
 
 def refuse_special(path: str | Path) -> None:
-    """Raise InputError if an output is something that a renamed file would take the place of.
+    """Raise InputError if an output is a special file, which a rename would replace.
 
     Raises:
         InputError: It is a pipe, a socket or a device.
     """
-    place = Path(path)
-    if place.exists() and (what := special_kind(place.stat().st_mode)):
-        raise InputError(f"{path} is {what}, which is never replaced; choose another path")
+    target = Path(path)
+    if target.exists() and (kind := special_kind(target.stat().st_mode)):
+        raise InputError(f"{path} is {kind}, which is never replaced; choose another path")
 
 
 def special_kind(mode: int) -> str:
-    """Return what a mode of `os.stat` is of; empty for a regular file or a directory."""
+    """Return the kind of special file of an `os.stat` mode; empty for a file or a directory."""
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""
     return next((name for check, name in _SPECIAL.items() if check(mode)), "no file")
 
 
 def shown_path(path: str | Path) -> str:
-    """Return a path as results and messages show it: `<stdin>` where standard input is kept."""
-    kept = Path(path).parent.name.startswith(SPOOL)
-    return STDIN if kept else str(path)
+    """Return a path for results and messages: `<stdin>` for the copy of standard input."""
+    is_spooled = Path(path).parent.name.startswith(SPOOL)
+    return STDIN if is_spooled else str(path)
 
 
 def real_path(path: str | Path) -> Path:
     """Return an absolute path without links.
 
     Raises:
-        InputError: Its links lead in a circle.
+        InputError: Its links form a cycle.
     """
-    # Path.resolve fails on a circle before Python 3.13, and no longer since.
-    found = Path(os.path.realpath(path))
-    if found.is_symlink():
+    # Path.resolve fails on cycles only before Python 3.13.
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
         raise InputError(f"{path} is a link that leads back to itself")
-    return found
+    return real
 
 
 def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
-    """Raise InputError if an output would replace what it is made from, with `overwrite` as well.
+    """Raise InputError if an output would replace one of its inputs, even with `overwrite`.
 
     Raises:
-        InputError: It is one of the inputs, or a directory that holds one.
+        InputError: It is one of the inputs, or a directory that contains one.
     """
     target = real_path(out)
-    for one in inputs:
-        place = real_path(one)
-        if place.is_relative_to(target) and place.exists():
-            relation = "is" if place == target else f"holds {one},"
+    for path in inputs:
+        source = real_path(path)
+        if source.is_relative_to(target) and source.exists():
+            relation = "is" if source == target else f"holds {path},"
             raise InputError(f"{out} {relation} an input of this command; choose another path")
 
 
@@ -128,22 +127,22 @@ def check_writable(path: str | Path) -> None:
     """Raise InputError if nothing can be written at `path`, before anything is computed.
 
     Raises:
-        InputError: The directory that it would be made in cannot be written to, or is a file.
+        InputError: Its parent directory is not writable, or is a file.
     """
-    place = real_path(path).parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"{path} cannot be written: {place} is not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: no permission to write to {place}")
+    parent = real_path(path).parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"{path} cannot be written: {parent} is not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission to write to {parent}")
 
 
 def refuse_ground(path: str | Path) -> None:
     """Raise InputError if a directory cannot be replaced by another one.
 
     Raises:
-        InputError: It is the working directory, or holds it, or is a mount point.
+        InputError: It is or contains the working directory, or is a mount point.
     """
     if Path.cwd().is_relative_to(real_path(path)):
         raise InputError(f"{path} is, or holds, the working directory; choose another path")
@@ -161,25 +160,25 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented UTF-8 JSON, atomically; NaN and infinities are refused.
 
     Raises:
-        ValueError: A number in `content` is not finite, which JSON cannot hold.
+        ValueError: A number in `content` is not finite.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_file(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def check_readable(path: str | Path) -> None:
-    """Refuse a file that cannot be read into memory as a whole; one that is missing passes.
+    """Raise InputError if a file cannot be read into memory; a missing file passes.
 
     Raises:
-        InputError: It is no regular file, or larger than 256 MiB.
+        InputError: It is not a regular file, or larger than 256 MiB.
     """
-    place = Path(path)
-    if not place.exists():
+    file = Path(path)
+    if not file.exists():
         return
-    if not place.is_file():  # a pipe would be waited for
+    if not file.is_file():  # reading a pipe would block
         raise InputError(f"{path} is not a regular file")
-    if place.stat().st_size > _LARGEST_TEXT:
+    if file.stat().st_size > _LARGEST_TEXT:
         raise InputError(f"{path} is larger than {_LARGEST_TEXT >> 20} MiB")
 
 
@@ -187,15 +186,15 @@ def read_json(path: str | Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: The file is missing, as `check_readable`, not UTF-8, or not JSON that Python
-            reads.
+        InputError: The file is missing, not UTF-8, or not JSON that Python can read; or as
+            `check_readable`.
     """
     check_readable(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text)
         if _HALF_PAIR.search(text):
-            # A lone surrogate could be neither printed nor written again.
+            # A lone surrogate could be neither printed nor written.
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
@@ -208,12 +207,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def file_mode(path: Path) -> int:
-    """Return the mode of a file that is about to be replaced, or of a new one."""
+    """Return the mode of a file about to be replaced, or the default mode of a new file."""
     return path.stat().st_mode & 0o7777 if path.is_file() else 0o666 & ~umask()
 
 
 def umask() -> int:
-    """Return the process's file mode mask; the system has no way to ask without setting it."""
+    """Return the process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

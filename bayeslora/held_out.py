@@ -1,8 +1,8 @@
-"""Rows to fit a last step on, and other rows to apply it to.
+"""Predictions to fit a last step on, and held-out predictions to apply it to.
 
-A recalibrator or a conformal threshold that is judged on the rows it was fitted to looks better
-than it is, so the two sets of predictions must be by the same model, over the same classes, and
-without a row in common.
+A recalibrator or conformal threshold evaluated on the rows it was fitted to looks better than it
+is, so both sets of predictions must be from the same model and over the same classes, without a row
+in common.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bayeslora.predictions.record import Predictions
 
 logger = logging.getLogger(__name__)
 
-# A share that chance, or a repeated text, gives.
+# A share that chance or a repeated text can explain.
 _FEW_EQUAL = 0.02
 
 STEPS = " > "
-"""Between the names of recalibrators that followed each other."""
+"""Separator between the names of consecutive recalibrators."""
 
 _FINGERPRINT = "model_fingerprint"
 
@@ -36,51 +36,53 @@ _FINGERPRINT = "model_fingerprint"
 def held_out(
     fit: PredictionsLike,
     apply: PredictionsLike,
-    what: str,
+    step: str,
     reading: PredictionsReading = AS_WRITTEN,
 ) -> tuple[Predictions, Predictions]:
-    """Return the predictions to fit on and those to apply to, read where files are named.
+    """Return the predictions to fit on and those to apply to, reading files.
 
     Args:
-        fit: Predictions, the file they are in, or a data frame.
-        apply: The same; of a file every further column is kept.
-        what: What is fitted and applied, for messages: `a recalibrator`.
-        reading: How to read files that are not as this package writes them.
+        fit: Predictions, their file, or a data frame.
+        apply: The same; all additional columns of a file are kept.
+        step: What is fitted and applied, for messages: `a recalibrator`.
+        reading: How to read files in a format other than this package's.
 
     Raises:
         InputError: A file or a value in it is wrong; the two share rows, have different classes,
-            or were made by different models.
+            or are from different models.
     """
-    _check_files(fit, apply, what)
+    _check_files(fit, apply, step)
     fitted = as_predictions(fit, reading=reading)
-    kept = text_columns(apply, reading) if isinstance(apply, str | Path) else ()
-    applied = as_predictions(apply, kept, reading)
-    check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), what)
+    columns = text_columns(apply, reading) if isinstance(apply, str | Path) else ()
+    applied = as_predictions(apply, columns, reading)
+    check_apart((_called(fit, "fit"), fitted), (_called(apply, "apply"), applied), step)
     return fitted, applied
 
 
-def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], what: str) -> None:
-    """Raise InputError if `apply` holds rows of `fit`, other classes, or was made differently.
+def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], step: str) -> None:
+    """Raise InputError if `apply` has rows of `fit`, other classes, or another origin.
 
-    Rows are the same where they share an id that is more than a row number. Without such ids the
-    sets count as one where most rows have the same probabilities, also where those of one set were
-    printed with fewer digits, unless these repeat within a set as well, as vote shares do.
+    Rows are the same if they share an id that is more than a row number. Without such ids, the sets
+    are the same if most rows have equal probabilities, also when one set was printed with fewer
+    digits, unless the probabilities repeat within a set as well, as vote shares do.
 
     Args:
-        fit: What the predictions to fit on are called, and they themselves.
-        apply: What the predictions to apply to are called, and they themselves.
-        what: What is fitted and applied.
+        fit: Name of the predictions to fit on, and the predictions.
+        apply: Name of the predictions to apply to, and the predictions.
+        step: What is fitted and applied.
 
     Raises:
-        InputError: The two share rows, have different classes, or were made by different models
-            or recalibrators.
+        InputError: The two share rows, have different classes, or are from different models or
+            recalibrators.
     """
     (fit_name, fitted), (apply_name, applied) = fit, apply
-    why = f"{what} must not be applied to the rows it was fitted to"
-    models = [one.metadata.get(_FINGERPRINT) for one in (fitted, applied)]
+    why = f"{step} must not be applied to the rows it was fitted to"
+    models = [predictions.metadata.get(_FINGERPRINT) for predictions in (fitted, applied)]
     if None not in models and models[0] != models[1]:
         raise InputError(f"{fit_name} and {apply_name} were made by different models")
-    changed = [STEPS.join(recalibrations(one)) or "nothing" for one in (fitted, applied)]
+    changed = [
+        STEPS.join(recalibrations(predictions)) or "nothing" for predictions in (fitted, applied)
+    ]
     if fitted.metadata and applied.metadata and changed[0] != changed[1]:
         raise InputError(
             f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; they must "
@@ -94,33 +96,33 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], wh
             f"{shared[0]!r}; {why}"
         )
     equal = share_of_equal_rows(fitted.probs, applied.probs)
-    found = (
+    problem = (
         f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
         f"{fit_name}, up to the digits that were printed"
     )
     if equal > MOST_EQUAL:
-        raise InputError(f"{found}; {why}")
+        raise InputError(f"{problem}; {why}")
     if equal > _FEW_EQUAL:
-        logger.warning("%s; where they are the same rows, the scores after are too good", found)
+        logger.warning("%s; where they are the same rows, the scores after are too good", problem)
 
 
 def recalibrations(predictions: Predictions) -> list[str]:
-    """Return the names of the recalibrators that the predictions have gone through, in order."""
+    """Return the names of the recalibrators applied to the predictions so far, in order."""
     notes = predictions.metadata
-    before = notes.get("recalibration_before", "")
+    previous = notes.get("recalibration_before", "")
     last = [notes["recalibration"]] if "recalibration" in notes else []
-    return [*(before.split(STEPS) if before else []), *last]
+    return [*(previous.split(STEPS) if previous else []), *last]
 
 
 def check_classes(
     whose: str, classes: Sequence[str], others: Sequence[str], other: str = "these predictions have"
 ) -> None:
-    """Raise InputError if what was fitted and what it is applied to have different classes.
+    """Raise InputError if a fitted step and the predictions to apply it to differ in classes.
 
     Args:
         whose: Subject and verb for `classes`, such as `the temperature was fitted on`.
-        classes: Of what was fitted.
-        others: Of what it is applied to.
+        classes: Classes of the fitted step.
+        others: Classes of the predictions.
         other: Subject and verb for `others`.
 
     Raises:
@@ -132,25 +134,25 @@ def check_classes(
 
 
 def fitting_rows(
-    predictions: Predictions, what: str
+    predictions: Predictions, step: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return probabilities [N, C] and labels [N] of the labelled rows; see `with_gaps`.
 
     Args:
-        predictions: Rows, some of which may have no label.
-        what: What needs the labels, for the message.
+        predictions: Rows with or without labels.
+        step: What needs the labels, for the message.
 
     Raises:
         InputError: No row has a label.
     """
     labelled = predictions.labelled
     if predictions.labels is None or not labelled.any():
-        raise InputError(f"{what} needs labels, and these predictions have none")
+        raise InputError(f"{step} needs labels, and these predictions have none")
     return with_gaps(predictions)[labelled], predictions.labels[labelled]
 
 
 def with_gaps(predictions: Predictions) -> NDArray[np.float64]:
-    """Return probabilities [N, C], NaN where a row does not have the class."""
+    """Return probabilities [N, C], NaN for classes that a row lacks."""
     if predictions.available is None:
         return predictions.probs
     return np.where(predictions.available, predictions.probs, np.nan)
@@ -159,14 +161,14 @@ def with_gaps(predictions: Predictions) -> NDArray[np.float64]:
 def settled_order(
     probs: NDArray[np.float64], labels: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Return [N]: an order of the rows that depends on their content alone.
+    """Return a row order [N] that depends only on the rows' content.
 
-    Random numbers that are handed out in this order fall to the same rows however the rows are
-    shuffled and the classes are arranged.
+    Random numbers assigned in this order reach the same rows however the rows are shuffled and the
+    classes are ordered.
 
     Args:
         probs: [N, C].
-        labels: [N]; ties of the sorted probabilities are broken by that of the label, where given.
+        labels: [N], optional; ties of the sorted probabilities are broken by the label's.
     """
     keys = list(np.sort(probs, axis=1).T)
     if labels is not None:
@@ -174,8 +176,8 @@ def settled_order(
     return np.lexsort(keys)
 
 
-def _check_files(fit: PredictionsLike, apply: PredictionsLike, what: str) -> None:
-    why = f"{what} must not be applied to the rows it was fitted to"
+def _check_files(fit: PredictionsLike, apply: PredictionsLike, step: str) -> None:
+    why = f"{step} must not be applied to the rows it was fitted to"
     if fit is apply and not isinstance(fit, str | Path):
         raise InputError(f"fit and apply are the same predictions; {why}")
     if not (isinstance(fit, str | Path) and isinstance(apply, str | Path)):
@@ -184,10 +186,10 @@ def _check_files(fit: PredictionsLike, apply: PredictionsLike, what: str) -> Non
         raise InputError(f"the rows to fit on and to apply to are the same file, {fit}; {why}")
 
 
-def _called(given: PredictionsLike, default: str) -> str:
-    return str(given) if isinstance(given, str | Path) else default
+def _called(predictions: PredictionsLike, default: str) -> str:
+    return str(predictions) if isinstance(predictions, str | Path) else default
 
 
 def _names(predictions: Predictions) -> set[str]:
-    """Return the ids that name a row, not its number, which two files may well share."""
+    """Return the ids that are not row numbers, which two files may well share."""
     return {name for name in predictions.ids or () if not name.isdecimal()}

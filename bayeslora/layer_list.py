@@ -1,4 +1,4 @@
-"""The list of transformer layers in a model of any architecture."""
+"""Lookup of the list of transformer layers in a model of any architecture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bayeslora.errors import InputError
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return the dotted name of a model's list of layers, and the list.
 
-    It is the longest list of modules of one class that is not inside another list.
+    This is the longest list of modules of one class that is not inside another list.
 
     Raises:
         InputError: There is none, or several are the longest.
     """
-    found: list[tuple[str, nn.ModuleList]] = []
+    lists: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        inside = any(name.startswith(f"{outer}.") for outer, _ in lists)
         if isinstance(module, nn.ModuleList) and len(module) and not inside:
-            found.append((name, module))
-    alike = [(name, items) for name, items in found if len({_kind(item) for item in items}) == 1]
+            lists.append((name, module))
+    alike = [(name, items) for name, items in lists if len({_kind(item) for item in items}) == 1]
     longest = max((len(items) for _, items in alike), default=0)
     best = [(name, items) for name, items in alike if len(items) == longest]
     if len(best) == 1:
@@ -33,7 +33,7 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def is_sharded(module: nn.Module | type[nn.Module]) -> bool:
-    """Return whether FSDP has shared out a module's weights and given it a class of its own."""
+    """Return whether FSDP has sharded a module's weights, which changes its class."""
     return hasattr(module, "set_reshard_after_forward")
 
 

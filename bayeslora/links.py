@@ -1,12 +1,12 @@
-"""From the distribution of a row's logits to probabilities and their uncertainty.
+"""Links from the distribution of a row's logits to probabilities and their uncertainty.
 
-    mc      mean of softmax(m + V^{1/2} ε) over antithetic draws; right for every V
+    mc      mean of softmax(m + V^{1/2} ε) over antithetic draws; unbiased for every V
     probit  p_c ∝ 1 / Σ_j exp(−(m_c − m_j) / √(1 + π/8 · Var(z_c − z_j)))
     bridge  a Dirichlet matched to the Gaussian; rough where variances are large or unequal
 
-`probit` compares logits in pairs. It is blind to a shift that all logits of a row share, as softmax
-is, which the customary softmax(m / √(1 + π/8 · diag V)) is not; and with two classes it is the
-binary probit approximation of the logits' difference.
+`probit` compares logits in pairs. Like softmax, and unlike the usual softmax(m / √(1 + π/8 · diag
+V)), it is invariant to a shift shared by all logits of a row; with two classes it is the binary
+probit approximation of the logits' difference.
 
 Sources: MacKay 1992 (Neural Computation 4, the evidence framework applied to classification
 networks) for the probit approximation; Hobbhahn, Kristiadi and Hennig 2022, arXiv 2003.01227, for
@@ -26,18 +26,18 @@ from bayeslora.logits import ABSENT, AnyLogits, GaussianLogits, MixtureLogits, S
 from bayeslora.option_checks import Link, checked
 from bayeslora.runtime import row_slices
 
-# Draws x rows x classes held at a time: 32 MB in float64.
+# Draws x rows x classes in memory at a time: 32 MB in float64.
 _AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)
 class LinkResult:
-    """Probabilities of N rows and what is uncertain about them; float64, entropies in nats.
+    """Probabilities of N rows and their uncertainty; float64, entropies in nats.
 
     Attributes:
         probs: [N, C], rows sum to one.
         total: [N], the entropy of `probs`.
-        aleatoric: [N], total − epistemic: what would remain if the weights were known.
+        aleatoric: [N], total − epistemic: the uncertainty left if the weights were known.
         epistemic: [N], mutual information of label and weights, in [0, total].
     """
 
@@ -55,28 +55,28 @@ def link_probabilities(
 ) -> LinkResult:
     """Return probabilities and the decomposition of their uncertainty.
 
-    One block of noise serves all rows, so neither the batch size nor the order of rows matters.
-    The epistemic part always comes from draws: no closed form is known for it.
+    All rows share one block of noise, so results depend neither on batch size nor on row order.
+    The epistemic part always comes from draws, as no closed form is known.
 
     Args:
-        logits: Distribution of the logits. Weight samples are averaged, unless they come with the
+        logits: Distribution of the logits. Weight samples are averaged, unless they come with
             exact logits; `link` and the number of draws then have no effect. The parts of a
             mixture are averaged.
         link: `mc`, `probit` or `bridge`.
-        num_samples: Draws; 0 takes the mean logits as if they were certain.
-        seed: Of the draws.
+        num_samples: Number of draws; 0 uses the mean logits as if they were certain.
+        seed: Seed of the draws.
 
     Raises:
         InputError: Unknown link.
 
     Example:
-        The same mean logits, once certain and once not:
+        The same mean logits, with and without variance:
 
         >>> mean = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
         >>> for variance in (0.0, 4.0):
         ...     logits = GaussianLogits(mean, torch.full_like(mean, variance))
-        ...     found = link_probabilities(logits, "probit")
-        ...     print([round(p, 2) for p in found.probs[0].tolist()])
+        ...     result = link_probabilities(logits, "probit")
+        ...     print([round(p, 2) for p in result.probs[0].tolist()])
         [0.73, 0.27]
         [0.62, 0.38]
     """
@@ -91,8 +91,8 @@ def link_probabilities(
     rows, classes = logits.mean.shape
     noise = antithetic_noise(num_samples, (classes,), seed, logits.mean.double())
     blocks = [
-        _gaussian_rows(logits.rows(some), noise, _CLOSED_FORMS.get(link))
-        for some in row_slices(rows, max(num_samples, classes) * classes, _AT_A_TIME)
+        _gaussian_rows(logits.rows(block), noise, _CLOSED_FORMS.get(link))
+        for block in row_slices(rows, max(num_samples, classes) * classes, _AT_A_TIME)
     ]
     probs, information = map(torch.cat, zip(*blocks, strict=True))
     return _decompose(probs, information)
@@ -110,10 +110,10 @@ def antithetic_noise(
     """Return [num_samples, *shape] standard normal draws in pairs ±ε.
 
     Args:
-        num_samples: How many; an odd number leaves the last pair incomplete.
+        num_samples: Number of draws; an odd number leaves the last pair incomplete.
         shape: Shape of one draw.
-        seed: Of the draws, which are made on the CPU so that every device sees the same.
-        like: Tensor whose dtype and device the result takes; float64 on the CPU where absent.
+        seed: Seed of the draws, which are made on the CPU so that they are equal on all devices.
+        like: Tensor that determines dtype and device; None uses float64 on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     half = torch.randn(((num_samples + 1) // 2, *shape), generator=generator, dtype=torch.float64)
@@ -129,20 +129,20 @@ def probit(mean: Tensor, covariance: Tensor) -> Tensor:
         covariance: [N, C, C].
     """
     variance = covariance.diagonal(dim1=-2, dim2=-1)
-    spread = variance[:, :, None] + variance[:, None, :] - 2 * covariance
+    pair_variance = variance[:, :, None] + variance[:, None, :] - 2 * covariance
     gap = mean[:, :, None] - mean[:, None, :]
-    scaled = gap / (1 + math.pi / 8 * spread.clamp_min(0)).sqrt()
+    scaled = gap / (1 + math.pi / 8 * pair_variance.clamp_min(0)).sqrt()
     inverse: Tensor = (-scaled).logsumexp(-1)
     return (-inverse).softmax(-1)
 
 
 def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
-    """Return [N, C] probabilities of the Dirichlet that the Laplace bridge matches.
+    """Return [N, C] probabilities of the Dirichlet matched by the Laplace bridge.
 
-    The logits are first conditioned on a zero sum, since a Dirichlet cannot tell them from their
-    shifts. Exact for a Gaussian that is the Laplace approximation of a Dirichlet; elsewhere the
-    coarsest link, because each probability is inversely proportional to its logit's variance.
-    Classes that a row lacks play no part.
+    The logits are first conditioned on a zero sum, since a Dirichlet is invariant to their shift.
+    Exact for a Gaussian that is the Laplace approximation of a Dirichlet; otherwise the coarsest
+    link, because each probability is inversely proportional to its logit's variance. Classes that
+    a row lacks are ignored.
 
     Args:
         mean: [N, C].
@@ -168,18 +168,18 @@ def bridge(mean: Tensor, covariance: Tensor) -> Tensor:
 
 
 ClosedForm = Callable[[Tensor, Tensor], Tensor]
-"""From [N, C] means and [N, C, C] covariances to [N, C] probabilities."""
+"""Maps [N, C] means and [N, C, C] covariances to [N, C] probabilities."""
 
 
 def _among_present(link: ClosedForm, mean: Tensor, covariance: Tensor, present: Tensor) -> Tensor:
-    """Return [N, C] probabilities of the classes that each row has, [N, C] bool; 0 elsewhere."""
-    found = torch.zeros_like(mean)
-    for own in torch.unique(present, dim=0):
-        rows = (present == own).all(1)
-        cells = rows[:, None] & own
-        pairs = covariance[rows][:, own][:, :, own]
-        found[cells] = link(mean[rows][:, own], pairs).flatten()
-    return found
+    """Return [N, C] probabilities over each row's present classes, [N, C] bool; 0 elsewhere."""
+    probs = torch.zeros_like(mean)
+    for mask in torch.unique(present, dim=0):
+        rows = (present == mask).all(1)
+        cells = rows[:, None] & mask
+        pairs = covariance[rows][:, mask][:, :, mask]
+        probs[cells] = link(mean[rows][:, mask], pairs).flatten()
+    return probs
 
 
 _CLOSED_FORMS: dict[str, ClosedForm] = {"bridge": bridge, "probit": probit}
@@ -188,7 +188,7 @@ _CLOSED_FORMS: dict[str, ClosedForm] = {"bridge": bridge, "probit": probit}
 def _gaussian_rows(
     logits: GaussianLogits, noise: Tensor, closed_form: ClosedForm | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the probabilities [N, C], by draws unless in closed form, and the information [N]."""
+    """Return probabilities [N, C], by draws or in closed form, and mutual information [N]."""
     mean, root = logits.mean.double(), logits.root().double()
     diagonal = root.ndim == 2
     shift = noise[:, None] * root if diagonal else torch.einsum("ncd,sd->snc", root, noise)
@@ -203,26 +203,26 @@ def _gaussian_rows(
 
 
 def _average_samples(logits: SampledLogits) -> LinkResult:
-    """Return the mean of the softmax over draws, in closed form where there is one."""
+    """Return the mean of the softmax over draws, in closed form if available."""
     samples = logits.samples.double()
     draws, rows, classes = samples.shape
     means, conditional = samples.new_zeros(rows, classes), samples.new_zeros(rows)
-    for some in row_slices(rows, draws * classes, _AT_A_TIME):
-        probs = samples[:, some].softmax(-1)
-        means[some], conditional[some] = probs.mean(0), entropy(probs).mean(0)
+    for block in row_slices(rows, draws * classes, _AT_A_TIME):
+        probs = samples[:, block].softmax(-1)
+        means[block], conditional[block] = probs.mean(0), entropy(probs).mean(0)
     probs = means if logits.exact is None else logits.exact.double().softmax(-1)
     return _decompose(probs, entropy(means) - conditional)
 
 
 def _average_parts(parts: Sequence[LinkResult]) -> LinkResult:
-    """Return the mean of what several networks say; where they differ, that is epistemic."""
+    """Return the mean over networks; their disagreement is epistemic uncertainty."""
     probs = torch.stack([part.probs for part in parts]).mean(0)
     aleatoric = torch.stack([part.aleatoric for part in parts]).mean(0)
     return _decompose(probs, entropy(probs) - aleatoric)
 
 
 def _decompose(probs: Tensor, information: Tensor | None) -> LinkResult:
-    """Return the result with entropies; no information given means certain weights."""
+    """Return the result with entropies; `information` is None for certain weights."""
     total = entropy(probs)
     epistemic = torch.zeros_like(total) if information is None else information
     epistemic = torch.minimum(epistemic.clamp_min(0), total)

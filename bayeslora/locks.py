@@ -1,11 +1,11 @@
-"""One writer at a time to each output, over processes and, on a shared file system, over machines.
+"""Locks for one writer per output, across processes and, on a shared file system, machines.
 
 The lock is a file beside the output, `.NAME.lock`, that the operating system releases when the
-process ends in whatever way. A lock file that is there and not held was left by a killed process.
+process ends in any way. An unlocked lock file was left by a killed process.
 
-The library filelock would replace `_acquire` and what it calls, about fifty lines, by thirty: it
-leaves the file in place, fails on a lock file that another user's killed process left, and fails or
-leaves a marker (which outlives a kill) where a file system has no locks. So it is not used.
+The library filelock would replace `_acquire` and its helpers, about fifty lines, by thirty. It is
+not used, since it leaves the file in place, fails on a lock file left by another user's killed
+process, and fails or leaves a marker (which outlives a kill) on a file system without locks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Held:
     times: int = 1
 
 
-_held: dict[Path, _Held] = {}
+_locks: dict[Path, _Held] = {}
 _guard = threading.Lock()
 
 
@@ -51,20 +51,19 @@ _guard = threading.Lock()
 def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[bool]:
     """Keep other processes from writing to `path` while the context lasts.
 
-    What killed writers left beside it is cleaned up first. The parent directories are made, and
-    removed again at the end if they are still empty. Contexts of one process may be nested. Where
-    the file system has no locks, or a lock file may not be made, nothing is kept out and nothing is
-    cleaned up.
+    Leftovers of killed writers beside it are cleaned up first. Parent directories are created, and
+    removed at the end if they are still empty. Contexts of one process may be nested. If the file
+    system has no locks, or a lock file cannot be created, there is no lock and no clean-up.
 
     Args:
         path: The output, a file or a directory, which need not exist.
         wait: Seconds to wait for another process.
 
     Yields:
-        Whether other processes are kept out.
+        Whether other processes are locked out.
 
     Raises:
-        InputError: Another process writes to it, or nothing can be written there.
+        InputError: Another process is writing to it, or it cannot be written.
     """
     target = Path(os.path.realpath(path))
     if not target.name:
@@ -78,15 +77,15 @@ def writing_to(path: str | Path, *, wait: float = 0.0) -> Iterator[bool]:
             )
         time.sleep(_PAUSE)
     try:
-        yield _held[target].handle is not None
+        yield _locks[target].handle is not None
     finally:
         _leave(target)
 
 
 def recover(path: str | Path) -> None:
-    """Bring back a directory that a killed writer left between two renames; see `durable`.
+    """Restore a directory after a writer was killed between two renames; see `durable`.
 
-    Nothing happens if the path is there, or if the writer is alive.
+    Nothing happens if the path exists, or if the writer is alive.
     """
     target = Path(os.path.realpath(path))
     if not target.exists() and leftovers(target):
@@ -95,10 +94,10 @@ def recover(path: str | Path) -> None:
 
 
 def _enter(target: Path) -> bool:
-    """Begin to write to `target`; return whether no other process does."""
+    """Lock `target`; return False if another process has locked it."""
     with _guard:
-        if target in _held:
-            _held[target].times += 1
+        if target in _locks:
+            _locks[target].times += 1
             return True
         made = [folder for folder in target.parents if not folder.exists()]
         file = target.with_name(hidden_name(target, SUFFIX))
@@ -112,20 +111,20 @@ def _enter(target: Path) -> bool:
                 raise InputError(f"{target} cannot be written: {reason}") from None
             if error.errno not in _FORBIDDEN:
                 raise
-            # Files may still be written into a directory whose parent is somebody else's.
+            # A directory may be writable although its parent is not.
             handle = None
         if handle is not None:
             sweep(target)
-        _held[target] = _Held(file, handle, made)
+        _locks[target] = _Held(file, handle, made)
         return True
 
 
 def _acquire(file: Path) -> int | None:
-    """Return the descriptor of a lock file that is locked; None if its file system has no locks.
+    """Lock a lock file and return its descriptor; None if the file system has no locks.
 
     Raises:
         BlockingIOError: Another process has locked it.
-        OSError: It cannot be made.
+        OSError: It cannot be created.
     """
     tries = 0
     while True:
@@ -133,8 +132,7 @@ def _acquire(file: Path) -> int | None:
         try:
             handle = _open(file)
         except FileNotFoundError:
-            # Another process has removed the parent, which was empty; or, as in /proc, the parent
-            # takes no files.
+            # Another process removed the empty parent; or the parent takes no files, as in /proc.
             tries += 1
             if tries == _TRIES:
                 raise
@@ -150,28 +148,28 @@ def _acquire(file: Path) -> int | None:
         if not has_locks:
             file.unlink(missing_ok=True)
             return None
-        # Else its holder has removed it in the meantime.
+        # Otherwise its holder removed it in the meantime.
 
 
 def _obstacle(target: Path) -> str:
-    """Return which file stands where a directory would have to be made; empty if none does."""
-    place = next((folder for folder in target.parents if os.path.lexists(folder)), None)
-    return "" if place is None or place.is_dir() else f"{place} is not a directory"
+    """Return the problem if a file is in the place of a parent directory; empty if none is."""
+    parent = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+    return "" if parent is None or parent.is_dir() else f"{parent} is not a directory"
 
 
 def _leave(target: Path) -> None:
     with _guard:
-        held = _held[target]
-        held.times -= 1
-        if held.times:
+        lock = _locks[target]
+        lock.times -= 1
+        if lock.times:
             return
-        del _held[target]
+        del _locks[target]
     with suppress(OSError):
-        if held.handle is not None:
-            # Unlinked first: once released, the file may be another process's lock.
-            held.file.unlink(missing_ok=True)
-            os.close(held.handle)
-        for folder in held.made:
+        if lock.handle is not None:
+            # Unlinked first: after the release, it may be the lock of another process.
+            lock.file.unlink(missing_ok=True)
+            os.close(lock.handle)
+        for folder in lock.made:
             folder.rmdir()
 
 
@@ -180,9 +178,9 @@ def _open(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | follow, 0o666)
     except PermissionError:
-        if not file.exists():  # nothing may be made here
+        if not file.exists():  # no file can be created here
             raise
-        # The lock of another user; to read is enough to wait for it.
+        # Another user's lock; read access is enough to wait for it.
         return os.open(file, os.O_RDONLY | follow)
 
 

@@ -1,4 +1,4 @@
-"""What a posterior says about the logits of each row: a Gaussian, samples, or a mixture."""
+"""Distributions of the logits of each row: a Gaussian, samples, or a mixture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 ABSENT = -1e4
-"""The logit of a class or an option that a row lacks: its probability is exactly zero, and nothing
-overflows."""
+"""Logit of a class or an option that a row lacks: its probability is exactly zero, without
+overflow."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class GaussianLogits:
 
     Attributes:
         mean: [N, C] float64.
-        covariance: [N, C] variances where a row's logits are independent, else [N, C, C].
+        covariance: [N, C] variances if a row's logits are independent, else [N, C, C].
             Zeros stand for a point estimate.
     """
 
@@ -47,12 +47,12 @@ class GaussianLogits:
         return self.spread_of(None)
 
     def spread_of(self, present: Tensor | None) -> Tensor:
-        """Return [N], the variance of the logits about their mean over classes, summed over these.
+        """Return [N], the variance of the logits about their class mean, summed over classes.
 
-        That is Σ_c v_c less the part that all logits share, which softmax cannot see.
+        This is Σ_c v_c less the part shared by all logits, to which softmax is invariant.
 
         Args:
-            present: [N, C] bool, which classes each row has; None for all.
+            present: [N, C] bool, the classes of each row; None for all.
         """
         covariance, count = self.covariance, self.mean.new_tensor(self.mean.shape[1])
         if present is not None:
@@ -67,19 +67,19 @@ class GaussianLogits:
 
     @property
     def is_point(self) -> bool:
-        """True where no logit has any variance."""
+        """Whether no logit has any variance."""
         return not bool(torch.any(self.variance > 0))
 
-    def rows(self, some: slice) -> GaussianLogits:
+    def rows(self, block: slice) -> GaussianLogits:
         """Return the distribution of some rows."""
-        return GaussianLogits(self.mean[some], self.covariance[some])
+        return GaussianLogits(self.mean[block], self.covariance[block])
 
     def scaled(self, factor: float) -> GaussianLogits:
         """Return the distribution of `factor` times the logits."""
         return GaussianLogits(_times(self.mean, factor), self.covariance * factor**2)
 
     def sharpened(self, factor: float) -> GaussianLogits:
-        """Return the distribution with `factor` times the mean, and the deviations as they are."""
+        """Return the distribution with `factor` times the mean and unchanged deviations."""
         return GaussianLogits(_times(self.mean, factor), self.covariance)
 
     def root(self, jitter: float = 1e-6) -> Tensor:
@@ -91,9 +91,9 @@ class GaussianLogits:
         if self.covariance.ndim == 2:
             return self.covariance.clamp_min(0).sqrt()
         scale = self.variance.mean(-1).clamp_min(torch.finfo(self.mean.dtype).tiny)
-        steadied = self.covariance.clone()
-        steadied.diagonal(dim1=-2, dim2=-1).add_(jitter * scale[:, None])
-        root: Tensor = torch.linalg.cholesky(steadied)
+        jittered = self.covariance.clone()
+        jittered.diagonal(dim1=-2, dim2=-1).add_(jitter * scale[:, None])
+        root: Tensor = torch.linalg.cholesky(jittered)
         return root
 
 
@@ -103,9 +103,9 @@ class SampledLogits:
 
     Attributes:
         samples: [S, N, C] float64; S = 1 stands for a point estimate.
-        exact: [N, C] float64, logits whose softmax is the mean of the draws' softmax in the limit
-            of many draws, where it is known in closed form; None elsewhere. Probabilities are then
-            taken from it, and the draws only divide their uncertainty.
+        exact: [N, C] float64, logits whose softmax is the limit of the draws' mean softmax, if it
+            is known in closed form; else None. Probabilities then come from it, and the draws only
+            decompose their uncertainty.
     """
 
     samples: Tensor
@@ -146,20 +146,20 @@ class SampledLogits:
             return centred.var(0, correction=0).sum(-1)
         present = present.to(self.samples.device)
         samples = torch.where(present, self.samples, 0.0)
-        middle = samples.sum(-1, keepdim=True) / present.sum(-1, keepdim=True)
-        return torch.where(present, samples - middle, 0.0).var(0, correction=0).sum(-1)
+        centre = samples.sum(-1, keepdim=True) / present.sum(-1, keepdim=True)
+        return torch.where(present, samples - centre, 0.0).var(0, correction=0).sum(-1)
 
     @property
     def is_point(self) -> bool:
-        """True where no logit varies between draws."""
+        """Whether no logit varies between draws."""
         return not bool(torch.any(self.variance > 0))
 
     def scaled(self, factor: float) -> SampledLogits:
-        """Return the draws of `factor` times the logits; no closed form survives."""
+        """Return the draws of `factor` times the logits, without a closed form."""
         return SampledLogits(_times(self.samples, factor))
 
     def sharpened(self, factor: float) -> SampledLogits:
-        """Return draws with `factor` times the mean, and the deviations as they are."""
+        """Return draws with `factor` times the mean and unchanged deviations."""
         moved = self.samples + (factor - 1) * self.mean
         return SampledLogits(torch.where(self.mean <= ABSENT / 2, self.samples, moved))
 
@@ -169,7 +169,7 @@ class SampledLogits:
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     def thinned(self, most: int) -> SampledLogits:
-        """Return at most `most` of the draws, evenly spaced; the same object where there are fewer.
+        """Return at most `most` of the draws, evenly spaced; the same object if there are fewer.
 
         Args:
             most: At least 1.
@@ -181,10 +181,10 @@ class SampledLogits:
 
 @dataclass(frozen=True)
 class MixtureLogits:
-    """Logits of N rows and C classes under one of several networks, each as likely.
+    """Logits of N rows and C classes under one of several equally likely networks.
 
     Attributes:
-        parts: What each network says of the rows.
+        parts: Logits of the rows by each network.
     """
 
     parts: tuple[GaussianLogits | SampledLogits, ...]
@@ -212,7 +212,7 @@ class MixtureLogits:
 
     @property
     def is_point(self) -> bool:
-        """True where no logit varies within a network or between them."""
+        """Whether no logit varies within a network or between networks."""
         return not bool(torch.any(self.variance > 0))
 
     @property
@@ -229,24 +229,24 @@ class MixtureLogits:
 
 
 def _times(values: Tensor, factor: float) -> Tensor:
-    """Return values multiplied by a factor; what a row lacks it lacks at any temperature."""
+    """Return logits multiplied by a factor; those of absent classes are unchanged."""
     return torch.where(values <= ABSENT / 2, values, values * factor)
 
 
 def mixed(parts: Sequence[GaussianLogits | SampledLogits]) -> SampledLogits | MixtureLogits:
-    """Return what several networks say of the same rows; those of points are samples."""
+    """Return the logits of several networks on the same rows; point estimates become samples."""
     if all(isinstance(part, GaussianLogits) and part.is_point for part in parts):
         return SampledLogits(torch.stack([part.mean for part in parts]))
     return MixtureLogits(tuple(parts))
 
 
 def evenly(total: int, most: int) -> Tensor:
-    """Return at most `most` of the places 0 to `total` − 1, evenly spaced, int64."""
+    """Return at most `most` of the indices 0 to `total` − 1, evenly spaced, int64."""
     return torch.arange(min(total, most)) * total // min(total, most)
 
 
 Logits = GaussianLogits | SampledLogits
-"""What a last layer or a weight posterior predicts."""
+"""Logits predicted by a last layer or a weight posterior."""
 
 AnyLogits = Logits | MixtureLogits
-"""What one network or several predict."""
+"""Logits predicted by one network or several."""

@@ -1,4 +1,4 @@
-"""The list of files that a model directory vouches for: name, size and SHA-256 of each.
+"""The list of a model directory's files: name, size and SHA-256 of each.
 
 The list guards against damage and mix-ups: a flipped bit, a truncated download, a file of another
 fit, a record edited by hand. It does not guard against an attacker, who can compute the hashes of
@@ -38,10 +38,10 @@ TOKENIZER_FILES = (
     *("normalizer.json", "source_vocab.json", "target_vocab.json", "vocab-src.json"),
     *("vocab-tgt.json", "word_pronunciation.json", "word_shape.json"),
 )
-"""What tokenizers of transformers write: a directory of ours may hold it."""
+"""Files written by tokenizers of transformers, which a model directory may hold."""
 
-# What a tokenizer may be read from, in any architecture: such a file changes predictions by lying
-# in the directory, so one that is not listed is refused. Other files, such as notes, are not read.
+# Files that a tokenizer of any architecture may read: their mere presence changes predictions, so
+# an unlisted one is refused. Other files, such as notes, are not read.
 _READ_BY_TOKENIZERS = (
     *TOKENIZER_FILES,
     *("*tokenizer*", "*vocab*", "*.model", "*.spm", "*.jinja", "tekken.json"),
@@ -56,9 +56,9 @@ class FileState:
 
     Attributes:
         name: Path relative to the directory, with forward slashes.
-        size: In bytes; None where the file is missing.
+        size: In bytes; None if the file is missing.
         state: `ok`, `changed`, `missing`, or `not listed`.
-        problem: What is wrong with it; empty where nothing is.
+        problem: Description of the problem; empty if there is none.
     """
 
     name: str
@@ -71,7 +71,7 @@ def file_list(directory: Path, *, without: Iterable[str] = ()) -> dict[str, dict
     """Return size and SHA-256 of every file below a directory by name.
 
     Args:
-        directory: Where the files are.
+        directory: Directory of the files.
         without: Names to leave out.
     """
     left_out = set(without)
@@ -79,16 +79,16 @@ def file_list(directory: Path, *, without: Iterable[str] = ()) -> dict[str, dict
     hashes = _hashes([directory / name for name in names])
     sizes = ((directory / name).stat().st_size for name in names)
     return {
-        name: {"size": size, "sha256": found}
-        for name, size, found in zip(names, sizes, hashes, strict=True)
+        name: {"size": size, "sha256": digest}
+        for name, size, digest in zip(names, sizes, hashes, strict=True)
     }
 
 
 def record_hash(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record without its own hash; layout and order of keys do not count.
+    """Return the SHA-256 of a record without its own hash, independent of layout and key order.
 
     Args:
-        content: The record as JSON gives it back.
+        content: The record as read from JSON.
     """
     rest = {key: value for key, value in content.items() if key != RECORD_HASH}
     # ASCII, because a lone surrogate in a damaged record has no UTF-8.
@@ -103,18 +103,18 @@ def sealed(content: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, An
         content: The record.
         files: The result of `file_list`.
     """
-    # Through JSON, so that the hash is of what a reader will see: tuples as lists, for example.
+    # Through JSON, so that the hash is that of the content read back, such as lists for tuples.
     plain: dict[str, Any] = json.loads(json.dumps({**content, FILES: files}))
     return {**plain, RECORD_HASH: record_hash(plain)}
 
 
 def check_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Raise InputError if a record is not the one that was saved.
+    """Raise InputError if a record was changed after saving.
 
     Records of versions that wrote neither list nor hash pass.
 
     Args:
-        path: Of the record, for the message.
+        path: Path of the record, for the message.
         content: The record as JSON.
     """
     if FILES not in content and RECORD_HASH not in content:
@@ -133,14 +133,14 @@ def check_record(path: Path, content: Mapping[str, Any]) -> None:
 def file_states(
     directory: Path, files: Mapping[str, Mapping[str, Any]], *, without: Iterable[str] = ()
 ) -> list[FileState]:
-    """Return how the files of a directory compare with its list, those not listed last.
+    """Return the state of each file of a directory against its list, unlisted files last.
 
     Sizes are compared first; files of the right size are hashed, a thread for each.
 
     Args:
         directory: The model directory.
         files: Size and SHA-256 by name.
-        without: Names to leave out of those not listed.
+        without: Unlisted names to leave out.
     """
     early = {name: _without_hashing(directory / name, files[name]["size"]) for name in files}
     whole = [name for name, problem in early.items() if not problem]
@@ -157,8 +157,8 @@ def file_states(
             )
         else:
             states.append(FileState(name, size, "ok"))
-    others = sorted(_names(directory) - files.keys() - set(without))
-    return states + [_unlisted(directory, name) for name in others]
+    unlisted = sorted(_names(directory) - files.keys() - set(without))
+    return states + [_unlisted(directory, name) for name in unlisted]
 
 
 def check_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -168,14 +168,14 @@ def check_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None
         directory: The model directory.
         files: Size and SHA-256 by name.
     """
-    wrong = [item for item in file_states(directory, files) if item.problem]
+    wrong = [state for state in file_states(directory, files) if state.problem]
     if wrong:
         advice = "`bayeslora info MODEL --verify` lists its files"
         raise InputError(f"{damage(directory, wrong)}; {advice}")
 
 
 def damage(directory: str | Path, wrong: Sequence[FileState]) -> str:
-    """Return what is wrong with a model directory, given its damaged files."""
+    """Return a description of a model directory's damage, given its damaged files."""
     more = f", and {counted(len(wrong) - 1, 'other file')}" if len(wrong) > 1 else ""
     return f"{directory} is damaged: {wrong[0].name} {wrong[0].problem}{more}"
 
@@ -188,7 +188,7 @@ def _unlisted(directory: Path, name: str) -> FileState:
 
 
 def _without_hashing(path: Path, expected: int) -> str:
-    """Return what is wrong with a file by its size alone; empty where nothing is."""
+    """Return a file's problem by its size alone; empty if there is none."""
     size = _size(path)
     if size is None:
         return "is not a regular file" if path.is_symlink() or path.exists() else "is missing"
@@ -200,17 +200,17 @@ def _size(path: Path) -> int | None:
 
 
 def _names(directory: Path) -> set[str]:
-    """Return the relative names of everything below a directory that is not a directory."""
-    # Links to directories are not followed: they may lead in a circle.
+    """Return the relative names of all files below a directory, of any kind."""
+    # Links to directories are not followed, since they may form a cycle.
     return {
-        (Path(place) / name).relative_to(directory).as_posix()
-        for place, _, names in os.walk(directory)
+        (Path(root) / name).relative_to(directory).as_posix()
+        for root, _, names in os.walk(directory)
         for name in names
     }
 
 
 def _hashes(paths: list[Path]) -> list[str]:
-    # hashlib releases the interpreter while it works.
+    # hashlib releases the GIL.
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(_hashed, paths))
 
@@ -232,10 +232,10 @@ def _is_list(files: Any) -> bool:
 
 
 def _stays_below(name: str) -> bool:
-    """Return whether a listed name leads to a place inside the directory."""
+    """Return whether a listed name is a path inside the directory."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         return False
-    # Longer names, and lone surrogates, no file system has.
+    # No file system has longer names, or lone surrogates.
     sizes = [len(part.encode("utf-8", "ignore")) for part in path.parts]
     return max(sizes, default=0) in range(1, 256) and name.isprintable()

@@ -1,13 +1,13 @@
-"""What options may be, and the one validator of all of them; free of torch.
+"""Types of options and their validation; free of torch.
 
-An option is a field of a dataclass whose annotation says its type, its range and what it means:
+An option is a dataclass field whose annotation has its type, its range and its meaning:
 
     rank: Annotated[int, Range(2), "Deviations that are kept for the covariance."] = 5
     schedule: Annotated[Literal["constant", "cosine"], "Rate after the warm-up."] = "cosine"
     lr: Annotated[Positive | None, "Learning rate; None takes {default_lr}."] = None
 
-A name in braces stands for the value of that class variable. The error message, `bayeslora methods
-NAME`, the documentation and `help` say what stands there.
+A name in braces stands for the value of that class variable. Error messages, `bayeslora methods
+NAME`, the documentation and `help` all use the annotation.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from bayeslora.errors import InputError, unknown_choice
 LARGEST_SEED = 2**32 - 1
 
 LARGEST_COUNT = 1_000_000
-"""Of draws, steps, epochs, rows in a batch and the like; a larger one is a slip of the finger that
-fills the memory or computes for days."""
+"""Maximum of draws, steps, epochs, batch sizes and the like; a larger number is a typo that would
+fill the memory or compute for days."""
 
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-12, 1e12
-"""Of scales, rates and factors other than 0: their squares and the ratios of these have to fit into
-float32, which ends at 1e-38 and 3e38."""
+"""Bounds of scales, rates and factors other than 0: their squares and the ratios of these must fit
+into float32, which ranges from 1e-38 to 3e38."""
 
 KINDS = ("text-classification", "multiple-choice")
-"""What `task` may say of data of your own."""
+"""Values of `task` for your own data."""
 
 MAX_LENGTH = 128
-"""Tokens kept of a text where nothing else is asked for."""
+"""Default of the maximum tokens per text."""
 
 _BRACES = re.compile(r"\{(\w+)\}")
 
 OnlyWith = Mapping[str, tuple[tuple[str, object], ...]]
-"""Options that have no effect without another: by name, pairs of the other's name and value."""
+"""Options that need another option, by name: pairs of the other's name and value."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ Structure = Literal["diag", "full", "kron"]
 Format = Literal["letters", "options"]
 """How questions with options are read: answered by a letter, or option by option."""
 Pooling = Literal["first", "last", "mean"]
-"""Which state is the feature: that of the first token, of the last, or the mean over tokens."""
+"""State used as feature: of the first token, of the last, or the mean over tokens."""
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-"""Choices of the type of the frozen weights."""
+"""Choices of the frozen weights' data type."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 """How questions can be read."""
 LINKS: tuple[Link, ...] = get_args(Link)
@@ -105,13 +105,13 @@ LINKS: tuple[Link, ...] = get_args(Link)
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the alternatives that an annotation allows.
+    """One alternative of an annotation.
 
     Attributes:
-        type: What it is a value of; of a sequence, `tuple`.
-        names: The names, where it is one of these.
-        bounds: Of a number.
-        item: Of the items of a sequence.
+        type: Type of the value; `tuple` for a sequence.
+        names: Allowed names of a `Literal`.
+        bounds: Range of a number.
+        item: Kind of the items of a sequence.
     """
 
     type: Any
@@ -121,7 +121,7 @@ class Kind:
 
     @classmethod
     def of(cls, hint: Any) -> Kind:
-        """Return the kind of one annotation that is no union."""
+        """Return the kind of an annotation other than a union."""
         bounds = Range()
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
@@ -137,7 +137,9 @@ class Kind:
             return isinstance(value, str) and value in self.names
         if self.item is not None:
             return (
-                isinstance(value, tuple) and value != () and all(one in self.item for one in value)
+                isinstance(value, tuple)
+                and value != ()
+                and all(element in self.item for element in value)
             )
         if self.type is float:
             return is_number(value) and math.isfinite(value) and value in self.bounds
@@ -147,24 +149,24 @@ class Kind:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What it allows, for people: each name, or the kind of value."""
+        """Allowed values in words: each name, or the kind of value."""
         if self.names:
             return tuple(map(repr, self.names))
         if self.item is not None:
             return (f"a list of {self.item.plural}",)
         words = {int: "an integer", float: "a number", str: "a non-empty string"}
         words |= {bool: "true or false", NoneType: "None"}
-        said = words.get(self.type) or f"a {self.type.__name__}"
-        return (f"{said} {self.bounds}".strip(),)
+        noun = words.get(self.type) or f"a {self.type.__name__}"
+        return (f"{noun} {self.bounds}".strip(),)
 
     @property
     def plural(self) -> str:
-        """What several of them are called."""
+        """Plural of the kind in words."""
         words = {int: "integers", float: "numbers", str: "non-empty strings"}
         return f"{words[self.type]} {self.bounds}".strip()
 
     def refuse_size(self, name: str, value: Any) -> None:
-        """Raise InputError for a number within the bounds that could only be a slip."""
+        """Raise InputError for a number within the bounds that can only be a typo."""
         if self.type is int and math.isinf(self.bounds.high) and value > LARGEST_COUNT:
             span = f"an integer {replace(self.bounds, high=LARGEST_COUNT)}"
         elif self.type is float and value and not SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER:
@@ -176,12 +178,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Option:
-    """What the annotation of a field says.
+    """An option, parsed from the annotation of a field.
 
     Attributes:
-        name: Of the field.
-        kinds: What its value may be.
-        meaning: In a sentence or two.
+        name: Name of the field.
+        kinds: Allowed kinds of value.
+        meaning: Description in a sentence or two.
     """
 
     name: str
@@ -190,7 +192,7 @@ class Option:
 
     @classmethod
     def of(cls, name: str, hint: Any) -> Option:
-        """Return what an annotation says; a text in it, the last of several, is the meaning."""
+        """Return the option of an annotation; the last text in it is the meaning."""
         inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         is_union = get_origin(inner) in (Union, UnionType)
         kinds = map(Kind.of, get_args(inner)) if is_union else (Kind.of(hint),)
@@ -198,11 +200,11 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What its value may be, for people."""
+        """Allowed values in words."""
         return _either(words for kind in self.kinds for words in kind.words)
 
     def accept(self, value: Any) -> Any:
-        """Return the value, a sequence as a tuple and numpy's integers as Python's.
+        """Return the value, with sequences as tuples and numpy integers as Python integers.
 
         Raises:
             InputError: It is not allowed.
@@ -220,17 +222,17 @@ class Option:
 
     def _refusal(self, value: Any) -> InputError:
         names = [name for kind in self.kinds for name in kind.names]
-        others = [
+        descriptions = [
             word
             for kind in self.kinds
             if not kind.names and kind.type is not NoneType
             for word in kind.words
         ]
-        if names and (isinstance(value, str) or not others):
-            return unknown_choice(self.name, str(value), names, otherwise=_either(others))
+        if names and (isinstance(value, str) or not descriptions):
+            return unknown_choice(self.name, str(value), names, otherwise=_either(descriptions))
         for kind in self.kinds:
             if kind.item is not None and isinstance(value, tuple):
-                value = next((one for one in value if one not in kind.item), value)
+                value = next((element for element in value if element not in kind.item), value)
         return InputError(f"{self.name} must be {self.allowed}, got {value!r}", code="option")
 
 
@@ -245,7 +247,7 @@ def _either(words: Iterable[str]) -> str:
 
 
 class Options:
-    """A dataclass whose annotations say what its values may be; see `check_options`."""
+    """Base of dataclasses whose annotations define the allowed values; see `check_options`."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -261,10 +263,10 @@ class Options:
 
 
 def check_options(options: Any) -> None:
-    """Check every option of a dataclass, and put it into the form that it is kept in.
+    """Check every option of a dataclass and convert it to its stored form.
 
     Raises:
-        InputError: A value is not allowed; the message names option, value and what is.
+        InputError: A value is not allowed; the message names option, value and allowed values.
     """
     for name, option in options_of(type(options)).items():
         value = getattr(options, name)
@@ -276,7 +278,7 @@ def check_options(options: Any) -> None:
 def options_of(cls: type[Any]) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its fields whose annotations have a meaning.
 
-    What a base says of an option holds until a subclass says something else in its place.
+    A subclass inherits the options of its bases and may override them.
     """
     hashable: Any = cls
     return _options_of(hashable)
@@ -285,41 +287,41 @@ def options_of(cls: type[Any]) -> Mapping[str, Option]:
 @cache
 def _options_of(cls: type[Any]) -> Mapping[str, Option]:
     fields = {*inspect.get_annotations(cls), *getattr(cls, "__dataclass_fields__", ())}
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for base in reversed(cls.__mro__):
         hints = _hints(base, fields).items()
-        found |= {name: Option.of(name, hint) for name, hint in hints if _meaning(hint)}
+        options |= {name: Option.of(name, hint) for name, hint in hints if _meaning(hint)}
     return {
         name: replace(option, meaning=_filled(option.meaning, cls))
-        for name, option in found.items()
+        for name, option in options.items()
     }
 
 
 def _filled(meaning: str, cls: type[Any]) -> str:
-    """Return a meaning with the class's own values, such as that of `default_lr`."""
+    """Return a meaning with the values of class variables filled in, such as `default_lr`."""
     return _BRACES.sub(lambda name: f"{getattr(cls, name[1], name[0])}", meaning)
 
 
 def _hints(cls: type[Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the annotations of a class's own fields; those that cannot be resolved are none."""
-    own = {
+    """Return the annotations of a class's own fields, without those that cannot be resolved."""
+    annotations = {
         name: text
         for name, text in inspect.get_annotations(cls).items()
         if name in names and not str(text).startswith(("ClassVar", "typing.ClassVar"))
     }
     module = vars(sys.modules[cls.__module__])
-    found: dict[str, Any] = {}
-    for name, text in own.items():
+    hints: dict[str, Any] = {}
+    for name, text in annotations.items():
         try:
             holder: Any = SimpleNamespace(__annotations__={name: text})
-            found |= get_type_hints(holder, module, include_extras=True)
+            hints |= get_type_hints(holder, module, include_extras=True)
         except NameError:  # of another package, imported for type checkers alone
             continue
-    return found
+    return hints
 
 
 def _documented(cls: type[Any]) -> str:
-    """Return the docstring of a class with its options among the attributes."""
+    """Return the docstring of a class with its options added to the attributes."""
     text = inspect.cleandoc(vars(cls).get("__doc__") or "")
     head, section, rest = text.partition("Attributes:\n")
     lines = [
@@ -338,33 +340,33 @@ def _documented(cls: type[Any]) -> str:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return whether a value is a number; truth values are none."""
+    """Return whether a value is a number other than a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Return whether a value is a whole number; truth values are none."""
+    """Return whether a value is an integer other than a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_whole(value: object) -> int | None:
-    """Return a whole number, of numpy's kinds too, as Python's; None where it is something else."""
-    is_one = isinstance(value, Integral) and not isinstance(value, bool)
-    return int(value) if is_one else None  # type: ignore[call-overload]
+    """Return an integer, also of numpy, as a Python integer; None for any other value."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if is_integer else None  # type: ignore[call-overload]
 
 
 def as_seed(value: object) -> int:
-    """Return a seed as Python's integer.
+    """Return a seed as a Python integer.
 
     Raises:
-        InputError: numpy does not take it: it is no integer from 0 to 2³² − 1.
+        InputError: It is not an integer from 0 to 2³² − 1, as numpy requires.
     """
     seed: int = checked("seed", value, Seed)
     return seed
 
 
 def checked(name: str, value: object, hint: Any) -> Any:
-    """Return a single value as an annotation allows it, such as `checked("lr", 1e-3, Positive)`.
+    """Return a value after checking it, such as `checked("lr", 1e-3, Positive)`.
 
     Raises:
         InputError: It is not allowed.
@@ -373,10 +375,10 @@ def checked(name: str, value: object, hint: Any) -> Any:
 
 
 def check_count(name: str, value: object, least: int, most: float = LARGEST_COUNT) -> None:
-    """Refuse anything but an integer from `least` to `most`."""
+    """Raise InputError unless a value is an integer from `least` to `most`."""
     checked(name, value, Annotated[int, Range(least, most)])
 
 
 def check_integer(name: str, value: object, *, low: int, high: float = LARGEST_COUNT) -> None:
-    """Refuse anything but an integer from `low` to `high`."""
+    """Raise InputError unless a value is an integer from `low` to `high`."""
     check_count(name, value, low, high)

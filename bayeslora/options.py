@@ -1,7 +1,7 @@
-"""Configuration objects that strings and mappings can stand for.
+"""Configuration objects, also written as strings and mappings.
 
 A method's options are one frozen dataclass. `"vbll:prior_scale=2,bound=jensen"`, a mapping with a
-`name` key, the bare name, and the object itself all mean the same thing wherever one is accepted.
+`name` key, the bare name and the object itself are accepted interchangeably.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _COMMA = re.compile(r",(?![^\[({]*[\])}])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
-    """Return the configuration object that `value` stands for.
+def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
+    """Return the configuration object described by `value`.
 
     Args:
-        what: What is chosen, for messages: `adapter`, `posterior`.
+        kind: Kind of configuration, for messages: `adapter`, `posterior`.
         value: An instance of a class in `choices`, a name, `name:key=value,…`, or a mapping.
         choices: Configuration classes by name.
 
@@ -43,55 +43,59 @@ def resolve(what: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if _is_one_of(value, choices):
         return value
     if isinstance(value, str):
-        name, options = _parse(what, value)
+        name, options = _parse(kind, value)
     elif isinstance(value, Mapping):
         if "name" not in value:
-            raise InputError(f"{what} needs a name beside its options, got {dict(value)!r}")
+            raise InputError(f"{kind} needs a name beside its options, got {dict(value)!r}")
         options = {key: _number(key, item) for key, item in value.items() if key != "name"}
         name = str(value.get("name", ""))
     else:
         allowed = ", ".join(sorted(choices))
         raise InputError(
-            f"{what} must be a name or an object ({allowed}), got {value!r}", code="option"
+            f"{kind} must be a name or an object ({allowed}), got {value!r}", code="option"
         )
     if name not in choices:
-        raise unknown_choice(what, name, choices)
-    # What is chosen from a single kind has its name.
-    where = what if name == what else f"{what} {name}"
+        raise unknown_choice(kind, name, choices)
+    # A configuration that is the only one of its kind has the kind's name.
+    owner = kind if name == kind else f"{kind} {name}"
     try:
-        config = _build(where, choices[name], options)
+        config = _build(owner, choices[name], options)
     except InputError as error:
-        if quoted(name) in str(error) or where in str(error):  # it says so itself
+        if quoted(name) in str(error) or owner in str(error):  # already named
             raise
-        raise error.within(what if name == what else f"{what} {quoted(name)}") from None
-    if isinstance(value, str):  # typed by a person; a record or a mapping states all options
-        refuse_idle(where, config, options)
+        raise error.within(kind if name == kind else f"{kind} {quoted(name)}") from None
+    if isinstance(value, str):  # typed by a user; records and mappings state all options
+        refuse_idle(owner, config, options)
     return config
 
 
-def refuse_idle(where: str, config: Any, names: Iterable[str]) -> None:
-    """Raise InputError if an option that was named has no effect beside the others.
+def refuse_idle(owner: str, config: Any, names: Iterable[str]) -> None:
+    """Raise InputError if an option that was set has no effect beside the others.
 
     Args:
-        where: What the options are of, for the message.
-        config: The options. The class may say in `only_with` which of its options need another:
-            by the option's name, pairs of another's name and its value, any of which will do.
-        names: The options that were named; one that has its default misleads nobody.
+        owner: Owner of the options, for the message.
+        config: The options. `only_with` of its class lists options that need another: by the
+            option's name, pairs of another's name and value, any of which suffices.
+        names: The options that were set; defaults are allowed.
     """
     needs: Mapping[str, tuple[tuple[str, object], ...]] = getattr(config, "only_with", {})
     for name in names:
         pairs = needs.get(name, ())
         is_default = getattr(config, name) == getattr(type(config), name, None)
-        if not pairs or is_default or any(getattr(config, one) == value for one, value in pairs):
+        if (
+            not pairs
+            or is_default
+            or any(getattr(config, option) == value for option, value in pairs)
+        ):
             continue
-        wanted = " or ".join(f"{one}={value}" for one, value in pairs)
+        requirement = " or ".join(f"{option}={value}" for option, value in pairs)
         raise InputError(
-            f"{where}: {name} has no effect without {wanted}; leave it out", code="no-effect"
+            f"{owner}: {name} has no effect without {requirement}; leave it out", code="no-effect"
         )
 
 
 def _is_one_of(value: object, choices: Mapping[str, type[Any]]) -> bool:
-    # By its name: to look through all classes would import those that load when they are asked for.
+    # Looked up by name: iterating over all classes would import the lazily loaded ones.
     name = getattr(value, "name", None)
     return isinstance(name, str) and name in choices and isinstance(value, choices[name])
 
@@ -108,49 +112,49 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _parse(what: str, text: str) -> tuple[str, dict[str, Any]]:
+def _parse(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     name, _, tail = text.partition(":")
-    return name.strip(), parsed(what if name == what else f"{what} {name}", tail)
+    return name.strip(), parsed(kind if name == kind else f"{kind} {name}", tail)
 
 
-def parsed(where: str, text: str) -> dict[str, Any]:
-    """Return the options that a text such as `r=4,eps=0.1,0.2` names, values as YAML reads them.
+def parsed(owner: str, text: str) -> dict[str, Any]:
+    """Return the options in a text such as `r=4,eps=0.1,0.2`, with values parsed as YAML.
 
-    Numbers without a name go on with the list of the option before them.
+    Numbers without a name continue the list of the preceding option.
 
     Args:
-        where: What the options are of, for messages.
-        text: Empty for none.
+        owner: Owner of the options, for messages.
+        text: The options; may be empty.
 
     Raises:
-        InputError: A part is no `key=value`, a value cannot be read, or an option is given twice.
+        InputError: A part is not `key=value`, a value cannot be read, or an option occurs twice.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     key = ""
     for part in filter(None, _COMMA.split(text)):
         name, equals, raw = part.partition("=")
         if not equals and key and _NUMBER.fullmatch(part.strip()):
-            before = found[key] if isinstance(found[key], list) else [found[key]]
-            found[key] = [*before, _number(key, load_yaml(part))]
+            values = options[key] if isinstance(options[key], list) else [options[key]]
+            options[key] = [*values, _number(key, load_yaml(part))]
             continue
         key = name.strip()
         if not equals:
-            raise InputError(f"{where}: expected key=value, got {part!r}")
+            raise InputError(f"{owner}: expected key=value, got {part!r}")
         try:
             value = load_yaml(raw)
         except InputError as error:
-            raise InputError(f"{where}: {key} {error}") from None
-        if key in found:
-            raise InputError(f"{where}: option {key!r} is given twice")
-        found[key] = _number(key, value)
-    return found
+            raise InputError(f"{owner}: {key} {error}") from None
+        if key in options:
+            raise InputError(f"{owner}: option {key!r} is given twice")
+        options[key] = _number(key, value)
+    return options
 
 
 def _number(key: object, value: Any) -> Any:
-    """Return a float for text such as `1e-3`, which YAML takes for a string.
+    """Return a float for text such as `1e-3`, which YAML reads as a string.
 
     Raises:
-        InputError: It is an integer beyond all floats, which Python may not even print.
+        InputError: It is an integer too large for a float, which Python may not even print.
     """
     if isinstance(value, int) and value.bit_length() > sys.float_info.max_exp:
         raise InputError(
@@ -161,13 +165,13 @@ def _number(key: object, value: Any) -> Any:
     return float(value) if is_number else value
 
 
-def _build(where: str, cls: type[Any], options: Mapping[str, Any]) -> Any:
+def _build(owner: str, cls: type[Any], options: Mapping[str, Any]) -> Any:
     fields = {field.name for field in dataclasses.fields(cls)}
     for key in options:
         if key not in fields:
-            raise unknown_choice(f"option of {where}", str(key), fields)
+            raise unknown_choice(f"option of {owner}", str(key), fields)
     values = {key: tuple(item) if isinstance(item, list) else item for key, item in options.items()}
     try:
         return cls(**values)
     except TypeError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{owner}: {error}") from None

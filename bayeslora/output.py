@@ -1,4 +1,4 @@
-"""Directories that a command writes as a whole, and replaces only where they are its own."""
+"""Atomic writes of output directories, which replace only directories of ours."""
 
 from __future__ import annotations
 
@@ -26,70 +26,70 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_directory(path: str | Path, *layouts: Layout, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a directory beside `path` to fill; rename it to `path` when the block ends well.
+    """Yield a temporary directory beside `path`, and rename it to `path` if the block succeeds.
 
-    Whenever the process is killed, the old or the new directory is there; see `durable`. A replaced
-    directory and replaced files keep their modes; new ones get those that the umask allows,
-    whatever their writer made of them. Where `path` is a link, what it leads to is replaced. A file
-    that somebody puts there at the last moment is kept, in a directory that a warning names.
+    After a kill at any time, the old or the new directory is in place; see `durable`. A replaced
+    directory and replaced files keep their modes; new ones get the umask's, whatever their writer
+    set. If `path` is a link, its target is replaced. A file added there at the last moment is kept
+    in a directory named in a warning.
 
     Args:
-        path: The directory to make. An empty one is filled.
-        layouts: What may be replaced there; none stands for anything, as in a cache of our own.
+        path: The directory to create. An empty one is filled.
+        layouts: Layouts that may be replaced; none allows any directory, as for our own caches.
         overwrite: Whether anything may be replaced at all.
 
     Raises:
-        InputError: `path` exists and `overwrite` is false, it is something else than the layouts
-            allow, it holds the working directory, or another process is writing to it.
+        InputError: `path` exists and `overwrite` is false, it does not match the layouts, it
+            contains the working directory, or another process is writing to it.
     """
     target = real_path(path)
     with writing_to(target), naming_full_disk(path):
         refuse_target(path, *layouts, overwrite=overwrite)
-        aside = temporary_directory(target)
+        temporary = temporary_directory(target)
         try:
-            yield aside
-            _set_modes(aside, target)
-            # Again, as somebody may have put a file there in the meantime.
+            yield temporary
+            _set_modes(temporary, target)
+            # Checked again, since a file may have been added in the meantime.
             refuse_target(path, *layouts, overwrite=overwrite)
-            if (gone := replace_directory(aside, target)) is not None:
-                _discard(gone, target, layouts)
+            if (replaced := replace_directory(temporary, target)) is not None:
+                _discard(replaced, target, layouts)
         finally:
-            remove(aside)
+            remove(temporary)
 
 
 def refuse_target(path: str | Path, *layouts: Layout, overwrite: bool | None) -> None:
     """Raise InputError if a directory may not be written at `path`.
 
-    What killed writers had replaced there is deleted first, as far as it is ours. Arguments are
-    those of `atomic_directory`.
+    Directories replaced by killed writers are deleted first, as far as they are ours. Arguments
+    are those of `atomic_directory`.
 
     Raises:
         InputError: As `atomic_directory`.
     """
     target = real_path(path)
     with writing_to(target) as alone:
-        for gone in leftovers(target) if alone else []:
-            if gone.suffix == GONE:
-                _discard(gone, target, layouts)
+        for leftover in leftovers(target) if alone else []:
+            if leftover.suffix == GONE:
+                _discard(leftover, target, layouts)
         refuse_existing(path, overwrite=overwrite)
         refuse_ground(path)
         if layouts:
             refuse_foreign(path, *layouts)
 
 
-def _discard(gone: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
-    """Delete what was at `target`; where it holds a file that is not ours, give it a plain name."""
+def _discard(replaced: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
+    """Delete the replaced directory, or rename it visibly if it holds a file that is not ours."""
     if not layouts:
-        remove(gone)
+        remove(replaced)
         return
     try:
-        foreign = remove_ours(gone, layouts)
+        foreign = remove_ours(replaced, layouts)
     except InputError as error:
         foreign = str(error)
     if foreign is not None:
-        kept = target.with_name(hidden_name(target, f".old-{gone.stem[-8:]}")[1:])
-        gone.rename(kept)
-        logger.warning("what was at %s is kept in %s: %s is not ours", target, kept, foreign)
+        backup = target.with_name(hidden_name(target, f".old-{replaced.stem[-8:]}")[1:])
+        replaced.rename(backup)
+        logger.warning("what was at %s is kept in %s: %s is not ours", target, backup, foreign)
 
 
 def listed_files(directory: Path) -> list[str]:
@@ -99,7 +99,7 @@ def listed_files(directory: Path) -> list[str]:
 
 
 def _set_modes(directory: Path, old: Path) -> None:
-    """Give a directory and its files the modes of what they replace, or of new ones."""
+    """Set the modes of a directory and its files to those of the old ones, or to defaults."""
     # Some libraries, safetensors among them, write to a private file and rename it.
     for path in directory.rglob("*"):
         if path.is_file() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""Regular expressions of strangers, tried out where they can be stopped."""
+"""Trial of untrusted regular expressions in a process that can be stopped."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _OPTIONS = (
     "alpha_pattern",
 )
 
-# The four ways in which PEFT puts a pattern around names of modules.
+# The four ways in which PEFT matches module names with a pattern.
 _TRIAL = r"""
 import json, re, sys
-given = json.load(sys.stdin)
-for pattern in given["patterns"]:
+content = json.load(sys.stdin)
+for pattern in content["patterns"]:
     for form in ("%s", r"(?:.*\.)?(?:%s)$", r"(?:^|.*\.)(?:%s)(?:$|\..*)", r".*\.(?:%s)\.(\d+)\."):
         whole = re.compile(form.replace("%s", pattern))
-        for name in given["names"]:
+        for name in content["names"]:
             whole.fullmatch(name)
             whole.match(name)
 """
 
 
 def pattern_options(options: Mapping[str, Any]) -> list[str]:
-    """Return every pattern in PEFT's options; options of a wrong type have none."""
+    """Return every pattern in PEFT's options, ignoring options of a wrong type."""
     values = [options.get(key) for key in _OPTIONS]
     lists = [[value] if isinstance(value, str) else value for value in values]
     return [
@@ -50,17 +50,17 @@ def pattern_options(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_patterns(what: str, patterns: Iterable[str], names: Collection[str]) -> None:
-    """Raise InputError if patterns do not match names within seconds.
+def check_patterns(prefix: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Raise InputError if matching names with patterns takes more than seconds.
 
-    Python's `re` tries exponentially many ways for a pattern such as `(a*)*b` and cannot be
-    interrupted. The same patterns are therefore matched with the same names in another process
-    first, which is killed when its time is over. Plain names are not tried.
+    Python's `re` takes exponential time for a pattern such as `(a*)*b` and cannot be interrupted.
+    The patterns are therefore first matched with the same names in another process, which is
+    killed after a time limit. Plain names are not tried.
 
     Args:
-        what: What the message begins with.
+        prefix: Beginning of the message.
         patterns: Regular expressions.
-        names: What they will be matched with.
+        names: Names to match.
     """
     special = [pattern for pattern in dict.fromkeys(patterns) if _SPECIAL.search(pattern)]
     if not special:
@@ -76,9 +76,9 @@ def check_patterns(what: str, patterns: Iterable[str], names: Collection[str]) -
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{what}: its patterns take too long to match (over {_SECONDS:g} s); one of them may "
+            f"{prefix}: its patterns take too long to match (over {_SECONDS:g} s); one of them may "
             "repeat a group that repeats, as in (a*)*"
         ) from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"{what}: its patterns cannot be matched: {reason[:200]}") from None
+        raise InputError(f"{prefix}: its patterns cannot be matched: {reason[:200]}") from None

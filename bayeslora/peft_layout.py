@@ -1,7 +1,7 @@
-"""Checkpoints in PEFT's layout: what their files are called, and which starts they can have.
+"""Checkpoints in PEFT's layout: names of their files, and their initialisations.
 
-Some starts take a part of the base model's weights into the factors. A checkpoint holds the factors
-after training alone, so what was taken out has to be found again from the base model.
+Some initialisations move a part of the base model's weights into the factors. A checkpoint holds
+only the trained factors, so that part must be recomputed from the base model.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TENSOR_ROOT = "base_model.model."
-"""What PEFT puts before the path of a module in the model that it wraps."""
+"""PEFT's prefix of a module's path in the model that it wraps."""
 
 EMBEDDED_BASE = "bayeslora.embedded"
-"""Metadata of the tensors: short name of the embedded model that the adapters were fitted on."""
+"""Metadata key of the tensors: short name of the embedded base model of the adapters."""
 
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "mica", "orthogonal")
-"""`init_lora_weights` that leave the base model's weights as they were."""
+"""Values of `init_lora_weights` that leave the base model's weights unchanged."""
 
 EXACT_PISSA = "pissa"
 
 REPEATED_STARTS = (EXACT_PISSA, "olora", "loftq")
-"""Those that take the same out of the same base model each time, as PEFT does when it loads."""
+"""Values that move the same part of a base model every time, as PEFT does on loading."""
 
 CONVERSION = (
     "save it with PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
 )
-"""What to do about any other."""
+"""Advice for all other values."""
 
 
 def embedded_base(directory: str | Path) -> str | None:
-    """Return the embedded model that a checkpoint of ours was fitted on; None where it says none.
+    """Return the embedded base model of one of our checkpoints; None if it names none.
 
-    A checkpoint whose tensors cannot be read says none: whoever reads them complains.
+    Also None if its tensors cannot be read: reading them later raises the error.
     """
     try:
         with open_tensors(Path(directory) / WEIGHTS_FILE) as file:
@@ -51,11 +51,11 @@ def embedded_base(directory: str | Path) -> str | None:
 
 
 def is_plain(start: Any) -> bool:
-    """Return whether an `init_lora_weights` leaves the base model's weights as they were."""
+    """Return whether an `init_lora_weights` leaves the base model's weights unchanged."""
     # PEFT takes these names in any case.
     return (start.lower() if isinstance(start, str) else start) in PLAIN_STARTS
 
 
 def is_finite(value: Tensor) -> bool:
-    """Return whether every value of a stored tensor is finite; 8-bit floats have no own test."""
+    """Return whether every value of a stored tensor is finite, also for 8-bit floats."""
     return bool((value.float() if value.is_floating_point() else value).isfinite().all())

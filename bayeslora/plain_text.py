@@ -1,11 +1,11 @@
-r"""Text from files and arguments, made safe to show.
+r"""Safe display of text from files and arguments.
 
-A name or a path can hold anything: escape sequences that drive a terminal, line breaks that forge a
-second message, marks that reorder or hide letters, 100,000 characters. `visible` writes all that
-cannot be seen as an escape such as `\x1b` or `\u200b`; `one_line` also limits the length.
+A name or a path can hold anything: escape sequences that control a terminal, line breaks that forge
+a second message, marks that reorder or hide letters, 100,000 characters. `visible` replaces all
+invisible characters by escapes such as `\x1b` or `\u200b`; `one_line` also limits the length.
 
-`table_html` makes a small table of such texts for a notebook. It is here, below figures and
-templates, because scores show themselves that way too.
+`table_html` returns a small table of such texts for a notebook. It is here, below figures and
+templates, because scores use it too.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 LONGEST_MESSAGE = 2000
-"""Characters of a message on a terminal: some twenty lines, more hides what went wrong."""
+"""Characters of a message on a terminal: about twenty lines; more would hide the problem."""
 
 LONGEST_WORD = 300
-"""Characters without a space in a message; the longest file name of common systems fits."""
+"""Characters of a message without a space; the longest file name of common systems fits."""
 
 LABEL_COLUMNS = 28
 """Widest label in tables and figures, in columns of a terminal."""
 
 MOST_MARKS = 4
-"""Combining marks on one letter that are shown; no living language stacks more."""
+"""Shown combining marks per letter; no living language stacks more."""
 
 _SUSPECT = re.compile(r"[^ -~]+")
 _WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _MARKS = frozenset({"Mn", "Me"})
-# Default_Ignorable_Code_Point of Unicode, as far as its category does not say so.
+# Default_Ignorable_Code_Point of Unicode, beyond the categories above.
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
@@ -41,14 +41,14 @@ _JOINED = frozenset({"Lo", "Mn", "Mc", "So", "Sk"})
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return `text` with escapes in the place of what cannot be seen.
+    r"""Return `text` with invisible characters replaced by escapes.
 
-    These are control characters, marks of direction, zero-width characters, line separators,
+    These are control characters, direction marks, zero-width characters, line separators,
     surrogates, and combining marks beyond `MOST_MARKS` on one letter.
 
     Args:
         text: Any text.
-        keep: Control characters that stay, such as a line feed between lines of our own.
+        keep: Control characters to keep, such as a line feed between our own lines.
 
     Example:
         >>> print(visible("café\x1b[2J"))
@@ -59,7 +59,7 @@ def visible(text: str, keep: str = "") -> str:
 
 def one_line(text: str) -> str:
     """Return a message as one visible line of at most about `LONGEST_MESSAGE` characters."""
-    short = _middle_out(text, 20 * LONGEST_MESSAGE)  # so that an endless text costs no time
+    short = _middle_out(text, 20 * LONGEST_MESSAGE)  # bounds the time for an endless text
     short = visible(_WORD.sub(lambda word: _middle_out(word[0], LONGEST_WORD), short))
     return _middle_out(short, LONGEST_MESSAGE)
 
@@ -73,46 +73,46 @@ def _middle_out(text: str, most: int) -> str:
 
 
 def _escaped(run: str, keep: str) -> str:
-    before, marks, shown = "", 0, []
+    previous, marks, shown = "", 0, []
     for char in run:
         kind = unicodedata.category(char)
         marks = marks + 1 if kind in _MARKS else 0
-        if char in keep or not _is_hidden(char, kind, before, marks):
+        if char in keep or not _is_hidden(char, kind, previous, marks):
             shown.append(char)
         else:
             shown.append(char.encode("unicode_escape").decode("ascii"))
-        before = kind
+        previous = kind
     return "".join(shown)
 
 
-def _is_hidden(char: str, kind: str, before: str, marks: int) -> bool:
+def _is_hidden(char: str, kind: str, previous: str, marks: int) -> bool:
     if _JOINERS.match(char):
-        return before not in _JOINED
+        return previous not in _JOINED
     if kind in _HIDDEN or marks > MOST_MARKS:
         return True
     return is_noncharacter(char) or _IGNORABLE.match(char) is not None
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character on its own cannot be seen: control, zero-width, noncharacter."""
+    """Return whether a single character is invisible: control, zero-width or noncharacter."""
     return _is_hidden(char, unicodedata.category(char), "", 0)
 
 
 def is_noncharacter(char: str) -> bool:
-    """Return whether Unicode keeps this code point out of text, and XML out of documents."""
+    """Return whether this code point is excluded from text by Unicode and from XML documents."""
     return ord(char) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(char) <= 0xFDEF
 
 
 def quoted(name: str) -> str:
-    """Return a name in quotation marks, with escapes for what cannot be seen in it.
+    """Return a name in quotation marks, with escapes for invisible characters.
 
-    `repr` would escape the backslashes of a label again, in which that has been done already.
+    `repr` would escape the backslashes of an already escaped label again.
     """
     return f"'{visible(name)}'"
 
 
 def clean(text: str) -> str:
-    r"""Return `text` on one line, with escapes such as `\u202e` for what cannot be seen."""
+    r"""Return `text` on one line, with escapes such as `\u202e` for invisible characters."""
     return visible(" ".join(text.split())) or "unnamed"
 
 
@@ -123,17 +123,17 @@ def counted(count: int, noun: str) -> str:
 
 
 def display_columns(text: str) -> int:
-    """Return how many columns a terminal uses for `text`: wide characters take two, marks none."""
+    """Return the number of terminal columns of `text`: two for wide characters, none for marks."""
     return sum(_char_columns(char) for char in text)
 
 
 def shorten(text: str, columns: int = LABEL_COLUMNS, *, middle: bool = False) -> str:
-    """Return `text`, cut where it is wider than `columns`, with an ellipsis at the cut.
+    """Return `text`, shortened to `columns` with an ellipsis if it is wider.
 
     Args:
         text: Any text.
-        columns: Most columns of a terminal.
-        middle: Cut the middle out, which keeps names apart that differ at the end.
+        columns: Maximum number of terminal columns.
+        middle: Cut out the middle, which distinguishes names that differ at the end.
     """
     if display_columns(text) <= columns:
         return text
@@ -142,7 +142,7 @@ def shorten(text: str, columns: int = LABEL_COLUMNS, *, middle: bool = False) ->
 
 
 def _beginning(text: str, columns: int) -> str:
-    """Return the longest beginning of `text` that is not wider than `columns`."""
+    """Return the longest prefix of `text` that is not wider than `columns`."""
     used = 0
     for position, char in enumerate(text):
         used += _char_columns(char)
@@ -161,9 +161,9 @@ _WIDTH = 60
 
 
 def shown(value: object) -> str:
-    """Return the representation of a value, cut to 60 characters."""
+    """Return the `repr` of a value, cut to 60 characters."""
     if isinstance(value, str | bytes):
-        value = value[:_WIDTH]  # the representation of a text of megabytes takes seconds
+        value = value[:_WIDTH]  # the `repr` of megabytes of text takes seconds
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # deep nesting, or an integer of thousands of digits
@@ -172,13 +172,13 @@ def shown(value: object) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in quotation marks with commas; of more than eight, the first eight."""
+    """Return names in quotation marks, separated by commas; at most the first eight."""
     rest = f", … ({len(names)} in all)" if len(names) > 8 else ""
     return ", ".join(map(shown, names[:8])) + rest
 
 
 def table_html(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column names its rows; all text is escaped."""
+    """Return an HTML table whose first column names its rows, with all text escaped."""
     body = "".join(_row(first, rest) for first, *rest in rows)
     return (
         f'<table class="bayeslora-scores"><caption>{escape(caption)}</caption>'

@@ -1,14 +1,13 @@
 """Methods by name: built in, registered in this process, or offered by installed packages.
 
-A package says in its `pyproject.toml`
+A package declares in its `pyproject.toml`
 
     [project.entry-points."bayeslora.posteriors"]
     theirs = "their_package.config:Theirs"
 
 and `Theirs` is a frozen dataclass of options. Adapters have the group `bayeslora.adapters`,
-recalibrators `bayeslora.recalibrators`. See docs/extending.md. Free of torch; packages are looked
-through only for a name that is neither built in nor registered, and imported only when it is
-theirs.
+recalibrators `bayeslora.recalibrators`. See docs/extending.md. Free of torch; packages are searched
+only for a name that is neither built in nor registered, and imported only if they provide it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from bayeslora.errors import InputError
 
 T = TypeVar("T")
 Check = Callable[[Any, str], type[Any]]
-"""Returns a class that can stand for a method, given what should be one and its origin for
-messages; raises InputError for anything else."""
+"""Returns its first argument if it is a valid class of options, raises InputError otherwise; the
+second argument is the class's origin for messages."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -42,7 +41,7 @@ class Offer:
     Attributes:
         kind: `posterior`, `adapter` or `recalibrator`.
         entry: Its entry point.
-        check: Returns its class if it can be used.
+        check: Returns its class if it is valid.
     """
 
     kind: str
@@ -64,20 +63,20 @@ class Offer:
         """Return the class of its options.
 
         Raises:
-            InputError: It cannot be imported, or is not what such a class must be.
+            InputError: It cannot be imported, or is not a valid class of options.
         """
-        where = f"{self.kind} {self.name!r} of package {self.package}"
+        origin = f"{self.kind} {self.name!r} of package {self.package}"
         try:
-            found = self.entry.load()
+            loaded = self.entry.load()
         except Exception as error:  # importing a foreign module may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
-                f"{where} cannot be loaded: {self.entry.value!r}: {reason}", code="package"
+                f"{origin} cannot be loaded: {self.entry.value!r}: {reason}", code="package"
             ) from error
-        checked = self.check(found, where)
+        checked = self.check(loaded, origin)
         if checked.name != self.name:
             raise InputError(
-                f"{where} calls itself {checked.name!r} in {self.entry.value!r}", code="package"
+                f"{origin} calls itself {checked.name!r} in {self.entry.value!r}", code="package"
             )
         return checked
 
@@ -88,7 +87,7 @@ class Listed:
 
     Attributes:
         config: The class of its options.
-        package: Who provides it: a package with its version, or the module that registered it.
+        package: Provider: a package with its version, or the module that registered it.
     """
 
     config: type[Any]
@@ -100,14 +99,14 @@ class Catalogue(Mapping[str, type[Any]]):
 
     Attributes:
         kind: `posterior`, `adapter` or `recalibrator`.
-        group: Of the entry points.
+        group: Group of the entry points.
         built_in: The methods of this package.
-        registered: Those of this process, which `register` alone changes.
+        registered: The methods registered in this process, changed only by `register`.
 
     Args:
-        kind: What the methods are.
+        kind: Kind of the methods.
         built_in: The methods of this package.
-        check: Returns a class of another package if it can be used.
+        check: Returns another package's class if it is valid.
     """
 
     def __init__(self, kind: str, built_in: Mapping[str, type[Any]], check: Check) -> None:
@@ -118,7 +117,7 @@ class Catalogue(Mapping[str, type[Any]]):
         self._check = check
 
     def __getitem__(self, name: str) -> type[Any]:
-        """Return the class of a name; a package's is imported now, and no other.
+        """Return the class of a name, importing only the package that provides it.
 
         Raises:
             InputError: The package is broken, or several packages offer the name.
@@ -126,15 +125,15 @@ class Catalogue(Mapping[str, type[Any]]):
         known = self.built_in.get(name) or self.registered.get(name)
         if known is not None:
             return known
-        found = self._offered(name)
-        if not found:
+        offers = self._offered(name)
+        if not offers:
             raise KeyError(name)
-        if len(found) > 1:
-            packages = ", ".join(offer.package for offer in found)
+        if len(offers) > 1:
+            packages = ", ".join(offer.package for offer in offers)
             raise InputError(
                 f"{self.kind} {name!r} is offered by several packages: {packages}", code="package"
             )
-        return found[0].load()
+        return offers[0].load()
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.registered or bool(self._offered(name))
@@ -147,17 +146,17 @@ class Catalogue(Mapping[str, type[Any]]):
         return sum(1 for _ in self)
 
     def offers(self) -> list[Offer]:
-        """Return what installed packages offer, in the order of names; nothing is imported."""
+        """Return the methods of installed packages by name, without importing them."""
         try:
-            found = entry_points(group=self.group)
-        except Exception as error:  # one damaged file in any package is enough
+            entries = entry_points(group=self.group)
+        except Exception as error:  # a damaged file in any package is enough
             logger.warning("the entry points of the installed packages cannot be read: %s", error)
             return []
-        made = (Offer(self.kind, entry, self._check) for entry in found)
-        return sorted(made, key=lambda offer: (offer.name, offer.package))
+        offers = (Offer(self.kind, entry, self._check) for entry in entries)
+        return sorted(offers, key=lambda offer: (offer.name, offer.package))
 
     def register(self, config: type[T]) -> type[T]:
-        """Make a class known by its name, for this process; what it replaces is its own self.
+        """Register a class by its name for this process; the same class may be registered again.
 
         Raises:
             InputError: It is not a class of options, or its name is taken.
@@ -177,7 +176,7 @@ class Catalogue(Mapping[str, type[Any]]):
         return config
 
     def resolve(self, value: object) -> Any:
-        """Return the options that a name, `name:key=value,…`, a mapping or an object stands for.
+        """Return the options given by a name, `name:key=value,…`, a mapping or an object.
 
         Raises:
             InputError: The name, an option or its value is not allowed, or the package that
@@ -205,7 +204,7 @@ class Catalogue(Mapping[str, type[Any]]):
             record: Name and options.
 
         Raises:
-            InputError: Nothing installed provides it, or an option is not allowed.
+            InputError: No installed package provides it, or an option is not allowed.
         """
         name = None if record is None else str(record.get("name"))
         if name is not None and name not in self:
@@ -218,25 +217,25 @@ class Catalogue(Mapping[str, type[Any]]):
         return options.resolve(self.kind, record, self)
 
     def provider(self, config: Any) -> dict[str, str]:
-        """Return name and version of the package that provides a method; nothing for our own."""
+        """Return name and version of a method's package; empty for built-in and registered ones."""
         if config.name in self.built_in or config.name in self.registered:
             return {}
         dists = (offer.entry.dist for offer in self._offered(config.name))
         return {dist.name: dist.version for dist in dists if dist is not None}
 
     def listed(self) -> list[Listed]:
-        """Return every method that works; a warning names each package whose one does not."""
-        ours = f"bayeslora {__version__}"
-        found = [Listed(config, ours) for config in self.built_in.values()]
-        found += [Listed(config, config.__module__) for config in self.registered.values()]
+        """Return every valid method; log a warning for each package with an invalid one."""
+        package = f"bayeslora {__version__}"
+        methods = [Listed(config, package) for config in self.built_in.values()]
+        methods += [Listed(config, config.__module__) for config in self.registered.values()]
         for offer in self.offers():
             if offer.name in self.registered:
                 continue
             try:
-                found.append(Listed(self._usable(offer), offer.package))
+                methods.append(Listed(self._usable(offer), offer.package))
             except InputError as error:
                 logger.warning("%s", error)
-        return found
+        return methods
 
     def _usable(self, offer: Offer) -> type[Any]:
         if offer.name in self.built_in:
@@ -252,50 +251,50 @@ class Catalogue(Mapping[str, type[Any]]):
 
 
 def check_options_class(
-    found: Any, where: str, texts: tuple[str, ...], *, frozen: bool = True
+    cls: Any, origin: str, texts: tuple[str, ...], *, frozen: bool = True
 ) -> type[Any]:
-    """Return the class if it is a dataclass of options with some class variables.
+    """Return the class if it is a dataclass of options with the required class variables.
 
     Args:
-        found: What should be such a class.
-        where: What it is and whose, for messages.
-        texts: The class variables that are text, `name` among them.
-        frozen: Whether it has to be frozen.
+        cls: The class to check.
+        origin: Its kind and provider, for messages.
+        texts: Class variables that must be text, `name` among them.
+        frozen: Whether it must be frozen.
 
     Raises:
-        InputError: It is something else; the message says what is missing.
+        InputError: It is not such a class; the message says what is missing.
     """
-    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         kind = "a frozen dataclass" if frozen else "a dataclass"
-        raise InputError(f"{where} must be {kind} of options, got {found!r}", code="package")
-    fields = {field.name for field in dataclasses.fields(found)}
-    if frozen and not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InputError(f"{where}: dataclass {found.__name__} must be frozen", code="package")
-    lacking = [
-        name for name in texts if name in fields or not isinstance(getattr(found, name, None), str)
+        raise InputError(f"{origin} must be {kind} of options, got {cls!r}", code="package")
+    fields = {field.name for field in dataclasses.fields(cls)}
+    if frozen and not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise InputError(f"{origin}: dataclass {cls.__name__} must be frozen", code="package")
+    missing = [
+        name for name in texts if name in fields or not isinstance(getattr(cls, name, None), str)
     ]
-    if lacking:
+    if missing:
         raise InputError(
-            f"{where}: {found.__name__} lacks the class variables "
-            f"{', '.join(map(repr, lacking))}; they are text (ClassVar[str])",
+            f"{origin}: {cls.__name__} lacks the class variables "
+            f"{', '.join(map(repr, missing))}; they are text (ClassVar[str])",
             code="package",
         )
-    _check_use(found, where)
-    return found
+    _check_use(cls, origin)
+    return cls
 
 
-def _check_use(found: type[Any], where: str) -> None:
-    """Check that the name can be written in `name:key=value`, and that options have defaults."""
-    if not _NAME.fullmatch(found.name):
+def _check_use(cls: type[Any], origin: str) -> None:
+    """Check that the name is valid in `name:key=value`, and that all options have defaults."""
+    if not _NAME.fullmatch(cls.name):
         raise InputError(
-            f"{where}: name must be lower-case letters, digits and underscores, got {found.name!r}",
+            f"{origin}: name must be lower-case letters, digits and underscores, got {cls.name!r}",
             code="package",
         )
     try:
-        found()
+        cls()
     except Exception as error:
         raise InputError(
-            f"{where}: every option needs a default that is allowed, but {found.__name__}() "
+            f"{origin}: every option needs a default that is allowed, but {cls.__name__}() "
             f"raises {type(error).__name__}: {error}",
             code="package",
         ) from error

@@ -1,12 +1,12 @@
-"""Several processes that work as one, as `torchrun` and `accelerate launch` start them.
+"""Work shared by several processes, as started by `torchrun` and `accelerate launch`.
 
 Every process runs the same program on the same rows with the same random state. Three things are
-shared out: passes that give features and cached lower layers (whole batches in turn), and the
-forward and backward pass of a training step (the batch's rows). What they found is then exchanged,
-so that all else, such as a last layer's fit, has the same input and the same result everywhere.
-Files are written by the first process alone.
+distributed: passes for features and for cached lower layers (whole batches in turn), and the
+forward and backward pass of a training step (the batch's rows). The results are then exchanged, so
+that everything else, such as a last layer's fit, has the same input and result in all processes.
+Only the first process writes files.
 
-Outside of `together` a process works alone, whatever started it.
+Outside of `together` a process works alone, however it was started.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _CHUNK = 1 << 26
-"""Bytes exchanged at a time, so that the buffers of a collective stay small."""
+"""Bytes per collective, which keeps its buffers small."""
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the same command has ended, or cannot be reached."""
+    """Another process of the same command has ended or cannot be reached."""
 
 
 def launched() -> tuple[int, int]:
-    """Return this process's rank and the number of processes that a launcher started.
+    """Return this process's rank and the number of processes started by a launcher.
 
     Raises:
-        InputError: There are several, and what they need to find each other is missing.
+        InputError: There are several, and variables they need to connect are missing.
     """
     size = _number("WORLD_SIZE")
     if size == 1:
@@ -68,14 +68,14 @@ def _number(name: str, otherwise: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a fit or a prediction, as one of them sees them.
+    """The processes of a fit or a prediction.
 
-    Methods that exchange something have to be called by all processes in the same order.
+    Methods with communication must be called by all processes in the same order.
 
     Attributes:
-        rank: Of this process, from 0.
-        size: How many there are.
-        group: Their process group, as `torch.distributed` takes it; None for its default.
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+        group: Process group of `torch.distributed`; None for the default.
     """
 
     rank: int = 0
@@ -88,11 +88,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """Return which of `rows` rows are this process's; shares differ by one row at most."""
+        """Return this process's slice of `rows` rows; slices differ by at most one row."""
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def rounds(self, items: Iterable[T]) -> Iterator[list[T]]:
-        """Yield the items in rounds of one for each process; the last round may have fewer."""
+        """Yield the items in rounds of one per process; the last round may have fewer."""
         remaining = iter(items)
         while taken := list(islice(remaining, self.size)):
             yield taken
@@ -100,33 +100,33 @@ class Processes:
     def turn(self, items: Sequence[T]) -> tuple[T, bool]:
         """Return this process's item of a round, and whether it is its own.
 
-        A process without one repeats the last: where layers are sharded, all have to take part in
-        every pass.
+        A process without an item repeats the last one: with sharded layers, all processes must
+        take part in every pass.
         """
         return items[min(self.rank, len(items) - 1)], self.rank < len(items)
 
-    def joined(self, own: Tensor, rows: int) -> Tensor:
-        """Return the features [B, …] of all rows of a batch; a gradient reaches those of `own`.
+    def joined(self, local: Tensor, rows: int) -> Tensor:
+        """Return the features [B, …] of all rows of a batch, differentiable in those of `local`.
 
         Args:
-            own: Features of `share(rows)`, or of one row more where that is empty.
-            rows: B.
+            local: Features of `share(rows)`, or of one additional row if that is empty.
+            rows: Number of rows B.
         """
         if self.size == 1:
-            return own
+            return local
         import torch
 
-        mine = self.share(rows)
-        own = own[: mine.stop - mine.start]
-        whole = torch.zeros(rows, *own.shape[1:], dtype=own.dtype, device=own.device)
-        whole[mine] = own.detach()
+        share = self.share(rows)
+        local = local[: share.stop - share.start]
+        whole = torch.zeros(rows, *local.shape[1:], dtype=local.dtype, device=local.device)
+        whole[share] = local.detach()
         self.merge_(whole)
-        return torch.cat([whole[: mine.start], own, whole[mine.stop :]])
+        return torch.cat([whole[: share.start], local, whole[share.stop :]])
 
     def merge_(self, tensor: Tensor) -> None:
-        """Put together a tensor of which each process has a part, with zeros elsewhere.
+        """Merge in place a tensor of which each process has a part, with zeros elsewhere.
 
-        Bytes are added, not numbers: what comes out is what the processes had, bit by bit.
+        Bytes are added rather than numbers, so the result is exact bit by bit.
         """
         if self.size == 1 or not tensor.numel():
             return
@@ -163,7 +163,7 @@ class Processes:
                 dist.broadcast(item.detach(), group=self.group, group_src=0)
 
     def told(self, value: T) -> T:
-        """Return the first process's value: a decision that all have to take alike."""
+        """Return the first process's value, such as a decision that all must share."""
         if self.size == 1:
             return value
         import torch.distributed as dist
@@ -186,13 +186,11 @@ class Processes:
         return int(votes) == self.size
 
     def first(self, action: Callable[[], T]) -> T:
-        """Return what the action returns in the first process, which alone runs it.
-
-        Inside, that process works alone.
+        """Run an action in the first process only, working alone, and return its result in all.
 
         Raises:
-            Exception: What the action raised there; the copies in the other processes are told
-                apart by `is_repeated`.
+            Exception: The action's error; `is_repeated` identifies its copies in the other
+                processes.
         """
         if self.size == 1:
             return action()
@@ -204,22 +202,22 @@ class Processes:
                     result = action()
             except Exception as raised:
                 error = raised
-        result, told = self.told((result, None if error is None else _portable(error)))
+        result, remote_error = self.told((result, None if error is None else _portable(error)))
         if error is not None:
             raise error
-        if told is not None:
-            told.is_repeated = True  # type: ignore[attr-defined]
-            raise told
+        if remote_error is not None:
+            remote_error.is_repeated = True  # type: ignore[attr-defined]
+            raise remote_error
         return result  # type: ignore[no-any-return]
 
     def first_then_all(self, action: Callable[[], T]) -> T:
-        """Return what the action returns, which the others run once the first has succeeded.
+        """Run an action in the first process and, once it has succeeded, in all others.
 
-        What is wrong for all is then reported once.
+        An error common to all is thus reported once.
         """
-        kept: list[T] = []
-        self.first(lambda: kept.append(action()))
-        return kept[0] if kept else action()
+        results: list[T] = []
+        self.first(lambda: results.append(action()))
+        return results[0] if results else action()
 
     @contextmanager
     def first_holds(self, make: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
@@ -230,10 +228,10 @@ class Processes:
 
     @contextmanager
     def own_noise(self, *key: int) -> Iterator[None]:
-        """Draw random numbers from a stream of this process, without touching the common one.
+        """Draw random numbers from a stream of this process, without affecting the common one.
 
         Args:
-            key: Tells apart what happens under the same seed, such as the number of a step.
+            key: Distinguishes draws under the same seed, such as the number of a step.
         """
         if self.size == 1:
             yield
@@ -254,15 +252,15 @@ _current = ALONE
 
 
 def current() -> Processes:
-    """Return the processes that this one works with now."""
+    """Return the processes that this one currently works with."""
     return _current
 
 
 @contextmanager
 def together() -> Iterator[Processes]:
-    """Work with the other processes that a launcher has started, while the context lasts.
+    """Work with the other processes of the launcher while the context lasts.
 
-    Each process takes the GPU of its local rank, or the CPU where there is none. Contexts may be
+    Each process uses the GPU of its local rank, or the CPU if there is none. Contexts may be
     nested.
 
     Raises:
@@ -283,45 +281,45 @@ def together() -> Iterator[Processes]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(_gpu())
-    ours = not dist.is_initialized()
+    owns_group = not dist.is_initialized()
     with _reporting_loss():
-        if ours:
+        if owns_group:
             dist.init_process_group(backend)
-        # A group that the caller has made may not reach tensors on the CPU.
-        group = None if ours else dist.new_group(backend=backend)
+        # The caller's group may not support tensors on the CPU.
+        group = None if owns_group else dist.new_group(backend=backend)
     try:
         with _working(Processes(rank, size, group)) as world:
             yield world
-            # Nobody leaves while another still waits for what it sends.
+            # No process leaves while another still waits for its messages.
             world.agree(on=True)
     finally:
-        # Also after an error: the others notice, and this one's threads end with it.
-        if ours:
+        # Also after an error, which the others then notice; this process's threads end.
+        if owns_group:
             dist.destroy_process_group()
 
 
 def is_repeated(error: BaseException) -> bool:
-    """Return whether an error is the copy of one that the first process has reported."""
+    """Return whether an error is a copy of one reported by the first process."""
     return getattr(error, "is_repeated", False)
 
 
 def _gpu() -> int:
     import torch
 
-    place, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
-    if place >= count:
+    rank, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if rank >= count:
         raise InputError(f"there are more processes than GPUs on this machine, which has {count}")
-    return place
+    return rank
 
 
 @contextmanager
 def _working(world: Processes) -> Iterator[Processes]:
     global _current  # noqa: PLW0603 - all code of a process works with the same others
-    before, _current = _current, world
+    previous, _current = _current, world
     try:
         yield world
     finally:
-        _current = before
+        _current = previous
 
 
 @contextmanager
@@ -336,7 +334,7 @@ def _reporting_loss() -> Iterator[None]:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error as it can be sent to another process."""
+    """Return an error that can be sent to another process."""
     try:
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     except Exception:
@@ -345,4 +343,4 @@ def _portable(error: Exception) -> Exception:
 
 
 def _discard(_: object) -> None:
-    """Return nothing, which can be sent to other processes."""
+    """Return None, which can be sent to other processes."""

@@ -1,4 +1,4 @@
-"""Classes as means of features: cosine logits, leave-one-out, and how members are weighed by them.
+"""Class prototypes as means of features: cosine logits, leave-one-out, weights of members.
 
     c_n = mean of φ over class n ,   logit_n(q) = κ cos(φ(q), c_n)
 
@@ -16,7 +16,7 @@ from bayeslora.errors import InputError
 
 
 def prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the means [C, d] of features [N, d] of each class; every class has a row."""
+    """Return the mean features [C, d] of each class, given features [N, d]; no class is empty."""
     members = one_hot(labels, num_classes).to(features)
     return members.T @ features / members.sum(0)[:, None]
 
@@ -27,10 +27,10 @@ def cosine_logits(features: Tensor, centres: Tensor, scale: Tensor | float = 1.0
 
 
 def held_out_cosines(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return cosines [N, C], where no row counts for the prototype of its own class.
+    """Return cosines [N, C], with each row left out of the prototype of its own class.
 
     Raises:
-        InputError: A class has one row alone, of which nothing is left.
+        InputError: A class has a single row.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     if bool((counts < 2).any()):
@@ -40,19 +40,19 @@ def held_out_cosines(features: Tensor, labels: Tensor, num_classes: int) -> Tens
         )
     centres = prototypes(features, labels, num_classes)
     cosines = cosine_logits(features, centres)
-    own = counts[labels][:, None].to(features)
-    without = (own * centres[labels] - features) / (own - 1)
+    sizes = counts[labels][:, None].to(features)
+    without = (sizes * centres[labels] - features) / (sizes - 1)
     alone = (normalize(features, dim=-1) * normalize(without, dim=-1)).sum(-1)
     return cosines.scatter(1, labels[:, None], alone[:, None])
 
 
 def separation(cosines: Tensor, labels: Tensor, gamma: float) -> float:
-    """Return γ·intra − (1 − γ)·inter, means over classes of cosines [N, C] with own and others'."""
+    """Return γ·intra − (1 − γ)·inter, class means of cosines [N, C] to own and other prototypes."""
     classes = cosines.shape[1]
-    own = cosines.gather(1, labels[:, None])[:, 0]
-    others = (cosines.sum(1) - own) / (classes - 1)
+    within = cosines.gather(1, labels[:, None])[:, 0]
+    between = (cosines.sum(1) - within) / (classes - 1)
     members = one_hot(labels, classes).to(cosines)
-    per_class = members.T @ torch.stack([own, others], 1) / members.sum(0)[:, None]
+    per_class = members.T @ torch.stack([within, between], 1) / members.sum(0)[:, None]
     intra, inter = per_class.mean(0).tolist()
     return float(gamma * intra - (1 - gamma) * inter)
 

@@ -1,4 +1,4 @@
-"""How work runs: threads, rows in slices that keep memory small, the caller's random state."""
+"""Threads, slices of rows that bound memory, and the caller's random state."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MOST_WORKERS = 4
-"""More gain little where one thread makes the tasks."""
+"""More workers gain little, since one thread makes the tasks."""
 
 
 def threaded(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-    """Yield `function(task)` of each task in order, worked on by a few threads.
+    """Yield `function(task)` for each task in order, computed by a few threads.
 
-    Tasks are made in the caller's thread, one after the other, while earlier ones are worked on;
-    few of them wait at a time. For functions that spend their time in numpy or scipy, which let
-    other threads run meanwhile.
+    Tasks are made one by one in the caller's thread while earlier ones are computed; only a few
+    wait at a time. For functions that spend their time in numpy or scipy, which release the GIL.
     """
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
@@ -36,10 +35,10 @@ def threaded(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Itera
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Return a context in which the BLAS behind numpy and scipy takes one thread.
+    """Return a context manager that limits the BLAS of numpy and scipy to one thread.
 
-    For iterations over small matrices, such as those of L-BFGS: there the threads wait for each
-    other, so that two take several times as long as one. What is imported inside the context is not
+    For iterations over small matrices, such as those of L-BFGS, in which threads wait for each
+    other: two take several times as long as one. Libraries imported inside the context are not
     limited.
     """
     from threadpoolctl import threadpool_limits
@@ -49,13 +48,13 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 
 def row_slices(rows: int, elements_per_row: int, most: int = 1 << 23) -> Iterator[slice]:
-    """Yield slices that cover the rows in order; an empty one where there are no rows.
+    """Yield slices that cover the rows in order; one empty slice if there are no rows.
 
     Args:
-        rows: How many there are.
-        elements_per_row: Of the intermediate.
-        most: Elements of the intermediate at a time, unless a single row has more; 64 MB in
-            float64 by default.
+        rows: Number of rows.
+        elements_per_row: Elements of the intermediate result per row.
+        most: Maximum elements of the intermediate result per slice, unless a single row has more;
+            64 MB in float64 by default.
     """
     size = max(1, most // max(1, elements_per_row))
     for start in range(0, max(1, rows), size):
@@ -64,9 +63,9 @@ def row_slices(rows: int, elements_per_row: int, most: int = 1 << 23) -> Iterato
 
 @contextmanager
 def restored_random_state() -> Iterator[None]:
-    """Give the global generators of Python, NumPy and torch back as they were, on every device.
+    """Restore the global generators of Python, NumPy and torch afterwards, on every device.
 
-    What libraries draw from them, and seed them for, does not reach the caller's own draws then.
+    Draws and seeding by libraries then do not affect the caller's own draws.
     """
     import numpy as np
     import torch

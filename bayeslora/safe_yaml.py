@@ -1,4 +1,4 @@
-"""YAML of unknown origin as plain values: bounded in size, depth and time."""
+"""Reading of untrusted YAML as plain values, bounded in size, depth and time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 from bayeslora.errors import InputError
 
 MOST_CHARACTERS = 200_000
-"""Of a document; PyYAML takes seconds for more, and options fill a page."""
+"""Characters of a document; PyYAML takes seconds for more, and options fill a page."""
 
 MOST_LEVELS = 32
-"""Of nested lists and mappings; the parser recurses."""
+"""Levels of nested lists and mappings; the parser is recursive."""
 
 MOST_DIGITS = 400
-"""Of an integer; the largest float has 309, and Python refuses to read more than 4,300."""
+"""Digits of an integer; the largest float has 309, and Python refuses to read more than 4,300."""
 
 
 def load_yaml(text: str) -> Any:
-    """Return the value of a YAML document, of Python's plain types.
+    """Return the value of a YAML document as plain Python types.
 
-    Aliases (`*name`) are refused: nine lines of them stand for a billion values, or for a value
-    that holds itself.
+    Aliases (`*name`) are refused: nine lines of them can expand to a billion values, or to a value
+    that contains itself.
 
     Raises:
-        InputError: The document is no YAML, too large, nested too deeply, repeats a key of a
+        InputError: The document is not YAML, too large, nested too deeply, repeats a key of a
             mapping or has an alias.
     """
     import yaml
@@ -41,7 +41,7 @@ def _loader() -> type[Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses what plain options do not need, and constructors' own exceptions."""
+        """Rejects features that plain options do not need, and converts constructors' errors."""
 
         levels = 0
 
@@ -61,9 +61,9 @@ def _loader() -> type[Any]:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-            if twice is not None:
-                raise _problem(f"{twice!r} is given twice", node.start_mark)
+            duplicate = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+            if duplicate is not None:
+                raise _problem(f"{duplicate!r} is given twice", node.start_mark)
             return super().construct_mapping(node, deep=deep)
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
@@ -72,7 +72,7 @@ def _loader() -> type[Any]:
             try:
                 return super().construct_object(node, deep=deep)
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-                # PyYAML converts the text of a tag, such as `!!int x`, without a check.
+                # PyYAML converts tagged text, such as `!!int x`, without a check.
                 kind = node.tag.rpartition(":")[2]
                 raise _problem(f"{node.value!r} is no {kind}", node.start_mark) from None
 

@@ -1,4 +1,4 @@
-"""Safetensors files that may be damaged, foreign, or no files at all; and ones with a checksum."""
+"""Safetensors files, possibly damaged or foreign, and files with a checksum."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     """Yield an open safetensors file, with `keys`, `metadata` and `get_tensor`.
 
     Raises:
-        InputError: It is missing, no regular file (a pipe would be waited for), damaged or
+        InputError: It is missing, not a regular file (reading a pipe would block), damaged or
             truncated, or one of its tensors cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
-    place = Path(path)
-    if not place.exists():
+    source = Path(path)
+    if not source.exists():
         raise InputError(f"{path} does not exist")
-    if not place.is_file():
+    if not source.is_file():
         raise InputError(f"{path} is not a regular file")
     try:
         with safe_open(str(path), "pt") as file:
@@ -53,25 +53,25 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], **about: str) 
     """Write tensors with their checksum.
 
     Args:
-        path: The file.
-        tensors: By name.
-        **about: What is said of them.
+        path: Output file.
+        tensors: Tensors by name.
+        **about: Metadata.
 
     Raises:
         OSError: They cannot be written.
     """
     from safetensors.torch import save_file
 
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_file(path) as aside:
-        save_file(whole, str(aside), metadata={**about, _CHECKSUM: _sha256(whole)})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file(contiguous, str(temporary), metadata={**about, _CHECKSUM: _sha256(contiguous)})
 
 
 def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what `write_sealed` wrote: the tensors, and what is said of them.
+    """Return the tensors and the metadata written by `write_sealed`.
 
     Raises:
-        InputError: See `open_tensors`, or a bit of a tensor is another.
+        InputError: See `open_tensors`, or the checksum differs.
     """
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -84,8 +84,8 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
     import torch
 
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].cpu().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What the engine asks of every adapter; free of torch, as all options are."""
+"""Base classes of adapters, as the engine sees them; free of torch, as all options are."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ USUAL_LAYERS = 6
 
 
 def layers_that_answer(layers: int) -> int:
-    """Return what `num_layers="auto"` adapts where a language model itself scores options.
+    """Return how many layers `num_layers="auto"` adapts if a language model scores options.
 
-    Half of its layers: `benchmarks/question_layers` compared it with 6 and with all.
+    Half of them: `benchmarks/question_layers` compared this with 6 and with all layers.
     """
     return max(USUAL_LAYERS, layers // 2)
 
@@ -54,46 +54,46 @@ class Adapted(Protocol):
 
     @property
     def full(self) -> FullLayers | None:
-        """The layers that train whole, where there are no sites."""
+        """The layers that are trained in full, for adapters without sites."""
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What makes the sites depend on the example, where they do."""
+        """Makes the sites depend on the example; None if they do not."""
 
 
 class TrainingRows(Protocol):
-    """What an adapter may ask of the engine when its start depends on the training rows."""
+    """What the engine offers an adapter whose initialisation depends on the training rows."""
 
     @property
     def sites(self) -> Sequence[Site]:
-        """The adapted layers, which change nothing yet."""
+        """The adapted layers; their change is still zero."""
 
     @property
     def model(self) -> nn.Module:
-        """The backbone with these layers in it."""
+        """The backbone that contains these layers."""
 
     def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
-        """Return the second moments of the inputs of each site, by the site's name.
+        """Return the second moment of the inputs of each site, by the site's name.
 
         Args:
-            count: Rows that are run, at most, evenly spread.
-            texts: Run in the place of the training rows.
+            count: Maximal number of rows to run, evenly spread.
+            texts: Texts to run instead of the training rows.
         """
 
     def backward(self, count: int) -> None:
-        """Leave the gradient of the loss of a last layer that is fitted to the frozen features.
+        """Accumulate the loss gradient of a last layer fitted to the frozen features.
 
         Args:
-            count: Rows that are run, at most, evenly spread.
+            count: Maximal number of rows to run, evenly spread.
         """
 
 
 class Adapter(Options):
-    """Options of an adapter: a frozen dataclass that says what the method is and what it offers.
+    """Base class of adapter options: a frozen dataclass with the properties of the method.
 
     Subclasses set the class variables that differ from the defaults here and override methods. The
-    engine reads these and calls the methods, and knows no adapter by its class. Methods import
-    torch when they are called, so that listing adapters stays quick.
+    engine uses only this interface and never checks for a specific adapter class. Methods import
+    torch when called, so that listing adapters stays fast.
 
     Attributes:
         name: Of the method on the command line and in files.
@@ -133,7 +133,7 @@ class Adapter(Options):
     input_dependent: ClassVar[str] = ""
     trains_long: ClassVar[bool] = False
 
-    # Options of these names mean this, unless an adapter says something else of its own.
+    # Default meaning of these options; an adapter may override them.
     lr: Annotated[Positive | None, "Learning rate of AdamW; None takes {default_lr}."] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.0
     dropout: Annotated[
@@ -154,31 +154,31 @@ class Adapter(Options):
         """Return the learning rate.
 
         Args:
-            long: Whether there are many epochs for a higher rate to fall in.
+            long: Whether training has enough epochs for a higher rate to decay.
         """
         if self.lr is not None:
             return self.lr
         return self.long_lr or self.default_lr if long else self.default_lr
 
     def with_rate(self, *, long: bool) -> Self:
-        """Return these options with their learning rate written out; see `learning_rate`."""
+        """Return these options with an explicit learning rate; see `learning_rate`."""
         return self._with(lr=self.learning_rate(long=long)) if self.trains else self
 
     @property
     def top_layers(self) -> int | None:
-        """`num_layers` as it is for texts; None for all."""
+        """`num_layers` for texts, with `auto` resolved; None for all."""
         return USUAL_LAYERS if self.num_layers == "auto" else self.num_layers
 
     def with_layers(self, usual: int) -> Self:
-        """Return these options with `num_layers` written out, `usual` where it is `auto`."""
+        """Return these options with `usual` in place of `num_layers="auto"`."""
         return self._with(num_layers=usual) if self.num_layers == "auto" else self
 
     def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
-        """Return these options with the texts that they name by a file.
+        """Return these options with files of texts replaced by the texts.
 
         Args:
             read: Returns the texts of a data file.
-            held_out: Texts that choose or judge the model.
+            held_out: Validation and test texts.
 
         Raises:
             InputError: The file cannot be read, or the texts are among those held out.
@@ -186,13 +186,13 @@ class Adapter(Options):
         return self
 
     def _with(self, **changes: Any) -> Self:
-        own: Any = self
-        changed: Self = replace(own, **changes)
+        config: Any = self
+        changed: Self = replace(config, **changes)
         return changed
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Data files that are read, which a model must not be written over."""
+        """Data files that the adapter reads; a model must not overwrite them."""
         return ()
 
     def recorded(self) -> dict[str, Any]:
@@ -201,57 +201,57 @@ class Adapter(Options):
 
     @classmethod
     def table_name(cls, recorded: Mapping[str, Any]) -> str:
-        """Return what tables and reports call the adapter; most often its name.
+        """Return the name of the adapter in tables and reports.
 
         Args:
-            recorded: The options as they are in a model's record.
+            recorded: The options in a model's record.
         """
         return str(recorded["name"])
 
     @property
     def layer_sampling(self) -> LayerSampling | None:
-        """Which layers train at a time, where the adapter itself decides; None for all."""
+        """The adapter's own layer sampling; None if all layers train."""
         return None
 
     @property
     def start_alike(self) -> str:
-        """How to tell members of an ensemble apart, where all would start alike; else empty."""
+        """How to diversify ensemble members that would all start alike; empty if they differ."""
         return "'lora' and 'polar' start at random" if self.from_weight else ""
 
     @property
     def starts_from_rows(self) -> bool:
-        """Whether the start depends on texts, so that `begin` is called before training."""
+        """Whether the initialisation depends on texts; `begin` is then called before training."""
         return False
 
     @property
     def no_gate(self) -> str:
-        """Why nothing can stand between the factors while they train; empty where it can."""
+        """Why the factors do not support a gate during training; empty if they do."""
         return ""
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
     ) -> tuple[str, int]:
-        """Return the list of transformer layers and the first whose output training changes.
+        """Return the list of transformer layers and the first layer whose output training changes.
 
         Args:
             model: The backbone.
-            names: Of the sites.
+            names: Names of the sites.
             is_cut: Whether the backbone's upper layers were dropped.
 
         Returns:
-            The dotted name of the list, empty where none is known, and the number of the layer:
-            those below it run once for each text.
+            The dotted name of the list, empty if unknown, and the index of the layer: the layers
+            below it run once per text.
         """
         from bayeslora.adapters.targets import first_adapted_layer, layers_path
 
         return layers_path(names), first_adapted_layer(names)
 
     def pooling_of(self, usual: Pooling, *, reads_end: bool) -> Pooling:
-        """Return which state of a text is its feature, `last` or `mean`.
+        """Return the pooling that turns the states of a text into its feature.
 
         Args:
-            usual: Of a backbone of this kind.
-            reads_end: Whether a template's end is where the class would be named.
+            usual: Default of this kind of backbone.
+            reads_end: Whether the class would be named at the end of a template.
         """
         return usual
 
@@ -274,14 +274,14 @@ class Adapter(Options):
         moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
-        """Return the adapted layers, which are not in the model yet and change nothing.
+        """Return the adapted layers, not yet inserted into the model; their change is zero.
 
         Args:
             model: The backbone.
             hosts: The linear layers to adapt, by their dotted names.
             generator: Source of randomness, on the CPU.
-            moments: Second moments of the layers' inputs by name, for starts that need them.
-            blank: Whether to leave out work that loaded tensors or `begin` will replace.
+            moments: Second moments of the layers' inputs by name, if the initialisation uses them.
+            blank: Whether to skip work that loaded tensors or `begin` will replace.
 
         Raises:
             InputError: The adapter does not fit a layer, or a second moment is missing.
@@ -290,55 +290,55 @@ class Adapter(Options):
 
     @property
     def episodes(self) -> Episodes | None:
-        """How a pool of adapters trains on few-shot episodes; None where training is by rows."""
+        """How a pool of adapters trains on few-shot episodes; None for training on rows."""
         return None
 
     @property
     def has_members(self) -> bool:
-        """Whether members of a pool predict apart, a pass each, as an ensemble does."""
+        """Whether each member of a pool predicts in a pass of its own, as in an ensemble."""
         return False
 
     def merged_as(self, other: Adapter) -> Self:
-        """Return these options of a pool with the merge of others of the same class."""
+        """Return these options of a pool with the merge options of `other`, of the same class."""
         return self
 
     def mixtures(
         self, count: int, support: Callable[[int], tuple[Tensor, Tensor, float]]
     ) -> list[list[float]]:
-        """Return the weights of a pool's members, one list for each network that predicts.
+        """Return the weights of a pool's members, one list per predicting network.
 
         Args:
-            count: P, the members.
-            support: Takes a member's number; returns cosines [N, C] of rows with the classes'
-                prototypes, each row left out of its own, the labels [N], and the member's κ.
+            count: P, the number of members.
+            support: From a member's index to the leave-one-out cosines [N, C] of rows with the
+                class prototypes, the labels [N], and the member's κ.
 
         Raises:
-            InputError: The weights cannot be chosen by these rows.
+            InputError: These rows do not determine the weights.
         """
         raise NotImplementedError
 
     def check_rows(self, rows: Any) -> None:
-        """Raise InputError if the adapter needs something that training rows lack.
+        """Raise InputError if the training rows lack something that the adapter needs.
 
         Args:
             rows: The `Examples`.
         """
 
     def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning | None:
-        """Return what makes the sites depend on the example; None where they do not.
+        """Return the module that makes the sites depend on the example; None if they do not.
 
         Args:
-            sites: In the backbone already; what acts on them is attached here.
+            sites: Sites in the backbone; the module is attached to them.
             num_features: Width d of the backbone's features.
         """
         return None
 
     def check_start(self, model: nn.Module, names: Sequence[str]) -> None:
-        """Raise InputError where a start from rows cannot be, before any row is run.
+        """Raise InputError if an initialisation from rows is impossible, before any row is run.
 
         Args:
             model: The backbone with the sites in it.
-            names: Of the sites.
+            names: Names of the sites.
         """
 
     def begin(self, rows: TrainingRows) -> None:
@@ -348,16 +348,16 @@ class Adapter(Options):
             rows: The rows and the sites.
 
         Raises:
-            InputError: The rows do not give such a start.
+            InputError: The rows do not allow this initialisation.
         """
 
     def full_layers(
         self, model: nn.Module, after: Callable[[], Collection[str]]
     ) -> FullLayers | None:
-        """Return the layers of the backbone that train whole; None for adapters with sites.
+        """Return the layers of the backbone that train in full; None for adapters with sites.
 
         Args:
-            model: The backbone; parameters that train become copies of its own.
+            model: The backbone; its trainable parameters are replaced by copies.
             after: Returns the names of the modules that run after the layers.
 
         Raises:
@@ -366,10 +366,10 @@ class Adapter(Options):
         return None
 
     def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
-        """Return what follows the steps of a training, such as a schedule of the adapter's own.
+        """Return callbacks for the training steps, such as a schedule of the adapter.
 
-        What is kept must follow from the step, or be among the tensors of the sites: a resumed
-        training makes callbacks anew.
+        Their state must follow from the step or be among the tensors of the sites, since a resumed
+        training creates new callbacks.
         """
         return ()
 
@@ -385,7 +385,7 @@ class Adapter(Options):
         """Return the optimiser of an adapted network; see `optimizers.build_optimizer`.
 
         Raises:
-            InputError: There is nothing to optimise, or the network was built for another adapter.
+            InputError: Nothing is trainable, or the network was built for another adapter.
         """
         from bayeslora.adapters.optimizers import build_optimizer
 
@@ -394,7 +394,7 @@ class Adapter(Options):
         )
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
-        """Return the optimiser, of one group, of the parameters that live on a manifold.
+        """Return the optimiser, with one group, of the parameters on a manifold.
 
         Raises:
             InputError: The adapter has none.
@@ -403,7 +403,7 @@ class Adapter(Options):
 
 
 class LowRankAdapter(Adapter):
-    """An adapter whose sites are `LowRank`: it says by `start` where their factors begin.
+    """An adapter with `LowRank` sites, whose factors `start` initialises.
 
     Attributes:
         scale: The factor s in front of the product of the factors.
@@ -420,12 +420,12 @@ class LowRankAdapter(Adapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return the factors that the adapter starts from on one layer; the change is zero there.
+        """Return the initial factors of one layer; their change is zero.
 
         Args:
             weight: [out, in], frozen.
             generator: Source of randomness, on the CPU.
-            moment: Of the layer's inputs, where the start needs it.
+            moment: Second moment of the layer's inputs, if the initialisation uses it.
 
         Raises:
             InputError: The rank exceeds the layer's size, or the second moment is missing.
@@ -448,7 +448,7 @@ class LowRankAdapter(Adapter):
         starts = []
         for name, host in hosts.items():
             try:
-                # A start that is read off the weight costs a decomposition; a random one nothing.
+                # A start from the weight costs a decomposition; a random one costs nothing.
                 starts.append(
                     blank_factors(host.out_features, host.in_features, self.r)
                     if blank and self.from_weight

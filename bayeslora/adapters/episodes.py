@@ -1,4 +1,4 @@
-"""What an adapter that trains on few-shot episodes tells the engine; free of torch."""
+"""Settings and interface of adapters that train on few-shot episodes; free of torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adversary:
-    """What one member of a pool is tuned against.
+    """Perturbations that one member of a pool is tuned against.
 
     Attributes:
-        inputs: ε of the perturbation of inputs: of a text's token, a share of the mean norm of an
-            embedding; of an image's pixel, a share of its range. 0 for none.
-        weights: γ_w of the perturbation of the adapter: a share of each factor's norm. 0 for none.
+        inputs: ε of the input perturbation: for a token, a share of the mean norm of an embedding;
+            for a pixel, a share of its range. 0 for none.
+        weights: γ_w of the weight perturbation, a share of each factor's norm. 0 for none.
     """
 
     inputs: float
@@ -26,19 +26,19 @@ class Adversary:
 
 @dataclass(frozen=True)
 class Episodes:
-    """How members of a pool are tuned, one after the other, and joined.
+    """How the members of a pool are tuned, one after the other.
 
     Attributes:
-        ways: N, classes of an episode; fewer if the data has fewer.
-        shots: K, support examples of a class.
-        queries: M, query examples of a class, at most.
-        count: Episodes of each member.
-        lr: Learning rate of SGD at the start; it falls as a cosine.
-        momentum: Of SGD.
-        penalty: λ, weight of the divergence between clean and perturbed answers.
-        steps: Steps of the perturbation of inputs.
-        texts: An adversary for each member, where inputs are texts.
-        images: The same, where they are images.
+        ways: N, classes per episode; fewer if the data has fewer.
+        shots: K, support examples per class.
+        queries: M, maximal number of query examples per class.
+        count: Episodes per member.
+        lr: Initial learning rate of SGD, with cosine decay.
+        momentum: Momentum of SGD.
+        penalty: λ, weight of the divergence between clean and perturbed predictions.
+        steps: Steps of the input perturbation.
+        texts: An adversary per member for texts.
+        images: An adversary per member for images.
     """
 
     ways: int
@@ -54,7 +54,7 @@ class Episodes:
 
 
 class PooledSite(Protocol):
-    """An adapted layer with several members, of which a mixture acts on the layer."""
+    """An adapted layer that applies a mixture of several members."""
 
     name: str
 
@@ -65,13 +65,13 @@ class PooledSite(Protocol):
 
     @property
     def cosine_scales(self) -> Tensor:
-        """[P]: κ that each member was tuned with."""
+        """[P]: κ of each member."""
         ...
 
     def select(self, weights: Sequence[float]) -> None:
-        """Set the mixture of members to P weights that sum to 1."""
+        """Set the mixture weights, P numbers that sum to 1."""
         ...
 
     def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
-        """Return the parameters of a member: tensor, which of its places, along which axis."""
+        """Return the parameters of a member: tensor, slice, and axis of the slice."""
         ...

@@ -1,6 +1,6 @@
-"""Where the factors of low-rank adapters start.
+"""Initial factors of low-rank adapters.
 
-Every start makes the change of the weight exactly zero, so an adapted model equals its host.
+Initially the change of the weight is exactly zero, so an adapted model equals its host.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Factors(NamedTuple):
     Attributes:
         A: [r, in].
         B: [out, r].
-        core: [r, r], or None where it is the identity.
+        core: [r, r], or None for the identity.
         orthonormal: Whether the columns of `B` and the rows of `A` stay orthonormal.
-        centred: Whether the change is measured from these factors: `B·A` minus what it is now.
+        centred: Whether the change is relative to these factors: `B·A` minus its initial value.
     """
 
     A: Tensor
@@ -32,10 +32,10 @@ class Factors(NamedTuple):
 
 
 def balanced(U: Tensor, S: Tensor, Vh: Tensor, scale: float) -> Factors:
-    """Return factors with `s·B·A = U diag(S) Vh`, the root of S in each, float32.
+    """Return factors with `s·B·A = U diag(S) Vh`, √S in each, float32.
 
-    The largest entry of each column of U is made positive, so that a start does not depend on the
-    signs that a decomposition happens to give.
+    The largest entry of each column of U is made positive, so that the factors do not depend on
+    the arbitrary signs of a decomposition.
 
     Args:
         U: [out, r].
@@ -51,7 +51,7 @@ def balanced(U: Tensor, S: Tensor, Vh: Tensor, scale: float) -> Factors:
 
 
 def blank_factors(out_features: int, in_features: int, r: int) -> Factors:
-    """Return zeros in the place of a start that is read off the weight.
+    """Return zeros in place of factors derived from the weight.
 
     Raises:
         InputError: The rank is not between 1 and min(out, in).
@@ -65,7 +65,7 @@ def check_rank(out_features: int, in_features: int, r: int) -> None:
     """Check a rank.
 
     Raises:
-        InputError: It is not between 1 and min(out, in).
+        InputError: The rank is not between 1 and min(out, in).
     """
     limit = min(out_features, in_features)
     if not 1 <= r <= limit:

@@ -1,4 +1,4 @@
-"""No adapter: a last layer on features of the backbone as it is."""
+"""No adapter: a last layer on features of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Frozen(Adapter):
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
     ) -> tuple[str, int]:
-        """Return the last layer of a backbone that is cut, where a later depth goes on from.
+        """Return the last layer of a cut backbone, from which a greater depth continues.
 
-        Of a whole backbone no states need be kept.
+        A whole backbone needs no cached states.
         """
         from bayeslora.layer_list import find_layers
 
@@ -52,5 +52,5 @@ class Frozen(Adapter):
         """Return the chosen feature."""
         auto: Pooling = "last" if reads_end else "mean"
         auto = "first" if usual == "first" else auto
-        found: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
-        return found[self.pooling]
+        poolings: dict[str, Pooling] = {"auto": auto, "last": "last", "mean": "mean"}
+        return poolings[self.pooling]

@@ -1,4 +1,4 @@
-"""Put adapters into a model, take them out, merge them, and name their tensors."""
+"""Insert adapters into a model, remove and merge them, save and load their tensors."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def inject(
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
 ) -> list[Site]:
-    """Replace linear layers of `model` by adapted ones, in place, and freeze all the rest.
+    """Replace linear layers of `model` by adapted layers, in place, and freeze the rest.
 
     The model computes the same function as before until the adapters are trained.
 
     Args:
-        model: The host; every parameter that is not an adapter's stops requiring a gradient.
+        model: The host; only adapter parameters still require a gradient afterwards.
         config: The adapter's options.
-        seed: Of the random start; the same seed gives the same factors.
-        moments: Second moments of the inputs of the adapted layers by name, which CorDA needs, and
-            S²FT where it selects by them.
-        blank: Whether to leave out the work of a start that is read off the weights, and begin
-            with zeros, or no columns, because the adapter's tensors will be loaded.
+        seed: Seed of the random initialisation; the same seed gives the same factors.
+        moments: Second moments of the inputs of the adapted layers by name, for CorDA and for S²FT
+            if it selects by them.
+        blank: Whether to skip an initialisation from the weights and start with zeros, or without
+            columns, because the adapter's tensors will be loaded.
 
     Returns:
-        The sites, in the model's own order.
+        The sites, in module order.
 
     Raises:
-        InputError: See `find_targets`; or the rank exceeds a layer's size, or a second moment is
-            missing; or S²FT selects by gradients. The model is then left as it was.
+        InputError: See `find_targets`; or the rank exceeds a layer's size, a second moment is
+            missing, or S²FT selects by gradients. The model is then unchanged.
     """
     return inject_at(model, config.targets(model), config, seed, moments=moments, blank=blank)
 
@@ -54,7 +54,7 @@ def inject_at(
     moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
 ) -> list[Site]:
-    """Do what `inject` does, on the linear layers with these very names.
+    """Inject adapters into the linear layers with exactly these names; see `inject`.
 
     Raises:
         InputError: The rank exceeds a layer's size, or heads cannot be told apart.
@@ -65,9 +65,9 @@ def inject_at(
 
 
 def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
-    """Put sites in the places that they are named after, freeze all the rest, and return them.
+    """Insert sites at the paths of their names and freeze the rest.
 
-    They come back in the model's own order.
+    Returns the sites in module order.
     """
     for site in sites:
         _replace(model, site.name, site)
@@ -77,12 +77,12 @@ def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """Return the adapters inside `model`, in its own order."""
+    """Return the adapters in `model`, in module order."""
     return [module for module in model.modules() if isinstance(module, Site)]
 
 
 def remove(model: nn.Module) -> None:
-    """Put the plain linear layers back, in place; they hold the very tensors that they held."""
+    """Restore the plain linear layers, in place, with their original tensors."""
     for name, site in _named_sites(model):
         _replace(model, name, site.plain())
 
@@ -98,8 +98,7 @@ def export(model: nn.Module) -> nn.Module:
 def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
     """Return copies of all adapter tensors on the CPU, named `<module>.A`, `.B` and `.core`.
 
-    Where the change is measured from a start, that is there as `.A0` and `.B0`. Of columns there
-    are `.sel` and `.idx`.
+    A change relative to a start adds `.A0` and `.B0`. Columns have `.sel` and `.idx`.
     """
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
@@ -109,18 +108,18 @@ def adapter_state(sites: Sequence[Site]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors named as by `adapter_state` into the sites; all of them or none.
+    """Copy tensors named as in `adapter_state` into the sites; all of them or none.
 
-    Sites of columns take the columns that are named there.
+    Sites of columns adopt the stored columns.
 
     Raises:
         InputError: A tensor is missing, unexpected or of the wrong shape, or columns are not those
-            of a weight; the message names it.
+            of the weight; the message names it.
     """
-    own = _named_tensors(sites)
+    expected = _named_tensors(sites)
     stored = [_of_site(site, tensors) for site in sites]
     for name in tensors:
-        if name not in own:
+        if name not in expected:
             raise InputError(f"unexpected adapter tensor {name!r}: the model has no such site")
     needed = {
         f"{site.name}.{key}": shape
@@ -141,9 +140,9 @@ def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> 
 
 
 def lay_out(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
-    """Give sites the shapes that tensors named as by `adapter_state` have.
+    """Resize sites to the shapes of tensors named as in `adapter_state`.
 
-    Only what a file decides changes: the columns of S²FT.
+    Only shapes that a file determines change: the columns of S²FT.
 
     Raises:
         InputError: Columns are not those of the site's weight.
@@ -153,7 +152,7 @@ def lay_out(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> None:
 
 
 def _of_site(site: Site, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of one site by the names that it has for them."""
+    """Return the tensors of one site by their names in the site."""
     keys = site.tensors().keys()
     return {key: tensors[name] for key in keys if (name := f"{site.name}.{key}") in tensors}
 
@@ -162,7 +161,7 @@ def linear_at(model: nn.Module, name: str) -> nn.Linear:
     """Return a layer by its dotted path.
 
     Raises:
-        InputError: It is not there, or not a plain linear layer.
+        InputError: There is no such layer, or it is not a plain linear layer.
     """
     try:
         module = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""LISA: whole layers of the backbone train, a few at a time."""
+"""LISA: train whole layers of the backbone, a few at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LISA(LayerSampling, Adapter):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_layers is not None:
-            # As many weights as layers: a backbone may have fewer than `num_layers`.
+            # `weights` are checked later: a backbone may have fewer than `num_layers` layers.
             self._check_active(self.num_layers)
 
     @property
@@ -58,17 +58,17 @@ class LISA(LayerSampling, Adapter):
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
     ) -> tuple[str, int]:
-        """Return the list of layers, and the lowest that may train; 0 where the embedding may."""
+        """Return the list of layers and the lowest trainable one; 0 if the embedding trains."""
         from bayeslora.layer_list import find_layers
 
         path, layers = find_layers(model)
         return path, 0 if self.train_embedding else self._lowest(len(layers))
 
     def full_layers(self, model: nn.Module, after: Callable[[], Collection[str]]) -> FullLayers:
-        """Return the upper layers, with parameters of their own.
+        """Return the upper layers, with copies of their parameters.
 
         Raises:
-            InputError: The layers cannot be told, or are fewer than are to be active.
+            InputError: The layers cannot be identified, or are fewer than `num_active`.
         """
         from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
         from bayeslora.layer_list import find_layers
@@ -79,7 +79,7 @@ class LISA(LayerSampling, Adapter):
         return FullLayers(model, after(), start=start, train_embedding=self.train_embedding)
 
     def _lowest(self, num_layers: int) -> int:
-        """Return the number of the lowest layer that may train."""
+        """Return the index of the lowest trainable layer."""
         return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
 
     def optimizer(
@@ -91,7 +91,7 @@ class LISA(LayerSampling, Adapter):
         more: Iterable[nn.Parameter] = (),
         euclidean: Euclidean | None = None,
     ) -> AlternatingOptimizer:
-        """Return AdamW on everything that may train, and on the head; see `full_optimizer`.
+        """Return AdamW on all trainable parameters and the head; see `full_optimizer`.
 
         Raises:
             InputError: The network was built for another adapter.

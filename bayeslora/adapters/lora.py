@@ -62,18 +62,20 @@ class LoRA(LowRankAdapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return a random first factor and a second one of zeros."""
+        """Return a random first factor and a zero second factor."""
         out_features, in_features = weight.shape
         return kaiming_zero(out_features, in_features, self.r, generator)
 
 
 def kaiming_zero(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
-    """Return LoRA's start: `A` uniform on ±1/√in, `B` zero (Hu et al. 2021, arXiv:2106.09685).
+    """Return LoRA's initial factors: `A` uniform on ±1/√in, `B` zero.
+
+    Source: Hu et al. 2021, arXiv:2106.09685.
 
     Args:
         out_features: Number of outputs of the adapted layer.
         in_features: Number of its inputs.
-        r: Rank, at most the smaller of the two.
+        r: Rank, at most min(out, in).
         generator: Source of randomness, on the CPU.
 
     Raises:

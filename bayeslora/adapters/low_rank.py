@@ -6,13 +6,13 @@
 PoLAR's equation `ΔW = s·X·Θ·Yᵀ` reads `B = X`, `core = Θ`, `A = Yᵀ` here. The factors are plain
 linear layers, so anything that hooks linear layers (K-FAC, Jacobians) finds them.
 
-PiSSA and CorDA are published with a frozen residual, `W − s·B_0·A_0`, in the place of W. The second
-line is the same function. It costs another product of rank r, and in return W stays the host's own
-tensor: shared with other adapters on it, the same in its fingerprint, not rounded again where it is
-bfloat16; and the change at the start is exactly zero, since both products are then the same.
+PiSSA and CorDA are published with a frozen residual `W − s·B_0·A_0` instead of W. The second line
+is the same function. It costs another product of rank r; in return W stays the host's tensor,
+shared with other adapters, with the same fingerprint, and is not rounded again in bfloat16; and the
+initial change is exactly zero, since both products are equal.
 
-A gate may change what `A` hands on, `B(core(gate(A(x))))`. The change of the weight is then another
-one for every input: no matrix says it, and what asks for one is refused.
+A gate may modify the output of `A`: `B(core(gate(A(x))))`. The change of the weight then depends on
+the input, so methods that need it as a matrix raise an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 Gate = Callable[[Tensor], Tensor]
-"""From the outputs of `A`, [..., r], to what goes on from there, of the same shape."""
+"""From the outputs of `A`, [..., r], to gated outputs of the same shape."""
 
 
 def _never() -> None:
@@ -40,14 +40,14 @@ class LowRank(Site):
     """A frozen linear layer plus a low-rank change.
 
     Attributes:
-        A0: [r, in] buffer, where `A` started; only where it is orthonormal or centred.
-        B0: [out, r] buffer, likewise for `B`.
-        num_blocks: Parts of equal size that the rank falls into; no rotation may mix them.
+        A0: [r, in] buffer, initial `A`; only if orthonormal or centred.
+        B0: [out, r] buffer, initial `B`, likewise.
+        num_blocks: Number of equal parts of the rank, which no rotation may mix.
 
     Args:
         name: Dotted path of the replaced layer in its host.
         host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
-        factors: Where the adapter starts.
+        factors: Initial factors.
         scale: The factor s in front of the change.
         dropout: Probability of dropping an input of `A`; the frozen layer sees every input.
     """
@@ -66,13 +66,13 @@ class LowRank(Site):
         self.B = trained_layer(factors.B, device)
         self.core = None if factors.core is None else trained_layer(factors.core, device)
         self.orthonormal = factors.orthonormal
-        # In a tuple a module is not registered: its tensors belong to whoever attached it.
+        # A tuple does not register a module: its tensors belong to the caller that attached it.
         self._gate: tuple[Gate, ...] = ()
         self._constant: Callable[[], Tensor | None] = _never
         self.num_blocks = 1
         self.centred = factors.centred
         if factors.orthonormal or factors.centred:
-            # Orthonormal ones need not be saved: they only say where directions started from.
+            # Orthonormal factors need not be saved: they only record the initial directions.
             for key, layer in (("A0", self.A), ("B0", self.B)):
                 start = layer.weight.detach().clone()
                 self.register_buffer(key, start, persistent=factors.centred)
@@ -94,7 +94,7 @@ class LowRank(Site):
             h = self.core(h)
         product: Tensor = self.B(h)
         if self.centred:
-            # Not one product of rank 2r: its sums would round, and the start would be a change.
+            # Not one product of rank 2r: rounding would make the initial change nonzero.
             product = product - F.linear(F.linear(x, self.A0), self.B0)
         return base + (self.scale * product).to(base.dtype)
 
@@ -115,25 +115,25 @@ class LowRank(Site):
         num_blocks: int = 1,
         constant: Callable[[], Tensor | None] | None = None,
     ) -> None:
-        """Apply `gate` to the outputs of `A` in every pass from now on.
+        """Apply `gate` to the outputs of `A` in every later pass.
 
-        Its tensors stay the caller's to train, move and save.
+        The caller trains, moves and saves its tensors.
 
         Args:
-            gate: Takes the place of one that is there.
-            num_blocks: Parts of the rank that the gate treats apart.
-            constant: Returns what the gate multiplies each part by, [num_blocks], where that is
-                the same for all inputs now, and None where it is not.
+            gate: Replaces an existing gate.
+            num_blocks: Number of parts of the rank that the gate scales separately.
+            constant: Returns the factor of each part, [num_blocks], if it is currently the same for
+                all inputs, else None.
         """
         self._gate = (gate,)
         self._constant = constant or _never
         self.num_blocks = num_blocks
 
     def check_fixed(self) -> None:
-        """Raise InputError if no one matrix is the change of the weight.
+        """Raise InputError if the change of the weight is not a single matrix.
 
         Raises:
-            InputError: There is a gate.
+            InputError: A gate depends on the input.
         """
         if self.is_gated:
             raise InputError(
@@ -144,34 +144,34 @@ class LowRank(Site):
             )
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return what is trained, `(A [r, in], B·core [out, r])`; see `change` for the change."""
+        """Return the trained factors `(A [r, in], B·core [out, r])`; see also `change`."""
         B = self.B.weight
         return self.A.weight, B if self.core is None else B @ self.core.weight
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return `(A [k, in], B [out, k])` with the change `s·B·A`; k is r, or 2r if centred.
+        """Return `(A [k, in], B [out, k])`; the change is `s·B·A`, and k is r, or 2r if centred.
 
-        `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: in this form nothing large cancels. A gate
-        that depends on the input is left out.
+        `B·A − B_0·A_0 = (B − B_0)·A + B_0·(A − A_0)`: this form avoids cancellation. A gate that
+        depends on the input is left out.
 
         Args:
-            dtype: Of the result and of the work; None takes the adapter's own.
+            dtype: Dtype of the computation and the result; None takes the adapter's.
         """
-        kind = dtype or self.A.weight.dtype
-        A, B = self.A.weight.to(kind), self.B.weight.to(kind)
+        dtype = dtype or self.A.weight.dtype
+        A, B = self.A.weight.to(dtype), self.B.weight.to(dtype)
         gates = self._constant() if self._gate else None
         if gates is not None:
             B = B * gates.to(B).repeat_interleave(self.r // self.num_blocks)
         if self.core is not None:
-            return A, B @ self.core.weight.to(kind)
+            return A, B @ self.core.weight.to(dtype)
         if not self.centred:
             return A, B
-        A0, B0 = self.A0.to(kind), self.B0.to(kind)
+        A0, B0 = self.A0.to(dtype), self.B0.to(dtype)
         return torch.cat([A, A - A0]), torch.cat([B - B0, B0], 1)
 
     @torch.no_grad()
     def begin(self, factors: Factors) -> None:
-        """Start anew from factors of the same kind and shapes, in place."""
+        """Reset to factors of the same kind and shapes, in place."""
         for layer, start in ((self.A, factors.A), (self.B, factors.B)):
             layer.weight.copy_(start)
         if self.core is not None and factors.core is not None:
@@ -181,23 +181,23 @@ class LowRank(Site):
             self.B0.copy_(factors.B)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: `trainable()`, and `A0` and `B0` where it is centred."""
+        """Return the tensors to save: `trainable()`, and `A0` and `B0` if centred."""
         starts = {"A0": self.A0, "B0": self.B0} if self.centred else {}
         return {**self.trainable(), **starts}
 
     def origin(self) -> dict[str, Tensor]:
-        """Return copies of where `A` and `B` started if orthonormal or centred; else zeros."""
+        """Return copies of the initial `A` and `B` if orthonormal or centred, else zeros."""
         point = super().origin()
         if self.orthonormal or self.centred:
             point |= {"A": self.A0.clone(), "B": self.B0.clone()}
         return point
 
     def manifold(self) -> dict[str, str]:
-        """Return `stiefel` for `A` and `B` where they are orthonormal, else nothing."""
+        """Return `stiefel` for `A` and `B` if they are orthonormal, else nothing."""
         return {"A": "stiefel", "B": "stiefel"} if self.orthonormal else {}
 
     def linears(self) -> dict[str, nn.Linear]:
-        """Return the layers `A`, `B` and, where there is one, `core`."""
+        """Return the layers `A`, `B` and, if present, `core`."""
         layers = {"A": self.A, "B": self.B}
         return layers if self.core is None else {**layers, "core": self.core}
 

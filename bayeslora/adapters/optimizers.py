@@ -1,7 +1,7 @@
-"""The optimiser of an adapted network: an adapter and a head that take turns.
+"""The optimiser of an adapted network, with alternating steps of adapter and head.
 
-`step()` moves the adapter, `head_step()` the head; a scheduler, a checkpoint and `zero_grad()`
-see both. Inside, each kind of parameter has the optimiser that suits it.
+`step()` updates the adapter, `head_step()` the head; schedulers, checkpoints and `zero_grad()` see
+both. Each kind of parameter has its own inner optimiser.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
 
 Euclidean = Callable[[list[nn.Parameter]], Optimizer]
-"""From parameters to the optimiser, of one group, that moves them."""
+"""From parameters to their optimiser, with one group."""
 
 
 class AlternatingOptimizer(Optimizer):
     """Several optimisers behind the interface of one.
 
-    `param_groups` holds the very dictionaries that the inner optimisers read, and `state` is one
-    mapping that all of them share; so schedulers, gradient scalers, and `state_dict` of the base
-    class work unchanged. What it saves is tensors, numbers, lists and dictionaries only.
+    `param_groups` holds the same dictionaries as the inner optimisers, and all of them share one
+    `state`; schedulers, gradient scalers and the base class's `state_dict` therefore work
+    unchanged. The saved state consists of tensors, numbers, lists and dictionaries only.
 
     Args:
         adapter: Optimisers that `step()` runs, in this order.
         head: Optimisers that `head_step()` runs.
 
     Raises:
-        InputError: There is nothing to optimise.
+        InputError: Nothing is trainable.
     """
 
     def __init__(self, adapter: Sequence[Optimizer], head: Sequence[Optimizer] = ()) -> None:
@@ -48,7 +48,7 @@ class AlternatingOptimizer(Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move the adapter's parameters; return the closure's loss if there is one."""
+        """Update the adapter's parameters; return the closure's loss if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -58,12 +58,12 @@ class AlternatingOptimizer(Optimizer):
         return loss
 
     def head_step(self) -> None:
-        """Move the head's parameters."""
+        """Update the head's parameters."""
         for inner in self._head:
             inner.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict()` returned, into the group dictionaries that are in use."""
+        """Load a `state_dict()` into the existing group dictionaries."""
         groups = self.param_groups
         super().load_state_dict(state_dict)
         for group, loaded in zip(groups, self.param_groups, strict=True):
@@ -73,7 +73,7 @@ class AlternatingOptimizer(Optimizer):
         self._share()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refuse a group from outside: no inner optimiser would move it.
+        """Reject a new group, since no inner optimiser would update it.
 
         Raises:
             InputError: Always, once the optimiser is built.
@@ -86,7 +86,7 @@ class AlternatingOptimizer(Optimizer):
         return [*self._adapter, *self._head]
 
     def _share(self) -> None:
-        """Make every inner optimiser keep its moments in the one mapping that is saved."""
+        """Make every inner optimiser use the state that is saved."""
         for inner in self._inner():
             inner.state = self.state
 
@@ -108,16 +108,16 @@ def build_optimizer(
 
     Args:
         sites: The adapters; may be empty.
-        head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
+        head_parameters: Parameters that `head_step()` updates, without weight decay; may be empty.
         config: Learning rate, weight decay and constraint of the adapter.
         head_lr: Learning rate of the head.
-        more: Parameters that `step()` moves with the adapter, without weight decay.
-        euclidean: Returns the optimiser of the adapter's parameters that live on no manifold;
-            None takes AdamW.
-        beside: Optimisers of other parameters that `step()` moves too.
+        more: Parameters that `step()` updates with the adapter, without weight decay.
+        euclidean: Returns the optimiser of the adapter's unconstrained parameters; None takes
+            AdamW.
+        beside: Further optimisers that `step()` runs.
 
     Raises:
-        InputError: There is nothing to optimise, or the sites are not those of `config`.
+        InputError: Nothing is trainable, or the sites are not those of `config`.
     """
     adapter: list[Optimizer] = []
     free, factors = euclidean_parameters(sites), manifold_parameters(sites)
@@ -129,11 +129,11 @@ def build_optimizer(
     elif free:
         group = {"params": free, "name": "adapter"}
         adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=config.weight_decay))
-    if spreads := list(more):
-        group = {"params": spreads, "name": "posterior"}
+    if extra := list(more):
+        group = {"params": extra, "name": "posterior"}
         adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=0.0))
     adapter += beside
-    # After the cores, so that absorption is the last thing that a step does.
+    # After the cores, so that absorption is the last operation of a step.
     if factors:
         adapter.append(_named("factors", config.manifold_optimizer(sites)))
     head_group = {"params": list(head_parameters), "name": "head"}
@@ -142,12 +142,12 @@ def build_optimizer(
 
 
 class CentredAdamW(AdamW):
-    """AdamW on the free factors of sites, with decoupled decay towards where they started.
+    """AdamW on the free factors of sites, with decoupled decay towards their initial values.
 
         θ ← θ_0 + (1 − lr·λ) (θ − θ_0), then AdamW's step without decay
 
-    Plain decay pulls towards zero. Where an adapter starts from a part of the pretrained weight,
-    zero is not the pretrained model; θ_0 is (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
+    Plain decay pulls towards zero. If an adapter starts from a part of the pretrained weight, the
+    pretrained model is at θ_0 and not at zero (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
 
     Args:
         sites: The adapters.
@@ -172,7 +172,7 @@ class CentredAdamW(AdamW):
         rate = group["lr"] * group["decay_to_start"]
         if rate:
             for site, key in self._free:
-                # As AdamW, which leaves alone what has no gradient.
+                # As AdamW, which skips parameters without a gradient.
                 if site.trainable()[key].grad is not None:
                     site.trainable()[key].lerp_(site.origin()[key], rate)
         loss: float | None = super().step(closure)
@@ -180,12 +180,12 @@ class CentredAdamW(AdamW):
 
 
 def manifold_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
-    """Return the parameters that live on a manifold, site by site."""
+    """Return the parameters on a manifold, site by site."""
     return [site.trainable()[key] for site in sites for key in site.manifold()]
 
 
 def euclidean_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
-    """Return the parameters that live on none, site by site."""
+    """Return the unconstrained parameters, site by site."""
     return [
         value
         for site in sites
@@ -195,6 +195,6 @@ def euclidean_parameters(sites: Sequence[Site]) -> list[nn.Parameter]:
 
 
 def _named(name: str, inner: Optimizer) -> Optimizer:
-    """Return an optimiser of one group with a name on that group."""
+    """Set the name of an optimiser's only group and return the optimiser."""
     inner.param_groups[0]["name"] = name
     return inner

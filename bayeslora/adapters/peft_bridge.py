@@ -1,10 +1,10 @@
-"""Exchange with PEFT: any low-rank adapter is written as a plain LoRA, any plain LoRA is read.
+"""Exchange with PEFT: write any low-rank adapter as a plain LoRA, read any plain LoRA.
 
-PoLAR is exact in that form: `A = Yᵀ`, `B = X·Θ`, the same rank and alpha. A change that is measured
-from a start, as PiSSA's, is one of rank 2r on the original weight. Read are ranks, scales and
-rank-stabilised scales of each layer, PiSSA with the exact decomposition, and what PEFT converted to
-a plain LoRA when saving. Files are written and read without importing PEFT, and nothing is
-unpickled.
+PoLAR is exact in this form: `A = Yᵀ`, `B = X·Θ`, with the same rank and alpha. A change relative to
+a start, as in PiSSA, becomes a LoRA of rank 2r on the original weight. The reader supports ranks,
+scales and rank-stabilised scales per layer, PiSSA with the exact decomposition, and checkpoints
+that PEFT converted to a plain LoRA when saving. Files are written and read without importing PEFT,
+and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ def export_peft(
     """Write a checkpoint that `peft.PeftModel.from_pretrained` loads as the same function.
 
     Args:
-        sites: The adapters of one model, all of the same scale. Columns of a weight are a LoRA
-            whose first factor picks them; sites without any are left out.
+        sites: The adapters of one model, all of the same scale. Columns of a weight become a LoRA
+            whose first factor selects them; sites without columns are left out.
         directory: Where `adapter_config.json` and `adapter_model.safetensors` go.
         base_model_name: Directory or hub id of the plain model, for PEFT's automatic loading.
-        prefix: What comes before the sites' names in the model that PEFT will wrap: empty for
-            the class they were injected into, `model.` for a decoder's language model,
+        prefix: Prefix of the sites' names in the model that PEFT will wrap: empty for the class
+            they were injected into, `model.` for a decoder's language model,
             `bert.` for a BERT classifier.
         head: Tensors of a sequence classifier's last layer by their names in it, such as
             `score.weight`, saved whole beside the adapters.
-        task_type: PEFT's name of what the wrapped model does, such as `FEATURE_EXTRACTION`.
+        task_type: PEFT's task type, such as `FEATURE_EXTRACTION`.
         embedded: Short name of the embedded model that the base is a copy of; `read_peft` then
-            finds that one.
+            finds this model.
 
     Raises:
-        InputError: There are no sites, they change nothing, their scales or dropouts differ, or
-            one has a gate.
+        InputError: There are no sites, their change is empty, their scales or dropouts differ, or
+            a site has a gate.
     """
     for site in sites:
         site.check_fixed()
@@ -89,9 +89,9 @@ def export_peft(
     for name, value in (head or {}).items():
         tensors[f"{TENSOR_ROOT}{name}"] = value.detach().float().cpu().contiguous()
     folder = Path(directory)
-    with atomic_file(folder / WEIGHTS_FILE) as aside:
-        noted = {} if embedded is None else {EMBEDDED_BASE: embedded}
-        save_file(tensors, str(aside), metadata={"format": "pt", **noted})
+    with atomic_file(folder / WEIGHTS_FILE) as temporary:
+        extra = {} if embedded is None else {EMBEDDED_BASE: embedded}
+        save_file(tensors, str(temporary), metadata={"format": "pt", **extra})
     ranks = {path: len(A) for path, (A, _) in changes.items()}
     config = _peft_config(ranks, *shared.pop(), base_model_name) | {"task_type": task_type}
     if head:
@@ -103,39 +103,38 @@ def load_peft(model: nn.Module, directory: str | Path) -> list[Site]:
     """Inject the adapters of a PEFT checkpoint into `model` and return them.
 
     `model` may be the model that PEFT wrapped, its backbone alone, or a model around it: paths
-    are matched by their ends. Modules that were saved whole are copied where `model` has them;
-    the others stay in `read_peft(directory).modules_to_save`. Where PEFT began with an exact
-    `pissa`, `model` has to have the weights of before that: the principal parts are found again.
+    are matched by suffix. Modules that were saved in full are copied if `model` has them; the
+    others stay in `read_peft(directory).modules_to_save`. If PEFT started from an exact `pissa`,
+    `model` must have the original weights: the principal parts are computed again.
 
     Raises:
-        InputError: See `read_peft`; a layer of the checkpoint is not in `model`, or means several
-            of its layers; or one that the checkpoint's options name is not in the checkpoint,
-            though others of the same list of layers are.
+        InputError: See `read_peft`; a layer of the checkpoint matches no layer or several layers of
+            `model`; or the checkpoint lacks a layer that its options name, though it has others
+            of the same list of layers.
     """
     checkpoint = read_peft(directory)
     homes = _homes(model, checkpoint)
-    whole = _homes_of_saved(model, checkpoint.modules_to_save)
+    saved = _homes_of_saved(model, checkpoint.modules_to_save)
     sites = [_site(model, home, path, checkpoint) for path, home in homes.items()]
     with torch.no_grad():
-        for target, value in whole:
+        for target, value in saved:
             target.copy_(value)
     return put(model, sites)
 
 
 @torch.no_grad()
 def split_peft(model: nn.Module, directory: str | Path) -> list[Site]:
-    """Take the adapters of a PEFT checkpoint out of a model that they are merged into.
+    """Unmerge the adapters of a PEFT checkpoint from a model into separate sites.
 
-    The model computes the same as before, to the rounding of a float32 sum; the adapters are sites
-    of their own.
+    The model computes the same function as before, up to the rounding of a float32 sum.
 
     Args:
         model: Changed in place.
         directory: The checkpoint.
 
     Raises:
-        InputError: See `load_peft`; or the factors carry a part of the pretrained weight, whose
-            start is not in the checkpoint. The model is then as it was.
+        InputError: See `load_peft`; or the factors carry a part of the pretrained weight whose
+            start is not in the checkpoint. The model is then unchanged.
     """
     checkpoint = read_peft(directory)
     if checkpoint.is_pissa:
@@ -152,7 +151,7 @@ def split_peft(model: nn.Module, directory: str | Path) -> list[Site]:
 
 @torch.no_grad()
 def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) -> LowRank:
-    """Return a site for one layer of `model` with the factors of one of the checkpoint's."""
+    """Return a site for one layer of `model` with the factors of a layer of the checkpoint."""
     host, scale = model.get_submodule(name), checkpoint.scales[path]
     A, B = (checkpoint.tensors[f"{path}.{key}"] for key in "AB")
     if not isinstance(host, nn.Linear) or host.weight.shape != (len(B), A.shape[1]):
@@ -174,9 +173,9 @@ def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) ->
 def _peft_config(
     ranks: dict[str, int], scale: float, dropout: float, base_model_name: str | None
 ) -> dict[str, Any]:
-    """Return PEFT's options; the patterns match the adapted layers and no other."""
+    """Return PEFT's options; the patterns match exactly the adapted layers."""
     r = max(ranks.values())
-    others = {re.escape(path): rank for path, rank in ranks.items() if rank != r}
+    other_ranks = {re.escape(path): rank for path, rank in ranks.items() if rank != r}
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": base_model_name,
@@ -184,8 +183,8 @@ def _peft_config(
         "lora_alpha": scale * r,
         "lora_dropout": dropout,
         "target_modules": "(?:" + "|".join(map(re.escape, ranks)) + ")",
-        "rank_pattern": others,
-        "alpha_pattern": {pattern: scale * rank for pattern, rank in others.items()},
+        "rank_pattern": other_ranks,
+        "alpha_pattern": {pattern: scale * rank for pattern, rank in other_ranks.items()},
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -197,14 +196,14 @@ def _peft_config(
 
 
 def _homes(model: nn.Module, checkpoint: PeftCheckpoint) -> dict[str, str]:
-    """Return the name in the model of each layer of a checkpoint, which has to have them all."""
+    """Return the name in the model of each layer of a checkpoint, which must be complete."""
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     homes = {path: _home(path, linear) for path in checkpoint.config.target_modules or ()}
-    lost = missing_layers(homes, linear, checkpoint.targets) if checkpoint.targets else []
-    if lost:
+    missing = missing_layers(homes, linear, checkpoint.targets) if checkpoint.targets else []
+    if missing:
         raise InputError(
-            f"the checkpoint has no factors of {lost[0]!r}"
-            + (f" and {counted(len(lost) - 1, 'other layer')}" if len(lost) > 1 else "")
+            f"the checkpoint has no factors of {missing[0]!r}"
+            + (f" and {counted(len(missing) - 1, 'other layer')}" if len(missing) > 1 else "")
             + f", which its {CONFIG_FILE} says are adapted: it is damaged, or was made for a "
             "model with other layers"
         )
@@ -212,16 +211,18 @@ def _homes(model: nn.Module, checkpoint: PeftCheckpoint) -> dict[str, str]:
 
 
 def _home(path: str, names: Collection[str]) -> str:
-    """Return the one name that means the same layer as `path`."""
-    found = _same(path, names)
-    if len(found) != 1:
-        problem = "no plain linear layer" if not found else f"several layers ({', '.join(found)})"
+    """Return the only name that refers to the same layer as `path`."""
+    matches = _same(path, names)
+    if len(matches) != 1:
+        problem = (
+            "no plain linear layer" if not matches else f"several layers ({', '.join(matches)})"
+        )
         raise InputError(f"the checkpoint's layer {path!r} matches {problem} of the model")
-    return found[0]
+    return matches[0]
 
 
 def _same(path: str, names: Collection[str]) -> list[str]:
-    """Return `path` if it is one of `names`, else those where one of the two ends the other."""
+    """Return `path` if it is in `names`, else the names of which it is a suffix, or vice versa."""
     if path in names:
         return [path]
     return [name for name in names if path.endswith(f".{name}") or name.endswith(f".{path}")]
@@ -230,17 +231,17 @@ def _same(path: str, names: Collection[str]) -> list[str]:
 def _homes_of_saved(
     model: nn.Module, saved: dict[str, Tensor]
 ) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return the model's parameters that a checkpoint saved whole, with their new values."""
+    """Return the parameters that a checkpoint saved in full, with their new values."""
     parameters = dict(model.named_parameters())
     pairs = []
     for path, value in saved.items():
-        found = _same(path, parameters)
-        if len(found) > 1:
+        matches = _same(path, parameters)
+        if len(matches) > 1:
             raise InputError(
-                f"the checkpoint's {path!r} matches several parameters ({', '.join(found)}) of "
+                f"the checkpoint's {path!r} matches several parameters ({', '.join(matches)}) of "
                 "the model"
             )
-        pairs += [(parameters[name], path, value) for name in found]
+        pairs += [(parameters[name], path, value) for name in matches]
     for parameter, path, value in pairs:
         if parameter.shape != value.shape:
             raise InputError(

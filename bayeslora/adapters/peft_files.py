@@ -1,7 +1,7 @@
-"""Checkpoints in PEFT's layout: what their files are called and hold.
+"""Reading of checkpoints in PEFT's layout.
 
-LoRA is read, with any rank, scale and start that a plain site reproduces; nothing is unpickled, and
-PEFT need not be installed.
+Supported is LoRA with any rank, scale and initialisation that a plain site reproduces. Nothing is
+unpickled, and PEFT need not be installed.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ _REFUSED_OPTIONS = (
 
 @dataclass(frozen=True)
 class PeftCheckpoint:
-    """What a directory written by PEFT holds.
+    """Content of a directory written by PEFT.
 
     Attributes:
-        config: Its options; `target_modules` are the full paths of the adapted layers. Layers may
-            have ranks and scales of their own.
+        config: Its options; `target_modules` are the full paths of the adapted layers. Ranks and
+            scales may differ between layers.
         scales: The factor s of each adapted layer by path.
-        targets: What chose the layers, where the options say it.
-        is_pissa: Whether the factors are to be seen against the principal part of each weight,
-            which PEFT took out of the base model when training began.
+        targets: PEFT's choice of layers, if the options record it.
+        is_pissa: Whether the factors are relative to the principal part of each weight, which
+            PEFT removed from the base model when training began.
         tensors: `<path>.A` [r, in] and `<path>.B` [out, r], float32; paths are relative to the
             model that PEFT wrapped.
-        modules_to_save: Tensors of modules that were trained and saved whole, such as a
+        modules_to_save: Tensors of modules that were trained and saved in full, such as a
             classifier's head, by their names in that model.
-        base_model_name: Directory or hub id of that model, where it is recorded.
+        base_model_name: Directory or hub id of that model, if recorded.
     """
 
     config: LoRA
@@ -84,13 +84,13 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     """Return the content of a LoRA checkpoint in PEFT's layout.
 
     Raises:
-        InputError: The directory is damaged; or it holds a pickle, another method than LoRA, or
-            a variant of LoRA that a plain site cannot reproduce.
+        InputError: The directory is damaged, or holds a pickle, a method other than LoRA, or a
+            variant of LoRA that a plain site cannot reproduce.
     """
     folder = Path(directory)
     options = read_json(folder / CONFIG_FILE)
     _check_readable(folder / CONFIG_FILE, options)
-    tensors, others = _split(folder / WEIGHTS_FILE, _read_weights(folder))
+    tensors, modules_to_save = _split(folder / WEIGHTS_FILE, _read_weights(folder))
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
     targets = _targets(folder / CONFIG_FILE, options)
@@ -113,7 +113,7 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
         targets,
         is_pissa,
         tensors,
-        others,
+        modules_to_save,
         embedded_base(folder) or options.get("base_model_name_or_path"),
     )
 
@@ -131,14 +131,14 @@ def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:
 
 
 def _of_layers(options: dict[str, Any], key: str, paths: Sequence[str]) -> dict[str, float]:
-    """Return rank or alpha of each layer: that of the first pattern that ends its path."""
-    given: dict[str, float] = options.get(_PATTERNS[key]) or {}
-    patterns = [(_pattern(pattern), value) for pattern, value in given.items()]
+    """Return rank or alpha of each layer, from the first pattern that matches its path's end."""
+    by_pattern: dict[str, float] = options.get(_PATTERNS[key]) or {}
+    patterns = [(_pattern(pattern), value) for pattern, value in by_pattern.items()]
 
     def of_layer(path: str) -> float:
-        found = (value for pattern, value in patterns if pattern.fullmatch(path))
-        # PEFT then takes a key that is the path itself, whatever it means as a pattern.
-        return next(found, given.get(path, options[key]))
+        matches = (value for pattern, value in patterns if pattern.fullmatch(path))
+        # PEFT then takes a key that equals the path, whatever it means as a pattern.
+        return next(matches, by_pattern.get(path, options[key]))
 
     return {path: of_layer(path) for path in paths}
 
@@ -150,9 +150,9 @@ def _pattern(key: str) -> re.Pattern[str]:
 def _check_rank(
     folder: Path, path: str, rank: float, tensors: dict[str, Tensor], *, is_pissa: bool
 ) -> None:
-    """Raise InputError for other factors than the configuration is of.
+    """Raise InputError if the factors do not have the configured rank.
 
-    PiSSA has no more directions than the weight, whatever rank was asked for.
+    PiSSA has no more directions than the weight, whatever the configured rank.
     """
     A, B = tensors[f"{path}.A"], tensors[f"{path}.B"]
     expected = min(rank, A.shape[1], len(B)) if is_pissa else rank
@@ -208,7 +208,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Raise InputError if a factor is missing, or two do not fit together."""
+    """Raise InputError if a factor is missing or the shapes of a pair do not match."""
     for name, value in tensors.items():
         layer, _, factor = name.rpartition(".")
         other = f"{layer}.{'B' if factor == 'A' else 'A'}"
@@ -233,9 +233,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the factors by `<path>.A` and `<path>.B`, and everything else by its own name."""
+    """Return the factors as `<path>.A` and `<path>.B`, and all other tensors by name."""
     factors: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
+    modules_to_save: dict[str, Tensor] = {}
     for full_name, value in tensors.items():
         name = full_name.removeprefix(TENSOR_ROOT)
         match = _FACTOR.fullmatch(name)
@@ -246,7 +246,7 @@ def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
         elif "lora_" in name:
             raise InputError(f"{path}: tensor {full_name!r} belongs to no plain linear LoRA layer")
         else:
-            others[name] = value
+            modules_to_save[name] = value
     if not factors:
         raise InputError(f"{path} holds no tensor named …lora_A.weight or …lora_B.weight")
-    return factors, others
+    return factors, modules_to_save

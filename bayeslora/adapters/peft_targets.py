@@ -1,9 +1,9 @@
-"""Which layers PEFT adapts by its options, so that a checkpoint that lost some is told.
+"""Layers that PEFT adapts according to its options, to detect incomplete checkpoints.
 
-A file holds what it holds: that a layer is missing shows only against the options and the model.
+A missing layer shows only in a comparison with the options and the model.
 
-PEFT's own `check_target_module_exists` is not called: PEFT is an optional package, and checkpoints
-are read without it. The tests hold the two equal.
+PEFT's own `check_target_module_exists` is not called, since PEFT is optional for reading
+checkpoints. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Targets:
     """PEFT's options for the choice of layers; a string is a pattern of whole paths.
 
     Attributes:
-        modules: Layers to adapt, a list by the ends of their paths.
-        exclude: Those of them to leave alone.
-        saved: Modules that train whole, in which nothing is adapted.
-        layers: Numbers of the layers that a list is limited to; empty for all.
-        lists: What the lists of layers are called; empty for any name.
+        modules: Layers to adapt; a list holds suffixes of their paths.
+        exclude: Layers to exclude from these.
+        saved: Modules that are trained in full and not adapted.
+        layers: Indices of the layers to adapt in a list of layers; empty for all.
+        lists: Names of the lists of layers; empty for any name.
     """
 
     modules: str | tuple[str, ...]
@@ -41,12 +41,12 @@ class Targets:
 
     @property
     def patterns(self) -> list[str]:
-        """Everything that is matched as a regular expression."""
+        """All options that are regular expressions."""
         whole = [item for item in (self.modules, self.exclude) if isinstance(item, str)]
         return [*whole, *self.saved, *self.lists]
 
     def match(self, path: str) -> bool:
-        """Return whether PEFT adapts the layer, which it would see at `path`."""
+        """Return whether PEFT adapts the layer at `path`."""
         if _is_named(path, self.exclude):
             return False
         if any(re.match(rf"(^|.*\.){name}($|\..*)", path) for name in self.saved):
@@ -56,18 +56,18 @@ class Targets:
         return _is_named(path, self.modules) and self._number(path) in self.layers
 
     def _number(self, path: str) -> int | None:
-        """Return a layer's number in the outermost list that it is in."""
+        """Return a layer's index in the outermost list that contains it."""
         names = [rf"(?:^|.*?\.){name}" for name in self.lists] or [r".*?\.[^.]*"]
-        found = (re.match(rf"{name}\.(?P<idx>\d+)\.", path) for name in names)
-        match = next((match for match in found if match), None)
+        matches = (re.match(rf"{name}\.(?P<idx>\d+)\.", path) for name in names)
+        match = next((match for match in matches if match), None)
         return int(match["idx"]) if match else None
 
 
 def read_targets(options: Mapping[str, Any]) -> Targets | None:
-    """Return the choice that a configuration has written down, or nothing where it has none.
+    """Return the target options of a configuration; None if it has none.
 
     Raises:
-        InputError: An option is no list of names and no pattern, or not one that can be read.
+        InputError: An option is neither a list of names nor a valid pattern.
     """
     if options.get("target_modules") in (None, "all-linear"):
         return None
@@ -82,33 +82,37 @@ def read_targets(options: Mapping[str, Any]) -> Targets | None:
 def missing_layers(
     homes: Mapping[str, str], linear: Collection[str], targets: Targets
 ) -> list[str]:
-    """Return the layers of a model that the options choose and a checkpoint does not have.
+    """Return the layers of a model that the options select and a checkpoint lacks.
 
-    Only lists of layers are looked at in which the checkpoint has one at least. What else a model
-    has, such as a pooler or another tower, depends on its class, which need not be the one that
-    PEFT wrapped.
+    Only lists of layers with at least one layer in the checkpoint are considered. The other
+    modules, such as a pooler or another tower, depend on the model's class, which may differ from
+    the class that PEFT wrapped.
 
     Args:
-        homes: Name in the model of each layer of the checkpoint, by its path there.
+        homes: Name in the model of each layer, by its path in the checkpoint.
         linear: Names of the model's linear layers.
         targets: The options.
     """
-    one, home = next(iter(homes.items()))
-    # One of the two ends the other: PEFT may have wrapped more than the model, or less.
-    shared = min(one, home, key=len)
-    before, inside = one.removesuffix(shared), home.removesuffix(shared)
-    lists = {_list(name.removeprefix(inside)) for name in homes.values()} - {None}
-    others = {name: name.removeprefix(inside) for name in set(linear) - set(homes.values())}
-    check_patterns(CONFIG_FILE, targets.patterns, [before + path for path in others.values()])
+    peft_path, model_path = next(iter(homes.items()))
+    # One is a suffix of the other: PEFT may have wrapped more than the model, or less.
+    shared = min(peft_path, model_path, key=len)
+    peft_prefix, model_prefix = peft_path.removesuffix(shared), model_path.removesuffix(shared)
+    lists = {_list(name.removeprefix(model_prefix)) for name in homes.values()} - {None}
+    candidates = {
+        name: name.removeprefix(model_prefix) for name in set(linear) - set(homes.values())
+    }
+    check_patterns(
+        CONFIG_FILE, targets.patterns, [peft_prefix + path for path in candidates.values()]
+    )
     return [
         name
-        for name, path in sorted(others.items())
-        if _list(path) in lists and targets.match(before + path)
+        for name, path in sorted(candidates.items())
+        if _list(path) in lists and targets.match(peft_prefix + path)
     ]
 
 
 def _list(name: str) -> str | None:
-    """Return the path of the outermost list that a module is in."""
+    """Return the path of the outermost list that contains a module."""
     match = _LIST.match(name)
     return match[0] if match else None
 

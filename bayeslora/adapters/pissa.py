@@ -1,11 +1,11 @@
-"""PiSSA's start: the principal singular vectors of the pretrained weight.
+"""PiSSA: initialisation at the principal singular vectors of the pretrained weight.
 
     U, S, Vᵀ = svd(W0) ;   B_0 = U_r √(S_r / s) ;   A_0 = √(S_r / s) V_rᵀ
 
-so that `s·B_0·A_0` is the best approximation of W0 of rank r. The paper trains A and B around the
-residual `W0 − s·B_0·A_0`; here the layer keeps W0 and subtracts `s·B_0·A_0` as it runs, which is
-the same function. W0 is then never rounded anew, several adapters can share it, and at the start
-nothing has changed at all.
+so that `s·B_0·A_0` is the best rank-r approximation of W0. The paper trains A and B around the
+residual `W0 − s·B_0·A_0`; here the layer keeps W0 and subtracts `s·B_0·A_0` in the forward pass,
+which is the same function. W0 is then never rounded again, several adapters can share it, and the
+initial change is exactly zero.
 
 Source: Meng, Wang and Zhang 2024, arXiv 2404.02948; the randomised decomposition: Halko,
 Martinsson and Tropp 2011, arXiv 0909.4061.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.stats import SecondMoment
 
-# Directions beyond the r that are asked for: with them, a few iterations separate the r well.
+# Directions beyond the requested r, so that a few iterations separate the r well.
 _OVERSAMPLING = 8
 
 
@@ -70,21 +70,21 @@ class PiSSA(LowRankAdapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return the principal part of the weight."""
+        """Return the factors of the principal part of the weight."""
         return pissa(weight, self.r, self.scale, generator, self.niter)
 
 
 def pissa(
     weight: Tensor, r: int, scale: float, generator: Generator, niter: int | None = None
 ) -> Factors:
-    """Return factors with `s·B·A` the principal part of a weight, around which they are centred.
+    """Return centred factors whose product `s·B·A` is the principal part of a weight.
 
     Args:
-        weight: [out, in], of any floating precision; the work is in float64.
-        r: Rank, at most the smaller of out and in.
+        weight: [out, in], any floating dtype; the computation is in float64.
+        r: Rank, at most min(out, in).
         scale: s > 0.
-        generator: Source of randomness, on the CPU; untouched where `niter` is None.
-        niter: Power iterations of a randomised decomposition; None takes the exact one.
+        generator: Source of randomness, on the CPU; unused if `niter` is None.
+        niter: Power iterations of a randomised decomposition; None takes the exact decomposition.
 
     Raises:
         InputError: The rank is not between 1 and min(out, in).
@@ -106,14 +106,14 @@ def pissa(
 def _randomised_svd(
     matrix: Tensor, r: int, niter: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U, S and Vᵀ of the r largest singular values and a few more, about."""
+    """Return approximate U, S and Vᵀ of the r largest singular values and a few more."""
     import torch
 
     from bayeslora.runtime import restored_random_state
 
     seed = int(torch.randint(2**62, (), generator=generator))
     width = min(r + _OVERSAMPLING, *matrix.shape)
-    # On the CPU, where a seed means the same on every machine; the products are thin.
+    # On the CPU, where a seed is reproducible on every machine; the products are thin.
     with restored_random_state():
         torch.manual_seed(seed)
         U, S, V = torch.svd_lowrank(matrix.cpu(), q=width, niter=niter)

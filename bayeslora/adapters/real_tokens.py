@@ -1,4 +1,4 @@
-"""Which of the states that a layer saw belong to real tokens, and which to padding."""
+"""Distinguish the states of real tokens from those of padding."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from bayeslora.errors import InputError
 
 
 def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
-    """Return which of a batch's states are those of real tokens, [...] truth values.
+    """Return a boolean mask [...] of the states of a batch that belong to real tokens.
 
-    A layer may see one state a row, and then all of them are.
+    If a layer sees one state per row, all of them are real.
 
     Args:
-        name: What saw them, as the message says it.
+        name: Name of the layer in the error message.
         states: [B, T, d], [B·T, d], or [B, d].
         mask: [B, T], 1 at real tokens.
 
     Raises:
-        InputError: The states are of another shape.
+        InputError: The states have another shape.
     """
     rows, tokens = mask.shape
     leading = states.shape[:-1]

@@ -1,4 +1,4 @@
-"""Every adapter that a name can stand for: built in, registered, or of an installed package."""
+"""Registry of adapters by name: built in, registered, or from an installed package."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ T = TypeVar("T")
 ADAPTERS: Mapping[str, type[Adapter]] = {
     cls.name: cls for cls in (LoRA, PoLAR, PiSSA, CorDA, S2FT, LISA, EMTAL, ILoRA, AMT, Frozen)
 }
-"""The adapters that are built in."""
+"""The built-in adapters."""
 
 NO_ADAPTER = Frozen(pooling="last")
-"""Nothing is trained, and a text is read by its last token, as the language model reads it."""
+"""No training; the feature of a text is its last token, as for the language model itself."""
 
 _TEXTS = ("name", "summary", "source", "parameters")
 
 
-def check_adapter(found: Any, where: str) -> type[Any]:
-    """Return a class of another package if it can stand for an adapter.
+def check_adapter(candidate: Any, where: str) -> type[Any]:
+    """Return a class of another package if it is a valid adapter.
 
     Args:
-        found: What should be a frozen dataclass that derives from `Adapter`, with the class
+        candidate: Should be a frozen dataclass that derives from `Adapter`, with the class
             variables `name`, `summary`, `source` and `parameters` (text).
-        where: What it is and whose, for messages.
+        where: Origin of the class, for messages.
 
     Raises:
-        InputError: It is something else; the message says what is missing.
+        InputError: It is no valid adapter; the message says what is missing.
     """
-    checked = check_options_class(found, where, _TEXTS)
+    checked = check_options_class(candidate, where, _TEXTS)
     if not issubclass(checked, Adapter):
         raise InputError(
             f"{where}: {checked.__name__} must derive from bayeslora.adapters.base.Adapter"
@@ -54,7 +54,7 @@ def check_adapter(found: Any, where: str) -> type[Any]:
 
 
 CATALOGUE = Catalogue("adapter", ADAPTERS, check_adapter)
-"""Every adapter by name, those of other packages included."""
+"""Every adapter by name, including those of other packages."""
 
 resolve_adapter = CATALOGUE.resolve
 stored_adapter = CATALOGUE.stored
@@ -62,13 +62,13 @@ provider = CATALOGUE.provider
 
 
 def register_adapter(config: type[T]) -> type[T]:
-    """Register an adapter of your own under its name, for this process; usable as a decorator.
+    """Register a custom adapter under its name for this process; usable as a decorator.
 
-    A package registers with an entry point instead, which needs no call: see docs/extending.md.
+    A package registers with an entry point instead, without a call: see docs/extending.md.
 
     Args:
-        config: A frozen dataclass that derives from `bayeslora.adapters.base.Adapter`. What was
-            defined and registered before under the same module and class name is replaced.
+        config: A frozen dataclass that derives from `bayeslora.adapters.base.Adapter`. It replaces
+            a class registered before under the same module and class name.
 
     Returns:
         The class itself.
@@ -80,10 +80,10 @@ def register_adapter(config: type[T]) -> type[T]:
 
 
 def table_name(recorded: Mapping[str, Any]) -> str:
-    """Return what tables and reports call an adapter.
+    """Return the name of an adapter in tables and reports.
 
     Args:
-        recorded: Its options as they are in a model's record.
+        recorded: Its options in a model's record.
     """
     known = CATALOGUE.get(str(recorded["name"]))
     return str(recorded["name"] if known is None else known.table_name(recorded))

@@ -12,18 +12,17 @@ from bayeslora.adapters.layers import frozen_layer
 
 
 class Site(nn.Module):
-    """A frozen linear layer plus a trained change of its weight, whatever its form.
+    """A frozen linear layer plus a trained change of its weight.
 
-    A subclass defines `forward`, `change` and `linears`, and whatever else differs from here.
+    Subclasses define `forward`, `change` and `linears`, and override other methods if needed.
 
     Attributes:
-        has_factors: Whether the change is that of low-rank factors `A` and `B`, as in `LowRank`.
+        has_factors: Whether the change is a product of low-rank factors, as in `LowRank`.
         name: Dotted path of the module in its host.
         scale: The factor s in front of the change.
         weight: [out, in], the frozen weight.
         bias: [out] or None, frozen.
-        centred: Whether `origin()` is a part of the frozen weight, where decay to 0 would shrink
-            it.
+        centred: Whether `origin()` is a part of the frozen weight, which decay to 0 would shrink.
 
     Args:
         name: Dotted path of the replaced layer in its host.
@@ -66,19 +65,19 @@ class Site(nn.Module):
         raise NotImplementedError
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return `(A [k, in], B [out, k])` with the change of the weight `s·B·A`.
+        """Return `(A [k, in], B [out, k])`; the change of the weight is `s·B·A`.
 
         Args:
-            dtype: Of the result; None takes the adapter's own.
+            dtype: Dtype of the result; None takes the adapter's.
         """
         raise NotImplementedError
 
     def linears(self) -> dict[str, nn.Linear]:
-        """Return the linear layers that hold the parameters, each called once a forward pass."""
+        """Return the linear layers that hold the parameters, each called once per forward pass."""
         raise NotImplementedError
 
     def check_fixed(self) -> None:
-        """Raise InputError where no single matrix is the change of the weight."""
+        """Raise InputError if the change of the weight is not a single matrix."""
 
     def delta(self) -> Tensor:
         """Return the change of the weight, [out, in], in the adapter's precision.
@@ -92,7 +91,7 @@ class Site(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return a plain layer with the change added in, in the host's precision and frozen.
+        """Return a frozen linear layer with the change merged in, in the host's precision.
 
         Raises:
             InputError: See `check_fixed`.
@@ -103,7 +102,7 @@ class Site(nn.Module):
         return frozen_layer(weight, bias, self.training)
 
     def plain(self) -> nn.Linear:
-        """Return the layer without the change, holding the very tensors of the replaced one."""
+        """Return the layer without the change; it holds the tensors of the replaced layer."""
         return frozen_layer(self.weight, self.bias, self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -111,27 +110,27 @@ class Site(nn.Module):
         return {key: layer.get_parameter("weight") for key, layer in self.linears().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: `trainable()`, and what it is read with."""
+        """Return the tensors to save: `trainable()` and those needed to load them."""
         return dict(self.trainable())
 
     def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        """Return the shapes that the tensors of a file must have to be loaded.
+        """Return the shapes that stored tensors must have.
 
         Args:
             stored: The file's tensors of this site, named as in `tensors()`; some may be missing.
 
         Raises:
-            InputError: A tensor that decides shapes is not allowed.
+            InputError: A tensor that determines shapes is invalid.
         """
         return {key: value.shape for key, value in self.tensors().items()}
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:
-        """Take the shapes of the tensors of a file, where these decide them; see `shapes`."""
+        """Adopt the shapes that stored tensors determine; see `shapes`."""
 
     def origin(self) -> dict[str, Tensor]:
-        """Return the point that a prior over `trainable()` is centred on; the change there is 0."""
+        """Return the centre of a prior over `trainable()`, where the change is 0."""
         return {key: torch.zeros_like(value) for key, value in self.trainable().items()}
 
     def manifold(self) -> dict[str, str]:
-        """Return the manifold of each parameter that has one: `stiefel`."""
+        """Return the manifold (`stiefel`) of each constrained parameter."""
         return {}

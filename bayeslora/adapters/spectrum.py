@@ -1,4 +1,4 @@
-"""Numbers that describe trained adapters: singular values, stable rank, drift, size."""
+"""Summary statistics of trained adapters: singular values, stable rank, drift, size."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from bayeslora.adapters.site import Site
 
 
 def singular_values(site: Site) -> Tensor:
-    """Return the singular values of the change that can differ from 0, descending, [k] float64.
+    """Return the singular values of the change that can be nonzero, descending, [k] float64.
 
-    k is r, or 2r where the change is measured from a start (less on a layer smaller than that); of
-    columns it is their number.
-    With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are those of the k × k matrix `s·R_b·R_aᵀ`, whether
-    or not the factors are orthonormal; no out × in matrix is formed. A gate is left out.
+    k is r, or 2r for a change relative to a start (less on smaller layers), or the number of
+    columns. With `B = Q_b R_b` and `Aᵀ = Q_a R_a` they are the singular values of the k × k matrix
+    `s·R_b·R_aᵀ`, whether or not the factors are orthonormal; no out × in matrix is formed. A gate
+    is left out.
     """
-    A, B = (item.detach() for item in site.change(torch.float64))
+    A, B = (factor.detach() for factor in site.change(torch.float64))
     middle = torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT
     values: Tensor = abs(site.scale) * torch.linalg.svdvals(middle)
     return values
 
 
 def stable_rank(site: Site) -> float:
-    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN where the change is zero.
+    """Return ‖ΔW‖²_F / ‖ΔW‖²_2, between 1 and its rank; NaN if the change is zero.
 
-    It counts the directions that the change really uses (Rudelson & Vershynin 2007,
+    It is the effective number of directions of the change (Rudelson & Vershynin 2007,
     arXiv:math/0503442).
     """
     return _stable_rank(singular_values(site))
 
 
 def drift(site: Site) -> float:
-    """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 where it has none."""
+    """Return max ‖ZᵀZ − I‖_F over the site's factors on a manifold; 0 if it has none."""
     distances = [_distance(site.linears()[key].weight) for key in site.manifold()]
     return max(distances, default=0.0)
 
 
 @dataclass(frozen=True)
 class SiteSpectrum:
-    """What one adapter did to the weight of its layer.
+    """Statistics of the change that one adapter makes to the weight of its layer.
 
     Attributes:
         name: Dotted name of the layer.
-        singular_values: Of the change ΔW, descending; those beyond its rank are 0 and left out.
+        singular_values: Singular values of the change ΔW, descending, without the zeros beyond its
+            rank.
         norm: ‖ΔW‖_F.
-        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN where that is zero.
-        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
-        drift: As `drift`.
-        is_gated: Whether the change is another one for every token, as with C-LoRA: the numbers are
-            then those of the factors alone, without the gate between them.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F, W the frozen weight; NaN if that is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN if the change is zero.
+        drift: See `drift`.
+        is_gated: Whether the change depends on the token, as in C-LoRA; the statistics are then
+            those of the factors without the gate.
     """
 
     name: str
@@ -67,7 +68,7 @@ class SiteSpectrum:
 
 
 def spectrum(site: Site) -> SiteSpectrum:
-    """Return the numbers of one site, in float64."""
+    """Return the statistics of one site, computed in float64."""
     values = singular_values(site)
     norm = float(torch.linalg.vector_norm(values))
     frozen = float(torch.linalg.vector_norm(site.weight.detach().double()))
@@ -83,10 +84,10 @@ def spectrum(site: Site) -> SiteSpectrum:
 
 
 def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
-    """Return the numbers of every matrix that was trained itself, in float64.
+    """Return the statistics of every matrix that was trained in full, computed in float64.
 
-    The whole change is decomposed, all the min(out, in) values of it. Biases and normalisations
-    are no matrices and left out.
+    All min(out, in) singular values of the change are computed. Biases and normalisations are left
+    out.
     """
     return [
         _full_spectrum(name.removesuffix(".weight"), change, start)
@@ -97,17 +98,17 @@ def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
 
 def _full_spectrum(name: str, change: Tensor, start: Tensor) -> SiteSpectrum:
     values = torch.linalg.svdvals(change)
-    norm, frozen = (float(torch.linalg.vector_norm(item)) for item in (values, start))
+    norm, frozen = (float(torch.linalg.vector_norm(tensor)) for tensor in (values, start))
     relative = norm / frozen if frozen else math.nan
     return SiteSpectrum(name, tuple(values.tolist()), norm, relative, _stable_rank(values), 0.0)
 
 
 def summary(sites: Sequence[Site]) -> dict[str, float]:
-    """Return the figures that a training log shows for a set of sites.
+    """Return the statistics of a set of sites for the training log.
 
     Returns:
         `num_sites`; `num_parameters`; `delta_norm`, the Frobenius norm of all changes together;
-        `stable_rank`, its mean over sites whose change is not zero (NaN where all are zero);
+        `stable_rank`, its mean over sites with a nonzero change (NaN if all are zero);
         `drift`, the largest over sites.
     """
     spectra = [singular_values(site) for site in sites]
@@ -129,7 +130,7 @@ def _stable_rank(values: Tensor) -> float:
 
 
 def _distance(weight: Tensor) -> float:
-    """Return ‖ZᵀZ − I‖_F for the tall one of `weight` and its transpose."""
+    """Return ‖ZᵀZ − I‖_F, Z the taller of `weight` and its transpose."""
     Z = weight.detach().double()
     Z = Z if Z.shape[0] >= Z.shape[1] else Z.mT
     eye = torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)

@@ -1,8 +1,8 @@
-"""Second moments of the inputs of linear layers, gathered in one masked pass.
+"""Second moments of the inputs of linear layers, computed in one masked pass.
 
     C = (1/M) Σ x xᵀ   over the M real tokens of a context, uncentred
 
-C is what CorDA decomposes a weight with, and the input factor of K-FAC for the same layer.
+CorDA decomposes a weight with C, which is also the input factor of K-FAC for the layer.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def second_moments(
 ) -> dict[str, SecondMoment]:
     """Return the second moment of the inputs of each layer, on the CPU.
 
-    Neither the size of the batches nor their order counts, and padding changes nothing. The work
-    is in float64 where the layers are; each layer takes 8·in² bytes there.
+    The result does not depend on batch size, order or padding. The computation is in float64 on
+    the device of the layers and takes 8·in² bytes there per layer.
 
     Args:
         forward: Runs the model, best in evaluation mode, on a batch.
@@ -56,8 +56,7 @@ def second_moments(
         advance: Called with the number of rows after each batch.
 
     Raises:
-        InputError: A layer is not called, sees inputs that are not tokens of the batch, or such
-            that are not finite.
+        InputError: A layer is not called, or its inputs are not tokens of the batch or not finite.
     """
     sums = _Sums()
 
@@ -76,7 +75,7 @@ def second_moments(
 
 
 class _Sums:
-    """Running sums by layer; layers that share an input share the product."""
+    """Running sums per layer; layers with the same input share the product."""
 
     def __init__(self) -> None:
         self.mask = torch.ones(0, 0)
@@ -85,7 +84,7 @@ class _Sums:
         self._last: tuple[Tensor, Tensor, int] | None = None
 
     def add(self, name: str, inputs: Tensor) -> None:
-        # Query, key and value projections are called with the very same tensor.
+        # Query, key and value projections are called with the same tensor.
         if self._last is None or self._last[0] is not inputs:
             real = real_tokens(f"layer {name}", inputs, self.mask)
             rows = inputs.detach()[real].double()
@@ -112,31 +111,32 @@ class _Sums:
 def save_moments(path: str | Path, moments: Mapping[str, SecondMoment]) -> None:
     """Write second moments to a safetensors file with a checksum, equal matrices once."""
     matrices: list[Tensor] = []
-    places: dict[str, tuple[int, int]] = {}
+    entries: dict[str, tuple[int, int]] = {}
     for name, moment in moments.items():
-        place = next(
-            (at for at, known in enumerate(matrices) if torch.equal(known, moment.matrix)), None
+        index = next(
+            (index for index, matrix in enumerate(matrices) if torch.equal(matrix, moment.matrix)),
+            None,
         )
-        if place is None:
-            place = len(matrices)
+        if index is None:
+            index = len(matrices)
             matrices.append(moment.matrix.contiguous())
-        places[name] = (place, moment.count)
-    tensors = {str(place): matrix for place, matrix in enumerate(matrices)}
-    write_sealed(path, tensors, **{_PLACES: json.dumps(places)})
+        entries[name] = (index, moment.count)
+    tensors = {str(index): matrix for index, matrix in enumerate(matrices)}
+    write_sealed(path, tensors, **{_PLACES: json.dumps(entries)})
 
 
 def load_moments(path: str | Path) -> dict[str, SecondMoment]:
     """Read what `save_moments` wrote.
 
     Raises:
-        InputError: The file is missing, damaged, or something else.
+        InputError: The file is missing, damaged, or of another kind.
     """
     try:
-        matrices, about = read_sealed(path)
-        places = json.loads(about[_PLACES])
+        matrices, metadata = read_sealed(path)
+        entries = json.loads(metadata[_PLACES])
         return {
-            name: SecondMoment(matrices[str(place)], int(count))
-            for name, (place, count) in places.items()
+            name: SecondMoment(matrices[str(index)], int(count))
+            for name, (index, count) in entries.items()
         }
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which linear layers of a model carry adapters."""
+"""Choice of the linear layers of a model to adapt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_TARGETS: tuple[tuple[str, ...], ...] = (
     ("q", "v"),  # T5, MPNet
     ("c_attn",),  # GPT-2: recognised, then refused, because its layers are not linear layers
 )
-"""Query and value projections by the names that architectures give them; the first set wins."""
+"""Names of query and value projections by architecture; the first matching set wins."""
 
 COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
     ("o_proj", "down_proj"),  # Llama, Mistral, Qwen, Gemma, Phi-3
@@ -35,11 +35,11 @@ COUPLED_TARGETS: tuple[tuple[str, str], ...] = (
     ("self_attn.out_proj", "fc2"),  # OPT, BART
     ("attn.c_proj", "mlp.c_proj"),  # GPT-2: recognised, then refused
 )
-"""Output projection of the attention and down projection of the feed-forward part; whose columns
-are heads, and channels. The first pair that an architecture has wins."""
+"""Attention output projection and feed-forward down projection, whose columns are heads and
+channels. The first matching pair wins."""
 
 _OUTPUT_LAYERS = frozenset({"lm_head", "embed_out"})
-"""Layers whose weight is often the embedding's too; taken only where they are named."""
+"""Layers that often share their weight with the embedding; adapted only if named."""
 
 
 def find_targets(
@@ -49,35 +49,35 @@ def find_targets(
 
     Args:
         model: The host.
-        target_modules: Endings of dotted names (`q_proj`, `self_attn.q_proj`) or regular
+        target_modules: Suffixes of dotted names (`q_proj`, `self_attn.q_proj`) or regular
             expressions of whole names; `None` takes the first of `DEFAULT_TARGETS` that the
             model has.
-        num_layers: Of layers that sit in a list of transformer layers, only those in its last
-            `num_layers` members are kept; `None`, or more than there are, keeps all.
+        num_layers: Keep only the last `num_layers` layers of a list of transformer layers;
+            `None`, or more layers than the list has, keeps all.
 
     Raises:
-        InputError: An entry matches nothing, or matches no plain linear layer, or is not a
-            regular expression; a layer carries an adapter already; nothing is left.
+        InputError: An entry matches nothing, matches no plain linear layer, or is not a regular
+            expression; a layer already has an adapter; no layer is left.
     """
     modules = _candidates(model)
     patterns = _default_targets(modules) if target_modules is None else target_modules
     chosen: set[str] = set()
     for pattern in patterns:
         chosen.update(_matches(modules, pattern))
-    kept = [name for name in modules if name in chosen and _is_on_top(model, name, num_layers)]
-    if not kept:
+    targets = [name for name in modules if name in chosen and _is_on_top(model, name, num_layers)]
+    if not targets:
         raise InputError(
             f"the last {num_layers} layers hold none of the {len(chosen)} modules that "
             f"target_modules {tuple(patterns)} match; raise num_layers or pass None for all"
         )
-    return kept
+    return targets
 
 
 def coupled_targets(model: nn.Module) -> tuple[str, str]:
-    """Return which entries of `target_modules` are a model's output and down projections.
+    """Return the `target_modules` entries of a model's output and down projections.
 
     Raises:
-        InputError: None of `COUPLED_TARGETS` is a model like this.
+        InputError: No pair of `COUPLED_TARGETS` matches the model.
     """
     modules = _candidates(model)
     for pair in COUPLED_TARGETS:
@@ -87,47 +87,47 @@ def coupled_targets(model: nn.Module) -> tuple[str, str]:
 
 
 def is_attention_output(name: str) -> bool:
-    """Return whether a layer of this dotted name is known as an attention's output projection."""
+    """Return whether a dotted name is that of a known attention output projection."""
     return any(_is_named(name, pattern) for pattern, _ in COUPLED_TARGETS)
 
 
 def split_at_layer(name: str) -> tuple[str, int] | None:
-    """Return the list of transformer layers that a dotted name lies in, and the layer's number.
+    """Return the list of transformer layers that contains a dotted name, and the layer's index.
 
-    That is its first numeric part and what comes before: `encoder.layer` and 3 for
-    `encoder.layer.3.attention.self.query`. `None` where there is no number, as for `pooler.dense`.
+    The index is the first numeric part, the list everything before it: `encoder.layer` and 3 for
+    `encoder.layer.3.attention.self.query`. `None` without a number, as for `pooler.dense`.
     """
     parts = name.split(".")
-    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return None if place is None else (".".join(parts[:place]), int(parts[place]))
+    index = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    return None if index is None else (".".join(parts[:index]), int(parts[index]))
 
 
 def layer_index(name: str) -> int | None:
-    """Return the number of the transformer layer that a dotted name lies in, or None."""
-    found = split_at_layer(name)
-    return None if found is None else found[1]
+    """Return the index of the transformer layer that contains a dotted name, or None."""
+    split = split_at_layer(name)
+    return None if split is None else split[1]
 
 
 def layers_path(names: Iterable[str]) -> str:
-    """Return the dotted name of the list of layers that the first of `names` in one is in.
+    """Return the dotted name of the list of layers that contains the first of `names` in a list.
 
-    Empty where none is; no layer can then be run beforehand.
+    Empty if no name is in a list; no layer can then be run beforehand.
     """
-    return next((found[0] for found in map(split_at_layer, names) if found), "")
+    return next((split[0] for split in map(split_at_layer, names) if split), "")
 
 
 def first_adapted_layer(names: Iterable[str]) -> int:
     """Return the first transformer layer whose output depends on an adapter.
 
-    The outputs of the layers below it never change while adapters train. A site outside the
-    layers may act on all of them, so it makes the answer 0.
+    The outputs of the layers below it never change while adapters train. The result is 0 if a
+    site is outside the layers, since it may act on all of them.
     """
     indices = [layer_index(name) for name in names]
     return min((0 if index is None else index for index in indices), default=0)
 
 
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every named submodule, without the insides of adapters."""
+    """Return every named submodule outside adapters."""
     modules: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
@@ -162,8 +162,8 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
     for name in named:
         if isinstance(modules[name], Site):
             raise InputError(f"{name} carries an adapter already; remove(model) takes it off")
-    # Subclasses are left out: quantised layers hold packed weights, and attention modules of
-    # torch read the weight of their output layer without calling it.
+    # No subclasses: quantised layers hold packed weights, and torch's attention modules read the
+    # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]
     if not linear:
         raise _no_linear(modules, pattern, named)
@@ -177,15 +177,15 @@ def _no_linear(modules: dict[str, nn.Module], pattern: str, named: list[str]) ->
             f"target_modules {pattern!r} matches Conv1D layers (GPT-2 style: the weight is stored "
             "transposed and may fuse query, key and value); only nn.Linear can be adapted"
         )
-    found = f"only {', '.join(kinds)}, not nn.Linear" if kinds else "no module"
+    matched = f"only {', '.join(kinds)}, not nn.Linear" if kinds else "no module"
     return InputError(
-        f"target_modules {pattern!r} matches {found}; linear layers end in "
+        f"target_modules {pattern!r} matches {matched}; linear layers end in "
         + _linear_endings(modules)
     )
 
 
 def _linear_endings(modules: dict[str, nn.Module]) -> str:
-    """Return the names that would match, with one example of a number kept in front."""
+    """Return suffixes that would match linear layers; a numeric one keeps the name before it."""
     endings = {
         ".".join(name.split(".")[-2:]) if name.split(".")[-1].isdigit() else name.split(".")[-1]
         for name, module in modules.items()
@@ -214,16 +214,16 @@ def _regular_expression(pattern: str) -> Callable[[str], bool]:
 
 
 def _is_output(name: str, pattern: str) -> bool:
-    """Return whether a pattern reaches an output layer without naming it."""
+    """Return whether a pattern matches an output layer without naming it."""
     last = name.rsplit(".", 1)[-1]
     return last in _OUTPUT_LAYERS and last not in pattern
 
 
 def _is_on_top(model: nn.Module, name: str, num_layers: int | None) -> bool:
-    """Return whether a module is outside the list of layers or in its last `num_layers` members."""
-    found = split_at_layer(name)
-    if num_layers is None or found is None:
+    """Return whether a module is outside the list of layers or in its last `num_layers`."""
+    split = split_at_layer(name)
+    if num_layers is None or split is None:
         return True
-    path, number = found
+    path, number = split
     layers = model.get_submodule(path)
     return not isinstance(layers, nn.ModuleList) or number >= len(layers) - num_layers

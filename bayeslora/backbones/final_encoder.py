@@ -1,4 +1,4 @@
-"""What the sources of features have in common that end in a classifier's own linear layer."""
+"""Base class of feature extractors from a classifier's final linear layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bayeslora.backbones.load import Backbone
 
 
 class FinalLayerEncoder(FeatureExtractor):
-    """From texts to the input of the final linear layer of a classifier, which stays as it is.
+    """From texts to the input of the final linear layer of a classifier, which is not changed.
 
     Attributes:
         backbone: The whole classifier.
         layer: Dotted name of the final layer.
-        max_length: Tokens that a text is cut to; 1 where texts are not tokenised here.
+        max_length: Maximal number of tokens per text; 1 if texts are not tokenised here.
     """
 
     def __init__(self, backbone: Backbone, layer: str, *, max_length: int) -> None:
@@ -31,10 +31,10 @@ class FinalLayerEncoder(FeatureExtractor):
 
     @property
     def num_features(self) -> int:
-        """d, with the constant column where the final layer has a bias."""
+        """d, including the constant column if the final layer has a bias."""
         return self.weight.shape[1]
 
     @cached_property
     def weight(self) -> Tensor:
-        """[C, d] float32: the final layer's weight, its bias as the last column if it has one."""
+        """[C, d] float32: the final layer's weight, with its bias, if any, as the last column."""
         return layer_weight(self._final)

@@ -1,7 +1,8 @@
-"""The final linear layer of a finished classifier: which it is, and what it receives.
+"""The final linear layer of a finished classifier and its inputs.
 
-A posterior over that layer needs one vector a row, and logits that are the layer's own output.
-Both are checked by running the classifier, because names and classes of modules promise neither.
+A posterior over that layer needs one input vector per row, and logits that equal the layer's
+output. Both are checked by running the classifier, since names and classes of modules guarantee
+neither.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch import Tensor, nn
 
 from bayeslora.errors import InputError
 
-# Of the largest logit: rounding in float32 stays far below, another layer far above.
+# Relative to the largest logit: float32 rounding is far below, another layer far above.
 _TOLERANCE = 1e-3
 _HALF_TOLERANCE = 5e-2
 
 
 @torch.no_grad()
 def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) -> str:
-    """Return the name of the last linear layer to run whose outputs are the classes.
+    """Return the name of the last executed linear layer with `num_classes` outputs.
 
     Args:
         model: The classifier.
-        run: Calls it once.
+        run: Calls the classifier once.
         num_classes: C.
 
     Raises:
@@ -49,17 +50,17 @@ def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) ->
 
 
 def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
-    """Raise InputError if `name` is no linear layer of plain weights with `num_classes` outputs.
+    """Raise InputError if `name` is not an unquantised linear layer with `num_classes` outputs.
 
     Raises:
-        InputError: It is not; the message has the nearest name, and what there is.
+        InputError: It is not; the message has the closest name and the last linear layers.
     """
     modules = dict(model.named_modules())
     module = modules.get(name)
     if not isinstance(module, nn.Linear) or module.out_features != num_classes:
         linear = [key for key, part in modules.items() if isinstance(part, nn.Linear)]
-        near = [] if module is not None else get_close_matches(name, linear, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        matches = [] if module is not None else get_close_matches(name, linear, n=1)
+        hint = f" (did you mean {matches[0]!r}?)" if matches else ""
         raise InputError(
             f"layer {name!r} is no linear layer with {num_classes} outputs{hint}; the last linear "
             "layers are " + _last_linear(model)
@@ -72,7 +73,7 @@ def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
 
 
 def layer_weight(layer: nn.Module) -> Tensor:
-    """Return [C, d] float32: a linear layer's weight, its bias as the last column if it has one."""
+    """Return [C, d] float32: a linear layer's weight, with its bias, if any, as the last column."""
     final: Any = layer
     weight: Tensor = final.weight.detach().float().cpu()
     if final.bias is None:
@@ -81,7 +82,7 @@ def layer_weight(layer: nn.Module) -> Tensor:
 
 
 def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tensor, Any]:
-    """Return what a layer receives while `run` calls its model, and what `run` returns.
+    """Return the input of a layer during `run`, and the output of `run`.
 
     Args:
         layer: The final layer.
@@ -100,7 +101,7 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
         output = run()
     if not seen:
         raise InputError(f"layer {name!r} did not run, so it has no features; name another layer")
-    # Heads that average over several dropout masks call the layer again on the same input.
+    # Heads that average over dropout masks call the layer several times on the same input.
     if any(item.shape != seen[-1].shape or not torch.equal(item, seen[-1]) for item in seen[:-1]):
         raise InputError(
             f"layer {name!r} ran {len(seen)} times on different inputs; a posterior over its "
@@ -110,7 +111,7 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
 
 
 def with_constant(features: Tensor, layer: nn.Module) -> Tensor:
-    """Return [B, d] features as float32, a 1 appended where the layer has a bias."""
+    """Return features [B, d] as float32, with a 1 appended if the layer has a bias."""
     features = features.float()
     if getattr(layer, "bias", None) is None:
         return features
@@ -118,10 +119,10 @@ def with_constant(features: Tensor, layer: nn.Module) -> Tensor:
 
 
 def check_one_vector(features: Tensor, name: str) -> None:
-    """Raise InputError for a layer whose input is not [B, d].
+    """Raise InputError unless the input of a layer is [B, d].
 
     Raises:
-        InputError: It is not.
+        InputError: It has another number of dimensions.
     """
     if features.ndim != 2:
         raise InputError(
@@ -131,25 +132,25 @@ def check_one_vector(features: Tensor, name: str) -> None:
 
 
 def gap(features: Tensor, weight: Tensor, logits: Tensor) -> float:
-    """Return the largest difference between a layer's output and logits, 1 = what is tolerated.
+    """Return the largest difference between a layer's output and logits, relative to the tolerance.
 
     Args:
-        features: [B, d] with the constant column.
-        weight: [C, d] with the bias.
-        logits: [B, C] of the classifier itself.
+        features: [B, d], including the constant column.
+        weight: [C, d], including the bias.
+        logits: [B, C], of the classifier.
     """
     half = logits.dtype in {torch.bfloat16, torch.float16}
     expected = logits.detach().double().cpu()
-    found = features.detach().double().cpu() @ weight.double().T
+    actual = features.detach().double().cpu() @ weight.double().T
     tolerated = (_HALF_TOLERANCE if half else _TOLERANCE) * max(1.0, float(expected.abs().max()))
-    return float((found - expected).abs().max()) / tolerated
+    return float((actual - expected).abs().max()) / tolerated
 
 
 def check_logits(features: Tensor, weight: Tensor, logits: Any, name: str) -> None:
     """Raise InputError if the classifier's logits are not the layer's output.
 
     Raises:
-        InputError: They have another shape, or other values.
+        InputError: Their shape or values differ.
     """
     rows, classes = len(features), len(weight)
     if not isinstance(logits, Tensor):

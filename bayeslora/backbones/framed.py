@@ -1,4 +1,4 @@
-"""Tokenising texts inside a template, cut so that the frame survives."""
+"""Tokenisation of texts in a template, with truncation that preserves the frame."""
 
 from __future__ import annotations
 
@@ -18,56 +18,58 @@ def framed(
     pair_first: bool = False,
     keep_end: bool = False,
 ) -> tuple[dict[str, list[list[int]]], int]:
-    """Return the ids of filled templates of at most `limit` tokens, and how many texts were cut.
+    """Return the ids of filled templates with at most `limit` tokens, and the number of cut texts.
 
-    The whole string is tokenised at once, as any other tool would do with it, and a text that is
-    too long is cut in characters, where its first superfluous token begins. Cut again and again,
-    since the tokens at the cut may come out differently.
+    The whole string is tokenised at once, as by any other tool. A text that is too long is cut at
+    the character where its first superfluous token begins, repeatedly, since the tokens at the cut
+    may change.
 
     Args:
-        tokenizer: Of a model; with `is_fast` the cut is exact, otherwise by proportion.
-        template: Its frame alone has to fit.
+        tokenizer: Tokenizer; with `is_fast` the cut is exact, otherwise proportional.
+        template: Template whose frame alone fits.
         texts: N texts.
-        pairs: N second texts, or None; they are cut once nothing is left of the text.
-        limit: Tokens kept.
-        pair_first: Whether second texts are cut first, and texts once nothing is left of these.
-        keep_end: Whether texts lose their beginning.
+        pairs: N second texts, or None; cut once the text is empty.
+        limit: Maximal number of tokens.
+        pair_first: Whether to cut second texts first, and texts once these are empty.
+        keep_end: Whether to cut texts at the beginning.
     """
     first = list(texts)
     second: list[str | None] = [None] * len(first) if pairs is None else list(pairs)
     ids: list[list[int]] = [[] for _ in first]
-    todo, cut = list(range(len(first))), 0
-    while todo:
-        filled = [template.filled(first[row], second[row]) for row in todo]
-        found = tokenizer(
+    pending, cut = list(range(len(first))), 0
+    while pending:
+        filled = [template.filled(first[row], second[row]) for row in pending]
+        encoded = tokenizer(
             [item.whole for item in filled],
             add_special_tokens=True,
             return_offsets_mapping=bool(tokenizer.is_fast),
             verbose=False,
         )
-        long = []
-        for place, (row, item) in enumerate(zip(todo, filled, strict=True)):
-            ids[row] = found["input_ids"][place]
+        too_long = []
+        for index, (row, item) in enumerate(zip(pending, filled, strict=True)):
+            ids[row] = encoded["input_ids"][index]
             excess = len(ids[row]) - limit
             if excess > 0:
-                offsets = found["offset_mapping"][place] if tokenizer.is_fast else None
+                offsets = encoded["offset_mapping"][index] if tokenizer.is_fast else None
                 pair = item.pair if item.pair is not None and item.pair[0] < item.pair[1] else None
                 cuts_pair = pair is not None and (pair_first or item.text[0] == item.text[1])
                 if pair is not None and cuts_pair:
-                    second[row] = (second[row] or "")[: _kept(pair, excess, offsets)]
+                    second[row] = (second[row] or "")[: _num_kept(pair, excess, offsets)]
                 elif item.text[0] < item.text[1]:
-                    kept = _kept(item.text, excess, offsets)
-                    first[row] = first[row][-kept:] if keep_end and kept else first[row][:kept]
+                    num_kept = _num_kept(item.text, excess, offsets)
+                    first[row] = (
+                        first[row][-num_kept:] if keep_end and num_kept else first[row][:num_kept]
+                    )
                 else:
                     continue  # nothing is left to cut
-                long.append(row)
-        cut = max(cut, len(long))
-        todo = long
+                too_long.append(row)
+        cut = max(cut, len(too_long))
+        pending = too_long
     return {"input_ids": ids}, cut
 
 
-def _kept(span: tuple[int, int], excess: int, offsets: Sequence[tuple[int, int]] | None) -> int:
-    """Return how many characters of a text to keep, fewer than it has, to lose `excess` tokens."""
+def _num_kept(span: tuple[int, int], excess: int, offsets: Sequence[tuple[int, int]] | None) -> int:
+    """Return how many characters of a text, fewer than it has, remain without `excess` tokens."""
     start, end = span
     if offsets is None:
         return max(0, min(end - start - excess, (end - start) * 9 // 10))

@@ -1,6 +1,6 @@
-"""Whether a hub id exists, checked once and early.
+"""Early check that a hub id exists.
 
-Loading a file from a hub that cannot be reached is tried again for half a minute, file by file.
+Without it, loading from an unreachable hub is retried for half a minute per file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bayeslora.errors import InputError, first_line
 
-# A repository has one of these, whatever else is in it.
+# Every model repository has one of these files.
 _KEY_FILES = ("config.json", "adapter_config.json")
 _TIMEOUT = 10.0
 
@@ -18,7 +18,7 @@ def check_reachable(source: str) -> None:
     """Raise InputError if `source` is neither a path, nor cached, nor on the hub.
 
     Raises:
-        InputError: It is none of them, or the hub cannot be asked; the message says which.
+        InputError: It is none of these, or the hub is unreachable; the message says which.
     """
     if Path(source).exists():
         return

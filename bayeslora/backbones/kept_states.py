@@ -1,4 +1,4 @@
-"""The states of frozen layers on disk, for the next fit of the same texts."""
+"""Disk cache of the states of frozen layers, for later fits on the same texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def save_states(path: Path, states: PrefixStates) -> None:
     """Write states with a checksum.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The file cannot be written.
     """
     make_room(path)
     write_sealed(path, {_VALUES: states.values})
@@ -33,10 +33,10 @@ def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> Pr
         path: The file.
         spans: [N, 2] int64, as in `PrefixStates`.
         width: Hidden size d.
-        dtype: Of the states.
+        dtype: Dtype of the states.
 
     Raises:
-        InputError: The file is damaged, or holds something else.
+        InputError: The file is damaged or has other content.
     """
     tensors, _ = read_sealed(path)
     if [*tensors] != [_VALUES]:

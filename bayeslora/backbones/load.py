@@ -1,4 +1,4 @@
-"""Loading a backbone: any Hugging Face decoder or encoder, without its head."""
+"""Loading of backbones: any Hugging Face decoder or encoder without its head."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bayeslora.option_checks import Dtype, checked
 from bayeslora.runtime import restored_random_state
 
 Kind = Literal["decoder", "encoder", "vision"]
-# Settings that change nothing in what finished weights compute.
+# Settings that do not affect the computation with trained weights.
 _IDLE_SETTINGS = {"use_cache", "initializer_range", "gradient_checkpointing", "pretraining_tp"}
 
 
@@ -42,19 +42,19 @@ class Backbone:
     """A frozen transformer without its head, and its tokenizer.
 
     Attributes:
-        name: What the user wrote: a short name, a directory or a hub id.
+        name: Name from the user: a short name, a directory or a hub id.
         model: Maps `input_ids` and `attention_mask`, or `pixel_values`, to `last_hidden_state`
             [B, T, d].
-        tokenizer: The model's tokenizer, with a padding token; an `ImageReader` of a vision model.
-        kind: Decides the feature: a decoder's last real token, an encoder's mean, a vision model's
-            class token.
+        tokenizer: The model's tokenizer, with a padding token; an `ImageReader` for a vision model.
+        kind: Determines the feature: a decoder's last real token, an encoder's mean, a vision
+            model's class token.
         fingerprint: Hash of the weights, the same in every dtype.
-        cache_dtype: What the frozen prefix is stored in.
-        prefix_states: States of the frozen prefix by content, shared by all clones, so that
-            every method, epoch and draw on the same texts reuses them; the oldest are forgotten.
-        known: What was found out about the model by running it, shared by all clones.
-        depth: Layers that are read, where the model was cut; None where it is whole.
-        template: What is put around each text; None for nothing.
+        cache_dtype: Dtype of the cached states of the frozen prefix.
+        prefix_states: States of the frozen prefix by content, shared by all clones, so that every
+            method, epoch and draw on the same texts reuses them; the oldest are evicted.
+        known: Results of probing the model, shared by all clones.
+        depth: Number of layers if the model was cut, else None.
+        template: Frame around each text, or None.
     """
 
     name: str
@@ -75,19 +75,19 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> str:
-        """The `dtype` of `load_backbone` that gives the same weights and the same cache again."""
+        """The `dtype` of `load_backbone` that reproduces the weights and the cache."""
         if self.cache_dtype == torch.float32:
             return "float32"
         return "bfloat16" if next(self.model.parameters()).dtype == torch.bfloat16 else "auto"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its configuration says that weights do not, such as the number of heads, as JSON."""
+        """JSON-ready configuration that the weights do not imply, such as the number of heads."""
         from transformers import PretrainedConfig
 
         config = getattr(self.model, "config", None)
@@ -95,26 +95,26 @@ class Backbone:
             return {}
         idle = (PretrainedConfig().to_dict().keys() - {"model_type"}) | _IDLE_SETTINGS
 
-        def kept(settings: dict[str, Any]) -> dict[str, Any]:
+        def without_idle(settings: dict[str, Any]) -> dict[str, Any]:
             return {
-                key: kept(value) if isinstance(value, dict) else value
+                key: without_idle(value) if isinstance(value, dict) else value
                 for key, value in settings.items()
                 if key not in idle
                 and not (key.startswith("_") or key.endswith("_token_id") or "dropout" in key)
             }
 
-        # Infinities, which some architectures have as a limit, are no JSON: they become text.
-        text = json.dumps(kept(config.to_dict()), default=str)
+        # Infinities, which some architectures use as a limit, are no valid JSON: they become text.
+        text = json.dumps(without_idle(config.to_dict()), default=str)
         return json.loads(text, parse_constant=str)  # type: ignore[no-any-return]
 
     def clone(self) -> Backbone:
-        """Return a backbone with modules of its own that shares every tensor with this one.
+        """Return a backbone with new modules that share every tensor with this backbone.
 
-        Adapters can then be put into one clone without the other seeing them.
+        Adapters can then be added to one clone without affecting the others.
         """
         shared: dict[int, Any] = {id(item): item for item in self.model.parameters()}
         shared |= {id(item): item for item in self.model.buffers()}
-        # Layers that FSDP has sharded cannot be copied; below all adapters nothing has to be.
+        # Layers sharded by FSDP cannot be copied, and need not be: they are below all adapters.
         shared |= {id(part): part for part in self.model.modules() if is_sharded(part)}
         return replace(self, model=copy.deepcopy(self.model, shared))
 
@@ -131,18 +131,18 @@ def load_backbone(
 
     Args:
         name: A short name (`smollm2-135m`, `minilm`, `dinov2-s`), a directory, or a hub id.
-        dtype: Of the frozen weights: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where
-            the device computes in it and float32 elsewhere.
+        dtype: Dtype of the frozen weights: `float32`, `bfloat16`, or `auto`, which takes bfloat16
+            if the device supports it in hardware, else float32.
         device: A torch device; None takes the GPU if there is one.
         trust_remote_code: Whether code from the model's repository may run.
 
     Raises:
-        InputError: The name leads to no model, or to one that is neither decoder nor encoder.
+        InputError: There is no such model, or it is of an unsupported kind.
     """
     from transformers import AutoModel
 
-    place = pick_device(device)
-    weights = _dtype(dtype, place)
+    target = pick_device(device)
+    weights = _dtype(dtype, target)
     source = source_of(name)
     kind = model_kind(name, open_source("config", source, trust_remote_code))
     if kind == "vision":
@@ -163,13 +163,13 @@ def load_backbone(
     check_finite(f"backbone {name!r}", model)
     if kind != "vision":
         set_padding_token(tokenizer, source)
-    model.requires_grad_(False).eval().to(place)
+    model.requires_grad_(False).eval().to(target)
     model.config.use_cache = False
-    if weights == torch.bfloat16 and place.type == "cpu":
+    if weights == torch.bfloat16 and target.type == "cpu":
         use_short_attention(model)
     cache = torch.float32 if dtype == "float32" else torch.bfloat16
     backbone = Backbone(name, model, tokenizer, kind, fingerprint(model, untrained), cache)
-    probe = torch.zeros(1, 2, dtype=torch.long, device=place)
+    probe = torch.zeros(1, 2, dtype=torch.long, device=target)
     with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
             check_vision(name, backbone)
@@ -179,12 +179,12 @@ def load_backbone(
 
 
 def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
-    """Return the parameters that have random values because no weights are stored for them.
+    """Return the parameters that are random because no weights are stored for them.
 
     Raises:
-        InputError: One of them is part of the features. A pooler is not.
+        InputError: A parameter of the features is missing; a pooler is not part of them.
     """
-    # Masks are for training on images with holes.
+    # Mask tokens are only for pretraining with masked images.
     needed = sorted(key for key in missing if "pooler" not in key and "mask_token" not in key)
     if needed:
         raise InputError(f"backbone {name!r} has no trained weights for {few(needed)}")
@@ -192,11 +192,10 @@ def _untrained(name: str, missing: Collection[str]) -> frozenset[str]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """Return the device of that name; for None the GPU if there is one, else the CPU.
+    """Return the device of that name; None takes the GPU if there is one, else the CPU.
 
     Raises:
-        InputError: There is no such device here, or it does not compute in float64, or at all, as
-            `meta`.
+        InputError: The device is not available, or cannot compute in float64 or at all (`meta`).
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -226,24 +225,24 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
         check_reachable(source)
         check_directory(source)
         with reading(f"{source}: no {part} can be loaded"):
-            found: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
+            loaded: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:
         if Path(source).is_dir():
             raise
         raise InputError(f"{error}{_short_names()}") from error
-    if part == "tokenizer" and not isinstance(found.model_max_length, int | float):
+    if part == "tokenizer" and not isinstance(loaded.model_max_length, int | float):
         raise InputError(
             f"{source}: model_max_length of the tokenizer must be a number, got "
-            f"{str(found.model_max_length)[:40]!r}"
+            f"{str(loaded.model_max_length)[:40]!r}"
         )
-    # Where its files are missing, some tokenizers load all the same and know no word.
-    if part == "tokenizer" and len(found) <= len(found.all_special_ids):
+    # Some tokenizers load without their files and then have no vocabulary.
+    if part == "tokenizer" and len(loaded) <= len(loaded.all_special_ids):
         raise InputError(f"{source}: the tokenizer has no vocabulary; its files are missing")
-    return found
+    return loaded
 
 
 def set_padding_token(tokenizer: Any, source: str) -> None:
-    """Give a tokenizer without a padding token the one that ends texts.
+    """Set the padding token of a tokenizer to its end token if it has none.
 
     Raises:
         InputError: It has neither.
@@ -255,54 +254,54 @@ def set_padding_token(tokenizer: Any, source: str) -> None:
 
 
 def lasting_name(name: str) -> str:
-    """Return a name that leads to the same model from any working directory."""
+    """Return a name that refers to the same model from any working directory."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def check_finite(what: str, model: nn.Module, *, infinite: bool = False) -> None:
+def check_finite(subject: str, model: nn.Module, *, infinite: bool = False) -> None:
     """Raise InputError for parameters with values that are not finite.
 
-    Attention may hide them, and the features are then finite and mean nothing.
+    Attention may hide them, so that the features are finite but meaningless.
 
     Args:
-        what: What the message begins with.
-        model: Any model; what it holds on no device is not looked at.
-        infinite: Whether infinities pass, which a module may have been built with for a mask.
+        subject: Start of the message.
+        model: Any model; parameters on the meta device are skipped.
+        infinite: Whether to allow infinities, which a module may contain for a mask.
 
     Raises:
-        InputError: There is one; the message names the parameter.
+        InputError: A parameter has such values; the message names it.
     """
     for name, value in model.named_parameters():
         if not value.is_floating_point() or value.is_meta:
             continue
-        # A sum is several times as fast as a look at every value, and never hides one.
+        # A sum is several times as fast as testing every value, and never hides one.
         if torch.isfinite(value.detach().sum(dtype=torch.float32)):
             continue
-        # 8-bit floats have no test of their own.
+        # 8-bit floats do not implement these tests.
         content = value.detach().float()
         damaged = content.isnan() if infinite else ~content.isfinite()
         if damaged.any():
             raise InputError(
-                f"{what} is damaged: {name} has values that are not finite", code="damaged"
+                f"{subject} is damaged: {name} has values that are not finite", code="damaged"
             )
 
 
 def fingerprint(model: nn.Module, without: Collection[str] = (), *, buffers: bool = False) -> str:
     """Return a hash of the parameters' names, shapes and values.
 
-    Values are rounded to bfloat16 first, so that a model has one fingerprint in every dtype.
+    Values are rounded to bfloat16 first, so that a model has the same fingerprint in every dtype.
 
     Args:
         model: Any model.
         without: Names of parameters to leave out.
-        buffers: Whether stored buffers, such as running means, count as well.
+        buffers: Whether to include persistent buffers, such as running means.
     """
     parts = dict(model.named_parameters())
     if buffers:
         parts |= {name: item for name, item in model.state_dict().items() if name not in parts}
     names = sorted(parts.keys() - set(without))
     digest = hashlib.sha256()
-    # A hash of gigabytes takes seconds on one processor, and hashing lets go of the interpreter.
+    # Hashing gigabytes takes seconds on one core, and hashing releases the GIL.
     with ThreadPoolExecutor(4) as pool:
         for name, content in zip(
             names, pool.map(_hashed, [parts[name] for name in names]), strict=True
@@ -333,15 +332,15 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     checked("dtype", dtype, Dtype)
-    found: torch.dtype = getattr(torch, dtype)
-    return found
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    return torch_dtype
 
 
 def source_of(name: str) -> str:
     """Return the directory or hub id of a name.
 
     Raises:
-        InputError: It is no name of a model.
+        InputError: It is not the name of a model.
     """
     if name in EMBEDDED_MODELS:
         return str(embedded_directory(name))
@@ -351,7 +350,7 @@ def source_of(name: str) -> str:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"backbone directory {name} has no config.json")
     if "/" not in name and not Path(name).exists():
-        # Hub ids without an owner exist, but a mistyped short name is far more common.
+        # Hub ids without an owner exist, but mistyped short names are far more common.
         from difflib import get_close_matches
 
         if get_close_matches(name, EMBEDDED_MODELS, n=1):
@@ -360,17 +359,17 @@ def source_of(name: str) -> str:
 
 
 def is_masked(config: Any) -> bool:
-    """Return whether a configuration is of a type that is trained as a masked language model."""
+    """Return whether a configuration has the type of a masked language model."""
     from transformers.models.auto import modeling_auto as auto
 
     return config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def model_kind(name: str, config: Any) -> Kind:
-    """Return whether a configuration is a decoder's, an encoder's or a vision model's.
+    """Return the kind of a model: decoder, encoder or vision.
 
     Raises:
-        InputError: It is neither, nor a vision transformer.
+        InputError: It is none of them.
     """
     from transformers.models.auto import modeling_auto as auto
 

@@ -1,7 +1,7 @@
-"""Any torch module that turns a batch into logits by a final linear layer, as a source of features.
+"""Features from any torch module that computes logits by a final linear layer.
 
-The module, and the function from texts to its batches, stay the user's: they are in memory, and
-neither can be written to a model directory.
+The module and the function from texts to its batches belong to the user: they are in memory, and
+neither can be saved to a model directory.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Encode = Callable[..., Any]
 
 @dataclass(frozen=True)
 class ModuleClassifier:
-    """A module that classifies, and what is known of it.
+    """A classifying module and its metadata.
 
     Attributes:
         backbone: The module; it has no tokenizer.
-        encode: From texts, or texts and second texts, to what the module is called with.
+        encode: From texts, or texts and second texts, to the input of the module.
         classes: Names of the classes in index order.
         layer: Dotted name of the final linear layer.
     """
@@ -51,7 +51,7 @@ class ModuleClassifier:
 
 @dataclass(frozen=True)
 class ModuleBatch:
-    """What a module is called with, and how many rows that is."""
+    """Input of a module and its number of rows."""
 
     rows: int
     content: Any
@@ -59,7 +59,7 @@ class ModuleBatch:
 
 @dataclass(frozen=True)
 class EncodedTexts(PreparedTexts):
-    """Texts that are encoded batch by batch; `tokens` counts their characters."""
+    """Texts that are encoded per batch; `tokens` counts their characters."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -77,7 +77,7 @@ class ModuleEncoder(FinalLayerEncoder):
     """From texts to the input of a module's final linear layer."""
 
     def __init__(self, classifier: ModuleClassifier) -> None:
-        """Wrap a module, which stays as it is."""
+        """Wrap a module without changing it."""
         super().__init__(classifier.backbone, classifier.layer, max_length=1)
         self._encode = classifier.encode
 
@@ -92,7 +92,7 @@ class ModuleEncoder(FinalLayerEncoder):
         keep: bool = False,
     ) -> EncodedTexts:
         """Keep the texts; they are encoded when their batch is run."""
-        # The same zero again and again: only the lengths are looked at.
+        # Broadcast zeros: only the lengths are used.
         ids = tuple(np.broadcast_to(np.int64(0), (len(text),)) for text in texts)
         advance(len(texts))
         return EncodedTexts(Tokens(ids, 0, 0), None, texts, pairs, self._encode)
@@ -101,8 +101,8 @@ class ModuleEncoder(FinalLayerEncoder):
         """Return the final layer's input [B, d] float32, a 1 appended where it has a bias.
 
         Raises:
-            InputError: The layer does not have one input a row, or the module's logits are not its
-                output.
+            InputError: The layer does not have one input per row, or the module's logits are not
+                its output.
         """
         content = _moved(batch.content, self.backbone.device)
         states, output = received(self._final, self.layer, lambda: _call(self.model, content))
@@ -124,18 +124,18 @@ def wrap_module(
     layer: str | None = None,
     device: str | None = None,
 ) -> ModuleClassifier:
-    """Return a module as a classifier; it is frozen and put in evaluation mode.
+    """Wrap a module as a classifier; the module is frozen and set to evaluation mode.
 
     Args:
-        module: From a batch to logits [B, C], alone or as `.logits`.
-        encode: From a list of texts to a tensor, a mapping (passed on by name) or a tuple (by
-            place); where the data has second texts, from two lists.
+        module: From a batch to logits [B, C], directly or as `.logits`.
+        encode: From a list of texts to a tensor, a mapping (passed by name) or a tuple (passed by
+            position); takes two lists if the data has second texts.
         classes: Names of the C classes in index order.
-        layer: Dotted name of the final linear layer; None takes the only one with C outputs.
-        device: A torch device; None leaves the module where it is.
+        layer: Dotted name of the final linear layer; None takes the only layer with C outputs.
+        device: A torch device; None does not move the module.
 
     Raises:
-        InputError: One of them is not what it should be, or the final layer cannot be told.
+        InputError: An argument is invalid, or the final layer is ambiguous.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}")
@@ -149,25 +149,25 @@ def wrap_module(
     if device is not None:
         module.to(pick_device(device))
     name = f"{type(module).__module__}.{type(module).__qualname__}"
-    mark = fingerprint(module, buffers=True)
+    digest = fingerprint(module, buffers=True)
     return ModuleClassifier(
-        Backbone(name, module, None, "encoder", mark, torch.float32), encode, names, final
+        Backbone(name, module, None, "encoder", digest, torch.float32), encode, names, final
     )
 
 
 def _only_layer(module: nn.Module, num_classes: int) -> str:
-    found = [
+    candidates = [
         name
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear) and part.out_features == num_classes
     ]
-    if len(found) != 1:
+    if len(candidates) != 1:
         raise InputError(
-            f"{len(found) or 'no'} linear layers have {num_classes} outputs"
-            + (f" ({', '.join(found)})" if found else "")
+            f"{len(candidates) or 'no'} linear layers have {num_classes} outputs"
+            + (f" ({', '.join(candidates)})" if candidates else "")
             + "; name the final one with layer"
         )
-    return str(found[0])
+    return str(candidates[0])
 
 
 def _call(module: nn.Module, content: Any) -> Any:
@@ -177,7 +177,7 @@ def _call(module: nn.Module, content: Any) -> Any:
 
 
 def _moved(content: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on a device."""
+    """Return a batch with its tensors moved to a device."""
     if isinstance(content, Tensor):
         return content.to(device)
     if isinstance(content, Mapping):

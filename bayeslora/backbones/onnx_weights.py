@@ -1,9 +1,9 @@
-"""The weights of a DINOv2 ViT-S/14 out of an ONNX file, as transformers names them.
+"""Extraction of DINOv2 ViT-S/14 weights from an ONNX file, with transformers' names.
 
-An ONNX file is one protocol buffer, of which five kinds of fields are needed, so no library reads
-it. Biases, norms, layer scales, the class token and the patch projection are tensors by name.
-Linear weights were folded to anonymous matrices [in, out]; the bias that is added to their product
-says whose they are.
+An ONNX file is a protocol buffer; only five kinds of fields are needed, so it is parsed without a
+library. Biases, norms, layer scales, the class token and the patch projection are named tensors.
+Linear weights were folded to anonymous matrices [in, out] and are identified by the bias that is
+added to their product.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -29,16 +29,16 @@ _RENAMED = (
     (r"attention\.attention\.value", "attention.v_proj"),
     (r"attention\.output\.dense", "attention.o_proj"),
 )
-"""Of older versions of transformers, and of version 5."""
-# Anonymous in this file: the positions of the class token, and of 37 × 37 patches.
+"""Names in older versions of transformers and in version 5."""
+# Anonymous in the file: position embeddings of the class token and of 37 × 37 patches.
 _CLASS_POSITION, _GRID_POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
 
 
 def write_dinov2(path: Path, directory: Path) -> None:
-    """Write the backbone in an ONNX file to a directory that transformers loads it from.
+    """Convert the backbone in an ONNX file to a transformers model directory.
 
     Raises:
-        InputError: The file does not hold all of its weights.
+        InputError: The file lacks weights.
     """
     import torch
     from transformers import Dinov2Config, Dinov2Model
@@ -63,24 +63,26 @@ def write_dinov2(path: Path, directory: Path) -> None:
 
 
 def dinov2_weights(path: Path) -> dict[str, Array]:
-    """Return the tensors of the backbone by the names that transformers 5 has for them."""
-    named, nodes = _graph(path.read_bytes())
-    found = {
-        name.removeprefix(_PREFIX): item for name, item in named.items() if name.startswith(_PREFIX)
+    """Return the tensors of the backbone by their names in transformers 5."""
+    tensors, nodes = _graph(path.read_bytes())
+    weights = {
+        name.removeprefix(_PREFIX): item
+        for name, item in tensors.items()
+        if name.startswith(_PREFIX)
     }
-    adds = {one: inputs for kind, inputs, _ in nodes if kind == "Add" for one in inputs}
+    adds = {name: inputs for kind, inputs, _ in nodes if kind == "Add" for name in inputs}
     for kind, inputs, outputs in nodes:
-        if kind != "MatMul" or inputs[-1] not in named:
+        if kind != "MatMul" or inputs[-1] not in tensors:
             continue
         bias = next((name for name in adds.get(outputs[0], ()) if name.startswith(_PREFIX)), None)
         if bias is not None:
             weight = bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"
-            found[weight] = named[inputs[-1]].T
-    grid = named[_GRID_POSITIONS].reshape(1, -1, 384)
-    positions = np.concatenate([named[_CLASS_POSITION].reshape(1, 1, 384), grid], 1)
-    found["embeddings.position_embeddings"] = positions
-    found["embeddings.mask_token"] = np.zeros((1, 384), dtype=np.float32)
-    return {_renamed(name): item for name, item in found.items()}
+            weights[weight] = tensors[inputs[-1]].T
+    grid = tensors[_GRID_POSITIONS].reshape(1, -1, 384)
+    positions = np.concatenate([tensors[_CLASS_POSITION].reshape(1, 1, 384), grid], 1)
+    weights["embeddings.position_embeddings"] = positions
+    weights["embeddings.mask_token"] = np.zeros((1, 384), dtype=np.float32)
+    return {_renamed(name): item for name, item in weights.items()}
 
 
 def _renamed(name: str) -> str:
@@ -95,14 +97,14 @@ Node = tuple[str, list[str], list[str]]
 def _graph(content: bytes) -> tuple[dict[str, Array], list[Node]]:
     """Return the float tensors of a model by name, and its nodes: kind, inputs, outputs."""
     graph = next(value for field, value in _fields(memoryview(content)) if field == 7)
-    named: dict[str, Array] = {}
+    tensors: dict[str, Array] = {}
     nodes: list[Node] = []
     for field, value in _fields(_part(graph)):
         if field == 1:
             nodes.append(_node(_part(value)))
         elif field == 5:
-            named |= _tensor(_part(value))
-    return named, nodes
+            tensors |= _tensor(_part(value))
+    return tensors, nodes
 
 
 def _node(content: memoryview) -> Node:
@@ -136,40 +138,40 @@ def _tensor(content: memoryview) -> dict[str, Array]:
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of the fields of a message: an integer, or bytes."""
-    place = 0
-    while place < len(content):
-        tag, place = _varint(content, place)
+    """Yield number and value (integer or bytes) of each field of a message."""
+    position = 0
+    while position < len(content):
+        tag, position = _varint(content, position)
         wire = tag & 7
         if wire == 0:
-            value, place = _varint(content, place)
+            value, position = _varint(content, position)
             yield tag >> 3, value
         elif wire in (1, 5):
-            place += 8 if wire == 1 else 4
+            position += 8 if wire == 1 else 4
         elif wire == 2:
-            size, place = _varint(content, place)
-            yield tag >> 3, content[place : place + size]
-            place += size
+            size, position = _varint(content, position)
+            yield tag >> 3, content[position : position + size]
+            position += size
         else:
             raise InputError(f"an ONNX file has no fields of wire type {wire}")
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = content[place]
+        byte = content[position]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, position
 
 
 def _packed(content: memoryview) -> list[int]:
-    found, place = [], 0
-    while place < len(content):
-        value, place = _varint(content, place)
-        found.append(value)
-    return found
+    values, position = [], 0
+    while position < len(content):
+        value, position = _varint(content, position)
+        values.append(value)
+    return values
 
 
 def _part(value: int | memoryview) -> memoryview:

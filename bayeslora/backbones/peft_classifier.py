@@ -1,7 +1,7 @@
-"""A PEFT checkpoint of a sequence classifier: adapters and head, to be merged into its base.
+"""PEFT checkpoints of sequence classifiers: merge adapters and head into the base model.
 
-PEFT loads a checkpoint that lacks tensors and leaves the rest at random values. Here every tensor
-of the adapters has to be in the file, and every one that the base has no trained values for.
+PEFT loads an incomplete checkpoint and leaves missing tensors at random values. Here the file must
+contain every adapter tensor and every tensor for which the base has no trained values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def base_name(source: str) -> str:
     """Return the directory or hub id of the model that a checkpoint adapts.
 
     Raises:
-        InputError: The checkpoint does not say.
+        InputError: The checkpoint does not name it.
     """
     path = Path(source) / CONFIG_FILE
     embedded = embedded_base(source)
@@ -72,7 +72,7 @@ def base_name(source: str) -> str:
 
 
 def tokenizer_source(source: str) -> str:
-    """Return where the tokenizer of a checkpoint is: with it, or else with its base model."""
+    """Return the source of a checkpoint's tokenizer: the checkpoint, or else its base model."""
     has_own = (Path(source) / "tokenizer_config.json").is_file()
     return source if has_own else base_name(source)
 
@@ -81,8 +81,8 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     """Return the base model with the checkpoint's adapters merged into it and its head in place.
 
     Raises:
-        InputError: peft is not installed, the checkpoint is of another task, it has no head, it
-            or its base lacks tensors, or it was made for another base.
+        InputError: peft is not installed, the checkpoint is for another task, has no head, or was
+            made for another base, or it or its base lacks tensors.
     """
     try:
         from peft import PeftConfig, PeftModelForSequenceClassification
@@ -92,26 +92,26 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
         ) from None
     base = base_name(source)
     task = _settings(source).get("task_type")
-    if task not in (None, "SEQ_CLS"):  # a list, which has no hash, is none of them
+    if task not in (None, "SEQ_CLS"):  # not a set: a list has no hash
         raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
     _check_start(source)
     check_directory(source)
     shapes = _shapes(source)
-    what = f"{source} (adapters of {base}) cannot be loaded as a sequence classifier"
-    plain, untrained = _base(what, source, _num_classes(source, shapes), trust_remote_code)
+    subject = f"{source} (adapters of {base}) cannot be loaded as a sequence classifier"
+    plain, untrained = _base(subject, source, _num_classes(source, shapes), trust_remote_code)
     patterns, names = (
         pattern_options(_settings(source)),
         [name for name, _ in plain.named_modules()],
     )
     check_patterns(str(Path(source) / CONFIG_FILE), patterns, names)
-    with reading(what), warnings.catch_warnings():
-        # It warns where it cannot ask the hub for the base's configuration.
+    with reading(subject), warnings.catch_warnings():
+        # PEFT warns if it cannot fetch the base's configuration from the hub.
         warnings.simplefilter("ignore")
         config = PeftConfig.from_pretrained(source)
         config.inference_mode = True
         model = PeftModelForSequenceClassification(plain, config)
     _check_tensors(source, base, model, shapes.keys(), untrained)
-    with reading(what):
+    with reading(subject):
         model.load_adapter(source, "default")
     if not hasattr(model.base_model, "merge_and_unload"):
         raise InputError(
@@ -124,9 +124,9 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
 
 
 def named_adapters(source: str) -> list[str]:
-    """Return the folders, each with a PEFT checkpoint, that PEFT makes of adapters with names.
+    """Return the subfolders with PEFT checkpoints, which PEFT writes for named adapters.
 
-    There are none where the directory is a model itself.
+    The result is empty if the directory itself is a model.
     """
     if (Path(source) / "config.json").is_file():
         return []
@@ -134,11 +134,11 @@ def named_adapters(source: str) -> list[str]:
 
 
 def _check_start(source: str) -> None:
-    """Raise InputError for a start that PEFT cannot take out of the base when it loads.
+    """Raise InputError for an initialisation that PEFT cannot remove from the base when loading.
 
     Raises:
-        InputError: It is one, such as a randomised PiSSA or CorDA, and was not converted when
-            saved.
+        InputError: The initialisation, such as a randomised PiSSA or CorDA, was not converted on
+            saving.
     """
     start = _settings(source).get("init_lora_weights")
     if not isinstance(start, str | bool | None):
@@ -159,15 +159,15 @@ def _settings(source: str) -> dict[str, Any]:
 
 
 def _base(
-    what: str, source: str, num_classes: int, trust_remote_code: bool
+    subject: str, source: str, num_classes: int, trust_remote_code: bool
 ) -> tuple[nn.Module, set[str]]:
-    """Return the base model and the names of its tensors that have random values."""
+    """Return the base model and the names of its randomly initialised tensors."""
     from transformers import AutoModelForSequenceClassification
 
     base = base_name(source)
     check_reachable(base)
     check_weights_files(base)
-    with reading(what):
+    with reading(subject):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             base,
             num_labels=num_classes,
@@ -176,7 +176,7 @@ def _base(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
-            # A base may come with a head of its own for other classes.
+            # A base may have its own head for other classes.
             ignore_mismatched_sizes=True,
         )
     check_fit(f"the base model {base!r}", model, loading)
@@ -187,7 +187,7 @@ def _base(
 
 
 def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
-    """Give the base as many tokens as the checkpoint's own tokenizer has."""
+    """Resize the base's embeddings to the checkpoint's tokenizer."""
     if tokenizer_source(source) != source:
         return
     from transformers import AutoTokenizer
@@ -199,40 +199,40 @@ def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
 
 
 def _check_tensors(
-    source: str, base: str, model: Any, found: Collection[str], untrained: Collection[str]
+    source: str, base: str, model: Any, stored: Collection[str], untrained: Collection[str]
 ) -> None:
-    """Raise InputError for tensors that a checkpoint lacks or its base has no place for.
+    """Raise InputError for missing or unexpected tensors of a checkpoint.
 
     Raises:
-        InputError: There are some; the message names three of them.
+        InputError: Tensors are missing or unexpected; the message names up to three.
     """
     from peft import get_peft_model_state_dict
 
     expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    missing = sorted(expected - set(found))
+    missing = sorted(expected - set(stored))
     if missing:
         raise InputError(
             f"{source} lacks {counted(len(missing), 'tensor')} of its adapters or head, such as "
             f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on",
             code="damaged",
         )
-    random = sorted(key for key in untrained if TENSOR_ROOT + key not in found)
+    random = sorted(key for key in untrained if TENSOR_ROOT + key not in stored)
     if random:
         raise InputError(
             f"{source}: neither it nor its base {base} has trained weights for {few(random)}; "
             "name their modules in modules_to_save when training"
         )
     known = {_unwrapped(name) for name in model.state_dict()}
-    strange = sorted(name for name in set(found) - expected if _unwrapped(name) not in known)
-    if strange:
+    unexpected = sorted(name for name in set(stored) - expected if _unwrapped(name) not in known)
+    if unexpected:
         raise InputError(
-            f"{source} holds {counted(len(strange), 'tensor')} that {base} has no place for, such "
-            f"as {few(strange)}: it was trained on another base"
+            f"{source} holds {counted(len(unexpected), 'tensor')} that {base} has no place for, "
+            f"such as {few(unexpected)}: it was trained on another base"
         )
 
 
 def _unwrapped(name: str) -> str:
-    """Return what a tensor is called where no adapter is around its layer."""
+    """Return the name of a tensor without an adapter around its layer."""
     return name.replace(".base_layer.", ".")
 
 
@@ -240,7 +240,7 @@ def _shapes(source: str) -> dict[str, list[int]]:
     """Return the shape of every tensor in a checkpoint by name.
 
     Raises:
-        InputError: The file is not there or damaged, or a tensor has values that are not finite.
+        InputError: The file is missing or damaged, or a tensor has values that are not finite.
     """
     path = Path(source) / WEIGHTS_FILE
     if not path.is_file():
@@ -253,7 +253,7 @@ def _shapes(source: str) -> dict[str, list[int]]:
 
 
 def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
-    """Return the number of outputs of the head that a checkpoint holds."""
+    """Return the number of outputs of a checkpoint's head."""
     heads = [shape for name, shape in shapes.items() if name.endswith(_HEADS)]
     if not heads:
         raise InputError(f"{source} holds no classification head; save it with modules_to_save")

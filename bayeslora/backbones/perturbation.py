@@ -1,12 +1,12 @@
-"""Perturbations of what a backbone reads: embeddings of tokens, or pixels.
+"""Perturbations of a backbone's inputs: token embeddings or pixels.
 
     text    x = embeddings [B, T, d] ;  ‖δ_t‖₂ ≤ ε ē at tokens of the text, δ_t = 0 elsewhere ;
             ē the mean norm of an embedding ;  steps of length ε ē / 2 along the gradient
     image   x = pixels [B, 3, S, S] between 0 and 1 ;  |δ| ≤ ε, and x + δ stays an image ;
             steps of length ε / 4 along the gradient's sign
 
-They start at random inside the ball: a divergence from the clean answer has no gradient at δ = 0.
-A perturbed embedding need not be that of any text.
+They start at random inside the ball, since a divergence from the clean prediction has no gradient
+at δ = 0. A perturbed embedding need not correspond to any text.
 
 Sources: Madry et al. 2018, arXiv 1706.06083; Miyato, Dai and Goodfellow 2017, arXiv 1605.07725.
 """
@@ -30,22 +30,22 @@ from bayeslora.errors import InputError
 
 @dataclass(frozen=True)
 class TokenBall:
-    """A ball in L2 around the embedding of each token.
+    """An L2 ball around the embedding of each token.
 
     Attributes:
-        radius: [B, T, 1]: that of ε = 1; 0 where nothing may change.
+        radius: [B, T, 1]: the radius for ε = 1; 0 for fixed tokens.
     """
 
     radius: Tensor
 
     def start(self, values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        """Return a perturbation uniform in direction, with a length uniform up to the radius."""
+        """Return a perturbation with uniform direction and uniform length up to the radius."""
         noise = torch.randn(values.shape, generator=generator).to(values)
         share = torch.rand((*values.shape[:-1], 1), generator=generator).to(values)
         return eps * self.radius * share * _direction(noise)
 
     def step(self, delta: Tensor, gradient: Tensor, eps: float) -> Tensor:
-        """Return a perturbation half a radius further along a gradient, inside the ball."""
+        """Return the perturbation after a step of half a radius along a gradient, in the ball."""
         moved = delta + eps / 2 * self.radius * _direction(gradient)
         length = moved.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         inside: Tensor = moved * (eps * self.radius / length).clamp_max(1)
@@ -54,10 +54,10 @@ class TokenBall:
 
 @dataclass(frozen=True)
 class PixelBall:
-    """A ball in L∞ around each pixel, inside the range that pixels have.
+    """An L∞ ball around each pixel, within the valid range.
 
     Attributes:
-        unit: [1, 3, 1, 1]: how much an input changes where a pixel goes from 0 to 1.
+        unit: [1, 3, 1, 1]: change of the input if a pixel changes from 0 to 1.
         low: [B, 3, S, S]: the perturbation that makes the pixel 0.
         high: [B, 3, S, S]: the perturbation that makes it 1.
     """
@@ -67,12 +67,12 @@ class PixelBall:
     high: Tensor
 
     def start(self, values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-        """Return a perturbation uniform in the ball."""
+        """Return a uniform perturbation in the ball."""
         noise = 2 * torch.rand(values.shape, generator=generator).to(values) - 1
         return self._inside(eps * self.unit * noise, eps)
 
     def step(self, delta: Tensor, gradient: Tensor, eps: float) -> Tensor:
-        """Return a perturbation a quarter of ε further along the sign of a gradient."""
+        """Return the perturbation after a step of ε / 4 along the sign of a gradient."""
         return self._inside(delta + eps / 4 * self.unit * gradient.sign(), eps)
 
     def _inside(self, delta: Tensor, eps: float) -> Tensor:
@@ -82,13 +82,13 @@ class PixelBall:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as numbers that can be perturbed.
+    """A batch as continuous inputs that can be perturbed.
 
     Attributes:
-        name: What the backbone calls them.
+        name: Name of the backbone's argument.
         values: [B, …] on its device.
-        rest: What it is called with besides.
-        ball: Where perturbations may be.
+        rest: Other arguments of the backbone.
+        ball: Set of the allowed perturbations.
     """
 
     name: str
@@ -97,18 +97,18 @@ class Inputs:
     ball: TokenBall | PixelBall
 
     def batch(self, delta: Tensor | None = None) -> Batch:
-        """Return the batch, perturbed."""
+        """Return the batch, perturbed by `delta`."""
         values = self.values if delta is None else self.values + delta
         return {**self.rest, self.name: values}
 
 
 def _direction(vectors: Tensor) -> Tensor:
-    found: Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    return found
+    directions: Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return directions
 
 
 def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) -> Inputs:
-    """Return some of prepared texts or images as inputs, without states of the lower layers.
+    """Return some prepared texts or images as inputs, without cached states of lower layers.
 
     Raises:
         InputError: The backbone cannot be run from embeddings.
@@ -119,8 +119,8 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
     if backbone.kind == "vision":
         values = batch.pop("pixel_values")
         std, mean = (
-            torch.tensor(one, device=device).view(1, 3, 1, 1)
-            for one in (backbone.tokenizer.std, backbone.tokenizer.mean)
+            torch.tensor(numbers, device=device).view(1, 3, 1, 1)
+            for numbers in (backbone.tokenizer.std, backbone.tokenizer.mean)
         )
         ball = PixelBall(1 / std, -mean / std - values, (1 - mean) / std - values)
         return Inputs("pixel_values", values, batch, ball)
@@ -133,34 +133,34 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
         size = table.weight.float().norm(dim=-1).mean()
     mask = batch["attention_mask"].bool()
     shared = mask & (batch["groups"] == 0) if "groups" in batch else mask
-    # A decoder's options follow the question, which is perturbed and they are not; an encoder's
-    # carry it along.
-    read = shared if bool(shared.any()) else mask
-    radius = size * content(backbone, ids, read)[..., None]
+    # A decoder's question is perturbed, the options after it are not; an encoder's options each
+    # contain the question.
+    perturbed = shared if bool(shared.any()) else mask
+    radius = size * content(backbone, ids, perturbed)[..., None]
     return Inputs("inputs_embeds", values, batch, TokenBall(radius.to(values)))
 
 
 def content(backbone: Backbone, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return [B, T], 1 at tokens of the text itself and 0 at padding, special and template ones."""
+    """Return [B, T], 1 at tokens of the text and 0 at padding, special and template tokens."""
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=ids.device)
-    found = mask.bool() & ~torch.isin(ids, special)
+    selected = mask.bool() & ~torch.isin(ids, special)
     if backbone.template is not None:
-        before, after = _frame(backbone)
-        place = mask.cumsum(1)
-        found &= (place > before) & (place <= mask.sum(1, keepdim=True) - after)
-    return found.long()
+        num_before, num_after = _frame(backbone)
+        positions = mask.cumsum(1)
+        selected &= (positions > num_before) & (positions <= mask.sum(1, keepdim=True) - num_after)
+    return selected.long()
 
 
 def _frame(backbone: Backbone) -> tuple[int, int]:
-    """Return how many tokens of a template come before the first text and after the last."""
+    """Return the number of template tokens before the first text and after the last."""
     tokenizer: Any = backbone.tokenizer
     parts = backbone.template.parts if backbone.template is not None else ("",)
-    texts = [place for place, part in enumerate(parts) if part in (TEXT, PAIR, FILLED)]
+    texts = [index for index, part in enumerate(parts) if part in (TEXT, PAIR, FILLED)]
     if not texts:
         return 0, 0
     head, tail = "".join(parts[: texts[0]]), "".join(parts[texts[-1] + 1 :])
-    before = len(tokenizer(head)["input_ids"])
-    return before, len(tokenizer(tail, add_special_tokens=False)["input_ids"])
+    num_before = len(tokenizer(head)["input_ids"])
+    return num_before, len(tokenizer(tail, add_special_tokens=False)["input_ids"])
 
 
 def ascend(
@@ -171,17 +171,17 @@ def ascend(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the perturbation of inputs that projected gradient ascent finds; see the module.
+    """Return a perturbation of inputs by projected gradient ascent; see the module.
 
     No parameter gets a gradient.
 
     Args:
-        losses: From a batch to what is made larger, of one network or several; the sum counts, and
-            rows have no influence on each other.
-        inputs: What is perturbed.
+        losses: From a batch to the losses of one or several networks, whose sum is maximised; rows
+            are independent of each other.
+        inputs: The inputs to perturb.
         eps: ε.
-        steps: How many.
-        generator: Of the start, on the CPU.
+        steps: Number of steps.
+        generator: Source of randomness for the start, on the CPU.
     """
     delta = inputs.ball.start(inputs.values, eps, generator)
     for _ in range(steps):
@@ -195,11 +195,11 @@ def ascend(
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Perturbed texts or images, which stand where their tokens do.
+    """Perturbed texts or images, in place of their tokens.
 
     Attributes:
-        tokens: What was perturbed.
-        name: What the backbone calls the inputs.
+        tokens: The unperturbed tokens or pixels.
+        name: Name of the backbone's argument.
         values: One tensor per row, without padding.
     """
 
@@ -209,7 +209,7 @@ class Perturbed:
 
     @property
     def num_truncated(self) -> int:
-        """How many texts were longer than the limit."""
+        """Number of texts longer than the limit."""
         return self.tokens.num_truncated
 
     @property
@@ -219,14 +219,14 @@ class Perturbed:
 
     @property
     def num_options(self) -> int:
-        """C of questions with options; 0 of texts and images."""
+        """C for questions with options; 0 for texts and images."""
         return self.tokens.num_options
 
     def __len__(self) -> int:
         return len(self.values)
 
     def pad(self, rows: Sequence[int]) -> Batch:
-        """Return what the backbone is called with for `rows`."""
+        """Return the backbone's inputs for `rows`."""
         batch = self.tokens.pad(rows)
         batch.pop("input_ids", None)
         chosen = [self.values[row] for row in rows]

@@ -1,9 +1,9 @@
-"""The frozen prefix: lower layers that carry no adapter run once per text.
+"""The frozen prefix: lower layers without adapters run once per text.
 
-With adapters on the upper layers only, the hidden states that enter the first adapted layer never
-change. `LayerSplit` computes them once and later runs the rest of the model from there. It works
-through the model's own forward pass (layers below the split are stood in for), so positions,
-masks and rotary tables stay the model's own business, and no architecture needs code of its own.
+With adapters on the upper layers only, the hidden states at the first adapted layer never change.
+`LayerSplit` computes them once and later runs only the rest of the model. It uses the model's own
+forward pass with stand-ins for the layers below the split, so the model handles positions, masks
+and rotary tables, and no architecture-specific code is needed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class _Reached(Exception):  # noqa: N818 - carries a result up through the model
 
 
 class _StandIn(nn.Module):
-    """Takes the place of a layer while keeping the attributes that models read from layers."""
+    """Replaces a layer but keeps the attributes that models read from layers."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        # Outside the module tree: the parameters belong to the real layer alone.
+        # Outside the module tree: the parameters belong only to the real layer.
         object.__setattr__(self, "layer", layer)
 
     def __getattr__(self, name: str) -> Any:
@@ -55,9 +55,10 @@ class _Stop(_StandIn):
 
 
 class _Give(_StandIn):
-    """Returns `value`, or its input where there is none, in the form the real layer has.
+    """Returns `value`, or its input if None, in the output format of the real layer.
 
-    That is a tuple of `num_outputs`, the first of which are the hidden states, or for 0 a tensor.
+    That is a tuple of `num_outputs` items, the first of which is the hidden states, or for 0 a
+    tensor.
     """
 
     def __init__(self, layer: nn.Module, *, num_outputs: int, value: Tensor | None) -> None:
@@ -73,16 +74,16 @@ class _Give(_StandIn):
 
 
 class LayerSplit:
-    """A transformer cut before layer `start` of the layer list at `path`."""
+    """A transformer split before layer `start` of the layer list at `path`."""
 
     def __init__(self, model: nn.Module, path: str, start: int) -> None:
-        """Keep the pieces of `model`, which itself is left as it is.
+        """Split `model` without changing it.
 
         Args:
             model: A Hugging Face model without head.
             path: Dotted name of its list of layers, such as `layers` or `encoder.layer`; may be
-                empty where nothing is below the cut.
-            start: Index of the first layer of the upper part; 0 leaves nothing below.
+                empty if nothing is below the split.
+            start: Index of the first layer of the upper part; 0 for nothing below.
         """
         parent, _, self._attribute = path.rpartition(".")
         self._model = model
@@ -93,9 +94,9 @@ class LayerSplit:
         self.start = start
 
     def prefix(self, **inputs: Tensor) -> Tensor:
-        """Return the hidden states [B, T, d] that enter layer `start`.
+        """Return the input states [B, T, d] of layer `start`.
 
-        `inputs` is what the model is called with, such as `input_ids` and `attention_mask`.
+        `inputs` are the model's arguments, such as `input_ids` and `attention_mask`.
         """
         below = [*self._layers[: self.start], _Stop(self._layers[self.start])]
         with self._replaced([*below, *self._layers[self.start + 1 :]]):
@@ -106,16 +107,16 @@ class LayerSplit:
         raise RuntimeError("the model ended before its own layers did")
 
     def suffix(self, *, hidden: Tensor | None, **inputs: Tensor) -> Tensor:
-        """Return the last hidden states [B, T, d], from `hidden` on where it is given."""
+        """Return the last hidden states [B, T, d], starting from `hidden` if not None."""
         if hidden is None or self.start == 0:
             return self._last(**inputs)
         with self._replaced(self._above(hidden, inputs)):
             return self._last(**inputs)
 
     def running(self, **inputs: Tensor) -> frozenset[str]:
-        """Return the names of the modules that the last hidden states come from.
+        """Return the names of the modules that compute the last hidden states.
 
-        Those that run before layer `start` are none of them: what they compute is computed once.
+        Modules before layer `start` are excluded, since their outputs are computed only once.
         """
         called = self.called(**inputs)
         if self.start == 0:
@@ -123,19 +124,19 @@ class LayerSplit:
         return frozenset(called[called.index(self._name(self.start)) :])
 
     def behind(self, **inputs: Tensor) -> frozenset[str]:
-        """Return the names of the modules outside the layers that run only after the last one."""
+        """Return the names of the modules outside the layers that run only after the last layer."""
         called = self.called(**inputs)
         last = self._name(len(self._layers) - 1)
-        place = called.index(last)
+        index = called.index(last)
         return frozenset(
             name
-            for name in set(called[place:]) - set(called[:place])
+            for name in set(called[index:]) - set(called[:index])
             if name != last and not name.startswith(f"{last}.")
         )
 
     @torch.no_grad()
     def called(self, **inputs: Tensor) -> list[str]:
-        """Return the names of the modules in the order of their calls in a whole pass."""
+        """Return the names of the modules in call order in a full forward pass."""
         called: list[str] = []
 
         def watch(name: str) -> Callable[..., None]:
@@ -163,8 +164,8 @@ class LayerSplit:
 
     def _above(self, hidden: Tensor, inputs: dict[str, Tensor]) -> list[nn.Module]:
         if self._num_outputs is None:
-            one = {name: item[:1] for name, item in inputs.items()}
-            self._num_outputs = self._count_outputs(one)
+            first_row = {name: item[:1] for name, item in inputs.items()}
+            self._num_outputs = self._count_outputs(first_row)
         below: list[nn.Module] = [
             _Give(layer, num_outputs=self._num_outputs, value=None)
             for layer in self._layers[: self.start - 1]
@@ -173,15 +174,15 @@ class LayerSplit:
         return [*below, top, *self._layers[self.start :]]
 
     def _count_outputs(self, inputs: dict[str, Tensor]) -> int:
-        """Return how many outputs the layer below the split returns as a tuple; 0 for a tensor."""
-        found: list[int] = []
+        """Return the length of the output tuple of the layer below the split; 0 for a tensor."""
+        counts: list[int] = []
 
         def look(_: nn.Module, __: Any, output: Any) -> None:
-            found.append(len(output) if isinstance(output, tuple) else 0)
+            counts.append(len(output) if isinstance(output, tuple) else 0)
 
         with self._layers[self.start - 1].register_forward_hook(look), torch.no_grad():
             self.prefix(**inputs)
-        return found[0]
+        return counts[0]
 
     @contextmanager
     def _replaced(self, layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -195,7 +196,7 @@ class LayerSplit:
 
 @dataclass(frozen=True)
 class PrefixStates:
-    """The hidden states of N texts at the split, end to end in one tensor.
+    """The hidden states of N texts at the split, concatenated in one tensor.
 
     Attributes:
         values: [sum of lengths, d] in the cache's dtype, in memory or memory-mapped.
@@ -207,7 +208,7 @@ class PrefixStates:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the states."""
+        """Size of the states in bytes."""
         return self.values.numel() * self.values.itemsize
 
     def pad(self, rows: Sequence[int]) -> Tensor:
@@ -217,7 +218,7 @@ class PrefixStates:
 
 
 def spans_of(lengths: NDArray[np.int64]) -> Tensor:
-    """Return the `spans` of `PrefixStates` for texts of [N] lengths, end to end."""
+    """Return the `spans` of `PrefixStates` for concatenated texts of [N] lengths."""
     ends = np.cumsum(lengths)
     return torch.from_numpy(np.column_stack([ends - lengths, ends]))
 
@@ -236,12 +237,12 @@ def compute_prefix(
     """Run the layers below the split once over all texts.
 
     Args:
-        split: The cut model; it should be in evaluation mode.
+        split: The split model; it should be in evaluation mode.
         tokens: The N texts.
         width: Hidden size d.
-        dtype: Of the stored states.
-        device: Where the model is; the states are kept on the CPU.
-        batch_size: Texts a pass.
+        dtype: Dtype of the stored states.
+        device: Device of the model; the states are stored on the CPU.
+        batch_size: Texts per pass.
         advance: Called with the number of texts after each pass, for a progress bar.
     """
     lengths = tokens.lengths
@@ -255,24 +256,23 @@ def compute_prefix(
         inputs = tokens.pad(rows)
         hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
         if is_own:
-            places = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
-            values[places] = hidden[inputs["attention_mask"].bool()]
+            indices = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
+            values[indices] = hidden[inputs["attention_mask"].bool()]
         advance(sum(map(len, taken)))
     world.merge_(values)
     return PrefixStates(values, spans)
 
 
 def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Return an empty [rows, width] tensor, memory-mapped to a temporary file when large.
+    """Return an empty [rows, width] tensor, memory-mapped to a temporary file if large.
 
     Raises:
-        OSError: The directory for temporary files has no room for it.
+        OSError: The directory for temporary files has too little space.
     """
     num_bytes = rows * width * dtype.itemsize
     if num_bytes <= _IN_MEMORY_BYTES:
         return torch.empty(rows, width, dtype=dtype)
-    # The mapping keeps the storage alive; once the file has no name, nothing is left behind after
-    # a crash.
+    # The mapping keeps the storage alive; an unlinked file leaves nothing behind after a crash.
     with tempfile.NamedTemporaryFile(prefix="bayeslora-prefix-") as file:
         try:
             _reserve(file.fileno(), num_bytes)
@@ -288,10 +288,9 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def _reserve(file: int, num_bytes: int) -> None:
-    """Allocate every block of a file now.
+    """Allocate every block of a file immediately.
 
-    A mapping of a file with holes is allocated as it is written to, and where the disk is full the
-    process is killed by SIGBUS.
+    A mapped sparse file is allocated on write, and on a full disk SIGBUS kills the process.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, num_bytes)

@@ -1,7 +1,7 @@
-"""Somebody else's fine-tuned sequence classifier as a source of features.
+"""Features from an existing fine-tuned sequence classifier.
 
-The feature of a text is what its final linear layer receives; that layer's weight and bias are the
-mean that a posterior starts from.
+The feature of a text is the input of the classifier's final linear layer; the weight and bias of
+this layer are the initial mean of a posterior.
 """
 
 from __future__ import annotations
@@ -50,27 +50,26 @@ def load_sequence_classifier(
 ) -> SequenceClassifier:
     """Load a Hugging Face sequence classifier and find its final linear layer.
 
-    The layer is checked by running the classifier on two short texts: its output has to be the
-    classifier's logits.
+    The classifier is run on two short texts to check that the layer's output equals its logits.
 
     Args:
         source: A directory, a hub id, a PEFT checkpoint directory, or the model itself, which is
-            then frozen and put in evaluation mode.
-        tokenizer: Needed with a model in memory whose own tokenizer cannot be found.
-        layer: Dotted name of the final linear layer, where it cannot be found.
-        classes: Names of the classes in index order; None takes those of the configuration.
+            then frozen and set to evaluation mode.
+        tokenizer: Required for a model in memory whose tokenizer cannot be found.
+        layer: Dotted name of the final linear layer; None finds it.
+        classes: Names of the classes in index order; None takes them from the configuration.
         device: A torch device; None takes the GPU if there is one.
         trust_remote_code: Whether code from the model's repository may run.
 
     Raises:
-        InputError: There is no such model, it is not a classifier with one label a text, weights
-            are missing from it, or the final layer cannot be told or has no features.
+        InputError: There is no such model, it is not a classifier with one label per text, it lacks
+            weights, or the final layer cannot be identified or has no features.
     """
     model, name, reader = open_classifier(source, trust_remote_code)
     config: Any = model.config
     kind = model_kind(name, config)
     if kind == "decoder" and is_masked(config):
-        # Its first token, which it reads the class from, would attend to no other.
+        # The first token, from which it reads the class, would attend to no other token.
         raise InputError(
             f"{name} has the configuration of an encoder with is_decoder = true: each token then "
             "sees only those before it, and a sequence classifier of this kind reads the first; "
@@ -95,10 +94,10 @@ def load_sequence_classifier(
 
 @torch.no_grad()
 def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
-    """Return the classifier with the padding that its logits do not see.
+    """Return the classifier with a padding side that does not change its logits.
 
     Raises:
-        InputError: The final layer's output is not what the classifier answers.
+        InputError: The final layer's output differs from the classifier's logits.
     """
     encoder = _probing(classifier, "right")
     alone = []

@@ -1,4 +1,4 @@
-"""From texts to what a finished sequence classifier's final linear layer receives."""
+"""From texts to the input of a finished sequence classifier's final linear layer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class SequenceClassifier:
     """A loaded sequence classifier.
 
     Attributes:
-        backbone: The whole classifier, its tokenizer and its kind.
+        backbone: The whole classifier with its tokenizer and kind.
         classes: Names of the classes in index order.
         layer: Dotted name of the final linear layer.
-        padding: Where padding leaves a text's logits as they are.
+        padding: Padding side that does not change a text's logits.
     """
 
     backbone: Backbone
@@ -42,7 +42,7 @@ class SequenceEncoder(FinalLayerEncoder):
     """From texts to the input of a sequence classifier's final linear layer."""
 
     def __init__(self, classifier: SequenceClassifier, *, max_length: int) -> None:
-        """Wrap a classifier, which stays as it is; texts are cut to `max_length` tokens."""
+        """Wrap a classifier without changing it; texts are cut to `max_length` tokens."""
         length = usable_length(classifier.backbone, max_length)
         super().__init__(classifier.backbone, classifier.layer, max_length=length)
         self._padding = classifier.padding
@@ -59,7 +59,7 @@ class SequenceEncoder(FinalLayerEncoder):
         advance: Callable[[int], object] = lambda _: None,
         keep: bool = False,
     ) -> PreparedTexts:
-        """Tokenise texts as the classifier's owner does; nothing is run yet."""
+        """Tokenise texts like the classifier's owner, without running the model."""
         tokens = tokenise(
             self.backbone, texts, pairs, max_length=self.max_length, as_its_owner=True
         )
@@ -71,17 +71,17 @@ class SequenceEncoder(FinalLayerEncoder):
         return self.run(batch)[0]
 
     def run(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Return the features of a batch, and the logits [B, C] of the classifier itself.
+        """Return the features of a batch and the logits [B, C] of the classifier.
 
         Raises:
-            InputError: The final layer does not have one input a row.
+            InputError: The final layer does not have one input per row.
         """
         device = self.backbone.device
         inputs = model_inputs(batch, device)
         inputs = {name: item for name, item in inputs.items() if name in self._takes}
         states, output = received(self._final, self.layer, lambda: self._call(inputs))
         if states.ndim == 3:
-            # Decoders classify every position and read the answer at the last real one.
+            # Decoders classify every position and use the last real one.
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
         check_one_vector(states, self.layer)
         return with_constant(states, self._final), getattr(output, "logits", output)
@@ -89,7 +89,7 @@ class SequenceEncoder(FinalLayerEncoder):
     def _call(self, inputs: Batch) -> Any:
         if self._skipped_id is not None:
             return self.model(**inputs)
-        # Decoders without a padding token refuse batches; this one is no token.
+        # Decoders without a padding token refuse batches; -1 is no token.
         self._config.pad_token_id = -1
         try:
             return self.model(**inputs)
@@ -103,21 +103,21 @@ class SequenceEncoder(FinalLayerEncoder):
 
     @property
     def _skipped_id(self) -> int | None:
-        """The token that a decoder passes over when it looks for the last one."""
-        found: int | None = getattr(self._config, "pad_token_id", None)
-        return found
+        """The token that a decoder skips in its search for the last token."""
+        token_id: int | None = getattr(self._config, "pad_token_id", None)
+        return token_id
 
     def _last(self, batch: Batch) -> Tensor:
-        """Return the place [B] of each row's last token that is neither padding nor passed over."""
+        """Return the index [B] of each row's last token that is neither padding nor skipped."""
         real = batch["attention_mask"]
         if self._skipped_id is not None:
-            # transformers looks for the token and not at the mask: with a padding token that also
-            # ends texts it reads the answer before the end.
+            # transformers searches for the token and ignores the mask: if the padding token also
+            # ends texts, it uses the position before the end.
             real = real * (batch["input_ids"] != self._skipped_id)
         return (real * torch.arange(real.shape[1])).argmax(1)
 
 
 def named_inputs(model: Any) -> set[str]:
-    """Return the names that a model's `forward` spells out; others it may misread."""
+    """Return the named arguments of a model's `forward`; it may misinterpret others."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {"input_ids", *inspect.signature(inner.forward).parameters}

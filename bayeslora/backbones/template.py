@@ -1,4 +1,4 @@
-"""The words around a text, so that a decoder's last token is where the class would be named."""
+"""Templates around texts, so that a decoder would name the class after the last token."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from bayeslora.errors import InputError
 
 RAW = "{text}"
-"""The frame that leaves texts as they are."""
+"""The frame that leaves texts unchanged."""
 DEFAULT_FRAME = "Text: {text}\nCategory:"
 DEFAULT_PAIR_FRAME = "Text: {text}\n{text_pair}\nCategory:"
-"""Of decoders, where no template is asked for; see reports/reading."""
+"""Default frames of decoders; see reports/reading."""
 TEXT, PAIR, FILLED = "{text}", "{text_pair}", "{filled}"
 _FIELD = re.compile(r"\{\w*\}")
 _BLANK = re.compile(r"\s*(?<!\w)_(?!\w)")
 
 
 def at_blank(text: str) -> tuple[str, str] | None:
-    """Return what is before and after the blank `_` of a text; None if it has none, or several."""
+    """Return the parts before and after the blank `_` of a text; None without exactly one blank."""
     parts = _BLANK.split(text)
     return (parts[0], parts[1]) if len(parts) == 2 else None
 
@@ -27,17 +27,16 @@ def at_blank(text: str) -> tuple[str, str] | None:
 class Template:
     r"""A frame around each text: `Review: {text}\nSentiment:`.
 
-    `{text}` stands for the text and `{text_pair}` for the second text of a pair. `{filled}`, which
-    ends a frame in the place of `{text}`, stands for a question up to its blank `_`, where an
-    option and the rest of the question follow. Everything else stands for itself; there is no
-    template language.
+    `{text}` is replaced by the text and `{text_pair}` by the second text of a pair. `{filled}`,
+    which ends a frame instead of `{text}`, is replaced by a question up to its blank `_`; an option
+    and the rest of the question follow. Everything else is literal; there is no template language.
 
     Attributes:
-        frame: The template as it was written.
+        frame: The template as written.
 
     Raises:
-        InputError: `{text}` or `{filled}` is not in it exactly once, `{text_pair}` is more than
-            once, another name stands in braces, or `{filled}` stands alone or not at the end.
+        InputError: `{text}` or `{filled}` does not occur exactly once, `{text_pair}` occurs more
+            than once, there is another name in braces, or `{filled}` is alone or not at the end.
     """
 
     frame: str
@@ -46,14 +45,14 @@ class Template:
         """Check the frame."""
         if not isinstance(self.frame, str):
             raise InputError(f"template must be text with {TEXT} in it, got {self.frame!r}")
-        found = _FIELD.findall(self.frame)
-        unknown = [name for name in found if name not in (TEXT, PAIR, FILLED)]
+        fields = _FIELD.findall(self.frame)
+        unknown = [name for name in fields if name not in (TEXT, PAIR, FILLED)]
         if unknown:
             raise InputError(
                 f"template has {unknown[0]}, which has no meaning; allowed are {TEXT} and {PAIR}, "
                 f"and {FILLED} for questions with a blank"
             )
-        if found.count(TEXT) + found.count(FILLED) != 1 or found.count(PAIR) > 1:
+        if fields.count(TEXT) + fields.count(FILLED) != 1 or fields.count(PAIR) > 1:
             raise InputError(
                 f"template must have {TEXT} once, or {FILLED}, and may have {PAIR} once, "
                 f"got {self.frame!r}"
@@ -65,7 +64,7 @@ class Template:
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether it has a place for second texts."""
+        """Whether the frame has a field for second texts."""
         return PAIR in self.frame
 
     @property
@@ -75,7 +74,7 @@ class Template:
 
     @property
     def parts(self) -> list[str]:
-        """The frame at its fields, which stand between the words around them."""
+        """The frame split at its fields, fields included."""
         return re.split(f"({'|'.join(map(re.escape, (TEXT, PAIR, FILLED)))})", self.frame)
 
     def filled(self, text: str, pair: str | None = None) -> Filled:
@@ -95,9 +94,9 @@ class Filled:
     """A filled template.
 
     Attributes:
-        whole: What the tokenizer reads.
-        text: Where the text begins and ends in it, in characters.
-        pair: The same of the second text; None where the frame has no place for one.
+        whole: The string for the tokenizer.
+        text: Start and end of the text in it, in characters.
+        pair: Start and end of the second text; None if the frame has no field for it.
     """
 
     whole: str

@@ -1,4 +1,4 @@
-"""Texts to token ids, and token ids to padded batches of similar length."""
+"""Tokenisation of texts, and padded batches of similar length."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
 from bayeslora.option_checks import MAX_LENGTH
 
-_AT_A_TIME = 4096  # texts that are tokenised at a time
+_AT_A_TIME = 4096  # texts per call of the tokenizer
 
 UNEQUAL_TEXTS = ("text", "text and more text, so that the other one is padded beside it")
-"""Of different lengths under any tokenizer, so that the first is padded beside the second."""
+"""Two texts whose lengths differ under any tokenizer, so that the first needs padding."""
 
 
 Batch = dict[str, Tensor]
-"""Keyword arguments of a pass, each [B, ...]."""
+"""Keyword arguments of a forward pass, each [B, ...]."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Tokens:
     """Tokenised texts, unpadded.
 
     Attributes:
-        ids: One int64 array of token ids a text.
-        num_truncated: How many texts were longer than the limit.
-        pad_id: The id that padding takes.
-        types: For each token of a pair which text it is of, 0 or 1, where the tokenizer says so;
-            None where it does not.
-        pads_left: Whether padding goes before the text.
-        num_options: C of questions with options; 0 of texts.
+        ids: One int64 array of token ids per text.
+        num_truncated: Number of texts longer than the limit.
+        pad_id: Id of the padding token.
+        types: Token type ids of pairs: the text (0 or 1) of each token; None if the tokenizer has
+            none.
+        pads_left: Whether padding precedes the text.
+        num_options: C for questions with options; 0 for texts.
     """
 
     ids: tuple[NDArray[np.int64], ...]
@@ -58,34 +58,34 @@ class Tokens:
         return np.array([len(item) for item in self.ids], dtype=np.int64)
 
     def take(self, rows: Sequence[int]) -> Tokens:
-        """Return some of the texts; how many were cut is not known of them, and 0."""
+        """Return some of the texts; their `num_truncated` is unknown and set to 0."""
         ids = tuple(self.ids[row] for row in rows)
         types = None if self.types is None else tuple(self.types[row] for row in rows)
         return replace(self, ids=ids, types=types, num_truncated=0)
 
     def pad(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Return what a model is called with for `rows`, each [B, T] int64.
+        """Return the model inputs for `rows`, each [B, T] int64.
 
-        Always `input_ids` and `attention_mask`, and `token_type_ids` where `types` is known.
+        They are `input_ids`, `attention_mask`, and `token_type_ids` unless `types` is None.
         """
         chosen = [self.ids[row] for row in rows]
-        ones = [np.ones(len(item), dtype=np.int64) for item in chosen]
-        found = {"input_ids": (chosen, self.pad_id), "attention_mask": (ones, 0)}
+        masks = [np.ones(len(item), dtype=np.int64) for item in chosen]
+        inputs = {"input_ids": (chosen, self.pad_id), "attention_mask": (masks, 0)}
         if self.types is not None:
-            found["token_type_ids"] = ([self.types[row] for row in rows], 0)
-        return {name: padded(*item, left=self.pads_left) for name, item in found.items()}
+            inputs["token_type_ids"] = ([self.types[row] for row in rows], 0)
+        return {name: padded(*item, left=self.pads_left) for name, item in inputs.items()}
 
     def arrays(self) -> Iterator[NDArray[np.int64]]:
-        """Yield everything that decides the states of the texts, beside their lengths."""
+        """Yield all arrays that determine the states of the texts, apart from their lengths."""
         yield from self.ids
         yield from self.types or ()
 
 
 def model_inputs(batch: Batch, device: torch.device) -> Batch:
-    """Return what a model is called with, where it is.
+    """Return the inputs of a model on its device.
 
-    With `groups` [B, T] the mask is [B, 1, T, T]: a token attends to its own group and, where the
-    batch says what is `before` options, to group 0, and then to no later token.
+    With `groups` [B, T] the mask is [B, 1, T, T]: a token attends to its own group and, if the
+    batch has `before`, also to group 0, but then to no later token.
     """
     names = (
         *("input_ids", "inputs_embeds", "pixel_values"),
@@ -112,24 +112,24 @@ def tokenise(
 ) -> Tokens:
     """Tokenise texts, or pairs of texts, to at most `max_length` tokens.
 
-    With a template the text in it is cut, then the second text, so that the frame survives.
-    Without, an encoder's pair is joined and cut as its tokenizer does it, and a decoder reads the
+    With a template, its text is cut first, then the second text, so that the frame survives.
+    Without a template, an encoder's tokenizer joins and cuts pairs itself, and a decoder reads the
     two texts on separate lines; the first is cut, so that the end, where the feature is read, is
     kept.
 
     Args:
-        backbone: Has the tokenizer, the template and the longest text.
+        backbone: Provides the tokenizer, the template and the position limit.
         texts: N texts.
         pairs: N second texts, or None.
-        max_length: Tokens kept.
-        as_its_owner: Whether everything is left to the tokenizer, as for a classifier that was
-            trained elsewhere: a decoder's pairs, and the types of single texts.
-        keep_end: Whether a text in a template loses its beginning where it is too long, and only
-            once nothing is left of its second text.
+        max_length: Maximal number of tokens.
+        as_its_owner: Whether to leave everything to the tokenizer, including a decoder's pairs and
+            the types of single texts, as for a classifier that was trained elsewhere.
+        keep_end: Whether a text in a template is cut at its beginning, and only once its second
+            text is empty.
 
     Raises:
-        InputError: The template leaves no room for a text, or has no place for second texts that
-            are there, or a token has no embedding.
+        InputError: The template leaves no room for a text or does not match the presence of second
+            texts, or a token has no embedding.
     """
     limit = usable_length(backbone, max_length)
     pad_id = int(backbone.tokenizer.pad_token_id or 0)
@@ -141,14 +141,14 @@ def tokenise(
     ids: list[NDArray[np.int64]] = []
     types: list[NDArray[np.int64]] = []
     cut = 0
-    # A tokenizer's lists of Python integers take many times the memory of the arrays.
+    # A tokenizer's lists of Python integers take far more memory than the arrays.
     for start in range(0, len(texts), _AT_A_TIME):
         first = texts[start : start + _AT_A_TIME]
         second = None if pairs is None else pairs[start : start + _AT_A_TIME]
-        # Regular expressions of a stranger's tokenizer may give up on a text, in a panic of Rust.
+        # Regular expressions of a foreign tokenizer may fail on a text with a Rust panic.
         with reading(f"the tokenizer of {backbone.name} fails on a text"):
             if template is not None:
-                found, cut_here = framed(
+                encoded, num_cut = framed(
                     backbone.tokenizer,
                     template,
                     first,
@@ -158,13 +158,15 @@ def tokenise(
                     keep_end=keep_end,
                 )
             elif joined and second is not None:
-                found, cut_here = _decoder_pairs(backbone.tokenizer, first, second, limit)
+                encoded, num_cut = _decoder_pairs(backbone.tokenizer, first, second, limit)
             else:
-                found, cut_here = _plain(backbone.tokenizer, first, second, limit)
-        # A text without tokens still has a feature: that of one padding token.
-        ids += _arrays(found["input_ids"], pad_id)
-        types += _arrays(found["token_type_ids"], 0) if typed and "token_type_ids" in found else ()
-        cut += cut_here
+                encoded, num_cut = _plain(backbone.tokenizer, first, second, limit)
+        # A text without tokens gets the feature of one padding token.
+        ids += _arrays(encoded["input_ids"], pad_id)
+        types += (
+            _arrays(encoded["token_type_ids"], 0) if typed and "token_type_ids" in encoded else ()
+        )
+        cut += num_cut
     _check_known(backbone, ids, pad_id)
     return Tokens(tuple(ids), cut, pad_id, tuple(types) if types else None)
 
@@ -182,7 +184,7 @@ def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs
 
 
 def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id: int) -> None:
-    """Raise InputError if a token has no row in the model's table of embeddings."""
+    """Raise InputError if a token has no row in the model's embedding table."""
     table = getattr(backbone.model, "get_input_embeddings", lambda: None)()
     known = getattr(table, "num_embeddings", None)
     highest = max([pad_id, *(int(item.max()) for item in arrays)])
@@ -198,19 +200,19 @@ def _arrays(lists: Sequence[list[int]], empty: int) -> list[NDArray[np.int64]]:
 
 
 def padded(arrays: Sequence[NDArray[np.int64]], fill: int, *, left: bool = False) -> Tensor:
-    """Return [B, T] int64 of arrays of different lengths, filled up at one side."""
+    """Return [B, T] int64: arrays of different lengths, padded on one side."""
     width = max(len(item) for item in arrays)
     result = np.full((len(arrays), width), fill, dtype=np.int64)
-    for place, item in enumerate(arrays):
+    for row, item in enumerate(arrays):
         start = width - len(item) if left else 0
-        result[place, start : start + len(item)] = item
+        result[row, start : start + len(item)] = item
     return torch.from_numpy(result)
 
 
 def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
-    """Yield all rows in batches of similar length, the longest first.
+    """Yield all rows in batches of similar length, longest first.
 
-    The longest batch comes first so that running out of memory happens at once or not at all.
+    The longest batch comes first, so that running out of memory happens immediately or never.
     """
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
@@ -218,9 +220,9 @@ def length_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[list
 
 
 def position_limit(backbone: Backbone) -> int | None:
-    """Return how many tokens of a text a model has positions for; None where any number.
+    """Return the maximal number of tokens that a model has positions for; None for no limit.
 
-    Models of relative positions alone, such as DeBERTa-v2, may name a number that limits nothing.
+    Models with only relative positions, such as DeBERTa-v2, may configure a number without effect.
     """
     config = getattr(backbone.model, "config", None)
     limit = getattr(config, "max_position_embeddings", None)
@@ -232,20 +234,20 @@ def position_limit(backbone: Backbone) -> int | None:
     is_relative = bool(getattr(config, "relative_attention", False)) and not tables
     if not isinstance(limit, int) or limit <= 0 or is_relative:
         return None
-    # RoBERTa and its kin count real tokens from the padding's position on.
+    # RoBERTa-like models count positions of real tokens from the padding index on.
     reserved = [part.padding_idx + 1 for part in tables if part.padding_idx is not None]
     return limit - max(reserved, default=0)
 
 
 def usable_length(backbone: Backbone, max_length: int) -> int:
-    """Return the maximal tokens per text: `max_length`, or fewer if the positions end before."""
+    """Return the maximal number of tokens per text: `max_length`, or fewer by its positions."""
     return min(max_length, position_limit(backbone) or max_length)
 
 
 def check_max_length(backbone: Backbone, max_length: int) -> None:
-    """Refuse to read longer texts than a model has positions for.
+    """Raise InputError if `max_length` exceeds the positions of a model.
 
-    The default may be longer: few models have fewer positions, and `usable_length` says how many.
+    The default may exceed them, since few models have fewer positions; `usable_length` clips it.
 
     Raises:
         InputError: `max_length` is above the default and above the model's positions.
@@ -262,18 +264,18 @@ def _plain(
     tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, limit: int
 ) -> tuple[dict[str, list[list[int]]], int]:
     second = None if pairs is None else list(pairs)
-    # verbose=False: exceeding the model's length is expected here and counted below.
+    # verbose=False: texts beyond the model's length are expected and counted below.
     whole = dict(tokenizer(list(texts), second, add_special_tokens=True, verbose=False))
     long = [row for row, item in enumerate(whole["input_ids"]) if len(item) > limit]
     if long:
-        again = tokenizer(
+        truncated = tokenizer(
             [texts[row] for row in long],
             None if pairs is None else [pairs[row] for row in long],
             truncation=True,
             max_length=limit,
         )
         for name, items in whole.items():
-            for row, item in zip(long, again[name], strict=True):
+            for row, item in zip(long, truncated[name], strict=True):
                 items[row] = item
     return whole, len(long)
 
@@ -286,6 +288,6 @@ def _decoder_pairs(
     ids, cut = [], 0
     for head, tail in zip(first, second, strict=True):
         cut += len(head) + len(tail) > limit
-        kept = tail[-limit:]
-        ids.append(head[: limit - len(kept)] + kept)
+        end = tail[-limit:]
+        ids.append(head[: limit - len(end)] + end)
     return {"input_ids": ids}, cut

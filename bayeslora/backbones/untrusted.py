@@ -1,8 +1,8 @@
-"""Directories that other people or programs made: checked before, while and after libraries read.
+"""Checks of foreign model directories before, during and after libraries read them.
 
-transformers, tokenizers, safetensors and PEFT trust what they read. A directory that is damaged or
-made to harm can make them raise anything, wait for a pipe, build a trillion layers, or leave out
-weights without a word.
+transformers, tokenizers, safetensors and PEFT trust their input. A damaged or malicious directory
+can make them raise any exception, wait for a pipe, build a trillion layers, or silently skip
+weights.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ _MOST_LAYERS = 1000
 _MOST_LABELS = 100_000
 _LONGEST_REASON = 200
 
-# Messages of these say what is wrong; those of others, such as KeyError, need their name.
+# The messages of these are informative; others, such as KeyError, need the exception name.
 _TELLING = (OSError, ValueError, ImportError)
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Raise InputError for whatever a library raises while it reads a foreign directory.
+def reading(subject: str) -> Iterator[None]:
+    """Convert any exception of a library that reads a foreign directory to InputError.
 
-    Only calls of libraries belong inside. They raise exceptions of any type for bad content, so
-    all of them are caught: tokenizers, for one, raises `Exception` itself, and a panic in Rust
-    code is not even that.
+    Only library calls belong inside. They raise exceptions of any type for bad content, so all are
+    caught: tokenizers raises `Exception` itself, and a Rust panic is not even an `Exception`.
 
     Args:
-        what: What the message begins with, such as `backbone 'x' cannot be loaded`.
+        subject: Start of the message, such as `backbone 'x' cannot be loaded`.
     """
     dtype = torch.get_default_dtype()
     try:
@@ -47,13 +46,13 @@ def reading(what: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(f"{what}: {_reason(error)}") from error
+        raise InputError(f"{subject}: {_reason(error)}") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise InputError(f"{what}: {_reason(error)}") from error
+        raise InputError(f"{subject}: {_reason(error)}") from error
     finally:
-        # transformers builds models under their own default dtype, and leaves it where that fails.
+        # transformers sets the default dtype while building a model, and keeps it if that fails.
         torch.set_default_dtype(dtype)
 
 
@@ -70,21 +69,21 @@ def _reason(error: BaseException) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise InputError for a name that can be neither a path nor a hub id."""
+    """Raise InputError for a name that is neither a valid path nor a hub id."""
     try:
         Path(name).exists()
         fits = "\0" not in name and name.isprintable()
-    except (OSError, ValueError):  # a part is longer than file systems allow, for example
+    except (OSError, ValueError):  # such as a path component that is too long
         fits = False
     if not fits:
         raise InputError(f"{name[:80]!r} is neither a directory nor a hub id (owner/name)")
 
 
 def check_directory(source: str) -> None:
-    """Raise InputError if libraries should not be let into a directory.
+    """Raise InputError if a directory is unsafe for libraries to read.
 
-    It has an entry that is no regular file, such as a pipe, or a configuration that no model has.
-    What is no directory passes: it may be a hub id.
+    It is if it has an entry that is no regular file, such as a pipe, or an implausible
+    configuration. Anything else than a directory passes, since it may be a hub id.
     """
     if not Path(source).is_dir():
         return
@@ -105,8 +104,8 @@ def check_directory(source: str) -> None:
 def check_weights_files(source: str) -> None:
     """Raise InputError if the weights of a model directory cannot or must not be read.
 
-    They are pickles only, their index leads out of the directory or to missing files, or an adapter
-    lies beside them, which transformers would merge into another model.
+    This is so if there are only pickles, if the index refers to missing files or out of the
+    directory, or if there is also an adapter, which transformers would load into another model.
     """
     check_directory(source)
     if not Path(source).is_dir():
@@ -132,9 +131,9 @@ def check_weights_files(source: str) -> None:
 
 
 def _check_dtypes(path: Path) -> None:
-    """Raise InputError for weights in whole numbers: quantised ones, whose scales are not here.
+    """Raise InputError for integer weights, which are quantised and lack their scales.
 
-    transformers would cast them to floats as they are. Buffers may be whole numbers.
+    transformers would cast them to floats without scaling. Buffers may be integers.
     """
     from safetensors import safe_open
 
@@ -152,17 +151,17 @@ def _check_dtypes(path: Path) -> None:
         )
 
 
-def check_fit(what: str, model: Any, loading: Mapping[str, Any]) -> None:
-    """Raise InputError if weights in a checkpoint have no place in the model that was built.
+def check_fit(subject: str, model: Any, loading: Mapping[str, Any]) -> None:
+    """Raise InputError if weights of a checkpoint do not fit the model that was built.
 
-    Whole parts that the model does without, such as another head or a pooler, may be left over, and
-    so may what is a buffer today. A tensor inside a part that the model has may not: the
-    configuration has fewer layers, or other ones, than the weights.
+    Unused weights are allowed for parts that the model lacks, such as another head or a pooler, and
+    for buffers. They are not allowed inside a part that the model has: the configuration then has
+    fewer or other layers than the weights.
 
     Args:
-        what: What the message begins with.
-        model: As transformers built it.
-        loading: Its loading information.
+        subject: Start of the message.
+        model: The model as built by transformers.
+        loading: The loading information of transformers.
     """
     prefix = f"{model.base_model_prefix}."
     buffers = {name for name, _ in model.named_buffers()}
@@ -174,13 +173,13 @@ def check_fit(what: str, model: Any, loading: Mapping[str, Any]) -> None:
             strange.append(key)
     if strange:
         raise InputError(
-            f"{what} has {counted(len(strange), 'weight')} that its {_CONFIG} has no place for, "
+            f"{subject} has {counted(len(strange), 'weight')} that its {_CONFIG} has no place for, "
             f"such as {few(strange)}; one of the two is not of this model"
         )
 
 
 def few(names: Collection[str]) -> str:
-    """Return the first names of many tensors, shortened, for a message."""
+    """Return the first three names of tensors, shortened, for a message."""
     return ", ".join(name.removeprefix(TENSOR_ROOT)[:80] for name in list(names)[:3])
 
 
@@ -189,7 +188,7 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def _deepest(model: nn.Module, name: str) -> nn.Module:
-    """Return the deepest module on the way to a tensor's name."""
+    """Return the deepest existing module on the path of a tensor's name."""
     module = model
     for part in name.split(".")[:-1]:
         inner = dict(module.named_children()).get(part)
@@ -200,27 +199,27 @@ def _deepest(model: nn.Module, name: str) -> nn.Module:
 
 
 def _check_size(path: Path, config: Any) -> None:
-    """Raise InputError for counts that would be built one by one for hours, or odd names."""
+    """Raise InputError for implausibly large counts or invalid settings in a configuration."""
     if not isinstance(config.get("architectures"), list | None):
         raise InputError(f"{path}: architectures must be a list of names or null")
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]
     for key, value in (item for part in parts for item in part.items()):
-        most = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
-        most = _MOST_LABELS if key == "num_labels" else most
+        limit = _MOST_LAYERS if key.endswith(("layer", "layers")) else 0
+        limit = _MOST_LABELS if key == "num_labels" else limit
         if key == "chunk_size_feed_forward" and value not in (0, None):
             raise InputError(
                 f"{path}: {key} must be 0, got {str(value)[:20]}; it only saves memory"
             )
-        if most and isinstance(value, int) and value > most:
-            raise InputError(f"{path}: {key} must be at most {most:,}, got {str(value)[:20]}")
+        if limit and isinstance(value, int) and value > limit:
+            raise InputError(f"{path}: {key} must be at most {limit:,}, got {str(value)[:20]}")
 
 
 def _check_index(folder: Path) -> None:
     path = folder / _INDEX
     content = read_json(path)
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places:
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path} must map names of tensors to files ('weight_map')")
-    for name in dict.fromkeys(map(str, places.values())):
+    for name in dict.fromkeys(map(str, weight_map.values())):
         if Path(name).name != name or not (folder / name).is_file():
             raise InputError(f"{path} names {name[:80]!r}, which is no file in {folder}")

@@ -1,8 +1,8 @@
-r"""What a decoder says of the classes before any label: rows of its own head for their names.
+r"""Zero-shot classification by a decoder: rows of its language-model head for the class names.
 
-A language model names the next token. After a template such as `Review: {text}\nSentiment:` the
-logits of the tokens " negative" and " positive" are those of a classifier that has seen no label.
-They are linear in the last hidden state, so a last layer of these rows is that classifier.
+After a template such as `Review: {text}\nSentiment:` the logits of the next tokens " negative" and
+" positive" are those of a zero-shot classifier. They are linear in the last hidden state, so a last
+layer with these rows is this classifier.
 
 Source: Schick and Schütze 2021, arXiv 2001.07676, for verbalisers.
 """
@@ -22,7 +22,7 @@ from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError, unknown_choice
 
 Verbaliser = Mapping[str, str] | Literal["names", "none"]
-"""Words by class name, or all classes by their names, or no question to the language model."""
+"""Words by class name, `names` for the class names themselves, or `none` for no verbaliser."""
 
 # "comp.sys.mac", "sci_med", "SciTech" and "LABEL_1" are several words each.
 _WORD = re.compile(r"[^\W\d_]+?(?=[A-Z][a-z])|[^\W\d_]+|\d+")
@@ -41,46 +41,46 @@ def check_verbaliser(verbaliser: object) -> None:
         )
 
 
-def class_words(names: Sequence[str], given: Mapping[str, str] | None = None) -> list[str]:
-    """Return the words that stand for each class: those given, or the words in its name.
+def class_words(names: Sequence[str], verbaliser: Mapping[str, str] | None = None) -> list[str]:
+    """Return the words of each class: from `verbaliser`, or else from its name.
 
     Args:
         names: C class names in index order.
-        given: Words by class name.
+        verbaliser: Words by class name.
 
     Raises:
-        InputError: A class is unknown, has no words, or the words of another class.
+        InputError: A class is unknown, has no words, or has the same words as another class.
     """
-    given = given or {}
-    for name in given:
+    verbaliser = verbaliser or {}
+    for name in verbaliser:
         if name not in names:
             raise InputError(f"verbaliser: {unknown_choice('class', name, names)}")
     words = []
     for name in names:
-        own = " ".join(_WORD.findall(name)) or name
-        words.append(" ".join(given.get(name, own).split()))
-    for name, found in zip(names, words, strict=True):
-        if not found:
+        default = " ".join(_WORD.findall(name)) or name
+        words.append(" ".join(verbaliser.get(name, default).split()))
+    for name, phrase in zip(names, words, strict=True):
+        if not phrase:
             raise InputError(f"verbaliser: class {name!r} has no words")
-        if name in given and words.count(found) > 1:
-            raise InputError(f"verbaliser: two classes have the words {found!r}")
+        if name in verbaliser and words.count(phrase) > 1:
+            raise InputError(f"verbaliser: two classes have the words {phrase!r}")
     return words
 
 
 def class_rows(backbone: Backbone, words: Sequence[str]) -> Tensor:
     """Return the rows of a decoder's language-model head for the words of each class.
 
-    The row of several tokens is their mean.
+    Rows of several tokens are averaged.
 
     Args:
-        backbone: A decoder, whole or cut; its template says what comes before the words.
-        words: Of each of C classes.
+        backbone: A decoder, whole or cut; its template precedes the words.
+        words: Words of each of C classes.
 
     Returns:
         [C, d] float32: `states @ rows.T` are the logits of a whole backbone's last hidden states.
 
     Raises:
-        InputError: It is an encoder, or its head is no linear layer without bias.
+        InputError: It is an encoder, or its head is not a linear layer without bias.
     """
     if backbone.kind != "decoder":
         raise InputError(
@@ -88,7 +88,7 @@ def class_rows(backbone: Backbone, words: Sequence[str]) -> Tensor:
             "classes without labels; choose a decoder"
         )
     head = head_weight(backbone)
-    ids = [tokens_after(backbone.tokenizer, backbone.template, found) for found in words]
+    ids = [tokens_after(backbone.tokenizer, backbone.template, phrase) for phrase in words]
     return torch.stack([head[row].float().mean(0) for row in ids])
 
 
@@ -96,7 +96,7 @@ def head_weight(backbone: Backbone) -> Tensor:
     """Return the weight [V, d] of the language-model head.
 
     Raises:
-        InputError: It cannot be loaded, or the head is no linear layer of the states without bias.
+        InputError: The head cannot be loaded, or is not a linear layer of the states without bias.
     """
     from transformers import AutoModelForCausalLM
 
@@ -121,11 +121,11 @@ def head_weight(backbone: Backbone) -> Tensor:
 
 
 def tokens_after(tokenizer: Any, template: Template | None, words: str) -> list[int]:
-    """Return the tokens of words where they come after the template."""
-    before = "x" if template is None else template.filled("x", "x").whole
-    between = "" if before[-1:].isspace() else " "
-    start: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
-    whole: list[int] = tokenizer(before + between + words, add_special_tokens=False)["input_ids"]
+    """Return the tokens of words that follow the template."""
+    prompt = "x" if template is None else template.filled("x", "x").whole
+    separator = "" if prompt[-1:].isspace() else " "
+    start: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer(prompt + separator + words, add_special_tokens=False)["input_ids"]
     pairs = enumerate(zip(start, whole, strict=False))
-    same = next((place for place, (old, new) in pairs if old != new), len(start))
-    return whole[same:]
+    common = next((index for index, (old, new) in pairs if old != new), len(start))
+    return whole[common:]

@@ -1,4 +1,4 @@
-"""The command line: one module a verb in `verbs`, what they share beside it."""
+"""The command line: one module per verb in `verbs`, with shared code beside it."""
 
 from __future__ import annotations
 

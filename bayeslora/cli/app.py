@@ -1,6 +1,6 @@
-"""From arguments to an exit code.
+"""Entry point of the command line: from arguments to an exit code.
 
-0 done; 2 wrong usage or input, said in one line; 1 failed; 130 interrupted.
+0 done; 2 wrong usage or input, with a one-line message; 1 failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from bayeslora.processes import current, is_repeated, launched, together
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
-# What a wrong path leads to; on a full disk nothing was named wrongly.
+# Errors of a wrong path; a full disk is not one.
 _WRONG_PATH = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
@@ -48,8 +48,8 @@ _WRONG_PATH = frozenset(
 
 _WRITES_TO = ("out", "figure", "model_card")
 
-# Imports make a million objects that live to the end. To look through them as often as Python does,
-# and once more before the process ends, took 2.4 of the 6.2 seconds of a short prediction.
+# Imports create a million objects that live to the end. Python's default garbage collection of
+# them, with a last one at exit, took 2.4 of the 6.2 seconds of a short prediction.
 _RARELY = (100_000, 20, 20)
 
 
@@ -57,29 +57,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: The arguments after the program's name; None takes the process's own.
+        argv: The arguments after the program's name; None uses those of the process.
     """
-    outside = sys.stderr
+    stderr = sys.stderr
     _prepare_streams()
-    own = argv is None
-    if own:
+    owns_process = argv is None
+    if owns_process:
         gc.set_threshold(*_RARELY)
     try:
-        with interruptible(ending=own) as interrupt:
+        with interruptible(ending=owns_process) as interrupt:
             code = _exit_code(list(sys.argv[1:] if argv is None else argv), interrupt)
-        if own and os.environ.get("WORLD_SIZE", "1") != "1":
+        if owns_process and os.environ.get("WORLD_SIZE", "1") != "1":
             _leave(code)
         return code
     finally:
-        sys.stderr = outside
-        if own:
+        sys.stderr = stderr
+        if owns_process:
             gc.freeze()
 
 
 def _leave(code: int) -> None:
-    """End one of several processes at once.
+    """End one of several processes immediately.
 
-    On a busy machine a thread of the exchange may outlive its group, and the interpreter's own end
+    On a busy machine a communication thread may outlive its group, and the interpreter's shutdown
     then aborts the process.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -90,21 +90,21 @@ def _leave(code: int) -> None:
 
 def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
     args = argparse.Namespace(verb=None, verbose=False)
-    before: dict[Path, object] = {}
+    initial: dict[Path, object] = {}
     try:
         _refuse_garbled(words)
         args = _parsed(words)
         args.command = shlex.join(["bayeslora", *words])
         with log_on_stderr(verbose=args.verbose, quiet=args.quiet):
             config_file.fill(args)
-            before = _states(args)
+            initial = _states(args)
             with _processes(args), _alone(args), stdin_as_file(args):
                 args.run(args)
         sys.stdout.flush()
         code = DONE
-    except SystemExit as stop:  # argparse has printed the help, or what is wrong
+    except SystemExit as stop:  # argparse has printed the help or an error
         code = int(stop.code or 0)
-    except BrokenPipeError:  # of stdout: its reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has stopped
         code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -118,7 +118,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
     code = INTERRUPTED if interrupt.came else code
     interrupt.hear()
     if code == INTERRUPTED:
-        say(f"interrupted; {_kept(args, before)}")
+        say(f"interrupted; {_kept(args, initial)}")
     _finish_stdout()
     return code
 
@@ -126,7 +126,7 @@ def _exit_code(words: Sequence[str], interrupt: Interrupt) -> int:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     if not words:
-        # A person sees what there is; a script whose verb is missing notices by the exit code.
+        # The help is for people; a script without a verb gets the exit code.
         parser.print_help(sys.stderr)
         parser.exit(WRONG_INPUT)
     return parser.parse_args(words)
@@ -143,10 +143,10 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or error}"
     if isinstance(error, OSError) and error.errno in FULL:
-        place = f" for {error.filename}" if error.filename else ""
+        suffix = f" for {error.filename}" if error.filename else ""
         if error.errno == errno.EFBIG:
-            return f"the limit on the size of a file is too low{place}"
-        return f"no space left on the disk{place}"
+            return f"the limit on the size of a file is too low{suffix}"
+        return f"no space left on the disk{suffix}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     reason = " ".join(str(error).split())
@@ -154,14 +154,14 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
     return f"{f'{name}: {reason[:300]}' if reason else name} (--verbose shows where)"
 
 
-# What Python says of a value that an argument may not have.
+# Message of the Python API for a value that is not allowed.
 _REFUSED = re.compile(r"([a-z_]+) must be .*, got (.+)", re.DOTALL)
 
 
 def _with_option_first(text: str, args: argparse.Namespace) -> str:
-    """Return a message that begins with the option whose value it refuses, not Python's name.
+    """Return a message with the command line's option in place of the Python argument.
 
-    A value of a configuration file is not one that an option was given: there the file comes first.
+    For a value from a configuration file, the message begins with the file instead.
     """
     refused = _REFUSED.fullmatch(text)
     if refused is None or not _is(refused[2], args, refused[1]):
@@ -174,16 +174,16 @@ def _with_option_first(text: str, args: argparse.Namespace) -> str:
 
 
 def _is(shown: str, args: argparse.Namespace, name: str) -> bool:
-    """Return whether an option has the value that a message shows."""
+    """Return whether an option has the value shown in a message."""
     value = getattr(args, name, None)
     return shown in {str(value), repr(value)}
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:
-    """Raise InputError for an argument that no file name or text of ours can be.
+    """Raise InputError for an argument that is neither a valid file name nor valid text.
 
-    Python passes bytes that are not UTF-8 on as surrogates, and the libraries below would fail at
-    the file, after the work.
+    Python decodes bytes that are not UTF-8 as surrogates, on which libraries would fail when they
+    write the file, after the work.
     """
     for word in words:
         if any("\ud800" <= char <= "\udfff" for char in word):
@@ -193,18 +193,18 @@ def _refuse_garbled(words: Sequence[str]) -> None:
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr safe to write to, where they are closed or of a poor encoding too."""
+    """Make stdout and stderr safe to write to, even if closed or with a limited encoding."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed, as by >&-; else the next file that is opened would stand in
+        except OSError:  # closed, as by >&-; the next opened file would take its number
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     for stream in (sys.stdout, sys.stderr):
-        # An arrow in a table is no error where the terminal's encoding lacks it.
+        # An arrow in a table must not fail if the terminal's encoding lacks it.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.stderr = Unfailing(sys.stderr)
@@ -218,14 +218,14 @@ def _finish_stdout() -> None:
 
 
 _SHARED = ("fit", "predict")
-"""The verbs that several processes run together."""
+"""Verbs that can run in several processes."""
 
 
 @contextmanager
 def _processes(args: argparse.Namespace) -> Iterator[None]:
-    """Run the command together with the other processes that a launcher has started.
+    """Run the command together with the other processes of a launcher.
 
-    The first speaks for all: the others print nothing but their own errors.
+    Only the first process prints; the others print only their own errors.
     """
     _, size = launched()
     if size == 1:
@@ -241,14 +241,14 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
         if not world.is_first:
             args.quiet = True
             logging.getLogger("bayeslora").setLevel(logging.ERROR)
-            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-            stack.enter_context(redirect_stdout(nowhere))
+            devnull = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(devnull))
         yield
 
 
 @contextmanager
 def _alone(args: argparse.Namespace) -> Iterator[None]:
-    """Keep other processes from the outputs from before the long work until the end."""
+    """Lock the outputs against other processes while the command runs."""
     with ExitStack() as stack:
         for path in _outputs(args):
             stack.enter_context(current().first_holds(partial(writing_to, path)))
@@ -256,37 +256,37 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _states(args: argparse.Namespace) -> dict[Path, object]:
-    """Return what tells whether each output of a command was written, for those that are there."""
-    found: dict[Path, object] = {}
+    """Return device, inode and modification time of each existing output of a command."""
+    states: dict[Path, object] = {}
     for path in _outputs(args):
         with suppress(OSError, ValueError):
             state = path.stat()
-            found[path] = (state.st_dev, state.st_ino, state.st_mtime_ns)
-    return found
+            states[path] = (state.st_dev, state.st_ino, state.st_mtime_ns)
+    return states
 
 
 def _outputs(args: argparse.Namespace) -> list[Path]:
-    named = (getattr(args, name, None) for name in _WRITES_TO)
-    return [Path(path) for path in named if path is not None]
+    paths = (getattr(args, name, None) for name in _WRITES_TO)
+    return [Path(path) for path in paths if path is not None]
 
 
-def _kept(args: argparse.Namespace, before: dict[Path, object]) -> str:
-    """Return what an interrupted command leaves behind."""
+def _kept(args: argparse.Namespace, initial: dict[Path, object]) -> str:
+    """Return a message on the outputs of an interrupted command."""
     if args.verb == "fit" and args.out is not None:
         from bayeslora.engine.checkpoints import is_interrupted
 
         if is_interrupted(args.out):
-            kept = f"the epochs finished so far are kept in {args.out}"
-            return f"{kept}: the same command goes on from there"
+            message = f"the epochs finished so far are kept in {args.out}"
+            return f"{message}: the same command goes on from there"
     if args.verb == "predict":
         from bayeslora.predictions.parts import PredictionParts
 
         parts = PredictionParts(args.out)
         if parts.num_finished():
-            kept = f"the rows finished so far are kept in {parts.folder}"
-            return f"{kept}: the same command goes on from there"
+            message = f"the rows finished so far are kept in {parts.folder}"
+            return f"{message}: the same command goes on from there"
     if args.verb == "experiment" and args.directory is not None:
         return f"finished cells are kept in {args.directory}: the same command goes on from there"
     now = _states(args)
-    written = [str(path) for path, state in now.items() if state != before.get(path)]
+    written = [str(path) for path, state in now.items() if state != initial.get(path)]
     return f"written before that: {', '.join(written)}" if written else "nothing was written"

@@ -1,7 +1,7 @@
-"""Arguments that several verbs share.
+"""Arguments shared by several verbs.
 
-An option that is not given is None, and then the Python default holds: it is written down once.
-What values are allowed is written in Python too, which checks them before a model is loaded.
+An option that is not set is None, so that the default of the Python API applies and is defined
+once. The Python API also validates the values, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bayeslora.errors import InputError
 Parser = argparse.ArgumentParser
 
 LOADING = ("backbone", "device", "trust_remote_code")
-"""What `add_moved_backbone` and `add_loading` add, by its names in Python."""
+"""Options of `add_moved_backbone` and `add_loading`, by their names in Python."""
 
 
 def number(text: str) -> int | float | str:
-    """Return a number where text is one, else the text; Python says what is allowed."""
+    """Return a number if the text is one, else the text, which the Python API validates."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
@@ -27,12 +27,12 @@ def number(text: str) -> int | float | str:
 
 
 def template(text: str) -> str:
-    r"""Return a template in which `\n` stands for a new line, as shells pass it."""
+    r"""Return a template with the two characters `\n`, as shells pass them, as a line break."""
     return text.replace("\\n", "\n")
 
 
 def verbaliser(text: str) -> dict[str, str] | str:
-    """Return the words of one class by its name, or `names` or `none`."""
+    """Parse `CLASS=WORDS` into a mapping, or return `names` or `none`."""
     name, equals, words = text.partition("=")
     if text in ("names", "none"):
         return text
@@ -41,22 +41,22 @@ def verbaliser(text: str) -> dict[str, str] | str:
     return {name: words}
 
 
-def one_verbaliser(given: list[dict[str, str] | str]) -> dict[str, str] | str:
-    """Return what several `--verbaliser` say together; classes that none names keep their names.
+def one_verbaliser(values: list[dict[str, str] | str]) -> dict[str, str] | str:
+    """Merge the values of several `--verbaliser`; other classes keep their names.
 
     Raises:
         InputError: One of several is `none`, or a class has words twice.
     """
-    if "none" in given and len(given) > 1:
+    if "none" in values and len(values) > 1:
         raise InputError("--verbaliser none stands alone: it asks the language model nothing")
-    words = [one for one in given if isinstance(one, dict)]
-    names = [name for one in words for name in one]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"--verbaliser has words for class {twice!r} twice")
-    if not words:
-        return given[-1]
-    return {name: text for one in words for name, text in one.items()}
+    mappings = [value for value in values if isinstance(value, dict)]
+    names = [name for mapping in mappings for name in mapping]
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise InputError(f"--verbaliser has words for class {duplicate!r} twice")
+    if not mappings:
+        return values[-1]
+    return {name: text for mapping in mappings for name, text in mapping.items()}
 
 
 def add_task(parser: Parser) -> list[argparse.Action]:
@@ -79,11 +79,11 @@ def add_task(parser: Parser) -> list[argparse.Action]:
 
 
 def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
-    """Add the options that name the columns of the data, and say how its files are read.
+    """Add the options for the columns of the data and for reading its files.
 
     Args:
-        parser: Gets them.
-        default: How the help states the default column, with `{}` for its name.
+        parser: The parser to add them to.
+        default: Default column in the help, with `{}` for its name.
     """
     text, label = default.format("text"), default.format("label")
     return [
@@ -105,11 +105,11 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
 
 
 def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
-    """Add the options for text files that are not as their names say.
+    """Add the options for reading text files in other formats than their names imply.
 
     Args:
-        parser: Gets them.
-        of_data: Whether the files hold texts, rather than predictions.
+        parser: The parser to add them to.
+        of_data: Whether the files hold texts rather than predictions.
     """
     actions = [
         parser.add_argument(
@@ -147,7 +147,7 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
 
 
 def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
-    """Add the options that say where and how a backbone is loaded."""
+    """Add the options for loading a backbone."""
     return [
         parser.add_argument("--device", help="torch device (default: the GPU if there is one)"),
         parser.add_argument(
@@ -160,7 +160,7 @@ def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
 
 
 def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
-    """Add the option that says where a model's backbone is."""
+    """Add the option for the location of a model's backbone."""
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -169,14 +169,14 @@ def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
 
 
 def add_overwrite(parser: Parser) -> argparse.Action:
-    """Add the option that lets an output be replaced."""
+    """Add the option that allows an output to be replaced."""
     return parser.add_argument(
         "--overwrite", action="store_true", default=None, help="replace --out if it exists"
     )
 
 
 def add_talk(parser: Parser) -> None:
-    """Add the options, which every verb has, that say how much stderr shows."""
+    """Add the options of every verb for the amount of output on stderr."""
     parser.add_argument(
         "--quiet",
         "--no-progress",
@@ -187,33 +187,33 @@ def add_talk(parser: Parser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and debug messages")
 
 
-def add_keep(parser: Parser, what: str) -> None:
-    """Add the option that carries columns of `what` into a predictions file."""
+def add_keep(parser: Parser, source: str) -> None:
+    """Add the option that copies columns of `source` to a predictions file."""
     parser.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="COLUMN",
-        help=f"a column of {what} to keep in the predictions, such as source; repeatable",
+        help=f"a column of {source} to keep in the predictions, such as source; repeatable",
     )
 
 
 def add_json(parser: Parser) -> None:
-    """Add the option that prints JSON in place of text."""
+    """Add the option that prints JSON instead of text."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_seed(parser: Parser, what: str) -> argparse.Action:
-    """Add the seed of `what`."""
-    return parser.add_argument("--seed", type=number, metavar="N", help=f"{what} (default: 0)")
+def add_seed(parser: Parser, purpose: str) -> argparse.Action:
+    """Add the seed, with its `purpose` as help."""
+    return parser.add_argument("--seed", type=number, metavar="N", help=f"{purpose} (default: 0)")
 
 
 def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
-    """Add the option that names out-of-distribution scores to fit.
+    """Add the option for the out-of-distribution scores to fit.
 
     Args:
-        parser: Gets it.
-        default: What happens without it.
+        parser: The parser to add it to.
+        default: Default in the help.
     """
     return parser.add_argument(
         "--feature-scores",
@@ -224,7 +224,7 @@ def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
 
 
 def add_predictions(parser: Parser) -> None:
-    """Add predictions and their out-of-distribution sets."""
+    """Add the arguments for predictions and their out-of-distribution sets."""
     parser.add_argument(
         "files",
         nargs="+",
@@ -244,7 +244,7 @@ def add_predictions(parser: Parser) -> None:
 
 
 def add_examples(parser: Parser) -> None:
-    """Add the options that say which texts a page shows."""
+    """Add the options for the texts shown on a page."""
     parser.add_argument(
         "--no-examples",
         dest="examples",
@@ -260,7 +260,7 @@ def add_examples(parser: Parser) -> None:
 
 
 def add_scored(parser: Parser) -> None:
-    """Add the predictions that are scored, their out-of-distribution sets, and how."""
+    """Add the predictions to score, their out-of-distribution sets, and scoring options."""
     add_predictions(parser)
     parser.add_argument(
         "--ood-score",
@@ -273,7 +273,7 @@ def add_scored(parser: Parser) -> None:
 
 
 def add_fit_and_apply(parser: Parser) -> None:
-    """Add the predictions that a last step is fitted on, those it is applied to, and the output."""
+    """Add the predictions to fit a last step on, those to apply it to, and the output."""
     parser.add_argument(
         "--fit",
         required=True,
@@ -291,7 +291,7 @@ def add_fit_and_apply(parser: Parser) -> None:
 
 
 def add_scoring(parser: Parser) -> None:
-    """Add the options of every score: bins and the seed of the bootstrap."""
+    """Add the options of all scores: the number of bins and the seed of the bootstrap."""
     parser.add_argument(
         "--bins",
         dest="num_bins",
@@ -303,7 +303,7 @@ def add_scoring(parser: Parser) -> None:
 
 
 def add_resampling(parser: Parser) -> None:
-    """Add the options of how bootstrap intervals are made."""
+    """Add the options of bootstrap intervals."""
     parser.add_argument(
         "--cluster-by",
         metavar="COLUMN",
@@ -319,11 +319,11 @@ def add_resampling(parser: Parser) -> None:
 
 
 def add_choice_of_scores(parser: Parser, default: str) -> None:
-    """Add the options that say which scores are shown.
+    """Add the options that select the scores to show.
 
     Args:
-        parser: Gets them.
-        default: What is shown without them.
+        parser: The parser to add them to.
+        default: Default in the help.
     """
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
@@ -337,7 +337,7 @@ def add_choice_of_scores(parser: Parser, default: str) -> None:
 
 
 def add_apart(parser: Parser) -> None:
-    """Add the option that keeps seeds of one method apart."""
+    """Add the option that keeps seeds of one method separate."""
     parser.add_argument(
         "--no-over-seeds",
         dest="over_seeds",
@@ -352,7 +352,7 @@ PART_OPTIONS = ("near", "far", "group_by", "by_class", "cluster_by", "interval")
 
 
 def add_parts(parser: Parser) -> None:
-    """Add the options that score kinds of sets, groups of rows, and classes as well."""
+    """Add the options for scores by kind of set, by group of rows and by class."""
     for kind in ("near", "far"):
         parser.add_argument(
             f"--{kind}",

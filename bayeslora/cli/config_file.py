@@ -1,4 +1,4 @@
-"""Options from a YAML file, under those of the command line."""
+"""Options from a YAML file, which those of the command line override."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _BY_TASK = ("multi_task", "validation")
 
 
 def fill(args: argparse.Namespace) -> None:
-    """Set options that the command line left out to the values in `args.config`, if there is one.
+    """Set options missing on the command line to their values in the file `args.config`, if any.
 
-    Their names are in `args.from_config` then.
+    Their names are stored in `args.from_config`.
 
     Args:
-        args: Parsed; an option that was not given is None. Verbs with `--config` give the options
-            that a file may set as `actions`, by name.
+        args: Parsed arguments, with None for missing options. Verbs with `--config` store the
+            options that a file may set as `actions`, by name.
 
     Raises:
         InputError: The file, a name or a value in it is wrong.
@@ -30,13 +30,13 @@ def fill(args: argparse.Namespace) -> None:
     if getattr(args, "config", None) is None:
         return
     actions: Mapping[str, argparse.Action] = args.actions
-    given: set[str] = set()
+    seen: set[str] = set()
     args.from_config = set()
     for name, value in _read(args.config).items():
         known = str(name).replace("-", "_")
-        if known in given:
+        if known in seen:
             raise InputError(f"{args.config}: option {name!r} is given twice")
-        given.add(known)
+        seen.add(known)
         if known not in actions:
             raise InputError(f"{args.config}: {unknown_choice('option', str(name), actions)}")
         if value is not None and getattr(args, known) is None:
@@ -66,27 +66,27 @@ def _as_text(value: Any) -> Any:
     return str(value) if is_number else value
 
 
-def _checked(where: str, value: Any, action: argparse.Action) -> Any:
+def _checked(label: str, value: Any, action: argparse.Action) -> Any:
     """Return a value as the command line would have parsed it."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise InputError(f"{where}: must be true or false, got {value!r}")
+            raise InputError(f"{label}: must be true or false, got {value!r}")
         return value or None
     if isinstance(value, Mapping) and action.dest == "verbaliser":
-        # Of classes that are numbers; true and false were perhaps yes and no, and stay to be told.
+        # Numbers are class names; true and false may have been yes and no, and are refused later.
         return {_as_text(name): _as_text(words) for name, words in value.items()}
     if isinstance(value, Mapping) and action.dest in _BY_TASK:
         if not all(isinstance(file, str) for file in value.values()):
-            raise InputError(f"{where}: must be a file for each task, got {dict(value)!r}")
+            raise InputError(f"{label}: must be a file for each task, got {dict(value)!r}")
         return {str(name): file for name, file in value.items()}
     if isinstance(value, Mapping) and action.dest in _WITH_OPTIONS:
         return dict(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{where}: must be text or a number, got {value!r}")
+        raise InputError(f"{label}: must be text or a number, got {value!r}")
     try:
         parsed = action.type(str(value)) if callable(action.type) else str(value)
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{label}: {error}") from None
     if action.choices is not None and parsed not in action.choices:
-        raise InputError(f"{where}: {unknown_choice('value', str(parsed), action.choices)}")
+        raise InputError(f"{label}: {unknown_choice('value', str(parsed), action.choices)}")
     return parsed

@@ -1,4 +1,4 @@
-"""Rows that an argument names: a file of the user's, or a split of a known task."""
+"""Rows named by an argument: a user's file, or a split of a known task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def column_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the columns that were named, as keyword arguments of `fit` and `calibrate`."""
+    """Return the columns set by options, as keyword arguments of `fit` and `calibrate`."""
     options = given(args, "text_column", "label_column")
     if args.text_pair_column is not None:
         options["pair_column"] = args.text_pair_column
@@ -30,12 +30,12 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def reading_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how text files are read, as keyword arguments of `load_examples`."""
+    """Return the options for reading text files, as keyword arguments of `load_examples`."""
     return given(args, "delimiter", "encoding", "blank")
 
 
 def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
-    """Return how predictions files are read.
+    """Return the options for reading predictions files.
 
     Raises:
         InputError: An option is not allowed.
@@ -51,7 +51,7 @@ def predictions_reading(args: argparse.Namespace) -> PredictionsReading:
 
 
 def columns_for(args: argparse.Namespace, record: ModelRecord | None) -> DataColumns:
-    """Return the columns that were named, those of a model of ours where they were not."""
+    """Return the columns set by options, with a bayeslora model's columns as defaults."""
     from bayeslora.engine.data import check_pairs, columns_of
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.readers import renamed
@@ -73,9 +73,9 @@ def read(
     labels: Literal["optional", "required"] = "optional",
     keep: Sequence[str] = (),
 ) -> Examples:
-    """Return the rows of a file, or of a split where `args.task` names a known task.
+    """Return the rows of a file, or of a split if `args.task` is a known task.
 
-    `keep` names further columns.
+    `keep` names additional columns.
 
     Raises:
         InputError: As `load_examples`.
@@ -106,7 +106,7 @@ def read(
 def open_rows(
     data: str, args: argparse.Namespace, columns: DataColumns, *, keep: Sequence[str] = ()
 ) -> ExampleStream:
-    """Return the rows of `read`, labelled or not, as a stream: a file is read a piece at a time.
+    """Return the rows of `read`, labelled or not, as a stream that reads a file in pieces.
 
     Raises:
         InputError: As `load_examples`.

@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to terminate end a command, whatever code is running."""
+"""Handling of Ctrl-C and termination signals, whatever code is running."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 REPEAT = 1.0
-"""Seconds after which an interrupt that other code swallowed is raised again."""
+"""Seconds after which an interrupt swallowed by other code is raised again."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130
-_AT_ONCE = 3  # signals, for a person whose command hangs while it cleans up
+_AT_ONCE = 3  # signals, in case a command hangs while cleaning up
 
 
 class Interrupt:
-    """A signal handler that raises `KeyboardInterrupt` until the command has heard it.
+    """A signal handler that raises `KeyboardInterrupt` until the command has received it.
 
-    Callbacks of C libraries, destructors and a bare `except` swallow exceptions, and the command
-    would go on. While the exception unwinds, nothing is raised a second time: it would cut off the
-    cleaning up, as two quick presses of Ctrl-C do otherwise.
-
+    Callbacks of C libraries, destructors and a bare `except` swallow exceptions, so the command
+    would continue. While the exception unwinds, it is not raised again, since that would interrupt
+    the clean-up, as two quick presses of Ctrl-C do otherwise.
     """
 
     def __init__(self) -> None:
@@ -37,11 +36,11 @@ class Interrupt:
         return self._signals > 0
 
     def hear(self) -> None:
-        """Raise nothing from now on: the command is ending."""
+        """Stop raising, because the command is ending."""
         self._heard = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal, or the alarm that repeats it."""
+        """Handle a signal or the alarm that repeats it."""
         self._signals += number in SIGNALS
         if self._signals >= _AT_ONCE:
             os._exit(INTERRUPTED)
@@ -56,22 +55,22 @@ class Interrupt:
 
 @contextmanager
 def interruptible(*, ending: bool) -> Iterator[Interrupt]:
-    """Yield the interrupt that SIGINT and SIGTERM, as a job scheduler sends it, lead to.
+    """Handle SIGINT and SIGTERM, which job schedulers send, and yield the handler.
 
     Signals that the process ignores, as under nohup, stay ignored.
 
     Args:
         ending: Whether the process ends after an interrupted command. Another signal then ends it
-            at once, without a traceback, while the interpreter shuts down.
+            immediately, without a traceback, while the interpreter shuts down.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
     alarm = [signal.SIGALRM] if hasattr(signal, "setitimer") else []
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, *alarm)}
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, *alarm)}
     for number in SIGNALS:
-        if before[number] is not signal.SIG_IGN:
+        if handlers[number] is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
         yield interrupt
@@ -79,7 +78,7 @@ def interruptible(*, ending: bool) -> Iterator[Interrupt]:
         interrupt.hear()
         if alarm:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             if ending and interrupt.came and handler is not signal.SIG_IGN:
                 signal.signal(number, _end_at_once)
             else:
@@ -91,7 +90,7 @@ def _end_at_once(_number: int, _frame: FrameType | None) -> None:
 
 
 def _unwinding(error: BaseException | None) -> bool:
-    """Return whether an interrupt is on its way up, through a `finally` or an `except`."""
+    """Return whether an interrupt is being propagated, through a `finally` or an `except`."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

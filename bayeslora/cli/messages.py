@@ -1,9 +1,9 @@
-"""What goes to a terminal: results to stdout, everything else to stderr.
+"""Terminal output: results on stdout, everything else on stderr.
 
-`show`, `say` and our log are the only ways out, so that no name from a file can drive a terminal or
-forge a message, whichever verb shows it. On stderr there are progress, hints (our log's INFO),
-notes (its WARNING) and errors. `--quiet` hides progress and hints, and never a note, which says
-what changes the meaning of a result. The next command is a hint for people: only a terminal has it.
+All output goes through `show`, `say` and our log, so that no name from a file can control a
+terminal or forge a message, whichever verb prints it. Stderr shows progress, hints (our log's
+INFO), notes (its WARNING) and errors. `--quiet` hides progress and hints, but never notes, which
+affect the meaning of a result. The next command is a hint for people, shown only on a terminal.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from bayeslora.plain_text import one_line, visible
 
 
 def show(text: object = "") -> None:
-    """Print a result to stdout; line feeds in it are ours, all that cannot be seen is escaped."""
+    """Print a result to stdout, with all invisible characters but line feeds escaped."""
     print(visible(str(text), keep="\n"))
 
 
 def show_last(text: str, *, warns: bool = False) -> None:
-    """Print the line that sums a result up: on a terminal in bold, and yellow where it warns."""
+    """Print a summary line: on a terminal in bold, and yellow for a warning."""
     line = one_line(text)
     print(_styled(line, "1;33" if warns else "1") if sys.stdout.isatty() else line)
 
 
 def _styled(line: str, style: str) -> str:
-    """Return a line for a terminal in a style of ANSI's, unless colour is not wanted."""
+    """Return a line in an ANSI style, unless the environment disables colour."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return line if plain else f"\x1b[{style}m{line}\x1b[0m"
 
 
-# An argument of Python with the option that it is on the command line: `keep (--keep COLUMN)`.
+# A Python argument followed by its command-line option: `keep (--keep COLUMN)`.
 _BOTH = re.compile(r"\b([a-z_]+)(?:=\S+)? \((--([a-z-]+)[^()]*)\)")
 
 
 def with_options_alone(text: str) -> str:
-    """Return a message of the Python API without the arguments whose options it names too."""
+    """Return a message of the Python API with only the options of its arguments."""
 
     def option_alone(both: re.Match[str]) -> str:
         name, option = both[1].replace("_", "-"), both[3]
@@ -66,9 +66,9 @@ def trace(error: BaseException) -> None:
 
 
 class Unfailing:
-    """A stream whose reader may leave: what is written afterwards goes nowhere.
+    """A stream that discards writes after its reader has closed.
 
-    Progress and notes must not end a fit because `2>&1 | head` has seen enough.
+    Progress and notes must not end a fit because the reader of `2>&1 | head` stopped.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -76,12 +76,12 @@ class Unfailing:
         self._is_open = True
 
     def write(self, text: str) -> int:
-        """Write, or do nothing where nobody reads."""
+        """Write, or do nothing if the reader has closed."""
         self._attempt(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or do nothing where nobody reads."""
+        """Flush, or do nothing if the reader has closed."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, action: Any, *arguments: str) -> None:
@@ -98,23 +98,23 @@ class Unfailing:
 
 
 def drop(stream: TextIO) -> None:
-    """Discard what a stream still holds, so that the interpreter's last flush succeeds."""
+    """Discard a stream's buffered output, so that the interpreter's last flush succeeds."""
     try:
         number = stream.fileno()
-    except (OSError, ValueError):  # it has no file of its own, or is closed
+    except (OSError, ValueError):  # it has no file descriptor, or is closed
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, number)
+    os.close(devnull)
 
 
 def hint(text: str) -> None:
-    """Print to stderr what helps and changes nothing; `--quiet` hides it."""
+    """Print a hint to stderr, which `--quiet` hides."""
     logging.getLogger(__name__).info("%s", text)
 
 
 def next_step(*words: object) -> None:
-    """Print the next command as a dim hint where a terminal shows both results and hints.
+    """Print the next command as a dim hint if a terminal shows both results and hints.
 
     Args:
         words: The arguments of `bayeslora`.
@@ -125,25 +125,25 @@ def next_step(*words: object) -> None:
 
 
 def note(text: str) -> None:
-    """Print to stderr what changes the meaning of a result, or shows that an option did nothing."""
+    """Print a note to stderr: on the meaning of a result, or on an option without effect."""
     logging.getLogger(__name__).warning("%s", text)
 
 
 @contextmanager
 def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
-    """Show our log on stderr, and hide warnings and logs of other packages, while it lasts.
+    """Show our log on stderr and hide warnings and logs of other packages inside the context.
 
     Args:
-        verbose: Show everything, our debug messages too.
-        quiet: Show no hints.
+        verbose: Whether to show everything, including our debug messages.
+        quiet: Whether to hide hints.
     """
-    ours, root = logging.getLogger("bayeslora"), logging.getLogger()
+    logger, root = logging.getLogger("bayeslora"), logging.getLogger()
     shown, silent = logging.StreamHandler(sys.stderr), logging.NullHandler()
     shown.setFormatter(_Notes())
-    before = ours.level, ours.propagate
-    ours.addHandler(shown)
-    ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    ours.propagate = False
+    previous = logger.level, logger.propagate
+    logger.addHandler(shown)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
     if not verbose:
         # Without any handler, Python prints the warnings of every logger.
         root.addHandler(silent)
@@ -153,9 +153,9 @@ def log_on_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
                 warnings.simplefilter("ignore")
             yield
     finally:
-        ours.removeHandler(shown)
+        logger.removeHandler(shown)
         root.removeHandler(silent)
-        ours.level, ours.propagate = before
+        logger.level, logger.propagate = previous
 
 
 class _Notes(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Several tasks on the command line: `NAME=FILE`, a file each."""
+"""Several tasks on the command line: `NAME=FILE`, with a file per task."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
     from bayeslora.tasks.examples import Examples
 
 
-def add_multi_task(parser: argparse.ArgumentParser, what: str) -> argparse.Action:
-    """Add the option that names the files of several tasks.
+def add_multi_task(parser: argparse.ArgumentParser, source: str) -> argparse.Action:
+    """Add the option for the files of several tasks.
 
     Args:
-        parser: Gets it.
-        what: The argument in whose place it is.
+        parser: The parser to add it to.
+        source: The argument that it replaces.
     """
     return parser.add_argument(
         "--multi-task",
         action="append",
         metavar="NAME=FILE",
-        help=f"rows of one of several tasks, in the place of {what}; may be repeated. NAME of a "
+        help=f"rows of one of several tasks, in the place of {source}; may be repeated. NAME of a "
         "known task with --data-dir takes a split, such as sst2_sentences=train",
     )
 
 
-def named_files(given: Any, option: str) -> dict[str, str]:
-    """Return files by the names of their tasks.
+def named_files(values: Any, option: str) -> dict[str, str]:
+    """Return files by task name.
 
     Args:
-        given: `NAME=FILE` each, or a mapping of --config.
-        option: How it was given, for messages.
+        values: `NAME=FILE` texts, or a mapping of --config.
+        option: Name of the option, for messages.
 
     Raises:
-        InputError: One is no such pair, or a name is given twice.
+        InputError: A value is not such a pair, or a name occurs twice.
     """
-    if isinstance(given, Mapping):
-        return dict(given)
-    found: dict[str, str] = {}
-    for one in [given] if isinstance(given, str) else given:
-        name, equals, file = one.partition("=")
+    if isinstance(values, Mapping):
+        return dict(values)
+    files: dict[str, str] = {}
+    for value in [values] if isinstance(values, str) else values:
+        name, equals, file = value.partition("=")
         if not equals or not name.strip() or not file:
-            raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {one!r}")
-        if name in found:
+            raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {value!r}")
+        if name in files:
             raise InputError(f"{option}: task {name!r} is given twice")
-        found[name] = file
-    return found
+        files[name] = file
+    return files
 
 
 def settle_tasks(args: argparse.Namespace) -> None:
-    """Make `args.multi_task` and, beside it, `args.validation` mappings; else the latter one file.
+    """Convert `args.multi_task` and its `args.validation` to mappings, or the latter to one file.
 
     Raises:
-        InputError: They are not NAME=FILE, a validation name has no task, or several files are
-            given for one task.
+        InputError: They are not NAME=FILE, a validation name has no task, or one task has several
+            files.
     """
     if args.multi_task is not None:
         args.multi_task = named_files(args.multi_task, "--multi-task")
@@ -87,12 +87,12 @@ def settle_tasks(args: argparse.Namespace) -> None:
         (args.validation,) = args.validation
 
 
-def files_of(*given: Any) -> list[str]:
-    """Return the files among arguments that are a file, files by task, or None."""
-    found: list[str] = []
-    for one in given:
-        found += one.values() if isinstance(one, Mapping) else [] if one is None else [one]
-    return found
+def files_of(*arguments: Any) -> list[str]:
+    """Return all files of arguments that are a file, a mapping of files by task, or None."""
+    files: list[str] = []
+    for value in arguments:
+        files += value.values() if isinstance(value, Mapping) else [] if value is None else [value]
+    return files
 
 
 def read_tasks(
@@ -106,26 +106,26 @@ def read_tasks(
     """Return the rows of each task; see `data.read`.
 
     Raises:
-        InputError: As `data.read`, or --task is given too.
+        InputError: As `data.read`, or --task is set too.
     """
     from bayeslora.tasks.known import KNOWN_TASKS, has_rows, load_task
     from bayeslora.tasks.readers import kept
 
     if args.task is not None:
         raise InputError(f"--multi-task names tasks itself; leave --task {args.task} out")
-    found = {}
+    rows = {}
     directory, args.data_dir = args.data_dir, None
     try:
         for task, file in files.items():
             is_split = task in KNOWN_TASKS and file in KNOWN_TASKS[task].splits
-            # Where no directory is named, a file of the user's own may be called like a split.
+            # Without a directory, a user's file may have the name of a split.
             if is_split and has_rows(task, directory) and (directory or not Path(file).exists()):
-                found[task] = kept(load_task(task, file, directory), keep)
+                rows[task] = kept(load_task(task, file, directory), keep)
             else:
-                found[task] = read(file, args, columns, labels=labels, keep=keep)
+                rows[task] = read(file, args, columns, labels=labels, keep=keep)
     finally:
         args.data_dir = directory
-    return found
+    return rows
 
 
 def read_of_tasks(
@@ -140,12 +140,12 @@ def read_of_tasks(
     """Return rows for a model of several tasks, each with its task; see `data.read`.
 
     Args:
-        files: One file whose rows have a column `task`, or a file a task.
-        args: How files are read.
-        columns: Where rows come from.
-        record: Of the model.
-        labels: Whether each row needs one.
-        keep: Further columns.
+        files: One file whose rows have a column `task`, or a file per task.
+        args: Options for reading files.
+        columns: Columns of the data.
+        record: Record of the model.
+        labels: Whether each row needs a label.
+        keep: Additional columns.
 
     Raises:
         InputError: As `data.read`, or a row has no task, or an unknown one.
@@ -158,15 +158,15 @@ def read_of_tasks(
         parts = read_tasks(files, args, columns, labels=labels, keep=keep)
         return read_for(record, parts, columns, keep)
     return told_apart(
-        record, lambda kept: read(files, args, columns, labels=labels, keep=kept), keep
+        record, lambda names: read(files, args, columns, labels=labels, keep=names), keep
     )
 
 
 def scores_by_task(predictions: Predictions) -> dict[str, Any]:
-    """Return the scores of the labelled rows of each task, by its name.
+    """Return the scores of the labelled rows of each task, by name.
 
     Args:
-        predictions: With the column `task`.
+        predictions: Predictions with a column `task`.
     """
     import numpy as np
 

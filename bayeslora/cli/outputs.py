@@ -1,4 +1,4 @@
-"""What a command prints, and where it may write."""
+"""Printing of results, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from bayeslora.metrics.scores import Scores
 
 SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
-"""The scores of a short summary, with what they are called there."""
+"""Scores of a short summary, with their names there."""
 
 
 def print_json(content: Any) -> None:
-    """Print a result as indented JSON, in ASCII whatever the terminal's encoding."""
+    """Print a result as indented ASCII JSON, independent of the terminal's encoding."""
     show(json.dumps(content, indent=2, allow_nan=False))
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text with their columns under each other; `one_line` shortens long cells."""
+    """Print rows of text with aligned columns; `one_line` shortens long cells."""
     from bayeslora.plain_text import display_columns
     from bayeslora.reporting.text import pad
 
@@ -39,7 +39,7 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 
 def score_rows(scores: Scores) -> list[tuple[str, str]]:
-    """Return name and value, with its interval, of each score of a short summary."""
+    """Return name and value with interval of each score of a short summary."""
     from bayeslora.reporting.text import shown
 
     rows = [(name, shown(scores[key])) for key, name in SCORE_NAMES.items() if key in scores]
@@ -47,14 +47,14 @@ def score_rows(scores: Scores) -> list[tuple[str, str]]:
 
 
 def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str, str]]:
-    """Return how NLL and ECE changed on some rows, and accuracy where it did.
+    """Return the changes of NLL and ECE on some rows, and of accuracy if it changed.
 
-    Nothing is returned where no row has a label.
+    The list is empty if no row has a label.
 
     Args:
-        rows: What the rows are called.
-        before: Their scores.
-        after: Their scores afterwards.
+        rows: Name of the rows.
+        before: Scores before.
+        after: Scores after.
     """
     from bayeslora.reporting.text import shown
 
@@ -69,21 +69,24 @@ def before_and_after(rows: str, before: Scores, after: Scores) -> list[tuple[str
     ]
 
 
-def _cut_off(what: str, scores: Scores) -> list[tuple[str, str]]:
-    """Return how many rows the floor of the NLL changed, where it changed some."""
+def _cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
+    """Return the number of rows clamped by the floor of the NLL, if any."""
     if not scores.nll_clamped:
         return []
     return [
-        (f"{what}: cut off", f"{counted(scores.nll_clamped, 'label')} below 1e-12 counted as 1e-12")
+        (
+            f"{label}: cut off",
+            f"{counted(scores.nll_clamped, 'label')} below 1e-12 counted as 1e-12",
+        )
     ]
 
 
 def hint_to_predict(model: str | Path, data: str | Path | None) -> None:
-    """Print how a new model predicts a test set beside its training data, as a hint.
+    """Print, as a hint, the command to predict a test set beside the training data.
 
     Args:
         model: The model directory.
-        data: What it was fitted to; None for nothing.
+        data: The training data; None for none.
     """
     train = Path("train.jsonl" if data is None or shown_path(data) == STDIN else data)
     ending = "".join(train.suffixes[-2:] if train.suffix == ".gz" else train.suffixes[-1:])
@@ -91,12 +94,12 @@ def hint_to_predict(model: str | Path, data: str | Path | None) -> None:
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal, 100 where there is none."""
+    """Return the number of columns of the terminal, 100 without a terminal."""
     return shutil.get_terminal_size((100, 24)).columns
 
 
 def table_width() -> int | None:
-    """Return the columns that a table may take; None where no terminal shows it."""
+    """Return the maximum width of a table in columns; None if stdout is not a terminal."""
     return terminal_width() if sys.stdout.isatty() else None
 
 
@@ -140,8 +143,7 @@ def check_new_directory(
     """Raise InputError if a model cannot be written, before anything is computed.
 
     Raises:
-        InputError: It exists and is not to be replaced, is something else than a model, or holds
-            one of `inputs`.
+        InputError: It exists and may not be replaced, is not a model, or contains one of `inputs`.
     """
     from bayeslora.checkpoint import LAYOUTS
     from bayeslora.output import refuse_target

@@ -1,6 +1,6 @@
-"""The arguments of every verb, and the script for the tab key; nothing heavy is imported for them.
+"""The parser of all verbs, and the completion script; neither needs heavy imports.
 
-The script of `bayeslora --print-completion SHELL` is static: completing starts no Python.
+The script of `bayeslora --print-completion SHELL` is static: completion does not start Python.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")
 
 
 class PrintCompletion(argparse.Action):
-    """Prints the script and ends the command, as `--help` does."""
+    """Prints the completion script and ends the command, as `--help` does."""
 
     def __call__(
         self,
@@ -54,7 +54,7 @@ class PrintCompletion(argparse.Action):
         except ImportError:
             parser.error("completion needs shtab: pip install 'bayeslora[completion]'")
         for action in _actions(parser):
-            # The metavar says it, so that no argument has to be marked a second time.
+            # Recognised by the metavar, so that no argument needs another mark.
             if any(path in str(action.metavar) for path in _PATHS):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
         sys.stdout.write(shtab.complete(parser, shell=str(values)) + "\n")
@@ -71,7 +71,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 class Verb(Protocol):
-    """What a module in `verbs` has."""
+    """Interface of the modules in `verbs`."""
 
     SUMMARY: str
 
@@ -80,7 +80,7 @@ class Verb(Protocol):
         ...
 
     def run(self, args: argparse.Namespace) -> None:
-        """Do it: results to stdout, everything else to stderr."""
+        """Run the verb, with results on stdout and everything else on stderr."""
         ...
 
 
@@ -103,7 +103,7 @@ VERBS: Mapping[str, Verb] = {
     "info": info,
     "cache": cache,
 }
-"""Every verb by its name, in the order of the help."""
+"""All verbs by name, in the order of the help."""
 
 
 EXAMPLES = """examples:
@@ -113,7 +113,7 @@ EXAMPLES = """examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser with one-line error messages."""
 
     def error(self, message: str) -> NoReturn:
         say(f"bayeslora: error: {message} (see `{self.prog} --help`)")
@@ -121,22 +121,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _VerbParser(_Parser):
-    """A verb's parser, which takes files before, between and after options."""
+    """A verb's parser, which accepts files before, between and after options."""
 
     _mixing = False
     late_epilog: Callable[[], str] | None = None
 
     def format_help(self) -> str:
-        """Return the help; only here is an end computed that needs the methods."""
+        """Return the help, computing an epilog that needs the methods only now."""
         if self.late_epilog is not None:
             self.epilog = self.late_epilog()
         return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, left = super().parse_known_args(args, namespace)
+        parsed, left = super().parse_known_args(args, namespace)
         if not left or self._mixing:
-            return found, left
-        # The parser of mixed arguments calls this again for its own two passes.
+            return parsed, left
+        # The intermixed parser calls this method again for each of its two passes.
         self._mixing = True
         try:
             return self.parse_known_intermixed_args(args, namespace)
@@ -166,16 +166,16 @@ def build_parser() -> argparse.ArgumentParser:
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_VerbParser
     )
     for name, verb in VERBS.items():
-        own = verbs.add_parser(
+        verb_parser = verbs.add_parser(
             name,
             help=verb.SUMMARY,
             description=f"{verb.SUMMARY[:1].upper()}{verb.SUMMARY[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        own.late_epilog = getattr(verb, "epilog", None)
-        verb.add_arguments(own)
-        add_talk(own)
-        names = {action.dest: action.option_strings for action in own._actions}
-        own.set_defaults(run=verb.run, option_names=names)
+        verb_parser.late_epilog = getattr(verb, "epilog", None)
+        verb.add_arguments(verb_parser)
+        add_talk(verb_parser)
+        names = {action.dest: action.option_strings for action in verb_parser._actions}
+        verb_parser.set_defaults(run=verb.run, option_names=names)
     return parser

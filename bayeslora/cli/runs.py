@@ -23,13 +23,13 @@ FITTED = frozenset({"train", "validation"})
 
 @dataclass(frozen=True)
 class Scored:
-    """What to score.
+    """Predictions to score.
 
     Attributes:
-        files: In-distribution predictions, one per method.
+        files: In-distribution predictions, one file per method.
         ood: Files of the out-of-distribution sets, by the method's label, then by name.
         reading: How to read them.
-        shifted: Files in run directories of rows that were made worse on purpose.
+        shifted: Files in run directories with deliberately corrupted rows.
     """
 
     files: list[Path]
@@ -43,21 +43,21 @@ class Scored:
         return [*self.files, *(path for sets in self.ood.values() for path in sets.values())]
 
     def methods(self, needed: Sequence[str] = ()) -> list[Method]:
-        """Read everything, with the further columns that every method's file must have."""
+        """Read all predictions, with additional columns that every method's file must have."""
         from bayeslora.predictions.collection import gather
 
         return gather(self.files, self.ood, needed=needed, reading=self.reading)
 
 
 def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
-    """Return what the arguments of a scoring verb stand for.
+    """Return the predictions named by the arguments of a scoring verb.
 
     Args:
-        args: With `files`, predictions files and run directories, and how to read them.
+        args: Arguments with `files`, predictions files and run directories, and reading options.
         ood: `NAME=FILE` or `METHOD:NAME=FILE`.
 
     Raises:
-        InputError: A file is missing or wrong, or a set cannot be tied to a method.
+        InputError: A file is missing or wrong, or a set cannot be assigned to a method.
     """
     from bayeslora.predictions.collection import labels_of
 
@@ -68,8 +68,8 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
     shifted: list[Path] = []
     for path, file, (label, _) in zip(paths, files, called, strict=True):
         beside = _sets_beside(file) if Path(path).is_dir() else {}
-        worse = [name for name, one in beside.items() if _is_shifted(one, reading)]
-        shifted += [beside.pop(name) for name in worse]
+        corrupted = [name for name, sibling in beside.items() if _is_shifted(sibling, reading)]
+        shifted += [beside.pop(name) for name in corrupted]
         sets[label] = beside
     for option in ood:
         label, name, file = _tied(option, called)
@@ -114,7 +114,7 @@ def _is_shifted(file: Path, reading: PredictionsReading) -> bool:
 
 
 def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Path]:
-    """Return the label of the method, the name of the set and its file."""
+    """Parse an OOD option into the label of the method, the name of the set and its file."""
     left, equals, file = option.partition("=")
     if not (left and equals and file):
         raise InputError(f"--ood {option}: expected NAME=FILE or METHOD:NAME=FILE")
@@ -139,12 +139,12 @@ def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Pat
 
 
 def _accepted(called: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what names one method alone."""
+    """Return the keys that identify a single method."""
     return [key for key, labels in _keys(called).items() if len(labels) == 1]
 
 
 def _keys(called: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return what a method can be called, labels before names, with the labels it stands for."""
+    """Return the keys of methods, labels before names, with the labels each stands for."""
     keys = {label: [label] for label, _ in called}
     for name in dict.fromkeys(name for _, name in called):
         keys.setdefault(name, [label for label, other in called if other == name])

@@ -1,4 +1,4 @@
-"""`-` in the place of a file: standard input, kept in a temporary file while the command runs."""
+"""`-` instead of a file: standard input, in a temporary file while the command runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FILES = ("train", "validation", "data", "file", "files", "fit", "apply", "ood")
 
 @contextmanager
 def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
-    """Put the path of a file with the content of standard input where an argument is `-`.
+    """Replace `-` in arguments by the path of a file with the content of standard input.
 
     Commands read their files more than once. The file is deleted when the block ends; errors name
-    `<stdin>` instead of it.
+    `<stdin>` instead.
 
     Raises:
-        InputError: Standard input is empty, is closed, or has a first line without end.
+        InputError: Standard input is empty, is closed, or has an endless first line.
     """
     if not any(map(_names_stdin, _values(args))):
         yield
@@ -41,7 +41,7 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
         for name in _FILES:
             value = getattr(args, name, None)
             if isinstance(value, list):
-                setattr(args, name, [_replaced(one, path) for one in value])
+                setattr(args, name, [_replaced(argument, path) for argument in value])
             elif isinstance(value, str):
                 setattr(args, name, _replaced(value, path))
         try:
@@ -65,7 +65,7 @@ def _replaced(value: str, path: str) -> str:
 
 
 def _spooled(folder: Path, encoding: str | None) -> Path:
-    """Copy standard input to a file whose suffix says the format that its beginning looks like."""
+    """Copy standard input to a file with the suffix of the format that its beginning suggests."""
     from bayeslora.tables.reading import suffix_of
 
     if sys.stdin is None:

@@ -1,1 +1,1 @@
-"""Conformal sets: a set of classes for every row that holds the label as often as was asked for."""
+"""Conformal sets: sets of classes that contain the label with a requested probability."""

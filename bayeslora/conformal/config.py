@@ -1,6 +1,6 @@
-"""What can be chosen about conformal sets: one dataclass a score, free of numpy.
+"""Options of conformal sets: one dataclass per score, without numpy.
 
-The predictors themselves inherit from these and add what a fit found.
+The predictors inherit from these and add the fitted thresholds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from bayeslora.option_checks import NotNegative, OnlyWith, Options, Range, Seed, Share
 
 ALPHA = 0.1
-"""The share of labels that may be missed, where none is asked for."""
+"""Default share of labels that may be missed."""
 
 Alpha = Annotated[Share, "The share of labels that may be missed."]
 Classwise = Annotated[

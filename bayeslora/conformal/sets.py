@@ -1,4 +1,4 @@
-"""Conformal predictors by name, and the one call that keeps fit and evaluation rows apart."""
+"""Conformal predictors by name, and `conformal_sets`, which separates fit and evaluation rows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ConformalSets:
     """Prediction sets with guaranteed coverage, as `conformal_sets` returns them.
 
     Attributes:
-        predictions: The rows to apply to, with `sets`; saved to a file, they keep them.
-        predictor: What was fitted; it applies to further rows.
+        predictions: Predictions of the rows of `apply` with `sets`, which are also saved to files.
+        predictor: Fitted predictor, which can be applied to further rows.
     """
 
     predictions: Predictions
@@ -35,12 +35,12 @@ class ConformalSets:
 
     @property
     def sets(self) -> NDArray[np.bool_]:
-        """[N, C]: which classes are in a row's set."""
+        """[N, C]: which classes are in each row's set."""
         return np.asarray(self.predictions.sets, dtype=np.bool_)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """[N]: how many classes are in a row's set."""
+        """[N]: number of classes in each row's set."""
         return np.asarray(self.sets.sum(1), dtype=np.int64)
 
     @property
@@ -61,26 +61,26 @@ def conformal_sets(
     method: str | Mapping[str, Any] | ConformalPredictor = "lac",
     reading: PredictionsReading = AS_WRITTEN,
 ) -> ConformalSets:
-    """Fit conformal thresholds to held-out predictions and make sets for others.
+    """Fit conformal thresholds to held-out predictions and return sets for other predictions.
 
-    A set holds the label of a new row with a probability of at least 1 − alpha, over the choice of
-    both, where the rows to fit on and to apply to are exchangeable; `classwise` makes that hold
-    within every class. Rows of another distribution get sets without any promise.
+    If fit rows and rows to apply to are exchangeable, a set contains the label of a new row with a
+    probability of at least 1 − alpha over the choice of both; with `classwise` this holds within
+    every class. There is no guarantee for rows of another distribution.
 
     Args:
         fit: Labelled predictions of rows that the model was not trained on, their file, or a data
             frame.
         apply: Predictions of other rows by the same model, their file, or a data frame; further
             columns are kept.
-        alpha: The share of labels that may be missed; that of `method` if None, 0.1 by default.
-        method: A name of `CONFORMAL`, `name:key=value,…`, a mapping with `name`, or a predictor;
-            the object that is passed in stays as it is.
-        reading: How to read files that are not as this package writes them.
+        alpha: Share of labels that may be missed; None uses that of `method`, 0.1 by default.
+        method: A name of `CONFORMAL`, `name:key=value,…`, a mapping with `name`, or a predictor,
+            which is not modified.
+        reading: Options for reading files that were not written by this package.
 
     Raises:
         InputError: `method` or one of its options is not allowed; a file or a value in it is
-            wrong; no row to fit on has a label; the two share rows, have different classes, or
-            were made by different models.
+            invalid; no fit row has a label; the two predictions share rows, have different classes,
+            or were made by different models.
     """
     predictor = build(method, alpha)
     fitted, applied = held_out(fit, apply, "a conformal threshold", reading)
@@ -91,20 +91,20 @@ def conformal_sets(
 def build(
     method: str | Mapping[str, Any] | ConformalPredictor, alpha: float | None = None
 ) -> ConformalPredictor:
-    """Return an unfitted predictor with the options that `method` stands for.
+    """Return an unfitted predictor with the options given by `method`.
 
     Args:
         method: As in `conformal_sets`.
-        alpha: Goes before that of `method` where it is given.
+        alpha: Overrides that of `method` if given.
 
     Raises:
         InputError: The name, an option or its value is not allowed.
     """
     chosen = options.resolve("method", method, CONFORMAL)
-    names = [one.name for one in dataclasses.fields(CONFORMAL[chosen.name])]
+    names = [field.name for field in dataclasses.fields(CONFORMAL[chosen.name])]
     values = {name: getattr(chosen, name) for name in names}
     if alpha is not None:
         values["alpha"] = alpha
-    found = next(one for one in _METHODS if one.name == chosen.name)
-    made: ConformalPredictor = found(**values)
-    return made
+    predictor_class = next(cls for cls in _METHODS if cls.name == chosen.name)
+    predictor: ConformalPredictor = predictor_class(**values)
+    return predictor

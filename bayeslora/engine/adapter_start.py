@@ -1,6 +1,6 @@
-"""The start of adapters that depends on texts: what they may ask of the engine, and when.
+"""Initialisation of adapters that depends on texts.
 
-Second moments of the layers' inputs are gathered once and kept on disk.
+Second moments of the layers' inputs are computed once and cached on disk.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _GRADIENT_BATCH = 16
 
 
 def read_texts(adapter: Adapter, columns: DataColumns, held_out: Examples | None = None) -> Adapter:
-    """Return the adapter with the texts of a context in the place of the file's name.
+    """Return the adapter with the texts of its context file in place of the file's name.
 
     Args:
-        adapter: Any adapter; those that name no file come back as they are.
-        columns: Of the training data; the context's texts have the same column.
-        held_out: Rows that choose or judge the model.
+        adapter: Any adapter; returned unchanged if it names no file.
+        columns: Columns of the training data; the context's texts are in the same column.
+        held_out: Held-out rows.
 
     Raises:
         InputError: The file cannot be read, or the context holds texts of `held_out`.
@@ -69,30 +69,30 @@ def begin_adapter(
     last: str | None = None,
     shown: bool = False,
 ) -> None:
-    """Initialise the adapters of a fresh network, where their start depends on texts.
+    """Initialise the adapters of a fresh network if their start depends on texts.
 
-    Most adapters have their start already. Where a training goes on, nothing is run again.
+    Most adapters are initialised already. A resumed training runs no texts again.
 
     Args:
-        network: Its sites change nothing yet.
-        adapter: Its options.
-        posterior: Made anew in the network where the sites come to have other parameters.
-        train: The training rows.
-        seed: Of the posterior's start.
-        last: Directory of the checkpoint that training goes on from.
-        shown: Whether to show bars on stderr.
+        network: Network whose sites change nothing yet.
+        adapter: Options of its adapter.
+        posterior: Rebuilt in the network if the sites' parameters change shape.
+        train: Training rows.
+        seed: Seed of the posterior's initialisation.
+        last: Directory of the checkpoint to resume from.
+        shown: Whether to show progress bars on stderr.
 
     Raises:
         InputError: As `Adapter.begin`.
     """
     if not adapter.starts_from_rows:
         return
-    before = _shapes(network)
+    shapes = _shapes(network)
     if last is None:
         read_texts(adapter, DataColumns()).begin(_Rows(network, train, shown))
     else:
         network.expect(checkpoint_state(last))
-    if _shapes(network) == before:
+    if _shapes(network) == shapes:
         return
     weights = build_weights(posterior, network, seed)
     if weights is not None:
@@ -120,9 +120,9 @@ class _Rows:
         return self.network.encoder.model
 
     def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
-        """Run texts through the network itself, which computes what its backbone does until then.
+        """Return the second moments of the network's inputs; its adapters change nothing yet.
 
-        Layers below the first adapted one are not run again where their states are known.
+        Cached states of the layers below the first adapted one are reused.
         """
         prepared = self.train.texts
         if texts is not None:
@@ -134,26 +134,28 @@ class _Rows:
         return moments_on(self.network, prepared, count, shown=self.shown)
 
     def backward(self, count: int) -> None:
-        """Fit a last layer first: the network's own starts at zero, where no gradient passes it."""
+        """Backpropagate through a fitted last layer: the network's own is zero."""
         network, train = self.network, self.train
         rows = spread(len(train.texts), count)
         lengths = train.texts.tokens.lengths[rows]
         batches = [
-            [rows[place] for place in places]
-            for places in network.encoder.batches(lengths, _GRADIENT_BATCH)
+            [rows[index] for index in indices]
+            for indices in network.encoder.batches(lengths, _GRADIENT_BATCH)
         ]
         network.eval()
         with torch.no_grad():
             features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
-        found = unscaled(network.encoder, features)
-        scale = found.values.double().square().sum(-1).mean().sqrt().float()
+        states = unscaled(network.encoder, features)
+        scale = states.values.double().square().sum(-1).mean().sqrt().float()
         labels = train.labels[[row for batch in batches for row in batch]].to(features.device)
-        scaled = Features(found.values / scale, labels, found.known)
+        scaled = Features(states.values / scale, labels, states.known)
         weight = _last_layer(scaled, len(network.head.mean_weight)) / scale
         with progress_bar("gradients", len(rows), shown=self.shown, unit="text") as advance:
             for batch in batches:
-                given = unscaled(network.encoder, network.encoder(train.texts.collate(batch)))
-                logits = given.logits(weight)
+                batch_states = unscaled(
+                    network.encoder, network.encoder(train.texts.collate(batch))
+                )
+                logits = batch_states.logits(weight)
                 truth = train.labels[batch].to(logits.device)
                 loss = cross_entropy(logits, truth, reduction="sum") / len(rows)
                 torch.autograd.backward(loss)
@@ -161,22 +163,22 @@ class _Rows:
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Return up to `count` of `length` row numbers, evenly spread."""
-    kept = min(length, count)
-    places: list[int] = np.linspace(0, length - 1, kept).round().astype(int).tolist()
-    return places
+    """Return up to `count` of `length` row numbers, evenly spaced."""
+    size = min(length, count)
+    rows: list[int] = np.linspace(0, length - 1, size).round().astype(int).tolist()
+    return rows
 
 
 def moments_on(
     network: Network, texts: PreparedTexts, count: int, *, shown: bool = False
 ) -> dict[str, SecondMoment]:
-    """Return the second moments of the sites' inputs on some texts, from disk where they are.
+    """Return the second moments of the sites' inputs on texts, from the disk cache if possible.
 
     Args:
-        network: Its sites change nothing yet.
-        texts: Of these up to `count` are run.
-        count: Rows that are run, at most.
-        shown: Whether to show a bar on stderr.
+        network: Network whose sites change nothing yet.
+        texts: Prepared texts.
+        count: Largest number of texts to run.
+        shown: Whether to show a progress bar on stderr.
 
     Raises:
         InputError: As `second_moments`.
@@ -211,12 +213,12 @@ def moments_on(
 
 
 def _batches(encoder: FeatureExtractor, texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
-    for places in encoder.batches(texts.tokens.lengths[rows], _MOMENTS_BATCH):
-        yield texts.collate([rows[place] for place in places])
+    for indices in encoder.batches(texts.tokens.lengths[rows], _MOMENTS_BATCH):
+        yield texts.collate([rows[index] for index in indices])
 
 
 def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:
-    """Return a hash of everything that decides the second moments."""
+    """Return a hash of everything that determines the second moments."""
     backbone = network.encoder.backbone
     names = [site.name for site in network.sites]
     weights = [backbone.fingerprint, backbone.dtype, str(network.sites[0].weight.dtype)]

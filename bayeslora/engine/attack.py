@@ -1,8 +1,8 @@
-"""Scores of a fitted classifier on inputs that are perturbed against it.
+"""Scores of a fitted classifier on adversarially perturbed inputs.
 
-The gradient is that of the loss that the last layer gives its adapter, at the mean weights, summed
-over the networks of an ensemble. Predictions are made with everything that the posterior draws, so
-where it draws weights the attack is one on their mean, and stronger ones may exist.
+The attack follows the gradient of the last layer's data loss at the mean weights, summed over the
+networks of an ensemble. Predictions use all draws of the posterior, so for a posterior that draws
+weights the attack targets their mean, and stronger attacks may exist.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
 
 _PIECE = 32
-"""Rows that are attacked together."""
+"""Rows attacked together."""
 
 
 def robustness(fitted: FittedModel, rows: Examples, attack: Attack) -> Robustness:
-    """Return the scores of rows by the radius of their perturbation.
+    """Return the scores of rows by radius of the perturbation.
 
     Args:
         fitted: The classifier.
-        rows: Labelled.
-        attack: How to perturb.
+        rows: Labelled rows.
+        attack: Options of the attack.
 
     Raises:
-        InputError: A row has no label, or the classifier is one of another library.
+        InputError: A row has no label, or the classifier is from another library.
     """
     by_eps = attacked(fitted, rows, attack)
     points = []
@@ -62,19 +62,19 @@ def robustness(fitted: FittedModel, rows: Examples, attack: Attack) -> Robustnes
 
 
 def space_of(fitted: FittedModel) -> str:
-    """Return what is perturbed: `embeddings` or `pixels`."""
+    """Return the perturbed space: `embeddings` or `pixels`."""
     return "pixels" if fitted.network.encoder.backbone.kind == "vision" else "embeddings"
 
 
 def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float, Predictions]:
-    """Return the predictions of perturbed rows by radius, from 0 on.
+    """Return the predictions of perturbed rows by radius, starting at 0.
 
-    Of several starts a row has the answer that gives its label the lowest probability.
+    With several restarts, each row has the answer that gives its label the lowest probability.
 
     Args:
         fitted: The classifier.
-        rows: Labelled.
-        attack: How to perturb.
+        rows: Labelled rows.
+        attack: Options of the attack.
 
     Raises:
         InputError: See `robustness`.
@@ -94,7 +94,7 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
         )
     radii = (0.0, *attack.radii(space_of(fitted)))
     num_options = len(classes_for(fitted.record, most_options(rows)))
-    found: dict[float, list[Predictions]] = {eps: [] for eps in radii}
+    by_eps: dict[float, list[Predictions]] = {eps: [] for eps in radii}
     passes = 1 + (len(radii) - 1) * attack.restarts
     fitted.network.eval()
     total = passes * len(rows)
@@ -103,16 +103,16 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
         quiet_transformers(),
     ):
         for start in range(0, len(rows), _PIECE):
-            places = range(start, min(start + _PIECE, len(rows)))
-            own = labels[places.start : places.stop]
-            piece = _Piece(fitted, rows.take(places), own, start, num_options)
+            indices = range(start, min(start + _PIECE, len(rows)))
+            piece_labels = labels[indices.start : indices.stop]
+            piece = _Piece(fitted, rows.take(indices), piece_labels, start, num_options)
             for eps in radii:
-                found[eps].append(piece.worst(attack, eps, advance))
-    return {eps: joined(parts) for eps, parts in found.items()}
+                by_eps[eps].append(piece.worst(attack, eps, advance))
+    return {eps: joined(parts) for eps, parts in by_eps.items()}
 
 
 class _Piece:
-    """Some rows under attack."""
+    """A batch of rows under attack."""
 
     def __init__(
         self, fitted: FittedModel, rows: Examples, labels: Tensor, start: int, num_options: int
@@ -125,7 +125,7 @@ class _Piece:
         self.texts = encoder.with_contexts(replace(texts, prefix=None), rows)
 
     def worst(self, attack: Attack, eps: float, advance: Advance) -> Predictions:
-        """Return the answers of the start that is worst for each row."""
+        """Return the predictions of the worst restart of each row."""
         if not eps:
             advance(len(self.rows))
             return self._predictions(self.texts)
@@ -146,7 +146,7 @@ class _Piece:
         clean = open_inputs(encoder, self.texts, range(len(self.rows)))
         delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)
         tokens: Any = _as_tokens(self.texts, clean, delta)
-        # What a gate reads of a text is perturbed with it, though no gradient looks that far.
+        # A gate's context is recomputed from the perturbed inputs, but has no gradient.
         return encoder.with_contexts(replace(self.texts, tokens=tokens), self.rows)
 
     def _losses(self, batch: Batch) -> Iterator[Tensor]:
@@ -162,9 +162,9 @@ class _Piece:
                 network.load_trained_state(members[0])
 
     def _predictions(self, texts: PreparedTexts) -> Predictions:
-        known = LabelledTexts(texts, self.labels)
+        prepared = LabelledTexts(texts, self.labels)
         drawing = Drawing.of(self.fitted.posterior)
-        return predict_texts(self.fitted, self.rows, known, drawing, advance=lambda _: None)
+        return predict_texts(self.fitted, self.rows, prepared, drawing, advance=lambda _: None)
 
 
 def _as_tokens(texts: PreparedTexts, clean: Inputs, delta: Tensor) -> Perturbed:
@@ -180,14 +180,14 @@ def _as_tokens(texts: PreparedTexts, clean: Inputs, delta: Tensor) -> Perturbed:
 def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Predictions:
     """Return, for each row, the answer that gives its label [N] the lowest probability."""
     rows = np.arange(len(labels))
-    own = np.stack([one.probs[rows, labels] for one in answers])
-    worst = own.argmin(0)
+    label_probs = np.stack([answer.probs[rows, labels] for answer in answers])
+    worst = label_probs.argmin(0)
     first = answers[0]
     return replace(
         first,
-        probs=np.stack([one.probs for one in answers])[worst, rows],
+        probs=np.stack([answer.probs for answer in answers])[worst, rows],
         **{
-            name: np.stack([getattr(one, name) for one in answers])[worst, rows]
+            name: np.stack([getattr(answer, name) for answer in answers])[worst, rows]
             for name in _uncertainties(answers)
         },
         scores=_scores(answers, worst, rows),
@@ -196,7 +196,7 @@ def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Pred
 
 def _uncertainties(answers: Sequence[Predictions]) -> Iterator[str]:
     for name in ("total", "aleatoric", "epistemic"):
-        if all(getattr(one, name) is not None for one in answers):
+        if all(getattr(answer, name) is not None for answer in answers):
             yield name
 
 
@@ -204,6 +204,6 @@ def _scores(
     answers: Sequence[Predictions], worst: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Mapping[str, NDArray[np.float64]]:
     return {
-        name: np.stack([one.scores[name] for one in answers])[worst, rows]
+        name: np.stack([answer.scores[name] for answer in answers])[worst, rows]
         for name in answers[0].scores
     }

@@ -1,4 +1,4 @@
-"""From choices to an unfitted network: depth, adapter, last layer, posterior over weights."""
+"""Build an unfitted network from choices: depth, adapter, last layer, posterior over weights."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def build_network(
     extra: Mapping[str, Any] | None = None,
     trained: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """Return a fresh network on a clone of `backbone`, whose tensors are shared, not copied.
+    """Return a fresh network on a clone of `backbone` that shares its tensors.
 
     Args:
-        backbone: Frozen; it stays without adapters.
-        adapter: Which adapter, where, how large.
-        posterior: Which last layer.
+        backbone: Frozen backbone; stays without adapters.
+        adapter: Options of the adapter.
+        posterior: Options of the posterior.
         num_classes: C.
-        seed: Of the adapter's start and of the last layer's draws.
-        max_length: Tokens kept of a text.
-        format: How questions are read; None for texts.
-        extra: `extra_config()` of a fitted head whose tensors, and those of a fitted posterior,
-            will be loaded.
-        trained: `trained_state()` of that network; columns that it trains are then known.
+        seed: Seed of the adapter's initialisation and of the last layer's draws.
+        max_length: Tokens per text; longer texts are truncated.
+        format: Format of questions; None for texts.
+        extra: `extra_config()` of a fitted head, if tensors of a fitted head and posterior will be
+            loaded.
+        trained: `trained_state()` of that network, which tells which columns it trains.
 
     Raises:
         InputError: The adapter does not fit the backbone or the posterior, or the posterior does
@@ -105,7 +105,7 @@ def build_network(
 
 
 def _start_at_language_model(encoder: OptionsEncoder, head: LastLayer) -> None:
-    """Centre the weights of options at the language model's own answer, where there is one."""
+    """Centre the weights of options at the language model's own answer, if it has one."""
     if not encoder.is_language_model:
         return
     weight = torch.zeros_like(head.mean_weight)
@@ -114,10 +114,10 @@ def _start_at_language_model(encoder: OptionsEncoder, head: LastLayer) -> None:
 
 
 def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> list[Site]:
-    """Return the sites of an adapter, put into a backbone.
+    """Inject an adapter into a backbone and return its sites.
 
-    What was fitted is never decomposed again: a random start would come out another. What starts
-    from rows begins once they have been run, through the network of these very sites.
+    Fitted weights are never decomposed again, since a random start would differ. Adapters that
+    start from rows are initialised later, when the network of these sites has run them.
     """
     if not adapter.has_sites:
         return []
@@ -129,16 +129,16 @@ def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> l
 
 
 def pooling_of(backbone: Backbone, adapter: Adapter) -> Pooling:
-    """Return which state of a text is its feature beside an adapter, or without one."""
+    """Return which state of a text is its feature, given the adapter."""
     reads_end = backbone.kind == "decoder" and backbone.template is not None
     return adapter.pooling_of(POOLING[backbone.kind], reads_end=reads_end)
 
 
 def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
-    """Return the adapter as the posterior needs it, such as with a dropout.
+    """Return the adapter with the options that the posterior needs, such as dropout.
 
     Raises:
-        InputError: The two cannot go together.
+        InputError: The adapter and the posterior cannot be combined.
     """
     if not adapter.trains:
         check_last_layer(posterior, adapted=False)
@@ -149,14 +149,14 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
         raise InputError(
             f"posterior {posterior.name!r} is over factors while they train, and with adapter "
             f"{adapter.name!r} {adapter.input_dependent}; choose another: "
-            f"{names_where(lambda one: not (one.over_factors and one.from_start))}",
+            f"{names_where(lambda config: not (config.over_factors and config.from_start))}",
             code="factors-move-with-input",
         )
     return posterior.adapter_for(adapter)
 
 
 def check_episodes(adapter: Adapter, posterior: Posterior) -> None:
-    """Raise InputError for a posterior over the weights of a pool that trains on episodes."""
+    """Raise InputError if the adapter trains on episodes and the posterior is over its weights."""
     if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer, and adapter "
@@ -174,7 +174,7 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
             f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
             f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
             "weights at each call, as if they were different ones; choose "
-            f"{names_where(lambda one: not one.calls_once)}",
+            f"{names_where(lambda config: not config.calls_once)}",
             code="shared-layers",
         )
 
@@ -185,9 +185,9 @@ def last_layer(
     """Return an unfitted last layer that starts from [C, d] weights.
 
     Args:
-        posterior: Which one; `check_last_layer` says whether it can be.
+        posterior: Options of a posterior that passes `check_last_layer`.
         weight: [C, d].
-        seed: Of its draws.
+        seed: Seed of its draws.
         shared: Whether all options of a row share one weight vector, [1, d].
     """
     classes, width = weight.shape
@@ -197,12 +197,12 @@ def last_layer(
 
 
 def _names_of_last_layer() -> str:
-    """Return the posteriors that are fitted to the features of a finished network, for messages."""
-    return names_where(lambda one: not (one.from_start or one.over_trained))
+    """Return the names of the posteriors over the last layer, for messages."""
+    return names_where(lambda config: not (config.from_start or config.over_trained))
 
 
 def reason_against_layers(posterior: Posterior) -> str:
-    """Return why a posterior cannot go with whole layers; nothing where it can."""
+    """Return why a posterior cannot be combined with trained whole layers; empty if it can."""
     if posterior.over_factors:
         return "is over the factors of an adapter, and whole layers have none"
     reason = posterior.not_on_layers
@@ -218,18 +218,17 @@ def check_last_layer(
     with_sites: bool = True,
     gated_by: str = "",
 ) -> None:
-    """Raise InputError for a posterior that cannot be fitted to a finished network.
+    """Raise InputError if a posterior cannot be fitted to a finished network.
 
     Args:
-        posterior: Which one.
+        posterior: Options of the posterior.
         adapted: Whether the network was adapted here, or has the adapters of a checkpoint.
-        with_sites: Whether that was by adapters, not by training whole layers.
-        gated_by: The posterior over their weights through whose gates they work, if any.
+        with_sites: Whether it has adapters, rather than trained whole layers.
+        gated_by: Name of the posterior whose gates the adapters need, if any.
 
     Raises:
-        InputError: The posterior is neither one of the last layer nor one that is fitted to trained
-            adapters, which have to be there; or what it would replace has gates that the network
-            cannot do without.
+        InputError: The posterior is neither over the last layer nor fitted to trained adapters that
+            the network has; or it would replace a posterior whose gates the network needs.
     """
     if gated_by:
         raise InputError(
@@ -254,7 +253,7 @@ def check_last_layer(
         )
     reason = posterior.from_start
     if reason:
-        over_trained = names_where(lambda one: one.over_trained)
+        over_trained = names_where(lambda config: config.over_trained)
         over = f", or {over_trained} over its adapters" if adapted and with_sites else ""
         raise InputError(
             f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
@@ -266,10 +265,10 @@ def check_last_layer(
 
 
 SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
-"""Of the layers: the candidates."""
-# More rows than that tell depths apart that make no difference.
+"""Candidate depths, as shares of the layers."""
+# More rows would only separate depths of negligible difference.
 _ENOUGH_ROWS = 640
-# Nats a row above a last layer that says nothing, from which a bound tells of the states.
+# Nats per row above an uninformative last layer, from which a bound is informative.
 _TELLING = 0.02
 
 
@@ -282,18 +281,18 @@ def best_depth(
     usual: int,
     progress: bool = False,
 ) -> int:
-    """Return the number of layers whose states say most of the classes.
+    """Return the number of layers whose states have the highest evidence for the classes.
 
-    Where that of no depth is above what labels alone say, as with a few rows, it is the usual one.
+    If no depth has more evidence than labels alone, as with few rows, return the default depth.
 
     Args:
-        whole: With all its layers and its template.
-        rows: Training rows and their labels [N]; of more than 640, a stratified draw, of as many
-            or one per class.
+        whole: Backbone with all its layers and its template.
+        rows: Training rows and their labels [N]; if there are more than 640, a stratified sample of
+            640 or one per class.
         pooling: Which state of a text is its feature.
-        max_length: Tokens kept of a text.
-        usual: The depth where none is asked for.
-        progress: Whether to show a bar.
+        max_length: Tokens per text; longer texts are truncated.
+        usual: The default depth.
+        progress: Whether to show a progress bar.
     """
     examples, labels = rows
     enough = max(_ENOUGH_ROWS, int(labels.max()) + 1)
@@ -302,7 +301,7 @@ def best_depth(
         examples, labels = examples.take(chosen), labels[chosen]
     total = num_layers(whole)
     depths = sorted({max(1, round(share * total)) for share in SHARES})
-    found: dict[int, float] = {}
+    bounds: dict[int, float] = {}
     count = len(examples) * (len(depths) + 1)
     with progress_bar("depth", count, shown=progress, unit="text") as advance:
         path, _ = find_layers(whole.model)
@@ -318,11 +317,11 @@ def best_depth(
                 pooling=pooling,
             )
             features = encoder.features(prepared, advance=advance)
-            found[depth] = evidence(features, labels)
+            bounds[depth] = evidence(features, labels)
         first.forget(prepared)
-    best = max(depths, key=found.__getitem__)
-    logger.info("depth: %s", {depth: round(value, 3) for depth, value in found.items()})
-    if found[best] < _TELLING - math.log(int(labels.max()) + 1):
+    best = max(depths, key=bounds.__getitem__)
+    logger.info("depth: %s", {depth: round(value, 3) for depth, value in bounds.items()})
+    if bounds[best] < _TELLING - math.log(int(labels.max()) + 1):
         logger.warning(
             "depth 'auto': %d rows are too few to tell the layers apart; %d of them are read, as "
             "by default",

@@ -1,4 +1,4 @@
-"""Models that no training makes: another posterior on a finished network, and no labels at all."""
+"""Models without training: another posterior on a finished network, and zero-shot classifiers."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def calibrate(
     """Return the network with a posterior fitted to labelled examples; see `check_takes`.
 
     Args:
-        fitted: The classifier as it is; it stays as it is where anything fails.
-        posterior: What to fit; None takes the candidate of lowest cross-validated NLL.
+        fitted: The classifier; unchanged if anything fails.
+        posterior: Posterior to fit; None for the candidate of lowest cross-validated NLL.
         train: Examples to fit to.
         validation: Held-out examples, or None.
-        columns: Where the data came from.
-        feature_scores: Names of scores to fit as well; None takes the usual ones.
-        hold_out: Share of `train` that serves as `validation`, which is None then; 0 for none.
+        columns: Columns that the data was read from.
+        feature_scores: Names of scores to fit as well; None for the default ones.
+        hold_out: Share of `train` to use as `validation`, which must be None; 0 for none.
 
     Raises:
         InputError: The data is not allowed, or the posterior cannot be fitted to this network.
@@ -69,11 +69,11 @@ def calibrate(
     whole = train
     if hold_out:
         labels = encode_for(fitted.record, whole)
-        kept, taken = split_examples(whole, labels, hold_out, fitted.record.seed)
-        train, validation = whole.take(kept), whole.take(taken)
-    held = None if validation is None else fitted.known(validation)
-    rows = None if held is None else held.rows.features
-    before = None if held is None else fitted.scores_of(held)
+        train_rows, validation_rows = split_examples(whole, labels, hold_out, fitted.record.seed)
+        train, validation = whole.take(train_rows), whole.take(validation_rows)
+    held_out = None if validation is None else fitted.known(validation)
+    rows = None if held_out is None else held_out.rows.features
+    before = None if held_out is None else fitted.scores_of(held_out)
     known = fitted.known(train)
     race: SideBySide | None = None
     if posterior is None:
@@ -83,22 +83,24 @@ def calibrate(
     sizes = TrainingSizes(classes, size, len(train))
     posterior = settle_posterior(posterior, sizes)
     announce_final_fit(posterior, sizes, shown=fitted.progress)
-    # A new head even where the posterior stays: the present one may have settled on means, and is
-    # still the classifier's where the fit fails.
+    # A new head even if the posterior is the same: the present one may have fixed its means, and
+    # remains the classifier's if the fit fails.
     try:
-        asked = formats.feature_scores(format_of(fitted.record), feature_scores)
-        scores = settled_scores(asked, posterior)
-        new = fitted.with_posterior(posterior).calibrated(known, held, columns, scores)
+        names = formats.feature_scores(format_of(fitted.record), feature_scores)
+        scores = settled_scores(names, posterior)
+        new = fitted.with_posterior(posterior).calibrated(known, held_out, columns, scores)
         if race is None:
-            own = known.rows.features
-            race = beside_others(fitted, posterior, own, rows, lambda: new.answers(held or known))
+            features = known.rows.features
+            race = beside_others(
+                fitted, posterior, features, rows, lambda: new.answers(held_out or known)
+            )
     except BaseException:
-        # Both share the adapters, which a search turns before it ends.
+        # Both share the adapters, which an unfinished search may have rotated.
         fitted.network.load_trained_state(fitted.members[0])
         raise
-    if held is not None and before is not None:
-        new.say_too_wide(held)
-        new = new.compared(before, held)
+    if held_out is not None and before is not None:
+        new.say_too_wide(held_out)
+        new = new.compared(before, held_out)
     if race is None:
         _say_too_few(posterior, len(rows or known.rows.features))
     if hold_out:
@@ -107,7 +109,7 @@ def calibrate(
 
 
 def _divided(fitted: FittedModel, whole: Examples, hold_out: float) -> FittedModel:
-    """Return the same with a record of the rows that were divided, and of the share held out."""
+    """Return the model with the undivided rows and the held-out share in its record."""
     old = fitted.record
     calibration = old.results["calibration"] | {"hold_out": hold_out}
     data = old.data | {"whole": data_hash(whole)}
@@ -116,7 +118,7 @@ def _divided(fitted: FittedModel, whole: Examples, hold_out: float) -> FittedMod
 
 
 def _say_too_few(posterior: Posterior, examples: int) -> None:
-    """Log that few examples leave a posterior without a comparison; its own softmax needs none."""
+    """Warn if the examples are too few to compare the posterior with the network's softmax."""
     if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
         logger.warning(
             "%d examples are too few to compare %r with the network's own softmax, so it may be "
@@ -128,7 +130,7 @@ def _say_too_few(posterior: Posterior, examples: int) -> None:
 
 
 def _recorded(fitted: FittedModel, race: SideBySide) -> FittedModel:
-    """Return the same with the comparison in its record, and log what follows from it."""
+    """Return the model with the comparison in its record, and log its notes."""
     for note in race.notes:
         logger.warning("%s", note)
     results = {**fitted.record.results, "comparison": race.to_json()}
@@ -136,7 +138,7 @@ def _recorded(fitted: FittedModel, race: SideBySide) -> FittedModel:
     return replace(fitted, record=record, side_by_side=race)
 
 
-# A mean answer of fewer texts is too much the answer to one of them.
+# The mean answer to fewer texts depends too much on each of them.
 _FEWEST_TEXTS = 8
 
 
@@ -147,19 +149,19 @@ def zero_shot(
     texts: Examples | None,
     columns: DataColumns,
 ) -> FittedModel:
-    """Return a classifier whose last layer is the language model's answer, without any label.
+    """Return a classifier whose last layer is the language model's answer, without labels.
 
-    Of questions it is the answer as it is: by the length-normalised log-likelihood of each option,
-    or by the logits of the letters.
+    For questions it is the unchanged answer: the length-normalised log-likelihood of each option,
+    or the logits of the letters.
 
     Args:
-        choices: Backbone, reading, verbaliser; its adapter and posterior have no effect.
+        choices: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
         classes: C names in index order; None for questions.
-        backbone: Loaded.
-        texts: N texts, whose mean answer is taken off, and, at a lower depth, whose states stand
-            for those of all layers; labels are not read. None leaves the answer as it is.
-            Questions are what the answer is scaled by, and nothing is taken off.
-        columns: Where the texts came from.
+        backbone: Loaded backbone.
+        texts: N texts, whose mean answer is subtracted and, at a lower depth, whose states are
+            used to fit the lens; labels are not read. None leaves the answer unchanged.
+            Questions set the feature scale, and nothing is subtracted.
+        columns: Columns that the texts were read from.
 
     Raises:
         InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
@@ -178,8 +180,8 @@ def zero_shot(
         )
     whole, cut = _read(choices, backbone, texts)
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    asked = "names" if choices.verbaliser is None else choices.verbaliser
-    prior = class_prior(whole, classes, asked, texts)
+    verbaliser = "names" if choices.verbaliser is None else choices.verbaliser
+    prior = class_prior(whole, classes, verbaliser, texts)
     if prior is None:
         raise InputError("zero-shot asks the language model, and verbaliser 'none' does not")
     network = build_network(
@@ -192,7 +194,7 @@ def zero_shot(
     )
     weight = prior.rows.double().cpu()
     if texts is None:
-        # Prior scales refer to the scale of features, which is much the same for all texts.
+        # Prior scales refer to the scale of features, which is similar for all texts.
         pairs = words if cut.template is not None and cut.template.takes_pairs else None
         read = network.encoder.prepare(words, pairs)
     else:
@@ -210,9 +212,9 @@ def zero_shot(
 def _of_questions(
     choices: Choices, backbone: Backbone, rows: Examples, columns: DataColumns
 ) -> FittedModel:
-    """Return a classifier of questions that answers as the language model does."""
-    asked = replace(choices, template=formats.default_template(choices, backbone, rows))
-    whole, cut = _read(asked, backbone, rows)
+    """Return a classifier of questions that answers like the language model."""
+    templated = replace(choices, template=formats.default_template(choices, backbone, rows))
+    whole, cut = _read(templated, backbone, rows)
     classes = class_names(rows)
     formats.check_backbone(choices.format, whole, cut, len(classes))
     network = build_network(
@@ -225,8 +227,8 @@ def _of_questions(
         format=choices.format,
     )
     unknown = torch.full((len(rows),), -1)
-    known = prepare(network.encoder, (rows, unknown), progress=choices.progress)
-    set_feature_scale(network, known.texts)
+    prepared = prepare(network.encoder, (rows, unknown), progress=choices.progress)
+    set_feature_scale(network, prepared.texts)
     if choices.format == "letters":
         weight = float(network.feature_scale) * class_rows(whole, class_words(classes))
         network.head.set_mean(weight.to(network.head.mean_weight))
@@ -245,7 +247,7 @@ def _answering(
     classes: Sequence[str],
     columns: DataColumns,
 ) -> FittedModel:
-    """Return the classifier of a network whose last layer is the language model's answer."""
+    """Return the classifier for a network whose last layer is the language model's answer."""
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     reading = recorded_reading(cut)
     reading |= {} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}
@@ -274,17 +276,17 @@ def _answering(
 
 
 def _words(classes: list[str], choices: Choices) -> list[str]:
-    """Return what stands for each class in the language model's answer.
+    """Return the words for each class in the language model's answer.
 
     Raises:
-        InputError: There are fewer than two classes, or two of them are told by the same words.
+        InputError: There are fewer than two classes, or two of them have the same words.
     """
     names = all(isinstance(name, str) for name in classes)
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
-    given = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
-    words = class_words(classes, given)
-    mute = [name for name, said in zip(classes, words, strict=True) if not says_something(said)]
+    mapping = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
+    words = class_words(classes, mapping)
+    mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
     if mute:
         logger.warning(
             "the words %s say nothing of a class to a language model; give others: verbaliser "
@@ -299,11 +301,11 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
 def _read(
     choices: Choices, backbone: Backbone, texts: Examples | None
 ) -> tuple[Backbone, Backbone]:
-    """Return the backbone with all its layers and at the depth that was asked for.
+    """Return the backbone with all its layers and at the requested depth.
 
     Raises:
-        InputError: That depth needs labels, or texts and there are none, or `max_length` is too
-            large.
+        InputError: The depth needs labels, or needs texts and there are none, or `max_length` is
+            too large.
     """
     if choices.depth == "auto":
         raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")

@@ -1,6 +1,6 @@
-"""Callbacks of a training: what stops it before its schedule ends, and what shows its progress.
+"""Trainer callbacks: early stopping and progress.
 
-Stopping survives an interruption: what it needs is in the Trainer's log, which checkpoints hold.
+Stopping survives an interruption, since its state is in the Trainer's log, which checkpoints hold.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Patience(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Stop where patience has run out."""
+        """Stop training when patience has run out."""
         if epochs_without_gain(state.log_history) >= self._epochs:
             control.should_training_stop = True
 
 
 class StopAfter(TrainerCallback):
-    """Stops training after an epoch, at the rates of a longer schedule."""
+    """Stops training after a number of epochs, within a longer learning rate schedule."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -57,17 +57,17 @@ class StopAfter(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Stop where that epoch is over."""
+        """Stop training after the last of these epochs."""
         if round(state.epoch or 0) >= self._epochs:
             control.should_training_stop = True
 
 
 FIGURE = "figure_"
-"""How the names of what `Figures` writes begin in the Trainer's log."""
+"""Prefix of the names that `Figures` writes to the Trainer's log."""
 
 
 class Figures(TrainerCallback):
-    """Logs after each epoch whether the contexts of the training rows make a difference."""
+    """Logs after each epoch how much the contexts of the training rows matter."""
 
     def __init__(self, conditioning: Conditioning, contexts: Tensor) -> None:
         """Measure on contexts [N, k]."""
@@ -82,15 +82,17 @@ class Figures(TrainerCallback):
         **_: Any,
     ) -> None:
         """Add an entry to the log, which checkpoints hold."""
-        found = self._conditioning.figures(self._contexts)
-        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in found.items())
+        figures = self._conditioning.figures(self._contexts)
+        words = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()
+        )
         logger.info("epoch %d: %s", round(state.epoch or 0), words)
-        entry = {f"{FIGURE}{name}": value for name, value in found.items()}
+        entry = {f"{FIGURE}{name}": value for name, value in figures.items()}
         state.log_history.append({"epoch": state.epoch or 0.0, "step": state.global_step, **entry})
 
 
 class TrainingBar(TrainerCallback):
-    """Steps done, and the last validation NLL beside them."""
+    """Progress bar of the steps, with the last validation NLL."""
 
     def __init__(self, description: str) -> None:
         self._description = description
@@ -103,7 +105,7 @@ class TrainingBar(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Open the bar where a resumed run left off."""
+        """Open the bar, at the step where a resumed run left off."""
         self._bar = open_bar(
             self._description, state.max_steps, unit="step", done=state.global_step
         )
@@ -142,13 +144,13 @@ class TrainingBar(TrainerCallback):
 
 
 def epochs_without_gain(log: Sequence[Mapping[str, float]]) -> int:
-    """Return how many epochs a Trainer's log has after the best one."""
-    found = [entry[_METRIC] for entry in log if _METRIC in entry]
-    return len(found) - 1 - found.index(min(found)) if found else 0
+    """Return the number of epochs after the best one in a Trainer's log."""
+    losses = [entry[_METRIC] for entry in log if _METRIC in entry]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 def what_is_left(settings: TrainingSettings, checkpoint: str | None) -> TrainingSettings:
-    """Return the settings to go on with: no further epoch where training had stopped already."""
+    """Return the settings of a resumed training: no further epoch if it had stopped already."""
     if checkpoint is None:
         return settings
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)

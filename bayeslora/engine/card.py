@@ -1,4 +1,4 @@
-"""The model card: what a model directory says of itself, with measured numbers."""
+"""The model card of a model directory, with measured numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import OWN_SOFTMAX, stored_posterior
 
 CHOSEN_ON = "chosen on these rows"
-"""Beside scores of rows that the posterior may have chosen its options on."""
+"""Note on scores of rows that the posterior's options may have been chosen on."""
 
 _SCORE_NAMES = {"nll": "NLL in nats", "ece": "ECE"}
 
@@ -47,7 +47,7 @@ def _front_matter(record: ModelRecord) -> str:
     name = str(record.backbone["name"])
     # Quoted and on one line, whatever characters a name holds.
     base = yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
-    # A module in memory is no model of the hub's.
+    # A module in memory is not a model on the hub.
     line = "" if record.backbone["kind"] == MODULE else f"base_model: {base}\n"
     return (
         "---\nlibrary_name: bayeslora\npipeline_tag: text-classification\n"
@@ -96,9 +96,9 @@ def _calibrated(record: ModelRecord) -> str:
     if "calibration" not in record.results:
         return ""
     layer = record.backbone.get("layer")
-    place = f", {_code(layer)}" if record.backbone["kind"] != ADAPTED and layer else ""
+    suffix = f", {_code(layer)}" if record.backbone["kind"] != ADAPTED and layer else ""
     return (
-        f"\n\nThe network was finished before; the posterior covers only its last layer{place}. "
+        f"\n\nThe network was finished before; the posterior covers only its last layer{suffix}. "
         "If the network was trained on these rows, they hide its mistakes and the posterior is "
         "overconfident."
     )
@@ -130,28 +130,29 @@ def _measured(record: ModelRecord) -> str:
                 f"- Validation rows: {calibration['validation_rows']:,}, held out of the labelled "
                 f"rows (share {share:g}, seed {record.seed})"
             )
-    # Cross-fitted scores of the same rows are in the comparison.
+    # The comparison has cross-fitted scores of the same rows.
     shown = {} if is_cross_fitted(record.results) else record.results.get("validation", {})
-    for key, found in shown.items():
-        before, after = (found[when]["value"] for when in ("before", "after"))
+    for key, scores in shown.items():
+        before, after = (scores[when]["value"] for when in ("before", "after"))
         lines.append(
             f"- Validation {_SCORE_NAMES.get(key, key)}: {before:.3f} before calibration, "
             f"{after:.3f} after ({CHOSEN_ON})"
         )
     for key, value in record.results.get("posterior", {}).items():
         lines.append(f"- {key.replace('_', ' ')}: {shown_value(value)}")
-    for name, about in record.feature_scores.items():
-        parts = ", ".join(f"{key} {shown_value(value)}" for key, value in about.items())
+    for name, config in record.feature_scores.items():
+        parts = ", ".join(f"{key} {shown_value(value)}" for key, value in config.items())
         lines.append(f"- score {name.replace('_', ' ')}" + (f": {parts}" if parts else ""))
     for key in ("stable_rank", "drift"):
         value = record.results.get("adapter", {}).get(key)
         if value is not None:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
-    if kept := record.results.get("held_out"):
+    if held_out := record.results.get("held_out"):
         lines.append(
-            f"- {kept['num_rows']:,} held-out rows under a fit without them: NLL {kept['nll']:.3f} "
-            f"nats, accuracy {kept['accuracy']:.3f}; they chose epoch {kept['epochs'][0]} and "
-            f"logits times {kept['logit_scale']:.3g} for this fit to all rows"
+            f"- {held_out['num_rows']:,} held-out rows under a fit without them: "
+            f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}; "
+            f"they chose epoch {held_out['epochs'][0]} and "
+            f"logits times {held_out['logit_scale']:.3g} for this fit to all rows"
         )
     if scale := record.results.get("logit_scale"):
         lines.append(
@@ -171,40 +172,42 @@ def _compared(record: ModelRecord) -> str:
     for row in race["rows"]:
         is_chosen = row["posterior"] == race["chosen"]
         scores = [_with_interval(row["scores"][key]) for key in ("nll", "ece", "accuracy")]
-        apart = "chosen" if is_chosen else _with_interval(row["nll_difference"])
-        lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {apart} |")
+        difference = "chosen" if is_chosen else _with_interval(row["nll_difference"])
+        lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {difference} |")
     lines += [f"| {name} | left out: {why} | | | |" for name, why in race["left_out"].items()]
     notes = [f"- {note}." for note in race["notes"]]
     return "\n".join(["## Beside other posteriors", "", *lines, *([""] if notes else []), *notes])
 
 
 def how_compared(race: Mapping[str, Any]) -> str:
-    """Return which examples compared the posteriors and how, without a full stop.
+    """Return how posteriors were compared and on which examples, without a full stop.
 
     Args:
-        race: `comparison` among a record's results.
+        race: `comparison` in a record's results.
     """
     chosen, n, number = repr(race["chosen"]), f"{race['n']:,}", race.get("divisions", 1)
-    how = f"{race['folds']}-fold cross-validation over {n} calibration examples"
+    description = f"{race['folds']}-fold cross-validation over {n} calibration examples"
     if race["examples"] != "train":
-        how = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
+        description = f"Cross-fitted on {n} validation examples: one half chooses, the other scores"
     if number > 1:
-        how += f", mean of up to {number} random divisions"
+        description += f", mean of up to {number} random divisions"
     if race.get("is_best"):
-        how += (
+        description += (
             f". {chosen} had the lowest NLL of {len(race['rows'])} here, so expect a slightly "
             "higher one on new examples"
         )
     if race.get("as_fitted"):
-        how += f". {chosen} is scored as it was fitted, with what it chose on these examples"
-    return how
+        description += (
+            f". {chosen} is scored as it was fitted, with what it chose on these examples"
+        )
+    return description
 
 
 def is_cross_fitted(results: Mapping[str, Any]) -> bool:
-    """Return whether the posterior is compared on validation examples that it did not choose on.
+    """Return whether the comparison is cross-fitted on validation examples.
 
     Args:
-        results: Of a record.
+        results: Results of a record.
     """
     race = results.get("comparison") or {"examples": "train"}
     return bool(race["examples"] == "validation")
@@ -218,7 +221,7 @@ def _with_interval(score: Mapping[str, float | None]) -> str:
 
 
 def shown_value(value: object) -> str:
-    """Return what a fit chose as a person reads it: four digits of a number, words as they are."""
+    """Return a value chosen by a fit as text: floats with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -241,23 +244,23 @@ def _made(record: ModelRecord, fingerprint: str) -> str:
 
 
 def _reading(record: ModelRecord) -> list[str]:
-    """Return how texts are read, where that is not whole and raw."""
-    found = []
+    """Return lines on depth, template, class words and prior mean, if not the defaults."""
+    lines = []
     if depth := record.backbone.get("depth"):
-        found.append(f"the first {depth} layers of the backbone")
+        lines.append(f"the first {depth} layers of the backbone")
     if template := record.backbone.get("template"):
-        found.append(f"template `{visible(template)}`")
+        lines.append(f"template `{visible(template)}`")
     words = record.backbone.get("verbaliser")
     if isinstance(words, dict):
-        listed = ", ".join(f"{_code(name)} by {_code(said)}" for name, said in words.items())
-        found.append(f"classes asked for: {listed}")
+        listed = ", ".join(f"{_code(name)} by {_code(text)}" for name, text in words.items())
+        lines.append(f"classes asked for: {listed}")
     factor = record.results.get("prior_factor")
     share = record.results.get("posterior", {}).get("prior_share")
     if factor is not None and share is not None:
-        found.append(f"prior mean: {factor:.2f} times the language model's own answer")
+        lines.append(f"prior mean: {factor:.2f} times the language model's own answer")
     elif factor is not None and record.adapter and stored_adapter(record.adapter).trains:
-        found.append(f"training started at {factor:.2f} times the language model's own answer")
-    return found
+        lines.append(f"training started at {factor:.2f} times the language model's own answer")
+    return lines
 
 
 def _code(text: str) -> str:
@@ -268,10 +271,10 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
     """Return the posterior that predictions come from.
 
     Without draws, a posterior around the weights of a finished network is the network's own
-    softmax, and predictions are named so.
+    softmax, and predictions carry that name.
 
     Args:
-        record: Of the classifier.
+        record: Record of the classifier.
         num_samples: Draws of the prediction; None for the posterior's own number.
     """
     posterior: Posterior = stored_posterior(record.posterior)
@@ -282,24 +285,24 @@ def answering(record: ModelRecord, num_samples: int | None = None) -> Posterior:
 
 
 def method_name(record: ModelRecord, num_samples: int | None = None) -> str:
-    """Return what tables call a classifier, such as `polar-vbll`; see `answering`."""
+    """Return the name of a classifier in tables, such as `polar-vbll`; see `answering`."""
     adapter = f"{table_name(record.adapter)}-" if record.adapter else ""
     return f"{adapter}{answering(record, num_samples).name}"
 
 
 def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict[str, str]:
-    """Return metadata that name a method and say what it is, so that no reader has to know it.
+    """Return metadata that name and describe a method, for readers who do not know it.
 
     Args:
-        adapter: Name of the adapter; None where the network was not adapted here.
-        posterior: Options of the posterior, maybe of another package.
-        passes: Passes of the adapted layers that the prediction took.
+        adapter: Name of the adapter; None if the network was not adapted here.
+        posterior: Options of the posterior, which may be another package's.
+        passes: Number of passes through the adapted layers.
     """
-    known = None if adapter is None else CATALOGUE.get(adapter)
+    config = None if adapter is None else CATALOGUE.get(adapter)
     notes = {} if adapter is None else {"adapter": adapter}
-    if known is not None:
-        notes["adapter_summary"] = known.summary
-    sources = ("" if known is None else known.source, posterior.source)
+    if config is not None:
+        notes["adapter_summary"] = config.summary
+    sources = ("" if config is None else config.source, posterior.source)
     return {
         **notes,
         "posterior": posterior.name,
@@ -310,15 +313,15 @@ def method_notes(adapter: str | None, posterior: Posterior, passes: int) -> dict
 
 
 def fit_options(record: ModelRecord) -> str:
-    """Return a hash of everything that decides a fit but its seed: 16 hexadecimal digits.
+    """Return a hash of everything that determines a fit except its seed: 16 hexadecimal digits.
 
-    Fits with the same one differ in their random numbers, and maybe in which rows were drawn: a
-    seed often draws the training rows too, so their number counts and not their content, and
-    whether there were validation rows. Versions of libraries do not count, and neither do scores
-    that are fitted beside the posterior, nor where the backbone was found.
+    Fits with the same hash differ in their random numbers, and possibly in their rows: a seed often
+    draws the training rows too, so the hash covers their number, not their content, and whether
+    there are validation rows. It covers neither library versions nor scores fitted beside the
+    posterior nor the location of the backbone.
 
     Args:
-        record: Of a model, as it was fitted or as it was read.
+        record: Record of a model, as fitted or as loaded.
     """
     training = {name: value for name, value in record.training.items() if name != "seed"}
     backbone = {
@@ -344,18 +347,18 @@ def fit_options(record: ModelRecord) -> str:
 
 
 def learnt_from(config: Posterior | None, *, has_validation: bool) -> str:
-    """Return the rows that a posterior's final fit sees: `train`, `validation` or `nothing`.
+    """Return the rows that a posterior is fitted to: `train`, `validation` or `nothing`.
 
     Args:
-        config: Its options, or None while the posterior is still to be chosen.
-        has_validation: Whether there are validation rows, without which training rows stand in.
+        config: Options of the posterior, or None before it is chosen.
+        has_validation: Whether there are validation rows; otherwise training rows replace them.
     """
     rows = "train" if config is None else config.learns_from
     return "train" if rows == "validation" and not has_validation else rows
 
 
 def fit_words(record: ModelRecord) -> str:
-    """Return what was fitted to how many rows, such as `fitted to 40 validation rows`."""
+    """Return the rows of the fit in words, such as `fitted to 40 validation rows`."""
     calibration = record.results.get("calibration", {})
     rows = calibration.get("fitted_to", "train")
     if rows == "nothing":

@@ -1,4 +1,4 @@
-"""What a fit leaves on disk while it runs: checkpoints, and the directory it has claimed."""
+"""Files of a running fit: checkpoints, and the claim on its output directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"checkpoint-([0-9]+)")
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the list of a checkpoint's files, once they are on the disk."""
+    """Write the list of a checkpoint's files after syncing them to disk."""
     sync_tree(checkpoint)
     files = file_list(checkpoint, without=(SEAL,))
     write_json(checkpoint / SEAL, {"format_version": _FORMAT_VERSION, FILES: files})
@@ -38,12 +38,12 @@ def seal(checkpoint: Path) -> None:
 
 
 def write_best(directory: Path, step: int, state: Mapping[str, Tensor]) -> None:
-    """Write the checkpoint of the best epoch with nothing but its tensors, which are all it needs.
+    """Write the checkpoint of the best epoch, which needs only its tensors.
 
     Args:
-        directory: Of the checkpoints.
-        step: Steps after which the tensors were trained.
-        state: The tensors.
+        directory: Directory of the checkpoints.
+        step: Number of training steps.
+        state: The trained tensors.
     """
     folder = directory / f"checkpoint-{step}"
     folder.mkdir(parents=True)
@@ -52,13 +52,13 @@ def write_best(directory: Path, step: int, state: Mapping[str, Tensor]) -> None:
 
 
 def checkpoint_state(checkpoint: str | Path) -> dict[str, Tensor]:
-    """Return the `trained_state()` that a checkpoint's directory holds."""
+    """Return the `trained_state()` stored in a checkpoint."""
     state: dict[str, Tensor] = load_file(Path(checkpoint) / WEIGHTS)
     return state
 
 
 def best_state(checkpoint: str | Path) -> dict[str, Tensor] | None:
-    """Return the tensors of the best epoch up to a checkpoint; None where none was chosen."""
+    """Return the tensors of the best epoch up to a checkpoint; None if none was chosen."""
     best = _best(Path(checkpoint))
     return None if best is None else checkpoint_state(best)
 
@@ -66,14 +66,14 @@ def best_state(checkpoint: str | Path) -> dict[str, Tensor] | None:
 def last_checkpoint(directory: Path) -> str | None:
     """Return the newest usable checkpoint of a directory, which need not exist.
 
-    Those that are damaged or incomplete are deleted, which is said once.
+    Damaged or incomplete checkpoints are deleted with a warning.
     """
-    found = _checkpoints(directory)
-    whole = {folder for folder in found if _is_whole(folder)}
-    usable = [folder for folder in found if folder in whole and _is_usable(folder, whole)]
+    folders = _checkpoints(directory)
+    whole = {folder for folder in folders if _is_whole(folder)}
+    usable = [folder for folder in folders if folder in whole and _is_usable(folder, whole)]
     last = usable[-1] if usable else None
     needed = set() if last is None else {last, _best(last)}
-    lost = [folder for folder in found if folder not in usable and folder not in needed]
+    lost = [folder for folder in folders if folder not in usable and folder not in needed]
     for folder in lost:
         remove(folder)
     if lost:
@@ -86,12 +86,12 @@ def last_checkpoint(directory: Path) -> str | None:
 def forget_old(directory: Path) -> None:
     """Delete all checkpoints but the newest two and the best epoch of each.
 
-    The second newest takes over where the newest is damaged.
+    The second newest replaces the newest if that is damaged.
     """
-    found = _checkpoints(directory)
-    kept = {*found[-2:], *(_best(folder) for folder in found[-2:])}
-    for folder in found:
-        if folder not in kept:
+    folders = _checkpoints(directory)
+    needed = {*folders[-2:], *(_best(folder) for folder in folders[-2:])}
+    for folder in folders:
+        if folder not in needed:
             remove(folder)
 
 
@@ -115,7 +115,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _is_usable(checkpoint: Path, whole: set[Path]) -> bool:
-    """Return whether a fit can go on from a whole checkpoint: its best epoch is whole too."""
+    """Return whether a fit can resume from a complete checkpoint, its best epoch included."""
     if not (checkpoint / STATE).is_file():
         return False
     best = _best(checkpoint)
@@ -123,7 +123,7 @@ def _is_usable(checkpoint: Path, whole: set[Path]) -> bool:
 
 
 def _best(checkpoint: Path) -> Path | None:
-    """Return the checkpoint of the best epoch up to a whole one."""
+    """Return the checkpoint of the best epoch up to a complete checkpoint."""
     if not (checkpoint / STATE).is_file():
         return None
     state: Mapping[str, Any] = read_json(checkpoint / STATE)
@@ -136,43 +136,43 @@ _WORK = "checkpoints"
 
 
 def claim(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Path:
-    """Return the checkpoint directory of a fit into `out`, new or left by an interrupted one.
+    """Return the checkpoint directory of a fit into `out`, new or left by an interrupted fit.
 
-    The caller keeps other processes from `out`, with `locks.writing_to`. A finished model that may
-    be replaced stays what it is, beside the checkpoints, until the new one is written over both.
+    The caller locks `out` against other processes with `locks.writing_to`. A finished model that
+    may be replaced stays unchanged beside the checkpoints until the new model replaces both.
 
     Args:
-        out: Where the finished model will be.
-        identity: Everything that decides the result, JSON-ready; a fit is resumed only where the
+        out: Directory of the finished model.
+        identity: Everything that determines the result, JSON-ready; a fit is resumed only if the
             interrupted one had the same.
-        overwrite: Whether what is there may be replaced.
+        overwrite: Whether the content of `out` may be replaced.
 
     Raises:
         InputError: As `refuse`.
     """
     refuse(out, identity, overwrite=overwrite)
     folder = real_path(out)
-    wanted = _plain(identity)
+    expected = _plain(identity)
     if not folder.exists():
-        with atomic_directory(folder) as aside:
-            write_json(aside / _MARK, wanted)
-    elif not _same(folder / _MARK, wanted):
+        with atomic_directory(folder) as temporary:
+            write_json(temporary / _MARK, expected)
+    elif not _same(folder / _MARK, expected):
         if (folder / _MARK).is_file() and _content(folder / _MARK) is None:
             logger.warning("%s is damaged: the fit starts over", folder / _MARK)
-        # Before the mark is new: under it, checkpoints of another fit would count as ours.
+        # Before the new mark, under which checkpoints of another fit would count as ours.
         remove(folder / _WORK)
-        write_json(folder / _MARK, wanted)
+        write_json(folder / _MARK, expected)
     return folder / _WORK
 
 
 def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Raise InputError if a fit may not go to `out`; arguments as for `claim`.
+    """Raise InputError if a fit may not write to `out`; arguments as for `claim`.
 
-    Nothing is written; what a killed fit had replaced is cleaned up.
+    Nothing is written, but leftovers of a killed replacement are removed.
 
     Raises:
-        InputError: `out` holds something else and `overwrite` is false, or a file that is neither
-            of a model nor of an interrupted fit, which is never deleted.
+        InputError: `out` holds something else and `overwrite` is false, or it holds a file of
+            neither a model nor an interrupted fit, which is never deleted.
     """
     folder = Path(out)
     mark = folder / _MARK
@@ -197,8 +197,8 @@ def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -
         overwrite: As for `claim`.
 
     Raises:
-        InputError: Something else is at `out` now.
-        OSError: It cannot be made.
+        InputError: `out` now holds something else.
+        OSError: The directory cannot be created.
     """
     if is_interrupted(out):
         return False
@@ -207,7 +207,7 @@ def restored(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool) -
 
 
 def abandon(out: str | Path) -> None:
-    """Delete the checkpoints of a fit that cannot end well, and `out` where it holds nothing else.
+    """Delete the checkpoints of a failed fit, and `out` if it holds nothing else.
 
     Args:
         out: As for `claim`, which this process has called.
@@ -220,7 +220,7 @@ def abandon(out: str | Path) -> None:
 
 
 def is_interrupted(out: str | Path) -> bool:
-    """Return whether `out` holds a fit that was begun and not finished."""
+    """Return whether `out` holds an unfinished fit."""
     return (Path(out) / _MARK).is_file()
 
 
@@ -229,20 +229,20 @@ def _plain(identity: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps({"format_version": FORMAT_VERSION, **identity}))
 
 
-def _same(mark: Path, wanted: Mapping[str, Any]) -> bool:
-    return _content(mark) is not None and not _differences(mark, wanted)
+def _same(mark: Path, expected: Mapping[str, Any]) -> bool:
+    return _content(mark) is not None and not _differences(mark, expected)
 
 
-def _differences(mark: Path, wanted: Mapping[str, Any]) -> list[str]:
-    # What is not known yet, such as the backbone's fingerprint before it is loaded, is left open.
-    found = _content(mark) or {}
-    return [key for key in wanted if found.get(key) != wanted[key]]
+def _differences(mark: Path, expected: Mapping[str, Any]) -> list[str]:
+    # Unknown keys are not compared, such as the backbone's fingerprint before it is loaded.
+    content = _content(mark) or {}
+    return [key for key in expected if content.get(key) != expected[key]]
 
 
 def _content(mark: Path) -> dict[str, Any] | None:
-    """Return the content of a mark; None where it is missing or damaged."""
+    """Return the content of a mark; None if it is missing or damaged."""
     try:
-        found = read_json(mark)
+        content = read_json(mark)
     except InputError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""Choices for the fit to all rows by rows that further fits hold out."""
+"""Choose options of the fit to all rows on rows held out of further fits."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _PARTS, _ENOUGH_ROWS = 5, 128
 
 @dataclass(frozen=True)
 class ChosenScale:
-    """The scale of the logits that held-out rows choose.
+    """The scale of the logits, chosen on held-out rows.
 
     Attributes:
-        factor: Of all logits.
-        nll: Of the held-out rows with it, in nats per row.
-        nll_before: Without it.
-        num_rows: Rows that were held out.
-        num_fits: Fits that they were held out of.
+        factor: Factor of all logits.
+        nll: NLL of the held-out rows with the factor, in nats per row.
+        nll_before: NLL without it.
+        num_rows: Number of held-out rows.
+        num_fits: Number of fits that held them out.
     """
 
     factor: float
@@ -56,13 +56,13 @@ class ChosenScale:
 
 @dataclass(frozen=True)
 class Folds:
-    """The fits that had a part of the rows held out, and what these said.
+    """The fits that each held out a part of the rows.
 
     Attributes:
-        network: The first of them.
-        states: Trained tensors of each; empty where none is kept.
-        results: What each measured; the same.
-        scale: What the held-out rows chose.
+        network: The network of the last fit.
+        states: Trained tensors of each fit; empty unless the folds are kept.
+        results: Results of each fit; empty unless the folds are kept.
+        scale: The scale chosen on the held-out rows.
     """
 
     network: Network
@@ -71,7 +71,7 @@ class Folds:
     scale: ChosenScale
 
     def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
-        """Return them as `fit_members` does, each with the scale."""
+        """Return the fits as `fit_members` does, each with the scale applied."""
         scaled = []
         for state in self.states:
             self.network.load_trained_state(state)
@@ -89,17 +89,17 @@ def held_out_parts(
     every: bool = False,
     groups: Sequence[str] | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Return the row numbers of each part that is held out; no class goes with its last row.
+    """Return the row numbers of each held-out part; a class's only row is never held out.
 
     Args:
         labels: [N] class indices.
-        cv: Number of parts; `auto` takes as many of five as bring 128 rows.
-        seed: Decides which rows are in which part.
+        cv: Number of parts; `auto` for as many of five parts as contain 128 rows.
+        seed: Seed of the division.
         every: Whether `auto` takes all five.
-        groups: [N] names of groups of rows that are held out together, or None.
+        groups: [N] names of groups of rows to hold out together, or None.
 
     Raises:
-        InputError: There are fewer rows, or groups of them, than parts.
+        InputError: There are fewer rows or groups than parts.
     """
     if cv == 0:
         return []
@@ -117,21 +117,21 @@ def held_out_parts(
         fold = stratified_folds(labels, count, seed)
     else:
         fold = grouped_folds(groups, count, seed)
-    alone = np.bincount(labels)[labels] == 1
-    parts = [np.flatnonzero((fold == part) & ~alone) for part in range(min(used, count))]
+    single = np.bincount(labels)[labels] == 1
+    parts = [np.flatnonzero((fold == part) & ~single) for part in range(min(used, count))]
     return [part for part in parts if len(part)]
 
 
 def cross_validate(
     fit: Callable[..., Any], choices: Choices, train: LabelledExamples, settings: TrainingSettings
 ) -> Folds | None:
-    """Fit to all rows but a part of them, part by part; None where no row is held out.
+    """Fit to all rows except one part, for each part; return None if no row is held out.
 
     Args:
-        fit: `fit_members` but for its choices, part and say.
-        choices: What to fit.
-        train: The training rows, which are divided.
-        settings: How many parts, and the seed.
+        fit: `fit_members` without choices, part and say.
+        choices: Choices for the classifier.
+        train: The training rows to divide.
+        settings: Number of parts and seed.
     """
     labels = train[1]
     text = train[0].input_numbers
@@ -143,7 +143,7 @@ def cross_validate(
         every=keep,
         groups=train[0].groups,
     )
-    # A text that is among the others as well has been seen.
+    # A text that also occurs in the other parts is not unseen.
     unseen = [part[~np.isin(text[part], np.delete(text, part))] for part in parts]
     if not keep:
         parts = unseen = [part for part in unseen if len(part)]
@@ -158,21 +158,21 @@ def cross_validate(
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
     states, results = [], []
-    for number, (part_rows, held) in enumerate(zip(parts, unseen, strict=True)):
-        rest = np.setdiff1d(np.arange(len(labels)), part_rows)
-        part = Part(rest, f"without-{number}", f"part {number + 1} of {len(parts)}")
+    for number, (part_rows, unseen_rows) in enumerate(zip(parts, unseen, strict=True)):
+        train_rows = np.setdiff1d(np.arange(len(labels)), part_rows)
+        part = Part(train_rows, f"without-{number}", f"part {number + 1} of {len(parts)}")
         network, members, measured = fit(plain, part=part, say=number == 0)
         if keep:
             states += members
             results += measured
-        if not len(held):
+        if not len(unseen_rows):
             continue
         texts = prepare(network.encoder, train, progress=False, say=False).texts
-        found = answer(network, members, choices.posterior, texts.take(held.tolist()))
+        pieces = answer(network, members, choices.posterior, texts.take(unseen_rows.tolist()))
         start = 0
-        for piece in found:
+        for piece in pieces:
             count = len(piece.logits.mean)
-            answers.append((piece.logits, labels[held[start : start + count]]))
+            answers.append((piece.logits, labels[unseen_rows[start : start + count]]))
             start += count
     if not answers:
         return None
@@ -185,14 +185,14 @@ def cross_validate(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Choices of held-out rows for the fit to all rows.
+    """Options for the fit to all rows, chosen on held-out rows.
 
     Attributes:
-        num_rows: How many they are.
-        epochs: The epoch of each network that was kept, counted from 1; 0 without an adapter.
-        logit_scale: The factor of all logits.
-        nll: Of the held-out rows under the fit without them, in nats per row.
-        accuracy: The same.
+        num_rows: Number of held-out rows.
+        epochs: Best epoch of each network, counted from 1; 0 without an adapter.
+        logit_scale: Factor of all logits.
+        nll: NLL of the held-out rows under the fit without them, in nats per row.
+        accuracy: Accuracy on these rows under the same fit.
     """
 
     num_rows: int
@@ -203,41 +203,43 @@ class HeldOut:
 
 
 def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
-    """Return data whose validation rows are a share of its training rows; see `split_examples`."""
+    """Split validation rows off the training rows; see `split_examples`."""
     examples, labels = data.train
-    kept, held = split_examples(examples, labels.numpy(), share, seed)
-    train, validation = ((examples.take(rows), labels[rows]) for rows in (kept, held))
+    train_rows, validation_rows = split_examples(examples, labels.numpy(), share, seed)
+    train, validation = (
+        (examples.take(rows), labels[rows]) for rows in (train_rows, validation_rows)
+    )
     return dataclasses.replace(data, train=train, validation=validation)
 
 
 def as_chosen(posterior: Posterior, results: Sequence[FitResult]) -> Posterior:
-    """Return the posterior's options with what the first of its networks chose by held-out rows."""
+    """Return the posterior with the options that its first network chose on held-out rows."""
     return posterior.as_chosen(results[0].posterior)
 
 
 def what_was_chosen(
     fitted: tuple[Network, Sequence[Mapping[str, Tensor]], Sequence[FitResult]],
     posterior: Posterior,
-    held: LabelledExamples,
+    held_out: LabelledExamples,
 ) -> HeldOut:
-    """Return what a fit to all rows keeps of one that had rows held out.
+    """Return the options for the fit to all rows, chosen by a fit with held-out rows.
 
     Args:
-        fitted: What `fit_members` returned.
-        posterior: What was fitted.
-        held: The rows that were held out.
+        fitted: Return value of `fit_members`.
+        posterior: The fitted posterior.
+        held_out: The held-out rows.
     """
     network, members, results = fitted
-    texts = prepare(network.encoder, held, progress=False, say=False).texts
+    texts = prepare(network.encoder, held_out, progress=False, say=False).texts
     drawing = drawing_of(posterior)
-    found = [
-        link_probabilities(one.logits, **drawing).probs.cpu()
-        for one in answer(network, members, posterior, texts)
+    parts = [
+        link_probabilities(piece.logits, **drawing).probs.cpu()
+        for piece in answer(network, members, posterior, texts)
     ]
-    probs, labels = torch.cat(found), held[1]
+    probs, labels = torch.cat(parts), held_out[1]
     return HeldOut(
         num_rows=len(labels),
-        epochs=tuple(one.best_epoch for one in results),
+        epochs=tuple(result.best_epoch for result in results),
         logit_scale=float(results[0].posterior.get("logit_scale", 1.0)),
         nll=nll(probs, labels),
         accuracy=float((probs.argmax(1) == labels).double().mean()),

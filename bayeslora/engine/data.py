@@ -1,4 +1,4 @@
-"""What a person passes as data, checked and said back before any model is loaded."""
+"""Read and check the data that a user passes, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What transformers calls classes that nobody named.
+# Default class names of transformers.
 _GENERIC = re.compile(r"LABEL_\d+")
 _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
@@ -40,14 +40,14 @@ _KEEP_UNKNOWN = (
 
 
 Unknown = Literal["error", "ood"]
-"""What to do with a label that is not a class: raise, or keep the row as out of distribution."""
+"""How to treat a label that is not a class: raise, or keep the row as out of distribution."""
 
 
 def open_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> ExampleStream:
     """Return the examples in `data` as a stream, labelled or not, with further columns to keep.
 
     Raises:
-        InputError: As `open_examples`, or a column has a name that predictions use.
+        InputError: As `open_examples`, or a column name is reserved for predictions.
     """
     keep = (keep,) if isinstance(keep, str) else keep
     check_further(keep)
@@ -62,7 +62,7 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     A string is a text or the path of a file; see `as_texts`.
 
     Raises:
-        InputError: As `load_examples`, or a column has a name that predictions use.
+        InputError: As `load_examples`, or a column name is reserved for predictions.
     """
     keep = (keep,) if isinstance(keep, str) else keep
     check_further(keep)
@@ -74,14 +74,14 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
 def read_for(
     record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
 ) -> Examples:
-    """Return rows for a model, as `read_rows`; of one for several tasks, each with its task.
+    """Return rows for a model, as `read_rows`; with their tasks for a model of several tasks.
 
     Args:
-        record: Of the model.
-        data: As for `read_rows`; of several tasks a mapping from their names to data, or rows with
-            a column `task`, which need not be there where rows are among the classes of all.
-        columns: Where it comes from.
-        keep: Further columns.
+        record: Record of the model.
+        data: As for `read_rows`; for several tasks a mapping from their names to data, or rows with
+            a column `task`, which is optional if rows are classified among all classes.
+        columns: Columns to read.
+        keep: Further columns to keep.
 
     Raises:
         InputError: As `read_rows`; or a row has no task, or an unknown one.
@@ -108,12 +108,12 @@ def read_for(
 def told_apart(
     record: ModelRecord, read: Callable[[Sequence[str]], Examples], keep: Sequence[str]
 ) -> Examples:
-    """Return rows for a model of several tasks, which a column `task` tells apart.
+    """Return rows for a model of several tasks, told apart by a column `task`.
 
     Args:
-        record: Of the model.
-        read: Returns rows with the further columns that it is given.
-        keep: Further columns.
+        record: Record of the model.
+        read: Reads the rows with the further columns passed to it.
+        keep: Further columns to keep.
 
     Raises:
         InputError: As `read_for`.
@@ -132,7 +132,7 @@ def told_apart(
 
 
 def labelled_for(record: ModelRecord, data: Any, columns: DataColumns) -> Any:
-    """Return labelled data for a model: of several tasks rows that know theirs, else as given.
+    """Return labelled data for a model: rows with their tasks for several tasks, else unchanged.
 
     Raises:
         InputError: As `read_for`.
@@ -143,7 +143,7 @@ def labelled_for(record: ModelRecord, data: Any, columns: DataColumns) -> Any:
 def open_for(
     record: ModelRecord, data: Any, columns: DataColumns, keep: str | Sequence[str] = ()
 ) -> ExampleStream:
-    """Return rows for a model as a stream, as `open_rows`; those of several tasks are in memory.
+    """Return rows for a model as a stream, as `open_rows`; in memory for several tasks.
 
     Raises:
         InputError: As `read_for`.
@@ -154,7 +154,7 @@ def open_for(
 
 
 def read_labelled(data: Any, columns: DataColumns) -> Examples:
-    """Return the examples in `data`, each of which must have a label; say how many repeat.
+    """Return the examples in `data`, which must have labels; warn about repeated rows.
 
     Raises:
         InputError: As `load_examples`, or a label is missing.
@@ -176,27 +176,27 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
 
 
 def format_of(record: ModelRecord) -> Format | None:
-    """Return how a model reads questions; None for texts to classify."""
-    found: Format | None = record.backbone.get("format")
-    return found
+    """Return a model's format of questions; None if it classifies texts."""
+    format: Format | None = record.backbone.get("format")
+    return format
 
 
 def classes_for(record: ModelRecord, most_options: int) -> tuple[str, ...]:
-    """Return the classes of predictions of questions with up to so many options."""
+    """Return a model's classes for questions with up to `most_options` options."""
     return classes_with(format_of(record), record.classes, most_options)
 
 
 def classes_with(
     format: Format | None, classes: Sequence[str], most_options: int
 ) -> tuple[str, ...]:
-    """Return the classes of predictions of questions with up to so many options.
+    """Return the classes for questions with up to `most_options` options.
 
-    A model that reads options one by one may be asked for more of them than it was fitted to.
+    A model that reads options one by one accepts more options than it was fitted to.
 
     Args:
-        format: How the model reads questions; None where it classifies texts.
-        classes: That the model was fitted to.
-        most_options: The most options of a question; 0 for texts.
+        format: Format of questions; None for texts.
+        classes: Classes that the model was fitted to.
+        most_options: Largest number of options of a question; 0 for texts.
     """
     if format != "options":
         return tuple(classes)
@@ -204,21 +204,21 @@ def classes_with(
 
 
 def most_options(rows: Examples) -> int:
-    """Return the most options of a question; 0 for texts."""
+    """Return the largest number of options of a question; 0 for texts."""
     return max(map(len, rows.choices or ()), default=0)
 
 
 def check_questions(format: Format | None, classes: Sequence[str], rows: Examples) -> None:
-    """Raise InputError for rows of another kind than a model's, or with too many options.
+    """Raise InputError if a model cannot read rows of this kind or with so many options.
 
     Args:
-        format: How the model reads questions; None where it classifies texts.
-        classes: Of the model.
-        rows: To predict.
+        format: Format of questions; None if the model classifies texts.
+        classes: Classes of the model.
+        rows: Rows to predict.
 
     Raises:
-        InputError: Texts were given to a model of questions or the reverse, or a question has more
-            options than there are letters in a model of the format `letters`.
+        InputError: Texts for a model of questions or the reverse, or a question with more options
+            than the letters of a model of the format `letters`.
     """
     if format is None and rows.choices is not None:
         raise InputError(
@@ -233,21 +233,21 @@ def check_questions(format: Format | None, classes: Sequence[str], rows: Example
         )
     if format == "letters" and rows.choices is not None:
         most = len(classes)
-        place = next((n for n, row in enumerate(rows.choices) if len(row) > most), None)
-        if place is not None:
+        index = next((n for n, row in enumerate(rows.choices) if len(row) > most), None)
+        if index is not None:
             raise InputError(
-                f"{rows.source}, row {rows.rows[place]}: {len(rows.choices[place])} options, and "
+                f"{rows.source}, row {rows.rows[index]}: {len(rows.choices[index])} options, and "
                 f"the model knows the letters {classes[0]} to {classes[-1]} of the "
                 "rows that it was fitted to; the format 'options' takes any number"
             )
 
 
 def check_hold_out(hold_out: float, *, validated: bool) -> None:
-    """Raise InputError if a share of the rows to fit to cannot serve as validation rows.
+    """Raise InputError if a share of the training rows cannot serve as validation rows.
 
     Args:
         hold_out: The share; 0 for none.
-        validated: Whether validation rows are given too.
+        validated: Whether validation rows were passed too.
     """
     if checked("hold_out", hold_out, BelowOne) and validated:
         raise InputError(
@@ -258,12 +258,12 @@ def check_hold_out(hold_out: float, *, validated: bool) -> None:
 
 
 def read_validation(data: Any, columns: DataColumns, train: Examples) -> Examples:
-    """Return held-out examples, each of which must have a label and a text of its own.
+    """Return held-out examples, which must have labels and differ from the training texts.
 
     Args:
         data: As for `read_labelled`.
-        columns: Where it comes from.
-        train: What is fitted to. Rows of it say that the network is always right.
+        columns: Columns to read.
+        train: Training rows; among held-out rows they would make the network look always right.
 
     Raises:
         InputError: As `read_labelled`, or most of their texts are among `train`.
@@ -272,35 +272,35 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
     shared = rows.num_shared(train)
     if not shared:
         return rows
-    found = f"{shared} of {len(rows)} texts are in {train.source} too"
-    # Where texts repeat by nature, such as one word each, equal ones are no copies.
+    overlap = f"{shared} of {len(rows)} texts are in {train.source} too"
+    # If texts repeat by nature, such as single words, equal ones are not copies.
     repeats = train.num_texts < MOST_DISTINCT * len(train)
     if shared > MOST_EQUAL * len(rows) and not repeats:
         raise InputError(
-            f"{rows.source}: {found}; validation rows must be rows that nothing was fitted to, "
+            f"{rows.source}: {overlap}; validation rows must be rows that nothing was fitted to, "
             "since a prior or temperature chosen on training rows is overconfident. Leave them "
             "out, or split the data"
         )
     logger.warning(
         "%s: %s, so what is chosen on validation rows is slightly overconfident",
         rows.source,
-        found,
+        overlap,
     )
     return rows
 
 
 def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
-    """Raise InputError for rows of one class, and log which classes have no row.
+    """Raise InputError if all rows are of one class, and warn about classes without rows.
 
     Args:
-        record: Of the classifier.
-        rows: What a posterior is fitted to.
-        moves: Whether that posterior has a mean of its own, which knows these rows alone.
+        record: Record of the classifier.
+        rows: Rows to fit a posterior to.
+        moves: Whether that posterior fits its own mean, from these rows alone.
 
     Raises:
         InputError: All rows are of one class, or a label is unknown.
     """
-    if rows.choices is not None:  # letters are no classes
+    if rows.choices is not None:  # letters are not classes
         encode_for(record, rows)
         return
     classes = record.classes
@@ -322,7 +322,7 @@ def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
 
 
 def _require_labels(rows: Examples) -> None:
-    missing = next((place for place, label in enumerate(rows.labels) if label is None), None)
+    missing = next((index for index, label in enumerate(rows.labels) if label is None), None)
     if missing is not None:
         raise InputError(
             f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
@@ -336,10 +336,10 @@ def columns_of(record: ModelRecord) -> DataColumns:
 
 
 def check_pairs(record: ModelRecord, pair: str | None) -> None:
-    """Raise InputError for second texts for a model that was fitted on single ones.
+    """Raise InputError if second texts are passed to a model that was fitted on single texts.
 
     Raises:
-        InputError: There is a column of them.
+        InputError: There is a column of second texts.
     """
     if pair is not None and record.columns["pair"] is None and record.backbone["kind"] == ADAPTED:
         raise InputError(
@@ -355,17 +355,16 @@ def encode_for(
     *,
     numbered: bool | None = None,
 ) -> NDArray[np.int64]:
-    """Return the index [N] of each row's label among a model's classes, -1 where there is none.
+    """Return the index [N] of each row's label among a model's classes, -1 if there is none.
 
-    The data of a classifier that was trained elsewhere may name classes by their index, unless its
-    classes are numbers.
+    Data for a classifier trained elsewhere may name classes by their index, unless its classes are
+    numbers.
 
     Args:
-        record: Of the model.
-        rows: Labelled or not.
-        unknown: What to do with a label that is not a class; None where there is no choice, and
-            the error advises none.
-        numbered: `is_numbered` of the labels, where these rows are a part of the data.
+        record: Record of the model.
+        rows: Rows, labelled or not.
+        unknown: How to treat a label that is not a class; None raises without advice on `ood`.
+        numbered: `is_numbered` of the labels of the whole data, if these rows are a part of it.
 
     Raises:
         InputError: A label is not a class and `unknown` is not `ood`.
@@ -387,7 +386,7 @@ def encode_for(
 
 
 def check_images(rows: Examples, *, images: bool) -> None:
-    """Raise InputError for texts where a classifier reads images, and the other way round.
+    """Raise InputError if a classifier of images gets texts or the reverse.
 
     Args:
         rows: Texts or images.
@@ -406,21 +405,21 @@ def check_images(rows: Examples, *, images: bool) -> None:
 
 
 def unknown_labels(rows: Examples, codes: NDArray[np.int64]) -> dict[str, tuple[str | None, ...]]:
-    """Return the labels that are no classes as the further column `unknown_label`.
+    """Return the labels that are not classes as the further column `unknown_label`.
 
     Args:
-        rows: Labelled or not.
-        codes: [N] int64, the index of each row's label among the classes, -1 where there is none.
+        rows: Rows, labelled or not.
+        codes: [N] int64, the index of each row's label among the classes, -1 if there is none.
     """
-    found = (
+    labels = (
         None if label is None or code >= 0 else str(label)
         for label, code in zip(rows.labels, codes.tolist(), strict=True)
     )
-    return {"unknown_label": tuple(found)}
+    return {"unknown_label": tuple(labels)}
 
 
 def say_truncation(source: str, num_truncated: int, total: int, max_length: int) -> None:
-    """Log which share of the texts was truncated, if any was."""
+    """Warn about truncated texts, if there are any."""
     if num_truncated:
         logger.warning(
             "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were cut",
@@ -433,12 +432,12 @@ def say_truncation(source: str, num_truncated: int, total: int, max_length: int)
 
 
 def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
-    """Log that rows to predict are those that a model was fitted to, if they are.
+    """Warn if the rows to predict are those that a model was fitted to.
 
     Args:
-        record: Of the model.
+        record: Record of the model.
         data: `data_hash` of the rows.
-        source: What they are called.
+        source: Name of the rows.
     """
     rows = record.results.get("calibration", {}).get("fitted_to", "train")
     if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
@@ -450,7 +449,7 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
 
 
 PIECE = 2048
-"""Rows that are predicted at a time."""
+"""Rows per piece of a prediction."""
 
 
 @dataclass(frozen=True)
@@ -458,13 +457,13 @@ class CheckedRows:
     """Rows to predict, read and checked once.
 
     Attributes:
-        record: Of the model.
+        record: Record of the model.
         stream: The rows.
-        unknown: What to do with a label that is not a class.
+        unknown: How to treat a label that is not a class.
         digests: SHA-256 of ids, texts, labels and further columns, for each piece.
-        num_labelled: How many rows have a label that is a class.
-        data_hash: Of texts and labels, as a model's record has it.
-        most_options: The most options of a question; 0 for texts.
+        num_labelled: Number of rows with a label that is a class.
+        data_hash: Hash of texts and labels, as in a model's record.
+        most_options: Largest number of options of a question; 0 for texts.
     """
 
     record: ModelRecord
@@ -480,9 +479,9 @@ class CheckedRows:
         """Read the rows once.
 
         Args:
-            record: Of the model.
+            record: Record of the model.
             stream: The rows.
-            unknown: What to do with a label that is not a class.
+            unknown: How to treat a label that is not a class.
 
         Raises:
             InputError: A label is not a class and `unknown` is not `ood`.
@@ -504,25 +503,25 @@ class CheckedRows:
 
     @property
     def num_pieces(self) -> int:
-        """How many pieces of `PIECE` rows there are."""
+        """Number of pieces of `PIECE` rows."""
         return -(-self.stream.num_rows // PIECE)
 
     def piece_size(self, number: int) -> int:
-        """Return the rows of a piece, counted from 0."""
+        """Return the number of rows of a piece, counted from 0."""
         return min(PIECE, self.stream.num_rows - number * PIECE)
 
     def pieces(self) -> Iterator[LabelledExamples]:
-        """Yield the rows, `PIECE` at a time, with the index of each label; -1 where there is none.
+        """Yield the rows, `PIECE` at a time, with the index of each label; -1 if there is none.
 
         Raises:
-            InputError: The rows are no longer what they were.
+            InputError: The rows have changed.
         """
         import torch
 
         changed = InputError(f"{self.stream.source} was changed while it was read; run it again")
         count = 0
         for count, rows in enumerate(_whole_pieces(self.stream), 1):
-            # Before anything is made of a piece: what is made is kept for the next run.
+            # Check before a piece is predicted, since its predictions are kept for the next run.
             if count > len(self.digests) or _digest(rows) != self.digests[count - 1]:
                 raise changed
             codes = encode_for(self.record, rows, self.unknown, numbered=self.stream.numbered)
@@ -537,27 +536,27 @@ def split(rows: Examples, labels: Tensor) -> Iterator[LabelledExamples]:
         yield rows, labels
         return
     for start in range(0, len(rows), PIECE):
-        some = range(start, min(start + PIECE, len(rows)))
-        yield rows.take(some), labels[some.start : some.stop]
+        indices = range(start, min(start + PIECE, len(rows)))
+        yield rows.take(indices), labels[indices.start : indices.stop]
 
 
 def _digest(rows: Examples) -> bytes:
     fields: list[Any] = [rows.ids, rows.texts, rows.pairs, rows.labels, *rows.further.items()]
-    fields += [one for one in (rows.choices, rows.history) if one is not None]
+    fields += [column for column in (rows.choices, rows.history) if column is not None]
     return hashlib.sha256(json.dumps(fields).encode()).digest()
 
 
 def _whole_pieces(stream: ExampleStream) -> Iterator[Examples]:
-    """Yield runs of exactly `PIECE` rows, but for the last, whatever the reader leaves out."""
+    """Yield runs of exactly `PIECE` rows, except the last, whatever the reader drops."""
     waiting: Examples | None = None
     for rows in stream.pieces(PIECE):
-        found = rows if waiting is None else joined([waiting, rows])
-        waiting = found
-        if len(found) == PIECE:
-            yield found
+        merged = rows if waiting is None else joined([waiting, rows])
+        waiting = merged
+        if len(merged) == PIECE:
+            yield merged
             waiting = None
-        elif len(found) > PIECE:
-            yield found.take(range(PIECE))
-            waiting = found.take(range(PIECE, len(found)))
+        elif len(merged) > PIECE:
+            yield merged.take(range(PIECE))
+            waiting = merged.take(range(PIECE, len(merged)))
     if waiting is not None:
         yield waiting

@@ -1,4 +1,4 @@
-"""The networks of a fit, one after the other: members of an ensemble, parts of the rows, or one."""
+"""Fit the networks of a classifier in turn: ensemble members, or fits to parts of the rows."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from bayeslora.runtime import restored_random_state
 logger = logging.getLogger(__name__)
 
 SEED_STEP = 1000
-"""Between the seeds of networks that belong together."""
+"""Step between the seeds of members."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A fit that is not the last one, to some of the training rows alone or to all that it has.
+    """A fit before the last one, to a part of the training rows or to all of them.
 
     Attributes:
-        rows: Their numbers; None for all.
-        name: What the directory for its checkpoints is told apart by.
-        title: Of its progress bar.
+        rows: Row numbers; None for all.
+        name: Suffix of its checkpoint directory.
+        title: Title of its progress bar.
     """
 
     rows: NDArray[np.int64] | None
@@ -53,9 +53,9 @@ class Part:
 
 
 def member_seeds(posterior: Posterior, seed: int) -> list[int]:
-    """Return the seed of each network that a posterior consists of; the first is `seed` itself.
+    """Return the seed of each member of a posterior; the first is `seed` itself.
 
-    Beyond the largest seed they go on from 0.
+    Seeds wrap around to 0 beyond the largest seed.
     """
     return [
         (seed + SEED_STEP * member) % (LARGEST_SEED + 1) for member in range(posterior.num_members)
@@ -75,22 +75,22 @@ def fit_members(
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
-    """Train every network of the posterior, one after the other.
+    """Train the members of the posterior in turn.
 
-    Returns the first network, the trained tensors of each, and what each fit measured.
+    Returns the first network, the trained tensors and the results of each member.
 
     Args:
-        choices: What to fit.
-        data: What to fit it to.
-        settings: How long and how fast.
-        backbone: Loaded, without adapters.
-        begin: Called once the first network is known to be possible; returns the directory of the
-            checkpoints, where an interrupted fit goes on, or None for none.
+        choices: Choices for the classifier.
+        data: Training and validation data.
+        settings: Training options.
+        backbone: Loaded backbone without adapters.
+        begin: Called once the first network is known to be valid; returns the checkpoint directory,
+            from which an interrupted fit resumes, or None for none.
         part: The training rows to fit to; None for all.
-        stops: Epochs after which the training of each network stops; None for all of them.
-        say: Whether to say what there is to say of data and backbone, as no earlier call did.
-        prior: What the language model says of the classes; None for a prior mean of zero.
-        restore: Makes that directory again if it is gone; returns whether it was.
+        stops: Number of epochs after which each member stops; None for all epochs.
+        say: Whether to log notes on data and backbone, if no earlier call did.
+        prior: The language model's rows for the classes; None for a prior mean of zero.
+        restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
     """
     work: Path | None = None
     members: list[dict[str, Tensor]] = []
@@ -99,7 +99,7 @@ def fit_members(
     if say:
         _say_alike(choices.adapter, len(seeds))
         _say_layers(choices.adapter, backbone)
-    for place, seed in enumerate(seeds):
+    for member, seed in enumerate(seeds):
         network = build_network(
             backbone,
             choices.adapter,
@@ -111,30 +111,30 @@ def fit_members(
         )
         if network.conditioning is not None:
             network.conditioning.learn(data.train[0])
-        # Later members find the frozen layers' work done, and the notes said.
-        first = place == 0
+        # Later members reuse the frozen layers' states, and the notes are logged once.
+        first = member == 0
         if first:
             layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.train[0]))
             work = begin()
         shown, say = choices.progress and first and say, first and say
-        fresh = prepare(network.encoder, data.train, progress=shown, say=say)
-        stop = None if stops is None else stops[place]
-        each = dataclasses.replace(settings, seed=seed, stop_after=stop)
+        train = prepare(network.encoder, data.train, progress=shown, say=say)
+        stop = None if stops is None else stops[member]
+        member_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
         if part is not None and part.rows is not None:
-            fresh = fresh.take(part.rows.tolist())
-            each = _in_as_many_steps(each, len(data.train[0]), len(part.rows))
-        held = None
+            train = train.take(part.rows.tolist())
+            member_settings = _in_as_many_steps(member_settings, len(data.train[0]), len(part.rows))
+        validation = None
         if data.validation is not None:
-            held = prepare(network.encoder, data.validation, progress=shown, say=say)
+            validation = prepare(network.encoder, data.validation, progress=shown, say=say)
         title = "fit" if part is None else part.title
-        title = title if len(seeds) == 1 else f"{title} member {place + 1} of {len(seeds)}"
-        with _directory(work, f"member-{place}" + (f"-{part.name}" if part else "")) as directory:
+        title = title if len(seeds) == 1 else f"{title} member {member + 1} of {len(seeds)}"
+        with _directory(work, f"member-{member}" + (f"-{part.name}" if part else "")) as directory:
             results.append(
                 _trained(
                     choices,
                     network,
-                    (fresh, held),
-                    settings=each,
+                    (train, validation),
+                    settings=member_settings,
                     directory=directory,
                     prior=prior,
                     tasks=data.tasks,
@@ -142,7 +142,7 @@ def fit_members(
                     title=title,
                 )
             )
-        members += _member_states(choices, network, (fresh, held), seed=seed, prior=prior)
+        members += _member_states(choices, network, (train, validation), seed=seed, prior=prior)
     network.load_trained_state(members[0])
     return network, members, results
 
@@ -155,13 +155,13 @@ def _member_states(
     seed: int,
     prior: ClassPrior | None,
 ) -> list[dict[str, Tensor]]:
-    """Return the trained tensors of a network, and of a pool's other members that predict apart."""
-    found = [network.trained_state()]
+    """Return the trained tensors of a network, and of a pool's other separate members."""
+    states = [network.trained_state()]
     if choices.adapter.has_members:
         for weights in choose_mixtures(network, choices.adapter, rows[0])[1:]:
             _fit_mixture(choices, network, rows, weights, seed=seed, prior=prior, shown=False)
-            found.append(network.trained_state())
-    return found
+            states.append(network.trained_state())
+    return states
 
 
 def _fit_mixture(
@@ -174,7 +174,7 @@ def _fit_mixture(
     prior: ClassPrior | None,
     shown: bool,
 ) -> FitResult:
-    """Fit the last layer to features of a mixture of a pool's members, in place."""
+    """Fit the last layer in place to the features of a mixture of a pool's members."""
     mix(network, weights)
     choices.posterior.before_last_layer(final_fit(network, *rows, seed=seed, shown=shown))
     return fit_frozen(
@@ -190,10 +190,10 @@ def _fit_mixture(
 
 
 def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) -> TrainingSettings:
-    """Return the settings with which a part of the rows is fitted in about as many steps as all.
+    """Return the settings that fit a part of the rows in about as many steps as all rows.
 
-    In fewer steps a last layer is less sure of what it sees, and its answers would ask for more
-    certainty than the fit to all rows needs.
+    With fewer steps a last layer is less confident, and the scale chosen on its answers would be
+    too large for the fit to all rows.
     """
     return dataclasses.replace(settings, epochs=round(settings.epochs * num_rows / num_part))
 
@@ -201,11 +201,11 @@ def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) 
 def _say_layers(adapter: Adapter, backbone: Backbone) -> None:
     if not adapter.trains:
         return
-    asked = adapter.num_layers
+    num_layers = adapter.num_layers
     layers = getattr(backbone.model.config, "num_hidden_layers", None)
-    if asked in (None, USUAL_LAYERS) or layers is None or asked <= layers:
+    if num_layers in (None, USUAL_LAYERS) or layers is None or num_layers <= layers:
         return  # the usual number means "as many as there are" in a smaller model
-    logger.warning("num_layers=%d, and the backbone has %d: all are adapted", asked, layers)
+    logger.warning("num_layers=%d, and the backbone has %d: all are adapted", num_layers, layers)
 
 
 def _say_alike(adapter: Adapter, num_members: int) -> None:
@@ -230,7 +230,7 @@ def _trained(
     restore: Restore,
     title: str,
 ) -> FitResult:
-    """Fit one network to training and validation rows, in place."""
+    """Fit one network in place to training and validation rows."""
     adapter = choices.adapter
     if adapter.episodes is not None:
         losses = meta_tune(
@@ -243,11 +243,11 @@ def _trained(
             description=title if choices.progress else None,
         )
         weights = choose_mixtures(network, adapter, rows[0])[0]
-        found = _fit_mixture(
+        result = _fit_mixture(
             choices, network, rows, weights, seed=settings.seed, prior=prior, shown=choices.progress
         )
         figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
-        return dataclasses.replace(found, adapter=summary(network.sites) | figures)
+        return dataclasses.replace(result, adapter=summary(network.sites) | figures)
     if not adapter.trains:
         return fit_frozen(
             network,
@@ -277,7 +277,7 @@ def _trained(
 
 @contextmanager
 def _directory(work: Path | None, name: str) -> Iterator[Path]:
-    """Yield a member's checkpoint directory: a lasting one, or a temporary one."""
+    """Yield a member's checkpoint directory, temporary without `work`."""
     if work is not None:
         yield work / name
         return
@@ -298,29 +298,29 @@ def fit_frozen(
     seed: int = 0,
     progress: bool = False,
 ) -> FitResult:
-    """Fit the last layer of a network whose backbone stays as it is.
+    """Fit the last layer of a network with a frozen backbone.
 
-    A head that has `solve` is brought to the optimum of its own objective first, as training would
-    bring it there beside an adapter.
+    A head with `solve` first moves to the optimum of its own objective, as training with an adapter
+    would move it.
 
     Args:
-        network: Without adapters.
-        posterior: Of its last layer.
+        network: Network without adapters.
+        posterior: Posterior of its last layer.
         train: Training rows.
-        validation: Held-out rows, for what the posterior chooses by them.
-        prior: What the language model says of the classes; None for a prior mean of zero.
+        validation: Held-out rows, on which the posterior chooses options.
+        prior: The language model's rows for the classes; None for a prior mean of zero.
         feature_scores: Names of scores to fit to the same features.
-        logit_scale: What the fitted logits are multiplied by; None chooses by `validation`.
-        seed: Of the rows that a score keeps.
-        progress: Whether to show bars.
+        logit_scale: Factor of the fitted logits; None chooses it on `validation`.
+        seed: Seed of the rows that a score keeps.
+        progress: Whether to show progress bars.
     """
     network.eval()
     states = [_states(network, rows, shown=progress) for rows in (train, validation) if rows]
     network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
     factor = None if prior is None else centre(network, prior, train, states[0])
     rows = [
-        FeatureRows(source, network.scaled(found, source.labels))
-        for source, found in zip((train, validation), states, strict=False)
+        FeatureRows(source, network.scaled(features, source.labels))
+        for source, features in zip((train, validation), states, strict=False)
         if source is not None
     ]
     network.head.solve(rows[0].features)

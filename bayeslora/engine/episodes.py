@@ -1,7 +1,7 @@
 """Meta-tuning: the members of a pool learn from few-shot episodes, each against its adversary.
 
-The last layer plays no part: an episode's classes are told apart by cosines with the means of its
-support. No dropout is drawn, so that clean and perturbed answers differ by the perturbation alone.
+The last layer is not used: an episode's queries are classified by cosines with the class means of
+its support. Dropout is off, so that clean and perturbed answers differ by the perturbation alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Episode:
         support: [N K] row numbers.
         queries: [≤ N M] row numbers.
         support_labels: [N K] int64, from 0 to N − 1.
-        query_labels: The same of the queries.
+        query_labels: The same for the queries.
     """
 
     support: NDArray[np.int64]
@@ -69,35 +69,35 @@ class Episode:
 
 
 def draw_episode(labels: Tensor, plan: Episodes, rng: np.random.Generator) -> Episode:
-    """Return one episode of rows with labels [N] int64.
+    """Draw one episode from rows with labels [N] int64.
 
     Raises:
-        InputError: There are fewer than two classes with more rows than a support takes.
+        InputError: Fewer than two classes have more rows than `plan.shots`.
     """
-    known = labels.numpy()
-    every, counts = np.unique(known, return_counts=True)
-    names = every[counts > plan.shots]
+    codes = labels.numpy()
+    classes, counts = np.unique(codes, return_counts=True)
+    names = classes[counts > plan.shots]
     if len(names) < 2:
         raise InputError(
             f"an episode takes two classes of at least {plan.shots + 1} rows, and {len(names)} of "
-            f"{len(every)} have as many; give more rows, or lower shots"
+            f"{len(classes)} have as many; give more rows, or lower shots"
         )
     chosen = rng.choice(names, min(plan.ways, len(names)), replace=False)
     support, queries = [], []
     for name in chosen:
-        rows = rng.permutation(np.flatnonzero(known == name))
+        rows = rng.permutation(np.flatnonzero(codes == name))
         support.append(rows[: plan.shots])
         queries.append(rows[plan.shots : plan.shots + plan.queries])
     return Episode(
         np.concatenate(support),
         np.concatenate(queries),
         torch.arange(len(chosen)).repeat_interleave(plan.shots),
-        torch.cat([torch.full((len(rows),), place) for place, rows in enumerate(queries)]),
+        torch.cat([torch.full((len(rows),), label) for label, rows in enumerate(queries)]),
     )
 
 
 def divergence(clean: Tensor, perturbed: Tensor) -> Tensor:
-    """Return the mean KL( p ‖ q ) in nats of softmax answers by logits [B, N]."""
+    """Return the mean KL( p ‖ q ) in nats of softmax probabilities of logits [B, N]."""
     p, q = clean.log_softmax(-1), perturbed.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1).mean()
 
@@ -107,9 +107,9 @@ class MetaTuning:
     """The tuning of one member.
 
     Attributes:
-        network: Holds the pool.
-        plan: How to tune.
-        member: Which one.
+        network: Network with the pool.
+        plan: Options of the tuning.
+        member: Index of the member.
         adversary: Its adversary.
         scale: κ, a parameter.
     """
@@ -121,12 +121,12 @@ class MetaTuning:
     scale: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Select the member alone, and make its optimiser."""
+        """Select the member alone, and create its optimiser."""
         self.sites = pooled(self.network)
         self.encoder = cast("Encoder", self.network.encoder)
         count = self.sites[0].num_members
         for site in self.sites:
-            site.select([float(place == self.member) for place in range(count)])
+            site.select([float(index == self.member) for index in range(count)])
         start = self.sites[0].cosine_scales[self.member]
         self.scale = start.detach().clone().requires_grad_()
         self.parts = [part for site in self.sites for part in site.parts(self.member)]
@@ -141,12 +141,12 @@ class MetaTuning:
         return unscaled(self.encoder, self.encoder(batch)).values
 
     def step(self, texts: PreparedTexts, episode: Episode, generator: torch.Generator) -> float:
-        """Take one step; return its loss.
+        """Take one step and return its loss.
 
         Args:
-            texts: Of all rows.
-            episode: Which of them.
-            generator: Of the perturbation's start, on the CPU.
+            texts: Texts of all rows.
+            episode: Rows of the episode.
+            generator: CPU generator for the start of the perturbation.
         """
         support = open_inputs(self.encoder, texts, episode.support.tolist()).batch()
         queries = open_inputs(self.encoder, texts, episode.queries.tolist())
@@ -202,7 +202,7 @@ class MetaTuning:
     def _perturbed_weights(
         self, support: Batch, episode: Episode, queries: Inputs, delta: Tensor | None
     ) -> Iterator[None]:
-        """Move the member's factors uphill, by a share of their norm, while the context lasts."""
+        """Move the member's factors uphill by a share of their norm within the context."""
         if not self.adversary.weights:
             yield
             return
@@ -212,11 +212,11 @@ class MetaTuning:
         gradients = torch.autograd.grad(loss, [tensor for tensor, _, _ in self.parts])
         with torch.no_grad():
             copies = [tensor.clone() for tensor, _, _ in self.parts]
-            for (tensor, places, axis), gradient in zip(self.parts, gradients, strict=True):
-                own = tensor.narrow(axis, places.start, places.stop - places.start)
-                uphill = gradient.narrow(axis, places.start, places.stop - places.start)
-                length = self.adversary.weights * own.norm() / (uphill.norm() + 1e-20)
-                own += length * uphill
+            for (tensor, span, axis), gradient in zip(self.parts, gradients, strict=True):
+                factors = tensor.narrow(axis, span.start, span.stop - span.start)
+                uphill = gradient.narrow(axis, span.start, span.stop - span.start)
+                length = self.adversary.weights * factors.norm() / (uphill.norm() + 1e-20)
+                factors += length * uphill
         try:
             yield
         finally:
@@ -225,32 +225,32 @@ class MetaTuning:
                     tensor.copy_(copy)
 
     def finish(self) -> None:
-        """Keep κ with the pool."""
+        """Store κ in the pool."""
         with torch.no_grad():
             for site in self.sites:
                 site.cosine_scales[self.member] = self.scale
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint needs beside the pool: κ and the momentum."""
+        """Return the state that a checkpoint needs beside the pool: κ and the momentum."""
         moments = {
-            f"momentum.{place}": self.optimizer.state[parameter]["momentum_buffer"]
-            for place, parameter in enumerate(self._parameters())
+            f"momentum.{index}": self.optimizer.state[parameter]["momentum_buffer"]
+            for index, parameter in enumerate(self._parameters())
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
         return {"scale": self.scale.detach(), **moments}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             self.scale.copy_(state["scale"])
-        for place, parameter in enumerate(self._parameters()):
-            moment = state.get(f"momentum.{place}")
+        for index, parameter in enumerate(self._parameters()):
+            moment = state.get(f"momentum.{index}")
             if moment is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = moment.to(parameter.device)
 
     def _parameters(self) -> list[Tensor]:
-        found: list[Tensor] = self.optimizer.param_groups[0]["params"]
-        return found
+        parameters: list[Tensor] = self.optimizer.param_groups[0]["params"]
+        return parameters
 
 
 def pooled(network: Network) -> list[PooledSite]:
@@ -259,7 +259,7 @@ def pooled(network: Network) -> list[PooledSite]:
 
 
 def adversaries(plan: Episodes, network: Network) -> tuple[Adversary, ...]:
-    """Return the adversary of each member for what a network reads."""
+    """Return the adversary of each member for a network of texts or images."""
     return plan.images if network.encoder.backbone.kind == "vision" else plan.texts
 
 
@@ -273,16 +273,16 @@ def meta_tune(
     restore: Restore = nothing_to_restore,
     description: str | None = None,
 ) -> list[float]:
-    """Tune every member of a pool; go on from the last checkpoint in `directory`, if any.
+    """Tune every member of a pool, resuming from the last checkpoint in `directory`, if any.
 
     Args:
-        network: Fresh; its pool is tuned in place.
-        plan: How.
+        network: Fresh network, whose pool is tuned in place.
+        plan: Options of the tuning.
         train: The rows that episodes are drawn from.
-        seed: Of the episodes and perturbations; members see the same episodes.
-        directory: For checkpoints.
-        restore: Makes the directory again if it is gone.
-        description: Title of the progress bar; None shows none.
+        seed: Seed of the episodes and perturbations; members see the same episodes.
+        directory: Directory for checkpoints.
+        restore: Recreates the directory if it was deleted.
+        description: Title of the progress bar; None for none.
 
     Returns:
         The mean loss of each member's last episodes.
@@ -336,21 +336,21 @@ def _write(network: Network, tuning: MetaTuning, losses: Tensor, folder: Path) -
 
 
 def choose_mixtures(network: Network, adapter: Adapter, rows: LabelledTexts) -> list[list[float]]:
-    """Return the weights of the members of each network that a pool predicts by, most often one.
+    """Return the member weights of each network that a pool predicts with, usually one network.
 
     Args:
-        network: Holds the tuned pool.
+        network: Network with the tuned pool.
         adapter: Its options.
-        rows: Of the classes that are to be told apart.
+        rows: Labelled rows of the classes to distinguish.
 
     Raises:
-        InputError: The weights need a row left out, and a class has one alone.
+        InputError: The weights need a left-out row per class, and a class has a single row.
     """
     sites, labels = pooled(network), rows.labels
     count, classes = sites[0].num_members, int(labels.max()) + 1
 
     def support(member: int) -> tuple[Tensor, Tensor, float]:
-        mix(network, [float(place == member) for place in range(count)])
+        mix(network, [float(index == member) for index in range(count)])
         network.eval()
         features = network.encoder.features(rows.texts)
         features = unscaled(network.encoder, features.double()).values

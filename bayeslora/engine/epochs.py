@@ -17,13 +17,14 @@ def default_epochs(
     *,
     validated: bool,
 ) -> int:
-    """Return the passes over the data where none are asked for.
+    """Return the default number of epochs.
 
-    Where no validation rows stop it, most adapters have separated the training rows early.
+    Without validation rows to stop training it is short, since most adapters separate the training
+    rows early.
 
     Args:
-        adapter: Which adapter.
-        posterior: Which posterior.
+        adapter: Adapter or its class.
+        posterior: Posterior or its class.
         validated: Whether there are validation rows.
     """
     lasts = validated or adapter.trains_long
@@ -32,7 +33,7 @@ def default_epochs(
 
 
 def epochs_table() -> list[tuple[str, int, int]]:
-    """Return the epochs by default: for which methods, with validation rows and without."""
+    """Return the default epochs as rows: methods, with validation rows, without."""
     usual = next(config for config in POSTERIORS.values() if config.chooses_epoch)
     long = [config for config in ADAPTERS.values() if config.trains and config.trains_long]
     other = next(config for config in ADAPTERS.values() if config.trains and config not in long)

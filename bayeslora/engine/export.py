@@ -1,9 +1,9 @@
-"""A fitted network without adapters: a plain transformers model, or one file of tensors.
+"""Export a fitted network with merged adapters: a plain transformers model, or a file of tensors.
 
-What is written is the mean network. A decoder's last layer becomes the `score` layer of the
-architecture's own sequence classifier, which reads the same position. An encoder is read by the
-mean of its states here, and by a pooler of its own there: no classifier of transformers computes
-the same, and one that loaded its weights would have a random last layer, so none is written.
+The mean network is written. A decoder's last layer becomes the `score` layer of the architecture's
+sequence classifier, which reads the same position. The features of an encoder are mean-pooled here,
+but transformers uses a pooler: none of its classifiers computes the same function, and one with the
+encoder's weights would have a random last layer, so none is written.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def filled(text, length={length}):
 
 _FIELDS = {TEXT: "text", PAIR: "text_pair"}
 
-# Of the largest logit: rounding stays far below, another function far above.
+# Relative to the largest logit: rounding is far below, another function far above.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
@@ -69,31 +69,30 @@ def write_merged(fitted: FittedModel, directory: Path) -> None:
     """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
 
     Args:
-        fitted: One adapted network.
-        directory: Exists already.
+        fitted: A single adapted network.
+        directory: Existing directory.
 
     Raises:
-        InputError: See `check_mergeable`; or there is no such classifier that computes what this
-            network does.
+        InputError: See `check_mergeable`; or no such classifier computes the same function.
     """
     weight = check_mergeable(fitted)
     encoder = _encoder(fitted)
     _classifier(fitted, export(encoder.model), weight).save_pretrained(directory)
     tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
-    # With truncation=True the same tokens are kept then.
+    # Keeps the same tokens with truncation=True.
     tokenizer.model_max_length = encoder.max_length
     tokenizer.save_pretrained(directory)
     (directory / "README.md").write_text(_readme(fitted), encoding="utf-8")
 
 
 def _readme(fitted: FittedModel) -> str:
-    """Return how transformers predicts with the mean network, template included."""
+    """Return the README: how to predict with transformers, template included."""
     frame = fitted.record.backbone.get("template")
     length = _encoder(fitted).max_length
     filling: list[str] = []
     text = "text"
     if frame is not None and PAIR in frame:
-        # Joined, since a text may have the name of a field in it.
+        # Concatenated, since a text may contain the name of a field.
         text = " + ".join(_FIELDS.get(part, repr(part)) for part in Template(frame).parts if part)
     elif frame is not None:
         text = "filled(text)"
@@ -107,18 +106,18 @@ def _readme(fitted: FittedModel) -> str:
     ]
     listed = "\n".join(lines)
     is_pair = frame is not None and PAIR in frame
-    kept = " Of longer pairs cut the texts, not the template." if is_pair else ""
+    pair_note = " Of longer pairs cut the texts, not the template." if is_pair else ""
     return (
         f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
-        f"- At most {length} tokens are read.{kept}\n\n"
+        f"- At most {length} tokens are read.{pair_note}\n\n"
         "Uncertainty is not exported: these are the probabilities of the mean network.\n"
         f"{tasks_words(fitted)}"
     )
 
 
 def tasks_words(fitted: FittedModel) -> str:
-    """Return what a reader of exported logits has to do where there are several tasks."""
+    """Return instructions on exported logits of several tasks; empty for one task."""
     tasks = fitted.record.tasks
     if not tasks:
         return ""
@@ -130,15 +129,14 @@ def tasks_words(fitted: FittedModel) -> str:
 
 
 def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
-    """Return what makes an adapter a classifier in PEFT: where the backbone is in it, and a layer.
+    """Return the prefix and last layer that make an adapter a sequence classifier in PEFT.
 
     Returns:
-        What stands before the backbone's modules in the architecture's own sequence classifier,
-        such as `model.`, and the tensors of its last layer, the mean network's.
+        Prefix of the backbone's modules in the architecture's sequence classifier, such as
+        `model.`, and the tensors of the mean network's last layer.
 
     Raises:
-        InputError: See `check_mergeable`; or there is no such classifier that computes what this
-            network does.
+        InputError: See `check_mergeable`; or no such classifier computes the same function.
     """
     weight = check_mergeable(fitted)
     whole = _classifier(fitted, export(_encoder(fitted).model), weight)
@@ -148,9 +146,9 @@ def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
 def write_tensors(fitted: FittedModel, path: Path) -> None:
     """Write the tensors of the mean network to one safetensors file.
 
-    They are named as in the backbone, with `backbone.` before, and `head.weight` [C, d], which
-    pooled features are multiplied by; the metadata `bayeslora` is JSON with the classes, the
-    pooling and the longest text.
+    Names are those of the backbone with the prefix `backbone.`, and `head.weight` [C, d] for pooled
+    features; the metadata `bayeslora` is JSON with the classes, the pooling and the maximal text
+    length.
 
     Raises:
         InputError: See `check_mergeable`.
@@ -159,7 +157,7 @@ def write_tensors(fitted: FittedModel, path: Path) -> None:
     plain = export(_encoder(fitted).model)
     tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
     tensors["head.weight"] = weight.float()
-    # Copies, as a file holds no tensor under two names.
+    # Copies, since a file cannot hold shared tensors.
     copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
     config: Any = _encoder(fitted).model.config
     note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
@@ -168,11 +166,11 @@ def write_tensors(fitted: FittedModel, path: Path) -> None:
 
 @torch.no_grad()
 def check_mergeable(fitted: FittedModel) -> Tensor:
-    """Return the mean last layer [C, d] that unscaled features are multiplied by, in float64.
+    """Return the mean last layer [C, d] for unscaled features, in float64.
 
     Raises:
-        InputError: The classifier is another library's, or the mean logits are no linear function
-            of the features.
+        InputError: The classifier is from another library, or its mean logits are not a linear
+            function of the features.
     """
     network = fitted.network
     for site in network.sites:
@@ -188,8 +186,8 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
     expected = network.head.predict(rows).mean
     eye = Features(torch.eye(rows.values.shape[1], device=rows.values.device))
     for weight in (network.head.mean_weight.double(), network.head.predict(eye).mean.mT):
-        found = rows.values.double() @ weight.mT
-        if (found - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
+        logits = rows.values.double() @ weight.mT
+        if (logits - expected).abs().max() <= 1e-6 * expected.abs().max().clamp_min(1e-6):
             merged: Tensor = (weight / network.feature_scale.double()).cpu()
             return merged
     raise InputError(
@@ -210,11 +208,10 @@ def _encoder(fitted: FittedModel) -> Encoder:
 
 @torch.no_grad()
 def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
-    """Return the architecture's own sequence classifier around a merged backbone.
+    """Return the architecture's sequence classifier around a merged backbone.
 
     Raises:
-        InputError: It has no such class, or one that computes something else, which is found out by
-            running it.
+        InputError: There is no such class, or running it shows that it computes something else.
     """
     encoder = _encoder(fitted)
     if encoder.backbone.kind != "decoder":
@@ -248,7 +245,7 @@ def _no_classifier(fitted: FittedModel, reason: str) -> InputError:
 
 
 def _takes(whole: Any, weight: Tensor) -> bool:
-    """Return whether a classifier ends in a linear layer `score` of these shapes, without bias."""
+    """Return whether a classifier ends in a linear layer `score` of this shape, without bias."""
     score = getattr(whole, "score", None)
     if not isinstance(score, nn.Linear):
         return False
@@ -256,12 +253,12 @@ def _takes(whole: Any, weight: Tensor) -> bool:
 
 
 def _agrees(network: Network, encoder: Encoder, whole: Any) -> bool:
-    """Return whether a classifier's logits are the mean network's, on texts of unequal length."""
+    """Return whether a classifier's logits equal the mean network's on texts of unequal length."""
     batch = encoder.probe().collate([0, 1])
     expected = network.head.predict(network(batch)).mean.cpu()
-    found = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
+    logits = whole(**{name: item.to(whole.device) for name, item in batch.items()}).logits
     tolerance = _TOLERANCES.get(whole.dtype, 5e-2)
-    return bool((found.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
+    return bool((logits.double().cpu() - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def _note(fitted: FittedModel) -> dict[str, Any]:
@@ -315,14 +312,14 @@ def check_export(
     """Raise InputError if a network cannot be exported to `path`; nothing is written.
 
     Args:
-        path: Where it would go.
-        kind: What would be written there.
+        path: Target of the export.
+        kind: Kind of the export.
         overwrite: Whether an export of the same kind may be replaced.
-        inputs: What it is made from: a model without its backbone is lost.
+        inputs: Paths that it is made from, which must not be overwritten.
 
     Raises:
-        InputError: It exists and is not to be replaced, holds something else than an export of
-            ours, or one of the inputs.
+        InputError: The target exists and may not be replaced, is not one of our exports, or
+            contains an input.
     """
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
@@ -343,7 +340,7 @@ def write_manifest(directory: Path, kind: ExportKind) -> None:
 
 
 def _refuse_foreign_file(path: Path) -> None:
-    """Raise InputError if `path` is something else than tensors that we exported."""
+    """Raise InputError if `path` exists and is not one of our exports of tensors."""
     if not path.exists():
         return
     problem = "its metadata is of another program, or of a newer bayeslora"

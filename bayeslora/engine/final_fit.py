@@ -1,4 +1,4 @@
-"""The final fit: the posterior of a finished adapter's network, on the features of its rows."""
+"""The final fit: the posterior of a network with a trained adapter, on the features of its rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fit_posterior(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to the features of the finished adapter; see `fit_last_layer`."""
+    """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
     return fit_last_layer(
         network,
         posterior,
@@ -68,31 +68,33 @@ def fit_last_layer(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float | str]:
-    """Fit the last layer to features of the finished adapter; return what it chose.
+    """Fit the last layer to features of the trained adapter; return its chosen options.
 
-    What a posterior over the adapter's weights fits after it is fitted here too.
+    A posterior over the adapter's weights is fitted here too, after the last layer.
 
     Args:
-        network: Holds the last layer.
-        posterior: Of the network.
-        train: Rows to fit to.
+        network: Network with the last layer.
+        posterior: Posterior of the network.
+        train: Training rows.
         held_out: Held-out rows, for choosing the prior.
-        feature_scores: Names of scores to fit to the same features; None takes the usual ones.
-        logit_scale: What the fitted logits are multiplied by, see `scale_logits`; None takes the
-            factor of lowest NLL on the held-out rows.
-        seed: Of the rows that a score keeps.
-        progress: Whether to show a bar where the fit takes long: the steps of Markov chains, the
+        feature_scores: Names of scores to fit to the same features; None for the default ones.
+        logit_scale: Factor of the fitted logits, see `scale_logits`; None for the factor of lowest
+            NLL on the held-out rows.
+        seed: Seed of the rows that a score keeps.
+        progress: Whether to show a progress bar for long fits: the steps of Markov chains, the
             gradients of a Laplace approximation.
 
     Raises:
-        InputError: The features or the curvature are not finite, or their scale is out of reach.
+        InputError: The features or the curvature are not finite, or their scale is out of range.
     """
     rows = train.features
     with _watched(network.head, shown=progress):
         fit_head(network, rows, None if held_out is None else held_out.features)
     chosen = network.head.report() | network.head.fit_report(rows)
-    held = None if held_out is None else held_out.source
-    posterior.after_last_layer(final_fit(network, train.source, held, seed=seed, shown=progress))
+    validation = None if held_out is None else held_out.source
+    posterior.after_last_layer(
+        final_fit(network, train.source, validation, seed=seed, shown=progress)
+    )
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
@@ -114,17 +116,17 @@ def fit_last_layer(
 
 
 def scale_by(head: LastLayer, held_out: Features) -> float:
-    """Return the factor of a fitted head's logits that held-out rows ask for."""
+    """Return the factor of a fitted head's logits with the lowest NLL on held-out rows."""
     drawing = drawing_of(head.config)
     answers = [(head.predict(held_out), held_out.targets)]
     return best_scale(answers, means_alone=head.scales_mean, **drawing)[0]
 
 
 def scale_logits(network: Network, factor: float) -> float:
-    """Multiply the logits of a fitted network, or their means alone if its head can.
+    """Multiply the logits of a fitted network, or only their means if its head supports that.
 
     Returns:
-        What its features are multiplied by.
+        The factor of its features.
     """
     if network.head.scales_mean:
         network.head.scale_mean(factor)
@@ -134,38 +136,38 @@ def scale_logits(network: Network, factor: float) -> float:
 
 
 def prior_share(features: Tensor, mean: Tensor, prior_mean: Tensor) -> float:
-    """Return how much of the mean logits L the prior mean's, L0, are: 1 − ‖L − L0‖² / ‖L‖².
+    """Return the share of the prior mean's logits L0 in the mean logits L: 1 − ‖L − L0‖² / ‖L‖².
 
-    Both [N, C], less their mean over the classes; 0 where L is zero or farther from L0 than from 0.
+    Both are [N, C] minus their mean over classes; 0 if L is zero or farther from L0 than from 0.
 
     Args:
         features: [N, d], scaled.
         mean: [C, d] weights.
         prior_mean: [C, d].
     """
-    logits, apart = (
+    logits, difference = (
         centred_logits(features.double(), weight.double()) for weight in (mean, mean - prior_mean)
     )
     size = float(logits.square().sum())
-    return max(0.0, 1 - float(apart.square().sum()) / size) if size > 0 else 0.0
+    return max(0.0, 1 - float(difference.square().sum()) / size) if size > 0 else 0.0
 
 
 def fit_head(network: Network, train: Features, held_out: Features | None) -> None:
     """Fit the head alone to labelled rows.
 
     Raises:
-        InputError: The features are not finite, or their scale is out of reach.
+        InputError: The features are not finite, or their scale is out of range.
     """
     square = train.values.double().square().sum(-1).mean().item()
     _check_scale(math.sqrt(square))
     if isinstance(network.encoder, FinalLayerEncoder):
-        # Somebody else's features come in a scale of their own.
+        # Features of another library have their own scale.
         network.head.set_mean_sq_norm(square)
     network.head.fit(train, held_out)
 
 
 def _check_scale(norm: float) -> None:
-    """Raise InputError for features whose products would overflow or vanish."""
+    """Raise InputError if products of the features would overflow or vanish."""
     if not _LEAST_NORM <= norm <= _GREATEST_NORM:
         raise DivergedError(
             f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "
@@ -182,22 +184,22 @@ def final_fit(
     seed: int,
     shown: bool,
 ) -> FinalFit:
-    """Return the final fit as a posterior over weights sees it.
+    """Return the final fit for the hooks of a posterior.
 
     Args:
-        network: Trained.
-        train: Rows to fit to.
+        network: Trained network.
+        train: Training rows.
         held_out: Held-out rows, or None.
-        seed: Of what the fit draws.
-        shown: Whether to show bars on stderr.
+        seed: Seed of the fit's draws.
+        shown: Whether to show progress bars on stderr.
     """
-    held = None if held_out is None else (held_out.texts, held_out.labels)
+    validation = None if held_out is None else (held_out.texts, held_out.labels)
     open_bar = partial(progress_bar, shown=shown, unit="text")
-    return FinalFit(network, (train.texts, train.labels), held, seed, open_bar)
+    return FinalFit(network, (train.texts, train.labels), validation, seed, open_bar)
 
 
 def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
-    """Return `link` and `num_samples` of a posterior's predictions, where they are its options."""
+    """Return `link` and `num_samples` of a posterior's predictions, if it has these options."""
     if posterior is None or posterior.link is None:
         return {}
     return {"link": posterior.link, "num_samples": posterior.num_samples}
@@ -205,7 +207,7 @@ def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
 
 @contextmanager
 def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
-    """Show a bar of the steps of a long fit, such as those of chains, while the context lasts."""
+    """Show a progress bar of a head's fit steps, such as those of chains, within the context."""
     if not head.fit_steps:
         yield
         return
@@ -218,13 +220,13 @@ def _watched(head: LastLayer, *, shown: bool) -> Iterator[None]:
 
 
 BACKWARD = 3.0
-"""A training step against a pass of the same texts: forward, and twice as much backward."""
+"""Cost of a training step in forward passes: one forward, and two for the backward pass."""
 
 STEP_SECONDS = 0.01
-"""What a step takes besides: the Trainer's loop, the optimiser, the head."""
+"""Overhead of a step: the Trainer's loop, the optimiser, the head."""
 
 WORTH_SAYING = 5.0
-"""Seconds of a final fit alone from which it is announced."""
+"""Seconds of a final fit from which it is announced."""
 
 
 @dataclass(frozen=True)
@@ -235,21 +237,21 @@ class TrainingSizes:
         num_classes: C.
         num_features: d.
         num_rows: Training rows N.
-        num_held: Validation rows that score each epoch; 0 where none do.
+        num_validation: Validation rows that score each epoch; 0 for none.
     """
 
     num_classes: int
     num_features: int
     num_rows: int
-    num_held: int = 0
+    num_validation: int = 0
 
 
 def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
-    """Return the posterior with the options that it can afford; log where others were dearer.
+    """Return the posterior with affordable options; warn if they replace more expensive ones.
 
     Args:
-        posterior: What was asked for; options that are not left open are obeyed.
-        sizes: Of the problem.
+        posterior: The requested posterior; only its unset options are chosen.
+        sizes: Sizes of the problem.
     """
     classes, features, rows = sizes.num_classes, sizes.num_features, sizes.num_rows
     settled: Posterior = affordable(posterior, classes, features, rows)
@@ -258,7 +260,7 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
     differing = [name for name in refused if taken[name] != refused[name]]
     if differing:
         dear, cheap = (
-            ",".join(f"{name}={found[name]}" for name in differing) for found in (refused, taken)
+            ",".join(f"{name}={config[name]}" for name in differing) for config in (refused, taken)
         )
         logger.warning(
             "%s of %d classes and %d features, fitted to %d rows, would take about %s and %.0f MB, "
@@ -277,12 +279,12 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
 
 
 def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: bool) -> None:
-    """Log what the final fit takes, where it takes long.
+    """Log the estimated time of a long final fit.
 
     Args:
-        posterior: Which one.
-        sizes: Of the problem.
-        shown: Whether to estimate it.
+        posterior: The posterior to fit.
+        sizes: Sizes of the problem.
+        shown: Whether to estimate and log it.
     """
     cost = _dearest(posterior, sizes)
     if not shown or not cost.multiplications:
@@ -305,39 +307,39 @@ def announce_training(
     *,
     pass_seconds: float,
 ) -> None:
-    """Log how many steps a training takes at most, and about how long.
+    """Log the maximal number of training steps and the estimated time.
 
     Args:
         settings: Epochs and batch size.
-        posterior: Fitted again after each epoch that validation rows score.
-        sizes: Of the problem.
-        pass_seconds: What one pass of all training rows took without gradients.
+        posterior: Refitted after each epoch if validation rows score it.
+        sizes: Sizes of the problem.
+        pass_seconds: Time of one pass of all training rows without gradients.
     """
     rows, epochs = sizes.num_rows, settings.epochs
     steps = math.ceil(rows / settings.batch_size)
-    each = BACKWARD * pass_seconds + STEP_SECONDS * steps
-    if sizes.num_held:
-        each += pass_seconds * sizes.num_held / rows
+    epoch_seconds = BACKWARD * pass_seconds + STEP_SECONDS * steps
+    if sizes.num_validation:
+        epoch_seconds += pass_seconds * sizes.num_validation / rows
         if (cost := _dearest(posterior, sizes)).multiplications:
-            each += cost.seconds(multiplication_rate())
+            epoch_seconds += cost.seconds(multiplication_rate())
     logger.info(
         "%s, %s%s of %s: %s, about %s",
         counted(rows, "row"),
         counted(epochs, "epoch"),
-        " at most" if sizes.num_held else "",
+        " at most" if sizes.num_validation else "",
         counted(steps, "step"),
         counted(settings.num_steps(rows), "step"),
-        duration(epochs * each),
+        duration(epochs * epoch_seconds),
     )
 
 
 def _dearest(posterior: Posterior, sizes: TrainingSizes) -> FitCost:
-    """Return the cost of a final fit, the dearest one where the posterior leaves it open."""
+    """Return the cost of a final fit, of the most expensive variant if options are open."""
     return posterior.variants(sizes.num_classes, sizes.num_features, sizes.num_rows)[0][1]
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: `20 s`, `7 min`, `3 h`."""
+    """Return a rounded time as text: `20 s`, `7 min`, `3 h`."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:

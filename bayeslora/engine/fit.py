@@ -1,4 +1,4 @@
-"""The whole of a fit: from data as a person passes it to a fitted classifier, saved or not."""
+"""The complete fit: from checked data to a fitted classifier."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from bayeslora.tasks.examples import data_hash
 
 logger = logging.getLogger(__name__)
 
-# With fewer epochs, the higher rates have no time to fall.
+# With fewer epochs, higher rates have no time to decay.
 _LONG = 10
 
 
 def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
-    """Return the adapter with its learning rate, which depends on how long it trains."""
+    """Return the adapter with its learning rate, which depends on the number of epochs."""
     long = settings.epochs >= _LONG and choices.posterior.chooses_epoch
     return choices.adapter.with_rate(long=long)
 
@@ -68,36 +68,36 @@ def fit_classifier(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> FittedModel:
-    """Fit a classifier; where `out` holds an interrupted fit of the same kind, go on with it.
+    """Fit a classifier, resuming an interrupted fit with the same options in `out`.
 
-    Several processes fit it together inside `processes.together`; the first alone touches `out`.
+    Several processes fit it together inside `processes.together`; only the first accesses `out`.
 
     Args:
-        choices: What to fit.
-        data: What to fit it to.
-        settings: How long and how fast.
-        load: Returns the backbone; called after everything that can be checked without it.
-        out: Where the model will be saved, and checkpoints are meanwhile; None for nowhere.
-        overwrite: Whether what is at `out` may be replaced.
+        choices: Choices for the classifier.
+        data: Training and validation data.
+        settings: Training options.
+        load: Returns the backbone; called after all checks that do not need it.
+        out: Directory for the model, and for checkpoints until it is saved; None for none.
+        overwrite: Whether the content of `out` may be replaced.
 
     Raises:
-        InputError: An option is not allowed, `max_length` is beyond the backbone's positions, or
+        InputError: An option is not allowed, `max_length` exceeds the backbone's positions, or
             `out` holds something else.
         MissingAssetError: The posterior needs a package that is not installed.
     """
     choices = formats.settled(choices, data.train[0])
-    given = data
+    all_data = data
     if settings.hold_out:
         check_division(choices, data, settings)
         data = split_off(data, settings.hold_out, settings.seed)
-    final = given if settings.refit else data
+    final = all_data if settings.refit else data
     check_fit(choices, data, settings)
     choices = _with_defaults(choices, data, settings)
     if data.tasks and choices.verbaliser is None:
-        choices = replace(choices, verbaliser="none")  # no name of a class is a word alone
-    held = None if data.validation is None else data.validation[0]
+        choices = replace(choices, verbaliser="none")  # class names are `task: class`, not words
+    held_out = None if data.validation is None else data.validation[0]
     planned = _planned(choices, final, settings)
-    # The record keeps what was asked for, so that a later `calibrate` chooses by rows of its own.
+    # The record keeps the requested options, so that a later `calibrate` chooses on its own rows.
     choices = replace(
         choices, posterior=choices.posterior.settled(fit_plan(choices, data, settings))
     )
@@ -106,7 +106,7 @@ def fit_classifier(
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
     choices = _settled(choices, data, backbone, len(final.train[0]))
-    # `identity` keeps what was asked for.
+    # `identity` keeps the requested options.
     posterior = choices.posterior
     settled = {name: getattr(posterior, name) for name in posterior.settled_options}
     planned |= {
@@ -126,7 +126,7 @@ def fit_classifier(
         prior=_prior(choices, data, whole),
         restore=restore,
     )
-    if held is not None and posterior.scales_logits:
+    if held_out is not None and posterior.scales_logits:
         choices = replace(choices, logit_scale=None)
     try:
         if settings.keep_folds:
@@ -147,7 +147,7 @@ def fit_classifier(
     providers = adapter_provider(choices.adapter) | provider(choices.posterior)
     undivided: dict[str, str | None] = {}
     if settings.hold_out:
-        undivided = {"whole": data_hash(given.train[0])}
+        undivided = {"whole": data_hash(all_data.train[0])}
     record = ModelRecord(
         **planned,
         head=network.head.extra_config(),
@@ -156,18 +156,18 @@ def fit_classifier(
         tasks=data.tasks,
         across_tasks=data.across_tasks,
         data=final.hashes() | undivided,
-        dropped=given.dropped(),  # which rows that are held out may be of either split
+        dropped=all_data.dropped(),  # counted before the division
         results=dataclasses.asdict(results[0]) | learnt,
         versions=library_versions() | providers,
     )
     fitted = FittedModel(record, network, members, choices.progress)
-    return fitted if held is None or settings.refit else fitted.measured(held)
+    return fitted if held_out is None or settings.refit else fitted.measured(held_out)
 
 
 def _claims(
     out: str | Path | None, identity: Mapping[str, Any], *, overwrite: bool
 ) -> tuple[Callable[[], Path | None], Restore]:
-    """Return what claims `out` before the fit, and what claims it again if it was deleted."""
+    """Return functions that claim `out` before the fit, and again if it was deleted."""
     if out is None:
         return lambda: None, nothing_to_restore
     return (
@@ -177,21 +177,21 @@ def _claims(
 
 
 def _say_advice(network: Network, results: Sequence[FitResult]) -> None:
-    """Log what the gates of the members advise, each advice once."""
+    """Log the advice of the members' gates, each advice once."""
     if network.conditioning is None:
         return
-    for advice in dict.fromkeys(network.conditioning.advice(one.adapter) for one in results):
+    for advice in dict.fromkeys(network.conditioning.advice(result.adapter) for result in results):
         if advice:
             logger.warning("%s", advice)
 
 
 def _settled(choices: Choices, data: TrainingData, backbone: Backbone, num_rows: int) -> Choices:
-    """Return the choices with what depends on the backbone: the covariance, the adapted layers.
+    """Return the choices with options that depend on the backbone: covariance and adapted layers.
 
     Args:
-        choices: What was asked for.
-        data: The data.
-        backbone: At its depth.
+        choices: The requested choices.
+        data: Training data.
+        backbone: Backbone at its depth.
         num_rows: Training rows of the last fit.
     """
     posterior = settle_posterior(choices.posterior, _sizes(choices, data, backbone, num_rows))
@@ -200,7 +200,7 @@ def _settled(choices: Choices, data: TrainingData, backbone: Backbone, num_rows:
 
 
 def _prior(choices: Choices, data: TrainingData, whole: Backbone) -> ClassPrior | None:
-    """Return what the language model says of the classes; None for a prior mean of zero."""
+    """Return the language model's rows for the classes; None for a prior mean of zero."""
     adapter = choices.adapter
     return class_prior(
         whole,
@@ -215,13 +215,13 @@ def _prior(choices: Choices, data: TrainingData, whole: Backbone) -> ClassPrior 
 
 
 def _layers(choices: Choices, backbone: Backbone) -> int:
-    """Return how many layers adapt by default: a language model that answers takes more of them."""
+    """Return the default number of adapted layers, larger for a language model that answers."""
     answers = choices.format == "options" and backbone.kind == "decoder"
     return layers_that_answer(num_layers(backbone)) if answers else USUAL_LAYERS
 
 
 def _reading(choices: Choices, backbone: Backbone, data: TrainingData) -> dict[str, Any]:
-    """Return how the backbone reads the rows, as the record holds it."""
+    """Return the record's entries on how the backbone reads the rows."""
     reading = recorded_reading(backbone)
     if choices.verbaliser is not None:
         reading["verbaliser"] = choices.verbaliser
@@ -235,45 +235,45 @@ def _reading(choices: Choices, backbone: Backbone, data: TrainingData) -> dict[s
 def _sizes(
     choices: Choices, data: TrainingData, backbone: Backbone, num_rows: int
 ) -> TrainingSizes:
-    """Return the sizes of the last layer's problem: options share one weight vector."""
+    """Return the sizes of the last layer's problem; options share one weight vector."""
     shared = choices.format == "options"
     classes = 1 if shared else len(data.classes)
     return TrainingSizes(classes, backbone.num_features + shared, num_rows)
 
 
 def _with_defaults(choices: Choices, data: TrainingData, settings: TrainingSettings) -> Choices:
-    """Return the choices with feature scores and adapter as this fit takes them."""
+    """Return the choices with the feature scores and the adapter of this fit."""
     scores = settled_scores(choices.feature_scores, choices.posterior)
-    held = None if data.validation is None else data.validation[0]
+    held_out = None if data.validation is None else data.validation[0]
     adapter = adapter_for(_rated(choices, settings), choices.posterior)
     return replace(
         choices,
         feature_scores=() if settings.keep_folds or choices.adapter.has_members else scores,
-        adapter=read_texts(adapter, data.columns, held),
+        adapter=read_texts(adapter, data.columns, held_out),
     )
 
 
 def _by_parts(
     fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
 ) -> tuple[Choices, Sequence[int] | None, dict[str, Any]]:
-    """Fit to parts of the rows, where the others are to choose something for the last fit.
+    """Fit to parts of the rows if held-out rows choose options for the last fit.
 
     Args:
-        fit: `fit_members` but for its choices and part.
-        choices: What to fit.
-        data: What to fit it to.
-        settings: Says which rows are held out of which fit.
+        fit: `fit_members` without choices and part.
+        choices: Choices for the classifier.
+        data: Training and validation data.
+        settings: Which rows are held out of which fit.
 
     Returns:
-        The choices of the last fit, the epochs after which it stops, and what is recorded of them.
+        The choices of the last fit, the epochs after which it stops, and entries for the record.
     """
     if settings.refit and data.validation is not None:
         plain = replace(choices, feature_scores=())
         fitted = fit(plain, part=Part(None, "without-held-out", "fit without them"))
-        kept = what_was_chosen(fitted, choices.posterior, data.validation)
+        held_out = what_was_chosen(fitted, choices.posterior, data.validation)
         posterior = as_chosen(choices.posterior, fitted[2])
-        choices = replace(choices, posterior=posterior, logit_scale=kept.logit_scale)
-        return choices, kept.epochs, {"held_out": dataclasses.asdict(kept)}
+        choices = replace(choices, posterior=posterior, logit_scale=held_out.logit_scale)
+        return choices, held_out.epochs, {"held_out": dataclasses.asdict(held_out)}
     folds = cross_validate(fit, choices, data.train, settings)
     if folds is None:
         return choices, None, {}
@@ -284,7 +284,7 @@ def _by_parts(
 def _kept_folds(
     fit: Callable[..., Any], choices: Choices, data: TrainingData, settings: TrainingSettings
 ) -> tuple[Network, list[dict[str, Tensor]], list[FitResult], dict[str, Any]]:
-    """Return what `fit_members` does of the fits to parts of the rows, and what is recorded.
+    """Fit to parts of the rows; return the results of `fit_members`, and entries for the record.
 
     Raises:
         InputError: No row can be held out.
@@ -301,11 +301,11 @@ def _kept_folds(
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:
     """Return the backbone with all its layers and at its depth; see `read_as_asked`."""
     check_images(data.train[0], images=loaded.kind == "vision")
-    asked = choices.depth
+    depth = choices.depth
     pairs = data.train[0].pairs is not None
     whole, backbone = read_as_asked(
         loaded,
-        1.0 if asked == "auto" else asked,
+        1.0 if depth == "auto" else depth,
         formats.default_template(
             choices, loaded, data.train[0], data.validation and data.validation[0]
         ),
@@ -315,7 +315,7 @@ def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backb
     )
     check_max_length(whole, choices.max_length)
     formats.check_backbone(choices.format, whole, backbone, len(data.classes))
-    if asked == "auto":
+    if depth == "auto":
         depth = best_depth(
             whole,
             data.train,

@@ -1,4 +1,4 @@
-"""What a fit refuses before anything is loaded, and what a posterior may ask about it."""
+"""Checks of a fit before anything is loaded, and the facts that a posterior may ask about it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bayeslora.processes import current
 
 
 def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
-    """Return what the posterior may ask about the fit.
+    """Return the facts about the fit that the posterior may use.
 
     Raises:
         InputError: There are fewer rows than parts of them.
@@ -44,7 +44,7 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
 
 
 def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) -> None:
-    """Raise InputError for what cannot work, before anything is loaded."""
+    """Raise InputError if the options do not fit together, before anything is loaded."""
     posterior = choices.posterior
     if current().size > 1:
         _check_shared(choices.adapter, posterior)
@@ -84,13 +84,13 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
 
 
 def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
-    """Raise InputError for a training that several processes cannot share."""
-    what, reason = f"posterior {posterior.name!r}", posterior.not_shared
+    """Raise InputError if several processes cannot share the training."""
+    subject, reason = f"posterior {posterior.name!r}", posterior.not_shared
     if adapter.episodes is not None:
-        what, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
+        subject, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
     if adapter.trains and reason:
         raise InputError(
-            f"{what} cannot be trained by several processes: it {reason}; start one, without "
+            f"{subject} cannot be trained by several processes: it {reason}; start one, without "
             "torchrun or accelerate launch",
             code="not-shared",
         )
@@ -112,12 +112,12 @@ def check_division(choices: Choices, data: TrainingData, settings: TrainingSetti
 
 
 def _check_keep_folds(choices: Choices) -> None:
-    """Raise InputError if networks cannot answer together."""
+    """Raise InputError if the fits of `cv` cannot be averaged."""
     posterior = choices.posterior
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
             f"keep_folds is not for posterior {posterior.name!r}, but for "
-            f"{names_where(lambda one: one.is_point or one.scales_logits)}; leave it out",
+            f"{names_where(lambda config: config.is_point or config.scales_logits)}; leave it out",
             code="clash",
         )
     if not choices.adapter.trains:
@@ -139,21 +139,21 @@ def _differ(data: TrainingData) -> bool:
     return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
-def refuse_training_options(adapter: Adapter, **given: Any) -> None:
-    """Raise InputError for an option of training that has no effect beside an adapter.
+def refuse_training_options(adapter: Adapter, **options: Any) -> None:
+    """Raise InputError if a training option has no effect with an adapter.
 
     Args:
         adapter: Trains on episodes, or not at all.
-        given: Options of `BayesianClassifier.fit` by name, at their default where not given.
+        **options: Options of `BayesianClassifier.fit`; defaults if not passed.
     """
     defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
-    for name, value in given.items():
+    for name, value in options.items():
         if value != defaults.get(name):
-            what = "fits the last layer alone"
+            reason = "fits the last layer alone"
             if adapter.trains:
-                what = "trains on few-shot episodes, whose number is an option of its own"
+                reason = "trains on few-shot episodes, whose number is an option of its own"
             raise InputError(
-                f"{name} has no effect with adapter {adapter.name!r}, which {what}; leave it out, "
-                "or choose an adapter such as 'polar' or 'lora'",
+                f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
+                "out, or choose an adapter such as 'polar' or 'lora'",
                 code="no-effect",
             )

@@ -1,6 +1,6 @@
-"""How questions with options are read: by the letter that a language model names, or one by one.
+"""Formats of questions with options.
 
-letters   the options stand in the prompt; the classes are letters, as in published tables
+letters   the prompt lists the options; the classes are letters, as in published tables
 options   every option is scored after the question, by one weight vector for all
 """
 
@@ -24,23 +24,23 @@ from bayeslora.tasks.examples import LETTERS, Examples
 
 LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
-"""Of the format `letters`, where no template is asked for; `{text}` is the question with its
-options, each on a line of its own after its letter."""
+"""Default templates of the format `letters`; `{text}` is the question with its options, each on its
+own line after its letter."""
 
 _HASHED = 100
 
 
 def settled(choices: Choices, rows: Examples) -> Choices:
-    """Return the choices with what depends on whether the rows are questions.
+    """Return the choices with defaults for questions, if the rows are questions.
 
     Raises:
         InputError: An option has no effect on such rows.
     """
-    asked = choices.template
+    template = choices.template
     alone = rows.choices is None or choices.format == "letters"
-    if asked is not None and asked.fills and alone:
+    if template is not None and template.fills and alone:
         raise InputError(
-            f"template {asked.frame!r} has {FILLED}, which needs questions with options and the "
+            f"template {template.frame!r} has {FILLED}, which needs questions with options and the "
             "format 'options'; write {text} in its place"
         )
     if rows.choices is None:
@@ -50,10 +50,12 @@ def settled(choices: Choices, rows: Examples) -> Choices:
                 "holds texts; leave format (--format) out"
             )
         return choices
-    found: Format = choices.format or "options"
+    format: Format = choices.format or "options"
     depth = 1.0 if choices.depth is None else choices.depth
-    if found == "letters":
-        return replace(choices, format=found, depth=depth, verbaliser=choices.verbaliser or "names")
+    if format == "letters":
+        return replace(
+            choices, format=format, depth=depth, verbaliser=choices.verbaliser or "names"
+        )
     if choices.verbaliser not in (None, "none"):
         raise InputError(
             "verbaliser has no effect on the format 'options', where the language model is asked "
@@ -62,23 +64,23 @@ def settled(choices: Choices, rows: Examples) -> Choices:
         )
     if depth == "auto":
         raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")
-    scores = feature_scores(found, choices.feature_scores)
-    return replace(choices, format=found, depth=depth, feature_scores=scores, verbaliser="none")
+    scores = feature_scores(format, choices.feature_scores)
+    return replace(choices, format=format, depth=depth, feature_scores=scores, verbaliser="none")
 
 
-def feature_scores(format: Format | None, asked: Sequence[str] | None) -> Sequence[str] | None:
+def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequence[str] | None:
     """Return the feature scores to fit: none in the format `options`.
 
     Args:
-        format: How questions are read; None for texts.
-        asked: Their names; None for the default.
+        format: Format of questions; None for texts.
+        names: Names of the scores; None for the default.
 
     Raises:
-        InputError: Some were asked for, and every option has a feature of its own.
+        InputError: Scores are requested for `options`, where every option has its own feature.
     """
     if format != "options":
-        return asked
-    if asked:
+        return names
+    if names:
         raise InputError(
             "feature scores are of one feature of a row, and in the format 'options' every option "
             "has one; leave feature_scores (--feature-scores) out"
@@ -87,15 +89,15 @@ def feature_scores(format: Format | None, asked: Sequence[str] | None) -> Sequen
 
 
 def default_template(
-    choices: Choices, backbone: Backbone, train: Examples, held: Examples | None = None
+    choices: Choices, backbone: Backbone, train: Examples, held_out: Examples | None = None
 ) -> Template | None:
-    """Return the template of a fit, that of its format where none was asked for.
+    """Return the template of a fit, by default that of its format.
 
     Args:
-        choices: Settled.
-        backbone: Loaded.
-        train: Questions, whose options fill their blanks if every one of them has one.
-        held: Held-out questions, or None.
+        choices: Settled choices.
+        backbone: Loaded backbone.
+        train: Questions, whose options fill their blanks if all questions have one.
+        held_out: Held-out questions, or None.
     """
     pairs = train.pairs is not None
     if choices.format is None or choices.template is not None or backbone.template is not None:
@@ -104,7 +106,7 @@ def default_template(
         return None
     if choices.format == "letters":
         return letters_template(pairs=pairs)
-    if all(at_blank(text) for rows in (train, held) if rows is not None for text in rows.texts):
+    if all(at_blank(text) for rows in (train, held_out) if rows is not None for text in rows.texts):
         plain, paired = option_reading.FILLING_FRAME, option_reading.PAIR_FILLING_FRAME
     else:
         plain, paired = option_reading.FRAME, option_reading.PAIR_FRAME
@@ -112,22 +114,22 @@ def default_template(
 
 
 def letters_template(*, pairs: bool) -> Template:
-    """Return the template of the format `letters` where none was asked for."""
+    """Return the default template of the format `letters`."""
     return Template(LETTERS_PAIR_FRAME if pairs else LETTERS_FRAME)
 
 
 def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classes: int) -> None:
-    """Raise InputError for a backbone that cannot read questions so.
+    """Raise InputError if a backbone cannot read questions in a format.
 
     Args:
-        format: How they are read; None for texts.
-        whole: With all its layers and its template.
-        cut: At the depth that is read.
-        classes: Letters.
+        format: Format of questions; None for texts.
+        whole: Backbone with all its layers and its template.
+        cut: Backbone at its depth.
+        classes: Number of letters.
 
     Raises:
-        InputError: Letters take a decoder that knows each as one token; options of a decoder take
-            all its layers.
+        InputError: Letters need a decoder with one token for each; options of a decoder need all
+            its layers.
     """
     if whole.template is not None and whole.template.fills and whole.kind != "decoder":
         raise InputError(
@@ -146,42 +148,42 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
 def check_letters(
     name: str, kind: Kind, tokenizer: Any, template: Template | None, classes: int
 ) -> None:
-    """Raise InputError if a backbone has no token of its own for a letter.
+    """Raise InputError if a backbone has no separate token for each letter.
 
     Args:
-        name: Of the backbone.
-        kind: Of the backbone.
-        tokenizer: Of the backbone.
-        template: What is put around each question.
-        classes: Letters.
+        name: Name of the backbone.
+        kind: Kind of the backbone.
+        tokenizer: Tokenizer of the backbone.
+        template: Template around each question.
+        classes: Number of letters.
 
     Raises:
-        InputError: It has none, or it is no decoder.
+        InputError: A letter has no token, or the backbone is not a decoder.
     """
     if kind != "decoder":
         raise InputError(
             f"{name} is an encoder, which names no letter; take the format 'options', or a decoder"
         )
     letters = LETTERS[:classes]
-    found = [tuple(tokens_after(tokenizer, template, one)) for one in letters]
-    for place, ids in enumerate(found):
-        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids in found[:place]:
+    tokens = [tuple(tokens_after(tokenizer, template, letter)) for letter in letters]
+    for index, ids in enumerate(tokens):
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids in tokens[:index]:
             raise InputError(
                 f"the tokenizer of {name} has no token of its own for the letter "
-                f"{letters[place]!r} after the template; end the template in 'Answer:', or take "
+                f"{letters[index]!r} after the template; end the template in 'Answer:', or take "
                 "the format 'options'"
             )
 
 
 def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:
-    """Return the SHA-256 of the first 100 prompts as they are read, in hexadecimal."""
+    """Return the hexadecimal SHA-256 of the first 100 prompts."""
     frame = template or Template("{text}")
     pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
     digest = hashlib.sha256()
-    every = zip(rows.texts, pairs, rows.choices or (), strict=False)
-    for text, pair, options in islice(every, _HASHED):
-        asked = with_letters(text, options) if format == "letters" else text
-        prompt = frame.filled(asked, pair).whole
+    questions = zip(rows.texts, pairs, rows.choices or (), strict=False)
+    for text, pair, options in islice(questions, _HASHED):
+        question = with_letters(text, options) if format == "letters" else text
+        prompt = frame.filled(question, pair).whole
         spelled = [prompt] if format == "letters" else [prompt, *options]
         digest.update("\0".join(spelled).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How the head follows the adapter while the adapter trains."""
+"""Updates of the head while the adapter trains."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bayeslora.posteriors.types import LastLayer, Refittable
 
 @dataclass(frozen=True)
 class Moment:
-    """What a head can see when its turn comes, before the adapter's own step.
+    """The state of training at a head update, before the adapter's step.
 
     Attributes:
         network: The network in training.
-        optimizer: Holds the head's parameters.
-        rows: The batch, detached.
-        step: Adapter steps taken so far.
+        optimizer: Optimiser with the head's parameters.
+        rows: Features of the batch, detached.
+        step: Number of adapter steps taken.
     """
 
     network: Network
@@ -33,31 +33,31 @@ class Moment:
 
 
 class HeadUpdate:
-    """Updates `network.head` before the adapter's step, unless a subclass says otherwise."""
+    """Updates `network.head`, by default before the adapter's step."""
 
     def __call__(self, now: Moment) -> None:
         """Update the head before the adapter's gradient is taken."""
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return what the adapter's gradient is taken of, for the batch with its graph."""
+        """Return the loss of the adapter for the batch with its graph."""
         return now.network.head.data_loss(rows)
 
     def after(self, now: Moment) -> None:
-        """Do what is left once the adapter's gradient is there."""
+        """Finish the update once the adapter's gradient is computed."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint has to hold beside the network's."""
+        """Return the tensors that a checkpoint needs beside the network's."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
 
 
 class GradientSteps(HeadUpdate):
     """Steps of the head's optimizer on the batch's features: the published alternation."""
 
     def __init__(self, num_steps: int, num_train: int) -> None:
-        """Take `num_steps` a batch; the KL is weighed by `num_train` rows."""
+        """Take `num_steps` steps per batch; the KL is weighted for `num_train` rows."""
         self._num_steps = num_steps
         self._num_train = num_train
 
@@ -68,7 +68,7 @@ class GradientSteps(HeadUpdate):
             head.zero_grad()
             torch.autograd.backward(head.loss(now.rows, self._num_train))
             now.optimizer.head_step()
-        # The adapter's gradient is clipped by its norm alone.
+        # Clipping must see the norm of the adapter's gradient alone.
         head.zero_grad()
 
 
@@ -76,49 +76,49 @@ class JointSteps(HeadUpdate):
     """One gradient for adapter and head together, without alternation."""
 
     def __init__(self, num_train: int) -> None:
-        """Weigh the KL by `num_train` rows."""
+        """Weight the KL for `num_train` rows."""
         self._num_train = num_train
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the head's own objective, whose gradient reaches both."""
+        """Return the head's own objective, whose gradient reaches adapter and head."""
         now.network.head.zero_grad()
         return now.network.head.loss(rows, self._num_train)
 
     def after(self, now: Moment) -> None:
-        """Move the head by the gradient that the adapter's step uses as well."""
+        """Step the head by the gradient of the same backward pass."""
         now.optimizer.head_step()
-        # The adapter's gradient is clipped by its norm alone.
+        # Clipping must see the norm of the adapter's gradient alone.
         now.network.head.zero_grad()
 
 
 class TrainingFeatures:
-    """Features of all training rows in evaluation mode, computed once for each adapter step."""
+    """Features of all training rows in evaluation mode, cached per adapter step."""
 
     def __init__(self, train: LabelledTexts) -> None:
-        """Keep the training rows."""
+        """Store the training rows."""
         self._train = train
         self._step: int | None = None
-        self._found = Features(torch.empty(0))
+        self._features = Features(torch.empty(0))
 
     @torch.no_grad()
     def at(self, network: Network, step: int) -> Features:
         """Return the features of the network after `step` adapter steps, scaled and labelled."""
         if step != self._step:
             was_training = network.training
-            self._found = feature_rows(network, self._train).features
+            self._features = feature_rows(network, self._train).features
             network.train(was_training)
             self._step = step
-        return self._found
+        return self._features
 
 
 class Refits(HeadUpdate):
-    """Closed-form fits of the head to the features of all training rows, now and then."""
+    """Periodic closed-form refits of the head to the features of all training rows."""
 
     def __init__(self, head: LastLayer, every: int, rows: TrainingFeatures) -> None:
-        """Refit `head` before each `every`-th step of the adapter, on these rows.
+        """Refit `head` to these rows before every `every`-th adapter step.
 
         Raises:
-            TypeError: The head has no closed-form fit that goes on from where it is.
+            TypeError: The head has no closed-form refit from its present state.
         """
         if not isinstance(head, Refittable):
             raise TypeError(
@@ -129,7 +129,7 @@ class Refits(HeadUpdate):
         self._rows = rows
 
     def __call__(self, now: Moment) -> None:
-        """Refit the head when its turn has come."""
+        """Refit the head if the step is due."""
         if now.step % self._every:
             return
         self._head.refit(self._rows.at(now.network, now.step))

@@ -1,4 +1,4 @@
-"""Layer sampling in a fit: its groups, its place among the Trainer's callbacks, what it refuses."""
+"""Layer sampling in a fit: parameter groups, Trainer callback and checks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import names_where
 
-# The learning rates that belong to layers; the head's and that of what is outside them do not rise.
+# Names of optimiser groups with layer parameters; the rates of the head and the rest do not rise.
 _RISING = frozenset({"adapter", "factors", "posterior"})
 
 
 def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampling | None) -> None:
-    """Raise InputError for what cannot go with layers that rest, before anything is loaded.
+    """Raise InputError if layer sampling is impossible, before anything is loaded.
 
     Raises:
-        InputError: The posterior cannot, or layers are to be sampled in two ways.
+        InputError: The posterior does not support it, or layers would be sampled in two ways.
     """
     if adapter.layer_sampling is not None:
         if sampling is not None:
@@ -41,7 +41,8 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
         if reason:
             raise InputError(
                 f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
-                f"{reason}; choose {names_where(lambda one: not reason_against_layers(one()))}, or "
+                f"{reason}; choose "
+                f"{names_where(lambda config: not reason_against_layers(config()))}, or "
                 "another adapter, maybe with layer_sampling",
                 code="not-on-layers",
             )
@@ -62,11 +63,11 @@ def layer_sampler(
     settings: TrainingSettings,
     num_train: int,
 ) -> LayerSampler | None:
-    """Return the policy over a fresh network's layers; None where all of them always train.
+    """Return the sampling policy for a fresh network; None if all layers always train.
 
     Raises:
-        InputError: There are fewer layers than are to be active, or not as many as weights; or the
-            posterior needs adapters that never train.
+        InputError: There are fewer layers than `num_active`, or their number is not that of the
+            weights; or an adapter that the posterior needs trained would never train.
     """
     options = adapter.layer_sampling or settings.layer_sampling
     if options is None:
@@ -78,7 +79,7 @@ def layer_sampler(
     sampler = LayerSampler(
         options, groups, options.interval_of(num_steps, num_layers), settings.seed
     )
-    # Those that start from the weight itself have directions to add noise along from the start.
+    # Adapters that start from the weight itself have directions for the noise from the start.
     if posterior.not_idle and not adapter.from_weight:
         _check_all_drawn(sampler, num_steps, posterior)
     return sampler
@@ -99,13 +100,13 @@ def _check_all_drawn(sampler: LayerSampler, num_steps: int, posterior: Posterior
 
 
 class LayerSwitches(TrainerCallback, ExportableState):
-    """Asks the policy before every optimiser step which layers train.
+    """Applies the sampling policy before every optimiser step.
 
-    It needs an optimiser that holds all groups, as any is that was built before training began.
+    The optimiser must hold all groups, as it does if it was built before training began.
     """
 
     def __init__(self, sampler: LayerSampler, network: Network | None = None) -> None:
-        """Switch the groups of `sampler`; a network of ours is told which of its layers trained."""
+        """Switch the groups of `sampler`; a bayeslora network records which layers trained."""
         self._sampler = sampler
         self._is_ours = network is not None
         self._full = None if network is None else network.full
@@ -116,8 +117,8 @@ class LayerSwitches(TrainerCallback, ExportableState):
         """Check that parameters are whole, rates can rise, and a resumed run draws the same layers.
 
         Raises:
-            InputError: They are sharded; there is a ramp, and a group of the optimiser holds layers
-                and something else; or other layers are drawn.
+            InputError: Parameters are sharded; with a ramp, an optimiser group mixes layers with
+                other parameters; or the layers drawn differ from those of the checkpoint.
         """
         kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
         if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
@@ -138,14 +139,14 @@ class LayerSwitches(TrainerCallback, ExportableState):
             self._full.changed |= {*active, ALWAYS} & self._full.groups.keys()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Lower the layers' learning rates where they rise after a draw."""
+        """Lower the layers' learning rates while they rise after a draw."""
         factor = self._sampler.lr_factor(state.global_step)
         self._rates = [(group, group["lr"]) for group in self._rising(kwargs["optimizer"])]
         for group, rate in self._rates:
             group["lr"] = rate * factor
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Put the schedule's learning rates back."""
+        """Restore the schedule's learning rates."""
         for group, rate in self._rates:
             group["lr"] = rate
         self._step = state.global_step + 1
@@ -155,7 +156,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
         self._sampler.finish()
 
     def _rising(self, optimizer: Any) -> list[dict[str, Any]]:
-        """Return the groups of the layers: in a fit of ours by name, else those of layers alone."""
+        """Return the layers' groups: by name in our own fits, else groups of layers alone."""
         groups: list[dict[str, Any]] = optimizer.param_groups
         if self._is_ours:
             return [group for group in groups if group.get("name") in _RISING]
@@ -166,12 +167,12 @@ class LayerSwitches(TrainerCallback, ExportableState):
         return {id(item) for group in self._sampler.layers for item in group.params}
 
     def _check_rising(self, optimizer: Any) -> None:
-        """Raise InputError if a group of the optimiser holds layers and something else."""
+        """Raise InputError if an optimiser group mixes layers with other parameters."""
         if self._is_ours:
             return
         rising = {id(item) for group in self._rising(optimizer) for item in group["params"]}
-        held = {id(item) for group in optimizer.param_groups for item in group["params"]}
-        if (self._layers() & held) - rising:
+        parameters = {id(item) for group in optimizer.param_groups for item in group["params"]}
+        if (self._layers() & parameters) - rising:
             raise InputError(
                 f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
                 "were drawn, and groups of this optimiser hold other parameters beside layers; "
@@ -180,7 +181,7 @@ class LayerSwitches(TrainerCallback, ExportableState):
             )
 
     def state(self) -> dict[str, Any]:
-        """Return what checkpoints keep, to be compared when training goes on."""
+        """Return the state for checkpoints, which is compared when training resumes."""
         return {"args": {}, "attributes": self._sampler.state_dict(self._step)}
 
 
@@ -192,12 +193,12 @@ def _groups(network: Network, posterior: Posterior) -> list[Group]:
         ]
     members: dict[int, list[nn.Parameter]] = {}
     always: list[nn.Parameter] = []
-    beside = posterior.site_parameters(network)
-    for site, more in zip(network.sites, beside, strict=True):
+    extras = posterior.site_parameters(network)
+    for site, extra in zip(network.sites, extras, strict=True):
         number = layer_index(site.name)
-        home = always if number is None else members.setdefault(number, [])
-        home += [*site.trainable().values(), *more]
-    # S²FT may have chosen no columns of a layer: drawn alone, it would leave nothing to train.
+        parameters = always if number is None else members.setdefault(number, [])
+        parameters += [*site.trainable().values(), *extra]
+    # S²FT may choose no columns of a layer: drawing it alone would leave nothing to train.
     layers = [
         Group(f"layer {number}", tuple(items)) for number, items in sorted(members.items()) if items
     ]

@@ -1,4 +1,4 @@
-"""Models from disk: our own directories, and classifiers that were trained elsewhere."""
+"""Load models from disk: our own directories, and classifiers trained elsewhere."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def restore_network(
         files: The model directory's content.
         backbone: Name of the backbone, or the backbone itself.
         loading: Options of `load_backbone`.
-        module: The module of a model that `from_module` made.
-        encode: What encodes its texts.
+        module: The module, for a model made by `from_module`.
+        encode: The function that encodes its texts.
 
     Raises:
-        InputError: The backbone is another one, or a tensor is missing, unexpected, misshapen, of
-            another dtype, or not finite.
+        InputError: The backbone has changed, or a tensor is missing, unexpected, not finite, or of
+            another shape or dtype.
     """
     record = files.record
     _check_results(files)
     if record.tasks and "tasks" in record.head:
         raise InputError(
-            f"{_place(files.directory)}: it was fitted to several tasks by an older version, with "
-            "a last layer for each; this one has a last layer for all of them: fit it again"
+            f"{_location(files.directory)}: it was fitted to several tasks by an older version, "
+            "with a last layer for each; this one has a last layer for all of them: fit it again"
         )
     members = _members(files)
     if record.backbone["kind"] == MODULE:
@@ -84,7 +84,7 @@ def restore_network(
     elif record.backbone["kind"] == FOREIGN:
         network = foreign_from_files(files, str(backbone), loading)
     else:
-        base = _found(backbone, files, loading) if isinstance(backbone, str) else backbone
+        base = _load_base(backbone, files, loading) if isinstance(backbone, str) else backbone
         base = read_at(base, record.backbone.get("depth"), _template(record))
         check_backbone(record, base)
         base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
@@ -102,19 +102,19 @@ def restore_network(
     width = network.head.mean_weight.shape[1]
     scores = FeatureScores.empty(record.feature_scores, width)
     network.feature_scores = scores.to(network.feature_scale.device)
-    # Each is loaded once, so that a damaged one is found now; the first stays in place.
+    # Load each member once to detect damaged tensors now; the first stays loaded.
     for tensors in reversed(members):
         _load(network, tensors, files.directory)
     return network.eval(), members
 
 
 def _check_results(files: ModelFiles) -> None:
-    """Raise InputError if the results in a record are not what its model card is made from."""
+    """Raise InputError if the model card cannot be made from a record's results."""
     try:
         model_card(files.record, "")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{_place(files.directory)}: its results are damaged: {first_line(error)}",
+            f"{_location(files.directory)}: its results are damaged: {first_line(error)}",
             code="damaged",
         ) from None
 
@@ -124,11 +124,11 @@ def _template(record: ModelRecord) -> Template | None:
     return None if frame is None else Template(frame)
 
 
-def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
+def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
     """Return the backbone of a saved model.
 
     Raises:
-        InputError: It cannot be loaded; the message says how to name where it is now.
+        InputError: It cannot be loaded; the message says how to pass its new location.
         MissingAssetError: It is an embedded model whose package is not installed.
     """
     pick_device(loading["device"])  # no other backbone would help
@@ -146,9 +146,9 @@ def _found(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone
 def with_saved_tokenizer(
     backbone: Backbone, files: ModelFiles, *, trust_remote_code: bool
 ) -> Backbone:
-    """Return a backbone with the tokenizer that lies in a model directory, where there is one.
+    """Return a backbone with the tokenizer of a model directory, if there is one.
 
-    The weights' fingerprint says nothing about it, and that of the backbone may have changed since.
+    The weights' fingerprint does not cover it, and the backbone's own may have changed since.
     """
     if backbone.kind == "vision":
         reader = None if files.directory is None else files.directory / READER_FILE
@@ -161,36 +161,36 @@ def with_saved_tokenizer(
 
 
 def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return (adapter, posterior) tensors by name; an ensemble's carry the member's number."""
+    """Return (adapter, posterior) tensors by name; an ensemble's with the member's number."""
     adapter: dict[str, Tensor] = {}
     posterior: dict[str, Tensor] = {}
-    for place, tensors in enumerate(members):
-        prefix = _prefix(place, len(members))
+    for member, tensors in enumerate(members):
+        prefix = _prefix(member, len(members))
         for name, tensor in tensors.items():
-            home = adapter if name.startswith("adapter.") else posterior
-            home[prefix + name] = tensor.contiguous()
+            target = adapter if name.startswith("adapter.") else posterior
+            target[prefix + name] = tensor.contiguous()
     return adapter, posterior
 
 
 def _members(files: ModelFiles) -> Members:
     count = files.record.num_members
-    # Each has tensors of its own; a number from a damaged record would be counted to for hours.
+    # Every member has its own tensors; a huge number in a damaged record would loop for hours.
     if count > len(files.posterior) + len(files.adapter):
-        raise InputError(f"{_place(files.directory)}: it has no tensors of {count} members")
-    prefixes = [_prefix(place, count) for place in range(count)]
+        raise InputError(f"{_location(files.directory)}: it has no tensors of {count} members")
+    prefixes = [_prefix(member, count) for member in range(count)]
     members: Members = [{} for _ in prefixes]
     for name, tensor in {**files.adapter, **files.posterior}.items():
-        place = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
-        if place is None:
+        member = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
+        if member is None:
             raise _misfit(files.directory, name, "belongs to no member")
-        own = name.removeprefix(prefixes[place])
-        if not own.startswith(_FORMER):
-            members[place][own] = tensor
+        key = name.removeprefix(prefixes[member])
+        if not key.startswith(_FORMER):
+            members[member][key] = tensor
     return members
 
 
-def _prefix(place: int, count: int) -> str:
-    return f"member-{place}." if count > 1 else ""
+def _prefix(member: int, count: int) -> str:
+    return f"member-{member}." if count > 1 else ""
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
@@ -201,36 +201,36 @@ def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | Non
             raise _misfit(directory, name, "is missing")
         if name not in expected:
             raise _misfit(directory, name, "is not expected")
-        found, needed = list(tensors[name].shape), list(expected[name].shape)
-        if found != needed:
-            raise _misfit(directory, name, f"has shape {found}, expected {needed}")
+        shape, expected_shape = list(tensors[name].shape), list(expected[name].shape)
+        if shape != expected_shape:
+            raise _misfit(directory, name, f"has shape {shape}, expected {expected_shape}")
         problem = _problem(tensors[name], expected[name])
         if problem:
             raise _misfit(directory, name, problem)
     network.load_trained_state(tensors)
 
 
-def _problem(found: Tensor, expected: Tensor) -> str:
-    """Return what is wrong with the values of a tensor [...]; empty where nothing is.
+def _problem(tensor: Tensor, expected: Tensor) -> str:
+    """Return what is wrong with the values of a tensor [...]; empty if nothing is.
 
-    What an unfitted posterior does not know is NaN, and may stay so.
+    Values that are NaN in an unfitted posterior may be NaN here too.
     """
-    if found.dtype != expected.dtype:
-        kinds = (str(item.dtype).removeprefix("torch.") for item in (found, expected))
+    if tensor.dtype != expected.dtype:
+        kinds = (str(item.dtype).removeprefix("torch.") for item in (tensor, expected))
         return "has dtype {}, expected {}".format(*kinds)
-    if bool((expected.isfinite() & ~found.isfinite()).any()):
+    if bool((expected.isfinite() & ~tensor.isfinite()).any()):
         return "has values that are not finite"
     return ""
 
 
 def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
     return InputError(
-        f"{_place(directory)}: its tensors do not fit its record: {name!r} {problem}",
+        f"{_location(directory)}: its tensors do not fit its record: {name!r} {problem}",
         code="damaged",
     )
 
 
-def _place(directory: Path | None) -> str:
+def _location(directory: Path | None) -> str:
     return "the model" if directory is None else str(directory)
 
 
@@ -245,12 +245,11 @@ def foreign_network(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Network, ModelRecord]:
-    """Return a network around a sequence classifier, its head at the classifier's own weights.
+    """Return a network around a sequence classifier, with the classifier's weights in its head.
 
     Raises:
-        InputError: There is no such model, `max_length` is beyond its positions, or the posterior
-            is neither one of the last layer nor, where the model is a PEFT checkpoint, over its
-            adapters.
+        InputError: There is no such model, `max_length` exceeds its positions, or the posterior is
+            neither over the last layer nor, for a PEFT checkpoint, over its adapters.
     """
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
@@ -274,10 +273,10 @@ def foreign_network(
 def module_network(
     classifier: ModuleClassifier, posterior: Posterior
 ) -> tuple[Network, ModelRecord]:
-    """Return a network around a module, its head at the weights of the module's final layer.
+    """Return a network around a module, with the weights of its final layer in the head.
 
     Raises:
-        InputError: The posterior is not one of the last layer.
+        InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
     return _around(ModuleEncoder(classifier), MODULE, classifier.classes, posterior)
@@ -317,15 +316,15 @@ def _around(
 
 
 def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> Network:
-    """Return the network of a saved model around the classifier that it names.
+    """Return the network of a saved model around the classifier named in its record.
 
     Raises:
-        InputError: The classifier cannot be loaded, or is another one now.
+        InputError: The classifier cannot be loaded or has changed.
     """
     record = files.record
     classifier = load_sequence_classifier(
         name,
-        # The classifier may have been given another tokenizer than the one that lies beside it.
+        # The tokenizer that was used may differ from the one in the classifier's directory.
         tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
@@ -334,13 +333,13 @@ def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any])
     )
     encoder = SequenceEncoder(classifier, max_length=record.max_length)
     check_backbone(record, encoder.backbone)
-    # Their own tensors, those of a posterior that turned them, are loaded afterwards.
+    # Their tensors, which the posterior may have rotated, are loaded afterwards.
     sites = split_peft(classifier.backbone.model, name) if record.adapter else []
     return _restored(record, encoder, sites)
 
 
 def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
-    """Return the tokenizer in a model directory, or None where there is none.
+    """Return the tokenizer of a model directory, or None if it has none.
 
     Raises:
         InputError: It is damaged.
@@ -356,10 +355,10 @@ def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
 
 
 def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
-    """Raise InputError if a classifier that was given in memory could not be loaded again.
+    """Raise InputError if a classifier passed in memory could not be loaded again.
 
     Raises:
-        InputError: The place that it names does not hold its weights, or it names none.
+        InputError: It names no source, or the source does not hold its weights.
     """
     name = record.backbone["name"]
     is_held = False
@@ -380,10 +379,10 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
 def module_from_files(
     files: ModelFiles, module: nn.Module | None, encode: Encode | None, device: str | None
 ) -> Network:
-    """Return the network of a saved model around the module that it was made for.
+    """Return the network of a saved model around its module.
 
     Raises:
-        InputError: The module or its `encode` is not given, or it is another one.
+        InputError: `module` or `encode` is missing, or the module is another one.
     """
     record = files.record
     if module is None or encode is None:
@@ -414,42 +413,42 @@ def _restored(
     return network.to(encoder.backbone.device)
 
 
-def check_backbone(record: ModelRecord, found: Backbone) -> None:
-    """Raise InputError if what lies below the last layer is not what a model was made for.
+def check_backbone(record: ModelRecord, backbone: Backbone) -> None:
+    """Raise InputError if a backbone is not the one that a model was made for.
 
     Args:
         record: Of the model.
-        found: The backbone that was found.
+        backbone: The loaded backbone.
 
     Raises:
-        InputError: Its weights or the settings of its architecture are others.
+        InputError: Its weights or the settings of its architecture differ.
     """
     known = record.backbone
     changes = [
-        f"{name} is {value!r}, was {before!r}"
-        for name, value, before in _changed(found.settings, known.get("settings", {}))
+        f"{name} is {value!r}, was {old!r}"
+        for name, value, old in _changed(backbone.settings, known.get("settings", {}))
     ]
-    if found.fingerprint != known["fingerprint"]:
-        weights = f"fingerprint {found.fingerprint}, expected {known['fingerprint']}"
+    if backbone.fingerprint != known["fingerprint"]:
+        weights = f"fingerprint {backbone.fingerprint}, expected {known['fingerprint']}"
         changes.insert(0, f"{weights}, that of {known['name']!r} then")
     if changes:
         raise InputError(
-            f"the model was made for another backbone than {found.name!r} is now: "
+            f"the model was made for another backbone than {backbone.name!r} is now: "
             + "; ".join(changes),
             code="another-backbone",
         )
 
 
 def _changed(
-    found: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+    current: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, found, known) of settings that differ.
+    """Yield (name, current, known) of settings that differ.
 
-    What only one side has is skipped: other versions of transformers name more or fewer.
+    Settings on one side only are skipped, since versions of transformers differ in them.
     """
-    for name in found.keys() & known.keys():
-        one, other = found[name], known[name]
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _changed(one, other, f"{prefix}{name}.")
-        elif one != other:
-            yield f"{prefix}{name}", one, other
+    for name in current.keys() & known.keys():
+        value, known_value = current[name], known[name]
+        if isinstance(value, Mapping) and isinstance(known_value, Mapping):
+            yield from _changed(value, known_value, f"{prefix}{name}.")
+        elif value != known_value:
+            yield f"{prefix}{name}", value, known_value

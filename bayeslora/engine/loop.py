@@ -1,4 +1,4 @@
-"""One fit: from labelled texts to a trained network with its posterior."""
+"""Training of one network with its posterior on labelled texts."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ EpochHook = Callable[[int, Network], None]
 
 @dataclass
 class FitResult:
-    """What a fit left behind besides the network itself.
+    """Results of a fit besides the network.
 
     Attributes:
-        history: One mapping an epoch: training loss, validation NLL and accuracy, and what gates do
-            with the training rows, where there are some.
+        history: One mapping per epoch: training loss, validation NLL and accuracy, and figures of
+            the gates on the training rows, if there are gates.
         best_epoch: The epoch kept, counted from 1.
-        posterior: What the last layer chose and reached.
-        adapter: Size, stable rank and drift from orthogonality, over all sites; and what gates
-            do with the training rows, where there are some.
-        layer_sampling: What was drawn, where layers were sampled.
-        prior_factor: c of the language model's rows in the prior mean; None where that is zero.
+        posterior: Options chosen by the last layer, and figures of its fit.
+        adapter: Size, stable rank and drift from orthogonality over all sites, and figures of the
+            gates on the training rows, if there are gates.
+        layer_sampling: The draws of layer sampling, if used.
+        prior_factor: c of the language model's rows in the prior mean; None if that is zero.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -94,19 +94,19 @@ def validation_metrics(
     validation: LabelledTexts,
     drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Return NLL (nats) and accuracy on validation rows, to compare epochs by.
+    """Return NLL (nats) and accuracy on validation rows, for comparing epochs.
 
-    Last layers that are fitted to training features are fitted to them first, under the prior of
-    the training: the prior itself is chosen once, after the last epoch, and so are temperatures.
-    Where weights are random, it is the mean network that is scored.
+    Last layers fitted to training features are fitted first, under the training prior: the prior
+    and temperatures are chosen only once, after the last epoch. With random weights, the mean
+    network is scored.
 
     Args:
         network: The network as trained so far.
-        train: The training rows; None where the head is as training left it.
+        train: The training rows; None to score the head as trained.
         validation: The rows to score.
-        drawing: `link` and `num_samples` of the prediction; None takes the usual ones.
+        drawing: `link` and `num_samples` of the prediction; None for the defaults.
     """
-    # A copy is fitted: training state and checkpoints stay those of an unfitted head.
+    # Fit a copy: training state and checkpoints stay those of an unfitted head.
     head = copy.deepcopy(network.head)
     rows = feature_rows(network, validation).features
     if train is not None:
@@ -138,25 +138,25 @@ def train_network(
 ) -> FitResult:
     """Train adapter and head in alternation, keep the best epoch, fit the posterior.
 
-    Checkpoints are written to `directory` after each epoch; where it holds some already, training
-    goes on from the last one and ends as if it had never stopped.
+    A checkpoint is written to `directory` after each epoch. Training resumes from the last one in
+    it, with the same result as without interruption.
 
     Args:
         network: A fresh network.
         train: Training rows.
         validation: Held-out rows; without them the last epoch is kept.
         adapter: Learning rates and constraints.
-        posterior: Decides how the head follows the adapter.
+        posterior: Determines how the head is updated in training.
         settings: Epochs, batch size, seed.
-        directory: For checkpoints.
+        directory: Directory for checkpoints.
         early_stopping: Whether to stop after `settings.patience` epochs without a better
             validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
         feature_scores: Names of scores to fit beside the posterior at the end.
-        logit_scale: What the logits are multiplied by at the end; None chooses by `validation`.
-        on_epoch: Called with the epoch's number, from 1, and the network after each epoch.
-        prior: What the language model says of the classes; None for a prior mean of zero.
-        tasks: How many classes each of several tasks has, in the order of the classes.
+        logit_scale: Factor of the logits at the end; None chooses it on `validation`.
+        on_epoch: Called after each epoch with its number, from 1, and the network.
+        prior: The language model's rows for the classes; None for a prior mean of zero.
+        tasks: Number of classes of each of several tasks, in the order of the classes.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         description: Title of the progress bar; None shows none.
     """
@@ -172,16 +172,16 @@ def train_network(
     began = time.perf_counter()
     num_passed = set_feature_scale(network, train.texts)
     passed = (time.perf_counter() - began) * len(train.labels) / num_passed
-    # A final fit that starts over takes the prior mean for the features as they are by then: the
-    # language model's answer would be a poor start of what adapters learn.
+    # A final fit that starts over computes the prior mean from the final features: the language
+    # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
     factor = None if prior is None or waits else centre(network, prior, train)
-    held = validation if early_stopping else None
+    held_out = validation if early_stopping else None
     if shown:
-        _announce(fit, held, pass_seconds=passed, fit_last=fit_last)
+        _announce(fit, held_out, pass_seconds=passed, fit_last=fit_last)
     trainer, sampler = _trained(
-        fit, held, directory=directory, on_epoch=on_epoch, restore=restore, title=description
+        fit, held_out, directory=directory, on_epoch=on_epoch, restore=restore, title=description
     )
     chosen: dict[str, float | str] = {}
     if fit_last:
@@ -213,16 +213,16 @@ def train_network(
 
 @dataclass(frozen=True)
 class _Fit:
-    """What the parts of a training are made from.
+    """Inputs of a training.
 
     Attributes:
         network: The network.
-        train: Its rows.
-        adapter: Its adapter.
-        posterior: Its posterior.
-        settings: Of the training.
-        tasks: How many classes each of several tasks has.
-        last: The checkpoint that it goes on from.
+        train: Training rows.
+        adapter: Options of the adapter.
+        posterior: Options of the posterior.
+        settings: Training options.
+        tasks: Number of classes of each of several tasks.
+        last: The checkpoint to resume from.
     """
 
     network: Network
@@ -235,39 +235,39 @@ class _Fit:
 
 
 def _announce(
-    fit: _Fit, held: LabelledTexts | None, *, pass_seconds: float, fit_last: bool
+    fit: _Fit, held_out: LabelledTexts | None, *, pass_seconds: float, fit_last: bool
 ) -> None:
-    """Log how long the training and the final fit take."""
+    """Log the estimated time of the training and the final fit."""
     classes, features = fit.network.head.mean_weight.shape
-    num_held = 0 if held is None else len(held.labels)
-    sizes = TrainingSizes(classes, features, len(fit.train.labels), num_held)
+    num_validation = 0 if held_out is None else len(held_out.labels)
+    sizes = TrainingSizes(classes, features, len(fit.train.labels), num_validation)
     announce_training(fit.settings, fit.posterior, sizes, pass_seconds=pass_seconds)
     announce_final_fit(fit.posterior, sizes, shown=fit_last)
 
 
 def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
-    """Return what the record says of the change of the weights."""
-    found = summary(network.sites) if network.full is None else network.full.summary()
+    """Return the record's figures on the change of the weights."""
+    figures = summary(network.sites) if network.full is None else network.full.summary()
     if network.conditioning is not None and train.texts.contexts is not None:
-        found |= network.conditioning.figures(train.texts.contexts)
+        figures |= network.conditioning.figures(train.texts.contexts)
         gate = sum(parameter.numel() for parameter in network.conditioning.parameters())
-        found["num_parameters"] += gate
-    return found
+        figures["num_parameters"] += gate
+    return figures
 
 
 def _trained(
     fit: _Fit,
-    held: LabelledTexts | None,
+    held_out: LabelledTexts | None,
     *,
     directory: Path,
     on_epoch: EpochHook | None,
     restore: Restore,
     title: str | None,
 ) -> tuple[AlternatingTrainer, LayerSampler | None]:
-    """Train the network, put its best epoch in place, and return what did so.
+    """Train the network and load its best epoch.
 
     Returns:
-        The trainer, and the policy of layer sampling where there is one.
+        The trainer, and the policy of layer sampling, if used.
     """
     network, settings, num_train = fit.network, fit.settings, len(fit.train.labels)
     steps = settings.num_steps(num_train)
@@ -280,7 +280,7 @@ def _trained(
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
         trainer = _trainer(
             fit,
-            held,
+            held_out,
             weights,
             sampler,
             directory=directory,
@@ -297,7 +297,7 @@ def _trained(
 
 def _trainer(
     fit: _Fit,
-    held: LabelledTexts | None,
+    held_out: LabelledTexts | None,
     weights: WeightTraining,
     sampler: LayerSampler | None,
     *,
@@ -306,10 +306,10 @@ def _trainer(
     restore: Restore,
     title: str | None,
 ) -> AlternatingTrainer:
-    """Return the trainer of a fit, whose epoch is chosen on held-out rows where there are some."""
+    """Return the trainer of a fit, which chooses the epoch on held-out rows, if there are any."""
     network, train = fit.network, fit.train
     rows = TrainingFeatures(train)
-    validate = _validation(fit, rows, held)
+    validate = _validation(fit, rows, held_out)
     return AlternatingTrainer(
         network,
         _optimizer(fit, weights),
@@ -324,7 +324,7 @@ def _trainer(
             *fit.adapter.callbacks(network),
             *_figures(fit),
             *weights.callbacks,
-            # Last, as it puts the rates back that a posterior's own steps follow.
+            # Last, since it restores the learning rates that a posterior's own steps use.
             *([] if sampler is None else [LayerSwitches(sampler, network)]),
         ],
         noise=weights.noise,
@@ -335,8 +335,8 @@ def _trainer(
 
 def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
-    own = fit.posterior.head_training().lr
-    head_lr = fit.settings.head_lr if own is None else own
+    lr = fit.posterior.head_training().lr
+    head_lr = fit.settings.head_lr if lr is None else lr
     return adapter.optimizer(
         network,
         list(network.head.parameters()),
@@ -346,9 +346,11 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -> Validate | None:
-    """Return the measure that chooses the epoch; None where nothing does."""
-    if held is None:
+def _validation(
+    fit: _Fit, rows: TrainingFeatures, held_out: LabelledTexts | None
+) -> Validate | None:
+    """Return the metrics function that chooses the epoch; None for no choice."""
+    if held_out is None:
         return None
     if not fit.posterior.chooses_epoch:
         logger.warning(
@@ -356,12 +358,12 @@ def _validation(fit: _Fit, rows: TrainingFeatures, held: LabelledTexts | None) -
             fit.posterior.name,
         )
         return None
-    # Epochs are chosen under the link that predictions will be made with.
+    # Epochs are chosen under the link of the predictions.
     drawing = drawing_of(fit.posterior)
 
     def validate(network: Network, step: int) -> dict[str, float]:
         train = rows.at(network, step) if network.head.uses_training_features else None
-        return validation_metrics(network, train, held, drawing)
+        return validation_metrics(network, train, held_out, drawing)
 
     return validate
 
@@ -418,19 +420,19 @@ def _figures(fit: _Fit) -> list[TrainerCallback]:
 
 
 def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Gather the Trainer's log, which has an entry for each kind of event, by epoch."""
+    """Group the Trainer's log, which has one entry per event, by epoch."""
     epochs: dict[int, dict[str, float]] = {}
     names = {"loss": "loss", "eval_nll": "validation_nll", "eval_accuracy": "validation_accuracy"}
     for entry in log:
-        found = {name: float(entry[key]) for key, name in names.items() if key in entry}
-        found |= {
+        metrics = {name: float(entry[key]) for key, name in names.items() if key in entry}
+        metrics |= {
             key.removeprefix(FIGURE): value
             for key, value in sorted(entry.items())  # as in checkpoints, whose keys are sorted
             if key.startswith(FIGURE)
         }
-        if found:
+        if metrics:
             epoch = round(entry["epoch"])
-            epochs.setdefault(epoch, {"epoch": epoch}).update(found)
+            epochs.setdefault(epoch, {"epoch": epoch}).update(metrics)
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 

@@ -1,4 +1,4 @@
-"""A fitted classifier's working parts, without the conveniences that a user sees around them."""
+"""The fitted model behind the public classifier."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ from bayeslora.tasks.union import TASK
 
 logger = logging.getLogger(__name__)
 
-# From here on, no mistake means an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
+# Zero mistakes on 59 rows mean an accuracy above 0.95 at 95 % confidence: 0.95 ** 59 < 0.05.
 _TELLING_ROWS = 59
-# What a spread may cost, in nats, before it is pointed out, and how sure that has to be.
+# Loss by the posterior's spread, in nats, before a warning, and its certainty.
 _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """Networks with the record of how they came to be.
+    """Trained networks and their record.
 
     Attributes:
         record: Configuration and results.
-        network: Holds the first member's tensors.
-        members: Trained tensors of each member, whose answers are averaged; most often one.
-        progress: Whether to show bars on stderr.
+        network: Network with the first member's tensors.
+        members: Trained tensors of each member, whose predictions are averaged; usually one.
+        progress: Whether to show progress bars on stderr.
         validation_scores: Scores of the validation rows before and after the last calibration.
-        side_by_side: The posterior beside others in the last calibration.
+        side_by_side: Comparison of posteriors in the last calibration.
     """
 
     record: ModelRecord
@@ -94,7 +94,7 @@ class FittedModel:
 
     @property
     def name(self) -> str:
-        """What tables call it, such as `polar-vbll`."""
+        """Name in tables, such as `polar-vbll`."""
         return method_name(self.record)
 
     @property
@@ -103,16 +103,16 @@ class FittedModel:
         return columns_of(self.record)
 
     def files(self) -> ModelFiles:
-        """Return what a model directory holds."""
+        """Return the content of the model directory."""
         return ModelFiles(self.record, *model_tensors(self.members))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every tensor and of the backbone; a second of work for large last layers."""
+        """Hash of all tensors and the backbone; takes a second for large last layers."""
         return self.files().fingerprint
 
     def prepare(self, rows: Examples) -> LabelledTexts:
-        """Return rows ready for the networks; log how many texts were cut."""
+        """Return rows prepared for the networks; warn about truncated texts."""
         labels = torch.from_numpy(encode_for(self.record, rows))
         room = len(classes_for(self.record, most_options(rows)))
         with quiet_transformers():
@@ -133,8 +133,8 @@ class FittedModel:
     ) -> Predictions:
         """Return the predictions of rows; see `BayesianClassifier.predict`.
 
-        `known` has the rows' features, where this network has given them already; `say=False`
-        leaves out what was said of the rows before.
+        `known` holds the rows' features if this network has computed them already; `say=False`
+        suppresses the notes on the rows.
         """
         drawing = Drawing.of(
             self.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown
@@ -150,17 +150,17 @@ class FittedModel:
         labels = torch.from_numpy(encode_for(self.record, rows, unknown))
         pieces = split(rows, labels)
         most = most_options(rows)
-        found = predict_pieces(
+        predictions = predict_pieces(
             self, pieces, drawing, total=len(rows), most_options=most, keep=True, say=say
         )
-        return joined(list(found))
+        return joined(list(predictions))
 
     def notes(self, passes: int, num_samples: int | None = None) -> dict[str, str]:
-        """Return what predictions say of the classifier that made them.
+        """Return the metadata of predictions that describe this classifier.
 
         Args:
-            passes: Passes of the adapted layers that the prediction takes.
-            num_samples: Its draws; None for the posterior's own number.
+            passes: Number of passes through the adapted layers.
+            num_samples: Number of draws; None for the posterior's own number.
         """
         adapter = self.record.adapter
         posterior = answering(self.record, num_samples)
@@ -174,33 +174,33 @@ class FittedModel:
         }
 
     def spectra(self) -> list[list[SiteSpectrum]]:
-        """Return the spectrum of every adapter site, or trained matrix, member by member.
+        """Return the spectrum of every adapter site, or trained matrix, by member.
 
         Raises:
-            InputError: The network has no adapters of ours.
+            InputError: The network was not adapted here.
         """
         if not self.network.is_adapted:
             raise InputError(f"{self.name} has no adapter of ours, so no weight was changed")
-        found = []
+        spectra = []
         try:
             for member in self.members:
                 self.network.load_trained_state(member)
                 full = self.network.full
                 sites = [spectrum(site) for site in self.network.sites]
-                found.append(sites if full is None else full_spectrum(full))
+                spectra.append(sites if full is None else full_spectrum(full))
         finally:
             self.network.load_trained_state(self.members[0])
-        return found
+        return spectra
 
     @contextmanager
     def one_member(self, number: int | None = None) -> Iterator[FittedModel]:
-        """Yield one of the networks, which is in place while the context lasts.
+        """Yield the model of one member, whose tensors are loaded within the context.
 
         Args:
-            number: From 1; None where there is one alone.
+            number: Number of the member, from 1; None for a single network.
 
         Raises:
-            InputError: There are several and none was named, or there is no such one.
+            InputError: There are several members and `number` is None, or there is no such member.
         """
         if isinstance(self.network.encoder, FinalLayerEncoder) and self.network.is_adapted:
             raise InputError(
@@ -229,7 +229,7 @@ class FittedModel:
             self.network.load_trained_state(self.members[0])
 
     def check_takes(self, config: Posterior) -> None:
-        """Raise InputError if the network cannot be given a posterior.
+        """Raise InputError if a posterior cannot be fitted to the network.
 
         Raises:
             InputError: `config` cannot be fitted to this network, or there is no single last layer.
@@ -253,14 +253,14 @@ class FittedModel:
             )
 
     def _prior_mean(self) -> Tensor | None:
-        """Return what a posterior's prior is centred at: the language model's answer, if any."""
+        """Return the centre of a posterior's prior: the language model's answer, or None."""
         head, record = self.network.head, self.record
         if record.adapter is not None and not record.num_train:  # before the first label
             return head.mean_weight
         return head.prior_centre()
 
     def with_posterior(self, config: Posterior) -> FittedModel:
-        """Return the same network with an unfitted posterior that starts from the present mean.
+        """Return the same network with an unfitted posterior that starts from the current mean.
 
         Raises:
             InputError: As `check_takes`.
@@ -298,18 +298,18 @@ class FittedModel:
 
         Args:
             train: Labelled rows, from `known`.
-            validation: Held-out ones.
-            columns: Where the data came from.
-            feature_scores: Names of scores to fit as well; None takes the usual ones.
+            validation: Held-out rows, from `known`, or None.
+            columns: Columns that the data was read from.
+            feature_scores: Names of scores to fit as well; None for the default ones.
 
         Raises:
             InputError: The data is not allowed.
         """
         network, rows = self.network, train.rows
         config = self.posterior
-        held = None if validation is None else validation.rows.source
+        held_out = None if validation is None else validation.rows.source
         seed = self.record.seed
-        fit = final_fit(network, rows.source, held, seed=seed, shown=self.progress)
+        fit = final_fit(network, rows.source, held_out, seed=seed, shown=self.progress)
         if config.before_last_layer(fit):
             rows = feature_rows(network, rows.source)
         accuracy = _accuracy(network, rows.features, train.examples.source)
@@ -338,7 +338,7 @@ class FittedModel:
             ),
             head=network.head.extra_config(),
             feature_scores=network.feature_scores.extra_config(),
-            # What the fit measured on its validation rows it measured under another posterior.
+            # Drop the fit's validation results, which were measured under another posterior.
             results={
                 "posterior": chosen,
                 "calibration": {
@@ -363,39 +363,40 @@ class FittedModel:
         """
         return KnownRows(rows, feature_rows(self.network, self.prepare(rows)))
 
-    def scores_of(self, held: KnownRows) -> Scores:
-        """Return the scores of labelled rows; a posterior without a fit counts as its mean."""
+    def scores_of(self, rows: KnownRows) -> Scores:
+        """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
         is_fitted = bool(self.record.num_train)
-        one = self if is_fitted else self.with_posterior(OWN_SOFTMAX)
-        return evaluate(one.answers(held))
+        model = self if is_fitted else self.with_posterior(OWN_SOFTMAX)
+        return evaluate(model.answers(rows))
 
-    def answers(self, held: KnownRows, num_samples: int | None = None) -> Predictions:
+    def answers(self, rows: KnownRows, num_samples: int | None = None) -> Predictions:
         """Return the predictions of rows with known features."""
         return self.predict(
-            held.examples,
+            rows.examples,
             num_samples=num_samples,
             link=None,
             unknown="error",
             seed=0,
-            known=held.rows,
+            known=rows.rows,
             say=False,
         )
 
     def measured(self, rows: Examples) -> FittedModel:
-        """Return the same with NLL and accuracy on labelled rows in its record.
+        """Return the model with NLL and accuracy on labelled rows in its record.
 
-        They are those of the predictions that the saved classifier makes by default, of all its
-        members.
+        They are those of the saved classifier's default predictions with all its members.
         """
-        found = self.predict(rows, num_samples=None, link=None, unknown="error", seed=0, say=False)
-        scores = row_scores(found)
-        kept: dict[str, Any] = {
+        predictions = self.predict(
+            rows, num_samples=None, link=None, unknown="error", seed=0, say=False
+        )
+        scores = row_scores(predictions)
+        metrics: dict[str, Any] = {
             "validation_nll": float(scores.nll.mean()),
             "validation_accuracy": float(scores.correct.mean()),
         }
         if self.record.tasks:
-            names = np.asarray(found.columns[TASK])
-            kept["validation_tasks"] = {
+            names = np.asarray(predictions.columns[TASK])
+            metrics["validation_tasks"] = {
                 task: {
                     "nll": float(scores.nll[names == task].mean()),
                     "accuracy": float(scores.correct[names == task].mean()),
@@ -404,16 +405,16 @@ class FittedModel:
                 for task in self.record.tasks
                 if (names == task).any()
             }
-        return replace(self, record=replace(self.record, results=self.record.results | kept))
+        return replace(self, record=replace(self.record, results=self.record.results | metrics))
 
     def say_too_wide(self, rows: KnownRows) -> None:
-        """Warn where the spread of a last layer's posterior makes its predictions much worse.
+        """Warn if the spread of a last layer's posterior makes its predictions much worse.
 
-        A prior that is too wide does that: draws of it drown what the rows say, and more of them
-        do not help. The mean weights then predict better alone.
+        The cause is a prior that is too wide: its draws drown the information of the rows, and more
+        draws do not help. The mean weights alone then predict better.
 
         Args:
-            rows: Labelled, best held out.
+            rows: Labelled rows, preferably held out.
         """
         if self.network.weights is not None or len(self.members) != 1:
             return
@@ -431,22 +432,22 @@ class FittedModel:
                 mean.mean(),
             )
 
-    def compared(self, before: Scores, held: KnownRows) -> FittedModel:
-        """Return the same with the scores of labelled rows before and after in its record."""
-        after = self.scores_of(held)
-        kept = {
+    def compared(self, before: Scores, rows: KnownRows) -> FittedModel:
+        """Return the model with scores of rows before and after calibration in its record."""
+        after = self.scores_of(rows)
+        scores = {
             key: without_nan({"before": asdict(before[key]), "after": asdict(after[key])})
             for key in _RECORDED_SCORES
         }
-        record = replace(self.record, results={**self.record.results, "validation": kept})
+        record = replace(self.record, results={**self.record.results, "validation": scores})
         return replace(self, record=record, validation_scores=(before, after))
 
 
 def _accuracy(network: Network, rows: Features, source: str) -> float:
-    """Return the accuracy of the mean weights on the rows to fit to; say where it is too good."""
+    """Return the accuracy of the mean weights on the training rows; warn if it is perfect."""
     labels = rows.targets
-    found = rows.double().logits(network.head.mean_weight.double()).argmax(1)
-    accuracy = (found == labels).double().mean().item()
+    predicted = rows.double().logits(network.head.mean_weight.double()).argmax(1)
+    accuracy = (predicted == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(
             "%s: the network is right on all %d rows. If it was trained on them, they hide its "

@@ -1,4 +1,4 @@
-"""An adapted backbone with a Bayesian head: what is trained, saved and asked for predictions."""
+"""An adapted backbone with a Bayesian head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.types import LastLayer
 
 CONDITIONING = "adapter.conditioning."
-"""How the tensors begin of what makes an adapter depend on the example."""
+"""Prefix of the tensors that make an adapter depend on the example."""
 
 
 class Network(nn.Module):
@@ -28,7 +28,7 @@ class Network(nn.Module):
 
     Attributes:
         feature_scores: Out-of-distribution scores fitted to the features of training rows.
-        weights: A posterior over its weights, where there is one; built for the whole network.
+        weights: Posterior over the network's weights, or None.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Network(nn.Module):
         head: LastLayer,
         full: FullLayers | None = None,
     ) -> None:
-        """Put the parts together.
+        """Combine the parts.
 
         Args:
-            encoder: From texts to features.
-            sites: The adapters, inside `encoder` already.
+            encoder: Maps texts to features.
+            sites: The adapters, already injected into `encoder`.
             head: The last layer.
-            full: The layers of `encoder` that are trained themselves, where there are no sites.
+            full: Layers of `encoder` that are trained themselves, if there are no sites.
         """
         super().__init__()
         self.encoder = encoder
@@ -58,34 +58,34 @@ class Network(nn.Module):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether it has adapters of ours, or layers that were trained here."""
+        """Whether the network has adapter sites or layers that were trained here."""
         return bool(self.sites) or self.full is not None
 
     @property
     def conditioning(self) -> Conditioning | None:
-        """What makes passes depend on the example, where something does."""
+        """The module that makes passes depend on the example, or None."""
         return self.encoder.conditioning
 
     def forward(self, batch: Batch) -> Features:
-        """Return features of [B, d] float32, scaled so that their mean square norm starts at 1."""
+        """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
         return self.scaled(self.encoder(batch))
 
     def scaled(self, features: Tensor, labels: Tensor | None = None) -> Features:
-        """Return features [N, ...] of the encoder as the head sees them, and where the head is.
+        """Return features [N, ...] of the encoder scaled for the head, on the head's device.
 
         Args:
-            features: With known logits behind them, where there are some.
+            features: Features, followed by known logits, if any.
             labels: [N] int64.
 
         Raises:
-            InputError: They are not finite.
+            InputError: The features are not finite.
         """
         device = self.feature_scale.device
         rows = unscaled(self.encoder, features.to(device))
         width = self.encoder.num_scaled
         scaled = rows.values[..., :width] / self.feature_scale
-        # In training a GPU would be waited for at every step; the next pass in evaluation mode, at
-        # the end of the epoch or of the fit, finds it too.
+        # In training the check would synchronise the GPU at every step; the next pass in evaluation
+        # mode, at the end of the epoch or of the fit, detects it too.
         looks = not (self.training and scaled.is_cuda)
         if looks and not bool(scaled.isfinite().all()):
             raise DivergedError(
@@ -113,10 +113,10 @@ class Network(nn.Module):
         return {name: item.detach().cpu().clone() for name, item in state.items()}
 
     def expect(self, state: Mapping[str, Tensor]) -> None:
-        """Give the network the shape of a state: the columns and the layers that it names.
+        """Resize the network to a state: the columns and the layers that it names.
 
         Raises:
-            InputError: Columns are not those of a weight.
+            InputError: The columns do not fit a weight.
         """
         tensors = under("adapter.", state)
         if self.conditioning is not None:
@@ -127,7 +127,7 @@ class Network(nn.Module):
             self.full.mark(tensors)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `trained_state` returned."""
+        """Restore what `trained_state` returned."""
         if self.conditioning is not None:
             self.conditioning.load_state_dict(under(CONDITIONING, state))
             state = {k: v for k, v in state.items() if not k.startswith(CONDITIONING)}
@@ -148,9 +148,9 @@ class Network(nn.Module):
 
 
 def unscaled(encoder: FeatureExtractor, features: Tensor) -> Features:
-    """Return features [N, ...] of an encoder apart from the known logits behind them.
+    """Split outputs [N, ...] of an encoder into features and the known logits behind them.
 
-    These are one column of options, and otherwise one for each class, where a row lacks one.
+    Known logits are one column for options, and otherwise one per class if a row lacks a class.
     """
     size = encoder.num_features
     values, known = features[..., :size], features[..., size:]
@@ -160,5 +160,5 @@ def unscaled(encoder: FeatureExtractor, features: Tensor) -> Features:
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin so, without that beginning."""
+    """Return the tensors whose names start with `prefix`, without the prefix."""
     return {name[len(prefix) :]: item for name, item in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Other classes for a finished network: the last layer is fitted anew, a pool is merged anew."""
+"""New classes for a finished network: refit the last layer and merge the pool again."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def for_new_classes(
     adapter: Adapter | None,
     columns: DataColumns,
 ) -> FittedModel:
-    """Return a classifier of the classes of some rows; the given one is left as it is.
+    """Return a classifier of the classes of some rows; `fitted` is unchanged.
 
     Args:
-        fitted: Its network gives the features.
-        posterior: Of the last layer.
+        fitted: Classifier whose network computes the features.
+        posterior: Posterior of the last layer.
         rows: Labelled rows of the new classes.
         adapter: Options of a pool's merge; None for those of the fit.
-        columns: Where the rows came from.
+        columns: Columns that the rows were read from.
 
     Raises:
         InputError: See `BayesianClassifier.adapt`.
@@ -88,7 +88,7 @@ def for_new_classes(
         )
         members.append(network.trained_state())
     network.load_trained_state(members[0])
-    found = replace(
+    new_record = replace(
         record,
         adapter=record.adapter if merged is None else merged.recorded(),
         posterior=options.as_mapping(posterior),
@@ -111,7 +111,7 @@ def for_new_classes(
     )
     return replace(
         fitted,
-        record=found,
+        record=new_record,
         network=network.eval(),
         members=members,
         validation_scores=None,
@@ -120,7 +120,7 @@ def for_new_classes(
 
 
 def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
-    """Return the options of the fit, with another merge where one is asked for.
+    """Return the adapter options of the fit, with the requested merge, if any.
 
     Raises:
         InputError: The options differ from those of the fit in more than the merge.
@@ -135,12 +135,12 @@ def _merge_of(fitted: FittedModel, adapter: Adapter | None) -> Adapter | None:
 
 
 def _differ(labels: torch.Tensor) -> bool:
-    """Return whether a class has several rows, which distances between rows need."""
+    """Return whether a class has several rows, as distances between rows need."""
     return bool((torch.bincount(labels) > 1).any())
 
 
 def _copied(network: Network) -> Network:
-    """Return a network that shares the parameters, tokenizer and caches of another one."""
+    """Return a copy of a network that shares its parameters, tokenizer and caches."""
     encoder = network.encoder
     shared = [*network.parameters(), encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]

@@ -1,4 +1,4 @@
-"""A fitted adapter as a checkpoint for PEFT, with a note on how to load it."""
+"""Export a fitted adapter as a PEFT checkpoint, with a note on how to load it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _LOADERS = {
 
 @dataclass(frozen=True)
 class PeftExport:
-    """What was written, in words.
+    """Description of a written checkpoint.
 
     Attributes:
-        loader: What loads it, such as `peft.AutoPeftModelForFeatureExtraction`.
-        notes: What has to be known beside that, a sentence each.
+        loader: The class that loads it, such as `peft.AutoPeftModelForFeatureExtraction`.
+        notes: Further notes for its users, a sentence each.
     """
 
     loader: str
@@ -50,16 +50,16 @@ def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool)
     """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
-    classification with `head`; None where `prefix` names another class. A path on this machine
-    leads nowhere elsewhere: an embedded backbone is named by its hub id (our own reader finds the
-    short name in the metadata of the tensors), and a directory by the hub id that its configuration
-    says it came from. A directory without one is named by its path, and the notes say so.
+    classification with `head`; None if `prefix` names another class. Paths of this machine are
+    useless elsewhere: an embedded backbone is named by its hub id (our reader finds the short name
+    in the metadata of the tensors), and a directory by the hub id in its configuration. A directory
+    without a hub id is named by its path, with a note.
 
     Args:
-        fitted: One network with sites.
-        directory: Exists already.
-        prefix: What comes before the layers' names in the model that PEFT will wrap.
-        head: Whether the mean last layer goes with it; `prefix` is then that of the classifier.
+        fitted: A single network with sites.
+        directory: Existing directory.
+        prefix: Prefix of the layers' names in the model that PEFT will wrap.
+        head: Whether to include the mean last layer; `prefix` is then that of the classifier.
 
     Raises:
         InputError: With `head`, see `export.classifier_head`; else see `export_peft`.
@@ -82,13 +82,13 @@ def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool)
         task_type=task,
         embedded=name if embedded else None,
     )
-    found = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
-    (directory / NOTE).write_text(_readme(fitted, base, found, head=head), encoding="utf-8")
-    return found
+    exported = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
+    (directory / NOTE).write_text(_readme(fitted, base, exported, head=head), encoding="utf-8")
+    return exported
 
 
 def _origin(folder: Path) -> str:
-    """Return the hub id that a model directory was saved from, by its configuration, or nothing."""
+    """Return the hub id in a model directory's configuration, or an empty string."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     name = config.get("_name_or_path") if isinstance(config, dict) else None
     return name if isinstance(name, str) and _HUB_ID.fullmatch(name) else ""
@@ -130,9 +130,9 @@ def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[s
     return notes
 
 
-def _readme(fitted: FittedModel, base: str, found: PeftExport, *, head: bool) -> str:
+def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool) -> str:
     record, encoder = fitted.record, fitted.network.encoder
-    module, _, loader = found.loader.rpartition(".")
+    module, _, loader = exported.loader.rpartition(".")
     depth, template = (record.backbone.get(name) for name in ("depth", "template"))
     options = f", num_labels={len(record.classes)}" if head else ""
     options += f", num_hidden_layers={depth}" if depth else ""
@@ -146,7 +146,7 @@ def _readme(fitted: FittedModel, base: str, found: PeftExport, *, head: bool) ->
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
         f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
         *([f"- Texts stand in the template `{visible(template)}`"] if template else []),
-        *(f"- {note[0].upper()}{note[1:]}" for note in found.notes),
+        *(f"- {note[0].upper()}{note[1:]}" for note in exported.notes),
     ]
     listed = "\n".join(facts)
     return (
@@ -162,8 +162,8 @@ def peft_spectrum(
     """Return the spectrum of every layer that a checkpoint adapts.
 
     Args:
-        directory: In PEFT's layout, with a LoRA that a plain site can reproduce.
-        backbone: Where its base model is; None takes what the checkpoint names.
+        directory: PEFT checkpoint with a LoRA that a plain site can reproduce.
+        backbone: Its base model; None for the one named in the checkpoint.
         loading: Options of `load_backbone`.
 
     Raises:

@@ -1,10 +1,9 @@
-"""Predictions piece by piece, so that memory does not grow with the number of rows.
+"""Predictions in pieces, so that memory does not grow with the number of rows.
 
-Texts are tokenised, run and forgotten a piece at a time (`data.PIECE`), whoever asks:
-`predict` in Python and on the command line give the same numbers, since a row meets the same others
-in its batch. Every piece has the same draws of the weights and of the link. Where predictions go to
-a file, finished pieces are on disk: a run that was killed goes on with the next one, and ends in
-the same file as if it had never stopped.
+Texts are always tokenised, run and forgotten one piece at a time (`data.PIECE`): `predict` in
+Python and on the command line give the same numbers, since the batches are the same. Every piece
+has the same draws of the weights and of the link. With an output file, finished pieces are stored
+on disk: a killed run resumes with the next piece and produces the same file.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ DEFAULT_LINK = "mc"
 
 @dataclass(frozen=True)
 class Drawing:
-    """How logits become predictions.
+    """Options that turn logits into predictions.
 
     Attributes:
         num_samples: Draws from the posterior; None for its own number, 0 for the mean weights.
-        link: From logits to probabilities.
-        seed: Of the draws.
-        unknown: Whether a label that is no class is kept as a column, `ood`.
+        link: Link from logits to probabilities.
+        seed: Seed of the draws.
+        unknown: How to treat a label that is not a class; `ood` keeps it as a column.
     """
 
     num_samples: int | None
@@ -73,7 +72,7 @@ class Drawing:
         seed: int = 0,
         unknown: Unknown = "error",
     ) -> Drawing:
-        """Return the requested options, with the posterior's own link as the default.
+        """Return the options, with the posterior's own link as the default.
 
         Raises:
             InputError: An option is not allowed.
@@ -101,12 +100,12 @@ def predict_pieces(
     Args:
         fitted: The classifier.
         pieces: Rows with their labels [N] int64, -1 where unlabelled or unknown.
-        drawing: How to draw.
-        total: Rows in all, for the progress bar.
-        done: Rows that were predicted before.
-        most_options: The most options of a question in all pieces; 0 for texts.
-        keep: Whether the states of the frozen layers stay in memory for another call.
-        say: Whether to log how many texts were cut.
+        drawing: Options of the prediction.
+        total: Total number of rows, for the progress bar.
+        done: Number of rows predicted before.
+        most_options: Largest number of options of a question in all pieces; 0 for texts.
+        keep: Whether to keep the states of the frozen layers in memory for another call.
+        say: Whether to warn about truncated texts.
     """
     encoder = fitted.network.encoder
     num_options = len(classes_for(fitted.record, most_options))
@@ -121,8 +120,8 @@ def predict_pieces(
             with quiet_transformers():
                 texts = encoder.prepare(**inputs(examples, num_options), advance=advance)
                 texts = encoder.with_contexts(texts, examples)
-            known = LabelledTexts(texts, labels)
-            yield predict_texts(fitted, examples, known, drawing, advance=advance)
+            prepared = LabelledTexts(texts, labels)
+            yield predict_texts(fitted, examples, prepared, drawing, advance=advance)
             if not keep:
                 encoder.forget(texts)
             source = examples.source
@@ -147,9 +146,9 @@ def predict_texts(
         fitted: The classifier.
         examples: N rows.
         texts: The same rows, prepared.
-        drawing: How to draw.
+        drawing: Options of the prediction.
         advance: Called with the number of texts after each batch of a pass.
-        features: Of the texts, where this network has given them already.
+        features: Features of the texts, if this network has computed them already.
     """
     posterior = fitted.posterior
     draws = drawing.num_samples
@@ -166,23 +165,23 @@ def predict_texts(
         advance=advance,
     )
     unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
-    # A report shows the images of rows that it lists.
+    # Reports show the images of listed rows.
     images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "link": drawing.link,
         "num_samples": posterior.num_samples or 0 if draws is None else draws,
         "seed": drawing.seed,
         "feature_scores": fitted.network.feature_scores,
         "notes": fitted.notes(num_passes(posterior, draws, len(fitted.members)), draws),
     }
-    about: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": method_name(fitted.record, draws),
         "labels": codes if (codes >= 0).any() else None,
         "ids": examples.ids,
         "columns": {**images, **question_columns(examples), **examples.further, **unknown},
     }
     available = examples.available(len(classes))
-    return to_predictions(answers, classes, available=available, **how, **about)
+    return to_predictions(answers, classes, available=available, **options, **fields)
 
 
 def predict_to_file(
@@ -193,20 +192,20 @@ def predict_to_file(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write the predictions of rows to a file; go on where an interrupted run of the same ended.
+    """Write the predictions of rows to a file, resuming an interrupted run.
 
-    Several processes share the passes inside `processes.together`; the first alone writes.
+    Several processes share the passes inside `processes.together`; only the first writes.
 
     Args:
         fitted: The classifier.
-        rows: What to predict.
-        drawing: How to draw.
+        rows: Rows to predict.
+        drawing: Options of the prediction.
         out: A `.parquet`, `.csv` or `.jsonl` file.
-        overwrite: Whether the pieces of other interrupted predictions may be deleted.
+        overwrite: Whether pieces of other interrupted predictions may be deleted.
 
     Raises:
-        InputError: Beside `out` are pieces of other predictions, the rows have changed, or another
-            process is writing to `out`.
+        InputError: There are pieces of other predictions beside `out`, the rows have changed, or
+            another process is writing to `out`.
     """
     world, parts = current(), PredictionParts(out)
     model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
@@ -217,8 +216,8 @@ def predict_to_file(
 
     with world.first_holds(lambda: writing_to(out)):
         missing = world.first(claimed)
-        wanted = frozenset(missing)
-        todo = (piece for number, piece in enumerate(rows.pieces()) if number in wanted)
+        remaining = frozenset(missing)
+        todo = (piece for number, piece in enumerate(rows.pieces()) if number in remaining)
         total = rows.stream.num_rows
         done = total - sum(rows.piece_size(number) for number in missing)
         made = predict_pieces(
@@ -232,7 +231,7 @@ def predict_to_file(
 
 
 def identity(rows: CheckedRows, drawing: Drawing) -> dict[str, str]:
-    """Return what decides predictions beside the model."""
+    """Return everything that determines predictions besides the model."""
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     return {
         "data": rows.digest,

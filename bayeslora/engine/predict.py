@@ -1,4 +1,4 @@
-"""Logits of prepared texts under a trained posterior, and the predictions that they stand for."""
+"""Logits of prepared texts under a trained posterior, and predictions from logits."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from bayeslora.posteriors.types import LastLayer
 from bayeslora.predictions.record import Predictions
 
 _BATCH = 64
-# Rows of a last layer at a time: a thousand draws or a covariance of their logits fit into memory.
+# Rows per last-layer prediction, so that 1000 draws or a covariance of logits fit into memory.
 _ROWS = 256
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a posterior says of some texts.
+    """A posterior's answer to N texts.
 
     Attributes:
-        logits: The distribution of their logits.
-        scores: Scores of their features, [N] by name.
+        logits: Distribution of their logits.
+        scores: Scores of their features by name, each [N].
     """
 
     logits: AnyLogits
@@ -40,7 +40,7 @@ class Answer:
 
 
 def num_passes(posterior: Posterior, num_samples: int | None, num_members: int) -> int:
-    """Return how many passes of the adapted layers a prediction takes, backward ones apart."""
+    """Return the number of passes through the adapted layers, without backward passes."""
     return num_members * posterior.num_passes(num_samples)
 
 
@@ -56,18 +56,18 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Answer]:
-    """Yield the logits' distribution of the texts, in order and where it can be some at a time.
+    """Yield the distribution of the texts' logits in order, in several pieces if possible.
 
     Args:
-        network: Holds the first member's tensors.
-        members: Trained tensors of each member, whose answers are averaged; most often one.
-        posterior: What was trained.
+        network: Network with the first member's tensors.
+        members: Trained tensors of each member, whose answers are averaged; usually one.
+        posterior: The trained posterior.
         texts: The texts.
-        features: Of the texts, where they are known; draws of other weights have their own.
+        features: Features of the texts, if known; not used for draws of adapter weights.
         num_samples: Draws of a posterior over adapter weights, instead of its own number, or the
-            most draws of a last layer that has some, evenly spaced; 0 is the mean network. Other
-            posteriors take the passes they need, whatever the number.
-        seed: Of the draws.
+            most draws of a last layer with draws, evenly spaced; 0 for the mean network. Other
+            posteriors ignore it and take the passes they need.
+        seed: Seed of the draws.
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
@@ -100,14 +100,16 @@ def _of_members(
     num_samples: int | None,
     advance: Callable[[int], object],
 ) -> Iterator[Answer]:
-    """Yield what several networks say together; the first is in place afterwards."""
+    """Yield the mixed answers of several networks; the first is loaded afterwards."""
     by_member = []
     try:
         for state in members:
             network.load_trained_state(state)
             raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-            rows = network.scaled(raw).split(_ROWS)
-            by_member.append([_last_layer_logits(network.head, one, num_samples) for one in rows])
+            pieces = network.scaled(raw).split(_ROWS)
+            by_member.append(
+                [_last_layer_logits(network.head, piece, num_samples) for piece in pieces]
+            )
     finally:
         network.load_trained_state(members[0])
     for parts in zip(*by_member, strict=True):
@@ -135,70 +137,70 @@ def to_predictions(
     feature_scores: FeatureScores | None = None,
     available: NDArray[np.bool_] | None = None,
     notes: Mapping[str, str] | None = None,
-    **about: Any,
+    **fields: Any,
 ) -> Predictions:
-    """Return the predictions that distributions of logits stand for.
+    """Return the predictions of distributions of logits.
 
-    Every method gets the scores `logit_variance`, Σ_c Var(z_c − z̄); `energy`, −logsumexp of the
-    mean logits; and `max_logit`, minus the highest of them. In all three a row's logits are
-    shifted to sum to zero: softmax cannot see a shift, so what training left of it, and how
-    uncertain a prior leaves it, are arbitrary. With two classes the latter two order rows as the
-    highest probability of the mean logits, averaged over draws where there are some, does.
+    Every method has the scores `logit_variance`, Σ_c Var(z_c − z̄); `energy`, −logsumexp of the
+    mean logits; and `max_logit`, minus the largest of them. In all three a row's logits are shifted
+    to sum to zero: softmax is invariant to shifts, so their value after training and their
+    uncertainty under a prior are arbitrary. With two classes the latter two order rows like the
+    largest probability of the mean logits, averaged over draws if there are any.
 
     Args:
-        answers: N rows, in one piece or several.
+        answers: Answers for N rows, in one or more pieces.
         classes: Names of the classes.
-        link: How Gaussian logits become probabilities.
+        link: Link from Gaussian logits to probabilities.
         num_samples: Draws of the link.
-        seed: Of those draws.
-        feature_scores: Give `unfamiliarity`, where it is among them.
-        available: [N, C], which options each row has; None for all. The scores are of these.
-        notes: More of the metadata.
-        **about: `labels`, `ids`, `columns` and `name` of the `Predictions`.
+        seed: Seed of those draws.
+        feature_scores: Fitted scores, for `unfamiliarity`, which needs the probabilities.
+        available: [N, C], which options each row has; None for all. Scores use only these.
+        notes: Further metadata.
+        **fields: `labels`, `ids`, `columns` and `name` of the `Predictions`.
     """
-    results, found = [], []
+    results, all_scores = [], []
     drawn: dict[str, str] = {}
     present = None if available is None or available.all() else torch.from_numpy(available)
     start = 0
-    for one in answers:
-        count = len(one.logits.mean)
-        some = None if present is None else present[start : start + count]
+    for piece in answers:
+        count = len(piece.logits.mean)
+        mask = None if present is None else present[start : start + count]
         start += count
-        result = link_probabilities(one.logits, link=link, num_samples=num_samples, seed=seed)
+        result = link_probabilities(piece.logits, link=link, num_samples=num_samples, seed=seed)
         scores = {
-            "logit_variance": one.logits.spread_of(some),
-            **_of_mean_logits(one.logits, some),
-            **one.scores,
+            "logit_variance": piece.logits.spread_of(mask),
+            **_of_mean_logits(piece.logits, mask),
+            **piece.scores,
         }
         if feature_scores is not None:
             doubt = 1 - result.probs.max(1).values
-            scores |= feature_scores.of_probabilities(doubt, one.scores)
+            scores |= feature_scores.of_probabilities(doubt, piece.scores)
         results.append(result)
-        found.append(scores)
-        drawn = drawn or _how_drawn(one.logits, link, num_samples)
+        all_scores.append(scores)
+        drawn = drawn or _how_drawn(piece.logits, link, num_samples)
     return Predictions(
-        probs=_array([one.probs for one in results]),
+        probs=_array([result.probs for result in results]),
         classes=tuple(classes),
-        total=_array([one.total for one in results]),
-        aleatoric=_array([one.aleatoric for one in results]),
-        epistemic=_array([one.epistemic for one in results]),
-        scores={name: _array([one[name] for one in found]) for name in found[0]},
+        total=_array([result.total for result in results]),
+        aleatoric=_array([result.aleatoric for result in results]),
+        epistemic=_array([result.epistemic for result in results]),
+        scores={name: _array([scores[name] for scores in all_scores]) for name in all_scores[0]},
         available=available,
         metadata={**drawn, "seed": str(seed), **(notes or {})},
-        **about,
+        **fields,
     )
 
 
 def _how_drawn(logits: AnyLogits, link: str, num_samples: int) -> dict[str, str]:
     if not isinstance(logits, SampledLogits):
         return {"link": link, "num_samples": str(num_samples)}
-    # Logits that come as samples go through softmax one by one, whatever the link.
+    # Sampled logits go through softmax one by one, whatever the link.
     link = "softmax" if logits.exact is None else "closed form"
     return {"link": link, "num_samples": str(len(logits.samples))}
 
 
 def _of_mean_logits(logits: AnyLogits, present: Tensor | None) -> dict[str, Tensor]:
-    # Exact logits, where there are some, do not depend on the draws.
+    # Exact logits, if there are any, do not depend on the draws.
     mean = (logits.at_mean() if isinstance(logits, SampledLogits) else logits).mean.double()
     if present is None:
         centred = mean - mean.mean(1, keepdim=True)

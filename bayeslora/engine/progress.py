@@ -1,4 +1,4 @@
-"""Progress bars on stderr, for all long work."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transformers.utils import logging as transformers_logging
 from bayeslora.plain_text import visible
 
 STEPS = 10
-"""Lines of one job at most, unless it takes long."""
+"""Most lines per bar, unless it takes long."""
 
 LEAST_SECONDS, MOST_SECONDS = 10.0, 300.0
-"""Between two lines; work that ends sooner shows none."""
+"""Seconds between two lines; shorter work shows none."""
 
 
 def open_bar(description: str, total: int, *, unit: str = "", done: int = 0) -> Any:
-    """Return an open bar of tqdm, or what stands in for it where stderr is no terminal.
+    """Return an open tqdm bar, or `Lines` if stderr is not a terminal.
 
     Args:
-        description: Title, of any text.
-        total: Steps altogether.
-        unit: What a step is.
-        done: Steps that were done before, which do not count for the speed.
+        description: Title; any text.
+        total: Total number of steps.
+        unit: Unit of a step.
+        done: Steps done before, which do not count for the speed.
     """
     import tqdm.auto
     import tqdm.std
@@ -39,13 +39,13 @@ def open_bar(description: str, total: int, *, unit: str = "", done: int = 0) -> 
 
 
 class Lines:
-    """Progress as a few lines; the part of tqdm's interface that is used here."""
+    """Progress as a few lines, with the part of tqdm's interface that is used here."""
 
     def __init__(self, title: str, total: int, *, unit: str = "", done: int = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._first = self._done = self._last = done
-        self._begun = self._said = time.monotonic()
-        self._beside = ""
+        self._started = self._last_time = time.monotonic()
+        self._suffix = ""
 
     def __enter__(self) -> Lines:
         return self
@@ -54,20 +54,20 @@ class Lines:
         self.close()
 
     def set_postfix(self, values: Mapping[str, str]) -> None:
-        """Show these values in the lines to come."""
-        self._beside = "".join(f"; {name} {value}" for name, value in values.items())
+        """Show these values in later lines."""
+        self._suffix = "".join(f"; {name} {value}" for name, value in values.items())
 
     def update(self, steps: int) -> None:
-        """Count steps, and write a line where it is time for one."""
+        """Count steps, and write a line if it is due."""
         self._done += steps
-        since = time.monotonic() - self._said
-        far = (self._done - self._last) * STEPS >= self._total
-        if since >= MOST_SECONDS or (far and since >= LEAST_SECONDS):
+        elapsed = time.monotonic() - self._last_time
+        enough = (self._done - self._last) * STEPS >= self._total
+        if elapsed >= MOST_SECONDS or (enough and elapsed >= LEAST_SECONDS):
             self._write()
 
     def close(self) -> None:
-        """Write how far it came, where the last line does not say it and it took long."""
-        if self._done > self._last and time.monotonic() - self._begun >= LEAST_SECONDS:
+        """Write a last line if there were steps since the last one and the work took long."""
+        if self._done > self._last and time.monotonic() - self._started >= LEAST_SECONDS:
             self._write()
         self._last = self._done
 
@@ -75,16 +75,16 @@ class Lines:
         from tqdm.std import tqdm
 
         now = time.monotonic()
-        self._last, self._said = self._done, now
-        spent, steps = now - self._begun, self._done - self._first
-        left = spent * (self._total - self._done) / max(1, steps)
-        times = tqdm.format_interval(spent)
-        if left:
-            times += f", about {tqdm.format_interval(left)} left"
+        self._last, self._last_time = self._done, now
+        elapsed, steps = now - self._started, self._done - self._first
+        remaining = elapsed * (self._total - self._done) / max(1, steps)
+        timing = tqdm.format_interval(elapsed)
+        if remaining:
+            timing += f", about {tqdm.format_interval(remaining)} left"
         share = f"{self._title}: {self._done / self._total:.0%}"
         plural = f"{self._unit}{'es' if self._unit.endswith('s') else 's'}"
         counts = f"{self._done:,} of {self._total:,} {plural}"
-        sys.stderr.write(f"{share} ({counts}, {times}{self._beside})\n")
+        sys.stderr.write(f"{share} ({counts}, {timing}{self._suffix})\n")
         sys.stderr.flush()
 
 
@@ -97,7 +97,7 @@ def progress_bar(
 ) -> Iterator[Advance]:
     """Yield a function that advances a bar on stderr, or one that does nothing.
 
-    The bar starts at `done`; how fast it goes is computed without that part.
+    The bar starts at `done`, which does not count for the speed.
     """
     if not shown or total == 0:
         yield lambda _: None
@@ -108,7 +108,7 @@ def progress_bar(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and notices off the terminal while the context lasts."""
+    """Suppress transformers' own bars and notices within the context."""
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

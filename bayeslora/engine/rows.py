@@ -1,4 +1,4 @@
-"""Labelled texts, ready for a network, and their features as its last layer sees them."""
+"""Labelled texts prepared for a network, and their features for its last layer."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LabelledTexts:
 
     @property
     def num_options(self) -> int:
-        """The options that a question is made room for; 0 for texts."""
+        """Number of options that questions are padded to; 0 for texts."""
         return self.texts.tokens.num_options
 
     def take(self, rows: list[int]) -> LabelledTexts:
-        """Return some of the rows."""
+        """Return a subset of the rows."""
         return LabelledTexts(self.texts.take(rows), self.labels[rows])
 
 
@@ -43,14 +43,14 @@ def prepare(
     say: bool = True,
     num_options: int | None = None,
 ) -> LabelledTexts:
-    """Tokenise rows and run the frozen prefix, with a bar, saying how many texts were cut.
+    """Tokenise rows and run the frozen layers below the first adapted one.
 
     Args:
-        encoder: From texts to features.
-        rows: With their labels [N] int64.
-        progress: Whether to show a bar.
-        say: Whether to log how many texts were cut.
-        num_options: The options that a question is made room for; None for the most of a row.
+        encoder: Maps texts to features.
+        rows: Rows with their labels [N] int64.
+        progress: Whether to show a progress bar.
+        say: Whether to warn about truncated texts.
+        num_options: Number of options that questions are padded to; None for the largest of a row.
     """
     examples, labels = rows
     with progress_bar("frozen layers", len(examples), shown=progress, unit="text") as advance:
@@ -62,11 +62,11 @@ def prepare(
 
 
 def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]:
-    """Return what an encoder reads of rows, as arguments of `prepare`.
+    """Return the arguments of an encoder's `prepare` for rows.
 
     Args:
         examples: N rows.
-        num_options: The most options of a question; None for the most among these rows.
+        num_options: Number of options that questions are padded to; None for the largest of a row.
     """
     return {
         "texts": examples.texts,
@@ -77,19 +77,18 @@ def inputs(examples: Examples, num_options: int | None = None) -> dict[str, Any]
 
 
 SCALE_ROWS = 64
-"""Texts that tell the scale of features: the root mean square of so many, and with it what a prior
-scale means, is within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all;
-`benchmarks/scale_rows`
-found no cost in NLL."""
+"""Texts for the scale of features: their root mean square, and so the meaning of a prior scale, is
+within 0.3 % (SmolLM2-135M) and 4 % (MiniLM) of that of all texts, without a cost in NLL
+(`benchmarks/scale_rows`)."""
 
 
 def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
-    """Divide features by their root mean square norm, so that prior scales mean logits.
+    """Set the feature scale to their root mean square norm, so that prior scales are in logits.
 
-    It is taken of at most `SCALE_ROWS` texts, spread evenly over the rows.
+    It is computed from at most `SCALE_ROWS` evenly spaced texts.
 
     Returns:
-        How many texts that were.
+        The number of these texts.
     """
     network.eval()
     rows = np.unique(np.linspace(0, len(texts) - 1, SCALE_ROWS).round().astype(int))
@@ -100,11 +99,11 @@ def set_feature_scale(network: Network, texts: PreparedTexts) -> int:
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Rows as the last layer sees them.
+    """Rows with their features for the last layer.
 
     Attributes:
         source: The texts and labels.
-        features: Labelled, float32, where the head is.
+        features: Labelled features, float32, on the head's device.
     """
 
     source: LabelledTexts
@@ -113,13 +112,13 @@ class FeatureRows:
 
 @dataclass(frozen=True)
 class KnownRows:
-    """Rows as they were read, and as the last layer of a finished network sees them."""
+    """Rows as read, and with their features from a finished network."""
 
     examples: Examples
     rows: FeatureRows
 
 
 def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
-    """Return rows with the features that the network gives them in evaluation mode."""
+    """Return rows with their features from the network in evaluation mode."""
     network.eval()
     return FeatureRows(rows, network.scaled(network.encoder.features(rows.texts), rows.labels))

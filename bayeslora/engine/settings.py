@@ -1,4 +1,4 @@
-"""Settings of a fit: options of the training, choices of a classifier, and the checked data."""
+"""Settings of a fit: training options, choices for the classifier, and the checked data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from bayeslora.tasks.examples import (
 )
 from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
 
-_TOLD = re.compile(
+_LAUNCHER_VARIABLES = re.compile(
     r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
     r"|LOCAL_RANK|RANK|WORLD_SIZE|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)"
 )
@@ -102,24 +102,24 @@ class TrainingSettings(Options):
             )
 
     def num_steps(self, num_train: int) -> int:
-        """Return the optimiser steps of a fit to so many rows that is not stopped early."""
+        """Return the optimiser steps of a fit to `num_train` rows without early stopping."""
         return self.epochs * math.ceil(num_train / self.batch_size)
 
 
 @contextmanager
 def plain_environment() -> Iterator[None]:
-    """Hide what launchers and schedulers tell accelerate by environment variables.
+    """Hide the environment variables by which launchers and schedulers configure accelerate.
 
-    Its precision and compiler would change the numbers of a fit without a word in the record, a
-    rank left over from a scheduler makes it wait for other processes, and where there are others,
-    `AlternatingTrainer` exchanges what has to be: to the Trainer each is alone.
+    Their precision and compiler would change the results of a fit without a trace in the record,
+    and a rank left over from a scheduler makes accelerate wait for other processes. With several
+    processes, `AlternatingTrainer` synchronises them; to the Trainer each is alone.
     """
-    told = [name for name in os.environ if _TOLD.fullmatch(name)]
-    kept = {name: os.environ.pop(name) for name in told}
+    names = [name for name in os.environ if _LAUNCHER_VARIABLES.fullmatch(name)]
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(hidden)
 
 
 LabelledExamples = tuple[Examples, Tensor]
@@ -127,22 +127,22 @@ LabelledExamples = tuple[Examples, Tensor]
 
 @dataclass(frozen=True)
 class Choices:
-    """Choices of a classifier before it sees data.
+    """Choices for a classifier before it sees data.
 
     Attributes:
         backbone: Its name.
-        dtype: Of the frozen weights, as it was asked for.
-        adapter: Which adapter.
-        posterior: Which posterior.
-        seed: Decides starts, order and draws.
-        max_length: Tokens kept of a text.
+        dtype: Requested dtype of the frozen weights.
+        adapter: Options of the adapter.
+        posterior: Options of the posterior.
+        seed: Seed of initialisation, order and draws.
+        max_length: Tokens per text; longer texts are truncated.
         progress: Whether to show bars on stderr.
-        feature_scores: Names of scores to fit beside the posterior; None takes the usual ones.
-        depth: Layers of the backbone that are read, their share, or `auto`; None for the default.
-        template: What is put around each text; None for the default.
-        verbaliser: How the language model is asked for a prior mean; None for the default.
-        logit_scale: What the logits of the fitted network are multiplied by; None for the factor
-            of lowest NLL on the validation rows.
+        feature_scores: Names of scores to fit beside the posterior; None for the default ones.
+        depth: Number or share of backbone layers to use, or `auto`; None for the default.
+        template: Template around each text; None for the default.
+        verbaliser: How to get a prior mean from the language model; None for the default.
+        logit_scale: Factor of the fitted network's logits; None for the factor of lowest NLL on
+            the validation rows.
         format: How questions are read; None for the default, `options`, and for texts.
     """
 
@@ -166,13 +166,13 @@ class TrainingData:
     """Checked data of a fit.
 
     Attributes:
-        columns: Where it came from.
+        columns: Columns that the data was read from.
         classes: Names of the classes in index order.
         train: Training rows and their labels [N] int64.
         validation: Held-out rows and their labels, or None.
-        tasks: How many classes each of several tasks has, in the order of the classes; empty where
-            there is one task.
-        across_tasks: Whether rows of several tasks are classified among the classes of all.
+        tasks: Number of classes of each of several tasks, in the order of the classes; empty for
+            one task.
+        across_tasks: Whether rows are classified among the classes of all tasks.
     """
 
     columns: DataColumns
@@ -186,10 +186,10 @@ class TrainingData:
     def read(
         cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool = False
     ) -> TrainingData:
-        """Read what a person passed; see `BayesianClassifier.fit`.
+        """Read the data that a user passed; see `BayesianClassifier.fit`.
 
         Raises:
-            InputError: Something in it is not allowed.
+            InputError: The data is not allowed.
         """
         if is_union(train) or is_union(validation):
             return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
@@ -203,29 +203,31 @@ class TrainingData:
         columns = columns if rows.columns is None else DataColumns.of(rows.columns)
         if rows.images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
-        held = None if validation is None else read_validation(validation, columns, rows)
-        if held is not None:
-            check_images(held, images=rows.images)
+        held_out = None if validation is None else read_validation(validation, columns, rows)
+        if held_out is not None:
+            check_images(held_out, images=rows.images)
         classes = class_names(rows)
-        if held is not None and (held.choices is None) != (rows.choices is None):
+        if held_out is not None and (held_out.choices is None) != (rows.choices is None):
             raise InputError(
-                f"{held.source} and {rows.source} hold rows of different kinds: one has questions "
-                "with options, the other texts"
+                f"{held_out.source} and {rows.source} hold rows of different kinds: one has "
+                "questions with options, the other texts"
             )
-        if held is not None and held.choices is not None:
-            classes = max(classes, class_names(held), key=len)
+        if held_out is not None and held_out.choices is not None:
+            classes = max(classes, class_names(held_out), key=len)
         return cls(
             columns,
             classes,
             (rows, torch.from_numpy(encode_labels(rows, classes))),
-            None if held is None else (held, torch.from_numpy(encode_labels(held, classes))),
+            None
+            if held_out is None
+            else (held_out, torch.from_numpy(encode_labels(held_out, classes))),
         )
 
     @classmethod
     def _of_tasks(
         cls, train: Any, validation: Any, columns: DataColumns, *, across_tasks: bool
     ) -> TrainingData:
-        """Read several tasks, each by its name, as one."""
+        """Read several tasks, named by the keys, as one data set."""
         if not is_union(train) or not (validation is None or is_union(validation)):
             raise InputError(
                 "several tasks are named in training and validation data alike: give both as "
@@ -233,7 +235,7 @@ class TrainingData:
             )
         check_tasks(validation or (), [*train], "validation data")
         parts = {task: read_labelled(data, columns) for task, data in train.items()}
-        held = {
+        held_out = {
             task: read_validation(data, columns, parts[task])
             for task, data in (validation or {}).items()
         }
@@ -241,24 +243,24 @@ class TrainingData:
         sizes = counts(of_task)
         known = None if across_tasks else sizes
         classes = tuple(name for names in of_task.values() for name in names)
-        for task, rows in held.items():  # by their own names, in files of their own
+        for task, rows in held_out.items():  # by the task's own class names
             encode_labels(rows, class_names(parts[task]))
-        found = [
+        splits = [
             (rows, torch.from_numpy(encode_labels(rows, classes)))
-            for rows in (union(split, known) for split in (parts, held) if split)
+            for rows in (union(split, known) for split in (parts, held_out) if split)
         ]
         images = any(rows.images for rows in parts.values())
         if images and not columns.images:
             columns = replace(columns, text=IMAGE, images=True)
-        validation = found[1] if held else None
-        return cls(columns, classes, found[0], validation, sizes, across_tasks)
+        validation = splits[1] if held_out else None
+        return cls(columns, classes, splits[0], validation, sizes, across_tasks)
 
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""
-        held = None if self.validation is None else data_hash(self.validation[0])
-        return {"train": data_hash(self.train[0]), "validation": held}
+        validation_hash = None if self.validation is None else data_hash(self.validation[0])
+        return {"train": data_hash(self.train[0]), "validation": validation_hash}
 
     def dropped(self) -> dict[str, dict[str, int]]:
-        """Return how many rows were left out before, by split and reason."""
-        held = None if self.validation is None else self.validation[0]
-        return dropped_by_split(train=self.train[0], validation=held)
+        """Return how many rows were dropped on reading, by split and reason."""
+        validation = None if self.validation is None else self.validation[0]
+        return dropped_by_split(train=self.train[0], validation=validation)

@@ -1,8 +1,8 @@
-"""Adapter and head in alternation, as a Hugging Face Trainer.
+"""Hugging Face Trainer that trains adapter and head in alternation.
 
-Each step computes the batch's features once, lets the head follow them (gradient steps on the
-detached features), and then takes one step of the adapter against the updated head. The Trainer
-brings the loop, checkpoints, resumption and the learning rate schedule.
+Each step computes the batch's features once, updates the head (gradient steps on the detached
+features), and then takes one step of the adapter with the updated head. The Trainer provides the
+loop, checkpoints, resumption and the learning rate schedule.
 
 Source: the alternation of Xiang, Li and Lu 2026, arXiv 2604.03388.
 """
@@ -50,11 +50,11 @@ from bayeslora.processes import current
 logger = logging.getLogger(__name__)
 
 _BESIDE = "training."
-"""Before the names of tensors that a checkpoint holds and a model does not."""
+"""Prefix of tensors that are in a checkpoint, but not in a model."""
 
 Validate = Callable[[Network, int], dict[str, float]]
 Restore = Callable[[], bool]
-"""Makes the directory of the checkpoints again if it is gone; returns whether it was."""
+"""Recreates the checkpoint directory if it was deleted; returns whether it was."""
 
 
 def nothing_to_restore() -> bool:
@@ -84,19 +84,19 @@ class AlternatingTrainer(Trainer):
         """Set up the loop.
 
         Args:
-            network: What is trained; its adapter and head parameters are in `optimizer`.
-            optimizer: Steps of both blocks.
+            network: The network to train; its adapter and head parameters are in `optimizer`.
+            optimizer: Optimiser of adapter and head.
             train: The training texts.
             labels: [N] int64 class indices.
-            update_head: How the head follows the adapter.
+            update_head: Update of the head in each step.
             settings: Epochs, batch size, warm-up, seed.
-            directory: Where checkpoints go, one per epoch.
-            validate: Returns the metrics after so many steps, with `nll`; training then keeps the
-                best epoch.
-            callbacks: More callbacks of the Trainer's own kind.
-            noise: What each training pass, forward and backward, happens under.
+            directory: Directory for checkpoints, one per epoch.
+            validate: Returns the metrics, including `nll`, of a network after a number of steps;
+                training then keeps the best epoch.
+            callbacks: Further Trainer callbacks.
+            noise: Context of each training pass, forward and backward.
             schedule: Learning rates after the warm-up: `cosine` or `constant`.
-            restore: Called before each checkpoint; makes the directory again if it is gone.
+            restore: Called before each checkpoint; recreates the directory if it was deleted.
         """
         sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
         self._batches = sampler
@@ -126,7 +126,7 @@ class AlternatingTrainer(Trainer):
 
     @property
     def network(self) -> Network:
-        """The network, outside of any wrapper."""
+        """The unwrapped network."""
         network: Network = self.accelerator.unwrap_model(self.model)
         return network
 
@@ -136,7 +136,7 @@ class AlternatingTrainer(Trainer):
             RowNumbers(len(self._batches.lengths)),
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
-            # Copied while the GPU still works on the step before.
+            # Copied while the GPU still works on the previous step.
             pin_memory=self.args.dataloader_pin_memory,
         )
         prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
@@ -148,10 +148,10 @@ class AlternatingTrainer(Trainer):
         inputs: Batch,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Update the head on the batch's features, then leave the adapter's gradient in place.
+        """Update the head on the batch's features, then compute the adapter's gradient.
 
         Raises:
-            InputError: No adapter has an influence on the features.
+            InputError: No adapter influences the features.
         """
         model.train()
         batch = self._prepare_inputs(inputs)
@@ -165,8 +165,8 @@ class AlternatingTrainer(Trainer):
             rows: Features = model(batch)
         if not rows.values.requires_grad:
             raise InputError("no feature depends on the adapters; choose other target_modules")
-        # Each of several processes has run some of the rows; the head sees all of them.
-        rows = replace(rows.map(lambda own: world.joined(own, len(labels))), labels=labels)
+        # Each of several processes has run a part of the rows; the head needs all of them.
+        rows = replace(rows.map(lambda values: world.joined(values, len(labels))), labels=labels)
         optimizer = _unwrapped(self.optimizer)
         now = Moment(self.network, optimizer, rows.detach(), self._step)
         self._update_head(now)
@@ -183,13 +183,13 @@ class AlternatingTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Return the metrics of the network as it is, and tell the callbacks."""
+        """Return the metrics of the current network, and notify the callbacks."""
         if self._validate is None:
             return {}
         self.network.eval()
-        # Which epoch is the best, and when to stop, all processes decide alike.
-        found = current().told(self._validate(self.network, self._step))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        # All processes must agree on the best epoch and on when to stop.
+        scores = current().told(self._validate(self.network, self._step))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -203,21 +203,21 @@ class AlternatingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        beside = {f"{_BESIDE}{name}": item for name, item in self._update_head.state().items()}
-        save_file(self.network.trained_state() | beside, folder / WEIGHTS)
+        extra = {f"{_BESIDE}{name}": item for name, item in self._update_head.state().items()}
+        save_file(self.network.trained_state() | extra, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         world = current()
-        # Rounding may differ between unlike machines; it does not add up over epochs.
+        # Rounding may differ between machines; broadcasting keeps it from accumulating over epochs.
         world.broadcast_(_parameters(_unwrapped(self.optimizer)))
         if self.state.best_global_step == self._step:
             state = self.network.trained_state()
             self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
-        world.first(lambda: self._written(model, trial))
+        world.first(lambda: self._try_checkpoint(model, trial))
 
-    def _written(self, model: torch.nn.Module, trial: Any) -> None:
+    def _try_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         try:
-            self._made_again()
+            self._recreate_directory()
         except (InputError, OSError) as error:
             logger.warning(
                 "no checkpoint after step %d: %s; the fit goes on without", self._step, error
@@ -226,7 +226,7 @@ class AlternatingTrainer(Trainer):
         try:
             self._write_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError):
-            if not self._made_again():
+            if not self._recreate_directory():
                 raise
             self._write_checkpoint(model, trial)
 
@@ -237,8 +237,8 @@ class AlternatingTrainer(Trainer):
             seal(directory / f"checkpoint-{self._step}")
         forget_old(directory)
 
-    def _made_again(self) -> bool:
-        """Make the directory of the checkpoints again if it is gone; return whether it was."""
+    def _recreate_directory(self) -> bool:
+        """Recreate the checkpoint directory if it was deleted; return whether it was."""
         if not self._restore():
             return False
         directory = Path(str(self.args.output_dir))
@@ -249,7 +249,7 @@ class AlternatingTrainer(Trainer):
         return True
 
     def load_best(self) -> None:
-        """Load the tensors of the best epoch, where validation rows chose one."""
+        """Load the tensors of the best epoch, if validation rows chose one."""
         if self._best is not None:
             self.network.load_trained_state(self._best)
 
@@ -265,7 +265,7 @@ class AlternatingTrainer(Trainer):
 
 
 def _unwrapped(optimizer: Any) -> AlternatingOptimizer:
-    """Return our optimizer from inside the wrapper that accelerate puts around it."""
+    """Return our optimizer from accelerate's wrapper."""
     inner: AlternatingOptimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
 
@@ -275,11 +275,11 @@ def _parameters(optimizer: AlternatingOptimizer) -> list[Tensor]:
 
 
 def _adapter_gradients(optimizer: AlternatingOptimizer) -> list[Tensor]:
-    """Return the gradients of all that trains but the head, whose own are whole everywhere.
+    """Return the gradients of all trained parameters except the head's, which are complete.
 
-    Where a process's rows have passed a layer by, as with experts, its gradient is zero.
+    The gradient is zero for layers that no row of this process has used, as with experts.
     """
-    found = []
+    gradients = []
     for group in optimizer.param_groups:
         if group.get("name") == "head":
             continue
@@ -287,8 +287,8 @@ def _adapter_gradients(optimizer: AlternatingOptimizer) -> list[Tensor]:
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                found.append(parameter.grad)
-    return found
+                gradients.append(parameter.grad)
+    return gradients
 
 
 _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
@@ -307,13 +307,13 @@ def training_arguments(
 
     Args:
         settings: Epochs, batch size, warm-up, seed.
-        directory: Where checkpoints go.
-        steps: Of an epoch.
+        directory: Directory for checkpoints.
+        steps: Steps per epoch.
         validates: Whether validation rows choose the epoch.
-        device: Where the network is.
+        device: Device of the network.
         schedule: `cosine` or `constant`.
     """
-    when = "epoch" if validates else "no"
+    strategy = "epoch" if validates else "no"
     arguments = _Arguments(
         output_dir=str(directory),
         num_train_epochs=settings.epochs,
@@ -322,16 +322,16 @@ def training_arguments(
         warmup_steps=round(settings.warmup * steps * settings.epochs),
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
-        eval_strategy=when,
+        eval_strategy=strategy,
         save_strategy="epoch",
-        # Old checkpoints are deleted by `forget_old`, and the best epoch is loaded by `load_best`,
-        # which do not depend on where a directory was when it was written.
+        # `forget_old` deletes old checkpoints and `load_best` loads the best epoch, since they do
+        # not depend on the path of a directory when it was written.
         save_total_limit=None,
         load_best_model_at_end=False,
         metric_for_best_model="nll" if validates else None,
         greater_is_better=False if validates else None,
         logging_strategy="epoch",
-        # It would look at every step's loss, for which a GPU has to be waited for.
+        # It would read the loss of every step, which synchronises the GPU.
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
@@ -340,7 +340,7 @@ def training_arguments(
         accelerator_config={"non_blocking": device.type == "cuda"},
         use_cpu=device.type == "cpu",
     )
-    # Several GPUs in one process would share one network whose layers are swapped in place.
+    # Several GPUs in one process would share a network whose layers are swapped in place.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     if device.type == "cuda" and arguments.world_size == 1:
@@ -349,21 +349,21 @@ def training_arguments(
 
 
 class _Arguments(TrainingArguments):
-    """Arguments of a Trainer that leaves a network on the GPU that it is on."""
+    """Arguments of a Trainer that leaves a network on its GPU."""
 
     chosen: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the network is, in the place of the first GPU."""
-        first = super().device
-        return first if self.chosen is None else self.chosen
+        """The network's device, in place of the first GPU."""
+        default = super().device
+        return default if self.chosen is None else self.chosen
 
 
 def _stay(arguments: _Arguments, device: torch.device) -> None:
-    """Make Trainer and Accelerate, which move network and batches, both use `device`."""
+    """Make Trainer and Accelerate, which move network and batches, use `device`."""
     arguments.chosen = device
-    # All states of Accelerate share this one's attributes.
+    # All Accelerate states share these attributes.
     arguments.distributed_state.device = device
     torch.cuda.set_device(device)
 
@@ -372,7 +372,7 @@ _POOL_BATCHES = 8
 
 
 class RowNumbers(Dataset[int]):
-    """The row numbers 0 to N - 1; the collator turns them into a batch."""
+    """The row numbers 0 to N - 1, which the collator turns into batches."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -385,10 +385,10 @@ class RowNumbers(Dataset[int]):
 
 
 class LengthBatchSampler(Sampler[list[int]]):
-    """Random batches of similar length, the same for the same seed and epoch.
+    """Random batches of similar length, determined by seed and epoch.
 
-    Rows are shuffled, sorted by length within pools of a few batches, cut into batches, and the
-    batches are shuffled. Padding stays low and every epoch sees every row once.
+    Rows are shuffled, sorted by length within pools of a few batches, and cut into batches, which
+    are shuffled. Padding stays low and every epoch sees every row once.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
@@ -399,7 +399,7 @@ class LengthBatchSampler(Sampler[list[int]]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch `epoch`, counted from 0."""
+        """Set the epoch, counted from 0, which determines the order."""
         self._epoch = int(epoch)
 
     def __len__(self) -> int:
@@ -417,22 +417,22 @@ class LengthBatchSampler(Sampler[list[int]]):
                 rows[first : first + self.batch_size].tolist()
                 for first in range(0, len(rows), self.batch_size)
             ]
-        for place in rng.permutation(len(batches)):
-            yield batches[place]
+        for index in rng.permutation(len(batches)):
+            yield batches[index]
 
 
 class Collator:
-    """Turns row numbers into a padded batch with its labels."""
+    """Turns row numbers into a padded batch with labels."""
 
     def __init__(self, prepared: PreparedTexts, labels: Tensor) -> None:
-        """Keep the texts and their labels [N] int64."""
+        """Store the texts and their labels [N] int64."""
         self._prepared = prepared
         self._labels = labels
 
     def __call__(self, rows: list[int]) -> Batch:
         """Return the batch of `rows`, with `labels` [B] int64.
 
-        Of several processes each gets its share of the texts, at least one, and all labels.
+        Each of several processes gets its share of the texts, at least one, and all labels.
         """
-        own = rows[current().share(len(rows))] or rows[:1]
-        return {**self._prepared.collate(own), "labels": self._labels[torch.tensor(rows)]}
+        part = rows[current().share(len(rows))] or rows[:1]
+        return {**self._prepared.collate(part), "labels": self._labels[torch.tensor(rows)]}

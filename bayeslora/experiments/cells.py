@@ -1,4 +1,4 @@
-"""One cell: rows, fit, predictions, scores, and the record that makes them comparable."""
+"""Computation of a cell: rows, fit, predictions, scores and the record."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _NOT_MODEL_OPTIONS = frozenset({"seed", "progress"})
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that decides the result of a cell.
+    """Everything that determines the result of a cell.
 
     Attributes:
-        cell: Which cell.
-        adapter: Options of the adapter, with the protocol's.
+        cell: The cell.
+        adapter: Options of the adapter, including the protocol's.
         posterior: Options of the posterior.
-        model: Further options of `BayesianClassifier`.
+        model: Other options of `BayesianClassifier`.
         fit: Options of `fit`.
         predict: Options of `predict`.
         train: Training rows.
         rows: The rows of the task.
-        steps: Optimiser steps that the protocol asks for; None for no number.
-        deviations: How the cell differs from its protocol.
+        steps: Optimiser steps of the protocol; None if it sets none.
+        deviations: Deviations from the protocol.
     """
 
     cell: Cell
@@ -79,10 +79,10 @@ class Setup:
         """Return the unfitted classifier.
 
         Args:
-            kind: The class, for a subclass.
+            kind: `BayesianClassifier` or a subclass.
             backbone: A name or a loaded backbone.
         """
-        found: BayesianClassifier = kind(
+        clf: BayesianClassifier = kind(
             backbone,
             self.adapter,
             self.posterior,
@@ -90,11 +90,11 @@ class Setup:
             progress=False,
             **self.model,
         )
-        return found
+        return clf
 
 
 class Workshop:
-    """Makes cells; keeps the rows of tasks and the last backbone between them.
+    """Sets up and runs cells; caches the rows of tasks and the last backbone.
 
     Args:
         grid: The grid.
@@ -129,19 +129,19 @@ class Workshop:
         return self._rows[task]
 
     def setup(self, cell: Cell) -> Setup:
-        """Return what decides the result of a cell; nothing is fitted.
+        """Return the setup of a cell, without fitting anything.
 
         Raises:
             InputError: A name, an option or a file is wrong.
         """
         fit_keys, model_keys = self._allowed
         grid, rows = self.grid, self.rows(cell.task)
-        for where, options, allowed in (
+        for section, options, allowed in (
             ("fit", {**grid.fit, **cell.method.fit}, fit_keys),
             ("model", grid.model, model_keys),
         ):
             if unknown := [key for key in options if key not in allowed]:
-                raise unknown_choice(f"key of {where}", unknown[0], allowed)
+                raise unknown_choice(f"key of {section}", unknown[0], allowed)
         train = rows.train if cell.rows is None else drawn(rows.train, cell.rows, cell.seed)
         deviations = [*grid.protocol.deviations, *rows.deviations]
         adapter = self._adapter(cell, deviations)
@@ -156,7 +156,7 @@ class Workshop:
         )
 
     def _adapter(self, cell: Cell, deviations: list[str]) -> Adapter:
-        """Return the adapter with the protocol's options where the grid names no others."""
+        """Return the adapter with the protocol's options, unless the grid sets others."""
         adapter: Adapter = resolve_adapter(cell.method.adapter)
         protocol, named = self.grid.protocol, named_options(cell.method.adapter)
         if not protocol.adapter:
@@ -164,35 +164,35 @@ class Workshop:
         if not adapter.trains:
             deviations.append("training: the last layer alone is fitted, on frozen features")
             return adapter
-        wanted: dict[str, Any] = {**protocol.adapter}
+        expected: dict[str, Any] = {**protocol.adapter}
         if protocol.all_layers:
-            wanted["num_layers"] = None
-        has = as_mapping(adapter)
+            expected["num_layers"] = None
+        current = as_mapping(adapter)
         changes = {}
-        for key, value in wanted.items():
-            if key not in has:
+        for key, value in expected.items():
+            if key not in current:
                 if value:
                     deviations.append(f"{key}: adapter {adapter.name} has no such option")
             elif key not in named:
                 changes[key] = value
-            elif has[key] != value:
-                deviations.append(f"{key}: {has[key]} by the grid, {value} by the protocol")
+            elif current[key] != value:
+                deviations.append(f"{key}: {current[key]} by the grid, {value} by the protocol")
         return replace(adapter, **changes)  # type: ignore[type-var]
 
     def _fit_options(
         self, cell: Cell, adapter: Adapter, num_train: int, deviations: list[str]
     ) -> dict[str, Any]:
         protocol = self.grid.protocol
-        wanted: dict[str, Any] = {}
+        expected: dict[str, Any] = {}
         if protocol.hold_out:
-            wanted["hold_out"] = protocol.hold_out
+            expected["hold_out"] = protocol.hold_out
         if protocol.steps is not None:
-            wanted["cv"] = 0
+            expected["cv"] = 0
         if adapter.trains and protocol.batch_size is not None:
-            wanted["batch_size"] = protocol.batch_size
-        given = {**self.grid.fit, **cell.method.fit}
-        merged = _merged(wanted, given, deviations)
-        if protocol.steps is not None and adapter.trains and "epochs" not in given:
+            expected["batch_size"] = protocol.batch_size
+        options = {**self.grid.fit, **cell.method.fit}
+        merged = _merged(expected, options, deviations)
+        if protocol.steps is not None and adapter.trains and "epochs" not in options:
             per_epoch = -(-num_train // int(merged["batch_size"]))
             merged["epochs"] = max(1, round(protocol.steps / per_epoch))
             steps = merged["epochs"] * per_epoch
@@ -201,44 +201,44 @@ class Workshop:
                     f"steps: {steps:,} instead of {protocol.steps:,}, since training ends after "
                     f"whole epochs ({merged['epochs']})"
                 )
-        elif protocol.steps is not None and "epochs" in given:
+        elif protocol.steps is not None and "epochs" in options:
             deviations.append(
-                f"steps: {given['epochs']} epochs by the grid, {protocol.steps:,} steps by the "
+                f"steps: {options['epochs']} epochs by the grid, {protocol.steps:,} steps by the "
                 "protocol"
             )
         return merged
 
     def _model_options(self, task: Task, train: Examples, deviations: list[str]) -> dict[str, Any]:
         protocol = self.grid.protocol
-        wanted: dict[str, Any] = {}
+        expected: dict[str, Any] = {}
         if protocol.max_length is not None:
-            wanted["max_length"] = protocol.max_length
+            expected["max_length"] = protocol.max_length
         if protocol.all_layers:
-            wanted["depth"] = 1.0
-        given = dict(self.grid.model)
+            expected["depth"] = 1.0
+        options = dict(self.grid.model)
         about = task.columns.get("task")
         if is_description(about) and (prompt := read_description(str(about)).prompt):
-            wanted["template"] = given.get("template", prompt)
+            expected["template"] = options.get("template", prompt)
         if train.choices is None:  # texts have no format
-            given.pop("format", None)
+            options.pop("format", None)
         elif protocol.format is not None:
-            wanted["format"] = protocol.format
-        return _merged(wanted, given, deviations)
+            expected["format"] = protocol.format
+        return _merged(expected, options, deviations)
 
     def _predict_options(self, posterior: Posterior, deviations: list[str]) -> dict[str, Any]:
         protocol = self.grid.protocol
-        wanted: dict[str, Any] = {}
+        expected: dict[str, Any] = {}
         draws = protocol.weight_samples if posterior.is_sampled else None
         if posterior.link is not None:
             draws = protocol.logit_samples
         if draws is not None:
-            wanted["num_samples"] = draws
-        given = dict(self.grid.predict)
+            expected["num_samples"] = draws
+        options = dict(self.grid.predict)
         if not (posterior.is_sampled or posterior.link):
-            given.pop("num_samples", None)
+            options.pop("num_samples", None)
         if posterior.link is None:
-            given.pop("link", None)
-        return _merged(wanted, given, deviations)
+            options.pop("link", None)
+        return _merged(expected, options, deviations)
 
     def reader(self, name: str) -> tuple[Kind, Any]:
         """Return the kind of a backbone on this machine and its tokenizer, read once.
@@ -252,13 +252,13 @@ class Workshop:
             source = source_of(name)
             trusted = bool(self.grid.model.get("trust_remote_code"))
             kind = model_kind(name, open_source("config", source, trusted))
-            # Images are read without one.
+            # Images need no tokenizer.
             tokenizer = None if kind == "vision" else open_source("tokenizer", source, trusted)
             self._readers[name] = kind, tokenizer
         return self._readers[name]
 
     def backbone(self, name: str) -> Backbone:
-        """Return a backbone, loaded once; of several the last stays in memory.
+        """Return a backbone, loaded once; only the last one stays in memory.
 
         Raises:
             InputError: It cannot be loaded.
@@ -269,18 +269,18 @@ class Workshop:
         if self._backbone is None or self._backbone[0] != name:
             self._backbone = None
             names = ("dtype", "device", "trust_remote_code")
-            options = {key: one for key, one in self.grid.model.items() if key in names}
+            options = {key: value for key, value in self.grid.model.items() if key in names}
             with quiet_transformers():
                 self._backbone = (name, load_backbone(name, **options))
         return self._backbone[1]
 
     def run(self, cell: Cell, work: Path) -> dict[str, Any]:
-        """Fit, predict and score a cell; return its record. Predictions are left in `work`.
+        """Fit, predict and score a cell; return its record and write predictions to `work`.
 
-        A fit that was interrupted goes on from its last checkpoint there.
+        An interrupted fit resumes from its last checkpoint there.
 
         Args:
-            cell: Which cell.
+            cell: The cell.
             work: A directory of this cell alone.
 
         Raises:
@@ -289,7 +289,7 @@ class Workshop:
         from bayeslora.classifier import BayesianClassifier
 
         setup = self.setup(cell)
-        asked = setup
+        requested = setup
         trials: list[dict[str, Any]] = []
         if self.grid.search is not None:
             from bayeslora.experiments.search import searched
@@ -304,37 +304,37 @@ class Workshop:
         keep = () if rows.clusters is None else (rows.clusters,)
         predictions = clf.predict(rows.reported, seed=cell.seed, keep=keep, **setup.predict)
         predicted = time.perf_counter()
-        outside = {
-            name: clf.predict(one, seed=cell.seed, unknown_labels="ood", **setup.predict)
-            for name, one in rows.ood.items()
+        ood = {
+            name: clf.predict(examples, seed=cell.seed, unknown_labels="ood", **setup.predict)
+            for name, examples in rows.ood.items()
         }
         seconds = {
             "fit": fitted - begun,
             "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
         }
-        record = recorded(asked, setup, clf, seconds, trials)
+        record = recorded(requested, setup, clf, seconds, trials)
         bins = self.grid.protocol.num_bins
-        record["scores"] = all_scores(predictions, outside, bins, rows.clusters)
-        for name, one in {rows.split: predictions, **outside}.items():
-            replace(one, name=cell.method.name).save(work / f"{_slug(name)}.parquet")
+        record["scores"] = all_scores(predictions, ood, bins, rows.clusters)
+        for name, result in {rows.split: predictions, **ood}.items():
+            replace(result, name=cell.method.name).save(work / f"{_slug(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         self._release()
         return record
 
     def _release(self) -> None:
-        """Free the cached states of frozen layers; they stay on disk for the next cell."""
+        """Free the cached states of frozen layers in memory; the next cell reads them from disk."""
         if self._backbone is not None:
             self._backbone[1].prefix_states.clear()
 
 
 def _merged(
-    wanted: Mapping[str, Any], given: Mapping[str, Any], deviations: list[str]
+    expected: Mapping[str, Any], options: Mapping[str, Any], deviations: list[str]
 ) -> dict[str, Any]:
-    """Return options with those of the grid before those of the protocol; differences are noted."""
-    for key, value in wanted.items():
-        if key in given and given[key] != value:
-            deviations.append(f"{key}: {given[key]} by the grid, {value} by the protocol")
-    return {**wanted, **given}
+    """Return the protocol's options updated by the grid's; add differences to `deviations`."""
+    for key, value in expected.items():
+        if key in options and options[key] != value:
+            deviations.append(f"{key}: {options[key]} by the grid, {value} by the protocol")
+    return {**expected, **options}
 
 
 def _slug(name: str) -> str:

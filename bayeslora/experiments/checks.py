@@ -1,4 +1,4 @@
-"""Every check of a cell that needs no weights, made before the first cell is computed."""
+"""All checks of cells that need no weights, run before the first cell is computed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def check_cell(workshop: Workshop, cell: Cell) -> Setup:
-    """Return the setup of a cell after every check of its fit and its predictions.
+    """Return the setup of a cell after checking its fit and its predictions.
 
-    What a tokenizer decides is checked where the backbone is on this machine.
+    Checks that need a tokenizer run only if the backbone is on this machine.
 
     Raises:
         InputError: The cell is impossible; the message names it.
@@ -25,7 +25,7 @@ def check_cell(workshop: Workshop, cell: Cell) -> Setup:
     from bayeslora.classifier import BayesianClassifier
 
     class Checked(BayesianClassifier):
-        """Ends a fit where it would load the backbone."""
+        """Ends a fit at the point of loading the backbone."""
 
         def _load_backbone(self) -> Backbone:
             raise _ChecksPassedError
@@ -47,11 +47,11 @@ def check_cell(workshop: Workshop, cell: Cell) -> Setup:
 
 
 class _ChecksPassedError(Exception):
-    """All checks were made."""
+    """All checks have passed."""
 
 
 def _check_predictions(setup: Setup) -> None:
-    """Raise InputError for options or rows that the fitted model would refuse to predict."""
+    """Raise InputError for options or rows that the fitted model would refuse."""
     from bayeslora.engine.data import check_images, check_questions, classes_with, most_options
     from bayeslora.engine.pieces import Drawing
 
@@ -69,7 +69,7 @@ def _check_predictions(setup: Setup) -> None:
 
 
 def _check_reading(workshop: Workshop, setup: Setup) -> None:
-    """Raise InputError if a backbone on this machine cannot read the rows as they are asked for."""
+    """Raise InputError if a backbone on this machine cannot read the rows in their format."""
     from bayeslora.backbones.template import Template
     from bayeslora.engine.data import check_images
     from bayeslora.engine.formats import check_letters, letters_template
@@ -78,26 +78,26 @@ def _check_reading(workshop: Workshop, setup: Setup) -> None:
     if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
         raise InputError(f"backbone {name} does not exist")
     by_letter = _format(setup) == "letters"
-    if not _is_here(name, asked=by_letter or train.images):
+    if not _is_here(name, needed=by_letter or train.images):
         return
     kind, tokenizer = workshop.reader(name)
     check_images(train, images=kind == "vision")
     if by_letter:
-        asked = setup.model.get("template")
+        custom = setup.model.get("template")
         has_context = train.pairs is not None
-        template = letters_template(pairs=has_context) if asked is None else Template(asked)
+        template = letters_template(pairs=has_context) if custom is None else Template(custom)
         check_letters(name, kind, tokenizer, template, len(class_names(train)))
 
 
-def _is_here(name: str, *, asked: bool) -> bool:
-    """Return whether a backbone is a directory, or an embedded one that has to be looked at."""
+def _is_here(name: str, *, needed: bool) -> bool:
+    """Return whether a backbone is a directory, or an installed embedded one that is needed."""
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, installed_file
 
     if name in EMBEDDED_MODELS:
-        return asked and installed_file(name) is not None
+        return needed and installed_file(name) is not None
     return (Path(name) / "config.json").is_file()
 
 
 def _format(setup: Setup) -> Any:
-    """Return how questions are read; None where rows are texts."""
+    """Return the format of questions; None for texts."""
     return None if setup.train.choices is None else setup.model.get("format") or "options"

@@ -1,6 +1,6 @@
-"""A grid: tasks × backbones × methods × rows × seeds, read from YAML and checked key by key.
+"""Grids: tasks × backbones × methods × rows × seeds, read from YAML and checked key by key.
 
-Everything here is decided without data and without a model, so that a typo costs no second.
+All checks here work without data and models, so a typo is found in less than a second.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _OPTION = re.compile(r"(?:^|,)\s*(\w+)\s*=")
 
 @dataclass(frozen=True)
 class Task:
-    """A known task, or files of one's own.
+    """A known task, or the user's own files.
 
     Attributes:
-        name: A task of `bayeslora tasks`, or what tables call one's own files.
-        files: `train`, `test` and perhaps `validation`; empty for a known task.
-        ood: Out-of-distribution sets by name: a known task, `task/split`, or a file; None for those
-            that a known task has.
-        columns: Options of the columns in one's own files; `task` may be a YAML file that names
-            them, or their kind.
+        name: A task of `bayeslora tasks`, or the name of one's own files in tables.
+        files: `train`, `test` and optionally `validation`; empty for a known task.
+        ood: Out-of-distribution sets by name: a known task, `task/split`, or a file; None for
+            those of a known task.
+        columns: Column options of one's own files; `task` may be a YAML file that names the
+            columns, or the kind of data.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter with a posterior, as the command line writes them.
+    """An adapter with a posterior, written as on the command line.
 
     Attributes:
-        name: In tables; unique in a grid.
+        name: Name in tables; unique in a grid.
         adapter: Such as `polar:r=4`.
         posterior: Such as `vbll:prior_scale=2`.
         fit: Options of `fit` for this method alone.
@@ -79,10 +79,10 @@ class Search:
     """A search over options, with the same number of trials for every cell.
 
     Attributes:
-        trials: Fits that are compared, for each cell.
-        hold_out: Share of a cell's own training rows by whose NLL the trials are compared.
+        trials: Number of fits to compare per cell.
+        hold_out: Share of a cell's own training rows whose NLL compares the trials.
         ranges: By option, such as `adapter.lr` or `fit.epochs`: a list of values, or `low`, `high`
-            and perhaps `log`. An option that a method lacks is left out of its search.
+            and optionally `log`. Options that a method lacks are left out of its search.
     """
 
     trials: int
@@ -98,8 +98,8 @@ class Cell:
         task: Name of the task.
         backbone: Name, directory or hub id.
         method: The method.
-        rows: Labelled rows that are drawn; None takes all.
-        seed: Of the draw, the fit and the predictions.
+        rows: Number of labelled rows to draw; None uses all.
+        seed: Seed of the draw, the fit and the predictions.
         protocol: Name of the protocol.
     """
 
@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells this cell from others, as columns of a table."""
+        """Unique key of the cell, as columns of a table."""
         return {
             "protocol": self.protocol,
             "task": self.task,
@@ -124,7 +124,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """A name for files: readable, and unique by a hash of the key."""
+        """Readable file name, unique by a hash of the key."""
         size = "" if self.rows is None else f"-{self.rows}"
         readable = f"{self.task}-{Path(self.backbone).name}-{self.method.name}{size}-{self.seed}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", readable).strip("-")[:80]
@@ -143,14 +143,14 @@ class Grid:
 
     Attributes:
         protocol: How cells are trained and scored.
-        tasks: By name.
-        cells: The product less what is excluded, in the order of the file.
+        tasks: Tasks by name.
+        cells: The product without excluded cells, in the order of the file.
         fit: Options of `fit` for all cells.
         model: Options of `BayesianClassifier` for all cells.
         predict: Options of `predict` for all cells.
-        reference: Name of the method that others are compared with.
+        reference: Name of the method with which others are compared.
         search: A search over options, or None.
-        source: The content of the file, from which workers make the grid again.
+        source: The content of the file, from which workers rebuild the grid.
     """
 
     protocol: Protocol
@@ -193,7 +193,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def as_grid(content: Any) -> Grid:
-    """Return the grid that a mapping describes, such as that of a YAML file.
+    """Return the grid described by a mapping, such as the content of a YAML file.
 
     Raises:
         InputError: A key or a value is wrong; the message names the key.
@@ -232,7 +232,7 @@ def as_grid(content: Any) -> Grid:
 
 
 def named_options(text: str) -> set[str]:
-    """Return which options a method's text names: `r` and `lr` for `polar:r=4,lr=1e-3`."""
+    """Return the options named in a method's text: `r` and `lr` for `polar:r=4,lr=1e-3`."""
     return {*_OPTION.findall(text.partition(":")[2])}
 
 
@@ -242,78 +242,78 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _mapping(where: str, value: Any, allowed: Sequence[str] | None) -> dict[str, Any]:
+def _mapping(label: str, value: Any, allowed: Sequence[str] | None) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} must hold names with values, got {value!r}")
+        raise InputError(f"{label} must hold names with values, got {value!r}")
     for key in value:
         if not isinstance(key, str) or (allowed is not None and key not in allowed):
-            raise unknown_choice(f"key of {where}", str(key), allowed or ())
+            raise unknown_choice(f"key of {label}", str(key), allowed or ())
     return dict(value)
 
 
-def _list(where: str, value: Any) -> list[Any]:
-    found = list(value) if isinstance(value, list | tuple) else [value]
-    if not found or any(one is None for one in found):
-        raise InputError(f"{where} must not be empty")
-    return found
+def _list(label: str, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values or any(item is None for item in values):
+        raise InputError(f"{label} must not be empty")
+    return values
 
 
-def _texts(where: str, value: Any) -> list[str]:
-    found = _list(where, value)
-    texts = [_as_text(where, one) for one in found]
-    if twice := sorted({one for one in texts if texts.count(one) > 1}):
-        raise InputError(f"{where}: {twice[0]!r} is given twice")
+def _texts(label: str, value: Any) -> list[str]:
+    values = _list(label, value)
+    texts = [_as_text(label, item) for item in values]
+    if duplicates := sorted({text for text in texts if texts.count(text) > 1}):
+        raise InputError(f"{label}: {duplicates[0]!r} is given twice")
     return texts
 
 
-def _as_text(where: str, value: Any) -> str:
-    """Return `name:key=value,…` for a name, a text of this form, or a mapping with a name."""
+def _as_text(label: str, value: Any) -> str:
+    """Return `name:key=value,…` for a name, such a text, or a mapping with a name."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         options = ",".join(
-            f"{key}={json.dumps(one)}" for key, one in value.items() if key != "name"
+            f"{key}={json.dumps(option)}" for key, option in value.items() if key != "name"
         )
         return f"{value['name']}:{options}" if options else str(value["name"])
-    raise InputError(f"{where}: expected a name, or a mapping with a name, got {value!r}")
+    raise InputError(f"{label}: expected a name, or a mapping with a name, got {value!r}")
 
 
 def _tasks(source: Mapping[str, Any]) -> dict[str, Task]:
     if "tasks" not in source:
         raise InputError("tasks is missing; name one or several")
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for value in _list("tasks", source["tasks"]):
         task = _task(value)
-        if task.name in found:
+        if task.name in tasks:
             raise InputError(f"tasks: {task.name!r} is given twice")
-        found[task.name] = task
-    return found
+        tasks[task.name] = task
+    return tasks
 
 
 def _task(value: Any) -> Task:
     if isinstance(value, str) and value:
         return Task(value)
-    given = _mapping("a task", value, _TASK_KEYS)
-    name = given.get("name")
+    entry = _mapping("a task", value, _TASK_KEYS)
+    name = entry.get("name")
     if not isinstance(name, str) or not name:
         raise InputError(f"tasks: name is missing in {value!r}")
-    files = {key: str(given[key]) for key in _FILES if key in given}
+    files = {key: str(entry[key]) for key in _FILES if key in entry}
     if files and not {"train", "test"} <= files.keys():
         raise InputError(f"task {name}: give both train and test, or neither for a known task")
-    columns = {key: str(given[key]) for key in ("task", *_COLUMNS) if key in given}
+    columns = {key: str(entry[key]) for key in ("task", *_COLUMNS) if key in entry}
     if "task" in columns:
         _check_kind(name, columns)
     if columns and not files:
         raise InputError(f"task {name}: {next(iter(columns))} is for files of one's own")
-    return Task(name, files, _ood(name, given["ood"]) if "ood" in given else None, columns)
+    return Task(name, files, _ood(name, entry["ood"]) if "ood" in entry else None, columns)
 
 
 def _check_kind(name: str, columns: Mapping[str, str]) -> None:
-    """Raise InputError unless `task` is a kind of data, or describes all columns itself."""
+    """Raise InputError unless `task` is a kind of data or a description of all columns."""
     kind = columns["task"]
     if is_description(kind):
-        if others := [key for key in columns if key != "task"]:
-            raise InputError(f"task {name}: {kind} names the columns; leave {others[0]} out")
+        if extra := [key for key in columns if key != "task"]:
+            raise InputError(f"task {name}: {kind} names the columns; leave {extra[0]} out")
         read_description(kind)
     elif kind not in KINDS:
         choice = unknown_choice("task", kind, (*KINDS, "a YAML file"))
@@ -322,29 +322,29 @@ def _check_kind(name: str, columns: Mapping[str, str]) -> None:
 
 def _ood(name: str, value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
-        return {str(key): str(one) for key, one in value.items()}
+        return {str(key): str(source) for key, source in value.items()}
     sets = [] if value in (None, []) else _texts(f"task {name}: ood", value)
-    return {one: one for one in sets}
+    return {source: source for source in sets}
 
 
 def _methods(source: Mapping[str, Any]) -> list[Method]:
-    found = []
+    methods = []
     if "adapters" in source or "posteriors" in source or "methods" not in source:
         adapters = _texts("adapters", source.get("adapters", "polar"))
         posteriors = _texts("posteriors", source.get("posteriors", "vbll"))
-        found = [Method(f"{a} {p}", a, p) for a, p in product(adapters, posteriors)]
+        methods = [Method(f"{a} {p}", a, p) for a, p in product(adapters, posteriors)]
     for value in _list("methods", source["methods"]) if "methods" in source else []:
-        given = _mapping("a method", value, _METHOD_KEYS)
-        adapter = _as_text("methods: adapter", given.get("adapter", "polar"))
-        posterior = _as_text("methods: posterior", given.get("posterior", "vbll"))
-        name = str(given.get("name", f"{adapter} {posterior}"))
-        found.append(
-            Method(name, adapter, posterior, _mapping(f"fit of {name}", given.get("fit", {}), None))
+        entry = _mapping("a method", value, _METHOD_KEYS)
+        adapter = _as_text("methods: adapter", entry.get("adapter", "polar"))
+        posterior = _as_text("methods: posterior", entry.get("posterior", "vbll"))
+        name = str(entry.get("name", f"{adapter} {posterior}"))
+        methods.append(
+            Method(name, adapter, posterior, _mapping(f"fit of {name}", entry.get("fit", {}), None))
         )
-    names = [method.name for method in found]
-    if twice := sorted({one for one in names if names.count(one) > 1}):
-        raise InputError(f"methods: {twice[0]!r} is there twice; give each a name of its own")
-    return found
+    names = [method.name for method in methods]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"methods: {duplicates[0]!r} is there twice; give each a name of its own")
+    return methods
 
 
 def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
@@ -359,13 +359,13 @@ def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
 
 
 def _predict(value: Any) -> dict[str, Any]:
-    """Return the options of `predict`, of a type and in a range that some method takes."""
-    given = _mapping("predict", value, _PREDICT_KEYS)
-    if "num_samples" in given:
-        checked("predict: num_samples", given["num_samples"], Draws)
-    if "link" in given:
-        checked("predict: link", given["link"], Link)
-    return given
+    """Return the options of `predict`, with types and ranges allowed by some method."""
+    options = _mapping("predict", value, _PREDICT_KEYS)
+    if "num_samples" in options:
+        checked("predict: num_samples", options["num_samples"], Draws)
+    if "link" in options:
+        checked("predict: link", options["link"], Link)
+    return options
 
 
 def _sizes(source: Mapping[str, Any], chosen: Protocol) -> list[int | None]:
@@ -390,20 +390,22 @@ def _without(cells: list[Cell], excluded: Any) -> list[Cell]:
         rule = _mapping("exclude", value, _EXCLUDE_KEYS)
         if not rule:
             raise InputError("exclude: an empty rule would leave no cell")
-        gone = [cell for cell in cells if _matches(cell, rule)]
-        if not gone:
+        matching = [cell for cell in cells if _matches(cell, rule)]
+        if not matching:
             raise InputError(f"exclude: no cell matches {rule}")
-        cells = [cell for cell in cells if cell not in gone]
+        cells = [cell for cell in cells if cell not in matching]
     return cells
 
 
 def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
     values = {**cell.key, "adapter": cell.method.adapter, "posterior": cell.method.posterior}
-    for key, wanted in rule.items():
+    for key, targets in rule.items():
         value = values[key]
-        # A method's bare name stands for it with any options.
+        # A method's bare name matches it with any options.
         known = [value, value.partition(":")[0]] if isinstance(value, str) else [value]
-        if not any(one in known for one in (wanted if isinstance(wanted, list) else [wanted])):
+        if not any(
+            target in known for target in (targets if isinstance(targets, list) else [targets])
+        ):
             return False
     return True
 
@@ -411,16 +413,16 @@ def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
 def _search(value: Any) -> Search | None:
     if value is None:
         return None
-    given = _mapping("search", value, _SEARCH_KEYS)
-    trials, share = given.get("trials"), given.get("hold_out", 0.2)
+    options = _mapping("search", value, _SEARCH_KEYS)
+    trials, share = options.get("trials"), options.get("hold_out", 0.2)
     check_integer("search: trials", trials, low=1)
     if not isinstance(share, float) or not 0 < share < 1:
         raise InputError(f"search: hold_out must be between 0 and 1, got {share!r}")
-    ranges = _mapping("search: ranges", given.get("ranges", {}), None)
+    ranges = _mapping("search: ranges", options.get("ranges", {}), None)
     if not ranges:
         raise InputError("search: ranges is missing; name options such as adapter.lr")
-    for name, one in ranges.items():
-        _check_range(name, one)
+    for name, values in ranges.items():
+        _check_range(name, values)
     return Search(int(trials), share, ranges)  # type: ignore[arg-type]
 
 
@@ -431,9 +433,11 @@ def _check_range(name: str, value: Any) -> None:
         if len(value) < 2:
             raise InputError(f"search: {name} needs two values or more, got {value}")
         return
-    given = _mapping(f"search: {name}", value, _RANGE_KEYS)
-    low, high = given.get("low"), given.get("high")
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (low, high)):
+    bounds = _mapping(f"search: {name}", value, _RANGE_KEYS)
+    low, high = bounds.get("low"), bounds.get("high")
+    if not all(
+        isinstance(bound, int | float) and not isinstance(bound, bool) for bound in (low, high)
+    ):
         raise InputError(f"search: {name} needs numbers low and high, got {value!r}")
-    if not low < high or (given.get("log") and low <= 0):  # type: ignore[operator]
+    if not low < high or (bounds.get("log") and low <= 0):  # type: ignore[operator]
         raise InputError(f"search: {name} needs low < high, above 0 with log, got {value!r}")

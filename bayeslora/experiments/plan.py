@@ -1,4 +1,4 @@
-"""What a grid would compute, checked cell by cell, with an estimate of time and memory.
+"""The plan of a grid: a check of every cell, with an estimate of time and memory.
 
 The estimate counts multiplications. With N training rows of t tokens, E epochs, F fits, P_f and P_a
 parameters of the frozen and of the adapted layers, batch B, width h, A heads, w bytes per weight::
@@ -12,9 +12,9 @@ parameters of the frozen and of the adapted layers, batch B, width h, A heads, w
                     + layers adapted · B t h (34 + 5 A t / h) · w / 2    (Korthikanti et al. 2022,
                                                                          arXiv 2205.05198)
 
-It is off by a factor of two at times: early stopping, padding and the last layer are not in it. Of
+It can be off by a factor of two, since early stopping, padding and the last layer are ignored. For
 SmolLM2-135M with 128 rows of OpenBookQA and of SST-2, both fits, their predictions and the start of
-the process took 110 s of one core where 84 s are estimated, and 1.5 GB where 1.2 are.
+the process took 110 s of one core (estimate: 84 s) and 1.5 GB (estimate: 1.2 GB).
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class BackboneSize:
     """The size of a backbone.
 
     Attributes:
-        parameters: All of them, embeddings included.
-        layer_parameters: Of one transformer layer.
-        num_layers: Transformer layers.
+        parameters: Number of parameters, embeddings included.
+        layer_parameters: Number of parameters of one transformer layer.
+        num_layers: Number of transformer layers.
         width: Hidden size.
-        num_heads: Attention heads.
+        num_heads: Number of attention heads.
         kv_width: Width of the values, below `width` with grouped queries.
         is_encoder: Whether it is trained as a masked language model.
-        positions: Tokens that it has positions for; None where that is not known.
-        source: Where the numbers are from: `config.json`, or the name.
+        positions: Maximum number of tokens; None if unknown.
+        source: Source of the numbers: `config.json`, or the name.
     """
 
     parameters: float
@@ -92,13 +92,13 @@ class BackboneSize:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cell costs, roughly.
+    """Rough cost of a cell.
 
     Attributes:
         operations: Floating-point operations.
-        memory_bytes: At its peak.
-        fits: Trainings of a network.
-        passes: Passes of the adapted layers in a prediction.
+        memory_bytes: Peak memory.
+        fits: Number of trained networks.
+        passes: Passes of the adapted layers per prediction.
     """
 
     operations: float
@@ -114,9 +114,9 @@ class Plan:
     Attributes:
         grid: The grid.
         settings: The settings of each cell, JSON-ready.
-        estimates: The cost of each cell; None where the size of its backbone is unknown.
-        deviations: How each cell differs from its protocol.
-        notes: What is missing or estimated.
+        estimates: The cost of each cell; None if the size of its backbone is unknown.
+        deviations: Deviations of each cell from its protocol.
+        notes: Notes on missing and estimated sizes.
     """
 
     grid: Grid
@@ -126,12 +126,12 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def groups(self) -> list[tuple[Cell, int, Estimate | None]]:
-        """Return the first cell of each task, backbone, method and size, and how many there are."""
-        found: dict[tuple[Any, ...], list[Cell]] = {}
+        """Return the first cell, count and cost of each task, backbone, method and size."""
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in self.settings:
             key = (cell.task, cell.backbone, cell.method.name, cell.rows)
-            found.setdefault(key, []).append(cell)
-        return [(cells[0], len(cells), self.estimates[cells[0]]) for cells in found.values()]
+            groups.setdefault(key, []).append(cell)
+        return [(cells[0], len(cells), self.estimates[cells[0]]) for cells in groups.values()]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
@@ -143,7 +143,7 @@ class Plan:
             "operations_per_second": rate,
             "cells": [
                 {
-                    **{key: one for key, one in cell.key.items() if key != "seed"},
+                    **{key: value for key, value in cell.key.items() if key != "seed"},
                     "seeds": count,
                     "seconds": None if cost is None else 1 + cost.operations / rate,
                     "memory_bytes": None if cost is None else cost.memory_bytes,
@@ -157,7 +157,7 @@ class Plan:
 
 
 def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
-    """Check cells and estimate what they cost.
+    """Check cells and estimate their cost.
 
     Raises:
         InputError: A cell is impossible, or its rows cannot be read.
@@ -185,7 +185,7 @@ def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
 
 
 def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
-    """Raise InputError if a cell asks for longer texts than its backbone has positions for."""
+    """Raise InputError if a cell's `max_length` exceeds the positions of its backbone."""
     length = int(setup.model.get("max_length", MAX_LENGTH))
     if size is not None and size.positions and length > max(size.positions, MAX_LENGTH):
         raise InputError(
@@ -195,7 +195,7 @@ def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
 
 
 def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
-    """Return what a cell costs; see the top of this module."""
+    """Return the cost of a cell; see the formula at the top of this module."""
     adapter, posterior, fit = setup.adapter, setup.posterior, setup.fit
     depth = 1.0 if setup.train.choices is not None else None
     read = _layers_read(setup.model.get("depth", depth), size)
@@ -232,15 +232,15 @@ def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
 
 
 def backbone_size(name: str) -> BackboneSize | None:
-    """Return the size of a backbone by its configuration, else by its name; None if neither."""
+    """Return the size of a backbone from its configuration, else from its name; else None."""
     config = _config(name)
     if config is not None:
         return _size_of(config)
-    found = _BILLIONS.search(name.rpartition("/")[2])
-    if found is None:
+    match = _BILLIONS.search(name.rpartition("/")[2])
+    if match is None:
         return None
-    parameters = float(found[1]) * (1e9 if found[2].lower() == "b" else 1e6)
-    # Layers of 12 h² parameters, h / 128 of them, as decoders from 1B on have, roughly.
+    parameters = float(match[1]) * (1e9 if match[2].lower() == "b" else 1e6)
+    # Decoders from 1B on have roughly h / 128 layers of 12 h² parameters.
     width = round((parameters * 128 / 12) ** (1 / 3))
     layers = max(1, round(width / 128))
     heads = max(1, width // 128)
@@ -250,10 +250,10 @@ def backbone_size(name: str) -> BackboneSize | None:
 
 
 def check_backbones(grid: Grid) -> None:
-    """Raise InputError if a backbone of the grid is not at hand; no weights are read.
+    """Raise InputError if a backbone of the grid is not available; no weights are read.
 
     Raises:
-        InputError: It is not; the message names it.
+        InputError: It is not available; the message names it.
     """
     from bayeslora.backbones.embedded import EMBEDDED_MODELS, embedded_directory
     from bayeslora.backbones.hub import check_reachable
@@ -267,10 +267,10 @@ def check_backbones(grid: Grid) -> None:
 
 
 def operation_rate() -> float:
-    """Return operations per second that a fit reaches on this machine, about.
+    """Return the approximate operations per second of a fit on this machine.
 
-    Measured with a product of matrices in the precision that `dtype="auto"` takes, in some tenths
-    of a second; other work on the machine lowers it.
+    Measured with a matrix product in the precision of `dtype="auto"`, in a few tenths of a second;
+    other load on the machine lowers it.
     """
     import time
 
@@ -305,7 +305,7 @@ def _config(name: str) -> Mapping[str, Any] | None:
     content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds no configuration of a model")
-    # Models of several kinds of input keep that of the text apart.
+    # Multimodal models have a separate configuration for text.
     text = content.get("text_config", content)
     return text if isinstance(text, Mapping) else content
 
@@ -326,7 +326,7 @@ def _size_of(config: Mapping[str, Any]) -> BackboneSize | None:
     kind = config.get("model_type", "")
     is_encoder = any(word in str(kind) for word in ("bert", "deberta", "electra"))
     total = layers * layer + vocabulary * width
-    # Positions that are relative limit nothing.
+    # Relative positions do not limit the length.
     positions = None if config.get("relative_attention") else config.get("max_position_embeddings")
     return BackboneSize(
         *(total, layer, layers, width, heads, kv_width, is_encoder, positions, "config.json")
@@ -387,7 +387,7 @@ def _trained(setup: Setup, size: BackboneSize, adapted: int) -> float:
     rank = getattr(setup.adapter, "r", None)
     if rank is None:
         return adapted * size.layer_parameters
-    # Query and value projections, where nothing else is asked for.
+    # Query and value projections, the default.
     return float(adapted * rank * (3 * size.width + size.kv_width))
 
 

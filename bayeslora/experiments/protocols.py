@@ -1,7 +1,7 @@
-"""Evaluation protocols by name: what is trained, how much, and which rows are reported.
+"""Evaluation protocols by name: training, its length, and the reported rows.
 
 A protocol is one object. Settings of a published protocol that `fit` cannot express are listed in
-`deviations`; they go into the record of every cell and under every table.
+`deviations`, which are in the record of every cell and below every table.
 
 Sources: `blob`: Wang et al. 2024, arXiv 2406.11675 (code: Wang-ML-Lab/bayesian-peft);
 `laplace-lora`: Yang et al. 2024, arXiv 2308.13111 (code: adamxyang/laplace-lora); `bag`: arXiv
@@ -25,24 +25,24 @@ class Protocol:
     Attributes:
         name: The name in a grid.
         summary: One line for tables and lists.
-        seeds: Seeds where the grid names none.
+        seeds: Default seeds.
         split: The reported split: `test` or `validation`.
-        hold_out: Share of the training rows that choose epoch, prior and scale; 0 for none.
-        draws_rows: Whether the grid says how many labelled rows each seed draws.
+        hold_out: Share of the training rows that select epoch, prior and scale; 0 for none.
+        draws_rows: Whether the grid sets a number of labelled rows that each seed draws.
         steps: Optimiser steps; None leaves the length of the training to `fit`.
-        batch_size: Rows per step; None takes the default of `fit`.
-        max_length: Tokens per text; None takes the default.
+        batch_size: Rows per step; None uses the default of `fit`.
+        max_length: Maximum tokens per text; None uses the default.
         adapter: Options of the adapter, as far as it has them.
-        all_layers: Whether every layer of the backbone is read and adapted.
+        all_layers: Whether every layer of the backbone is used and adapted.
         num_bins: Bins of the expected calibration error.
-        weight_samples: Forward passes of a posterior that draws weights; None takes its default.
-        logit_samples: Draws of a posterior with Gaussian logits; None takes its default.
+        weight_samples: Forward passes of a posterior that draws weights; None uses its default.
+        logit_samples: Draws of a posterior with Gaussian logits; None uses its default.
         num_choices: Options per question by task; rows with another number are dropped.
-        ood_audit: A column of out-of-distribution sets with what an audit found; where there is
-            one, only rows that it calls OK are taken. None takes all.
+        ood_audit: Column with an audit's verdicts; out-of-distribution sets that have it are
+            filtered to rows marked OK. None uses all rows.
         backbones: The published backbones, for reference.
-        format: How questions with options are read; None takes the default of `fit`.
-        deviations: What the published protocol has and `fit` cannot express.
+        format: Format of multiple-choice questions; None uses the default of `fit`.
+        deviations: Settings of the published protocol that `fit` cannot express.
     """
 
     name: str
@@ -66,11 +66,14 @@ class Protocol:
     deviations: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready values; those that say nothing are left out."""
-        found = {key: value for key, value in asdict(self).items() if value not in (None, "", {})}
-        del found["summary"]
+        """Return the settings as JSON-ready values, without empty ones."""
+        settings = {
+            key: value for key, value in asdict(self).items() if value not in (None, "", {})
+        }
+        del settings["summary"]
         return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in settings.items()
         }
 
     def described(self) -> str:
@@ -112,8 +115,8 @@ _PUBLISHED_TRAINING = (
 )
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    one.name: one
-    for one in (
+    protocol.name: protocol
+    for protocol in (
         Protocol(
             "bayeslora",
             "selection on a 20 % cut of train, the reported split untouched, 5 seeds",
@@ -181,14 +184,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
     )
 }
-"""Every protocol by its name."""
+"""All protocols by name."""
 
 
 def protocol(name: object) -> Protocol:
     """Return a protocol by its name.
 
     Raises:
-        InputError: There is none of this name; the message lists all.
+        InputError: The name is unknown; the message lists all names.
     """
     if not isinstance(name, str):
         raise InputError(f"protocol must be a name, got {name!r}")

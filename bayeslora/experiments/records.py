@@ -1,4 +1,4 @@
-"""The record of a cell: everything without which its scores could not be compared."""
+"""The record of a cell: everything needed to compare its scores."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _HASHED_PROMPTS = 100
 
 
 def recorded(
-    asked: Setup,
+    requested: Setup,
     setup: Setup,
     clf: BayesianClassifier,
     seconds: Mapping[str, float],
     trials: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return the record of a fitted cell but for its scores, JSON-ready.
+    """Return the record of a fitted cell without its scores, JSON-ready.
 
     Args:
-        asked: What the grid and its protocol ask for.
-        setup: The same with what a search has chosen.
+        requested: Setup of the grid and its protocol.
+        setup: The same with the choices of a search.
         clf: The fitted classifier.
-        seconds: Of the fit and of predictions.
-        trials: Of the search.
+        seconds: Duration of the fit and of predictions.
+        trials: Trials of the search.
     """
     from bayeslora.engine.predict import num_passes
 
     cell, rows, record = setup.cell, setup.rows, clf.record
-    settings = asked.settings()
+    settings = requested.settings()
     training = record.training
-    held = round(training.get("hold_out", 0) * len(setup.train))
+    num_held_out = round(training.get("hold_out", 0) * len(setup.train))
     steps = None
     if setup.adapter.trains:
-        # A fit that validation rows stop early takes fewer.
-        steps = training["epochs"] * -(-(len(setup.train) - held) // training["batch_size"])
+        # An upper bound: early stopping takes fewer.
+        steps = training["epochs"] * -(-(len(setup.train) - num_held_out) // training["batch_size"])
     samples = setup.predict.get("num_samples")
     return {
         "format_version": FORMAT_VERSION,
@@ -60,11 +60,12 @@ def recorded(
         "split": rows.split,
         "num_classes": num_classes(rows.reported),
         "num_train": len(setup.train),
-        "num_held_out": held,
+        "num_held_out": num_held_out,
         "num_reported": len(rows.reported),
-        "num_ood": {name: len(one) for name, one in rows.ood.items()},
+        "num_ood": {name: len(examples) for name, examples in rows.ood.items()},
         "mean_options": {
-            name: mean_options(one) for name, one in {REPORTED: rows.reported, **rows.ood}.items()
+            name: mean_options(examples)
+            for name, examples in {REPORTED: rows.reported, **rows.ood}.items()
         },
         "dropped": dict(rows.dropped),
         "epochs": training["epochs"],
@@ -76,7 +77,7 @@ def recorded(
         "passes": num_passes(setup.posterior, samples, record.num_members),
         "peak_memory_bytes": peak_memory(),
         "versions": dict(record.versions),
-        "chosen": {} if setup is asked else _difference(asked.settings(), setup.settings()),
+        "chosen": {} if setup is requested else _difference(requested.settings(), setup.settings()),
         "trials": list(trials),
     }
 
@@ -92,23 +93,23 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 def all_scores(
     predictions: Predictions,
-    outside: Mapping[str, Predictions],
+    ood: Mapping[str, Predictions],
     num_bins: int,
     clusters: str | None,
 ) -> dict[str, Any]:
-    """Return all scores of the reported rows, and those of OOD sets that have labels."""
+    """Return all scores of the reported rows and of labelled OOD sets."""
     from bayeslora.metrics.evaluate import evaluate
 
-    scores = evaluate(predictions, outside, num_bins=num_bins, cluster_by=clusters)
-    found = {REPORTED: scores.to_json()}
-    for name, one in outside.items():
-        if one.labelled.any():
-            found[name] = evaluate(one, num_bins=num_bins).to_json()
-    # Curves are made again from the predictions.
+    scores = evaluate(predictions, ood, num_bins=num_bins, cluster_by=clusters)
+    results = {REPORTED: scores.to_json()}
+    for name, ood_predictions in ood.items():
+        if ood_predictions.labelled.any():
+            results[name] = evaluate(ood_predictions, num_bins=num_bins).to_json()
+    # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}
     return {
         name: {key: value for key, value in content.items() if key not in curves}
-        for name, content in found.items()
+        for name, content in results.items()
     }
 
 
@@ -129,7 +130,7 @@ def prompt_hash(clf: BayesianClassifier, rows: Examples) -> str:
 
 
 def reset_peak_memory() -> None:
-    """Begin a new measurement of `peak_memory`, where the system can."""
+    """Reset the measurement of `peak_memory`, if the system supports it."""
     import torch
 
     if torch.cuda.is_available():
@@ -141,7 +142,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Return the most memory in bytes: of the GPU where there is one, else of the process."""
+    """Return the peak memory in bytes: of the GPU if there is one, else of the process."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The rows of a task and of a cell: no label is read beyond what the protocol allows."""
+"""The rows of a task and of a cell, with only the labels that the protocol allows."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class TaskRows:
     """The rows of a task under a protocol.
 
     Attributes:
-        train: Training rows, without repeats and without rows of the reported split.
-        reported: The rows that are scored.
-        split: Which split they are.
+        train: Training rows, without duplicates and rows of the reported split.
+        reported: The rows to score.
+        split: Name of the reported split.
         ood: Out-of-distribution rows by name, without rows of the other two.
-        dropped: How many rows were left out, by reason.
-        deviations: How they differ from what the protocol asks for.
+        dropped: Number of dropped rows by reason.
+        deviations: Deviations from the protocol.
     """
 
     train: Examples
@@ -44,7 +44,7 @@ class TaskRows:
 
     @property
     def clusters(self) -> str | None:
-        """The column of rows that belong together, such as twins; None where each stands alone."""
+        """Column of the clusters of dependent rows, such as twins; None if rows are independent."""
         return None if self.reported.groups is None else "twins"
 
 
@@ -71,21 +71,21 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
         train = _with_choices(dropped, "train", train, count)
         reported = _with_choices(dropped, split, reported, count)
     unseen = without_overlap(train, reported)
-    train = _counted(dropped, f"train, in {split} too", unseen, before=train)
+    train = _counted(dropped, f"train, in {split} too", unseen, previous=train)
     ood = {}
     for name, source in _ood_sources(task).items():
         rows = _counted(dropped, name, _outside(source, task, data_dir))
         rows = _audited(dropped, name, rows, protocol.ood_audit)
-        kept = without_overlap(without_overlap(rows, train), reported)
-        ood[name] = _counted(dropped, f"{name}, in {task.name} too", kept, before=rows)
+        remaining = without_overlap(without_overlap(rows, train), reported)
+        ood[name] = _counted(dropped, f"{name}, in {task.name} too", remaining, previous=rows)
     return TaskRows(train, reported, split, ood, dropped, deviations)
 
 
 def drawn(examples: Examples, size: int, seed: int) -> Examples:
-    """Return a stratified draw of rows; classes have about the shares that they have in all.
+    """Return a random sample of rows, stratified by class.
 
     Raises:
-        InputError: There are fewer rows, or fewer asked for than classes.
+        InputError: `size` is larger than the number of rows, or smaller than that of classes.
     """
     labels = encode_labels(examples, class_names(examples))
     return examples.take(stratified_sample(examples.strata(labels), size, seed))
@@ -114,29 +114,30 @@ def _read(task: Task, split: str, data_dir: str | Path | None) -> Examples:
 
 
 def _distinct(examples: Examples) -> Examples:
-    kept = without_duplicates(examples)
-    gone = len(examples) - len(kept)
-    return replace(kept, dropped={"repeated": gone}) if gone else kept
+    distinct = without_duplicates(examples)
+    num_repeated = len(examples) - len(distinct)
+    return replace(distinct, dropped={"repeated": num_repeated}) if num_repeated else distinct
 
 
 def _ood_sources(task: Task) -> Mapping[str, str]:
-    """Return what the grid names, else the sets that a known task has."""
+    """Return the out-of-distribution sets of the grid, else those of a known task."""
     if task.ood is not None:
         return task.ood
     if task.files:
         return {}
-    own = known_name(task.name)
+    known = known_name(task.name)
     return {
-        split if name == own else name: f"{name}/{split}" for name, split in KNOWN_TASKS[own].ood
+        split if name == known else name: f"{name}/{split}"
+        for name, split in KNOWN_TASKS[known].ood
     }
 
 
 def _outside(source: str, task: Task, data_dir: str | Path | None) -> Examples:
-    """Return out-of-distribution rows: of a known task's split, or of a file."""
+    """Return out-of-distribution rows from a known task's split or a file."""
     if Path(source).is_file():
         columns: dict[str, Any] = dict(task.columns)
         return load_examples(source, **columns)
-    if Path(source).is_absolute() or Path(source).suffix:  # no task is called so
+    if Path(source).is_absolute() or Path(source).suffix:  # not the name of a task
         raise InputError(f"task {task.name}: ood {source} does not exist")
     name, _, split = source.partition("/")
     try:
@@ -147,32 +148,34 @@ def _outside(source: str, task: Task, data_dir: str | Path | None) -> Examples:
 
 
 def _counted(
-    dropped: dict[str, int], what: str, rows: Examples, before: Examples | None = None
+    dropped: dict[str, int], label: str, rows: Examples, previous: Examples | None = None
 ) -> Examples:
-    """Note how many rows were left out on the way here, or since `before`."""
-    if before is not None:
-        if len(rows) < len(before):
-            dropped[what] = len(before) - len(rows)
+    """Record in `dropped` how many rows were dropped in reading, or since `previous`."""
+    if previous is not None:
+        if len(rows) < len(previous):
+            dropped[label] = len(previous) - len(rows)
         return rows
-    for why, count in rows.dropped.items():
-        dropped[f"{what}, {why}"] = count
+    for reason, count in rows.dropped.items():
+        dropped[f"{label}, {reason}"] = count
     return rows
 
 
 def _audited(
-    dropped: dict[str, int], what: str, examples: Examples, column: str | None
+    dropped: dict[str, int], label: str, examples: Examples, column: str | None
 ) -> Examples:
-    """Return the rows that an audit calls OK, if a column says what it found."""
-    found = None if column is None else examples.further.get(column)
-    if found is None:
+    """Return the rows marked OK in an audit's column; all rows without that column."""
+    verdicts = None if column is None else examples.further.get(column)
+    if verdicts is None:
         return examples
-    kept = examples.take([row for row, verdict in enumerate(found) if verdict == "OK"])
-    return _counted(dropped, f"{what}, {column} is not OK", kept, before=examples)
+    accepted = examples.take([row for row, verdict in enumerate(verdicts) if verdict == "OK"])
+    return _counted(dropped, f"{label}, {column} is not OK", accepted, previous=examples)
 
 
-def _with_choices(dropped: dict[str, int], what: str, examples: Examples, count: int) -> Examples:
-    """Return the questions with so many options."""
+def _with_choices(dropped: dict[str, int], label: str, examples: Examples, count: int) -> Examples:
+    """Return the questions with `count` options."""
     if examples.choices is None:
         return examples
-    kept = [row for row, options in enumerate(examples.choices) if len(options) == count]
-    return _counted(dropped, f"{what}, not {count} options", examples.take(kept), before=examples)
+    indices = [row for row, options in enumerate(examples.choices) if len(options) == count]
+    return _counted(
+        dropped, f"{label}, not {count} options", examples.take(indices), previous=examples
+    )

@@ -1,4 +1,4 @@
-"""Run a grid: what is missing is computed, stored cell by cell, and put into one table."""
+"""Run a grid: compute missing cells, store them one by one, and collect one table."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Experiment:
     Attributes:
         out: Its directory, with `results.parquet`, `summary.md` and the cells.
         records: Records of all finished cells in it, sorted.
-        failed: The error of each cell of this run that failed, by the cell in words.
-        crashed: Those of them that failed twice, for another reason than their input.
+        failed: Errors of the cells that failed in this run, by the cell in words.
+        crashed: Failed cells that failed twice, for reasons other than their input.
         elsewhere: Cells that another process was computing.
     """
 
@@ -63,74 +63,73 @@ def experiment(
     ray: str | None = None,
     shard: tuple[int, int] | None = None,
 ) -> Experiment:
-    """Compute the cells of a grid that are not in `out` yet, and write its results.
+    """Compute the cells of a grid that are missing in `out`, and write the results.
 
-    A run that was killed goes on when it is started again in the same way: finished cells are
-    kept, and an interrupted fit continues from its last epoch. A cell that fails is tried once
-    more, unless its input is wrong. A grid with further cells adds them; a changed setting of a
-    finished cell is refused.
+    The same call resumes a killed run: finished cells are kept, and an interrupted fit continues
+    from its last epoch. A failed cell is retried once, unless its input is wrong. A grid with
+    additional cells adds them; a changed setting of a finished cell is refused.
 
     Args:
         grid: The path of a YAML file, or its content as a mapping; see docs/experiments.md.
         out: Directory of the experiment.
         data_dir: Directory of the known tasks' files; default: the variable `BAYESLORA_DATA`.
-        workers: Processes on this machine.
-        ray: In place of these, `local` for a Ray cluster on this machine, or the address of one.
-        shard: `(i, n)`, counted from 1: compute every n-th cell alone, from the i-th on, as one of
-            n independent jobs does.
+        workers: Number of processes on this machine.
+        ray: Instead of `workers`: `local` for a Ray cluster on this machine, or the address of one.
+        shard: `(i, n)`, counted from 1: compute only every n-th cell, starting at the i-th, as one
+            of n independent jobs.
 
     Raises:
-        InputError: Something in the grid cannot work, a file or a backbone is missing, or `out` is
-            something else. Nothing has been computed then.
+        InputError: The grid is invalid, a file or a backbone is missing, or `out` is not the
+            directory of an experiment. Nothing is computed.
 
     Example:
         >>> import bayeslora as bl
-        >>> found = bl.experiment("grid.yaml", "runs/first")      # doctest: +SKIP
-        >>> found.table.to_pandas()                               # doctest: +SKIP
+        >>> result = bl.experiment("grid.yaml", "runs/first")     # doctest: +SKIP
+        >>> result.table.to_pandas()                              # doctest: +SKIP
     """
     check_integer("workers", workers, low=1)
     if ray is not None and workers > 1:
         raise InputError("workers are processes on this machine; give workers or ray")
-    given, store = _read(grid), Store(out)
+    parsed, store = _read(grid), Store(out)
     store.check()
-    workshop = Workshop(given, data_dir)
-    cells = _shard(given.cells, shard)
+    workshop = Workshop(parsed, data_dir)
+    cells = _shard(parsed.cells, shard)
     plan = made_plan(workshop, cells)
     for cell, settings in plan.settings.items():
         store.check_settings(cell, settings)
-    check_backbones(given)
+    check_backbones(parsed)
     waiting = [cell for cell in cells if store.record(cell) is None]
     failed: dict[str, str] = {}
     crashed: list[str] = []
     elsewhere: list[str] = []
     if waiting:
-        pool = _pool(given, workshop, data_dir, min(workers, len(waiting)), ray)
-        store.claim(given.source)
+        pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
+        store.claim(parsed.source)
         try:
-            failed, crashed, elsewhere = _Run(given, store, pool, len(cells)).run(waiting)
+            failed, crashed, elsewhere = _Run(parsed, store, pool, len(cells)).run(waiting)
         finally:
             pool.close()
             store.tidy()
     records = store.records()
     if records:
-        write_results(records, store.out / RESULTS, store.out / SUMMARY, given.reference)
+        write_results(records, store.out / RESULTS, store.out / SUMMARY, parsed.reference)
     return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
 
 
 def plan(grid: Any, *, data_dir: str | Path | None = None) -> Plan:
-    """Check a grid as `experiment` does, and estimate time and memory; nothing is computed.
+    """Check a grid as `experiment` does, and estimate time and memory without computing cells.
 
-    A backbone that is missing is named in the plan, and its size estimated by its name.
+    The plan names missing backbones and estimates their size from the name.
 
     Args:
         grid: As for `experiment`.
         data_dir: As for `experiment`.
 
     Raises:
-        InputError: Something in the grid cannot work, or a file is missing.
+        InputError: The grid is invalid, or a file is missing.
     """
-    given = _read(grid)
-    return made_plan(Workshop(given, data_dir), given.cells)
+    parsed = _read(grid)
+    return made_plan(Workshop(parsed, data_dir), parsed.cells)
 
 
 def _read(grid: Any) -> Grid:
@@ -140,10 +139,10 @@ def _read(grid: Any) -> Grid:
 def _shard(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
     if shard is None:
         return cells
-    place, count = shard
+    index, count = shard
     check_integer("shard", count, low=1)
-    check_integer("shard", place, low=1, high=count)
-    return cells[place - 1 :: count]
+    check_integer("shard", index, low=1, high=count)
+    return cells[index - 1 :: count]
 
 
 def _pool(
@@ -155,11 +154,11 @@ def _pool(
 
 
 class _Run:
-    """The cells of one call, handed to workers and stored as they come back."""
+    """The cells of one call, submitted to workers and stored as they finish."""
 
     def __init__(self, grid: Grid, store: Store, pool: Pool, total: int) -> None:
         self._grid, self._store, self._pool, self._total = grid, store, pool, total
-        self._places = {cell: place for place, cell in enumerate(grid.cells)}
+        self._indices = {cell: index for index, cell in enumerate(grid.cells)}
         self._reserved: dict[int, ExitStack] = {}
         self._attempts: dict[int, int] = {}
         self._failed: dict[str, str] = {}
@@ -172,9 +171,9 @@ class _Run:
         """Compute cells.
 
         Returns:
-            The errors of those that failed, which of them crashed, and which are left to others.
+            The errors of failed cells, the crashed cells, and those left to other processes.
         """
-        waiting = deque(self._places[cell] for cell in cells)
+        waiting = deque(self._indices[cell] for cell in cells)
         done = self._total - len(waiting)
         logger.info("%s, %d of them finished already", counted(self._total, "cell"), done)
         try:
@@ -190,8 +189,8 @@ class _Run:
                 stack.close()
         return self._failed, self._crashed, self._elsewhere
 
-    def _begin(self, place: int) -> None:
-        cell = self._grid.cells[place]
+    def _begin(self, index: int) -> None:
+        cell = self._grid.cells[index]
         stack = ExitStack()
         try:
             stack.enter_context(self._store.reserved(cell))
@@ -201,12 +200,12 @@ class _Run:
         if self._store.record(cell) is not None:  # another process has finished it meanwhile
             stack.close()
             return
-        self._reserved[place] = stack
-        self._attempts[place] = self._attempts.get(place, 0) + 1
-        self._pool.submit(Job(place, str(self._store.work(cell))))
+        self._reserved[index] = stack
+        self._attempts[index] = self._attempts.get(index, 0) + 1
+        self._pool.submit(Job(index, str(self._store.work(cell))))
 
     def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
-        """Store what a job returned; return whether it is to be tried again."""
+        """Store the outcome of a job; return whether to retry it."""
         cell = self._grid.cells[outcome.index]
         try:
             if outcome.record is not None:
@@ -215,7 +214,7 @@ class _Run:
                 self._say(cell, outcome.record, num_waiting + len(self._reserved) - 1)
                 return False
             if not outcome.is_final and self._attempts[outcome.index] < _ATTEMPTS:
-                # The reason is said once, if it stays one.
+                # The reason is logged only if the retry fails too.
                 logger.info("%s failed; it is tried once more", cell)
                 return True
             self._store.fail(cell, outcome.error, outcome.trace)
@@ -228,13 +227,13 @@ class _Run:
             self._reserved.pop(outcome.index).close()
 
     def _say(self, cell: Cell, record: Mapping[str, Any], left: int) -> None:
-        """Log a finished cell as a line of a table, with the time that the others take."""
+        """Log a finished cell as a line of a table, with the remaining time."""
         scores = record["scores"]["reported"]["scores"]
-        found = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN if key in scores)
+        values = "  ".join(f"{key} {scores[key]['value']:.3f}" for key in _SHOWN if key in scores)
         rest = (time.monotonic() - self._begun) / self._computed * left
         logger.info(
             "[%d/%d] %s  %s  (%.0f s; about %s left)",
-            *(self._total - left, self._total, cell, found, record["seconds"]["fit"]),
+            *(self._total - left, self._total, cell, values, record["seconds"]["fit"]),
             in_words(rest),
         )
 

@@ -1,10 +1,10 @@
-"""A search over options with Optuna: the same number of trials for every cell, and resumable.
+"""A resumable search over options with Optuna, with the same number of trials for every cell.
 
-A trial fits to a part of the cell's own training rows and is judged by its NLL on the others, so
-that neither reported rows nor rows of another draw choose anything. The cell is then fitted to all
-of its training rows with the best options. Trials are kept in a SQLite file beside the cell, and
-each is suggested from the finished ones alone, so that a search that was killed chooses as one that
-was not.
+A trial fits to a part of the cell's own training rows and is scored by its NLL on the others, so
+that neither reported rows nor rows of another draw affect the choice. The cell is then fitted to
+all of its training rows with the best options. Trials are stored in a SQLite file beside the cell.
+Each suggestion depends only on the finished trials, so a killed and resumed search makes the same
+choice as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FIT = frozenset({"epochs", "batch_size", "head_lr", "patience"})
 
 
 def import_optuna() -> Any:
-    """Return the package optuna.
+    """Import and return optuna.
 
     Raises:
         InputError: It is not installed.
@@ -43,10 +43,11 @@ def import_optuna() -> Any:
 
 
 def check_search(grid: Grid) -> None:
-    """Raise InputError if Optuna is missing, or a range is of no method's option.
+    """Raise InputError if Optuna is missing or a range is invalid.
 
     Raises:
-        InputError: One of the two, or a value in a range is not allowed; the message names it.
+        InputError: Optuna is missing, no method has the option of a range, or a value in a range
+            is not allowed; the message names it.
     """
     import_optuna()
     if grid.search is None:
@@ -57,9 +58,9 @@ def check_search(grid: Grid) -> None:
             "adapter": resolve_adapter(method.adapter),
             "posterior": resolve_posterior(method.posterior),
         }
-        own = _options(parts["adapter"], parts["posterior"])
-        allowed |= own
-        for name in own & grid.search.ranges.keys():
+        options = _options(parts["adapter"], parts["posterior"])
+        allowed |= options
+        for name in options & grid.search.ranges.keys():
             part, _, key = name.partition(".")
             for value in _ends(grid.search.ranges[name]) if part in parts else ():
                 replace(parts[part], **{key: value})
@@ -77,8 +78,8 @@ def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[
     """Return a cell's setup with the best options, and all trials.
 
     Args:
-        workshop: Has the backbone.
-        setup: Of the cell.
+        workshop: Provides the backbone.
+        setup: Setup of the cell.
         work: A directory of this cell alone.
 
     Raises:
@@ -92,14 +93,14 @@ def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     work.mkdir(parents=True, exist_ok=True)
-    # The file is inside the cell's directory, so no other process writes to it.
+    # No other process writes to the file, since it is inside the cell's directory.
     storage = optuna.storages.RDBStorage(f"sqlite:///{work / FILE}")
     states = optuna.trial.TrialState
     study: Any = optuna.create_study(
         storage=storage, study_name=_STUDY, load_if_exists=True, direction="minimize"
     )
     while (done := _num_ended(study, states)) < search.trials:
-        # A sampler of its own for each trial: what it suggests depends on the trials alone.
+        # A new sampler for each trial, so that its suggestion depends only on the trials.
         study.sampler = optuna.samplers.TPESampler(seed=_SEEDS * setup.cell.seed + done)
         trial = study.ask()
         tried = _with_options(
@@ -112,24 +113,26 @@ def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[
             study.tell(trial, state=states.FAIL)
         else:
             study.tell(trial, loss)
-    ended = [one for one in study.trials if one.state in (states.COMPLETE, states.FAIL)]
+    ended = [trial for trial in study.trials if trial.state in (states.COMPLETE, states.FAIL)]
     trials = [
         {
-            "options": dict(one.params),
-            "nll": one.value,
-            **({"error": one.user_attrs["error"]} if "error" in one.user_attrs else {}),
+            "options": dict(trial.params),
+            "nll": trial.value,
+            **({"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}),
         }
-        for one in ended
+        for trial in ended
     ]
-    if all(one["nll"] is None for one in trials):
+    if all(trial["nll"] is None for trial in trials):
         raise InputError(f"every trial of the search failed, the last: {trials[-1].get('error')}")
-    best = min((one for one in trials if one["nll"] is not None), key=lambda one: one["nll"])
+    best = min(
+        (trial for trial in trials if trial["nll"] is not None), key=lambda trial: trial["nll"]
+    )
     storage.engine.dispose()
     return _with_options(setup, best["options"]), trials
 
 
 def _num_ended(study: Any, states: Any) -> int:
-    return sum(one.state in (states.COMPLETE, states.FAIL) for one in study.trials)
+    return sum(trial.state in (states.COMPLETE, states.FAIL) for trial in study.trials)
 
 
 def _suggested(trial: Any, name: str, value: Any) -> Any:
@@ -143,11 +146,11 @@ def _suggested(trial: Any, name: str, value: Any) -> Any:
 
 def _options(adapter: Any, posterior: Any) -> set[str]:
     """Return the options of a method that can be searched."""
-    found = {f"posterior.{one.name}" for one in fields(posterior)}
+    options = {f"posterior.{field.name}" for field in fields(posterior)}
     if adapter.trains:
-        found |= {f"adapter.{one.name}" for one in fields(adapter)}
-        found |= {f"fit.{name}" for name in _FIT}
-    return found
+        options |= {f"adapter.{field.name}" for field in fields(adapter)}
+        options |= {f"fit.{name}" for name in _FIT}
+    return options
 
 
 def _with_options(setup: Setup, options: Mapping[str, Any]) -> Setup:
@@ -174,9 +177,9 @@ def _loss(workshop: Workshop, setup: Setup, share: float, work: Path) -> float:
 
     rows = setup.train
     labels = encode_labels(rows, class_names(rows))
-    kept, held = stratified_split(rows.strata(labels), share, setup.cell.seed)
+    train, held_out = stratified_split(rows.strata(labels), share, setup.cell.seed)
     clf = setup.classifier(BayesianClassifier, workshop.backbone(setup.cell.backbone))
-    clf.fit(rows.take(kept), **setup.fit, out=work, overwrite=True)
-    predictions = clf.predict(rows.take(held), seed=setup.cell.seed, **setup.predict)
+    clf.fit(rows.take(train), **setup.fit, out=work, overwrite=True)
+    predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **setup.predict)
     shutil.rmtree(work, ignore_errors=True)
     return float(evaluate(predictions, num_resamples=20)["nll"].value)

@@ -1,11 +1,11 @@
-"""Cells on disk: predictions and one record each, whole or not at all.
+"""Cells on disk, written atomically: predictions and one record each.
 
-experiment.json              what the directory is
+experiment.json              marker of the directory, with the grid
 cells/<cell>.json            the record, written last: a cell without it is not finished
-cells/<cell>.<set>.parquet   predictions of the reported rows and of each OOD set
-cells/<cell>.error.json      why a cell failed, until it succeeds
-work/<cell>/                 checkpoints of a fit that runs or was interrupted
-results.parquet, summary.md  made from the records
+cells/<cell>.<set>.parquet   predictions on the reported rows and on each OOD set
+cells/<cell>.error.json      the reason of a cell's failure, until it succeeds
+work/<cell>/                 checkpoints of a running or interrupted fit
+results.parquet, summary.md  computed from the records
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Store:
         self._cells = self.out / "cells"
 
     def check(self) -> None:
-        """Raise InputError if the directory is not an experiment's, a new one, or empty."""
+        """Raise InputError unless the directory is an experiment's, missing or empty."""
         marker = self.out / MARKER
         if not self.out.exists() or is_empty_directory(self.out):
             return
@@ -54,12 +54,12 @@ class Store:
             )
 
     def claim(self, grid: Mapping[str, Any]) -> None:
-        """Make the directory, and keep the grid that it was last run with."""
+        """Create the directory, and store the grid of the latest run."""
         self._cells.mkdir(parents=True, exist_ok=True)
         write_json(self.out / MARKER, {"format_version": VERSION, "grid": grid})
 
     def work(self, cell: Cell) -> Path:
-        """Return where a cell keeps what it needs while it runs."""
+        """Return the working directory of a cell while it runs."""
         return self.out / "work" / cell.id
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
@@ -68,10 +68,10 @@ class Store:
         return _mapping(file) if file.is_file() else None
 
     def check_settings(self, cell: Cell, settings: Mapping[str, Any]) -> None:
-        """Raise InputError if a finished cell was made with other settings.
+        """Raise InputError if a finished cell has other settings.
 
         Raises:
-            InputError: It was; the message names the cell, the setting and both values.
+            InputError: They differ; the message names the cell, the setting and both values.
         """
         stored = self.record(cell)
         if stored is None or stored["digest"] == settings_digest(settings):
@@ -84,44 +84,46 @@ class Store:
 
     @contextmanager
     def reserved(self, cell: Cell) -> Iterator[None]:
-        """Keep other processes from a cell while the context lasts.
+        """Lock a cell against other processes while the context lasts.
 
         Raises:
-            InputError: Another process computes it.
+            InputError: Another process is computing it.
         """
         with writing_to(self._cells / cell.id):
             yield
 
     def write(self, cell: Cell, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Store a finished cell; its record comes last.
+        """Store a finished cell, with its record last.
 
         Args:
-            cell: Which cell.
+            cell: The cell.
             record: JSON-ready.
             files: Contents of predictions files by name.
         """
         for name, content in files.items():
-            with atomic_file(self._cells / f"{cell.id}.{name}") as aside:
-                aside.write_bytes(content)
+            with atomic_file(self._cells / f"{cell.id}.{name}") as temporary:
+                temporary.write_bytes(content)
         write_json(self._cells / f"{cell.id}.json", record)
         (self._cells / f"{cell.id}.error.json").unlink(missing_ok=True)
         shutil.rmtree(self.work(cell), ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove the directory of running cells where none is left in it."""
+        """Remove the directory of running cells if it is empty."""
         with suppress(OSError):
             (self.out / "work").rmdir()
 
     def fail(self, cell: Cell, error: str, trace: str) -> None:
-        """Store why a cell failed."""
+        """Store the error of a failed cell."""
         content = {"cell": cell.key, "error": error, "traceback": trace}
         write_json(self._cells / f"{cell.id}.error.json", content)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all finished cells, sorted by their key."""
         files = self._cells.glob("*.json") if self._cells.is_dir() else ()
-        found = [_mapping(file) for file in files if not file.name.endswith(".error.json")]
-        return sorted(found, key=lambda one: [_order(value) for value in one["cell"].values()])
+        records = [_mapping(file) for file in files if not file.name.endswith(".error.json")]
+        return sorted(
+            records, key=lambda record: [_order(value) for value in record["cell"].values()]
+        )
 
 
 def _mapping(file: Path) -> dict[str, Any]:

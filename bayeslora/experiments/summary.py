@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCORES = ("accuracy", "nll", "ece", "brier")
-"""The scores of `summary.md`; `results.parquet` has all."""
+"""Scores in `summary.md`; `results.parquet` has all."""
 OOD_SCORES = ("max_probability", "epistemic")
-"""The uncertainties whose AUROC `summary.md` shows."""
+"""Uncertainties whose AUROC is in `summary.md`."""
 
 _HIGHER = frozenset({"accuracy"})
 _TEXTS = ("protocol", "task", "backbone", "method", "adapter", "posterior", "cell")
@@ -60,18 +60,25 @@ def _rows(record: Record) -> Iterable[dict[str, Any]]:
         "num_bins": reported["num_bins"],
     }
 
-    def row(where: str, score: str, by: str | None, found: Any) -> dict[str, Any]:
-        value = found if isinstance(found, Mapping) else {"value": found}
+    def row(set_name: str, score: str, by: str | None, result: Any) -> dict[str, Any]:
+        value = result if isinstance(result, Mapping) else {"value": result}
         ends = {end: value.get(end) for end in ("low", "high")}
-        return {**shared, "set": where, "score": score, "by": by, "value": value["value"], **ends}
+        return {
+            **shared,
+            "set": set_name,
+            "score": score,
+            "by": by,
+            "value": value["value"],
+            **ends,
+        }
 
     for name, scores in record["scores"].items():
-        where = record["split"] if name == "reported" else name
-        for key, found in scores["scores"].items():
-            yield row(where, key, None, found)
+        set_name = record["split"] if name == "reported" else name
+        for key, result in scores["scores"].items():
+            yield row(set_name, key, None, result)
     for name, detected in reported["ood"].items():
         for by, scores in detected["by_score"].items():
-            for key in (one for one in _DETECTION if one in scores):
+            for key in (key for key in _DETECTION if key in scores):
                 yield row(name, key, by, scores[key])
     for key, value in record["seconds"].items():
         yield row("cost", f"seconds_{key}", None, value)
@@ -80,24 +87,24 @@ def _rows(record: Record) -> Iterable[dict[str, Any]]:
 
 
 def write_results(records: Sequence[Record], results: Path, summary: Path, reference: str) -> None:
-    """Write `results.parquet` and `summary.md`, each whole or not at all.
+    """Write `results.parquet` and `summary.md`, each atomically.
 
     Args:
-        records: Of all finished cells.
+        records: Records of all finished cells.
         results: The Parquet file.
         summary: The Markdown file.
-        reference: The method that the others are compared with.
+        reference: The method with which others are compared.
     """
     import pyarrow.parquet as pq
 
-    with atomic_file(results) as aside:
-        pq.write_table(results_table(records), aside)
-    with atomic_file(summary) as aside:
-        aside.write_text(summary_text(records, reference), encoding="utf-8")
+    with atomic_file(results) as temporary:
+        pq.write_table(results_table(records), temporary)
+    with atomic_file(summary) as temporary:
+        temporary.write_text(summary_text(records, reference), encoding="utf-8")
 
 
 def summary_text(records: Sequence[Record], reference: str) -> str:
-    """Return the tables in Markdown: scores, differences, detection, and cost at the end."""
+    """Return the tables in Markdown: scores, differences, detection and cost."""
     blocks = [
         "# Results",
         "Means over seeds ± half of the 95 % t interval; one seed has none. Differences are paired "
@@ -108,10 +115,10 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
         cell = record["cell"]
         key = (cell["protocol"], cell["task"], cell["backbone"], cell["rows"])
         groups.setdefault(key, []).append(record)
-    for (name, task, backbone, rows), found in groups.items():
+    for (name, task, backbone, rows), group in groups.items():
         size = "" if rows is None else f", {rows:,} labelled rows"
-        blocks += [f"## {task}, {backbone}{size}: protocol {name}", _caption(name, found)]
-        blocks += _score_tables(found, reference)
+        blocks += [f"## {task}, {backbone}{size}: protocol {name}", _caption(name, group)]
+        blocks += _score_tables(group, reference)
     blocks += ["## Cost", "Mean over seeds.", _cost_table(groups)]
     return "\n\n".join(blocks) + "\n"
 
@@ -130,36 +137,36 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     ]
     lines = [f"Protocol {name}:{settings} Here: {'; '.join(facts)}."]
     if first["dropped"]:
-        gone = ", ".join(f"{count:,} {why}" for why, count in first["dropped"].items())
-        lines.append(f"Dropped rows: {gone}.")
+        dropped = ", ".join(f"{count:,} {why}" for why, count in first["dropped"].items())
+        lines.append(f"Dropped rows: {dropped}.")
     deviations: dict[str, list[str]] = {}
     for record in records:
-        for one in record["deviations"]:
-            methods = deviations.setdefault(one, [])
+        for deviation in record["deviations"]:
+            methods = deviations.setdefault(deviation, [])
             if record["cell"]["method"] not in methods:
                 methods.append(record["cell"]["method"])
     everyone = len({record["cell"]["method"] for record in records})
-    said = [
-        one if len(methods) == everyone else f"{one} ({', '.join(methods)})"
-        for one, methods in deviations.items()
+    notes = [
+        deviation if len(methods) == everyone else f"{deviation} ({', '.join(methods)})"
+        for deviation, methods in deviations.items()
     ]
-    if said:
-        lines.append("Not as in the protocol:\n\n" + "\n".join(f"- {one}" for one in said))
+    if notes:
+        lines.append("Not as in the protocol:\n\n" + "\n".join(f"- {note}" for note in notes))
     return "\n\n".join(lines)
 
 
 def _score_tables(records: Sequence[Record], reference: str) -> list[str]:
     methods = list(dict.fromkeys(record["cell"]["method"] for record in records))
-    found = {key: _values(records, lambda one, k=key: _score(one, k)) for key in SCORES}
+    values = {key: _values(records, lambda record, k=key: _score(record, k)) for key in SCORES}
     rows = [
-        [method, *(_mean(found[key].get(method, {})) for key in SCORES), _seeds(records, method)]
+        [method, *(_mean(values[key].get(method, {})) for key in SCORES), _seeds(records, method)]
         for method in methods
     ]
     arrows = [f"{key} {'↑' if key in _HIGHER else '↓'}" for key in SCORES]
     blocks = [markdown_table(["method", *arrows, "seeds"], rows)]
     if reference in methods and len(methods) > 1:
         rows = [
-            [method, *(_difference(found[key], method, reference) for key in SCORES)]
+            [method, *(_difference(values[key], method, reference) for key in SCORES)]
             for method in methods
             if method != reference
         ]
@@ -172,24 +179,23 @@ def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
     if not first:
         return []
     head, columns = ["method"], []
-    for name, detected in first.items():
+    for name in first:
         for by in OOD_SCORES:
-            values = _values(records, lambda one, n=name, b=by: _auroc(one, n, b))
+            values = _values(records, lambda record, n=name, b=by: _auroc(record, n, b))
             if values:
                 head.append(f"{name} by {by.replace('_', ' ')}")
                 columns.append(values)
-        labelled = _values(records, lambda one, n=name: _score(one, "accuracy", n))
+        labelled = _values(records, lambda record, n=name: _score(record, "accuracy", n))
         if labelled:
             nll, ece = (
-                _values(records, lambda one, n=name, k=key: _score(one, k, n))
+                _values(records, lambda record, n=name, k=key: _score(record, k, n))
                 for key in ("nll", "ece")
             )
             head += [f"{name} accuracy", f"{name} NLL", f"{name} ECE"]
             columns += [labelled, nll, ece]
-        del detected
     rows = [[method, *(_mean(values.get(method, {})) for values in columns)] for method in methods]
     counts = _options_beside(records[0])
-    sizes = ", ".join(f"{name} {one['n_out']:,}" for name, one in first.items())
+    sizes = ", ".join(f"{name} {detection['n_out']:,}" for name, detection in first.items())
     inside = next(iter(first.values()))["n_in"]
     return [
         f"Detection of out-of-distribution rows, AUROC ↑ ({inside:,} rows inside; {sizes}), and "
@@ -200,7 +206,7 @@ def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
 
 
 def _classes(record: Record) -> str:
-    """Return how many classes or options the reported rows have, and what guessing gets right."""
+    """Return the number of classes or options of the reported rows, and the chance accuracy."""
     mean, most = _mean_options(record).get(REPORTED), record["num_classes"]
     classes = f"{most} classes" if mean is None else f"up to {most} options, {mean:.3g} in the mean"
     chance = record["scores"][REPORTED].get("chance_accuracy")
@@ -208,20 +214,20 @@ def _classes(record: Record) -> str:
 
 
 def _options_beside(record: Record) -> list[str]:
-    """Return a note on OOD sets whose questions have more or fewer options, if there are any."""
+    """Return a note on OOD sets with a different mean number of options, if there are any."""
     means = _mean_options(record)
     inside = means.pop(REPORTED, None)
-    others = [
+    differing = [
         f"{name} {mean:.3g}"
         for name, mean in means.items()
         if inside is not None and mean is not None and f"{mean:.3g}" != f"{inside:.3g}"
     ]
-    if not others:
+    if not differing:
         return []
     return [
         "Entropies and the highest probability depend on the number of options, so part of what "
         f"they detect here may be that: {inside:.3g} in the mean of the reported rows, "
-        f"{', '.join(others)}."
+        f"{', '.join(differing)}."
     ]
 
 
@@ -233,18 +239,18 @@ def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:
     rows = []
     for (_, task, backbone, size), records in groups.items():
         for method in dict.fromkeys(record["cell"]["method"] for record in records):
-            own = [record for record in records if record["cell"]["method"] == method]
+            fits = [record for record in records if record["cell"]["method"] == method]
 
-            def mean(value: Any, own: Sequence[Record] = own) -> float:
-                return float(sum(value(one) for one in own)) / len(own)
+            def mean(value: Any, fits: Sequence[Record] = fits) -> float:
+                return float(sum(value(record) for record in fits)) / len(fits)
 
             rows.append(
                 [
                     *(task, backbone, "all" if size is None else f"{size:,}", method),
-                    f"{mean(lambda one: one['seconds']['fit']):.1f}",
-                    f"{mean(lambda one: one['seconds']['predict_per_1000']):.2f}",
-                    f"{mean(lambda one: one['passes']):.0f}",
-                    f"{mean(lambda one: one['peak_memory_bytes']) / 1e9:.2f}",
+                    f"{mean(lambda record: record['seconds']['fit']):.1f}",
+                    f"{mean(lambda record: record['seconds']['predict_per_1000']):.2f}",
+                    f"{mean(lambda record: record['passes']):.0f}",
+                    f"{mean(lambda record: record['peak_memory_bytes']) / 1e9:.2f}",
                 ]
             )
     head = ["task", "backbone", "rows", "method", "fit, s", "1,000 predictions, s", "passes"]
@@ -254,12 +260,12 @@ def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(one.replace("|", "\\|") for one in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and half of its 95 % t interval, which is infinite for one value."""
+    """Return the mean and the half-width of its 95 % t interval, infinite for one value."""
     if len(values) < 2:
         return sum(values) / len(values), math.inf
     from bayeslora.metrics.seeds import t_interval
@@ -269,7 +275,7 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float], *, sign: bool = False) -> str:
-    """Return `mean ± half`, and the mean alone of one value; nothing of none."""
+    """Return `mean ± half`, only the mean for one value, or an empty text for none."""
     if not values:
         return ""
     mean, half = mean_and_half(values)
@@ -281,24 +287,24 @@ def _mean(by_seed: Mapping[int, float]) -> str:
     return shown([by_seed[seed] for seed in sorted(by_seed)])
 
 
-def _difference(found: Values, method: str, reference: str) -> str:
-    ours, theirs = found.get(method, {}), found.get(reference, {})
-    seeds = sorted(ours.keys() & theirs.keys())
-    return shown([ours[seed] - theirs[seed] for seed in seeds], sign=True)
+def _difference(values: Values, method: str, reference: str) -> str:
+    compared, baseline = values.get(method, {}), values.get(reference, {})
+    seeds = sorted(compared.keys() & baseline.keys())
+    return shown([compared[seed] - baseline[seed] for seed in seeds], sign=True)
 
 
 def _values(records: Sequence[Record], value: Any) -> Values:
-    found: Values = {}
+    values: Values = {}
     for record in records:
         number = value(record)
         if number is not None:
             cell = record["cell"]
-            found.setdefault(cell["method"], {})[cell["seed"]] = number
-    return found
+            values.setdefault(cell["method"], {})[cell["seed"]] = number
+    return values
 
 
-def _score(record: Record, key: str, where: str = "reported") -> float | None:
-    scores = record["scores"].get(where, {}).get("scores", {})
+def _score(record: Record, key: str, set_name: str = "reported") -> float | None:
+    scores = record["scores"].get(set_name, {}).get("scores", {})
     return scores[key]["value"] if key in scores else None
 
 
@@ -313,5 +319,5 @@ def _seeds(records: Sequence[Record], method: str) -> str:
 
 
 def _span(numbers: Iterable[int]) -> str:
-    found = sorted({*numbers})
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+    unique = sorted({*numbers})
+    return f"{unique[0]:,}" if len(unique) == 1 else f"{unique[0]:,} to {unique[-1]:,}"

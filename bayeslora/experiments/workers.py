@@ -1,7 +1,7 @@
-"""Where cells are computed: in this process, in several on this machine, or on a Ray cluster.
+"""Workers that compute cells: this process, processes on this machine, or a Ray cluster.
 
-A worker returns the record and the predictions of a cell; only the process that runs the
-experiment writes to its directory.
+A worker returns the record and the predictions of a cell; only the main process writes to the
+directory of the experiment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know of a cell: its place in the grid, and where it may work."""
+    """A cell to compute: its index in the grid, and a working directory."""
 
     index: int
     work: str
@@ -36,15 +36,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
-        index: The cell's place in the grid.
-        record: Of the finished cell; None where it failed.
+        index: Index of the cell in the grid.
+        record: Record of the finished cell; None if it failed.
         files: Contents of predictions files by name.
-        error: Why it failed, in a line.
+        error: Reason of a failure, in one line.
         trace: The traceback.
-        is_final: Whether it would fail again, such as by its input.
+        is_final: Whether it would fail again, such as for invalid input.
     """
 
     index: int
@@ -56,29 +56,29 @@ class Outcome:
 
 
 class Pool(Protocol):
-    """Computes jobs."""
+    """Interface of workers that compute jobs."""
 
     size: int
 
     def submit(self, job: Job) -> None:
-        """Begin a job; at most `size` are begun at a time."""
+        """Start a job; at most `size` run at a time."""
 
     def next(self) -> Outcome:
-        """Wait for one of the jobs that were begun."""
+        """Wait for one of the running jobs."""
 
     def close(self) -> None:
-        """End all workers, busy or not."""
+        """Stop all workers, busy or not."""
 
 
 def compute(workshop: Workshop, job: Job) -> Outcome:
-    """Compute a cell; a failure is an outcome too."""
+    """Compute a cell and return its outcome, also if it fails."""
     cell: Cell = workshop.grid.cells[job.index]
     work = Path(job.work)
     try:
         work.mkdir(parents=True, exist_ok=True)
         record = workshop.run(cell, work)
-        kept = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
-        files = {file.name: file.read_bytes() for file in kept}
+        outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
+        files = {file.name: file.read_bytes() for file in outputs}
         return Outcome(job.index, record, files)
     except Exception as error:
         known = isinstance(error, InputError)
@@ -96,7 +96,7 @@ class OneProcess:
         self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:
-        """Remember a job."""
+        """Queue a job."""
         self._jobs.append(job)
 
     def next(self) -> Outcome:
@@ -104,11 +104,11 @@ class OneProcess:
         return compute(self._workshop, self._jobs.popleft())
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """Do nothing: no worker is running."""
 
 
 class Processes:
-    """Computes jobs in processes on this machine, a GPU each where there are several.
+    """Computes jobs in processes on this machine, each with its own GPU if there are several.
 
     Args:
         grid: The grid.
@@ -120,58 +120,58 @@ class Processes:
         import torch
 
         self.size = size
-        self._told = (dict(grid.source), None if data_dir is None else str(data_dir))
+        self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
         self._gpus = torch.cuda.device_count()
-        self._workers = [self._begin(place) for place in range(size)]
+        self._workers = [self._begin(slot) for slot in range(size)]
         self._jobs: dict[int, Job] = {}
 
-    def _begin(self, place: int) -> tuple[Any, Any]:
+    def _begin(self, slot: int) -> tuple[Any, Any]:
         from multiprocessing import get_context
 
         context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        gpu = place % self._gpus if self._gpus > 1 else None
+        local, remote = context.Pipe()
+        gpu = slot % self._gpus if self._gpus > 1 else None
         threads = max(1, (os.cpu_count() or 1) // self.size)
         process = context.Process(
-            target=_serve, args=(theirs, *self._told, threads, gpu), daemon=True
+            target=_serve, args=(remote, *self._arguments, threads, gpu), daemon=True
         )
         process.start()
-        theirs.close()
-        return process, ours
+        remote.close()
+        return process, local
 
     def submit(self, job: Job) -> None:
-        """Send a job to a worker that is idle."""
-        place = next(one for one in range(self.size) if one not in self._jobs)
-        self._jobs[place] = job
+        """Send a job to an idle worker."""
+        slot = next(slot for slot in range(self.size) if slot not in self._jobs)
+        self._jobs[slot] = job
         try:
-            self._workers[place][1].send(job)
-        except OSError:  # it died while it was idle
-            self._workers[place] = self._begin(place)
-            self._workers[place][1].send(job)
+            self._workers[slot][1].send(job)
+        except OSError:  # the worker died while idle
+            self._workers[slot] = self._begin(slot)
+            self._workers[slot][1].send(job)
 
     def next(self) -> Outcome:
-        """Wait for a job, or for the end of the worker that computes it."""
+        """Wait for a job to finish, or for its worker to end."""
         from multiprocessing.connection import wait
 
-        places = {self._workers[place][1]: place for place in self._jobs}
-        connection: Any = wait(list(places))[0]
-        place = places[connection]
-        job = self._jobs.pop(place)
+        slots = {self._workers[slot][1]: slot for slot in self._jobs}
+        connection: Any = wait(list(slots))[0]
+        slot = slots[connection]
+        job = self._jobs.pop(slot)
         try:
             outcome: Outcome = connection.recv()
         except (EOFError, OSError):
-            process = self._workers[place][0]
+            process = self._workers[slot][0]
             process.join(5)
-            self._workers[place] = self._begin(place)
+            self._workers[slot] = self._begin(slot)
             code = process.exitcode
             return Outcome(job.index, error=f"the worker ended with exit code {code}")
         return outcome
 
     def close(self) -> None:
-        """End all workers: the idle ones by themselves, so that they clean up."""
-        for place, (process, connection) in enumerate(self._workers):
+        """Stop all workers; idle ones end by themselves, so that they clean up."""
+        for slot, (process, connection) in enumerate(self._workers):
             connection.close()
-            if place in self._jobs:
+            if slot in self._jobs:
                 process.terminate()
         for process, _ in self._workers:
             process.join(_PATIENCE)
@@ -185,7 +185,7 @@ def _serve(
     from multiprocessing import parent_process
     from multiprocessing.connection import wait
 
-    # Ctrl-C reaches the whole group; the parent decides when a worker ends.
+    # Ctrl-C reaches the whole process group, but the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
@@ -195,7 +195,7 @@ def _serve(
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    # Of several processes each would say the same of the same rows.
+    # All processes would log the same notes on the same rows.
     logging.getLogger("bayeslora").addHandler(logging.NullHandler())
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
@@ -213,15 +213,15 @@ def _serve(
 
 
 class RayCluster:
-    """Computes jobs as tasks of a Ray cluster: a CPU each, and a GPU where there are any.
+    """Computes jobs as tasks of a Ray cluster, each with one CPU, and one GPU if there are any.
 
-    A task whose worker or machine is lost is computed again by Ray itself.
+    Ray restarts a task if its worker or machine is lost.
 
     Args:
         grid: The grid.
         data_dir: Directory of the known tasks' files, the same on every machine.
-        address: `local` for a cluster on this machine that lasts as long as the experiment, or the
-            address of a running one (`auto`, `host:port`, `ray://host:port`).
+        address: `local` for a cluster on this machine during the experiment, or the address of a
+            running one (`auto`, `host:port`, `ray://host:port`).
 
     Raises:
         InputError: Ray is not installed or cannot be reached, or a machine lacks a backbone or a
@@ -231,19 +231,19 @@ class RayCluster:
     def __init__(self, grid: Grid, data_dir: str | Path | None, address: str) -> None:
         ray = import_ray()
         _check_answers(address)
-        before = signal.getsignal(signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(f"--ray {address}: {first_line(error)}") from None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own would end us without cleaning up
+            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end us without clean-up
         self._ray = ray
         resources = ray.cluster_resources()
         has_gpus = resources.get("GPU", 0) > 0
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if has_gpus else 0}
         self.size = max(1, int(resources.get("GPU" if has_gpus else "CPU", 1)))
-        self._told = (dict(grid.source), None if data_dir is None else str(data_dir))
+        self._arguments = (dict(grid.source), None if data_dir is None else str(data_dir))
         self._task = ray.remote(**options, max_retries=3)(_compute_remotely)
         self._refs: dict[Any, Job] = {}
         try:
@@ -256,20 +256,20 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         check = self._ray.remote(num_cpus=0)(_missing_here)
-        asked = {
+        machines = {
             check.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(*self._told): node["NodeManagerAddress"]
+            ).remote(*self._arguments): node["NodeManagerAddress"]
             for node in self._ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
         }
-        for ref, machine in asked.items():
+        for ref, machine in machines.items():
             if problem := self._ray.get(ref):
                 raise InputError(f"worker {machine}: {problem}")
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the cluster."""
-        self._refs[self._task.remote(*self._told, job)] = job
+        """Submit a job to the cluster."""
+        self._refs[self._task.remote(*self._arguments, job)] = job
 
     def next(self) -> Outcome:
         """Wait for a job."""
@@ -282,17 +282,17 @@ class RayCluster:
         return outcome
 
     def close(self) -> None:
-        """Cancel what runs, and leave the cluster."""
+        """Cancel running jobs and leave the cluster."""
         for ref in self._refs:
             self._ray.cancel(ref, force=True)
         self._ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
-    """Raise InputError if nothing listens at an address: Ray itself would try for minutes.
+    """Raise InputError if nothing listens at an address, since Ray would retry for minutes.
 
     Raises:
-        InputError: Nothing does.
+        InputError: Nothing listens there.
     """
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not host or not port.isdecimal():
@@ -304,7 +304,7 @@ def _check_answers(address: str) -> None:
 
 
 def import_ray() -> Any:
-    """Return the package ray.
+    """Import and return ray.
 
     Raises:
         InputError: It is not installed.
@@ -320,7 +320,7 @@ _workshops: dict[str, Workshop] = {}
 
 
 def _workshop(source: Mapping[str, Any], data_dir: str | None) -> Workshop:
-    """Return the workshop of a worker process, which Ray uses for many tasks."""
+    """Return the workshop of this worker process, which Ray reuses for many tasks."""
     key = repr((sorted(source.items(), key=str), data_dir))
     if key not in _workshops:
         _workshops.clear()
@@ -333,7 +333,7 @@ def _compute_remotely(source: Mapping[str, Any], data_dir: str | None, job: Job)
 
 
 def _missing_here(source: Mapping[str, Any], data_dir: str | None) -> str:
-    """Return what a machine lacks for a grid; empty where it lacks nothing."""
+    """Return what this machine lacks for a grid; empty if nothing."""
     from bayeslora.experiments.plan import check_backbones
 
     workshop = _workshop(source, data_dir)

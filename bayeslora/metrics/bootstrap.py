@@ -1,16 +1,16 @@
-"""How much a score would change if other rows had been drawn: the bootstrap.
+"""The bootstrap: how much a score would change with other rows.
 
-A resample is a column of counts: how often each row occurs. A score that can be computed from
-counts is resampled without copying a row, many resamples at a time, and memory stays bounded
-however many rows and resamples there are. Efron (1979), Annals of Statistics 7.
+A resample is a column of counts: how often each row occurs. Scores that can be computed from counts
+are resampled without copying rows, many resamples at a time, with bounded memory for any number of
+rows and resamples. Efron (1979), Annals of Statistics 7.
 
-Where rows come in clusters, such as the two sentences of a twin, whole clusters are drawn (Davison
-and Hinkley 1997, section 3.8): rows of one cluster err together, and drawing them one by one would
-make the intervals too narrow.
+If rows form clusters, such as the two sentences of a twin, whole clusters are drawn (Davison and
+Hinkley 1997, section 3.8): errors are correlated within a cluster, and drawing rows independently
+would make the intervals too narrow.
 
-Beyond `MAX_ROWS` rows a resample holds as many draws as there are rows, but only from `MAX_ROWS`
-of them, chosen at random: the spread comes out the same, in a fraction of the time. This is the
-bag of little bootstraps (Kleiner, Talwalkar, Sarkar and Jordan 2014, arXiv:1112.5016) with one bag.
+Beyond `MAX_ROWS` rows a resample has as many draws as there are rows, but only from a random subset
+of `MAX_ROWS` rows: the spread is the same, in a fraction of the time. This is the bag of little
+bootstraps (Kleiner, Talwalkar, Sarkar and Jordan 2014, arXiv:1112.5016) with one bag.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from bayeslora.option_checks import check_count
 from bayeslora.runtime import threaded
 
 MAX_ROWS = 50_000
-"""The number of rows above which resamples are drawn from a random part of them."""
+"""Number of rows above which resamples are drawn from a random subset."""
 
 BLOCK = 60_000
-"""Counts that are held at a time, so that they stay in a processor's cache; `block_size`."""
+"""Counts held in memory at a time, to fit in the processor's cache; see `block_size`."""
 
 LEAST_BLOCK = 4
-"""Resamples in the smallest block, of fewer than `MOST_NUMBERS` counts."""
+"""Smallest number of resamples in a block, if they have fewer than `MOST_NUMBERS` counts."""
 
 MOST_NUMBERS = 1_000_000
-"""Counts that are held at a time where a resample has no more of them."""
+"""Counts held in memory at a time, unless a single resample has more."""
 
 JACKKNIFE_GROUPS = 100
-"""Parts that the jackknife leaves out in turn, where there are more rows or clusters than that."""
+"""Largest number of parts that the jackknife leaves out in turn."""
 
 Counts = NDArray[np.float64]
 """[N] how often each row occurs, or [N, R] for R resamples at once."""
 
 Rows = NDArray[np.int64]
 Statistic = Callable[..., NDArray[np.float64]]
-"""Takes one array of counts a group of rows, [N] or [N, R] each; returns [K] or [K, R] scores."""
+"""From one array of counts per group of rows, [N] or [N, R] each, to scores, [K] or [K, R]."""
 
 Prepare = Callable[..., Statistic]
-"""From a vector of row numbers per group to the statistic of these rows."""
+"""From one vector of row indices per group to the statistic of these rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """One group of rows: what is kept of it, and what is drawn from that.
+    """The subset of a group of rows that resamples are drawn from.
 
     Attributes:
-        rows: [k] numbers of the rows that resamples are drawn from.
-        units: How many rows or clusters that are.
-        draws: How many of them a resample holds.
-        cluster: [k] the cluster of each kept row, from 0; None where rows are drawn one by one.
+        rows: [k] indices of the rows that resamples are drawn from.
+        units: Number of rows or clusters in the subset.
+        draws: Number of rows or clusters drawn per resample.
+        cluster: [k] cluster of each row, from 0; None if rows are drawn independently.
     """
 
     rows: Rows
@@ -69,7 +69,7 @@ class Drawn:
     cluster: NDArray[np.int64] | None
 
     def of_rows(self, counts: Counts) -> Counts:
-        """Return counts [k, R] of rows from counts [units, R] of what was drawn."""
+        """Return counts of rows, [k, R], from counts of rows or clusters, [units, R]."""
         return counts if self.cluster is None else counts[self.cluster]
 
 
@@ -83,20 +83,21 @@ def bootstrap_deviations(
     stream: int = 0,
     width: int = 1,
 ) -> NDArray[np.float64]:
-    """Return resampled scores minus scores, [num_resamples, K].
+    """Return the resampled scores minus the scores, [num_resamples, K].
 
     Args:
-        prepare: Takes a vector of row numbers per group, and returns the statistic of these rows.
-        sizes: Rows in each group; groups are resampled independently, each at its own size.
-        num_resamples: How many resamples.
-        seed: Of the generators that draw them.
-        clusters: For each group the cluster of each row, from 0 on without gaps, or None.
-        stream: Tells resamples of the second and later groups apart from those of other calls; the
-            first group's depend on the seed alone.
-        width: Numbers that the statistic keeps of a resample, where they are more than the rows.
+        prepare: Takes a vector of row indices per group and returns the statistic of these rows.
+        sizes: Number of rows in each group; groups are resampled independently, each with its own
+            size.
+        num_resamples: Number of resamples.
+        seed: Seed of the generators.
+        clusters: For each group the cluster of each row, numbered from 0 without gaps, or None.
+        stream: Makes resamples of the second and later groups differ from those of other calls;
+            resamples of the first group depend on the seed alone.
+        width: Numbers that the statistic stores per resample, if more than there are rows.
 
     Raises:
-        InputError: `num_resamples` is below 1, or beyond `LARGEST_COUNT`.
+        InputError: `num_resamples` is below 1 or above `LARGEST_COUNT`.
     """
     check_count("num_resamples", num_resamples, least=1)
     generators, groups = _groups(sizes, clusters, seed, stream)
@@ -112,14 +113,17 @@ def bootstrap_deviations(
         for done in range(0, num_resamples, block):
             size = min(block, num_resamples - done)
             each = zip(groups, generators, strict=True)
-            yield [one.integers(group.units, size=(size, group.draws)) for group, one in each]
+            yield [
+                generator.integers(group.units, size=(size, group.draws))
+                for group, generator in each
+            ]
 
     parts = list(threaded(resample, draws()))
     return np.asarray(np.concatenate(parts, axis=-1).T - centre)
 
 
 def block_size(numbers: int) -> int:
-    """Return how many resamples of so many numbers each are worked on at a time."""
+    """Return the number of resamples per block, with `numbers` stored numbers each."""
     least = min(LEAST_BLOCK, MOST_NUMBERS // numbers)
     return max(1, least, BLOCK // numbers)
 
@@ -132,17 +136,17 @@ def acceleration(
     *,
     stream: int = 0,
 ) -> NDArray[np.float64]:
-    """Return [K]: how fast the spread of each score changes with the score, for BCa intervals.
+    """Return the acceleration of each score for BCa intervals, [K].
 
-    A sixth of the skewness of the jackknife values, which leave out a row (or a cluster, or one of
-    `JACKKNIFE_GROUPS` parts) in turn; parts of h rows lose a factor √h of skewness and gain it back
-    in their number. Efron (1987), JASA 82, equation 6.6; for several groups Davison and Hinkley
-    (1997), equation 5.25.
+    It is the rate at which the standard error changes with the score: a sixth of the skewness of
+    the jackknife values, which leave out each row (or cluster, or one of `JACKKNIFE_GROUPS` parts)
+    in turn. Parts of h rows lose a factor √h of skewness and regain it through their number. Efron
+    (1987), JASA 82, equation 6.6; for several groups Davison and Hinkley (1997), equation 5.25.
 
     Args:
-        prepare: As in `bootstrap_deviations`, and so are the others.
-        sizes: Rows in each group.
-        seed: Of the generators.
+        prepare: As in `bootstrap_deviations`.
+        sizes: Number of rows in each group.
+        seed: Seed of the generators.
         clusters: For each group the cluster of each row, or None.
         stream: As in `bootstrap_deviations`.
     """
@@ -150,16 +154,16 @@ def acceleration(
     statistic = prepare(*(group.rows for group in groups))
     second: NDArray[np.float64] | float = 0.0
     third: NDArray[np.float64] | float = 0.0
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if group.units < 2:
             continue
-        left_out = group.of_rows(_without_parts(group.units, generators[place]))
+        left_out = group.of_rows(_without_parts(group.units, generators[index]))
         ones = [np.ones((len(other.rows), left_out.shape[1])) for other in groups]
-        values = statistic(*ones[:place], left_out, *ones[place + 1 :])
-        apart = values.mean(axis=1, keepdims=True) - values
+        values = statistic(*ones[:index], left_out, *ones[index + 1 :])
+        deviations = values.mean(axis=1, keepdims=True) - values
         share = group.units / group.draws
-        second = second + (apart**2).sum(axis=1) * share
-        third = third + (apart**3).sum(axis=1) * share**2
+        second = second + (deviations**2).sum(axis=1) * share
+        third = third + (deviations**3).sum(axis=1) * share**2
     scale = np.atleast_1d(np.asarray(second, dtype=np.float64)) ** 1.5
     return np.nan_to_num(np.where(scale > 0, third / np.where(scale > 0, 6 * scale, 1.0), 0.0))
 
@@ -170,11 +174,11 @@ def _groups(
     seed: int,
     stream: int,
 ) -> tuple[list[np.random.Generator], list[Drawn]]:
-    """Return the groups, with a generator each, so that blocks of any size draw the same."""
-    others = [np.random.default_rng([seed, stream, place]) for place in range(1, len(sizes))]
+    """Return one generator per group, so that draws do not depend on block size, and the groups."""
+    others = [np.random.default_rng([seed, stream, index]) for index in range(1, len(sizes))]
     generators = [np.random.default_rng(seed), *others]
     each = zip(sizes, clusters or [None] * len(sizes), generators, strict=True)
-    return generators, [_drawn(*one) for one in each]
+    return generators, [_drawn(*arguments) for arguments in each]
 
 
 def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Generator) -> Drawn:
@@ -186,27 +190,27 @@ def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Ge
     units = int(cluster.max()) + 1
     if size <= MAX_ROWS:
         return Drawn(np.arange(size), units, units, cluster)
-    kept = np.sort(generator.choice(units, max(1, MAX_ROWS * units // size), replace=False))
-    place = np.full(units, -1)
-    place[kept] = np.arange(len(kept))
-    rows = np.flatnonzero(place[cluster] >= 0)
-    return Drawn(rows, len(kept), units, place[cluster[rows]])
+    sample = np.sort(generator.choice(units, max(1, MAX_ROWS * units // size), replace=False))
+    index = np.full(units, -1)
+    index[sample] = np.arange(len(sample))
+    rows = np.flatnonzero(index[cluster] >= 0)
+    return Drawn(rows, len(sample), units, index[cluster[rows]])
 
 
 def _counts(group: Drawn, drawn: NDArray[np.int64]) -> Counts:
-    """Return [units, R]: how often each unit is among the draws, [R, draws]."""
+    """Return how often each unit occurs, [units, R], in draws [R, draws]."""
     resamples = len(drawn)
     if resamples <= LEAST_BLOCK:
-        # Few and long ones: to count each by itself is cheaper than to number them apart.
-        each = [np.bincount(one, minlength=group.units) for one in drawn]
+        # Few long resamples: counting each separately is cheaper than giving them distinct numbers.
+        each = [np.bincount(indices, minlength=group.units) for indices in drawn]
         return np.stack(each, axis=1).astype(np.float64)
-    apart = drawn + group.units * np.arange(resamples)[:, None]
-    found = np.bincount(apart.ravel(), minlength=resamples * group.units)
-    return np.ascontiguousarray(found.reshape(resamples, -1).T, dtype=np.float64)
+    cells = drawn + group.units * np.arange(resamples)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=resamples * group.units)
+    return np.ascontiguousarray(counts.reshape(resamples, -1).T, dtype=np.float64)
 
 
 def _without_parts(units: int, generator: np.random.Generator) -> Counts:
-    """Return [units, G] counts that leave out one of G random parts each."""
+    """Return counts that each leave out one of G random parts, [units, G]."""
     parts = min(units, JACKKNIFE_GROUPS)
     part = generator.permutation(np.arange(units) % parts)
     return np.asarray(part[:, None] != np.arange(parts), dtype=np.float64)
@@ -218,12 +222,12 @@ def cell_matrix(
     value: NDArray[np.float64],
     shape: tuple[int, int],
 ) -> Any:
-    """Return the sparse matrix whose product with counts [N, R] is the sums of cells [K, R].
+    """Return the sparse matrix whose product with row counts [N, R] gives the cell sums [K, R].
 
     Args:
-        cell: [M] the cell that an entry belongs to.
-        row: [M] the row that it comes from.
-        value: [M] what the row adds to the cell; entries of the same row and cell are added.
+        cell: [M] cell of each entry.
+        row: [M] row of each entry.
+        value: [M] contribution of the row to the cell; entries of the same row and cell are summed.
         shape: K and N.
     """
     return sparse.csr_array((value, (cell, row)), shape=shape)

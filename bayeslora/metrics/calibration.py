@@ -1,22 +1,22 @@
-"""Calibration errors: how far the share of correct answers is from the stated confidence.
+"""Calibration errors: how far accuracy is from the stated confidence.
 
 Bins are left-closed, [k/B, (k+1)/B), and the last one also holds 1, all in float64: netcal's
-convention (`netcal.metrics.ECE` on confidence and correctness), to which these functions are equal
-within rounding on every input that it takes. They are written out here because the bootstrap needs
-an error that takes counts, because netcal refuses equal-mass bins where confidences tie, and
-because it takes longer to import than all scores of a thousand rows. On request bins are
-right-closed, (k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. Values
-exactly on an edge are where they differ; torchmetrics gives a confidence of 1.0 a bin of its own.
+convention (`netcal.metrics.ECE` on confidence and correctness), which these functions match within
+rounding on every input it accepts. They are implemented here because the bootstrap needs an error
+as a function of counts, because netcal rejects equal-mass bins with tied confidences, and because
+it takes longer to import than to compute all scores of a thousand rows. Optionally, bins are
+right-closed, (k/B, (k+1)/B], and the first one also holds 0: scikit-learn's convention. The two
+differ only for values exactly on an edge; torchmetrics gives a confidence of 1.0 its own bin.
 
-Every function takes `counts`: [N] how often each row occurs, for the bootstrap; once where None.
-The errors of R resamples at a time come from `bin_sums`.
+Every function takes `counts`, [N], how often each row occurs in a resample; None counts each row
+once. `bin_sums` computes the errors of R resamples at a time.
 
-ECE without the part that noise adds is that of Kumar, Liang and Ma (2019), arXiv:1909.10155. A
-bin's gap g is measured with a noise of variance s² = a(1 − a)/n_b, where a is its accuracy, and
-|g| reads too high on average. By how much is estimated as E|g + s ε| − |g| for a standard normal
-ε, and taken off: 2 |g| − E|g + s ε|, weighted and summed as in ECE. The authors draw ε; the mean
-of a folded normal variable has a closed form (Leone, Nelson and Nottingham 1961, Technometrics 3),
-which is used here. A well calibrated set may read slightly below zero.
+The debiased ECE follows Kumar, Liang and Ma (2019), arXiv:1909.10155. A bin's gap g is measured
+with noise of variance s² = a(1 − a)/n_b, where a is its accuracy, so |g| is biased upwards. The
+bias is estimated as E|g + s ε| − |g| for a standard normal ε and subtracted: 2 |g| − E|g + s ε|,
+weighted and summed as in ECE. The authors sample ε; here the mean of a folded normal variable is
+computed in closed form (Leone, Nelson and Nottingham 1961, Technometrics 3). The estimate may be
+slightly negative for well-calibrated predictions.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from bayeslora.metrics.top_label import Closed, TopLabel, Weighed, first_above, 
 from bayeslora.option_checks import as_whole
 
 NUM_BINS = 15
-"""Number of bins where none is asked for (Guo et al. 2017, arXiv:1706.04599)."""
+"""Default number of bins (Guo et al. 2017, arXiv:1706.04599)."""
 
 Counts = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class BinSums:
-    """What the rows of each bin add up to; [B], or [B, R] for R resamples.
+    """Sums over the rows of each bin; [B], or [B, R] for R resamples.
 
     Attributes:
         size: Number of rows.
-        right: Number of correct ones.
-        gap: Correct ones minus the sum of the confidences.
+        right: Number of correct rows.
+        gap: Number of correct rows minus the sum of the confidences.
     """
 
     size: NDArray[np.float64]
@@ -60,7 +60,7 @@ class BinSums:
 
     @property
     def rows(self) -> NDArray[np.float64]:
-        """Number of all rows, or [R]."""
+        """Total number of rows, or [R]."""
         return np.asarray(self.size.sum(axis=0))
 
     @property
@@ -85,14 +85,14 @@ class BinSums:
 
 
 MOST_BINS = 10_000
-"""Bins beyond it hold less than a row each on most data; resamples keep a number for each."""
+"""With more bins, most hold less than a row; resamples store a number for each."""
 
 
 def as_num_bins(value: object) -> int:
-    """Return a number of bins as Python's integer.
+    """Return a number of bins as a Python int.
 
     Raises:
-        InputError: It is no whole number from 1 to `MOST_BINS`.
+        InputError: The value is not a whole number from 1 to `MOST_BINS`.
     """
     bins = as_whole(value)
     if bins is None or not 1 <= bins <= MOST_BINS:
@@ -107,7 +107,7 @@ def equal_width_edges(num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges from 0 to 1.
 
     Raises:
-        InputError: As `as_num_bins`.
+        InputError: As for `as_num_bins`.
     """
     return np.linspace(0.0, 1.0, as_num_bins(num_bins) + 1)
 
@@ -116,7 +116,7 @@ def check_closed(closed: str) -> None:
     """Raise InputError if `closed` is neither `left` nor `right`.
 
     Raises:
-        InputError: It is something else.
+        InputError: `closed` is another value.
     """
     if closed not in {"left", "right"}:
         raise unknown_choice("closed edge", closed, ("left", "right"))
@@ -125,33 +125,33 @@ def check_closed(closed: str) -> None:
 def bin_places(
     values: NDArray[np.float64], num_bins: int, closed: Closed = "left"
 ) -> NDArray[np.int64]:
-    """Return the equal-width bin of each value between 0 and 1, from 0."""
+    """Return the equal-width bin, from 0, of each value between 0 and 1."""
     inner = equal_width_edges(num_bins)[1:-1]
     if num_bins > _FEW_BINS:
         return np.searchsorted(inner, values, side="right" if closed == "left" else "left")
-    # Values in no order: to compare all with each edge is twice as fast as to search for each.
-    place = np.zeros(values.shape, dtype=np.int8)
+    # For unsorted values, comparing all of them with each edge is twice as fast as binary search.
+    index = np.zeros(values.shape, dtype=np.int8)
     for edge in inner:
-        place += values >= edge if closed == "left" else values > edge
-    return place.astype(np.int64)
+        index += values >= edge if closed == "left" else values > edge
+    return index.astype(np.int64)
 
 
 def bin_sums(
     rows: TopLabel, num_bins: int = NUM_BINS, closed: Closed = "left"
 ) -> Callable[[Counts | None], BinSums]:
-    """Return the function from counts of rows, [N] or [N, R], to the sums of equal-width bins."""
+    """Return the function from row counts, [N] or [N, R], to the sums of equal-width bins."""
     starts = rows.starts(equal_width_edges(num_bins), closed)
-    place = np.repeat(np.arange(num_bins, dtype=np.int32), np.diff(starts))
+    index = np.repeat(np.arange(num_bins, dtype=np.int32), np.diff(starts))
     values = (np.ones(len(rows)), rows.correct, rows.correct - rows.confidence)
-    cells = np.concatenate([place + part * num_bins for part in range(len(values))])
+    cells = np.concatenate([index + part * num_bins for part in range(len(values))])
     numbers = np.tile(np.arange(len(rows), dtype=np.int32), len(values))
     matrix = cell_matrix(
         cells, numbers, np.concatenate(values), (len(values) * num_bins, len(rows))
     )
 
     def sums(counts: Counts | None) -> BinSums:
-        found = matrix @ rows.counts(counts)
-        return BinSums(*found.reshape(len(values), num_bins, *found.shape[1:]))
+        totals = matrix @ rows.counts(counts)
+        return BinSums(*totals.reshape(len(values), num_bins, *totals.shape[1:]))
 
     return sums
 
@@ -159,21 +159,21 @@ def bin_sums(
 def equal_mass_edges(rows: TopLabel, num_bins: int = NUM_BINS) -> NDArray[np.float64]:
     """Return [num_bins + 1] edges at quantiles of the confidence, the outer two at 0 and 1.
 
-    Quantiles interpolate linearly, as `numpy.quantile` does. Where confidences tie, edges coincide
-    and the bins between them are empty.
+    Quantiles are interpolated linearly, as in `numpy.quantile`. Tied confidences make edges
+    coincide and leave empty bins between them.
     """
     return quantile_edges(rows, np.arange(1.0, len(rows) + 1), num_bins)
 
 
 def quantile_edges(rows: TopLabel, upto: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
-    """Return `equal_mass_edges` of running counts of rows, [N]; [num_bins + 1, R] of [N, R]."""
+    """Return `equal_mass_edges` for cumulative row counts, [N]; [num_bins + 1, R] for [N, R]."""
     quantiles = equal_width_edges(num_bins).reshape(-1, *[1] * (upto.ndim - 1))
     position = (upto[-1] - 1) * quantiles
     below = np.floor(position)
     left = rows.confidence[first_above(upto, below)]
     right = rows.confidence[first_above(upto, np.ceil(position))]
     share, gap = position - below, right - left
-    # numpy's form, from whichever end is nearer, so that edges are equal to the last bit
+    # numpy's formula, from the nearer end, so that edges agree with it to the last bit
     edges = np.where(share < 0.5, left + gap * share, right - gap * (1 - share))
     edges[0], edges[-1] = 0.0, 1.0
     return np.asarray(edges)
@@ -196,8 +196,8 @@ def ece(
     """
     gaps = rows.right - rows.stated
     total = len(rows) if counts is None else counts.sum()
-    place = bin_places(rows.stated, num_bins, closed)
-    sums = np.bincount(place, gaps if counts is None else gaps * counts)
+    index = bin_places(rows.stated, num_bins, closed)
+    sums = np.bincount(index, gaps if counts is None else gaps * counts)
     return float(np.abs(sums).sum() / total)
 
 
@@ -212,7 +212,7 @@ def mce(
 
 
 def aece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None) -> float:
-    """Return the same sum as `ece` over equal-mass bins, whose edges follow the counts.
+    """Return the expected calibration error over equal-mass bins, whose edges follow the counts.
 
     Nguyen and O'Connor (2015), arXiv:1508.05154.
     """
@@ -222,7 +222,7 @@ def aece(rows: TopLabel, num_bins: int = NUM_BINS, counts: Counts | None = None)
 def adaptive_errors(
     rows: TopLabel, weighed: Weighed, num_bins: int = NUM_BINS
 ) -> NDArray[np.float64]:
-    """Return `aece`, [], or [R] of R resamples."""
+    """Return `aece`, [], or [R] for R resamples."""
     starts = rows.starts(quantile_edges(rows, weighed.upto, num_bins))
     gap = rows.correct - rows.confidence
     gaps = segment_sums((weighed.counts.T * gap).T, starts)
@@ -244,11 +244,11 @@ def reliability_bins(
     Args:
         rows: Confidence and correctness.
         num_bins: Number of bins.
-        equal_mass: Whether bins hold as many rows each, rather than being as wide.
-        closed: Which edge bins of equal width hold.
-        clusters: [N] cluster of each row, in the order that the rows were given in. The interval
-            then is that of a share of as many rows as the bin has clusters: rows of a cluster are
-            taken to be all right or all wrong.
+        equal_mass: Whether bins hold equally many rows instead of having equal widths.
+        closed: Which edge equal-width bins include.
+        clusters: [N] cluster of each row, in the original order of the rows. Intervals then use the
+            number of clusters in a bin as its number of trials: rows of a cluster are assumed to be
+            all right or all wrong.
     """
     edges = equal_mass_edges(rows, num_bins) if equal_mass else equal_width_edges(num_bins)
     starts = rows.starts(edges, "left" if equal_mass else closed)
@@ -256,9 +256,9 @@ def reliability_bins(
     full = np.maximum(sizes, 1)
     right = segment_sums(rows.correct, starts)
     confidence = segment_sums(rows.confidence, starts) / full
-    place = np.repeat(np.arange(num_bins), sizes)
-    own = None if clusters is None else clusters[rows.order]
-    units = np.maximum(clusters_in(place, own, num_bins), 1)
+    index = np.repeat(np.arange(num_bins), sizes)
+    ordered_clusters = None if clusters is None else clusters[rows.order]
+    units = np.maximum(clusters_in(index, ordered_clusters, num_bins), 1)
     low, high = wilson(right / full * units, units)
     means = np.column_stack([confidence, right / full, low, high]).tolist()
     cells = zip(edges[:-1].tolist(), edges[1:].tolist(), sizes.tolist(), means, strict=True)
@@ -266,12 +266,12 @@ def reliability_bins(
 
 
 def calibration_errors(rows: TopLabel, num_bins: int) -> tuple[float, float]:
-    """Return (ECE, MCE) over equal-width, left-closed bins, by netcal.
+    """Return (ECE, MCE) over equal-width, left-closed bins, computed by netcal.
 
-    netcal takes confidence and correctness in float64, never labels beside a matrix, whose meaning
-    it would guess. The package's own sums, which the bootstrap needs as functions of row counts,
-    are equal to these within rounding, and tests hold them to it; printed errors are the own ones,
-    since netcal is slow to import.
+    netcal gets confidence and correctness in float64, not labels and a probability matrix, whose
+    meaning it would guess. Tests check that the package's own sums, which the bootstrap needs as
+    functions of row counts, equal these within rounding; reports use the own sums, since netcal is
+    slow to import.
 
     Args:
         rows: Confidence and correctness of N rows.
@@ -284,7 +284,7 @@ def calibration_errors(rows: TopLabel, num_bins: int) -> tuple[float, float]:
 
 
 def ece_debiased(sums: BinSums) -> NDArray[np.float64]:
-    """Return the debiased error, or [R] of them.
+    """Return the debiased ECE, [] or [R].
 
     Args:
         sums: From `bin_sums`.
@@ -300,10 +300,10 @@ def folded_mean(mean: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArra
     """Return E|mean + noise·ε| for a standard normal ε, element by element.
 
     Args:
-        mean: Of any shape, at least zero.
-        noise: Of the same shape, at least zero.
+        mean: Non-negative means, of any shape.
+        noise: Non-negative standard deviations, of the same shape.
     """
     safe = np.where(noise > 0, noise, 1.0)
     ratio = mean / safe
-    spread = noise * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2)
-    return np.asarray(np.where(noise > 0, spread + mean * erf(ratio / math.sqrt(2)), mean))
+    tail = noise * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2)
+    return np.asarray(np.where(noise > 0, tail + mean * erf(ratio / math.sqrt(2)), mean))

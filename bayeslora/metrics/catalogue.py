@@ -1,6 +1,6 @@
-"""Every score once: its key, its meaning, which way is better, its bounds, interval and source.
+"""The catalogue of scores: key, meaning, direction, bounds, interval and source of each.
 
-Tables, help and documentation draw from here, in this order.
+Tables, help and documentation use it, in this order.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Literal
 from bayeslora.errors import InputError, unknown_choice
 
 Kind = Literal["share", "mean", "other"]
-"""What a score is of rows: a share of them, another mean over them, or neither."""
+"""How a score is computed from rows: a share of them, another mean over them, or neither."""
 
 
 @dataclass(frozen=True)
 class ScoreInfo:
-    """What is known of a score beforehand.
+    """Description of a score.
 
     Attributes:
         key: Its key in `Scores` and in JSON.
         title: Its name in tables.
-        meaning: One line.
-        goal: Where it is best: ∞ as high as can be, −∞ as low as can be, 0 at zero; None where
-            neither is better.
-        source: Whose computation is printed, or who defined the score.
-        low: The lowest value that it can have.
-        high: The highest; ∞ where that is the number of classes.
-        reflected: Whether noise only adds to it (or only takes away), so that its interval is the
+        meaning: One-line description.
+        goal: Best value: ∞ if higher is better, −∞ if lower is better, 0 if zero is best; None
+            without a direction.
+        source: Source of the printed computation, or of the definition.
+        low: Lowest possible value.
+        high: Highest possible value; ∞ stands for the number of classes.
+        reflected: Whether noise only increases (or only decreases) it, so that its interval is the
             reflected one.
-        listed: Whether tables show it without being asked.
-        kind: What it is of rows; decides its interval where resamples cannot tell.
-        percent: How many per cent of the rows it is of.
-        details: What the documentation adds to the meaning: formula and conventions.
+        listed: Whether tables show it by default.
+        kind: How it is computed from rows; decides its interval if resamples do not vary.
+        percent: Percentage of the rows it is computed on.
+        details: Formula and conventions, for the documentation.
     """
 
     key: str
@@ -52,11 +52,11 @@ class ScoreInfo:
 
     @property
     def arrow(self) -> str:
-        """`↑` where more is better, `↓` where less is, `→0` where zero is; empty for none."""
+        """`↑` if higher is better, `↓` if lower is, `→0` if zero is; empty without a direction."""
         return {None: "", 0.0: "→0"}.get(self.goal, "↑" if (self.goal or 0) > 0 else "↓")
 
     def bounds(self, num_classes: int) -> tuple[float, float]:
-        """Return the lowest and the highest value that it can have of so many classes."""
+        """Return the lowest and the highest possible value for a number of classes."""
         return self.low, self.high if math.isfinite(self.high) else float(num_classes)
 
 
@@ -392,24 +392,24 @@ DETECTION_SCORES: Mapping[str, ScoreInfo] = {info.key: info for info in _OF_DETE
 """All scores of out-of-distribution detection by key, in order."""
 
 ALL_SCORES: Mapping[str, ScoreInfo] = {**SCORES, **SET_SCORES}
-"""Those of labelled predictions, then those of prediction sets."""
+"""Scores of labelled predictions, then of prediction sets."""
 
 REFLECTED = frozenset(key for key, info in SCORES.items() if info.reflected)
-"""Scores that noise moves one way only, and whose interval is therefore the reflected one."""
+"""Scores with reflected intervals, because noise changes them in one direction only."""
 
 UNLABELLED_KEYS = ("mean_confidence", "sharpness")
 """Scores that need no labels."""
 
 
 def chosen_keys(names: Sequence[str], known: Iterable[str] = SCORES) -> tuple[str, ...]:
-    """Return the chosen keys, in the order of the choice.
+    """Return the distinct chosen keys, in the given order.
 
     Args:
-        names: Keys.
-        known: Those that are allowed.
+        names: Chosen keys.
+        known: Allowed keys.
 
     Raises:
-        InputError: There is none, or one is unknown.
+        InputError: There are no keys, or one is unknown.
     """
     allowed = tuple(known)
     for name in names:

@@ -1,17 +1,17 @@
-"""What the calibration errors read by chance alone, where every probability is exactly right.
+"""Calibration errors by chance alone, if every probability is exactly right.
 
-Labels are drawn from the stated probabilities themselves, so many times, and every calibration
-error is taken of each draw. An error that no more than 5 % of the draws reach is a finding; one
-that more of them reach is no evidence of miscalibration, and its interval then begins at zero: a
-bootstrap interval alone does not know that all of the error may be noise, and misses a true error
-of zero in half of the cases (`reports/interval-coverage`).
+Labels are drawn repeatedly from the predicted probabilities, and every calibration error is
+computed for each draw. An error that at most 5 % of the draws reach is significant; otherwise it is
+no evidence of miscalibration, and its interval begins at zero: a bootstrap interval alone does not
+account for the possibility that all of the error is noise, and misses a true error of zero in half
+of the cases (`reports/interval-coverage`).
 
-The mean ECE of the draws is what a perfectly calibrated model would read on as many rows, however
-few they are (Bröcker and Smith 2007, Weather and Forecasting 22).
+The mean ECE of the draws is the expected ECE of a perfectly calibrated model on the same number of
+rows (Bröcker and Smith 2007, Weather and Forecasting 22).
 
-No more than `MOST_LABELS` labels are drawn of each, but at least `LEAST_DRAWS` sets of them, so
-that the cost grows with the rows alone. Errors by chance of many rows are small and differ little:
-the mean of 99 is known to about 2 %.
+At most `MOST_LABELS` labels are drawn, but at least `LEAST_DRAWS` sets, so that the cost is linear
+in the rows. For many rows errors by chance are small and vary little: the mean of 99 draws has an
+error of about 2 %.
 """
 
 from __future__ import annotations
@@ -40,30 +40,34 @@ CHANCE_KEYS = (
     "ece_under",
     "brier_reliability",
 )
-"""The scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
+"""Scores that are zero for a perfectly calibrated model and infinitely many rows, in order."""
 
 MOST_LABELS = 20_000_000
-"""Labels that are drawn in all, where that is no fewer than `LEAST_DRAWS` sets."""
+"""Largest total number of labels drawn, unless `LEAST_DRAWS` sets need more."""
 
 LEAST_DRAWS = 99
-"""Draws of however many rows."""
+"""Smallest number of draws, for any number of rows."""
 
 SIGNIFICANT = 0.05
 
 Measure = Callable[[NDArray[np.int64]], NDArray[np.float64]]
-"""Takes labels [N, R]; returns [K, R]."""
+"""From labels [N, R] to scores [K, R]."""
 
 
 def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64]:
-    """Return the errors of `CHANCE_KEYS` of labels drawn from the probabilities, [K, draws].
+    """Return the errors of `CHANCE_KEYS` for labels drawn from the probabilities, [K, draws].
 
     Args:
-        rows: Their labels play no part.
-        scoring: Bins, and the number of draws and seed of the bootstrap.
+        rows: Labelled rows, whose labels are ignored.
+        scoring: Bins, and the number of draws and the seed of the bootstrap.
     """
-    how = scoring.how
+    resampling = scoring.resampling
     return drawn_errors(
-        rows.probs, _measure(rows, scoring), how.num_resamples, how.seed, scoring.clusters
+        rows.probs,
+        _measure(rows, scoring),
+        resampling.num_resamples,
+        resampling.seed,
+        scoring.clusters,
     )
 
 
@@ -74,21 +78,21 @@ def drawn_errors(
     seed: int,
     clusters: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return what `measure` makes of labels drawn from some probabilities, [K, draws].
+    """Return the scores of labels drawn from probabilities, [K, draws].
 
     Args:
-        probs: [N, C].
-        measure: Takes labels [N, R].
-        draws: How many sets of labels, at most; fewer of more than `MOST_LABELS` labels.
-        seed: Of the generator.
-        clusters: [N] cluster of each row, from 0 on without gaps. The labels of a cluster follow
-            from one random number: they depend on each other as much as they can, which makes
-            errors by chance large rather than small.
+        probs: [N, C] probabilities.
+        measure: Function from labels [N, R] to scores [K, R].
+        draws: Maximum number of sets of labels; fewer if they exceed `MOST_LABELS` labels.
+        seed: Seed of the generator.
+        clusters: [N] cluster of each row, numbered from 0 without gaps. All labels of a cluster are
+            drawn with one random number: maximal dependence, which makes errors by chance
+            conservatively large.
     """
     generator = np.random.default_rng([seed, 3])
     units = len(probs) if clusters is None else int(clusters.max()) + 1
     running = np.cumsum(probs, axis=1).T
-    running[-1] = np.inf  # a sum below 1 by rounding would leave a draw without a class
+    running[-1] = np.inf  # a sum rounded below 1 would leave a draw without a class
     draws, block = _affordable(draws, len(probs)), block_size(len(probs))
 
     def measured(level: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -109,16 +113,16 @@ def ece_by_chance(
 ) -> NDArray[np.float64]:
     """Return the ECE of each of G groups in each draw of correctness, [G, draws].
 
-    Each row is right with a probability of its confidence, independently of the others (Bröcker and
-    Smith 2007; as a test Vaicenavicius et al. 2019, arXiv:1902.06977). For the top label alone this
-    is what `drawn_errors` finds, at less cost than whole labels.
+    Each row is independently right with the probability of its confidence (Bröcker and Smith 2007;
+    as a test Vaicenavicius et al. 2019, arXiv:1902.06977). For the top label this is equivalent to
+    `drawn_errors` and cheaper.
 
     Args:
-        confidence: [N].
+        confidence: [N] confidence of each row.
         cell: [N] group · num_bins + bin.
-        num_bins: Bins of each group.
-        draws: How many, at most; fewer of more than `MOST_LABELS` rows in all.
-        seed: Of the generator.
+        num_bins: Number of bins per group.
+        draws: Maximum number of draws; fewer if they exceed `MOST_LABELS` rows in total.
+        seed: Seed of the generator.
     """
     generator = np.random.default_rng([seed, 3])
     n, groups = len(confidence), int(cell.max()) // num_bins + 1
@@ -132,18 +136,18 @@ def ece_by_chance(
         return np.asarray(np.abs(gaps).reshape(groups, num_bins, -1).sum(1) / size[:, None])
 
     sizes = (min(block, draws - done) for done in range(0, draws, block))
-    parts = threaded(measured, (generator.random((one, n)) for one in sizes))
+    parts = threaded(measured, (generator.random((count, n)) for count in sizes))
     return np.concatenate(list(parts), axis=1)
 
 
 def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [K]: (1 + draws that reach the observed value)/(1 + draws).
+    """Return (1 + draws that reach the observed value)/(1 + draws), [K].
 
     Args:
-        drawn: [K, draws].
-        observed: [K].
+        drawn: [K, draws] scores of the draws.
+        observed: [K] observed scores.
     """
-    # draws of the very same labels differ by rounding alone
+    # scores of identical labels may differ by rounding
     reached = (drawn >= observed[:, None] - 1e-12).sum(axis=1)
     return np.asarray((1 + reached) / (1 + drawn.shape[1]))
 
@@ -154,16 +158,16 @@ def _affordable(draws: int, rows: int) -> int:
 
 def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
     n, bins = len(rows), scoring.num_bins
-    every, confidence = np.arange(n), rows.confidence
+    indices, confidence = np.arange(n), rows.confidence
     predicted = rows.probs.argmax(1)
     ones = np.ones(n)
-    by_bin = cell_matrix(bin_places(confidence, bins, scoring.closed), every, ones, (bins, n))
+    by_bin = cell_matrix(bin_places(confidence, bins, scoring.closed), indices, ones, (bins, n))
     sizes = (by_bin @ ones)[:, None]
-    surest = top_label(confidence, rows.correct)
-    starts = surest.starts(equal_mass_edges(surest, bins))
+    top = top_label(confidence, rows.correct)
+    starts = top.starts(equal_mass_edges(top, bins))
     mass_bin = np.empty(n, dtype=np.int64)
-    mass_bin[surest.order] = np.repeat(np.arange(bins), np.diff(starts))
-    by_mass = cell_matrix(mass_bin, every, ones, (bins, n))
+    mass_bin[top.order] = np.repeat(np.arange(bins), np.diff(starts))
+    by_mass = cell_matrix(mass_bin, indices, ones, (bins, n))
     grid = grid_matrix(confidence)
     by_class = class_measure(rows, scoring)
 
@@ -174,7 +178,7 @@ def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
             np.broadcast_to(sizes, (bins, right.shape[1])), by_bin @ right, by_bin @ residual
         )
         classes = by_class(labels)
-        found = {
+        errors = {
             "ece": sums.ece,
             "aece": np.abs(by_mass @ residual).sum(axis=0) / n,
             "cwece": classes.cwece,
@@ -185,7 +189,7 @@ def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:
             "ece_under": sums.under,
             "brier_reliability": brier_parts(classes, np.zeros(right.shape[1])).reliability,
         }
-        return np.stack([found[key] for key in CHANCE_KEYS])
+        return np.stack([errors[key] for key in CHANCE_KEYS])
 
     return measure
 
@@ -196,8 +200,8 @@ def class_measure(
     """Return the function from labels [N, R] to the sums of each class's bins."""
     n, classes = rows.probs.shape
     bins = scoring.num_bins
-    place = bin_places(rows.probs, bins, scoring.closed).astype(np.int32)
-    cells = np.arange(classes, dtype=np.int32) * bins + place
+    index = bin_places(rows.probs, bins, scoring.closed).astype(np.int32)
+    cells = np.arange(classes, dtype=np.int32) * bins + index
     known = cells.ravel() if rows.available is None else cells[rows.available]
     sizes = np.bincount(known, minlength=classes * bins).astype(np.float64)
     having = None if rows.available is None else rows.available.sum(0).astype(np.float64)
@@ -208,8 +212,8 @@ def class_measure(
         chosen = np.take_along_axis(cells, labels, axis=1).astype(np.int64) * draws + np.arange(
             draws
         )
-        found = np.bincount(chosen.ravel(), minlength=classes * bins * draws)
-        counts = found.reshape(classes, bins, draws).astype(np.float64)
+        cell_counts = np.bincount(chosen.ravel(), minlength=classes * bins * draws)
+        counts = cell_counts.reshape(classes, bins, draws).astype(np.float64)
         shape = (classes, bins, 1)
         gaps = counts - stated.reshape(shape)
         many = np.broadcast_to(sizes.reshape(shape), gaps.shape)

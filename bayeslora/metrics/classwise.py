@@ -1,20 +1,20 @@
-"""Class-wise calibration error: the probability of every class, not only of the predicted one.
+"""Class-wise calibration error: over the probabilities of all classes.
 
-The same bins take the Brier score apart, without a remainder:
-reliability − resolution + uncertainty.
+The same bins decompose the Brier score exactly: reliability − resolution + uncertainty.
 
     uncertainty   Σ_c o_c (1 − o_c)                   the score of always stating the class shares o
     reliability   Σ_c Σ_b (n_cb/n) (p_cb − o_cb)²     mean probability against share, in each bin
     resolution    reliability + uncertainty − Brier   what the probabilities know beyond the shares
 
-Murphy (1973), Journal of Applied Meteorology 12, for probabilities that take few values. Sorted
-into bins, continuous ones vary within a bin, which leaves a remainder; it belongs to resolution
+Murphy (1973), Journal of Applied Meteorology 12, for probabilities with few distinct values.
+Continuous probabilities vary within a bin, which leaves a remainder; it is assigned to resolution
 (Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting 23, equation 12: generalised
-resolution), and with it the three parts add up exactly. As in every calibration error, few rows
-make reliability and resolution read high.
+resolution), so that the three parts add up exactly. As for every calibration error, reliability and
+resolution are biased upwards for few rows.
 
-Where rows lack classes, as questions with fewer options do, a class is judged by the rows that have
-it: o_c is its share among these, and its part of the uncertainty is weighed by theirs of all rows.
+If rows lack classes, as questions with fewer options do, a class is scored on the rows that have
+it: o_c is its share among these, and its part of the uncertainty is weighted by their share of all
+rows.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from bayeslora.metrics.top_label import Closed
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseSums:
-    """What each class's bins add up to; a trailing axis [R] where there are R resamples.
+    """Sums over the bins of each class, with a trailing axis [R] for R resamples.
 
     Attributes:
-        rows: Number of all rows, [] or [R].
+        rows: Total number of rows, [] or [R].
         labels: [C] number of rows of each class.
         gaps: [C, B] rows of the class minus the sum of its probabilities.
         sizes: [C, B] number of rows that have the class.
-        present: [C] number of rows that have the class; None where all rows have all classes.
+        present: [C] number of rows that have the class; None if all rows have all classes.
     """
 
     rows: NDArray[np.float64]
@@ -50,9 +50,9 @@ class ClasswiseSums:
 
     @property
     def by_class(self) -> NDArray[np.float64]:
-        """[C]: the calibration error of each class's probability, over the rows that have it.
+        """[C]: calibration error of each class's probability, over the rows that have it.
 
-        It is 0 of a class that no row has.
+        It is 0 for a class that no row has.
         """
         gaps = np.abs(self.gaps).sum(axis=1)
         return np.asarray(
@@ -69,17 +69,17 @@ class ClasswiseSums:
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseBins:
-    """Probabilities sorted into bins once, for many resamples; made by `classwise_bins`.
+    """Probabilities binned once for all resamples; built by `classwise_bins`.
 
-    Most probabilities of a many-class model lie in the lowest bin. Only the M others are listed;
-    the lowest bin's sum is that of the whole column minus theirs.
+    With many classes most probabilities lie in the lowest bin. Only the M others are stored; the
+    sum of the lowest bin is that of the whole column minus theirs.
 
     Attributes:
-        probs: [N, C].
-        labels: [N].
-        num_bins: B.
+        probs: [N, C] probabilities.
+        labels: [N] class indices.
+        num_bins: Number of bins B.
         matrix: Sparse [C + 2·C·B, N]: labels, then gaps, then rows of the listed cells.
-        available: [N, C] which classes each row has; None where every row has all of them.
+        available: [N, C] which classes each row has; None if every row has all classes.
     """
 
     probs: NDArray[np.float64]
@@ -89,12 +89,12 @@ class ClasswiseBins:
     available: NDArray[np.bool_] | None = None
 
     def sums(self, counts: NDArray[Any] | None = None) -> ClasswiseSums:
-        """Return the sums of all cells for counts of rows, [N] or [N, R]; once each where None."""
+        """Return the sums of all cells for row counts, [N] or [N, R]; None counts each row once."""
         classes = self.probs.shape[1]
         weights = np.ones(len(self.labels)) if counts is None else counts.astype(np.float64)
-        found = self.matrix @ weights
-        labels, listed = found[:classes], found[classes:]
-        gaps, sizes = listed.reshape(2, classes, self.num_bins, *found.shape[1:])
+        totals = self.matrix @ weights
+        labels, listed = totals[:classes], totals[classes:]
+        gaps, sizes = listed.reshape(2, classes, self.num_bins, *totals.shape[1:])
         rows = np.asarray(np.ones(len(weights)) @ weights)
         gaps[:, 0] = labels - self.probs.T @ weights - gaps[:, 1:].sum(axis=1)
         present = None if self.available is None else self.available.T.astype(np.float64) @ weights
@@ -109,21 +109,22 @@ def classwise_bins(
     closed: Closed = "left",
     available: NDArray[np.bool_] | None = None,
 ) -> ClasswiseBins:
-    """Sort the probabilities of every class into equal-width bins.
+    """Bin the probabilities of every class, with equal-width bins.
 
     Args:
         probs: [N, C] float64.
         labels: [N] class indices.
-        num_bins: B.
-        closed: Which edge the bins hold.
-        available: [N, C] which classes each row has, or None; the others have probability 0.
+        num_bins: Number of bins B.
+        closed: Which edge the bins include.
+        available: [N, C] which classes each row has, or None; missing classes have probability 0.
     """
     first = equal_width_edges(num_bins)[1]
     rows, classes = probs.shape
-    place = np.flatnonzero(probs >= first if closed == "left" else probs > first)
-    values = probs.ravel()[place]
-    row, column = (one.astype(np.int32) for one in np.divmod(place, classes))  # half the memory
-    del place
+    positions = np.flatnonzero(probs >= first if closed == "left" else probs > first)
+    values = probs.ravel()[positions]
+    # int32 takes half the memory
+    row, column = (index.astype(np.int32) for index in np.divmod(positions, classes))
+    del positions
     cell = classes + column * num_bins + bin_places(values, num_bins, closed).astype(np.int32)
     gap = (labels[row] == column) - values
     matrix = cell_matrix(
@@ -136,13 +137,13 @@ def classwise_bins(
 
 
 def cwece(bins: ClasswiseBins, counts: NDArray[Any] | None = None) -> float:
-    """Return the mean over classes of the expected calibration error of that class's probability.
+    """Return the mean over classes of the expected calibration error of the class's probability.
 
     Kull et al. (2019), arXiv:1910.12656.
 
     Args:
         bins: From `classwise_bins`.
-        counts: [N] how often each row occurs; once where None.
+        counts: [N] how often each row occurs; None counts each row once.
     """
     return float(bins.sums(counts).cwece)
 
@@ -156,11 +157,11 @@ class BrierParts(NamedTuple):
 
 
 def brier_parts(sums: ClasswiseSums, brier: NDArray[np.float64]) -> BrierParts:
-    """Return the parts of a Brier score.
+    """Return the parts of the Brier score.
 
     Args:
         sums: From `ClasswiseBins.sums`.
-        brier: The score itself, [] or [R].
+        brier: Brier score, [] or [R].
     """
     if sums.present is None:
         shares = sums.labels / sums.rows

@@ -1,4 +1,4 @@
-"""Columns of predictions as numbers: clusters that are drawn together, groups scored apart."""
+"""Columns of predictions as codes: clusters resampled together, groups scored separately."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from bayeslora.plain_text import counted
 from bayeslora.predictions.record import Predictions
 
 
-def column_names(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return names of columns, each once, where one, several or none may be given."""
-    if given is None:
+def column_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return distinct names of columns from one name, several or None."""
+    if names is None:
         return ()
-    return tuple(dict.fromkeys([given] if isinstance(given, str) else given))
+    return tuple(dict.fromkeys([names] if isinstance(names, str) else names))
 
 
 def check_columns(predictions: Predictions, names: Sequence[str]) -> None:
     """Raise InputError if predictions lack a column.
 
     Raises:
-        InputError: One is missing.
+        InputError: A column is missing.
     """
     for name in names:
         if name not in predictions.columns:
-            known = tuple(predictions.columns)
-            if known:
-                raise unknown_choice("column", name, known)
+            available = tuple(predictions.columns)
+            if available:
+                raise unknown_choice("column", name, available)
             raise InputError(f"the predictions carry no column {name!r}; load it with columns=[…]")
 
 
 def values_of(predictions: Predictions, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return [N] the place of each row's value among the distinct values, and these, sorted.
+    """Return the code of each row's value, [N], and the sorted distinct values.
 
     Raises:
         InputError: The column is missing, or has no value in some row.
@@ -46,12 +46,12 @@ def values_of(predictions: Predictions, name: str) -> tuple[NDArray[np.int64], t
         raise InputError(
             f"row {missing[0]}: column {name!r} has no value ({counted(len(missing), 'such row')})"
         )
-    distinct, places = np.unique(np.asarray(column, dtype=str), return_inverse=True)
-    return places.reshape(-1).astype(np.int64), tuple(str(value) for value in distinct)
+    distinct, codes = np.unique(np.asarray(column, dtype=str), return_inverse=True)
+    return codes.reshape(-1).astype(np.int64), tuple(str(value) for value in distinct)
 
 
 def without_gaps(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return codes renumbered from 0 on, in the same order."""
+    """Return codes renumbered from 0 without gaps, in the same order."""
     return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
@@ -60,12 +60,12 @@ def clusters_in(
     clusters: NDArray[np.int64] | None,
     groups: int = 0,
 ) -> NDArray[np.int64]:
-    """Return [G]: how many clusters each group has rows of, or how many rows.
+    """Return the number of clusters with rows in each group, or of rows, [G].
 
     Args:
-        group: [N] the group of each row, from 0; booleans are groups 0 and 1.
-        clusters: [N] the cluster of each row, or None where each is by itself.
-        groups: How many groups there are at least.
+        group: [N] group of each row, from 0; booleans are groups 0 and 1.
+        clusters: [N] cluster of each row, or None to count rows.
+        groups: Minimum number of groups G.
     """
     if clusters is not None:
         width = int(clusters.max()) + 1

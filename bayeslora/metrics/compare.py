@@ -1,12 +1,12 @@
-"""Methods side by side on the same rows: paired differences with intervals and p-values.
+"""Compare methods on the same rows: paired differences with intervals and p-values.
 
-Two methods that are scored on the same rows err together on the hard ones. Resampling rows, and
-taking both methods' scores of each resample, keeps that in the difference; intervals of the single
-scores lose it, and overlap where the difference is clear. Beside the interval stands the p-value of
-a permutation test, corrected for the number of comparisons (`permutation.py`).
+Methods scored on the same rows make errors on the same hard rows. The paired bootstrap scores all
+methods on each resample and so accounts for this correlation; intervals of the single scores ignore
+it and may overlap even if the difference is clear. Each difference also has the p-value of a
+permutation test, corrected for the number of comparisons (`permutation.py`).
 
-A method may be several fits with different seeds. Its score is their mean then; where every method
-has several, the intervals are those of Student's t over seeds (`differences.py`).
+A method may have several fits with different seeds. Its score is then their mean; if every method
+has several fits, the intervals are Student's t over seeds (`differences.py`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions
 
 COMPARED = ("accuracy", "nll", "brier", "ece")
-"""The scores that are compared where none are named."""
+"""Scores compared by default."""
 
 RANKING = tuple(key for key, info in SCORES.items() if info.goal is not None)
-"""The scores that methods can be ordered by: those of which more or less is better."""
+"""Scores that methods can be ordered by: those with a goal."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class ComparisonRow:
     """One method of a comparison.
 
     Attributes:
-        name: Of the predictions.
+        name: Name of the predictions.
         scores: The method's own scores on the common rows, by their keys.
         differences: Its scores minus those of the reference, paired; zero for the reference.
-        distances: Its distances from the method of `Comparison.distance_to`, by the keys of
-            `DISTANCES`; empty where there is none.
+        distances: Its distances from the method `Comparison.distance_to`, by the keys of
+            `DISTANCES`; empty without such a method.
         p: The p-value of each difference by a two-sided permutation test; empty for the reference.
-        p_holm: The same corrected for the number of methods, score by score.
-        seeds: The seeds whose mean the scores are; empty of a single fit.
+        p_holm: The p-values corrected for the number of methods, per score.
+        seeds: Seeds that the scores are averaged over; empty for a single fit.
     """
 
     name: str
@@ -67,13 +67,13 @@ class ComparisonRow:
     seeds: tuple[str, ...] = ()
 
     def is_clear(self, key: str) -> bool:
-        """Return whether a difference is more than chance.
+        """Return whether a difference is significant.
 
-        Its interval leaves out zero, and the corrected p-value, where there is one, is below 0.05.
+        Its interval excludes zero, and the corrected p-value, if there is one, is below 0.05.
         """
         score = self.differences[key]
-        apart = score.low > 0 or score.high < 0
-        return apart and self.p_holm.get(key, 0.0) < SIGNIFICANT
+        excludes_zero = score.low > 0 or score.high < 0
+        return excludes_zero and self.p_holm.get(key, 0.0) < SIGNIFICANT
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,24 +81,23 @@ class Comparison:
     """Methods on the same labelled rows, best first.
 
     Attributes:
-        by: The score that sets the order of `rows`.
-        reference: The method that all are compared with.
+        by: Score that orders `rows`.
+        reference: Method that the others are compared with.
         n: Number of labelled rows.
         num_bins: Bins of the calibration errors.
         num_resamples: Paired bootstrap resamples behind the 95 % intervals over rows.
-        seed: Of the bootstrap and of the exchanges.
-        rows: One a method.
-        distance_to: The method that distances are measured from; None where none are.
-        interval: How bootstrap intervals are made, but those of ECE and its kin, which are
-            reflected.
-        cluster_by: The column whose equal values mark rows that were drawn together; None where
-            rows were drawn one by one.
-        num_permutations: Exchanges behind the p-values; 0 where there are none.
-        num_clusters: Number of clusters; None where rows were drawn one by one.
+        seed: Seed of the bootstrap and of the permutations.
+        rows: One row per method.
+        distance_to: Method that distances are measured from, or None.
+        interval: Method of the bootstrap intervals; those of ECE and similar scores are reflected.
+        cluster_by: Column whose equal values mark rows that are resampled together; None if rows
+            are resampled independently.
+        num_permutations: Permutations behind the p-values; 0 without p-values.
+        num_clusters: Number of clusters; None without clusters.
         intervals_over: `rows`: the bootstrap; `seeds`: Student's t over the fits of each method.
         same_seeds: Whether all methods have the same seeds, so that differences are paired by seed.
-        nll_clamped: Rows, of all fits, whose label had a probability below 1e-12, where `nll` is
-            cut off.
+        nll_clamped: Number of rows, over all fits, whose label had a probability below 1e-12, where
+            `nll` is clamped.
     """
 
     by: str
@@ -119,12 +118,12 @@ class Comparison:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The scores that are compared, in order."""
+        """Keys of the compared scores, in order."""
         return tuple(self.rows[0].scores)
 
     @property
     def num_comparisons(self) -> int:
-        """How many methods are compared with the reference: the p-values are corrected for it."""
+        """Number of methods compared with the reference, which the p-values are corrected for."""
         return len(self.rows) - 1
 
     def __repr__(self) -> str:
@@ -136,7 +135,7 @@ class Comparison:
         return f"<Comparison by {self.by} on {counted(self.n, 'row')}: {methods}>"
 
     def _repr_html_(self) -> str:
-        """Return a table of the scores and differences; notebooks show it."""
+        """Return an HTML table of the scores and differences, shown in notebooks."""
         titles = [SCORES[key].title for key in self.keys]
         head = ("method", *(f"{title}{part}" for title in titles for part in ("", ", difference")))
         over = "t intervals over seeds" if self.intervals_over == "seeds" else "bootstrap intervals"
@@ -154,8 +153,8 @@ class Comparison:
             difference = row.differences[key]
             p = f" p = {row.p_holm[key]:.2g}" if key in row.p_holm else ""
             value, ends = difference.said()
-            told = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
-            cells.append("" if row.name == self.reference else told)
+            text = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
+            cells.append("" if row.name == self.reference else text)
         return cells
 
     def to_json(self) -> dict[str, Any]:
@@ -185,28 +184,29 @@ def compare(
 
     Rows are matched by id where all methods have ids, else by position. Only labelled rows count.
 
-    Predictions of the same name whose metadata give each a seed of its own (`fit_seed`) are fits of
-    one method: its scores are means over them. Where every method has several, intervals are
-    Student's t over seeds, paired by seed where all have the same ones; else the bootstrap's over
-    rows, which say nothing of other seeds. Fits of one method alone are compared with each other.
+    Predictions with the same name and different seeds in their metadata (`fit_seed`) are fits of
+    one method, whose scores are averaged. If every method has several fits, intervals are Student's
+    t over seeds, paired by seed if all methods have the same seeds; otherwise they are bootstrap
+    intervals over rows, which do not cover other seeds. If there is only one method, its fits are
+    compared with each other.
 
     Args:
-        predictions: Two or more methods' predictions of the same rows, the files they are in, or
-            data frames (see `Predictions.from_frame`, which names them). Files of one name are
-            told apart as by the command: by seed, directory or number.
-        by: The score to order the methods by, of `RANKING`.
+        predictions: Predictions of two or more methods on the same rows, their files, or data
+            frames (see `Predictions.from_frame`, which names them). Files with the same name are
+            distinguished as by the command: by seed, directory or number.
+        by: Score to order the methods by, one of `RANKING`.
         reference: Name of the method that the others are compared with; the first by default.
         scores: Keys of the catalogue; accuracy, NLL, Brier score and ECE by default.
-        over_seeds: Whether to take fits of one method together.
-        distance_to: Name of the method to measure each method's distance from, such as that of
-            exact chains; None measures none. See `bayeslora.metrics.differences`.
-        cluster_by: A column of the first predictions whose equal values mark rows that belong
-            together; they are drawn and exchanged together.
+        over_seeds: Whether to average the fits of one method.
+        distance_to: Name of the method to measure distances from, such as exact chains; None skips
+            distances. See `bayeslora.metrics.differences`.
+        cluster_by: A column of the first predictions whose equal values mark related rows, which
+            are resampled and permuted together.
         num_bins: Bins of the calibration errors.
-        interval: `percentile`, or `bca`; the interval of ECE is the reflected one all the same.
+        interval: `percentile` or `bca`; the interval of ECE is always reflected.
         num_resamples: Bootstrap resamples.
-        num_permutations: Exchanges behind the p-values; 0 leaves them out.
-        seed: Of the bootstrap and of the exchanges.
+        num_permutations: Permutations behind the p-values; 0 skips them.
+        seed: Seed of the bootstrap and of the permutations.
 
     Raises:
         InputError: An option is wrong, names repeat, or the methods differ in their rows, classes
@@ -217,20 +217,22 @@ def compare(
     check_count("num_permutations", num_permutations, least=0)
     keys = COMPARED if scores is None else chosen_keys(scores)
     num_bins, seed = as_num_bins(num_bins), as_seed(seed)
-    how = Resampling(num_resamples, seed, interval)
+    resampling = Resampling(num_resamples, seed, interval)
     loaded = _loaded(predictions, cluster_by, over_seeds=over_seeds)
     methods = fits_of(loaded, over_seeds=over_seeds)
-    names = [one.name for one in methods]
-    base = _place("reference", names[0] if reference is None else reference, names)
+    names = [method.name for method in methods]
+    base = _index_of("reference", names[0] if reference is None else reference, names)
     clusters = _clusters(methods, cluster_by)
     contest = Contest(methods, base, keys, num_bins, clusters)
-    together = all(one.seeds for one in methods)
-    measured = over_seeds_of(contest) if together else over_rows(contest, how)
+    use_seeds = all(method.seeds for method in methods)
+    measured = over_seeds_of(contest) if use_seeds else over_rows(contest, resampling)
     p = _p_values(contest, num_permutations, seed)
-    far = _distances(methods, distance_to, how, clusters)
+    method_distances = _distances(methods, distance_to, resampling, clusters)
     rows = [
-        ComparisonRow(one.name, *own, apart, *tests, seeds=one.seeds)
-        for one, own, tests, apart in zip(methods, measured, p, far, strict=True)
+        ComparisonRow(method.name, *results, distance, *tests, seeds=method.seeds)
+        for method, results, tests, distance in zip(
+            methods, measured, p, method_distances, strict=True
+        )
     ]
     return Comparison(
         by=by,
@@ -239,37 +241,37 @@ def compare(
         num_bins=num_bins,
         num_resamples=num_resamples,
         seed=seed,
-        rows=tuple(rows[place] for place in _order(methods, by, num_bins)),
+        rows=tuple(rows[index] for index in _order(methods, by, num_bins)),
         distance_to=distance_to,
         interval=interval,
         cluster_by=cluster_by,
         num_permutations=num_permutations,
         num_clusters=None if clusters is None else int(clusters.max()) + 1,
-        intervals_over="seeds" if together else "rows",
+        intervals_over="seeds" if use_seeds else "rows",
         same_seeds=contest.same_seeds,
-        nll_clamped=sum(rows.clamped for one in methods for rows in one.rows),
+        nll_clamped=sum(rows.clamped for method in methods for rows in method.rows),
     )
 
 
 def _loaded(
-    given: Sequence[PredictionsLike], column: str | None, *, over_seeds: bool
+    predictions: Sequence[PredictionsLike], column: str | None, *, over_seeds: bool
 ) -> list[Predictions]:
-    if is_single(given):
+    if is_single(predictions):
         raise InputError("compare needs a list of two or more methods' predictions, got one")
     columns = [] if column is None else [column]
-    found = [as_predictions(one, columns) for one in given]
-    paths = [one if isinstance(one, str | Path) else None for one in given]
-    return told_apart(found, paths, over_seeds=over_seeds)
+    records = [as_predictions(source, columns) for source in predictions]
+    paths = [source if isinstance(source, str | Path) else None for source in predictions]
+    return told_apart(records, paths, over_seeds=over_seeds)
 
 
-def _place(option: str, name: str, names: Sequence[str]) -> int:
+def _index_of(option: str, name: str, names: Sequence[str]) -> int:
     if name not in names:
         raise unknown_choice(option, name, names)
     return names.index(name)
 
 
 def _clusters(methods: Sequence[Fits], column: str | None) -> NDArray[np.int64] | None:
-    """Return [N] the cluster of each labelled row, from 0 on without gaps."""
+    """Return the cluster of each labelled row, [N], numbered from 0 without gaps."""
     if column is None:
         return None
     first = methods[0]
@@ -279,35 +281,35 @@ def _clusters(methods: Sequence[Fits], column: str | None) -> NDArray[np.int64] 
 def _distances(
     methods: Sequence[Fits],
     name: str | None,
-    how: Resampling,
+    resampling: Resampling,
     clusters: NDArray[np.int64] | None,
 ) -> Sequence[Mapping[str, Score]]:
     if name is None:
         return [{} for _ in methods]
-    place = _place("method to measure distances from", name, [one.name for one in methods])
-    for one in methods:
-        if one.seeds:
+    index = _index_of("method to measure distances from", name, [method.name for method in methods])
+    for method in methods:
+        if method.seeds:
             raise InputError(
-                f"distances are between single fits, and {quoted(one.name)} has the seeds"
-                f" {', '.join(one.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
+                f"distances are between single fits, and {quoted(method.name)} has the seeds"
+                f" {', '.join(method.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
             )
-    labelled = [fit.take(fit.labelled) for one in methods for fit in one.predictions]
-    return distances(labelled, place, how, clusters)
+    labelled = [fit.take(fit.labelled) for method in methods for fit in method.predictions]
+    return distances(labelled, index, resampling, clusters)
 
 
 def _order(methods: Sequence[Fits], by: str, num_bins: int) -> list[int]:
-    """Return the places of the methods, best first; of equal ones the first given."""
+    """Return the indices of the methods, best first; ties keep their order."""
     goal = SCORES[by].goal
 
     def loss(method: Fits) -> float:
-        each = [
+        scores = [
             float(chosen_statistic(rows, num_bins, (by,))(np.ones(len(rows)))[0])
             for rows in method.rows
         ]
-        value = sum(each) / len(each)
+        value = sum(scores) / len(scores)
         return abs(value) if goal == 0 else -value if goal == math.inf else value
 
-    losses = [loss(one) for one in methods]
+    losses = [loss(method) for method in methods]
     return sorted(range(len(methods)), key=losses.__getitem__)
 
 

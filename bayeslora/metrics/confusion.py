@@ -1,6 +1,7 @@
-"""Which classes are taken for which, and the scores that counts per class decide.
+"""The confusion matrix, and the scores computed from counts per class.
 
-With t_c rows labelled c, p_c rows predicted as c, r_c rows of both kinds, and n rows in all:
+With t_c rows labelled c, p_c rows predicted as c, r_c rows both labelled and predicted as c, and n
+rows in total:
 
     recall_c           r_c / t_c
     precision_c        r_c / p_c
@@ -9,10 +10,10 @@ With t_c rows labelled c, p_c rows predicted as c, r_c rows of both kinds, and n
     balanced_accuracy  mean of recall_c over the classes that are a label of some row
     mcc                (n·Σr_c − Σ t_c·p_c) / √((n² − Σt_c²)·(n² − Σp_c²)), 0 where that is 0/0
 
-A class without a correct prediction has an F1 of 0. The conventions for absent classes are those of
-scikit-learn's `f1_score(average="macro", zero_division=0)`, `balanced_accuracy_score` and
-`matthews_corrcoef`, which are the oracles in the tests; `mcc` is Gorodkin's R_K (2004,
-Computational Biology and Chemistry 28), which is Matthews' coefficient (1975) for two classes.
+A class without a correct prediction has an F1 of 0. Absent classes are handled as by scikit-learn's
+`f1_score(average="macro", zero_division=0)`, `balanced_accuracy_score` and `matthews_corrcoef`,
+which the tests compare with; `mcc` is Gorodkin's R_K (2004, Computational Biology and Chemistry
+28), which is Matthews' coefficient (1975) for two classes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class ClassCounts:
     """Counts of rows per class, [C], or [C, R] for R resamples.
 
     Attributes:
-        labels: Rows labelled as the class.
-        predicted: Rows predicted as it.
-        right: Rows of both kinds.
+        labels: Rows labelled as a class.
+        predicted: Rows predicted as a class.
+        right: Rows both labelled and predicted as a class.
     """
 
     labels: Floats
@@ -72,15 +73,15 @@ class ClassCounts:
     def mcc(self) -> Floats:
         """[] or [R]: Matthews correlation coefficient."""
         n = self.labels.sum(axis=0)
-        above = n * self.right.sum(axis=0) - (self.labels * self.predicted).sum(axis=0)
-        below = (n**2 - (self.labels**2).sum(axis=0)) * (n**2 - (self.predicted**2).sum(axis=0))
-        # Rows of a single class, or of a single prediction, leave nothing to correlate.
-        found = above / np.sqrt(np.where(below > 0, below, 1.0))
-        return np.asarray(np.where(below > 0, np.clip(found, -1.0, 1.0), 0.0))
+        numerator = n * self.right.sum(axis=0) - (self.labels * self.predicted).sum(axis=0)
+        product = (n**2 - (self.labels**2).sum(axis=0)) * (n**2 - (self.predicted**2).sum(axis=0))
+        # The correlation is undefined if all rows have the same label or the same prediction.
+        ratio = numerator / np.sqrt(np.where(product > 0, product, 1.0))
+        return np.asarray(np.where(product > 0, np.clip(ratio, -1.0, 1.0), 0.0))
 
 
 def class_counts(rows: LabelledRows) -> Callable[[Floats], ClassCounts]:
-    """Return the function from counts of rows, [N] or [N, R], to counts per class."""
+    """Return the function from row counts, [N] or [N, R], to counts per class."""
     size, classes = rows.probs.shape
     numbers, right = np.arange(size), np.flatnonzero(rows.correct)
     cells = (rows.labels, classes + rows.prediction, 2 * classes + rows.labels[right])
@@ -94,7 +95,7 @@ def class_counts(rows: LabelledRows) -> Callable[[Floats], ClassCounts]:
 
 
 def confusion(rows: LabelledRows) -> tuple[tuple[int, ...], ...]:
-    """Return [C, C]: how many rows of the label (first axis) get the prediction (second axis)."""
+    """Return the number of rows per label (first axis) and prediction (second axis), [C, C]."""
     classes = rows.probs.shape[1]
     cell = rows.labels * classes + rows.prediction
     counts = np.bincount(cell, minlength=classes**2).reshape(classes, classes)

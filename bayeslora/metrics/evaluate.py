@@ -1,4 +1,4 @@
-"""All scores of a set of predictions, with intervals: the one call behind tables and reports."""
+"""All scores of a set of predictions with intervals, as used by tables and reports."""
 
 from __future__ import annotations
 
@@ -55,32 +55,33 @@ def evaluate(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
-    """Return the scores of some predictions, each with a 95 % bootstrap interval over rows.
+    """Score predictions, with a 95 % bootstrap interval over rows for each score.
 
-    Where the predictions carry prediction sets, these are scored too.
+    Prediction sets, if present, are scored too.
 
     Args:
-        predictions: In-distribution predictions, the file they are in, or a data frame with
-            `label` and `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label
-            count for OOD detection alone; without any label only `mean_confidence`, `sharpness`,
-            uncertainties and the sizes of prediction sets are scored.
-        ood: The same for out-of-distribution rows, by name of the set.
-        ood_score: The uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
-            `unfamiliarity` where both sets have it, else `epistemic` where it says something
+        predictions: In-distribution predictions, their file, or a data frame with `label` and
+            `prob_<class>` columns (see `Predictions.from_frame`). Rows without a label are used for
+            OOD detection only; without any label only `mean_confidence`, `sharpness`, uncertainties
+            and the sizes of prediction sets are scored.
+        ood: Out-of-distribution predictions in the same formats, by name of the set.
+        ood_score: Uncertainty to detect OOD rows by; see `Predictions.uncertainty`. By default
+            `unfamiliarity` if both sets have it, else `epistemic` if it is informative
             (`metrics.detector`), else `max_probability`.
-        near: Names of OOD sets to average over as near ones.
-        far: Names of OOD sets to average over as far ones.
-        group_by: Columns of the predictions, one or several: scores of the rows of each value.
+        near: Names of the OOD sets to average over as near OOD.
+        far: Names of the OOD sets to average over as far OOD.
+        group_by: One or several columns of the predictions; the rows of each value are scored
+            separately.
         by_class: Whether to score every class as well.
-        cluster_by: A column of the predictions whose equal values mark rows that belong together,
-            such as the two sentences of a twin: they are drawn together in the bootstrap. OOD sets
-            that carry the column are treated alike.
+        cluster_by: A column of the predictions whose equal values mark related rows, such as the
+            two sentences of a twin: the bootstrap draws them together, also in OOD sets that have
+            the column.
         num_bins: Bins of the calibration errors and of the reliability diagram.
-        closed: Which edge these bins hold: `left`, or `right` as scikit-learn's.
-        interval: `percentile`, or `bca`; scores whose noise only adds are reflected all the same,
-            and groups of rows and means over sets have percentile intervals.
+        closed: Which edge these bins include: `left`, or `right` as in scikit-learn.
+        interval: `percentile` or `bca`; scores that noise biases upwards always have reflected
+            intervals, and groups of rows and means over sets percentile intervals.
         num_resamples: Bootstrap resamples.
-        seed: Of the bootstrap: the same seed gives the same intervals.
+        seed: Seed of the bootstrap; the same seed gives the same intervals.
 
     Raises:
         InputError: A file, a value in it, or an option is wrong.
@@ -95,7 +96,7 @@ def evaluate(
     """
     num_bins = as_num_bins(num_bins)
     check_closed(closed)
-    how = Resampling(num_resamples, as_seed(seed), interval)
+    resampling = Resampling(num_resamples, as_seed(seed), interval)
     kinds = {"near": column_names(near), "far": column_names(far)}
     check_kinds(kinds, [*(ood or {})])
     columns = column_names(group_by)
@@ -109,7 +110,7 @@ def evaluate(
         inside,
         outside,
         ood_score,
-        how,
+        resampling,
         clusters=_clusters(outside, cluster_by),
         inside_clusters=clusters,
     )
@@ -122,19 +123,21 @@ def evaluate(
         class_names=inside.classes,
         num_bins=num_bins,
         closed=closed,
-        scores=set_scores(inside, how, clusters),
-        ood={name: one.scores() for name, one in detected.items()},
+        scores=set_scores(inside, resampling, clusters),
+        ood={name: detection.scores() for name, detection in detected.items()},
         ood_groups=grouped(detected, kinds),
-        uncertainty=uncertainty_means(inside, how, clusters),
-        intervals=_interval_notes(how, cluster_by, sets=inside.sets is not None),
+        uncertainty=uncertainty_means(inside, resampling, clusters),
+        intervals=_interval_notes(resampling, cluster_by, sets=inside.sets is not None),
         stated_coverage=stated_coverage(inside),
         chance_accuracy=float((1 / inside.num_options).mean()),
     )
     if not scores.n_labelled:
-        return replace(scores, scores={**_without_labels(inside, how, clusters), **scores.scores})
+        return replace(
+            scores, scores={**_without_labels(inside, resampling, clusters), **scores.scores}
+        )
     rows = labelled_rows(inside, clusters)
-    own = None if clusters is None else without_gaps(clusters[rows.index])
-    scoring = Scoring(num_bins, closed, how, own)
+    row_clusters = None if clusters is None else without_gaps(clusters[rows.index])
+    scoring = Scoring(num_bins, closed, resampling, row_clusters)
     return _with_labels(scores, inside, rows, scoring, columns, by_class=by_class)
 
 
@@ -147,11 +150,11 @@ def _with_labels(
     *,
     by_class: bool,
 ) -> Scores:
-    """Add what needs labels."""
-    found, chance, by_chance = all_scores(rows, scoring)
+    """Add the scores that need labels."""
+    results, chance, by_chance = all_scores(rows, scoring)
     return replace(
         scores,
-        scores={**found, **scores.scores},
+        scores={**results, **scores.scores},
         calibration_p=chance["ece"],
         chance_p=chance,
         ece_if_calibrated=by_chance,
@@ -163,32 +166,32 @@ def _with_labels(
     )
 
 
-def _loaded(given: PredictionsLike, columns: Sequence[str] = ()) -> tuple[Predictions, str]:
-    file = str(given) if isinstance(given, str | Path) else ""
-    return as_predictions(given, columns), file
+def _loaded(predictions: PredictionsLike, columns: Sequence[str] = ()) -> tuple[Predictions, str]:
+    file = str(predictions) if isinstance(predictions, str | Path) else ""
+    return as_predictions(predictions, columns), file
 
 
-def _carried(given: PredictionsLike, column: str | None) -> list[str]:
-    if column is None or not isinstance(given, str | Path):
+def _carried(predictions: PredictionsLike, column: str | None) -> list[str]:
+    if column is None or not isinstance(predictions, str | Path):
         return []
-    return [name for name in further_columns(given) if name == column]
+    return [name for name in further_columns(predictions) if name == column]
 
 
 def _clusters(
     outside: Mapping[str, Predictions], cluster_by: str | None
 ) -> dict[str, NDArray[np.int64]]:
     return {
-        name: values_of(one, cluster_by)[0]
-        for name, one in outside.items()
-        if cluster_by is not None and cluster_by in one.columns
+        name: values_of(record, cluster_by)[0]
+        for name, record in outside.items()
+        if cluster_by is not None and cluster_by in record.columns
     }
 
 
 def _interval_notes(
-    how: Resampling, cluster_by: str | None, *, sets: bool
+    resampling: Resampling, cluster_by: str | None, *, sets: bool
 ) -> dict[str, str | int | float]:
     drawn = "over rows" if cluster_by is None else f"over clusters of equal {cluster_by!r}"
-    shape = {"percentile": "percentile", "bca": "BCa"}[how.interval]
+    shape = {"percentile": "percentile", "bca": "BCa"}[resampling.interval]
     notes = {key: text for key, text in SET_KEYS.items() if cluster_by is None or "class" in key}
     return {
         "level": LEVEL,
@@ -198,20 +201,20 @@ def _interval_notes(
         "few_rows": f"below {LEAST_ROWS} rows or where none differ: Wilson for shares, else wide or"
         " null",
         **(notes if sets else {}),
-        "num_resamples": how.num_resamples,
+        "num_resamples": resampling.num_resamples,
         "max_rows": MAX_ROWS,
-        "seed": how.seed,
+        "seed": resampling.seed,
         **({} if cluster_by is None else {"cluster_by": cluster_by}),
     }
 
 
 def _calibration(rows: LabelledRows, scoring: Scoring) -> dict[str, Any]:
-    """Return what the confidence alone says, as attributes of `Scores`."""
+    """Return the results that depend on the confidence alone, as attributes of `Scores`."""
     bins, closed = scoring.num_bins, scoring.closed
-    surest = top_label(rows.confidence, rows.correct)
+    top = top_label(rows.confidence, rows.correct)
     return {
-        "bins": reliability_bins(surest, bins, closed=closed, clusters=scoring.clusters),
-        "risk_coverage": risk_curve(surest),
+        "bins": reliability_bins(top, bins, closed=closed, clusters=scoring.clusters),
+        "risk_coverage": risk_curve(top),
     }
 
 
@@ -219,22 +222,22 @@ def _groups(
     inside: Predictions, rows: LabelledRows, columns: Sequence[str], scoring: Scoring
 ) -> dict[str, dict[str, PartScores]]:
     sets = None if inside.sets is None else inside.sets[rows.index]
-    found = {}
+    by_column = {}
     for column in columns:
         codes, names = values_of(inside, column)
-        found[column] = group_scores(rows, codes[rows.index], names, scoring, sets)
-    return found
+        by_column[column] = group_scores(rows, codes[rows.index], names, scoring, sets)
+    return by_column
 
 
 def _without_labels(
-    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None
+    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None
 ) -> dict[str, Score]:
     squares = np.einsum("nc,nc->n", predictions.probs, predictions.probs)
     table = np.stack([predictions.confidence, squares])
-    table, spread = resampled_means(table, (squares, predictions.confidence), how, clusters)
+    table, spread = resampled_means(table, (squares, predictions.confidence), resampling, clusters)
     return {
         key: spread.score(
-            place, float(table[place].mean()), SCORES[key].low, SCORES[key].high, kind="mean"
+            index, float(table[index].mean()), SCORES[key].low, SCORES[key].high, kind="mean"
         )
-        for place, key in enumerate(UNLABELLED_KEYS)
+        for index, key in enumerate(UNLABELLED_KEYS)
     }

@@ -1,8 +1,8 @@
-"""Confidence intervals: Wilson for a share; percentile, reflected and BCa for bootstrap draws.
+"""Confidence intervals: Wilson for proportions; percentile, reflected and BCa for the bootstrap.
 
-The bootstrap knows only what it has seen: where every resample gives the same score, as of rows
-that are all right, it would claim certainty, and of very few rows it claims too much. `interval_of`
-therefore gives
+The bootstrap knows only the observed rows: if every resample gives the same score, for example
+because all rows are right, it would claim certainty, and its intervals are too narrow for very few
+rows. `interval_of` therefore returns
 
     a share of rows     Wilson's interval
     another mean        of at least `LEAST_ROWS` rows that are all alike: those in the population
@@ -10,9 +10,8 @@ therefore gives
                         as the score's bounds allow; none of fewer rows
     any other score     none
 
-Of a share that is 0 or 1, the first two are the same. `with_rare_errors` has what is known of rows
-that differ but of which hardly any is wrong: their resamples have hardly a mistake either, however
-many rows to come would have.
+For a share of 0 or 1 the first two agree. `with_rare_errors` handles rows that differ but hardly
+contain errors: their resamples hardly contain errors either, whatever the error rate of new rows.
 """
 
 from __future__ import annotations
@@ -36,25 +35,25 @@ LEVEL = 0.95
 """Confidence level of every interval."""
 
 ALIKE = 1e-6
-"""An interval that is no wider than this, relative to a score above 1, is none."""
+"""Intervals no wider than this, relative to scores above 1, count as missing."""
 
 IntervalMethod = Literal["percentile", "bca", "reflected"]
 
 INTERVALS: tuple[IntervalMethod, ...] = ("percentile", "bca")
-"""Kinds of interval to choose from; scores biased upwards by noise always get the reflected one."""
+"""Available methods; scores that noise biases upwards always get the reflected interval."""
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How bootstrap intervals are made.
+    """Options of bootstrap intervals.
 
     Attributes:
-        num_resamples: Resamples.
-        seed: Of the generators that draw them.
+        num_resamples: Number of resamples.
+        seed: Seed of the generators that draw them.
         interval: `percentile`, or `bca` (bias-corrected and accelerated).
 
     Raises:
-        InputError: `interval` is none of the two, or `seed` is not from 0 to 2³² − 1.
+        InputError: `interval` is neither of the two, or `seed` is not from 0 to 2³² − 1.
     """
 
     num_resamples: int = 1000
@@ -75,7 +74,7 @@ class Resampling:
         stream: int = 0,
         width: int = 1,
     ) -> Spread:
-        """Resample what `prepare` makes of rows; see `bootstrap_deviations`."""
+        """Resample the statistic that `prepare` returns; see `bootstrap_deviations`."""
         deviations = bootstrap_deviations(
             prepare, sizes, self.num_resamples, self.seed, clusters, stream=stream, width=width
         )
@@ -83,19 +82,19 @@ class Resampling:
         if self.interval == "bca":
             speed = acceleration(prepare, sizes, self.seed, clusters, stream=stream)
         groups = zip(sizes, clusters or [None] * len(sizes), strict=True)
-        units = min(size if own is None else int(own.max()) + 1 for size, own in groups)
+        units = min(size if cluster is None else int(cluster.max()) + 1 for size, cluster in groups)
         return Spread(deviations, speed, self.interval, units)
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """Resampled scores minus scores, and what BCa intervals need beside them.
+    """Deviations of the resampled scores, and the accelerations for BCa intervals.
 
     Attributes:
-        deviations: [R, K].
+        deviations: [R, K] resampled scores minus scores.
         speed: [K] the acceleration of each score; zeros where `interval` is not `bca`.
-        interval: How intervals are made of them.
-        units: Rows, or clusters, that were drawn from; of several groups the smallest number.
+        interval: Method of the intervals.
+        units: Number of rows or clusters drawn from; for several groups the smallest.
     """
 
     deviations: NDArray[np.float64]
@@ -105,7 +104,7 @@ class Spread:
 
     def score(
         self,
-        place: int,
+        index: int,
         value: float,
         floor: float = -math.inf,
         ceiling: float = math.inf,
@@ -114,15 +113,15 @@ class Spread:
         kind: Kind = "other",
         units: int | None = None,
     ) -> Score:
-        """Return the score in one place with its interval; see `interval_of`."""
+        """Return the score at an index with its interval; see `interval_of`."""
         method: IntervalMethod = "reflected" if reflected else self.interval
         return interval_of(
             value,
-            self.deviations[:, place],
+            self.deviations[:, index],
             method,
             floor,
             ceiling,
-            speed=float(self.speed[place]),
+            speed=float(self.speed[index]),
             kind=kind,
             units=self.units if units is None else units,
         )
@@ -131,10 +130,10 @@ class Spread:
 def wilson(
     successes: ArrayLike, trials: ArrayLike, level: float = LEVEL
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the lower and upper end of Wilson's score interval of a binomial share.
+    """Return the lower and upper end of Wilson's score interval of a binomial proportion.
 
-    It stays inside 0 to 1, and is wider than a point for 0 or n successes of n. Wilson (1927),
-    Journal of the American Statistical Association 22.
+    The interval stays within 0 to 1 and has a positive width for 0 or n successes of n. Wilson
+    (1927), Journal of the American Statistical Association 22.
 
     Args:
         successes: [K] counts.
@@ -151,7 +150,7 @@ def wilson(
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    # rounding may leave the share just outside, where it is 0 or 1
+    # rounding may leave a share of 0 or 1 just outside
     return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
 
 
@@ -166,27 +165,28 @@ def interval_of(
     kind: Kind = "other",
     speed: float = 0.0,
 ) -> Score:
-    """Return a value with the bootstrap's interval, or with what stands in for it.
+    """Return a value with its bootstrap interval, or a substitute for it.
 
-    A reflected interval that has no width, as where a part of ECE is 0, gives way to the percentile
-    one.
+    A reflected interval without width, as when a part of ECE is 0, is replaced by the percentile
+    interval.
 
     Args:
-        value: As in `bootstrap_interval`, and so are the four that follow and `speed`.
-        deviations: [R].
-        method: Which interval.
-        floor: The lowest value that the score can have.
-        ceiling: The highest.
-        units: Rows, or clusters, that the score is of.
-        kind: What the score is of rows.
+        value: The score of all rows. The next four arguments and `speed` are as in
+            `bootstrap_interval`.
+        deviations: [R] deviations of the resampled scores.
+        method: Method of the interval.
+        floor: Lowest possible value of the score.
+        ceiling: Highest possible value of the score.
+        units: Number of rows or clusters that the score is computed from.
+        kind: How the score is computed from rows.
         speed: The acceleration, for `bca`.
     """
     if units >= LEAST_ROWS:
         shapes: tuple[IntervalMethod, ...] = (method, "percentile")
         for shape in shapes:
-            found = bootstrap_interval(value, deviations, shape, floor, ceiling, speed=speed)
-            if found.high - found.low > ALIKE * max(1.0, abs(value)):
-                return found
+            score = bootstrap_interval(value, deviations, shape, floor, ceiling, speed=speed)
+            if score.high - score.low > ALIKE * max(1.0, abs(value)):
+                return score
     return _of_few_rows(value, units, kind, floor, ceiling)
 
 
@@ -194,8 +194,8 @@ def _of_few_rows(value: float, units: int, kind: Kind, floor: float, ceiling: fl
     if kind == "share":
         ends = wilson(value * units, units)
     elif kind == "mean" and units >= LEAST_ROWS and math.isfinite(ceiling - floor):
-        others = wilson(0, units)[1]
-        ends = value + others * (floor - value), value + others * (ceiling - value)
+        unseen = wilson(0, units)[1]
+        ends = value + unseen * (floor - value), value + unseen * (ceiling - value)
     else:
         return Score.alone(value)
     return Score(value, min(float(ends[0]), value), max(float(ends[1]), value))
@@ -210,34 +210,34 @@ def bootstrap_interval(
     *,
     speed: float = 0.0,
 ) -> Score:
-    """Return a value with the interval that the bootstrap gives it.
+    """Return a value with its bootstrap interval.
 
-    `percentile` takes the quantiles of the resampled scores, the (R + 1)·level-th in order (Davison
-    and Hinkley 1997, equation 5.6), which leaves out as many as it says for any R. `bca` takes
-    other quantiles, corrected for the median's bias and for a spread that changes with the score
+    `percentile` uses the quantiles of the resampled scores, the (R + 1)·level-th order statistics
+    (Davison and Hinkley 1997, equation 5.6), which have the nominal level for any R. `bca` uses
+    quantiles corrected for the median's bias and for a standard error that changes with the score
     (Efron 1987, JASA 82). `reflected` mirrors the quantiles at the value (the basic bootstrap;
-    Davison and Hinkley 1997, section 5.2): the answer to a score whose noise only ever adds, as in
-    a calibration error. There every resampled score lies too high by about as much as the value
-    itself does, and the percentile interval lies above the truth: of 100 simulated sets of 600 rows
-    with a true ECE of 0.03 it held the truth in 28, the reflected one in 95
-    (`tests/metrics/test_bootstrap.py`). Each is stretched, where needed, to hold the value.
+    Davison and Hinkley 1997, section 5.2), for scores that noise only increases, such as
+    calibration errors. There every resampled score is too high by about as much as the value
+    itself, and the percentile interval lies above the truth: in 100 simulated sets of 600 rows with
+    a true ECE of 0.03 it covered the truth in 28, the reflected interval in 95
+    (`tests/metrics/test_bootstrap.py`). Intervals are extended, if needed, to include the value.
 
     Args:
         value: The score of all rows.
-        deviations: [R] resampled score minus the score; those that are not a number, where a
-            resample has no row that the score is about, are left out.
-        method: Which interval.
-        floor: The lowest value that the score can have.
-        ceiling: The highest.
+        deviations: [R] resampled score minus the score; NaN, from resamples without rows that the
+            score applies to, is ignored.
+        method: Method of the interval.
+        floor: Lowest possible value of the score.
+        ceiling: Highest possible value of the score.
         speed: The acceleration, for `bca`.
     """
-    known = deviations[~np.isnan(deviations)]
-    if not known.size:
-        known = np.zeros(1)
+    valid = deviations[~np.isnan(deviations)]
+    if not valid.size:
+        valid = np.zeros(1)
     levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     if method == "bca":
-        levels = bca_levels(known, speed)
-    low, high = np.quantile(known, levels, method="weibull").tolist()
+        levels = bca_levels(valid, speed)
+    low, high = np.quantile(valid, levels, method="weibull").tolist()
     if method == "reflected":
         low, high = -high, -low
     return Score(
@@ -248,7 +248,7 @@ def bootstrap_interval(
 
 
 def from_zero(score: Score) -> Score:
-    """Return a score whose interval, if it has one, reaches down to zero."""
+    """Return a score with its interval, if it has one, extended down to zero."""
     if not score.has_interval:
         return score
     return Score(score.value, min(score.low, 0.0), score.high)
@@ -258,7 +258,7 @@ def bca_levels(deviations: NDArray[np.float64], speed: float) -> list[float]:
     """Return the two quantile levels of the BCa interval.
 
     Φ(z₀ + (z₀ + z)/(1 − a(z₀ + z))), with z₀ the normal quantile of the share of resampled scores
-    below the score, equal ones counting half. Efron (1987), equation 3.8.
+    below the score, ties counting half. Efron (1987), equation 3.8.
 
     Args:
         deviations: [R] resampled score minus the score.
@@ -271,23 +271,23 @@ def bca_levels(deviations: NDArray[np.float64], speed: float) -> list[float]:
     levels = []
     for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
         z = shift + normal.inv_cdf(level)
-        # beyond 1 the formula turns round; the end of the draws is the limit before
+        # beyond 1 the formula changes direction; its limit before is the end of the draws
         levels.append(normal.cdf(shift + z / (1 - speed * z)) if speed * z < 1 else float(z > 0))
     return levels
 
 
 Clusters = NDArray[np.int64] | None
-"""[N] cluster of each row, or None where rows are drawn one by one."""
+"""[N] cluster of each row, or None if rows are drawn independently."""
 
 
 def in_order(keys: Sequence[NDArray[np.generic]], clusters: Clusters) -> tuple[Rows, Clusters]:
-    """Return [N] rows in an order of their own, and their clusters in it.
+    """Return rows, [N], in an order that depends on their values alone, and their clusters.
 
-    A seeded bootstrap of rows in this order does not depend on the order that they came in.
+    A seeded bootstrap of rows in this order does not depend on their original order.
 
     Args:
-        keys: [N] each, the last one first; of rows that are equal in all of them, the cluster.
-        clusters: Of the rows as they came.
+        keys: [N] each, sorted by the last key first; ties in all keys are sorted by cluster.
+        clusters: Clusters of the rows in their original order.
     """
     if clusters is None:
         return np.lexsort((*keys,)), None
@@ -298,57 +298,57 @@ def in_order(keys: Sequence[NDArray[np.generic]], clusters: Clusters) -> tuple[R
 def resampled_means(
     table: NDArray[np.float64],
     keys: Sequence[NDArray[np.generic]],
-    how: Resampling,
+    resampling: Resampling,
     clusters: Clusters,
 ) -> tuple[NDArray[np.float64], Spread]:
-    """Return the table in the order of `in_order`, and the spread of its K means over rows.
+    """Return the table with rows sorted by `in_order`, and the spread of its K means over rows.
 
     Args:
-        table: [K, N].
-        keys: What the rows are put in order by.
-        how: How they are resampled.
-        clusters: Of the rows.
+        table: [K, N] values.
+        keys: Sort keys of the rows.
+        resampling: Options of the bootstrap.
+        clusters: Clusters of the rows.
     """
-    order, own = in_order(keys, clusters)
+    order, clusters = in_order(keys, clusters)
     table = table[:, order]
 
-    def prepare(kept: Rows) -> Statistic:
-        return lambda counts: table[:, kept] @ counts / counts.sum(axis=0)
+    def prepare(indices: Rows) -> Statistic:
+        return lambda counts: table[:, indices] @ counts / counts.sum(axis=0)
 
-    return table, how.spread(prepare, [len(order)], [own])
+    return table, resampling.spread(prepare, [len(order)], [clusters])
 
 
 def with_rare_errors(scores: Mapping[str, Score], units: int) -> dict[str, Score]:
-    """Return scores with intervals that reach as far as mistakes too rare to be seen may take them.
+    """Return scores with intervals widened for errors too rare to be observed.
 
-    Where fewer than `LEAST_ROWS` rows are wrong, or right, overconfidence is known at most as well
-    as the accuracy is by Wilson's interval, and no calibration error is less than it. Where none is
-    wrong, NLL and Brier are those of rows that are right, and may be as much higher as means of
-    rows that are all alike.
+    If fewer than `LEAST_ROWS` rows are wrong, or right, the interval of overconfidence is at least
+    as wide as Wilson's interval of the accuracy, and calibration errors are at least the absolute
+    overconfidence. If no row is wrong, the intervals of NLL and Brier are extended upwards like
+    those of means over identical rows.
 
     Args:
-        scores: By key, the accuracy among them.
-        units: Rows, or clusters, that they are of.
+        scores: Scores by key, including the accuracy.
+        units: Number of rows or clusters that they are computed from.
     """
-    found = dict(scores)
+    adjusted = dict(scores)
     accuracy = scores["accuracy"].value
     rarer = min(accuracy, 1 - accuracy) * units
     if units < LEAST_ROWS or rarer >= LEAST_ROWS:
-        return found
+        return adjusted
     low, high = (float(end) for end in wilson(accuracy * units, units))
     value = scores["overconfidence"].value
-    found["overconfidence"] = _hull(
+    adjusted["overconfidence"] = _hull(
         scores["overconfidence"], value + accuracy - high, value + accuracy - low
     )
-    gap = found["overconfidence"]
+    gap = adjusted["overconfidence"]
     for key in scores.keys() & {"ece", "aece", "mce"}:
-        # no partition into bins makes less of the gap between mean confidence and accuracy
-        found[key] = _hull(scores[key], scores[key].value, max(-gap.low, gap.high))
+        # no binning reduces the gap between mean confidence and accuracy
+        adjusted[key] = _hull(scores[key], scores[key].value, max(-gap.low, gap.high))
     if accuracy == 1:
         for key in ("nll", "brier"):
             value, ceiling = scores[key].value, SCORES[key].high
-            found[key] = _hull(scores[key], value, value + (1 - low) * (ceiling - value))
-    return found
+            adjusted[key] = _hull(scores[key], value, value + (1 - low) * (ceiling - value))
+    return adjusted
 
 
 def _hull(score: Score, low: float, high: float) -> Score:

@@ -1,4 +1,4 @@
-"""Detecting out-of-distribution rows by every uncertainty that two sets of predictions share.
+"""Detect out-of-distribution rows by every uncertainty that two sets of predictions share.
 
 OOD is the positive class, and a higher uncertainty means "more likely OOD". Rows of equal
 uncertainty fall on the same side of every threshold.
@@ -25,23 +25,24 @@ from bayeslora.predictions.record import Predictions
 logger = logging.getLogger(__name__)
 
 DETECTION = tuple(DETECTION_SCORES)
-"""The scores that `detection` returns, in order."""
+"""Scores that `detection` returns, in order."""
 
 
 def common_first(names: Iterable[str]) -> str:
-    """Return the uncertainty that all report first, or else the one that all predictions have."""
+    """Return the uncertainty that all report first, else the one that all predictions have."""
     firsts = {*names}
     return firsts.pop() if len(firsts) == 1 else "max_probability"
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Uncertainties of both sets, sorted once for many resamples; made by `thresholds`.
+    """Uncertainties of both sets, sorted once for all resamples; built by `thresholds`.
 
     Attributes:
-        order: [N_in + N_out] rows of both sets, in-distribution first, by falling uncertainty.
-        is_out: [N_in + N_out] 1 where the row in that place is OOD.
-        ends: [G] the last place of each run of equal uncertainties.
+        order: [N_in + N_out] indices of the rows of both sets, in-distribution rows first, by
+            decreasing uncertainty.
+        is_out: [N_in + N_out] 1 where the row at that position is OOD.
+        ends: [G] last position of each run of equal uncertainties.
     """
 
     order: NDArray[np.int64]
@@ -53,8 +54,8 @@ def thresholds(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> Thresho
     """Sort the uncertainties of both sets.
 
     Args:
-        uncertainty_in: [N_in] of in-distribution rows, finite.
-        uncertainty_out: [N_out] of OOD rows, finite.
+        uncertainty_in: [N_in] uncertainties of in-distribution rows, finite.
+        uncertainty_out: [N_out] uncertainties of OOD rows, finite.
 
     Raises:
         InputError: A set is empty, or a value is not finite.
@@ -76,18 +77,19 @@ def detection(
     counts_in: NDArray[Any] | None = None,
     counts_out: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
-    """Return [4], or [4, R] for R resamples: AUROC, AUPR, FPR95, and AUPR of the other direction.
+    """Return AUROC, AUPR, FPR95 and AUPR in the other direction, [4], or [4, R] for R resamples.
 
-    AUROC is the share of (OOD, in-distribution) pairs where the OOD row is the more uncertain one,
-    ties counting half. AUPR is the average precision, Σ (R_g − R_{g−1}) P_g over thresholds, with
-    no interpolation; in the other direction in-distribution rows are the positive class, the least
+    AUROC is the share of (OOD, in-distribution) pairs in which the OOD row is more uncertain, ties
+    counting half. AUPR is the average precision, Σ (R_g − R_{g−1}) P_g over thresholds, without
+    interpolation; in the other direction in-distribution rows are the positive class, least
     uncertain first. FPR95 is the share of in-distribution rows flagged at the highest threshold
     that flags at least 95 % of the OOD rows.
 
     Args:
         sorted_rows: From `thresholds`.
-        counts_in: [N_in] how often each in-distribution row occurs, or [N_in, R]; once where None.
-        counts_out: The same of OOD rows, [N_out] or [N_out, R]; give both or none.
+        counts_in: [N_in] how often each in-distribution row occurs, or [N_in, R]; None counts each
+            row once.
+        counts_out: The same for OOD rows, [N_out] or [N_out, R]; pass both or neither.
     """
     if counts_in is None or counts_out is None:
         weights = np.ones(len(sorted_rows.order))
@@ -112,16 +114,16 @@ def detection(
 
 @dataclass(frozen=True, eq=False)
 class Detected:
-    """How well each uncertainty tells one OOD set from the in-distribution rows.
+    """How well each uncertainty separates one OOD set from the in-distribution rows.
 
     Attributes:
         n_in: Number of in-distribution rows.
         n_out: Number of OOD rows.
-        score: The uncertainty that is reported first.
-        names: The S uncertainties that both sets have.
-        values: [S, 4] in the order of `DETECTION`.
+        score: Uncertainty that is reported first.
+        names: Names of the S uncertainties that both sets have.
+        values: [S, 4] scores in the order of `DETECTION`.
         spread: Their resampled deviations, [R, S · 4].
-        doubt: Why the epistemic uncertainty says nothing, or empty.
+        doubt: Why the epistemic uncertainty is uninformative, or empty.
     """
 
     n_in: int
@@ -135,8 +137,8 @@ class Detected:
     def scores(self) -> OODScores:
         """Return the scores with their intervals."""
         by_score = {
-            name: detection_scores(self.values[place], self.spread, place * len(DETECTION))
-            for place, name in enumerate(self.names)
+            name: detection_scores(self.values[index], self.spread, index * len(DETECTION))
+            for index, name in enumerate(self.names)
         }
         return OODScores(
             n_in=self.n_in,
@@ -149,18 +151,18 @@ class Detected:
         )
 
     def _is_beaten(self) -> bool:
-        """Return whether the highest probability has a higher AUROC than `score`, beyond chance.
+        """Return whether the highest probability has a significantly higher AUROC than `score`.
 
-        Both are resampled with the same rows, so the interval of their difference is a paired one.
+        Both are computed on the same resamples, so the interval of their difference is paired.
         """
         auroc = DETECTION.index("auroc")
-        ours, simple = (
+        chosen, fallback = (
             self.names.index(name) * len(DETECTION) + auroc for name in (self.score, FALLBACK)
         )
-        known = self.spread.deviations
-        gained = known[:, [simple]] - known[:, [ours]]
-        value = float(self.values.flat[simple] - self.values.flat[ours])
-        difference = Spread(gained, np.zeros(1), "percentile", self.spread.units)
+        deviations = self.spread.deviations
+        gain = deviations[:, [fallback]] - deviations[:, [chosen]]
+        value = float(self.values.flat[fallback] - self.values.flat[chosen])
+        difference = Spread(gain, np.zeros(1), "percentile", self.spread.units)
         return difference.score(0, value, -1.0, 1.0, kind="mean").low > 0
 
 
@@ -168,25 +170,26 @@ def detect(
     inside: Predictions,
     outside: Mapping[str, Predictions],
     ood_score: str | None = None,
-    how: Resampling | None = None,
+    resampling: Resampling | None = None,
     *,
     clusters: Mapping[str, NDArray[np.int64]] | None = None,
     inside_clusters: NDArray[np.int64] | None = None,
 ) -> dict[str, Detected]:
-    """Return how well the uncertainties tell the rows of each OOD set from those of `inside`.
+    """Return how well the uncertainties separate each OOD set from `inside`.
 
-    Both sets are resampled, each by itself, and `inside` alike for all sets; labels play no part.
+    Both sets are resampled independently, with the same resamples of `inside` for all OOD sets.
+    Labels are not used.
 
     Args:
         inside: In-distribution predictions.
         outside: Out-of-distribution predictions, the positive class, by name of the set.
-        ood_score: The uncertainty that is reported first; by default that of `default_detector`.
-        how: How the intervals are made.
-        clusters: Clusters of the rows of OOD sets, by name of the set, where they have some.
+        ood_score: Uncertainty that is reported first; `default_detector` chooses it by default.
+        resampling: Options of the intervals.
+        clusters: Clusters of the rows of OOD sets that have clusters, by name of the set.
         inside_clusters: [N_in] cluster of each in-distribution row, or None.
 
     Raises:
-        InputError: One of the sets lacks `ood_score`.
+        InputError: A set lacks `ood_score`.
     """
     groups = clusters or {}
     for name, other in outside.items():
@@ -196,7 +199,7 @@ def detect(
             name,
             (inside, other),
             ood_score,
-            how or Resampling(),
+            resampling or Resampling(),
             clusters=[inside_clusters, groups.get(name)],
             stream=stream,
         )
@@ -205,8 +208,8 @@ def detect(
 
 
 def _compare_options(name: str, inside: Predictions, outside: Predictions) -> None:
-    """Log a warning where two sets differ in how many classes their rows have."""
-    counts = [one.num_options for one in (inside, outside)]
+    """Log a warning if the rows of two sets differ in their number of classes."""
+    counts = [record.num_options for record in (inside, outside)]
     means = [float(count.mean()) for count in counts]
     same = all(len(np.unique(count)) == 1 for count in counts) and means[0] == means[1]
     if not same:
@@ -223,18 +226,18 @@ def _compare_options(name: str, inside: Predictions, outside: Predictions) -> No
 def detection_scores(values: NDArray[np.float64], spread: Spread, start: int) -> dict[str, Score]:
     """Return scores by the keys of `DETECTION`.
 
-    Where resamples cannot tell, as of two sets that do not overlap, AUROC is treated as a share of
-    as many rows as the smaller set has: its variance is at most that (Birnbaum and Klose 1957,
-    Annals of Mathematical Statistics 28).
+    If resamples do not vary, as for two sets without overlap, AUROC is treated as a proportion over
+    as many rows as the smaller set has, which bounds its variance (Birnbaum and Klose 1957, Annals
+    of Mathematical Statistics 28).
 
     Args:
-        values: [4].
-        spread: Holds their deviations.
-        start: Their first place in it.
+        values: [4] scores in the order of `DETECTION`.
+        spread: Spread that contains their deviations.
+        start: Index of the first of them in `spread`.
     """
     return {
-        info.key: spread.score(start + place, float(values[place]), 0.0, 1.0, kind=info.kind)
-        for place, info in enumerate(DETECTION_SCORES.values())
+        info.key: spread.score(start + index, float(values[index]), 0.0, 1.0, kind=info.kind)
+        for index, info in enumerate(DETECTION_SCORES.values())
     }
 
 
@@ -242,7 +245,7 @@ def _detect(
     name: str,
     sets: tuple[Predictions, Predictions],
     ood_score: str | None,
-    how: Resampling,
+    resampling: Resampling,
     *,
     clusters: list[NDArray[np.int64] | None],
     stream: int,
@@ -261,10 +264,12 @@ def _detect(
     ]
 
     def prepare(rows_in: Rows, rows_out: Rows) -> Statistic:
-        kept = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]
-        return lambda *counts: np.concatenate([detection(one, *counts) for one in kept])
+        sorted_sets = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]
+        return lambda *counts: np.concatenate(
+            [detection(sorted_rows, *counts) for sorted_rows in sorted_sets]
+        )
 
-    spread = how.spread(prepare, [len(inside), len(outside)], clusters, stream=stream)
+    spread = resampling.spread(prepare, [len(inside), len(outside)], clusters, stream=stream)
     return Detected(
         len(inside),
         len(outside),
@@ -279,25 +284,25 @@ def _detect(
 def detection_areas(
     uncertainty_in: NDArray[np.float64], uncertainty_out: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Return AUROC and AUPR of OOD rows, and AUPR of the other direction, by torchmetrics.
+    """Return AUROC, AUPR and AUPR in the other direction, computed by torchmetrics.
 
-    torchmetrics takes values between 0 and 1 for probabilities and anything else for logits, so
-    uncertainties reach it as tied ranks. The package's own sums, which the bootstrap needs as
-    functions of row counts, are equal to these within rounding, and tests hold them to it.
+    torchmetrics interprets values between 0 and 1 as probabilities and others as logits, so
+    uncertainties are passed as tied ranks. Tests check that the package's own sums, which the
+    bootstrap needs as functions of row counts, equal these within rounding.
 
     Args:
-        uncertainty_in: [N_in] of in-distribution rows, finite.
-        uncertainty_out: [N_out] of OOD rows, finite.
+        uncertainty_in: [N_in] uncertainties of in-distribution rows, finite.
+        uncertainty_out: [N_out] uncertainties of OOD rows, finite.
     """
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
     both = np.concatenate([uncertainty_in, uncertainty_out])
-    distinct, places = np.unique(both, return_inverse=True)
-    ranks = torch.from_numpy(places.reshape(-1) / max(1, len(distinct) - 1))
+    distinct, indices = np.unique(both, return_inverse=True)
+    ranks = torch.from_numpy(indices.reshape(-1) / max(1, len(distinct) - 1))
     is_out = torch.zeros(len(both), dtype=torch.long)
     is_out[len(uncertainty_in) :] = 1
-    # Seven digits are what single precision holds: a perfect 1 comes back as 0.99999994.
+    # Single precision has seven digits: a perfect 1 is returned as 0.99999994.
     areas = (
         binary_auroc(ranks, is_out),
         binary_average_precision(ranks, is_out),

@@ -1,8 +1,8 @@
-"""Detection averaged over out-of-distribution sets of one kind: near ones and far ones apart.
+"""Detection scores averaged separately over near and far out-of-distribution sets.
 
-The mean is over sets, each counting alike (Yang et al. 2022, arXiv:2210.07242, OpenOOD), not over
-the rows of all of them. All sets are compared with the same resamples of the in-distribution rows,
-so the intervals know what the sets have in common.
+The mean gives each set equal weight (Yang et al. 2022, arXiv:2210.07242, OpenOOD), rather than each
+row. All sets share the resamples of the in-distribution rows, so the intervals account for the
+correlation between sets.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bayeslora.metrics.ood import DETECTION, Detected, common_first, detection_s
 from bayeslora.metrics.scores import OODGroup
 
 KINDS = ("near", "far")
-"""What groups of sets are called."""
+"""Names of the groups of sets."""
 
 
 def check_kinds(kinds: Mapping[str, Sequence[str]], sets: Sequence[str]) -> None:
-    """Raise InputError if a group names a set that is not there, or a set is in both.
+    """Raise InputError if a group names an unknown set, or a set is in both groups.
 
     Raises:
-        InputError: It is so.
+        InputError: A set is unknown or in both groups.
     """
     seen: dict[str, str] = {}
     for kind, names in kinds.items():
@@ -43,8 +43,8 @@ def grouped(
     """Return the mean detection scores of each group of sets.
 
     Args:
-        detected: What `detect` found, by name of the set.
-        kinds: Names of sets by kind; kinds without any are left out.
+        detected: Results of `detect`, by name of the set.
+        kinds: Names of the sets by kind; empty kinds are omitted.
     """
     return {
         kind: _group(detected, tuple(dict.fromkeys(names)))
@@ -56,20 +56,22 @@ def grouped(
 def _group(detected: Mapping[str, Detected], sets: tuple[str, ...]) -> OODGroup:
     members = [detected[name] for name in sets]
     shared = [score for score in members[0].names if all(score in other.names for other in members)]
-    units = min(one.spread.units for one in members)
+    units = min(member.spread.units for member in members)
     by_score = {}
     for score in shared:
-        places = [one.names.index(score) for one in members]
-        values = np.mean([one.values[place] for one, place in zip(members, places, strict=True)], 0)
+        indices = [member.names.index(score) for member in members]
+        values = np.mean(
+            [member.values[index] for member, index in zip(members, indices, strict=True)], 0
+        )
         width = len(DETECTION)
         deviations = np.mean(
             [
-                one.spread.deviations[:, place * width : (place + 1) * width]
-                for one, place in zip(members, places, strict=True)
+                member.spread.deviations[:, index * width : (index + 1) * width]
+                for member, index in zip(members, indices, strict=True)
             ],
             axis=0,
         )
         spread = Spread(deviations, np.zeros(width), "percentile", units)
         by_score[score] = detection_scores(values, spread, 0)
-    score = common_first(one.score for one in members)
+    score = common_first(member.score for member in members)
     return OODGroup(sets, score, by_score[score], by_score)

@@ -1,6 +1,6 @@
-"""Several methods and their fits on the same rows, in the same order.
+"""Align several methods and their fits on the same rows, in the same order.
 
-The methods of a comparison: one fit each, or fits with several seeds that are taken together.
+A compared method has one fit, or several fits with different seeds that are averaged.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     Rows are matched by id where all have ids, else by position.
 
     Raises:
-        InputError: There are fewer than two, a name repeats or is empty, or rows, classes or labels
-            differ; the message names the first difference.
+        InputError: Fewer than two predictions, an empty or repeated name, or different rows,
+            classes or labels; the message names the first difference.
     """
-    names = [one.name for one in predictions]
+    names = [record.name for record in predictions]
     if len(names) < 2:
         raise InputError(f"a comparison needs at least two sets of predictions, got {len(names)}")
     for index, name in enumerate(names):
@@ -45,36 +45,36 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     first = predictions[0]
     if not first.labelled.any():
         raise InputError(f"{quoted(first.name)} has no labels, so there is nothing to compare by")
-    by_id = all(one.ids is not None for one in predictions)
+    by_id = all(record.ids is not None for record in predictions)
     return [first, *(_like(first, other, by_id) for other in predictions[1:])]
 
 
 def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
-    where = f"{quoted(first.name)} and {quoted(other.name)}"
+    names = f"{quoted(first.name)} and {quoted(other.name)}"
     if len(first) != len(other):
-        raise InputError(f"{where} hold different rows: {len(first)} and {len(other)} of them")
+        raise InputError(f"{names} hold different rows: {len(first)} and {len(other)} of them")
     if set(first.classes) != set(other.classes):
-        odd = min(set(first.classes) ^ set(other.classes))
-        raise InputError(f"{where} have different classes; only one has {odd!r}")
+        unmatched = min(set(first.classes) ^ set(other.classes))
+        raise InputError(f"{names} have different classes; only one has {unmatched!r}")
     if by_id:
-        other = _rows_of(first, other, where)
+        other = _rows_of(first, other, names)
     other = _classes_of(first, other)
-    _check_labels(first, other, where)
-    _check_options(first, other, where)
+    _check_labels(first, other, names)
+    _check_options(first, other, names)
     return other
 
 
-def _rows_of(first: Predictions, other: Predictions, where: str) -> Predictions:
+def _rows_of(first: Predictions, other: Predictions, names: str) -> Predictions:
     ids = np.asarray(first.ids)
-    theirs = np.asarray(other.ids)
-    order = np.argsort(theirs)
-    place = np.minimum(np.searchsorted(theirs, ids, sorter=order), len(order) - 1)
-    rows = order[place]
-    missing = theirs[rows] != ids
+    other_ids = np.asarray(other.ids)
+    order = np.argsort(other_ids)
+    positions = np.minimum(np.searchsorted(other_ids, ids, sorter=order), len(order) - 1)
+    rows = order[positions]
+    missing = other_ids[rows] != ids
     if missing.any():
         row = int(np.argmax(missing))
         raise InputError(
-            f"{where} hold different rows: id {str(ids[row])!r} (row {row + 1} of "
+            f"{names} hold different rows: id {str(ids[row])!r} (row {row + 1} of "
             f"{quoted(first.name)}) is missing from {quoted(other.name)}"
         )
     return other.take(rows)
@@ -97,27 +97,29 @@ def _classes_of(first: Predictions, other: Predictions) -> Predictions:
     )
 
 
-def _check_labels(first: Predictions, other: Predictions, where: str) -> None:
+def _check_labels(first: Predictions, other: Predictions, names: str) -> None:
     unlabelled = np.full(len(first), -1)
-    pair = [unlabelled if one.labels is None else one.labels for one in (first, other)]
+    pair = [unlabelled if record.labels is None else record.labels for record in (first, other)]
     different = pair[0] != pair[1]
     if different.any():
         row = int(np.argmax(different))
-        shown = [repr(first.classes[one[row]]) if one[row] >= 0 else "none" for one in pair]
+        shown = [
+            repr(first.classes[labels[row]]) if labels[row] >= 0 else "none" for labels in pair
+        ]
         at = f"row {row + 1}" + ("" if first.ids is None else f" (id {first.ids[row]!r})")
         raise InputError(
-            f"{where} disagree about the label of {at}: {shown[0]} and {shown[1]}; "
+            f"{names} disagree about the label of {at}: {shown[0]} and {shown[1]}; "
             f"rows that differ: {int(different.sum())}"
         )
 
 
-def _check_options(first: Predictions, other: Predictions, where: str) -> None:
-    counts = [one.num_options for one in (first, other)]
+def _check_options(first: Predictions, other: Predictions, names: str) -> None:
+    counts = [record.num_options for record in (first, other)]
     different = counts[0] != counts[1]
     if different.any():
         row = int(np.argmax(different))
         raise InputError(
-            f"{where} have different numbers of options in row {row + 1}: {counts[0][row]} and "
+            f"{names} have different numbers of options in row {row + 1}: {counts[0][row]} and "
             f"{counts[1][row]}; rows that differ: {int(different.sum())}"
         )
 
@@ -131,10 +133,10 @@ class Fits:
     """One method.
 
     Attributes:
-        name: The method's.
-        seeds: The seed of each fit; empty where there is one fit.
-        predictions: Of each fit; all methods' rows and classes in the same order.
-        rows: The labelled rows of each.
+        name: Name of the method.
+        seeds: Seed of each fit; empty for a single fit.
+        predictions: Predictions of each fit; rows and classes have the same order in all methods.
+        rows: Labelled rows of each fit.
     """
 
     name: str
@@ -145,14 +147,14 @@ class Fits:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """What is compared.
+    """The compared methods, their scores and the clusters of rows.
 
     Attributes:
-        methods: Two or more.
-        base: Place of the reference.
-        keys: The scores, of the catalogue.
+        methods: Two or more methods.
+        base: Index of the reference.
+        keys: Catalogue keys of the scores.
         num_bins: Bins of the calibration errors.
-        clusters: [N] cluster of each labelled row, from 0 on without gaps, or None.
+        clusters: [N] cluster of each labelled row, numbered from 0 without gaps, or None.
     """
 
     methods: Sequence[Fits]
@@ -164,101 +166,103 @@ class Contest:
     @property
     def same_seeds(self) -> bool:
         """Whether all methods have several fits, with the same seeds."""
-        return bool(self.methods[0].seeds) and len({one.seeds for one in self.methods}) == 1
+        return bool(self.methods[0].seeds) and len({method.seeds for method in self.methods}) == 1
 
 
 def fits_of(predictions: Sequence[Predictions], *, over_seeds: bool) -> list[Fits]:
-    """Return the methods, with the rows and classes of all in the order of the first.
+    """Group predictions into methods, with rows and classes in the order of the first.
 
-    Fits of one method are taken together where each has a seed of its own (`group_seeds`). Where
-    that leaves one method alone, its fits are the methods.
+    Fits of one method with different seeds are grouped (`group_seeds`). If this leaves a single
+    method, each of its fits becomes a method.
 
     Args:
-        predictions: Of two or more fits.
-        over_seeds: Whether to take fits together.
+        predictions: Predictions of two or more fits.
+        over_seeds: Whether to group the fits of one method.
 
     Raises:
-        InputError: As in `paired`, or two methods have the same name.
+        InputError: As for `paired`, or two methods have the same name.
     """
     groups = group_seeds(predictions)
-    known = {
-        place: seed for one in groups for place, seed in zip(one.members, one.seeds, strict=True)
+    seed_of = {
+        index: seed
+        for group in groups
+        for index, seed in zip(group.members, group.seeds, strict=True)
     }
     if not over_seeds or len(groups) == 1:
-        groups = [Seeds(one.name, (place,), ("",)) for place, one in enumerate(predictions)]
-    names = [one.name for one in predictions]
+        groups = [Seeds(record.name, (index,), ("",)) for index, record in enumerate(predictions)]
+    names = [record.name for record in predictions]
     aligned = paired(
         [
-            one.replace(name=f"{one.name} (seed {known[place]})")
-            if names.count(one.name) > 1 and known[place] and one.name
-            else one
-            for place, one in enumerate(predictions)
+            record.replace(name=f"{record.name} (seed {seed_of[index]})")
+            if names.count(record.name) > 1 and seed_of[index] and record.name
+            else record
+            for index, record in enumerate(predictions)
         ]
     )
-    found = []
+    methods = []
     for group in groups:
-        own = tuple(aligned[place] for place in group.members)
-        several = len(own) > 1
-        name, seeds = (group.name, group.seeds) if several else (own[0].name, ())
-        found.append(Fits(name, seeds, own, tuple(row_scores(one) for one in own)))
-    _check_names([one.name for one in found])
-    return found
+        fits = tuple(aligned[index] for index in group.members)
+        several = len(fits) > 1
+        name, seeds = (group.name, group.seeds) if several else (fits[0].name, ())
+        methods.append(Fits(name, seeds, fits, tuple(row_scores(fit) for fit in fits)))
+    _check_names([method.name for method in methods])
+    return methods
 
 
 def _check_names(names: Sequence[str]) -> None:
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
-    if twice:
+    repeated = [name for index, name in enumerate(names) if name in names[:index]]
+    if repeated:
         raise InputError(
-            f"two methods are named {quoted(twice[0])}: their fits differ in more than the seed"
+            f"two methods are named {quoted(repeated[0])}: their fits differ in more than the seed"
             " (fit_options in the metadata); give each method a name of its own"
         )
 
 
-def seed_pairs(ours: int, theirs: int) -> list[tuple[int, int]]:
-    """Return which fits of two methods are compared with each other.
+def seed_pairs(num_first: int, num_second: int) -> list[tuple[int, int]]:
+    """Return the pairs of fits of two methods to compare.
 
-    The first with the first and so on where there are as many; else each with each.
+    Fits are paired in order if both methods have equally many, else each with each.
     """
-    if ours == theirs:
-        return [(place, place) for place in range(ours)]
-    return list(product(range(ours), range(theirs)))
+    if num_first == num_second:
+        return [(index, index) for index in range(num_first)]
+    return list(product(range(num_first), range(num_second)))
 
 
 def row_means(rows: LabelledRows) -> NDArray[np.float64]:
-    """Return [6, N]: what each row adds to the scores of `MEANS`."""
+    """Return the contribution of each row to the scores of `MEANS`, [6, N]."""
     means = rows.means.T
     return np.concatenate([means, means[3:4] - means[:1]])
 
 
 def chosen_statistic(rows: LabelledRows, num_bins: int, keys: Sequence[str]) -> Statistic:
-    """Return the function from counts of rows, [N] or [N, R], to some scores, [K] or [K, R].
+    """Return the function from row counts, [N] or [N, R], to the chosen scores, [K] or [K, R].
 
     Means over rows and ECE alone are far cheaper than all scores.
 
     Args:
-        rows: At least one.
+        rows: At least one labelled row.
         num_bins: Bins of the calibration errors.
-        keys: Of the catalogue, in this order.
+        keys: Catalogue keys of the scores, in order.
     """
     if _beyond_means(keys):
-        places = [SCORE_KEYS.index(key) for key in keys]
+        indices = [SCORE_KEYS.index(key) for key in keys]
         everything = statistic(rows, num_bins, "left")
-        return lambda counts: everything(counts)[places]
+        return lambda counts: everything(counts)[indices]
     means = row_means(rows)
     binned = bin_sums(top_label(rows.confidence, rows.correct), num_bins)
 
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         linear = means @ counts / counts.sum(axis=0)
-        found = dict(zip(MEANS, linear, strict=True))
+        by_key = dict(zip(MEANS, linear, strict=True))
         if "ece" in keys:
-            found["ece"] = binned(counts).ece
-        return np.stack([found[key] for key in keys])
+            by_key["ece"] = binned(counts).ece
+        return np.stack([by_key[key] for key in keys])
 
     return scores
 
 
 def numbers_kept(rows: LabelledRows, num_bins: int, keys: Sequence[str]) -> int:
-    """Return how many numbers `chosen_statistic` keeps of a resample, to bound memory."""
+    """Return how many numbers `chosen_statistic` stores per resample, to bound memory."""
     return max(len(rows), 2 * num_bins * rows.probs.shape[1] if _beyond_means(keys) else 1)
 
 

@@ -1,10 +1,11 @@
-"""Scores of prediction sets: how often they hold the label, and how large they are.
+"""Scores of prediction sets: their coverage of the label, and their size.
 
-Shares have Wilson intervals, the mean size a bootstrap one; where rows come in clusters, shares
-have bootstrap intervals too. The lowest coverage of a class looks low by selection alone: its
-interval is built from intervals of every class at level 1 − 0.05/C (Bonferroni), from the least of
-their lower ends to the least of their upper ends, and so holds the lowest of the true coverages
-with a probability of at least 95 %; it takes rows one by one, also where they come in clusters.
+Proportions have Wilson intervals, the mean size a bootstrap interval; if rows form clusters,
+proportions have bootstrap intervals too. The lowest coverage of a class is biased downwards by
+selection: its interval is built from intervals of every class at level 1 − 0.05/C (Bonferroni),
+from the smallest of their lower ends to the smallest of their upper ends, and so covers the lowest
+true coverage with a probability of at least 95 %; it treats rows as independent, even with
+clusters.
 """
 
 from __future__ import annotations
@@ -26,36 +27,36 @@ _INTERVALS: Mapping[Kind, str] = {
     "other": "Wilson, simultaneous over classes (Bonferroni)",
 }
 SET_KEYS = {key: _INTERVALS[info.kind] for key, info in SET_SCORES.items()}
-"""How the interval of each score of prediction sets is made, by its key."""
+"""Method of the interval of each score of prediction sets, by key."""
 
 
 def set_scores(
-    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None = None
+    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None = None
 ) -> dict[str, Score]:
-    """Return the scores of the prediction sets of the labelled rows; none where there are no sets.
+    """Return the scores of the prediction sets of the labelled rows; empty without sets.
 
-    Without any label the sizes of all rows' sets are scored, and no coverage.
+    Without any label, the sizes of all rows' sets are scored, but not the coverage.
 
     Args:
         predictions: Rows, labelled or not.
-        how: How bootstrap intervals are made.
+        resampling: Options of the bootstrap intervals.
         clusters: [N] cluster of each row, or None.
     """
     if predictions.sets is None:
         return {}
     labels = predictions.labels
     if labels is None:
-        return _means(predictions.sets, None, how, clusters)
-    kept = predictions.labelled
-    sets, labels = predictions.sets[kept], labels[kept]
-    held = np.take_along_axis(sets, labels[:, None], 1)[:, 0]
-    own = None if clusters is None else without_gaps(clusters[kept])
-    means = _means(sets, held, how, own)
-    return {**means, "worst_class_coverage": worst_class_coverage(held, labels)}
+        return _means(predictions.sets, None, resampling, clusters)
+    labelled = predictions.labelled
+    sets, labels = predictions.sets[labelled], labels[labelled]
+    covered = np.take_along_axis(sets, labels[:, None], 1)[:, 0]
+    labelled_clusters = None if clusters is None else without_gaps(clusters[labelled])
+    means = _means(sets, covered, resampling, labelled_clusters)
+    return {**means, "worst_class_coverage": worst_class_coverage(covered, labels)}
 
 
 def stated_coverage(predictions: Predictions) -> float | None:
-    """Return the coverage that the sets were made for, 1 − alpha, where the notes say it."""
+    """Return the nominal coverage of the sets, 1 − alpha, if the metadata contain it."""
     noted = predictions.metadata.get("conformal_alpha")
     if predictions.sets is None or noted is None:
         return None
@@ -66,15 +67,15 @@ def stated_coverage(predictions: Predictions) -> float | None:
     return round(1 - alpha, 12) if 0 < alpha < 1 else None
 
 
-def worst_class_coverage(held: NDArray[np.bool_], labels: NDArray[np.int64]) -> Score:
-    """Return the lowest share of held labels among the classes that have rows.
+def worst_class_coverage(covered: NDArray[np.bool_], labels: NDArray[np.int64]) -> Score:
+    """Return the lowest coverage among the classes that have rows.
 
     Args:
-        held: [N] whether the label is in the row's set.
-        labels: [N].
+        covered: [N] whether the label is in the row's set.
+        labels: [N] class indices.
     """
     counts = np.bincount(labels)
-    hits = np.bincount(labels, held)[counts > 0]
+    hits = np.bincount(labels, covered)[counts > 0]
     counts = counts[counts > 0]
     low, high = wilson(hits, counts, 1 - (1 - LEVEL) / len(counts))
     return Score(float((hits / counts).min()), float(low.min()), float(high.min()))
@@ -82,27 +83,27 @@ def worst_class_coverage(held: NDArray[np.bool_], labels: NDArray[np.int64]) -> 
 
 def _means(
     sets: NDArray[np.bool_],
-    held: NDArray[np.bool_] | None,
-    how: Resampling,
+    covered: NDArray[np.bool_] | None,
+    resampling: Resampling,
     clusters: NDArray[np.int64] | None,
 ) -> dict[str, Score]:
-    """Return the scores that are means over rows; coverage where `held` is known."""
+    """Return the scores that are means over rows, with the coverage if `covered` is given."""
     size = sets.sum(1)
-    last = np.zeros(len(size), dtype=bool) if held is None else held
+    last = np.zeros(len(size), dtype=bool) if covered is None else covered
     columns = {"coverage": last, "set_size": size, "singletons": size == 1, "empty_sets": size == 0}
-    if held is None:
+    if covered is None:
         del columns["coverage"]
     table = np.stack([*columns.values()]).astype(np.float64)
-    table, spread = resampled_means(table, (last, size), how, clusters)
-    found = {}
-    for place, (key, values) in enumerate(zip(columns, table, strict=True)):
+    table, spread = resampled_means(table, (last, size), resampling, clusters)
+    scores = {}
+    for index, (key, values) in enumerate(zip(columns, table, strict=True)):
         info = SET_SCORES[key]
         if info.kind == "share" and clusters is None:
-            found[key] = _share(values)
+            scores[key] = _share(values)
         else:
             bounds = info.bounds(sets.shape[1])
-            found[key] = spread.score(place, float(values.mean()), *bounds, kind=info.kind)
-    return found
+            scores[key] = spread.score(index, float(values.mean()), *bounds, kind=info.kind)
+    return scores
 
 
 def _share(hits: NDArray[np.float64]) -> Score:

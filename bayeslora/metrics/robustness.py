@@ -1,7 +1,7 @@
-"""How much accuracy a classifier keeps where its inputs are perturbed against it; free of torch.
+"""Accuracy of a classifier under adversarial perturbations of its inputs, without torch.
 
-A perturbed embedding need not be that of any text, so for texts this is robustness in the space of
-embeddings, and no statement about attacks with words. For images it is one about pixels.
+A perturbed embedding need not correspond to any text, so for texts this is robustness in embedding
+space, not against attacks with words. For images it is robustness in pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEYS = ("accuracy", "nll", "ece", "mean_confidence")
 """Scores of a curve."""
 
 SPACES = {"embeddings": "embedding-space robustness", "pixels": "robustness in pixels"}
-"""What is perturbed, and what the score is called."""
+"""Perturbed inputs, and the name of the score."""
 
 _FORMAT = 1
 
@@ -45,10 +45,10 @@ class Attack(Options):
 
     @classmethod
     def of(cls, value: object) -> Attack:
-        """Return the attack that an object, a mapping or a text such as `eps=0.1` stands for.
+        """Return the attack given by an object, a mapping or a text such as `eps=0.1`.
 
         Raises:
-            InputError: It is none.
+            InputError: The value does not describe an attack.
         """
         if value is None or value == "on":
             return cls()
@@ -57,21 +57,23 @@ class Attack(Options):
         if isinstance(value, Mapping):
             eps = value.get("eps")
             value = {"name": cls.name, **value, **({"eps": [eps]} if is_number(eps) else {})}
-        found: Attack = options.resolve(cls.name, value, {cls.name: cls})
-        return found
+        attack: Attack = options.resolve(cls.name, value, {cls.name: cls})
+        return attack
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is not None:
-            radii = tuple(sorted({float(one) for one in self.eps} - {0.0}))
+            radii = tuple(sorted({float(radius) for radius in self.eps} - {0.0}))
             object.__setattr__(self, "eps", radii)
             if not radii:
                 raise InputError("eps must hold a number above 0")
 
     def radii(self, space: str) -> tuple[float, ...]:
-        """Return the radii above 0 for what is perturbed."""
-        usual = (0.05, 0.1, 0.2) if space == "embeddings" else (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-        return self.eps or usual
+        """Return the radii above 0 for a space."""
+        default = (
+            (0.05, 0.1, 0.2) if space == "embeddings" else (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+        )
+        return self.eps or default
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class RobustnessPoint:
     """Scores of perturbed rows.
 
     Attributes:
-        eps: Radius; 0 for the rows as they are.
-        scores: Those of `KEYS`.
+        eps: Radius; 0 for unperturbed rows.
+        scores: Scores by the keys of `KEYS`.
     """
 
     eps: float
@@ -92,12 +94,12 @@ class Robustness:
     """The curve of a classifier: scores by the radius of the perturbation.
 
     Attributes:
-        name: Of the classifier.
+        name: Name of the classifier.
         space: What is perturbed: `embeddings` or `pixels`.
-        steps: Steps of the attack.
-        restarts: Random starts.
-        num_rows: Labelled rows.
-        points: By rising radius, from 0 on.
+        steps: Number of steps of the attack.
+        restarts: Number of random starts.
+        num_rows: Number of labelled rows.
+        points: Points by increasing radius, from 0.
     """
 
     name: str
@@ -114,18 +116,18 @@ class Robustness:
         return sum(accuracies) / len(accuracies)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the curve as plain mappings, lists and numbers, the format that `load` reads."""
         points = [
             {
                 "eps": point.eps,
                 "scores": {
-                    key: {"value": one.value, "low": one.low, "high": one.high}
-                    for key, one in point.scores.items()
+                    key: {"value": score.value, "low": score.low, "high": score.high}
+                    for key, score in point.scores.items()
                 },
             }
             for point in self.points
         ]
-        found = {
+        content = {
             "format_version": _FORMAT,
             "name": self.name,
             "space": self.space,
@@ -135,15 +137,15 @@ class Robustness:
             "robustness": self.score,
             "points": points,
         }
-        plain: dict[str, Any] = without_nan(found)
+        plain: dict[str, Any] = without_nan(content)
         return plain
 
     @classmethod
     def load(cls, path: str | Path) -> Robustness:
-        """Return the curve in a file that `bayeslora evaluate --attack --out` wrote.
+        """Read a curve from a file written by `bayeslora evaluate --attack --out`.
 
         Raises:
-            InputError: It is no such file.
+            InputError: The file holds no such curve.
         """
         content = read_json(Path(path))
         try:
@@ -156,13 +158,13 @@ class Robustness:
             )
             steps, restarts, rows = (int(content[name]) for name in ("steps", "restarts", "n"))
             name, space = str(content["name"]), str(content["space"])
-            found = cls(name, space, steps, restarts, rows, points)
-            known = content["format_version"] == _FORMAT and found.space in SPACES
+            curve = cls(name, space, steps, restarts, rows, points)
+            is_valid = content["format_version"] == _FORMAT and curve.space in SPACES
         except (KeyError, TypeError, ValueError):
-            known = False
-        if not known or not any(point.eps for point in points):
+            is_valid = False
+        if not is_valid or not any(point.eps for point in points):
             raise InputError(f"{path} is no robustness curve of `bayeslora evaluate --attack`")
-        return found
+        return curve
 
     def save(self, path: str | Path) -> None:
         """Write the curve as JSON."""
@@ -179,12 +181,12 @@ def _number(value: Any) -> float:
 
 
 def check_curves(curves: Sequence[Robustness]) -> None:
-    """Raise InputError for curves that are no ones of one space.
+    """Raise InputError if curves are of different spaces.
 
     Args:
-        curves: Of several classifiers.
+        curves: Curves of several classifiers.
     """
-    spaces = sorted({one.space for one in curves})
+    spaces = sorted({curve.space for curve in curves})
     if len(spaces) > 1:
         raise InputError(
             f"robustness in {' and in '.join(spaces)} cannot stand in one table; give one of them"

@@ -1,7 +1,7 @@
-"""Labelled rows and what each adds to a score that is a mean over rows.
+"""Labelled rows and their contributions to scores that are means over rows.
 
-torchmetrics has these means too, but its import takes seconds where they take microseconds: it is
-the tests' oracle.
+torchmetrics has these means too, but takes seconds to import, and they take microseconds; the tests
+compare with it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from bayeslora.metrics.top_label import Closed
 from bayeslora.predictions.record import Predictions
 
 CLAMP = 1e-12
-"""Probabilities of the label below this count as this in `nll`, which is then at most 27.6."""
+"""Lower bound on the label's probability in `nll`, which is thus at most 27.6."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """The rows of some predictions that have a label.
+    """The labelled rows of predictions.
 
     Attributes:
-        probs: [N, C] float64.
+        probs: [N, C] float64 probabilities.
         labels: [N] class indices.
-        confidence: [N] highest probability.
+        confidence: [N] highest probability of each row.
         correct: [N] float64: 1 where the most probable class is the label, else 0.
         nll: [N] nats, −log of the label's probability, clamped at `CLAMP`.
         brier: [N] Σ_c (p_c − [c is the label])², 0 to 2 (Brier 1950).
-        clamped: How many rows the clamp changed.
-        index: [N] the place of each row among all rows of the predictions.
-        available: [N, C] which classes each row has; None where every row has all of them.
+        clamped: Number of rows that the clamp changed.
+        index: [N] index of each row among all rows of the predictions.
+        available: [N, C] which classes each row has; None if every row has all classes.
     """
 
     probs: NDArray[np.float64]
@@ -50,7 +50,7 @@ class LabelledRows:
 
     @property
     def prediction(self) -> NDArray[np.int64]:
-        """[N]: the index of the most probable class; the lowest index where several tie."""
+        """[N]: index of the most probable class, the lowest among ties."""
         return np.asarray(self.probs.argmax(1))
 
     @property
@@ -65,14 +65,14 @@ class LabelledRows:
         return np.column_stack([self.correct, self.nll, self.brier, self.confidence, squares])
 
     def then(self, other: LabelledRows) -> LabelledRows:
-        """Return these rows and below them others."""
+        """Return these rows followed by others."""
         arrays = {
             name: np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ("probs", "labels", "confidence", "correct", "nll", "brier", "index")
         }
         available = None
         if self.available is not None or other.available is not None:
-            available = np.concatenate([one.options for one in (self, other)])
+            available = np.concatenate([rows.options for rows in (self, other)])
         clamped = self.clamped + other.clamped
         return LabelledRows(clamped=clamped, available=available, **arrays)
 
@@ -94,24 +94,26 @@ class LabelledRows:
 def labelled_rows(
     predictions: Predictions, clusters: NDArray[np.int64] | None = None
 ) -> LabelledRows:
-    """Return the labelled rows, by confidence, then NLL, then Brier score, then cluster.
+    """Return the labelled rows, sorted by confidence, NLL, Brier score and cluster.
 
-    In this order a seeded bootstrap gives the same interval whatever order the rows came in.
+    With this order the intervals of a seeded bootstrap do not depend on the original order.
 
     Args:
         predictions: Rows, labelled or not.
-        clusters: [N] cluster of each of them, or None.
+        clusters: [N] cluster of each row, or None.
     """
     rows = row_scores(predictions)
-    last = rows.index if clusters is None else clusters[rows.index]
-    return rows.take(np.lexsort((last, rows.brier, rows.nll, rows.confidence)))
+    ties = rows.index if clusters is None else clusters[rows.index]
+    return rows.take(np.lexsort((ties, rows.brier, rows.nll, rows.confidence)))
 
 
 def row_scores(predictions: Predictions) -> LabelledRows:
-    """Return the labelled rows in the order they came in."""
-    kept = predictions.labelled
-    probs = predictions.probs[kept]
-    labels = predictions.labels[kept] if predictions.labels is not None else np.empty(0, np.int64)
+    """Return the labelled rows in their original order."""
+    labelled = predictions.labelled
+    probs = predictions.probs[labelled]
+    labels = (
+        predictions.labels[labelled] if predictions.labels is not None else np.empty(0, np.int64)
+    )
     rows = np.arange(len(labels))
     of_label = probs[rows, labels]
     errors = probs.copy()
@@ -119,28 +121,28 @@ def row_scores(predictions: Predictions) -> LabelledRows:
     return LabelledRows(
         probs=probs,
         labels=labels,
-        confidence=predictions.confidence[kept],
-        correct=(predictions.prediction[kept] == labels).astype(np.float64),
+        confidence=predictions.confidence[labelled],
+        correct=(predictions.prediction[labelled] == labels).astype(np.float64),
         nll=-np.log(np.maximum(of_label, CLAMP)),
         brier=np.einsum("nc,nc->n", errors, errors),
         clamped=int((of_label < CLAMP).sum()),
-        index=np.flatnonzero(kept),
-        available=None if predictions.available is None else predictions.available[kept],
+        index=np.flatnonzero(labelled),
+        available=None if predictions.available is None else predictions.available[labelled],
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """Bins, intervals and clusters.
+    """Settings of bins, intervals and clusters.
 
     Attributes:
         num_bins: Bins of the calibration errors.
-        closed: Which edge the bins hold.
-        how: How bootstrap intervals are made.
-        clusters: [N] cluster of each labelled row, from 0 on without gaps, or None.
+        closed: Which edge the bins include.
+        resampling: Options of the bootstrap intervals.
+        clusters: [N] cluster of each labelled row, numbered from 0 without gaps, or None.
     """
 
     num_bins: int
     closed: Closed
-    how: Resampling
+    resampling: Resampling
     clusters: NDArray[np.int64] | None = None

@@ -1,4 +1,4 @@
-"""What `evaluate` returns: every score with its interval, and the bins behind the calibration."""
+"""Results of `evaluate`: all scores with intervals, and the bins of the reliability diagram."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, table_html
 
 LEAST_ROWS = 10
-"""Rows, or clusters, below which resamples give no interval: percentile intervals of so few rows
-are too narrow."""
+"""Number of rows or clusters below which there is no bootstrap interval: percentile intervals of
+fewer rows are too narrow."""
 
 NO_INTERVAL = "no interval"
-"""What stands in the place of an interval where there is none."""
+"""Text for a missing interval."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number and its 95 % confidence interval.
+    """A value with its 95 % confidence interval.
 
     Attributes:
-        value: The score of all rows.
-        low: Lower end of the interval, at most `value`; NaN, and null in JSON, where there are too
-            few rows for an interval (`LEAST_ROWS`).
-        high: Upper end of the interval, at least `value`; NaN where `low` is.
+        value: Score of all rows.
+        low: Lower end of the interval, at most `value`; NaN, null in JSON, if there are too few
+            rows for an interval (`LEAST_ROWS`).
+        high: Upper end of the interval, at least `value`; NaN if `low` is.
     """
 
     value: float
@@ -54,10 +54,10 @@ class Bin:
     """The rows whose confidence lies in one bin of a reliability diagram.
 
     Attributes:
-        low: Left edge, inside the bin.
-        high: Right edge, outside the bin; inside the last one.
+        low: Left edge, included in the bin.
+        high: Right edge, excluded from all but the last bin.
         count: Number of rows.
-        confidence: Their mean confidence; None in an empty bin, as are the three below.
+        confidence: Their mean confidence; None for an empty bin, as are the three below.
         accuracy: Their share of correct predictions.
         accuracy_low: Lower end of the accuracy's 95 % Wilson interval.
         accuracy_high: Upper end of the accuracy's 95 % Wilson interval.
@@ -74,22 +74,22 @@ class Bin:
 
 @dataclass(frozen=True)
 class OODScores:
-    """How well an uncertainty tells out-of-distribution rows (the positive class) from the others.
+    """How well an uncertainty separates out-of-distribution rows (the positive class) from others.
 
     Attributes:
         n_in: Number of in-distribution rows.
         n_out: Number of out-of-distribution rows.
-        score: The uncertainty that `auroc`, `aupr` and `fpr95` are about.
-        auroc: Probability that an OOD row is the more uncertain one of a random pair; ties half.
-        aupr: Average precision; a useless score gives n_out / (n_in + n_out).
-        fpr95: Share of in-distribution rows flagged where at least 95 % of OOD rows are.
-        by_score: The same four for every uncertainty that both sets have.
-        aupr_in: Average precision of the other direction: in-distribution rows are the positive
-            class, the least uncertain first. None in JSON of versions that lacked it.
-        doubt: Why the epistemic uncertainty says nothing here, `negligible` or `noise`; empty where
-            nothing speaks against it. See `bayeslora.metrics.detector`.
-        better: A simpler score that separates these rows better than `score` beyond chance, by the
-            paired bootstrap; empty where there is none.
+        score: Uncertainty that `auroc`, `aupr` and `fpr95` are computed for.
+        auroc: Probability that the OOD row of a random pair is more uncertain; ties count half.
+        aupr: Average precision; a random score gives n_out / (n_in + n_out).
+        fpr95: Share of in-distribution rows flagged when at least 95 % of OOD rows are.
+        by_score: The four scores for every uncertainty that both sets have.
+        aupr_in: Average precision in the other direction: in-distribution rows are the positive
+            class, least uncertain first. None in JSON of older versions.
+        doubt: Why the epistemic uncertainty is uninformative, `negligible` or `noise`; empty
+            otherwise. See `bayeslora.metrics.detector`.
+        better: A simpler score that separates these rows significantly better than `score`, by the
+            paired bootstrap; empty if there is none.
     """
 
     n_in: int
@@ -109,10 +109,10 @@ class OODGroup:
     """Detection scores averaged over the out-of-distribution sets of one kind, such as near ones.
 
     Attributes:
-        sets: Names of the sets; each counts alike, whatever its size.
-        score: The uncertainty that `scores` is about.
+        sets: Names of the sets, which have equal weights.
+        score: Uncertainty that `scores` is computed for.
         scores: Mean over the sets of `auroc`, `aupr`, `fpr95` and `aupr_in`.
-        by_score: The same for every uncertainty that all of the sets have.
+        by_score: The same for every uncertainty that all sets have.
     """
 
     sets: tuple[str, ...]
@@ -123,11 +123,11 @@ class OODGroup:
 
 @dataclass(frozen=True)
 class PartScores:
-    """Scores of some of the rows: those with one value of a column, or of one class.
+    """Scores of a subset of the rows: those with one value of a column, or of one class.
 
     Attributes:
         n: Number of rows.
-        scores: Scores by key; one that no row speaks of is missing.
+        scores: Scores by key, without those that are undefined for these rows.
     """
 
     n: int
@@ -139,7 +139,7 @@ class CoveragePoint:
     """A point of the risk-coverage curve.
 
     Attributes:
-        coverage: Share of rows that are answered, the most confident first.
+        coverage: Share of rows that are answered, most confident first.
         risk: Share of errors among them.
     """
 
@@ -151,43 +151,44 @@ class CoveragePoint:
 class Scores(Mapping[str, Score]):
     """All scores of one set of predictions; a mapping from a score's key to its `Score`.
 
-    Keys are those of `bayeslora.metrics.catalogue`, `accuracy`, `nll` (nats), `brier` and `ece`
-    among them; of prediction sets, where there are any, `coverage`, `set_size`, `singletons`,
-    `empty_sets`, `worst_class_coverage`. Without labels only `mean_confidence` and `sharpness` are
-    there, and what can be said of sets without them.
+    Keys are those of `bayeslora.metrics.catalogue`, including `accuracy`, `nll` (nats), `brier` and
+    `ece`, and for prediction sets `coverage`, `set_size`, `singletons`, `empty_sets` and
+    `worst_class_coverage`. Without labels it contains only `mean_confidence`, `sharpness` and the
+    scores of sets that need no labels.
 
     Attributes:
-        name: What made the predictions.
-        file: Where they were read from; empty where they came from memory.
+        name: Name of the predictions.
+        file: File they were read from; empty for predictions in memory.
         n: Number of rows.
-        n_labelled: Number of rows with a label; all scores but those of OOD are over these.
-        num_classes: C.
+        n_labelled: Number of rows with a label, which all scores except those of OOD are computed
+            on.
+        num_classes: Number of classes C.
         num_bins: Bins of `ece`, `aece`, `cwece`, `mce` and `bins`.
         scores: The scores by key.
         bins: The reliability diagram, equal-width; empty without labels.
         ood: Detection of out-of-distribution rows, by the name of the OOD set.
-        nll_clamped: Rows whose label had a probability below 1e-12, where `nll` is cut off.
-        ece_if_calibrated: What `ece` would read on average, were the probabilities exactly right:
-            its mean over labels drawn from them.
-        intervals: How the intervals were made: level, method, number of resamples, seed.
-        stated_coverage: The coverage that the prediction sets were made for; None where there are
-            none, or their file does not say.
-        calibration_p: The p-value of perfect calibration: how often chance alone makes an ECE at
-            least as large. None without labels.
+        nll_clamped: Number of rows whose label had a probability below 1e-12, at which `nll` is
+            clamped.
+        ece_if_calibrated: Expected `ece` if the probabilities were exactly right: its mean over
+            labels drawn from them.
+        intervals: Settings of the intervals: level, method, number of resamples, seed.
+        stated_coverage: Nominal coverage of the prediction sets; None without sets or if unknown.
+        calibration_p: p-value of perfect calibration: how often chance alone gives an ECE at least
+            as large. None without labels.
         chance_p: The same for every calibration error, by its key.
-        closed: Which edge the bins hold, `left` or `right`.
-        risk_coverage: The risk-coverage curve at each per cent of the rows; empty without labels.
+        closed: Which edge the bins include, `left` or `right`.
+        risk_coverage: Risk-coverage curve at each per cent of the rows; empty without labels.
         uncertainty: Mean `total`, `aleatoric` and `epistemic` uncertainty in nats, and mean
-            `logit_variance`, where they are known: of all rows (`mean`), of those predicted
-            rightly (`right`) and wrongly (`wrong`).
-        ood_groups: Detection averaged over the sets that were called `near` and `far`.
+            `logit_variance`, if known: of all rows (`mean`), of those predicted correctly (`right`)
+            and incorrectly (`wrong`).
+        ood_groups: Detection averaged over the sets marked as `near` and `far`.
         groups: Scores by the values of a column, by column.
         classes: Scores by class: `recall`, `precision`, `f1`, `mean_probability`, `ece`.
         class_names: Names of the C classes in index order.
-        confusion: [C, C] how many labelled rows of a class (first index) are predicted as a class
-            (second index), both in the order of `class_names`; of several seeds, the sum over them.
-            Empty without labels.
-        chance_accuracy: The accuracy of guessing: the mean of 1/C over rows, which may differ in
+        confusion: [C, C] number of rows by label (first index) and prediction (second index), both
+            in the order of `class_names`, summed over seeds if there are several. Empty without
+            labels.
+        chance_accuracy: Accuracy of random guessing: the mean of 1/C over rows, which may differ in
             their number of classes.
     """
 
@@ -226,19 +227,21 @@ class Scores(Mapping[str, Score]):
         return len(self.scores)
 
     def _repr_html_(self) -> str:
-        """Return a table of the scores; notebooks show it."""
+        """Return an HTML table of the scores, shown in notebooks."""
         seeds = self.intervals.get("num_seeds")
         means = f", means over {seeds} seeds with t intervals" if seeds else ""
         rows = f"{self.n_labelled:,} labelled of {counted(self.n, 'row')}"
         caption = f"{self.name or 'unnamed'}: {rows}, {self.num_bins} bins{means}"
-        said = ((title, *score.said()) for title, score in self._titled())
-        return table_html(caption, ("score", "value", "95 % interval"), said)
+        cells = ((title, *score.said()) for title, score in self._titled())
+        return table_html(caption, ("score", "value", "95 % interval"), cells)
 
     def _titled(self) -> Iterator[tuple[str, Score]]:
         yield from self.items()
-        for name, one in self.ood.items():
-            by = f"{name} ({counted(one.n_out, 'row')}) by {one.score}"
-            yield from ((f"{key}, {by}", getattr(one, key)) for key in ("auroc", "aupr", "fpr95"))
+        for name, detection in self.ood.items():
+            by = f"{name} ({counted(detection.n_out, 'row')}) by {detection.score}"
+            yield from (
+                (f"{key}, {by}", getattr(detection, key)) for key in ("auroc", "aupr", "fpr95")
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
@@ -252,10 +255,10 @@ class Scores(Mapping[str, Score]):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
-        """Return the scores that `to_json` wrote.
+        """Return scores from the result of `to_json`.
 
         Raises:
-            InputError: A key is missing, or one that belongs to a part is unknown.
+            InputError: A key is missing, or a key of a part is unknown.
         """
         try:
             return cls(**{**content, **_parts(content)})
@@ -264,7 +267,7 @@ class Scores(Mapping[str, Score]):
 
 
 def without_nan(content: Any) -> Any:
-    """Return plain mappings and lists with None for NaN, which JSON cannot hold."""
+    """Return plain mappings and lists with None for NaN, which JSON does not support."""
     if isinstance(content, Mapping):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -273,15 +276,19 @@ def without_nan(content: Any) -> Any:
 
 
 def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is more than plain numbers; keys that later versions added may be missing."""
+    """Return the structured fields; keys added by later versions may be missing."""
     groups = content.get("groups", {})
     return {
         "scores": _each_score(content["scores"]),
-        "bins": tuple(Bin(**one) for one in content["bins"]),
-        "ood": {name: _ood_scores(one) for name, one in content["ood"].items()},
-        "risk_coverage": tuple(CoveragePoint(**one) for one in content.get("risk_coverage", ())),
+        "bins": tuple(Bin(**values) for values in content["bins"]),
+        "ood": {name: _ood_scores(values) for name, values in content["ood"].items()},
+        "risk_coverage": tuple(
+            CoveragePoint(**values) for values in content.get("risk_coverage", ())
+        ),
         "uncertainty": _each_mapping(content.get("uncertainty", {})),
-        "ood_groups": {k: _ood_group(one) for k, one in content.get("ood_groups", {}).items()},
+        "ood_groups": {
+            name: _ood_group(values) for name, values in content.get("ood_groups", {}).items()
+        },
         "groups": {column: _each_part(parts) for column, parts in groups.items()},
         "classes": _each_part(content.get("classes", {})),
         "class_names": tuple(content.get("class_names", ())),
@@ -305,8 +312,8 @@ def _each_mapping(content: Mapping[str, Any]) -> dict[str, dict[str, Score]]:
 
 def _each_part(content: Mapping[str, Any]) -> dict[str, PartScores]:
     return {
-        name: PartScores(**{**one, "scores": _each_score(one["scores"])})
-        for name, one in content.items()
+        name: PartScores(**{**values, "scores": _each_score(values["scores"])})
+        for name, values in content.items()
     }
 
 
@@ -314,8 +321,8 @@ def _ood_scores(content: Mapping[str, Any]) -> OODScores:
     keys = [key for key in ("auroc", "aupr", "fpr95", "aupr_in") if content.get(key) is not None]
     if missing := {"auroc", "aupr", "fpr95"} - {*keys}:
         raise KeyError(min(missing))
-    own = _each_score({key: content[key] for key in keys})
-    return OODScores(**{**content, **own, "by_score": _each_mapping(content["by_score"])})
+    scores = _each_score({key: content[key] for key in keys})
+    return OODScores(**{**content, **scores, "by_score": _each_mapping(content["by_score"])})
 
 
 def _ood_group(content: Mapping[str, Any]) -> OODGroup:

@@ -1,10 +1,10 @@
-"""Answering only when sure: the risk at each coverage, and the area under that curve.
+"""Selective prediction: the risk-coverage curve and the area under it.
 
-Geifman, Uziel and El-Yaniv (2019), arXiv:1805.08206. Rows of equal confidence have no order among
-themselves; they enter together, which gives the mean over all their orders.
+Geifman, Uziel and El-Yaniv (2019), arXiv:1805.08206. Rows of equal confidence enter together, which
+gives the mean over all their orders.
 
-AURC is the mean of the n risks, (1/n) Σ_k r_k, as in that paper. torch-uncertainty joins them by
-the trapezoid rule instead and divides by 1 − 1/n, which gives (n·AURC − (r_1 + r_n)/2)/(n − 1).
+AURC is the mean of the n risks, (1/n) Σ_k r_k, as in that paper. torch-uncertainty uses the
+trapezoid rule instead and divides by 1 − 1/n, which gives (n·AURC − (r_1 + r_n)/2)/(n − 1).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from bayeslora.metrics.scores import CoveragePoint
 from bayeslora.metrics.top_label import TopLabel, Weighed, first_above
 
 COVERAGES = (50, 80, 90, 95)
-"""Per cent of the rows at which accuracy is reported."""
+"""Percentages of the rows at which accuracy is reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """How errors come in from the most confident row on; made by `Selection`.
+    """Errors by decreasing confidence; built by `Selection`.
 
-    Of runs of equal confidences those alone matter that hold a row that can be wrong, [W] of them,
-    from the most confident. A trailing axis [R] where there are R resamples.
+    Contains the W runs of equal confidences with at least one wrong row, most confident first.
+    Arrays have a trailing axis [R] for R resamples.
 
     Attributes:
-        total: [] rows.
-        before: [W] rows that are more confident than the run.
-        upto: [W] those and the run.
-        errors: [W] errors in the run.
+        total: [] number of rows.
+        before: [W] number of rows more confident than the run.
+        upto: [W] number of rows up to and including the run.
+        errors: [W] number of errors in the run.
     """
 
     total: NDArray[np.float64]
@@ -44,15 +44,15 @@ class Answered:
 
     @property
     def wrong(self) -> NDArray[np.float64]:
-        """[] errors in all."""
+        """[] total number of errors."""
         return np.asarray(self.errors.sum(axis=0))
 
     @property
     def aurc(self) -> NDArray[np.float64]:
         """The area under the risk-coverage curve, (1/n) Σ_k (errors in the k surest)/k.
 
-        An error in the k-th row adds the sum of 1/j over j = k … n. A run of t rows with e errors,
-        entering after k rows, so adds e·(1 + H(n) − H(k + t)) − (e/t)·k·(H(k + t) − H(k)).
+        An error in the k-th row contributes the sum of 1/j over j = k … n. A run of t rows with e
+        errors after k rows thus contributes e·(1 + H(n) − H(k + t)) − (e/t)·k·(H(k + t) − H(k)).
         """
         sums = harmonic_numbers(int(self.total.max()))
         before, upto = (sums.take(part.astype(np.int64)) for part in (self.before, self.upto))
@@ -67,9 +67,9 @@ class Answered:
 
     @property
     def best_aurc(self) -> NDArray[np.float64]:
-        """The area where all errors are the least confident rows: the least for so many errors.
+        """The lowest area for this number of errors: all errors are the least confident rows.
 
-        Errors then enter after k = n − e rows, and add e − k·(H(n) − H(k)).
+        Errors then enter after k = n − e rows and contribute e − k·(H(n) − H(k)).
         """
         total, errors = self.total, self.wrong
         sums = harmonic_numbers(int(total.max()))
@@ -79,31 +79,33 @@ class Answered:
 
     def accuracy_at(self, percent: int) -> NDArray[np.float64]:
         """Return the accuracy of the ⌈n · percent/100⌉ most confident rows."""
-        kept = np.ceil(self.total * percent / 100 - 1e-9)  # a whole number but for rounding
-        return np.asarray(1 - self.errors_in(kept[None])[0] / kept)
+        count = np.ceil(self.total * percent / 100 - 1e-9)  # an integer up to rounding
+        return np.asarray(1 - self.errors_in(count[None])[0] / count)
 
-    def errors_in(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the errors among the most confident rows, tied ones in proportion.
+    def errors_in(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the number of errors among the most confident rows, ties in proportion.
 
         Args:
-            kept: [K] or [K, R] how many rows, whole numbers from 1 to n.
+            counts: [K] or [K, R] numbers of rows, integers from 1 to n.
         """
-        run = first_above(self.upto, kept - 0.5)
+        run = first_above(self.upto, counts - 0.5)
         before, upto, errors, earlier = (
             np.take_along_axis(part, run, axis=0)
             for part in (self.before, self.upto, self.errors, self._errors_before)
         )
         size = upto - before
-        return np.asarray(earlier + np.clip(kept - before, 0, size) * errors / np.maximum(size, 1))
+        return np.asarray(
+            earlier + np.clip(counts - before, 0, size) * errors / np.maximum(size, 1)
+        )
 
 
 class Selection:
-    """Which rows of a set can be wrong, for any counts of the rows."""
+    """The wrong rows of a set, for any row counts."""
 
     def __init__(self, rows: TopLabel) -> None:
-        """Find the runs of equal confidences that hold them."""
+        """Find the runs of equal confidences that contain wrong rows."""
         wrong = np.flatnonzero(rows.correct == 0)[::-1]
-        # Without one, a row that is right stands for no error at all.
+        # Without wrong rows, a right row with zero errors stands in.
         self._rows = wrong if wrong.size else np.zeros(1, dtype=np.int64)
         self._can_be_wrong = bool(wrong.size)
         run = np.searchsorted(rows.runs, self._rows, side="right") - 1
@@ -112,7 +114,7 @@ class Selection:
         self._start, self._last = rows.runs[run], rows.runs[run + 1] - 1
 
     def __call__(self, weighed: Weighed) -> Answered:
-        """Return how errors come in where rows occur so often."""
+        """Return the errors by decreasing confidence for row counts."""
         counts, upto = weighed.counts, weighed.upto
         errors = counts.take(self._rows, axis=0) * self._can_be_wrong
         if len(self._firsts) < len(self._rows):
@@ -123,19 +125,19 @@ class Selection:
 
 
 def answered(rows: TopLabel, counts: NDArray[Any] | None = None) -> Answered:
-    """Return how errors come in from the most confident row on.
+    """Return the errors by decreasing confidence.
 
     Args:
         rows: Confidence and correctness.
-        counts: [N] how often each row occurs; once where None.
+        counts: [N] how often each row occurs; None counts each row once.
     """
     return Selection(rows)(rows.weighed(counts))
 
 
 def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coverage [G] and risk [G] at each threshold on the confidence, from the highest.
+    """Return coverage, [G], and risk, [G], at each confidence threshold, highest first.
 
-    Coverage is the share of rows that are answered, risk the share of errors among those.
+    Coverage is the share of answered rows, risk the share of errors among them.
     """
     upto = len(rows) - rows.runs[-2::-1]
     wrong = np.cumsum(1 - rows.correct[::-1])[upto - 1]
@@ -143,17 +145,17 @@ def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def risk_curve(rows: TopLabel) -> tuple[CoveragePoint, ...]:
-    """Return the risk-coverage curve at 1 %, 2 %, … 100 % of the rows, as far as they differ."""
-    found = answered(rows)
+    """Return the risk-coverage curve at the distinct row counts of 1 %, 2 %, … 100 % coverage."""
+    curve = answered(rows)
     upto = np.unique(-(-np.arange(1, 101) * len(rows) // 100))
-    risk = found.errors_in(upto.astype(np.float64)) / upto
+    risk = curve.errors_in(upto.astype(np.float64)) / upto
     points = np.column_stack([upto / len(rows), risk]).tolist()
     return tuple(CoveragePoint(coverage, risk) for coverage, risk in points)
 
 
-@lru_cache(maxsize=1)  # every block of resamples asks for the same ones
+@lru_cache(maxsize=1)  # shared by all blocks of resamples
 def harmonic_numbers(count: int) -> NDArray[np.float64]:
-    """Return [count + 1] sums 1 + 1/2 + … + 1/k, for k from 0."""
+    """Return the sums 1 + 1/2 + … + 1/k for k from 0, [count + 1]."""
     sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, count + 1))])
     sums.setflags(write=False)
     return sums
@@ -164,6 +166,6 @@ def aurc(rows: TopLabel, counts: NDArray[Any] | None = None) -> float:
 
     Args:
         rows: Confidence and correctness.
-        counts: [N] how often each row occurs; once where None.
+        counts: [N] how often each row occurs; None counts each row once.
     """
     return float(answered(rows, counts).aurc)

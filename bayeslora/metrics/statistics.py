@@ -1,4 +1,4 @@
-"""All scores of labelled rows as one function of row counts, for any number of resamples."""
+"""All scores of labelled rows as a function of row counts, for any number of resamples."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from bayeslora.metrics.top_label import Closed, top_label
 def all_scores(
     rows: LabelledRows, scoring: Scoring
 ) -> tuple[dict[str, Score], dict[str, float], float]:
-    """Return scores by `SCORE_KEYS` with their intervals, p-values by `CHANCE_KEYS`, ECE by chance.
+    """Return all scores with intervals, p-values by `CHANCE_KEYS`, and the ECE by chance.
 
-    A p-value says how often labels drawn from the probabilities themselves make a score at least as
-    large; where that is more than 5 % of the time, the interval begins at zero. The last is the
-    mean ECE of these labels.
+    A p-value is the frequency with which labels drawn from the probabilities themselves give a
+    score at least as large; if it exceeds 5 %, the interval begins at zero. The ECE by chance is
+    the mean ECE of these labels.
 
     Args:
-        rows: At least one.
+        rows: At least one labelled row.
         scoring: Bins, intervals and clusters.
     """
     num_bins, closed = scoring.num_bins, scoring.closed
 
-    def prepare(kept: Rows) -> Statistic:
-        return statistic(rows.take(kept), num_bins, closed)
+    def prepare(indices: Rows) -> Statistic:
+        return statistic(rows.take(indices), num_bins, closed)
 
-    found = statistic(rows, num_bins, closed)(np.ones(len(rows)))
-    values = dict(zip(SCORE_KEYS, found.tolist(), strict=True))
+    estimates = statistic(rows, num_bins, closed)(np.ones(len(rows)))
+    values = dict(zip(SCORE_KEYS, estimates.tolist(), strict=True))
     width = 2 * num_bins * rows.probs.shape[1]
-    spread = scoring.how.spread(prepare, [len(rows)], [scoring.clusters], width=width)
+    spread = scoring.resampling.spread(prepare, [len(rows)], [scoring.clusters], width=width)
     scores = {
         key: spread.score(
-            place,
+            index,
             values[key],
             info.low,
             info.high,
@@ -53,7 +53,7 @@ def all_scores(
             kind=info.kind,
             units=-(-spread.units * info.percent // 100),
         )
-        for place, (key, info) in enumerate(SCORES.items())
+        for index, (key, info) in enumerate(SCORES.items())
     }
     scores = with_rare_errors(scores, spread.units)
     observed = np.array([values[key] for key in CHANCE_KEYS])
@@ -71,9 +71,9 @@ def all_scores(
 
 
 def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
-    """Return the function from counts of rows to scores in the order of `SCORE_KEYS`.
+    """Return the function from row counts to scores in the order of `SCORE_KEYS`.
 
-    It takes counts [N] or [N, R], and returns [K] or [K, R].
+    It takes counts [N] or [N, R] and returns [K] or [K, R].
     """
     means = rows.means.T
     surest = top_label(rows.confidence, rows.correct)
@@ -93,7 +93,7 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
         parts = brier_parts(classes, brier)
         area = chosen.aurc
         counted = per_class(weights)
-        found = {
+        by_key = {
             "accuracy": accuracy,
             "f1": counted.f1,
             "balanced_accuracy": counted.balanced_accuracy,
@@ -118,6 +118,6 @@ def statistic(rows: LabelledRows, num_bins: int, closed: Closed) -> Statistic:
             "overconfidence": confidence - accuracy,
             "sharpness": sharpness,
         }
-        return np.stack([found[key] for key in SCORE_KEYS]).reshape(-1, *counts.shape[1:])
+        return np.stack([by_key[key] for key in SCORE_KEYS]).reshape(-1, *counts.shape[1:])
 
     return scores

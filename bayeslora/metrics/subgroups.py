@@ -1,11 +1,10 @@
-"""Scores of parts of the rows: of groups, such as all rows of one source, and of classes.
+"""Scores of subsets of the rows: groups, such as all rows of one source, and classes.
 
-Rows are drawn within their group, so that every resample holds as many of each as the data; all
-groups and resamples are summed by one sparse product. Shares have Wilson intervals, unless rows
-come in clusters; ECE has the reflected bootstrap interval and the others the percentile one.
+Rows are resampled within their group, so that group sizes stay fixed; one sparse product computes
+the sums of all groups and resamples. Proportions have Wilson intervals, unless rows form clusters;
+ECE has the reflected bootstrap interval and the other scores the percentile interval.
 
-The scores of a class say how often it is found, how often rightly named, how honest its probability
-is:
+The scores of a class:
 
     recall            share of the class's rows that are predicted as it
     precision         share of the rows predicted as it that are it
@@ -13,8 +12,8 @@ is:
     mean_probability  mean probability of the class over all rows; compare with n / all rows
     ece               one-vs-rest calibration error of that probability, as in `cwece`
 
-F1 has the bootstrap's interval. Recall is missing where no row has the class, precision where none
-is predicted as it, F1 where neither is.
+F1 has a bootstrap interval. Recall is omitted if no row has the class as its label, precision if no
+row is predicted as it, F1 if both hold.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.scores import PartScores, Score
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
-"""The scores of a group, in order; the last two where there are prediction sets."""
+"""Scores of a group, in order; the last two only with prediction sets."""
 
 
 def group_scores(
@@ -62,8 +61,8 @@ def group_scores(
 
     Args:
         rows: N labelled rows.
-        codes: [N] the group of each, as a place in `names`.
-        names: What the groups are called.
+        codes: [N] group of each row, as an index into `names`.
+        names: Names of the groups.
         scoring: Bins, intervals and clusters.
         sets: [N, C] prediction sets, or None.
     """
@@ -74,34 +73,36 @@ def group_scores(
     sizes = np.bincount(group)
     units = clusters_in(group, scoring.clusters).tolist()
     cell = group * scoring.num_bins + bin_places(rows.confidence, scoring.num_bins, scoring.closed)
-    how = scoring.how
-    by_chance = ece_by_chance(rows.confidence, cell, scoring.num_bins, how.num_resamples, how.seed)
+    resampling = scoring.resampling
+    by_chance = ece_by_chance(
+        rows.confidence, cell, scoring.num_bins, resampling.num_resamples, resampling.seed
+    )
     chance = p_values(by_chance, values[GROUP_KEYS.index("ece")])
     keys = GROUP_KEYS if sets is not None else GROUP_KEYS[:-2]
-    found = {}
-    for place, code in enumerate(present.tolist()):
+    results = {}
+    for index, code in enumerate(present.tolist()):
         scores = {}
         for key, value, drawn in zip(
-            keys, values[:, place].tolist(), deviations[:, :, place].T, strict=True
+            keys, values[:, index].tolist(), deviations[:, :, index].T, strict=True
         ):
             info = ALL_SCORES[key]
             if info.kind == "share" and scoring.clusters is None:
-                scores[key] = share_score(value, int(sizes[place]))
+                scores[key] = share_score(value, int(sizes[index]))
             else:
                 low, high = info.bounds(rows.probs.shape[1])
                 method: IntervalMethod = "reflected" if key == "ece" else "percentile"
                 scores[key] = interval_of(
-                    value, drawn, method, low, high, units=units[place], kind=info.kind
+                    value, drawn, method, low, high, units=units[index], kind=info.kind
                 )
-        scores = with_rare_errors(scores, units[place])
-        if chance[place] > SIGNIFICANT:
+        scores = with_rare_errors(scores, units[index])
+        if chance[index] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
-        found[names[code]] = PartScores(int(sizes[place]), scores)
-    return found
+        results[names[code]] = PartScores(int(sizes[index]), scores)
+    return results
 
 
 def share_score(share: float, trials: int) -> Score:
-    """Return a share of `trials` rows with its Wilson interval."""
+    """Return a proportion of `trials` rows with its Wilson interval."""
     low, high = wilson(round(share * trials), trials)
     return Score(share, min(float(low), share), max(float(high), share))
 
@@ -112,15 +113,15 @@ def _group_statistic(
     scoring: Scoring,
     sets: NDArray[np.bool_] | None,
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Return the function from counts [N, R] to scores [K, G, R], K as in `GROUP_KEYS`."""
+    """Return the function from row counts [N, R] to scores [K, G, R], K as in `GROUP_KEYS`."""
     features = [np.ones(len(rows)), rows.correct, rows.nll, rows.brier, rows.confidence]
     if sets is not None:
-        held = np.take_along_axis(sets, rows.labels[:, None], 1)[:, 0]
-        features += [held.astype(np.float64), sets.sum(1).astype(np.float64)]
+        covered = np.take_along_axis(sets, rows.labels[:, None], 1)[:, 0]
+        features += [covered.astype(np.float64), sets.sum(1).astype(np.float64)]
     groups, num_bins = int(group.max()) + 1, scoring.num_bins
-    place = group * num_bins + bin_places(rows.confidence, num_bins, scoring.closed)
+    cell = group * num_bins + bin_places(rows.confidence, num_bins, scoring.closed)
     cells = [group + part * groups for part in range(len(features))]
-    cells.append(len(features) * groups + place)
+    cells.append(len(features) * groups + cell)
     values = [*features, rows.correct - rows.confidence]
     matrix = cell_matrix(
         np.concatenate(cells),
@@ -146,20 +147,20 @@ def _resampled(
     group: NDArray[np.int64],
     scoring: Scoring,
 ) -> NDArray[np.float64]:
-    """Return scores of resamples drawn within each group, [R, K, G]."""
-    how, own = scoring.how, scoring.clusters
-    if own is None:
-        own = np.arange(len(group))
-    unit = without_gaps(group * (own.max() + 1) + own)  # numbered group by group
+    """Return the scores of resamples drawn within each group, [R, K, G]."""
+    resampling, clusters = scoring.resampling, scoring.clusters
+    if clusters is None:
+        clusters = np.arange(len(group))
+    unit = without_gaps(group * (clusters.max() + 1) + clusters)  # numbered group by group
     of_unit = np.zeros(unit.max() + 1, dtype=np.int64)
     of_unit[unit] = group
     size = np.bincount(of_unit)
     start, size = (np.cumsum(size) - size)[of_unit], size[of_unit]
-    generator = np.random.default_rng([how.seed, 5])
+    generator = np.random.default_rng([resampling.seed, 5])
     block = block_size(len(group))
     parts = []
-    for done in range(0, how.num_resamples, block):
-        resamples = min(block, how.num_resamples - done)
+    for done in range(0, resampling.num_resamples, block):
+        resamples = min(block, resampling.num_resamples - done)
         drawn = start + (generator.random((resamples, len(start))) * size).astype(np.int64)
         drawn += len(start) * np.arange(resamples)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=resamples * len(start))
@@ -169,7 +170,7 @@ def _resampled(
 
 
 CLASS_KEYS = ("recall", "precision", "f1", "mean_probability", "ece")
-"""The scores of a class, in order."""
+"""Scores of a class, in order."""
 
 _KINDS: dict[str, Kind] = {
     "recall": "share",
@@ -189,31 +190,35 @@ def class_scores(
 
     Args:
         rows: N labelled rows.
-        names: Of the C classes.
+        names: Names of the C classes.
         scoring: Bins, intervals and clusters.
     """
     classes = len(names)
 
-    def prepare(kept: Rows) -> Statistic:
-        return _class_statistic(rows.take(kept), scoring)
+    def prepare(indices: Rows) -> Statistic:
+        return _class_statistic(rows.take(indices), scoring)
 
     values = prepare(np.arange(len(rows)))(np.ones(len(rows))).reshape(len(CLASS_KEYS), classes)
     clusters, width = scoring.clusters, 2 * scoring.num_bins * classes
-    spread = scoring.how.spread(prepare, [len(rows)], [clusters], width=width)
+    spread = scoring.resampling.spread(prepare, [len(rows)], [clusters], width=width)
     sizes = clusters_in(rows.labels, None, classes).tolist()
     trials = {
         "recall": clusters_in(rows.labels, clusters, classes).tolist(),
         "precision": clusters_in(rows.prediction, clusters, classes).tolist(),
     }
-    # Clusters of either kind may be the same ones: the larger number never counts one twice.
+    # Labels and predictions may share clusters: the larger number counts no cluster twice.
     trials["f1"] = list(map(max, trials["recall"], trials["precision"]))
     measure = class_measure(rows, scoring)
-    how = scoring.how
+    resampling = scoring.resampling
     drawn = drawn_errors(
-        rows.probs, lambda labels: measure(labels).by_class, how.num_resamples, how.seed, clusters
+        rows.probs,
+        lambda labels: measure(labels).by_class,
+        resampling.num_resamples,
+        resampling.seed,
+        clusters,
     )
     chance = p_values(drawn, values[CLASS_KEYS.index("ece")])
-    found = {}
+    results = {}
     for c, name in enumerate(names):
         scores = {}
         for k, key in enumerate(CLASS_KEYS):
@@ -234,8 +239,8 @@ def class_scores(
                 )
         if chance[c] > SIGNIFICANT:
             scores["ece"] = from_zero(scores["ece"])
-        found[name] = PartScores(sizes[c], scores)
-    return found
+        results[name] = PartScores(sizes[c], scores)
+    return results
 
 
 def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
@@ -245,8 +250,8 @@ def _class_statistic(rows: LabelledRows, scoring: Scoring) -> Statistic:
     def scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = bins.sums(counts)
         counted = per_class(counts)
-        having = sums.rows if sums.present is None else np.maximum(sums.present, 1)
-        mean = rows.probs.T @ counts / having
+        sizes = sums.rows if sums.present is None else np.maximum(sums.present, 1)
+        mean = rows.probs.T @ counts / sizes
         shares = (counted.recall, counted.precision, counted.f1_by_class)
         return np.concatenate([*shares, mean, sums.by_class])
 

@@ -1,7 +1,7 @@
-"""Confidence in the predicted class, and whether it was right: all that most scores look at.
+"""Confidence in the predicted class, and its correctness: the input of most scores.
 
-The scores of this package take this form and no other. A vector of class labels beside a vector of
-confidences, which some libraries accept and turn into a number without meaning, cannot get in.
+The scores of this package accept no other form. Class labels with a vector of confidences, which
+some libraries accept and turn into a meaningless number, cannot be passed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import InputError
 
 Closed = Literal["left", "right"]
-"""Which edge a bin holds."""
+"""Which edge a bin includes."""
 
 FEW = 8
-"""Sums up to which counting those below a level beats a binary search for it."""
+"""Number of sums up to which counting those below a level is faster than a binary search."""
 
 
 @dataclass(frozen=True, eq=False)
 class TopLabel:
-    """Confidence and correctness of N rows, as given and by rising confidence; see `top_label`.
+    """Confidence and correctness of N rows, in original order and sorted; see `top_label`.
 
     Attributes:
-        stated: [N] float64 confidence in 0 to 1, in the order given.
-        right: [N] float64, 0 or 1, in the order given.
+        stated: [N] float64 confidence from 0 to 1, in the original order.
+        right: [N] float64 correctness, 0 or 1, in the original order.
     """
 
     stated: NDArray[np.float64]
@@ -39,39 +39,39 @@ class TopLabel:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """[N]; row i by rising confidence is row `order[i]` of what was given."""
-        # A stable sort takes six times as long; rows in order stay so, which is faster to resample.
+        """[N] indices that sort the rows by increasing confidence."""
+        # A stable sort takes six times as long; sorted rows are kept as is, to resample faster.
         return np.arange(len(self)) if self._in_order else np.argsort(self.stated)
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
-        """[N], rising."""
+        """[N] in increasing order."""
         return self.stated if self._in_order else self.stated[self.order]
 
     @cached_property
     def correct(self) -> NDArray[np.float64]:
-        """[N] by rising confidence."""
+        """[N] in the order of increasing confidence."""
         return self.right if self._in_order else self.right[self.order]
 
-    def counts(self, given: NDArray[Any] | None) -> NDArray[np.float64]:
-        """Return counts in the order of these rows; one per row where None are given.
+    def counts(self, weights: NDArray[Any] | None) -> NDArray[np.float64]:
+        """Return counts in the order of increasing confidence; None counts each row once.
 
         Args:
-            given: [N] how often each row occurs in a resample, in the order first given, or
-                [N, R] for R resamples.
+            weights: [N] how often each row occurs in a resample, in the original order, or [N, R]
+                for R resamples.
         """
-        if given is None:
+        if weights is None:
             return np.ones(len(self))
-        moved = given if self._in_order else given.take(self.order, axis=0)
-        return np.asarray(moved, dtype=np.float64)
+        ordered = weights if self._in_order else weights.take(self.order, axis=0)
+        return np.asarray(ordered, dtype=np.float64)
 
     def starts(self, edges: NDArray[np.float64], closed: Closed = "left") -> NDArray[np.int64]:
-        """Return [B+1]: bin k holds the rows from `starts[k]` up to `starts[k + 1]`.
+        """Return the first row of each bin, [B+1]; bin k holds rows `starts[k]:starts[k + 1]`.
 
         Args:
-            edges: [B+1] rising, from 0 to 1, or [B+1, R] for R resamples.
-            closed: `left`: bins hold their left edge, and the last holds both; `right`: bins hold
-                their right edge, and the first holds both.
+            edges: [B+1] increasing, from 0 to 1, or [B+1, R] for R resamples.
+            closed: `left`: bins include their left edge, and the last both; `right`: bins include
+                their right edge, and the first both.
         """
         starts = np.searchsorted(
             self.confidence, edges, side="left" if closed == "left" else "right"
@@ -83,25 +83,25 @@ class TopLabel:
     def _in_order(self) -> bool:
         return bool((self.stated[1:] >= self.stated[:-1]).all())
 
-    def weighed(self, given: NDArray[Any] | None) -> Weighed:
-        """Return `counts` with their running sums."""
-        counts = self.counts(given)
+    def weighed(self, weights: NDArray[Any] | None) -> Weighed:
+        """Return `counts` with their cumulative sums."""
+        counts = self.counts(weights)
         return Weighed(counts, np.cumsum(counts, axis=0))
 
     @cached_property
     def runs(self) -> NDArray[np.int64]:
-        """[G+1]: where each run of equal confidences begins, and N."""
+        """[G+1] start of each run of equal confidences, and N."""
         rises = self.confidence[1:] != self.confidence[:-1]
         return np.concatenate([[0], np.flatnonzero(rises) + 1, [len(self)]])
 
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """How often rows occur, by rising confidence; made by `TopLabel.weighed`.
+    """Row counts in the order of increasing confidence; built by `TopLabel.weighed`.
 
     Attributes:
-        counts: [N], or [N, R] for R resamples.
-        upto: Of the same shape: rows up to each row, itself among them.
+        counts: [N] how often each row occurs, or [N, R] for R resamples.
+        upto: Cumulative counts up to and including each row, of the same shape.
     """
 
     counts: NDArray[np.float64]
@@ -109,14 +109,14 @@ class Weighed:
 
 
 def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
-    """Return rows for the scores of this package.
+    """Return validated rows for the scores of this package.
 
     Args:
         confidence: [N] probability of the predicted class, float64.
         correct: [N] whether that class is the label: booleans, or 0 and 1.
 
     Raises:
-        InputError: The shapes differ, there is no row, or a value is not allowed.
+        InputError: The shapes differ, there are no rows, or a value is not allowed.
     """
     sure = np.asarray(confidence, dtype=np.float64)
     right = np.asarray(correct, dtype=np.float64)
@@ -137,7 +137,7 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
 
 
 def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any]:
-    """Return [B] or [B, R]: the sum of `values[starts[k]:starts[k + 1]]`, zero where it is empty.
+    """Return the sum of each segment `values[starts[k]:starts[k + 1]]`, [B] or [B, R].
 
     Args:
         values: [N], or [N, R] for R resamples.
@@ -151,19 +151,19 @@ def segment_sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[Any
 
 
 def first_above(running: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the first place where rising sums are above each level, at most the last place.
+    """Return the first index at which cumulative sums exceed each level, or the last index.
 
-    A binary search in all resamples at once; few sums are counted instead, without any gathering.
+    Searches all resamples at once; few sums are counted instead, without gathering.
 
     Args:
-        running: [N] or [N, R] rising.
-        level: [B] or [B, R].
+        running: [N] or [N, R] increasing sums.
+        level: [B] or [B, R] levels.
     """
     if running.ndim == 1:
-        places = np.searchsorted(running, level, side="right")
-        return np.minimum(places, len(running) - 1)
+        indices = np.searchsorted(running, level, side="right")
+        return np.minimum(indices, len(running) - 1)
     if len(running) <= FEW:
-        # Bytes add up many times faster than truth values do.
+        # Summing bytes is many times faster than summing booleans.
         below = np.zeros(level.shape, dtype=np.int8)
         for sums in running[:-1]:
             below += sums <= level

@@ -1,10 +1,10 @@
-"""Means of uncertainties: over all rows, those predicted rightly and those predicted wrongly.
+"""Mean uncertainties over all rows, correctly predicted rows and incorrectly predicted rows.
 
-They are total, aleatoric and epistemic uncertainty in nats, and the variance of the logits.
+These are total, aleatoric and epistemic uncertainty in nats, and the variance of the logits.
 
-An uncertainty that is worth its name is higher where the prediction is wrong. One that is zero in
-every row, as the epistemic one of a point estimate, is zero by definition, and so are the ends of
-its interval.
+A useful uncertainty is higher for wrong predictions. An uncertainty that is zero in every row, such
+as the epistemic uncertainty of a point estimate, is zero by definition, with an interval from 0 to
+0.
 """
 
 from __future__ import annotations
@@ -22,69 +22,69 @@ from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.record import Predictions
 
 LOGIT_VARIANCE = "logit_variance"
-"""The score `score_logit_variance` of predictions, in squared units of a logit."""
+"""The score `score_logit_variance` of predictions, in squared logit units."""
 
 PARTS = ("mean", "right", "wrong")
-"""The rows that a mean is over: all, those predicted rightly, those predicted wrongly."""
+"""Subsets of rows: all, correctly predicted, incorrectly predicted."""
 
 
 def uncertainty_means(
-    predictions: Predictions, how: Resampling, clusters: NDArray[np.int64] | None = None
+    predictions: Predictions, resampling: Resampling, clusters: NDArray[np.int64] | None = None
 ) -> dict[str, dict[str, Score]]:
-    """Return the means by uncertainty and part, with intervals.
+    """Return the means by uncertainty and subset, with intervals.
 
-    Parts without a row are left out, and so are uncertainties that the predictions do not have.
+    Empty subsets and missing uncertainties are omitted.
 
     Args:
         predictions: Rows, labelled or not.
-        how: How the intervals are made.
+        resampling: Options of the intervals.
         clusters: [N] cluster of each row, or None.
     """
-    known = _known(predictions)
-    if not known:
+    uncertainties = _uncertainties(predictions)
+    if not uncertainties:
         return {}
     labels = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
     right = (labels >= 0) & (predictions.prediction == labels)
     parts = np.stack([np.ones(len(right)), right, (labels >= 0) & ~right])
-    table = np.stack([*known.values()])
-    # the logit variance breaks ties alone: with it or without, the others' resamples are the same
-    keys = sorted(known, key=lambda name: name in UNCERTAINTIES)
-    ties = [known[name] for name in keys]
-    order, own = in_order((*ties, *parts), clusters)
+    table = np.stack([*uncertainties.values()])
+    # the logit variance only breaks ties, so it does not change the resamples of the others
+    keys = sorted(uncertainties, key=lambda name: name in UNCERTAINTIES)
+    ties = [uncertainties[name] for name in keys]
+    order, clusters = in_order((*ties, *parts), clusters)
     table, parts = table[:, order], parts[:, order]
     prepare = partial(_part_means, table, parts)
-    sizes = [int(clusters_in(members > 0, own, 2)[1]) for members in parts]
+    sizes = [int(clusters_in(members > 0, clusters, 2)[1]) for members in parts]
     rows = len(right)
-    values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(known), len(PARTS))
-    spread = how.spread(prepare, [rows], [own])
+    values = prepare(np.arange(rows))(np.ones(rows)).reshape(len(uncertainties), len(PARTS))
+    spread = resampling.spread(prepare, [rows], [clusters])
 
-    def scored(one: int, part: int) -> Score:
-        if not table[one].any():
+    def scored(index: int, part: int) -> Score:
+        if not table[index].any():
             return Score(0.0, 0.0, 0.0)
-        bounds = _range(table[one], predictions.num_classes)
-        place, value = one * len(PARTS) + part, float(values[one, part])
-        return spread.score(place, value, *bounds, kind="mean", units=sizes[part])
+        bounds = _range(table[index], predictions.num_classes)
+        position, value = index * len(PARTS) + part, float(values[index, part])
+        return spread.score(position, value, *bounds, kind="mean", units=sizes[part])
 
-    present = [(place, part) for place, part in enumerate(PARTS) if parts[place].any()]
+    present = [(k, part) for k, part in enumerate(PARTS) if parts[k].any()]
     return {
-        name: {part: scored(one, place) for place, part in present}
-        for one, name in enumerate(known)
+        name: {part: scored(index, k) for k, part in present}
+        for index, name in enumerate(uncertainties)
     }
 
 
-def _known(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
-    known = {
+def _uncertainties(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
+    uncertainties = {
         name: values for name in UNCERTAINTIES if (values := getattr(predictions, name)) is not None
     }
     if LOGIT_VARIANCE in predictions.scores:
-        known[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
-    return known
+        uncertainties[LOGIT_VARIANCE] = predictions.scores[LOGIT_VARIANCE]
+    return uncertainties
 
 
-def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], kept: Rows) -> Statistic:
-    """Return the means of the values [K, N] over the members of the parts [P, N], [K · P]."""
-    values, members = table[:, kept], parts[:, kept]
-    weighted = (values[:, None] * members).reshape(-1, len(kept))
+def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], indices: Rows) -> Statistic:
+    """Return the function from row counts to means of K values over P subsets, [K · P]."""
+    values, members = table[:, indices], parts[:, indices]
+    weighted = (values[:, None] * members).reshape(-1, len(indices))
 
     def means(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sizes = members @ counts
@@ -96,5 +96,5 @@ def _part_means(table: NDArray[np.float64], parts: NDArray[np.float64], kept: Ro
 
 
 def _range(values: NDArray[np.float64], num_classes: int) -> tuple[float, float]:
-    """Return the bounds of an uncertainty: of entropies, or of those of another tool's units."""
+    """Return the bounds of an uncertainty: those of entropies, extended for other units."""
     return float(min(0.0, values.min())), float(max(np.log(num_classes), values.max()))

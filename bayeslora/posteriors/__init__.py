@@ -1,1 +1,1 @@
-"""What is random: a folder per method in `last_layer` and `weights`."""
+"""Posteriors: one folder per method in `last_layer` and `weights`."""

@@ -1,4 +1,4 @@
-"""What the engine asks of every posterior; free of torch, as all options are."""
+"""Interface of posteriors to the engine; free of torch, as all options are."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ KLWeights = Annotated[
 ]
 
 FEW_ROWS = 256
-"""Training rows up to which a language model, or a wide prior, knows more than their labels."""
+"""Up to this many training rows, a language model or a wide prior is worth more than the labels."""
 
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What a posterior may ask about a fit before anything is loaded.
+    """Properties of a fit that are known before anything is loaded.
 
     Attributes:
         num_classes: C.
         num_rows: Training rows N.
         epochs: Passes over the training rows.
-        batch_size: Rows of a step.
-        adapter_trains: Whether an adapter trains; else the last layer alone is fitted.
+        batch_size: Rows per step.
+        adapter_trains: Whether an adapter trains; otherwise only the last layer is fitted.
         is_validated: Whether there are validation rows.
-        cross_validates: Whether parts of the training rows were asked to be held out in turn.
-        holds_out: Whether any row is held out so.
+        cross_validates: Whether cross-validation on the training rows was requested.
+        holds_out: Whether cross-validation holds out any row.
     """
 
     num_classes: int
@@ -69,18 +69,18 @@ class FitPlan:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of a training that nothing stops early."""
+        """Optimiser steps of a training run without early stopping."""
         return self.epochs * math.ceil(self.num_rows / self.batch_size)
 
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How the last layer follows the adapter while it trains.
+    """How the last layer is updated while the adapter trains.
 
     Attributes:
-        step: `gradient` steps before each of the adapter's, one `joint` gradient for both, or
+        step: `gradient` steps before each adapter step, one `joint` gradient for both, or
             closed-form `refit`s.
-        count: Gradient steps for each step of the adapter, or refits in an epoch.
+        count: Gradient steps per adapter step, or refits per epoch.
         lr: Learning rate of the gradient steps; None takes that of the fit.
     """
 
@@ -168,13 +168,13 @@ class Posterior(Options):
         """Return an untrained last layer, here a point estimate without a prior.
 
         Args:
-            num_features: d, the constant column included where there is one.
+            num_features: d, including the constant column, if any.
             num_classes: C.
             mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-            seed: Of the draws that a sampled bound takes, and of Markov chains.
+            seed: Seed for the draws of a sampled bound and for Markov chains.
 
         Raises:
-            InputError: An option is not for so many classes.
+            InputError: An option does not support this number of classes.
         """
         from bayeslora.posteriors.point import PointHead
 
@@ -183,65 +183,65 @@ class Posterior(Options):
     def make_shared_head(
         self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
-        """Return an untrained last layer whose one weight vector all options of a row share.
+        """Return an untrained last layer with one weight vector shared by all options of a row.
 
         Its weights are [1, d], and its features [N, C, d]; see `posteriors.features`.
 
         Args:
             num_features: d.
             mean_sq_norm: Mean ‖φ‖² of the training options when training starts.
-            seed: Of the draws that a sampled bound takes, and of Markov chains.
+            seed: Seed for the draws of a sampled bound and for Markov chains.
 
         Raises:
-            InputError: The posterior is none of options.
+            InputError: The posterior does not support options.
         """
         from bayeslora.posteriors.point import SharedPointHead
 
         return SharedPointHead(num_features, mean_sq_norm=mean_sq_norm)
 
     def head_training(self) -> HeadTraining:
-        """Return how the last layer follows the adapter while it trains."""
+        """Return how the last layer is updated while the adapter trains."""
         return HeadTraining()
 
     def check_fit(self, plan: FitPlan) -> None:
         """Check a fit before anything is loaded.
 
         Raises:
-            InputError: The posterior cannot be fitted so.
-            MissingAssetError: A package that it needs is not installed.
+            InputError: The posterior does not support this fit.
+            MissingAssetError: A required package is not installed.
         """
 
     def settled(self, plan: FitPlan) -> Self:
-        """Return the options with what depends on the fit in the place of its default."""
+        """Return the options with the defaults that depend on the fit resolved."""
         return self
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return whether the final fit needs a prior and the features alone, no trained weights."""
+        """Return whether the final fit needs only a prior and features, not the trained weights."""
         return False
 
     def start_from(self, head: LastLayer) -> Tensor:
-        """Return the [C, d] weights to start from where this replaces the posterior of `head`."""
+        """Return the initial [C, d] weights when this replaces the posterior of `head`."""
         return head.mean_weight
 
     def variants(
         self, num_classes: int, num_features: int, num_rows: int
     ) -> list[tuple[Any, FitCost]]:
-        """Return what the options may stand for here with the cost of each, the dearest first."""
+        """Return the candidate options with the cost of each, most expensive first."""
         return [(self, FREE)]
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Self:
-        """Return the options with what a fit chose by validation rows in the place of its name.
+        """Return the options with the values that a fit chose on validation rows.
 
         Args:
-            chosen: What its last layer reports.
+            chosen: Report of the fitted last layer.
         """
         return self
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
-        """Return the adapter as this posterior needs it.
+        """Return the adapter, adjusted for this posterior.
 
         Raises:
-            InputError: The two cannot go together.
+            InputError: The posterior does not support the adapter.
         """
         return adapter
 
@@ -254,17 +254,17 @@ class Posterior(Options):
         a `WeightPosterior`; if it has `report`, the result goes into the record.
 
         Args:
-            network: Fresh or trained, complete but for this posterior.
-            seed: Of a random start.
+            network: Fresh or trained, complete except for this posterior.
+            seed: Seed of a random initialisation.
             fitted: Whether tensors of a fitted posterior will be loaded into it.
 
         Raises:
-            InputError: The network is not one that this method is for.
+            InputError: The method does not support the network.
         """
         return None
 
     def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return what the posterior trains beside each adapter site, and rests when it rests."""
+        """Return the parameters that train beside each adapter site, and rest when it rests."""
         return [() for _ in network.sites]
 
     def training(self, run: TrainingRun) -> WeightTraining:
@@ -274,26 +274,26 @@ class Posterior(Options):
         return WeightTraining()
 
     def before_last_layer(self, fit: FinalFit) -> bool:
-        """Fit what precedes the fit of the last layer, in a trained or finished network.
+        """Run before the last layer of a trained or finished network is fitted.
 
         Returns:
-            Whether the network's features are no longer those of before.
+            Whether the network's features have changed.
         """
         return False
 
     def after_last_layer(self, fit: FinalFit) -> None:
-        """Fit what follows the fit of the last layer."""
+        """Run after the last layer is fitted."""
 
     def num_draws(self, num_samples: int | None = None) -> int:
-        """Return the draws of a prediction.
+        """Return the number of draws of a prediction.
 
         Args:
-            num_samples: What was asked for; None takes the posterior's own number.
+            num_samples: Requested number; None takes the posterior's default.
         """
         return (self.num_samples or 0) if num_samples is None else num_samples
 
     def num_passes(self, num_samples: int | None = None) -> int:
-        """Return the passes of the adapted layers in a prediction, backward ones apart.
+        """Return the number of forward passes of the adapted layers in a prediction.
 
         Args:
             num_samples: As in `num_draws`.
@@ -301,11 +301,11 @@ class Posterior(Options):
         return max(1, self.num_draws(num_samples)) if self.is_sampled else 1
 
     def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
-        """Return what draws a network's weights, if `is_sampled`; by default its `weights`.
+        """Return the sampler of a network's weights, if `is_sampled`; by default its `weights`.
 
         Args:
-            network: Trained.
-            texts: That will be predicted.
+            network: Trained network.
+            texts: Texts to predict.
         """
         return cast("WeightPosterior", network.weights)
 
@@ -321,10 +321,10 @@ class Posterior(Options):
         """Return the logits of texts under draws of the weights; None if none are drawn.
 
         Args:
-            network: In evaluation mode.
+            network: Network in evaluation mode.
             texts: N texts.
             num_samples: As in `num_draws`.
-            seed: Of the draws.
+            seed: Seed of the draws.
             advance: Called with the number of texts after each batch of a pass.
         """
         from bayeslora.posteriors.weights.draws import sampled_logits
@@ -344,12 +344,12 @@ class Posterior(Options):
         num_samples: int | None,
         advance: Callable[[int], object],
     ) -> GaussianLogits | None:
-        """Return Gaussian logits of texts; None if the last layer alone gives them.
+        """Return Gaussian logits of texts; None if the last layer alone determines them.
 
         Args:
-            network: In evaluation mode.
+            network: Network in evaluation mode.
             texts: N texts.
-            rows: Of the mean network, as the last layer sees them.
+            rows: Features of the mean network, as the last layer sees them.
             num_samples: As in `num_draws`.
             advance: Called with the number of texts after each batch of a pass.
         """
@@ -357,10 +357,10 @@ class Posterior(Options):
 
 
 def completed(config: type[T]) -> type[T]:
-    """Give a class of options that does not inherit `Posterior` the defaults that it lacks.
+    """Add the missing defaults to an options class that does not inherit from `Posterior`.
 
     Args:
-        config: A class of another package, changed in place.
+        config: Class of another package, changed in place.
     """
     for key, value in vars(Posterior).items():
         if not key.startswith("_") and not hasattr(config, key):

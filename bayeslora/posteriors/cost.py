@@ -1,4 +1,4 @@
-"""What final fits cost, before they run."""
+"""Estimated cost of final fits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ ROUNDS = 25
 """Rounds of a closed-form fit: measured 6 to 31 with empirical Bayes, at 2 to 100 classes."""
 
 EFFICIENCY = 0.6
-"""Share of the rate of one product of matrices that a fit reaches: triangular solves are slower.
-With most rounds of a dense covariance in the eigenbasis and in float32, a fit takes .4 of what is
-estimated at 2 to 20 classes, and .9 at 77."""
+"""Fraction of the rate of one matrix product that a fit reaches: triangular solves are slower.
+With most rounds of a dense covariance in the eigenbasis and in float32, a fit takes .4 of the
+estimate at 2 to 20 classes, and .9 at 77."""
 
 LARGEST_ROUND = 5e10
-"""Multiplications of a round up to which a dearer variant is taken: at most three minutes a fit on
-one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 classes of 2,000 rows 3e11."""
+"""Largest number of multiplications per round of an affordable variant: at most three minutes per
+fit on one core. 20 classes of 1,000 rows with 384 features take 8e9, 400 of 2,000 rows 3e11."""
 
 LARGEST_MEGABYTES = 100.0
-"""Stored size up to which a larger variant is taken: dense covariances of 77 classes with 576
-features take 51."""
+"""Largest stored size of an affordable variant: dense covariances of 77 classes with 576 features
+take 51."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FitCost:
     """Cost of a final fit.
 
     Attributes:
-        multiplications: Of a round.
+        multiplications: Multiplications per round.
         numbers: Stored float32 numbers of the covariance.
     """
 
@@ -41,19 +41,19 @@ class FitCost:
         return 4 * self.numbers / 1e6
 
     def seconds(self, rate: float) -> float:
-        """Return the time of a fit where a product of matrices has this rate a second."""
+        """Return the time of a fit if matrix products run at `rate` multiplications a second."""
         return ROUNDS * self.multiplications / (EFFICIENCY * rate)
 
 
 FREE = FitCost(0.0, 0)
-"""Of fits that take seconds at most."""
+"""Cost of fits that take seconds at most."""
 
 
 def affordable(config: Any, num_classes: int, num_features: int, num_rows: int) -> Any:
     """Return the most expensive of the `variants` of a posterior's options within two budgets.
 
-    They are `LARGEST_ROUND` and `LARGEST_MEGABYTES`: multiplications and bytes, not seconds, so
-    that every machine takes the same one.
+    The budgets `LARGEST_ROUND` and `LARGEST_MEGABYTES` count multiplications and bytes, not
+    seconds, so every machine chooses the same variant.
 
     Args:
         config: Options of a posterior.
@@ -61,26 +61,26 @@ def affordable(config: Any, num_classes: int, num_features: int, num_rows: int) 
         num_features: d.
         num_rows: N.
     """
-    known = config.variants(num_classes, num_features, num_rows)
-    fitting = [
-        one
-        for one, cost in known
+    variants = config.variants(num_classes, num_features, num_rows)
+    within_budget = [
+        variant
+        for variant, cost in variants
         if cost.multiplications <= LARGEST_ROUND and cost.megabytes <= LARGEST_MEGABYTES
     ]
-    return fitting[0] if fitting else known[-1][0]
+    return within_budget[0] if within_budget else variants[-1][0]
 
 
 def multiplication_rate(size: int = 384) -> float:
-    """Return the float64 multiplications a second of this machine, from one product of matrices.
+    """Measure the float64 multiplications a second of this machine in a matrix product.
 
-    It takes some hundredths of a second; use it for what is shown, never for what is decided.
+    It takes some hundredths of a second. Use the result for display only, never for decisions.
     """
     import torch
 
     matrix = torch.ones(size, size, dtype=torch.float64)
     times = []
     for _ in range(3):
-        before = time.perf_counter()
+        start = time.perf_counter()
         matrix @ matrix
-        times.append(time.perf_counter() - before)
+        times.append(time.perf_counter() - start)
     return size**3 / max(min(times), 1e-9)

@@ -1,9 +1,9 @@
-"""Input of a last layer: features of rows, their labels, and logits known beforehand.
+"""Input of a last layer: features, labels, and logits that are known in advance.
 
     classes    φ [N, d] and weights [C, d]:          z_nc = θ_cᵀφ_n + o_nc
     options    φ [N, C, d] and one weight [1, d]:    z_nc = wᵀφ_nc + o_nc
 
-The known logits o say which classes or options a row lacks: `logits.ABSENT` there, zero elsewhere.
+The known logits o mark classes or options that a row lacks: `logits.ABSENT` there, zero elsewhere.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Features:
 
     Attributes:
         values: [N, d] floats, or of options [N, C, d].
-        labels: [N] int64 class indices; None where they are not known.
-        known: [N, C] logits known beforehand; None for zero.
+        labels: [N] int64 class indices; None if unknown.
+        known: [N, C] logits known in advance; None for zero.
     """
 
     values: Tensor
@@ -43,29 +43,29 @@ class Features:
         """The labels [N].
 
         Raises:
-            ValueError: There are none.
+            ValueError: The rows have no labels.
         """
         if self.labels is None:
             raise ValueError("these rows have no labels")
         return self.labels
 
     def logits(self, weight: Tensor) -> Tensor:
-        """Return the logits [N, C] that weights [C, d], or of options [1, d], give."""
-        found = mean_logits(self.values, weight)
-        return found if self.known is None else found + self.known
+        """Return the logits [N, C] under weights [C, d], or [1, d] for options."""
+        logits = mean_logits(self.values, weight)
+        return logits if self.known is None else logits + self.known
 
     def take(self, rows: Tensor | slice) -> Features:
-        """Return some of the rows, by number [n] int64 or mask [N] bool."""
+        """Return a subset of the rows, by index [n] int64 or mask [N] bool."""
         labels, known = (None if part is None else part[rows] for part in (self.labels, self.known))
         return Features(self.values[rows], labels, known)
 
     def split(self, size: int) -> Iterator[Features]:
-        """Yield the rows, so many at a time."""
+        """Yield the rows in chunks of `size`."""
         for start in range(0, max(1, len(self)), size):
             yield self.take(slice(start, start + size))
 
     def to(self, target: torch.device | torch.dtype) -> Features:
-        """Return the rows on a device, or with floats of another precision."""
+        """Return the rows on another device, or with floats of another dtype."""
         moved = self.map(lambda floats: floats.to(target))
         if self.labels is None or isinstance(target, torch.dtype):
             return moved
@@ -80,13 +80,13 @@ class Features:
         return self.map(torch.Tensor.detach)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """Return the rows with values and known logits changed by the same function."""
+        """Return the rows with a function applied to values and known logits."""
         known = None if self.known is None else change(self.known)
         return Features(change(self.values), self.labels, known)
 
 
 def mean_logits(values: Tensor, weight: Tensor) -> Tensor:
-    """Return the logits [N, C] that weights give, without known ones.
+    """Return the logits [N, C] under weights, without the known logits.
 
     Args:
         values: [N, d], or of options [N, C, d].
@@ -96,9 +96,9 @@ def mean_logits(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def centred_logits(values: Tensor, weight: Tensor) -> Tensor:
-    """Return the logits [N, C] without known ones, less their mean over classes or options.
+    """Return the logits [N, C] minus their mean over classes or options, without the known logits.
 
-    Features of options have a mean of zero already.
+    Features of options already have zero mean.
 
     Args:
         values: [N, d], or of options [N, C, d].
@@ -132,32 +132,32 @@ def feature_gradient(values: Tensor, weight: Tensor, residual: Tensor) -> Tensor
     return residual[..., None] * weight[0] if values.ndim == 3 else residual @ weight
 
 
-def check_features(rows: Features, what: str = "features") -> None:
-    """Raise InputError for rows that no algebra of a last layer could take.
+def check_features(rows: Features, name: str = "features") -> None:
+    """Raise InputError if a last layer cannot compute with the features.
 
     Args:
-        rows: Whatever their precision.
-        what: What they are, for the message.
+        rows: Rows of any precision.
+        name: Name of the features, for the message.
 
     Raises:
         InputError: A row holds NaN, an infinity, or a number beyond ±`GREATEST`.
     """
     values = rows.values.detach()
-    # NaN is no smaller than anything, so that one comparison finds all three.
-    wrong = ~(values.abs() <= GREATEST).flatten(1).all(-1)
-    count = int(wrong.sum())
+    # Comparisons with NaN are false, so this one catches all three.
+    invalid = ~(values.abs() <= GREATEST).flatten(1).all(-1)
+    count = int(invalid.sum())
     if count:
-        first = int(wrong.nonzero()[0, 0])
+        first = int(invalid.nonzero()[0, 0])
         value = values[first][~(values[first].abs() <= GREATEST)][0].item()
         raise InputError(
-            f"{count} of {len(rows)} rows of {what} hold a number that cannot be computed with, "
+            f"{count} of {len(rows)} rows of {name} hold a number that cannot be computed with, "
             f"such as {value:g} in row {first + 1}; allowed are finite numbers from "
             f"{-GREATEST:g} to {GREATEST:g}: correct these rows, or scale all of them"
         )
 
 
 def check_fit(train: Features, validation: Features | None) -> None:
-    """Do what `check_features` does for the rows of a fit and those held out, if any."""
+    """Apply `check_features` to the training rows of a fit and its validation rows, if any."""
     check_features(train)
     if validation is not None:
         check_features(validation, "validation features")

@@ -6,10 +6,10 @@
 
 Σ is the covariance of the rows around their class means, S, shrunk towards a multiple of the
 identity, (1 − ρ) S + ρ (tr S / d) I, with ρ by Ledoit and Wolf 2004 (Journal of Multivariate
-Analysis 88): so it has an inverse however few rows there are. With fewer rows than features S lives
-in their row space, and is held and decomposed there. Σ_0 is built from the shrunk Σ: were it shrunk
-by itself, directions without any training row would not cancel in the difference, and the one with
-the smaller floor would decide about far rows.
+Analysis 88), so it is invertible for any number of rows. With fewer rows than features, S lies in
+their row space and is stored and decomposed there. Σ_0 is built from the shrunk Σ: if it were
+shrunk separately, directions without any training row would not cancel in the difference, and the
+covariance with the smaller floor would decide the score of distant rows.
 
 Sources: Lee, Lee, Lee and Shin 2018, arXiv 1807.03888; Ren et al. 2021, arXiv 2106.09022.
 """
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from bayeslora.errors import InputError
 
-# Keeps the inverse finite where Ledoit and Wolf see no need to shrink.
+# Keeps the inverse finite where the Ledoit-Wolf shrinkage is zero.
 _LEAST_SHRINKAGE = 1e-8
 
 
 class TiedGaussian(nn.Module):
-    """Means of K groups and one covariance for all, in a form that distances are quick to take in.
+    """Means of K groups and their common covariance, decomposed for fast distances.
 
     Attributes:
         means: [K, d] float64.
@@ -59,10 +59,10 @@ class TiedGaussian(nn.Module):
 
     @classmethod
     def fitted(cls, features: Tensor, groups: Tensor) -> TiedGaussian:
-        """Return the Gaussian of [N, d] float64 features with group numbers [N].
+        """Fit the Gaussian to [N, d] float64 features with group indices [N].
 
         Raises:
-            InputError: Rows do not differ within any group.
+            InputError: The rows of every group are identical.
         """
         means, centred = _about_means(features, groups)
         count, (rows, size) = len(means), features.shape
@@ -72,13 +72,13 @@ class TiedGaussian(nn.Module):
         values, directions = principal(centred)
         shrinkage = ledoit_wolf(centred, values)
         floor = shrinkage * mean_variance
-        found = cls(count, size, len(values)).to(features.device)
-        found.means.copy_(means)
-        found.directions.copy_(directions)
-        found.precisions.copy_(1 / ((1 - shrinkage) * values + floor))
-        found.beyond.fill_(1 / floor)
-        found.shrinkage.fill_(shrinkage)
-        return found
+        gaussian = cls(count, size, len(values)).to(features.device)
+        gaussian.means.copy_(means)
+        gaussian.directions.copy_(directions)
+        gaussian.precisions.copy_(1 / ((1 - shrinkage) * values + floor))
+        gaussian.beyond.fill_(1 / floor)
+        gaussian.shrinkage.fill_(shrinkage)
+        return gaussian
 
     def distances(self, features: Tensor) -> Tensor:
         """Return the squared distance of [N, d] float64 features to each mean, [N, K]."""
@@ -89,11 +89,11 @@ class TiedGaussian(nn.Module):
     def log_determinant(self) -> Tensor:
         """Return log|Σ|, a scalar."""
         size, rank = self.directions.shape
-        found: Tensor = -self.precisions.log().sum() - (size - rank) * self.beyond.log()
-        return found
+        result: Tensor = -self.precisions.log().sum() - (size - rank) * self.beyond.log()
+        return result
 
     def whitened(self, features: Tensor) -> Tensor:
-        """Return [N, d] float64 features in coordinates in which Σ is the identity."""
+        """Transform [N, d] float64 features to coordinates in which Σ is the identity."""
         inside = features @ self.directions
         whitened = inside * self.precisions.sqrt()
         if self.directions.shape[0] == self.directions.shape[1]:
@@ -103,11 +103,11 @@ class TiedGaussian(nn.Module):
 
 
 class Mahalanobis(nn.Module):
-    """The score, relative or not.
+    """Mahalanobis score, relative or not.
 
     Attributes:
         classes: Gaussian of the classes.
-        shares: [K] float64, each class's share of the rows; None where the score is not relative.
+        shares: [K] float64, each class's share of the rows; None if the score is not relative.
     """
 
     shares: Tensor | None
@@ -121,16 +121,16 @@ class Mahalanobis(nn.Module):
 
     @classmethod
     def fitted(cls, features: Tensor, labels: Tensor, *, relative: bool) -> Mahalanobis:
-        """Return the score of [N, d] float64 training features with labels [N]."""
-        found = cls(TiedGaussian.fitted(features, labels), relative=relative).to(features.device)
-        if found.shares is not None:
+        """Fit the score to [N, d] float64 training features with labels [N]."""
+        score = cls(TiedGaussian.fitted(features, labels), relative=relative).to(features.device)
+        if score.shares is not None:
             counts = torch.unique(labels, return_counts=True)[1]
-            found.shares.copy_(counts.double() / len(labels))
-        return found
+            score.shares.copy_(counts.double() / len(labels))
+        return score
 
     @classmethod
     def empty(cls, extra: Mapping[str, Any], num_features: int, *, relative: bool) -> Mahalanobis:
-        """Return a score of the shapes that `extra_config` states, to load tensors into."""
+        """Return an empty score with the shapes in `extra_config`, to load tensors into."""
         classes = TiedGaussian(int(extra["classes"]), num_features, int(extra["rank"]))
         return cls(classes, relative=relative)
 
@@ -142,7 +142,7 @@ class Mahalanobis(nn.Module):
     def _to_all(self, features: Tensor, shares: Tensor) -> Tensor:
         """Return the squared distance [N] to all rows as one class.
 
-        Whitened by Σ, Σ_0 is the identity plus the means' covariance, whose rank is below K.
+        Whitened by Σ, Σ_0 is the identity plus the covariance of the means, whose rank is below K.
         """
         means = self.classes.whitened(self.classes.means)
         centre = shares @ means
@@ -165,16 +165,16 @@ class Mahalanobis(nn.Module):
 
 
 def rows_differ(features: Tensor, groups: Tensor) -> bool:
-    """Return whether [N, d] features differ within a group, as a covariance needs it."""
+    """Return whether [N, d] features differ within a group, as a covariance requires."""
     return bool(_about_means(features, groups)[1].any())
 
 
 def _about_means(features: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of each group [K, d], in order, and each row [N, d] less that of its own."""
-    _, place = torch.unique(groups, return_inverse=True)
-    sums = features.new_zeros(int(place.max()) + 1, features.shape[1])
-    means = sums.index_add_(0, place, features) / place.bincount()[:, None]
-    return means, features - means[place]
+    """Return the group means [K, d], in order, and the rows [N, d] minus their group's mean."""
+    _, index = torch.unique(groups, return_inverse=True)
+    sums = features.new_zeros(int(index.max()) + 1, features.shape[1])
+    means = sums.index_add_(0, index, features) / index.bincount()[:, None]
+    return means, features - means[index]
 
 
 def principal(centred: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,14 +188,14 @@ def principal(centred: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ledoit_wolf(centred: Tensor, values: Tensor) -> float:
-    """Return the shrinkage ρ in (0, 1] that is best for the expected squared error.
+    """Return the shrinkage ρ in (0, 1] that minimises the expected squared error.
 
     Args:
         centred: [N, d] rows around their means.
-        values: Eigenvalues of S = XᵀX/N, zeros left out or not.
+        values: Eigenvalues of S = XᵀX/N; zeros may be omitted.
     """
     rows, size = centred.shape
     square = float(values.square().sum())
-    spread = square - float(values.sum()) ** 2 / size
+    dispersion = square - float(values.sum()) ** 2 / size
     noise = float(centred.square().sum(1).square().sum()) / rows**2 - square / rows
-    return max(min(noise, spread) / spread, _LEAST_SHRINKAGE) if spread > 0 else 1.0
+    return max(min(noise, dispersion) / dispersion, _LEAST_SHRINKAGE) if dispersion > 0 else 1.0

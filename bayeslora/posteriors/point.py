@@ -3,7 +3,7 @@
     MLE   minimise  mean_n −log softmax(W φ_n)_{y_n}
     MAP   the same + ‖W − M‖² / (2 σ0² N),   W ~ N(M, σ0²) entry by entry, σ0² = τ² / mean ‖φ‖²
 
-The prior mean M is zero unless a language model's opinion of the classes is put there.
+The prior mean M is zero unless it is set from a language model's view of the classes.
 
 The MAP penalty is in the loss. Weight decay in the optimiser would be another prior: leave it off.
 """
@@ -27,12 +27,12 @@ _STEPS = 200
 
 
 class PointHead(LastLayerDefaults, nn.Module):
-    """Softmax regression, with a Gaussian prior where `prior_scale` is given.
+    """Softmax regression, with a Gaussian prior if `prior_scale` is set.
 
     Attributes:
-        weight: [C, d] parameter, zero at the start.
-        mean_sq_norm: Mean ‖φ‖² that turns the prior scale of a logit into that of a weight.
-        prior_mean: [C, d], M; None for zero, and where there is no prior.
+        weight: [C, d] parameter, initially zero.
+        mean_sq_norm: Mean ‖φ‖² that converts the prior scale of a logit to that of a weight.
+        prior_mean: [C, d], M; None for zero or no prior.
     """
 
     uses_training_features = False
@@ -62,25 +62,25 @@ class PointHead(LastLayerDefaults, nn.Module):
         """Return the mean cross-entropy, plus the prior's penalty / `num_train`.
 
         Raises:
-            InputError: `num_train` is not a number of rows.
+            InputError: `num_train` is not a valid number of rows.
         """
         check_count("num_train", num_train, least=1, most=1e15)
-        apart = self.weight if self.prior_mean is None else self.weight - self.prior_mean
-        found = cross_entropy(rows.logits(self.weight), rows.targets)
+        deviation = self.weight if self.prior_mean is None else self.weight - self.prior_mean
+        loss = cross_entropy(rows.logits(self.weight), rows.targets)
         if self.prior_scale is None:
-            return found
-        # A tensor, whose value the device need not be waited for.
+            return loss
+        # A tensor, to avoid synchronising with the device.
         precision = self.mean_sq_norm / self.prior_scale**2
-        return found + (0.5 * precision / num_train).to(apart) * apart.square().sum()
+        return loss + (0.5 * precision / num_train).to(deviation) * deviation.square().sum()
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return the mean cross-entropy with the weights held constant."""
+        """Return the mean cross-entropy with detached weights."""
         return cross_entropy(rows.logits(self.weight.detach()), rows.targets)
 
     def solve(self, rows: Features) -> None:
-        """Bring the weights to the optimum of `loss` for fixed features, by L-BFGS in float64.
+        """Minimise `loss` over the weights for fixed features, by L-BFGS in float64.
 
-        Without a prior, classes that can be told apart have none; the search then ends after
+        Without a prior, separable classes have no finite optimum; the search then stops after
         `_STEPS` iterations.
         """
         head, rows = copy.deepcopy(self).double(), rows.double()
@@ -104,7 +104,7 @@ class PointHead(LastLayerDefaults, nn.Module):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Leave the trained weights as they are.
+        """Check the features; the trained weights do not change.
 
         Raises:
             InputError: The features are not finite.
@@ -129,12 +129,12 @@ class PointHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def set_mean(self, weight: Tensor) -> None:
-        """Start from given [C, d] weights instead of zero."""
+        """Set the [C, d] weights to start from, instead of zero."""
         self.weight.copy_(weight)
 
     @torch.no_grad()
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior, if any, at [C, d] weights, and, with `start`, start there."""
+        """Centre the prior, if any, at [C, d] weights; with `start`, also start there."""
         if start:
             self.set_mean(weight)
         if self.prior_scale is not None:
@@ -145,20 +145,20 @@ class PointHead(LastLayerDefaults, nn.Module):
         return self.prior_mean
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Set the features' mean square norm, which turns prior scales into precisions."""
+        """Set the features' mean squared norm, which converts prior scales to precisions."""
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
-        """Return whether the prior is centred elsewhere than at zero."""
+        """Return whether the prior mean is not zero."""
         return {} if self.prior_mean is None else {"prior_mean": True}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate the prior mean, where `extra` says that there is one."""
+        """Allocate the prior mean if `extra` lists one."""
         if extra.get("prior_mean"):
             self.prior_mean = torch.zeros_like(self.weight.detach())
 
     def report(self) -> dict[str, float | str]:
-        """Return the prior scale, where there is one."""
+        """Return the prior scale, if any."""
         return {} if self.prior_scale is None else {"prior_scale": self.prior_scale}
 
 
@@ -180,7 +180,7 @@ class SharedPointHead(PointHead):
 
 
 class AroundPoint(LastLayerDefaults, nn.Module):
-    """What last layers share that train as a point estimate and are fitted around it at the end.
+    """Base of last layers that train as a point estimate and are fitted around it at the end.
 
     Attributes:
         point: The point estimate.
@@ -197,7 +197,7 @@ class AroundPoint(LastLayerDefaults, nn.Module):
         return self.point.loss(rows, num_train)
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return the mean cross-entropy with the weights held constant."""
+        """Return the mean cross-entropy with detached weights."""
         return self.point.data_loss(rows)
 
     @property
@@ -207,11 +207,11 @@ class AroundPoint(LastLayerDefaults, nn.Module):
 
     @property
     def prior_mean(self) -> Tensor | None:
-        """[C, d]; None for zero, and where there is no prior."""
+        """[C, d]; None for zero or no prior."""
         return self.point.prior_mean
 
     def set_mean(self, weight: Tensor) -> None:
-        """Start from given [C, d] weights instead of zero."""
+        """Set the [C, d] weights to start from, instead of zero."""
         self.point.set_mean(weight)
 
     def prior_centre(self) -> Tensor | None:
@@ -219,13 +219,13 @@ class AroundPoint(LastLayerDefaults, nn.Module):
         return self.point.prior_mean
 
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior at [C, d] weights, and, with `start`, start there."""
+        """Centre the prior at [C, d] weights; with `start`, also start there."""
         self.point.set_prior_mean(weight, start=start)
 
     def solve(self, rows: Features) -> None:
-        """Bring the weights to the optimum of `loss` for fixed features."""
+        """Minimise `loss` over the weights for fixed features."""
         self.point.solve(rows)
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Set the features' mean square norm, which turns prior scales into precisions."""
+        """Set the features' mean squared norm, which converts prior scales to precisions."""
         self.point.set_mean_sq_norm(value)

@@ -1,9 +1,9 @@
-"""Choosing the prior precision δ of a Laplace approximation.
+"""Choice of the prior precision δ of a Laplace approximation.
 
     log p(D | δ) ≈ log p(D | θ̂) − ½ δ ‖θ̂‖² − ½ log|H + δI| + ½ C d log δ
 
-or the NLL of held-out rows. Both are searched over log10 δ, relative to the features' mean square:
-δ = mean ‖φ‖² / τ² with τ the prior standard deviation of a logit.
+or the NLL of held-out rows. Both are searched over log10 δ, relative to the features' mean squared
+norm: δ = mean ‖φ‖² / τ² with τ the prior standard deviation of a logit.
 
 Source: MacKay 1992; Immer et al. 2021, arXiv 2104.04975.
 """
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 # τ from 100 down to 0.01, in half decades of δ.
 LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 
-# Beyond either edge nothing is left to find. With a narrow prior the posterior is a point, and the
-# score stays what it is there. With a wide one probabilities tend to uniform on unfamiliar rows,
-# which improves the NLL of a very overconfident network for the wrong reason.
+# The grid need not be wider. With a narrower prior the posterior is a point, and the score stops
+# changing. With a wider prior, probabilities tend to uniform on unfamiliar rows, which improves the
+# NLL of a very overconfident network for the wrong reason.
 _AT_THE_EDGE = {
     LOG10_GRID[0]: "the widest prior does not make up for the network's overconfidence; "
     "calibrate with posterior 'best' compares others",
@@ -54,13 +54,13 @@ def log_marginal_likelihood(
     return log_likelihood + 0.5 * (prior - log_determinant)
 
 
-def best_on_grid(score: Callable[[float], float], unit: float, what: str) -> float:
+def best_on_grid(score: Callable[[float], float], unit: float, name: str) -> float:
     """Return the precision on the grid with the largest score.
 
     Args:
-        score: Of a precision; larger is better.
-        unit: Precision that log10 = 0 stands for.
-        what: Name of the score, for messages.
+        score: Score of a precision; larger is better.
+        unit: Precision at log10 = 0.
+        name: Name of the score, for messages.
 
     Raises:
         InputError: No score is finite.
@@ -68,12 +68,12 @@ def best_on_grid(score: Callable[[float], float], unit: float, what: str) -> flo
     scores = {power: score(unit * 10**power) for power in LOG10_GRID}
     finite = {power: value for power, value in scores.items() if math.isfinite(value)}
     if not finite:
-        raise InputError(f"the {what} is not finite for any prior precision")
+        raise InputError(f"the {name} is not finite for any prior precision")
     best = max(finite, key=finite.__getitem__)
     if best in _AT_THE_EDGE:
         logger.warning(
             "the best prior precision by %s, %g, is at the edge of the search: %s",
-            what,
+            name,
             unit * 10**best,
             _AT_THE_EDGE[best],
         )
@@ -84,7 +84,7 @@ def refine(score: Callable[[float], float], start: float, tolerance: float = 1e-
     """Return the precision near a grid point that maximises a smooth score (golden section).
 
     Args:
-        score: Of a precision; larger is better.
+        score: Score of a precision; larger is better.
         start: The best precision on the grid.
         tolerance: In log10 of the precision.
     """

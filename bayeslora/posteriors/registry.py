@@ -1,7 +1,7 @@
-"""Every posterior that a name can stand for: built in, registered, or of an installed package.
+"""All posteriors by name: built in, registered, or from an installed package.
 
-`build_head` and `build_weights` make what its options describe, and check that of another package.
-Free of torch until they are called.
+`build_head` and `build_weights` build the modules that the options describe, and check those of
+other packages. Free of torch until they are called.
 """
 
 from __future__ import annotations
@@ -46,67 +46,67 @@ POSTERIORS: dict[str, type[Posterior]] = {
 """The built-in posteriors by name."""
 
 OWN_SOFTMAX = MLE()
-"""The answer of a network itself, before any posterior is fitted to it."""
+"""The network's own prediction, before any posterior is fitted to it."""
 
 CLOSED_FORM = VBLL(covariance="eigenbasis")
-"""A last layer that is fitted to features without gradients, and says the evidence of a fit."""
+"""A last layer that is fitted to features without gradients, and reports the fit's evidence."""
 
-# Other numbers than those that the adapters start from.
+# Keeps the seeds apart from those of the adapters' initial weights.
 _SEED_STEP = 1 << 32
 
 _TEXTS = ("name", "summary", "source", "passes", "parameters")
 
 
-def check_posterior(found: Any, where: str) -> type[Any]:
-    """Return a class of another package, completed, if it can stand for a posterior.
+def check_posterior(candidate: Any, description: str) -> type[Any]:
+    """Check that a class of another package defines a posterior, and add missing defaults.
 
     Args:
-        found: What should be a frozen dataclass with the class variables `name`, `summary`,
-            `source`, `passes`, `parameters` (text) and `head` (`module:object`, or the object). A
-            subclass of `Posterior` that defines `make_head` or `over_weights` needs no `head`.
-        where: What it is and whose, for messages.
+        candidate: A frozen dataclass with the class variables `name`, `summary`, `source`,
+            `passes`, `parameters` (text) and `head` (`module:object`, or the object). A subclass
+            of `Posterior` that defines `make_head` or `over_weights` needs no `head`.
+        description: Description and owner of the class, for messages.
 
     Raises:
-        InputError: It is something else; the message says what is missing.
+        InputError: The class is not valid; the message says what is missing.
     """
-    checked = check_options_class(found, where, _TEXTS)
-    head = getattr(checked, "head", None)
+    config = check_options_class(candidate, description, _TEXTS)
+    head = getattr(config, "head", None)
     has_head = callable(head) or (isinstance(head, str) and ":" in head)
-    is_option = "head" in {field.name for field in dataclasses.fields(checked)}
-    if is_option or not (has_head or _defines(checked, "make_head", "over_weights")):
+    is_option = "head" in {field.name for field in dataclasses.fields(config)}
+    if is_option or not (has_head or _defines(config, "make_head", "over_weights")):
         raise InputError(
-            f"{where}: {checked.__name__} lacks the class variables 'head'; it is 'module:object', "
-            "or what makes the last layer itself",
+            f"{description}: {config.__name__} lacks the class variables 'head'; it is "
+            "'module:object', or what makes the last layer itself",
             code="package",
         )
-    has_moment = getattr(checked, "over_trained", False) or getattr(checked, "from_start", "")
-    if _defines(checked, "over_weights") and not has_moment:
+    has_moment = getattr(config, "over_trained", False) or getattr(config, "from_start", "")
+    if _defines(config, "over_weights") and not has_moment:
         raise InputError(
-            f"{where}: {checked.__name__} is over the weights of a network, so it has to say "
+            f"{description}: {config.__name__} is over the weights of a network, so it has to say "
             "over_trained = True if it is fitted to adapters that are trained already, or in "
             "from_start why it cannot be",
             code="package",
         )
-    return completed(checked)
+    return completed(config)
 
 
-def _defines(found: type[Any], *hooks: str) -> bool:
-    """Return whether a class derives from `Posterior` and has a hook of its own."""
-    return issubclass(found, Posterior) and any(
-        getattr(found, hook) is not getattr(Posterior, hook) for hook in hooks
+def _defines(config: type[Any], *hooks: str) -> bool:
+    """Return whether a class derives from `Posterior` and overrides one of the hooks."""
+    return issubclass(config, Posterior) and any(
+        getattr(config, hook) is not getattr(Posterior, hook) for hook in hooks
     )
 
 
-def names_where(holds: Callable[[type[Posterior]], bool]) -> str:
-    """Return the built-in posteriors of which something holds, by name, for messages."""
-    return ", ".join(repr(name) for name, one in POSTERIORS.items() if holds(one))
+def names_where(condition: Callable[[type[Posterior]], bool]) -> str:
+    """Return the names of the built-in posteriors that satisfy a condition, for messages."""
+    return ", ".join(repr(name) for name, config in POSTERIORS.items() if condition(config))
 
 
 CATALOGUE = Catalogue("posterior", POSTERIORS, check_posterior)
-"""Every posterior by name, those of other packages included."""
+"""All posteriors by name, including those of other packages."""
 
 BEST = "best"
-"""What `calibrate` takes for the posterior with the lowest cross-validated NLL."""
+"""Name by which `calibrate` chooses the posterior with the lowest cross-validated NLL."""
 
 stored_posterior = CATALOGUE.stored
 provider = CATALOGUE.provider
@@ -120,22 +120,22 @@ def register_posterior(config: type[T]) -> type[T]:
     Args:
         config: A frozen dataclass of options with the class variables `name`, `summary`, `source`,
             `passes`, `parameters` and `head`, or a subclass of `Posterior`; see
-            `check_posterior`. What was defined and registered before under the
-            same module and class name is replaced.
+            `check_posterior`. A class registered earlier under the same module and class name is
+            replaced.
 
     Returns:
         The class itself.
 
     Raises:
-        InputError: It is not such a class, or its name is taken.
+        InputError: The class is not valid, or its name is taken.
     """
     return CATALOGUE.register(config)
 
 
 def resolve_posterior(value: object) -> Any:
-    """Return the options that a name, `name:key=value,…`, a mapping or an object stands for.
+    """Return the options for a name, `name:key=value,…`, a mapping or an object.
 
-    Packages are looked through only for a name that is neither built in nor registered.
+    Packages are searched only for a name that is neither built in nor registered.
 
     Raises:
         InputError: The name, an option or its value is not allowed, or the package that provides
@@ -154,20 +154,20 @@ def check_link(config: Any, link: str | None) -> None:
 
     Args:
         config: Options of the posterior.
-        link: What was asked for; None takes the posterior's own.
+        link: Requested link; None takes the posterior's own.
 
     Raises:
-        InputError: There is no such link, or the posterior has none to choose.
+        InputError: The link is unknown, or the posterior has none to choose.
     """
     if link is None:
         return
     checked("link", link, Link)
     if config.link is None:
-        having = names_where(lambda one: bool(one.link))
+        names = names_where(lambda posterior: bool(posterior.link))
         raise InputError(
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
             "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
-            f"out: it is for {having}",
+            f"out: it is for {names}",
             code="no-effect",
         )
 
@@ -177,7 +177,7 @@ def check_draws(config: Any, num_samples: int) -> None:
 
     Args:
         config: Options of the posterior.
-        num_samples: What was asked for; 0, the mean, is right for every posterior.
+        num_samples: Requested number; 0, the mean, is valid for every posterior.
     """
     checked("num_samples", num_samples, Draws)
     if num_samples and config.name in POSTERIORS and config.num_samples is None:
@@ -189,33 +189,33 @@ def check_draws(config: Any, num_samples: int) -> None:
 
 
 def check_factors(config: Posterior, *, low_rank: bool) -> None:
-    """Raise InputError for a posterior that is over the factors of an adapter that has none.
+    """Raise InputError if a posterior over factors meets an adapter without factors.
 
     Args:
-        config: Which posterior.
+        config: Options of the posterior.
         low_rank: Whether the adapter's sites have factors.
 
     Raises:
-        InputError: It is one of these.
+        InputError: The posterior is over factors, and the adapter has none.
     """
     if config.over_factors and not low_rank:
         raise InputError(
             f"posterior {config.name!r} is over factors, and this adapter has "
             "none; choose a low-rank adapter, or another posterior: "
-            f"{names_where(lambda one: not one.over_factors)}",
+            f"{names_where(lambda posterior: not posterior.over_factors)}",
             code="no-factors",
         )
 
 
 def draws_to_predict(config: Any, num_samples: int | None) -> bool:
-    """Return whether a prediction draws anything, so that its seed has an effect.
+    """Return whether a prediction draws random numbers, so that its seed has an effect.
 
-    Chains and mixtures keep the draws of their fit; of another package's posterior nothing is
-    known, and it counts as drawing.
+    Chains and mixtures keep the draws of their fit. A posterior of another package is assumed to
+    draw.
 
     Args:
         config: Options of the posterior.
-        num_samples: Draws that were asked for; None takes the posterior's own number.
+        num_samples: Requested draws; None takes the posterior's default.
     """
     if config.name not in POSTERIORS:
         return True
@@ -224,7 +224,7 @@ def draws_to_predict(config: Any, num_samples: int | None) -> bool:
 
 
 def described(config: Any) -> str:
-    """Return the name of a posterior, with its package where it is not our own, for messages."""
+    """Return the name of a posterior, with its package if it is not built in, for messages."""
     packages = ", ".join(f"{name} {version}" for name, version in provider(config).items())
     return f"posterior {config.name!r}" + (packages and f" of package {packages}")
 
@@ -239,22 +239,22 @@ def build_head(
     seed: int = 0,
     extra: Mapping[str, Any] | None = None,
 ) -> LastLayer:
-    """Return the head of a configuration: an `nn.Module` that satisfies `LastLayer`.
+    """Build the head of a posterior: an `nn.Module` that satisfies `LastLayer`.
 
-    Its `make_head` makes it, or, of another package's posterior, what its class names in `head`.
+    The posterior's `make_head` makes it, or, for another package's posterior, its `head`.
 
     Args:
-        config: Which posterior, with its options.
-        num_features: d, the constant column included where there is one.
+        config: Options of the posterior.
+        num_features: d, including the constant column, if any.
         num_classes: C.
         shared: Whether one weight vector is shared by all options of a row.
         mean_sq_norm: Mean ‖φ‖² of the training features when training starts.
-        seed: Of the draws that a sampled bound takes, and of Markov chains.
+        seed: Seed for the draws of a sampled bound and for Markov chains.
         extra: `extra_config()` of a fitted head, to load its state into the new one.
 
     Raises:
-        InputError: `extra` is not what `extra_config()` of such a head returns, a bound is not
-            for so many classes, or a third party's head cannot be found or is no `LastLayer`.
+        InputError: `extra` is not an `extra_config()` of such a head, a bound does not support
+            this number of classes, or a third party's head cannot be loaded or is no `LastLayer`.
     """
     if shared:
         head = _shared(config, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
@@ -273,16 +273,16 @@ def build_head(
 
 def _factory(config: Posterior) -> Callable[..., Any]:
     # Looked up on the class, where a function is not bound to the options.
-    found: str | Callable[..., Any] = type(config).head
-    if not found:
+    head: str | Callable[..., Any] = type(config).head
+    if not head:
         return type(config).make_head
-    if not isinstance(found, str):
-        return found
+    if not isinstance(head, str):
+        return head
     try:
-        factory: Callable[..., Any] = resolve_name(found)
+        factory: Callable[..., Any] = resolve_name(head)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"the head of {described(config)}, {found!r}, cannot be loaded: {error}",
+            f"the head of {described(config)}, {head!r}, cannot be loaded: {error}",
             code="package",
         ) from error
     return factory
@@ -320,18 +320,18 @@ def _check_head(config: Posterior, head: object) -> None:
 def build_weights(
     config: Posterior, network: Network, seed: int = 0, *, fitted: bool = False
 ) -> nn.Module | None:
-    """Return the posterior over the weights of a network; None if only its last layer is random.
+    """Build the posterior over the weights of a network; None if only its last layer is random.
 
     Args:
-        config: Which posterior, with its options.
-        network: Complete but for this posterior.
-        seed: Of a random start.
+        config: Options of the posterior.
+        network: Network, complete except for this posterior.
+        seed: Seed of a random initialisation.
         fitted: Whether tensors of a fitted posterior will be loaded into it.
 
     Raises:
-        InputError: There are too many weights for the structure that was asked for, the posterior
-            needs low-rank factors and the sites have none, or a third party's is not what such a
-            posterior must be.
+        InputError: There are too many weights for the requested structure, the posterior needs
+            low-rank factors and the sites have none, or a third party's posterior lacks a
+            required member.
         FailedError: A third party's method fails; the message names its package.
     """
     from torch import nn

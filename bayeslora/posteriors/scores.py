@@ -1,4 +1,4 @@
-"""The one score that posteriors tune themselves by."""
+"""The score by which posteriors tune themselves."""
 
 from __future__ import annotations
 

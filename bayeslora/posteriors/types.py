@@ -1,4 +1,4 @@
-"""What a last-layer posterior, a weight posterior and their network must be able to do."""
+"""Protocols of last-layer posteriors, weight posteriors and their network."""
 
 from __future__ import annotations
 
@@ -21,84 +21,84 @@ def _count(_: int) -> None:
 
 
 class LastLayerDefaults:
-    """What a last layer need not say; the head of another package that lacks it is given these."""
+    """Optional members of a last layer; added to the head of another package that lacks them."""
 
     advance: Callable[[int], object] = staticmethod(_count)
-    """Called by `fit` with the number of steps done; set while a bar is shown."""
+    """Called by `fit` with the number of steps done; set while a progress bar is shown."""
 
     config: Any = None
-    """Options in which `link` and `num_samples` are looked up, if its logits have variance."""
+    """Options that hold `link` and `num_samples`, if the logits have variance."""
 
     @property
     def scales_mean(self) -> bool:
-        """Whether it has a `scale_mean` of its own."""
+        """Whether `scale_mean` is overridden."""
         return type(self).scale_mean is not LastLayerDefaults.scale_mean
 
     @property
     def fit_steps(self) -> int:
-        """Steps of a fit that takes so long that a bar shows them; 0 for no bar."""
+        """Steps of a long fit, for its progress bar; 0 for no bar."""
         return 0
 
     def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return what a fit to these training rows reached, beside `report`, JSON-ready."""
+        """Return further results of a fit to these training rows, beside `report`, JSON-ready."""
         return {}
 
     def prior_centre(self) -> Tensor | None:
-        """Return the prior's mean [C, d]; None for zero, and if there is no prior."""
+        """Return the prior's mean [C, d]; None for zero or no prior."""
         return None
 
     def set_prior_mean(self: Any, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior, if any, at [C, d] weights, and, with `start`, start there."""
+        """Centre the prior, if any, at [C, d] weights; with `start`, also start there."""
         if start:
             self.set_mean(weight)
 
     def solve(self, rows: Features) -> None:
-        """Bring the weights to the optimum of `loss` for fixed features, if that is quick."""
+        """Minimise `loss` over the weights for fixed features, if that is quick."""
 
     def scale_mean(self, factor: float) -> None:
-        """Multiply the means of the logits alone.
+        """Scale the means of the logits alone.
 
-        The factor that held-out rows choose is then of these, otherwise of the logits as a whole.
+        The factor fitted to held-out rows then applies to the means, otherwise to the whole logits.
         """
         raise NotImplementedError
 
     def scores_of(self, rows: Features) -> dict[str, Tensor]:
-        """Return scores [N] of its own by name, higher = more uncertain."""
+        """Return additional scores [N] by name, higher = more uncertain."""
         return {}
 
 
 class WeightDefaults:
-    """What a posterior over weights need not say, as `LastLayerDefaults` of a last layer."""
+    """Optional members of a posterior over weights, like `LastLayerDefaults` of a last layer."""
 
     def report(self) -> dict[str, float | str]:
-        """Return what its fit chose and reached, JSON-ready."""
+        """Return the choices and results of the fit, JSON-ready."""
         return {}
 
 
 class LastLayer(Protocol):
     """A distribution over the weights of a linear head; it sees features, never tokens.
 
-    Every implementation is also an `nn.Module`, with state made of tensors only. What it need not
-    have is in `LastLayerDefaults`.
+    Every implementation is also an `nn.Module`, with state made of tensors only. Optional members
+    are in `LastLayerDefaults`.
     """
 
     uses_training_features: bool
-    """Whether epochs are compared after a fit to training features, and not as training left the
-    head. A `fit` that is for held-out rows, such as that of a temperature, is no reason."""
+    """Whether epochs are compared after a fit to training features, rather than with the head as
+    trained. False for a `fit` to held-out rows only, such as that of a temperature."""
 
     advance: Callable[[int], object]
-    """See `LastLayerDefaults`, also for the members that it has too."""
+    """See `LastLayerDefaults`, also for the other members defined there."""
 
     config: Any
 
     @property
     def fit_steps(self) -> int:
-        """Steps of a fit that a bar shows."""
+        """Steps of a fit for a progress bar."""
         ...
 
     @property
     def scales_mean(self) -> bool:
-        """Whether a factor of the logits is one of their means alone, by `scale_mean`."""
+        """Whether `scale_mean` scales the means of the logits alone."""
         ...
 
     @property
@@ -111,14 +111,14 @@ class LastLayer(Protocol):
 
         Args:
             rows: Labelled; gradients reach their values.
-            num_train: Rows of the whole training set.
+            num_train: Number of training rows.
         """
         ...
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return what the adapter minimises: mean nats per row, without the KL.
+        """Return the adapter's objective: mean nats per row, without the KL.
 
-        Gradients reach the features only; the head's parameters count as constants.
+        Gradients reach the features only; the head's parameters are constants.
         """
         ...
 
@@ -127,14 +127,13 @@ class LastLayer(Protocol):
     ) -> None:
         """Fit the posterior that `predict` uses to cached features, in float64.
 
-        Training state is left alone, so training can go on afterwards.
+        The training state does not change, so training can continue afterwards.
 
         Args:
             train: The whole training set in evaluation mode, labelled.
-            validation: Held-out rows, labelled, for choosing the prior and whatever else the method
-                chooses by them.
-            choose_prior: Whether to choose a prior that is not a fixed number; False keeps that
-                of the training, which is quicker and good enough for comparing epochs.
+            validation: Held-out rows, labelled, for choosing the prior and other settings.
+            choose_prior: Whether to choose a prior that is not a fixed number; False keeps the
+                training prior, which is quicker and good enough for comparing epochs.
 
         Raises:
             InputError: Features are not finite; `bayeslora.posteriors.features` has the check.
@@ -142,7 +141,7 @@ class LastLayer(Protocol):
         ...
 
     def predict(self, rows: Features) -> Logits:
-        """Return the logits' distribution of rows, in float64; their labels are not read.
+        """Return the distribution of the rows' logits, in float64; labels are not read.
 
         Raises:
             InputError: Features are not finite.
@@ -150,27 +149,27 @@ class LastLayer(Protocol):
         ...
 
     def set_mean(self, weight: Tensor) -> None:
-        """Start from given [C, d] weights instead of zero."""
+        """Set the [C, d] weights to start from, instead of zero."""
         ...
 
     def set_mean_sq_norm(self, value: float) -> None:
-        """Set mean ‖φ‖² of the training features, which turns prior scales into variances."""
+        """Set the training features' mean ‖φ‖², which converts prior scales to variances."""
         ...
 
     def extra_config(self) -> dict[str, Any]:
-        """Return, JSON-ready, what `prepare` needs to give a fresh module the same shapes."""
+        """Return the arguments by which `prepare` allocates the same shapes, JSON-ready."""
         ...
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate what `extra` describes, so that `load_state_dict` finds every tensor."""
+        """Allocate the tensors that `extra` describes, for `load_state_dict`."""
         ...
 
     def report(self) -> dict[str, float | str]:
-        """Return what the fit chose and reached, JSON-ready: the prior scale, the ELBO."""
+        """Return the choices and results of the fit, JSON-ready, such as prior scale and ELBO."""
         ...
 
     def fit_report(self, rows: Features) -> dict[str, float]:
-        """Return what a fit to these training rows reached, beside `report`."""
+        """Return further results of a fit to these training rows, beside `report`."""
         ...
 
     def prior_centre(self) -> Tensor | None:
@@ -178,15 +177,15 @@ class LastLayer(Protocol):
         ...
 
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior at [C, d] weights, and, with `start`, start there."""
+        """Centre the prior at [C, d] weights; with `start`, also start there."""
         ...
 
     def solve(self, rows: Features) -> None:
-        """Bring the weights to the optimum of `loss` for fixed features."""
+        """Minimise `loss` over the weights for fixed features."""
         ...
 
     def scale_mean(self, factor: float) -> None:
-        """Multiply the means of the logits alone."""
+        """Scale the means of the logits alone."""
         ...
 
     def scores_of(self, rows: Features) -> dict[str, Tensor]:
@@ -198,15 +197,15 @@ class LastLayer(Protocol):
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Put tensors back, as every `nn.Module` does; all names must match."""
+        """Load tensors, as every `nn.Module` does; all names must match."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what gradient steps train."""
+        """Yield the parameters that gradient steps train."""
         ...
 
     def zero_grad(self) -> None:
-        """Forget gradients."""
+        """Reset the gradients."""
         ...
 
     def to(self, device: torch.device, /) -> Any:
@@ -214,9 +213,9 @@ class LastLayer(Protocol):
         ...
 
 
-_DEFAULTS = {name: verb for name, verb in vars(LastLayerDefaults).items() if name[0] != "_"}
-_WEIGHT_DEFAULTS = {name: verb for name, verb in vars(WeightDefaults).items() if name[0] != "_"}
-_VERBS = sorted(
+_DEFAULTS = {name: member for name, member in vars(LastLayerDefaults).items() if name[0] != "_"}
+_WEIGHT_DEFAULTS = {name: member for name, member in vars(WeightDefaults).items() if name[0] != "_"}
+_REQUIRED = sorted(
     name
     for name in {*vars(LastLayer), *LastLayer.__annotations__} - {*_DEFAULTS}
     if not name.startswith("_")
@@ -224,33 +223,33 @@ _VERBS = sorted(
 
 
 def completed_head(head: nn.Module) -> list[str]:
-    """Give the head of another package the verbs that it need not have; return those it lacks.
+    """Add missing optional members to the head of another package; return missing required ones.
 
     Args:
-        head: Whose class is changed in place.
+        head: Head, whose class is changed in place.
     """
     _complete(head, _DEFAULTS)
-    return [verb for verb in _VERBS if not hasattr(head, verb)]
+    return [name for name in _REQUIRED if not hasattr(head, name)]
 
 
 def complete_weights(weights: nn.Module) -> None:
-    """Give the posterior over weights of another package what it need not have.
+    """Add missing optional members to the weight posterior of another package.
 
     Args:
-        weights: Whose class is changed in place.
+        weights: Posterior, whose class is changed in place.
     """
     _complete(weights, _WEIGHT_DEFAULTS)
 
 
-def _complete(part: nn.Module, defaults: Mapping[str, Any]) -> None:
-    for name, verb in defaults.items():
-        if not hasattr(part, name):
-            setattr(type(part), name, verb)
+def _complete(module: nn.Module, defaults: Mapping[str, Any]) -> None:
+    for name, member in defaults.items():
+        if not hasattr(module, name):
+            setattr(type(module), name, member)
 
 
 @runtime_checkable
 class Refittable(Protocol):
-    """A last layer whose training state has an optimum in closed form, for `HeadTraining.step`."""
+    """A last layer that can be refitted in closed form while training, for `HeadTraining.step`."""
 
     def refit(self, rows: Features) -> None:
         """Move the training state near its optimum for labelled rows."""
@@ -258,10 +257,10 @@ class Refittable(Protocol):
 
 
 class WeightPosterior(Protocol):
-    """A distribution over the weights of a whole network, seen through its draws."""
+    """A distribution over the weights of a whole network, represented by draws."""
 
     def draw(self, generator: torch.Generator) -> AbstractContextManager[None]:
-        """Put one draw of the weights in place while the context lasts, then restore them."""
+        """Set the weights to one draw within the context, then restore them."""
         ...
 
 
@@ -270,7 +269,7 @@ class Network(Protocol):
 
     @property
     def encoder(self) -> FeatureExtractor:
-        """From texts to features, adapters included."""
+        """Maps texts to features, adapters included."""
         ...
 
     @property
@@ -285,7 +284,7 @@ class Network(Protocol):
 
     @property
     def weights(self) -> nn.Module | None:
-        """The posterior over its weights, where there is one."""
+        """The posterior over its weights, if any."""
         ...
 
     def __call__(self, batch: Batch) -> Any:
@@ -293,7 +292,7 @@ class Network(Protocol):
         ...
 
     def scaled(self, features: Tensor, labels: Tensor | None = None) -> Features:
-        """Return what the encoder gives of rows [N, ...] as the last layer sees it."""
+        """Convert the encoder's features [N, ...] to those that the last layer sees."""
         ...
 
     def eval(self) -> Any:

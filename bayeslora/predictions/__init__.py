@@ -1,1 +1,1 @@
-"""The record between methods and metrics, its files and its foreign sources."""
+"""The record between methods and metrics, its file formats and external sources."""

@@ -1,7 +1,7 @@
-"""What the parts of a `Predictions` record must be, each checked with an error that names the row.
+"""Checks of the fields of a `Predictions` record; each error names the row.
 
-Each function takes a part as it was given and returns it as the record keeps it: copied, converted,
-read-only. Rows are counted from 1.
+Each function takes a field from the caller and returns it as the record stores it: copied,
+converted, read-only. Rows are counted from 1.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bayeslora.predictions.files import RESERVED, UNCERTAINTIES, is_ours
 COMPUTED = ("max_probability", "entropy")
 """Uncertainty scores that follow from the probabilities."""
 
-_PART = 65_536  # rows that are checked at a time
+_PART = 65_536  # rows checked at a time
 _EXACT = 1e-12  # sums this close to 1 are left alone, so that saving and loading changes no bit
 
 
-def class_names(given: Sequence[str]) -> tuple[str, ...]:
+def class_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return two or more distinct, non-empty names."""
-    classes = tuple(given)
+    classes = tuple(names)
     if len(classes) < 2:
         raise InputError(f"classes must be two or more names, got {classes!r}")
     seen: set[str] = set()
@@ -40,17 +40,17 @@ def class_names(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def probabilities(
-    given: ArrayLike, classes: Sequence[str], *, in_place: bool = False
+    array: ArrayLike, classes: Sequence[str], *, in_place: bool = False
 ) -> NDArray[np.float64]:
-    """Return [N, C] float64 with rows that sum to 1, as far as they did within `SUM_TOLERANCE`.
+    """Return [N, C] float64, each row renormalised; sums may be off by `SUM_TOLERANCE`.
 
     Args:
-        given: [N, C]; an array that is one of a record already is not copied.
+        array: [N, C]; an array of an existing record is not copied.
         classes: C names.
-        in_place: Whether `given` is a fresh array that may be changed and kept.
+        in_place: Whether `array` is a fresh array that may be changed and kept.
     """
-    kept = in_place or _is_frozen(given)
-    probs = np.asarray(given, np.float64) if kept else _float_array("probs", given)
+    reuse = in_place or _is_frozen(array)
+    probs = np.asarray(array, np.float64) if reuse else _float_array("probs", array)
     if probs.ndim != 2 or len(probs) < 1 or probs.shape[1] != len(classes):
         raise InputError(
             f"probs must be [rows, {len(classes)} classes] with at least 1 row, "
@@ -70,35 +70,35 @@ def probabilities(
         probs = probs if probs.flags.writeable else probs.copy()
         probs /= np.where(off > _EXACT, sums, 1.0)[:, None]
     if max(part.max() for _, part in _parts(probs)) > 1:
-        # By rounding, as in a weighted mean of certain rows.
+        # Rounding, as in a weighted mean of certain rows.
         probs = probs if probs.flags.writeable else probs.copy()
         np.minimum(probs, 1.0, out=probs)
     return _frozen(probs)
 
 
 def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
-    for before, part in _parts(probs):
+    for start, part in _parts(probs):
         bad = np.argwhere(~((part >= 0) & (part < np.inf)))
         if bad.size:
             row, column = bad[0]
             raise RowError(
-                int(before + row),
+                int(start + row),
                 f", class {shown(classes[column])}: probability {part[row, column]}; allowed is 0 "
                 "to 1",
             )
 
 
 def _parts(values: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield runs of rows with the number of rows before, so that temporaries stay small."""
-    for before in range(0, len(values), _PART):
-        yield before, values[before : before + _PART]
+    """Yield blocks of rows with the index of their first row; this keeps temporaries small."""
+    for start in range(0, len(values), _PART):
+        yield start, values[start : start + _PART]
 
 
-def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64] | None:
+def label_indices(array: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64] | None:
     """Return [N] int64 class indices, -1 where unlabelled; None where no row is labelled."""
-    if given is None:
+    if array is None:
         return None
-    labels = np.asarray(given)
+    labels = np.asarray(array)
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
         raise InputError(
             f"labels must be {rows} integers, one per row (-1: unlabelled), "
@@ -110,15 +110,15 @@ def label_indices(given: ArrayLike | None, rows: int, columns: int) -> NDArray[n
         raise RowError(row, f": label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)")
     if not (labels >= 0).any():
         return None
-    return _frozen(labels if _is_frozen(given) else labels.astype(np.int64))
+    return _frozen(labels if _is_frozen(array) else labels.astype(np.int64))
 
 
-def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
+def row_ids(names: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     """Return N distinct strings."""
-    if given is None:
+    if names is None:
         return None
-    # a tuple is immutable, and a file of millions of rows has no use for a second one
-    ids = given if isinstance(given, tuple) else tuple(given)
+    # a tuple is immutable: no second copy of millions of ids
+    ids = names if isinstance(names, tuple) else tuple(names)
     if any(type(name) is not str for name in ids):
         ids = tuple(map(str, ids))
     if len(ids) != rows:
@@ -130,9 +130,9 @@ def row_ids(given: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     return ids
 
 
-def finite(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
+def finite(name: str, array: ArrayLike, rows: int) -> NDArray[np.float64]:
     """Return [N] float64 without NaN or infinities."""
-    values = np.asarray(given, np.float64) if _is_frozen(given) else _float_array(name, given)
+    values = np.asarray(array, np.float64) if _is_frozen(array) else _float_array(name, array)
     if values.shape != (rows,):
         raise InputError(f"{name} must have shape [{rows}], got {list(values.shape)}")
     bad = ~np.isfinite(values)
@@ -142,20 +142,20 @@ def finite(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
     return _frozen(values)
 
 
-def named_score(name: str, given: ArrayLike, rows: int) -> NDArray[np.float64]:
+def named_score(name: str, array: ArrayLike, rows: int) -> NDArray[np.float64]:
     """Return [N] float64 without NaN or infinities; the name must be free."""
     if name in (*COMPUTED, *UNCERTAINTIES):
         raise InputError(f"a score cannot be called {name!r}: that name has a fixed meaning")
-    return finite(f"score {name!r}", given, rows)
+    return finite(f"score {name!r}", array, rows)
 
 
-def prediction_sets(given: ArrayLike | None, rows: int, columns: int) -> NDArray[np.bool_] | None:
-    """Return [N, C] booleans, or None where there are none."""
-    return None if given is None else _frozen(_booleans("sets", given, rows, columns))
+def prediction_sets(array: ArrayLike | None, rows: int, columns: int) -> NDArray[np.bool_] | None:
+    """Return [N, C] booleans, or None without sets."""
+    return None if array is None else _frozen(_booleans("sets", array, rows, columns))
 
 
 def available_options(
-    given: ArrayLike | None,
+    array: ArrayLike | None,
     probs: NDArray[np.float64],
     labels: NDArray[np.int64] | None,
     sets: NDArray[np.bool_] | None,
@@ -164,15 +164,15 @@ def available_options(
     """Return [N, C] booleans: which classes a row has; None where every row has all of them.
 
     Args:
-        given: [N, C], or None.
+        array: [N, C], or None.
         probs: [N, C], checked; 0 for classes that a row does not have.
         labels: [N], checked, or None.
         sets: [N, C], checked, or None.
         classes: C names.
     """
-    if given is None:
+    if array is None:
         return None
-    options = _booleans("available", given, *probs.shape)
+    options = _booleans("available", array, *probs.shape)
     if options.all():
         return None
     few = options.sum(1) < 2
@@ -197,8 +197,8 @@ def available_options(
     return _frozen(options)
 
 
-def _booleans(name: str, given: ArrayLike, rows: int, columns: int) -> NDArray[np.bool_]:
-    values = np.array(given)
+def _booleans(name: str, array: ArrayLike, rows: int, columns: int) -> NDArray[np.bool_]:
+    values = np.array(array)
     if values.shape != (rows, columns) or values.dtype != np.bool_:
         raise InputError(
             f"{name} must be booleans of shape [{rows}, {columns}], "
@@ -207,31 +207,31 @@ def _booleans(name: str, given: ArrayLike, rows: int, columns: int) -> NDArray[n
     return values
 
 
-def row_columns(given: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, NDArray[Any]]:
-    """Return further columns as [N] arrays of objects, each a string or None."""
-    return {name: _texts(name, values, rows) for name, values in given.items()}
+def row_columns(columns: Mapping[str, Sequence[str | None]], rows: int) -> dict[str, NDArray[Any]]:
+    """Return further columns as [N] object arrays of strings and None."""
+    return {name: _texts(name, values, rows) for name, values in columns.items()}
 
 
 def check_further(names: Sequence[str]) -> None:
-    """Raise InputError for a name that a further column cannot have."""
+    """Raise InputError if a name is not allowed for a further column."""
     for name in names:
         if is_ours(name):
             raise InputError(f"a further column cannot be called {name!r}: files use that name")
 
 
-def _texts(name: str, given: Sequence[str | None], rows: int) -> NDArray[Any]:
+def _texts(name: str, texts: Sequence[str | None], rows: int) -> NDArray[Any]:
     check_further([name])
-    if len(given) != rows:
-        raise InputError(f"column {name!r} has {len(given)} values for {rows} rows")
-    values = np.array([None if value is None else str(value) for value in given], dtype=object)
+    if len(texts) != rows:
+        raise InputError(f"column {name!r} has {len(texts)} values for {rows} rows")
+    values = np.array([None if value is None else str(value) for value in texts], dtype=object)
     return _frozen(values)
 
 
-def notes(given: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata as strings; the keys that files use for themselves are refused."""
-    for key in sorted(RESERVED & given.keys()):
+def notes(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata as strings; raise InputError for keys reserved by the file format."""
+    for key in sorted(RESERVED & metadata.keys()):
         raise InputError(f"metadata cannot hold {key!r}: files use that key for themselves")
-    return {str(key): str(value) for key, value in given.items()}
+    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
@@ -240,7 +240,7 @@ def _frozen(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_frozen(values: object) -> TypeGuard[NDArray[Any]]:
-    """Return whether a record made this array read-only, and it is no view of another."""
+    """Return whether a record made this array read-only and the array is not a view."""
     return (
         isinstance(values, np.ndarray)
         and values.dtype in (np.float64, np.int64)

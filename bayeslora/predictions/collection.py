@@ -1,6 +1,6 @@
-"""Predictions as functions take them: one set, or those of several methods with their OOD sets.
+"""Predictions as function arguments: one set, or several methods with their OOD sets.
 
-Each is the record, a file that holds one, or a data frame.
+Each is a record, a predictions file, or a data frame.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ PredictionsLike = Predictions | str | Path | Any
 """Predictions, the path of a file, or a data frame; `as_predictions` refuses everything else."""
 
 
-def is_single(given: object) -> bool:
-    """Return whether `given` is one set of predictions rather than a sequence of them."""
-    return isinstance(given, Predictions | str | Path) or is_frame(given)
+def is_single(predictions: object) -> bool:
+    """Return whether `predictions` is a single set rather than a sequence of sets."""
+    return isinstance(predictions, Predictions | str | Path) or is_frame(predictions)
 
 
-def as_list(given: Any) -> list[PredictionsLike]:
-    """Return one set of predictions, or a sequence of them, as a list."""
-    return [given] if is_single(given) else list(given)
+def as_list(predictions: Any) -> list[PredictionsLike]:
+    """Return a single set of predictions, or a sequence of sets, as a list."""
+    return [predictions] if is_single(predictions) else list(predictions)
 
 
 def as_predictions(
-    given: PredictionsLike,
+    predictions: PredictionsLike,
     columns: Sequence[str] = (),
     reading: PredictionsReading = AS_WRITTEN,
 ) -> Predictions:
-    """Return predictions, read from a file or made of a data frame where they are not yet.
+    """Return a `Predictions` record, read from a file or made from a data frame if needed.
 
     Args:
-        given: Predictions, the path of a file, or a data frame (see `Predictions.from_frame`).
-        columns: Further columns to keep of a file; a data frame keeps all.
-        reading: How to read a file that is not as this package writes it.
+        predictions: A record, the path of a file, or a data frame (see `Predictions.from_frame`).
+        columns: Further columns to keep from a file; a data frame keeps all.
+        reading: How to read a file in another format than this package writes.
 
     Raises:
-        InputError: It is something else, or a value in it is wrong.
+        InputError: `predictions` is something else, or a value in it is wrong.
     """
-    if isinstance(given, Predictions):
-        return given
-    if isinstance(given, str | Path):
-        return Predictions.read(given, columns=tuple(dict.fromkeys(columns)), reading=reading)
-    return Predictions.from_frame(given)
+    if isinstance(predictions, Predictions):
+        return predictions
+    if isinstance(predictions, str | Path):
+        return Predictions.read(predictions, columns=tuple(dict.fromkeys(columns)), reading=reading)
+    return Predictions.from_frame(predictions)
 
 
 EXAMPLE_COLUMN = "text"
-"""The further column that holds the texts of rows, where nothing else is said."""
+"""The default further column for the texts of rows."""
 
 QUESTION_COLUMNS = ("question", "context", "choices")
-"""The further columns that hold questions, and their options as a JSON list."""
+"""The further columns for questions and their options (a JSON list)."""
 
 OodLike = Mapping[str, PredictionsLike | Mapping[str, PredictionsLike]]
 """Set name -> predictions, or method name -> set name -> predictions."""
@@ -82,7 +82,7 @@ class Source:
         predictions: The record.
         path: The file it was read from; None for an object in memory.
         sha256: Hash of that file in hexadecimal; empty for an object in memory.
-        reading: How it was read.
+        reading: How the file was read.
     """
 
     predictions: Predictions
@@ -97,12 +97,12 @@ class Method:
 
     Attributes:
         label: Short, distinct name for tables and figures.
-        name: The name as it was given.
-        source: Predictions on the rows that it is judged by.
+        name: The original name.
+        source: Predictions on the evaluation rows.
         ood: Out-of-distribution sets by name.
-        group: The method's name without its seed: the same for the seeds of one method, the label
-            where there is but one.
-        seed: Its seed among those of its group; empty where it is not known.
+        group: The method's name without its seed, shared by all its seeds; the label for a method
+            with a single fit.
+        seed: Its seed within the group; empty if unknown.
     """
 
     label: str
@@ -114,12 +114,12 @@ class Method:
 
     @property
     def predictions(self) -> Predictions:
-        """The predictions that the method is judged by."""
+        """The predictions on the evaluation rows."""
         return self.source.predictions
 
     @property
     def file(self) -> str:
-        """Path of the predictions' file, as it is shown; empty for an object in memory."""
+        """Displayed path of the predictions file; empty for an object in memory."""
         return "" if self.source.path is None else shown_path(self.source.path)
 
 
@@ -137,41 +137,43 @@ def gather(
         items: Predictions or paths, one for each method or seed; a single one is allowed.
         ood: Out-of-distribution sets; where there are several items, by method: its name, or its
             label such as `polar (seed 1)` where several items share the name.
-        columns: Further columns, kept from files that have them.
-        needed: Further columns that every method's file must have; sets keep those they have.
-        reading: How to read files that are not as this package writes them.
+        columns: Optional further columns, kept from files that have them.
+        needed: Further columns required in every method's file; optional in OOD sets.
+        reading: How to read files in another format than this package writes.
 
     Raises:
         InputError: There is nothing to report, a file is wrong, a set names an unknown method, or
-            it is not said which method a set belongs to.
+            the method of a set is ambiguous.
     """
-    given = as_list(items)
-    if not given:
+    inputs = as_list(items)
+    if not inputs:
         raise InputError("a report needs at least one set of predictions, got none")
-    sources = [load_source(item, columns, needed, reading) for item in given]
+    sources = [load_source(item, columns, needed, reading) for item in inputs]
     names = names_of([source.predictions for source in sources])
-    called = called_like([one.predictions for one in sources], [one.path for one in sources])
-    labels = [one.label for one in called]
-    load = partial(load_source, wanted=(*columns, *needed), reading=reading)
+    namings = called_like(
+        [source.predictions for source in sources], [source.path for source in sources]
+    )
+    labels = [naming.label for naming in namings]
+    load = partial(load_source, optional=(*columns, *needed), reading=reading)
     outside = _by_method(names, labels, ood or {}, load)
     return [
-        Method(one.label, name, source, sets, one.group, one.seed)
-        for one, name, source, sets in zip(called, names, sources, outside, strict=True)
+        Method(naming.label, name, source, sets, naming.group, naming.seed)
+        for naming, name, source, sets in zip(namings, names, sources, outside, strict=True)
     ]
 
 
 def paths_in(items: PredictionsLike | Sequence[PredictionsLike], ood: OodLike) -> list[Path]:
-    """Return the paths among what `gather` is given."""
-    given: list[object] = as_list(items)
-    for one in ood.values():
-        given += one.values() if isinstance(one, Mapping) else [one]
-    return [Path(one) for one in given if isinstance(one, str | Path)]
+    """Return the paths among the arguments of `gather`."""
+    inputs: list[object] = as_list(items)
+    for value in ood.values():
+        inputs += value.values() if isinstance(value, Mapping) else [value]
+    return [Path(path) for path in inputs if isinstance(path, str | Path)]
 
 
 def labels_of(
     paths: Sequence[str | Path], reading: PredictionsReading = AS_WRITTEN
 ) -> list[tuple[str, str]]:
-    """Return the label and the name that `gather` would give to files, without reading rows.
+    """Return the label and the name that `gather` would assign to files, without reading rows.
 
     Raises:
         InputError: A file is missing, unreadable, or not a predictions file.
@@ -181,12 +183,13 @@ def labels_of(
 
 
 def by_group(methods: Sequence[Method]) -> dict[str, list[Method]]:
-    """Return the seeds of each method by its group, by rising seed, in order of appearance."""
+    """Return the fits of each method by group, sorted by seed; groups in order of appearance."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
         groups.setdefault(method.group, []).append(method)
     return {
-        group: sorted(seeds, key=lambda one: by_number(one.seed)) for group, seeds in groups.items()
+        group: sorted(seeds, key=lambda method: by_number(method.seed))
+        for group, seeds in groups.items()
     }
 
 
@@ -198,17 +201,17 @@ def named_predictions(method: Method, *, over_seeds: bool) -> Predictions:
 
 def load_source(
     item: PredictionsLike,
-    wanted: Sequence[str] = (),
+    optional: Sequence[str] = (),
     needed: Sequence[str] = (),
     reading: PredictionsReading = AS_WRITTEN,
 ) -> Source:
-    """Return predictions with the hash of the file they come from.
+    """Return predictions with the hash of their file.
 
     Args:
         item: Predictions, a path or a data frame.
-        wanted: Further columns to keep from a file that has them.
+        optional: Further columns to keep from a file that has them.
         needed: Further columns that a file must have.
-        reading: How to read a file that is not as this package writes it.
+        reading: How to read a file in another format than this package writes.
 
     Raises:
         InputError: `item` is none of the three, or its file cannot be read.
@@ -216,8 +219,10 @@ def load_source(
     if not isinstance(item, str | Path):
         return Source(as_predictions(item))
     path = Path(item)
-    there = [name for name in further_columns(path, reading) if name in wanted] if wanted else []
-    columns = list(dict.fromkeys([*needed, *there]))
+    present = (
+        [name for name in further_columns(path, reading) if name in optional] if optional else []
+    )
+    columns = list(dict.fromkeys([*needed, *present]))
     predictions = Predictions.read(path, columns=columns, reading=reading)
     with path.open("rb") as stream:
         return Source(predictions, path, hashlib.file_digest(stream, "sha256").hexdigest(), reading)
@@ -227,17 +232,17 @@ def check_column(methods: Sequence[Method], column: str) -> None:
     """Raise InputError if no method has a further column.
 
     Raises:
-        InputError: None has it; the message names those that there are.
+        InputError: No method has it; the message lists the available columns.
     """
-    if any(column in one.predictions.columns for one in methods):
+    if any(column in method.predictions.columns for method in methods):
         return
     known = {
         name
-        for one in methods
+        for method in methods
         for name in (
-            one.predictions.columns
-            if one.source.path is None
-            else further_columns(one.source.path, one.source.reading)
+            method.predictions.columns
+            if method.source.path is None
+            else further_columns(method.source.path, method.source.reading)
         )
     }
     if not known:

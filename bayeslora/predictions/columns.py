@@ -1,4 +1,4 @@
-"""What columns of a table hold, as the arrays of a record, with errors that name the row."""
+"""Columns of a table as arrays of a record; errors name the row."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ class PredictionsReading:
 
     def __post_init__(self) -> None:
         classes = list(self.probability_columns.values())
-        for place, name in enumerate(classes):
-            if name in classes[:place]:
+        for index, name in enumerate(classes):
+            if name in classes[:index]:
                 raise InputError(
                     f"probability_columns (--probability-column): two columns for {shown(name)}"
                 )
 
 
 AS_WRITTEN = PredictionsReading()
-"""Columns and format are as this package writes them."""
+"""Columns and format as written by this package."""
 
 
 def probability_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """Return the class of each column from texts `COLUMN=CLASS`.
+    """Return the class of each column, parsed from `COLUMN=CLASS` strings.
 
     Raises:
-        InputError: A text is not of that form, or a column appears twice.
+        InputError: A string has another form, or a column appears twice.
     """
-    found: dict[str, str] = {}
+    classes: dict[str, str] = {}
     for pair in pairs:
         column, equals, name = pair.rpartition("=")
-        if not (column and equals and name) or column in found:
-            problem = "names the column again" if column in found else "expected NAME=CLASS"
+        if not (column and equals and name) or column in classes:
+            problem = "names the column again" if column in classes else "expected NAME=CLASS"
             raise InputError(f"--probability-column {shown(pair)}: {problem}")
-        found[column] = name
-    return found
+        classes[column] = name
+    return classes
 
 
 _TOO_LARGE = 2**53  # integers beyond this are not exact in the float columns of some writers
 
 Where = Callable[[int], str]
-"""Takes the index of a row, from 0; returns what messages call it."""
+"""Takes the index of a row, from 0; returns its name in messages."""
 
 
 def row_number(index: int) -> str:
-    """Return what messages call a row that is in no file."""
+    """Return the name, in messages, of a row that is not from a file."""
     return f"row {index + 1}"
 
 
@@ -81,7 +81,7 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
     """Return [N] values of a column as float64, null as NaN.
 
     Args:
-        table: Of the piece.
+        table: The table of the piece.
         piece: N rows.
         name: The column.
         truths: Whether true and false are allowed, as 1 and 0.
@@ -96,8 +96,8 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
         return _arrow_numbers(table, values, name, truths=truths)
     allowed = {int, float, type(None)} | ({bool} if truths else set())
     if not allowed.issuperset(map(type, values)):
-        place = next(k for k, value in enumerate(values) if type(value) not in allowed)
-        raise _bad(table, piece, place, name, f"{shown(values[place])} is not a number")
+        index = next(k for k, value in enumerate(values) if type(value) not in allowed)
+        raise _bad(table, piece, index, name, f"{shown(values[index])} is not a number")
     try:
         return np.array([np.nan if value is None else value for value in values], np.float64)
     except OverflowError:
@@ -107,7 +107,7 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
 
 
 def absent(piece: Piece, name: str) -> NDArray[np.bool_]:
-    """Return [N]: where a column has no value; NaN is one."""
+    """Return an [N] mask of missing values in a column; NaN counts as a value."""
     values: Any = piece.columns[name]
     if isinstance(values, list):
         return np.array([value is None for value in values], dtype=np.bool_)
@@ -115,15 +115,15 @@ def absent(piece: Piece, name: str) -> NDArray[np.bool_]:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Return numbers of Arrow without nulls; its `to_numpy` imports pandas, half a second."""
+    """Return Arrow numbers without nulls as an array; `to_numpy` would import pandas (0.5 s)."""
     import pyarrow as pa
 
-    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return np.from_dlpack(whole)
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return np.from_dlpack(array)
 
 
 def _strings(values: Sequence[str]) -> Any:
-    """Return strings as Arrow's; `pyarrow.array` imports pandas."""
+    """Return an Arrow string array; `pyarrow.array` would import pandas."""
     import pyarrow as pa
 
     encoded = [value.encode() for value in values]
@@ -133,14 +133,14 @@ def _strings(values: Sequence[str]) -> Any:
 
 
 def _floats(values: Any) -> NDArray[np.float64]:
-    """Return float64 numbers of Arrow, NaN where there is none."""
+    """Return Arrow float64 numbers as an array, null as NaN."""
     import pyarrow.compute as pc
 
     return _array(pc.fill_null(values, np.nan) if values.null_count else values)
 
 
 def _truths(values: Any) -> NDArray[np.bool_]:
-    """Return truth values of Arrow, of which none is missing."""
+    """Return Arrow booleans without nulls as an array."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -156,10 +156,10 @@ def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDA
     if pa.types.is_boolean(values.type) and not truths:
         raise InputError(problem)
     try:
-        found = pc.cast(values, pa.float64())
+        floats = pc.cast(values, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise InputError(problem) from None
-    return _floats(found)
+    return _floats(floats)
 
 
 def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDArray[np.float64]:
@@ -169,41 +169,41 @@ def _text_numbers(table: Table, piece: Piece, name: str, *, truths: bool) -> NDA
     values: Any = piece.columns[name]
     if truths:
         words = {"true": "1", "false": "0"}
-        given = plain_values(values)
-        values = [None if value is None else words.get(value.lower(), value) for value in given]
+        plain = plain_values(values)
+        values = [None if value is None else words.get(value.lower(), value) for value in plain]
     if isinstance(values, list):
         values = pa.array(values, pa.string())
     try:
         return _floats(pc.cast(values, pa.float64()))
     except pa.ArrowInvalid:
-        given = values.to_pylist()
-        return np.array([_number(table, piece, k, name, value) for k, value in enumerate(given)])
+        plain = values.to_pylist()
+        return np.array([_number(table, piece, k, name, value) for k, value in enumerate(plain)])
 
 
-def _number(table: Table, piece: Piece, place: int, name: str, value: str | None) -> float:
-    """Return one number, which may have spaces around it."""
+def _number(table: Table, piece: Piece, index: int, name: str, value: str | None) -> float:
+    """Parse a number, optionally surrounded by spaces."""
     if value is None:
         return float("nan")
     try:
-        if "_" not in value:  # which Python allows and nobody else
+        if "_" not in value:  # only Python allows it
             return float(value)
     except ValueError:
         pass
-    raise _bad(table, piece, place, name, f"{shown(value)} is not a number")
+    raise _bad(table, piece, index, name, f"{shown(value)} is not a number")
 
 
 def truths(table: Table, piece: Piece, name: str) -> NDArray[np.bool_]:
-    """Return [N] truth values of a column, which may be written as 1 and 0.
+    """Return the [N] booleans of a column; 1 and 0 are accepted.
 
     Raises:
-        InputError: A value is neither.
+        InputError: A value is not a boolean, 1 or 0.
     """
     values = numbers(table, piece, name, truths=True)
     bad = (values != 0) & (values != 1)
     if bad.any():
-        place = int(np.argmax(bad))
-        value = None if np.isnan(values[place]) else f"{values[place]:g}"
-        raise _bad(table, piece, place, name, f"{value} is not true or false")
+        index = int(np.argmax(bad))
+        value = None if np.isnan(values[index]) else f"{values[index]:g}"
+        raise _bad(table, piece, index, name, f"{value} is not true or false")
     return np.asarray(values == 1)
 
 
@@ -211,16 +211,16 @@ def texts(table: Table, piece: Piece, name: str) -> Any:
     """Return a column as Arrow strings; see `strings`.
 
     Raises:
-        InputError: The column holds lists or structures; in JSON lines, where further columns keep
-            those as JSON, only the column `id` refuses them.
+        InputError: The column holds lists or structures. JSON lines allow them in further columns,
+            stored as JSON, but not in `id`.
     """
     import pyarrow as pa
 
     values = piece.columns[name]
     if name == "id" and isinstance(values, list):
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             if isinstance(value, list | dict):
-                raise _bad(table, piece, place, name, f"{shown(value)} is no string or number")
+                raise _bad(table, piece, index, name, f"{shown(value)} is no string or number")
     try:
         if not isinstance(values, list):
             return strings(values)
@@ -235,7 +235,7 @@ def texts(table: Table, piece: Piece, name: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a value of JSON as text; 3.0 reads '3', as programs write integers with a gap."""
+    """Return a JSON value as text; 3.0 reads '3', since integer columns with gaps become floats."""
     if isinstance(value, str | bool):
         return str(value)
     if isinstance(value, float) and value.is_integer():
@@ -246,7 +246,7 @@ def as_text(value: Any) -> str:
 def strings(column: Any) -> Any:
     """Return an id or label column as Arrow strings.
 
-    3.0 reads '3', as a float column means it, and truth values read 'True' and 'False'.
+    3.0 in a float column reads '3', and booleans read 'True' and 'False'.
 
     Raises:
         ArrowException: The column holds lists or structures.
@@ -259,8 +259,8 @@ def strings(column: Any) -> Any:
     if pa.types.is_boolean(column.type):
         return pc.if_else(column, "True", "False")
     if pa.types.is_floating(column.type):
-        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), _TOO_LARGE))
-        if pc.all(whole).as_py() is not False:
+        is_whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), _TOO_LARGE))
+        if pc.all(is_whole).as_py() is not False:
             column = pc.cast(column, pa.int64())
     return pc.cast(column, pa.string())
 
@@ -286,11 +286,11 @@ def softmax(
     """Turn logits [N, C] into probabilities in place.
 
     Args:
-        source: What messages call the table.
+        source: Name of the table in messages.
         logits: [N, C].
         classes: C names.
-        where: What messages call a row.
-        available: [N, C] which classes each row has, one or more; the others get 0. None: all.
+        where: Returns the name of a row in messages.
+        available: [N, C] mask of the classes of each row, at least one; others get 0. None: all.
 
     Raises:
         InputError: A logit is not finite.
@@ -312,7 +312,9 @@ def softmax(
 def label_codes(
     source: str, labels: Any, classes: Sequence[str], where: Where = row_number
 ) -> NDArray[np.int64]:
-    """Return [N] indices of labels that are names, or indices where none is one; -1 where null.
+    """Return [N] class indices of labels; -1 where null.
+
+    Labels are class names or, if no label is a class name, indices.
 
     Raises:
         InputError: A label is neither the name nor the index of a class.
@@ -323,13 +325,13 @@ def label_codes(
     absent = _truths(labels.is_null())
     names = pc.index_in(labels, value_set=_strings(classes))
     indices = pc.index_in(labels, value_set=_strings([str(k) for k in range(len(classes))]))
-    # One name among them says that the column holds names, whatever the others look like.
+    # A single class name means that the column holds names.
     are_indices = pc.all(names.is_null()).as_py()
     codes = indices if are_indices else names
     unknown = _truths(codes.is_null()) & ~absent
     if not unknown.any():
-        whole = pc.fill_null(codes, -1) if codes.null_count else codes
-        return _array(whole).astype(np.int64)
+        filled = pc.fill_null(codes, -1) if codes.null_count else codes
+        return _array(filled).astype(np.int64)
     row = int(np.argmax(unknown))
     allowed = ", ".join(map(shown, classes[:20])) + (", …" if len(classes) > 20 else "")
     raise InputError(
@@ -341,24 +343,24 @@ def label_codes(
 
 
 def _as_spelled(labels: Any, classes: Sequence[str]) -> Any:
-    """Return labels with truth values spelled as the classes are.
+    """Return labels with booleans spelled as in `classes`.
 
     Python writes them with a capital, JSON and Arrow without; a file may mix the two.
     """
     import pyarrow.compute as pc
 
     for name in ("True", "False"):
-        for other, own in ((name, name.lower()), (name.lower(), name)):
-            if other not in classes and own in classes:
-                labels = pc.if_else(pc.equal(labels, other), own, labels)
+        for spelling, class_name in ((name, name.lower()), (name.lower(), name)):
+            if spelling not in classes and class_name in classes:
+                labels = pc.if_else(pc.equal(labels, spelling), class_name, labels)
     return labels
 
 
 def id_names(source: str, ids: Any, where: Where) -> tuple[str, ...]:
-    """Return the names of the rows, of which none may be empty.
+    """Return the ids of the rows.
 
     Raises:
-        InputError: One is.
+        InputError: An id is null.
     """
     if ids.null_count:
         row = int(np.argmax(_truths(ids.is_null())))
@@ -368,5 +370,5 @@ def id_names(source: str, ids: Any, where: Where) -> tuple[str, ...]:
     return tuple(ids.to_pylist())
 
 
-def _bad(table: Table, piece: Piece, place: int, name: str, problem: str) -> InputError:
-    return InputError(f"{table.source}, {piece.where(place)}, column {shown(name)}: {problem}")
+def _bad(table: Table, piece: Piece, index: int, name: str, problem: str) -> InputError:
+    return InputError(f"{table.source}, {piece.where(index)}, column {shown(name)}: {problem}")

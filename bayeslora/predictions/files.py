@@ -1,26 +1,25 @@
-"""Predictions on disk: one table a file, Parquet, CSV or JSON lines, that any tool can write.
+"""Predictions on disk: one table per file (Parquet, CSV or JSON lines), which any tool can write.
 
 | column | content |
 |---|---|
 | `id` | string, optional, unique |
 | `label` | class name, or index from 0; null where the row has no label; optional |
-| `prob_<class>` | probability, one column a class, at least two; `logit_<class>` is taken instead |
+| `prob_<class>` | probability, one column per class, at least two; or `logit_<class>` |
 | | null where the row does not have the class, as a question with fewer options than others |
 | `total`, `aleatoric`, `epistemic` | uncertainty in nats, optional |
 | `score_<name>` | any other uncertainty, higher = more uncertain, optional |
 | `set_<class>` | whether the class is in the row's prediction set, one column for every class |
 
-JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Parquet alone keeps
-the name and the notes of a record. A sample log of lm-evaluation-harness is read as well
-(`harness`), known by the keys of its first line. How files are opened is in `bayeslora.tables`.
+JSON may also hold `{"probs": {"<class>": 0.2, …}}`, or `logits`, in each row. Only Parquet stores
+the name and the metadata of a record. Sample logs of lm-evaluation-harness are read as well
+(`harness`), detected by the keys of their first line. `bayeslora.tables` opens the files.
 
-Other columns are read where they are asked for by name, as texts; else they are ignored, and so are
-`set_<class>` columns where a class has none. The order of the classes is that of the columns,
-unless the Parquet metadata lists the same classes in another order. Labels are names where one
-of them is a class name, and indices where none is: a column never mixes the two.
+Other columns are read as texts if requested by name, else ignored, and so are `set_<class>` columns
+unless every class has one. Classes are in the order of the columns, unless the Parquet metadata
+lists the same classes in another order. Labels are names if any of them is a class name, else
+indices: a column never mixes the two.
 
-Values are checked by the record that is built from them (`record`); this file checks
-what only a file can get wrong.
+The record checks its values (`record`); this module checks only errors specific to files.
 """
 
 from __future__ import annotations
@@ -69,17 +68,17 @@ _PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
 def read_fields(
     path: str | Path, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
 ) -> tuple[dict[str, Any], Where]:
-    """Return what a file says, as keyword arguments of `Predictions`, and what its rows are called.
+    """Return the keyword arguments of `Predictions` from a file, and the names of its rows.
 
     Args:
         path: A `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.json` file, the text formats also with
             `.gz`, or a sample log of lm-evaluation-harness.
         columns: Further columns to read.
-        reading: How to read a file that is not as this package writes it.
+        reading: How to read a file in another format than this package writes.
 
     Raises:
         InputError: The file is missing, unreadable, of a newer format, not a predictions file, or
-            without one of `columns`.
+            lacks one of `columns`.
     """
     if is_sample_log(path, reading):
         return read_sample_log(path, columns=columns, reading=reading)
@@ -89,10 +88,10 @@ def read_fields(
 def fields_of(
     table: Table, columns: Sequence[str] = (), reading: PredictionsReading = AS_WRITTEN
 ) -> tuple[dict[str, Any], Where]:
-    """Return what a table says, as keyword arguments of `Predictions`; see `read_fields`.
+    """Return the keyword arguments of `Predictions` from a table; see `read_fields`.
 
     Args:
-        table: A file with its header read, or a data frame in the place of one.
+        table: A file whose header has been read, or a data frame.
         columns: Further columns to read.
         reading: Which columns are the probabilities.
 
@@ -147,7 +146,7 @@ def read_notes(
 
 
 def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
-    """Return the columns of a predictions file that have no meaning of their own, in order.
+    """Return the further columns of a predictions file, those without a fixed meaning, in order.
 
     Raises:
         InputError: The file is missing or unreadable.
@@ -160,7 +159,7 @@ def further_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) 
 def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
     """Return the further columns of a file that can be kept: all but lists and structures.
 
-    What is left out is logged.
+    Logs the omitted columns.
 
     Raises:
         InputError: The file is missing or unreadable.
@@ -171,30 +170,30 @@ def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
     names = [name for name in table.names if not is_ours(name)]
     if table.schema is None:
         return names
-    kept = [name for name in names if is_plain(table.schema.field(name).type)]
-    if len(kept) < len(names):
-        lost = listed([name for name in names if name not in kept])
+    plain = [name for name in names if is_plain(table.schema.field(name).type)]
+    if len(plain) < len(names):
+        lost = listed([name for name in names if name not in plain])
         source = table.source
         logger.warning("%s: left out, as they hold no text or numbers: columns %s", source, lost)
-    return kept
+    return plain
 
 
 def is_ours(column: str) -> bool:
-    """Return whether a column's name has a meaning of its own in predictions files."""
+    """Return whether a column's name has a fixed meaning in predictions files."""
     return column in _FIXED or column.startswith((*_NUMERIC, "set_"))
 
 
 class _Parts:
-    """The columns of a file that are used, joined from its pieces.
+    """The used columns of a file, joined from its pieces.
 
     Attributes:
         values: [N, C] probabilities or logits.
         numbers: [N] float64 by name.
-        sets: [N] truth values by name, of all classes or of none.
+        sets: [N] booleans by name, of all classes or none.
         texts: [N] Arrow strings by name.
-        available: [N, C] which classes rows have, where one lacks some; else None. A row that has
-            fewer than two is left as it is, with NaN for what is missing.
-        where: What messages call a row.
+        available: [N, C] mask of the classes of each row; None if every row has all classes. A row
+            with fewer than two values is left unchanged, with NaN for the missing ones.
+        where: Returns the name of a row in messages.
     """
 
     def __init__(self, table: Table, matrix: Matrix, further: Sequence[str]) -> None:
@@ -208,7 +207,7 @@ class _Parts:
         _check_types(table, matrix.columns)
         chunks: list[NDArray[np.float64]] = []
         gaps: list[NDArray[np.bool_] | None] = []
-        rest: dict[str, list[Any]] = {name: [] for name in used}
+        chunks_by_name: dict[str, list[Any]] = {name: [] for name in used}
         self.where = RowNames()
         for piece in table.pieces([*matrix.columns, *used], _PIECE):
             self.where.add(piece)
@@ -216,19 +215,19 @@ class _Parts:
             gaps.append(_gaps(piece, matrix.columns, chunks[-1]))
             for name in used:
                 convert = texts if name in is_text else truths if name in is_set else numbers
-                rest[name].append(convert(table, piece, name))
+                chunks_by_name[name].append(convert(table, piece, name))
         self.available = _available(gaps, list(map(len, chunks)), len(matrix.columns))
         self.values = _joined(chunks)
-        joined = {n: np.concatenate(v) for n, v in rest.items() if n not in is_text}
+        joined = {n: np.concatenate(v) for n, v in chunks_by_name.items() if n not in is_text}
         self.numbers = {name: values for name, values in joined.items() if name not in is_set}
         self.sets = {name: values for name, values in joined.items() if name in is_set}
-        self.texts = {n: pa.chunked_array(v) for n, v in rest.items() if n in is_text}
+        self.texts = {n: pa.chunked_array(v) for n, v in chunks_by_name.items() if n in is_text}
 
 
 def _gaps(
     piece: Piece, columns: Sequence[str], values: NDArray[np.float64]
 ) -> NDArray[np.bool_] | None:
-    """Return [N, C]: where rows with values for two or more columns have none; None: nowhere."""
+    """Return an [N, C] mask of missing values in rows with two or more values; None: no gaps."""
     if not np.isnan(values).any():
         return None
     gaps = np.column_stack([absent(piece, name) for name in columns])
@@ -239,10 +238,10 @@ def _gaps(
 def _available(
     gaps: Sequence[NDArray[np.bool_] | None], sizes: Sequence[int], columns: int
 ) -> NDArray[np.bool_] | None:
-    if all(one is None for one in gaps):
+    if all(gap is None for gap in gaps):
         return None
-    whole = (np.zeros((size, columns), bool) for size in sizes)
-    return ~np.concatenate([w if g is None else g for g, w in zip(gaps, whole, strict=True)])
+    no_gaps = (np.zeros((size, columns), bool) for size in sizes)
+    return ~np.concatenate([w if g is None else g for g, w in zip(gaps, no_gaps, strict=True)])
 
 
 def _open(path: str | Path, reading: PredictionsReading) -> Table:
@@ -291,23 +290,23 @@ def _check_types(table: Table, columns: Sequence[str]) -> None:
     import pyarrow as pa
 
     for name in columns if table.schema is not None else ():
-        none = pa.nulls(0, table.schema.field(name).type)
-        numbers(table, Piece({name: none}, range(0), 0), name)
+        empty = pa.nulls(0, table.schema.field(name).type)
+        numbers(table, Piece({name: empty}, range(0), 0), name)
 
 
 def _joined(chunks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the chunks as one array, and let go of each as soon as it is copied."""
+    """Concatenate the chunks, freeing each as soon as it is copied."""
     end = sum(map(len, chunks))
-    whole = np.empty((end, chunks[0].shape[1]))
+    joined = np.empty((end, chunks[0].shape[1]))
     while chunks:
         chunk = chunks.pop()
-        whole[end - len(chunk) : end] = chunk
+        joined[end - len(chunk) : end] = chunk
         end -= len(chunk)
-    return whole
+    return joined
 
 
 def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
-    """Divide each row by its sum, and log how far the sums were from 1, or that they were not."""
+    """Divide each row by its sum in place; log the range of the sums, or that they all were 1."""
     sums = probs.sum(1)
     bad = ~((probs >= 0).all(1) & np.isfinite(sums) & (sums > 0))
     if bad.any():

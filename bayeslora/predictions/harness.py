@@ -1,21 +1,21 @@
 """Sample logs of lm-evaluation-harness as predictions, for multiple-choice tasks.
 
-With `--log_samples` the harness writes `samples_<task>_<date>.jsonl`, one object a question:
+With `--log_samples` the harness writes `samples_<task>_<date>.jsonl`, one object per question:
 
 | key | content |
 |---|---|
 | `filtered_resps` | for each option its log-likelihood and whether it is greedy; else `resps` |
 | `arguments` | for each option the context and the option's text |
-| `target` | the right option: its index, its text, or its letter |
+| `target` | the correct option: its index, its text, or its letter |
 | `doc_id`, `doc` | number and columns of the question |
-| `acc`, `acc_norm`, `acc_bytes` | whether the harness counted the question as right |
+| `acc`, `acc_norm`, `acc_bytes` | whether the harness counted the question as correct |
 
 Older versions write numbers and lists. Newer ones write numbers as texts, and `arguments` as an
 object of `gen_args_0` and so on, with `arg_0` and `arg_1`.
 
 Probabilities are the softmax of the log-likelihoods over a question's options, as in the harness's
-own Brier score. A question with fewer options than others does not have the last classes. The
-classes are the options' texts where every question has the same, else letters.
+own Brier score. A question with fewer options than others lacks the last classes. The classes are
+the options' texts if all questions share them, else letters.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from bayeslora.tables.source import open_source
 
 _VERDICTS = ("acc", "acc_norm", "acc_bytes")
 _UNLABELLED = frozenset({"", "-1", "-100"})
-_DIGITS = 18  # of an index; Python refuses to read thousands
-_SINGLE = re.compile(r"\[(\d+)\]")  # a list of one, which newer versions write as text
+_DIGITS = 18  # of an index; Python refuses to parse thousands
+_SINGLE = re.compile(r"\[(\d+)\]")  # a single-element list, written as text by newer versions
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Question:
     """A question with M options.
 
     Attributes:
-        row: Where it is in the log, from 1.
+        row: Row in the log, from 1.
         id: `doc_id` as text, or None.
         scores: [M] log-likelihoods.
-        texts: [M] the options without a leading space; empty where the log has none.
-        target: The right option as the log gives it, as text; None where there is none.
-        verdicts: Whether the harness counted the question as right, by accuracy.
+        texts: [M] options without a leading space; empty if the log has none.
+        target: The correct option as written in the log, as text; None if missing.
+        verdicts: Whether the harness counted the question as correct, by accuracy metric.
     """
 
     row: int
@@ -70,14 +70,14 @@ def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Ques
     """Return the question of one line of a log.
 
     Raises:
-        InputError: It has no log-likelihoods of two or more options, or several right options.
+        InputError: It lacks log-likelihoods of two or more options, or has several correct options.
     """
     contexts, texts = _arguments(record.get("arguments"))
     scores = _scores(path, row, record)
-    # for mutual information the options are asked again, without a context
+    # for mutual information the options are scored again, without a context
     if len(contexts) == len(scores) and any(contexts):
-        kept = [place for place, context in enumerate(contexts) if context]
-        scores, texts = [scores[k] for k in kept], [texts[k] for k in kept]
+        with_context = [index for index, context in enumerate(contexts) if context]
+        scores, texts = [scores[k] for k in with_context], [texts[k] for k in with_context]
     if len(scores) < 2:
         raise InputError(
             f"{path}, row {row} has the log-likelihood of one text; only multiple-choice tasks, "
@@ -97,30 +97,32 @@ def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Ques
 
 
 def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[np.int64]:
-    """Return [N]: the index of each right option, -1 where the log has none.
+    """Return the [N] indices of the correct options, -1 where the log has none.
 
     A log's targets are all indices, all texts of the question's options, or all letters: whichever
-    fits most rows, indices where all of them are numbers.
+    fits most rows, with ties resolved in this order.
 
     Raises:
-        InputError: A target is none of an option; the message names the row.
+        InputError: A target does not match an option; the message names the row.
     """
-    known = [one for one in questions if one.target is not None]
-    found = [[reading(one) for one in known] for reading in (_by_index, _by_text, _by_letter)]
-    best = max(found, key=lambda places: sum(place is not None for place in places))
-    places = iter(best)
+    with_target = [question for question in questions if question.target is not None]
+    candidates = [
+        [parse(question) for question in with_target] for parse in (_by_index, _by_text, _by_letter)
+    ]
+    best = max(candidates, key=lambda indices: sum(index is not None for index in indices))
+    indices = iter(best)
     labels = np.full(len(questions), -1)
-    for row, one in enumerate(questions):
-        if one.target is None:
+    for row, question in enumerate(questions):
+        if question.target is None:
             continue
-        place = next(places)
-        if place is None or not 0 <= place < len(one.scores):
+        index = next(indices)
+        if index is None or not 0 <= index < len(question.scores):
             raise InputError(
-                f"{path}, row {one.row}, 'target': {shown(one.target)} is not one of its "
-                f"{len(one.scores)} options; an index from 0, an option's text, or a letter is "
-                "needed, the same kind in every row"
+                f"{path}, row {question.row}, 'target': {shown(question.target)} is not one of its "
+                f"{len(question.scores)} options; an index from 0, an option's text, or a letter "
+                "is needed, the same kind in every row"
             )
-        labels[row] = place
+        labels[row] = index
     return labels
 
 
@@ -138,37 +140,37 @@ def _by_text(question: Question) -> int | None:
 
 def _by_letter(question: Question) -> int | None:
     text = (question.target or "").strip(" ().")
-    place = string.ascii_uppercase.find(text.upper()) if len(text) == 1 else -1
-    return place if place >= 0 else None
+    index = string.ascii_uppercase.find(text.upper()) if len(text) == 1 else -1
+    return index if index >= 0 else None
 
 
-def _arguments(given: Any) -> tuple[list[str], list[str]]:
+def _arguments(arguments: Any) -> tuple[list[str], list[str]]:
     """Return the context and the text of every option."""
     pairs: list[Any] = []
-    if isinstance(given, Mapping):
-        values = given.values()
-        pairs = [list(one.values()) if isinstance(one, Mapping) else one for one in values]
-    elif isinstance(given, list):
-        pairs = given
-    if not all(isinstance(one, list) and len(one) > 1 for one in pairs):
+    if isinstance(arguments, Mapping):
+        values = arguments.values()
+        pairs = [list(pair.values()) if isinstance(pair, Mapping) else pair for pair in values]
+    elif isinstance(arguments, list):
+        pairs = arguments
+    if not all(isinstance(pair, list) and len(pair) > 1 for pair in pairs):
         return [], []
-    contexts, texts = ([one[k] for one in pairs] for k in (0, 1))
+    contexts, texts = ([pair[k] for pair in pairs] for k in (0, 1))
     if not all(isinstance(text, str) for text in (*contexts, *texts)):
         return [], []
     return contexts, [text.removeprefix(" ") for text in texts]
 
 
 def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float]:
-    given = record.get("filtered_resps")
-    if given is None:
+    responses = record.get("filtered_resps")
+    if responses is None:
         resps = record.get("resps")
         several = resps if isinstance(resps, list) else [resps]
-        given = [one[0] if isinstance(one, list) and one else one for one in several]
-    if not isinstance(given, list):
-        given = [given]
+        responses = [entry[0] if isinstance(entry, list) and entry else entry for entry in several]
+    if not isinstance(responses, list):
+        responses = [responses]
     scores = []
-    for place, one in enumerate(given, 1):
-        value = one[0] if isinstance(one, list) and one else one
+    for option, response in enumerate(responses, 1):
+        value = response[0] if isinstance(response, list) and response else response
         try:
             score = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -177,33 +179,33 @@ def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float
                 "only multiple-choice tasks can be read, not those that generate text"
             ) from None
         if not math.isfinite(score):
-            raise InputError(f"{path}, row {row}, option {place}: log-likelihood {score}")
+            raise InputError(f"{path}, row {row}, option {option}: log-likelihood {score}")
         scores.append(score)
     return scores
 
 
-def _target(path: str | Path, row: int, given: Any) -> str | None:
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if isinstance(given, float) and given.is_integer():
-        given = int(given)
-    if isinstance(given, str) and (single := _SINGLE.fullmatch(given)):
-        given = single[1]
-    is_list = isinstance(given, str) and given.startswith("[") and given.endswith("]")
-    if is_list or not isinstance(given, str | int | float | None):
+def _target(path: str | Path, row: int, target: Any) -> str | None:
+    if isinstance(target, list) and len(target) == 1:
+        target = target[0]
+    if isinstance(target, float) and target.is_integer():
+        target = int(target)
+    if isinstance(target, str) and (single := _SINGLE.fullmatch(target)):
+        target = single[1]
+    is_list = isinstance(target, str) and target.startswith("[") and target.endswith("]")
+    if is_list or not isinstance(target, str | int | float | None):
         raise InputError(
-            f"{path}, row {row}, 'target': {shown(given)} may name several right options; "
+            f"{path}, row {row}, 'target': {shown(target)} may name several right options; "
             "predictions have one label a row"
         )
-    if given is None or str(given) in _UNLABELLED:
+    if target is None or str(target) in _UNLABELLED:
         return None
-    return str(given)
+    return str(target)
 
 
 logger = logging.getLogger(__name__)
 
 NORMALISE = {"none": "acc", "characters": "acc_norm", "bytes": "acc_bytes"}
-"""What a log-likelihood is divided by, with the accuracy that the harness computes from it."""
+"""Normaliser of the log-likelihoods -> the accuracy that the harness computes with it."""
 
 _NAME = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -227,12 +229,12 @@ def _first_record(path: str | Path, reading: PredictionsReading) -> Record:
 
 
 def log_name(path: str | Path) -> str:
-    """Return the model's and the task's name where the harness wrote them into the path."""
+    """Return the names of model and task from the path of a log, else the file's stem."""
     return " ".join(filter(None, _model_and_task(path))) or Path(path).stem
 
 
 def log_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> list[str]:
-    """Return the fields of the first question's `doc`, which can be kept as further columns."""
+    """Return the fields of the first question's `doc`: the possible further columns."""
     doc = _first_record(path, reading).get("doc")
     return list(map(str, doc)) if isinstance(doc, dict) else []
 
@@ -243,18 +245,18 @@ def read_sample_log(
     columns: Sequence[str] = (),
     reading: PredictionsReading = AS_WRITTEN,
 ) -> tuple[dict[str, Any], Where]:
-    """Return what a log says, as keyword arguments of `Predictions`, and what its rows are called.
+    """Return the keyword arguments of `Predictions` from a log, and the names of its rows.
 
     Args:
         path: A `.jsonl` file.
-        normalise: What each option's log-likelihood is divided by before the softmax: `none`, its
-            `characters`, or its `bytes`. The last two follow `acc_norm` and `acc_bytes`; a leading
+        normalise: Divisor of each option's log-likelihood before the softmax: `none`, its number of
+            `characters`, or of `bytes`. The last two follow `acc_norm` and `acc_bytes`; a leading
             space is not counted.
         columns: Fields of `doc` to keep as further columns.
         reading: The encoding of the file.
 
     Raises:
-        InputError: The file is no log of a multiple-choice task, or a value in it is wrong.
+        InputError: The file is not a log of a multiple-choice task, or a value in it is wrong.
     """
     if normalise not in NORMALISE:
         raise unknown_choice("normalise", normalise, NORMALISE)
@@ -295,7 +297,7 @@ def read_sample_log(
         "name": log_name(path),
         "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
         | ({"task": task} if task else {}),
-        "columns": {name: [kept.get(name) for kept in further] for name in columns},
+        "columns": {name: [values.get(name) for values in further] for name in columns},
     }
     return fields, lambda index: f"row {questions[index].row}"
 
@@ -304,8 +306,8 @@ def _fields(
     path: str | Path, row: int, record: Record, columns: Sequence[str]
 ) -> dict[str, str | None]:
     doc = record.get("doc")
-    found = doc if isinstance(doc, dict) else {}
-    values = {name: found[name] for name in columns if name in found}
+    fields = doc if isinstance(doc, dict) else {}
+    values = {name: fields[name] for name in columns if name in fields}
     try:
         return {name: None if value is None else as_text(value) for name, value in values.items()}
     except RecursionError:
@@ -327,7 +329,7 @@ def _check_columns(
 def _probabilities(
     path: str | Path, questions: Sequence[Question], normalise: str
 ) -> NDArray[np.float64]:
-    """Return [N, C]: the softmax over each question's options, 0 for those that it lacks."""
+    """Return [N, C]: the softmax over each question's options, 0 for missing options."""
     sizes = np.array([len(question.scores) for question in questions])
     scores = np.concatenate([question.scores for question in questions])
     if normalise != "none":
@@ -371,11 +373,11 @@ def _compare(
     labels: NDArray[np.int64],
     key: str,
 ) -> None:
-    """Log where the harness's own verdict differs from what labels and numbers imply."""
-    told = np.array([question.verdicts.get(key, np.nan) for question in questions])
-    known = (labels >= 0) & ((told == 0) | (told == 1))
-    # the harness compares log-likelihoods in another precision, so that near ties may differ
-    differ = int((known & (told != (probs.argmax(1) == labels))).sum())
+    """Log how often the harness's own verdict differs from labels and probabilities."""
+    verdicts = np.array([question.verdicts.get(key, np.nan) for question in questions])
+    comparable = (labels >= 0) & ((verdicts == 0) | (verdicts == 1))
+    # the harness compares log-likelihoods in another precision, so near ties may differ
+    differ = int((comparable & (verdicts != (probs.argmax(1) == labels))).sum())
     if differ:
         logger.warning(
             "%s: %r in the log differs from what 'target' and the log-likelihoods give in %d of "
@@ -383,13 +385,13 @@ def _compare(
             shown_path(path),
             key,
             differ,
-            int(known.sum()),
+            int(comparable.sum()),
         )
 
 
 def _model_and_task(path: str | Path) -> tuple[str, str]:
-    """Return what the harness's own directory and file names say; empty where they are others."""
-    found = _NAME.fullmatch(Path(path).stem)
-    if found is None:
+    """Parse the harness's directory and file names; empty strings for other names."""
+    match = _NAME.fullmatch(Path(path).stem)
+    if match is None:
         return "", ""
-    return Path(path).absolute().parent.name.rpartition("__")[2], found["task"]
+    return Path(path).absolute().parent.name.rpartition("__")[2], match["task"]

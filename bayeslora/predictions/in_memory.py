@@ -1,4 +1,4 @@
-"""Predictions in memory that are not a `Predictions` yet: arrays, a Trainer's output, data frames.
+"""Conversion of arrays, a Trainer's output, and data frames to `Predictions`.
 
 Nothing here guesses whether numbers are logits or probabilities: the caller says which.
 """
@@ -18,7 +18,7 @@ from bayeslora.tables.table import Piece, Table
 
 KINDS = ("probs", "logits")
 IGNORED = -100
-"""The label that transformers gives to what is not to be scored."""
+"""The label of ignored rows in transformers."""
 
 _SOURCE = "<arrays>"
 
@@ -33,8 +33,8 @@ def array_fields(
     names = class_names(classes, matrix.shape[1])
     if kind == "logits":
         softmax(_SOURCE, matrix, names)
-    found = None if labels is None else _codes(labels, names, len(matrix))
-    return {"probs": matrix, "classes": names, "labels": found}
+    codes = None if labels is None else _codes(labels, names, len(matrix))
+    return {"probs": matrix, "classes": names, "labels": codes}
 
 
 def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None
 
 
 def class_names(classes: Sequence[Any] | None, number: int) -> tuple[str, ...]:
-    """Return names as strings, such as those of `classes_`; numbers from 0 where there are none."""
+    """Return class names, such as those of `classes_`, as strings; numbers from 0 if None."""
     if classes is None:
         return tuple(map(str, range(number)))
     names = tuple(_arrow(classes, "classes").to_pylist())
@@ -75,12 +75,12 @@ def class_names(classes: Sequence[Any] | None, number: int) -> tuple[str, ...]:
     return names
 
 
-def _first(given: Any) -> Any:
-    return given[0] if isinstance(given, tuple | list) and len(given) else given
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple | list) and len(value) else value
 
 
 def _ordered(names: Mapping[Any, str]) -> list[str]:
-    """Return the names of an `id2label` in index order; JSON makes its keys strings."""
+    """Return the names of an `id2label` in index order; its keys are strings in JSON."""
     by_index = {int(index): str(name) for index, name in names.items()}
     if sorted(by_index) != list(range(len(by_index))):
         raise InputError(f"id2label must number the classes from 0, got {sorted(by_index)}")
@@ -112,7 +112,7 @@ def _codes(labels: Any, names: Sequence[str], rows: int) -> NDArray[np.int64]:
     return label_codes(_SOURCE, texts, names)
 
 
-def _arrow(values: Any, what: str) -> Any:
+def _arrow(values: Any, name: str) -> Any:
     """Return names or indices as Arrow strings; None and NaN as null."""
     import pyarrow as pa
 
@@ -121,29 +121,29 @@ def _arrow(values: Any, what: str) -> Any:
         plain = array.tolist() if array.dtype.kind in "USO" else array
         column = pa.array(plain, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(f"{what} must be names or indices of classes: {error}") from None
+        raise InputError(f"{name} must be names or indices of classes: {error}") from None
     try:
         return strings(column)
     except pa.ArrowException:
-        raise InputError(f"{what} must be names or indices of classes, got {column.type}") from None
+        raise InputError(f"{name} must be names or indices of classes, got {column.type}") from None
 
 
-def is_frame(given: object) -> bool:
-    """Return whether `given` is a data frame (pandas, polars, …) or a table of Arrow."""
-    return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__dataframe__")
+def is_frame(value: object) -> bool:
+    """Return whether `value` is a data frame (pandas, polars, …) or an Arrow table."""
+    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__dataframe__")
 
 
 def frame_fields(frame: Any) -> tuple[dict[str, Any], Where]:
-    """Return what a data frame says; see `fields_of`.
+    """Return the keyword arguments of `Predictions` from a data frame; see `fields_of`.
 
-    Its columns are those of a predictions file; every other column of text or numbers is kept as a
-    further one.
+    It has the columns of a predictions file; any other text or number column becomes a further
+    column.
 
     Args:
         frame: A data frame, a `pyarrow.Table`, or equally long columns by name.
 
     Raises:
-        InputError: It is none of these, or not predictions.
+        InputError: `frame` is none of these, or has no predictions.
     """
     import pyarrow as pa
 
@@ -158,19 +158,19 @@ def frame_fields(frame: Any) -> tuple[dict[str, Any], Where]:
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(f"{source} is not a table of equally long columns: {error}") from None
     names = tuple(table.column_names)
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise InputError(f"{source} has two columns named {twice!r}")
+    duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if duplicate is not None:
+        raise InputError(f"{source} has two columns named {duplicate!r}")
     further = [
         name for name in names if not is_ours(name) and is_plain(table.schema.field(name).type)
     ]
 
-    def read(wanted: Sequence[str], rows: int) -> Iterator[Piece]:
-        before = 0
-        for batch in table.select([*wanted]).combine_chunks().to_batches(rows):
-            columns = dict(zip(wanted, batch.columns, strict=True))
-            yield Piece(columns, range(before + 1, before + len(batch) + 1), before)
-            before += len(batch)
+    def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        start = 0
+        for batch in table.select([*columns]).combine_chunks().to_batches(rows):
+            arrays = dict(zip(columns, batch.columns, strict=True))
+            yield Piece(arrays, range(start + 1, start + len(batch) + 1), start)
+            start += len(batch)
 
     if not len(table):
         raise InputError(f"{source} has no rows")

@@ -1,4 +1,4 @@
-"""Which columns of a predictions file are the probabilities, and of which classes."""
+"""The probability columns of a predictions file and their classes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OF_DATA = frozenset({"text", "question", "history", "image"})
 
 @dataclass(frozen=True)
 class Matrix:
-    """The columns with a class each.
+    """The probability or logit columns, one per class.
 
     Attributes:
-        source: What messages call the file.
-        columns: Their names.
-        classes: Their classes; a single one is one of two, and the other follows from the labels.
-        are_logits: Whether they hold logits.
-        stored: The classes that the file's metadata lists, in order.
+        source: Name of the file in messages.
+        columns: Names of the columns.
+        classes: Their classes; with a single column, the second class follows from the labels.
+        are_logits: Whether the columns hold logits.
+        stored: The classes listed in the file's metadata, in order.
     """
 
     source: str
@@ -45,16 +45,16 @@ class Matrix:
         where: Where,
         available: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """Return [N, C] probabilities, or what the file says are some, and C classes.
+        """Return [N, C] probabilities, not yet checked, and C classes.
 
         Args:
             values: [N, number of columns]; logits are changed in place.
             labels: [N] Arrow strings, or None.
-            where: What messages call a row.
-            available: [N, number of columns] which classes each row has; None: all.
+            where: Returns the name of a row in messages.
+            available: [N, number of columns] mask of the classes of each row; None: all.
 
         Raises:
-            InputError: A logit is not finite, or a single column is not for one of two classes.
+            InputError: A logit is not finite, or a single column does not fit two classes.
         """
         classes = self.classes
         if len(classes) == 1:
@@ -67,7 +67,7 @@ class Matrix:
         return values, classes
 
     def _both(self, values: NDArray[np.float64], where: Where) -> NDArray[np.float64]:
-        """Return [N, 2]: the other class first, as indices 0 and 1 mean."""
+        """Return [N, 2] with the other class first, so that indices 0 and 1 are correct."""
         if self.are_logits:
             return np.column_stack([np.zeros_like(values), values])
         bad = ~((values >= 0) & (values <= 1))
@@ -80,10 +80,10 @@ class Matrix:
         return np.column_stack([1 - values, values])
 
     def _other(self, labels: Any) -> str:
-        """Return the name of the class that has no column."""
+        """Return the name of the class without a column."""
         name = self.classes[0]
         if len(self.stored) == 2 and name in self.stored:
-            return next(one for one in self.stored if one != name)
+            return next(label for label in self.stored if label != name)
         known = set() if labels is None else {*labels.unique().to_pylist()} - {None}
         if name not in known and known <= {"0", "1"}:
             return f"not {name}"
@@ -101,7 +101,7 @@ def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
     """Return the columns of probabilities or logits in a table.
 
     Raises:
-        InputError: There are none, there are both kinds, or a column that was named is missing.
+        InputError: There are none, there are both kinds, or a named column is missing.
     """
     stored = _stored(table.metadata.get("classes", "[]"))
     if reading.probability_columns:
@@ -113,16 +113,16 @@ def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
         columns = tuple(reading.probability_columns)
         classes = tuple(reading.probability_columns.values())
         return Matrix(table.source, columns, classes, are_logits=False, stored=())
-    found = {
+    by_prefix = {
         prefix: [name.removeprefix(prefix) for name in table.names if name.startswith(prefix)]
         for prefix in _PREFIXES
     }
-    if found["prob_"] and found["logit_"]:
+    if by_prefix["prob_"] and by_prefix["logit_"]:
         raise InputError(
             f"{table.source} has both prob_<class> and logit_<class> columns; keep one kind"
         )
-    prefix = "logit_" if found["logit_"] else "prob_"
-    if not found[prefix]:
+    prefix = "logit_" if by_prefix["logit_"] else "prob_"
+    if not by_prefix[prefix]:
         raise InputError(
             f"{table.source} needs a column prob_<class> (or logit_<class>) for each of two or "
             f"more classes, or --probability-column NAME=CLASS; its columns are "
@@ -130,13 +130,13 @@ def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
         )
     if reading.renormalise and prefix == "logit_":
         raise InputError(f"{table.source} has logits, which --renormalise is not for")
-    names = _in_order(stored, found[prefix])
+    names = _in_order(stored, by_prefix[prefix])
     columns = tuple(f"{prefix}{name}" for name in names)
     return Matrix(table.source, columns, names, are_logits=prefix == "logit_", stored=stored)
 
 
 def _advice(table: Table) -> str:
-    """Return how data becomes predictions, where a table looks like data."""
+    """Return the command that makes predictions, if a table looks like data."""
     if not _OF_DATA & {*table.names}:
         return ""
     command = f"bayeslora predict MODEL {table.source} --out FILE.parquet"
@@ -152,5 +152,5 @@ def _stored(text: str) -> tuple[str, ...]:
 
 
 def _in_order(stored: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Return the stored names where they are the same ones; columns may have been moved since."""
+    """Return the stored names if the columns are a permutation of them, else `names`."""
     return tuple(stored if Counter(stored) == Counter(names) else names)

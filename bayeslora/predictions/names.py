@@ -1,15 +1,14 @@
-"""What methods are called, and which predictions are seeds of one method.
+"""Labels of methods, and grouping of predictions into seeds of one method.
 
-Seeds are fits that differ in nothing but their random numbers.
+Seeds are fits that differ only in their random numbers.
 
-Predictions are taken together where they have the same method's name, the same classes, as many
-rows, the same `fit_options` and recalibration in the metadata (or none), and each has a seed of its
-own. `fit_options` is a hash of everything that decides the fit but the seed. The seed is that
-of the fit in the metadata, `fit_seed`; where it is not stored, what the end of the file's name or
-of a directory above it says, such as `lora-seed-1.csv` or `lora/seed-1/test.csv`; and else `seed`
-in the metadata, which is often that of the draws alone.
+Predictions are grouped if they have the same method name, classes, number of rows, `fit_options`
+and recalibration in the metadata (or none), and distinct seeds. `fit_options` is a hash of
+everything that determines the fit except the seed. The seed is `fit_seed` in the metadata; else the
+one at the end of the name of the file or of a directory above it, such as `lora-seed-1.csv` or
+`lora/seed-1/test.csv`; else `seed` in the metadata, which is often only that of the draws.
 
-Where several methods have one name, the seed or the place of their file tells them apart.
+Methods that share a name are distinguished by their seed or the location of their file.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _SEED = re.compile(r"(?P<name>.*?)[-_. ]*seed[-_ ]*(?P<seed>\d+)", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seeds of one method; of a method with one fit, that fit.
+    """The seeds of one method; for a method with a single fit, that fit.
 
     Attributes:
-        name: The method's.
-        members: Positions among what was given, by rising seed.
-        seeds: The seed of each member; empty where it is not known.
+        name: Name of the method.
+        members: Indices of the predictions, by increasing seed.
+        seeds: The seed of each member; empty if unknown.
     """
 
     name: str
@@ -45,27 +44,29 @@ class Seeds:
 
 
 def places_of(path: str | Path) -> list[str]:
-    """Return what a file and the directories above it are called, without what says a seed.
+    """Return the names of a file and of the directories above it, without seeds.
 
-    The root has no name and is left out; a name that says nothing but a seed is empty.
+    The root has no name and is left out; a name that consists of a seed is empty.
 
     Args:
-        path: Of a predictions file.
+        path: Path of a predictions file.
     """
     parts = _parts(path)[:-1]
-    found = [_SEED.fullmatch(part) for part in parts]
-    return [part if seed is None else seed["name"] for part, seed in zip(parts, found, strict=True)]
+    matches = [_SEED.fullmatch(part) for part in parts]
+    return [
+        part if seed is None else seed["name"] for part, seed in zip(parts, matches, strict=True)
+    ]
 
 
 def seed_of(
     name: str, metadata: Mapping[str, str], path: str | Path | None = None
 ) -> tuple[str, str]:
-    """Return the name of the method and the seed; an empty seed where nothing says it.
+    """Return the name of the method and the seed; an empty seed if unknown.
 
     Args:
-        name: Of the predictions.
-        metadata: Theirs.
-        path: The file they were read from, if there is one.
+        name: Name of the predictions.
+        metadata: Metadata of the predictions.
+        path: The file they were read from, if any.
     """
     stored = metadata.get("seed", "")
     if "fit_seed" in metadata:
@@ -73,10 +74,10 @@ def seed_of(
     if path is None:
         return name, stored
     parts = _parts(path)
-    for place, part in enumerate(parts[:-1]):
-        if found := _SEED.fullmatch(part):
-            said = found["name"] or parts[place + 1]
-            return (said if name == parts[0] else name), found["seed"]
+    for index, part in enumerate(parts[:-1]):
+        if match := _SEED.fullmatch(part):
+            method = match["name"] or parts[index + 1]
+            return (method if name == parts[0] else name), match["seed"]
     return name, stored
 
 
@@ -90,50 +91,52 @@ def _parts(path: str | Path) -> list[str]:
 def group_seeds(
     items: Sequence[Predictions], paths: Sequence[str | Path | None] | None = None
 ) -> list[Seeds]:
-    """Return what belongs together, in order of first appearance; every item is in one group.
+    """Group the seeds of each method, in order of first appearance; every item is in one group.
 
-    Items with the same seed, or without one, are never taken together: they may be the same fit
-    twice, or two methods that share a name.
+    Items with the same seed, or without a seed, are never grouped: they may be the same fit twice,
+    or two methods that share a name.
 
     Args:
         items: Predictions of one or more methods.
         paths: The file of each, None for an object in memory.
     """
     files = [None] * len(items) if paths is None else list(paths)
-    said = [seed_of(one.name, one.metadata, file) for one, file in zip(items, files, strict=True)]
-    together: dict[object, list[int]] = {}
-    for place, (one, (name, _)) in enumerate(zip(items, said, strict=True)):
-        notes = [one.metadata.get(note, "") for note in _TELLING]
-        key = (name, frozenset(one.classes), len(one), *notes)
-        together.setdefault(key, []).append(place)
+    named_seeds = [
+        seed_of(item.name, item.metadata, file) for item, file in zip(items, files, strict=True)
+    ]
+    by_key: dict[object, list[int]] = {}
+    for index, (item, (name, _)) in enumerate(zip(items, named_seeds, strict=True)):
+        notes = [item.metadata.get(note, "") for note in _TELLING]
+        key = (name, frozenset(item.classes), len(item), *notes)
+        by_key.setdefault(key, []).append(index)
     groups = []
-    for places in together.values():
-        seeds = [said[place][1] for place in places]
+    for indices in by_key.values():
+        seeds = [named_seeds[index][1] for index in indices]
         is_one_method = all(seeds) and len(set(seeds)) == len(seeds)
-        groups += [places] if is_one_method else [[place] for place in places]
-    return [_ordered(places, said) for places in sorted(groups, key=min)]
+        groups += [indices] if is_one_method else [[index] for index in indices]
+    return [_ordered(indices, named_seeds) for indices in sorted(groups, key=min)]
 
 
-def _ordered(places: Sequence[int], said: Sequence[tuple[str, str]]) -> Seeds:
-    rising = sorted(places, key=lambda place: by_number(said[place][1]))
-    name = said[rising[0]][0]
-    return Seeds(name, tuple(rising), tuple(said[place][1] for place in rising))
+def _ordered(indices: Sequence[int], named_seeds: Sequence[tuple[str, str]]) -> Seeds:
+    rising = sorted(indices, key=lambda index: by_number(named_seeds[index][1]))
+    name = named_seeds[rising[0]][0]
+    return Seeds(name, tuple(rising), tuple(named_seeds[index][1] for index in rising))
 
 
 def by_number(seed: str) -> tuple[int, str]:
-    """Return a key that sorts seeds as numbers where they are numbers."""
+    """Return a sort key that orders numeric seeds as numbers."""
     return (int(seed) if seed.isdecimal() else 0, seed)
 
 
 @dataclass(frozen=True)
 class Called:
-    """What one of several predictions is called.
+    """Names of one of several predictions.
 
     Attributes:
         label: Short, distinct name for tables and figures.
-        group: The method's name without its seed: the same for the seeds of one method, the label
-            where there is but one.
-        seed: Its seed among those of its group; empty where it is not known.
+        group: The method's name without its seed, shared by all its seeds; the label for a method
+            with a single fit.
+        seed: Its seed within the group; empty if unknown.
     """
 
     label: str
@@ -142,25 +145,25 @@ class Called:
 
 
 def names_of(items: Sequence[Predictions]) -> list[str]:
-    """Return the names of predictions; one without a name is called by its number."""
-    return [one.name or f"method {number}" for number, one in enumerate(items, 1)]
+    """Return the names of predictions; unnamed ones are numbered."""
+    return [item.name or f"method {number}" for number, item in enumerate(items, 1)]
 
 
 def called_like(items: Sequence[Predictions], paths: Sequence[str | Path | None]) -> list[Called]:
-    """Return what predictions are called; a name that two groups share gives way to labels.
+    """Return label, group and seed of predictions; groups that share a name get distinct labels.
 
     Args:
-        items: Of one method or several.
+        items: Predictions of one or more methods.
         paths: The file of each, None for an object in memory.
     """
-    notes = [(name, one.metadata) for name, one in zip(names_of(items), items, strict=True)]
+    notes = [(name, item.metadata) for name, item in zip(names_of(items), items, strict=True)]
     labels = file_labels(notes, paths)
     groups = group_seeds(items, paths)
-    found: dict[int, Called] = {}
+    called: dict[int, Called] = {}
     for group, name in zip(groups, _group_labels(groups, labels, paths), strict=True):
-        for place, seed in zip(group.members, group.seeds, strict=True):
-            found[place] = Called(labels[place], name, seed)
-    return [found[place] for place in range(len(items))]
+        for index, seed in zip(group.members, group.seeds, strict=True):
+            called[index] = Called(labels[index], name, seed)
+    return [called[index] for index in range(len(items))]
 
 
 def under_label(item: Predictions, called: Called, *, over_seeds: bool) -> Predictions:
@@ -168,9 +171,9 @@ def under_label(item: Predictions, called: Called, *, over_seeds: bool) -> Predi
 
     Args:
         item: The predictions.
-        called: What they are called.
-        over_seeds: Whether they are to be taken together with others of their group: they have the
-            group's name then, and their seed in the metadata.
+        called: Their label, group and seed.
+        over_seeds: Whether they are pooled with the other seeds of their group: if so, they get the
+            group's name, and their seed in the metadata.
     """
     if not over_seeds or called.group == called.label:
         return item.replace(name=called.label)
@@ -180,25 +183,26 @@ def under_label(item: Predictions, called: Called, *, over_seeds: bool) -> Predi
 def told_apart(
     items: Sequence[Predictions], paths: Sequence[str | Path | None], *, over_seeds: bool
 ) -> list[Predictions]:
-    """Return predictions for a comparison; where files have one name, all get labels.
+    """Return predictions for a comparison; if files share a name, all are renamed to labels.
 
     Args:
-        items: Of several methods.
-        paths: The file of each; with an object in memory, whose name is its owner's to choose,
-            nothing is renamed.
-        over_seeds: Whether fits of one method are to be taken together.
+        items: Predictions of several methods.
+        paths: The file of each; if any is None (an object in memory, named by the caller), nothing
+            is renamed.
+        over_seeds: Whether the fits of each method are pooled.
     """
     groups = group_seeds(items)
     if over_seeds and len(groups) > 1:
         keys: list[object] = [group.name for group in groups]
     else:
-        keys = [seed_of(one.name, one.metadata) for one in items]
+        keys = [seed_of(item.name, item.metadata) for item in items]
     if None in paths or len(set(keys)) == len(keys):
         return list(items)
-    called = called_like(items, paths)
-    several = over_seeds and len({one.group for one in called}) > 1
+    namings = called_like(items, paths)
+    several = over_seeds and len({naming.group for naming in namings}) > 1
     return [
-        under_label(one, how, over_seeds=several) for one, how in zip(items, called, strict=True)
+        under_label(item, naming, over_seeds=several)
+        for item, naming in zip(items, namings, strict=True)
     ]
 
 
@@ -224,19 +228,23 @@ def _group_labels(
     groups: Sequence[Seeds], labels: Sequence[str], paths: Sequence[str | Path | None]
 ) -> list[str]:
     """Return a label for each group; a method with one fit keeps its own."""
-    alone = {one.members: labels[one.members[0]] for one in groups if len(one.members) == 1}
-    several = [one for one in groups if one.members not in alone]
-    places = [[_places(paths[place]) for place in one.members] for one in several]
-    found = unique_labels(
-        [*alone.values(), *(one.name or labels[one.members[0]] for one in several)],
-        places=[*([[]] * len(alone)), *map(_shared, places)],
+    single = {
+        group.members: labels[group.members[0]] for group in groups if len(group.members) == 1
+    }
+    several = [group for group in groups if group.members not in single]
+    places = [[_places(paths[index]) for index in group.members] for group in several]
+    unique = unique_labels(
+        [*single.values(), *(group.name or labels[group.members[0]] for group in several)],
+        places=[*([[]] * len(single)), *map(_shared, places)],
     )
-    told = {one.members: name for one, name in zip(several, found[len(alone) :], strict=True)}
-    return [(alone | told)[one.members] for one in groups]
+    multiple = {
+        group.members: name for group, name in zip(several, unique[len(single) :], strict=True)
+    }
+    return [(single | multiple)[group.members] for group in groups]
 
 
 def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
-    """Return the parts that paths share at each depth, empty where they differ."""
+    """Return the common part of the paths at each depth, empty where they differ."""
     levels = zip_longest(*paths, fillvalue="")
     return [level[0] if len(set(level)) == 1 else "" for level in levels]
 
@@ -249,14 +257,14 @@ def unique_labels(
     """Return one short, distinct label for each name.
 
     Args:
-        names: Names as they were given; equal ones are allowed.
-        hints: What tells equal names apart, such as `seed 3`; an empty hint says nothing.
-        places: What tells them apart where that does not: of each, the name of its file and of the
-            directories above. What is still the same gets a number.
+        names: Original names; duplicates are allowed.
+        hints: Suffixes that distinguish duplicates, such as `seed 3`; may be empty.
+        places: Further suffixes: for each name, the names of its file and of the directories above.
+            Names that are still equal are numbered.
     """
-    whole = [clean(name) for name in names]
-    cut_alike = Counter(map(shorten, set(whole)))
-    shown = [shorten(name, middle=cut_alike[shorten(name)] > 1) for name in whole]
+    cleaned = [clean(name) for name in names]
+    cut_alike = Counter(map(shorten, set(cleaned)))
+    shown = [shorten(name, middle=cut_alike[shorten(name)] > 1) for name in cleaned]
     marks = [
         shorten(clean(hint), 10) if hint and shown.count(short) > 1 else ""
         for short, hint in zip(shown, hints or [""] * len(shown), strict=True)
@@ -276,26 +284,26 @@ def unique_labels(
 def _with_places(
     shown: Sequence[str], marks: Sequence[str], places: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Return the marks; for names that these leave equal, with a part of a path.
+    """Return the marks, with a part of the path for names that they leave equal.
 
-    It is the part that tells most of them apart, of such the one nearest to the file. A mark that
-    all of one name share says nothing beside it.
+    The part is the one that distinguishes most of the names, the nearest to the file if tied. It
+    replaces a mark shared by all duplicates of a name.
     """
-    found = list(marks)
-    both = list(zip(shown, marks, strict=True))
-    for one in {pair for pair in both if both.count(pair) > 1}:
-        name, mark = one
-        same = [index for index, pair in enumerate(both) if pair == one and places[index]]
-        told = _telling([places[index] for index in same], LABEL_COLUMNS - display_columns(name))
-        beside = mark if shown.count(name) > both.count(one) else ""
-        if len(set(told)) > 1 or len(same) < both.count(one):
-            for index, part in zip(same, told, strict=True):
-                found[index] = ", ".join(filter(None, (part, beside))) or mark
-    return found
+    result = list(marks)
+    pairs = list(zip(shown, marks, strict=True))
+    for duplicate in {pair for pair in pairs if pairs.count(pair) > 1}:
+        name, mark = duplicate
+        same = [index for index, pair in enumerate(pairs) if pair == duplicate and places[index]]
+        parts = _telling([places[index] for index in same], LABEL_COLUMNS - display_columns(name))
+        beside = mark if shown.count(name) > pairs.count(duplicate) else ""
+        if len(set(parts)) > 1 or len(same) < pairs.count(duplicate):
+            for index, part in zip(same, parts, strict=True):
+                result[index] = ", ".join(filter(None, (part, beside))) or mark
+    return result
 
 
 def _telling(paths: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """Return the part of each path, of one depth, that tells most of the paths apart."""
+    """Return the part of each path at the depth that distinguishes most of the paths."""
     levels = [
         [part and shorten(clean(part), max(10, columns)) for part in level]
         for level in zip_longest(*paths, fillvalue="")

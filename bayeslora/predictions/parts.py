@@ -1,9 +1,10 @@
-"""A predictions file that is made piece by piece, and goes on where it was after it was killed.
+"""A predictions file written piece by piece, which resumes after an interruption.
 
-A Parquet file cannot be appended to once its writer is gone. Each finished piece is therefore a
-file of its own in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
-what decides the predictions. The last step joins the pieces in one file there, deletes them, and
-moves the file to its place: a directory without pieces and joined file has nothing to go on from.
+A Parquet file cannot be appended to once its writer is closed. Each finished piece is therefore a
+separate file in a hidden directory beside the predictions file, `.NAME.parts`, with a record of
+everything that determines the predictions. The last step joins the pieces in one file there,
+deletes them, and moves the file to its place: a directory without pieces and joined file has
+nothing to resume from.
 """
 
 from __future__ import annotations
@@ -29,36 +30,37 @@ from bayeslora.tables.parquet import ROW_GROUP, is_intact, open_parquet
 
 
 def joined(pieces: Sequence[Predictions]) -> Predictions:
-    """Return the rows of all pieces in order, with the name and the metadata of the first.
+    """Concatenate the rows of all pieces, with the name and the metadata of the first.
 
     Args:
-        pieces: One or more, of one classifier: the same classes, uncertainties, scores and columns,
-            ids in all of them or in none. A piece without labels counts as unlabelled rows.
+        pieces: One or more pieces from one classifier: the same classes, uncertainties, scores and
+            columns; ids in all of them or in none. A piece without labels has unlabelled rows.
 
     Raises:
-        InputError: An id is there twice.
+        InputError: An id is duplicated.
     """
     first = pieces[0]
     if len(pieces) == 1:
         return first
 
     def column(name: str) -> Any:
-        parts = [getattr(one, name) for one in pieces]
+        parts = [getattr(piece, name) for piece in pieces]
         return None if parts[0] is None else np.concatenate(parts)
 
     return first.replace(
         probs=column("probs"),
-        labels=np.concatenate([_labels(one) for one in pieces]),
-        ids=None if first.ids is None else tuple(chain(*(one.ids or () for one in pieces))),
+        labels=np.concatenate([_labels(piece) for piece in pieces]),
+        ids=None if first.ids is None else tuple(chain(*(piece.ids or () for piece in pieces))),
         sets=column("sets"),
         available=None
-        if all(one.available is None for one in pieces)
-        else np.concatenate([_options(one) for one in pieces]),
+        if all(piece.available is None for piece in pieces)
+        else np.concatenate([_options(piece) for piece in pieces]),
         scores={
-            name: np.concatenate([one.scores[name] for one in pieces]) for name in first.scores
+            name: np.concatenate([piece.scores[name] for piece in pieces]) for name in first.scores
         },
         columns={
-            name: np.concatenate([one.columns[name] for one in pieces]) for name in first.columns
+            name: np.concatenate([piece.columns[name] for piece in pieces])
+            for name in first.columns
         },
         **{name: column(name) for name in UNCERTAINTIES},
     )
@@ -78,16 +80,16 @@ _OURS = re.compile(rf"{_KEPT.pattern}|{re.escape(_IDENTITY)}|\..*\.(?:part|lock)
 
 
 class PredictionParts:
-    """The finished pieces of a predictions file that is not there yet."""
+    """The finished pieces of an unfinished predictions file."""
 
     def __init__(self, out: str | Path) -> None:
-        """Name the predictions file; nothing is read or written."""
+        """Set the path of the predictions file; nothing is read or written."""
         self.out = real_path(out)
         self.folder = self.out.with_name(hidden_name(self.out, ".parts"))
         self._joined = self.folder / f"joined{self.out.suffix}"
 
     def sweep(self) -> None:
-        """Delete what a run left that was killed after it had put the predictions file in place."""
+        """Delete leftovers of a run killed after it had moved the predictions file to its place."""
         with suppress(InputError), writing_to(self.out) as alone:
             if alone and not self.num_finished():
                 self._check_ours()
@@ -97,11 +99,11 @@ class PredictionParts:
         """Raise InputError if the pieces are of other predictions and may not be replaced.
 
         Args:
-            identity: What decides the predictions, as far as it is known.
+            identity: The known settings that determine the predictions.
             overwrite: Whether pieces of other predictions may be deleted.
 
         Raises:
-            InputError: They are, or the directory holds something else.
+            InputError: They may not be replaced, or the directory holds something else.
         """
         self._check_ours()
         different = self._differences(identity)
@@ -113,10 +115,10 @@ class PredictionParts:
             )
 
     def claim(self, identity: Mapping[str, str], *, overwrite: bool) -> None:
-        """Make the directory, or take over the pieces that an interrupted run left in it.
+        """Create the directory, or take over the pieces of an interrupted run.
 
         Args:
-            identity: What decides the predictions.
+            identity: The settings that determine the predictions.
             overwrite: Whether pieces of other predictions may be deleted.
 
         Raises:
@@ -129,13 +131,13 @@ class PredictionParts:
             write_json(self.folder / _IDENTITY, dict(identity))
 
     def missing(self, count: int) -> list[int]:
-        """Return which of `count` pieces are not there or damaged; none once they are joined."""
+        """Return which of `count` pieces are missing or damaged; none once they are joined."""
         if self._joined.is_file():
             return []
         return [number for number in range(count) if not self._has(number)]
 
     def num_finished(self) -> int:
-        """Return how many pieces there are, damaged ones included; joined ones count as one."""
+        """Return the number of pieces, including damaged ones; the joined file counts as one."""
         if not self.folder.is_dir():
             return 0
         return sum(_KEPT.fullmatch(file.name) is not None for file in self.folder.iterdir())
@@ -145,7 +147,7 @@ class PredictionParts:
         predictions.save(self._file(number))
 
     def finish(self) -> None:
-        """Join all pieces in the predictions file, a row group at a time; remove the directory."""
+        """Join all pieces into the predictions file by row groups; remove the directory."""
         pieces = sorted(self.folder.glob("[0-9]*.parquet"))
         if not self._joined.is_file():
             schema = _common_schema(pieces)
@@ -160,8 +162,8 @@ class PredictionParts:
         self.remove()
 
     def remove(self) -> None:
-        """Delete our files and the directory; nothing happens where there is none."""
-        with suppress(OSError):  # not there, or somebody has put a file into it
+        """Delete our files and the directory, if it exists."""
+        with suppress(OSError):  # missing, or it holds foreign files
             for file in self.folder.iterdir():
                 if _OURS.fullmatch(file.name):
                     file.unlink()
@@ -190,10 +192,10 @@ class PredictionParts:
         if not mark.is_file():
             return []
         try:
-            found = read_json(mark)
-        except InputError:  # damaged: nobody knows what the pieces are of
-            found = None
-        known = found if isinstance(found, dict) else {}
+            stored = read_json(mark)
+        except InputError:  # damaged: the origin of the pieces is unknown
+            stored = None
+        known = stored if isinstance(stored, dict) else {}
         return [key for key, value in identity.items() if known.get(key) != value]
 
 
@@ -203,7 +205,7 @@ def _table(file: Path) -> Any:
 
 
 def _common_schema(files: Iterable[Path]) -> Any:
-    """Return the schema of the first piece with labels, or of the first where none has any."""
+    """Return the schema of the first piece with labels, else of the first piece."""
     first = None
     for file in files:
         with open_parquet(file, check_whole=False) as parquet:
@@ -215,7 +217,7 @@ def _common_schema(files: Iterable[Path]) -> Any:
 
 
 def _completed(table: Any, schema: Any) -> Any:
-    """Return a piece with the columns of `schema`, null where it has none."""
+    """Return a piece with the columns of `schema`; missing columns are null."""
     import pyarrow as pa
 
     for name in schema.names:
@@ -225,7 +227,7 @@ def _completed(table: Any, schema: Any) -> Any:
 
 
 def _regrouped(tables: Iterable[Any], rows: int) -> Iterator[Any]:
-    """Yield the same rows in tables of `rows` rows, of which the last may be shorter."""
+    """Yield the same rows in tables of `rows` rows; the last may be shorter."""
     import pyarrow as pa
 
     waiting: list[Any] = []
@@ -234,8 +236,8 @@ def _regrouped(tables: Iterable[Any], rows: int) -> Iterator[Any]:
         waiting.append(table)
         count += len(table)
         while count >= rows:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, rows)
-            waiting, count = [whole.slice(rows)], count - rows
+            merged = pa.concat_tables(waiting)
+            yield merged.slice(0, rows)
+            waiting, count = [merged.slice(rows)], count - rows
     if count:
         yield pa.concat_tables(waiting)

@@ -1,4 +1,4 @@
-"""One row of predictions, with names in place of indices."""
+"""A row of predictions, with names in place of indices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SHOWN_ROWS = 10
 
 @dataclass(frozen=True)
 class PredictedRow:
-    """What is predicted for one row.
+    """The prediction for one row.
 
     Attributes:
-        id: Name of the row; None where rows have no names.
-        label: Its class; None where it is unlabelled.
+        id: Name of the row; None if rows have no names.
+        label: Its class; None if unlabelled.
         prediction: The most probable class.
         confidence: The probability of that class.
         probs: The probability of every class that the row has, by name.
@@ -43,11 +43,11 @@ class PredictedRow:
 
 
 def rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
-    """Return a table of rows for a notebook; what is unknown of all of them has no column.
+    """Return an HTML table of rows for a notebook; columns without any value are omitted.
 
     Args:
-        caption: What the rows are of.
-        rows: Some of them, in order.
+        caption: Caption of the table.
+        rows: The rows to show, in order.
     """
     columns: dict[str, list[str | None]] = {
         "label": [row.label for row in rows],
@@ -56,7 +56,7 @@ def rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
         "epistemic": [None if row.epistemic is None else f"{row.epistemic:.3g}" for row in rows],
     }
     shown = {name: values for name, values in columns.items() if any(values)}
-    names = [str(place) if row.id is None else row.id for place, row in enumerate(rows)]
+    names = [str(index) if row.id is None else row.id for index, row in enumerate(rows)]
     cells = zip(names, *shown.values(), strict=True)
     texts = [["" if cell is None else shorten(clean(cell)) for cell in row] for row in cells]
     return table_html(clean(caption), ("", *shown), texts)

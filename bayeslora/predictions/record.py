@@ -1,7 +1,7 @@
-"""The record between methods and metrics: class probabilities of N rows and what goes with them.
+"""The record between methods and metrics: class probabilities of N rows with labels and scores.
 
-Every method ends in a `Predictions`; every metric and report starts from one, and cannot tell which
-method, or which other tool, made it.
+Every method returns a `Predictions`; every metric and report starts from it, whichever method or
+other tool made it.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ _SHOWN_CLASSES = 5
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
-    """Class probabilities of N rows, with labels, ids and uncertainties where they are known.
+    """Class probabilities of N rows, with labels, ids and uncertainties if known.
 
-    Arrays are copied, converted to the stated type, checked and made read-only; those that are
-    read-only already are shared. Errors count rows from 1.
+    Arrays are copied, converted to the stated type, checked and made read-only; arrays that are
+    already read-only are shared. Errors count rows from 1.
 
     Attributes:
-        probs: [N, C] float64; each row sums to 1 (given within 1e-5, then renormalised).
+        probs: [N, C] float64; each row sums to 1 (within 1e-5, then renormalised).
         classes: C distinct names.
         labels: [N] int64 index into `classes`, -1 where unlabelled; None where no row is labelled.
         ids: N distinct names of the rows, or None.
         total: [N] float64, nats: entropy of the predicted distribution, or None.
         aleatoric: [N] float64, nats: the part that more data would not remove, or None.
-        epistemic: [N] float64, nats: the part due to not knowing the weights, or None.
+        epistemic: [N] float64, nats: the part due to uncertain weights, or None.
         scores: Further uncertainties by name, [N] float64 each, higher = more uncertain.
         name: What made the predictions, for tables and legends.
-        metadata: Notes that Parquet files carry: `link`, `num_samples`, `seed`,
+        metadata: Strings stored in Parquet files: `link`, `num_samples`, `seed`,
             `model_fingerprint` and others.
         sets: [N, C] bool: which classes are in a row's prediction set, or None; see
             `bayeslora.conformal`.
-        columns: What else is known of the rows, by name: [N] of strings, None where unknown. For
-            scores by group and for showing examples; no score depends on them.
-        available: [N, C] bool: which classes each row has, as questions with 2 to C options; the
-            others have probability 0. None where every row has every class.
+        columns: Further columns by name: [N] strings, None where unknown. For scores by group and
+            for showing examples; no score depends on them.
+        available: [N, C] bool: which classes each row has, for questions with 2 to C options; the
+            others have probability 0. None if every row has every class.
 
     Raises:
-        InputError: Something above does not hold; the message names the row.
+        InputError: A field violates the above; the message names the row.
     """
 
     probs: NDArray[np.float64]
@@ -102,57 +102,57 @@ class Predictions:
         return int(self.probs.shape[0])
 
     def __iter__(self) -> Iterator[PredictedRow]:
-        """Yield every row, with the names of classes in place of their indices."""
-        return (self._row(place) for place in range(len(self)))
+        """Yield every row, with class names in place of indices."""
+        return (self._row(index) for index in range(len(self)))
 
     @overload
-    def __getitem__(self, place: int | np.integer[Any]) -> PredictedRow: ...
+    def __getitem__(self, index: int | np.integer[Any]) -> PredictedRow: ...
 
     @overload
-    def __getitem__(self, place: slice | ArrayLike) -> Predictions: ...
+    def __getitem__(self, index: slice | ArrayLike) -> Predictions: ...
 
-    def __getitem__(self, place: Any) -> PredictedRow | Predictions:
-        """Return one row, by its index from 0; or predictions of several, as `take` does.
+    def __getitem__(self, index: Any) -> PredictedRow | Predictions:
+        """Return a row by its index from 0, or predictions for several rows, like `take`.
 
         Raises:
             IndexError: There is no such row.
             InputError: No row is taken.
         """
-        if isinstance(place, int | np.integer):
-            return self._row(range(len(self))[int(place)])
-        return self.take(np.arange(len(self))[place])
+        if isinstance(index, int | np.integer):
+            return self._row(range(len(self))[int(index)])
+        return self.take(np.arange(len(self))[index])
 
-    def _row(self, place: int) -> PredictedRow:
-        label = -1 if self.labels is None else int(self.labels[place])
-        probs = self.probs[place].tolist()
+    def _row(self, row: int) -> PredictedRow:
+        label = -1 if self.labels is None else int(self.labels[row])
+        probs = self.probs[row].tolist()
         best = probs.index(max(probs))
         parts = {name: getattr(self, name) for name in UNCERTAINTIES}
-        members = None if self.sets is None else np.flatnonzero(self.sets[place]).tolist()
+        members = None if self.sets is None else np.flatnonzero(self.sets[row]).tolist()
         return PredictedRow(
-            id=None if self.ids is None else self.ids[place],
+            id=None if self.ids is None else self.ids[row],
             label=None if label < 0 else self.classes[label],
             prediction=self.classes[best],
             confidence=probs[best],
             probs={
-                name: probs[c] for c, name in enumerate(self.classes) if self._has_option(place, c)
+                name: probs[c] for c, name in enumerate(self.classes) if self._has_option(row, c)
             },
-            scores={name: float(values[place]) for name, values in self.scores.items()},
+            scores={name: float(values[row]) for name, values in self.scores.items()},
             set=None if members is None else tuple(self.classes[c] for c in members),
-            columns={name: values[place] for name, values in self.columns.items()},
-            **{name: None if v is None else float(v[place]) for name, v in parts.items()},
+            columns={name: values[row] for name, values in self.columns.items()},
+            **{name: None if v is None else float(v[row]) for name, v in parts.items()},
         )
 
-    def _has_option(self, place: int, column: int) -> bool:
-        return self.available is None or bool(self.available[place, column])
+    def _has_option(self, row: int, column: int) -> bool:
+        return self.available is None or bool(self.available[row, column])
 
     def __repr__(self) -> str:
-        """Return one line: what made them, how many there are, and what is known of each."""
+        """Return one line with the name, the size and the uncertainties."""
         uncertainties = ", ".join(self.uncertainty_names)
         return f"<Predictions {self.name!r}: {self._size()}, uncertainties {uncertainties}>"
 
     def _repr_html_(self) -> str:
-        """Return a table of the first rows; notebooks show it."""
-        first = [self._row(place) for place in range(min(len(self), SHOWN_ROWS))]
+        """Return an HTML table of the first rows for notebooks."""
+        first = [self._row(row) for row in range(min(len(self), SHOWN_ROWS))]
         rest = f"; the first {len(first)} rows" if len(first) < len(self) else ""
         return rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
 
@@ -221,15 +221,15 @@ class Predictions:
         return np.asarray(values)
 
     def take(self, rows: ArrayLike) -> Predictions:
-        """Return the given rows: indices [M] or a mask [N].
+        """Select rows by indices [M] or a mask [N].
 
         Raises:
-            InputError: There are none.
+            InputError: No row is selected.
         """
-        wanted = np.asarray(rows)
-        if wanted.size == 0:
+        selection = np.asarray(rows)
+        if selection.size == 0:
             raise InputError("no rows are taken; give indices or a mask of at least one")
-        chosen = np.arange(len(self))[wanted]
+        chosen = np.arange(len(self))[selection]
 
         def pick(values: NDArray[Any] | None) -> Any:
             return None if values is None else values[chosen]
@@ -246,10 +246,10 @@ class Predictions:
         )
 
     def with_probs(self, probs: ArrayLike, name: str | None = None) -> Predictions:
-        """Return the same rows with other probabilities, as a recalibrator makes them.
+        """Return the same rows with other probabilities, such as recalibrated ones.
 
-        `total`, `aleatoric` and `epistemic` decompose the old probabilities, and `sets` were made
-        from them: all four are dropped. `scores` are kept.
+        `total`, `aleatoric`, `epistemic` and `sets` are dropped, since they derive from the old
+        probabilities. `scores` are kept.
 
         Args:
             probs: [N, C].
@@ -259,13 +259,13 @@ class Predictions:
         return self.replace(probs=probs, name=self.name if name is None else name, **dropped)
 
     def replace(self, **changes: Any) -> Predictions:
-        """Return a copy with some attributes changed, checked again."""
+        """Return a copy with some attributes replaced, checked again."""
         return dataclasses.replace(self, **changes)
 
     def save(self, path: str | Path) -> None:
-        """Write a `.parquet`, `.csv` or `.jsonl` file, whole or not at all; an old one is replaced.
+        """Write a `.parquet`, `.csv` or `.jsonl` file atomically, replacing an existing one.
 
-        Every bit of the columns is kept; `name` and `metadata` in Parquet alone.
+        Columns are stored exactly; `name` and `metadata` only in Parquet.
 
         Raises:
             InputError: The suffix is none of the three, or a name is not valid Unicode.
@@ -276,8 +276,8 @@ class Predictions:
         """Return a `pandas.DataFrame` with the columns of a saved file.
 
         These are `id`, `label` and `prediction` (class names), `confidence`, `prob_<class>`,
-        uncertainties, `score_<name>`, `set_<class>` and further columns, as far as they are known.
-        `from_frame` and `bayeslora.evaluate` take it back.
+        uncertainties, `score_<name>`, `set_<class>` and further columns, if known. `from_frame` and
+        `bayeslora.evaluate` accept it.
 
         Raises:
             InputError: pandas is not installed; bayeslora does not depend on it.
@@ -285,7 +285,9 @@ class Predictions:
         return data_frame(self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        fields = {
+            attribute.name: getattr(self, attribute.name) for attribute in dataclasses.fields(self)
+        }
         return {**fields, "prediction": self.prediction, "confidence": self.confidence}
 
     @classmethod
@@ -300,20 +302,19 @@ class Predictions:
         probability_columns: Mapping[str, str] | None = None,
         renormalise: bool = False,
     ) -> Predictions:
-        """Read a predictions file that we or any other tool wrote; see `files`.
+        """Read a predictions file written by this package or another tool; see `files`.
 
         Args:
             path: A `.parquet`, `.csv`, `.tsv`, `.jsonl` or `.json` file, the text formats also with
                 `.gz`, or a sample log of lm-evaluation-harness.
-            name: The name to use; else the stored one, else the file's name without its suffix.
-            columns: Names of further columns to keep, such as the one that says where a row is
-                from.
+            name: The name to use; else the stored name, else the file's name without its suffix.
+            columns: Names of further columns to keep, such as the source of each row.
             delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`.
-            encoding: The encoding of a text file, such as `latin-1`; None takes UTF-8.
-            probability_columns: The class whose probability a column holds, by the column's name,
-                where columns are not called `prob_<class>`.
-            renormalise: Whether to divide each row of probabilities by its sum, where sums are
-                further from 1 than rounding explains.
+            encoding: The encoding of a text file, such as `latin-1`; None means UTF-8.
+            probability_columns: Column name -> class, for probability columns not named
+                `prob_<class>`.
+            renormalise: Whether to divide each row of probabilities by its sum, if sums deviate
+                from 1 by more than rounding.
 
         Raises:
             InputError: The file is missing or unreadable, or a value in it is wrong; the message
@@ -338,16 +339,16 @@ class Predictions:
 
     @classmethod
     def from_frame(cls, frame: Any, name: str | None = None) -> Predictions:
-        """Return predictions made of a data frame with the columns of a predictions file.
+        """Create predictions from a data frame with the columns of a predictions file.
 
         Args:
-            frame: Of pandas, polars or Arrow, or a mapping from names to equally long columns, with
-                `prob_<class>` columns and, as far as they are known, the others that `to_pandas`
-                names. Every other column of text or numbers becomes a further one.
+            frame: A pandas, polars or Arrow table, or a mapping from names to equally long columns,
+                with `prob_<class>` columns and optionally the others listed in `to_pandas`. Any
+                other text or number column becomes a further column.
             name: What made the predictions, for tables and legends.
 
         Raises:
-            InputError: It is no data frame, or a value is wrong; the message names the row.
+            InputError: `frame` is not a data frame, or a value is wrong; the message names the row.
         """
         fields, where = frame_fields(frame)
         return cls._read(f"<{type(frame).__name__}>", fields, name, where)
@@ -363,15 +364,15 @@ class Predictions:
         ids: Sequence[str] | None = None,
         name: str = "",
     ) -> Predictions:
-        """Return predictions made of arrays, such as scikit-learn's `predict_proba` and `y_true`.
+        """Create predictions from arrays, such as scikit-learn's `predict_proba` and `y_true`.
 
         Args:
             values: [N, C] probabilities or logits, in the order of `classes`.
-            labels: [N] names of classes where all of them are, else indices; None, NaN or -1
-                where a row has none. None where no row has one.
-            kind: What `values` are: `probs`, or `logits` whose softmax is taken in float64.
-            classes: C names, such as `classifier.classes_`; other values than strings are named
-                by their text. None takes the numbers from 0.
+            labels: [N] class names, or indices if none is a class name; None, NaN or -1 for an
+                unlabelled row. None if no row is labelled.
+            kind: Type of `values`: `probs`, or `logits` (softmax in float64).
+            classes: C names, such as `classifier.classes_`; other types are converted to strings.
+                None means numbers from 0.
             ids: N distinct names of the rows, or None.
             name: What made the predictions, for tables and legends.
 
@@ -390,17 +391,17 @@ class Predictions:
         ids: Sequence[str] | None = None,
         name: str = "",
     ) -> Predictions:
-        """Return what `transformers.Trainer.predict` gave for a sequence classifier.
+        """Create predictions from `transformers.Trainer.predict` for a sequence classifier.
 
         Args:
             output: Has `predictions`, logits [N, C] or a tuple that begins with them, and
-                `label_ids` [N] with -100 where a row has no label, or None.
-            classes: C names, or `model.config.id2label`; None takes the numbers from 0.
+                `label_ids` [N] with -100 for an unlabelled row, or None.
+            classes: C names, or `model.config.id2label`; None means numbers from 0.
             ids: N distinct names of the rows, or None.
             name: What made the predictions, for tables and legends.
 
         Raises:
-            InputError: The output is that of another task, or a value is wrong.
+            InputError: The output is from another task, or a value is wrong.
         """
         fields = output_fields(output, classes)
         return cls._read("<PredictionOutput>", {**fields, "ids": ids}, name)
@@ -419,14 +420,14 @@ class Predictions:
 
         Args:
             path: `samples_<task>_<date>.jsonl` of a multiple-choice task.
-            normalise: What each option's log-likelihood is divided by: nothing (as `acc`), its
-                `characters` (`acc_norm`) or its `bytes` (`acc_bytes`).
-            name: The name to use; else the model's and the task's, from the file's path.
+            normalise: Divisor of each option's log-likelihood: `none` (as `acc`), its number of
+                `characters` (`acc_norm`) or of `bytes` (`acc_bytes`).
+            name: The name to use; else model and task, from the file's path.
             columns: Fields of `doc` to keep as further columns.
             reading: The encoding of the file.
 
         Raises:
-            InputError: The log is not of multiple choice, or a value in it is wrong.
+            InputError: The log is not of a multiple-choice task, or a value in it is wrong.
         """
         fields, where = read_sample_log(path, normalise, columns, reading)
         return cls._read(str(path), fields, name, where)
@@ -435,7 +436,7 @@ class Predictions:
     def _read(
         cls, source: str, fields: dict[str, Any], name: str | None, where: Where = row_number
     ) -> Predictions:
-        """Return a record whose probabilities nobody else holds; errors name source and row."""
+        """Return a record that takes over `fields["probs"]`; errors name source and row."""
         if name is not None:
             fields["name"] = name
         try:

@@ -15,7 +15,7 @@ from bayeslora.predictions.files import FORMAT_VERSION, UNCERTAINTIES
 from bayeslora.tables.parquet import PREFIX, write_sealed
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-"""What a predictions file that is written may end in."""
+"""Suffixes of predictions files to write."""
 
 _PIECE = 65_536  # rows; a piece of 150 columns is 80 MB
 
@@ -24,10 +24,10 @@ def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[
     """Return columns as a `pyarrow.Table`.
 
     Args:
-        path: The file that it is for.
-        columns: Equally long arrays or lists by name, in order. Lists hold texts and None; what is
-            masked in an array becomes null.
-        metadata: Kept in the schema under `bayeslora.<key>`.
+        path: The target file, for error messages.
+        columns: Equally long arrays or lists by name, in order. Lists hold texts and None; masked
+            values of an array become null.
+        metadata: Stored in the schema under `bayeslora.<key>`.
 
     Raises:
         InputError: A text is not valid Unicode.
@@ -36,7 +36,7 @@ def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[
 
     tagged = {f"{PREFIX}{key}": value for key, value in metadata.items()}
     try:
-        # Without a type, a list that holds None alone would be a column of nothing.
+        # Without a type, a list of None only would become a null column.
         arrays = {
             name: pa.array(values, pa.string())
             if isinstance(values, list)
@@ -54,9 +54,9 @@ def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
     """Write tables one after the other as a `.parquet`, `.csv` or `.jsonl` file, atomically.
 
     Args:
-        path: Where to; the suffix chooses the format. An existing file is replaced.
-        schema: The `pyarrow.Schema` of the tables. Parquet alone holds its metadata.
-        tables: `pyarrow.Table`s, taken one at a time.
+        path: The target file; the suffix selects the format. An existing file is replaced.
+        schema: The `pyarrow.Schema` of the tables. Only Parquet stores its metadata.
+        tables: `pyarrow.Table`s, consumed one at a time.
 
     Raises:
         InputError: The suffix is none of the three.
@@ -65,22 +65,24 @@ def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
     import pyarrow as pa
     import pyarrow.csv
 
-    with atomic_file(path) as aside:
+    with atomic_file(path) as temporary:
         if kind == ".csv":
-            with pa.csv.CSVWriter(aside, schema) as writer:
+            with pa.csv.CSVWriter(temporary, schema) as writer:
                 for table in tables:
                     writer.write_table(table)
         elif kind == ".jsonl":
-            _write_lines((batch for table in tables for batch in table.to_batches(_PIECE)), aside)
+            _write_lines(
+                (batch for table in tables for batch in table.to_batches(_PIECE)), temporary
+            )
         else:
-            write_sealed(aside, schema, tables)
+            write_sealed(temporary, schema, tables)
 
 
 def file_kind(path: str | Path) -> str:
     """Return the suffix of a predictions file to write, in lower case.
 
     Raises:
-        InputError: It is none of `SUFFIXES`.
+        InputError: The suffix is not in `SUFFIXES`.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -91,7 +93,7 @@ def file_kind(path: str | Path) -> str:
 
 
 def _write_lines(batches: Iterable[Any], path: Path) -> None:
-    """Write `pyarrow.RecordBatch`es as one JSON object a row; every bit of a number is kept."""
+    """Write `pyarrow.RecordBatch`es as one JSON object per row; numbers are stored exactly."""
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for batch in batches:
             rows = (
@@ -104,8 +106,8 @@ def write_fields(fields: Mapping[str, Any], path: str | Path) -> None:
     """Write a `.parquet`, `.csv` or `.jsonl` file; see `Predictions.save`.
 
     Args:
-        fields: Those of `Predictions` by name, with its `prediction` and `confidence`.
-        path: Where to.
+        fields: Fields of `Predictions` by name, with `prediction` and `confidence`.
+        path: The target file.
 
     Raises:
         InputError: The suffix is none of the three, or a name is not valid Unicode.
@@ -138,7 +140,7 @@ def file_columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a predictions file by name, in order.
 
     Args:
-        fields: Those of `Predictions` by name, with its `prediction` and `confidence`.
+        fields: Fields of `Predictions` by name, with `prediction` and `confidence`.
     """
     classes, labels, ids, sets = (fields[key] for key in ("classes", "labels", "ids", "sets"))
     names = np.array((*classes, None), dtype=object)  # -1 picks the None

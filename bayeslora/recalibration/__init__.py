@@ -1,1 +1,1 @@
-"""Recalibrators: held-out predictions in, better probabilities out; no model is seen."""
+"""Recalibrators: better probabilities from held-out predictions, without the model."""

@@ -1,13 +1,13 @@
-"""Beta calibration: the map between two beta distributions, for each class against the rest.
+"""Beta calibration: the map between two beta distributions, one-vs-rest for each class.
 
     logit p'_c = a_c log p_c − b_c log(1 − p_c) + c_c,   a_c, b_c ≥ 0
 
     minimised for each class: Σ_n NLL of (y_n = c)  +  ((a − 1)² + (b − 1)² + c²) / 2τ²
 
 Kull, Silva Filho and Flach 2017, AISTATS (PMLR 54). The bounds keep each class's map
-from falling; the prior around leaving the probabilities alone keeps the optimum finite where a
-class is absent or its rows are separated, and fades as N grows. With several classes the results
-are renormalised, so classes may change their order within a row.
+non-decreasing; the prior, centred on the identity map, keeps the optimum finite if a class is
+absent or its rows are separable, and vanishes as N grows. With several classes the results are
+renormalised, so classes may change their order within a row.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BetaCalibration(BetaOptions, Recalibrator):
 
 
 def _fit(probs: Array, labels: NDArray[np.int64], prior_scale: float) -> Array:
-    """Return [3, C]; the classes share one search, in which they do not meet."""
+    """Return [3, C]; one search fits all classes, which are independent."""
     rows, num_classes = probs.shape
     targets = one_hot(labels, num_classes)
     near, far = _features(probs)
@@ -84,7 +84,7 @@ def _fit(probs: Array, labels: NDArray[np.int64], prior_scale: float) -> Array:
 
 
 def _features(probs: Array) -> tuple[Array, Array]:
-    """Return log p and −log(1 − p), both [N, C], with p kept off 0 and 1."""
+    """Return log p and −log(1 − p), both [N, C], with p clipped away from 0 and 1."""
     inside = np.clip(probs, FLOOR, 1 - FLOOR)
     return np.log(inside), -np.log1p(-inside)
 

@@ -1,7 +1,7 @@
-"""What can be chosen about a recalibrator: one dataclass per method, free of numpy.
+"""Options of recalibrators: one dataclass per method, without numpy.
 
-The recalibrators themselves inherit from these and add what a fit found; `recalibrator` names them,
-`module:object`, as those of other packages do.
+The recalibrators inherit from these and add fitted parameters; `recalibrator` names them as
+`module:object`, also for those of other packages.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ RECALIBRATORS: dict[str, type[Any]] = {
 """The options of every recalibrator by its name."""
 
 
-def _checked(found: Any, where: str) -> type[Any]:
+def _checked(options_class: Any, location: str) -> type[Any]:
     texts = ("name", "summary", "source", "recalibrator")
-    return check_options_class(found, where, texts, frozen=False)
+    return check_options_class(options_class, location, texts, frozen=False)
 
 
 CATALOGUE = Catalogue("recalibrator", RECALIBRATORS, _checked)
-"""These, and the options of recalibrators of installed packages."""
+"""These options, and those of recalibrators from installed packages."""

@@ -3,13 +3,13 @@
     p'_c = (k_b + m π_c) / (n_b + m),   n_b fit rows in the bin of p_c, k_b of them of class c
 
 Zadrozny and Elkan 2001, ICML, with their m-estimate: the class's share π_c of all fit rows counts
-as m further rows of every bin. With m = 0 a bin without rows of the class gives a probability of 0,
-and one miss an infinite NLL. Each class is taken against the rest, as in Zadrozny and Elkan 2002,
+as m additional rows in every bin. With m = 0 a bin without rows of the class gives a probability of
+0, and a single miss an infinite NLL. Classes are fitted one-vs-rest, as in Zadrozny and Elkan 2002,
 KDD, and rows are renormalised. Probabilities in a bin become equal, and classes may change their
 order.
 
-netcal's class of this name is not used: its bins are left-closed in the fit and right-closed in the
-transform, its equal-mass bins cannot be applied, and rows of zeros become NaN.
+netcal's class of the same name is not used: its bins are left-closed in the fit but right-closed in
+the transform, its equal-mass bins cannot be applied, and rows of zeros become NaN.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class HistogramBinning(HistogramOptions, Recalibrator):
         edges = np.repeat(even[:, None], num_classes, axis=1)
         if self.bins == "equal-mass":
             edges[1:-1] = np.quantile(probs, even[1:-1], axis=0)
-        cells = (_places(edges, probs) * num_classes + np.arange(num_classes)).ravel()
+        cells = (_bin_indices(edges, probs) * num_classes + np.arange(num_classes)).ravel()
         hits = one_hot(labels, num_classes).ravel()
 
         def summed(weights: Array) -> Array:
@@ -60,18 +60,18 @@ class HistogramBinning(HistogramOptions, Recalibrator):
             return np.asarray(flat, dtype=np.float64).reshape(self.num_bins, num_classes)
 
         rows = summed(np.ones_like(hits)) + self.smoothing
-        known = summed(hits) + self.smoothing * base_rates(labels, num_classes)
+        class_counts = summed(hits) + self.smoothing * base_rates(labels, num_classes)
         self.edges = edges
-        self.values = np.divide(known, rows, out=np.full_like(rows, np.nan), where=rows > 0)
+        self.values = np.divide(class_counts, rows, out=np.full_like(rows, np.nan), where=rows > 0)
 
     def mapped(self, probs: Array) -> Array:
         """Return the probabilities of the bins.
 
-        A value whose bin held no fit row stays the stated probability, and so does a whole row
-        whose values are all zero; only `smoothing` 0 allows either.
+        Probabilities in bins without fit rows are unchanged, as are rows whose values are all zero;
+        both occur only with `smoothing` 0.
         """
-        places = _places(np.asarray(self.edges), probs)
-        values = np.take_along_axis(np.asarray(self.values), places, 0)
+        indices = _bin_indices(np.asarray(self.edges), probs)
+        values = np.take_along_axis(np.asarray(self.values), indices, 0)
         return renormalised(np.where(np.isnan(values), probs, values), probs)
 
     def num_parameters(self, num_classes: int) -> int:
@@ -79,7 +79,7 @@ class HistogramBinning(HistogramOptions, Recalibrator):
         return self.num_bins * num_classes
 
     def report(self) -> dict[str, float | str]:
-        """Return the number of bins per class, and the lowest and the highest value of any."""
+        """Return the number of bins per class, and the lowest and the highest value."""
         values = np.asarray(self.values)
         return {
             "num_bins": self.num_bins,
@@ -88,9 +88,9 @@ class HistogramBinning(HistogramOptions, Recalibrator):
         }
 
 
-def _places(edges: Array, probs: Array) -> NDArray[np.int64]:
-    """Return [N, C]: the bin of each probability, from 0; the last bin holds 1 as well."""
-    places = np.zeros(probs.shape, dtype=np.int64)
+def _bin_indices(edges: Array, probs: Array) -> NDArray[np.int64]:
+    """Return the bin of each probability, [N, C], from 0; the last bin includes 1."""
+    indices = np.zeros(probs.shape, dtype=np.int64)
     for edge in edges[1:-1]:
-        places += probs >= edge
-    return places
+        indices += probs >= edge
+    return indices

@@ -1,13 +1,13 @@
-"""Isotonic regression: the rising curve that fits a class's probability best.
+"""Isotonic regression: the best non-decreasing curve for the probability of each class.
 
     p'_c = f_c(p_c),   f_c rising,   Σ_n (f_c(p_nc) − [y_n = c])² least
 
-Zadrozny and Elkan 2002, KDD, each class against the rest; f is scikit-learn's, linear between its
-knots and constant outside them. It is constant on blocks of rows, often exactly 0 or 1 at its ends,
-and one miss then makes the NLL infinite. So each block of n rows with mean v gets the m-estimate
-(n v + m π_c) / (n + m), where π_c is the class's share of all fit rows, and the blocks a second
-isotonic fit with n + m as their weights. With m = 0 f is the textbook's. Rows are renormalised:
-probabilities within a block become equal, and classes may change their order.
+Zadrozny and Elkan 2002, KDD, one-vs-rest; f is scikit-learn's, linear between its knots and
+constant outside them. It is constant on blocks of rows, often exactly 0 or 1 at its ends, where a
+single miss makes the NLL infinite. Therefore each block of n rows with mean v gets the m-estimate
+(n v + m π_c) / (n + m), where π_c is the class's share of all fit rows, followed by a second
+isotonic fit of the blocks with weights n + m. With m = 0 f is standard isotonic regression. Rows
+are renormalised: probabilities within a block become equal, and classes may change their order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Knots = tuple[Array, Array]
 
 
 _STEPS = 10
-"""Steps that a fitted curve has about, each a number that is learned."""
+"""Typical number of steps of a fitted curve, each a fitted parameter."""
 
 
 @dataclass(eq=False)
@@ -51,25 +51,25 @@ class IsotonicRegression(IsotonicOptions, Recalibrator):
         num_classes = probs.shape[1]
         shares = base_rates(labels, num_classes)
         columns = zip(probs.T, one_hot(labels, num_classes).T, shares, strict=True)
-        # scikit-learn fits one curve at a time, and the curves have knots of their own.
+        # scikit-learn fits one curve at a time, and each curve has its own knots.
         self.knots = tuple(_curve(*column, self.smoothing) for column in columns)
 
     def mapped(self, probs: Array) -> Array:
         """Return the values of the curves.
 
-        A row whose values are all zero, which only `smoothing` 0 allows, keeps its probabilities.
+        Rows whose values are all zero, possible only with `smoothing` 0, keep their probabilities.
         """
         pairs = zip(probs.T, self.knots, strict=True)
         values = np.column_stack([np.interp(column, *knots) for column, knots in pairs])
         return renormalised(values, probs)
 
     def num_parameters(self, num_classes: int) -> int:
-        """Return about as many as steps of typical curves."""
+        """Return the number of steps of typical curves."""
         return _STEPS * num_classes
 
     def report(self) -> dict[str, float | str]:
-        """Return the number of knots of all classes."""
-        return {"num_knots": sum(len(places) for places, _ in self.knots)}
+        """Return the total number of knots."""
+        return {"num_knots": sum(len(thresholds) for thresholds, _ in self.knots)}
 
 
 def _curve(probs: Array, hits: Array, share: float, smoothing: float) -> Knots:
@@ -80,5 +80,5 @@ def _curve(probs: Array, hits: Array, share: float, smoothing: float) -> Knots:
     fitted = curve.fit(probs, hits).predict(probs)
     means, block, sizes = np.unique(fitted, return_inverse=True, return_counts=True)
     smoothed = (sizes * means + smoothing * share) / (sizes + smoothing)
-    found = curve.fit(probs, smoothed[block], (1 + smoothing / sizes)[block])
-    return np.asarray(found.X_thresholds_), np.asarray(found.y_thresholds_)
+    regression = curve.fit(probs, smoothed[block], (1 + smoothing / sizes)[block])
+    return np.asarray(regression.X_thresholds_), np.asarray(regression.y_thresholds_)

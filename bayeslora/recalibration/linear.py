@@ -4,20 +4,19 @@
 
     minimised: Σ_n −log p'_{n,y}  +  (‖d‖² + ‖b‖²) / 2τ²  +  ‖O‖² / 2τ_o²
 
-The Gaussian prior is around leaving the probabilities alone. The objective is strictly convex, so
-there is one optimum whatever the fit rows are: a class that is absent from them is not driven to
-probability zero, and separated rows do not push the weights to infinity. As N grows, the prior
-fades and the optimum becomes that of maximum likelihood.
+The Gaussian prior is centred on the identity map. The objective is strictly convex, so the optimum
+is unique for any fit rows: a class that is absent from them does not get probability zero, and
+separable rows do not drive the weights to infinity. As N grows, the prior vanishes and the optimum
+approaches maximum likelihood.
 
-With O left out this is vector scaling: a factor and an intercept for the log-probability of each
-class (Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2, with log-probabilities
-in the place of logits, which a `Predictions` does not hold). With O it is matrix scaling,
+Without O this is vector scaling: a factor and an intercept for the log-probability of each class
+(Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2, with log-probabilities instead
+of logits, which `Predictions` do not contain). With O it is matrix scaling,
 p' = softmax(W log p + b): on logits that of Guo et al., on log-probabilities the linear form of
 Dirichlet calibration (Kull et al. 2019, arXiv 1910.12656), whose off-diagonal and intercept
-regularisation λ Σ O² / C(C−1) (ODIR) is the prior with λ = C(C−1) / 2Nτ_o². How much the
-off-diagonal entries are regularised, cross-validation on the fit rows decides: without that, C²
-weights fitted to some hundred rows make the probabilities worse. In both, classes may change their
-order within a row.
+regularisation λ Σ O² / C(C−1) (ODIR) is the prior with λ = C(C−1) / 2Nτ_o². Cross-validation on the
+fit rows chooses the regularisation of the off-diagonal entries: otherwise C² weights fitted to a
+few hundred rows make the probabilities worse. In both, classes may change their order within a row.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class LinearMap:
     """A linear map of log-probabilities.
 
     Attributes:
-        scale: [C] the factor 1 + d of a class's own log-probability.
-        intercept: [C] nats.
+        scale: [C] factor 1 + d of the class's own log-probability.
+        intercept: [C] intercept in nats.
         off_diagonal: [C, C] weights of the other classes' log-probabilities, zero on the diagonal;
-            None where they have none.
+            None for vector scaling.
     """
 
     scale: Array
@@ -58,9 +57,9 @@ class LinearMap:
     off_diagonal: Array | None = None
 
     def logits(self, logs: Array) -> Array:
-        """Return z' [N, C] of log-probabilities [N, C]."""
-        own = logs * self.scale + self.intercept
-        return own if self.off_diagonal is None else own + logs @ self.off_diagonal.T
+        """Return z', [N, C], for log-probabilities, [N, C]."""
+        scaled = logs * self.scale + self.intercept
+        return scaled if self.off_diagonal is None else scaled + logs @ self.off_diagonal.T
 
 
 def fit_linear(
@@ -72,20 +71,20 @@ def fit_linear(
     start: LinearMap | None = None,
     tolerance: float = EXACT,
 ) -> LinearMap:
-    """Return the map that minimises the objective above.
+    """Return the map that minimises the objective of the module's docstring.
 
     Args:
         logs: [N, C] log-probabilities, finite.
         labels: [N] class indices.
         prior_scale: τ, the prior standard deviation of d and of b (nats).
-        off_diagonal_scale: τ_o, that of each entry of O; None leaves O out.
-        start: Where the search starts; the identity if None.
+        off_diagonal_scale: τ_o, the prior standard deviation of each entry of O; None omits O.
+        start: Starting point; the identity if None.
         tolerance: See `minimise`.
     """
     rows, num_classes = logs.shape
     targets = one_hot(labels, num_classes)
     blocks = 2 if off_diagonal_scale is None else 2 + num_classes
-    # In units of their prior deviations all parameters have a curvature of at least 1/N.
+    # In units of their prior standard deviations all parameters have a curvature of at least 1/N.
     scales = np.full((blocks, num_classes), float(prior_scale))
     scales[2:] = off_diagonal_scale or 0.0
 
@@ -102,13 +101,13 @@ def fit_linear(
         return loss / rows, ((slopes * scales).ravel() + free) / rows
 
     first = np.zeros_like(scales) if start is None else _packed(start) / scales
-    found = minimise(objective, first.ravel(), tolerance=tolerance)
-    return _unpacked(found.reshape(scales.shape) * scales)
+    solution = minimise(objective, first.ravel(), tolerance=tolerance)
+    return _unpacked(solution.reshape(scales.shape) * scales)
 
 
-def mean_nll(found: LinearMap, logs: Array, labels: NDArray[np.int64]) -> float:
-    """Return the mean NLL of some rows, nats."""
-    return float(_nll(found.logits(logs), labels).mean())
+def mean_nll(linear_map: LinearMap, logs: Array, labels: NDArray[np.int64]) -> float:
+    """Return the mean NLL in nats."""
+    return float(_nll(linear_map.logits(logs), labels).mean())
 
 
 def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
@@ -117,9 +116,11 @@ def _nll(logits: Array, labels: NDArray[np.int64]) -> Array:
     )
 
 
-def _packed(given: LinearMap) -> Array:
-    parts = [given.scale[None] - 1, given.intercept[None]]
-    return np.concatenate(parts if given.off_diagonal is None else [*parts, given.off_diagonal])
+def _packed(linear_map: LinearMap) -> Array:
+    parts = [linear_map.scale[None] - 1, linear_map.intercept[None]]
+    return np.concatenate(
+        parts if linear_map.off_diagonal is None else [*parts, linear_map.off_diagonal]
+    )
 
 
 def _unpacked(changes: Array) -> LinearMap:
@@ -142,8 +143,8 @@ class VectorScaling(VectorOptions, Recalibrator):
 
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
         """Fit to [N, C] probabilities and their [N] labels."""
-        found = fit_linear(log_probs(probs), labels, self.prior_scale)
-        self.scale, self.intercept = found.scale, found.intercept
+        linear_map = fit_linear(log_probs(probs), labels, self.prior_scale)
+        self.scale, self.intercept = linear_map.scale, linear_map.intercept
 
     def mapped(self, probs: Array) -> Array:
         """Return the scaled probabilities."""
@@ -155,10 +156,10 @@ class VectorScaling(VectorOptions, Recalibrator):
 
     def report(self) -> dict[str, float | str]:
         """Return the mean factor and the largest intercept (nats)."""
-        found = self._map()
+        linear_map = self._map()
         return {
-            "mean_scale": float(found.scale.mean()),
-            "largest_intercept": float(np.abs(found.intercept).max()),
+            "mean_scale": float(linear_map.scale.mean()),
+            "largest_intercept": float(np.abs(linear_map.intercept).max()),
         }
 
     def _map(self) -> LinearMap:
@@ -167,11 +168,11 @@ class VectorScaling(VectorOptions, Recalibrator):
 
 FOLDS = 5
 MAX_ROWS = 2000
-"""Rows beyond which cross-validation takes every second, third … row: a prior deviation does not
-depend on how many rows there are."""
+"""Number of rows beyond which cross-validation uses every second, third … row: a prior
+deviation does not depend on the number of rows."""
 
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Prior deviations of an off-diagonal weight that cross-validation chooses from."""
+"""Prior standard deviations of off-diagonal weights to choose from by cross-validation."""
 
 
 @dataclass(eq=False)
@@ -197,9 +198,12 @@ class MatrixScaling(MatrixOptions, Recalibrator):
         if isinstance(scale, str):
             order = settled_order(probs, labels)
             scale = cross_validated(logs[order], labels[order], self.prior_scale)
-        found = fit_linear(logs, labels, self.prior_scale, scale)
-        others = np.zeros(()) if found.off_diagonal is None else found.off_diagonal
-        self.weights, self.intercept = np.diag(found.scale) + others, found.intercept
+        linear_map = fit_linear(logs, labels, self.prior_scale, scale)
+        off_diagonal = np.zeros(()) if linear_map.off_diagonal is None else linear_map.off_diagonal
+        self.weights, self.intercept = (
+            np.diag(linear_map.scale) + off_diagonal,
+            linear_map.intercept,
+        )
         self.chosen = float(scale)
 
     def mapped(self, probs: Array) -> Array:
@@ -213,23 +217,23 @@ class MatrixScaling(MatrixOptions, Recalibrator):
         return num_classes * (num_classes + 1)
 
     def report(self) -> dict[str, float | str]:
-        """Return the off-diagonal scale used, the mean diagonal weight and the largest other."""
+        """Return the off-diagonal scale, the mean diagonal weight and the largest other weight."""
         weights = np.asarray(self.weights)
-        others = weights - np.diag(np.diag(weights))
+        off_diagonal = weights - np.diag(np.diag(weights))
         return {
             "off_diagonal_scale": float(self.chosen or 0.0),
             "mean_scale": float(np.diag(weights).mean()),
-            "largest_off_diagonal": float(np.abs(others).max()),
+            "largest_off_diagonal": float(np.abs(off_diagonal).max()),
         }
 
 
 def cross_validated(logs: Array, labels: NDArray[np.int64], prior_scale: float) -> float:
-    """Return the off-diagonal scale of `GRID` with the lowest NLL on rows left out in turn.
+    """Return the off-diagonal scale of `GRID` with the lowest cross-validated NLL.
 
     Args:
         logs: [N, C] log-probabilities in a settled order; every fifth row makes a fold.
-        labels: [N].
-        prior_scale: Of the diagonal weights and intercepts.
+        labels: [N] class indices.
+        prior_scale: Prior standard deviation of the diagonal weights and intercepts.
     """
     if len(labels) < 2:
         return GRID[0]
@@ -239,10 +243,10 @@ def cross_validated(logs: Array, labels: NDArray[np.int64], prior_scale: float) 
     losses = np.zeros(len(GRID))
     for fold in range(min(FOLDS, len(labels))):
         out = folds == fold
-        found: LinearMap | None = None
+        linear_map: LinearMap | None = None
         for k, scale in enumerate(GRID):
-            found = fit_linear(
-                logs[~out], labels[~out], prior_scale, scale, start=found, tolerance=ROUGH
+            linear_map = fit_linear(
+                logs[~out], labels[~out], prior_scale, scale, start=linear_map, tolerance=ROUGH
             )
-            losses[k] += out.sum() * mean_nll(found, logs[out], labels[out])
+            losses[k] += out.sum() * mean_nll(linear_map, logs[out], labels[out])
     return GRID[int(np.argmin(losses))]

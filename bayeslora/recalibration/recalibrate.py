@@ -1,8 +1,8 @@
-"""Recalibrators by name, and the one call that keeps fit and evaluation rows apart.
+"""Recalibrators by name, and `recalibrate`, which separates fit and evaluation rows.
 
-Of few rows a recalibrator learns chance, and its scores on these rows cannot show it: there are
-`ROWS_PER_PARAMETER` rows per parameter, and `LEAST_ROWS`, below which the rows are left out in
-turn and scored by what is learned from the others.
+With few rows a recalibrator overfits, and its scores on these rows cannot show this: with fewer
+than `ROWS_PER_PARAMETER` rows per parameter, or fewer than `LEAST_ROWS` rows, it is evaluated by
+cross-validation.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ ROWS_PER_PARAMETER = 10
 FOLDS = 5
 
 _MOST_WORK = 200_000
-"""Rows times parameters beyond which cross-validation would take longer than it is worth."""
+"""Rows times parameters beyond which cross-validation would take too long."""
 
 _FLOOR = 1e-12  # as in the NLL of all scores
 
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """NLL in nats of rows that were left out in turn.
+    """Cross-validated NLL in nats.
 
     Attributes:
-        before: Of their probabilities as they are.
-        after: Of those that a recalibrator fitted to the other rows gives.
-        folds: In how many parts the rows were left out.
+        before: NLL of the original probabilities.
+        after: NLL of the probabilities from recalibrators fitted to the other folds.
+        folds: Number of folds.
     """
 
     before: float
@@ -57,37 +57,38 @@ class CrossValidated:
 def check_rows(
     fitted: Recalibrator, probs: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> CrossValidated | None:
-    """Log a warning where a recalibrator was fitted to few rows, and return what they show.
+    """Warn if a recalibrator was fitted to few rows, and cross-validate it.
 
     Args:
-        fitted: The recalibrator; it stays as it is.
-        probs: [N, C] of the rows that it was fitted to.
+        fitted: Fitted recalibrator; not modified.
+        probs: [N, C] probabilities of the fit rows.
         labels: [N].
 
     Returns:
-        None where there are enough rows, too few to leave some out, or too many parameters for it.
+        None if there are enough rows, fewer than two rows, or too many parameters for
+        cross-validation.
     """
     rows, parameters = len(labels), fitted.num_parameters(probs.shape[1])
     if rows >= max(LEAST_ROWS, ROWS_PER_PARAMETER * parameters):
         return None
-    found = None
+    result = None
     if rows >= 2 and rows * parameters <= _MOST_WORK:
-        found = _cross_validated(fitted, probs, labels)
+        result = _cross_validated(fitted, probs, labels)
     logger.warning(
         "%s was fitted to %s, few for %s%s",
         fitted.title,
         counted(rows, "labelled row"),
         counted(parameters, "parameter"),
-        _outcome(found),
+        _outcome(result),
     )
-    return found
+    return result
 
 
-def _outcome(found: CrossValidated | None) -> str:
-    if found is None:
+def _outcome(result: CrossValidated | None) -> str:
+    if result is None:
         return "; what it learned may be chance"
-    change = f"the NLL of rows left out in turn goes from {found.before:.3f} to {found.after:.3f}"
-    if found.after > found.before:
+    change = f"the NLL of rows left out in turn goes from {result.before:.3f} to {result.after:.3f}"
+    if result.after > result.before:
         return f": {change}. Keep the probabilities as they are, or fit to more rows"
     return f", though {change}"
 
@@ -110,8 +111,8 @@ def _cross_validated(
 
 
 def _options(fitted: Recalibrator) -> dict[str, Any]:
-    """Return what was chosen about a recalibrator, without what a fit found."""
-    return {one.name: getattr(fitted, one.name) for one in fields(CATALOGUE[fitted.name])}
+    """Return the options of a recalibrator, without fitted parameters."""
+    return {field.name: getattr(fitted, field.name) for field in fields(CATALOGUE[fitted.name])}
 
 
 def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -121,16 +122,16 @@ def _nll(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Recalibrated:
-    """What `recalibrate` returns.
+    """Result of `recalibrate`.
 
     Attributes:
-        predictions: The rows to apply to, with new probabilities.
-        recalibrator: What was fitted; it applies to further rows.
-        before: The rows to apply to, as they were.
-        fit_before: The rows fitted to, as they were.
-        fit_after: The rows fitted to, with new probabilities. Their scores flatter the method.
-        cross_validated: NLL of the rows fitted to, left out in turn; None where these are many
-            enough for the method.
+        predictions: Recalibrated predictions of the rows of `apply`.
+        recalibrator: Fitted recalibrator, which can be applied to further rows.
+        before: Original predictions of the rows of `apply`.
+        fit_before: Original predictions of the fit rows.
+        fit_after: Recalibrated predictions of the fit rows, whose scores are optimistic.
+        cross_validated: Cross-validated NLL of the fit rows; None if there are enough rows for the
+            method.
     """
 
     predictions: Predictions
@@ -142,35 +143,39 @@ class Recalibrated:
 
 
 def build(method: str | Mapping[str, Any] | Recalibrator) -> Recalibrator:
-    """Return an unfitted recalibrator with the options that `method` stands for.
+    """Return an unfitted recalibrator with the options given by `method`.
 
     Raises:
         InputError: The name, an option or its value is not allowed.
     """
     chosen = options.resolve("method", method, CATALOGUE)
     config = CATALOGUE[chosen.name]
-    names = [one.name for one in dataclasses.fields(config)]
-    found = _recalibrator_of(config)
-    made: Recalibrator = found(**{name: getattr(chosen, name) for name in names})
-    return made
+    names = [field.name for field in dataclasses.fields(config)]
+    recalibrator_class = _recalibrator_of(config)
+    recalibrator: Recalibrator = recalibrator_class(
+        **{name: getattr(chosen, name) for name in names}
+    )
+    return recalibrator
 
 
 def _recalibrator_of(config: type[Any]) -> type[Any]:
-    """Return the recalibrator that options name.
+    """Return the recalibrator class named by options.
 
     Raises:
-        InputError: It cannot be loaded, or is no recalibrator with these options.
+        InputError: The class cannot be loaded, or is not a recalibrator with these options.
     """
-    where = f"the recalibrator of {config.name!r}, {config.recalibrator!r},"
+    subject = f"the recalibrator of {config.name!r}, {config.recalibrator!r},"
     try:
-        found = resolve_name(config.recalibrator)
+        loaded = resolve_name(config.recalibrator)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{where} cannot be loaded: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Recalibrator)):
-        raise InputError(f"{where} must be a class that derives from Recalibrator, got {found!r}")
-    if not issubclass(found, config):
-        raise InputError(f"{where} must derive from its options, {config.__name__}")
-    return found
+        raise InputError(f"{subject} cannot be loaded: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Recalibrator)):
+        raise InputError(
+            f"{subject} must be a class that derives from Recalibrator, got {loaded!r}"
+        )
+    if not issubclass(loaded, config):
+        raise InputError(f"{subject} must derive from its options, {config.__name__}")
+    return loaded
 
 
 def recalibrate(
@@ -179,7 +184,7 @@ def recalibrate(
     method: str | Mapping[str, Any] | Recalibrator = "temperature",
     reading: PredictionsReading = AS_WRITTEN,
 ) -> Recalibrated:
-    """Fit a recalibrator to held-out predictions and apply it to others.
+    """Fit a recalibrator to held-out predictions and apply it to other predictions.
 
     Args:
         fit: Labelled predictions of rows that the model was not trained on, their file, or a data
@@ -187,13 +192,13 @@ def recalibrate(
         apply: Predictions of other rows by the same model, their file, or a data frame; further
             columns are kept.
         method: A name of `bayeslora methods`, `name:key=value,…`, a mapping with `name`, or a
-            recalibrator; the object that is passed in stays as it is.
-        reading: How to read files that are not as this package writes them.
+            recalibrator, which is not modified.
+        reading: Options for reading files that were not written by this package.
 
     Raises:
         InputError: `method` or one of its options is not allowed; a file or a value in it is
-            wrong; no row to fit on has a label; the two share rows, have different classes, or
-            were made by different models.
+            invalid; no fit row has a label; the two predictions share rows, have different classes,
+            or were made by different models.
     """
     chosen = build(method)
     fitted, applied = held_out(fit, apply, "a recalibrator", reading)

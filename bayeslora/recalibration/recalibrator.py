@@ -1,8 +1,8 @@
-"""What a recalibrator is, and what several of them need.
+"""Base class of recalibrators, and shared functions.
 
-It holds options and what a fit found in one dataclass, and has three verbs: `fit`, `apply`,
-`report`. Shared are logarithms, targets, base rates, normalisation, and the minimum of a smooth
-convex function by scipy's L-BFGS-B.
+A recalibrator is a dataclass of options and fitted parameters with the methods `fit`, `apply` and
+`report`. Shared functions compute logarithms, targets, base rates, normalisation, and the minimum
+of a smooth convex function by scipy's L-BFGS-B.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from bayeslora.recalibration.config import CATALOGUE
 from bayeslora.runtime import one_blas_thread
 
 FLOOR = float(np.finfo(np.float64).eps)
-"""Probabilities closer to 0 than this count as this where a logarithm enters a regression."""
+"""Lower bound on probabilities whose logarithm enters a regression."""
 
 
 def log_probs(probs: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.float64]:
-    """Return logarithms, with probabilities below `floor` read as that."""
+    """Return logarithms of probabilities clipped to at least `floor`."""
     return np.log(np.maximum(probs, floor))
 
 
 def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return [N, C] float64: 1 at the label, else 0."""
+    """Return one-hot labels, [N, C] float64."""
     return np.asarray(labels[:, None] == np.arange(num_classes), dtype=np.float64)
 
 
 def base_rates(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return [C]: each class's share of the labels by Laplace's rule, (k + 1) / (N + C)."""
+    """Return the share of each class by Laplace's rule, (k + 1) / (N + C), [C]."""
     counts = np.bincount(labels, minlength=num_classes)
     return np.asarray((counts + 1) / (len(labels) + num_classes))
 
 
 def renormalised(values: NDArray[np.float64], stated: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what was fitted to each class against the rest as probabilities that sum to 1.
+    """Normalise one-vs-rest values to probabilities that sum to 1.
 
     Args:
-        values: [N, C] from 0 on, each class for itself.
-        stated: [N, C] the probabilities before; a row whose values are all zero keeps them, since
-            nothing in it says how to share out the 1.
+        values: [N, C] non-negative values, independent per class.
+        stated: [N, C] original probabilities, kept for rows whose values are all zero and thus
+            cannot be normalised.
     """
     sums = values.sum(1, keepdims=True)
     return np.where(sums > 0, values / np.where(sums > 0, sums, 1.0), stated)
@@ -63,7 +63,7 @@ Array = NDArray[np.float64]
 MAX_STEPS = 3000
 
 EXACT, ROUGH = 1e-9, 1e-5
-"""What is left of the gradient of a mean over rows: to print numbers; to choose between fits."""
+"""Gradient tolerances for a mean over rows: for final fits; for choosing between fits."""
 
 
 def minimise(
@@ -72,18 +72,18 @@ def minimise(
     bounds: Sequence[tuple[float | None, float | None]] | None = None,
     tolerance: float = EXACT,
 ) -> Array:
-    """Return where a convex function is lowest; say where the search stops short of it.
+    """Return the minimiser of a convex function; log a warning if the search stops early.
 
     Args:
-        objective: Takes [P] and returns the value and the gradient [P].
-        start: [P].
-        bounds: Lower and upper end of every parameter; None is unbounded.
-        tolerance: Largest entry of the gradient at which the search ends.
+        objective: Function from [P] to the value and the gradient, [P].
+        start: [P] starting point.
+        bounds: Lower and upper bound of every parameter; None is unbounded.
+        tolerance: Largest absolute entry of the gradient at which the search stops.
     """
     from scipy.optimize import minimize
 
     with one_blas_thread():
-        found = minimize(
+        result = minimize(
             objective,
             start,
             jac=True,
@@ -97,26 +97,25 @@ def minimise(
                 "gtol": tolerance,
             },
         )
-    if found.nit >= MAX_STEPS:
-        left = float(np.abs(found.jac).max())
-        logger.warning("recalibration stopped after %d steps, gradient %.1e", found.nit, left)
-    return np.asarray(found.x, dtype=np.float64)
+    if result.nit >= MAX_STEPS:
+        gradient = float(np.abs(result.jac).max())
+        logger.warning("recalibration stopped after %d steps, gradient %.1e", result.nit, gradient)
+    return np.asarray(result.x, dtype=np.float64)
 
 
 @dataclass(eq=False)
 class Recalibrator(ABC):
     """A map from probabilities to probabilities, fitted to held-out labels.
 
-    A method says in `learn` how it is fitted, in `mapped` what it makes of probabilities, and in
-    `report` what was found.
+    Subclasses implement `learn` for the fit, `mapped` for the map, and `report` for a summary.
 
     Attributes:
-        name: By which it is chosen.
-        summary: What it does, in a few words.
-        source: Author, year, where.
-        title: Its name in a sentence.
-        classes: Class names of the rows it was fitted on; empty before `fit`.
-        num_rows: Labelled rows it was fitted on.
+        name: Name to choose it by.
+        summary: Short description.
+        source: Reference: authors, year, venue.
+        title: Name in a sentence.
+        classes: Class names of the fit rows; empty before `fit`.
+        num_rows: Number of labelled fit rows.
     """
 
     name: ClassVar[str]
@@ -124,9 +123,9 @@ class Recalibrator(ABC):
     source: ClassVar[str]
     title: ClassVar[str]
     by_class: ClassVar[bool] = True
-    """Whether classes are changed differently, so that each needs rows."""
+    """Whether the map differs by class, so that each class needs rows."""
     takes_gaps: ClassVar[bool] = False
-    """Whether a row may lack classes; their probability is NaN, and 0 after the map."""
+    """Whether rows may lack classes, whose probability is NaN, and 0 after the map."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     num_rows: int = field(default=0, kw_only=True)
@@ -135,13 +134,13 @@ class Recalibrator(ABC):
         """Fit to the labelled rows; unlabelled ones are skipped.
 
         Args:
-            predictions: Of rows that the model was not trained on.
+            predictions: Predictions of rows that the model was not trained on.
 
         Returns:
             The recalibrator itself.
 
         Raises:
-            InputError: No row has a label, or rows lack classes and the method needs all of them.
+            InputError: No row has a label, or rows lack classes and the method needs all classes.
         """
         self._check_gaps(predictions)
         probs, labels = fitting_rows(predictions, self.title)
@@ -158,18 +157,18 @@ class Recalibrator(ABC):
         return self
 
     def apply(self, predictions: Predictions, name: str | None = None) -> Predictions:
-        """Return the predictions with recalibrated probabilities; the metadata say by what.
+        """Return the predictions with recalibrated probabilities, and the method in the metadata.
 
-        `total` becomes the entropy of the new probabilities where it was known; `aleatoric` and
+        `total`, if present, becomes the entropy of the new probabilities; `aleatoric` and
         `epistemic` are dropped, because they describe draws that this does not change. Prediction
         sets are dropped too; further scores are kept.
 
         Args:
-            predictions: Rows over the same classes, labelled or not.
-            name: The new name; the old one if None.
+            predictions: Predictions over the same classes, labelled or not.
+            name: New name; None keeps the name.
 
         Raises:
-            InputError: Not fitted, or fitted on other classes.
+            InputError: The recalibrator is not fitted, or fitted on other classes.
         """
         if not self.classes:
             raise InputError(
@@ -180,7 +179,8 @@ class Recalibrator(ABC):
         new = predictions.with_probs(self.mapped(with_gaps(predictions)), name)
         total = None if predictions.total is None else new.uncertainty("entropy")
         return new.replace(
-            total=total, metadata={**_kept(predictions), **self._notes(), **_history(predictions)}
+            total=total,
+            metadata={**_kept_metadata(predictions), **self._notes(), **_history(predictions)},
         )
 
     def _check_gaps(self, predictions: Predictions) -> None:
@@ -192,23 +192,23 @@ class Recalibrator(ABC):
 
     @abstractmethod
     def learn(self, probs: Array, labels: NDArray[np.int64]) -> None:
-        """Fit to [N, C] probabilities and their [N] labels, N ≥ 1."""
+        """Fit to probabilities, [N, C], and labels, [N], with N ≥ 1."""
 
     @abstractmethod
     def mapped(self, probs: Array) -> Array:
-        """Return [N, C] new probabilities for [N, C] stated ones; rows sum to 1."""
+        """Return the recalibrated probabilities, [N, C], whose rows sum to 1."""
 
     @abstractmethod
     def num_parameters(self, num_classes: int) -> int:
-        """Return how many numbers are learned for so many classes; more of them need more rows."""
+        """Return the number of fitted parameters; more parameters need more rows."""
 
     @abstractmethod
     def report(self) -> dict[str, float | str]:
-        """Return the few numbers that summarise the fit."""
+        """Return a few numbers that summarise the fit."""
 
     def _notes(self) -> dict[str, str]:
         chosen = dataclasses.fields(CATALOGUE[self.name])
-        values = {f"recalibration_{one.name}": getattr(self, one.name) for one in chosen}
+        values = {f"recalibration_{option.name}": getattr(self, option.name) for option in chosen}
         numbers = {
             key: value if isinstance(value, str) else repr(value)
             for key, value in self.report().items()
@@ -221,7 +221,7 @@ class Recalibrator(ABC):
         }
 
 
-def _kept(predictions: Predictions) -> dict[str, str]:
+def _kept_metadata(predictions: Predictions) -> dict[str, str]:
     dropped = ("conformal", "recalibration")
     return {k: v for k, v in predictions.metadata.items() if not k.startswith(dropped)}
 

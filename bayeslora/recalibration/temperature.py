@@ -1,10 +1,10 @@
-"""Temperature scaling: one number that makes a classifier's probabilities softer or sharper.
+"""Temperature scaling: one parameter that makes probabilities softer or sharper.
 
     p'_c ∝ p_c^{1/T},   T > 0 minimises the NLL of held-out rows
 
-The NLL is convex in β = 1/T, so T is found by Newton's method within a bracket. Works on the
-probabilities alone: their logarithms are the logits up to a shift of the row. For a posterior whose
-predictions average over weights it therefore scales the averaged prediction.
+The NLL is convex in β = 1/T and is minimised by Newton's method within a bracket. Only the
+probabilities are needed: their logarithms are the logits up to a constant per row. For a posterior
+whose predictions average over weights it therefore scales the averaged prediction.
 
 Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
 """
@@ -29,12 +29,12 @@ Array = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
-# β = 1/T stays between these.
+# Bounds of β = 1/T.
 SMALLEST, LARGEST = 1e-3, 1e3
 
 _TOLERANCE = 1e-10
 
-# Zero probabilities are read as the smallest normal number.
+# Zero probabilities count as the smallest normal number.
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -70,17 +70,17 @@ class Temperature(TemperatureOptions, Recalibrator):
 
 
 def _logits(probs: Array) -> Array:
-    """Return the logarithms, minus infinity where a row does not have the class."""
+    """Return the logarithms, minus infinity for classes that a row lacks."""
     gaps = np.isnan(probs)
     logs = log_probs(np.where(gaps, 0.0, probs), _TINY)
     return np.where(gaps, -np.inf, logs)
 
 
 def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
-    """Return β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; say where it is an edge.
+    """Return the β = 1/T that minimises mean_n [lse(β z_n) − β z_{n,y}]; warn at the bounds.
 
-    Of rows that are all right there is none: the larger, the better. To claim certainty from them
-    would be wrong, so β is 1, and that is said.
+    If all rows are right, no minimum exists: the larger β, the lower the loss. This is no reason
+    for certainty, so β is 1, with a warning.
     """
     if (logits.argmax(1) == labels).all():
         logger.warning(
@@ -96,7 +96,7 @@ def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
 
 
 def _newton(logits: Array, labels: NDArray[np.int64]) -> float:
-    """Search between the edges, by Newton's method within a bracket."""
+    """Search between the bounds by Newton's method within a bracket."""
     low, high = SMALLEST, LARGEST
     if _derivatives(logits, labels, low)[0] >= 0:
         return low
@@ -124,5 +124,5 @@ def _derivatives(logits: Array, labels: NDArray[np.int64], inverse: float) -> tu
     logits = np.where(np.isfinite(logits), logits, 0.0)  # where the probability is 0
     average = (probs * logits).sum(1)
     at_label = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
-    spread = (probs * (logits - average[:, None]) ** 2).sum(1)
-    return float((average - at_label).mean()), float(spread.mean())
+    variance = (probs * (logits - average[:, None]) ** 2).sum(1)
+    return float((average - at_label).mean()), float(variance.mean())

@@ -1,8 +1,7 @@
-"""What adapters changed, layer by layer: numbers from a model, a sentence, a table and a figure.
+"""Adapter changes per layer: numbers from a model, a sentence, a table and a figure.
 
-The figure shows the singular values of the changes, one line for each adapted layer. A line that
-falls steeply is a change along few directions, whatever the rank allowed; the marks say which kind
-of layer it is.
+The figure shows the singular values of the changes, one line per adapted layer. A steeply falling
+line is a change along few directions, whatever the rank; the style shows the kind of layer.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 
 DRIFT_LIMIT = 1e-5
-"""Drift up to which factors count as orthonormal, what rounding in float32 leaves."""
+"""Drift up to which factors count as orthonormal: the rounding error of float32."""
 
 _LAYER_COLUMNS = 80
 _EXPONENT = re.compile(r"e\+?(-?)0?")
@@ -49,8 +48,8 @@ _COLUMNS = tuple(map(Column, ("Norm", "Relative", "Stable rank", "Drift")))
 
 
 SpectrumLike = Mapping[str, Sequence[Sequence[Any]]]
-"""Label of a model -> what its `spectrum()` returns: for every member its layers, which have the
-attributes of `LayerChange`. Reports know no class of an adapter, and check what they are given."""
+"""Label of a model -> the result of its `spectrum()`: the layers of every member, with the
+attributes of `LayerChange`. Reports know no adapter classes, so they check these values."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,11 @@ class LayerChange:
     Attributes:
         name: Dotted name of the layer.
         norm: ‖ΔW‖_F.
-        relative_norm: ‖ΔW‖_F / ‖W‖_F; NaN where W is zero.
-        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN where nothing changed.
-        drift: Distance of factors from orthonormality; 0 where none is held to it.
-        singular_values: Of the change ΔW, descending.
-        is_gated: Whether they leave out a gate that makes the change another one for every token;
-            False where what was given does not say.
+        relative_norm: ‖ΔW‖_F / ‖W‖_F; NaN if W is zero.
+        stable_rank: ‖ΔW‖²_F / ‖ΔW‖²_2; NaN if nothing changed.
+        drift: Distance of factors from orthonormality; 0 for unconstrained factors.
+        singular_values: Singular values of the change ΔW, descending.
+        is_gated: Whether these numbers omit a gate that varies per token; False if unknown.
     """
 
     name: str
@@ -79,12 +77,12 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class AdapterChange:
-    """What the adapter of one model changed.
+    """The change made by the adapter of a model.
 
     Attributes:
         label: Short, distinct name of the model.
-        num_members: Networks in the model.
-        layers: Of the first of them.
+        num_members: Number of networks in the model.
+        layers: Layers of the first network.
     """
 
     label: str
@@ -92,33 +90,35 @@ class AdapterChange:
     layers: tuple[LayerChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON has it: None for a number that is not finite."""
+        """Return a JSON-serialisable dictionary; non-finite numbers are None."""
         layers = [
             {key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers
         ]
         return {"label": self.label, "num_members": self.num_members, "layers": layers}
 
 
-def adapter_changes(given: SpectrumLike | None) -> tuple[AdapterChange, ...]:
+def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
     """Return the numbers of every model's first member.
 
     Args:
-        given: What `spectrum()` returns, by the model's label.
+        spectrum: Label of a model -> the result of its `spectrum()`.
 
     Raises:
         InputError: A value is something else, or has no layers.
     """
-    if given is None:
+    if spectrum is None:
         return ()
-    if not isinstance(given, Mapping):
-        raise InputError(f"spectrum must be a mapping {{label: clf.spectrum()}}, got {given!r:.80}")
-    labels = unique_labels([str(name) for name in given])
-    found = zip(labels, given.items(), strict=True)
-    return tuple(_change(label, str(name), members) for label, (name, members) in found)
+    if not isinstance(spectrum, Mapping):
+        raise InputError(
+            f"spectrum must be a mapping {{label: clf.spectrum()}}, got {spectrum!r:.80}"
+        )
+    labels = unique_labels([str(name) for name in spectrum])
+    models = zip(labels, spectrum.items(), strict=True)
+    return tuple(_change(label, str(name), members) for label, (name, members) in models)
 
 
 def adapter_words(change: AdapterChange) -> tuple[str, Table]:
-    """Return a sentence on one model, names marked by `text.named`, and a row for every layer."""
+    """Return a sentence on one model, with names marked by `text.named`, and a table of layers."""
     rows = tuple(
         Row(
             (_shown(layer),), tuple(Cell(_cell(key, getattr(layer, key))) for key in CHANGE_NUMBERS)
@@ -170,7 +170,7 @@ def _summary(change: AdapterChange) -> str:
 
 
 def _most(changed: Sequence[LayerChange]) -> str:
-    """Return which layer changed most, relative to its weight where every weight allows that."""
+    """Return which layer changed most, relative to its weight if all relative norms are finite."""
     if all(math.isfinite(layer.relative_norm) for layer in changed):
         most = max(changed, key=lambda layer: layer.relative_norm)
         return f"{named(_shown(most))} the most, by {_percent(most.relative_norm)} of its weight"
@@ -182,9 +182,9 @@ def _drift(change: AdapterChange) -> str:
     largest = max(layer.drift for layer in change.layers)
     if largest == 0:
         return "no factor has drifted from orthogonality, or none is held to it"
-    where = "within" if largest <= DRIFT_LIMIT else "beyond"
+    relation = "within" if largest <= DRIFT_LIMIT else "beyond"
     most, limit = map(_significant, (largest, DRIFT_LIMIT))
-    return f"drift from orthogonality is at most {most}, {where} {limit}"
+    return f"drift from orthogonality is at most {most}, {relation} {limit}"
 
 
 def _notes(change: AdapterChange) -> str:
@@ -209,7 +209,7 @@ def _percent(value: float) -> str:
 
 
 def _significant(value: float) -> str:
-    """Return three digits, for numbers that are many orders of magnitude apart."""
+    """Format with three significant digits, for numbers of very different magnitudes."""
     return _EXPONENT.sub(r"e\1", f"{value:.3g}") if math.isfinite(value) else "–"
 
 
@@ -220,40 +220,40 @@ def _finite(value: object) -> object:
 
 
 _TALL = 2.0
-# Shares of the largest value below which a line is rounding, not change.
+# Share of the largest singular value below which the rest is rounding error.
 _LOWEST = 1e-6
-# Points of a line; more could not be told apart, and whole layers have hundreds of values.
+# Points of a line; more are indistinguishable, and layers can have hundreds of values.
 _MOST_POINTS = 100
 
 
 Spectra = Mapping[str, Sequence[float]]
-"""Singular values, descending, by the dotted name of the layer."""
+"""Dotted name of a layer -> singular values, descending."""
 
 
 def write_spectrum(path: str | Path, label: str, spectra: Spectra) -> None:
-    """Write the figure as an SVG file, whole or not at all.
+    """Write the figure as an SVG file, atomically.
 
     Args:
-        path: Where it goes.
-        label: What the model is called.
-        spectra: One network's.
+        path: The SVG file.
+        label: Label of the model.
+        spectra: Spectra of one network.
     """
     drawing = render(spectrum_panel("spectrum", label, spectra))
-    with atomic_file(path) as aside:
-        aside.write_text(drawing.standalone, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(drawing.standalone, encoding="utf-8")
 
 
 def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
-    """Return the figure of one network's spectra; layers that did not change have no line.
+    """Return the figure of one network's spectra; unchanged layers have no line.
 
     Args:
         name: Stem of the figure's file.
-        label: What the model is called.
-        spectra: One network's.
+        label: Label of the model.
+        spectra: Spectra of one network.
     """
     kinds = list(dict.fromkeys(map(_kind, spectra)))
-    roles = {kind: _look(place) for place, kind in enumerate(kinds)}
-    slots = {name_slot(place): kind for place, kind in enumerate(kinds)}
+    roles = {kind: _look(index) for index, kind in enumerate(kinds)}
+    slots = {name_slot(index): kind for index, kind in enumerate(kinds)}
     head = 0.6 + KEY_ROW * len(kinds)
     figure, (axes,) = figure_with_axes(head + _TALL + 0.5, (0.42, _TALL))
     changed = {layer: values for layer, values in spectra.items() if max(values, default=0) > 0}
@@ -283,8 +283,8 @@ def _kind(layer: str) -> str:
 def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:
     shown = _visible(values)
     step = -(-len(shown) // _MOST_POINTS)
-    places = sorted({*range(0, len(shown), step), len(shown) - 1})
-    across, up = [place + 1 for place in places], [shown[place] for place in places]
+    indices = sorted({*range(0, len(shown), step), len(shown) - 1})
+    across, up = [index + 1 for index in indices], [shown[index] for index in indices]
     axes.plot(
         across,
         up,
@@ -296,21 +296,21 @@ def _draw(axes: Axes, values: Sequence[float], role: Role) -> None:
 
 
 def _visible(values: Sequence[float]) -> list[float]:
-    return [item for item in values if item > _LOWEST * max(values)]
+    return [value for value in values if value > _LOWEST * max(values)]
 
 
 def _mark_decades(axes: Axes, spectra: Iterable[Sequence[float]]) -> None:
-    """Make the axis logarithmic, from a power of ten to another, with marks in plain text."""
-    ends = [item for values in spectra for item in (_visible(values)[0], _visible(values)[-1])]
+    """Set a logarithmic axis between powers of ten, with plain-text tick labels."""
+    ends = [end for values in spectra for end in (_visible(values)[0], _visible(values)[-1])]
     low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
     axes.set(yscale="log", ylim=(10.0**low, 10.0 ** max(high, low + 1)))
     mark_powers(axes.yaxis)
     axes.tick_params(axis="y", pad=2)
 
 
-def _look(place: int) -> Role:
-    """Return the look of a kind of layer: after a round of colours they get other lines."""
-    color, line = (OUTSIDE[n % len(OUTSIDE)] for n in (place, place + place // len(OUTSIDE)))
+def _look(index: int) -> Role:
+    """Return the style of a kind of layer: colours repeat with other line styles."""
+    color, line = (OUTSIDE[n % len(OUTSIDE)] for n in (index, index + index // len(OUTSIDE)))
     return Role(color.color, line.line)
 
 

@@ -1,7 +1,7 @@
-"""What to do, as far as the scores advise anything.
+"""Advice that follows from the scores.
 
-Recalibrating is about all methods, all else about the one to use; flagging inputs of a set that
-this one detects clearly worse than another is about the best detector.
+Recalibration concerns all methods, everything else the method to use. Only the advice on flagging
+inputs of a set concerns the best detector, if it is clearly better than the method to use.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from bayeslora.reporting.text import (
 )
 
 WIDE = 0.02
-"""Half-width of the interval of the gap between confidence and accuracy from which more labels are
-worth asking for."""
+"""Half-width of the interval of the gap between confidence and accuracy from which to advise more
+labels."""
 
 USABLE = 0.5
-"""Accuracy below which it does not help to pass the least confident examples to a person."""
+"""Accuracy below which passing the least confident examples to a person does not help."""
 
 
 def advice(facts: Facts) -> Finding | None:
-    """Return what to do, or None where there is nothing to advise."""
+    """Return the advice, or None if there is none."""
     leader = facts.leader
     sentences = []
     if leader is not None:
@@ -53,7 +53,7 @@ def advice(facts: Facts) -> Finding | None:
 
 
 def _are_several(facts: Facts) -> bool:
-    return len(facts.methods) > 1 or any(one.fits for one in facts.methods)
+    return len(facts.methods) > 1 or any(method.fits for method in facts.methods)
 
 
 def _choice(facts: Facts) -> list[str]:
@@ -64,24 +64,26 @@ def _choice(facts: Facts) -> list[str]:
     labels = (choice.label, *choice.equal)
     names = listed([named(label) for label in labels])
     words = f"Choose between {names} by cost" if choice.equal else f"Prefer {names}"
-    chosen = [one for one in facts.labelled if one.label in labels]
+    chosen = [method for method in facts.labelled if method.label in labels]
     return [f"{words}: {listed(choice.reasons)}.", *_one_fit(chosen, facts.labelled)]
 
 
 def _one_fit(chosen: Sequence[Assessed], methods: Sequence[Assessed]) -> list[str]:
-    """Warn of a choice of one fit where others are means over seeds."""
-    alone = [named(one.label) for one in chosen if not one.fits]
-    if not alone or not any(one.fits for one in methods):
+    """Warn if a single fit is chosen while others are means over seeds."""
+    single = [named(method.label) for method in chosen if not method.fits]
+    if not single or not any(method.fits for method in methods):
         return []
-    verb = "is" if len(alone) == 1 else "are each"
-    return [f"{listed(alone)} {verb} one fit beside means over seeds: other seeds may do worse."]
+    verb = "is" if len(single) == 1 else "are each"
+    return [f"{listed(single)} {verb} one fit beside means over seeds: other seeds may do worse."]
 
 
 def _face_value(methods: Sequence[Assessed]) -> list[str]:
-    """Return whether the probabilities can be used as they are."""
-    unsound = [one for one in methods if miscalibrated(one)]
-    slightly = [one for one in unsound if all(slightly_biased(fit.scores) for fit in one.each)]
-    badly = [one for one in unsound if one not in slightly]
+    """Return whether the probabilities can be used without recalibration."""
+    unsound = [method for method in methods if miscalibrated(method)]
+    slightly = [
+        method for method in unsound if all(slightly_biased(fit.scores) for fit in method.each)
+    ]
+    badly = [method for method in unsound if method not in slightly]
     several = len(methods) > 1
     sentences = []
     if badly:
@@ -115,11 +117,11 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
 
 
 def _of(methods: Sequence[Assessed], *, several: bool) -> str:
-    return f" of {listed([named(one.label) for one in methods])}" if several else ""
+    return f" of {listed([named(method.label) for method in methods])}" if several else ""
 
 
 def _person(leader: Assessed, *, several: bool) -> list[str]:
-    """Advise to pass the least certain examples on, where these are surely the worse ones."""
+    """Advise passing on the least confident examples if their accuracy is clearly lower."""
     surest = leader.answers.surest()
     if surest is None:
         return []
@@ -136,7 +138,7 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
 
 
 def _detector(facts: Facts, name: str) -> tuple[Standing, OODScores]:
-    """Return who to detect a set with: the method to use, where none detects it better."""
+    """Return the detector of a set: the method to use unless another is clearly better."""
     best, result = facts.detectors[name]
     leader = facts.leader
     if leader is None or not best.is_top(leader.label):
@@ -145,7 +147,7 @@ def _detector(facts: Facts, name: str) -> tuple[Standing, OODScores]:
 
 
 def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
-    """Return how to flag inputs like those of one set, or why not to."""
+    """Return how to flag inputs like those of a set, or why not to."""
     whose = f" of {named(best.label)}" if best.others else ""
     score, flagged = score_words(result.score), result.fpr95
     why_not = verdict(result)
@@ -173,14 +175,15 @@ def _flags(best: Standing, result: OODScores, label: str) -> list[str]:
 
 def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
     size = counted(leader.scores.n_labelled, "labelled example")
-    gaps = [one.scores["overconfidence"] for one in leader.each]
-    known = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
-    if not known:
+    gaps = [fit.scores["overconfidence"] for fit in leader.each]
+    half_widths = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
+    if not half_widths:
         return [f"Label more: {size} cannot show whether the probabilities can be trusted."]
-    if max(known) < WIDE:
+    if max(half_widths) < WIDE:
         return []
     whose = f"{' of each seed' if leader.fits else ''}{_of([leader], several=several)}"
     return [
         f"Label more if it matters: with {size}, the gap between confidence and accuracy{whose} is"
-        f" known to within ±{hundredths(max(known))} points; four times as many would halve that."
+        f" known to within ±{hundredths(max(half_widths))} points; four times as many would halve"
+        " that."
     ]

@@ -1,4 +1,4 @@
-"""All that a report says and draws, computed once: scores, comparisons, curves, adapter changes."""
+"""The content of a report, computed once: scores, comparisons, curves, adapter changes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bayeslora.reporting.shift import ShiftCurve, shift_curves
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found out about predictions.
+    """Results on predictions.
 
     Attributes:
-        fits: Every fit with its scores, as they were given.
-        methods: What was scored, one entry a method: its seeds together, where it has several.
-        comparison: Paired differences from the method of lowest NLL, if there are any.
-        sets: Label of each out-of-distribution set by its name.
-        shift: Scores of examples that were made worse on purpose.
-        changes: What adapters changed.
+        fits: Every fit with its scores, in the original order.
+        methods: One entry per method, with its seeds pooled.
+        comparison: Paired differences from the method of lowest NLL, if any.
+        sets: Name -> label of each out-of-distribution set.
+        shift: Scores of corrupted examples.
+        changes: Adapter changes.
         robustness: Scores under attack.
     """
 
@@ -39,7 +39,7 @@ class Analysis:
 
     @cached_property
     def facts(self) -> Facts:
-        """Who leads, and what else the sections say."""
+        """The leading method and other facts that several sections share."""
         return facts_of(self.methods, self.comparison, self.sets)
 
 
@@ -47,7 +47,7 @@ def analyse(
     methods: Sequence[Method],
     shifted: Sequence[Source] = (),
     *,
-    asked: Asked,
+    evaluate_options: Asked,
     ood_score: str | None,
     over_seeds: bool,
     num_bins: int,
@@ -59,23 +59,23 @@ def analyse(
     """Score predictions and compare them.
 
     Args:
-        methods: What was gathered.
-        shifted: Predictions of the same rows made worse on purpose.
-        asked: Options of `evaluate`.
-        ood_score: The uncertainty to judge detection by; see `evaluate`.
-        over_seeds: Whether fits of one method with several seeds are one method.
-        num_bins: Bins of the calibration errors.
-        num_resamples: Bootstrap resamples behind the intervals.
-        seed: Of the bootstrap.
-        changes: What adapters changed.
+        methods: Methods from `gather`.
+        shifted: Predictions of the same rows, corrupted.
+        evaluate_options: Options of `evaluate`.
+        ood_score: The uncertainty used for detection; see `evaluate`.
+        over_seeds: Whether to pool the fits of one method with several seeds.
+        num_bins: Number of bins of the calibration errors.
+        num_resamples: Number of bootstrap resamples for the intervals.
+        seed: Seed of the bootstrap.
+        changes: Adapter changes.
         robustness: Scores under attack.
 
     Raises:
         InputError: As `evaluate`, `compare` and `shift_curves`.
     """
     options = {"num_bins": num_bins, "num_resamples": num_resamples, "seed": seed}
-    fits = assess(methods, ood_score=ood_score, asked=asked, **options)
+    fits = assess(methods, ood_score=ood_score, evaluate_options=evaluate_options, **options)
     shift = shift_curves(fits, shifted, **options)
     pooled = pool(fits) if over_seeds else fits
-    compared = pair(pooled, asked=asked, **options)
+    compared = pair(pooled, evaluate_options=evaluate_options, **options)
     return Analysis(fits, pooled, compared, ood_names(methods), shift, changes, robustness)

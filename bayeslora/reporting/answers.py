@@ -1,4 +1,4 @@
-"""Shares of right answers among some of a method's labelled rows, with what chance allows."""
+"""Accuracies on subsets of a method's labelled rows, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.predictions.record import Predictions
 
 SURE = 0.9
-"""Confidence from which a row counts as answered with confidence."""
+"""Confidence from which a prediction counts as confident."""
 
 ANSWERED = 0.8
-"""Share of rows that are answered where the least sure ones go to a person."""
+"""Share of rows that are answered if the least confident rows go to a person."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """k of n rows, with the 95 % Wilson interval of the share; of clusters, as of one row each."""
+    """k of n rows, with the 95 % Wilson interval of the share; a cluster counts as one row."""
 
     count: int
     size: int
@@ -29,7 +29,7 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share of these rows."""
+        """The share, k / n."""
         return self.count / self.size
 
 
@@ -38,11 +38,11 @@ class Answers:
     """The labelled rows of a method.
 
     Attributes:
-        confidence: [n].
+        confidence: [n] highest class probability.
         correct: [n] bool.
         labels: [n] class indices.
-        class_counts: [C] rows by label.
-        clusters: [n] which rows belong together, or None.
+        class_counts: [C] number of rows per label.
+        clusters: [n] cluster of each row, or None.
     """
 
     confidence: NDArray[np.float64]
@@ -52,11 +52,11 @@ class Answers:
     clusters: NDArray[np.int64] | None = None
 
     def units(self, chosen: NDArray[np.bool_]) -> int:
-        """Return how many independent rows some rows [n] count as: their number of clusters."""
+        """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
         return int(clusters_in(chosen, self.clusters, 2)[1])
 
     def wrong_though_sure(self) -> Share | None:
-        """Return the wrong ones among the rows of confidence at least `SURE`, if there are any."""
+        """Return the share of errors among rows of confidence `SURE` or more; None without any."""
         chosen = self.confidence >= SURE
         size = int(chosen.sum())
         if not size:
@@ -64,27 +64,26 @@ class Answers:
         return _share(int((chosen & ~self.correct).sum()), size, self.units(chosen))
 
     def surest(self) -> tuple[Share, Share] | None:
-        """Return the right ones among the surest `ANSWERED` rows and among the others.
+        """Return the accuracy on the `ANSWERED` most confident rows and on the others.
 
-        None where either is empty. Rows as sure as the last one answered are answered too.
+        None if either part is empty. Rows tied with the last answered row are answered too.
         """
-        place = max(round(ANSWERED * len(self.correct)), 1)
-        threshold = np.sort(self.confidence)[::-1][place - 1]
+        count = max(round(ANSWERED * len(self.correct)), 1)
+        threshold = np.sort(self.confidence)[::-1][count - 1]
         chosen = self.confidence >= threshold
         if chosen.all():
             return None
-        found, others = self.correct[chosen], self.correct[~chosen]
+        answered, others = self.correct[chosen], self.correct[~chosen]
         return (
-            _share(int(found.sum()), len(found), self.units(chosen)),
+            _share(int(answered.sum()), len(answered), self.units(chosen)),
             _share(int(others.sum()), len(others), self.units(~chosen)),
         )
 
     def weakest_class(self) -> tuple[int, Share] | None:
-        """Return the class whose rows are answered worst, where that is no accident.
+        """Return the class with the lowest accuracy, if it is lower beyond chance.
 
-        Its interval is simultaneous over the classes that have rows (Bonferroni), and its upper end
-        has to be below the share of right answers among the rows of all other classes together,
-        by that share's own interval.
+        Its interval is simultaneous over the non-empty classes (Bonferroni), and its upper end must
+        be below the lower end of the interval of the accuracy on all other classes together.
         """
         present = np.flatnonzero(self.class_counts)
         if len(present) < 2:
@@ -104,11 +103,11 @@ class Answers:
 
 
 def answers_of(predictions: Predictions, clusters: NDArray[np.int64] | None = None) -> Answers:
-    """Return the labelled rows; there is at least one.
+    """Return the labelled rows, at least one.
 
     Args:
-        predictions: Of the method.
-        clusters: [n] the cluster of each labelled row, where rows belong together.
+        predictions: Predictions of the method.
+        clusters: [n] cluster of each labelled row, or None.
     """
     if predictions.labels is None:
         raise ValueError("answers are judged by labels")

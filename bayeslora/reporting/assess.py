@@ -1,6 +1,6 @@
-"""Methods with their scores, and the few questions that tables and words both ask of them.
+"""Methods with their scores, and the criteria that tables and sentences share.
 
-Fits of one method with several seeds count as one method where they share their rows.
+Fits of one method with several seeds count as one method if they share their rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.answers import Answers, answers_of
 
 Names = str | Sequence[str] | None
-"""One name, several, or none."""
+"""A name, several names, or None."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Asked:
     """Options of `evaluate` that a report passes on.
 
     Attributes:
-        near: Names of out-of-distribution sets to average over as near ones.
-        far: Names of those to average over as far ones.
-        group_by: Columns whose values are scored apart.
-        by_class: Whether every class is scored.
-        cluster_by: Column whose equal values mark rows that are drawn together.
-        interval: Which bootstrap intervals.
+        near: Names of the out-of-distribution sets averaged as near sets.
+        far: Names of the out-of-distribution sets averaged as far sets.
+        group_by: Columns whose values are scored separately.
+        by_class: Whether to score every class.
+        cluster_by: Column whose equal values mark rows to resample together.
+        interval: Type of bootstrap intervals.
     """
 
     near: tuple[str, ...] = ()
@@ -56,35 +56,35 @@ class Asked:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that every method must have."""
+        """The columns required of every method."""
         return column_names([*self.group_by, *column_names(self.cluster_by)])
 
     @property
     def pairing(self) -> dict[str, Any]:
-        """The options that a paired comparison knows as well."""
+        """The options shared with a paired comparison."""
         return {"cluster_by": self.cluster_by, "interval": self.interval}
 
     def check(self, methods: Sequence[Method]) -> None:
-        """Raise InputError for a set or a column that a method lacks, before anything is scored.
+        """Raise InputError if a method lacks a set or a column, before scoring.
 
         Raises:
-            InputError: It is so.
+            InputError: A method lacks a set or a column.
         """
-        for one in methods:
-            check_kinds({kind: getattr(self, kind) for kind in KINDS}, [*one.ood])
-            check_columns(one.predictions, self.columns)
+        for method in methods:
+            check_kinds({kind: getattr(self, kind) for kind in KINDS}, [*method.ood])
+            check_columns(method.predictions, self.columns)
 
 
 NOTHING = Asked()
-"""The scores of all rows, and no more."""
+"""The scores of all rows only."""
 
 
 CLOSE = 0.05
-"""Largest gap between confidence and accuracy, to the end of its interval, that counts as small: a
+"""Largest gap between confidence and accuracy, including its interval, that counts as small: then a
 method without a sign of miscalibration is called well calibrated, a biased one slightly biased."""
 
 CHANCE = 0.05
-"""Share of a calibrated method's bins whose 95 % interval misses the diagonal all the same."""
+"""Expected share of a calibrated method's bins whose 95 % interval misses the diagonal."""
 
 _TESTS = 3
 
@@ -95,16 +95,16 @@ GOALS: Mapping[str, float] = {
     "fpr95": -math.inf,
     "aupr_in": math.inf,
 }
-"""Where each score is best: as high as can be, as low as can be, or at zero.
+"""Best value of each score: inf, -inf, or zero.
 
-Those of prediction sets are left out: sets are better when smaller only at the same coverage, and
-coverage is meant to be what was asked for.
+Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
+coverage should match the requested one.
 """
 
 
 @dataclass(frozen=True)
 class Point:
-    """A bin that holds rows; attributes as in `Bin`, none of them missing."""
+    """A non-empty bin; attributes as in `Bin`, none of them None."""
 
     low: float
     high: float
@@ -116,7 +116,7 @@ class Point:
 
     @property
     def off_diagonal(self) -> bool:
-        """Whether the interval of the accuracy leaves out the mean confidence."""
+        """Whether the interval of the accuracy excludes the mean confidence."""
         return not self.accuracy_low <= self.confidence <= self.accuracy_high
 
 
@@ -125,9 +125,10 @@ class Assessed:
     """A method and its scores.
 
     Attributes:
-        method: The method; of several seeds, the first one's predictions under the method's label.
-        scores: Its scores; of several seeds, their means.
-        fits: The seeds, each with its own scores; empty of a single fit.
+        method: The method; for several seeds, the predictions of the first under the method's
+            label.
+        scores: Its scores; for several seeds, their means.
+        fits: The seeds, each with its own scores; empty for a single fit.
     """
 
     method: Method
@@ -141,22 +142,22 @@ class Assessed:
 
     @property
     def title(self) -> str:
-        """The label, with the number of seeds where there are several."""
+        """The label, with the number of seeds if there are several."""
         return f"{self.label} ({len(self.fits)} seeds)" if self.fits else self.label
 
     @property
     def each(self) -> tuple[Assessed, ...]:
-        """The seeds, or the one fit that there is."""
+        """The seeds, or the single fit."""
         return self.fits or (self,)
 
     @cached_property
     def answers(self) -> Answers:
-        """The labelled rows, of which there is at least one; of several seeds, the first one's."""
+        """The labelled rows, at least one; for several seeds, those of the first."""
         return answers_of(self.method.predictions, clusters_of(self))
 
     @property
     def points(self) -> list[Point]:
-        """The bins that hold rows."""
+        """The non-empty bins."""
         return occupied(self.scores.bins)
 
 
@@ -167,7 +168,7 @@ def assess(
     num_bins: int,
     seed: int,
     num_resamples: int,
-    asked: Asked = NOTHING,
+    evaluate_options: Asked = NOTHING,
 ) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
@@ -180,24 +181,24 @@ def assess(
                 num_bins=num_bins,
                 num_resamples=num_resamples,
                 seed=seed,
-                **vars(asked),
+                **vars(evaluate_options),
             ),
         )
         for method in methods
     ]
 
 
-def clusters_of(one: Assessed) -> NDArray[np.int64] | None:
-    """Return [n] the cluster of each labelled row, where the scores took rows as clustered."""
-    column = one.scores.intervals.get("cluster_by")
+def clusters_of(assessed: Assessed) -> NDArray[np.int64] | None:
+    """Return the [n] cluster of each labelled row; None if the scores are not clustered."""
+    column = assessed.scores.intervals.get("cluster_by")
     if column is None:
         return None
-    predictions = one.method.predictions
+    predictions = assessed.method.predictions
     return values_of(predictions, str(column))[0][predictions.labelled]
 
 
 def occupied(bins: Sequence[Bin]) -> list[Point]:
-    """Return the bins that hold rows."""
+    """Return the non-empty bins."""
     return [
         Point(item.low, item.high, item.count, item.confidence, item.accuracy, low, high)
         for item in bins
@@ -208,13 +209,13 @@ def occupied(bins: Sequence[Bin]) -> list[Point]:
     ]
 
 
-def overlaps(one: Score, other: Score) -> bool:
-    """Return whether two intervals share a point; where one is missing, they are taken to."""
-    return not (one.low > other.high or other.low > one.high)
+def overlaps(score: Score, other: Score) -> bool:
+    """Return whether two intervals overlap; True if an interval is missing."""
+    return not (score.low > other.high or other.low > score.high)
 
 
 def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
-    """Return the place of the best score, the first of equal ones; None where none is better."""
+    """Return the index of the best score, the first if tied; None if the score has no order."""
     goal = GOALS.get(key)
     if goal is None:
         return None
@@ -227,17 +228,17 @@ def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:
-    """Return whether so many bins of a calibrated method miss the diagonal less than 5 % of times.
+    """Return whether more bins miss the diagonal than expected by chance, at the 5 % level.
 
-    Words name the bins then; whether the method is called miscalibrated is for `miscalibrated`.
+    If so, sentences mention the bins; `miscalibrated` decides whether the method is miscalibrated.
     """
     return bins_p(points) < SIGNIFICANT
 
 
 def bins_p(points: Sequence[Point]) -> float:
-    """Return how probable it is that at least as many bins miss the diagonal by chance.
+    """Return the probability that at least as many bins miss the diagonal by chance.
 
-    By the binomial distribution, at a rate of `CHANCE` per bin.
+    Binomial distribution with a rate of `CHANCE` per bin.
     """
     size, missed = len(points), sum(point.off_diagonal for point in points)
     return sum(
@@ -248,8 +249,8 @@ def bins_p(points: Sequence[Point]) -> float:
 def bias_p(gap: Score) -> float:
     """Return the two-sided p-value of no gap between mean confidence and accuracy.
 
-    By the normal distribution whose 95 % interval is that of the gap, on the side towards zero: it
-    is below 0.05 where the interval leaves out zero. 1 where there is no interval.
+    It follows from the normal distribution whose 95 % interval is that of the gap, on the side
+    towards zero, and is below 0.05 if the interval excludes zero. 1 without an interval.
     """
     half = gap.value - gap.low if gap.value > 0 else gap.high - gap.value
     if not gap.has_interval or gap.value == 0:
@@ -259,38 +260,38 @@ def bias_p(gap: Score) -> float:
 
 
 def miscalibration_p(scores: Scores) -> float:
-    """Return the p-value of perfect calibration of labelled rows, by three tests together.
+    """Return the p-value of perfect calibration of labelled rows, from three tests combined.
 
-    These are of the gap on average, of how many bins miss the diagonal, and of the ECE; their
-    smallest p-value is multiplied by three (Bonferroni). Every sentence on calibration follows
-    from this one number: one of the three alone finds a fault in one of twenty calibrated methods.
+    They test the average gap, the number of bins that miss the diagonal, and the ECE; their
+    smallest p-value is multiplied by three (Bonferroni). Every sentence on calibration follows from
+    this number, since each test alone rejects one in twenty calibrated methods.
     """
     ece = 1.0 if scores.calibration_p is None else scores.calibration_p
-    found = bias_p(scores["overconfidence"]), bins_p(occupied(scores.bins)), ece
-    return min(1.0, _TESTS * min(found))
+    p_values = bias_p(scores["overconfidence"]), bins_p(occupied(scores.bins)), ece
+    return min(1.0, _TESTS * min(p_values))
 
 
 def labelled(methods: Sequence[Assessed]) -> list[Assessed]:
-    """Return the methods that have labelled rows."""
-    return [one for one in methods if "nll" in one.scores]
+    """Return the methods with labelled rows."""
+    return [method for method in methods if "nll" in method.scores]
 
 
 Bias = Literal["over", "under", "none"]
 
 
 def bias(method: Assessed) -> Bias:
-    """Return whether mean confidence and accuracy differ by more than the interval allows.
+    """Return the direction in which mean confidence and accuracy differ beyond the interval.
 
-    Of several seeds, whether every one of them is.
+    For several seeds, the direction that all of them share, else "none".
     """
     if method.fits:
-        found = {bias(fit) for fit in method.fits}
-        return found.pop() if len(found) == 1 else "none"
+        biases = {bias(fit) for fit in method.fits}
+        return biases.pop() if len(biases) == 1 else "none"
     return bias_of(method.scores)
 
 
 def bias_of(scores: Scores) -> Bias:
-    """Return `bias` of the scores of one fit."""
+    """Return the `bias` of a single fit from its scores."""
     gap = scores["overconfidence"]
     if gap.low > 0:
         return "over"
@@ -298,7 +299,7 @@ def bias_of(scores: Scores) -> Bias:
 
 
 def is_close(gap: Score) -> bool:
-    """Return whether the interval of a gap ends within `CLOSE` of zero on both sides."""
+    """Return whether both ends of the interval of a gap are within `CLOSE` of zero."""
     return max(abs(gap.low), abs(gap.high)) <= CLOSE
 
 
@@ -309,17 +310,17 @@ def slightly_biased(scores: Scores) -> bool:
 
 
 def miscalibrated(method: Assessed) -> bool:
-    """Return whether the confidence is off by more than chance explains, of any of the seeds."""
-    return any(miscalibration_p(one.scores) < SIGNIFICANT for one in method.each)
+    """Return whether the confidence of any seed is off beyond chance."""
+    return any(miscalibration_p(fit.scores) < SIGNIFICANT for fit in method.each)
 
 
 def doubtful(method: Assessed) -> bool:
-    """Return whether a test finds a fault that may be chance, since there are three of them."""
-    return is_doubtful(min(miscalibration_p(one.scores) for one in method.each))
+    """Return whether a test finds a fault that may be chance, given three tests."""
+    return is_doubtful(min(miscalibration_p(fit.scores) for fit in method.each))
 
 
 def is_doubtful(p: float) -> bool:
-    """Return whether a corrected p-value would be significant without its correction."""
+    """Return whether a p-value is significant only without its correction."""
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
@@ -329,69 +330,71 @@ def pair(
     num_bins: int,
     seed: int,
     num_resamples: int,
-    asked: Asked = NOTHING,
+    evaluate_options: Asked = NOTHING,
 ) -> Comparison | None:
-    """Compare every labelled method with the one of lowest NLL, row by row, under their labels.
+    """Compare every labelled method with the method of lowest NLL, row by row, under their labels.
 
-    None where there are fewer than two, or where they are not about the same rows.
+    Return None if there are fewer than two methods, or they have different rows.
     """
-    known = labelled(methods)
-    place = best_index("nll", [one.scores["nll"] for one in known])
-    if place is None or len(known) < 2:
+    with_labels = labelled(methods)
+    best = best_index("nll", [method.scores["nll"] for method in with_labels])
+    if best is None or len(with_labels) < 2:
         return None
     records = [
-        named_predictions(replace(fit.method, group=one.label), over_seeds=bool(one.fits))
-        for one in known
-        for fit in one.each
+        named_predictions(replace(fit.method, group=method.label), over_seeds=bool(method.fits))
+        for method in with_labels
+        for fit in method.each
     ]
     try:
         return compare(
             records,
-            reference=known[place].label,
-            over_seeds=any(one.fits for one in known),
+            reference=with_labels[best].label,
+            over_seeds=any(method.fits for method in with_labels),
             num_bins=num_bins,
             num_resamples=num_resamples,
             seed=seed,
-            **asked.pairing,
+            **evaluate_options.pairing,
         )
-    except InputError:  # rows, classes or labels differ: there are no pairs
+    except InputError:  # rows, classes or labels differ
         return None
 
 
 def pool(fits: Sequence[Assessed]) -> list[Assessed]:
-    """Return one entry a method: means over its seeds with t intervals, where it has several.
+    """Return one entry per method: for several seeds, means with t intervals.
 
-    Fits are taken together where `by_group` says that they are seeds of one method, and all have
-    the same labelled rows. Others stay as they are.
+    Fits are pooled if they are seeds of one method according to `by_group` and have the same
+    labelled rows. Other fits are returned unchanged.
 
     Args:
-        fits: What was scored.
+        fits: Fits with their scores.
     """
-    by_label = {one.label: one for one in fits}
-    found = []
-    for group, members in by_group([one.method for one in fits]).items():
-        own = [by_label[one.label] for one in members]
-        found += [_mean(group, own)] if len(own) > 1 and _on_the_same_rows(own) else own
-    labels = unique_labels([one.label for one in found])
+    by_label = {fit.label: fit for fit in fits}
+    pooled = []
+    for group, members in by_group([fit.method for fit in fits]).items():
+        seeds = [by_label[member.label] for member in members]
+        pooled += [_mean(group, seeds)] if len(seeds) > 1 and _on_the_same_rows(seeds) else seeds
+    labels = unique_labels([assessed.label for assessed in pooled])
     return [
-        replace(one, method=replace(one.method, label=label)) if one.fits else one
-        for one, label in zip(found, labels, strict=True)
+        replace(assessed, method=replace(assessed.method, label=label))
+        if assessed.fits
+        else assessed
+        for assessed, label in zip(pooled, labels, strict=True)
     ]
 
 
 def every_fit(methods: Sequence[Assessed]) -> list[Assessed]:
     """Return the fits of all methods, one after the other."""
-    return [fit for one in methods for fit in one.each]
+    return [fit for method in methods for fit in method.each]
 
 
 def _mean(label: str, fits: Sequence[Assessed]) -> Assessed:
-    scores = over_seeds([one.scores for one in fits], label)
+    scores = over_seeds([fit.scores for fit in fits], label)
     return Assessed(replace(fits[0].method, label=label), scores, tuple(fits))
 
 
 def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:
     try:
-        paired([one.method.predictions.replace(name=one.label) for one in fits])
+        paired([fit.method.predictions.replace(name=fit.label) for fit in fits])
     except InputError:
         return False
     return True

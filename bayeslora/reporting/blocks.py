@@ -1,4 +1,4 @@
-"""What a report is made of: sections of blocks, which the page, Markdown and LaTeX loop over."""
+"""Building blocks of a report: sections of blocks, rendered as page, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bayeslora.reporting.wrong_answers import Example
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph; names in it are marked by `text.named`."""
+    """A paragraph, with names marked by `text.named`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Drawings with what is said above them.
+    """Drawings with a caption.
 
     Attributes:
         caption: How to read them, in at most 25 words.
-        drawings: The drawings; empty where there is nothing to draw.
+        drawings: The drawings; empty if there is nothing to draw.
         heading: A few words, or empty.
     """
 
@@ -38,12 +38,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that the page folds.
+    """Blocks folded on the page.
 
     Attributes:
-        summary: One line that stays visible; names in it are marked by `text.named`.
-        blocks: What is folded.
-        unfolded: Whether they show at first, and are printed.
+        summary: The visible line, with names marked by `text.named`.
+        blocks: The folded blocks.
+        unfolded: Whether they are unfolded initially, and printed.
     """
 
     summary: str
@@ -52,7 +52,7 @@ class Details:
 
 
 Block = Prose | Finding | Table | Figure | Overview | Details | Record | Term | Example
-"""One piece of a section; each format has one rule for each of these classes."""
+"""A piece of a section; every format has a rule for each of these classes."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Section:
     """A section of a report.
 
     Attributes:
-        id: Its anchor on the page, and the block of the template that holds it.
+        id: Its anchor on the page, and the name of its template block.
         heading: Its heading.
-        blocks: What it holds, in order; a section without any is left out.
-        short: What the table of contents calls it, where that is not the heading.
-        page_only: Whether it is left out of the Markdown, as texts of examples are.
+        blocks: Its content, in order; an empty section is left out.
+        short: Its title in the table of contents, if different from the heading.
+        page_only: Whether to leave it out of the Markdown, as for texts of examples.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Section:
 
 
 def walk(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Yield every block, those that are folded too, in order."""
+    """Yield every block in order, including folded ones."""
     for block in blocks:
         yield block
         if isinstance(block, Details):

@@ -1,6 +1,6 @@
-"""The paired comparison: a table, how to read it, and files for a page, a paper and a program.
+"""The paired comparison: a table, notes on how to read it, and Markdown, LaTeX and CSV files.
 
-A directory of the three files has `comparison.json` beside them, which marks it as ours to replace.
+A directory of the three files also has `comparison.json`, which marks it as safe to replace.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
     "epistemic_ratio": Column("Epistemic ratio", "→1"),
 }
-"""Columns of a comparison that measures distances, by the key of their score."""
+"""Key -> column of the distances in a comparison."""
 
 
 def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
-    """Return paired differences from the reference, which has its own scores, best method first.
+    """Return the table of paired differences from the reference, best method first.
 
-    A cell holds the difference, its interval, and p. Distances, where they are measured, stand in
-    two more columns.
+    A cell holds the difference, its interval, and p; the row of the reference holds its scores.
+    Distances, if measured, have two more columns.
 
     Args:
-        comparison: What was compared.
-        chosen_by: The score for which the reference was chosen on the same rows; empty where the
-            choice did not depend on them.
+        comparison: The paired comparison.
+        chosen_by: The score by which the reference was chosen on the same rows; empty if the choice
+            did not depend on them.
     """
     columns = [COLUMNS[key] for key in comparison.keys]
     if comparison.distance_to is not None:
@@ -63,13 +63,13 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
 def comparison_notes(
     comparison: Comparison, chosen_by: str = "", mark: str = "Bold", *, brief: bool = False
 ) -> tuple[str, ...]:
-    """Return the sentences without which the table cannot be read, names marked by `text.named`.
+    """Return the sentences needed to read the table, with names marked by `text.named`.
 
     Args:
-        comparison: What was compared.
+        comparison: The paired comparison.
         chosen_by: As in `difference_table`.
-        mark: What marks a difference that is more than chance.
-        brief: Leave out how intervals and tests were made.
+        mark: The mark of a difference beyond chance.
+        brief: Leave out how intervals and tests were computed.
     """
     reference = _shown(comparison.reference)
     tested = " and corrected p < 0.05" if comparison.num_permutations else ""
@@ -120,16 +120,16 @@ def _seeds(comparison: Comparison) -> str:
     counts = {len(row.seeds) for row in comparison.rows}
     if len(several) == len(comparison.rows) and len(counts) == 1:
         return f"Scores are means over {counts.pop()} seeds of each method."
-    each = ", ".join(f"{_shown(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
-    return f"Scores are means over seeds ({each})."
+    per_method = ", ".join(f"{_shown(row.name)} {len(row.seeds) or 1}" for row in comparison.rows)
+    return f"Scores are means over seeds ({per_method})."
 
 
 def _intervals(comparison: Comparison) -> str:
     uncorrected = "they are not corrected for multiplicity"
     if comparison.intervals_over == "seeds":
-        how = "paired by seed" if comparison.same_seeds else "Welch's"
+        pairing = "paired by seed" if comparison.same_seeds else "Welch's"
         return (
-            f"Brackets: 95 % t intervals over seeds, {how}, on these examples as they are;"
+            f"Brackets: 95 % t intervals over seeds, {pairing}, on these examples as they are;"
             f" {uncorrected}."
         )
     kind = {"percentile": "percentile", "bca": "BCa"}.get(comparison.interval, comparison.interval)
@@ -209,7 +209,7 @@ LAYOUT = Layout(
     frozenset({"bayeslora", "reference", "rows"}),
     tuple(f"{STEM}{suffix}" for suffix in (".md", ".tex", ".csv")),
 )
-"""What a comparison's directory holds."""
+"""Contents of a comparison's directory."""
 
 CSV_COLUMNS = (
     "method",
@@ -223,7 +223,7 @@ CSV_COLUMNS = (
     "difference_high",
     "n",
 )
-"""Columns of the CSV; p-values follow where there are any, then `HOW_COLUMNS`."""
+"""Columns of the CSV; p-values follow if there are any, then `HOW_COLUMNS`."""
 
 HOW_COLUMNS = (
     "seeds",
@@ -235,24 +235,24 @@ HOW_COLUMNS = (
     "seed",
     "holm_family",
 )
-"""How the numbers of a line were made.
+"""How the numbers of a line were computed.
 
-How many fits each of the two scores is the mean of; clusters, where rows were drawn in clusters;
-what the intervals are; what stands behind them and behind p; of how many p-values a score's Holm
-correction takes account. None of the intervals is corrected.
+Number of fits averaged in each of the two scores; number of clusters, if rows were resampled in
+clusters; type of the intervals; numbers of resamples and permutations, and their seed; number of
+p-values in a score's Holm correction. Intervals are not corrected.
 """
 
 
 def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Return the tables that a comparison is written to, before it is computed.
+    """Return the files that a comparison is to be written to, before it is computed.
 
     Args:
-        out: A file whose suffix says the format, or a directory for one of each.
-        overwrite: Whether what is there may be replaced.
+        out: A file whose suffix selects the format, or a directory for all formats.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        InputError: The suffix stands for no format, or `out` exists and may not be replaced, or
-            cannot be written.
+        InputError: The suffix is unknown, or `out` exists and may not be replaced, or cannot be
+            written.
     """
     target = Path(out)
     is_directory = target.is_dir() or not target.suffix
@@ -274,12 +274,12 @@ def comparison_files(out: str | Path, *, overwrite: bool = False) -> tuple[Path,
 def write_comparison(
     comparison: Comparison, out: str | Path, *, overwrite: bool = False
 ) -> tuple[Path, ...]:
-    """Write what `compare` returned, whole or not at all, and return the tables.
+    """Write the result of `compare` atomically, and return the paths of the tables.
 
     Args:
         comparison: The paired differences.
-        out: A file that ends in `.md`, `.tex` or `.csv`, or a directory for all three, which also
-            gets `comparison.json`.
+        out: A `.md`, `.tex` or `.csv` file, or a directory for all three, which also gets
+            `comparison.json`.
         overwrite: Whether a file, or the directory of an earlier comparison, may be replaced.
 
     Raises:
@@ -287,16 +287,16 @@ def write_comparison(
     """
     files = comparison_files(out, overwrite=overwrite)
     if len(files) == 1:
-        with atomic_file(out) as aside:
-            _write(aside, files[0].suffix, comparison)
+        with atomic_file(out) as temporary:
+            _write(temporary, files[0].suffix, comparison)
         return files
-    with atomic_directory(out, LAYOUT, overwrite=overwrite) as aside:
+    with atomic_directory(out, LAYOUT, overwrite=overwrite) as temporary:
         for file in files:
-            _write(aside / file.name, file.suffix, comparison)
+            _write(temporary / file.name, file.suffix, comparison)
         about = {"format_version": FORMAT_VERSION, "bayeslora": __version__}
-        # In ASCII, as names may hold marks that turn what follows them.
+        # ASCII, since names may hold text-direction marks.
         text = json.dumps({**about, **comparison.to_json()}, indent=2, allow_nan=False)
-        (aside / LAYOUT.marker).write_text(f"{text}\n", encoding="ascii")
+        (temporary / LAYOUT.marker).write_text(f"{text}\n", encoding="ascii")
     return files
 
 
@@ -342,14 +342,14 @@ def _lines(
         ends = map(whole, (score.value, score.low, score.high))
         blank = ("",) * len(tests)
         counts = (*[""] * 3, comparison.n, *blank)
-        how = _how(row, comparison, reflected=False)
-        yield (clean(row.name), clean(comparison.distance_to or ""), key, *ends, *counts, *how)
+        settings = _how(row, comparison, reflected=False)
+        yield (clean(row.name), clean(comparison.distance_to or ""), key, *ends, *counts, *settings)
 
 
 def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
     """Return the values of `HOW_COLUMNS`."""
     over_seeds = comparison.intervals_over == "seeds"
-    [reference] = [one for one in comparison.rows if one.name == comparison.reference]
+    [reference] = [row for row in comparison.rows if row.name == comparison.reference]
     kind = "t, paired by seed" if comparison.same_seeds else "t (Welch)"
     shape = "reflected" if reflected else comparison.interval
     drawn = "rows" if comparison.num_clusters is None else "clusters"

@@ -1,4 +1,4 @@
-"""Tables for a terminal: scores of one or several methods, and their paired differences."""
+"""Tables for a terminal: scores of one or more methods, and their paired differences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, classes_of
 
 WIDTH = 100
-"""Columns of the terminal where none are given."""
+"""Default width of the terminal, in columns."""
 
 _STAR = "* best of its column, or their intervals overlap (paired differences: bayeslora compare)"
 _PLAIN = str.maketrans("", "", NAME_START + NAME_END)
@@ -56,34 +56,34 @@ def scores_table(
 ) -> str:
     """Return the scores as text without a trailing newline.
 
-    Several methods stand under each other, one per row, with intervals below the values; columns
-    that do not fit into `width` follow in further tables. One method becomes a list of its scores.
+    Several methods are shown as one row each, with intervals below the values; columns that exceed
+    `width` follow in further tables. A single method is shown as a list of its scores.
 
     Args:
-        scores: What `evaluate` returned, one per method.
-        width: Columns of the terminal. None where there is none: each row is one line however
-            long, and notes that explain the columns are left out.
-        keys: The scores to show, in this order, and no others; a choice where None. Mean
-            uncertainties follow where one method is shown, or every score.
+        scores: Results of `evaluate`, one per method.
+        width: Columns of the terminal. None without a terminal: each row is a single line, and
+            notes that explain the columns are left out.
+        keys: The only scores to show, in this order; None shows a selection. Mean uncertainties are
+            added for a single method, or if every score is shown.
     """
-    labels = unique_labels([one.name or "unnamed" for one in scores])
-    named = [Named(label, one) for label, one in zip(labels, scores, strict=True)]
-    names = list(dict.fromkeys(name for one in scores for name in one.ood))
+    labels = unique_labels([result.name or "unnamed" for result in scores])
+    named = [Named(label, result) for label, result in zip(labels, scores, strict=True)]
+    names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
         table = with_chance(score_table(named, sets, keys=keys), named)
         blocks = [_within(table, width)]
     else:
-        lists = (_list_of_scores(one, sets, keys) for one in named)
-        blocks = [to_text(one, sparse=width is None) for one in lists]
-    # Three rows per method would bury a table of many.
+        lists = (_list_of_scores(method, sets, keys) for method in named)
+        blocks = [to_text(listing, sparse=width is None) for listing in lists]
+    # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [
         near_far_table(named),
         *([uncertainty_table(named)] if detailed else []),
         *group_tables(named),
         class_table(named),
-        *confusion_tables([one for one in named if one.scores.classes]),
+        *confusion_tables([method for method in named if method.scores.classes]),
     ]
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
@@ -93,45 +93,47 @@ def scores_table(
         notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
         notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
     notes += _of_detectors(named, sets)
-    labelled = [replace(one.scores, name=one.label) for one in named]
+    labelled = [replace(method.scores, name=method.label) for method in named]
     cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
     notes += [cut, *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
 
 def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
-    """Return the calibration of every method in one line, and whether one is miscalibrated.
+    """Return the calibration of every method in one line, and whether any is miscalibrated.
 
-    The line is empty where no example has a label, or where scores are means over seeds.
+    The line is empty if no example has a label, or scores are means over seeds.
 
     Args:
-        scores: What `evaluate` returned, one per method.
+        scores: Results of `evaluate`, one per method.
     """
-    judged = [one for one in scores if "nll" in one and "num_seeds" not in one.intervals]
-    found = [(one.name or "unnamed", *verdict_of(one)) for one in judged]
+    judged = [
+        result for result in scores if "nll" in result and "num_seeds" not in result.intervals
+    ]
+    verdicts = [(result.name or "unnamed", *verdict_of(result)) for result in judged]
     if len(scores) == 1:
-        text = "".join(verdict for _, verdict, _ in found)
+        text = "".join(verdict for _, verdict, _ in verdicts)
     else:
-        text = "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words, _ in found)
-    return text, any(kind == "warning" for _, _, kind in found)
+        text = "; ".join(f"{name}: {words[0].lower()}{words[1:]}" for name, words, _ in verdicts)
+    return text, any(kind == "warning" for _, _, kind in verdicts)
 
 
 def _of_detectors(methods: Sequence[Named], sets: Mapping[str, str]) -> list[str]:
-    """Return what is to be said of the scores that detection is judged by."""
+    """Return notes on the uncertainties used for detection."""
     return [
-        f"{f'{one.label}, ' if len(methods) > 1 else ''}{label}: {note}"
-        for one in methods
+        f"{f'{method.label}, ' if len(methods) > 1 else ''}{label}: {note}"
+        for method in methods
         for name, label in sets.items()
-        if name in one.scores.ood
-        for note in detector_notes(one.scores.ood[name])
+        if name in method.scores.ood
+        for note in detector_notes(method.scores.ood[name])
     ]
 
 
 def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> str:
-    """Return what prediction sets say, as text without a trailing newline.
+    """Return sentences on the prediction sets, as text without a trailing newline.
 
     Args:
-        predictions: With sets.
+        predictions: Predictions with sets.
         scores: Their scores.
         width: Columns of the terminal.
     """
@@ -143,8 +145,8 @@ def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
     """Return paired differences as text without a trailing newline.
 
     Args:
-        comparison: What `compare` returned.
-        width: As for `scores_table`.
+        comparison: Result of `compare`.
+        width: As in `scores_table`.
     """
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
@@ -153,10 +155,10 @@ def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
 
 
 def comparison_line(comparison: Comparison) -> str:
-    """Return in one line which method is best, and whether that is more than chance.
+    """Return the best method in one line, and whether its lead is beyond chance.
 
     Args:
-        comparison: What `compare` returned.
+        comparison: Result of `compare`.
     """
     best, *others = comparison.rows
     title = SCORES[comparison.by].title
@@ -174,13 +176,13 @@ def comparison_line(comparison: Comparison) -> str:
 
 
 def _lines(notes: Sequence[str], width: int | None) -> str:
-    """Return notes that are not empty, each on a line of its own, or wrapped to `width`."""
+    """Return non-empty notes, each on its own line, or wrapped to `width`."""
     plain = (note.translate(_PLAIN) for note in notes if note)
     return "\n".join(plain if width is None else (fill(note, width) for note in plain))
 
 
 def _within(table: Table, width: int | None) -> str:
-    """Return the table as text, in several parts where it is wider than `width`."""
+    """Return the table as text, split into parts if wider than `width`."""
     if width is None:
         return to_text(table, sparse=True)
     parts: list[list[int]] = [[]]
@@ -192,25 +194,25 @@ def _within(table: Table, width: int | None) -> str:
     return "\n\n".join(to_text(table.with_columns(part)) for part in parts)
 
 
-def _list_of_scores(one: Named, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
+def _list_of_scores(method: Named, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
     rows = []
     for key, column in shown.items():
-        score = one.scores.get(key)
+        score = method.scores.get(key)
         if score is None:
             continue
         rows.append(Row((column.title_and_arrow,), _value_and_interval(key, score)))
         if key == "ece":
-            cell = chance_cell(one.scores)
+            cell = chance_cell(method.scores)
             rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
-    for name, result in one.scores.ood.items() if keys is None else ():
+    for name, result in method.scores.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
-        found = result.by_score[result.score]
+        detection = result.by_score[result.score]
         for key, column in OOD_COLUMNS.items():
-            if key in found:
-                cells = _value_and_interval(key, found[key])
+            if key in detection:
+                cells = _value_and_interval(key, detection[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
-    heading = f"{one.label} ({counted(one.scores.n_labelled, 'labelled example')})"
+    heading = f"{method.label} ({counted(method.scores.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
 
 
@@ -221,18 +223,18 @@ def _value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
 
 def _footnotes(scores: Sequence[Scores]) -> list[str]:
     notes = scores[0].intervals
-    rows = sorted({f"{one.n_labelled:,}" for one in scores})
+    rows = sorted({f"{result.n_labelled:,}" for result in scores})
     if "num_seeds" in notes:
-        seeds = sorted({f"{one.intervals['num_seeds']}" for one in scores})
-        how = f"95 % t intervals over {' or '.join(seeds)} seeds"
+        seeds = sorted({f"{result.intervals['num_seeds']}" for result in scores})
+        intervals = f"95 % t intervals over {' or '.join(seeds)} seeds"
     else:
         kind = "BCa bootstrap" if "BCa" in str(notes["method"]) else "bootstrap"
         drawn = str(notes["method"]).partition(" over ")[2]
         over = f" over {drawn}" if "cluster" in drawn else ""
         resamples = f"{notes['num_resamples']:,} resamples, seed {notes['seed']}"
-        how = f"95 % {kind} intervals{over}, {resamples}"
-    ragged = [one for one in scores if "options" in classes_of(one)]
+        intervals = f"95 % {kind} intervals{over}, {resamples}"
+    ragged = [result for result in scores if "options" in classes_of(result)]
     options = f"{classes_of(ragged[0])}, " if ragged else ""
     bins = f"{scores[0].num_bins} bins"
-    counts = f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {how}"
+    counts = f"n = {' or '.join(rows)} labelled examples, {options}{bins}; {intervals}"
     return [counts, sets_note(scores)]

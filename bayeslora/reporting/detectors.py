@@ -10,10 +10,10 @@ from bayeslora.plain_text import clean, shorten
 from bayeslora.reporting.text import number, percent
 
 MOST_FLAGGED = 0.2
-"""Share of in-distribution examples, flagged at 95 % of a set, up to which a threshold is advised.
+"""Largest share of in-distribution examples flagged at 95 % of a set for an advised threshold.
 
-Out-of-distribution inputs are rare where a classifier is in use: with an alarm on every fifth other
-input nearly all alarms are false, and people stop looking at them.
+Out-of-distribution inputs are rare in practice: with an alarm on every fifth other input nearly all
+alarms are false, and people stop looking at them.
 """
 
 SCORE_WORDS = {
@@ -30,7 +30,7 @@ SCORE_WORDS = {
     "knn": "distance to the nearest neighbours",
     "unfamiliarity": "probability and distance combined",
 }
-"""Uncertainty scores in words; others are shown by their own names."""
+"""Uncertainty scores in words; other scores are shown by name."""
 
 _DOUBTS = {
     "negligible": (
@@ -41,37 +41,37 @@ _DOUBTS = {
 
 
 def score_words(score: str) -> str:
-    """Return an uncertainty score in words, or its own name on one line."""
+    """Return an uncertainty score in words, or its name on one line."""
     return SCORE_WORDS.get(score) or shorten(clean(score).replace("_", " "))
 
 
 def better_score(result: OODScores) -> str:
-    """Return the score that separates the set better, if it detects the set at all; else empty."""
+    """Return the score that separates the set better, if it detects the set; else empty."""
     if not result.better or result.by_score[result.better]["auroc"].low <= 0.5:
         return ""
     return result.better
 
 
 def is_usable(result: OODScores) -> bool:
-    """Return whether nothing speaks against flagging rows by the score: doubt, or a better one."""
+    """Return whether the score is suitable for flagging rows: not doubtful, and none is better."""
     return not better_score(result) and not (result.doubt and result.score == EPISTEMIC)
 
 
 def is_blind(result: OODScores) -> bool:
-    """Return whether the rows are not shown to be more uncertain than in-distribution ones."""
+    """Return whether the rows are not shown to be more uncertain than in-distribution rows."""
     return result.auroc.low <= 0.5
 
 
 def is_reversed(result: OODScores) -> bool:
-    """Return whether the rows are shown to be less uncertain than in-distribution ones."""
+    """Return whether the rows are shown to be less uncertain than in-distribution rows."""
     return result.auroc.high < 0.5
 
 
 def verdict(result: OODScores) -> Literal["beaten", "blind", "doubtful", "costly", "usable"]:
     """Return whether to flag rows by the judged score, and if not, the first reason against it.
 
-    Another score separates them better; it is blind to them; its values say nothing; or catching
-    95 % of them flags more than `MOST_FLAGGED` of the in-distribution examples.
+    Reasons: another score separates them better; it is blind to them; its values are uninformative;
+    or flagging 95 % of them flags more than `MOST_FLAGGED` of the in-distribution examples.
     """
     if better_score(result):
         return "beaten"
@@ -83,10 +83,7 @@ def verdict(result: OODScores) -> Literal["beaten", "blind", "doubtful", "costly
 
 
 def instead_of(result: OODScores) -> str:
-    """Return a sentence on the score that separates the rows where the judged one does not.
-
-    Empty where no other score is known to be better.
-    """
+    """Return a sentence that recommends a better score than the judged one; empty if none."""
     better = better_score(result)
     if not better:
         return ""
@@ -98,7 +95,7 @@ def instead_of(result: OODScores) -> str:
 
 
 def detector_notes(result: OODScores) -> list[str]:
-    """Return sentences on the choice of the score: why it is not the usual one, what beats it."""
+    """Return sentences on the choice of the score: why not the default, and any better score."""
     notes = []
     if result.doubt:
         why = f"epistemic uncertainty {_DOUBTS.get(result.doubt, result.doubt)}"
@@ -108,12 +105,12 @@ def detector_notes(result: OODScores) -> list[str]:
             notes.append(f"judged by {score_words(result.score)}, because {why}.")
     better = better_score(result)
     if better:
-        ours, simple = (
+        auroc, better_auroc = (
             number(result.by_score[name]["auroc"].value) for name in (result.score, better)
         )
         notes.append(
             f"{score_words(better)} separates the set better than"
-            f" {score_words(result.score)} (AUROC {simple} against {ours}, paired, beyond chance);"
-            f" confirm it on other examples (--ood-score {better})."
+            f" {score_words(result.score)} (AUROC {better_auroc} against {auroc}, paired, beyond"
+            f" chance); confirm it on other examples (--ood-score {better})."
         )
     return notes

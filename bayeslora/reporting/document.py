@@ -1,7 +1,7 @@
-"""Everything that a report says and in which order: one list of sections.
+"""The content and order of a report: a list of sections.
 
-`compose` is the only place that knows the sections. The page, its table of contents, the Markdown
-and the tables for LaTeX loop over what it returns.
+Only `compose` knows the sections. The page, its table of contents, the Markdown and the LaTeX
+tables loop over its result.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from bayeslora.reporting.text import classes_of, listed, named
 from bayeslora.reporting.wrong_answers import wrong_answers
 
 TITLE_COLUMNS = 160
-"""Widest title, in columns of a terminal."""
+"""Most columns of a title, as in a terminal."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A report before it is written in one format or another.
+    """A report, independent of its format.
 
     Attributes:
-        title: Its title, cleaned and not too long.
-        facts: One line under the title: how many methods, rows, classes, bins.
-        sections: The sections that have something to say, in order.
-        view: The file beside the page that shows every example; empty where there is none.
+        title: Its title, cleaned and shortened.
+        facts: One line under the title: numbers of methods, rows, classes, bins.
+        sections: The non-empty sections, in order.
+        view: The file beside the page that shows every example; may be empty.
     """
 
     title: str
@@ -93,20 +93,20 @@ def compose(
     example_column: str | None = None,
     view: str = "",
 ) -> Document:
-    """Put words, tables and figures together.
+    """Compose sentences, tables and figures into a document.
 
     Args:
-        title: Title as given; empty for one that names or counts the methods.
-        analysis: What was found out.
+        title: The title; if empty, it names or counts the methods.
+        analysis: The results.
         drawings: The figures.
-        provenance: What the caller knows about the run.
-        settings: How the report was made.
-        example_column: The further column that holds the rows' texts, where it is there; None
-            leaves examples out.
+        provenance: Facts about the run from the caller.
+        settings: Settings of the report.
+        example_column: The further column with the rows' texts, if it exists; None leaves examples
+            out.
         view: The file beside the page that shows every example.
     """
     methods, facts, changes = analysis.methods, analysis.facts, analysis.changes
-    scores = [Named(one.title, one.scores) for one in methods]
+    scores = [Named(method.title, method.scores) for method in methods]
     fits = every_fit(methods)
     terms = terms_for(_keys(fits, changes))
     record = run_record(fits, analysis.sets, provenance, settings)
@@ -145,7 +145,7 @@ def compose(
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms with formulas", terms),)),
     )
-    labels = [one.label for one in methods]
+    labels = [method.label for method in methods]
     if len(methods) == 1 and not methods[0].fits:
         labels = [methods[0].method.predictions.name or labels[0]]
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
@@ -160,12 +160,16 @@ def compose(
 def _first_screen(
     first: Overview, drawings: Drawings, to_do: Finding | None
 ) -> tuple[tuple[Block, ...], Drawings]:
-    """Return the first screen with its figure, and all figures without that one."""
+    """Return the first screen with its figure, and the other figures."""
     figures = drawings.reliability, drawings.confidence
-    shown = tuple(one for every in figures for one in every.drawings if one.name == first.figure)
+    shown = tuple(
+        drawing for figure in figures for drawing in figure.drawings if drawing.name == first.figure
+    )
     reliability, confidence = (
-        replace(every, drawings=tuple(one for one in every.drawings if one not in shown))
-        for every in figures
+        replace(
+            figure, drawings=tuple(drawing for drawing in figure.drawings if drawing not in shown)
+        )
+        for figure in figures
     )
     drawings = replace(drawings, reliability=reliability, confidence=confidence)
     table = [] if first.methods is None else [first.methods.called("overview")]
@@ -178,9 +182,9 @@ def _drawn(*figures: Figure) -> tuple[Figure, ...]:
 
 
 def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
-    """Return the tables that have rows, under numbered names."""
+    """Return the non-empty tables with numbered names."""
     filled = (table for table in tables if table.rows)
-    return tuple(table.called(f"{name}-{place}") for place, table in enumerate(filled, start=1))
+    return tuple(table.called(f"{name}-{number}") for number, table in enumerate(filled, start=1))
 
 
 def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
@@ -193,7 +197,7 @@ def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
 
 
 def _reliability(drawings: Drawings) -> tuple[Block, ...]:
-    """Return the diagrams of further methods, and what shows the same in other ways."""
+    """Return the diagrams of further methods, and other views of reliability."""
     mass, others = drawings.equal_mass, (drawings.per_class, drawings.shift)
     if len(mass.drawings) < 2:
         return _drawn(mass, drawings.confidence, *others)
@@ -215,7 +219,7 @@ def _detection(methods: Sequence[Named], facts: Facts, drawings: Drawings) -> tu
 
 
 def _confusion(methods: Sequence[Named]) -> tuple[Block, ...]:
-    """Return the first matrix, and the others folded."""
+    """Return the first confusion matrix, and the others folded."""
     tables = _numbered("confused", confusion_tables(methods))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
@@ -226,16 +230,16 @@ def _coverages(methods: Sequence[Named], facts: Facts) -> list[Table]:
 
 
 def _uncertainties(methods: Sequence[Named]) -> list[Table]:
-    """Return the table where it can set right rows against wrong ones."""
-    kinds = [means for one in methods for means in one.scores.uncertainty.values()]
-    if not any({"right", "wrong"} & {*one} for one in kinds):
+    """Return the table of uncertainties if it can compare correct with wrong predictions."""
+    kinds = [means for method in methods for means in method.scores.uncertainty.values()]
+    if not any({"right", "wrong"} & {*means} for means in kinds):
         return []
     return [uncertainty_table(methods).called("uncertainties")]
 
 
 def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
-    found = wrong_answers(fits, column)
-    if not found:
+    errors = wrong_answers(fits, column)
+    if not errors:
         return ()
     note = (
         "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
@@ -244,8 +248,8 @@ def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
     return (
         Prose(note),
         *(
-            Details(f"{named(one.label)}: {one.facts}", one.examples, not place)
-            for place, one in enumerate(found)
+            Details(f"{named(answers.label)}: {answers.facts}", answers.examples, not index)
+            for index, answers in enumerate(errors)
         ),
     )
 
@@ -264,33 +268,35 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
     blocks: list[Block] = [
         Prose("How far fine-tuning moved the weights of each layer, and in how many directions.")
     ]
-    for place, (change, figure) in enumerate(zip(changes, drawings.spectra, strict=True), start=1):
+    for number, (change, figure) in enumerate(zip(changes, drawings.spectra, strict=True), start=1):
         words, table = adapter_words(change)
-        spectrum = table.called(f"spectrum-{place}"), figure
+        spectrum = table.called(f"spectrum-{number}"), figure
         blocks.append(Details(f"{named(change.label)}: {words}", spectrum))
     return tuple(blocks)
 
 
 def _keys(methods: Sequence[Assessed], changes: Sequence[AdapterChange]) -> set[str]:
-    """Return the keys of all scores that some method has."""
-    keys = {key for one in methods for key in one.scores}
-    keys |= {key for one in methods for part in one.scores.classes.values() for key in part.scores}
-    if any(one.scores.ece_if_calibrated is not None for one in methods):
+    """Return the keys of the scores of any method."""
+    keys = {key for method in methods for key in method.scores}
+    keys |= {
+        key for method in methods for part in method.scores.classes.values() for key in part.scores
+    }
+    if any(method.scores.ece_if_calibrated is not None for method in methods):
         keys.add(BY_CHANCE)
-    if any(one.scores.ood_groups for one in methods):
+    if any(method.scores.ood_groups for method in methods):
         keys.add(NEAR_AND_FAR)
     if changes:
         keys.add(SPECTRUM)
-    return keys | {UNFAMILIAR} if any(one.scores.ood for one in methods) else keys
+    return keys | {UNFAMILIAR} if any(method.scores.ood for method in methods) else keys
 
 
 def _facts(methods: Sequence[Assessed]) -> str:
     first = methods[0].scores
-    rows = sorted({one.scores.n for one in methods})
+    rows = sorted({method.scores.n for method in methods})
     size = f"{rows[0]:,} to {rows[-1]:,} examples"
     if len(rows) == 1:
         size = counted(rows[0], "example")
-    counts = sorted({one.scores.num_classes for one in methods})
+    counts = sorted({method.scores.num_classes for method in methods})
     classes = classes_of(first) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} classes"
     fits = len(every_fit(methods))
     seeds = f" · {fits} fits" if fits > len(methods) else ""

@@ -1,8 +1,8 @@
-"""What the scores say, topic by topic: ranking, accuracy, calibration, limits, detection.
+"""Findings by topic: ranking, accuracy, calibration, limits, detection.
 
 No sentence claims more than the intervals allow: a method is called best only together with those
-that cannot be told from it, and biased only where its interval leaves out zero. What is said of one
-method is said of the one to use; of its seeds, of the first.
+tied with it, and biased only if its interval excludes zero. Sentences on a single method are about
+the method to use, and its first seed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Finding:
     """Sentences on one topic.
 
     Attributes:
-        key: What it is about, such as `ranking`, `limits` or `ood`; programs and tests go by it.
+        key: Identifier such as `ranking`, `limits` or `ood`, for programs and tests.
         topic: A few words.
-        sentences: Whole sentences, names in them marked by `text.named`.
-        kind: How the page marks it.
+        sentences: Full sentences, with names marked by `text.named`.
+        kind: Style on the page.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Finding:
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
-    """Return everything that the scores say, in order."""
+    """Return all findings, in order."""
     leader = facts.leader
     if leader is None:
         words = "Accuracy and calibration cannot be judged: no example has a label."
@@ -91,7 +91,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 
 
 def _ranking(facts: Facts) -> list[Finding]:
-    """Return who predicts best; nothing where one fit of one method is all there is."""
+    """Return the ranking of methods; empty for a single fit of a single method."""
     nll, accuracy, leader = facts.nll, facts.accuracy, facts.leader
     if not facts.same_classes:
         words = "The methods have different classes, so their scores are not compared."
@@ -119,7 +119,7 @@ def _ranking(facts: Facts) -> list[Finding]:
 
 
 def _accuracy(leader: Assessed) -> Finding:
-    """Return what the accuracy, which the first screen states, is to be compared with."""
+    """Return the baseline of the accuracy, which the first screen states."""
     answers = leader.answers
     common = float(answers.class_counts.max() / answers.class_counts.sum())
     better = "better" if leader.scores["accuracy"].low > common else "not shown to be better"
@@ -135,41 +135,43 @@ def _accuracy(leader: Assessed) -> Finding:
 
 
 def calibration(methods: Sequence[Assessed]) -> list[Finding]:
-    """Return which methods are overconfident, underconfident, or show no bias.
+    """Return which methods are overconfident, underconfident, or unbiased.
 
-    The average gap of a single method is on the first screen, and is not stated again.
+    The first screen states the average gap of a single method, so it is not repeated.
     """
-    found, several = [], len(methods) > 1
+    result, several = [], len(methods) > 1
     for direction in ("over", "under"):
         chosen = [method for method in methods if bias(method) == direction]
-        chosen.sort(key=lambda one: -abs(one.scores["overconfidence"].value))
+        chosen.sort(key=lambda method: -abs(method.scores["overconfidence"].value))
         topic = f"{direction.capitalize()}confident"
-        shown_to_be = tuple(_biased(one, several) for one in chosen if miscalibrated(one))
-        perhaps = tuple(_biased(one, several) for one in chosen if not miscalibrated(one))
+        shown_to_be = tuple(_biased(method, several) for method in chosen if miscalibrated(method))
+        perhaps = tuple(_biased(method, several) for method in chosen if not miscalibrated(method))
         if shown_to_be:
-            slight = all(slightly_biased(one.scores) for one in chosen if miscalibrated(one))
-            found.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
+            slight = all(
+                slightly_biased(method.scores) for method in chosen if miscalibrated(method)
+            )
+            result.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
         if perhaps:
             sentences = (*perhaps, MAYBE_CHANCE)
             topic = f"Possibly {direction}confident"
-            found.append(Finding(f"{direction}-or-chance", topic, sentences))
-    clear = [one for one in methods if bias(one) == "none"]
-    hidden = [one for one in clear if miscalibrated(one)]
+            result.append(Finding(f"{direction}-or-chance", topic, sentences))
+    clear = [method for method in methods if bias(method) == "none"]
+    hidden = [method for method in clear if miscalibrated(method)]
     if hidden:
         sentences = tuple(_hidden(method, several) for method in hidden)
         topic = "Miscalibrated, though not on average"
-        found.append(Finding("hidden", topic, sentences, "warning"))
-    weak = [one for one in clear if doubtful(one)]
+        result.append(Finding("hidden", topic, sentences, "warning"))
+    weak = [method for method in clear if doubtful(method)]
     if weak:
         sentences = (*(_unbiased(method, several) for method in weak), MAYBE_CHANCE)
-        found.append(Finding("hidden-or-chance", "Possibly miscalibrated", sentences))
+        result.append(Finding("hidden-or-chance", "Possibly miscalibrated", sentences))
     good = [method for method in clear if method not in (*hidden, *weak)]
     if good:
         sentences = tuple(_unbiased(method, several) for method in good)
         known = all(is_close(method.scores["overconfidence"]) for method in good)
         topic = "No sign of miscalibration" if known else "No sign of miscalibration so far"
-        found.append(Finding("no-sign", topic, sentences, "good" if known else "plain"))
-    return found
+        result.append(Finding("no-sign", topic, sentences, "good" if known else "plain"))
+    return result
 
 
 def _biased(method: Assessed, several: bool) -> str:
@@ -216,7 +218,7 @@ def _floor(method: Assessed) -> str:
 
 
 def bins_that_miss(points: Sequence[Point]) -> str:
-    """Return how many bins miss the diagonal, and how many would by chance."""
+    """Return how many bins miss the diagonal, and how many are expected to."""
     by_chance = number(CHANCE * len(points), digits=1)
     return f"{missed_bins(points)} (about {by_chance} expected by chance)"
 
@@ -232,14 +234,14 @@ _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
 
 
 def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
-    """Return every limit that the examples show, and the one that always holds.
+    """Return the limits that the examples show, and `UNSEEN`, which always holds.
 
-    A warning only where the confidence is shown to be wrong, or out-of-distribution inputs go
-    unnoticed: the others hold for calibrated methods too.
+    It is a warning only if the confidence is shown to be wrong, or out-of-distribution inputs go
+    unnoticed: other limits hold for calibrated methods too.
 
     Args:
         leader: The method.
-        sets: Label of each out-of-distribution set by its name.
+        sets: Name -> label of each out-of-distribution set.
     """
     levels = _levels(leader)
     sentences = (
@@ -256,15 +258,15 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
 
 
 def _levels(leader: Assessed) -> list[str]:
-    """Name the level of confidence that promises too much, for most examples times points."""
+    """Name the overconfident bin with the largest number of examples times excess confidence."""
     if not miscalibrated(leader):
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
     broken = [
-        (one, high)
-        for one in points
-        if (high := _upper(one, leader.answers, level)) < one.confidence
+        (point, high)
+        for point in points
+        if (high := _upper(point, leader.answers, level)) < point.confidence
     ]
     if not broken:
         return []
@@ -326,18 +328,18 @@ def _outside(leader: Assessed, name: str, label: str) -> list[str]:
 
 
 def _sets(methods: Sequence[Assessed]) -> list[Finding]:
-    """Return what prediction sets say, for each fit that has some."""
+    """Return findings on prediction sets, for each fit with sets."""
     return [
-        Finding("sets", f"Prediction sets: {named(one.label)}", tuple(sentences))
-        for one in every_fit(methods)
-        if (sentences := set_sentences(one.method.predictions, one.scores))
+        Finding("sets", f"Prediction sets: {named(fit.label)}", tuple(sentences))
+        for fit in every_fit(methods)
+        if (sentences := set_sentences(fit.method.predictions, fit.scores))
     ]
 
 
 def detection(facts: Facts, name: str) -> Finding:
-    """Return how well the methods detect one out-of-distribution set."""
+    """Return how well the methods detect an out-of-distribution set."""
     best, result = facts.detectors[name]
-    tested = [one for one in facts.methods if name in one.scores.ood]
+    tested = [method for method in facts.methods if name in method.scores.ood]
     detects = "detects the set best" if best.others else "detects the set"
     sentences = [
         f"{named(best.label)} {detects}, by {score_words(result.score)}: AUROC {shown(best.score)}"
@@ -346,13 +348,13 @@ def detection(facts: Facts, name: str) -> Finding:
         " in-distribution examples as well.",
     ]
     sentences += [
-        f"{named(one.label)}: {note}"
-        for one in tested
-        for note in detector_notes(one.scores.ood[name])
+        f"{named(method.label)}: {note}"
+        for method in tested
+        for note in detector_notes(method.scores.ood[name])
     ]
     sentences += _afterthought(tested, name, best.score)
-    wrong_way = [named(one.label) for one in tested if is_reversed(one.scores.ood[name])]
-    blind = [named(one.label) for one in tested if is_blind(one.scores.ood[name])]
+    wrong_way = [named(method.label) for method in tested if is_reversed(method.scores.ood[name])]
+    blind = [named(method.label) for method in tested if is_blind(method.scores.ood[name])]
     open_still = [label for label in blind if label not in wrong_way]
     if open_still:
         verb = "is" if len(open_still) == 1 else "are"
@@ -371,17 +373,17 @@ def detection(facts: Facts, name: str) -> Finding:
 
 
 def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
-    """Name the highest AUROC of all scores, where it is not that of a score chosen beforehand."""
-    value, place, score = max(
-        (found["auroc"].value, -place, score)
-        for place, one in enumerate(methods)
-        for score, found in one.scores.ood[name].by_score.items()
+    """Name the highest AUROC of all scores, if it exceeds that of the score chosen beforehand."""
+    value, negated, score = max(
+        (scores["auroc"].value, -index, score)
+        for index, method in enumerate(methods)
+        for score, scores in method.scores.ood[name].by_score.items()
     )
     if value <= best.value:
         return []
-    method = methods[-place]
-    found = method.scores.ood[name].by_score[score]["auroc"]
+    method = methods[-negated]
+    auroc = method.scores.ood[name].by_score[score]["auroc"]
     return [
-        f"Picked after the fact, the highest AUROC of all is {shown(found)}, of"
+        f"Picked after the fact, the highest AUROC of all is {shown(auroc)}, of"
         f" {named(method.label)} by {score_words(score)}."
     ]

@@ -1,8 +1,8 @@
-"""Formulas of the glossary: a line of text, and the same as MathML, which can be read aloud.
+"""Formulas of the glossary: a line of text, and the same as MathML for screen readers.
 
-In the line, `_` sets an index, of several tokens in braces; `/` makes a fraction, whose parts are
-in brackets where they have blanks; `²` behind a bracket squares it, `√(…)` is a root, `1[…]` is 1
-where a condition holds, and a name directly before a bracket is a function. Quotes hold words.
+In the line, `_` starts an index, in braces if it has several tokens; `/` makes a fraction, with
+parts in brackets if they contain blanks; `²` after a bracket squares it, `√(…)` is a root, `1[…]`
+is an indicator function, and a name directly before a bracket is a function. Quotes hold words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Formula:
 
     @property
     def text(self) -> str:
-        """The line as it is read."""
+        """The line without quotes."""
         return self.source.replace('"', "")
 
     @property
@@ -40,34 +40,34 @@ class Formula:
 
 
 class _Reader:
-    """Reads a line from left to right."""
+    """Parser of a line, from left to right."""
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._place = 0
+        self._position = 0
 
     def sequence(self, end: str) -> str:
-        """Return everything up to `end`, which is passed over."""
+        """Return everything up to `end`, which is consumed."""
         parts = []
         while (sign := self._next()) not in (end, ""):
             parts.append(self._item(sign)[0])
         return "".join(parts)
 
     def _next(self) -> str:
-        match = _TOKEN.match(self._source, self._place)
+        match = _TOKEN.match(self._source, self._position)
         if match is None:
             return ""
-        self._place = match.end()
+        self._position = match.end()
         return match[1]
 
     def _follows(self, sign: str) -> bool:
-        """Return whether a sign stands directly here, and pass over it."""
-        found = self._source.startswith(sign, self._place)
-        self._place += len(sign) * found
-        return found
+        """Return whether a sign is next, and consume it."""
+        follows = self._source.startswith(sign, self._position)
+        self._position += len(sign) * follows
+        return follows
 
     def _item(self, sign: str) -> tuple[str, str]:
-        """Return what starts with a sign, and the same as a part of a fraction."""
+        """Return the item that starts with a sign, and its form as a part of a fraction."""
         item, part = self._atom(sign)
         if self._follows("_"):
             index = _grouped(self.sequence("}") if self._follows("{") else _leaf(self._next()))
@@ -83,7 +83,7 @@ class _Reader:
         return item, part
 
     def _atom(self, sign: str) -> tuple[str, str]:
-        """Return one sign with what it encloses, and the same without brackets around it."""
+        """Return a sign with its enclosed content, and the same without outer brackets."""
         if sign not in _CLOSED_BY:
             leaf = _leaf(sign)
             if sign.isalpha() and self._follows("("):

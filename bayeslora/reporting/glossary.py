@@ -1,4 +1,4 @@
-"""The terms of a report in plain words, with how each number is made and who proposed it."""
+"""The terms of a report in plain words, with formulas and sources."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bayeslora.metrics.catalogue import ALL_SCORES
 from bayeslora.reporting.formulas import Formula
 
 UNFAMILIAR = "ood"
-"""The key of terms that are about out-of-distribution sets."""
+"""Key of terms on out-of-distribution sets."""
 
 NEAR_AND_FAR = "ood_groups"
-"""The key of terms that are about kinds of such sets."""
+"""Key of terms on near and far sets."""
 
 BY_CHANCE = "calibration_p"
-"""The key of terms that are about calibration errors by chance."""
+"""Key of terms on calibration errors by chance."""
 
 SPECTRUM = "spectrum"
-"""The key of terms that are about the changes of adapters."""
+"""Key of terms on adapter changes."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Term:
     """A term and its meaning.
 
     Attributes:
-        name: What the tables call it.
-        meaning: What it says, plain text.
-        formulas: How it is made; empty where words say it.
-        source: Who proposed it; empty where it is common property.
-        keys: The term is there where one of these scores is; always, where there are none.
+        name: Its name in the tables.
+        meaning: Its meaning, plain text.
+        formulas: Its formulas; empty if defined in words.
+        source: Who proposed it; empty for common knowledge.
+        keys: The term is included if one of these scores is present; always, if empty.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Term:
 
     @property
     def anchor(self) -> str:
-        """Where it stands on the page."""
+        """Its anchor on the page."""
         return f"term-{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}"
 
 
 def _catalogued(key: str, *sources: str) -> Term:
-    """Return the term of a score as the catalogue of scores words it, with its formulas."""
+    """Return the term of a score, worded as in the catalogue, with its formulas."""
     info = ALL_SCORES[key]
     source = info.source if re.search(r"\d", info.source) else ""
     meaning = f"{info.meaning[0].upper()}{info.meaning[1:]}."
@@ -267,11 +267,10 @@ TERMS = (*QUALITY_TERMS, *USE_TERMS, *ADAPTER_TERMS)
 
 
 def terms_for(keys: Iterable[str]) -> tuple[Term, ...]:
-    """Return the terms behind some scores, in order.
+    """Return the terms of some scores, in order.
 
     Args:
-        keys: Keys of scores; `UNFAMILIAR` where there are out-of-distribution sets, `SPECTRUM`
-            where there are adapters.
+        keys: Keys of scores; `UNFAMILIAR` for out-of-distribution sets, `SPECTRUM` for adapters.
     """
     present = frozenset(keys)
     return tuple(term for term in TERMS if not term.keys or term.keys & present)

@@ -1,4 +1,4 @@
-"""The report as Markdown, with figures as links to the files beside it, and its tables as LaTeX."""
+"""The report as Markdown, with links to figure files, and its tables as LaTeX."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from bayeslora.reporting.text import NAME_END, NAME_START
 
 
 def render_markdown(document: Document, formats: Sequence[str] = FORMATS[:1]) -> str:
-    """Return the report; names from outside are escaped.
+    """Return the report as Markdown; external names are escaped.
 
     Args:
-        document: What it says.
-        formats: Formats of the figures' files; a picture is shown, a PDF is linked to.
+        document: The report.
+        formats: Formats of the figure files; an image is shown, a PDF is linked.
     """
-    suffix = next((one for one in ("svg", "png") if one in formats), "pdf")
+    suffix = next((kind for kind in ("svg", "png") if kind in formats), "pdf")
     parts = [f"# {escape_markdown(document.title)}", escape_markdown(document.facts)]
     if document.view:
         parts.append(f"[Every example, to filter and sort]({document.view})")
@@ -46,13 +46,13 @@ def _blocks(blocks: Sequence[Block], suffix: str) -> Iterator[str]:
 
 
 def _block(block: Block, suffix: str) -> Iterator[str]:
-    """Yield the paragraphs of one block."""
+    """Yield the paragraphs of a block."""
     match block:
         case Prose():
             yield sentence_to_markdown(block.text)
         case Finding():
             yield f"### {sentence_to_markdown(block.topic)}"
-            yield "\n".join(f"- {sentence_to_markdown(one)}" for one in block.sentences)
+            yield "\n".join(f"- {sentence_to_markdown(sentence)}" for sentence in block.sentences)
         case Table():
             yield sentence_to_markdown(block.caption)
             yield to_markdown(block)
@@ -61,13 +61,15 @@ def _block(block: Block, suffix: str) -> Iterator[str]:
             mark = "" if suffix == "pdf" else "!"
             yield f"### {block.heading}" if block.heading else ""
             yield block.caption
-            for one in block.drawings:
-                yield f"{mark}[{escape_markdown(one.title)}](figures/{one.name}.{suffix})"
+            for drawing in block.drawings:
+                yield f"{mark}[{escape_markdown(drawing.title)}](figures/{drawing.name}.{suffix})"
         case Overview():
             verdict = block.verdict.replace(NAME_START, "").replace(NAME_END, "")  # bold as a whole
             yield f"**{escape_markdown(verdict)}**"
             yield sentence_to_markdown(block.about)
-            yield "\n".join(f"- {one.title}: **{one.value}** ({one.detail})" for one in block.tiles)
+            yield "\n".join(
+                f"- {tile.title}: **{tile.value}** ({tile.detail})" for tile in block.tiles
+            )
         case Details():
             yield sentence_to_markdown(block.summary)
             yield from _blocks(block.blocks, suffix)

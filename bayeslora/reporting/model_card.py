@@ -1,8 +1,8 @@
-"""Putting measured reliability into an existing Hugging Face model card.
+"""Adding measured reliability to an existing Hugging Face model card.
 
-Two places change: a Markdown section between two markers, and the key `model-index` of the YAML
-metadata. Every other byte of the card stays, comments of the metadata included, which a round trip
-through a YAML library would not keep.
+Only a Markdown section between two markers and the key `model-index` of the YAML metadata change.
+Every other byte of the card is preserved, including comments in the metadata, which a round trip
+through a YAML library would drop.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bayeslora.reporting.text import brief, classes_of, interval, number, p_text
 from bayeslora.safe_yaml import load_yaml
 
 START = "<!-- bayeslora reliability: start -->"
-"""Opens the section; everything up to `END` is replaced when the card is updated."""
+"""Start marker of the section; an update replaces everything up to `END`."""
 
 END = "<!-- bayeslora reliability: end -->"
-"""Closes the section."""
+"""End marker of the section."""
 
 DATASET = "evaluation set"
-"""What the rows are called where no name is given."""
+"""Default name of the rows."""
 
 CARD_SCORES: Mapping[str, str] = {
     "accuracy": "Accuracy ↑",
@@ -45,18 +45,18 @@ CARD_SCORES: Mapping[str, str] = {
     "coverage": "Coverage of prediction sets",
     "set_size": "Size of prediction sets ↓",
 }
-"""Scores of the section, those that are there, in words."""
+"""Key -> title of the scores in the section, if present."""
 
 
 def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
-    """Return the section, markers included, without a trailing newline.
+    """Return the section, including markers, without a trailing newline.
 
-    It holds the scores with their 95 % intervals, what they say about confidence, the bins of the
-    reliability diagram, and out-of-distribution detection where it was measured.
+    It holds the scores with their 95 % intervals, sentences on confidence, the bins of the
+    reliability diagram, and out-of-distribution detection if measured.
 
     Args:
-        scores: What `evaluate` returned for the model.
-        dataset: What the rows are called.
+        scores: Result of `evaluate` for the model.
+        dataset: Name of the rows.
     """
     rows = f"{scores.n_labelled or scores.n:,} {'' if scores.n_labelled else 'un'}labelled examples"
     corrected = ""
@@ -94,9 +94,9 @@ def _score_table(scores: Scores) -> str:
 
 
 def _bias(scores: Scores) -> str:
-    gap, together = scores["overconfidence"], miscalibration_p(scores)
+    gap, p_value = scores["overconfidence"], miscalibration_p(scores)
     points = shown_points(gap, signed=True)
-    perhaps = "" if together < SIGNIFICANT else ", or this is chance"
+    perhaps = "" if p_value < SIGNIFICANT else ", or this is chance"
     way = bias_of(scores)
     if way != "none":
         words = f"The model is {way}confident{perhaps}: mean confidence minus accuracy is {points}."
@@ -109,7 +109,7 @@ def _bias(scores: Scores) -> str:
         words += f" On as many examples, a calibrated model would have an ECE of about {floor}"
         p = scores.calibration_p
         words += "." if p is None else f", and at least this one with a probability of {p_text(p)}."
-    if together < SIGNIFICANT:
+    if p_value < SIGNIFICANT:
         words += " Its confidence is further off than chance explains: recalibrate it."
     return words
 
@@ -118,14 +118,14 @@ def _bin_table(scores: Scores) -> str:
     columns = Column("Accuracy"), Column("95 % interval"), Column("Examples")
     rows = [
         Row(
-            (number(one.confidence, digits=2),),
+            (number(point.confidence, digits=2),),
             (
-                Cell(number(one.accuracy, digits=2)),
-                Cell(interval(one.accuracy_low, one.accuracy_high, digits=2)),
-                Cell(f"{one.count:,}"),
+                Cell(number(point.accuracy, digits=2)),
+                Cell(interval(point.accuracy_low, point.accuracy_high, digits=2)),
+                Cell(f"{point.count:,}"),
             ),
         )
-        for one in occupied(scores.bins)
+        for point in occupied(scores.bins)
     ]
     return to_markdown(Table("", ("Confidence",), columns, tuple(rows)))
 
@@ -134,14 +134,14 @@ def _ood_table(scores: Scores) -> str:
     columns = Column("Examples"), OOD_COLUMNS["auroc"], OOD_COLUMNS["fpr95"]
     rows = [
         Row(
-            (brief(name), score_words(one.score)),
+            (brief(name), score_words(result.score)),
             (
-                Cell(f"{one.n_out:,}"),
-                score_cell("auroc", one.auroc),
-                score_cell("fpr95", one.fpr95),
+                Cell(f"{result.n_out:,}"),
+                score_cell("auroc", result.auroc),
+                score_cell("fpr95", result.fpr95),
             ),
         )
-        for name, one in scores.ood.items()
+        for name, result in scores.ood.items()
     ]
     return to_markdown(Table("", ("Set", "Uncertainty"), columns, tuple(rows)))
 
@@ -149,15 +149,15 @@ def _ood_table(scores: Scores) -> str:
 def _ood_notes(scores: Scores) -> list[str]:
     return [
         f"{escape_markdown(brief(name))}: {escape_markdown(note)}"
-        for name, one in scores.ood.items()
-        for note in detector_notes(one)
+        for name, result in scores.ood.items()
+        for note in detector_notes(result)
     ]
 
 
 KEY = "model-index"
 
 TASK = "text-classification"
-"""The Hub's name of the task."""
+"""Name of the task on the Hub."""
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -166,7 +166,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "ece": ("ece", "Expected calibration error"),
     "aurc": ("aurc", "Area under the risk-coverage curve"),
 }
-"""Type and name of each metric in the metadata, by the key of its score."""
+"""Key of a score -> type and name of its metric in the metadata."""
 
 _FRONT = re.compile(r"\A(\ufeff?\s*---[ \t]*\r?\n)(.*?)(^---[ \t]*\r?$)", re.DOTALL | re.MULTILINE)
 
@@ -176,13 +176,13 @@ Index = list[dict[str, Any]]
 def model_index(
     scores: Scores, *, model: str, dataset: str = DATASET, dataset_type: str | None = None
 ) -> Index:
-    """Return the metadata of one evaluation in the Hub's layout.
+    """Return the metadata of an evaluation in the format of the Hub.
 
     Args:
-        scores: What `evaluate` returned for the model.
+        scores: Result of `evaluate` for the model.
         model: Name of the model.
-        dataset: What the rows are called.
-        dataset_type: The data set's id on the Hub; made from `dataset` where None.
+        dataset: Name of the rows.
+        dataset_type: The data set's id on the Hub; None derives it from `dataset`.
     """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -210,17 +210,17 @@ def model_index(
 def merged_front_matter(text: str, index: Index, newline: str) -> str:
     """Return a card's text with an index merged into its metadata.
 
-    A result for the same task and data set keeps its other metrics; those of the same type and
-    name are replaced. Other results, models and keys stay.
+    For the same task and data set, metrics of the same type and name are replaced, and other
+    metrics are kept. Other results, models and keys are unchanged.
 
     Raises:
-        InputError: The front matter is not YAML of the kind that cards have.
+        InputError: The front matter is not valid YAML for a card.
     """
     match = _FRONT.match(text)
     if match is None:
         return f"---{newline}{_dumped(index, newline)}---{newline}{text}"
     front = match[2]
-    start, end, present = _place(front)
+    start, end, present = _locate(front)
     merged = _merged(present, index)
     if merged == present:
         return text
@@ -229,9 +229,9 @@ def merged_front_matter(text: str, index: Index, newline: str) -> str:
 
 
 def index_name(text: str) -> str | None:
-    """Return the name of the first model in a card's metadata; None where there is none."""
+    """Return the name of the first model in a card's metadata, or None."""
     match = _FRONT.match(text)
-    present = _place(match[2])[2] if match else []
+    present = _locate(match[2])[2] if match else []
     return str(present[0]["name"]) if present and present[0].get("name") else None
 
 
@@ -240,17 +240,17 @@ def _metrics(scores: Scores) -> Iterator[tuple[str, str, float, dict[str, Any] |
         if key in scores:
             args = {"num_bins": scores.num_bins} if key == "ece" else None
             yield kind, name, round(scores[key].value, 6), args
-    for name, one in scores.ood.items():
-        by = clean(f"{name} as out of distribution, by {score_words(one.score)}")
-        yield "roc_auc", f"AUROC, {by}", round(one.auroc.value, 6), None
+    for name, result in scores.ood.items():
+        by = clean(f"{name} as out of distribution, by {score_words(result.score)}")
+        yield "roc_auc", f"AUROC, {by}", round(result.auroc.value, 6), None
 
 
-def _place(front: str) -> tuple[int, int, Index]:
-    """Return where the key's lines begin and end, and its value; the end where it is missing."""
+def _locate(front: str) -> tuple[int, int, Index]:
+    """Return start and end of the key's lines, and its value; the end of `front` if missing."""
     import yaml
 
     try:
-        load_yaml(front)  # refuses what composing could not end with
+        load_yaml(front)  # rejects input on which composing might not terminate
     except InputError as error:
         raise InputError(f"the card's metadata {error!s:.200}") from None
     root = yaml.compose(front, Loader=yaml.SafeLoader)
@@ -263,54 +263,54 @@ def _place(front: str) -> tuple[int, int, Index]:
             start, end = key.start_mark.index, value.end_mark.index
             if not front[start:end].endswith("\n"):  # a value that ends within a line
                 end = front.find("\n", end) + 1 or len(front)
-            found = load_yaml(front)[KEY]
-            # a block ends where the next key starts: what stands between them is not its own
-            own = front[:start] + front[start:end].rstrip()
-            while own.rpartition("\n")[2].lstrip().startswith("#"):
-                own = own.rpartition("\n")[0].rstrip()
-            if load_yaml(own)[KEY] == found:
-                end = front.find("\n", len(own)) + 1 or len(front)
-            return start, end, _checked(found)
+            stored = load_yaml(front)[KEY]
+            # a block ends where the next key starts: comments in between do not belong to it
+            block = front[:start] + front[start:end].rstrip()
+            while block.rpartition("\n")[2].lstrip().startswith("#"):
+                block = block.rpartition("\n")[0].rstrip()
+            if load_yaml(block)[KEY] == stored:
+                end = front.find("\n", len(block)) + 1 or len(front)
+            return start, end, _checked(stored)
     return len(front), len(front), []
 
 
-def _checked(found: object) -> Index:
-    if found is None:
+def _checked(index: object) -> Index:
+    if index is None:
         return []
-    if isinstance(found, list) and all(
-        isinstance(one, dict) and isinstance(one.get("results", []), list) for one in found
+    if isinstance(index, list) and all(
+        isinstance(model, dict) and isinstance(model.get("results", []), list) for model in index
     ):
-        return found
-    raise InputError(f"the card's {KEY} must be a list of models with results, got {found!r:.80}")
+        return index
+    raise InputError(f"the card's {KEY} must be a list of models with results, got {index!r:.80}")
 
 
 def _merged(present: Index, new: Index) -> Index:
-    """Return `present` with the one model of `new` merged in."""
-    [ours] = new
-    models = [dict(one) for one in present]
-    same = next((one for one in models if one.get("name") == ours["name"]), None)
-    if same is None:
-        return [*models, ours]
-    results = list(same.get("results") or [])
-    for result in ours["results"]:
-        place = next((i for i, old in enumerate(results) if _about(old) == _about(result)), None)
-        if place is None:
+    """Return `present` with the single model of `new` merged in."""
+    [new_model] = new
+    models = [dict(model) for model in present]
+    existing = next((model for model in models if model.get("name") == new_model["name"]), None)
+    if existing is None:
+        return [*models, new_model]
+    results = list(existing.get("results") or [])
+    for result in new_model["results"]:
+        index = next((i for i, old in enumerate(results) if _about(old) == _about(result)), None)
+        if index is None:
             results.append(result)
         else:
-            metrics = _merged_metrics(results[place].get("metrics") or [], result["metrics"])
-            results[place] = {**results[place], "metrics": metrics}
-    same["results"] = results
+            metrics = _merged_metrics(results[index].get("metrics") or [], result["metrics"])
+            results[index] = {**results[index], "metrics": metrics}
+    existing["results"] = results
     return models
 
 
 def _merged_metrics(old: Index, new: Index) -> Index:
-    ours = {_metric(one): one for one in new}
-    kept = [ours.pop(_metric(one), one) for one in old]
-    return [*kept, *ours.values()]
+    replacements = {_metric(metric): metric for metric in new}
+    merged = [replacements.pop(_metric(metric), metric) for metric in old]
+    return [*merged, *replacements.values()]
 
 
-def _metric(one: Mapping[str, Any]) -> tuple[Any, Any]:
-    return one.get("type"), one.get("name")
+def _metric(metric: Mapping[str, Any]) -> tuple[Any, Any]:
+    return metric.get("type"), metric.get("name")
 
 
 def _about(result: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -336,23 +336,23 @@ def update_model_card(
 ) -> Path:
     """Write the reliability section and the model index of `scores` into a model card.
 
-    An earlier section is replaced where it stands, else it follows the card's last line. A second
-    call with the same scores changes nothing.
+    An earlier section is replaced in place, else the section is appended. A second call with the
+    same scores changes nothing.
 
     Args:
-        path: The card, a Markdown file; it has to exist.
-        scores: What `evaluate` returned for the model.
-        model: Name of the model in the index; where None the first that the card has, else the
-            name of the card's directory.
-        dataset: What the rows are called.
-        dataset_type: The data set's id on the Hub; made from `dataset` where None.
+        path: The card, an existing Markdown file.
+        scores: Result of `evaluate` for the model.
+        model: Name of the model in the index; None means the first model in the card, else the name
+            of the card's directory.
+        dataset: Name of the rows.
+        dataset_type: The data set's id on the Hub; None derives it from `dataset`.
 
     Returns:
         The path.
 
     Raises:
-        InputError: The card is missing or not UTF-8, its metadata is not YAML, or it has one marker
-            without the other.
+        InputError: The card is missing or not UTF-8, its metadata is not YAML, or it has only one
+            of the markers.
     """
     card = Path(path)
     text = read_card(card)
@@ -362,16 +362,16 @@ def update_model_card(
     section = model_card_section(scores, dataset=dataset).replace("\n", newline)
     updated = merged_front_matter(_with_section(text, section, newline), index, newline)
     if updated != text:
-        with atomic_file(card) as aside:
-            aside.write_bytes(updated.encode("utf-8"))
+        with atomic_file(card) as temporary:
+            temporary.write_bytes(updated.encode("utf-8"))
     return card
 
 
 def read_card(path: str | Path) -> str:
-    """Return a card's text, and complain where it could not be updated.
+    """Read a card's text and check that it can be updated.
 
     Raises:
-        InputError: As `update_model_card` says.
+        InputError: As `update_model_card`.
     """
     check_readable(path)
     try:
@@ -389,18 +389,18 @@ def read_card(path: str | Path) -> str:
 
 
 def scores_of_report(page: Path) -> dict[str, Scores]:
-    """Return the scores that a report has written beside its page, by the method's label."""
+    """Read the scores that a report has written beside its page, by the method's label."""
     methods = read_json(page.with_name("scores.json"))["methods"]
     return {
-        one["label"]: Scores.from_json({key: one[key] for key in one if key != "label"})
-        for one in methods
+        method["label"]: Scores.from_json({key: method[key] for key in method if key != "label"})
+        for method in methods
     }
 
 
 def _with_section(text: str, section: str, newline: str) -> str:
     if START in text:
-        before, rest = text.split(START)
-        return before + section + rest.split(END)[1]
+        head, tail = text.split(START)
+        return head + section + tail.split(END)[1]
     if not text or text.endswith(newline * 2):
         gap = ""
     else:

@@ -1,4 +1,4 @@
-"""The first screen of a report: a verdict, four numbers and a diagram of the method to use."""
+"""The first screen of a report: verdict, four numbers and diagram of the method to use."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from bayeslora.reporting.text import (
 )
 
 COLUMNS = ("accuracy", "nll", "overconfidence", "ece")
-"""Scores of the table of methods; the last make room for out-of-distribution sets."""
+"""Scores of the table of methods; out-of-distribution sets displace the last ones."""
 
 MOST_COLUMNS, MOST_SETS = 5, 2
-"""Columns of numbers in that table, and out-of-distribution sets among them."""
+"""Most columns of numbers in that table, and most out-of-distribution sets among them."""
 
 Kind = Literal["good", "warning", "open"]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One number.
+    """A number of the first screen.
 
     Attributes:
-        title: What it is.
+        title: Name of the number.
         value: The number as text.
-        detail: Its interval, or what it is made of.
+        detail: Its interval, or an explanation.
     """
 
     title: str
@@ -61,18 +61,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class Overview:
-    """What a reader sees first.
+    """The first screen.
 
     Attributes:
-        verdict: Whether the probabilities can be read as they stand, in a few words; with several
-            methods it names the one that it is of, marked by `text.named`.
-        kind: `good`, `warning`, or `open` where the rows cannot tell.
-        about: Why it is that one; empty where there is one method.
-        tiles: Accuracy, confidence, the gap between them, and what to hand to a person; without
-            labels, what is known of the confidence.
+        verdict: Whether the probabilities can be taken at face value, in a few words; with several
+            methods it names the method, marked by `text.named`.
+        kind: `good`, `warning`, or `open` if the rows are inconclusive.
+        about: Why this method is shown; empty for a single method.
+        tiles: Accuracy, confidence, the gap between them, and the share to pass to a person;
+            without labels, statistics of the confidence.
         figure: Name of the reliability diagram of that fit; without labels, of the histogram.
         caption: How to read the diagram.
-        methods: The methods by a few scores; None where there is one.
+        methods: The table of methods by a few scores; None for a single method.
     """
 
     verdict: str
@@ -88,9 +88,9 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Name
     """Return the first screen.
 
     Args:
-        facts: What was found out of the methods.
-        fits: Every fit of them, in the order of the figures.
-        named_scores: Their scores with their labels, in the order of the table.
+        facts: Facts on the methods.
+        fits: Every fit of the methods, in the order of the figures.
+        named_scores: Scores of the methods with their labels, in the order of the table.
     """
     leader = facts.leader
     if leader is None:
@@ -98,7 +98,7 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Name
     fit = leader.each[0]
     verdict, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
-    if len({bias_of(one.scores) for one in leader.each if miscalibrated(one)}) > 1:
+    if len({bias_of(seed_fit.scores) for seed_fit in leader.each if miscalibrated(seed_fit)}) > 1:
         verdict, kind = f"{named(leader.label)}: seeds disagree", "warning"
     elif one_of_several:
         verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
@@ -107,7 +107,7 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Name
         kind,
         _about(facts) if one_of_several else "",
         (*_scores(fit), *_person(fit)),
-        f"reliability-{1 + next(place for place, one in enumerate(fits) if one is fit)}",
+        f"reliability-{1 + next(index for index, other in enumerate(fits) if other is fit)}",
         f"Points below the diagonal: overconfident; above it: underconfident."
         f" {bins_that_miss(fit.points)}.",
         _methods(named_scores, facts) if len(named_scores) > 1 else None,
@@ -115,7 +115,7 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Name
 
 
 def _unlabelled(facts: Facts) -> Overview:
-    """Return what can be said of the first method where no row has a label."""
+    """Return the first screen of the first method if no row has a label."""
     first = facts.methods[0].each[0]
     predictions, mean = first.method.predictions, first.scores["mean_confidence"]
     sure = float((predictions.confidence >= SURE).mean())
@@ -136,10 +136,10 @@ def _unlabelled(facts: Facts) -> Overview:
 
 
 def verdict_of(scores: Scores) -> tuple[str, Kind]:
-    """Return whether the probabilities of one fit can be used as they are, in a few words.
+    """Return whether the probabilities of a fit can be used without recalibration, in a few words.
 
     Args:
-        scores: Of labelled examples.
+        scores: Scores of labelled examples.
     """
     gap, p = scores["overconfidence"], miscalibration_p(scores)
     size = counted(scores.n_labelled, "labelled example")
@@ -163,7 +163,7 @@ def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
 
 
 def _hidden(scores: Scores) -> str:
-    """Return what shows a miscalibration that cancels on average."""
+    """Return the evidence of a miscalibration that cancels on average."""
     points = occupied(scores.bins)
     if misses_more_than_chance(points):
         return missed_bins(points)
@@ -173,7 +173,7 @@ def _hidden(scores: Scores) -> str:
 
 
 def _about(facts: Facts) -> str:
-    """Return why the first screen is about this fit, and which methods are as good."""
+    """Return why the first screen shows this fit, and which methods are tied."""
     return "; ".join(filter(None, (_why(facts), _which_seed(facts))))
 
 
@@ -215,10 +215,10 @@ def _scores(fit: Assessed) -> list[Tile]:
 
 
 def _person(fit: Assessed) -> list[Tile]:
-    found = fit.answers.surest()
-    if found is None:
+    surest = fit.answers.surest()
+    if surest is None:
         return []
-    sure, rest = found
+    sure, rest = surest
     share = whole_percent(rest.size / (rest.size + sure.size))
     return [
         Tile(

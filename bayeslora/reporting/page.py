@@ -1,14 +1,15 @@
-"""The report as one HTML page that needs nothing else: no network, no other file.
+"""The report as one self-contained HTML page, without network or other files.
 
-Its only script sorts tables. The page's policy allows it by its hash, and no other.
+Its only script sorts tables. The page's Content-Security-Policy allows this script by its hash, and
+no other.
 
-The template is ours or a user's that extends it, which may be somebody else's file. It runs in
-Jinja2's sandbox, which keeps it from Python's insides, and all that it is given are texts and
-tables of texts: nothing it can reach opens a file or a connection. It can see no template but its
-own and ours, which are called `bayeslora/report.html.j2` and `bayeslora/macros.html.j2`. And it
-runs in a process of its own, with limits on time and memory, which the sandbox does not have:
-nested loops multiply, and one expression, `'x' * 10**12`, fills the memory. Only another process
-can be stopped in the middle of any expression, on every thread and in notebooks too.
+The template is the built-in one or a user's that extends it, which may come from somebody else. It
+runs in Jinja2's sandbox, without access to Python internals, and receives only texts and tables of
+texts: nothing within its reach opens a file or a connection. It sees only its own templates and the
+built-in `bayeslora/report.html.j2` and `bayeslora/macros.html.j2`. It also runs in a separate
+process with limits on time and memory, which the sandbox lacks: nested loops multiply, and a single
+expression, `'x' * 10**12`, fills the memory. Only another process can be stopped in the middle of
+any expression, on every thread and in notebooks too.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ if TYPE_CHECKING:
 
 
 def render_page(document: Document, template: PageTemplate | None = None) -> str:
-    """Return the page; every text in it is escaped by the template engine.
+    """Return the page; the template engine escapes every text.
 
     Args:
-        document: What it says.
-        template: Ours where None.
+        document: The report.
+        template: The template; None means the built-in one.
 
     Raises:
-        InputError: The template is a user's and wrong.
+        InputError: A user's template is invalid.
     """
     script = asset("report.js")
-    # Only texts and tables of texts go in: a user's template could call whatever methods it finds.
+    # Only texts and tables of texts: a user's template can call any method of its values.
     values = {
         "page": document,
         "sections": {section.id: section for section in document.sections},
@@ -71,10 +72,10 @@ def render_page(document: Document, template: PageTemplate | None = None) -> str
 
 
 def content_policy(script: str) -> str:
-    """Return the Content-Security-Policy of a page with one script, given as it stands there.
+    """Return the Content-Security-Policy of a page with one script, passed verbatim.
 
-    Pictures and fonts may only come from inside the page, for users' templates; the figures' inline
-    styles need `unsafe-inline`, which for styles loads nothing.
+    Images and fonts may only be embedded, for users' templates; the figures' inline styles need
+    `unsafe-inline`, which loads nothing for styles.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
@@ -84,31 +85,31 @@ def content_policy(script: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a style sheet or a script of ours."""
+    """Return a built-in style sheet or script."""
     path = files("bayeslora.reporting").joinpath("templates", name)
     return path.read_text(encoding="utf-8").strip()
 
 
 ENTRY = "report.html.j2"
-"""Name of the template of the page, ours and that in a user's directory."""
+"""Name of the page's template, built-in and in a user's directory."""
 
 MACROS = "macros.html.j2"
-"""Name of our template of tables and figures, for import."""
+"""Name of the built-in template of tables and figures, for import."""
 
 OURS = "bayeslora/"
-"""What our templates' names start with."""
+"""Prefix of the names of built-in templates."""
 
-_MARK = "template of the user: "  # in tracebacks, where a bare name could be any file's
+_MARK = "template of the user: "  # in tracebacks, where a bare name would be ambiguous
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a user's template.
+    """An error in a user's template.
 
     Attributes:
-        what: One line.
-        name: Of the template; empty where that is not known.
-        line: Number of the line from 1, or None.
+        what: The message, one line.
+        name: Name of the template; empty if unknown.
+        line: Line number from 1, or None.
     """
 
     what: str
@@ -117,7 +118,7 @@ class Trouble:
 
 
 def render(entry: str, sources: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """Return the page that the template `entry` makes of `values`."""
+    """Render the template `entry` with `values`."""
     jinja = environment(sources, values.get("sections", ()))
     page: str = jinja.get_template(entry).render(values)
     return page
@@ -131,11 +132,11 @@ def check_syntax(sources: Mapping[str, str]) -> None:
 
 
 def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Environment:
-    """Return a sandbox that sees the templates in `sources` and ours, and no other.
+    """Return a sandbox that sees only the templates in `sources` and the built-in ones.
 
     Args:
         sources: A user's templates by name.
-        sections: Ids of the sections, each of which is a block of our template of the page.
+        sections: Ids of the sections; each becomes a block of the built-in page template.
     """
     from jinja2 import (
         ChoiceLoader,
@@ -148,18 +149,18 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     blocks = (
-        f"{{% block {one} %}}{{{{ bl.section(sections.{one}) }}}}{{% endblock %}}"
-        for one in sections
+        f"{{% block {section} %}}{{{{ bl.section(sections.{section}) }}}}{{% endblock %}}"
+        for section in sections
     )
     page = DictLoader({ENTRY: "\n".join([asset(ENTRY), *blocks])})
     packaged = PackageLoader("bayeslora.reporting")
-    ours = PrefixLoader({OURS.rstrip("/"): ChoiceLoader([page, packaged])})
+    builtin_loader = PrefixLoader({OURS.rstrip("/"): ChoiceLoader([page, packaged])})
 
-    def theirs(name: str) -> tuple[str, str, None] | None:
+    def load_user(name: str) -> tuple[str, str, None] | None:
         return (sources[name], _MARK + name, None) if name in sources else None
 
     jinja = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([ours, FunctionLoader(theirs)]),
+        loader=ChoiceLoader([builtin_loader, FunctionLoader(load_user)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -170,31 +171,31 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
 
 
 def _runs(blocks: Sequence[object]) -> list[tuple[str, list[object]]]:
-    """Return blocks in a row of one class together, with the name of the class."""
+    """Group consecutive blocks of the same class, with the name of the class."""
     return [(kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)]
 
 
 def _names(sentence: str) -> Markup:
-    """Escape a sentence, keep numbers with their percent signs, and mark the names in it up."""
-    whole = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", sentence)
-    opened = escape(whole).replace(NAME_START, Markup('<bdi class="name">'))
+    """Escape a sentence, keep percent signs with their numbers, and mark up names."""
+    spaced = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", sentence)
+    opened = escape(spaced).replace(NAME_START, Markup('<bdi class="name">'))
     return opened.replace(NAME_END, Markup("</bdi>"))
 
 
 def _sort_value(shown: str) -> str:
-    """Return a shown number as JavaScript reads it; empty where there is none."""
+    """Return a displayed number in JavaScript syntax; empty if there is none."""
     plain = shown.replace("−", "-").replace(",", "").replace("∞", "Infinity")
-    found = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
-    return found[0].lstrip("+") if found else ""
+    match = re.match(r"[+-]?(\d+(\.\d+)?(e[+-]?\d+)?|Infinity)", plain)
+    return match[0].lstrip("+") if match else ""
 
 
 def trouble_of(error: Exception, sources: Mapping[str, str]) -> Trouble:
-    """Return what an error of a template is, and where it came up."""
-    name, line = _place(error, sources)
-    return Trouble(_what(error, sources), name, line)
+    """Return the message and the location of a template error."""
+    name, line = _location(error, sources)
+    return Trouble(_message(error, sources), name, line)
 
 
-def _what(error: Exception, sources: Mapping[str, str]) -> str:
+def _message(error: Exception, sources: Mapping[str, str]) -> str:
     from jinja2 import TemplateNotFound
 
     if isinstance(error, TemplateNotFound):
@@ -203,30 +204,32 @@ def _what(error: Exception, sources: Mapping[str, str]) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _place(error: Exception, sources: Mapping[str, str]) -> tuple[str, int | None]:
-    """Return the name and the line of the user's template where an error came up."""
+def _location(error: Exception, sources: Mapping[str, str]) -> tuple[str, int | None]:
+    """Return the name and the line of the user's template where an error occurred."""
     name, line = getattr(error, "name", None), getattr(error, "lineno", None)
     if isinstance(line, int) and name in sources:
         return str(name), line
     marked = {_MARK + name: name for name in sources}
     frames = traceback.extract_tb(error.__traceback__)
-    places = [(marked[one.filename], one.lineno) for one in frames if one.filename in marked]
-    return places[-1] if places else (next(iter(sources), ""), None)
+    locations = [
+        (marked[frame.filename], frame.lineno) for frame in frames if frame.filename in marked
+    ]
+    return locations[-1] if locations else (next(iter(sources), ""), None)
 
 
 MOST_TEMPLATE_BYTES = 10_000_000
-"""Of all files of a template together; ours have 20,000, and logos can lie in it as data URLs."""
+"""Size limit of all files of a template, which may embed logos; the built-in ones have 20,000."""
 
 
 @dataclass(frozen=True)
 class PageTemplate:
-    """A template and what it can include.
+    """A template of the page with the templates it can include.
 
     Attributes:
-        path: The user's file or directory; None for ours.
+        path: The user's file or directory; None for the built-in template.
         entry: Name of the template that makes the page.
         sources: The user's templates by name.
-        sha256: Hash of the user's templates in hexadecimal; empty for ours.
+        sha256: Hash of the user's templates in hexadecimal; empty for the built-in template.
     """
 
     path: Path | None = None
@@ -238,18 +241,18 @@ class PageTemplate:
         """Return the page.
 
         Args:
-            values: What the template is given by name; they can be pickled.
+            values: Variables of the template by name; must be picklable.
 
         Raises:
-            InputError: The user's template is wrong, or takes too much time or memory; the message
-                names the file and the line where it can.
+            InputError: The user's template is invalid, or takes too much time or memory; the
+                message names the file and the line if known.
         """
         if self.path is None:
             return render(self.entry, self.sources, values)
         return self._page(run_apart(self.entry, self.sources, values))
 
     def check(self) -> None:
-        """Raise InputError if a template of the user cannot be compiled."""
+        """Raise InputError if a user's template does not compile."""
         self._page(run_apart(self.entry, self.sources, None))
 
     def _page(self, result: str | Trouble) -> str:
@@ -258,39 +261,40 @@ class PageTemplate:
         path = self.path
         if path is not None and result.name and not path.is_file():
             path = path / result.name
-        where = f", line {result.line}" if result.line else ""
-        raise InputError(f"template {path}{where}: {result.what}")
+        location = f", line {result.line}" if result.line else ""
+        raise InputError(f"template {path}{location}: {result.what}")
 
 
 def load_template(path: str | Path | None) -> PageTemplate:
-    """Return the template of the page, read and checked for its syntax.
+    """Read the template of the page and check its syntax.
 
     Args:
-        path: A file, or a directory with a `report.html.j2` and what that includes; None for ours.
+        path: A file, or a directory with a `report.html.j2` and the templates it includes; None for
+            the built-in template.
 
     Raises:
-        InputError: There is no such template, or it is wrong; the message names file and line.
+        InputError: The template is missing or invalid; the message names file and line.
     """
     if path is None:
         return PageTemplate()
-    place = Path(path)
-    if place.is_dir():
-        found = sorted(file for file in place.rglob("*.j2") if file.is_file())
-        files = {file.relative_to(place).as_posix(): file for file in found}
+    template_path = Path(path)
+    if template_path.is_dir():
+        paths = sorted(file for file in template_path.rglob("*.j2") if file.is_file())
+        files = {file.relative_to(template_path).as_posix(): file for file in paths}
         entry = ENTRY
     else:
-        files, entry = {place.name: place}, place.name
+        files, entry = {template_path.name: template_path}, template_path.name
     if entry not in files or not files[entry].is_file():
-        expected = place / ENTRY if place.is_dir() else place
+        expected = template_path / ENTRY if template_path.is_dir() else template_path
         raise InputError(f"template {expected} does not exist or is not a file")
     size = sum(file.stat().st_size for file in files.values())
     if size > MOST_TEMPLATE_BYTES:
         raise InputError(
-            f"template {place} has {size:,} bytes; at most {MOST_TEMPLATE_BYTES:,} are read"
+            f"template {template_path} has {size:,} bytes; at most {MOST_TEMPLATE_BYTES:,} are read"
         )
     contents = {name: _read(file) for name, file in files.items()}
     sources = {name: content.decode("utf-8-sig") for name, content in contents.items()}
-    template = PageTemplate(place, entry, sources, _hash(contents))
+    template = PageTemplate(template_path, entry, sources, _hash(contents))
     template.check()
     return template
 
@@ -307,25 +311,25 @@ def _read(file: Path) -> bytes:
 
 
 def _hash(contents: Mapping[str, bytes]) -> str:
-    """Return the hash of the only file, or that of the list of all hashes and names."""
-    each = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    if len(each) == 1:
-        return next(iter(each.values()))
-    lines = (f"{each[name]}  {name}\n" for name in sorted(each))
+    """Return the hash of a single file, or of the list of all hashes and names."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = (f"{digests[name]}  {name}\n" for name in sorted(digests))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 SECONDS = 4
-"""Of computing; a page of ours with fifty methods takes half a second."""
+"""CPU time limit; a built-in page with fifty methods takes half a second."""
 
 MEMORY = 1 << 30
-"""Bytes beyond what the process starts with; the largest pages have 20 MB."""
+"""Memory limit in bytes, beyond the initial size of the process; the largest pages have 20 MB."""
 
 MOST_PAGE_BYTES = 200_000_000
-"""Of the page; no browser opens more."""
+"""Size limit of the page; no browser opens more."""
 
-# Where computing is limited this is for a machine that gives the process hardly any time: nothing
-# in a template can wait. Where it is not, it is the only limit.
+# With a CPU time limit, this is for heavily loaded machines only, since a template cannot sleep;
+# without, it is the only limit.
 _WALL_SECONDS = 600 if find_spec("resource") else 60
 _COMMAND = "from bayeslora.reporting.page import serve; serve()"
 
@@ -333,19 +337,19 @@ _COMMAND = "from bayeslora.reporting.page import serve; serve()"
 def run_apart(
     entry: str, sources: Mapping[str, str], values: Mapping[str, Any] | None
 ) -> str | Trouble:
-    """Return the page that the template makes of `values`, or what is wrong with the template.
+    """Render the template in another process; return the page, or the error of the template.
 
     Args:
         entry: Name of the template.
         sources: All templates of the user by name.
-        values: What the template is given; None only compiles it, and the page is empty.
+        values: Variables of the template; None only compiles it, and the page is empty.
     """
     job = pickle.dumps((entry, dict(sources), values, SECONDS))
-    found = [part or os.getcwd() for part in sys.path]  # noqa: PTH109
+    search_path = [part or os.getcwd() for part in sys.path]  # noqa: PTH109
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {**os.environ, **limits, "PYTHONPATH": os.pathsep.join(found)}
+    environment = {**os.environ, **limits, "PYTHONPATH": os.pathsep.join(search_path)}
     try:
-        done = subprocess.run(  # noqa: S603
+        process = subprocess.run(  # noqa: S603
             [sys.executable, "-P", "-c", _COMMAND],
             input=job,
             capture_output=True,
@@ -355,15 +359,15 @@ def run_apart(
         )
     except subprocess.TimeoutExpired:
         return Trouble(f"it takes more than {_WALL_SECONDS} seconds")
-    if done.returncode:
-        return _ended(done.returncode, done.stderr)
-    head, _, page = done.stdout.partition(b"\n")
+    if process.returncode:
+        return _ended(process.returncode, process.stderr)
+    head, _, page = process.stdout.partition(b"\n")
     trouble = json.loads(head)
     return Trouble(**trouble) if trouble else page.decode("utf-8")
 
 
 def serve() -> None:
-    """Do the job on stdin; write a line of JSON, `null` where all is well, and the page."""
+    """Run the job on stdin; write a line of JSON, `null` on success, and the page."""
     entry, sources, values, seconds = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own
     _limit(seconds)
     page, trouble = b"", None
@@ -374,7 +378,7 @@ def serve() -> None:
             page = render(entry, sources, values).encode("utf-8")
     except MemoryError:
         trouble = {"what": f"it needs more than {MEMORY >> 20:,} MB of memory"}
-    except Exception as error:  # an expression in a template raises whatever Python does
+    except Exception as error:  # an expression in a template can raise anything
         trouble = vars(trouble_of(error, sources))
     if len(page) > MOST_PAGE_BYTES:
         page, trouble = b"", {"what": f"the page has more than {MOST_PAGE_BYTES:,} bytes"}
@@ -382,7 +386,7 @@ def serve() -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Limit time and memory of this process, as far as the system can."""
+    """Limit time and memory of this process, as far as the system supports it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -390,18 +394,18 @@ def _limit(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     end = math.ceil(time.process_time()) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))
-    with suppress(OSError, ValueError):  # no /proc, or a lower limit is set already
+    with suppress(OSError, ValueError):  # no /proc, or a lower limit is already set
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         size = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _ended(code: int, said: bytes) -> Trouble:
-    """Return why the process ended before its time."""
+def _ended(code: int, stderr: bytes) -> Trouble:
+    """Return why the process failed."""
     import signal
 
     over = [getattr(signal, name, None) for name in ("SIGXCPU", "SIGKILL")]
     if -code in over:
         return Trouble(f"it takes more than {SECONDS} seconds of computing, or too much memory")
-    last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
+    last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
     return Trouble(f"it cannot be rendered (exit code {code}): {' '.join(last)}")

@@ -1,4 +1,4 @@
-"""Tables beyond the scores of methods: chance alone, every score, parts of the rows, confusion."""
+"""Further tables: ECE by chance, every score, parts of the rows, confusion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bayeslora.reporting.tables import Cell, Column, Row, Table
 from bayeslora.reporting.text import named, number, p_text, percent
 
 CHANCE_COLUMN = Column("ECE by chance")
-"""Beside ECE: what it reads on average for a calibrated model, and how often it reads as much."""
+"""Column beside ECE: its mean for a calibrated model, and how often it is at least as high."""
 
 _UNCERTAINTY_COLUMNS = {
     "mean": Column("all examples"),
@@ -50,11 +50,11 @@ HOW_TO_READ_CHANCE = (
     " would be at least as high by chance. A small p speaks against calibration; a large one is no"
     " proof of it."
 )
-"""Explains `CHANCE_COLUMN` below a table that has it."""
+"""Note on `CHANCE_COLUMN`, below a table that has it."""
 
 
 def chance_cell(scores: Scores) -> Cell:
-    """Return what ECE reads by chance, with the p-value of perfect calibration below it."""
+    """Return the ECE by chance, with the p-value of perfect calibration below it."""
     if scores.ece_if_calibrated is None:
         return Cell()
     p = "" if scores.calibration_p is None else f"p = {p_text(scores.calibration_p)}"
@@ -62,24 +62,26 @@ def chance_cell(scores: Scores) -> Cell:
 
 
 def with_chance(table: Table, methods: Sequence[Named]) -> Table:
-    """Return a table of methods with `CHANCE_COLUMN` behind ECE, where there is an ECE."""
+    """Return a table of methods with `CHANCE_COLUMN` after ECE, if there is an ECE."""
     titles = [column.title for column in table.columns]
     if COLUMNS["ece"].title not in titles:
         return table
-    place = titles.index(COLUMNS["ece"].title) + 1
+    position = titles.index(COLUMNS["ece"].title) + 1
     rows = tuple(
-        replace(row, cells=(*row.cells[:place], chance_cell(one.scores), *row.cells[place:]))
-        for row, one in zip(table.rows, methods, strict=True)
+        replace(
+            row, cells=(*row.cells[:position], chance_cell(method.scores), *row.cells[position:])
+        )
+        for row, method in zip(table.rows, methods, strict=True)
     )
-    columns = (*table.columns[:place], CHANCE_COLUMN, *table.columns[place:])
+    columns = (*table.columns[:position], CHANCE_COLUMN, *table.columns[position:])
     return replace(table, columns=columns, rows=rows)
 
 
 def explained(table: Table) -> Table:
-    """Return a table of methods with what ECE needs to be read.
+    """Return a table of methods with explanations of ECE.
 
-    Its heading says what the interval is, which can end at the value; `HOW_TO_READ_CHANCE` is among
-    the notes where there is `CHANCE_COLUMN`.
+    Its heading describes the interval, which can end at the value; `HOW_TO_READ_CHANCE` is added to
+    the notes if there is `CHANCE_COLUMN`.
     """
     columns = tuple(
         replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
@@ -90,13 +92,13 @@ def explained(table: Table) -> Table:
 
 
 def every_score_table(methods: Sequence[Named], facts: Facts) -> Table:
-    """Return every score of the catalogue, and of prediction sets, one method a row."""
+    """Return the table of every score of the catalogue and of prediction sets, a row per method."""
     table = score_table(methods, {}, keys=tuple(COLUMNS), facts=facts)
     return explained(with_chance(table, methods))
 
 
 def coverage_table(methods: Sequence[Named], facts: Facts) -> Table:
-    """Return the accuracy at each coverage; without columns where no example has a label."""
+    """Return the table of accuracy by coverage; without columns if no example has a label."""
     keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
     table = score_table(methods, {}, keys, facts)
     columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
@@ -106,11 +108,11 @@ def coverage_table(methods: Sequence[Named], facts: Facts) -> Table:
 
 
 def group_tables(methods: Sequence[Named]) -> list[Table]:
-    """Return a table of the rows of each value for every column that rows were grouped by."""
-    columns = list(dict.fromkeys(column for one in methods for column in one.scores.groups))
+    """Return a table for every grouping column, with scores per value."""
+    columns = list(dict.fromkeys(column for method in methods for column in method.scores.groups))
     return [
         _parts(
-            [(one.label, one.scores.groups.get(column, {})) for one in methods],
+            [(method.label, method.scores.groups.get(column, {})) for method in methods],
             column,
             {key: COLUMNS[key] for key in GROUP_KEYS},
             f"Labelled examples by {named(shorten(clean(column)))}; small groups differ by chance.",
@@ -120,9 +122,9 @@ def group_tables(methods: Sequence[Named]) -> list[Table]:
 
 
 def class_table(methods: Sequence[Named]) -> Table:
-    """Return the scores of every class; without rows where none were asked for."""
+    """Return the table of scores per class; without rows if classes were not scored."""
     return _parts(
-        [(one.label, one.scores.classes) for one in methods],
+        [(method.label, method.scores.classes) for method in methods],
         "class",
         {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
         "Scores of every class, one against the rest.",
@@ -130,14 +132,14 @@ def class_table(methods: Sequence[Named]) -> Table:
 
 
 def near_far_table(methods: Sequence[Named]) -> Table:
-    """Return detection averaged over near and over far sets; without rows where there are none."""
+    """Return the table of detection averaged over near and far sets; without rows if none."""
     rows = [
         Row(
-            (one.label, f"{kind}: {_listed(group.sets)}", score_words(group.score)),
+            (method.label, f"{kind}: {_listed(group.sets)}", score_words(group.score)),
             tuple(score_cell(key, group.scores.get(key)) for key in OOD_COLUMNS),
         )
-        for one in methods
-        for kind, group in one.scores.ood_groups.items()
+        for method in methods
+        for kind, group in method.scores.ood_groups.items()
     ]
     headings = ("Method", "Mean over sets", "Uncertainty")
     caption = "Means over near and over far sets; every set counts the same."
@@ -145,17 +147,19 @@ def near_far_table(methods: Sequence[Named]) -> Table:
 
 
 def uncertainty_table(methods: Sequence[Named]) -> Table:
-    """Return the mean uncertainties; without rows where no method has any."""
+    """Return the table of mean uncertainties; without rows if no method has any."""
     rows = [
         Row(
-            (one.label, _uncertainty_words(name)),
+            (method.label, _uncertainty_words(name)),
             tuple(score_cell(part, means.get(part)) for part in PARTS),
         )
-        for one in methods
-        for name, means in _distinct(one.scores.uncertainty).items()
+        for method in methods
+        for name, means in _distinct(method.scores.uncertainty).items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
-    is_point = any(_distinct(one.scores.uncertainty) != one.scores.uncertainty for one in methods)
+    is_point = any(
+        _distinct(method.scores.uncertainty) != method.scores.uncertainty for method in methods
+    )
     notes = (
         "In nats; the logit variance in squared units of a logit."
         f" {_BRACKETS}{_ALL_ALEATORIC if is_point else ''}"
@@ -171,10 +175,10 @@ def _uncertainty_words(name: str) -> str:
 def _distinct(
     uncertainty: Mapping[str, Mapping[str, Score]],
 ) -> Mapping[str, Mapping[str, Score]]:
-    """Return the uncertainties that say something of their own.
+    """Return the uncertainties without redundant ones.
 
-    Where the epistemic part is 0 on all rows, as that of a point estimate is, the aleatoric part
-    equals the total.
+    If the epistemic part is 0 on all rows, as for a point estimate, the aleatoric part equals the
+    total.
     """
     epistemic = uncertainty.get("epistemic", {})
     if "total" not in uncertainty or not epistemic:
@@ -190,17 +194,17 @@ def _parts(
     columns: Mapping[str, Column],
     caption: str,
 ) -> Table:
-    every = [part for _, parts in methods for part in parts.values()]
-    kept = [key for key in columns if any(key in part.scores for part in every)]
+    all_parts = [part for _, parts in methods for part in parts.values()]
+    keys = [key for key in columns if any(key in part.scores for part in all_parts)]
     rows = [
         Row(
             (label, shorten(clean(name))),
-            (Cell(f"{part.n:,}"), *(score_cell(key, part.scores.get(key)) for key in kept)),
+            (Cell(f"{part.n:,}"), *(score_cell(key, part.scores.get(key)) for key in keys)),
         )
         for label, parts in methods
         for name, part in parts.items()
     ]
-    titles = (Column("Examples"), *(columns[key] for key in kept))
+    titles = (Column("Examples"), *(columns[key] for key in keys))
     return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows), _BRACKETS)
 
 
@@ -209,38 +213,38 @@ def _listed(names: Sequence[str]) -> str:
 
 
 MOST_CLASSES = 10
-"""Classes of which the whole matrix is shown; of more, the most frequent mistakes."""
+"""Most classes of a full matrix; with more, the most frequent mistakes are listed."""
 
 MOST_PAIRS = 20
-"""Mistakes that are listed per method."""
+"""Most mistakes listed per method."""
 
 
 def confusion_tables(methods: Sequence[Named]) -> list[Table]:
-    """Return the confusion matrix of each method, or one table of the most frequent mistakes.
+    """Return the confusion matrix of each method, and a table of mistakes for many classes.
 
-    Methods without labelled rows are left out, and so are methods without mistakes where mistakes
-    are listed.
+    Methods without labelled rows are left out, and so are methods without mistakes in the table of
+    mistakes.
 
     Args:
         methods: Scores with their labels.
     """
-    known = [one for one in methods if one.scores.confusion]
-    small = [one for one in known if one.scores.num_classes <= MOST_CLASSES]
-    pairs = _pairs_table([one for one in known if one not in small])
+    with_confusion = [method for method in methods if method.scores.confusion]
+    small = [method for method in with_confusion if method.scores.num_classes <= MOST_CLASSES]
+    pairs = _pairs_table([method for method in with_confusion if method not in small])
     return [*map(_matrix_table, small), *([pairs] if pairs.rows else [])]
 
 
-def _matrix_table(one: Named) -> Table:
-    names = _names(one)
+def _matrix_table(method: Named) -> Table:
+    names = _names(method)
     rows = []
-    for name, line in zip(names, one.scores.confusion, strict=True):
+    for name, line in zip(names, method.scores.confusion, strict=True):
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
-        rows.append(Row((one.label, name), (*cells, Cell(f"{total:,}"))))
+        rows.append(Row((method.label, name), (*cells, Cell(f"{total:,}"))))
     columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
     caption = (
-        f"{named(one.label)}: examples of each class by prediction, with their share of the"
-        f" class.{_summed(one)}"
+        f"{named(method.label)}: examples of each class by prediction, with their share of the"
+        f" class.{_summed(method)}"
     )
     return Table(caption, ("Method", "Label"), columns, tuple(rows))
 
@@ -248,12 +252,12 @@ def _matrix_table(one: Named) -> Table:
 def _pairs_table(methods: Sequence[Named]) -> Table:
     rows = [
         Row(
-            (one.label, names[label], names[prediction]),
+            (method.label, names[label], names[prediction]),
             (Cell(f"{counts[label, prediction]:,}"), Cell(percent(shares[label, prediction]))),
         )
-        for one in methods
-        for counts, shares in [_counts_and_shares(one)]
-        for names in [_names(one)]
+        for method in methods
+        for counts, shares in [_counts_and_shares(method)]
+        for names in [_names(method)]
         for label, prediction in _most_frequent_mistakes(counts)
     ]
     caption = (
@@ -264,24 +268,24 @@ def _pairs_table(methods: Sequence[Named]) -> Table:
     return Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows))
 
 
-def _counts_and_shares(one: Named) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    counts = np.array(one.scores.confusion, dtype=np.int64)
+def _counts_and_shares(method: Named) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    counts = np.array(method.scores.confusion, dtype=np.int64)
     return counts, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def _most_frequent_mistakes(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return (label, prediction) of the most frequent mistakes; of equal ones the first classes."""
+    """Return (label, prediction) of the most frequent mistakes; ties go to the first classes."""
     mistakes = counts.copy()
     np.fill_diagonal(mistakes, 0)
     order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
-    places = (divmod(int(place), len(counts)) for place in order if mistakes.flat[place])
-    return list(places)
+    cells = (divmod(int(index), len(counts)) for index in order if mistakes.flat[index])
+    return list(cells)
 
 
-def _names(one: Named) -> list[str]:
-    return [shorten(clean(name)) for name in one.scores.class_names]
+def _names(method: Named) -> list[str]:
+    return [shorten(clean(name)) for name in method.scores.class_names]
 
 
-def _summed(one: Named) -> str:
-    seeds = one.scores.intervals.get("num_seeds")
+def _summed(method: Named) -> str:
+    seeds = method.scores.intervals.get("num_seeds")
     return f" Counts are sums over {counted(int(seeds), 'seed')}." if seeds else ""

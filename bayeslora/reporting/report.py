@@ -1,4 +1,4 @@
-"""The one call that turns predictions into a report, and its result, which a notebook shows."""
+"""The function that turns predictions into a report, and its result, which notebooks display."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_c
 from bayeslora.reporting.viewer import viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
-if sys.platform == "win32":  # a class of paths can be derived from the system's own class alone
+if sys.platform == "win32":  # a path class must be derived from the system's own class
     from pathlib import WindowsPath as SystemPath
 else:
     from pathlib import PosixPath as SystemPath
@@ -55,14 +55,14 @@ HEIGHT = 640
 
 
 class Report(SystemPath):
-    """The path of a report's `index.html`: a `pathlib.Path` in every respect.
+    """The path of a report's `index.html`, a `pathlib.Path`.
 
-    In a notebook, as the last value of a cell, it shows the page in a frame that can reach neither
-    the notebook nor the network.
+    As the last value of a notebook cell, it shows the page in a frame without access to the
+    notebook or the network.
     """
 
     def _repr_html_(self) -> str | None:
-        """Return the page in a frame; None where this is no page, such as the directory."""
+        """Return the page in a frame; None if this path is not a page, such as the directory."""
         if self.suffix != ".html" or not self.is_file():
             return None
         page = escape(self.read_text(encoding="utf-8"), quote=True)
@@ -93,7 +93,7 @@ LAYOUT = Layout(
     ),
     complete=True,
 )
-"""What a report's directory holds."""
+"""Contents of a report's directory."""
 
 
 def report(
@@ -126,73 +126,70 @@ def report(
     seed: int = 0,
     reading: PredictionsReading = AS_WRITTEN,
 ) -> Report:
-    """Score predictions, and write a report that can be sent to somebody as one file.
+    """Score predictions and write a report whose page can be shared as a single file.
 
     The directory holds `index.html` (self-contained), `report.md`, `tables.tex`, `scores.json`,
-    `scores.csv` and `figures/`. It appears whole or not at all, and the same input gives the same
-    bytes.
+    `scores.csv` and `figures/`. It is written atomically, and the same input gives the same bytes.
 
     Args:
-        items: Predictions, paths of files of them, or data frames: one, or one for each method or
-            seed.
-        ood: Out-of-distribution sets by name; where there are several items, by method:
-            `{"polar-vbll": {"unseen": predictions}}`. A method is named by its name, or by its
-            label such as `polar (seed 1)` where several items share the name.
-        shifted: Predictions of the same rows made worse on purpose (`bayeslora predict --corrupt`),
-            of any method: the page shows calibration against severity.
-        out: Directory to make.
-        title: Title of the page; by default it names one or two methods, and counts more.
-        overwrite: Replace `out` where it is an earlier report.
-        examples: Whether the page shows the rows that were answered most confidently wrong. They
-            are left out where texts or ids must not be passed on.
-        example_column: The further column with the texts of these rows; by default `text` where it
-            is there. Rows without a text are shown by their ids.
-        interactive: Whether to write `view.html` too, a page that filters and sorts every example
-            in a browser; it holds all of their texts, unless `examples` is false.
-        template: A Jinja2 template of the page, or a directory with a `report.html.j2`, in place of
-            ours, which it may extend; see docs/reports.md.
-        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page has SVG in any
-            case.
-        per_class: Draw the reliability of each class's probability too, one class against the
-            rest: `True`, or the names of the classes to draw.
-        spectrum: What adapters changed, as `{label: clf.spectrum()}`; of an ensemble the first
-            member is shown.
-        robustness: Scores under attack: what `clf.robustness` returns, or a file of
+        items: Predictions, paths of predictions files, or data frames: a single one, or one per
+            method or seed.
+        ood: Out-of-distribution sets by name; for several items, by method:
+            `{"polar-vbll": {"unseen": predictions}}`. The key of a method is its name, or its label
+            such as `polar (seed 1)` if several items share the name.
+        shifted: Predictions of the same rows, corrupted (`bayeslora predict --corrupt`), for any of
+            the methods: the page shows calibration against severity.
+        out: Directory to create.
+        title: Title of the page; by default it names up to two methods, else it counts them.
+        overwrite: Replace `out` if it is an earlier report.
+        examples: Whether the page shows the most confident errors. Disable it if texts or ids must
+            not be shared.
+        example_column: The further column with the texts of these rows; by default `text` if it
+            exists. Rows without a text are shown by their ids.
+        interactive: Whether to also write `view.html`, a page to filter and sort every example in a
+            browser; it holds all texts, unless `examples` is false.
+        template: A Jinja2 template of the page, or a directory with a `report.html.j2`, instead of
+            the built-in template, which it may extend; see docs/reports.md.
+        figures: Formats of the files in `figures/`: `svg`, `png`, `pdf`. The page always has SVG.
+        per_class: Also draw one-vs-rest reliability diagrams of classes: `True`, or the names of
+            the classes to draw.
+        spectrum: Adapter changes, as `{label: clf.spectrum()}`; for an ensemble the first member is
+            shown.
+        robustness: Scores under attack: results of `clf.robustness`, or files of
             `bayeslora evaluate --attack --out`, one or several.
-        provenance: What else to say about the run, such as `{"command": "…", "data": {…}}`.
-        ood_score: The uncertainty to judge detection by; see `evaluate`.
-        near: Names of out-of-distribution sets to average over as near ones, as in `evaluate`.
-        far: Names of those to average over as far ones.
-        group_by: Columns of the predictions: tables of the rows of each of their values.
-        by_class: A table of every class's scores.
-        cluster_by: A column whose equal values mark rows that belong together: the bootstrap draws
-            them together.
+        provenance: Further facts about the run, such as `{"command": "…", "data": {…}}`.
+        ood_score: The uncertainty used for detection; see `evaluate`.
+        near: Names of out-of-distribution sets to average as near sets, as in `evaluate`.
+        far: Names of out-of-distribution sets to average as far sets.
+        group_by: Columns of the predictions; adds a table with scores per value for each.
+        by_class: Add a table of scores per class.
+        cluster_by: A column whose equal values mark rows that the bootstrap resamples together.
         interval: `percentile`, or `bca`.
-        over_seeds: Whether fits of one method with several seeds are one method: means over seeds
-            with t intervals. Figures and examples show every fit.
-        num_bins: Bins of the calibration errors and of the diagrams.
-        num_resamples: Bootstrap resamples behind the intervals.
-        seed: Of the bootstrap.
-        reading: How to read files that are not as this package writes them.
+        over_seeds: Whether to pool fits of one method with several seeds: means over seeds with t
+            intervals. Figures and examples show every fit.
+        num_bins: Number of bins of the calibration errors and of the diagrams.
+        num_resamples: Number of bootstrap resamples for the intervals.
+        seed: Seed of the bootstrap.
+        reading: How to read files in another format than this package writes.
 
     Returns:
         Path of `index.html`, which a notebook shows as the page.
 
     Raises:
-        InputError: `out` exists and is not to be replaced, or an input or the template is wrong.
+        InputError: `out` exists and may not be replaced, or an input or the template is invalid.
     """
-    given = locals()  # for the call that repeats the report: no option can be forgotten
+    arguments = locals()  # every option, for the call that repeats the report
     target = Path(out)
     check_target(target, overwrite=overwrite)
     items = as_list(items)
     worse = as_list(shifted)
     read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
     refuse_inputs(target, *read, *([] if template is None else [template]))
-    look = load_template(template)
+    page_template = load_template(template)
     formats = check_formats(figures)
     options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
     options["seed"] = as_seed(seed)
-    asked = Asked(
+    evaluate_options = Asked(
         near=column_names(near),
         far=column_names(far),
         group_by=column_names(group_by),
@@ -200,93 +197,95 @@ def report(
         cluster_by=cluster_by,
         interval=interval,
     )
-    Resampling(num_resamples, seed, interval)  # complains before anything is read
+    Resampling(num_resamples, seed, interval)  # checks before reading anything
     column = (example_column or EXAMPLE_COLUMN) if examples else None
-    with atomic_directory(target, LAYOUT, overwrite=overwrite) as aside:
+    with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
         shown = () if column is None else (column, *QUESTION_COLUMNS)
-        gathered = gather(items, ood, columns=shown, needed=asked.columns, reading=reading)
+        gathered = gather(
+            items, ood, columns=shown, needed=evaluate_options.columns, reading=reading
+        )
         if examples and example_column is not None:
             check_column(gathered, example_column)
         check_classes(per_class, gathered)
-        asked.check(gathered)
-        named = {name for one in gathered for name in (one.name, one.predictions.name)}
+        evaluate_options.check(gathered)
+        named = {name for method in gathered for name in (method.name, method.predictions.name)}
         analysis = analyse(
             gathered,
-            [load_source(one, reading=reading) for one in worse],
-            asked=asked,
+            [load_source(predictions, reading=reading) for predictions in worse],
+            evaluate_options=evaluate_options,
             ood_score=ood_score,
             over_seeds=over_seeds,
             changes=adapter_changes(spectrum),
             robustness=robustness_curves(robustness, named),
             **options,
         )
-        told = {**given, **options, "figures": formats}
+        resolved = {**arguments, **options, "figures": formats}
         document = compose(
             title,
             analysis,
             draw(analysis, formats=formats, per_class=per_class),
-            provenance={**_command(gathered, worse, analysis, told), **(provenance or {})},
+            provenance={**_command(gathered, worse, analysis, resolved), **(provenance or {})},
             settings={
                 **_settings(analysis.fits, **options),
                 **_seeds(analysis.methods),
-                **_look_settings(column, look),
+                **_look_settings(column, page_template),
             },
             example_column=column,
             view=VIEW if interactive else "",
         )
-        _write_pages(aside, document, look, formats)
+        _write_pages(temporary, document, page_template, formats)
         if interactive:
             page = _view(gathered, document.title, analysis, column=column)
-            _write(aside / VIEW, page)
-        write_csv(aside / "scores.csv", analysis)
-        found = scores_json(document.title, analysis)
-        write_json(aside / SCORES, {**found, "files": listed_files(aside)})
+            _write(temporary / VIEW, page)
+        write_csv(temporary / "scores.csv", analysis)
+        scores = scores_json(document.title, analysis)
+        write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
     return Report(target / PAGE)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise InputError if a report cannot be written to `target`, before anything is computed.
+    """Raise InputError if a report cannot be written to `target`, before computing anything.
 
     Raises:
-        InputError: `target` exists and is not to be replaced, holds something else than a report,
-            or cannot be written.
+        InputError: `target` exists and may not be replaced, is not a report, or is not writable.
     """
     check_writable(target)
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
 
-_ALWAYS_TOLD = {"num_bins", "num_resamples", "seed"}
-_NEVER_TOLD = {"items", "ood", "overwrite", "spectrum", "robustness", "provenance", "reading"}
+_ALWAYS_SHOWN = {"num_bins", "num_resamples", "seed"}
+_NEVER_SHOWN = {"items", "ood", "overwrite", "spectrum", "robustness", "provenance", "reading"}
 
 
 def _command(
     methods: Sequence[Method],
     worse: Sequence[PredictionsLike],
     analysis: Analysis,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Return the call that makes the report again, where every input of it is in a file."""
-    # A spectrum is a value of the session, which no call written down can give.
+    """Return the call that reproduces the report, if all inputs are files."""
+    # A spectrum exists only in memory, so no call can reproduce it.
     if (
         analysis.changes
         or analysis.robustness
-        or not all(isinstance(one, str | Path) for one in worse)
+        or not all(isinstance(predictions, str | Path) for predictions in worse)
     ):
         return {}
     known = signature(report).parameters
-    told = {
-        name: str(given[name]) if isinstance(given[name], Path) else given[name]
+    keywords = {
+        name: str(arguments[name]) if isinstance(arguments[name], Path) else arguments[name]
         for name in known
-        if name in _ALWAYS_TOLD or (name not in _NEVER_TOLD and given[name] != known[name].default)
+        if name in _ALWAYS_SHOWN
+        or (name not in _NEVER_SHOWN and arguments[name] != known[name].default)
     }
     if worse:
-        told["shifted"] = [str(one) for one in worse]
-    call = python_call(methods, **told)
+        keywords["shifted"] = [str(path) for path in worse]
+    call = python_call(methods, **keywords)
     return {"command": call} if call else {}
 
 
 def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: str | None) -> str:
-    """Return the page that filters and sorts every example, the leading method's first."""
+    """Return the interactive page of every example, with the leading method first."""
     leader = analysis.facts.leader
     return viewer_page(
         methods,
@@ -294,7 +293,7 @@ def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: 
         column or EXAMPLE_COLUMN,
         leader=analysis.fits[0].label if leader is None else leader.each[0].label,
         examples=column is not None,
-        scores={one.label: one.scores for one in analysis.fits},
+        scores={fit.label: fit.scores for fit in analysis.fits},
     )
 
 
@@ -310,13 +309,13 @@ def _settings(
 
 
 def _seeds(methods: Sequence[Assessed]) -> dict[str, str]:
-    """Return the setting that names pooled fits."""
-    told = [
-        f"{one.label} {', '.join(fit.method.seed for fit in one.fits)}"
-        for one in methods
-        if one.fits
+    """Return the setting that lists pooled seeds."""
+    seeds = [
+        f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
+        for method in methods
+        if method.fits
     ]
-    return {"seeds whose means are shown": clean("; ".join(told))} if told else {}
+    return {"seeds whose means are shown": clean("; ".join(seeds))} if seeds else {}
 
 
 def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]:
@@ -332,11 +331,11 @@ def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]
 
 
 def _write_pages(
-    folder: Path, document: Document, look: PageTemplate, formats: tuple[str, ...]
+    folder: Path, document: Document, page_template: PageTemplate, formats: tuple[str, ...]
 ) -> None:
-    """Write what people read: the page, its figures, the Markdown and the LaTeX tables."""
+    """Write the page, its figures, the Markdown and the LaTeX tables."""
     write_figures(folder / "figures", document.drawings)
-    _write(folder / PAGE, render_page(document, look))
+    _write(folder / PAGE, render_page(document, page_template))
     _write(folder / "report.md", render_markdown(document, formats))
     _write(folder / "tables.tex", render_latex(document))
 

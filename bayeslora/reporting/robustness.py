@@ -1,4 +1,4 @@
-"""What accuracy is left where inputs are perturbed against a classifier in a table."""
+"""Scores of classifiers under adversarial perturbations, as a table."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ RobustnessLike = Robustness | str | Path | Sequence[Robustness | str | Path]
 
 
 def robustness_curves(
-    given: RobustnessLike | None, names: Collection[str]
+    robustness: RobustnessLike | None, names: Collection[str]
 ) -> tuple[Robustness, ...]:
-    """Return the curves of classifiers, read from files where paths are given.
+    """Return the robustness curves of classifiers, read from files if paths are given.
 
-    Log which of them are of none of the methods beside them.
+    Logs curves without a method of the same name.
 
     Args:
-        given: Curves or paths.
-        names: Of these methods.
+        robustness: Curves or paths.
+        names: Names of the methods in the report.
 
     Raises:
-        InputError: A file holds none, or they are of different inputs.
+        InputError: A file holds no curve, or the curves are of different inputs.
     """
-    if given is None:
+    if robustness is None:
         return ()
-    items = [given] if isinstance(given, Robustness | str | Path) else list(given)
+    items = [robustness] if isinstance(robustness, Robustness | str | Path) else list(robustness)
     curves = []
     for item in items:
         if not isinstance(item, Robustness | str | Path):
             raise InputError(f"robustness must be what clf.robustness returns, got {item!r:.80}")
         curves.append(item if isinstance(item, Robustness) else Robustness.load(item))
     check_curves(curves)
-    if others := [one.name for one in curves if one.name not in names]:
+    if others := [curve.name for curve in curves if curve.name not in names]:
         logger.warning(
             "the robustness of %s is in the report, and no predictions of that name", listed(others)
         )
@@ -54,20 +54,20 @@ def robustness_curves(
 
 
 def robustness_table(curves: Sequence[Robustness]) -> Table:
-    """Return the scores of every classifier by the radius of the perturbation."""
+    """Return the table of scores of every classifier by the radius of the perturbation."""
     first = curves[0]
-    labels = unique_labels([one.name for one in curves])
+    labels = unique_labels([curve.name for curve in curves])
     rows = tuple(
         Row(
-            (label if not place else "", f"{point.eps:.4g}"),
+            (label if not index else "", f"{point.eps:.4g}"),
             tuple(Cell(*point.scores[key].said()) for key in _KEYS),
         )
-        for label, one in zip(labels, curves, strict=True)
-        for place, point in enumerate(one.points)
+        for label, curve in zip(labels, curves, strict=True)
+        for index, point in enumerate(curve.points)
     )
     scores = ", ".join(
-        f"{clean(shorten(label))} {one.score:.3f}"
-        for label, one in zip(labels, curves, strict=True)
+        f"{clean(shorten(label))} {curve.score:.3f}"
+        for label, curve in zip(labels, curves, strict=True)
     )
     unit = "the mean norm of an embedding" if first.space == "embeddings" else "the pixels' range"
     no_words = " No text need have these embeddings." if first.space == "embeddings" else ""

@@ -1,8 +1,8 @@
-"""What was run: a card for each method, and data, sizes, versions, seeds and command.
+"""Record of the run: a card per method, and data, sizes, versions, seeds and command.
 
-Cards come from the metadata of the predictions. Files of other tools have none, and their cards say
-so rather than guess. Hashes identify the inputs, and where all are files a call or command makes
-the report again.
+Cards are made from the metadata of the predictions. Files of other tools have none, and their cards
+say so. Hashes identify the inputs, and if all inputs are files, a call or command reproduces the
+report.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ LINK_WORDS = {
     "probit": "probit approximation of the mean of softmax",
     "bridge": "Laplace bridge to a Dirichlet",
 }
-"""How logits with a distribution become probabilities, in words."""
+"""Link of a distribution of logits to probabilities, in words."""
 
 LONGEST_SUMMARY, LONGEST_SOURCES = 160, 400
-"""Widest texts of a summary and of sources, in columns of a terminal."""
+"""Widths of a summary and of sources, in terminal columns."""
 
 TOLD = frozenset({"adapter_summary", "posterior_summary", "sources"})
-"""Metadata that stand on the cards alone."""
+"""Metadata shown only on the cards."""
 
 UNKNOWN = "Its file does not say how it was made; everything here is judged by its probabilities."
 
@@ -47,9 +47,9 @@ class Record:
     """Facts about a method or a run, plain text.
 
     Attributes:
-        title: What they are about.
+        title: Subject of the facts.
         rows: Names and values.
-        summary: The same in a sentence, or empty.
+        summary: Summary in a sentence, or empty.
     """
 
     title: str
@@ -58,22 +58,22 @@ class Record:
 
 
 def method_cards(methods: Sequence[Assessed]) -> tuple[Record, ...]:
-    """Return what is known of every method, in order."""
-    return tuple(_card(one) for one in methods)
+    """Return a card for every method, in order."""
+    return tuple(_card(method) for method in methods)
 
 
-def _card(one: Assessed) -> Record:
-    notes = one.method.predictions.metadata
+def _card(assessed: Assessed) -> Record:
+    notes = assessed.method.predictions.metadata
     parts = [
         _described(notes[key], notes.get(f"{key}_summary", ""))
         for key in ("adapter", "posterior")
         if key in notes
     ]
     summary = " with ".join(parts) if notes else UNKNOWN
-    unlabelled = one.scores.n - one.scores.n_labelled
+    unlabelled = assessed.scores.n - assessed.scores.n_labelled
     without = f", {unlabelled:,} of them without a label" if unlabelled else ""
-    size = f"{counted(one.scores.n, 'example')} of {classes_of(one.scores)}{without}"
-    return Record(one.label, (*_rows(notes), ("scored on", size)), summary)
+    size = f"{counted(assessed.scores.n, 'example')} of {classes_of(assessed.scores)}{without}"
+    return Record(assessed.label, (*_rows(notes), ("scored on", size)), summary)
 
 
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -103,21 +103,21 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _later(
     notes: Mapping[str, str], key: str, registry: Mapping[str, Any], title: str
 ) -> Iterator[tuple[str, str]]:
-    """Return what was fitted to the predictions afterwards, and to how many rows."""
+    """Yield the post-hoc step fitted to the predictions, with its number of rows."""
     if key in notes:
         rows = _whole(notes.get(f"{key}_rows", ""))
         fitted = "" if rows is None else f"; fitted to {counted(rows, 'example')}"
         alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
         meant = f"; at most a share of {brief(alpha)} missed" if alpha else ""
-        known = getattr(registry.get(notes[key]), "summary", "")
-        yield title, f"{_described(notes[key], known)}{meant}{fitted}"
+        summary = getattr(registry.get(notes[key]), "summary", "")
+        yield title, f"{_described(notes[key], summary)}{meant}{fitted}"
 
 
 def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     later = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}
-    found = [registry.get(notes.get(key, "")) for key, registry in later.items()]
+    entries = [registry.get(notes.get(key, "")) for key, registry in later.items()]
     known = [shorten(clean(notes["sources"]), LONGEST_SOURCES)] if notes.get("sources") else []
-    known += [one.source for one in found if one is not None]
+    known += [entry.source for entry in entries if entry is not None]
     sources = list(filter(None, known))
     if sources:
         yield "sources", "; ".join(sources)
@@ -129,12 +129,12 @@ def _described(name: str, summary: str) -> str:
 
 
 def _whole(text: str) -> int | None:
-    """Return a whole number that a tool may have noted; None for anything else."""
+    """Parse a non-negative integer from metadata; None for anything else."""
     return int(text) if text.isdecimal() and len(text) <= 12 else None
 
 
 def content_hash(predictions: Predictions) -> str:
-    """Return SHA-256, in hexadecimal, of what scores depend on: the same on every machine.
+    """Return the SHA-256 of everything scores depend on, in hexadecimal; machine-independent.
 
     It covers the classes, ids and names of scores as JSON, and every array as little-endian bytes.
     """
@@ -152,28 +152,28 @@ def content_hash(predictions: Predictions) -> str:
 
 
 def origin(source: Source) -> str:
-    """Return where predictions are from, with their hash."""
+    """Return the source of predictions, with their hash."""
     if source.path is None:
         return f"in memory (SHA-256 of the content {content_hash(source.predictions)})"
     return f"{clean(shown_path(source.path))} (SHA-256 {source.sha256})"
 
 
 def python_call(methods: Sequence[Method], **options: object) -> str:
-    """Return the call of `report` that makes a report again; empty where not all is in files.
+    """Return the call of `report` that reproduces a report; empty unless all inputs are files.
 
     Args:
-        methods: What was gathered.
-        **options: Of the call; those that are None are left out.
+        methods: Methods from `gather`.
+        **options: Options of the call; None values are left out.
     """
-    sources = [one.source for one in methods]
-    sources += [source for one in methods for source in one.ood.values()]
+    sources = [method.source for method in methods]
+    sources += [source for method in methods for source in method.ood.values()]
     if any(source.path is None or shown_path(source.path) == STDIN for source in sources):
         return ""
-    files = [str(one.source.path) for one in methods]
+    files = [str(method.source.path) for method in methods]
     sets: dict[str, Mapping[str, str]] = {
-        one.label: {name: str(source.path) for name, source in one.ood.items()}
-        for one in methods
-        if one.ood
+        method.label: {name: str(source.path) for name, source in method.ood.items()}
+        for method in methods
+        if method.ood
     }
     words = [repr(files), f"ood={sets!r}" if sets else ""]
     words += [f"{name}={value!r}" for name, value in options.items() if value is not None]
@@ -181,7 +181,7 @@ def python_call(methods: Sequence[Method], **options: object) -> str:
 
 
 Provenance = Mapping[str, str | Mapping[str, str]]
-"""Facts about the run by name; a mapping in place of a text makes a part of its own."""
+"""Facts about the run by name; a mapping as a value becomes a separate part."""
 
 PACKAGES = (
     "numpy",
@@ -194,17 +194,17 @@ PACKAGES = (
     "matplotlib",
     "jinja2",
 )
-"""Packages whose installed versions are recorded; they are not imported for that."""
+"""Packages whose installed versions are recorded, without importing them."""
 
 COMMAND = "command"
-"""The fact about the run that is shown first."""
+"""The fact about the run to show first."""
 
 MOST_CLASSES = 40
-"""Class names that are written out."""
+"""Most class names to list."""
 
 
 def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:
-    """Return the run in one line: its command where that is known, version and settings."""
+    """Return the run in one line: its command if known, version and settings."""
     command = provenance.get(COMMAND)
     first = [shorten(clean(command), 100)] if isinstance(command, str) else []
     last = [settings["intervals"]] if "intervals" in settings else []
@@ -217,13 +217,13 @@ def run_record(
     provenance: Provenance,
     settings: Mapping[str, str],
 ) -> tuple[Record, ...]:
-    """Return everything that somebody needs to make the numbers again.
+    """Return everything needed to reproduce the numbers.
 
     Args:
-        methods: What was scored.
-        sets: Label of each out-of-distribution set by its name.
-        provenance: What the caller knows: command, data, anything else.
-        settings: How the report was made: bins, seed, resamples.
+        methods: Methods with their scores.
+        sets: Name -> label of each out-of-distribution set.
+        provenance: Facts from the caller: command, data, anything else.
+        settings: Settings of the report: bins, seed, resamples.
     """
     facts = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
     plain = [(_heading(key), clean(str(value))) for key, value in facts.items() if key != COMMAND]
@@ -249,30 +249,30 @@ def _heading(text: object) -> str:
 
 
 def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Record]:
-    """Return a part for every method, and before them one for what they have in common."""
-    every = [_method_rows(one, sets) for one in methods]
-    same = set.intersection(*map(set, every)) if len(every) > 1 else set()
-    common = tuple(row for row in every[0] if row in same)
+    """Return the part of common facts, then a part for every method."""
+    rows_by_method = [_method_rows(method, sets) for method in methods]
+    same = set.intersection(*map(set, rows_by_method)) if len(rows_by_method) > 1 else set()
+    common = tuple(row for row in rows_by_method[0] if row in same)
     parts = [Record("All methods", common)] if common else []
-    for one, rows in zip(methods, every, strict=True):
-        own = tuple(row for row in rows if row not in same)
-        if own:
-            parts.append(Record(f"Method: {one.label}", own))
+    for method, rows in zip(methods, rows_by_method, strict=True):
+        distinct = tuple(row for row in rows if row not in same)
+        if distinct:
+            parts.append(Record(f"Method: {method.label}", distinct))
     return parts
 
 
-def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    predictions = one.method.predictions
-    unlabelled = one.scores.n - one.scores.n_labelled
-    name = clean(one.method.name)
-    rows = [] if name == one.label else [("name", name)]
+def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    predictions = assessed.method.predictions
+    unlabelled = assessed.scores.n - assessed.scores.n_labelled
+    name = clean(assessed.method.name)
+    rows = [] if name == assessed.label else [("name", name)]
     rows += [
-        ("predictions", origin(one.method.source)),
-        ("examples", f"{one.scores.n:,}, of which {unlabelled:,} unlabelled"),
+        ("predictions", origin(assessed.method.source)),
+        ("examples", f"{assessed.scores.n:,}, of which {unlabelled:,} unlabelled"),
         ("classes", _classes(predictions.classes)),
     ]
-    if one.scores.nll_clamped:
-        cut = counted(one.scores.nll_clamped, "example")
+    if assessed.scores.nll_clamped:
+        cut = counted(assessed.scores.nll_clamped, "example")
         rows.append(("NLL cut off", f"{cut} with a probability of the label under 1e-12"))
     rows += [
         (_heading(key.replace("_", " ")), clean(value))
@@ -284,7 +284,7 @@ def _method_rows(one: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str
             f"out of distribution: {sets[name]}",
             f"{counted(len(source.predictions), 'example')}, {origin(source)}",
         )
-        for name, source in one.method.ood.items()
+        for name, source in assessed.method.ood.items()
     ]
     return tuple(rows)
 
@@ -295,16 +295,16 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _versions(known: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return what runs here, without what `known` says already."""
-    found = [
+    """Return the versions in use, without those in `known`."""
+    versions = [
         ("bayeslora", __version__),
         ("Python", platform.python_version()),
         ("platform", f"{platform.system()} {platform.machine()}"),
     ]
     for package in PACKAGES:
         try:
-            found.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    told = {(name.lower(), number) for name, number in known.items()}
-    return [(name, number) for name, number in found if (name.lower(), number) not in told]
+    recorded = {(name.lower(), number) for name, number in known.items()}
+    return [(name, number) for name, number in versions if (name.lower(), number) not in recorded]

@@ -1,9 +1,9 @@
-"""What a report writes for programs and papers: numbers whole or one per line, figures as files.
+"""Files of a report for programs and papers: scores as JSON and CSV, figures.
 
-No cell of the CSV runs as a formula in a spreadsheet, which takes a cell that begins with `=`, `+`,
-`-` or `@` for one, also after a tab or a line break; and a class or a method can be called
-`=HYPERLINK(…)`. Such text gets an apostrophe in front, which spreadsheets read as "this is text";
-numbers stay numbers. `read_rows` takes it away.
+No cell of the CSV runs as a formula in a spreadsheet. Spreadsheets evaluate cells that begin with
+`=`, `+`, `-` or `@`, also after a tab or a line break, and a class or a method can be called
+`=HYPERLINK(…)`. Such text is prefixed with an apostrophe, which marks text in spreadsheets; numbers
+are unchanged. `read_rows` removes it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures.rendering import Drawing
 from bayeslora.reporting.text import whole
 
-# Apostrophes count too, so that a name that has them itself is read back unchanged.
+# Leading apostrophes match too, so that names with apostrophes are read back unchanged.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _SPECIAL = re.compile(r'[,"\r\n]')
 
 
 def write_rows(stream: TextIO, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows of text and numbers; the stream is opened with `newline=""`."""
+    """Write rows of text and numbers to a stream opened with `newline=""`."""
     for row in rows:
-        # Not csv.writer: with line feeds between rows it leaves a carriage return unquoted.
+        # csv.writer with line feeds between rows leaves carriage returns unquoted.
         stream.write(",".join(_escaped(quoted(str(cell))) for cell in row) + "\n")
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Return the rows of a `scores.csv` or `comparison.csv` as text by column."""
+    """Read the rows of a `scores.csv` or `comparison.csv` as text by column."""
     with Path(path).open(encoding="utf-8", newline="") as stream:
         return [
             {name: unquoted(cell) for name, cell in row.items()} for row in csv.DictReader(stream)
@@ -45,12 +45,12 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def quoted(cell: str) -> str:
-    """Return a cell with an apostrophe in front where a spreadsheet would take it for a formula."""
+    """Prefix a cell with an apostrophe if a spreadsheet would read it as a formula."""
     return f"'{cell}" if _FORMULA.match(cell) and not _is_number(cell) else cell
 
 
 def unquoted(cell: str) -> str:
-    """Return the text that `quoted` encoded."""
+    """Invert `quoted`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -83,12 +83,12 @@ CSV_COLUMNS = (
     "by",
     "part",
 )
-"""Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are empty but for detection.
+"""Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
-`by` is empty but for parts: `group:<column>`, `class`, `sets` (near and far ones) and `answers`
-(right and wrong ones), with `part` the value of the column, the class, and so on. Means over seeds
-of a method stand after all fits, with the number of seeds in `method`. What adapters changed stands
-last: `by` is `layer` and `method` the model's label.
+`by` is only set for parts: `group:<column>`, `class`, `sets` (near and far) and `answers` (right
+and wrong), with the value of the column, the class, and so on in `part`. Means over seeds follow
+all fits, with the number of seeds in `method`. Adapter changes come last: `by` is `layer` and
+`method` the model's label.
 """
 
 
@@ -96,8 +96,8 @@ def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
     """Return the content of `scores.json`.
 
     Args:
-        title: Of the report.
-        analysis: What was found out.
+        title: Title of the report.
+        analysis: The results.
     """
     comparison, curves = analysis.comparison, analysis.robustness
     return {
@@ -105,18 +105,18 @@ def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
         "bayeslora": __version__,
         "title": title,
         "methods": [
-            {**one.scores.to_json(), "label": one.label, "file": one.method.file}
-            for one in analysis.fits
+            {**fit.scores.to_json(), "label": fit.label, "file": fit.method.file}
+            for fit in analysis.fits
         ],
         "over_seeds": [
             {
-                **one.scores.to_json(),
-                "label": one.title,
-                "fits": [fit.label for fit in one.fits],
-                "seeds": [fit.method.seed for fit in one.fits],
+                **method.scores.to_json(),
+                "label": method.title,
+                "fits": [fit.label for fit in method.fits],
+                "seeds": [fit.method.seed for fit in method.fits],
             }
-            for one in analysis.methods
-            if one.fits
+            for method in analysis.methods
+            if method.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
         "spectra": [change.to_json() for change in analysis.changes],
@@ -134,18 +134,21 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
 
 
 def write_csv(path: Path, analysis: Analysis) -> None:
-    """Write `scores.csv`, with numbers to their last digit; `read_rows` reads it."""
-    with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+    """Write `scores.csv` with numbers in full precision; `read_rows` reads it."""
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
         write_rows(stream, [CSV_COLUMNS])
-        for one in (*analysis.fits, *(one for one in analysis.methods if one.fits)):
-            write_rows(stream, _lines(one))
+        for assessed in (*analysis.fits, *(method for method in analysis.methods if method.fits)):
+            write_rows(stream, _lines(assessed))
         for change in analysis.changes:
             write_rows(stream, _change_lines(change))
 
 
-def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
-    scores = one.scores
-    names = (clean(one.title), clean(one.method.name))
+def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
+    scores = assessed.scores
+    names = (clean(assessed.title), clean(assessed.method.name))
     rows = scores.n_labelled if scores.n_labelled else scores.n
     for key, score in scores.items():
         yield (*names, "", "", key, *_numbers(score), rows, "", "", "")
@@ -154,8 +157,8 @@ def _lines(one: Assessed) -> Iterator[tuple[object, ...]]:
             yield (*names, "", "", key, repr(value), "", "", rows, "", "", "")
     for name, result in scores.ood.items():
         sizes = (result.n_in, result.n_out)
-        for uncertainty, found in result.by_score.items():
-            for key, score in found.items():
+        for uncertainty, by_key in result.by_score.items():
+            for key, score in by_key.items():
                 yield (*names, name, uncertainty, key, *_numbers(score), *sizes, "", "")
     for line in _part_lines(scores):
         yield (*names, *line)
@@ -165,8 +168,8 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
     """Yield the lines of parts, without the names of the method."""
     for kind, group in scores.ood_groups.items():
         sizes = (scores.n, sum(scores.ood[name].n_out for name in group.sets))
-        for uncertainty, found in group.by_score.items():
-            for key, score in found.items():
+        for uncertainty, by_key in group.by_score.items():
+            for key, score in by_key.items():
                 yield ("", uncertainty, key, *_numbers(score), *sizes, "sets", kind)
     for uncertainty, means in scores.uncertainty.items():
         for part, score in means.items():

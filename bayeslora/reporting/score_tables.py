@@ -15,21 +15,21 @@ from bayeslora.reporting.text import interval, listed, named, number
 COLUMNS: Mapping[str, Column] = {
     key: Column(info.title, info.arrow) for key, info in ALL_SCORES.items()
 }
-"""The column of every score of labelled predictions and of prediction sets, by its key."""
+"""Key -> column, for every score of labelled predictions and of prediction sets."""
 
 SCORE_COLUMNS: Mapping[str, Column] = {
     key: COLUMNS[key] for key in ("accuracy", "nll", "ece", "brier", "overconfidence", "aurc")
 }
-"""Columns of the table of methods, by the key of their score."""
+"""Key -> column of the table of methods."""
 
 LISTED_COLUMNS: Mapping[str, Column] = {
     **SCORE_COLUMNS,
     **{key: column for key, column in COLUMNS.items() if ALL_SCORES[key].listed},
 }
-"""These and further scores, for lists that have room."""
+"""`SCORE_COLUMNS` and further scores, for lists."""
 
 OF_SETS = ("coverage", "set_size")
-"""Scores of prediction sets that the table of methods shows, where a method has some."""
+"""Scores of prediction sets in the table of methods, if a method has sets."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
     "auroc": Column("AUROC", "↑"),
@@ -37,12 +37,12 @@ OOD_COLUMNS: Mapping[str, Column] = {
     "fpr95": Column("FPR95", "↓"),
     "aupr_in": Column("AUPR, in-distribution", "↑"),
 }
-"""Columns of the table of out-of-distribution detection, by the key of their score."""
+"""Key -> column of the table of out-of-distribution detection."""
 
 
 HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
-"""Uncertainties that only `scores.json` and `scores.csv` list: entropy equals the total, and the
-aleatoric part is not meant to notice out-of-distribution examples."""
+"""Uncertainties listed only in `scores.json` and `scores.csv`: entropy equals the total, and the
+aleatoric part is not designed to detect out-of-distribution examples."""
 
 BOLD = "Bold: best or tied with it; no bold: no clear difference."
 DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
@@ -54,7 +54,7 @@ REFLECTED_NOTE = (
 
 @dataclass(frozen=True)
 class Named:
-    """Scores and the label under which they are shown."""
+    """Scores and their display label."""
 
     label: str
     scores: Scores
@@ -66,25 +66,25 @@ def score_table(
     keys: Sequence[str] | None = None,
     facts: Facts | None = None,
 ) -> Table:
-    """Return the table of methods: one row each, with a column for every out-of-distribution set.
+    """Return the table of methods: one row each, with a column per out-of-distribution set.
 
     Args:
         methods: Scores with their labels.
-        sets: Label of each out-of-distribution set by its name.
-        keys: The scores to show, in this order; where None, those of `SCORE_COLUMNS`, or the mean
-            confidence where there is none of them, and those of `OF_SETS`.
-        facts: What a report found of the same methods in the same order, which decides the marks;
-            None marks by intervals alone.
+        sets: Name -> label of each out-of-distribution set.
+        keys: The scores to show, in this order. None means those of `SCORE_COLUMNS`, or the mean
+            confidence if no method has any of them, and those of `OF_SETS`.
+        facts: Facts on the same methods in the same order, which determine the marks; None marks by
+            intervals alone.
     """
     if keys is None:
-        some = any(key in one.scores for one in methods for key in SCORE_COLUMNS)
+        some = any(key in method.scores for method in methods for key in SCORE_COLUMNS)
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
-    shown = [key for key in keys if any(key in one.scores for one in methods)]
+    shown = [key for key in keys if any(key in method.scores for method in methods)]
     columns = [COLUMNS[key] for key in shown]
     values = [
         _cells(
             key,
-            [one.scores.get(key) for one in methods],
+            [method.scores.get(key) for method in methods],
             None if facts is None else facts.marks(key),
         )
         for key in shown
@@ -93,15 +93,15 @@ def score_table(
         columns.append(Column("AUROC", "↑", label))
         values.append(
             [
-                replace(cell, p=f"by {score_words(one.scores.ood[name].score)}")
-                if name in one.scores.ood
+                replace(cell, p=f"by {score_words(method.scores.ood[name].score)}")
+                if name in method.scores.ood
                 else cell
-                for cell, one in zip(_auroc_cells(methods, name, facts), methods, strict=True)
+                for cell, method in zip(_auroc_cells(methods, name, facts), methods, strict=True)
             ]
         )
     rows = tuple(
-        Row((one.label,), cells)
-        for one, cells in zip(methods, zip(*values, strict=True), strict=True)
+        Row((method.label,), cells)
+        for method, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
     words = _scored(methods, facts), _how_to_read(methods, sets, facts)
     return Table(words[0], ("Method",), tuple(columns), rows, words[1])
@@ -110,20 +110,20 @@ def score_table(
 def detection_table(
     methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None = None
 ) -> Table:
-    """Return how well each method's own uncertainty detects each set; one method a row.
+    """Return the table of detection of each set by each method's own uncertainty, one method a row.
 
-    Without rows where no method has a set.
+    It has no rows if no method has a set.
 
     Args:
         methods: Scores with their labels.
-        sets: Label of each out-of-distribution set by its name.
+        sets: Name -> label of each out-of-distribution set.
         facts: As in `score_table`.
     """
     values = [_auroc_cells(methods, name, facts) for name in sets]
     rows = tuple(
-        Row((one.label, _judged_by(one)), tuple(column[place] for column in values))
-        for place, one in enumerate(methods)
-        if one.scores.ood
+        Row((method.label, _judged_by(method)), tuple(column[index] for column in values))
+        for index, method in enumerate(methods)
+        if method.scores.ood
     )
     marks = f" {bold(facts)}" if len(rows) > 1 else ""
     caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
@@ -133,30 +133,31 @@ def detection_table(
 
 
 def _auroc_cells(methods: Sequence[Named], name: str, facts: Facts | None) -> list[Cell]:
-    found = [one.scores.ood.get(name) for one in methods]
-    aurocs = [None if one is None else one.auroc for one in found]
+    results = [method.scores.ood.get(name) for method in methods]
+    aurocs = [None if result is None else result.auroc for result in results]
     return _cells("auroc", aurocs, None if facts is None else facts.marks_on(name))
 
 
-def _judged_by(one: Named) -> str:
-    return " or ".join(map(score_words, sorted({found.score for found in one.scores.ood.values()})))
+def _judged_by(method: Named) -> str:
+    return " or ".join(
+        map(score_words, sorted({result.score for result in method.scores.ood.values()}))
+    )
 
 
 def ood_tables(methods: Sequence[Named], sets: Mapping[str, str]) -> tuple[Table, ...]:
-    """Return, for each set, how well each uncertainty detects it.
+    """Return a table per set of its detection by each uncertainty.
 
-    Left out are the parts of `HIDDEN_SCORES`, and scores that never vary: all pairs are ties then,
-    in every resample.
+    `HIDDEN_SCORES` and constant scores, for which all pairs tie in every resample, are left out.
     """
     return tuple(_ood_table(methods, name, label) for name, label in sets.items())
 
 
 def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
     entries = [
-        (one.label, score, scores)
-        for one in methods
-        if name in one.scores.ood
-        for score, scores in one.scores.ood[name].by_score.items()
+        (method.label, score, scores)
+        for method in methods
+        if name in method.scores.ood
+        for score, scores in method.scores.ood[name].by_score.items()
         if score not in HIDDEN_SCORES and not _all_ties(scores)
     ]
     columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
@@ -165,7 +166,11 @@ def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
         for (method, score, _), cells in zip(entries, zip(*columns, strict=True), strict=True)
     )
     sizes = sorted(
-        {(one.n_in, one.n_out) for m in methods if (one := m.scores.ood.get(name)) is not None}
+        {
+            (result.n_in, result.n_out)
+            for method in methods
+            if (result := method.scores.ood.get(name)) is not None
+        }
     )
     counts = " or ".join(
         f"{outside:,} against {inside:,} in distribution" for inside, outside in sizes
@@ -183,7 +188,7 @@ def _all_ties(scores: Mapping[str, Score]) -> bool:
 
 
 def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
-    """Return one score as a cell; an empty one where there is no score."""
+    """Return a score as a cell; an empty cell for None."""
     if score is None:
         return Cell()
     signed = key == "overconfidence"
@@ -199,13 +204,13 @@ def _cells(
 
 
 def bold(facts: Facts | None) -> str:
-    """Return what bold numbers of a table say, or why none is."""
+    """Return the meaning of bold numbers in a table, or why there are none."""
     return BOLD if facts is None or facts.same_classes else DIFFERENT_CLASSES
 
 
 def _scored(methods: Sequence[Named], facts: Facts | None) -> str:
-    kind = "labelled" if any(one.scores.n_labelled for one in methods) else "unlabelled"
-    rows = sorted({one.scores.n_labelled or one.scores.n for one in methods})
+    kind = "labelled" if any(method.scores.n_labelled for method in methods) else "unlabelled"
+    rows = sorted({method.scores.n_labelled or method.scores.n for method in methods})
     size = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
     one_example = "example" if rows == [1] else "examples"
     marks = f" {bold(facts)}" if len(methods) > 1 else ""
@@ -213,15 +218,17 @@ def _scored(methods: Sequence[Named], facts: Facts | None) -> str:
 
 
 def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None) -> str:
-    bins = " or ".join(map(str, sorted({one.scores.num_bins for one in methods})))
-    used = sorted({one.scores.ood[s].score for one in methods for s in sets if s in one.scores.ood})
+    bins = " or ".join(map(str, sorted({method.scores.num_bins for method in methods})))
+    used = sorted(
+        {method.scores.ood[s].score for method in methods for s in sets if s in method.scores.ood}
+    )
     parts = (
         f"Calibration errors in {bins} bins; {_brackets(methods)}.",
         _ties(facts) if len(methods) > 1 else "",
         f"AUROC by {' or '.join(map(score_words, used))}." if used else "",
-        REFLECTED_NOTE if any(REFLECTED & {*one.scores} for one in methods) else "",
-        clamped_note([replace(one.scores, name=one.label) for one in methods]),
-        sets_note([one.scores for one in methods]),
+        REFLECTED_NOTE if any(REFLECTED & {*method.scores} for method in methods) else "",
+        clamped_note([replace(method.scores, name=method.label) for method in methods]),
+        sets_note([method.scores for method in methods]),
     )
     return " ".join(filter(None, parts))
 
@@ -236,41 +243,41 @@ def _ties(facts: Facts | None) -> str:
 
 
 def clamped_note(scores: Sequence[Scores]) -> str:
-    """Return how many rows the floor of the NLL changed; empty where it changed none.
+    """Return a note on the rows whose NLL was clamped; empty if there are none.
 
     Args:
-        scores: What `evaluate` returned, one per method.
+        scores: Results of `evaluate`, one per method.
     """
-    told = [
-        f"{one.nll_clamped:,} of {one.n_labelled:,} examples"
-        + (f" of {named(one.name)}" if len(scores) > 1 else "")
-        for one in scores
-        if one.nll_clamped and "nll" in one
+    clipped = [
+        f"{result.nll_clamped:,} of {result.n_labelled:,} examples"
+        + (f" of {named(result.name)}" if len(scores) > 1 else "")
+        for result in scores
+        if result.nll_clamped and "nll" in result
     ]
-    if not told:
+    if not clipped:
         return ""
     return (
-        f"NLL is cut off: the label of {listed(told)} has a probability below 1e-12, which counts"
-        " as 1e-12 (27.6 nats)."
+        f"NLL is cut off: the label of {listed(clipped)} has a probability below 1e-12, which"
+        " counts as 1e-12 (27.6 nats)."
     )
 
 
 def sets_note(scores: Sequence[Scores]) -> str:
-    """Return what the prediction sets were made for and how their intervals were made.
+    """Return a note on the coverage of prediction sets and their intervals; empty without sets.
 
     Args:
-        scores: What `evaluate` returned, one per method; the note is empty where none has sets.
+        scores: Results of `evaluate`, one per method.
     """
-    if not any("set_size" in one for one in scores):
+    if not any("set_size" in result for result in scores):
         return ""
-    stated = sorted({f"{one.stated_coverage:g}" for one in scores if one.stated_coverage})
+    stated = sorted({f"{result.stated_coverage:g}" for result in scores if result.stated_coverage})
     made = f"Prediction sets were made for a coverage of {' or '.join(stated)}. " if stated else ""
     return f"{made}Shares of prediction sets have Wilson intervals."
 
 
 def _brackets(methods: Sequence[Named]) -> str:
-    """Return what the intervals are over: rows, or the seeds of a method."""
-    pooled = sum("num_seeds" in one.scores.intervals for one in methods)
+    """Return a note on what intervals are over: rows, or the seeds of a method."""
+    pooled = sum("num_seeds" in method.scores.intervals for method in methods)
     if not pooled:
         return "brackets hold 95 % bootstrap intervals"
     if pooled == len(methods):

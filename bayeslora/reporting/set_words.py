@@ -1,4 +1,4 @@
-"""What prediction sets say, in sentences."""
+"""Sentences on prediction sets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bayeslora.reporting.text import named, number, percent, share_interval
 
 
 def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
-    """Return what prediction sets say, a sentence each; nothing where there are none.
+    """Return sentences on the prediction sets; empty without sets.
 
     Args:
-        predictions: With or without sets.
+        predictions: Predictions with or without sets.
         scores: Their scores.
     """
     if "set_size" not in scores:
@@ -40,9 +40,9 @@ def _classes(predictions: Predictions) -> str:
 
 def _says_nothing(predictions: Predictions, scores: Scores) -> str:
     stated = scores.stated_coverage
-    where = "" if stated is None else f" at a coverage of {percent(stated)}"
+    at_coverage = "" if stated is None else f" at a coverage of {percent(stated)}"
     return (
-        f"Every set holds all {_classes(predictions)}, so{where} the sets say nothing."
+        f"Every set holds all {_classes(predictions)}, so{at_coverage} the sets say nothing."
         " Ask for less coverage (a larger alpha), or fit them on more examples."
     )
 
@@ -69,16 +69,16 @@ def _empty(scores: Scores) -> str:
 
 
 def _worst_class(predictions: Predictions, scores: Scores) -> list[str]:
-    """Name the class whose examples are covered least, the first of equal ones."""
+    """Name the class with the lowest coverage, the first if tied."""
     if predictions.sets is None or predictions.labels is None:
         return []
     rows = predictions.labelled
     labels = predictions.labels[rows]
-    held = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
+    covered = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
     counts = np.bincount(labels, minlength=predictions.num_classes)
     if np.count_nonzero(counts) < 2:
         return []
-    hits = np.bincount(labels, held, minlength=predictions.num_classes)
+    hits = np.bincount(labels, covered, minlength=predictions.num_classes)
     shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
     worst = int(np.argmin(shares))
     lowest = scores["worst_class_coverage"]

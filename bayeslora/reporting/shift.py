@@ -1,4 +1,4 @@
-"""Scores of rows that were made worse on purpose, by how much: what shift does to calibration."""
+"""Scores of corrupted rows by severity: calibration under distribution shift."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from bayeslora.predictions.collection import Source
 from bayeslora.reporting.assess import Assessed
 
 SHIFT_KEYS = ("accuracy", "nll", "ece")
-"""The scores that are kept."""
+"""The scores to keep."""
 
 _FINGERPRINT = "model_fingerprint"
 
 
 @dataclass(frozen=True)
 class ShiftCurve:
-    """One method under one corruption.
+    """A method under a corruption.
 
     Attributes:
         label: The method's label.
         kind: The corruption, such as `typos`, or `attack`.
-        scores: Scores of `SHIFT_KEYS` by severity or radius, in rising order; 0 are the rows as
-            they are.
+        scores: Scores of `SHIFT_KEYS` by severity or radius, ascending; 0: uncorrupted rows.
     """
 
     label: str
@@ -35,12 +34,12 @@ class ShiftCurve:
     scores: Mapping[float, Mapping[str, Score]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the curve as plain mappings and numbers."""
-        found = [
+        """Return the curve as a JSON-serialisable dictionary."""
+        points = [
             {"severity": severity, **{key: vars(score) for key, score in scores.items()}}
             for severity, scores in self.scores.items()
         ]
-        return {"label": self.label, "corruption": self.kind, "scores": found}
+        return {"label": self.label, "corruption": self.kind, "scores": points}
 
 
 def shift_curves(
@@ -49,44 +48,46 @@ def shift_curves(
     """Return a curve for each corruption and method.
 
     Args:
-        methods: What was scored.
-        shifted: Predictions of the same rows, made worse; their metadata say how (`corruption`,
-            `severity`), and by the model's fingerprint or the name whose they are.
-        **options: Of `evaluate`.
+        methods: Methods with their scores.
+        shifted: Predictions of the same rows, corrupted. Their metadata hold `corruption` and
+            `severity`; the model's fingerprint or the name identifies the method.
+        **options: Options of `evaluate`.
 
     Raises:
-        InputError: Metadata do not say it, two say the same, or there are no labels.
+        InputError: Metadata are missing, two sets are the same corruption and severity, or there
+            are no labels.
     """
-    found: dict[tuple[str, str], dict[int, Source]] = {}
+    groups: dict[tuple[str, str], dict[int, Source]] = {}
     for source in shifted:
         kind, severity = _corruption(source)
         label = _owner(methods, source).label
-        same = found.setdefault((kind, label), {})
-        if severity in same:
+        by_severity = groups.setdefault((kind, label), {})
+        if severity in by_severity:
             raise InputError(
                 f"{_called(source)} is {kind} of severity {severity} of {label!r}, and so is "
-                f"{_called(same[severity])}"
+                f"{_called(by_severity[severity])}"
             )
-        same[severity] = source
-    by_label = {one.label: one for one in methods}
+        by_severity[severity] = source
+    by_label = {method.label: method for method in methods}
     return tuple(
         ShiftCurve(label, kind, _scores(by_label[label], sources, options))
-        for (kind, label), sources in sorted(found.items())
+        for (kind, label), sources in sorted(groups.items())
     )
 
 
 def _scores(
-    one: Assessed, sources: Mapping[int, Source], options: Mapping[str, Any]
+    assessed: Assessed, sources: Mapping[int, Source], options: Mapping[str, Any]
 ) -> dict[float, dict[str, Score]]:
-    every = {0: one.scores}
+    by_severity = {0: assessed.scores}
     for severity in sorted(sources):
-        every[severity] = evaluate(sources[severity].predictions, **options)
-    for severity, scores in every.items():
+        by_severity[severity] = evaluate(sources[severity].predictions, **options)
+    for severity, scores in by_severity.items():
         if not scores.n_labelled:
-            what = one.label if severity == 0 else _called(sources[severity])
-            raise InputError(f"{what} has no labels, so calibration under shift is not known")
+            name = assessed.label if severity == 0 else _called(sources[severity])
+            raise InputError(f"{name} has no labels, so calibration under shift is not known")
     return {
-        severity: {key: scores[key] for key in SHIFT_KEYS} for severity, scores in every.items()
+        severity: {key: scores[key] for key in SHIFT_KEYS}
+        for severity, scores in by_severity.items()
     }
 
 
@@ -102,21 +103,26 @@ def _corruption(source: Source) -> tuple[str, int]:
 
 
 def _owner(methods: Sequence[Assessed], source: Source) -> Assessed:
-    """Return the method whose predictions these are."""
-    mine = source.predictions
+    """Return the method that made these predictions."""
+    predictions = source.predictions
     if len(methods) == 1:
         return methods[0]
-    same = [
-        one
-        for one in methods
-        if one.method.predictions.metadata.get(_FINGERPRINT) == mine.metadata.get(_FINGERPRINT, "")
-    ] or [one for one in methods if mine.name in (one.label, one.method.name)]
-    if len(same) != 1:
+    matches = [
+        assessed
+        for assessed in methods
+        if assessed.method.predictions.metadata.get(_FINGERPRINT)
+        == predictions.metadata.get(_FINGERPRINT, "")
+    ] or [
+        assessed
+        for assessed in methods
+        if predictions.name in (assessed.label, assessed.method.name)
+    ]
+    if len(matches) != 1:
         raise InputError(
             f"{_called(source)} was made by none of the methods, or by more than one: "
-            f"{', '.join(repr(one.label) for one in methods)}"
+            f"{', '.join(repr(method.label) for method in methods)}"
         )
-    return same[0]
+    return matches[0]
 
 
 def _called(source: Source) -> str:

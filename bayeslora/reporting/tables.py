@@ -1,9 +1,9 @@
-r"""One model of a table, as Markdown, LaTeX or aligned text; the page's template reads it as well.
+r"""The model of a table, rendered as Markdown, LaTeX or aligned text, and by the page's template.
 
-LaTeX has the rules of the package booktabs. A table is a `table` environment to `\input`: the
-intervals stand small under their values, bold marks what the page marks. Names from outside show as
-they are. pdfLaTeX knows Latin letters; names in other scripts need LuaLaTeX or XeLaTeX and a font
-that has them.
+LaTeX uses the package booktabs. A table is a `table` environment to `\input`: intervals are small
+and below their values, and bold marks the same values as on the page. External names are escaped.
+pdfLaTeX supports Latin letters; names in other scripts need LuaLaTeX or XeLaTeX and a suitable
+font.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, pad
 
 @dataclass(frozen=True)
 class Column:
-    """One column of numbers.
+    """A column of numbers.
 
     Attributes:
         title: Heading without the arrow.
-        arrow: `↑` where more is better, `↓` where less is, `→0` where zero is; empty for none.
-        detail: What else tells the column from others, such as the name of a data set.
+        arrow: `↑` if higher is better, `↓` if lower is, `→0` if zero is best; may be empty.
+        detail: Second line of the heading, such as the name of a data set.
     """
 
     title: str
@@ -34,19 +34,19 @@ class Column:
 
     @property
     def title_and_arrow(self) -> str:
-        """What stands in the first line of the heading."""
+        """First line of the heading."""
         return f"{self.title} {self.arrow}".strip()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value.
+    """A value.
 
     Attributes:
-        value: The number as text; empty where there is none.
-        interval: Its interval as text; empty where there is none.
-        best: Whether it is the best of its column or cannot be told from the best.
-        p: Its p-values, or what it was judged by, as text; empty where there are none.
+        value: The number as text; may be empty.
+        interval: Its interval as text; may be empty.
+        best: Whether it is the best of its column or tied with the best.
+        p: Its p-values, or the uncertainty it was judged by, as text; may be empty.
     """
 
     value: str = ""
@@ -56,20 +56,20 @@ class Cell:
 
     @property
     def below(self) -> tuple[str, str]:
-        """What stands under the value, a line each."""
+        """Lines below the value."""
         return self.interval, self.p
 
 
 @dataclass(frozen=True)
 class Row:
-    """Headings of a row, one for each column of headings, and its cells."""
+    """Headings of a row, one per column of headings, and its cells."""
 
     headings: tuple[str, ...]
     cells: tuple[Cell, ...]
 
     @property
     def lines_below(self) -> list[list[str]]:
-        """What stands under the values of all cells, line by line, without empty lines."""
+        """Lines below the values of all cells, without empty lines."""
         lines = [list(line) for line in zip(*(cell.below for cell in self.cells), strict=True)]
         return [line for line in lines if any(line)]
 
@@ -79,12 +79,12 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What the table shows, in at most 25 words, names marked by `text.named`.
+        caption: Content of the table, in at most 25 words, with names marked by `text.named`.
         headings: Titles of the columns of row headings.
         columns: Columns of numbers.
-        rows: Rows in the order they are shown.
-        notes: How the numbers were made and how to read them, folded on the page.
-        name: End of its anchors in a report, of letters, digits and hyphens.
+        rows: Rows in display order.
+        notes: How the numbers were computed and how to read them, folded on the page.
+        name: Suffix of its anchors in a report: letters, digits and hyphens.
     """
 
     caption: str
@@ -96,7 +96,7 @@ class Table:
 
     @property
     def spans(self) -> list[int]:
-        """For each row, how many rows its first heading covers: 0 where an earlier one's does."""
+        """Number of rows that each row's first heading spans; 0 if an earlier heading spans it."""
         starts = [
             index
             for index, row in enumerate(self.rows)
@@ -108,30 +108,30 @@ class Table:
         return spans
 
     def noted(self) -> Table:
-        """Return the table with what `no interval` means in its notes, where a cell says it."""
+        """Return the table with `NO_INTERVAL_NOTE` in its notes, if a cell has no interval."""
         if not any(cell.interval == NO_INTERVAL for row in self.rows for cell in row.cells):
             return self
         return self.with_note(NO_INTERVAL_NOTE)
 
     def called(self, name: str) -> Table:
-        """Return the table under a name, with the notes that its cells need."""
+        """Return the table with a name and the notes that its cells need."""
         return replace(self.noted(), name=name)
 
     def with_note(self, note: str) -> Table:
-        """Return the table with a further note."""
+        """Return the table with a note appended."""
         return replace(self, notes=f"{self.notes} {note}".strip())
 
-    def with_columns(self, kept: Sequence[int]) -> Table:
-        """Return the table with some of its columns of numbers, by position."""
-        rows = tuple(Row(row.headings, tuple(row.cells[i] for i in kept)) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+    def with_columns(self, indices: Sequence[int]) -> Table:
+        """Return the table with a subset of its columns of numbers, by index."""
+        rows = tuple(Row(row.headings, tuple(row.cells[i] for i in indices)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in indices), rows=rows)
 
     def _first(self, index: int) -> str:
         return self.rows[index].headings[0]
 
 
 def to_markdown(table: Table) -> str:
-    """Return a pipe table; values in bold where they are best, markup in names escaped."""
+    """Return a pipe table, with the best values in bold and markup in names escaped."""
     head = [*table.headings, *map(_markdown_heading, table.columns)]
     rule = ["---"] * len(table.headings) + ["---:"] * len(table.columns)
     lines = [_pipes(head), _pipes(rule)]
@@ -142,12 +142,12 @@ def to_markdown(table: Table) -> str:
 
 
 def to_text(table: Table, *, sparse: bool = False) -> str:
-    """Return aligned columns for a terminal: intervals and p below, stars at the best.
+    """Return aligned columns for a terminal, with intervals and p below and stars at best values.
 
     Args:
-        table: What to show.
-        sparse: For programs that read it: one line of titles, no rule, and one line for each row,
-            with intervals and p beside the values.
+        table: The table.
+        sparse: Output for programs: one line of titles, no rule, and one line per row, with
+            intervals and p beside the values.
     """
     if sparse:
         lines = [_headings_in_one_line(table), *map(_row_in_one_line, table.rows)]
@@ -184,7 +184,7 @@ def _row_in_one_line(row: Row) -> list[str]:
 
 
 def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int = 0) -> str:
-    """Return lines of cells as columns, the first `left` of them aligned to the left."""
+    """Align lines of cells as columns, the first `left` of them to the left."""
     widths = [max(map(display_columns, column)) for column in zip(*lines, strict=True)]
     text = [_aligned(line, widths, left) for line in lines]
     if ruled_after:
@@ -193,12 +193,12 @@ def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int =
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` so that Markdown shows every character of it as it is."""
+    """Escape `text` so that Markdown shows it verbatim."""
     return text.translate(_MARKDOWN)
 
 
 def sentence_to_markdown(text: str) -> str:
-    """Return a sentence, names in it in bold."""
+    """Return a sentence with names in bold."""
     return escape_markdown(text).replace(NAME_START, "**").replace(NAME_END, "**")
 
 
@@ -230,7 +230,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
 PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
 
 MOST_COLUMNS = 4
-"""Columns of numbers beside each other, so that a long name fits a page as well."""
+"""Most columns of numbers side by side, to leave room for a long name."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -263,14 +263,14 @@ _LIGATURES = re.compile(r"-(?=-)|,(?=,)|'(?=')")
 
 
 def escape_latex(text: str) -> str:
-    """Return `text` so that LaTeX shows every character of it as it is."""
+    """Escape `text` so that LaTeX shows it verbatim."""
     return _LIGATURES.sub(r"\g<0>{}", text.translate(_ESCAPES))
 
 
 def to_latex(table: Table) -> str:
     """Return a `table` environment with the label `tab:bayeslora-<name>`.
 
-    Columns that a page is too narrow for follow below.
+    Columns beyond the width of a page follow below.
     """
     words = f"{table.caption} {table.notes}".strip()
     lines = [
@@ -286,7 +286,7 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_parts(table: Table) -> Iterator[Table]:
-    """Yield the table in parts of about equally many columns."""
+    """Yield the table in parts with about equally many columns."""
     columns = range(len(table.columns))
     parts = max(1, -(-len(columns) // MOST_COLUMNS))
     size = max(1, -(-len(columns) // parts))
@@ -300,7 +300,7 @@ def _tabular(table: Table) -> str:
         r"\toprule",
         *_latex_heading(table),
         r"\midrule",
-        *(line for one in zip(table.rows, table.spans, strict=True) for line in _latex_row(*one)),
+        *(line for pair in zip(table.rows, table.spans, strict=True) for line in _latex_row(*pair)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -329,7 +329,7 @@ def _latex_cells(cells: Sequence[str]) -> str:
 
 
 def _latex_group(text: str) -> str:
-    r"""Return a text in braces: after `\\`, a star or a bracket would belong to that command."""
+    r"""Return a text in braces, since `\\` would take a following star or bracket."""
     return f"{{{escape_latex(text)}}}" if text else ""
 
 

@@ -1,7 +1,7 @@
-"""Names and numbers as they are shown: cleaned, shortened, padded, with a fixed number of digits.
+"""Display of names and numbers: cleaned, shortened, padded, with a fixed number of digits.
 
-A method's or a data set's name comes from outside. Wherever it is shown, what cannot be seen in it
-(control characters, direction overrides) is escaped, and it is never wider than a column.
+Names of methods and data sets are external. Wherever they are shown, invisible characters (control
+characters, direction overrides) are escaped, and they are never wider than a column.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ NO_INTERVAL_NOTE = (
     f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
     " show how much other examples would change the score."
 )
-"""What `NO_INTERVAL` means, for a table that says it."""
+"""Explanation of `NO_INTERVAL`, for a table that contains it."""
 
 NAME_START, NAME_END = "\u2068", "\u2069"
-"""Around a name in a sentence: Unicode's isolate, which keeps right-to-left letters from reordering
-the numbers beside them. The formats turn it into their own mark-up. `clean` leaves none inside."""
+"""Marks around a name in a sentence: Unicode isolates, which keep right-to-left letters from
+reordering adjacent numbers. Each format converts them to its own markup. `clean` removes them from
+names."""
 
 
 def brief(text: str) -> str:
-    """Return `text` from outside as it stands in a line: cleaned, and no wider than 60 columns."""
+    """Return external `text` for use in a line: cleaned, and no wider than 60 columns."""
     return shorten(clean(text), 60)
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
-    """Return `text` filled with spaces to `columns`, on the left side where `right` is set."""
+    """Pad `text` with spaces to `columns`; `right` aligns it to the right."""
     fill = " " * max(0, columns - display_columns(text))
     return fill + text if right else text + fill
 
 
 def named(label: str) -> str:
-    """Return a label as it stands in a sentence."""
+    """Return a label with name marks, for use in a sentence."""
     return f"{NAME_START}{label}{NAME_END}"
 
 
 def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
-    """Return `value` with a fixed number of digits, a real minus sign, and ∞ or – where it must."""
+    """Format `value` with a fixed number of digits and a true minus sign; ∞, and – for NaN."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -52,7 +53,7 @@ def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
 
 
 def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
-    """Return `[low, high]` in the digits of `number`, or `NO_INTERVAL`."""
+    """Return `[low, high]` formatted by `number`, or `NO_INTERVAL`."""
     if math.isnan(low) or math.isnan(high):
         return NO_INTERVAL
     ends = (number(end, signed=signed, digits=digits) for end in (low, high))
@@ -65,10 +66,10 @@ def shown(score: Score) -> str:
 
 
 def shown_ece(scores: Scores, key: str = "ece") -> str:
-    """Return a calibration error, with its interval called what it is.
+    """Return a calibration error with its noise-corrected interval.
 
-    Noise only adds to such an error. The interval is corrected for that and the value is not, which
-    can thus stand at the interval's upper end.
+    Noise only adds to such an error. Only the interval is corrected for noise, so the value can be
+    at its upper end.
     """
     score = scores[key]
     if score.has_interval:
@@ -79,7 +80,7 @@ def shown_ece(scores: Scores, key: str = "ece") -> str:
 
 
 def hundredths(share: float, *, signed: bool = False) -> str:
-    """Return a share in hundredths with one digit, rounded as `number` rounds the share itself."""
+    """Return a share in hundredths with one digit, rounded consistently with `number`."""
     return number(100 * round(share, 3), signed=signed, digits=1)
 
 
@@ -95,14 +96,14 @@ def share_interval(low: float, high: float, *, signed: bool = False) -> str:
 
 
 def whole(value: float) -> str:
-    """Return a number to its last digit for a file, and nothing for NaN."""
+    """Return a number in full precision for a file; empty for NaN."""
     return "" if math.isnan(value) else repr(value)
 
 
 def p_text(p: float) -> str:
-    """Return a p-value with as many digits as it needs: `0.37`, `0.004`, `0.0005`, `0.0495`.
+    """Return a p-value with as many digits as needed: `0.37`, `0.004`, `0.0005`, `0.0495`.
 
-    What is below 0.05 reads below 0.05.
+    Values below 0.05 are never rounded up to 0.05.
     """
     if p >= 0.1:
         return f"{p:.2f}"
@@ -116,12 +117,12 @@ def percent(value: float) -> str:
 
 
 def whole_percent(value: float) -> str:
-    """Return a share as a percentage, with a digit only where it is not zero."""
+    """Return a share as a percentage, with one digit unless it is zero."""
     return percent(value).replace(".0\N{NO-BREAK SPACE}", "\N{NO-BREAK SPACE}")
 
 
 def certain(value: float) -> str:
-    """Return a probability as a percentage that reads 0 % or 100 % only where it is just that."""
+    """Return a probability as a percentage that reads 0 % or 100 % only if exact."""
     if 0.9995 <= value < 1:
         return f"over {percent(0.999)}"
     if 0 < value < 0.0005:
@@ -130,7 +131,7 @@ def certain(value: float) -> str:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """Return names joined as in a sentence: `a`, `a and b`, `a, b and c`, `a, b and 9 more`."""
+    """Join names for a sentence: `a`, `a and b`, `a, b and c`, `a, b and 9 more`."""
     if len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     if len(names) < 2:
@@ -143,7 +144,7 @@ def _ends_in_words(score: Score, ends: str) -> str:
 
 
 def classes_of(scores: Scores) -> str:
-    """Return how many classes there are, or up to how many options, and what guessing gives."""
+    """Return the number of classes, or the largest number of options with the chance accuracy."""
     chance = scores.chance_accuracy
     if chance is None or math.isclose(chance * scores.num_classes, 1):
         return f"{scores.num_classes} classes"

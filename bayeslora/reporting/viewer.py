@@ -1,8 +1,8 @@
-"""Predictions as one HTML page to look into: filter, sort, and see what follows.
+"""Predictions as one interactive HTML page with filters, sorting and scores of the selection.
 
-The page holds the rows themselves as JSON beside a small script, and needs nothing else: no server,
-no network. Like the report's, its policy allows that script by its hash and forbids every request.
-All names and texts are cleaned here and set as plain text there.
+The page holds the rows as JSON and a small script, and needs no server or network. As in the
+report, its Content-Security-Policy allows that script by its hash and forbids every request. All
+names and texts are cleaned here and set as plain text by the script.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from bayeslora.reporting.wrong_answers import options_of, questions
 TITLE = "Predictions"
 
 LONGEST = 4_000
-"""Characters of a text that enter the page at most."""
+"""Most characters of a text in the page."""
 
 MOST_COLUMNS = 12
-"""Further columns that rows can be filtered by."""
+"""Most further columns to filter by."""
 
 MOST_VALUES = 200
-"""Distinct values of a column to filter by; a column with more is a text, not a group."""
+"""Most distinct values of a column to filter by; a column with more is a text, not a group."""
 
 
 def view(
@@ -57,16 +57,16 @@ def view(
     example_column: str | None = None,
     reading: PredictionsReading = AS_WRITTEN,
 ) -> Path:
-    """Write the page, and return its path; a file that is there is replaced.
+    """Write the page and return its path; an existing file is replaced.
 
     Args:
-        items: Predictions, paths of files of them, or data frames, one for each method or seed.
+        items: Predictions, paths of predictions files, or data frames, one per method or seed.
         ood: Out-of-distribution sets, as in `report`.
         out: The HTML file.
-        title: Of the page.
-        examples: Whether it holds texts, ids and further columns.
-        example_column: The further column with the texts; by default `text` where it is there.
-        reading: How to read files that are not as this package writes them.
+        title: Title of the page.
+        examples: Whether the page holds texts, ids and further columns.
+        example_column: The further column with the texts; by default `text` if it exists.
+        reading: How to read files in another format than this package writes.
 
     Raises:
         InputError: An input is wrong, or no method has `example_column`.
@@ -84,8 +84,8 @@ def view(
         examples=examples,
         leader=_lowest_nll(methods),
     )
-    with atomic_file(out) as aside:
-        aside.write_text(page, encoding="utf-8", newline="\n")
+    with atomic_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
     return Path(out)
 
 
@@ -101,25 +101,25 @@ def viewer_page(
     """Return the page.
 
     Args:
-        methods: With their out-of-distribution sets.
-        title: Of the page.
-        text_column: The further column with the texts; questions are found by their own.
-        leader: Label of the method that is shown first.
+        methods: Methods with their out-of-distribution sets.
+        title: Title of the page.
+        text_column: The further column with the texts; questions have their own columns.
+        leader: Label of the method to show first.
         examples: Whether the page holds texts, ids and further columns.
-        scores: Those of a report by the method's label; the accuracy of all examples then has the
-            interval that the report states.
+        scores: Label of a method -> its scores in a report; the accuracy of all examples then has
+            the interval stated in the report.
     """
     sources = []
     for method in methods:
-        known: Mapping[str, Score] = (scores or {}).get(method.label, {})
-        accuracy = known.get("accuracy")
+        method_scores: Mapping[str, Score] = (scores or {}).get(method.label, {})
+        accuracy = method_scores.get("accuracy")
         sets = {"": method.source, **method.ood}
         for name, source in sets.items():
-            where = {"method": method.label, "set": name and shorten(clean(name))}
+            identity = {"method": method.label, "set": name and shorten(clean(name))}
             rows = _rows(source.predictions, text_column if examples else None)
             if accuracy is not None and not name and accuracy.has_interval:
                 rows["accuracy"] = [accuracy.low, accuracy.high]
-            sources.append({**where, **rows})
+            sources.append({**identity, **rows})
     script = asset("viewer.js")
     values = {
         "title": shorten(clean(title), 160),
@@ -134,13 +134,18 @@ def viewer_page(
 
 def _lowest_nll(methods: Sequence[Method]) -> str:
     """Return the label of the method to show first: the lowest mean NLL, else the first method."""
-    known = {one.label: one.predictions for one in methods if one.predictions.labelled.any()}
-    losses = {label: float(labelled_rows(found).nll.mean()) for label, found in known.items()}
+    labelled = {
+        method.label: method.predictions for method in methods if method.predictions.labelled.any()
+    }
+    losses = {
+        label: float(labelled_rows(predictions).nll.mean())
+        for label, predictions in labelled.items()
+    }
     return min(losses, key=losses.__getitem__, default=methods[0].label)
 
 
 def _json(content: Any) -> str:
-    """Return JSON that can stand in a script element: no character in it ends one."""
+    """Return JSON that is safe inside a script element: no character can end it."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -148,8 +153,8 @@ def _json(content: Any) -> str:
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
-    """Return predictions column by column, as the script reads them."""
-    found: dict[str, Any] = {
+    """Return predictions as columns in the format of the script."""
+    rows: dict[str, Any] = {
         "classes": [shorten(clean(name)) for name in predictions.classes],
         "prediction": predictions.prediction.tolist(),
         "confidence": predictions.confidence.tolist(),
@@ -160,28 +165,28 @@ def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
         },
     }
     if predictions.labels is not None:
-        given = predictions.probs[range(len(predictions)), predictions.labels].round(6)
-        found["given"] = given.tolist()
+        label_probs = predictions.probs[range(len(predictions)), predictions.labels].round(6)
+        rows["given"] = label_probs.tolist()
     if text_column is None:
-        return found
+        return rows
     texts = predictions.columns.get(text_column, questions(predictions))
     if texts is not None:
-        found["text"] = [None if text is None else clean(text)[:LONGEST] for text in texts]
+        rows["text"] = [None if text is None else clean(text)[:LONGEST] for text in texts]
     if predictions.ids is not None:
-        found["id"] = [shorten(clean(name)) for name in predictions.ids]
+        rows["id"] = [shorten(clean(name)) for name in predictions.ids]
     if QUESTION_COLUMNS[-1] in predictions.columns:
-        found["options"] = [options_of(predictions, row) for row in range(len(predictions))]
-    return {**found, "columns": _groups(predictions, text_column)}
+        rows["options"] = [options_of(predictions, row) for row in range(len(predictions))]
+    return {**rows, "columns": _groups(predictions, text_column)}
 
 
 def _groups(predictions: Predictions, text_column: str) -> dict[str, list[str | None]]:
-    """Return the further columns that have few values."""
+    """Return the further columns with few distinct values."""
     columns = {
         name: values
         for name, values in predictions.columns.items()
         if name not in (text_column, *QUESTION_COLUMNS) and len(set(values)) <= MOST_VALUES
     }
     return {
-        shorten(clean(name)): [None if one is None else shorten(clean(one)) for one in values]
+        shorten(clean(name)): [None if value is None else shorten(clean(value)) for value in values]
         for name, values in list(columns.items())[:MOST_COLUMNS]
     }

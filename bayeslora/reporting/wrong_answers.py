@@ -1,7 +1,7 @@
-"""The rows that each method got wrong while it was most sure, to be read by a person.
+"""The most confident errors of each method, for a person to read.
 
-They are the quickest way to see what goes wrong: texts of another kind, classes that shade into
-each other, labels that are mistakes.
+They are the quickest way to see what goes wrong: texts of another kind, overlapping classes, wrong
+labels.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from bayeslora.reporting.text import certain
 from bayeslora.tables.images import thumbnail
 
 MOST = 10
-"""Rows shown of a method."""
+"""Most rows shown per method."""
 
 BEGINNING = 300
-"""Characters of a text that are shown at once."""
+"""Characters of a text shown before unfolding."""
 
 LONGEST = 20_000
-"""Characters of a text that enter the page at most."""
+"""Most characters of a text in the page."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row that was answered wrongly, as plain text.
+    """A wrongly classified row, as plain text.
 
     Attributes:
         row: The row's id, or its number from 1.
         confidence: Probability of the predicted class.
         predicted: The predicted class.
         label: The label.
-        label_probability: Probability that the method gave to the label.
-        text: The text, or its beginning; empty where it is not known.
-        rest: The whole text where `text` is its beginning, else empty.
-        length: How long the whole text is, and whether all of it is here.
-        image: A PNG image as a data URI, where the text is the path of an image that is there.
-        options: Of a question, letter, text and probability of every option; else empty.
+        label_probability: Predicted probability of the label.
+        text: The text, or its beginning; empty if unknown.
+        rest: The full text if `text` is only its beginning, else empty.
+        length: Length of the full text, and whether it is truncated.
+        image: A PNG image as a data URI, if the text is the path of an existing image.
+        options: For a question, letter, text and probability of every option; else empty.
     """
 
     row: str
@@ -65,7 +65,7 @@ class WrongAnswers:
 
     Attributes:
         label: The method's label.
-        facts: How many rows are wrong, and how many are shown.
+        facts: Numbers of wrong and of shown rows.
         examples: The errors, the most confident first.
     """
 
@@ -75,26 +75,26 @@ class WrongAnswers:
 
 
 def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswers, ...]:
-    """Return the most confident errors of every labelled method, the method of lowest NLL first.
+    """Return the most confident errors of every labelled method, sorted by NLL.
 
     Args:
-        methods: What was scored.
-        column: The further column that holds the rows' texts, where it is there; else questions
-            with their contexts are the texts.
+        methods: Methods with their scores.
+        column: The further column with the rows' texts; if missing, questions with their contexts
+            are the texts.
     """
-    best_first = sorted(labelled(methods), key=lambda one: one.scores["nll"].value)
-    return tuple(_of_method(one, column) for one in best_first)
+    best_first = sorted(labelled(methods), key=lambda method: method.scores["nll"].value)
+    return tuple(_of_method(method, column) for method in best_first)
 
 
-def _of_method(one: Assessed, column: str) -> WrongAnswers:
-    predictions = one.method.predictions
+def _of_method(assessed: Assessed, column: str) -> WrongAnswers:
+    predictions = assessed.method.predictions
     labels = predictions.labels
     if labels is None:
         raise ValueError("there are no wrong answers without labels")
     wrong = np.flatnonzero(predictions.labelled & (predictions.prediction != labels))
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
     chosen = wrong[order[:MOST]]
-    facts = f"{len(wrong):,} of {counted(one.scores.n_labelled, 'labelled example')} wrong"
+    facts = f"{len(wrong):,} of {counted(assessed.scores.n_labelled, 'labelled example')} wrong"
     if len(wrong) > MOST:
         facts += f"; the {MOST} most confident are shown"
     texts = predictions.columns.get(column, questions(predictions))
@@ -102,7 +102,7 @@ def _of_method(one: Assessed, column: str) -> WrongAnswers:
         _example(predictions, labels, row, None if texts is None else texts[row])
         for row in chosen.tolist()
     )
-    return WrongAnswers(one.label, facts, examples)
+    return WrongAnswers(assessed.label, facts, examples)
 
 
 def _example(
@@ -122,7 +122,7 @@ def _example(
 
 
 def questions(predictions: Predictions) -> Sequence[str | None] | None:
-    """Return each question, and below it its context, where predictions are of questions."""
+    """Return each question followed by its context; None if predictions are not of questions."""
     question, context, _ = (predictions.columns.get(name) for name in QUESTION_COLUMNS)
     if question is None or context is None:
         return question
@@ -133,30 +133,30 @@ def questions(predictions: Predictions) -> Sequence[str | None] | None:
 
 
 def options_of(predictions: Predictions, row: int) -> tuple[tuple[str, str, str], ...]:
-    """Return letter, text and probability of every option of a question; empty where unknown."""
+    """Return letter, text and probability of every option of a question; empty if unknown."""
     texts = predictions.columns.get(QUESTION_COLUMNS[-1])
     stated = predictions[row].probs
     try:
-        found = json.loads((None if texts is None else texts[row]) or "")
+        options = json.loads((None if texts is None else texts[row]) or "")
     except (ValueError, RecursionError):
         return ()
-    if not isinstance(found, list) or len(found) != len(stated):
+    if not isinstance(options, list) or len(options) != len(stated):
         return ()
     return tuple(
         (shorten(clean(name)), clean(str(text))[:BEGINNING], certain(prob))
-        for (name, prob), text in zip(stated.items(), found, strict=True)
+        for (name, prob), text in zip(stated.items(), options, strict=True)
     )
 
 
 def _shown_text(text: str | None) -> dict[str, str]:
-    """Return a text in one line, with its beginning apart where it is long."""
+    """Return the text fields of an `Example`: one line, split after its beginning if long."""
     if text is None or not text.strip():
         return {}
-    whole = clean(text)
-    if len(whole) <= BEGINNING:
-        return {"text": whole}
-    words = whole[:BEGINNING].rsplit(" ", 1)[0].rstrip()
-    length = f"{len(whole):,} characters"
-    if len(whole) > LONGEST:
+    cleaned = clean(text)
+    if len(cleaned) <= BEGINNING:
+        return {"text": cleaned}
+    words = cleaned[:BEGINNING].rsplit(" ", 1)[0].rstrip()
+    length = f"{len(cleaned):,} characters"
+    if len(cleaned) > LONGEST:
         length = f"the first {LONGEST:,} of {length}"
-    return {"text": f"{words}…", "rest": whole[:LONGEST], "length": length}
+    return {"text": f"{words}…", "rest": cleaned[:LONGEST], "length": length}

@@ -1,1 +1,1 @@
-"""Rows and columns of files: the one room that opens data and predictions files."""
+"""Rows and columns of files: the only package that opens data and predictions files."""

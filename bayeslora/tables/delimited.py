@@ -1,9 +1,10 @@
-"""Rows of CSV and TSV files, with the line on which each begins.
+"""Rows of CSV and TSV files, with the line on which each row begins.
 
 Regular files are read fast: Arrow parses blocks whose structure has been checked. Arrow is twenty
-times faster than the csv module, but takes broken quotation marks for text and does not know the
-line of a row. Here NumPy finds where records end and checks every quotation mark of a block; what
-is not regular in the sense of RFC 4180 is left to the csv module, whose errors explain it.
+times faster than the csv module, but treats broken quotation marks as text and does not report line
+numbers. Here NumPy finds the ends of records and checks all quotation marks of a block; blocks that
+are not regular in the sense of RFC 4180 are parsed by the csv module, whose errors explain the
+problem.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def header_of(source: Source) -> tuple[str, ...]:
     """Return the names of the columns.
 
     Raises:
-        InputError: The file has no row at all, or the first one is broken.
+        InputError: The file has no rows, or the first row is broken.
     """
     for _, (fields,) in _records(source, 1):
         return tuple(fields)
@@ -37,9 +38,9 @@ def header_of(source: Source) -> tuple[str, ...]:
 
 
 def delimited_records(source: Source, names: Sequence[str], size: int) -> Iterator[Rows]:
-    """Yield lines and fields of the rows below the header, `size` of them at a time.
+    """Yield line numbers and fields of the rows below the header, `size` at a time.
 
-    Blank lines are passed over.
+    Blank lines are skipped.
 
     Raises:
         InputError: A row is broken, too long, or has more or fewer fields than the header.
@@ -62,8 +63,8 @@ def delimited_records(source: Source, names: Sequence[str], size: int) -> Iterat
 
 
 def _records(source: Source, size: int) -> Iterator[Rows]:
-    """Yield all rows that are not blank, the header among them."""
-    # A traceback may keep this frame, which must not keep the file open.
+    """Yield all rows that are not blank, including the header."""
+    # A traceback may hold this frame, which must not keep the file open.
     with closing(source.lines(newline="")) as lines:
         delimiter = source.reading.delimiter_of(source.path)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -99,7 +100,7 @@ def _broken(source: Source, row: int, error: csv.Error) -> InputError:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Raise the csv module's limit on the length of a field while the context lasts."""
+    """Temporarily raise the csv module's limit on the length of a field."""
     limit = csv.field_size_limit(ROW_LIMIT)
     try:
         yield
@@ -108,8 +109,8 @@ def _long_fields() -> Iterator[None]:
 
 
 _QUOTE, _NEWLINE, _RETURN = b'"\n\r'
-_BLOCK = 2**20  # bytes at least: smaller ones take longer for each
-_BYTES = 64  # for each row that is asked for: few rows at a time should take little memory
+_BLOCK = 2**20  # minimum bytes; smaller blocks take longer per byte
+_BYTES = 64  # bytes per requested row: few rows at a time should take little memory
 _MARK = b"\xef\xbb\xbf"
 
 Ints = NDArray[np.int64]
@@ -121,12 +122,12 @@ class IrregularError(Exception):
 
 @dataclass(frozen=True)
 class _Block:
-    """Whole records.
+    """A block of whole records.
 
     Attributes:
-        data: Their bytes.
-        rows: The line on which each record that is not blank begins, from 1.
-        lines: How many lines they have.
+        data: Bytes of the records.
+        rows: Line on which each non-blank record begins, from 1.
+        lines: Number of lines.
     """
 
     data: bytes
@@ -135,18 +136,18 @@ class _Block:
 
 
 def arrow_records(
-    source: Source, names: Sequence[str], wanted: Sequence[str], size: int
+    source: Source, names: Sequence[str], columns: Sequence[str], size: int
 ) -> Iterator[tuple[list[int], Any]]:
-    """Yield the lines of rows below the header, and a `pyarrow.RecordBatch` of texts.
+    """Yield line numbers of the rows below the header, and a `pyarrow.RecordBatch` of texts.
 
     Args:
-        source: A file in UTF-8.
-        names: The header.
-        wanted: The columns to read.
-        size: The most rows at a time.
+        source: UTF-8 file.
+        names: Header.
+        columns: Columns to read.
+        size: Maximum number of rows at a time.
 
     Raises:
-        IrregularError: The file goes on in a way that only the csv module can tell.
+        IrregularError: The rest of the file needs the csv module.
     """
     if source.reading.encoding is not None:
         raise IrregularError
@@ -154,18 +155,18 @@ def arrow_records(
     is_first = True
     with source.binary() as stream:
         for block in _blocks(stream, ord(delimiter), min(max(_BLOCK, _BYTES * size), ROW_LIMIT)):
-            table = _parsed(block, names, wanted, delimiter)
+            table = _parsed(block, names, columns, delimiter)
             if table.num_rows != len(block.rows):
                 raise IrregularError
             start = int(is_first)
             is_first = False
-            for place in range(start, table.num_rows, size):
-                part = table.slice(place, size).combine_chunks().to_batches()
+            for offset in range(start, table.num_rows, size):
+                part = table.slice(offset, size).combine_chunks().to_batches()
                 if part:
-                    yield block.rows[place : place + size].tolist(), part[0]
+                    yield block.rows[offset : offset + size].tolist(), part[0]
 
 
-def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> Any:
+def _parsed(block: _Block, names: Sequence[str], columns: Sequence[str], delimiter: str) -> Any:
     import pyarrow as pa
     import pyarrow.csv
 
@@ -178,7 +179,7 @@ def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimite
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
-                include_columns=list(wanted),
+                include_columns=list(columns),
                 null_values=[""],
                 strings_can_be_null=True,
             ),
@@ -188,7 +189,7 @@ def _parsed(block: _Block, names: Sequence[str], wanted: Sequence[str], delimite
 
 
 def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
-    """Yield runs of whole records, of about `size` bytes each."""
+    """Yield blocks of whole records, of about `size` bytes each."""
     data = stream.read(size).removeprefix(_MARK)
     line, step = 1, size
     while data:
@@ -196,7 +197,7 @@ def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
         if not more and not data.endswith(b"\n"):
             data += b"\n"
         block, rest = _cut(data, delimiter, line)
-        # What holds no whole record is looked through again, so it should not grow by a little.
+        # Data without a whole record are scanned again, so they should not grow in small steps.
         step = size if block is not None else 2 * step
         if block is not None:
             yield block
@@ -207,7 +208,7 @@ def _blocks(stream: IO[bytes], delimiter: int, size: int) -> Iterator[_Block]:
 
 
 def _cut(data: bytes, delimiter: int, line: int) -> tuple[_Block | None, bytes]:
-    """Return the whole records at the beginning of the data, if any, and what is left."""
+    """Return the whole records at the start of the data, if any, and the rest."""
     codes = np.frombuffer(data, np.uint8)
     quotes, newlines = np.flatnonzero(codes == _QUOTE), np.flatnonzero(codes == _NEWLINE)
     ends = newlines[np.searchsorted(quotes, newlines) % 2 == 0] if len(quotes) else newlines
@@ -228,11 +229,16 @@ def _cut(data: bytes, delimiter: int, line: int) -> tuple[_Block | None, bytes]:
 def _check_quotes(codes: NDArray[np.uint8], quotes: Ints, delimiter: int) -> None:
     """Raise IrregularError unless each quotation mark begins or ends a field, or is doubled."""
     opening, closing = quotes[::2], quotes[1::2]
-    before = codes[np.maximum(opening - 1, 0)]
-    begins = (opening == 0) | (before == delimiter) | (before == _NEWLINE)
+    preceding = codes[np.maximum(opening - 1, 0)]
+    begins = (opening == 0) | (preceding == delimiter) | (preceding == _NEWLINE)
     doubled = np.zeros(len(opening), dtype=bool)
     doubled[1:] = opening[1:] == closing[: len(opening) - 1] + 1
-    after = codes[closing + 1]
-    ends = (after == delimiter) | (after == _NEWLINE) | (after == _RETURN) | (after == _QUOTE)
+    following = codes[closing + 1]
+    ends = (
+        (following == delimiter)
+        | (following == _NEWLINE)
+        | (following == _RETURN)
+        | (following == _QUOTE)
+    )
     if not ((begins | doubled).all() and ends.all()):
         raise IrregularError

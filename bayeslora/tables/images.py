@@ -1,6 +1,6 @@
-"""Images as rows: a folder with one folder per class, an array file, and where one image is.
+"""Images as rows: directories with one directory per class, array files, and single images.
 
-An image is named by its path, and an image in an array by `<path>#<row>`, with rows from 0.
+An image is identified by its path, and an image in an array by `<path>#<row>`, with rows from 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IN_ARRAY = re.compile(rf"(?P<array>{DIGITS}|.+\.np[yz])#(?P<row>[0-9]+)")
 
 
 def is_image(path: str | Path) -> bool:
-    """Return whether a path ends like an image."""
+    """Return whether a path has the suffix of an image."""
     return Path(path).suffix.lower() in SUFFIXES
 
 
@@ -43,35 +43,35 @@ def holds_images(path: str | Path) -> bool:
 
 
 def open_images(path: str | Path) -> Table:
-    """Return the table of a folder or an array file, with columns `image` and maybe `label`.
+    """Open a directory or an array file as a table with columns `image` and optionally `label`.
 
     Args:
         path: A directory with images, or with one directory of images per class; or a `.npy` file
-            with images [N, H, W] or [N, H, W, 3]; or a `.npz` file with `images` and maybe
+            with images [N, H, W] or [N, H, W, 3]; or a `.npz` file with `images` and optionally
             `labels` [N], integers or strings. Images are uint8, or floats between 0 and 1.
 
     Raises:
-        InputError: It is none of these.
+        InputError: The path is none of these.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _folder(place)
-    if not place.is_file():
-        raise InputError(f"{place} does not exist")
-    found = _array(str(place), _changed(place))
-    images = found["images"]
-    columns: dict[str, list[Any]] = {IMAGE: [f"{place.name}#{row}" for row in range(len(images))]}
-    if "labels" in found:
-        labels = found["labels"]
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    arrays = _array(str(path), _changed(path))
+    images = arrays["images"]
+    columns: dict[str, list[Any]] = {IMAGE: [f"{path.name}#{row}" for row in range(len(images))]}
+    if "labels" in arrays:
+        labels = arrays["labels"]
         if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iuUS":
             raise InputError(
-                f"{place}: labels must be {len(images)} integers or strings, one per image, got "
+                f"{path}: labels must be {len(images)} integers or strings, one per image, got "
                 f"{labels.dtype} of shape {list(labels.shape)}"
             )
         columns[LABEL] = (
             labels.astype(str).tolist() if labels.dtype.kind == "S" else labels.tolist()
         )
-    return columns_table(columns, tuple(columns), str(place), len(images))
+    return columns_table(columns, tuple(columns), str(path), len(images))
 
 
 def _folder(folder: Path) -> Table:
@@ -95,16 +95,17 @@ def _folder(folder: Path) -> Table:
 
 
 def located(image: str, source: str) -> str:
-    """Return the path of an image that a table names relative to where it is.
+    """Resolve the path of an image relative to the location of its table.
 
     Args:
-        image: As the table has it.
-        source: `Table.source`: a directory, a file, or `<list>` and the like for data in memory.
+        image: Path in the table.
+        source: `Table.source`: a directory, a file, or a placeholder such as `<list>` for data in
+            memory.
     """
-    place = Path(source)
+    path = Path(source)
     if source.startswith("<") or _is_digit(image):
         return image
-    return str((place if place.is_dir() else place.parent) / image)
+    return str((path if path.is_dir() else path.parent) / image)
 
 
 def _is_digit(image: str) -> bool:
@@ -113,10 +114,10 @@ def _is_digit(image: str) -> bool:
 
 
 def read_image(image: str) -> NDArray[np.uint8]:
-    """Return the pixels [H, W, 3] of an image: red, green and blue.
+    """Return the RGB pixels of an image, [H, W, 3].
 
     Raises:
-        InputError: There is no such image, or it cannot be read; the message names it.
+        InputError: The image does not exist or cannot be read; the message names it.
     """
     match = _IN_ARRAY.fullmatch(image)
     return _read_file(image) if match is None else _read_row(match["array"], int(match["row"]))
@@ -151,29 +152,31 @@ def _read_row(array: str, row: int) -> NDArray[np.uint8]:
 
 
 def thumbnail(image: str) -> str:
-    """Return a small copy of an image as a data URI of a PNG file; empty if there is no such image.
+    """Return a thumbnail as a data URI of a PNG file; empty if there is no such image.
 
     Args:
-        image: The path of an image, or any text.
+        image: Path of an image, or any text.
     """
     if not (is_image(image) or _IN_ARRAY.fullmatch(image)):
         return ""
     from PIL import Image
 
     try:
-        found = Image.fromarray(read_image(image))
+        picture = Image.fromarray(read_image(image))
     except InputError:
         return ""
-    found.thumbnail((_SMALL, _SMALL))
-    times = _SMALL // max(found.size)
-    found = found.resize((found.width * times, found.height * times), Image.Resampling.NEAREST)
+    picture.thumbnail((_SMALL, _SMALL))
+    factor = _SMALL // max(picture.size)
+    picture = picture.resize(
+        (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+    )
     buffer = io.BytesIO()
-    found.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def digits() -> tuple[list[str], NDArray[np.int64]]:
-    """Return the images of scikit-learn's digits by name, and their classes [N] from 0 to 9."""
+    """Return the names of scikit-learn's digit images, and their classes, [N], from 0 to 9."""
     labels: NDArray[np.int64] = _digits()["labels"]
     return [f"{DIGITS}#{row}" for row in range(len(labels))], labels
 
@@ -193,23 +196,23 @@ def _changed(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
-    """Return `images` and maybe `labels` of an array file, checked; kept until it changes."""
+    """Return checked `images` and, if present, `labels` of an array file; cached."""
     try:
-        # Opened here, since numpy leaves a file open that it cannot read.
+        # Opened here, since numpy does not close files that it cannot read.
         with Path(path).open("rb") as file:
             content: Any = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                found = {"images": content}
+                arrays = {"images": content}
             else:
                 with content:
-                    found = {
+                    arrays = {
                         name: content[name] for name in ("images", "labels") if name in content
                     }
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
-    if "images" not in found:
+    if "images" not in arrays:
         raise InputError(f"{path} has no array 'images'")
-    images = found["images"]
+    images = arrays["images"]
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if not shaped or images.dtype.kind not in "uf" or not images.size:
         raise InputError(
@@ -217,9 +220,9 @@ def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
             f"{images.dtype} of shape {list(images.shape)}"
         )
     if images.ndim == 4 and images.shape[3] == 1:
-        found["images"] = images = images[..., 0]
+        arrays["images"] = images = images[..., 0]
     if images.dtype.kind == "f" and not (images.min() >= 0 and images.max() <= 1):
         raise InputError(f"{path}: images of floats must be between 0 and 1, and finite")
     if images.dtype.kind == "u" and images.dtype != np.uint8:
         raise InputError(f"{path}: images of integers must be uint8, got {images.dtype}")
-    return found
+    return arrays

@@ -1,4 +1,4 @@
-"""Records of JSON lines and JSON lists, one by one, with the line on which each begins."""
+"""Iterate over records of JSON lines and JSON lists, with the line on which each begins."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PART = 2**18  # characters
 def json_records(source: Source, rows: list[int]) -> Iterator[Record]:
     """Yield each object, and append the line on which it begins to `rows`.
 
-    A file whose first character is `[` is a list; any other has an object a line, and blank lines
-    are passed over.
+    A file whose first character is `[` is a list; other files have one object per line, and blank
+    lines are skipped.
 
     Raises:
-        InputError: The file is not UTF-8, JSON or a sequence of objects; an object has a key twice,
-            or half a surrogate pair, or is longer than `ROW_LIMIT`. The message names the row.
+        InputError: The file is not UTF-8, JSON or a sequence of objects; an object has a repeated
+            key or half a surrogate pair, or is longer than `ROW_LIMIT`. The message names the row.
     """
     return _from_list(source, rows) if _is_list(source) else _from_lines(source, rows)
 
@@ -59,7 +59,7 @@ def _from_lines(source: Source, rows: list[int]) -> Iterator[Record]:
 
 
 def _from_list(source: Source, rows: list[int]) -> Iterator[Record]:
-    """Parse objects one by one, to hold no more than one and to know the line of each."""
+    """Parse objects one at a time, to limit memory and to know the line of each."""
     with source.text("\n") as stream:
         text = _Window(stream)
         row = 1 + text.skip_space()
@@ -89,55 +89,55 @@ def _from_list(source: Source, rows: list[int]) -> Iterator[Record]:
 
 
 class _Window:
-    """The part of a text that has been read and not yet used."""
+    """The part of a text that has been read but not yet consumed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._text = ""
-        self._place = 0
+        self._position = 0
 
     def peek(self) -> str:
-        """Return the next character, empty at the end."""
-        if self._place == len(self._text):
-            self._text, self._place = self._stream.read(_PART), 0
-        return self._text[self._place : self._place + 1]
+        """Return the next character, or an empty string at the end."""
+        if self._position == len(self._text):
+            self._text, self._position = self._stream.read(_PART), 0
+        return self._text[self._position : self._position + 1]
 
     def take(self, character: str) -> bool:
-        """Step over a character if it is the next one."""
+        """Consume a character if it is the next one, and return whether it was."""
         is_next = self.peek() == character
-        self._place += is_next
+        self._position += is_next
         return is_next
 
     def skip_space(self) -> int:
-        """Step over white space; return the number of line breaks in it."""
+        """Consume white space and return its number of line breaks."""
         lines = 0
         while self.peek():
-            match = _SPACE.match(self._text, self._place)
-            end = self._place if match is None else match.end()
-            lines += self._text.count("\n", self._place, end)
-            self._place = end
+            match = _SPACE.match(self._text, self._position)
+            end = self._position if match is None else match.end()
+            lines += self._text.count("\n", self._position, end)
+            self._position = end
             if end < len(self._text):
                 break
         return lines
 
     def decode(self) -> tuple[Any, int]:
-        """Return the next value and where it ends; read on as long as it may be cut off."""
+        """Return the next value and its end; read more while it may be truncated."""
         self.peek()
         while True:
             try:
-                return _DECODER.raw_decode(self._text, self._place)
+                return _DECODER.raw_decode(self._text, self._position)
             except json.JSONDecodeError:
-                held = len(self._text) - self._place
-                part = self._stream.read(max(held, _PART)) if held <= ROW_LIMIT else ""
+                length = len(self._text) - self._position
+                part = self._stream.read(max(length, _PART)) if length <= ROW_LIMIT else ""
                 if not part:
-                    if held > ROW_LIMIT:
+                    if length > ROW_LIMIT:
                         raise ValueError(too_long()) from None
                     raise
-                self._text, self._place = self._text[self._place :] + part, 0
+                self._text, self._position = self._text[self._position :] + part, 0
 
     def advance(self, end: int) -> str:
-        """Return what lies before `end` and go there."""
-        raw, self._place = self._text[self._place : end], end
+        """Consume and return the text before `end`."""
+        raw, self._position = self._text[self._position : end], end
         return raw
 
 
@@ -145,13 +145,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise _RepeatedKeyError(f"the key {shown(twice)} appears twice")
+        repeated = next(name for index, name in enumerate(names) if name in names[:index])
+        raise _RepeatedKeyError(f"the key {shown(repeated)} appears twice")
     return record
 
 
 class _RepeatedKeyError(ValueError):
-    """An object has a key twice, of which parsers silently take the last."""
+    """An object has a repeated key, of which parsers silently use the last."""
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
@@ -159,10 +159,10 @@ _SCAN: Any = vars(json.JSONDecoder())["scan_once"]
 
 
 class _Parser:
-    """A parser of one object a line that refuses keys that appear twice.
+    """A parser of one object per line that rejects repeated keys.
 
-    Looking at each key costs a third of the time. A flat object has as many colons as keys unless
-    a text has some, so its keys are looked at only where the numbers differ.
+    Checking each key takes a third of the time. A flat object has as many colons as keys unless a
+    text contains colons, so keys are checked only if the numbers differ.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Files of every format as tables."""
+"""Open files of all formats as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bayeslora.tables.reading import DEFAULT, Reading
 from bayeslora.tables.source import Source, open_source
 from bayeslora.tables.table import PIECE, Piece, Table, names_of
 
-_CELLS = 500_000  # fields that are Python objects at a time
+_CELLS = 500_000  # maximum number of fields held as Python objects
 
 
 def open_table(
@@ -25,20 +25,20 @@ def open_table(
     shape: Callable[[Record], Record] | None = None,
     alike: Callable[[str], bool] | None = None,
 ) -> Table:
-    """Return a file with its header read and its rows not yet.
+    """Open a file as a table, reading only its header.
 
     Args:
-        path: A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; the text formats may be
-            compressed by gzip, with `.gz` behind the name. Text is UTF-8, with or without a byte
-            order mark. JSON is a list of objects, or an object a line.
-        reading: How a text file is read that is not as its name says.
-        shape: Applied to every JSON object.
-        alike: Says of a key whether a JSON object may have it only if the first one does; every
-            object must then have the keys that are read. None takes a missing key for null.
+        path: A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file; text formats may be compressed
+            by gzip, with the suffix `.gz`. Text is UTF-8, with or without a byte order mark. JSON
+            is a list of objects, or one object per line.
+        reading: Options for text files that deviate from their suffix.
+        shape: Function applied to every JSON object.
+        alike: Function of a key: whether a JSON object may have it only if the first object has it;
+            every object must then have the keys that are read. None treats a missing key as null.
 
     Raises:
-        InputError: The file is missing, of another kind, empty, or broken at its beginning, or
-            has a column twice.
+        InputError: The file is missing, of another kind, empty, or broken at its start, or has a
+            repeated column.
     """
     source = open_source(path, reading)
     if source.kind == "parquet":
@@ -72,26 +72,28 @@ def _json_table(
     if not first:
         raise InputError(f"{source} is empty; at least one row is needed")
     if shape is not None and alike is not None and shape(first[0]) is first[0]:
-        shape = None  # what is not to be changed in the first object is in none that is like it
+        shape = None  # if the first object is unchanged, so are objects with the same keys
     if shape is not None:
         first = list(map(shape, first))
     names = names_of(first)
 
     def read(columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        places: list[int] = []
-        records = json_records(source, places)
+        row_numbers: list[int] = []
+        records = json_records(source, row_numbers)
         if shape is not None:
             records = map(shape, records)
         before = 0
         while part := list(islice(records, rows)):
             if alike is not None:
                 _check_alike(
-                    source, places, part, names=frozenset(names), wanted=columns, alike=alike
+                    source, row_numbers, part, names=frozenset(names), columns=columns, alike=alike
                 )
-            there = set(columns) if alike else set(names_of(part))
-            found = {name: [one.get(name) for one in part] for name in columns if name in there}
-            yield Piece(found, places.copy(), before)
-            places.clear()
+            present = set(columns) if alike else set(names_of(part))
+            values = {
+                name: [record.get(name) for record in part] for name in columns if name in present
+            }
+            yield Piece(values, row_numbers.copy(), before)
+            row_numbers.clear()
             before += len(part)
 
     return Table(str(source), names, read)
@@ -103,14 +105,14 @@ def _check_alike(
     records: Sequence[Record],
     *,
     names: frozenset[str],
-    wanted: Sequence[str],
+    columns: Sequence[str],
     alike: Callable[[str], bool],
 ) -> None:
-    """Raise InputError if a record has other keys than the first one of the file."""
+    """Raise InputError if the keys of a record differ from those of the first record."""
     for row, record in zip(rows, records, strict=True):
         if record.keys() == names:
             continue
-        for name in wanted:
+        for name in columns:
             if name not in record:
                 raise InputError(
                     f"{source}, row {row} has no {shown(name)}, which the first row has; write "
@@ -126,15 +128,15 @@ def _check_alike(
 def _check_distinct(names: Sequence[str], source: Source) -> None:
     if len(set(names)) < len(names):
         seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InputError(f"{source} has the column {shown(twice)} more than once")
+        repeated = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InputError(f"{source} has the column {shown(repeated)} more than once")
 
 
 def _delimited_pieces(
-    source: Source, names: Sequence[str], wanted: Sequence[str], size: int
+    source: Source, names: Sequence[str], columns: Sequence[str], size: int
 ) -> Iterator[Piece]:
-    """Yield pieces by Arrow as far as the file is regular, and the rest by the csv module."""
-    read = frozenset(wanted)
+    """Yield pieces parsed by Arrow while the file is regular, and the rest by the csv module."""
+    read = frozenset(columns)
     chosen = [name for name in names if name in read] or list(names[:1])
     before = 0
     try:
@@ -153,17 +155,17 @@ def _plain_pieces(
     source: Source, names: Sequence[str], chosen: Sequence[str], size: int
 ) -> Iterator[Piece]:
     read = frozenset(chosen)
-    places = [(place, name) for place, name in enumerate(names) if name in read]
+    indices = [(index, name) for index, name in enumerate(names) if name in read]
     size = min(size, max(1, _CELLS // len(names)))
     before = 0
     for rows, records in delimited_records(source, names, size):
-        columns = {name: [one[place] or None for one in records] for place, name in places}
+        columns = {name: [fields[index] or None for fields in records] for index, name in indices}
         yield Piece(columns, rows, before)
         before += len(rows)
 
 
-def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> Iterator[Piece]:
-    read = frozenset(wanted)
+def _parquet_pieces(table: ParquetTable, columns: Sequence[str], size: int) -> Iterator[Piece]:
+    read = frozenset(columns)
     chosen = [name for name in table.names if name in read]
     if not chosen:
         # Batches without columns would have no rows either.
@@ -173,7 +175,7 @@ def _parquet_pieces(table: ParquetTable, wanted: Sequence[str], size: int) -> It
         return
     before = 0
     for batch in table.batches(chosen, size):
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        values = dict(zip(batch.schema.names, batch.columns, strict=True))
         end = before + batch.num_rows
-        yield Piece(columns, range(before + 1, end + 1), before)
+        yield Piece(values, range(before + 1, end + 1), before)
         before = end

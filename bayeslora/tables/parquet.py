@@ -1,20 +1,20 @@
-"""Parquet files in which damage is noticed: page checksums, and one hash over the whole file.
+"""Parquet files with detection of damage: page checksums, and a hash of the whole file.
 
-Page checksums (CRC-32) cover the pages alone, neither page headers nor the footer, which holds the
-names, the types, the offsets and the metadata. A sealed file therefore also holds the SHA-256 of
-all its bytes, as the entry
+Page checksums (CRC-32) cover only the pages, neither page headers nor the footer, which contains
+names, types, offsets and metadata. A sealed file therefore also contains the SHA-256 of all its
+bytes, as the entry
 
     bayeslora.sha256 = bayeslora-sha256:<64 hexadecimal digits>
 
-of the footer's metadata; the hash is that of the file with these 64 digits as zeros. Arrow keeps
-the metadata of a schema in a blob of its own (`ARROW:schema`), and carries along only what is there
-when it reads a table and writes it again. The entry is not in the blob, so a file that another
-program rewrote has our other metadata and no hash, and is not checked.
+of the footer's metadata; the hash is computed with these 64 digits set to zeros. Arrow stores the
+metadata of a schema in a separate blob (`ARROW:schema`), and preserves only the blob when it reads
+and rewrites a table. The entry is not in the blob, so a file rewritten by another program has our
+other metadata but no hash, and is not checked.
 
-Name and value both say what the entry is: whichever of them a flipped bit hits, the other is still
-there and asks for the hash.
+Both name and value identify the entry: if a flipped bit corrupts one of them, the other still
+triggers the check.
 
-`ParquetTable` gives rows as `pyarrow.RecordBatch`es, checked as they are read.
+`ParquetTable` yields rows as `pyarrow.RecordBatch`es and checks them as they are read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEY = "bayeslora.sha256"
 _VALUE = "bayeslora-sha256:"
 _UNSEALED = "0" * 64
 _TRACE = re.compile(rb"bayeslora[.-]sha256")
-# The footer is Thrift in its compact form: 0x18 begins a string, then comes its length.
+# The footer is compact Thrift: 0x18 begins a string, followed by its length.
 _SEAL = re.compile(
     re.escape(_KEY.encode() + b"\x18" + bytes([len(_VALUE) + 64]) + _VALUE.encode())
     + rb"([0-9a-f]{64})"
@@ -47,29 +47,29 @@ _CHUNK = 1 << 20
 
 
 def write_sealed(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
-    """Write tables one after the other, with page checksums and the hash of the file.
+    """Write tables consecutively, with page checksums and the hash of the file.
 
     Args:
-        path: Where to; not atomic.
-        schema: A `pyarrow.Schema`, whose metadata the file carries.
-        tables: `pyarrow.Table`s of this schema; each becomes a row group, or several of
-            `ROW_GROUP` rows.
+        path: Path of the file; the write is not atomic.
+        schema: `pyarrow.Schema`, whose metadata are stored in the file.
+        tables: `pyarrow.Table`s of this schema; each is written as one or several row groups of at
+            most `ROW_GROUP` rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # A dictionary of numbers that hardly repeat is larger than the numbers.
+    # A dictionary of mostly distinct numbers is larger than the numbers.
     texts = [field.name for field in schema if not pa.types.is_floating(field.type)]
     with pq.ParquetWriter(path, schema, use_dictionary=texts, write_page_checksum=True) as writer:
         for table in tables:
             writer.write_table(table, ROW_GROUP)
         writer.add_key_value_metadata({_KEY: f"{_VALUE}{_UNSEALED}"})
-    place = _seal_of(_footer(path))
-    if place is None:
+    offset = _seal_of(_footer(path))
+    if offset is None:
         raise RuntimeError(f"{path}: the footer does not hold the entry that was written to it")
     with Path(path).open("r+b") as file:
-        digest = _hash(path, place)
-        file.seek(place, os.SEEK_END)
+        digest = _hash(path, offset)
+        file.seek(offset, os.SEEK_END)
         file.write(digest.encode())
 
 
@@ -77,14 +77,14 @@ def open_parquet(path: str | Path, *, check_whole: bool = True, **options: Any) 
     """Return a `pyarrow.parquet.ParquetFile` that checks the pages it reads.
 
     Args:
-        path: A file.
-        check_whole: Whether a sealed file is compared with its hash before it is opened.
-        **options: Those of `ParquetFile`.
+        path: Path of the file.
+        check_whole: Whether to verify the hash of a sealed file before opening it.
+        **options: Options of `ParquetFile`.
 
     Raises:
-        InputError: The file is not what was written.
-        ArrowException: It is not a Parquet file.
-        OSError: It cannot be read.
+        InputError: The file has changed since it was written.
+        ArrowException: The file is not a Parquet file.
+        OSError: The file cannot be read.
     """
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def open_parquet(path: str | Path, *, check_whole: bool = True, **options: Any) 
 
 
 def is_intact(path: str | Path) -> bool:
-    """Return False where a file was sealed and has changed since; True where it never was.
+    """Return whether a file matches its hash; True for files that were not sealed.
 
     Raises:
         OSError: The file cannot be read.
@@ -106,12 +106,12 @@ def is_intact(path: str | Path) -> bool:
     footer = _footer(path)
     if not _TRACE.search(footer):
         return True
-    place = _seal_of(footer)
-    return place is not None and _hash(path, place) == _digits(footer, place)
+    offset = _seal_of(footer)
+    return offset is not None and _hash(path, offset) == _digits(footer, offset)
 
 
 def _footer(path: str | Path) -> bytes:
-    """Return the footer with what follows it; no bytes where there is none."""
+    """Return the footer with the bytes after it; empty if there is none."""
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < _TAIL:
@@ -123,20 +123,20 @@ def _footer(path: str | Path) -> bytes:
 
 
 def _seal_of(footer: bytes) -> int | None:
-    """Return where the digits begin, counted from the end of the file, or None."""
-    found = _SEAL.search(footer)
-    return None if found is None else found.start(1) - len(footer)
+    """Return the offset of the digits from the end of the file, or None."""
+    match = _SEAL.search(footer)
+    return None if match is None else match.start(1) - len(footer)
 
 
-def _digits(footer: bytes, place: int) -> str:
-    return footer[place : place + len(_UNSEALED)].decode("ascii")
+def _digits(footer: bytes, offset: int) -> str:
+    return footer[offset : offset + len(_UNSEALED)].decode("ascii")
 
 
-def _hash(path: str | Path, place: int) -> str:
-    """Return the SHA-256 of a file with the digits at `place`, from its end, as zeros."""
+def _hash(path: str | Path, offset: int) -> str:
+    """Return the SHA-256 of a file with the digits at `offset`, from its end, set to zeros."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        left = file.seek(0, os.SEEK_END) + place
+        left = file.seek(0, os.SEEK_END) + offset
         file.seek(0)
         while left and (chunk := file.read(min(_CHUNK, left))):
             digest.update(chunk)
@@ -149,27 +149,27 @@ def _hash(path: str | Path, place: int) -> str:
 
 
 PREFIX = "bayeslora."
-"""What the keys of our Parquet metadata start with."""
+"""Prefix of the keys of our Parquet metadata."""
 
-# Bytes of a column that are read at a time, where Arrow would take all of it.
+# Bytes of a column read at a time; by default Arrow reads all of it.
 _BUFFER = 1 << 20
 
 
 class ParquetTable:
-    """A Parquet file with its footer read.
+    """A Parquet file whose footer has been read.
 
     Attributes:
-        names: Its columns in order.
-        schema: Their types, a `pyarrow.Schema`.
-        num_rows: The number of its rows, by the footer.
-        metadata: Our notes in it, without `PREFIX`.
+        names: Names of its columns in order.
+        schema: Types of its columns, a `pyarrow.Schema`.
+        num_rows: Number of its rows, according to the footer.
+        metadata: Our metadata, with keys without `PREFIX`.
     """
 
     def __init__(self, source: Source) -> None:
         """Read the footer.
 
         Raises:
-            InputError: The file is no Parquet file, is damaged, or has no rows.
+            InputError: The file is not a Parquet file, is damaged, or has no rows.
         """
         self._source = source
         with _readable(source), _opened(source, check_whole=True) as file:
@@ -184,7 +184,7 @@ class ParquetTable:
         """Yield some columns of all rows, at most `rows` at a time.
 
         Raises:
-            InputError: The file is damaged, or a text in it is not UTF-8.
+            InputError: The file is damaged, or a text is not UTF-8.
         """
         count = 0
         with _readable(self._source), _opened(self._source, check_whole=False) as file:
@@ -226,7 +226,7 @@ def _notes(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _check(source: Source, batch: Any, before: int) -> None:
-    """Raise InputError if lengths or texts are wrong, which reading alone lets through."""
+    """Raise InputError for wrong lengths or texts, which reading does not check."""
     import pyarrow as pa
 
     try:
@@ -248,7 +248,7 @@ def _check(source: Source, batch: Any, before: int) -> None:
 
 @contextmanager
 def _readable(source: Source) -> Iterator[None]:
-    """Raise InputError for what Arrow raises when a file is not what it should be."""
+    """Convert Arrow's errors about invalid files to InputError."""
     import pyarrow as pa
 
     try:

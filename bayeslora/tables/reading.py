@@ -1,4 +1,4 @@
-"""What a file's name or its first bytes say of its format, and the options for what they do not."""
+"""File formats by suffix or first bytes, and the reading options of text files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bayeslora.plain_text import shown
 Kind = Literal["json", "delimited", "parquet"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""The names' ends that are read; the text formats also with `.gz` behind."""
+"""Supported suffixes; text formats may also end in `.gz`."""
 
 PACKED = ".gz"
 
 ROW_LIMIT = 2**24
-"""Characters that a row of a text format may have, and a text of any format."""
+"""Maximum number of characters of a row in a text format, and of a text in any format."""
 
 _KINDS: dict[str, Kind] = {
     ".jsonl": "json",
@@ -29,17 +29,18 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _NAMED = {"tab": "\t", "\\t": "\t"}
-_TABLE = '[{"text": "a..b \\\\", "label": -10}];\t|\r\n'  # characters that tables are made of
+# characters that occur in the syntax of tables
+_TABLE = '[{"text": "a..b \\\\", "label": -10}];\t|\r\n'
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a text file that is not as its name says.
+    """Options for text files that deviate from their suffix.
 
     Attributes:
-        delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`; None
-            takes a comma or a tab, as the suffix says.
-        encoding: The encoding of a text file, by its Python name; None takes UTF-8.
+        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
+            or a tab, depending on the suffix.
+        encoding: Encoding of a text file, by its Python name; None uses UTF-8.
 
     Raises:
         InputError: The delimiter is not one character, or the encoding is unknown.
@@ -64,14 +65,14 @@ class Reading:
             )
 
     def check_for(self, path: Path, kind: Kind) -> None:
-        """Raise InputError if an option has no meaning for a file of this kind."""
+        """Raise InputError if an option does not apply to a file of this kind."""
         if self.delimiter is not None and kind != "delimited":
             raise InputError(f"{path}: --delimiter is for .csv and .tsv files")
         if self.encoding is not None and kind == "parquet":
             raise InputError(f"{path}: --encoding is for text files; Parquet is always UTF-8")
 
     def delimiter_of(self, path: Path) -> str:
-        """Return the character between the columns of a file."""
+        """Return the delimiter of a file."""
         if self.delimiter is not None:
             return self.delimiter
         return "\t" if ".tsv" in suffixes_of(path) else ","
@@ -81,32 +82,32 @@ DEFAULT = Reading()
 
 
 def suffixes_of(path: Path) -> list[str]:
-    """Return the suffixes of a name in lower case: the format's, and `.gz` where there is one."""
+    """Return the suffixes of a name in lower case: that of the format, and `.gz` if present."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return suffixes if suffixes[-1:] == [PACKED] else suffixes[-1:]
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the kind of a file by its name.
+    """Return the kind of a file by its suffix.
 
     Raises:
-        InputError: The suffix is none that is read.
+        InputError: The suffix is not supported.
     """
     suffixes = suffixes_of(path)
     kind = _KINDS.get(suffixes[0]) if suffixes else None
     if kind is None or (kind == "parquet" and len(suffixes) > 1):
-        found = f"extension {shown(''.join(suffixes))}" if suffixes else "no extension"
+        extension = f"extension {shown(''.join(suffixes))}" if suffixes else "no extension"
         raise InputError(
-            f"{path} has {found}; choose from {', '.join(SUFFIXES)} "
+            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} "
             f"(text formats also with {PACKED})"
         )
     return kind
 
 
 def _is_text_encoding(name: str) -> bool:
-    """Return whether an encoding brings a table back, in whatever pieces its bytes are read.
+    """Return whether an encoding round-trips a table, with any chunking of its bytes.
 
-    Python counts some codecs as text encodings that are for names of hosts: `idna`, `punycode`.
+    Python lists some codecs for host names as text encodings: `idna`, `punycode`.
     """
     try:
         if not codecs.lookup(name)._is_text_encoding:
@@ -124,17 +125,17 @@ _PARQUET = b"PAR1"
 
 
 def suffix_of(head: bytes, encoding: str | None = None) -> str:
-    """Return the suffix of the format that a file seems to have.
+    """Infer the suffix of a file from its first bytes.
 
-    Parquet is known by its first bytes and JSON by its first character; everything else is a table
-    with commas, or with tabs where its first line has a tab and no comma.
+    Parquet is detected by its first bytes and JSON by its first character; everything else is a
+    comma-separated table, or tab-separated if its first line has a tab and no comma.
 
     Args:
-        head: The first bytes, some thousands; they may be compressed by gzip.
-        encoding: The encoding of the text; None for UTF-8.
+        head: The first few thousand bytes, which may be compressed by gzip.
+        encoding: Encoding of the text; None for UTF-8.
 
     Raises:
-        InputError: They are no beginning of a table.
+        InputError: The bytes are not the start of a table.
     """
     reading = Reading(encoding=encoding)
     if head.startswith(_GZIP):

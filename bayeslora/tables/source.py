@@ -1,4 +1,4 @@
-"""Files as streams of bytes and text, unpacked and decoded, with errors that name the file."""
+"""Files as streams of decompressed bytes and decoded text, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from bayeslora.tables.reading import PACKED, ROW_LIMIT, SUFFIXES, Kind, Reading,
 
 _GZIP = b"\x1f\x8b"
 _UNICODE_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-# DEFLATE packs at most 1032 to 1, which only constant bytes reach; rows of text stay far below.
+# DEFLATE compresses at most 1032 to 1, reached only by constant bytes; text stays far below.
 _MOST_PACKED = 500
-_UNCHECKED = 2**24  # bytes; what unpacks to less does no harm
+_UNCHECKED = 2**24  # bytes; smaller files are harmless
 
 
 @dataclass(frozen=True)
 class Source:
-    """A regular file that can be read as often as is needed.
+    """A regular file that can be read repeatedly.
 
     Attributes:
-        path: Where it is.
-        kind: How its rows are written.
-        reading: Options of the text formats.
+        path: Path of the file.
+        kind: Format of its rows.
+        reading: Options of text formats.
         is_packed: Whether it is compressed by gzip.
     """
 
@@ -46,10 +46,10 @@ class Source:
 
     @contextmanager
     def binary(self) -> Iterator[IO[bytes]]:
-        """Open the file as unpacked bytes.
+        """Open the file as decompressed bytes.
 
         Raises:
-            InputError: Reading fails, inside the block as well.
+            InputError: Reading fails, also inside the block.
         """
         try:
             with self.path.open("rb") as raw:
@@ -68,10 +68,10 @@ class Source:
         """Open the file as text, without a byte order mark.
 
         Args:
-            newline: As of `open`: what ends a line.
+            newline: Line ending, as for `open`.
 
         Raises:
-            InputError: Reading or decoding fails, inside the block as well.
+            InputError: Reading or decoding fails, also inside the block.
         """
         encoding = self.reading.encoding or "utf-8"
         if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
@@ -83,7 +83,7 @@ class Source:
             raise self._undecodable(encoding, error) from None
 
     def lines(self, newline: str = "\n") -> Generator[str]:
-        """Yield the lines of the text with their ends.
+        """Yield the lines of the text with their line endings.
 
         Raises:
             InputError: Reading or decoding fails, or a line is longer than `ROW_LIMIT`.
@@ -114,16 +114,16 @@ class Source:
 
 
 def open_source(path: str | Path, reading: Reading) -> Source:
-    """Return a file whose name, type and first bytes have been looked at.
+    """Open a file after checking its name, type and first bytes.
 
     Raises:
-        InputError: The file does not exist, is no regular file, is empty, or has another suffix or
-            encoding than can be read; or an option has no meaning for it.
+        InputError: The file does not exist, is not a regular file, is empty, or has an unsupported
+            suffix or encoding; or an option does not apply to it.
     """
     file = Path(path)
     try:
-        about = file.stat()
-        problem = _problem(about)
+        status = file.stat()
+        problem = _problem(status)
         if problem:
             raise InputError(f"{file} {problem}")
         kind = kind_of(file)
@@ -150,19 +150,19 @@ def open_source(path: str | Path, reading: Reading) -> Source:
 
 
 def too_long() -> str:
-    """Return what is wrong with a row above the limit."""
+    """Return the problem of a row above the limit."""
     return f"the row is longer than {ROW_LIMIT:,} characters"
 
 
-def _problem(about: os.stat_result) -> str:
-    if stat.S_ISDIR(about.st_mode):
+def _problem(status: os.stat_result) -> str:
+    if stat.S_ISDIR(status.st_mode):
         return f"is a directory; name a file ({', '.join(SUFFIXES)})"
-    what = special_kind(about.st_mode)
-    return what and f"is {what}; name a regular file, or pipe the rows in and name them '-'"
+    kind = special_kind(status.st_mode)
+    return kind and f"is {kind}; name a regular file, or pipe the rows in and name them '-'"
 
 
 class _Unpacked(io.RawIOBase):
-    """Unpacked bytes; raise InputError where a small file unpacks to a huge one."""
+    """Decompressed bytes; raises InputError if a small file decompresses to a huge one."""
 
     def __init__(self, source: Source, raw: IO[bytes], packed: gzip.GzipFile) -> None:
         self._source = source

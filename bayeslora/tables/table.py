@@ -1,4 +1,4 @@
-"""Tables in pieces: whatever rows come from, they are read some at a time, as often as needed."""
+"""Tables that can be read repeatedly in pieces, whatever the source of the rows."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from bayeslora.plain_text import is_hidden, shown
 from bayeslora.tables.parquet import python_values
 
 PIECE = 4096
-"""Rows of a piece where nothing else is said."""
+"""Default number of rows per piece."""
 
-_LETTERS = 4  # of a name in which one wrong letter is taken for a slip
+_LETTERS = 4  # minimum length of names in which one wrong letter counts as a slip
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows in a row.
+    """Consecutive rows of a table.
 
     Attributes:
-        columns: [N] values by column name, None where a row has no value: lists of Python values,
-            or `pyarrow` arrays where they come from Parquet.
-        rows: [N] where each row is, counted from 1. In a text file it is the line on which the row
-            begins, as an editor shows it.
-        before: How many rows came earlier.
+        columns: [N] values by column name, None for missing values: lists of Python values, or
+            `pyarrow` arrays from Parquet and regular text files.
+        rows: [N] row numbers, from 1. For text files, the line on which the row begins, as shown by
+            an editor.
+        before: Number of earlier rows.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -36,7 +36,7 @@ class Piece:
     before: int
 
     def after(self, count: int) -> list[Piece]:
-        """Return the rows that are not among the first `count` of the table, in a list of one."""
+        """Return the rows beyond the first `count` of the table, as a list of at most one piece."""
         skip = max(0, count - self.before)
         if skip >= len(self.rows):
             return []
@@ -44,38 +44,38 @@ class Piece:
         return [Piece(columns, self.rows[skip:], self.before + skip)]
 
     def where(self, position: int) -> str:
-        """Return what messages call a row: `row 3`, with its number where rows share a line."""
-        return _called(self.rows, position, self.before)
+        """Return the name of a row for messages, with its record number if rows share a line."""
+        return _row_name(self.rows, position, self.before)
 
 
 class RowNames:
-    """Where the rows of many pieces are; eight bytes a row, none where rows are numbered."""
+    """Row numbers of many pieces; eight bytes per row, or none if rows are consecutive."""
 
     def __init__(self) -> None:
         self._rows = array("q")
 
     def add(self, piece: Piece) -> None:
-        """Note the rows of the next piece."""
+        """Add the rows of the next piece."""
         if not isinstance(piece.rows, range):
             self._rows.extend(piece.rows)
 
     def __call__(self, index: int) -> str:
-        """Return what messages call the row at an index, from 0."""
-        return _called(self._rows, index, 0) if self._rows else f"row {index + 1}"
+        """Return the name of the row at an index, from 0, for messages."""
+        return _row_name(self._rows, index, 0) if self._rows else f"row {index + 1}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that are read a piece at a time.
+    """Rows that are read in pieces.
 
     Attributes:
-        source: The path of the file, or `<list>` and the like for data in memory.
-        names: The names of the columns; of JSON records, those in the first `PIECE` records.
-        read: Takes names of columns and rows a piece; yields pieces that have these columns, where
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        names: Names of the columns; for JSON, those in the first `PIECE` records.
+        read: Function of column names and rows per piece; yields pieces that have these columns, if
             they exist, and may have more.
-        is_text: Whether every value was read from text, so that numbers are strings.
-        schema: Types of the columns as a `pyarrow.Schema`, where the file says them.
-        metadata: Notes in the file.
+        is_text: Whether all values were read from text, so that numbers are strings.
+        schema: Types of the columns as a `pyarrow.Schema`, if the file has them.
+        metadata: Metadata of the file.
     """
 
     source: str
@@ -86,19 +86,19 @@ class Table:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, columns: Sequence[str], rows: int = PIECE) -> Iterator[Piece]:
-        """Yield all rows in order, `rows` of them at a time, from the beginning at each call.
+        """Yield all rows in order, `rows` at a time, from the start at each call.
 
         Raises:
-            InputError: The file is broken further down.
+            InputError: The file is broken at a later row.
         """
         return self.read(columns, rows)
 
 
 def records_table(records: Sequence[Any], source: str) -> Table:
-    """Return the table of a list of mappings; a key that a record lacks counts as None.
+    """Return the table of a list of mappings; missing keys count as None.
 
     Raises:
-        InputError: There are no records, or one of them is not a mapping.
+        InputError: There are no records, or a record is not a mapping.
     """
     if not records:
         raise InputError(f"{source} is empty; at least one row is needed")
@@ -119,10 +119,10 @@ def columns_table(
     """Return the table of equally long columns in memory.
 
     Args:
-        columns: Those that can be read.
-        names: Those that exist.
-        source: What messages call the table.
-        size: The number of rows.
+        columns: Columns that can be read.
+        names: Names of all columns.
+        source: Name of the table for messages.
+        size: Number of rows.
 
     Raises:
         InputError: There are no rows.
@@ -144,11 +144,11 @@ def plain_values(values: Any, *, temporal_as_text: bool = False) -> Sequence[Any
 
     Args:
         values: Python values, or a `pyarrow` array.
-        temporal_as_text: Whether dates, times and durations of Arrow become texts; some of them
-            have no Python value.
+        temporal_as_text: Whether to convert Arrow's dates, times and durations to texts; some of
+            them have no Python value.
 
     Raises:
-        InputError: A value has neither.
+        InputError: A value has no Python value.
     """
     if isinstance(values, list | tuple):
         return values
@@ -156,10 +156,10 @@ def plain_values(values: Any, *, temporal_as_text: bool = False) -> Sequence[Any
 
 
 def check_spelling(table: Table, name: str, advice: str) -> None:
-    """Raise InputError if a column is missing and the name of another looks like a slip for it.
+    """Raise InputError if a column is missing and another name looks like a misspelling of it.
 
-    Without it `Label`, `labels` or `lable` in place of `label` would silently mean that no row has
-    one. A longer name, such as `label_source`, is another column.
+    Otherwise `Label`, `labels` or `lable` instead of `label` would silently mean that no row has a
+    label. A longer name, such as `label_source`, is a different column.
     """
     if name in table.names:
         return
@@ -172,36 +172,36 @@ def check_spelling(table: Table, name: str, advice: str) -> None:
 
 
 def _plain(name: str) -> str:
-    """Return a name without case, plural, spaces around it, and what cannot be seen in it."""
+    """Normalise a name: case, plural, surrounding spaces and invisible characters."""
     composed = unicodedata.normalize("NFKC", name)
     seen = "".join(char for char in composed if not is_hidden(char))
     return seen.strip(" _-\t").casefold().removesuffix("s")
 
 
-def _is_slip(found: str, meant: str) -> bool:
-    """Return whether two names are equal but for one letter, or for two neighbours exchanged.
+def _is_slip(name: str, expected: str) -> bool:
+    """Return whether two names differ in one letter or by a transposition of neighbours.
 
-    Digits make other names (`label2`), and of short names most differ in one letter.
+    Digits make different names (`label2`), and most short names differ in one letter.
     """
-    if found == meant:
+    if name == expected:
         return True
-    start = _num_shared(found, meant)
-    end = _num_shared(found[start:][::-1], meant[start:][::-1])
-    left, right = found[start : len(found) - end], meant[start : len(meant) - end]
-    if len(meant) < _LETTERS or not (left + right).isalpha():
+    start = _num_shared(name, expected)
+    end = _num_shared(name[start:][::-1], expected[start:][::-1])
+    left, right = name[start : len(name) - end], expected[start : len(expected) - end]
+    if len(expected) < _LETTERS or not (left + right).isalpha():
         return False
     return max(len(left), len(right)) == 1 or (len(left) == 2 and left == right[::-1])
 
 
-def _num_shared(one: str, other: str) -> int:
-    """Return how many characters two texts begin with alike."""
+def _num_shared(first: str, second: str) -> int:
+    """Return the length of the common prefix of two texts."""
     return next(
-        (k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
+        (k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
     )
 
 
-def _called(rows: Sequence[int] | array[int], position: int, before: int) -> str:
+def _row_name(rows: Sequence[int] | array[int], position: int, before: int) -> str:
     row = rows[position]
     near = rows[max(position - 1, 0) : position + 2]
     shared = sum(other == row for other in near) > 1
@@ -209,6 +209,6 @@ def _called(rows: Sequence[int] | array[int], position: int, before: int) -> str
 
 
 def names_of(records: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
-    """Return the keys that records have, in order of appearance; only texts are names."""
+    """Return the string keys of records, in order of appearance."""
     names = dict.fromkeys(chain.from_iterable(records))
     return tuple(name for name in names if isinstance(name, str))

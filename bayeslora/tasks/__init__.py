@@ -1,1 +1,1 @@
-"""What is classified: readers, validation, known tasks, splits."""
+"""Data to classify: readers, validation, known tasks, splits."""

@@ -1,4 +1,4 @@
-"""From raw columns to examples: every value is checked, and every error says where it is."""
+"""Convert raw columns to examples, checking all values; errors name the row and the column."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _INTEGER = re.compile(rf"(?:0|-?[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.0)?")
 
 @dataclass(frozen=True)
 class DataColumns:
-    """Which column of a table is what.
+    """Names of the columns of a table by their role.
 
     Attributes:
         text: The text to classify, or the path of the image.
-        label: The label; it may be absent where labels are optional.
+        label: The label; may be missing if labels are optional.
         pair: A second text, or None.
-        choices: The options of a question: a column of lists, or one column each; None for texts
-            to classify.
-        images: Whether `text` has paths of images, relative to the file.
+        choices: The options of a question: a column of lists, or one column per option; None for
+            texts to classify.
+        images: Whether `text` contains image paths, relative to the file.
 
     Raises:
-        InputError: Two of them are the same column, or images have second texts.
+        InputError: Two roles have the same column, or images have second texts.
     """
 
     text: str = "text"
@@ -61,7 +61,7 @@ class DataColumns:
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> DataColumns:
-        """Return the columns of texts, questions or images that a model's record names."""
+        """Return the columns of texts, questions or images named in a model's record."""
         images = recorded.get("image") is not None
         choices = recorded.get("choices")
         return cls(
@@ -73,33 +73,33 @@ class DataColumns:
         )
 
     def recorded(self) -> dict[str, Any]:
-        """Return the columns for a model's record; `image` is there if they hold images."""
-        found = asdict(self)
-        return found | {"image": self.text} if found.pop("images") else found
+        """Return the columns for a model's record, with `image` if they contain images."""
+        columns = asdict(self)
+        return columns | {"image": self.text} if columns.pop("images") else columns
 
     def among(self, names: Collection[str]) -> DataColumns:
-        """Return the columns for a table with these: where it has no texts, it may have images."""
+        """Return the columns for a table with these names; without texts it may have images."""
         if self != DataColumns(label=self.label) or self.text in names or IMAGE not in names:
             return self
         return replace(self, text=IMAGE, images=True)
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """The names of the columns that are read, where they exist."""
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
         choices = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
         return ("id", self.text, self.label, *filter(None, [self.pair]), *choices)
 
 
 @dataclass(frozen=True)
 class RowChecks:
-    """How the rows of a table become examples.
+    """Converts the rows of a table to examples.
 
     Attributes:
         table: The raw rows.
-        columns: The names of the columns to use. A column `id` is used where there is one.
+        columns: Names of the columns to use. A column `id` is used if there is one.
         required: Whether a missing or empty label is an error.
         keep: Further columns to keep, as texts.
-        skip_blank: Whether rows without a text, or with a blank one, are left out.
+        skip_blank: Whether to skip rows with a missing or blank text.
 
     Raises:
         InputError: A column is missing.
@@ -115,10 +115,10 @@ class RowChecks:
         if self.columns.images:
             self._require(self.columns.text, _IMAGE_COLUMN)
         else:
-            others = f", or, of images, {_IMAGE_COLUMN}"
+            advice = f", or, of images, {_IMAGE_COLUMN}"
             if "candidates" in self.table.names:
-                others = "; rows with candidates need a column 'history' or 'question'"
-            self._require(self.columns.text, _TEXT_COLUMN, others)
+                advice = "; rows with candidates need a column 'history' or 'question'"
+            self._require(self.columns.text, _TEXT_COLUMN, advice)
         if self.columns.pair is not None:
             self._require(self.columns.pair, "pair_column (--text-pair-column)")
         if self.required:
@@ -129,49 +129,49 @@ class RowChecks:
             self._require(name, "keep (--keep)")
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """The names of the columns that are read, where they exist."""
-        return (*self.columns.wanted, *self.keep)
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
+        return (*self.columns.column_names, *self.keep)
 
     def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
-        """Return the examples in a piece, as they are before the whole table has been seen.
+        """Return the examples in a piece, before the whole table has been seen.
 
-        Labels that were read from text are texts.
+        Labels read from text are strings.
 
         Args:
             piece: Raw rows.
             has_ids: Whether every row of the table must have an id; else no row may have one, and
-                the number among the records, from 1, stands for it.
+                the record number, from 1, is used.
 
         Raises:
             InputError: A value is not allowed.
         """
         texts = self._raw(piece, self.columns.text)
         pairs = None if self.columns.pair is None else self._raw(piece, self.columns.pair)
-        places: Sequence[int] = range(len(piece.rows))
+        indices: Sequence[int] = range(len(piece.rows))
         if self.skip_blank:
             both = pairs or texts
-            places = [k for k in places if not (is_blank(texts[k]) or is_blank(both[k]))]
+            indices = [k for k in indices if not (is_blank(texts[k]) or is_blank(both[k]))]
         return Examples(
-            ids=self._ids(piece, places, has_ids=has_ids),
-            texts=self._each(piece, self.columns.text, self._text, places, texts),
+            ids=self._ids(piece, indices, has_ids=has_ids),
+            texts=self._each(piece, self.columns.text, self._text, indices, texts),
             pairs=None
             if self.columns.pair is None
-            else self._each(piece, self.columns.pair, text_value, places, pairs),
-            labels=self._each(piece, self.columns.label, self._label, places),
-            rows=tuple(piece.rows[k] for k in places),
+            else self._each(piece, self.columns.pair, text_value, indices, pairs),
+            labels=self._each(piece, self.columns.label, self._label, indices),
+            rows=tuple(piece.rows[k] for k in indices),
             source=self.table.source,
             label_column=self.columns.label,
-            further=self._further(piece, places),
+            further=self._further(piece, indices),
             images=self.columns.images,
         )
 
-    def _ids(self, piece: Piece, places: Sequence[int], *, has_ids: bool) -> tuple[str, ...]:
-        return self._each(piece, "id", _id_or_number(piece, has_ids=has_ids), places)
+    def _ids(self, piece: Piece, indices: Sequence[int], *, has_ids: bool) -> tuple[str, ...]:
+        return self._each(piece, "id", _id_or_number(piece, has_ids=has_ids), indices)
 
-    def _further(self, piece: Piece, places: Sequence[int]) -> dict[str, tuple[str | None, ...]]:
+    def _further(self, piece: Piece, indices: Sequence[int]) -> dict[str, tuple[str | None, ...]]:
         return {
-            name: self._each(piece, name, _kept, places, self._raw(piece, name, as_text=True))
+            name: self._each(piece, name, _as_text, indices, self._raw(piece, name, as_text=True))
             for name in self.keep
         }
 
@@ -190,18 +190,18 @@ class RowChecks:
         piece: Piece,
         name: str,
         convert: Callable[[int, Any], Any],
-        places: Sequence[int],
+        indices: Sequence[int],
         values: Sequence[Any] | None = None,
     ) -> tuple[Any, ...]:
-        """Return the values of a column at `places`, converted; name the row of a bad one."""
-        given = self._raw(piece, name) if values is None else values
-        found = []
-        for place in places:
+        """Return the converted values of a column at `indices`; errors name the row."""
+        column = self._raw(piece, name) if values is None else values
+        converted = []
+        for index in indices:
             try:
-                found.append(convert(place, given[place]))
+                converted.append(convert(index, column[index]))
             except BadValueError as problem:
-                self.fail(piece, place, name, problem)
-        return tuple(found)
+                self.fail(piece, index, name, problem)
+        return tuple(converted)
 
     def _raw(self, piece: Piece, name: str, *, as_text: bool = False) -> Sequence[Any]:
         if name not in piece.columns:
@@ -211,13 +211,13 @@ class RowChecks:
         except InputError as error:
             raise error.within(f"{self.table.source}, column {shown(name)}") from None
 
-    def _text(self, place: int, value: Any) -> str:
-        """Return a text, or the path of an image that can be read."""
+    def _text(self, index: int, value: Any) -> str:
+        """Return a text, or the path of a readable image."""
         if not self.columns.images:
-            return text_value(place, value)
+            return text_value(index, value)
         if not isinstance(value, str) or is_blank(value):
             raise BadValueError(f"{shown(value)} is not the path of an image")
-        text = text_value(place, value)
+        text = text_value(index, value)
         image = located(text, self.table.source)
         try:
             read_image(image)
@@ -225,7 +225,7 @@ class RowChecks:
             raise BadValueError(str(error)) from None
         return image
 
-    def _label(self, _place: int, value: Any) -> Label:
+    def _label(self, _index: int, value: Any) -> Label:
         if value is None and self.required:
             raise BadValueError("the label is missing, and every row needs one here")
         return _label(value)
@@ -251,8 +251,8 @@ class MissingColumnError(InputError):
     """A table lacks a column.
 
     Attributes:
-        source: Of the table.
-        column: Its name.
+        source: Source of the table.
+        column: Name of the missing column.
     """
 
     def __init__(self, message: str, source: str, column: str) -> None:
@@ -262,19 +262,19 @@ class MissingColumnError(InputError):
 
 
 class BadValueError(ValueError):
-    """What is wrong with a value; the caller knows where it is."""
+    """An invalid value; the caller adds its location."""
 
 
 def is_blank(value: object) -> bool:
-    """Return whether a value is missing or white space alone."""
+    """Return whether a value is missing or only white space."""
     return value is None or (isinstance(value, str) and (not value or value.isspace()))
 
 
-def text_value(_place: int, value: Any) -> str:
-    """Return a text that is not blank.
+def text_value(_index: int, value: Any) -> str:
+    """Check that a value is a text that is not blank, and return it.
 
     Raises:
-        BadValueError: It is none.
+        BadValueError: The value is something else.
     """
     problem = None
     if value is None:
@@ -291,7 +291,7 @@ def text_value(_place: int, value: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """Return a text that can be written as UTF-8."""
+    """Return a text after checking that it can be encoded as UTF-8."""
     if not text.isascii():
         try:
             text.encode()
@@ -302,8 +302,8 @@ def _whole(text: str) -> str:
     return text
 
 
-def _kept(_place: int, value: Any) -> str | None:
-    """Return a further value as text; what is neither a text nor a number is written as JSON."""
+def _as_text(_index: int, value: Any) -> str | None:
+    """Return a further value as text; values other than strings are encoded as JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -315,9 +315,9 @@ def _kept(_place: int, value: Any) -> str | None:
 
 
 def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
-    def name_of(place: int, value: Any) -> str:
+    def name_of(index: int, value: Any) -> str:
         if value is None and not has_ids:
-            return str(piece.before + place + 1)
+            return str(piece.before + index + 1)
         return _id(value, is_expected=has_ids)
 
     return name_of
@@ -352,7 +352,7 @@ def _label(value: Any) -> Label:
 
 
 def _bounded(value: Any) -> int:
-    """Return an integer that can be printed."""
+    """Return an integer with at most `_DIGITS` digits."""
     whole = int(value)
     if abs(whole) >= 10**_DIGITS:
         raise BadValueError(f"{shown(whole)} is an integer of more than {_DIGITS} digits")
@@ -360,14 +360,14 @@ def _bounded(value: Any) -> int:
 
 
 def is_integer(label: Label) -> bool:
-    """Return whether a label that was read from text is a plain integer.
+    """Return whether a label read from text is a plain integer.
 
-    `007` is not one: two names that differ in the file must not become one class. `1.0` is, since
-    that is how some programs write a column of integers with empty cells.
+    `007` is not: labels that differ in the file must not become the same class. `1.0` is, because
+    some programs write columns of integers with empty cells in this form.
     """
     return label is None or _INTEGER.fullmatch(str(label)) is not None
 
 
 def as_integer(label: Label) -> Label:
-    """Return a label for which `is_integer` holds as an integer."""
+    """Convert a label for which `is_integer` holds to an integer."""
     return None if label is None else int(str(label).removesuffix(".0"))

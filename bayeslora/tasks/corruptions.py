@@ -1,10 +1,10 @@
-"""Texts made worse on purpose, to see what calibration does as inputs move away from training.
+"""Text corruptions, for measuring calibration under distribution shift.
 
-`typos` changes letters (a neighbour on the keyboard, a letter twice, a letter missing, two
-exchanged), `word_drop` leaves words out, `truncation` cuts the end off. Severities go from 1 to 5.
-What is drawn depends on the seed and the text alone; a higher severity does the same to more of a
-text. No text becomes empty. Of questions, the question and the context are changed, and the options
-stay.
+`typos` changes letters (substitution by a neighbour on the keyboard, duplication, deletion,
+transposition), `word_drop` deletes words, `truncation` cuts off the end. Severities range from 1 to
+5. Random draws depend only on the seed and the text; a higher severity changes more of the text in
+the same way. No text becomes empty. For questions, the question and the context are corrupted, but
+not the options.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is done to texts.
+    """A corruption of texts.
 
     Attributes:
         kind: `typos`, `word_drop` or `truncation`.
         severity: From 1 to 5.
-        seed: Of what is drawn.
+        seed: Seed of the random draws.
 
     Raises:
-        InputError: The kind or the severity is another.
+        InputError: The kind or the severity is not allowed.
     """
 
     kind: str
@@ -53,10 +53,10 @@ class Corruption:
 
     @classmethod
     def of(cls, text: str, seed: int = 0) -> Corruption:
-        """Return what text such as `typos:3` stands for.
+        """Parse a corruption from text such as `typos:3`.
 
         Raises:
-            InputError: It is not of that form, or the kind or the severity is unknown.
+            InputError: The text has another form, or the kind or the severity is unknown.
         """
         kind, colon, severity = text.partition(":")
         if not colon or not (severity.isascii() and severity.isdecimal() and len(severity) < 3):
@@ -64,22 +64,22 @@ class Corruption:
         return cls(kind, int(severity), seed)
 
     def __call__(self, text: str) -> str:
-        """Return the text made worse; empty only if it was."""
+        """Return the corrupted text; empty only if the text is empty."""
         rng = np.random.default_rng([self.seed, zlib.crc32(text.encode())])
         return CORRUPTIONS[self.kind](text, self.severity - 1, rng) if text else text
 
     @property
     def notes(self) -> dict[str, str]:
-        """What predictions say of it in their metadata."""
+        """Metadata for predictions of corrupted texts."""
         numbers = {"severity": self.severity, "corruption_seed": self.seed}
         return {"corruption": self.kind, **{key: str(value) for key, value in numbers.items()}}
 
 
 def corrupted(examples: Examples, corruption: Corruption) -> Examples:
-    """Return the examples with worse texts.
+    """Return the examples with corrupted texts.
 
     Raises:
-        InputError: They are images.
+        InputError: The examples are images.
     """
     if examples.images:
         raise InputError(f"{examples.source}: corruptions are of texts, not of images")
@@ -92,7 +92,7 @@ def corrupted(examples: Examples, corruption: Corruption) -> Examples:
 
 
 def corrupted_stream(stream: ExampleStream, corruption: Corruption) -> ExampleStream:
-    """Return the same rows with worse texts, a piece at a time, and a note that says so."""
+    """Return the stream with corrupted texts and the corruption in its notes."""
     return replace(
         stream,
         read=lambda rows: (corrupted(piece, corruption) for piece in stream.read(rows)),
@@ -102,46 +102,48 @@ def corrupted_stream(stream: ExampleStream, corruption: Corruption) -> ExampleSt
 
 def _typos(text: str, level: int, rng: np.random.Generator) -> str:
     chances, kinds, choices = rng.random((3, len(text)))
-    found = []
+    chars = []
     skip = False
-    for place, char in enumerate(text):
-        if skip or not char.isalpha() or chances[place] >= _TYPOS[level]:
+    for index, char in enumerate(text):
+        if skip or not char.isalpha() or chances[index] >= _TYPOS[level]:
             if not skip:
-                found.append(char)
+                chars.append(char)
             skip = False
             continue
-        kind = int(4 * kinds[place])
-        following = text[place + 1 : place + 2]
+        kind = int(4 * kinds[index])
+        following = text[index + 1 : index + 2]
         if kind == 0 and following.isalpha():
-            found.append(following + char)
+            chars.append(following + char)
             skip = True
         elif kind == 1 and len(text) > 1:
             pass
         elif kind == 2:
-            found.append(2 * char)
+            chars.append(2 * char)
         else:
-            found.append(_neighbour(char, choices[place]))
-    made = "".join(found)
-    return made if made.strip() else text
+            chars.append(_neighbour(char, choices[index]))
+    result = "".join(chars)
+    return result if result.strip() else text
 
 
 def _neighbour(char: str, choice: float) -> str:
-    """Return a letter beside this one on the keyboard; letters that are on none stay."""
+    """Return a neighbouring letter on the keyboard; letters that are not on it are unchanged."""
     lower = char.lower()
-    row = next((one for one in _ROWS if lower in one), None)
+    row = next((row for row in _ROWS if lower in row), None)
     if row is None:
         return char
-    place = row.index(lower)
-    beside = row[max(place - 1, 0) : place] + row[place + 1 : place + 2]
-    found = beside[int(choice * len(beside))]
-    return found.upper() if char.isupper() else found
+    index = row.index(lower)
+    neighbours = row[max(index - 1, 0) : index] + row[index + 1 : index + 2]
+    neighbour = neighbours[int(choice * len(neighbours))]
+    return neighbour.upper() if char.isupper() else neighbour
 
 
 def _word_drop(text: str, level: int, rng: np.random.Generator) -> str:
     words = text.split()
     chances = rng.random(len(words))
-    kept = [word for word, chance in zip(words, chances, strict=True) if chance >= _DROPPED[level]]
-    return " ".join(kept or [words[int(chances.argmax())]]) if words else text
+    remaining = [
+        word for word, chance in zip(words, chances, strict=True) if chance >= _DROPPED[level]
+    ]
+    return " ".join(remaining or [words[int(chances.argmax())]]) if words else text
 
 
 def _truncation(text: str, level: int, _rng: np.random.Generator) -> str:

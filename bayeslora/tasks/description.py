@@ -1,4 +1,4 @@
-"""A YAML file that says what is what in a file of questions with options.
+"""YAML descriptions of files of questions with options.
 
     question: stem
     choices: [option_a, option_b]
@@ -6,8 +6,8 @@
     context: story
     prompt: "{text_pair} {text}"
 
-Every line may be left out. `choices` is one column of lists, or a list of columns; columns that are
-not named have their usual names (see `questions`). In the prompt, `{text}` is the question and
+All lines are optional. `choices` is one column of lists, or a list of columns; columns that are not
+named have their usual names (see `questions`). In the prompt, `{text}` is the question and
 `{text_pair}` the context.
 """
 
@@ -29,11 +29,11 @@ _KEYS = ("question", "choices", "answer", "context", "prompt")
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """What the file says.
+    """Content of a description.
 
     Attributes:
-        columns: Of the questions.
-        prompt: What is put around each question, a `template`; None for the default.
+        columns: Columns of the questions.
+        prompt: Prompt around each question, a `template`; None for the default.
     """
 
     columns: DataColumns
@@ -41,15 +41,15 @@ class TaskDescription:
 
 
 def is_description(task: str | None) -> bool:
-    """Return whether `task` is the path of a description rather than a name."""
+    """Return whether `task` is the path of a description rather than a task name."""
     return task is not None and task.lower().endswith((".yaml", ".yml"))
 
 
 def read_description(path: str) -> TaskDescription:
-    """Return what a description says.
+    """Read a description.
 
     Raises:
-        InputError: The file is missing, no YAML, or has a key or a value that is not allowed.
+        InputError: The file is missing or not YAML, or a key or value is not allowed.
     """
     check_readable(path)
     try:
@@ -84,6 +84,6 @@ def _columns(path: str, content: dict[str, Any]) -> DataColumns:
     except InputError as error:
         raise error.within(path) from None
     used = [columns.text, columns.label, *filter(None, [columns.pair]), *names]
-    if twice := next((name for place, name in enumerate(used) if name in used[:place]), None):
-        raise InputError(f"{path}: column {shown(twice)} is named twice")
+    if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
+        raise InputError(f"{path}: column {shown(repeated)} is named twice")
     return columns

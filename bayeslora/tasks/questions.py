@@ -1,4 +1,4 @@
-"""Questions with options: found by their columns, every value checked.
+"""Questions with options: detected by their columns, with all values checked.
 
 | column | content |
 |---|---|
@@ -8,8 +8,8 @@
 | `answer_index` | the same, by index alone; taken before `answer` |
 | `context` or `passage` | text, optional |
 
-A question about the next item has `history` (a list) in place of `question`, or beside it, and may
-call its options `candidates`. The rows may differ in their number of options.
+A question about the next item has `history` (a list) instead of `question`, or in addition to it,
+and may name its options `candidates`. Rows may differ in their number of options.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bayeslora.tasks.columns import (
 from bayeslora.tasks.examples import LETTERS, Examples
 
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
-"""The columns of questions where none are named."""
+"""Default columns of questions."""
 
 _NUMBERED = re.compile(r"(?:choice|candidate)_([1-9][0-9]*)")
 _OTHER_NAMES = {
@@ -45,14 +45,15 @@ _LIST_NAMES = ("question", "history", *(n for names in _OTHER_NAMES.values() for
 
 
 def may_be_of_questions(name: str) -> bool:
-    """Return whether a column of this name is read where rows are questions."""
+    """Return whether a column of this name may be read from questions."""
     return name in _LIST_NAMES or _NUMBERED.fullmatch(name) is not None
 
 
 def are_questions(names: Sequence[str]) -> bool:
     """Return whether a table with columns of these names holds questions with options.
 
-    What has a history asks for the next item, and is refused later if it has no candidates.
+    Tables with a history ask for the next item, and raise an error later if they have no
+    candidates.
     """
     return "history" in names or ("question" in names and bool(_choice_columns(names)))
 
@@ -60,9 +61,9 @@ def are_questions(names: Sequence[str]) -> bool:
 def question_checks(
     table: Table, columns: DataColumns, *, required: bool, keep: Sequence[str], skip_blank: bool
 ) -> QuestionChecks:
-    """Return how the rows of a table become questions; see `RowChecks` for the arguments.
+    """Return the conversion of a table to questions; see `RowChecks` for the arguments.
 
-    A column of `columns` that has its usual name may go by another usual name in the table.
+    Columns with a usual name may have another usual name in the table.
 
     Raises:
         InputError: A column is missing.
@@ -81,27 +82,27 @@ def question_checks(
     choices = columns.choices
     if choices in (None, QUESTIONS.choices):
         choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
-    found = DataColumns(text, label, pair, choices)
-    return QuestionChecks(table, found, required, keep, skip_blank, history=history)
+    resolved = DataColumns(text, label, pair, choices)
+    return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
 
 
 def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
     for name in _OTHER_NAMES["choices"]:
         if name in names:
             return name
-    found = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
-    if len(found) < 2:
+    matches = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
+    if len(matches) < 2:
         return None
-    return tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
+    return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[1])))
 
 
 @dataclass(frozen=True)
 class QuestionChecks(RowChecks):
-    """How the rows of a table become questions; `columns.choices` is not None.
+    """Converts the rows of a table to questions; `columns.choices` is not None.
 
     Attributes:
-        history: The column of the earlier items, or None.
-        skip_repeated: Whether questions with two equal options are left out.
+        history: Column of the earlier items, or None.
+        skip_repeated: Whether to skip questions with two equal options.
     """
 
     history: str | None = None
@@ -113,9 +114,9 @@ class QuestionChecks(RowChecks):
             self._require(name, "choices, or choice_1, choice_2 and so on")
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """The names of the columns that are read, where they exist."""
-        return (*super().wanted, *([] if self.history is None else [self.history]))
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns to read, if they exist."""
+        return (*super().column_names, *([] if self.history is None else [self.history]))
 
     @property
     def _choice_names(self) -> tuple[str, ...]:
@@ -125,65 +126,67 @@ class QuestionChecks(RowChecks):
     def examples(self, piece: Piece, *, has_ids: bool) -> Examples:
         """Return the questions in a piece; see `RowChecks.examples`."""
         history: dict[int, tuple[str, ...]] = {}
-        places = list(range(len(piece.rows)))
+        indices = list(range(len(piece.rows)))
         if self.skip_blank:
             texts = self._raw(piece, self.columns.text)
-            places = [place for place in places if not is_blank(texts[place])]
+            indices = [index for index in indices if not is_blank(texts[index])]
         if self.skip_repeated:
             values = [self._list(value) for value in self._raw(piece, self._choice_names[0])]
-            places = [p for p in places if not _are_repeated(values[p])]
+            indices = [p for p in indices if not _are_repeated(values[p])]
         if self.history is not None:
-            found = self._each(piece, self.history, self._items, places)
-            history = dict(zip(places, found, strict=True))
+            items = self._each(piece, self.history, self._items, indices)
+            history = dict(zip(indices, items, strict=True))
         text = self.columns.text
         texts = (
-            tuple("\n".join(history[place]) for place in places)
+            tuple("\n".join(history[index]) for index in indices)
             if text == self.history
-            else self._each(piece, text, text_value, places)
+            else self._each(piece, text, text_value, indices)
         )
-        choices = dict(zip(places, self._choices(piece, places), strict=True))
+        choices = dict(zip(indices, self._choices(piece, indices), strict=True))
         name, by_index = self.columns.label, self.columns.label == "answer_index"
 
-        def answer(place: int, value: Any) -> str | None:
+        def answer(index: int, value: Any) -> str | None:
             if value is None and self.required:
                 others = ", and other rows have one there" if by_index else ""
                 raise BadValueError(
                     f"the answer is missing, and every row needs one in this column{others}"
                 )
-            return self._answer(value, choices[place], by_index=by_index)
+            return self._answer(value, choices[index], by_index=by_index)
 
         return Examples(
-            ids=self._ids(piece, places, has_ids=has_ids),
+            ids=self._ids(piece, indices, has_ids=has_ids),
             texts=texts,
             pairs=None
             if self.columns.pair is None
-            else self._each(piece, self.columns.pair, _context, places),
-            labels=self._each(piece, name, answer, places),
-            rows=tuple(piece.rows[k] for k in places),
+            else self._each(piece, self.columns.pair, _context, indices),
+            labels=self._each(piece, name, answer, indices),
+            rows=tuple(piece.rows[k] for k in indices),
             source=self.table.source,
             label_column=name,
-            further=self._further(piece, places),
+            further=self._further(piece, indices),
             choices=tuple(choices.values()),
             history=None if self.history is None else tuple(history.values()),
         )
 
-    def _choices(self, piece: Piece, places: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    def _choices(self, piece: Piece, indices: Sequence[int]) -> tuple[tuple[str, ...], ...]:
         names = self._choice_names
         if len(names) == 1:
-            return self._each(piece, names[0], lambda _, value: _options(self._list(value)), places)
+            return self._each(
+                piece, names[0], lambda _, value: _options(self._list(value)), indices
+            )
         cells = [self._raw(piece, name) for name in names]
 
-        def options(place: int, _value: Any) -> tuple[str, ...]:
-            row = [column[place] for column in cells]
+        def options(index: int, _value: Any) -> tuple[str, ...]:
+            row = [column[index] for column in cells]
             filled = [k for k, value in enumerate(row) if not is_blank(value)]
             if filled and filled[-1] >= len(filled):
                 empty = next(k for k, value in enumerate(row) if is_blank(value))
                 raise BadValueError(f"{shown(names[empty])} is empty, but not the last of them")
             return _options(row[: len(filled)])
 
-        return self._each(piece, names[0], options, places)
+        return self._each(piece, names[0], options, indices)
 
-    def _items(self, _place: int, value: Any) -> tuple[str, ...]:
+    def _items(self, _index: int, value: Any) -> tuple[str, ...]:
         if value is None:
             raise BadValueError("the history is missing, and other rows of this table have one")
         items = self._list(value)
@@ -192,7 +195,7 @@ class QuestionChecks(RowChecks):
         return tuple(text_value(0, item) for item in items)
 
     def _list(self, value: Any) -> Any:
-        """Return a list as a list: text formats hold it as JSON, and arrays have `tolist`."""
+        """Convert a value to a list: text formats store lists as JSON, and arrays have `tolist`."""
         if self.table.is_text and isinstance(value, str):
             try:
                 return json.loads(value)
@@ -202,7 +205,7 @@ class QuestionChecks(RowChecks):
         return list(value) if isinstance(value, tuple) else value
 
     def _answer(self, value: Any, options: tuple[str, ...], *, by_index: bool) -> str | None:
-        """Return the letter of the right option."""
+        """Return the letter of the correct option."""
         if value is None:
             return None
         last = len(options) - 1
@@ -212,30 +215,30 @@ class QuestionChecks(RowChecks):
             else f"an index from 0 to {last}, a letter "
             f"from A to {LETTERS[last]}, or the text of an option"
         )
-        found = set()
+        matches = set()
         if isinstance(value, str):
             if not by_index:
-                found |= {k for k, option in enumerate(options) if option == value}
-                found |= {k for k in range(last + 1) if LETTERS[k] == value.strip().upper()}
+                matches |= {k for k, option in enumerate(options) if option == value}
+                matches |= {k for k in range(last + 1) if LETTERS[k] == value.strip().upper()}
             if self.table.is_text and re.fullmatch(r"[0-9]{1,2}(\.0)?", value):
-                found |= {int(float(value))} & {*range(last + 1)}
+                matches |= {int(float(value))} & {*range(last + 1)}
         elif not isinstance(value, bool) and isinstance(value, numbers.Real):
-            found |= {*range(last + 1)} & {value}
-        if len(found) > 1:
+            matches |= {*range(last + 1)} & {value}
+        if len(matches) > 1:
             raise BadValueError(
                 f"{shown(value)} is the text of one option and the letter or index of another; "
                 "give indices in a column 'answer_index'"
             )
-        if not found:
+        if not matches:
             raise BadValueError(f"{shown(value)} is none of the {last + 1} options; {allowed}")
-        return LETTERS[int(found.pop())]
+        return LETTERS[int(matches.pop())]
 
 
 def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:
-    """Return what a person needs to read predictions of questions, as further columns by name.
+    """Return further columns that make predictions of questions readable, by name.
 
-    They are `question`, `context` where there is one, and `choices`, the options as a JSON list;
-    nothing for texts to classify.
+    They are `question`, `context` if there is one, and `choices`, the options as a JSON list; empty
+    for texts to classify.
     """
     if examples.choices is None:
         return {}
@@ -261,14 +264,14 @@ def _options(values: Any) -> tuple[str, ...]:
     if not 2 <= len(values) <= len(LETTERS):
         raise BadValueError(f"{counted(len(values), 'option')}; {allowed}")
     options = tuple(text_value(0, value) for value in values)
-    for place, option in enumerate(options):
+    for index, option in enumerate(options):
         first = options.index(option)
-        if first != place:
+        if first != index:
             raise BadValueError(
-                f"options {first + 1} and {place + 1} are both {shown(option)}; {allowed}"
+                f"options {first + 1} and {index + 1} are both {shown(option)}; {allowed}"
             )
     return options
 
 
-def _context(place: int, value: Any) -> str:
-    return "" if is_blank(value) else text_value(place, value)
+def _context(index: int, value: Any) -> str:
+    return "" if is_blank(value) else text_value(index, value)

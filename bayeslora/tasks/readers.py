@@ -1,4 +1,4 @@
-"""One door for data: a file, a data set object, a list, a pair of lists, or a known task."""
+"""Load examples from a file, a data set object, a list, a pair of lists, or a known task."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _DATA_FILE = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet)(\.(gz|bz2|xz|zst))?\s*$", re.IGNORECASE
 )
 _ENDING = re.compile(r"\w\.[a-z][a-z0-9]{1,7}$", re.IGNORECASE)
-"""A word that ends like the name of a file; a full stop after a word is no such ending."""
+"""A word that ends like a file name; a full stop after a word does not match."""
 
 
 def as_texts(data: Any) -> Any:
-    """Return `data`, with a string that is a text rather than the path of a file put in a list.
+    """Return `data`, wrapping a string that is a text rather than a path in a list.
 
-    A string is a path where there is a file of that name, where it ends like a data file
-    (`.jsonl`, `.csv.gz`), and where it is one word with a slash or an ending such as `.txt`.
-    The wrong name of a file is then an error and not a text to classify.
+    A string is a path if such a file exists, if it ends like a data file (`.jsonl`, `.csv.gz`), or
+    if it is one word with a slash or an ending such as `.txt`. A misspelt file name is thus an
+    error rather than a text to classify.
 
     Raises:
-        InputError: A string looks like the path of a file, and there is none.
+        InputError: A string looks like a path, and the file does not exist.
     """
-    # Path.exists raises where a text is longer than names of files may be.
+    # Path.exists raises an error if a text is longer than file names may be.
     if not isinstance(data, str) or os.path.exists(data):  # noqa: PTH110
         return data
     if _looks_like_a_path(data.strip()):
@@ -57,7 +57,7 @@ def as_texts(data: Any) -> Any:
 
 
 def are_texts(data: object) -> bool:
-    """Return whether these are texts alone: a list, a tuple, an array or a series of strings."""
+    """Return whether data are only texts: a list, a tuple, an array or a series of strings."""
     if isinstance(data, list | tuple):
         return bool(data) and isinstance(data[0], str)
     return hasattr(data, "tolist") and getattr(data, "ndim", 0) == 1
@@ -86,36 +86,35 @@ def load_examples(
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> Examples:
-    """Return the examples in `data`, checked.
+    """Load and check the examples in `data`.
 
     Args:
-        data: The path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats
-            also with `.gz`; a directory of images, or of one directory of images per class, or a
-            `.npz` or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a
-            data frame); a
-            list or another iterable of mappings, or of texts; a pair (texts, labels), where labels
-            may be None. With a known task: the split's name.
-        text_column: The column of the texts.
-        label_column: The column of the labels, strings or integers. Where it is absent and labels
-            are optional, the examples are unlabelled.
-        pair_column: The column of a second text, if the task has two.
-        image_column: The column of paths of images, relative to the file, in the place of texts;
-            data with a column `image` and no `text` need not name it.
-        labels: `required` refuses examples without a label.
-        task: The name of a known task (see `KNOWN_TASKS`); or, of `data` of your own,
+        data: Path of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, the text formats also
+            with `.gz`; a directory of images, or of one directory of images per class, or a `.npz`
+            or `.npy` file of images; an object with named columns (a `datasets.Dataset`, a data
+            frame); a list or another iterable of mappings, or of texts; a pair (texts, labels),
+            where labels may be None. For a known task: the name of the split.
+        text_column: Column of the texts.
+        label_column: Column of the labels, strings or integers. If it is missing and labels are
+            optional, the examples are unlabelled.
+        pair_column: Column of the second text, if the task has two.
+        image_column: Column of image paths, relative to the file, instead of texts; detected by
+            default if data have a column `image` and no `text`.
+        labels: `required` raises an error for examples without a label.
+        task: Name of a known task (see `KNOWN_TASKS`); or, for your own `data`,
             `text-classification`, `multiple-choice`, a YAML file that names its columns
-            (`tasks.description`), or None to find out by its columns.
-        data_dir: The directory of the known tasks' files; default: `BAYESLORA_DATA`.
-        split: The known task's split, where `data` does not name it.
-        keep: Further columns to keep, as texts; of a known task there is `text`.
-        blank: `skip` leaves out rows without a text, or with a blank one, and logs their number.
-        delimiter: The character between the columns of a `.csv` or `.tsv` file, or `tab`; None
-            takes a comma or a tab, as the suffix says.
-        encoding: The encoding of a text file, such as `latin-1`; None takes UTF-8.
+            (`tasks.description`), or None to infer the kind from the columns.
+        data_dir: Directory of the files of known tasks; default: `BAYESLORA_DATA`.
+        split: Split of the known task, if not given by `data`.
+        keep: Further columns to keep, as texts; known tasks have `text`.
+        blank: `skip` skips rows with a missing or blank text, and logs their number.
+        delimiter: Delimiter of a `.csv` or `.tsv` file, one character or `tab`; None uses a comma
+            or a tab, depending on the suffix.
+        encoding: Encoding of a text file, such as `latin-1`; None uses UTF-8.
 
     Raises:
-        InputError: Something in the data or the arguments is not allowed; the message names the
-            file, the row, the column, the value and what is allowed.
+        InputError: The data or an argument is invalid; the message names the file, the row, the
+            column, the value and what is allowed.
     """
     reading = Reading(delimiter, encoding)
     described = read_description(task).columns if task and is_description(task) else None
@@ -149,20 +148,20 @@ def load_rows(
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> Examples:
-    """Return the examples in `data` of one's own.
+    """Load the examples in `data` that are not a known task.
 
     Args:
-        data: As for `load_examples`, and so are the others.
-        columns: Where they come from.
-        kind: `text-classification`, `multiple-choice`, or None to find out by the columns.
-        labels: Whether each needs one.
-        keep: Further columns.
-        blank: What to do with rows without a text.
-        delimiter: Between the columns of a text file.
-        encoding: Of a text file.
+        data: As for `load_examples`, as are the other arguments.
+        columns: Columns of the examples.
+        kind: `text-classification`, `multiple-choice`, or None to infer it from the columns.
+        labels: Whether labels are required.
+        keep: Further columns to keep.
+        blank: How to handle rows without a text.
+        delimiter: Delimiter of a text file.
+        encoding: Encoding of a text file.
 
     Raises:
-        InputError: As `load_examples`.
+        InputError: As for `load_examples`.
     """
     checks = _checks(
         data,
@@ -183,20 +182,20 @@ def renamed(
     pair: str | None = None,
     image: str | None = None,
 ) -> DataColumns:
-    """Return the columns of a model, with those of other names that are named here."""
-    found = data_columns(
+    """Return the columns of a model, replacing those that are named here."""
+    columns = data_columns(
         text or known.text,
         label or known.label,
         pair or known.pair,
         image or (known.text if known.images else None),
     )
-    return replace(found, choices=known.choices)
+    return replace(columns, choices=known.choices)
 
 
 def data_columns(
     text: str = "text", label: str = "label", pair: str | None = None, image: str | None = None
 ) -> DataColumns:
-    """Return columns by their names in the options of a fit; `image` stands in for `text`."""
+    """Return the columns given by the options of a fit; `image` replaces `text`."""
     return DataColumns(text if image is None else image, label, pair, images=image is not None)
 
 
@@ -210,9 +209,9 @@ def open_examples(
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> ExampleStream:
-    """Return the examples in `data` as a stream, after one pass that has checked all of them.
+    """Return the examples in `data` as a stream, after a pass that checks all of them.
 
-    `load_examples` is its pieces joined; arguments and errors are the same.
+    `load_examples` returns its pieces concatenated; arguments and errors are the same.
     """
     reading = Reading(delimiter, encoding)
     return open_stream(
@@ -234,7 +233,7 @@ def _checks(
     table = _table(data, columns, keep, reading)
     columns = columns.among(table.names)
     if finds_questions and columns.choices is not None and columns.text not in table.names:
-        # A model that was fitted to other names knows the usual ones too.
+        # A model fitted to other column names accepts the usual ones too.
         columns = QUESTIONS if are_questions(table.names) else columns
     is_found = (
         finds_questions
@@ -264,7 +263,7 @@ def _begins_with_question(table: Table, text: str) -> bool:
 
 
 def as_questions(columns: DataColumns) -> DataColumns:
-    """Return columns of questions with options: their usual names where none were named."""
+    """Return columns of questions with options, with default names for those not named."""
     text = QUESTIONS.text if columns.text == DataColumns.text else columns.text
     label = QUESTIONS.label if columns.label == DataColumns.label else columns.label
     return DataColumns(text, label, columns.pair, columns.choices or QUESTIONS.choices)
@@ -280,10 +279,10 @@ def _check_choices(labels: str, blank: str) -> None:
 
 
 def kept(examples: Examples, keep: Sequence[str]) -> Examples:
-    """Return examples whose further columns are those of `keep`, of which `text` is always there.
+    """Return examples with the further columns of `keep`, among which `text` is always available.
 
     Raises:
-        InputError: A column is not among those that were read.
+        InputError: A column was not read.
     """
     known = {"text": examples.texts, **examples.further}
     for name in keep:
@@ -325,18 +324,18 @@ def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Readin
         )
     source = f"<{type(data).__name__}>"
     if names is not None:
-        wanted = (*columns.among(list(names)).wanted, *keep)
-        found = {
+        selected = (*columns.among(list(names)).column_names, *keep)
+        values = {
             name: plain_list(data[name])
             for name in names
-            if name in wanted or may_be_of_questions(name)
+            if name in selected or may_be_of_questions(name)
         }
-        return columns_table(found, list(map(str, names)), source, len(data))
+        return columns_table(values, list(map(str, names)), source, len(data))
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping):
         return _pair_table(data[0], data[1], columns)
     if are_texts(data):
         return _pair_table(data, None, columns)
-    # A set has no order that predictions could follow; a mapping is one row, or columns.
+    # A set has no order for the predictions; a mapping is a single row, or columns.
     if isinstance(data, Iterable) and not isinstance(data, bytes | Mapping | set | frozenset):
         rows = data if isinstance(data, Sequence) else list(data)
         return _pair_table(rows, None, columns) if are_texts(rows) else records_table(rows, source)
@@ -355,7 +354,7 @@ def _file_table(path: str | Path, columns: DataColumns, reading: Reading) -> Tab
 
 
 def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
-    """Return the table of two lists; arrays and tensors give up their plain values."""
+    """Return the table of two lists; arrays and tensors are converted to plain values."""
     source = "<texts, labels>"
     values = {columns.text: plain_list(texts)}
     if labels is not None:
@@ -369,7 +368,7 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
 
 
 def plain_list(values: Any) -> list[Any]:
-    """Return the values of a column; arrays and tensors give up their plain Python values.
+    """Return a column as a list; arrays and tensors are converted to plain Python values.
 
     Raises:
         InputError: `values` is not a sequence of values.

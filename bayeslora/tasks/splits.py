@@ -1,8 +1,8 @@
-"""Random subsets of rows that respect the classes.
+"""Stratified random subsets of rows.
 
-Rows are shuffled within their class, and the row at place k (from 0) of a class with n rows gets
-the key (k + 1/2) / n. The rows with the smallest keys are a sample in which every class has its
-share: this is Webster's method of apportionment, written as one sort.
+Rows are shuffled within their class, and the row with rank k (from 0) in a class of n rows gets the
+key (k + 1/2) / n. The rows with the smallest keys are a stratified sample: this is Webster's method
+of apportionment in a single sort.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Ints = NDArray[np.int64]
 
 
 def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = False) -> Ints:
-    """Return `size` row numbers drawn without replacement, class by class.
+    """Return `size` row indices drawn without replacement, stratified by class.
 
     Args:
         labels: [N] class indices.
-        size: How many rows to draw, from the number of classes to N.
-        seed: Decides which rows of a class are drawn; equal seeds give equal rows.
-        balanced: Draw equally many rows of every class (up to one), where the default keeps the
-            classes' shares.
+        size: Number of rows to draw, from the number of classes to N.
+        seed: Seed for the choice of rows; equal seeds give equal rows.
+        balanced: Whether to draw equally many rows per class (up to one) instead of keeping the
+            class proportions.
 
     Returns:
         [size] int64, ascending; every class has at least one row.
 
     Raises:
-        InputError: A label is negative, `size` is out of range, or (balanced) a class has fewer
-            rows than its part of `size`.
+        InputError: A label is negative, `size` is out of range, or with `balanced` a class has too
+            few rows.
     """
-    place, count = _places(labels, seed)
+    rank, count = _ranks(labels, seed)
     classes = len(np.unique(labels))
     if not classes <= size <= len(labels):
         raise InputError(
@@ -45,66 +45,66 @@ def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = Fa
         )
     if balanced:
         _check_enough(labels, -(-size // classes), size)
-    key = place.astype(np.float64) if balanced else np.where(place == 0, -1, (place + 0.5) / count)
+    key = rank.astype(np.float64) if balanced else np.where(rank == 0, -1, (rank + 0.5) / count)
     return np.sort(_smallest(key, labels, size))
 
 
-def stratified_split(labels: Ints, held: int | float, seed: int) -> tuple[Ints, Ints]:
-    """Divide the rows in two parts in which the classes have about the same shares.
+def stratified_split(labels: Ints, held_out: int | float, seed: int) -> tuple[Ints, Ints]:
+    """Split the rows into two parts with about the same class proportions.
 
     Args:
         labels: [N] class indices.
-        held: How many rows the second part gets (integer), or which fraction of N (float).
-        seed: Decides which rows of a class are held out; equal seeds give equal parts.
+        held_out: Size of the second part: a number of rows (int) or a fraction of N (float).
+        seed: Seed for the choice of rows; equal seeds give equal parts.
 
     Returns:
-        The row numbers kept and the row numbers held out, int64, ascending. Every class is in
-        both parts.
+        The row indices of the first part and of the held-out part, int64, ascending. Every class is
+        in both parts.
 
     Raises:
-        InputError: A label is negative, a class has fewer than two rows, or either part is too
-            small to have every class.
+        InputError: A label is negative, a class has fewer than two rows, or a part is too small to
+            contain every class.
     """
-    place, count = _places(labels, seed)
+    rank, count = _ranks(labels, seed)
     classes = len(np.unique(labels))
-    size = _held_size(held, len(labels))
+    size = _held_out_size(held_out, len(labels))
     _check_enough(labels, 2, None)
     if not classes <= size <= len(labels) - classes:
         raise InputError(
             f"cannot hold out {size} of {len(labels)} rows: both parts need at least one row of "
             f"each of the {classes} classes, so hold out {classes} to {len(labels) - classes}"
         )
-    key = np.where(place == 0, -1, np.where(place == count - 1, 2, (place + 0.5) / count))
+    key = np.where(rank == 0, -1, np.where(rank == count - 1, 2, (rank + 0.5) / count))
     out = _smallest(key, labels, size)
-    kept = np.ones(len(labels), dtype=bool)
-    kept[out] = False
-    return np.flatnonzero(kept), np.sort(out)
+    mask = np.ones(len(labels), dtype=bool)
+    mask[out] = False
+    return np.flatnonzero(mask), np.sort(out)
 
 
 def grouped_split(
-    labels: Ints, groups: Sequence[str], held: int | float, seed: int
+    labels: Ints, groups: Sequence[str], held_out: int | float, seed: int
 ) -> tuple[Ints, Ints]:
-    """Divide the rows in two parts, with the rows of each group in one of them.
+    """Split the rows into two parts that keep groups together.
 
-    Groups are drawn at random until the second part has at least as many rows as wanted.
+    Groups are drawn at random until the second part has at least the requested number of rows.
 
     Args:
         labels: [N] class indices.
-        groups: [N] names of groups, such as those of twins.
-        held: How many rows the second part gets (integer), or which fraction of N (float).
-        seed: Decides which groups are held out.
+        groups: [N] names of groups, such as twins.
+        held_out: Size of the second part: a number of rows (int) or a fraction of N (float).
+        seed: Seed for the choice of groups.
 
     Returns:
-        The row numbers kept and the row numbers held out, int64, ascending.
+        The row indices of the first part and of the held-out part, int64, ascending.
 
     Raises:
         InputError: A part would lack a class.
     """
-    fold = _dealt(groups, seed)
-    size = _held_size(held, len(labels))
-    order = np.argsort(fold, kind="stable")
-    last = fold[order[min(max(size, 1), len(labels)) - 1]]
-    out = fold <= last
+    rank = _group_ranks(groups, seed)
+    size = _held_out_size(held_out, len(labels))
+    order = np.argsort(rank, kind="stable")
+    last = rank[order[min(max(size, 1), len(labels)) - 1]]
+    out = rank <= last
     for part in (labels[out], labels[~out]):
         if len(np.unique(part)) < len(np.unique(labels)):
             raise InputError(
@@ -115,42 +115,42 @@ def grouped_split(
 
 
 def split_examples(examples: Examples, labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
-    """Divide examples in two parts, classes in proportion: what is fitted to, and validation rows.
+    """Split examples into training and validation rows, stratified by class.
 
-    Groups stay together, and an input that the first part has as well stays with it.
+    Groups stay together, and held-out rows whose input is also in the first part move to it.
 
     Args:
         examples: N rows.
         labels: [N] class indices.
-        share: Of the rows in the second part.
-        seed: Decides which rows these are.
+        share: Fraction of the rows in the second part.
+        seed: Seed for the choice of rows.
 
     Returns:
-        The row numbers kept and the row numbers held out, int64, ascending.
+        The row indices of the first part and of the held-out part, int64, ascending.
 
     Raises:
-        InputError: A part would not have every class, or no input is in one row alone.
+        InputError: A part would lack a class, or every held-out input is repeated in other rows.
     """
     strata = examples.strata(labels)
     if examples.groups is None:
-        kept, held = stratified_split(strata, share, seed)
+        train, held_out = stratified_split(strata, share, seed)
     else:
-        kept, held = grouped_split(strata, examples.groups, share, seed)
+        train, held_out = grouped_split(strata, examples.groups, share, seed)
     text = examples.input_numbers
-    seen = np.isin(text[held], text[kept])
-    kept, held = np.sort(np.concatenate([kept, held[seen]])), held[~seen]
-    if not len(held):
+    seen = np.isin(text[held_out], text[train])
+    train, held_out = np.sort(np.concatenate([train, held_out[seen]])), held_out[~seen]
+    if not len(held_out):
         raise InputError("hold_out: every text to hold out repeats in other rows; leave it out")
-    return kept, held
+    return train, held_out
 
 
 def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
-    """Return the fold of each row, with the rows of each group in one fold.
+    """Return the fold of each row, keeping groups together.
 
     Args:
         groups: [N] names of groups.
         folds: Number of folds K, from 2 to the number of groups.
-        seed: Decides which groups are in which fold.
+        seed: Seed for the assignment of groups to folds.
 
     Returns:
         [N] int64 from 0 to K − 1.
@@ -158,28 +158,28 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
     Raises:
         InputError: `folds` is out of range.
     """
-    place = _dealt(groups, seed)
-    if not 2 <= folds <= place.max() + 1:
+    rank = _group_ranks(groups, seed)
+    if not 2 <= folds <= rank.max() + 1:
         raise InputError(
-            f"the number of folds must be from 2 to {place.max() + 1}, the number of groups of "
+            f"the number of folds must be from 2 to {rank.max() + 1}, the number of groups of "
             f"rows, got {folds}"
         )
-    return np.asarray(place % folds)
+    return np.asarray(rank % folds)
 
 
-def _dealt(groups: Sequence[str], seed: int) -> Ints:
-    """Return [N]: the place of each row's group in a random order of the groups."""
+def _group_ranks(groups: Sequence[str], seed: int) -> Ints:
+    """Return the rank of each row's group in a random order of the groups, [N]."""
     number = np.unique(np.asarray(groups), return_inverse=True)[1]
     return np.asarray(np.random.default_rng(seed).permutation(number.max() + 1)[number])
 
 
 def stratified_folds(labels: Ints, folds: int, seed: int) -> Ints:
-    """Return the fold of each row, so that folds differ by at most one row, and classes too.
+    """Return the fold of each row; folds differ by at most one row, in total and per class.
 
     Args:
         labels: [N] class indices.
         folds: Number of folds K, from 2 to N.
-        seed: Decides which rows of a class are in which fold; equal seeds give equal folds.
+        seed: Seed for the assignment of rows to folds; equal seeds give equal folds.
 
     Returns:
         [N] int64 from 0 to K − 1.
@@ -187,29 +187,29 @@ def stratified_folds(labels: Ints, folds: int, seed: int) -> Ints:
     Raises:
         InputError: A label is negative, or `folds` is out of range.
     """
-    place, _ = _places(labels, seed)
+    rank, _ = _ranks(labels, seed)
     if not 2 <= folds <= len(labels):
         raise InputError(f"the number of folds must be from 2 to {len(labels)}, got {folds}")
-    # Dealt like cards, class after class, so that small classes do not all begin at fold 0.
-    order = np.lexsort((place, labels))
+    # Rows are dealt like cards, class after class, so that not all classes begin at fold 0.
+    order = np.lexsort((rank, labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
     return fold
 
 
-def _held_size(held: int | float, rows: int) -> int:
-    if isinstance(held, int) and not isinstance(held, bool):
-        return held
-    if not 0 < held < 1:
+def _held_out_size(held_out: int | float, rows: int) -> int:
+    if isinstance(held_out, int) and not isinstance(held_out, bool):
+        return held_out
+    if not 0 < held_out < 1:
         raise InputError(
             f"the part to hold out must be a number of rows (an integer) or a fraction between "
-            f"0 and 1, got {held!r}"
+            f"0 and 1, got {held_out!r}"
         )
-    return round(held * rows)
+    return round(held_out * rows)
 
 
-def _places(labels: Ints, seed: int) -> tuple[Ints, Ints]:
-    """Return each row's place in the random order of its class, and the size of that class."""
+def _ranks(labels: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Return the rank of each row in a random order of its class, and the size of the class."""
     labels = np.asarray(labels)
     if labels.size == 0:
         raise InputError("cannot sample from no rows")
@@ -220,15 +220,15 @@ def _places(labels: Ints, seed: int) -> tuple[Ints, Ints]:
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     counts = np.unique(labels, return_counts=True)[1]
     starts = np.repeat(np.cumsum(counts) - counts, counts)
-    place = np.empty(len(labels), dtype=np.int64)
+    rank = np.empty(len(labels), dtype=np.int64)
     count = np.empty(len(labels), dtype=np.int64)
-    place[order] = np.arange(len(labels)) - starts
+    rank[order] = np.arange(len(labels)) - starts
     count[order] = np.repeat(counts, counts)
-    return place, count
+    return rank, count
 
 
 def _smallest(key: NDArray[np.float64], labels: Ints, size: int) -> Ints:
-    """Return the rows with the `size` smallest keys; equal keys go to the lower class first."""
+    """Return the rows with the `size` smallest keys; ties go to the lower class."""
     return np.lexsort((labels, key))[:size].astype(np.int64)
 
 

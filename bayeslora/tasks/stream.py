@@ -1,7 +1,7 @@
-"""Examples a piece at a time, after one pass that has checked all of them.
+"""Examples in pieces, after a first pass that checks all of them.
 
-The pass keeps eight bytes a row, a hash of its id. What only a whole file decides is known after
-it: whether rows have ids, whether they share lines, and whether labels that were read from text are
+The pass stores eight bytes per row, a hash of its id. It determines the properties of the whole
+file: whether rows have ids, whether they share lines, and whether labels read from text are
 integers.
 """
 
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Survey:
-    """What is known of a table's examples after a pass over them.
+    """Properties of a table's examples, collected in a pass over them.
 
     Attributes:
-        num_rows: The number of examples.
-        num_skipped: The number of rows that are left out.
-        has_ids: Whether rows have ids of their own.
-        shares_lines: Whether several rows are on one line, so that lines do not tell them apart.
-        integer_labels: Whether labels that were read from text are integers, all of them.
-        decimal_labels: Whether all labels are written in digits alone.
+        num_rows: Number of examples.
+        num_skipped: Number of skipped rows.
+        has_ids: Whether rows have ids.
+        shares_lines: Whether several rows are on one line, so that lines do not identify rows.
+        integer_labels: Whether all labels read from text are integers.
+        decimal_labels: Whether all labels consist of digits.
         negative_labels: Whether a label begins with a minus sign.
-        has_pairs: Whether a row has a second text that is not empty.
+        has_pairs: Whether any row has a non-empty second text.
     """
 
     num_rows: int = 0
@@ -49,21 +49,21 @@ class Survey:
 
     @property
     def numbered(self) -> bool:
-        """Whether all labels are whole numbers from 0, as indices of classes are."""
+        """Whether all labels are non-negative integers, like class indices."""
         # `1.0` in a file is the integer 1.
         return not self.negative_labels if self.integer_labels else self.decimal_labels
 
 
 @dataclass(frozen=True)
 class ExampleStream:
-    """Examples that are read a piece at a time, as often as needed.
+    """Examples that can be read repeatedly in pieces.
 
     Attributes:
-        source: The path of the file, or `<list>` and the like for data in memory.
-        num_rows: The number of examples.
-        numbered: Whether all labels are whole numbers from 0, as indices of classes are.
-        read: Takes the number of rows in a piece; see `pieces`.
-        notes: What predictions of these rows say of them in their metadata.
+        source: Path of the file, or a placeholder such as `<list>` for data in memory.
+        num_rows: Number of examples.
+        numbered: Whether all labels are non-negative integers, like class indices.
+        read: Function of the number of rows per piece; see `pieces`.
+        notes: Metadata for predictions of these rows.
     """
 
     source: str
@@ -73,10 +73,10 @@ class ExampleStream:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, rows: int = PIECE) -> Iterator[Examples]:
-        """Yield all examples in order, at most `rows` at a time, from the beginning at each call.
+        """Yield all examples in order, at most `rows` at a time, from the start at each call.
 
         Raises:
-            InputError: The file has changed and is no longer as it was.
+            InputError: The file has changed.
         """
         return self.read(rows)
 
@@ -92,17 +92,17 @@ def stream_of(examples: Examples) -> ExampleStream:
 
 
 def open_stream(checks: RowChecks) -> ExampleStream:
-    """Return a table's examples, all of them checked, none kept.
+    """Check all examples of a table and return a stream that rereads them.
 
     Raises:
-        InputError: A value is not allowed, an id appears twice, or no row is left.
+        InputError: A value is not allowed, an id is repeated, or no row is left.
     """
     survey = Survey(integer_labels=checks.table.is_text)
     for _ in _surveyed(checks, survey):
         pass
 
     def read(rows: int) -> Iterator[Examples]:
-        for piece in checks.table.pieces(checks.wanted, rows):
+        for piece in checks.table.pieces(checks.column_names, rows):
             examples = checks.examples(piece, has_ids=survey.has_ids)
             if len(examples):
                 yield _finished(examples, survey)
@@ -114,17 +114,17 @@ def load_all(checks: RowChecks) -> Examples:
     """Return all examples of a table in one pass.
 
     Raises:
-        InputError: As `open_stream`.
+        InputError: As for `open_stream`.
     """
     survey = Survey(integer_labels=checks.table.is_text)
     return _finished(joined(list(_surveyed(checks, survey))), survey)
 
 
 def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
-    """Yield a table's examples as they are before the whole has been seen; fill in the survey."""
+    """Yield a table's examples before `_finished`, and fill in the survey."""
     hashes = array("q")
     total, last_row = 0, 0
-    for piece in checks.table.pieces(checks.wanted, PIECE):
+    for piece in checks.table.pieces(checks.column_names, PIECE):
         if not total:
             survey.has_ids = checks.has_ids(piece)
         examples = checks.examples(piece, has_ids=survey.has_ids)
@@ -159,13 +159,13 @@ def _note_labels(survey: Survey, examples: Examples) -> None:
 
 
 def _check_distinct(checks: RowChecks, hashes: array[int]) -> None:
-    """Raise InputError if an id appears twice; only ids with equal hashes are compared."""
+    """Raise InputError for repeated ids; only ids with equal hashes are compared."""
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not suspects:
         return
     first: dict[str, int] = {}
-    for piece in checks.table.pieces(checks.wanted, PIECE):
+    for piece in checks.table.pieces(checks.column_names, PIECE):
         examples = checks.examples(piece, has_ids=True)
         for name, row in zip(examples.ids, examples.rows, strict=True):
             if hash(name) not in suspects:
@@ -179,7 +179,7 @@ def _check_distinct(checks: RowChecks, hashes: array[int]) -> None:
 
 
 def _finished(examples: Examples, survey: Survey) -> Examples:
-    """Return examples as the whole table decides them to be."""
+    """Adapt ids, labels and pairs to the survey of the whole table."""
     ids: Sequence[str] = examples.ids
     if not survey.has_ids and not survey.shares_lines:
         ids = tuple(map(str, examples.rows))

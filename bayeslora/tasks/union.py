@@ -1,7 +1,7 @@
-"""Several tasks as one: rows of all of them, and classes that say which task they are of.
+"""Several tasks combined into one: the rows of all tasks, and classes prefixed by task names.
 
-Class `positive` of task `reviews` is `reviews: positive`. A row belongs to one task, which its
-further column `task` names, and is classified among the classes of that task alone.
+Class `positive` of task `reviews` becomes `reviews: positive`. A row belongs to one task, named in
+its further column `task`, and is classified among the classes of this task only.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from bayeslora.plain_text import listed
 from bayeslora.tasks.examples import Examples, class_names, joined
 
 TASK = "task"
-"""Further column of the rows of several tasks, with the name of each row's."""
+"""Further column with the name of each row's task."""
 
 
 def class_of(task: str, label: object) -> str:
-    """Return what a class of a task is called among those of all tasks."""
+    """Return the name of a class of a task among the classes of all tasks."""
     return f"{task}: {label}"
 
 
 def is_union(data: object) -> bool:
-    """Return whether data are several tasks by name, and not rows in one table."""
+    """Return whether data are a mapping of tasks rather than the rows of one table."""
     return isinstance(data, Mapping) and not hasattr(data, "column_names")
 
 
 def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
-    """Return the classes of each task, named as among those of all tasks.
+    """Return the class names of each task among the classes of all tasks.
 
     Raises:
-        InputError: There is one task alone, a name of a task is empty, a task has no two classes,
-            or two classes would have one name.
+        InputError: There are fewer than two tasks, a task name is empty or a task has fewer than
+            two classes, or two classes would have the same name.
     """
     if len(parts) < 2:
         raise InputError(
@@ -46,12 +46,12 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     for task in parts:
         if not isinstance(task, str) or not task.strip() or task != task.strip():
             raise InputError(f"a task needs a name without spaces around it, got {task!r}")
-    found = {
+    classes = {
         task: tuple(class_of(task, name) for name in class_names(rows))
         for task, rows in parts.items()
     }
     seen: dict[str, str] = {}
-    for task, names in found.items():
+    for task, names in classes.items():
         for name in names:
             if name in seen:
                 raise InputError(
@@ -59,20 +59,19 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
                     f"{name!r}; rename one of the tasks"
                 )
             seen[name] = task
-    return found
+    return classes
 
 
 def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Examples:
-    """Return the rows of all tasks, one task after another, with labels that name theirs.
+    """Return the rows of all tasks, concatenated, with labels prefixed by task names.
 
     Args:
-        parts: Rows of some tasks.
-        tasks: How many classes each task has, in the order of the classes; None for rows among
-            the classes of all.
+        parts: Rows by task.
+        tasks: Number of classes of each task, in the order of the classes; None to allow all
+            classes for every row.
 
     Raises:
-        InputError: Some tasks have a second text, or images, and others none, or one has questions
-            with options.
+        InputError: Only some tasks have second texts or images, or one has questions with options.
     """
     paired = {task for task, rows in parts.items() if rows.pairs is not None}
     if paired and len(paired) < len(parts):
@@ -92,51 +91,51 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Exa
             f"task {asks!r} holds questions with options; several tasks are of texts with labels"
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
-    every = [named(task, rows, common) for task, rows in parts.items()]
+    named_parts = [named(task, rows, common) for task, rows in parts.items()]
     rows = replace(
-        joined(every),
+        joined(named_parts),
         source=" + ".join(rows.source for rows in parts.values()),
         dropped={
-            f"{task}: {why}": count
+            f"{task}: {reason}": count
             for task, rows in parts.items()
-            for why, count in rows.dropped.items()
+            for reason, count in rows.dropped.items()
         },
     )
     return rows if tasks is None else among_own(rows, tasks)
 
 
-def named(task: str, rows: Examples, kept: Iterable[str] = ()) -> Examples:
-    """Return the rows of one task as among those of several, with these further columns alone."""
-    further = {name: values for name, values in rows.further.items() if name in kept}
+def named(task: str, rows: Examples, columns: Iterable[str] = ()) -> Examples:
+    """Return the rows of a task with prefixed ids and labels, and the named further columns."""
+    further = {name: values for name, values in rows.further.items() if name in columns}
     return replace(
         rows,
-        ids=tuple(f"{task}/{one}" for one in rows.ids),
-        labels=tuple(None if one is None else class_of(task, one) for one in rows.labels),
+        ids=tuple(f"{task}/{row_id}" for row_id in rows.ids),
+        labels=tuple(None if label is None else class_of(task, label) for label in rows.labels),
         further={**further, TASK: (task,) * len(rows)},
     )
 
 
-def check_tasks(given: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Raise InputError if a name is not that of a task.
+def check_tasks(names: Iterable[str], known: Sequence[str], subject: str) -> None:
+    """Raise InputError for unknown task names.
 
     Args:
-        given: Names.
+        names: Names to check.
         known: Names of the tasks.
-        what: What they are the names of, for the message.
+        subject: What the names belong to, for the message.
 
     Raises:
-        InputError: One is unknown.
+        InputError: A name is unknown.
     """
-    for name in given:
+    for name in names:
         if name not in known:
-            raise unknown_choice(f"task of {what}", str(name), known)
+            raise unknown_choice(f"task of {subject}", str(name), known)
 
 
 def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return the number of each row's task, [N] int64.
+    """Return the index of each row's task, [N] int64.
 
     Args:
-        rows: With the column `task`.
+        rows: Rows with the column `task`.
         tasks: The tasks of a classifier, by name.
 
     Raises:
@@ -145,18 +144,18 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
     names = rows.further.get(TASK)
     if names is None:
         raise no_task(rows.source, tasks)
-    places = {task: place for place, task in enumerate(tasks)}
-    for place, name in enumerate(names):
-        if name not in places:
+    indices = {task: index for index, task in enumerate(tasks)}
+    for index, name in enumerate(names):
+        if name not in indices:
             raise InputError(
-                f"{rows.source}, row {rows.rows[place]}, column {TASK!r}: "
+                f"{rows.source}, row {rows.rows[index]}, column {TASK!r}: "
                 f"{unknown_choice('task', str(name), list(tasks))}"
             )
-    return np.array([places[str(name)] for name in names], dtype=np.int64)
+    return np.array([indices[str(name)] for name in names], dtype=np.int64)
 
 
 def no_task(source: str, tasks: Iterable[str]) -> InputError:
-    """Return the error of rows that say no task."""
+    """Return the error for rows without a task."""
     return InputError(
         f"{source}: the classifier was fitted to several tasks ({listed(list(tasks))}); say which "
         "one the rows are of: {name: data} (--multi-task NAME=FILE), or a column "
@@ -165,26 +164,26 @@ def no_task(source: str, tasks: Iterable[str]) -> InputError:
 
 
 def among_own(rows: Examples, tasks: Mapping[str, int]) -> Examples:
-    """Return rows that name their task in a column, each among the classes of its task.
+    """Restrict rows with a task column to the classes of their task.
 
     Args:
-        rows: With the column `task`.
-        tasks: How many classes each task has, in the order of the classes.
+        rows: Rows with the column `task`.
+        tasks: Number of classes of each task, in the order of the classes.
 
     Raises:
         InputError: A row has no task, or an unknown one.
     """
     number = np.repeat(np.arange(len(tasks)), [*tasks.values()])
-    own = [tuple(row) for row in (number == np.arange(len(tasks))[:, None]).tolist()]
-    return replace(rows, among=tuple(own[task] for task in tasks_of(rows, tasks).tolist()))
+    masks = [tuple(row) for row in (number == np.arange(len(tasks))[:, None]).tolist()]
+    return replace(rows, among=tuple(masks[task] for task in tasks_of(rows, tasks).tolist()))
 
 
 def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
-    """Return rows that name their task in a column, with labels that name it too.
+    """Prefix the labels of rows with a task column by the task names.
 
     Args:
-        rows: With the column `task`; their labels are classes of their task, or of all tasks.
-        classes: Of all tasks.
+        rows: Rows with the column `task`; labels are classes of their task, or of all tasks.
+        classes: Class names of all tasks.
     """
     names = rows.further[TASK]
     labels = tuple(
@@ -195,5 +194,5 @@ def with_tasks(rows: Examples, classes: Sequence[str]) -> Examples:
 
 
 def counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Return how many classes each task has."""
+    """Return the number of classes of each task."""
     return {task: len(names) for task, names in classes.items()}

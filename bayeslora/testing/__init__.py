@@ -1,4 +1,4 @@
-"""Suites of laws that a third party's methods can inherit; needs pytest, and nothing else does.
+"""Suites of laws to test third-party methods by inheritance; the only module that needs pytest.
 
 See `bayeslora.testing.last_layer`, `bayeslora.testing.weight_posterior` and, for adapters,
 `bayeslora.testing.adapter`.
@@ -6,7 +6,7 @@ See `bayeslora.testing.last_layer`, `bayeslora.testing.weight_posterior` and, fo
 
 import pytest
 
-# A law that fails then shows its values, as an assertion in a test file does.
+# Failing laws then show their values, like assertions in test files.
 pytest.register_assert_rewrite(
     "bayeslora.testing.adapter",
     "bayeslora.testing.last_layer",

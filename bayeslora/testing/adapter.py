@@ -1,4 +1,4 @@
-"""Laws that every adapter with sites obeys; a test class inherits them by giving its options.
+"""Laws of adapters with sites, as a test suite to inherit; subclasses set `config`.
 
 from bayeslora.testing.adapter import SiteLaws
 
@@ -38,7 +38,7 @@ class Stack(nn.Module):
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, 4] of inputs [B, 6]."""
+        """Return outputs, [B, 4], for inputs, [B, 6]."""
         for layer in self.layers:
             x = torch.tanh(layer(x))
         result: Tensor = self.head(x)
@@ -46,13 +46,13 @@ class Stack(nn.Module):
 
 
 def stack() -> Stack:
-    """Return a `Stack`, the same at every call."""
+    """Return a `Stack`, with the same weights at every call."""
     torch.manual_seed(0)
     return Stack()
 
 
 def output(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the hidden states of a transformer, or what any other model returns."""
+    """Return the hidden states of a transformer, or the output of any other model."""
     with torch.no_grad():
         return _states(model, inputs)
 
@@ -64,7 +64,7 @@ def _states(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def randomise(sites: Sequence[Any], seed: int = 2, size: float = 0.3) -> None:
-    """Give every free parameter values as after training; orthonormal factors stay."""
+    """Set free parameters to random values, as after training; orthonormal factors are kept."""
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
         for key, value in site.trainable().items():
@@ -76,30 +76,33 @@ Adapted = tuple[nn.Module, list[Any]]
 
 
 class SiteLaws:
-    """Inherit and define `config`; other hosts than a stack of layers by `host` and `inputs`.
+    """Laws of adapters; subclasses define `config`, and `host` and `inputs` for other hosts.
 
     Attributes:
-        config: The options under test.
-        is_random: Whether another seed gives another start.
+        config: Options under test.
+        is_random: Whether the initialisation depends on the seed.
     """
 
     config: Any = None
     is_random: bool = True
 
     def host(self) -> nn.Module:
-        """Return a fresh model in evaluation mode, the same at every call."""
+        """Return a new model in evaluation mode, with the same weights at every call."""
         return stack().eval()
 
     def inputs(self) -> Tensor:
-        """Return a batch for it."""
+        """Return a batch of inputs for the host."""
         return torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
     def put(self, model: nn.Module, seed: int = 0) -> list[Any]:
-        """Put adapters into a model and return them."""
+        """Inject adapters into a model and return them."""
         return list(inject(model, self.config, seed=seed))
 
     def along(self, model: nn.Module) -> Tensor:
-        """Return a loss: normalised states along a direction, whose squares are all the same."""
+        """Return a loss: the inner product of the states with a fixed direction.
+
+        The sum of squares would be constant for normalised states.
+        """
         states = _states(model, self.inputs())
         direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(4))
         return (states * direction).sum()
@@ -111,13 +114,13 @@ class SiteLaws:
 
     @pytest.fixture
     def adapted(self) -> Adapted:
-        """A host with adapters, and these."""
+        """A host with adapters, and the adapters."""
         model = self.host()
         return model, self.put(model)
 
     @pytest.fixture
     def trained(self, adapted: Adapted) -> Adapted:
-        """The same with random values in the place of training."""
+        """A host with adapters with random values, as after training."""
         model, sites = adapted
         randomise(sites)
         return model, sites
@@ -125,20 +128,20 @@ class SiteLaws:
     def test_is_a_site(self, adapted: Adapted) -> None:
         """A site has every member of the protocol."""
         _, sites = adapted
-        # Later Pythons look for members on the class alone, where a module has no submodules.
+        # Later Pythons look up members only on the class, where a module has no submodules.
         names = [name for name in {*vars(Site), *Site.__annotations__} if not name.startswith("_")]
         assert all(hasattr(site, name) for site in sites for name in names)
 
     def test_injection_does_not_change_the_function(
         self, plain: nn.Module, adapted: Adapted
     ) -> None:
-        """The output is the same in every bit."""
+        """The output is bit-equal."""
         assert torch.equal(output(plain, self.inputs()), output(adapted[0], self.inputs()))
 
     def test_a_trained_adapter_changes_the_function(
         self, plain: nn.Module, trained: Adapted
     ) -> None:
-        """Other values than those of the start change the output."""
+        """Values other than the initial ones change the output."""
         difference = output(plain, self.inputs()) - output(trained[0], self.inputs())
         assert difference.abs().max() > 1e-3
 
@@ -147,13 +150,13 @@ class SiteLaws:
         assert all(torch.count_nonzero(site.delta()) == 0 for site in adapted[1])
 
     def test_origin_has_the_keys_and_shapes_of_trainable(self, adapted: Adapted) -> None:
-        """Where the change is zero is a point of the trained parameters."""
+        """The origin is a point in the space of the trained parameters."""
         for site in adapted[1]:
             shapes = {key: value.shape for key, value in site.trainable().items()}
             assert {key: value.shape for key, value in site.origin().items()} == shapes
 
     def test_the_change_is_zero_at_the_origin_after_training(self, trained: Adapted) -> None:
-        """So it is after training."""
+        """Setting the parameters to the origin makes the change zero again."""
         for site in trained[1]:
             assert torch.count_nonzero(site.delta()) > 0
             for key, value in site.origin().items():
@@ -161,20 +164,20 @@ class SiteLaws:
             assert torch.count_nonzero(site.delta()) == 0
 
     def test_delta_is_the_difference_to_the_host(self, plain: nn.Module, trained: Adapted) -> None:
-        """The merged weight is that of the host and the change."""
+        """The merged weight is the sum of the host's weight and the change."""
         for site in trained[1]:
             host = plain.get_submodule(site.name).weight
-            # One float32 addition of numbers of order 1.
+            # A single float32 addition of numbers of order 1.
             torch.testing.assert_close(host + site.delta(), site.merged().weight, atol=1e-6, rtol=0)
 
     def test_merged_computes_the_same(self, trained: Adapted) -> None:
-        """A site and its merged layer have one output."""
+        """A site and its merged layer have the same output."""
         for site in trained[1]:
             x = torch.randn(7, site.in_features, generator=torch.Generator().manual_seed(3))
             torch.testing.assert_close(site.merged()(x), site(x), atol=1e-5, rtol=1e-5)
 
     def test_export_is_plain_and_computes_the_same(self, trained: Adapted) -> None:
-        """An exported model holds linear layers, and the original stays."""
+        """An exported model has linear layers, and the original is unchanged."""
         model, sites = trained
         plain = export(model)
         assert not find_sites(plain)
@@ -184,7 +187,7 @@ class SiteLaws:
         torch.testing.assert_close(output(plain, self.inputs()), expected, atol=1e-5, rtol=1e-5)
 
     def test_remove_restores_the_very_tensors(self, plain: nn.Module, trained: Adapted) -> None:
-        """A model whose adapters are removed is the host."""
+        """Removing the adapters restores the host."""
         model, _ = trained
         weights = {site.name: site.weight for site in find_sites(model)}
         remove(model)
@@ -194,7 +197,7 @@ class SiteLaws:
         assert torch.equal(output(plain, self.inputs()), output(model, self.inputs()))
 
     def test_inject_export_inject(self, trained: Adapted) -> None:
-        """Adapters on an exported model change nothing of it."""
+        """Injecting adapters into an exported model does not change its output."""
         plain = export(trained[0])
         before = output(plain, self.inputs())
         again = self.put(plain, seed=5)
@@ -202,11 +205,11 @@ class SiteLaws:
         assert torch.equal(output(plain, self.inputs()), before)
 
     def test_only_adapters_are_trained(self, trained: Adapted) -> None:
-        """Everything else has no gradient and stays."""
+        """All other parameters have no gradient and are unchanged."""
         model, sites = trained
         model.train()
-        own = {id(value) for site in sites for value in site.trainable().values()}
-        frozen = {n: p.clone() for n, p in model.named_parameters() if id(p) not in own}
+        adapter_ids = {id(value) for site in sites for value in site.trainable().values()}
+        frozen = {n: p.clone() for n, p in model.named_parameters() if id(p) not in adapter_ids}
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
         torch.autograd.backward(_states(model, self.inputs()).square().mean())
         optimizer.step()
@@ -219,7 +222,7 @@ class SiteLaws:
                 assert parameter.grad is not None
 
     def test_saved_adapters_load_on_a_fresh_host(self, trained: Adapted) -> None:
-        """The output is the same in every bit."""
+        """The output is bit-equal."""
         model, sites = trained
         fresh = self.host()
         others = self.put(fresh, seed=9)
@@ -230,7 +233,7 @@ class SiteLaws:
     def test_tensors_of_another_adapter_are_refused_and_nothing_changes(
         self, trained: Adapted
     ) -> None:
-        """A tensor is named that is missing, unexpected or of another shape."""
+        """The error names a missing, unexpected or misshaped tensor."""
         _, sites = trained
         before = adapter_state(sites)
         name = next(iter(before))
@@ -246,7 +249,7 @@ class SiteLaws:
         assert all(torch.equal(after[key], value) for key, value in before.items())
 
     def test_constraints_hold_after_steps_of_the_optimiser(self, adapted: Adapted) -> None:
-        """Orthonormal factors stay so."""
+        """Orthonormal factors stay orthonormal."""
         model, sites = adapted
         tags = [site.manifold() for site in sites]
         optimizer = build_optimizer(sites, [], self.config, 0.01)
@@ -264,20 +267,20 @@ class SiteLaws:
         calls = []
         for site in sites:
             for key, layer in site.linears().items():
-                layer.register_forward_hook(lambda *_, where=(site.name, key): calls.append(where))
+                layer.register_forward_hook(lambda *_, call=(site.name, key): calls.append(call))
         output(model, self.inputs())
         expected = [(site.name, key) for site in sites for key in site.linears()]
         assert sorted(calls) == sorted(expected)
 
     def test_linears_hold_the_trainable_parameters(self, adapted: Adapted) -> None:
-        """Their weights are what is trained."""
+        """Their weights are the trainable parameters."""
         for site in adapted[1]:
             layers = {key: layer.weight for key, layer in site.linears().items()}
             assert layers.keys() == site.trainable().keys()
             assert all(layers[key] is value for key, value in site.trainable().items())
 
     def test_the_change_is_the_product_of_its_factors(self, trained: Adapted) -> None:
-        """That is s B A."""
+        """The change is s B A."""
         for site in trained[1]:
             A, B = site.change()
             assert A.shape == (B.shape[1], site.in_features)
@@ -285,18 +288,18 @@ class SiteLaws:
             torch.testing.assert_close(site.scale * B @ A, site.delta())
 
     def test_a_blank_site_takes_the_saved_tensors(self, trained: Adapted) -> None:
-        """Loading needs no decomposition: zeros of the right shapes take what was saved."""
+        """Loading needs no decomposition: zeros of the right shapes receive the saved tensors."""
         model, sites = trained
         fresh = self.host()
         others = inject(fresh, self.config, seed=9, blank=True)
         load_adapter_state(others, adapter_state(sites))
         assert torch.equal(output(fresh, self.inputs()), output(model, self.inputs()))
-        for one, other in zip(sites, others, strict=True):
-            if one.centred:
-                assert all(torch.equal(one.origin()[key], other.origin()[key]) for key in "AB")
+        for site, other in zip(sites, others, strict=True):
+            if site.centred:
+                assert all(torch.equal(site.origin()[key], other.origin()[key]) for key in "AB")
 
     def test_a_gradient_step_from_the_start_lowers_the_loss(self, adapted: Adapted) -> None:
-        """The start is no stationary point."""
+        """The initial point is not stationary."""
         model, sites = adapted
 
         before = self.along(model)
@@ -307,19 +310,19 @@ class SiteLaws:
         with torch.no_grad():
             for site in sites:
                 for value in site.trainable().values():
-                    if value.grad is not None:  # what works in training alone has none here
+                    if value.grad is not None:  # parameters used only in training have none here
                         value.sub_(1e-3 * value.grad)
         assert self.along(model) < before
 
     def test_sites_are_independent(self, adapted: Adapted) -> None:
-        """A change of one is none of the others."""
+        """Changing one site does not change the others."""
         _, sites = adapted
         randomise(sites[:1])
         assert torch.count_nonzero(sites[0].delta()) > 0
         assert all(torch.count_nonzero(site.delta()) == 0 for site in sites[1:])
 
     def test_moves_take_everything_along(self, trained: Adapted) -> None:
-        """Another precision of the model is that of every tensor."""
+        """Moving the model to another precision moves every tensor."""
         model, sites = trained
         model.to(torch.float64)
         for site in sites:
@@ -327,22 +330,22 @@ class SiteLaws:
             assert all(value.dtype == torch.float64 for value in site.origin().values())
 
     def test_the_host_keeps_its_precision(self, plain: nn.Module, trained: Adapted) -> None:
-        """Adapters stay in float32 on a bfloat16 host; the output is bfloat16 as without them."""
+        """Adapters stay in float32 on a bfloat16 host, whose output stays bfloat16."""
         expected = output(trained[0], self.inputs())
         half = self.host().to(torch.bfloat16)
         sites = self.put(half)
         load_adapter_state(sites, adapter_state(trained[1]))
         inputs = self.inputs()
         inputs = inputs.to(torch.bfloat16) if inputs.is_floating_point() else inputs
-        got = output(half, inputs)
-        assert got.dtype == torch.bfloat16
+        actual = output(half, inputs)
+        assert actual.dtype == torch.bfloat16
         assert all(v.dtype == torch.float32 for site in sites for v in site.trainable().values())
         assert all(site.merged().weight.dtype == torch.bfloat16 for site in sites)
-        # bfloat16 keeps eight bits, a relative 4e-3 an operation; a few dozen follow each other.
-        assert (got.float() - expected).abs().max() < 0.15 * expected.abs().max()
+        # bfloat16 has eight bits: a relative error of 4e-3 per operation, for a few dozen of them.
+        assert (actual.float() - expected).abs().max() < 0.15 * expected.abs().max()
 
     def test_the_same_seed_gives_the_same_start(self, adapted: Adapted) -> None:
-        """Another seed gives another one, where it is random."""
+        """Another seed gives another initialisation if it is random."""
         first = adapter_state(adapted[1])
         again = adapter_state(self.put(self.host()))
         other = adapter_state(self.put(self.host(), seed=1))
@@ -351,11 +354,11 @@ class SiteLaws:
         assert differs == self.is_random
 
     def test_orthonormal_factors_are_orthonormal(self, adapted: Adapted) -> None:
-        """From the start."""
+        """The factors are orthonormal at initialisation."""
         self.check_orthonormal(adapted[1])
 
     def check_orthonormal(self, sites: Sequence[Any]) -> None:
-        """Assert that the factors that say so are orthonormal."""
+        """Assert that factors declared as orthonormal are orthonormal."""
         for site in sites:
             for key, kind in site.manifold().items():
                 assert kind == "stiefel"
@@ -365,7 +368,7 @@ class SiteLaws:
                 assert torch.linalg.norm(Z.T @ Z - torch.eye(site.r)) < 1e-6
 
     def test_a_copy_of_the_model_is_independent(self, trained: Adapted) -> None:
-        """Its adapters are its own."""
+        """A copy has its own adapters."""
         model, sites = trained
         twin = copy.deepcopy(model)
         randomise(find_sites(twin), seed=8)

@@ -1,4 +1,4 @@
-"""The posterior that laws are tried on: its configuration, its heads, its rows, its tolerances."""
+"""The posterior under test: its configuration, heads, rows and tolerances."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from bayeslora.testing.toy import toy
 
 
 class LastLayerCase:
-    """What a suite of laws needs to know of a last-layer posterior.
+    """Settings of a last-layer posterior for a suite of laws.
 
     Attributes:
-        config: The options under test; the only attribute without a default.
-        num_classes: C of the toy rows; 2 for a method of two classes.
+        config: Options under test; the only attribute without a default.
+        num_classes: C of the toy rows; 2 for a binary method.
         num_features: d of the toy rows.
-        training_prior_scale: What `report()["prior_scale"]` is, where it is reported, after a fit
-            that was told not to choose the prior.
-        fit_tolerance: How far, in nats of a logit, two fits may lie apart that have one optimum.
+        training_prior_scale: Expected `report()["prior_scale"]`, if reported, after a fit with
+            `choose_prior=False`.
+        fit_tolerance: Tolerance, in nats of a logit, between two fits with the same optimum.
             Iterative fits stop within 1e-6 of their optimum's value, where it is flat: 5e-3.
-        precision_tolerance: How far fits to float32 and to float64 features may lie apart.
-            float32 features carry a relative error of 6e-8; fits amplify it by far less than 1e4,
-            hence 1e-3.
-        noise: How far, in nats of a logit and relative, two independent runs of a sampler for one
-            posterior may lie apart; set it from the sampler's effective number of draws. Laws of
-            numbers that come from one run stay exact.
+        precision_tolerance: Tolerance between fits to float32 and to float64 features. float32
+            features have a relative error of 6e-8; fits amplify it by far less than 1e4, hence
+            1e-3.
+        noise: Tolerance, in nats of a logit and relative, between two independent runs of a sampler
+            for the same posterior; set it from the sampler's effective sample size. Laws about
+            numbers from a single run stay exact.
     """
 
     config: Any
@@ -45,16 +45,16 @@ class LastLayerCase:
     noise: float = 0.0
 
     def build(self, **options: Any) -> LastLayer:
-        """Return a fresh head; `options` are those of `build_head`."""
+        """Return a new head; `options` are those of `build_head`."""
         return build_head(self.config, self.num_features, self.num_classes, **options)
 
     def start(self) -> Tensor:
-        """Return [C, d] random weights, like those that training leaves."""
+        """Return random weights, [C, d], like those after training."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.num_classes, self.num_features, generator=generator)
 
     def make(self, **options: Any) -> LastLayer:
-        """Return a float32 head with random means, the state that training leaves."""
+        """Return a float32 head with random means, as after training."""
         head = self.build(**options)
         head.set_mean(self.start())
         return head
@@ -68,7 +68,7 @@ class LastLayerCase:
         return self.toy(seed=9)
 
     def fitted(self, rows: int = 60) -> LastLayer:
-        """Return a head fitted to so many rows; override it to cache a slow fit."""
+        """Return a head fitted to toy rows; override it to cache a slow fit."""
         head = self.make()
         head.fit(self.toy(rows), self.held_out())
         return head
@@ -80,7 +80,7 @@ class LastLayerCase:
 
     @pytest.fixture
     def head(self) -> LastLayer:
-        """A fitted head, a copy of one that all laws share."""
+        """A copy of a fitted head that all laws share."""
         return copy.deepcopy(self._first_fit())
 
     @pytest.fixture

@@ -1,15 +1,15 @@
-"""The laws that every last-layer posterior obeys, as a suite to inherit.
+"""Laws of last-layer posteriors, as a test suite to inherit.
 
     from bayeslora.testing.last_layer import LastLayerLaws
 
     class TestTheirs(LastLayerLaws):
         config = Theirs(prior_scale=1.0)
 
-pytest then runs a test a law, each on heads that `build_head` of `bayeslora.posteriors.registry`
-makes from the configuration, fitted to a few rows of `bayeslora.testing.toy`. No backbone is loaded
-and nothing is registered: the suite runs in seconds, before a package is installed as well.
-`LastLayerCase` says what else a subclass may set. A law that a method is not meant to obey is
-overridden by one that it is, and its docstring says why.
+pytest then runs one test per law, on heads that `build_head` of `bayeslora.posteriors.registry`
+builds from the configuration, fitted to a few rows of `bayeslora.testing.toy`. No backbone is
+loaded and nothing is registered: the suite runs in seconds, also before a package is installed. See
+`LastLayerCase` for further attributes. If a law does not apply to a method, override it with one
+that does, and explain why in its docstring.
 """
 
 from __future__ import annotations
@@ -35,57 +35,57 @@ from bayeslora.testing.case import LastLayerCase
 
 
 def _without_samples(logits: Logits) -> Logits:
-    """Return what a prediction of `num_samples=0` gives to the link."""
+    """Return the input of the link in a prediction with `num_samples=0`."""
     return logits.at_mean() if isinstance(logits, SampledLogits) else logits
 
 
 class PredictionLaws(LastLayerCase):
-    """Logits are a proper distribution for each row by itself, and repeatable."""
+    """Logits are a proper and reproducible distribution for each row, independent of other rows."""
 
     def test_logits_are_float64_and_of_one_row_each(self, head: LastLayer, rows: Features) -> None:
-        """Also for float32 features, and no gradient leaves a prediction."""
+        """This also holds for float32 features; predictions have no gradient."""
         logits = head.predict(rows.to(torch.float32))
         assert logits.mean.dtype == logits.covariance.dtype == F64
         assert logits.mean.shape == (20, self.num_classes)
         assert not logits.mean.requires_grad
 
     def test_probabilities_are_finite_and_sum_to_one(self, head: LastLayer, rows: Features) -> None:
-        """Within the rounding of a sum in float64."""
+        """The tolerance is the rounding of a sum in float64."""
         probs = link_probabilities(head.predict(rows)).probs
         assert torch.isfinite(probs).all()
         assert_close(probs.sum(1), torch.ones(20, dtype=F64), atol=1e-12, rtol=0)
 
     def test_variances_are_not_negative(self, head: LastLayer, rows: Features) -> None:
-        """Rounding included: clamp what is meant to be zero."""
+        """This includes rounding: clamp variances that should be zero."""
         assert (head.predict(rows).variance >= 0).all()
 
     def test_variance_reaches_the_probabilities(self, head: LastLayer, rows: Features) -> None:
-        """Logits with variance need an option `num_samples`, and a head that keeps its `config`.
+        """Logits with variance need an option `num_samples`, and a head with an attribute `config`.
 
         Without the option a classifier predicts the mean; without `config` epochs and feature
-        scores would be judged by another link than predictions are made with.
+        scores would be evaluated with another link than predictions.
         """
         logits = head.predict(rows)
         if isinstance(logits, SampledLogits) or logits.is_point:
             return
         assert getattr(self.config, "num_samples", 0) > 0
-        kept = getattr(head, "config", None)
+        config = getattr(head, "config", None)
         for name in ("link", "num_samples"):
-            assert getattr(kept, name, None) == getattr(self.config, name, None)
+            assert getattr(config, name, None) == getattr(self.config, name, None)
 
     def test_no_samples_is_the_mean(self, head: LastLayer, rows: Features) -> None:
-        """`num_samples=0` is a softmax of the mean logits, bit by bit."""
+        """`num_samples=0` gives the softmax of the mean logits, bit-equal."""
         logits = head.predict(rows)
         probs = link_probabilities(_without_samples(logits), num_samples=0).probs
         assert_close(probs, logits.mean.softmax(1), atol=0, rtol=0)
 
     def test_same_seed_same_probabilities(self, head: LastLayer, rows: Features) -> None:
-        """A prediction draws nothing from a global generator."""
+        """A prediction does not use the global generator."""
         first, second = (link_probabilities(head.predict(rows), seed=3).probs for _ in range(2))
         assert torch.equal(first, second)
 
     def test_rows_do_not_depend_on_their_company(self, head: LastLayer, rows: Features) -> None:
-        """Batches and the order of rows change nothing but the last bits of products."""
+        """Batches and the order of rows change only the last bits of products."""
         order = torch.tensor([7, 2, 19])
         whole, part = head.predict(rows), head.predict(rows.take(order))
         assert_close(part.mean, whole.mean[order], atol=1e-12, rtol=0)
@@ -94,7 +94,7 @@ class PredictionLaws(LastLayerCase):
     def test_far_away_features_are_more_uncertain_where_anything_is(
         self, head: LastLayer, rows: Features
     ) -> None:
-        """Logits are linear in the features, so ten times the features is a hundred times v."""
+        """Logits are linear in the features: tenfold features give a hundredfold variance."""
         far = head.predict(Features(10 * rows.values)).variance
         assert_close(far, 100 * head.predict(rows).variance, rtol=1e-9, atol=1e-12)
 
@@ -103,26 +103,26 @@ F64 = torch.float64
 
 
 class FitLaws(LastLayerCase):
-    """A fit depends on the rows and the trained mean, on nothing else, and disturbs no training."""
+    """A fit depends only on the rows and the trained mean, and does not disturb training."""
 
     def test_permuted_labels_permute_the_logits(self, head: LastLayer, rows: Features) -> None:
         """No class is special."""
         order = torch.arange(self.num_classes).roll(1)
-        train, held = (
+        train, validation = (
             replace(part, labels=order[part.targets]) for part in (self.toy(), self.held_out())
         )
         moved = self.build()
         moved.set_mean(self.start()[order.argsort()])
-        moved.fit(train, held)
-        expected, found = head.predict(rows), moved.predict(rows)
+        moved.fit(train, validation)
+        expected, actual = head.predict(rows), moved.predict(rows)
         atol, rtol = self.fit_tolerance + self.noise, self.noise
-        assert_close(found.mean[:, order], expected.mean, atol=atol, rtol=rtol)
-        assert_close(found.variance[:, order], expected.variance, atol=atol, rtol=rtol)
+        assert_close(actual.mean[:, order], expected.mean, atol=atol, rtol=rtol)
+        assert_close(actual.variance[:, order], expected.variance, atol=atol, rtol=rtol)
 
     def test_fitting_twice_changes_nothing(self, head: LastLayer, rows: Features) -> None:
-        """A fit starts from what training left, not from the fit before.
+        """A fit starts from the trained parameters, not from the previous fit.
 
-        Where the prior is wide and logits are large the optimum is flat relative to its size.
+        With a wide prior and large logits the optimum is flat relative to its size.
         """
         before = head.predict(rows)
         head.fit(self.toy(), self.held_out())
@@ -132,7 +132,7 @@ class FitLaws(LastLayerCase):
         assert_close(after.covariance, before.covariance, atol=atol, rtol=rtol)
 
     def test_fit_leaves_trained_parameters_alone(self) -> None:
-        """Training goes on after a fit that only scored an epoch."""
+        """Training continues after a fit that only scores an epoch."""
         head = self.make()
         before = [parameter.detach().clone() for parameter in head.parameters()]
         head.fit(self.toy())
@@ -147,7 +147,7 @@ class FitLaws(LastLayerCase):
         assert head.report().get("prior_scale", expected) == pytest.approx(expected)
 
     def test_single_and_double_precision_features_agree(self, rows: Features) -> None:
-        """Fits compute in float64 whatever they are given."""
+        """Fits compute in float64, whatever the dtype of the features."""
         outcomes = []
         for dtype in (torch.float32, F64):
             head = self.make()
@@ -159,7 +159,7 @@ class FitLaws(LastLayerCase):
         assert_close(single.covariance, double.covariance, atol=tolerance, rtol=tolerance)
 
     def test_loss_is_a_scalar_that_trains_every_parameter(self) -> None:
-        """With finite gradients."""
+        """All gradients are finite."""
         head = self.make()
         loss = head.loss(self.toy().to(torch.float32), 60)
         assert loss.shape == ()
@@ -180,9 +180,9 @@ class FitLaws(LastLayerCase):
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_features_that_are_not_finite_are_refused(self, head: LastLayer, value: float) -> None:
-        """By the fit and by the prediction, and the message counts the rows.
+        """Both the fit and the prediction raise an error that counts the rows.
 
-        `bayeslora.posteriors.features.check_features` does so.
+        `bayeslora.posteriors.features.check_features` implements the check.
         """
         rows = self.toy()
         rows.values[5, 1] = value
@@ -195,23 +195,23 @@ class FitLaws(LastLayerCase):
     def test_strange_rows_are_refused_or_answered(
         self, head: LastLayer, rows: Features, value: float
     ) -> None:
-        """NaN never comes back: not for huge features, nor from held-out rows out of range."""
-        strange, held = self.toy(), self.held_out()
-        for part in (strange, held):
+        """Logits are never NaN: not for huge features, nor for held-out rows out of range."""
+        strange, validation = self.toy(), self.held_out()
+        for part in (strange, validation):
             part.values[5, 1] = value
         if not math.isnan(value):
             self._assert_proper(self.make(), strange, None, rows)
             self._assert_proper(head, None, None, strange)
-        self._assert_proper(self.make(), self.toy(), held, rows)
+        self._assert_proper(self.make(), self.toy(), validation, rows)
 
     def _assert_proper(
-        self, head: LastLayer, train: Features | None, held: Features | None, asked: Features
+        self, head: LastLayer, train: Features | None, validation: Features | None, rows: Features
     ) -> None:
-        """Assert that the fit or the prediction is refused, or all logits are finite."""
+        """Assert that the fit or the prediction raises InputError, or all logits are finite."""
         try:
             if train is not None:
-                head.fit(train, held)
-            logits = head.predict(asked)
+                head.fit(train, validation)
+            logits = head.predict(rows)
         except InputError:
             return
         assert torch.isfinite(logits.mean).all()
@@ -219,10 +219,10 @@ class FitLaws(LastLayerCase):
 
 
 class RecordLaws(LastLayerCase):
-    """Options are JSON, state is tensors, and together they are the whole posterior."""
+    """Options are JSON, state is tensors, and together they define the posterior."""
 
     def test_the_options_can_be_listed_named_and_stored(self) -> None:
-        """The class has its class variables, and options survive JSON."""
+        """The class has its class variables, and options round-trip through JSON."""
         config = type(self.config)
         if POSTERIORS.get(config.name) is not config:
             check_posterior(config, "the posterior")
@@ -230,47 +230,47 @@ class RecordLaws(LastLayerCase):
         assert options.resolve("posterior", stored, {config.name: config}) == self.config
 
     def test_what_a_fit_says_is_json(self, head: LastLayer) -> None:
-        """`extra_config` and `report` go into `bayeslora.json`."""
-        for said in (head.extra_config(), head.report()):
-            assert json.loads(json.dumps(said, allow_nan=False)) == said
+        """`extra_config` and `report` are written to `bayeslora.json`."""
+        for record in (head.extra_config(), head.report()):
+            assert json.loads(json.dumps(record, allow_nan=False)) == record
 
     @pytest.mark.parametrize("count", [60, 3])
     def test_saved_and_loaded_is_bit_equal(
         self, rows: Features, tmp_path: Path, count: int
     ) -> None:
-        """From tensors and `extra_config` alone, also for fewer rows than features."""
+        """Tensors and `extra_config` suffice, also for fewer rows than features."""
         head = self.fitted(count)
         file = tmp_path / "posterior.safetensors"
         save_file({name: item.contiguous() for name, item in head.state_dict().items()}, file)
         loaded = self.build(extra=head.extra_config())
         loaded.load_state_dict(load_file(file))
-        expected, found = head.predict(rows), loaded.predict(rows)
-        assert torch.equal(found.mean, expected.mean)
-        assert torch.equal(found.covariance, expected.covariance)
+        expected, actual = head.predict(rows), loaded.predict(rows)
+        assert torch.equal(actual.mean, expected.mean)
+        assert torch.equal(actual.covariance, expected.covariance)
         assert torch.equal(loaded.mean_weight, head.mean_weight)
         assert loaded.extra_config() == head.extra_config()
         assert loaded.report() == head.report()
 
     def test_an_unfitted_state_loads_too(self) -> None:
-        """Checkpoints of a training hold one."""
+        """Training checkpoints contain an unfitted state."""
         loaded = self.build()
         loaded.load_state_dict(self.make().state_dict())
 
     def test_the_mean_is_where_it_was_set(self) -> None:
-        """Another posterior starts from it, `calibrate` too."""
+        """Other posteriors start from it, as does `calibrate`."""
         head = self.make()
         assert head.mean_weight.shape == (self.num_classes, self.num_features)
         torch.testing.assert_close(head.mean_weight.float(), self.start(), atol=0, rtol=0)
 
     def test_told_mean_square_norm_is_saved(self) -> None:
-        """It turns prior scales into precisions, so it belongs to the state: a scalar tensor."""
+        """It converts prior scales to precisions, so it is part of the state: a scalar tensor."""
         head = self.make()
         head.set_mean_sq_norm(7.0)
         assert 7.0 in [float(item) for item in head.state_dict().values() if item.ndim == 0]
 
 
 class LastLayerLaws(PredictionLaws, FitLaws, RecordLaws):
-    """What predictions, fits and records of a last-layer posterior keep to.
+    """Laws of the predictions, fits and records of a last-layer posterior.
 
-    A subclass sets `config`; the other attributes of `LastLayerCase` have defaults.
+    Subclasses set `config`; the other attributes of `LastLayerCase` have defaults.
     """

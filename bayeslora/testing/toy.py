@@ -1,4 +1,4 @@
-"""Small classification problems on features."""
+"""Toy classification problems on features."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 def toy(
     rows: int = 60, size: int = 4, classes: int = 3, seed: int = 0, separation: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Return features of Gaussian clusters, and labels that hold every class.
+    """Return features of Gaussian clusters, and labels that contain every class.
 
     Args:
-        rows: N.
-        size: d.
-        classes: C.
-        seed: Of centres and rows.
-        separation: Standard deviation of the centres, in units of that within a cluster.
+        rows: Number of rows N.
+        size: Number of features d.
+        classes: Number of classes C.
+        seed: Seed of centres and rows.
+        separation: Standard deviation of the centres, relative to that within a cluster.
 
     Returns:
         Features [N, d] float64 with mean ‖φ‖² = 1, and labels [N] int64.

@@ -1,7 +1,7 @@
-"""The laws that every posterior over the weights of a network obeys, as a suite to inherit.
+"""Laws of posteriors over the weights of a network, as a test suite to inherit.
 
-They are those of the protocol `bayeslora.posteriors.types.WeightPosterior`, and need no training:
-`bayeslora.posteriors.weights.draws.sample_logits` predicts with whatever obeys them.
+They test the protocol `bayeslora.posteriors.types.WeightPosterior` without training:
+`bayeslora.posteriors.weights.draws.sample_logits` can predict with any object that obeys them.
 
     class TestTheirs(WeightPosteriorLaws):
         num_inputs = 4
@@ -26,10 +26,10 @@ Case = tuple[nn.Module, WeightPosterior]
 
 
 class WeightPosteriorLaws:
-    """A subclass defines `make`.
+    """Laws of a weight posterior; subclasses define `make`.
 
     Attributes:
-        num_inputs: Width of the rows that the network of `make` takes.
+        num_inputs: Number of inputs of the network of `make`.
     """
 
     num_inputs: int = 4
@@ -38,8 +38,8 @@ class WeightPosteriorLaws:
         """Return a network in evaluation mode and the posterior over its weights.
 
         Args:
-            trained: Whether both are as a training leaves them, with spread in the posterior, or
-                fresh; what is made twice is equal.
+            trained: Whether both are as after training, with positive variance in the posterior, or
+                fresh. Repeated calls return equal objects.
         """
         raise NotImplementedError
 
@@ -50,20 +50,20 @@ class WeightPosteriorLaws:
 
     @torch.no_grad()
     def outputs(self, network: nn.Module) -> Tensor:
-        """Return what the network makes of a few fixed rows."""
+        """Return the outputs of the network on a few fixed rows."""
         generator = torch.Generator().manual_seed(1)
-        found: Tensor = network(torch.randn(6, self.num_inputs, generator=generator))
-        return found.clone()
+        outputs: Tensor = network(torch.randn(6, self.num_inputs, generator=generator))
+        return outputs.clone()
 
     def drawn(self, case: Case, count: int = 3, seed: int = 0) -> Tensor:
         """Return the outputs under each of `count` draws, stacked."""
         network, posterior = case
         generator = torch.Generator().manual_seed(seed)
-        found = []
+        outputs = []
         for _ in range(count):
             with posterior.draw(generator):
-                found.append(self.outputs(network))
-        return torch.stack(found)
+                outputs.append(self.outputs(network))
+        return torch.stack(outputs)
 
     def test_draws_spread(self, case: Case) -> None:
         """Successive draws differ from each other and from the mean."""
@@ -74,14 +74,14 @@ class WeightPosteriorLaws:
         assert not torch.equal(first, mean)
 
     def test_the_generator_alone_decides_the_draws(self, case: Case) -> None:
-        """Whatever the global generator does, and more draws begin with the same ones."""
+        """The global generator has no effect, and more draws begin with the same draws."""
         first = self.drawn(case)
         torch.rand(10)
         assert torch.equal(self.drawn(case, count=5)[:3], first)
         assert not torch.equal(self.drawn(case, seed=1), first)
 
     def test_drawing_leaves_everything_as_it_was(self, case: Case) -> None:
-        """The very bits of the weights, the modes, and the global generator."""
+        """The bits of the weights, the modes, and the global generator are unchanged."""
         network, _ = case
         before = _snapshot(network)
         outputs = self.outputs(network)
@@ -90,7 +90,7 @@ class WeightPosteriorLaws:
         assert torch.equal(self.outputs(network), outputs)
 
     def test_an_exception_within_a_draw_leaves_everything_as_it_was(self, case: Case) -> None:
-        """A prediction that was interrupted can be repeated."""
+        """An interrupted prediction can be repeated."""
         network, posterior = case
         before = _snapshot(network)
         with pytest.raises(KeyboardInterrupt), posterior.draw(torch.Generator()):
@@ -98,7 +98,7 @@ class WeightPosteriorLaws:
         _assert_same(before, _snapshot(network))
 
     def test_tensors_are_the_whole_posterior(self, case: Case) -> None:
-        """Loaded into fresh ones, network and posterior draw the same to the last bit."""
+        """After loading into fresh objects, network and posterior give bit-equal draws."""
         fresh = self.make(trained=False)
         for old, new in zip(case, fresh, strict=True):
             if isinstance(old, nn.Module) and isinstance(new, nn.Module):
@@ -106,7 +106,7 @@ class WeightPosteriorLaws:
         assert torch.equal(self.drawn(fresh), self.drawn(case))
 
     def test_what_it_says_of_itself_is_json(self, case: Case) -> None:
-        """`report`, where there is one, goes into `bayeslora.json`."""
+        """`report`, if defined, is written to `bayeslora.json`."""
         report: dict[str, Any] = getattr(case[1], "report", dict)()
         assert json.loads(json.dumps(report, allow_nan=False)) == report
 

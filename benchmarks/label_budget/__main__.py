@@ -78,8 +78,8 @@ Written when five epochs had six pairs of MiniLM and two of SmolLM2, from number
     So nothing changes: the encoder's interval holds zero, and the decoder is .009 ± .028 higher at
     that rate (six pairs). Neither is a clear difference, at a third of the steps.
 
-Written for cost, before any cell of five epochs at 640 rows, with those of 128 known (at .01: MiniLM
--.007 ± .053, SmolLM2 .009 ± .028, six pairs each):
+Written for cost, before any cell of five epochs at 640 rows, with those of 128 known (at .01:
+MiniLM -.007 ± .053, SmolLM2 .009 ± .028, six pairs each):
 
 11. Five epochs at the rate of 15 (`lr=0.01`), a third of the steps, are PoLAR's default without
     validation rows on both kinds of backbones if over all pairs of 128 and 640 rows (18: two seeds

@@ -148,6 +148,16 @@ CASES: dict[str, Case] = {
         },
         quick=False,
     ),
+    "predict-folds": Case(
+        f"{PREDICTED} predictions by the five networks of `--cv 5 --keep-folds`, default reading",
+        {
+            "five networks": our_prediction(
+                "float32", "vbll", default_reading=True, cv=5, keep_folds=True
+            ),
+            "one network": our_prediction("float32", "vbll", default_reading=True),
+        },
+        quick=False,
+    ),
     **{
         f"head-{count}": Case(
             f"closed-form VBLL head, {count} classes", {"VBLL": head_fit(count)}, quick=count < 77

@@ -150,7 +150,9 @@ def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
     return run
 
 
-def our_prediction(dtype: str, posterior: str) -> Run:
+def our_prediction(
+    dtype: str, posterior: str, *, default_reading: bool = False, **fit_options: Any
+) -> Run:
     """Return predictions by a short fit, frozen layers included."""
 
     def run() -> float:
@@ -158,9 +160,9 @@ def our_prediction(dtype: str, posterior: str) -> Run:
         from bayeslora.backbones.load import load_backbone
 
         backbone = load_backbone("smollm2-135m", dtype=dtype)
-        options = accepted(BayesianClassifier, **WHOLE)
+        options = accepted(BayesianClassifier, **({} if default_reading else WHOLE))
         clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **options)
-        clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, cv=0))
+        clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, **{"cv": 0} | fit_options))
         rows = texts("test", PREDICTED)
         clf.predict(rows.take(range(32)))
         kept = getattr(backbone, "prefix_states", None)

@@ -189,7 +189,7 @@ def test_the_gradient_of_a_gate_is_its_experts_product():
     _, (site, *_), gate = adapted()
     x, upstream = seeded(3, 5, 16), seeded(3, 5, site.out_features, seed=9)
     gates = (2 * gate.weights(seeded(3, WIDTH))).detach().requires_grad_()
-    with gate._under(gates):
+    with gate._with_gates(gates):
         (site(x) * upstream).sum().backward()
     A, B = site.A.weight.detach(), site.B.weight.detach()
     each = site.scale * ((upstream @ B) * (x @ A.T)).unflatten(-1, (2, 2)).sum((1, 3))

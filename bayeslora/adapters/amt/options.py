@@ -5,14 +5,14 @@
     1. δ ← argmax KL( p(Q) ‖ p(Q + δ) ) in a ball of radius ε, from a random start
     2. Z ← Z + γ_w ‖Z‖ g_Z / ‖g_Z‖ for both factors Z of a member,  g = ∇ L
     3. L = CE(p(Q), y) + λ KL( p(Q) ‖ p(Q + δ) ) at these weights, prototypes included
-    4. Z is put back, and SGD takes a step with the gradient of 3
+    4. restore Z; SGD step with the gradient of 3
 
     W = W0 + Σ_p w_p (B_p A_p − B_0 A_0) ,   Σ w_p = 1
 
-All members start from the largest singular vectors of W0, and each has an adversary of its own.
+All members start from the largest singular vectors of W0, and each has its own adversary.
 
 Source: Yang, Liu and Wei 2024, Mixture of Adversarial LoRAs, NeurIPS 2024. Their merge is tuned on
-tasks of each test domain; here nothing is.
+tasks of each test domain; here nothing is tuned on test domains.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class AMT(Adapter):
     @property
     def episodes(self) -> Episodes:
         """How the members are tuned."""
-        inputs = [self.eps or usual for usual in (_TEXTS, _IMAGES)]
+        inputs = [self.eps or default for default in (_TEXTS, _IMAGES)]
         texts, images = (
             tuple(Adversary(*pair) for pair in zip(values, self.weight_eps, strict=True))
             for values in inputs
@@ -138,11 +138,11 @@ class AMT(Adapter):
 
     @property
     def has_members(self) -> bool:
-        """Whether the members predict apart, a pass each."""
+        """Whether each member predicts in a pass of its own."""
         return self.merge == "ensemble"
 
     def merged_as(self, other: Adapter) -> Self:
-        """Return these options with the merge of others and what belongs to it."""
+        """Return these options with the merge options of `other`."""
         return self._with(
             **{name: getattr(other, name) for name in ("merge", "top", "gamma", "beta")}
         )
@@ -153,7 +153,7 @@ class AMT(Adapter):
         """Return the weights of the members by `merge`; see `Adapter.mixtures`."""
         if self.merge == "uniform":
             return [[1 / count] * count]
-        one_hot = [[float(place == member) for place in range(count)] for member in range(count)]
+        one_hot = [[float(index == member) for index in range(count)] for member in range(count)]
         if self.merge == "ensemble":
             return one_hot
         import torch
@@ -161,23 +161,23 @@ class AMT(Adapter):
 
         from bayeslora.prototypes import separation, top_weights
 
-        found = [support(member) for member in range(count)]
+        supports = [support(member) for member in range(count)]
         if self.merge == "best":
-            losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in found]
+            losses = [float(cross_entropy(scale * cosines, y)) for cosines, y, scale in supports]
             return [one_hot[losses.index(min(losses))]]
-        scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in found]
+        scores = [separation(cosines, labels, self.gamma) for cosines, labels, _ in supports]
         weights = top_weights(torch.tensor(scores, dtype=torch.float64), self.top, self.beta)
         return [weights.tolist()]
 
     def check_rows(self, rows: Any) -> None:
-        """Raise InputError if a class has no row for a query beside those for the support."""
+        """Raise InputError if a class has too few rows for the support and a query."""
         if getattr(rows, "choices", None) is not None:
             raise InputError(
                 f"{rows.source}: adapter 'amt' is tuned on episodes of classes, and questions with "
                 "options have none; choose another adapter"
             )
         counts = Counter(map(str, rows.labels))
-        name, least = min(counts.items(), key=lambda one: (one[1], one[0]))
+        name, least = min(counts.items(), key=lambda pair: (pair[1], pair[0]))
         if least <= self.shots:
             raise InputError(
                 f"{rows.source}: an episode takes {self.shots} support rows of a class and a "
@@ -187,17 +187,17 @@ class AMT(Adapter):
 
     @classmethod
     def table_name(cls, recorded: Mapping[str, object]) -> str:
-        """Return `amt-ensemble` where the members predict apart."""
+        """Return `amt-ensemble` if the members predict separately."""
         return "amt-ensemble" if recorded.get("merge") == "ensemble" else cls.name
 
     def first_layer(
         self, model: nn.Module, names: Sequence[str], *, is_cut: bool
     ) -> tuple[str, int]:
-        """Return none: inputs are perturbed below all layers."""
+        """Return no list of layers, since inputs are perturbed below all layers."""
         return "", 0
 
     def targets(self, model: nn.Module) -> list[str]:
-        """Return the linear layers to adapt, in the model's own order.
+        """Return the names of the linear layers to adapt, in module order.
 
         Raises:
             InputError: See `find_targets`; or there are none.
@@ -211,15 +211,15 @@ class AMT(Adapter):
             return find_targets(model, self.target_modules, self.top_layers)
         path, layers = find_layers(model)
         first = 0 if self.top_layers is None else max(0, len(layers) - self.top_layers)
-        found = [
-            f"{path}.{place}.{name}"
-            for place in range(first, len(layers))
-            for name, part in layers[place].named_modules()
-            if type(part) is Linear
+        names = [
+            f"{path}.{index}.{name}"
+            for index in range(first, len(layers))
+            for name, module in layers[index].named_modules()
+            if type(module) is Linear
         ]
-        if not found:
+        if not names:
             raise InputError("the transformer layers hold no linear layers; name target_modules")
-        return found
+        return names
 
     def make_sites(
         self,

@@ -1,9 +1,9 @@
-"""Several low-rank adapters in the place of one linear layer, of which a mixture acts.
+"""A mixture of low-rank adapters on one linear layer.
 
     y = x Wᵀ + b + Σ_p w_p B_p(A_p(x)) − B_0(A_0(x)) ,   Σ w_p = 1
 
 That is W0 + Σ_p w_p (B_p A_p − B_0 A_0): products are averaged, never factors. The members' factors
-stand end to end in two linear layers, and those with w_p = 0 are not run.
+are concatenated in two linear layers, and members with w_p = 0 are skipped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Pool(Site):
 
     Attributes:
         A: Linear layer whose weight [P r, in] holds the first factors.
-        B: Linear layer whose weight [out, P r] holds the second ones.
-        A0: [r, in] buffer, where every A_p started.
-        B0: [out, r] buffer, where every B_p started.
+        B: Linear layer whose weight [out, P r] holds the second factors.
+        A0: [r, in] buffer, initial A_p of every member.
+        B0: [out, r] buffer, initial B_p of every member.
         mixture: [P] buffer, w.
-        cosine_scales: [P] buffer, κ that the members were tuned with; the same in all sites.
+        cosine_scales: [P] buffer, κ of each member; the same in all sites.
     """
 
     centred = True
@@ -42,12 +42,12 @@ class Pool(Site):
     cosine_scales: Tensor
 
     def __init__(self, name: str, host: nn.Linear, factors: Factors, num_members: int) -> None:
-        """Start all members from the same factors, with equal weights.
+        """Initialise all members with the same factors and equal weights.
 
         Args:
             name: Dotted path of the replaced layer in its host.
             host: The layer to replace.
-            factors: Where each member starts.
+            factors: Initial factors of each member.
             num_members: P.
         """
         super().__init__(name, host)
@@ -55,7 +55,7 @@ class Pool(Site):
         self.A = trained_layer(factors.A.repeat(num_members, 1), device)
         self.B = trained_layer(factors.B.repeat(1, num_members), device)
         for key, factor in (("A0", factors.A), ("B0", factors.B)):
-            # In the layout that a loaded tensor has too.
+            # The layout of a loaded tensor.
             start = factor.detach().clone(memory_format=torch.contiguous_format)
             self.register_buffer(key, start.to(device))
         self.register_buffer("mixture", torch.full((num_members,), 1 / num_members, device=device))
@@ -81,14 +81,14 @@ class Pool(Site):
         product = -F.linear(F.linear(x, self.A0), self.B0)
         for member, weight in enumerate(self.mixture.tolist()):
             if weight:
-                places = self._places(member)
-                h = F.linear(x, self.A.weight[places])
-                product = product + weight * F.linear(h, self.B.weight[:, places])
+                part = self._slice(member)
+                h = F.linear(x, self.A.weight[part])
+                product = product + weight * F.linear(h, self.B.weight[:, part])
         return base + product.to(base.dtype)
 
     @torch.no_grad()
     def select(self, weights: Sequence[float]) -> None:
-        """Set the mixture of members to P weights that sum to 1."""
+        """Set the mixture weights, P numbers that sum to 1."""
         chosen = torch.tensor(list(weights), dtype=torch.float64)
         if len(chosen) != self.num_members or abs(float(chosen.sum()) - 1) > 1e-6:
             raise InputError(
@@ -98,27 +98,27 @@ class Pool(Site):
         self.mixture.copy_(chosen)
 
     def parts(self, member: int) -> list[tuple[Tensor, slice, int]]:
-        """Return the factors of a member: the tensor that holds them, the places, the axis."""
-        places = self._places(member)
-        return [(self.A.weight, places, 0), (self.B.weight, places, 1)]
+        """Return the factors of a member: the tensor that holds them, the slice, the axis."""
+        part = self._slice(member)
+        return [(self.A.weight, part, 0), (self.B.weight, part, 1)]
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` with the change `B·A` of k members.
+        """Return `(A [(k + 1) r, in], B [out, (k + 1) r])` for the change `B·A` of k members.
 
-        `Σ w_p B_p A_p − B_0 A_0 = Σ w_p (B_p − B_0) A_p + B_0 (Σ w_p A_p − A_0)`: in this form
-        nothing large cancels.
+        `Σ w_p B_p A_p − B_0 A_0 = Σ w_p (B_p − B_0) A_p + B_0 (Σ w_p A_p − A_0)`: this form avoids
+        cancellation.
 
         Args:
-            dtype: Of the result and of the work; None takes the adapter's own.
+            dtype: Dtype of the computation and the result; None takes the adapter's.
         """
-        kind = dtype or self.A.weight.dtype
-        A0, B0 = self.A0.to(kind), self.B0.to(kind)
+        dtype = dtype or self.A.weight.dtype
+        A0, B0 = self.A0.to(dtype), self.B0.to(dtype)
         firsts, seconds, mean = [], [], -A0
         for member, weight in enumerate(self.mixture.tolist()):
             if not weight:
                 continue
-            places = self._places(member)
-            A, B = self.A.weight[places].to(kind), self.B.weight[:, places].to(kind)
+            part = self._slice(member)
+            A, B = self.A.weight[part].to(dtype), self.B.weight[:, part].to(dtype)
             firsts.append(A)
             seconds.append(weight * (B - B0))
             mean = mean + weight * A
@@ -129,12 +129,12 @@ class Pool(Site):
         return {"A": self.A, "B": self.B}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: factors, their start, the mixture and κ."""
+        """Return the tensors to save: factors, initial factors, mixture and κ."""
         names = ("A0", "B0", "mixture", "cosine_scales")
         return {**self.trainable(), **{name: getattr(self, name) for name in names}}
 
     def origin(self) -> dict[str, Tensor]:
-        """Return copies of where the factors started."""
+        """Return copies of the initial factors."""
         times = self.num_members
         return {"A": self.A0.repeat(times, 1), "B": self.B0.repeat(1, times)}
 
@@ -143,5 +143,5 @@ class Pool(Site):
         members = f"members={self.num_members}"
         return f"in={self.in_features}, out={self.out_features}, r={self.r}, {members}"
 
-    def _places(self, member: int) -> slice:
+    def _slice(self, member: int) -> slice:
         return slice(member * self.r, (member + 1) * self.r)

@@ -1,1 +1,1 @@
-"""CorDA: factors that start where a context needs the weight."""
+"""CorDA: context-oriented initialisation of the factors from the weight."""

@@ -1,4 +1,4 @@
-"""CorDA: two free factors that start at the weight's singular vectors as a context sees them.
+"""CorDA: two free factors, initialised at context-weighted singular vectors of the weight.
 
     y = x W0ᵀ + b + s · x (B A − B_0 A_0)ᵀ ,   s = alpha / r
 
@@ -95,22 +95,22 @@ class CorDA(LowRankAdapter):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The file of the context, where it is one."""
+        """The file of the context, if it is a file."""
         return (self.context,) if isinstance(self.context, str) else ()
 
     @property
     def starts_from_rows(self) -> bool:
-        """Always: from the training rows, or from a context that is run like them."""
+        """Always true: from the training rows or from a context."""
         return True
 
     @classmethod
     def table_name(cls, recorded: Mapping[str, Any]) -> str:
-        """Return the adapter's name where `power` is 1, as published."""
+        """Return the adapter's name if `power` is 1, as published, else `context-svd-<power>`."""
         power = recorded.get("power", 1)
         return cls.name if power == 1 else f"context-svd-{power:g}"
 
     def with_texts(self, read: Callable[[str], Sequence[str]], held_out: Collection[str]) -> Self:
-        """Return these options with the texts of the context in the place of the file's name.
+        """Return these options with a context file replaced by its texts.
 
         Raises:
             InputError: The file cannot be read, or the context holds texts of `held_out`.
@@ -127,7 +127,7 @@ class CorDA(LowRankAdapter):
         return self._with(context=tuple(texts))
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options with the number and a hash of the context's texts in their place."""
+        """Return the options, with the context's texts replaced by their number and hash."""
         mapping = super().recorded()
         texts = mapping["context"]
         if isinstance(texts, list):
@@ -138,7 +138,11 @@ class CorDA(LowRankAdapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return the part of the weight that matters most, or least, on the context."""
+        """Return the factors of the part of the weight that matters most, or least, on the context.
+
+        Raises:
+            InputError: The second moment is missing; see also `start.corda`.
+        """
         if moment is None:
             raise InputError(
                 "adapter 'corda' starts from second moments of the layer's inputs; pass moments, "
@@ -157,7 +161,7 @@ class CorDA(LowRankAdapter):
         )
 
     def begin(self, rows: TrainingRows) -> None:
-        """Start every site from the second moment of its inputs on the context."""
+        """Initialise every site from the second moment of its inputs on the context."""
         from torch import Generator
 
         from bayeslora.adapters.corda.start import warn_of_few

@@ -1,18 +1,18 @@
-"""CorDA's start: singular vectors of the weight as a context sees it.
+"""CorDA's initialisation: context-weighted singular vectors of the weight.
 
     W0 C̃ = U S Vᵀ ,   V̂ᵀ = Vᵀ C̃⁻¹   so that   U S V̂ᵀ = W0
     B_0 = U_r √(S_r / s) ,   A_0 = √(S_r / s) V̂_rᵀ
 
-C̃ is the second moment of the layer's inputs on a context, plus a little of the identity. The
-first r triples matter most for the context (`ipm`, instruction-previewed: the context is the
-task), the last r least (`kpm`, knowledge-preserved: the context is what should be kept).
+C̃ is the damped second moment of the layer's inputs on a context. The first r triples matter most
+for the context (`ipm`, instruction-previewed: the context is the task), the last r least (`kpm`,
+knowledge-preserved: the context is to be preserved).
 
-C is divided by the mean of its diagonal first. The product of the factors does not depend on the
-scale of C, but the balance between them does, and with it the training; in public code that scale
-is an accident of how activations are divided before they are summed.
+C is first divided by the mean of its diagonal. The product of the factors does not depend on the
+scale of C, but their balance and thus the training do; in public code that scale depends
+accidentally on how activations are divided before they are summed.
 
-With `power` p, C̃ᵖ takes the place of C̃. The best approximation of the outputs on the context in the
-mean square has p = ½; 0 is PiSSA. Only p = 1 is CorDA.
+`power` p replaces C̃ by C̃ᵖ. The best mean-square approximation of the outputs on the context has
+p = ½; p = 0 is PiSSA. Only p = 1 is CorDA.
 
 Source: Yang, Li, Zhou, Song, Wu, Nie and Ghanem 2024, arXiv 2406.05223.
 """
@@ -31,10 +31,10 @@ from bayeslora.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# The official advice is to have several tokens for each input.
+# The authors recommend several tokens per input.
 _TOKENS_PER_INPUT = 4
 _CONDITION_LIMIT = 1e8
-"""Largest condition number of C̃ that is inverted, in float64."""
+"""Largest condition number of C̃ for inversion in float64."""
 
 
 def corda(
@@ -47,21 +47,21 @@ def corda(
     power: float = 1.0,
     damping: float = 0.01,
 ) -> Factors:
-    """Return factors with `s·B·A` a context's share of a weight, around which they are centred.
+    """Return centred factors whose product `s·B·A` is the context's part of a weight.
 
     Args:
-        weight: [out, in], of any floating precision; the work is in float64.
-        moment: Of the layer's inputs on the context.
-        r: Rank, at most the smaller of out and in.
+        weight: [out, in], any floating dtype; the computation is in float64.
+        moment: Second moment of the layer's inputs on the context.
+        r: Rank, at most min(out, in).
         scale: s > 0.
         mode: `ipm` takes the first r triples, `kpm` the last.
         power: p, from 0 to 1.
-        damping: λ > 0: λ times the mean of C's diagonal is added to the diagonal, and is doubled
-            until C̃ can be inverted safely.
+        damping: λ > 0, relative to the mean of C's diagonal, added to the diagonal; doubled until
+            C̃ can be inverted safely.
 
     Raises:
-        InputError: The rank is not between 1 and min(out, in), or the second moment is zero or of
-            another size.
+        InputError: The rank is not between 1 and min(out, in), or the second moment is zero or
+            has another size.
     """
     out_features, in_features = weight.shape
     check_rank(out_features, in_features, r)
@@ -70,12 +70,12 @@ def corda(
             f"the second moment is of {len(moment.matrix)} inputs, the layer has {in_features}"
         )
     values, basis = _damped(moment.matrix.to(weight.device), damping)
-    seen = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
-    U, S, Vh = torch.linalg.svd(seen, full_matrices=False)
-    kept = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
-    # In the basis of C̃ undoing it is a division; no inverse is formed.
-    directions = (Vh[kept] @ basis) * values.pow(-power) @ basis.mT
-    return balanced(U[:, kept], S[kept], directions, scale)
+    product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
+    U, S, Vh = torch.linalg.svd(product, full_matrices=False)
+    selected = slice(r) if mode == "ipm" else slice(len(S) - r, len(S))
+    # In the eigenbasis of C̃ its inverse is a division; no inverse is formed.
+    directions = (Vh[selected] @ basis) * values.pow(-power) @ basis.mT
+    return balanced(U[:, selected], S[selected], directions, scale)
 
 
 def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def _damped(matrix: Tensor, damping: float) -> tuple[Tensor, Tensor]:
 
 
 def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:
-    """Log a warning where the context has too few tokens for the inputs of a layer."""
+    """Log a warning if the context has too few tokens for the inputs of a layer."""
     name, moment = max(moments.items(), key=lambda item: len(item[1].matrix) / item[1].count)
     width = len(moment.matrix)
     if moment.count < _TOKENS_PER_INPUT * width:

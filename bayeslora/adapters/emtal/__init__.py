@@ -1,1 +1,1 @@
-"""EMTAL: LoRA beside a feed-forward network that is gated by experts while it trains."""
+"""EMTAL: LoRA with feed-forward units that experts gate during training."""

@@ -1,13 +1,13 @@
-"""Experts among the hidden units of a feed-forward network: where they are, and which units.
+"""Experts among the hidden units of a feed-forward network.
 
-    X = rows of the up projection (of the gate where there is one) [h, d], divided by their norms
+    X = rows of the up projection (of the gate in gated networks) [h, d], divided by their norms
     C = K of the rows
     repeat: labels = the assignment of h/K units to each expert that maximises Σ_j X_j · C_{label j}
-            C = means of the experts' rows, until labels stay
+            C = means of the experts' rows, until the labels converge
 
-The published code sorts hidden units by expert, so that each owns a run of them. The order of
-hidden units is a symmetry of the network, and nothing here depends on it: units stay where they
-are, and `Experts` are known by each unit's label. Weights remain the backbone's own.
+The published code sorts hidden units by expert, so that each expert is contiguous. The order of
+hidden units is a symmetry of the network and irrelevant here: units keep their positions, and each
+has an expert label. The weights remain the backbone's.
 
 Source: Zhong et al. 2024, arXiv 2501.06884, section 3.2; balanced k-means as an assignment problem:
 Malinen and Fränti 2014.
@@ -40,7 +40,7 @@ LAYOUTS: tuple[tuple[str, str, str | None], ...] = (
     ("wi_1", "wo", "wi_0"),  # T5 1.1
     ("wi", "wo", None),  # T5
 )
-"""Ends of the names of up, down and, in gated networks, gate projection, of one parent."""
+"""Name suffixes of the up, down and, in gated networks, gate projection of one parent module."""
 
 _MOST_ROUNDS = 30
 
@@ -50,9 +50,9 @@ class FFN:
     """A feed-forward network by the dotted names of its layers.
 
     Attributes:
-        up: Its outputs are the hidden units, which the activation, or the gate, acts on.
+        up: Its outputs are the hidden units, before the activation or the gate.
         down: Its inputs are the hidden units.
-        gate: The second layer before the units of a gated network, or None.
+        gate: The gate projection of a gated network, or None.
     """
 
     up: str
@@ -61,7 +61,7 @@ class FFN:
 
     @property
     def deciding(self) -> str:
-        """The layer whose rows tell the units apart: the gate says whether a unit is active."""
+        """The layer whose rows are clustered: in gated networks the gate, which activates units."""
         return self.up if self.gate is None else self.gate
 
     @property
@@ -71,33 +71,33 @@ class FFN:
 
 
 def find_ffns(model: nn.Module) -> list[FFN]:
-    """Return the feed-forward networks whose hidden units are outputs of one linear layer each.
+    """Return the feed-forward networks whose hidden units are the outputs of a linear layer.
 
-    One whose gate and up projection share a matrix is none of them.
+    Networks whose gate and up projection share a matrix are excluded.
     """
     sizes = {
         name: tuple(module.get_parameter("weight").shape)
         for name, module in model.named_modules()
         if hasattr(module, "weight") and isinstance(module.weight, nn.Parameter)
     }
-    found = []
+    blocks = []
     for up, down, gate in LAYOUTS:
         for name, size in sizes.items():
             stem = name.removesuffix(up)
             if not name.endswith(f".{up}") or stem + down not in sizes:
                 continue
             block = FFN(name, stem + down, None if gate is None else stem + gate)
-            before = {sizes.get(one) for one in block.names[:-1]}
-            if before == {size} and sizes[block.down] == size[::-1]:
-                found.append(block)
-    return found
+            shapes = {sizes.get(layer) for layer in block.names[:-1]}
+            if shapes == {size} and sizes[block.down] == size[::-1]:
+                blocks.append(block)
+    return blocks
 
 
 def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
-    """Return the layers to adapt: those of each feed-forward network, and others beside them.
+    """Return the layers to adapt: those of the feed-forward networks and further targets.
 
     Raises:
-        InputError: No such network is found, or `target_modules` is not allowed.
+        InputError: There is no such network, or `target_modules` is invalid.
     """
     blocks = [block for block in find_ffns(model) if split_at_layer(block.up) is not None]
     if not blocks:
@@ -106,30 +106,30 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
             "hidden units (BERT, ViT, Llama, OPT, GPT-NeoX and the like), and this backbone has "
             f"none that it knows{_fused(model)}; choose 'lora' or 'polar'"
         )
-    inside = [name for block in blocks for name in block.names]
-    beside = config.target_modules
-    if beside is None:
-        homes = {split_at_layer(name) for name in inside}
-        beside = tuple(
+    ffn_layers = [name for block in blocks for name in block.names]
+    extra = config.target_modules
+    if extra is None:
+        layers = {split_at_layer(name) for name in ffn_layers}
+        extra = tuple(
             name
             for name, module in model.named_modules()
-            if type(module) is nn.Linear and split_at_layer(name) in homes
+            if type(module) is nn.Linear and split_at_layer(name) in layers
         )
-    return find_targets(model, [*dict.fromkeys([*inside, *beside])], config.top_layers)
+    return find_targets(model, [*dict.fromkeys([*ffn_layers, *extra])], config.top_layers)
 
 
 def _fused(model: nn.Module) -> str:
-    """Return the name of a layer that looks like gate and up projection in one, for a message."""
+    """Return a note on a layer that looks like a fused gate and up projection, for a message."""
     ends = ("gate_up_proj", "mlp.Wi", "c_fc")
     names = [name for name, _ in model.named_modules() if name.endswith(ends)]
     return f" ({names[0]} is another layout)" if names else ""
 
 
 def check_divides(num_units: int, num_experts: int, name: str) -> None:
-    """Raise InputError if hidden units cannot be shared out evenly.
+    """Raise InputError if experts cannot have equal numbers of hidden units.
 
     Raises:
-        InputError: They cannot.
+        InputError: `num_experts` does not divide `num_units`.
     """
     if num_units % num_experts:
         divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
@@ -142,12 +142,12 @@ def check_divides(num_units: int, num_experts: int, name: str) -> None:
 def balanced_clusters(
     rows: NDArray[np.float64], num_clusters: int, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Return the cluster [h] of each of h rows, the same number of rows in all.
+    """Return the cluster [h] of each of h rows, with clusters of equal size.
 
     Args:
-        rows: [h, d]; only their directions count.
+        rows: [h, d]; only their directions matter.
         num_clusters: K, a divisor of h.
-        seed: Of the rows that the clusters start from.
+        seed: Seed for the initial centres.
 
     Raises:
         InputError: K does not divide h.
@@ -162,14 +162,14 @@ def balanced_clusters(
     for _ in range(_MOST_ROUNDS):
         # One column for each place in a cluster: an assignment fills all of them.
         gains = np.repeat(X @ centres.T, size, axis=1)
-        found = linear_sum_assignment(gains, maximize=True)[1] // size
-        if np.array_equal(found, labels):
+        new_labels = linear_sum_assignment(gains, maximize=True)[1] // size
+        if np.array_equal(new_labels, labels):
             break
-        labels = found
+        labels = new_labels
         centres = np.stack([X[labels == k].mean(0) for k in range(num_clusters)])
     return labels
 
 
 def in_order(labels: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the permutation that gives each expert a run of hidden units."""
+    """Return the permutation that makes the hidden units of each expert contiguous."""
     return np.argsort(np.asarray(labels), kind="stable")

@@ -1,12 +1,12 @@
-"""The up projection of a feed-forward network, whose outputs a router weighs while it trains.
+"""The up projection of a feed-forward network, gated by a router during training.
 
-    ω = K · softmax(x Rᵀ / τ)              for each token; the mean over the K experts is 1
+    ω = K · softmax(x Rᵀ / τ)              per token; the mean over the K experts is 1
     y = (x Wᵀ + b + s · B A x) · (1 + f (ω_e − 1)),       e = expert of the unit
 
-The gate acts on the pre-activation, bias included, as published. In a gated network (SwiGLU) the up
-projection is a factor of the product that the down projection takes, so that this gates the
-product. f fades from 1 to 0 and is 0 in evaluation, where the layer is that of LoRA: the router has
-no part in what is predicted, merged or exported. R = 0 and B = 0 at the start change nothing.
+The gate acts on the pre-activation, including the bias, as published. In a gated network (SwiGLU)
+the up projection is a factor of the input of the down projection, so that this input is gated. f
+fades from 1 to 0 and is 0 in evaluation, where the layer is plain LoRA: the router has no effect on
+predictions, merging or export. With R = 0 and B = 0 the initial change is zero.
 
 Source: Zhong et al. 2024, arXiv 2501.06884.
 """
@@ -34,24 +34,24 @@ logger = logging.getLogger(__name__)
 
 _SD = 0.02
 _SEED = 0
-"""Of the clusters: members of an ensemble share them, as the weights that decide them."""
+"""Seed of the clusters, which members of an ensemble share, as they share the weights."""
 
 
 class GatedUnits(LowRank):
-    """An up projection with LoRA, whose units a router weighs by their expert.
+    """An up projection with LoRA, whose units a router weights by expert.
 
     Attributes:
-        router: R [K, in], trained; of no effect at `fade` 0.
+        router: R [K, in], trained; without effect at `fade` 0.
         experts: [h] int64, the expert of each unit.
         temperature: τ.
-        largest: Largest |f (ω − 1)| of the last pass that was gated.
+        largest: Largest |f (ω − 1)| of the last gated pass.
 
     Args:
         name: Dotted path of the replaced layer in its host.
         host: The layer to replace, with h outputs.
-        factors: Where LoRA starts.
+        factors: Initial factors.
         config: Scale, dropout, experts and temperature.
-        router: [K, in], where the router starts.
+        router: [K, in], initial router.
         experts: [h] int64.
     """
 
@@ -81,11 +81,11 @@ class GatedUnits(LowRank):
 
     @property
     def fade(self) -> float:
-        """The router's influence f while training."""
+        """The router's influence f during training."""
         return self._fade
 
     def set_fade(self, fade: float) -> None:
-        """Set the router's influence while training.
+        """Set the router's influence during training.
 
         Raises:
             InputError: It is not in [0, 1].
@@ -95,29 +95,29 @@ class GatedUnits(LowRank):
         self._fade = fade
 
     def weights(self, x: Tensor) -> Tensor:
-        """Return ω [..., K], of mean 1, for inputs [..., in]."""
+        """Return ω [..., K], with mean 1, for inputs [..., in]."""
         logits: Tensor = self.router(x.to(self.router.weight.dtype)) / self.temperature
         shares: Tensor = logits.softmax(-1)
         return self.num_experts * shares
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., h] in the frozen layer's precision, gated only while training."""
+        """Return [..., h] in the frozen layer's precision, gated only during training."""
         y = super().forward(x)
         if not self.training or self._fade == 0:
             return y
-        # In this form the gate is exactly 1 where ω is.
+        # In this form the gate is exactly 1 if ω is 1.
         excess = self._fade * (self.weights(x) - 1)
         self.largest = excess.detach().abs().max()
-        # A product with zeros and ones picks a value as exactly as an index, with a cheap gradient.
+        # A one-hot product is as exact as indexing and has a cheaper gradient.
         chosen = F.linear(excess, F.one_hot(self.experts, self.num_experts).to(excess))
         return y * (1 + chosen).to(y.dtype)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Return the factors and the router; `linears()` has the factors alone."""
+        """Return the factors and the router; `linears()` has only the factors."""
         return {**super().trainable(), "router": self.router.get_parameter("weight")}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: the experts too."""
+        """Return the tensors to save, including the experts."""
         return {**super().tensors(), "experts": self.experts}
 
 
@@ -136,7 +136,7 @@ def expert_sites(
         hosts: The linear layers to adapt, by their dotted names.
         blocks: Feed-forward networks by the name of their up projection.
         generator: Source of randomness, on the CPU.
-        blank: Whether to leave the experts out, because tensors will be loaded.
+        blank: Whether to skip the clustering because tensors will be loaded.
 
     Raises:
         InputError: The rank exceeds a layer's size.
@@ -163,13 +163,13 @@ def _router(config: EMTAL, in_features: int, generator: Generator) -> Tensor:
     shape = (config.num_experts, in_features)
     if config.init == "zero":
         return torch.zeros(shape)
-    # The start of a linear layer of torch, which the published router is.
+    # The initialisation of nn.Linear, as for the published router.
     start: Tensor = (2 * torch.rand(shape, generator=generator) - 1) / in_features**0.5
     return start
 
 
 def gaussian(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
-    """Return the published start: both factors from N(0, 0.02²), a small change from the first.
+    """Return the published initial factors: both from N(0, 0.02²), with a small initial change.
 
     Raises:
         InputError: The rank is not between 1 and min(out, in).
@@ -181,10 +181,10 @@ def gaussian(out_features: int, in_features: int, r: int, generator: Generator) 
 
 
 class Fading(TrainerCallback):
-    """Sets the router's influence before each step; a function of the step alone."""
+    """Sets the router's influence before each step, as a function of the step alone."""
 
     def __init__(self, config: EMTAL, sites: Sequence[Site]) -> None:
-        """Take the gated ones among `sites`."""
+        """Select the gated sites."""
         self._config = config
         self._gated = [site for site in sites if isinstance(site, GatedUnits)]
 
@@ -195,12 +195,12 @@ class Fading(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Set the influence of this step, and say what the last gated one was."""
+        """Set the influence of this step; log when the router has faded."""
         fade = self._config.fade(state.global_step / state.max_steps)
-        before = self._gated[0].fade
+        previous = self._gated[0].fade
         for site in self._gated:
             site.set_fade(fade)
-        if before > 0 and fade == 0:
+        if previous > 0 and fade == 0:
             largest = max(float(site.largest) for site in self._gated)
             logger.info(
                 "the router has faded after %d of %d steps; in its last one it changed hidden "
@@ -217,6 +217,6 @@ class Fading(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Leave the network without the gate."""
+        """Turn the gate off."""
         for site in self._gated:
             site.set_fade(0.0)

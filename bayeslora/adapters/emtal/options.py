@@ -1,4 +1,4 @@
-"""Options of EMTAL: experts among hidden units, whose gate fades while LoRA trains.
+"""Options of EMTAL: experts among hidden units, whose gate fades during LoRA training.
 
 Source: Zhong et al. 2024, arXiv 2501.06884.
 """
@@ -93,7 +93,7 @@ class EMTAL(LowRankAdapter):
         return 1.0 if self.alpha is None else self.alpha / self.r
 
     def fade(self, share: float) -> float:
-        """Return the router's influence, from 1 to 0, after a share of the training's steps."""
+        """Return the router's influence, from 1 to 0, after a share of the training steps."""
         if share >= self.fade_to:
             return 0.0
         if share <= self.fade_from:
@@ -101,7 +101,7 @@ class EMTAL(LowRankAdapter):
         return (self.fade_to - share) / (self.fade_to - self.fade_from)
 
     def targets(self, model: nn.Module) -> list[str]:
-        """Return the feed-forward layers and those beside them; see `experts.expert_targets`."""
+        """Return the layers to adapt; see `experts.expert_targets`."""
         from bayeslora.adapters.emtal.experts import expert_targets
 
         return expert_targets(model, self)
@@ -109,7 +109,7 @@ class EMTAL(LowRankAdapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return LoRA's start, or that of the published code."""
+        """Return LoRA's initial factors, or those of the published code."""
         from bayeslora.adapters.emtal.gate import gaussian
         from bayeslora.adapters.lora import kaiming_zero
 
@@ -126,7 +126,7 @@ class EMTAL(LowRankAdapter):
         moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
-        """Return a `LowRank` for each layer, gated where its outputs are hidden units.
+        """Return a `LowRank` for each layer, gated if its outputs are hidden units.
 
         Raises:
             InputError: `num_experts` does not divide the hidden units, or the rank is too large.
@@ -140,7 +140,7 @@ class EMTAL(LowRankAdapter):
         return expert_sites(self, hosts, blocks, generator, blank=blank)
 
     def callbacks(self, network: Adapted) -> Sequence[TrainerCallback]:
-        """Return what sets the router's influence before each step."""
+        """Return the callback that sets the router's influence before each step."""
         from bayeslora.adapters.emtal.gate import Fading
 
         return [Fading(self, network.sites)]

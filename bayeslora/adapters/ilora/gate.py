@@ -1,4 +1,4 @@
-"""iLoRA's gate: from the context of an example to the weights of the experts, in every layer."""
+"""iLoRA's gate: from the context of an example to the expert weights in every layer."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from bayeslora.adapters.site import Site
 from bayeslora.conditioning import Conditioning
 from bayeslora.errors import InputError
 
-# Nats of mutual information between example and expert, and the mean weight of one expert.
+# Mutual information of example and expert in nats, and the mean weight of one expert.
 _IGNORES, _COLLAPSED = 0.02, 0.9
 
 
 class InstanceGate(Conditioning):
-    """Weighs the experts of all sites by the context of each example.
+    """Weights the experts of all sites by the context of each example.
 
     Attributes:
-        router: From normalised contexts to the logits of the experts; zero at the start.
-        mean: [k], taken off the contexts: that of the training rows where they are features of
-            texts, which share most of what they are, and zero where they encode histories.
-        items: Encodes histories; empty where the gate sees texts.
+        router: From normalised contexts to expert logits; initially zero.
+        mean: [k], subtracted from the contexts: the mean over the training rows for features of
+            texts, which have a large common part, and zero for histories.
+        items: Encodes histories; empty if the gate sees texts.
     """
 
     mean: Tensor
 
     def __init__(self, num_experts: int, num_features: int, context: str = "auto") -> None:
-        """Begin with equal weights.
+        """Initialise with equal weights.
 
         Args:
             num_experts: K.
-            num_features: d, of the backbone.
-            context: `history`, `text`, or `auto` for whichever the training rows have.
+            num_features: d, width of the backbone.
+            context: `history`, `text`, or `auto`: the history if the training rows have one.
         """
         super().__init__()
         self.num_experts = num_experts
         self._context = context
-        # A plain attribute, as gradients may be taken by other threads than the pass.
+        # A plain attribute, since the backward pass may run in other threads.
         self._gates: Tensor | None = None
         self.items = ItemVectors()
         self._begin(num_features)
 
     def _begin(self, width: int) -> None:
-        # Without the layer's own start, which would move the global generator.
+        # Without nn.Linear's initialisation, which would advance the global generator.
         router = nn.Linear(width, self.num_experts, device="meta").to_empty(device="cpu")
         for parameter in router.parameters():
             nn.init.zeros_(parameter)
@@ -59,16 +59,16 @@ class InstanceGate(Conditioning):
 
     @property
     def sees_history(self) -> bool:
-        """Whether contexts encode histories, not texts."""
+        """Whether contexts encode histories instead of texts."""
         return len(self.items.keys) > 0
 
     def attach(self, sites: Sequence[Site]) -> None:
-        """Put the gate between the factors of low-rank sites."""
+        """Attach the gate between the factors of low-rank sites."""
         for site in cast("Sequence[LowRank]", sites):
             site.attach(self.gated, num_blocks=self.num_experts, constant=self.constant)
 
     def learn(self, rows: Any) -> None:
-        """Encode the items of the training histories, where the gate sees histories."""
+        """Encode the items of the training histories if the gate sees histories."""
         history = getattr(rows, "history", None)
         if self._context == "text" or history is None:
             return
@@ -77,7 +77,7 @@ class InstanceGate(Conditioning):
         self.to(self.items.vectors.device)
 
     def contexts(self, rows: Any, count: int, features: Callable[[], Tensor]) -> Tensor:
-        """Return the encoded histories, or the frozen features; zeros for unknown histories."""
+        """Return the encoded histories or the frozen features; zeros for unknown histories."""
         if not self.sees_history:
             return features().float().cpu()
         history = getattr(rows, "history", None)
@@ -87,7 +87,7 @@ class InstanceGate(Conditioning):
 
     @torch.no_grad()
     def begin(self, contexts: Tensor) -> None:
-        """Centre features of texts; histories without a known item stay at zero."""
+        """Set the mean of text features; histories without a known item stay at zero."""
         if not self.sees_history:
             self.mean.copy_(contexts.double().mean(0))
 
@@ -99,10 +99,10 @@ class InstanceGate(Conditioning):
         return logits.softmax(-1)
 
     def gated(self, h: Tensor) -> Tensor:
-        """Return the outputs [B, …, r] of first factors, each expert's times its gate.
+        """Return the outputs [B, …, r] of first factors, multiplied by each expert's gate.
 
         Raises:
-            InputError: No context is open, or these are not the examples that it is of.
+            InputError: No context is set, or it does not match these examples.
         """
         gates = self._gates
         if gates is None:
@@ -113,11 +113,11 @@ class InstanceGate(Conditioning):
                 f"{list(h.shape)}, which do not begin with the {len(gates)} examples of the batch; "
                 "choose other target_modules"
             )
-        each = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
-        return h * each.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
+        expanded = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
+        return h * expanded.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
 
     def constant(self) -> Tensor | None:
-        """Return the gates [K] where they are the same for every example; else None."""
+        """Return the gates [K] if they are the same for every example, else None."""
         if self._gates is not None and len(self._gates) == 1:
             return self._gates[0].detach()
         if self.num_experts > 1 and bool(self.router.weight.any()):
@@ -128,64 +128,65 @@ class InstanceGate(Conditioning):
     def applied(self, contexts: Tensor | None) -> Iterator[None]:
         """Gate a pass by contexts [B, k].
 
-        Where there are none, gates stay as they are held, or are those of every example.
+        Without contexts, the pass uses the held gates, or the gates common to all examples.
 
         Raises:
-            InputError: There are none, and examples have different gates.
+            InputError: There are no contexts, and the gates differ between examples.
         """
-        gates = self._gates if contexts is None else self._of(contexts)
+        gates = self._gates if contexts is None else self._gates_of(contexts)
         if gates is None and (same := self.constant()) is not None:
             gates = same[None]
         if gates is None:
             raise InputError("adapter 'ilora' needs the context of every example that it is run on")
-        with self._under(gates):
+        with self._with_gates(gates):
             yield
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Shut all gates: the change of every weight is zero."""
-        with self._under(self.router.bias.new_zeros(1, self.num_experts)):
+        """Set all gates to zero, so that no weight changes."""
+        with self._with_gates(self.router.bias.new_zeros(1, self.num_experts)):
             yield
 
     @contextmanager
     def held(self, context: Tensor) -> Iterator[None]:
-        """Keep the gates at those of one context [k]: the sites then have one change each."""
+        """Hold the gates of one context [k], so that every site has a fixed change."""
         with torch.no_grad():
-            gates = self._of(context[None])
-        with self._under(gates):
+            gates = self._gates_of(context[None])
+        with self._with_gates(gates):
             yield
 
-    def _of(self, contexts: Tensor) -> Tensor:
+    def _gates_of(self, contexts: Tensor) -> Tensor:
         return self.num_experts * self.weights(contexts.to(self.mean.device))
 
     @contextmanager
-    def _under(self, gates: Tensor) -> Iterator[None]:
-        before = self._gates
+    def _with_gates(self, gates: Tensor) -> Iterator[None]:
+        previous = self._gates
         self._gates = gates
         try:
             yield
         finally:
-            self._gates = before
+            self._gates = previous
 
     @torch.no_grad()
     def figures(self, contexts: Tensor) -> dict[str, float]:
         """Return entropies of the gate over training rows in nats, and its largest mean weight.
 
-        `gate_information` is that of the mean weights less the mean of each row's own: the mutual
-        information of example and expert, at most log K, and 0 where the gate ignores the example.
+        `gate_information` is the entropy of the mean weights minus the mean entropy per row: the
+        mutual information of example and expert, at most log K, and 0 if the gate ignores the
+        example.
         """
         p = self.weights(contexts).double()
         mean = p.mean(0)
-        entropy, of_mean = _entropy(p).mean(), _entropy(mean)
+        entropy, marginal = _entropy(p).mean(), _entropy(mean)
         return {
             "gate_entropy": float(entropy),
-            "gate_mean_entropy": float(of_mean),
-            "gate_information": max(0.0, float(of_mean - entropy)),
+            "gate_mean_entropy": float(marginal),
+            "gate_information": max(0.0, float(marginal - entropy)),
             "gate_largest": float(mean.max()),
         }
 
     def advice(self, figures: Mapping[str, float]) -> str:
-        """Return a warning where the gate ignores the example, or has one expert alone."""
+        """Return a warning if the gate ignores the example or collapses to one expert."""
         largest, information = figures["gate_largest"], figures["gate_information"]
         if self.num_experts == 1:
             return ""
@@ -203,7 +204,7 @@ class InstanceGate(Conditioning):
         return ""
 
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the items and the width of contexts that a file has."""
+        """Resize to the items and the context width of stored tensors."""
         router = tensors.get("router.weight")
         if router is not None and router.ndim == 2 and router.shape[1] != self.mean.shape[0]:
             device = self.mean.device

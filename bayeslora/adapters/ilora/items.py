@@ -1,10 +1,10 @@
-"""Items as vectors, by which of them occur together in histories.
+"""Item vectors from co-occurrence in histories.
 
     S_ij = C_ij / √((n_i + 5)(n_j + 5)) ,   S_ii = 0 ,   S ≈ U diag(λ) Uᵀ ,   v_i = u_i ∘ √|λ|
 
-n_i is in how many histories of the training rows item i occurs, and C_ij in how many both do; the
-64 eigenvectors of largest |λ| are taken. A history is the mean of the vectors of its items, where
-those that were never seen count as zero. Labels play no part.
+n_i is the number of training histories that contain item i, and C_ij the number that contain both
+i and j; U holds the 64 eigenvectors of largest |λ|. A history is encoded as the mean of its items'
+vectors, with zeros for unseen items. Labels are not used.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 NUM_COORDINATES = 64
-# Histories that an item is shrunk by, as it takes a few to tell what goes with it.
+# Shrinkage in histories, since a rare item has an unreliable co-occurrence.
 _SHRINK = 5.0
-# Up to so many items, all eigenvectors are a matter of seconds.
+# Up to this many items, all eigenvectors take only seconds.
 _DENSE = 2000
 
 
@@ -33,7 +33,7 @@ class ItemVectors(nn.Module):
     """A vector for each item that occurs in the histories of the training rows.
 
     Attributes:
-        keys: [M] int64, sorted: hashes of the items' names, which a file need not hold then.
+        keys: [M] int64, sorted: hashes of the items' names, so that a file need not hold the names.
         vectors: [M, 64] float32.
     """
 
@@ -41,12 +41,12 @@ class ItemVectors(nn.Module):
     vectors: Tensor
 
     def __init__(self) -> None:
-        """Begin without items."""
+        """Initialise without items."""
         super().__init__()
         self.resize(0)
 
     def resize(self, count: int) -> None:
-        """Make room for so many items."""
+        """Allocate zeros for `count` items."""
         self.register_buffer("keys", torch.zeros(count, dtype=torch.int64))
         self.register_buffer("vectors", torch.zeros(count, NUM_COORDINATES))
 
@@ -59,18 +59,18 @@ class ItemVectors(nn.Module):
 
     def encode(self, histories: Sequence[Sequence[str]]) -> Tensor:
         """Return the mean vectors [N, 64] float32 of N histories, on the CPU."""
-        places = {key: place for place, key in enumerate(self.keys.tolist())}
+        indices = {key: index for index, key in enumerate(self.keys.tolist())}
         vectors = self.vectors.double().cpu()
         result = torch.zeros(len(histories), NUM_COORDINATES)
         for row, history in enumerate(histories):
-            known = [places[key] for key in map(item_key, history) if key in places]
+            known = [indices[key] for key in map(item_key, history) if key in indices]
             if known:
                 result[row] = vectors[known].sum(0) / len(history)
         return result
 
 
 def item_key(name: str) -> int:
-    """Return 64 bits that stand for the name of an item."""
+    """Return a 64-bit hash of an item's name."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -78,40 +78,42 @@ def item_key(name: str) -> int:
 def item_vectors(histories: Sequence[Sequence[str]], names: Sequence[str]) -> NDArray[np.float64]:
     """Return the vectors [M, 64] of M items; columns beyond M are zero.
 
-    The largest entry of each column is positive, so that the signs that a decomposition happens to
-    give do not matter.
+    The largest entry of each column is positive, so that the result does not depend on the
+    arbitrary signs of a decomposition.
 
     Args:
         histories: Lists of items.
-        names: Every item that occurs in them, once.
+        names: All distinct items in the histories.
     """
     from scipy import sparse
 
-    places = {name: place for place, name in enumerate(names)}
-    each = [sorted({places[name] for name in history}) for history in histories]
-    columns = np.fromiter(chain.from_iterable(each), dtype=np.int64)
-    rows = np.repeat(np.arange(len(each)), [len(items) for items in each])
-    seen = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(each), len(names)))
-    root = sparse.diags_array(1 / np.sqrt(np.asarray(seen.sum(0)).ravel() + _SHRINK))
-    similarity = root @ (seen.T @ seen) @ root
+    indices = {name: index for index, name in enumerate(names)}
+    encoded = [sorted({indices[name] for name in history}) for history in histories]
+    columns = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
+    rows = np.repeat(np.arange(len(encoded)), [len(items) for items in encoded])
+    incidence = sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(len(encoded), len(names))
+    )
+    root = sparse.diags_array(1 / np.sqrt(np.asarray(incidence.sum(0)).ravel() + _SHRINK))
+    similarity = root @ (incidence.T @ incidence) @ root
     similarity = sparse.csr_matrix(similarity - sparse.diags_array(similarity.diagonal()))
     values, vectors = _largest(similarity, min(NUM_COORDINATES, len(names)))
     largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
-    found = vectors * np.sqrt(np.abs(values)) * np.where(largest < 0, -1.0, 1.0)
+    scaled = vectors * np.sqrt(np.abs(values)) * np.where(largest < 0, -1.0, 1.0)
     result = np.zeros((len(names), NUM_COORDINATES))
-    result[:, : found.shape[1]] = found
+    result[:, : scaled.shape[1]] = scaled
     return result
 
 
 def _largest(matrix: csr_matrix, count: int) -> tuple[NDArray[np.float64], ...]:
-    """Return the eigenvalues of largest magnitude of a symmetric matrix, and their vectors."""
+    """Return the eigenvalues of largest magnitude of a symmetric matrix, and the eigenvectors."""
     from scipy.sparse.linalg import eigsh
 
     size = matrix.shape[0]
     if size <= _DENSE:
         values, vectors = np.linalg.eigh(matrix.toarray())
     else:
-        # A start of its own choice would be another one each time.
+        # The default start vector is random.
         values, vectors = eigsh(matrix, k=count, which="LM", v0=np.ones(size))
     order = np.argsort(-np.abs(values), kind="stable")[:count]
     return values[order], vectors[:, order]

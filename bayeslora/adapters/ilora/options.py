@@ -4,11 +4,11 @@
     p = softmax(R LayerNorm(z) + c) ,   g = K p                                       [B, K]
     y = x Wᵀ + b + s · (x Aᵀ ∘ rep(g)) Bᵀ ,   s = alpha / r
 
-`rep` repeats each of the K gates over r / K directions, which are an expert. A text has one gate,
-shared by its tokens and by all layers. R and c start at zero: g = 1, and that is LoRA.
+`rep` repeats each of the K gates over the r / K directions of its expert. All tokens of a text and
+all layers share one gate vector. R and c are initially zero: g = 1, which is LoRA.
 
 Source: Kong et al. 2024, arXiv 2408.10159. Its router is a convolution over the coordinates of z
-with batch normalisation, by which the gate of a user depends on the batch; ours is one linear map.
+with batch normalisation, which makes the gate depend on the batch; ours is a linear map.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class ILoRA(LoRA):
 
     @property
     def no_gate(self) -> str:
-        """Why nothing can stand between the factors: the place is taken."""
+        """Another gate is impossible, since this adapter has its own."""
         return "it has one of its own there"
 
     def check_rows(self, rows: Any) -> None:
-        """Raise InputError if the gate is to see histories, and the rows have none."""
+        """Raise InputError if `context` is `history` and the rows have no history."""
         if self.context == "history" and getattr(rows, "history", None) is None:
             raise InputError(
                 f"{rows.source}: context=history needs rows with a history of items (columns "
@@ -94,7 +94,7 @@ class ILoRA(LoRA):
         more: Iterable[nn.Parameter] = (),
         euclidean: Euclidean | None = None,
     ) -> AlternatingOptimizer:
-        """Return LoRA's optimiser with one more for the router."""
+        """Return LoRA's optimiser with an additional optimiser for the router."""
         from torch.optim import AdamW
 
         from bayeslora.adapters.optimizers import build_optimizer

@@ -1,1 +1,1 @@
-"""A few layers train at a time, the others rest: of adapters, or of the backbone itself."""
+"""Layer sampling: train a few adapted or whole layers at a time and freeze the others."""

@@ -1,7 +1,7 @@
-"""Which layers train at a step, where not all of them do: options of layer sampling.
+"""Options of layer sampling: which layers train at a step.
 
 Layer sampling is a policy, not an adapter: it adds no parameter. Over the sites of an adapter it
-says which of them rest; over the backbone's own layers it is LISA.
+freezes some of them; over the backbone's own layers it is LISA.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class LayerSampling(Options):
             )
 
     def check_layers(self, num_layers: int) -> None:
-        """Raise InputError if the options do not fit so many layers.
+        """Raise InputError if the options do not fit `num_layers` layers.
 
         Raises:
-            InputError: `num_active` exceeds it, or `weights` are not as many.
+            InputError: `num_active` exceeds `num_layers`, or `weights` has another length.
         """
         self._check_active(num_layers)
         if self.weights is not None and len(self.weights) != num_layers:
@@ -92,18 +92,18 @@ class LayerSampling(Options):
             )
 
     def interval_of(self, num_steps: int, num_layers: int) -> int:
-        """Return the steps between draws in a fit of so many, over so many layers."""
+        """Return the steps between draws in a fit of `num_steps` over `num_layers` layers."""
         if self.interval is not None:
             return self.interval
-        wanted = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
-        return max(1, min(_LONGEST_INTERVAL, wanted))
+        interval = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
+        return max(1, min(_LONGEST_INTERVAL, interval))
 
 
 def resolve_sampling(value: Any) -> LayerSampling | None:
-    """Return the options that an object, a mapping or text such as `num_active=2` stands for.
+    """Return the options given as an object, a mapping or text such as `num_active=2`.
 
     Raises:
-        InputError: An option or its value is not allowed.
+        InputError: An option or its value is invalid.
     """
     if value is None:
         return None
@@ -117,5 +117,5 @@ def resolve_sampling(value: Any) -> LayerSampling | None:
         raise InputError(
             f"{name} is an adapter (adapter={name}(...)); layer_sampling is LayerSampling"
         )
-    found: LayerSampling = options.resolve(name, value, {name: LayerSampling})
-    return found
+    sampling: LayerSampling = options.resolve(name, value, {name: LayerSampling})
+    return sampling

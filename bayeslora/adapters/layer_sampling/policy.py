@@ -1,16 +1,16 @@
-"""The policy of layer sampling: which groups of parameters move, and what becomes of the others.
+"""The policy of layer sampling: which groups of parameters train at a step.
 
     for block b = 0, 1, … of K steps:  S_b = γ layers out of N;  train  always ∪ S_b
 
-A draw is a function of seed and block alone: processes agree without a word, a resumed run needs no
-stored random state, and nobody else's generator is touched.
+A draw depends only on seed and block: processes agree without communication, a resumed run needs no
+stored random state, and no other generator is used.
 
-A parameter rests where it requires no gradient and has none: AdamW skips it, and allocates moments
-when it first moves. The optimiser has to hold every group from the start. A zero in a gradient's
-place would not do: momentum and decay would go on.
+A resting parameter requires no gradient and has none: AdamW skips it and allocates its moments at
+its first update. The optimiser must hold every group from the start. A zero gradient would not
+suffice, since momentum and decay would continue.
 
 Source: Pan, Liu, Diao, Pi, Zhang, Han and Zhang 2024, arXiv 2403.17919. The published draw is
-uniform, without a correction by 1/p: it acts as a learning rate of γη/N.
+uniform, without a correction by 1/p, and acts as a learning rate of γη/N.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Group:
     """Parameters that train or rest together.
 
     Attributes:
-        name: Such as `layers.4`.
+        name: Name such as `layers.4`.
         params: The parameters.
-        always: Whether they never rest.
+        always: Whether they train at every step.
     """
 
     name: str
@@ -43,21 +43,21 @@ class Group:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the parameters."""
+        """Size of the parameters in bytes."""
         return sum(item.numel() * item.element_size() for item in self.params)
 
 
 class LayerSampler:
-    """The policy over one list of groups, whose names it is given.
+    """The sampling policy over a list of groups.
 
     Args:
-        options: How many, how often, how drawn.
+        options: Number of active layers, mode and state of the draws.
         groups: The groups, lowest layer first. All of them train until the first step.
         interval: K, steps between draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
-        InputError: `options` do not fit so many layers.
+        InputError: `options` do not fit the number of layers.
     """
 
     def __init__(
@@ -74,37 +74,37 @@ class LayerSampler:
 
     @property
     def layers(self) -> tuple[Group, ...]:
-        """The groups that are drawn from."""
+        """The groups to draw from."""
         return self._layers
 
     def draw(self, block: int) -> tuple[int, ...]:
-        """Return the numbers of the γ layers of a block, ascending."""
+        """Return the indices of the γ active layers of a block, ascending."""
         return draw(self.options, len(self._layers), self.seed, block)
 
     def names(self, block: int) -> tuple[str, ...]:
-        """Return the names of the layers of a block."""
+        """Return the names of the active layers of a block."""
         return tuple(self._layers[number].name for number in self.draw(block))
 
     def before_step(self, step: int, optimizer: Any) -> tuple[str, ...] | None:
-        """Make the layers of the step's block train and the others rest.
+        """Activate the layers of the step's block and freeze the others.
 
-        To be called once an optimiser step, before its first backward pass.
+        Call it once per optimiser step, before the first backward pass.
 
         Args:
             step: Optimiser steps taken so far; the first call may be inside a block.
-            optimizer: Holds all groups.
+            optimizer: Optimiser of all groups.
 
         Returns:
-            Names of the layers that train from now on, or None inside a block.
+            Names of the newly active layers, or None inside a block.
         """
         if step % self.interval and self._active is not None:
             return None
         block = step // self.interval
         new = self.draw(block)
-        before = range(len(self._layers)) if self._active is None else self._active
+        previous = range(len(self._layers)) if self._active is None else self._active
         if self._active is None:
             self._flags = [(p, p.requires_grad) for group in self.groups for p in group.params]
-        for number in before:
+        for number in previous:
             if number not in new:
                 self._rest(self._layers[number], optimizer)
         for group in (*(self._layers[number] for number in new), *self._always):
@@ -113,19 +113,19 @@ class LayerSampler:
         return self.names(block)
 
     def lr_factor(self, step: int) -> float:
-        """Return what the learning rate of the layers is multiplied by at a step, up to 1."""
+        """Return the factor of the layers' learning rate at a step, at most 1."""
         ramp = self.options.ramp
         return min(1.0, (step % self.interval + 1) / ramp) if ramp else 1.0
 
     def finish(self) -> None:
-        """Restore which parameters require a gradient, as before the first call."""
+        """Restore `requires_grad` of all parameters to its value before the first step."""
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
         self._flags = []
         self._active = None
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Return what a run resumed after `step` steps has to agree with, JSON-ready."""
+        """Return the JSON-ready state that a run resumed after `step` steps must match."""
         last = (step - 1) // self.interval
         return {
             "seed": self.seed,
@@ -135,26 +135,26 @@ class LayerSampler:
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raise InputError if a stored state is of other layers or another order of them.
+        """Check a stored state.
 
         Raises:
-            InputError: It is.
+            InputError: It has other layers or another order of layers.
         """
-        own = self.state_dict(int(state["step"]))
+        expected = self.state_dict(int(state["step"]))
         for key in ("interval", "seed", "active"):
-            if own[key] != state[key]:
+            if expected[key] != state[key]:
                 raise InputError(
                     f"the interrupted training drew its layers with {key} {state[key]!r}, this one "
-                    f"has {own[key]!r}; resume it as it was begun"
+                    f"has {expected[key]!r}; resume it as it was begun"
                 )
 
     def record(self, num_steps: int) -> dict[str, Any]:
-        """Return what `num_steps` steps drew, and what gradients and moments took at most.
+        """Return the draws of `num_steps` steps, and the peak memory of gradients and moments.
 
         Returns:
-            `interval`; `layers`, their names; `blocks`, the numbers of the active ones in each
-            block; `draws`, blocks that each layer was active in; `training_bytes`, with two moments
-            a parameter.
+            `interval`; `layers`, their names; `blocks`, the indices of the active layers per block;
+            `draws`, the number of active blocks per layer; `training_bytes`, with two moments per
+            parameter.
         """
         blocks = [list(self.draw(block)) for block in range(-(-num_steps // self.interval))]
         counts = [sum(number in block for block in blocks) for number in range(len(self._layers))]
@@ -172,13 +172,13 @@ class LayerSampler:
 
     def _bytes(self, blocks: list[list[int]]) -> int:
         sizes = [layer.num_bytes for layer in self._layers]
-        known: set[int] = set()
-        most = 0
+        stored: set[int] = set()
+        peak = 0
         for block in blocks:
-            known = known | {*block} if self.options.state == "keep" else {*block}
-            moments = 2 * sum(sizes[number] for number in known)
-            most = max(most, moments + sum(sizes[number] for number in block))
-        return most + 3 * sum(group.num_bytes for group in self._always)
+            stored = stored | {*block} if self.options.state == "keep" else {*block}
+            moments = 2 * sum(sizes[number] for number in stored)
+            peak = max(peak, moments + sum(sizes[number] for number in block))
+        return peak + 3 * sum(group.num_bytes for group in self._always)
 
     def _rest(self, group: Group, optimizer: Any) -> None:
         for parameter in group.params:
@@ -197,13 +197,13 @@ class LayerSampler:
 
 
 def draw(options: LayerSampling, num_layers: int, seed: int, block: int) -> tuple[int, ...]:
-    """Return the numbers of the layers that train in a block, ascending.
+    """Return the indices of the active layers of a block, ascending.
 
     Args:
         options: `num_active`, `mode` and `weights`.
         num_layers: N.
-        seed: Of the draws.
-        block: From 0.
+        seed: Seed of the draws.
+        block: Index of the block, from 0.
     """
     count = options.num_active
     if options.mode == "cycle":
@@ -217,47 +217,47 @@ def draw(options: LayerSampling, num_layers: int, seed: int, block: int) -> tupl
 
 
 def inclusion(weights: Sequence[float], count: int) -> np.ndarray:
-    """Return the probability of each layer to be among `count` drawn by weight, [N], sum `count`.
+    """Return the inclusion probability of each layer in `count` weighted draws, [N], sum `count`.
 
-    They are `count · w / Σw`, where none of these exceeds 1. Layers that would are always drawn,
-    and the rest of the draws is shared by the others in the same way.
+    They are `count · w / Σw` if none exceeds 1. Layers that would exceed 1 are always drawn, and
+    the remaining draws are distributed over the others in the same way.
     """
     weight = np.asarray(weights, dtype=np.float64)
     shares = np.zeros(len(weight))
     certain = np.zeros(len(weight), dtype=bool)
     while True:
-        rest = ~certain & (weight > 0)
-        left = count - int(certain.sum())
-        if left == 0:
+        candidates = ~certain & (weight > 0)
+        remaining = count - int(certain.sum())
+        if remaining == 0:
             return np.where(certain, 1.0, 0.0)
         # Scaled first: the sum of numbers near the largest float would overflow.
-        scaled = weight[rest] / weight[rest].max()
-        found = left * scaled / scaled.sum()
-        if not (found >= 1).any():
-            shares[rest] = found
+        scaled = weight[candidates] / weight[candidates].max()
+        probabilities = remaining * scaled / scaled.sum()
+        if not (probabilities >= 1).any():
+            shares[candidates] = probabilities
             return np.where(certain, 1.0, shares)
-        certain[np.flatnonzero(rest)[found >= 1]] = True
+        certain[np.flatnonzero(candidates)[probabilities >= 1]] = True
 
 
 def _systematic(shares: np.ndarray, generator: np.random.Generator) -> tuple[int, ...]:
-    """Return a draw in which each layer has exactly the probability of its share.
+    """Return a systematic sample, in which each layer has exactly the probability of its share.
 
-    Layers in random order cover stretches of their share's length; those at u, u + 1, … are taken.
-    (Drawing one after another without replacement would favour the unlikely ones.)
+    Layers in random order cover intervals of their share's length; those at u, u + 1, … are drawn.
+    (Sequential draws without replacement would favour unlikely layers.)
     """
     chosen = [int(number) for number in np.flatnonzero(shares >= 1)]
-    open_ones = generator.permutation(np.flatnonzero((shares > 0) & (shares < 1)))
-    if len(open_ones):
-        ends = np.cumsum(shares[open_ones])
+    uncertain = generator.permutation(np.flatnonzero((shares > 0) & (shares < 1)))
+    if len(uncertain):
+        ends = np.cumsum(shares[uncertain])
         count = round(float(ends[-1]))
         ends[-1] = count
-        places = np.searchsorted(ends, generator.random() + np.arange(count), side="right")
-        chosen += [int(number) for number in open_ones[places]]
+        picks = np.searchsorted(ends, generator.random() + np.arange(count), side="right")
+        chosen += [int(number) for number in uncertain[picks]]
     return tuple(sorted(chosen))
 
 
 def _in_turn(num_layers: int, count: int, seed: int, block: int) -> tuple[int, ...]:
-    """Return a stretch of this round's order; a short last one is filled up from its head."""
+    """Return the next layers in this round's order; a short last block is filled from its head."""
     blocks = -(-num_layers // count)
     order = np.random.default_rng([seed, block // blocks]).permutation(num_layers)
     first = (block % blocks) * count
@@ -266,7 +266,7 @@ def _in_turn(num_layers: int, count: int, seed: int, block: int) -> tuple[int, .
 
 
 def _move(optimizer: Any, parameter: nn.Parameter, device: torch.device) -> None:
-    """Move a parameter's moments; counts of steps stay where the optimiser put them."""
+    """Move a parameter's moments to a device; step counts stay in place."""
     state = optimizer.state.get(parameter)
     for key, value in (state or {}).items():
         if isinstance(value, Tensor) and value.ndim:

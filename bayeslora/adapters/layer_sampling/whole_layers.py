@@ -1,8 +1,8 @@
-"""Layers of a backbone whose own weights are trained, in place of adapters on them.
+"""Full training of backbone layers instead of adapters on them.
 
-No module is added or replaced. The parameters that may train become copies of the backbone's,
-which stay as they are for other networks on it; what is saved are those of the layers that ever
-trained. What runs after the layers (a final normalisation) trains with any of them.
+No module is added or replaced. Trainable parameters are copies of the backbone's, which stay
+unchanged for other networks on it; only those of layers that have trained are saved. Modules after
+the layers (a final normalisation) train at every step.
 """
 
 from __future__ import annotations
@@ -18,46 +18,48 @@ from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 
 ALWAYS = "outside the layers"
-"""Name of the group of everything that trains whatever layers are drawn."""
+"""Name of the group of parameters that train regardless of the drawn layers."""
 
-# No part of the last hidden states, and often without trained values.
+# Not part of the last hidden states, and often without trained values.
 _POOLER = "pooler"
 
 
 class FullLayers:
-    """The parameters of a model that may train, by group, beside the values that they started from.
+    """The trainable parameters of a model by group, and their initial values.
 
     Attributes:
-        groups: Of each group the parameters by their dotted names; layers lowest first, then what
-            trains always, where there is such a thing.
-        changed: Names of the groups that have trained; only they are saved.
+        groups: Parameters by dotted name per group; layers lowest first, then the parameters that
+            always train, if any.
+        changed: Names of the groups that have trained; only these are saved.
     """
 
     def __init__(
         self, model: nn.Module, after: Collection[str], *, start: int, train_embedding: bool
     ) -> None:
-        """Give `model` parameters of its own where they may train, in float32; freeze the rest.
+        """Replace trainable parameters of `model` by copies in float32, and freeze the rest.
 
         Args:
-            model: Changed in place; tensors that it shares with other models stay theirs.
+            model: Changed in place; tensors shared with other models are not changed.
             after: Names of the modules that run after the layers.
-            start: The lowest layer that may train.
-            train_embedding: Whether the embedding trains always.
+            start: Index of the lowest trainable layer.
+            train_embedding: Whether the embedding trains at every step.
 
         Raises:
-            InputError: The layers cannot be told.
+            InputError: The layers cannot be identified.
         """
         path, layers = find_layers(model)
-        names = {f"{path}.{number}": f"{path}.{number}." for number in range(start, len(layers))}
+        prefixes = {f"{path}.{number}": f"{path}.{number}." for number in range(start, len(layers))}
         _in_float32(model)
         model.requires_grad_(False)
-        members: dict[str, list[str]] = {name: [] for name in (*names, ALWAYS)}
+        members: dict[str, list[str]] = {name: [] for name in (*prefixes, ALWAYS)}
         for name, _ in model.named_parameters():
-            home = next((group for group, head in names.items() if name.startswith(head)), None)
-            if home is None and _is_always(name, path, after, train_embedding):
-                home = ALWAYS
-            if home is not None:
-                members[home].append(name)
+            group_name = next(
+                (group for group, prefix in prefixes.items() if name.startswith(prefix)), None
+            )
+            if group_name is None and _is_always(name, path, after, train_embedding):
+                group_name = ALWAYS
+            if group_name is not None:
+                members[group_name].append(name)
         origin = dict(model.named_parameters())
         copies = _own_copies(model, [name for items in members.values() for name in items])
         self._origin = {name: origin[name].detach() for name in copies}
@@ -69,9 +71,9 @@ class FullLayers:
         self.changed: set[str] = set()
 
     def mark(self, names: Iterable[str]) -> None:
-        """Count every group as changed that holds a parameter of one of these names."""
-        wanted = set(names)
-        self.changed |= {group for group, items in self.groups.items() if wanted & items.keys()}
+        """Mark every group as changed that contains one of these parameters."""
+        marked = set(names)
+        self.changed |= {group for group, items in self.groups.items() if marked & items.keys()}
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Return the parameters of the groups that have trained, by name."""
@@ -84,35 +86,35 @@ class FullLayers:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the values of `tensors`, and the first ones for groups that are not among them.
+        """Load `tensors`, and reset groups without tensors to their initial values.
 
         Raises:
-            InputError: A name is unknown, or one of a group is missing.
+            InputError: A name is unknown, or a group is incomplete.
         """
-        before, self.changed = self.changed, set()
+        previous, self.changed = self.changed, set()
         self.mark(tensors)
         expected = self.tensors()
-        odd = sorted(expected.keys() ^ tensors.keys())
-        if odd:
-            self.changed = before
-            problem = "is missing" if odd[0] in expected else "is of no layer that may train"
-            raise InputError(f"trained tensor {odd[0]!r} {problem}")
+        mismatched = sorted(expected.keys() ^ tensors.keys())
+        if mismatched:
+            self.changed = previous
+            problem = "is missing" if mismatched[0] in expected else "is of no layer that may train"
+            raise InputError(f"trained tensor {mismatched[0]!r} {problem}")
         for items in self.groups.values():
             for name, value in items.items():
                 value.copy_(tensors.get(name, self._origin[name]))
 
     def changes(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield (name, change, start) of every weight that has trained, in float64."""
+        """Yield (name, change, initial value) of every trained weight, in float64."""
         for name, value in self.tensors().items():
             start = self._origin[name].to(value.device, torch.float64)
             yield name, value.detach().double() - start, start
 
     def summary(self) -> dict[str, float]:
-        """Return the figures that a fit records.
+        """Return the statistics that a fit records.
 
         Returns:
-            `num_layers` and `num_parameters` that trained; `delta_norm`, the Frobenius norm of all
-            changes together.
+            `num_layers` and `num_parameters` that have trained; `delta_norm`, the Frobenius norm of
+            all changes together.
         """
         squared = sum(float(change.norm().square()) for _, change, _ in self.changes())
         return {
@@ -130,26 +132,25 @@ def full_optimizer(
     head_lr: float,
     weight_decay: float = 0.0,
 ) -> AlternatingOptimizer:
-    """Return AdamW on everything that may train, and on a head.
+    """Return AdamW on all trainable parameters and a head.
 
-    All layers are in it from the start, in up to four groups: a scheduler knows no others later,
-    and a layer that is added after it rested would never move. Matrices decay, biases and
-    normalisations do not.
+    It holds all layers from the start, in up to four groups: schedulers ignore later groups, and a
+    layer added after a rest would never train. Matrices decay, biases and normalisations do not.
 
     Args:
-        full: The layers and what trains with them, by group.
-        head_parameters: Parameters that `head_step()` moves, without weight decay; may be empty.
+        full: The trainable parameters by group.
+        head_parameters: Parameters that `head_step()` updates, without weight decay; may be empty.
         lr: Learning rate of everything else.
         head_lr: Learning rate of the head.
-        weight_decay: Of matrices.
+        weight_decay: Weight decay of matrices.
     """
     layers = [
         item for group, items in full.groups.items() if group != ALWAYS for item in items.values()
     ]
-    others = [*full.groups.get(ALWAYS, {}).values()]
+    always = [*full.groups.get(ALWAYS, {}).values()]
     groups = [
         {"params": chosen, "name": name, "weight_decay": decay}
-        for name, items in (("adapter", layers), ("outside", others))
+        for name, items in (("adapter", layers), ("outside", always))
         for decay, matrices in ((weight_decay, True), (0.0, False))
         if (chosen := [item for item in items if (item.ndim > 1) == matrices])
     ]
@@ -161,16 +162,16 @@ def full_optimizer(
 
 
 def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:
-    """Return whether a parameter outside the layers that may train is trained at every step."""
+    """Return whether a parameter outside the trainable layers trains at every step."""
     if name.startswith(f"{path}.") or _POOLER in name:
         return False
     return embedding or name.rpartition(".")[0] in after
 
 
 def _in_float32(model: nn.Module) -> None:
-    """Give a model in another precision tensors of its own in float32, frozen.
+    """Replace the tensors of a model in another precision by frozen float32 copies.
 
-    Steps of the usual size would round to nothing in bfloat16.
+    In bfloat16, updates of the usual size would round to zero.
     """
     memo: dict[int, nn.Parameter] = {}
     for parameter in model.parameters():
@@ -184,7 +185,7 @@ def _in_float32(model: nn.Module) -> None:
 
 
 def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
-    """Put trainable copies in the place of some parameters, and return the copies."""
+    """Replace some parameters by trainable copies, and return the copies."""
     parameters = dict(model.named_parameters())
     copies = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
     _put(model, {id(parameters[name]): copy for name, copy in copies.items()})
@@ -192,7 +193,7 @@ def _own_copies(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parame
 
 
 def _put(model: nn.Module, memo: Mapping[int, nn.Parameter]) -> None:
-    """Replace parameters, each in all its places."""
+    """Replace parameters by id, wherever modules share them."""
     for module in model.modules():
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) in memo:

@@ -1,10 +1,10 @@
-"""AdamW under a field that attracts to the manifold, with absorption of what still drifts.
+"""AdamW with a field that attracts to the manifold, and absorption of the remaining drift.
 
-The field takes the gradient's place: `landing` keeps its descent part orthogonal to the
+The field replaces the gradient: `landing` keeps its descent part orthogonal to the
 attraction, `euclidean-penalty` adds the attraction to the plain gradient (both in Lion, Zhang,
 Li & He 2025, arXiv:2506.03133). Adam rescales the field entry by entry and so leaves the
 manifold: with gradients dominated by noise of root mean square entry g, ‖ZᵀZ − I‖_F settles near
-η n g √r / (2λ). Absorption every k steps takes that drift out without changing the function;
+η n g √r / (2λ). Absorption every k steps removes that drift without changing the function;
 k = 0 keeps it, as published.
 """
 
@@ -27,15 +27,15 @@ from bayeslora.adapters.polar.stiefel import (
 
 
 class LandingAdamW(AdamW):
-    """AdamW on the orthonormal factors of PoLAR sites, which it keeps orthonormal only softly.
+    """AdamW on the factors of PoLAR sites, with a soft orthonormality constraint.
 
     Args:
         sites: The adapters; absorption also changes their cores.
         lr: Learning rate.
         landing_lambda: Weight λ of the attraction.
-        absorb_every: Steps between absorptions; 0 means never.
-        project: Whether the descent part follows the level sets of ZᵀZ (the landing field), or
-            is the plain gradient (a Euclidean penalty).
+        absorb_every: Steps between absorptions; 0 for never.
+        project: Whether the descent part follows the level sets of ZᵀZ (the landing field)
+            instead of the plain gradient (a Euclidean penalty).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LandingAdamW(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Replace each gradient by its field, step, and absorb where it is due."""
+        """Replace each gradient by its field, step, and absorb if due."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -81,7 +81,7 @@ class LandingAdamW(AdamW):
         return loss
 
     def _project_momentum(self) -> None:
-        """Drop the part of the momentum that would leave the manifold again at once."""
+        """Remove the part of the momentum that leaves the manifold."""
         for factor in self.param_groups[0]["params"]:
             if "exp_avg" in self.state.get(factor, {}):
                 momentum = tall(self.state[factor]["exp_avg"])

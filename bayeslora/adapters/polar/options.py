@@ -1,4 +1,4 @@
-"""PoLAR: two orthonormal factors of directions around a free core.
+"""PoLAR: two orthonormal direction factors around a free core.
 
     y = x Wᵀ + b + s · x (X Θ Yᵀ)ᵀ ,   XᵀX = YᵀY = I ,   s = alpha / r
 
@@ -87,7 +87,7 @@ class PoLAR(LowRankAdapter):
 
     @property
     def no_gate(self) -> str:
-        """Why nothing can stand between the factors: drift that is moved past it into the core."""
+        """A gate is impossible if absorption moves drift of the factors past it into the core."""
         if self.constraint == "retraction" or not self.absorb_every:
             return ""
         return (
@@ -99,7 +99,7 @@ class PoLAR(LowRankAdapter):
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
     ) -> Factors:
-        """Return random orthonormal factors around a core of zeros."""
+        """Return random orthonormal factors around a zero core."""
         from bayeslora.adapters.polar.stiefel import random_factors
 
         out_features, in_features = weight.shape
@@ -116,15 +116,15 @@ class PoLAR(LowRankAdapter):
         return "'init=random' gives each directions of its own" if self.starts_from_rows else ""
 
     def begin(self, rows: TrainingRows) -> None:
-        """Start every site at the leading singular vectors of the gradient of its weight."""
+        """Initialise every site at the leading singular vectors of its weight's gradient."""
         from bayeslora.adapters.polar.start import gradient_factors, gradients
 
-        found = gradients(rows.sites, lambda: rows.backward(_GRADIENT_ROWS))
-        for site, gradient in zip(rows.sites, found, strict=True):
+        weight_gradients = gradients(rows.sites, lambda: rows.backward(_GRADIENT_ROWS))
+        for site, gradient in zip(rows.sites, weight_gradients, strict=True):
             cast("LowRank", site).begin(gradient_factors(gradient, self.r))
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
-        """Return the optimiser that the constraint asks for."""
+        """Return the optimiser for the constraint."""
         from bayeslora.adapters.low_rank import LowRank
         from bayeslora.adapters.optimizers import manifold_parameters
         from bayeslora.adapters.polar.landing import LandingAdamW

@@ -1,12 +1,12 @@
-"""AdamW for orthonormal factors, with every step along the manifold.
+"""AdamW for orthonormal factors, with steps along the manifold.
 
     R = tangent part of the gradient at Z
     m = β1 · (tangent part of m) + (1 − β1) R          v = β2 v + (1 − β2) mean(R²)
     D = m̂ / (√v̂ + ε), shortened to `max_rotation`       Z ← polar factor of (Z − η D)
 
-The second moment is one number a factor (as in Bécigneul & Ganea 2019, arXiv:1810.00760): dividing
-entry by entry would leave the tangent space and depend on the choice of basis. The root mean
-square entry of a step is about η, as with Adam, so that learning rates carry over.
+The second moment is one number per factor (as in Bécigneul & Ganea 2019, arXiv:1810.00760):
+dividing entry by entry would leave the tangent space and depend on the choice of basis. The root
+mean square entry of a step is about η, as in Adam, so that learning rates carry over.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from bayeslora.errors import InputError
 
 
 class RiemannianAdamW(Optimizer):
-    """Adam on the Stiefel manifold; what it moves stays orthonormal within rounding.
+    """Adam on the Stiefel manifold; factors stay orthonormal up to rounding.
 
     Factors are matrices [n, r] or their transposes; the longer side is n. There is no weight
-    decay: it would shrink what has to keep its length. The state of a parameter holds `step`,
+    decay, since orthonormal columns keep their length. The state of a parameter holds `step`,
     `exp_avg` (m), `exp_avg_sq` (v, one number) and `rotation`, its last step's root mean square
     angle in radians before the cap.
 
@@ -61,26 +61,26 @@ class RiemannianAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move every factor that has a gradient; return the closure's loss if there is one."""
+        """Update every factor that has a gradient; return the closure's loss if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            alike: dict[tuple[Any, ...], list[nn.Parameter]] = {}
+            by_shape: dict[tuple[Any, ...], list[nn.Parameter]] = {}
             for factor in group["params"]:
                 if factor.grad is not None:
-                    kind = (tall(factor).shape, factor.dtype, factor.device)
-                    alike.setdefault(kind, []).append(factor)
-            for factors in alike.values():
+                    key = (tall(factor).shape, factor.dtype, factor.device)
+                    by_shape.setdefault(key, []).append(factor)
+            for factors in by_shape.values():
                 _step(factors, [self.state[factor] for factor in factors], group)
         return loss
 
 
 def _step(factors: list[nn.Parameter], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
-    """Move factors of one shape in place by the update in the module's docstring.
+    """Update factors of one shape in place; see the module's docstring.
 
-    One call for all: the kernels are so small that starting them is most of the time.
+    The factors are batched because kernel launches dominate the time.
     """
     Z = torch.stack([tall(factor) for factor in factors])
     G = torch.stack([tall(factor.grad) for factor in factors if factor.grad is not None])
@@ -102,10 +102,10 @@ def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[s
         states: Each factor's moments, empty before its first step.
         group: `betas` and `eps`.
     """
-    for state, one in zip(states, Z, strict=True):
+    for state, factor in zip(states, Z, strict=True):
         if not state:
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(one)
+            state["exp_avg"] = torch.zeros_like(factor)
             state["exp_avg_sq"] = torch.zeros((), dtype=Z.dtype, device=Z.device)
         state["step"] += 1
     beta1, beta2 = group["betas"]
@@ -117,8 +117,8 @@ def directions(Z: Tensor, G: Tensor, states: list[dict[str, Any]], group: dict[s
     second = beta2 * second + (1 - beta2) * R.square().mean((-2, -1))
     for state, mean, square in zip(states, first, second, strict=True):
         state["exp_avg"], state["exp_avg_sq"] = mean, square
-    # Factors that rested have made fewer steps. Filled where they are: a copy from the CPU would
-    # wait for the device.
+    # Factors that rested have made fewer steps. Filled on the device: a copy from the CPU would
+    # synchronise.
     first_bias, second_bias = (
         torch.stack([Z.new_full((), 1 - beta ** state["step"]) for state in states])
         for beta in (beta1, beta2)

@@ -1,9 +1,9 @@
-"""PoLAR's directions from the loss: where the first step of full fine-tuning would go.
+"""PoLAR's directions from the loss gradient: the first step of full fine-tuning.
 
     G = ∂L/∂W = U Σ Vᵀ ,   X_0 = U_{:r} ,   Y_0 = V_{:r} ,   Θ_0 = 0
 
-At the start only Θ moves, by XᵀGY. Of all orthonormal X and Y these catch the most of G; random
-ones catch r²/(out·in) of its square norm. LoRA starts there in Wang, Yu & Li 2024 (arXiv
+Initially only Θ moves, by XᵀGY. Among orthonormal X and Y these capture the most of G; random ones
+capture r²/(out·in) of its squared norm. LoRA is initialised like this in Wang, Yu & Li 2024 (arXiv
 2407.05000) and Zhang, Liu & Chen 2025 (arXiv 2502.01235); with PoLAR's factors it is ours.
 """
 
@@ -22,12 +22,12 @@ from bayeslora.errors import InputError
 def gradient_factors(gradient: Tensor, r: int) -> Factors:
     """Return the leading singular vectors of a gradient around a zero core, float32.
 
-    The largest entry of each column of X is positive, so that the start doesn't depend on the signs
-    that a decomposition happens to give.
+    The largest entry of each column of X is positive, so that the result does not depend on the
+    arbitrary signs of a decomposition.
 
     Args:
-        gradient: Of the loss with respect to the weight, [out, in].
-        r: Rank, at most the smaller of the two.
+        gradient: Gradient of the loss with respect to the weight, [out, in].
+        r: Rank, at most min(out, in).
 
     Raises:
         InputError: The rank is not between 1 and min(out, in).
@@ -47,16 +47,16 @@ def gradients(sites: Sequence[Site], backward: Callable[[], object]) -> list[Ten
     """Return the gradient of a loss with respect to the frozen weight of each site, [out, in].
 
     While `backward` runs, these weights are trainable: it takes the memory of full fine-tuning of
-    these layers, without an optimiser's.
+    these layers, without the optimiser state.
 
     Args:
-        sites: Their weights have no gradient yet, and none afterwards.
-        backward: Leaves the gradient of the loss, as often as it likes to call `backward()`.
+        sites: Sites whose weights have no gradient, before and after the call.
+        backward: Accumulates the gradient of the loss, in any number of `backward()` calls.
 
     Raises:
         InputError: No gradient reaches a weight, or it is not finite.
     """
-    found = []
+    collected = []
     try:
         for site in sites:
             site.weight.requires_grad_(True)
@@ -67,11 +67,11 @@ def gradients(sites: Sequence[Site], backward: Callable[[], object]) -> list[Ten
                 raise InputError(
                     f"no finite gradient of the loss reaches the weight of {site.name}"
                 )
-            found.append(gradient)
+            collected.append(gradient)
     finally:
         for site in sites:
             site.weight.requires_grad_(False)
             site.weight.grad = None
             for parameter in site.trainable().values():
                 parameter.grad = None
-    return found
+    return collected

@@ -1,7 +1,7 @@
-"""Starts and steps on the Stiefel manifold of matrices with orthonormal columns, O(n r²) each.
+"""Operations on the Stiefel manifold of matrices with orthonormal columns, O(n r²) each.
 
-`Z` is always tall, [n, r] with n ≥ r. PoLAR keeps two such factors a site: `B.weight` is the
-left one, `A.weight` the transpose of the right one.
+`Z` is always tall, [n, r] with n ≥ r. A PoLAR site has two such factors: `B.weight` is the left
+factor, `A.weight` the transpose of the right factor.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.low_rank import LowRank
 
 _CONDITION_LIMIT = 1e-6
-"""Smallest ratio of eigenvalues of ZᵀZ for which its inverse square root is trusted."""
+"""Smallest eigenvalue ratio of ZᵀZ for which its inverse square root is accurate."""
 
 
 def random_factors(out_features: int, in_features: int, r: int, generator: Generator) -> Factors:
-    """Return PoLAR's start: random orthonormal factors around a zero core.
+    """Return PoLAR's initial factors: random orthonormal factors around a zero core.
 
     The factors follow the uniform distribution on the Stiefel manifold
     (Lion, Zhang, Li & He 2025, arXiv:2506.03133).
@@ -27,7 +27,7 @@ def random_factors(out_features: int, in_features: int, r: int, generator: Gener
     Args:
         out_features: Number of outputs of the adapted layer.
         in_features: Number of its inputs.
-        r: Rank, at most the smaller of the two.
+        r: Rank, at most min(out, in).
         generator: Source of randomness, on the CPU.
 
     Raises:
@@ -40,10 +40,10 @@ def random_factors(out_features: int, in_features: int, r: int, generator: Gener
 
 
 def random_orthonormal(rows: int, columns: int, generator: Generator) -> Tensor:
-    """Return [rows, columns] float32 with orthonormal columns.
+    """Return a matrix [rows, columns] float32 with orthonormal columns.
 
-    Only with the signs of R's diagonal fixed is Q uniform and independent of the QR kernel's
-    conventions. The factorisation is in float64 so that rounding to float32 is the only error.
+    Fixing the signs of R's diagonal makes Q uniform and independent of the QR kernel's conventions.
+    The factorisation is in float64, so that rounding to float32 is the only error.
     """
     gaussian = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
     Q, R = torch.linalg.qr(gaussian)
@@ -56,8 +56,8 @@ def polar_decomposition(Z: Tensor) -> tuple[Tensor, Tensor]:
     """Return `(Q [..., n, r], P [..., r, r])` with `Z = Q P`, `QᵀQ = I` and P symmetric, P ≥ 0.
 
     Q is the orthonormal matrix nearest to Z. It comes from the eigenvectors of ZᵀZ, or from a
-    thin singular value decomposition where a Z is close to rank deficient; both in float64, so
-    that rounding the result to Z's precision is the only error.
+    thin singular value decomposition if a Z is nearly rank deficient; both in float64, so that
+    rounding the result to Z's precision is the only error.
     """
     wide = Z.double()
     values, V = torch.linalg.eigh(wide.mT @ wide)
@@ -88,8 +88,8 @@ def tangent(Z: Tensor, G: Tensor) -> Tensor:
 def landing_field(Z: Tensor, G: Tensor, landing_lambda: float) -> Tensor:
     """Return `(GZᵀ − ZGᵀ) Z + λ Z (ZᵀZ − I)`, [n, r], without forming an n × n matrix.
 
-    The first part keeps ZᵀZ as it is, on the manifold and off it; the second, orthogonal to it,
-    attracts to the manifold (Ablin & Peyré 2022, arXiv:2102.07432; the scale is that of Lion,
+    The first part preserves ZᵀZ on and off the manifold; the second, orthogonal to it, attracts to
+    the manifold (Ablin & Peyré 2022, arXiv:2102.07432; the scale is that of Lion,
     Zhang, Li & He 2025, arXiv:2506.03133, in their code).
     """
     gram = Z.mT @ Z
@@ -103,10 +103,10 @@ def penalty(Z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def absorb(sites: Sequence[LowRank]) -> None:
-    """Make the factors of PoLAR sites orthonormal in place without changing what they compute.
+    """Orthonormalise the factors of PoLAR sites in place without changing their function.
 
-    With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores take up what
-    the factors lose. Sites without a core, and those that are frozen, are left alone.
+    With `X = Q_x P_x` and `Y = Q_y P_y`, `X Θ Yᵀ = Q_x (P_x Θ P_y) Q_yᵀ`: the cores absorb P_x and
+    P_y. Frozen sites and sites without a core are skipped.
     """
     for site in sites:
         if site.core is None or not site.manifold():

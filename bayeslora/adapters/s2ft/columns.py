@@ -1,16 +1,16 @@
-"""Chosen columns of a frozen weight: a change that touches these inputs and no others.
+"""A trainable change of selected columns of a frozen weight.
 
     y = x Wᵀ + b + x[…, idx] Dᵀ,                       W and b frozen, D [out, k] zero at the start
 
-D is the change of the columns `W[:, idx]`, so its gradient, dYᵀ x[…, idx], is these columns of the
-gradient of full fine-tuning. PyTorch keeps no input for a linear layer whose weight needs no
-gradient: of x only the k chosen inputs are kept for the backward pass, by a copy, as a view would
-keep all of them.
+D is the change of the columns `W[:, idx]`, so its gradient, dYᵀ x[…, idx], equals these columns of
+the gradient of full fine-tuning. PyTorch saves no input for a linear layer whose weight needs no
+gradient: only the k selected inputs of x are saved for the backward pass, as a copy, since a view
+would keep all of x.
 
-S²FT is published with the chosen units permuted to the front and trained in place. The permutation
-has to respect the groups of grouped-query attention, and the columns of W are no longer the host's.
-Here nothing is permuted, and W stays the host's own tensor: shared with other adapters on it, the
-same in its fingerprint, and not rounded where it is bfloat16 and D float32.
+The published S²FT permutes the selected units to the front and trains them in place. The
+permutation must respect the groups of grouped-query attention, and the columns of W are no longer
+the host's. Here nothing is permuted, and W stays the host's tensor: shared with other adapters,
+with the same fingerprint, and not rounded if W is bfloat16 and D float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_NAMED = 8
 class Columns(Site):
     """A frozen linear layer plus a change of some columns of its weight.
 
-    Without columns it is the frozen layer, and has no parameters.
+    Without columns it equals the frozen layer and has no parameters.
 
     Attributes:
         idx: [k] int64 buffer, the columns, ascending.
@@ -40,7 +40,7 @@ class Columns(Site):
     Args:
         name: Dotted path of the replaced layer in its host.
         host: The layer to replace. Its weight and bias are shared, not copied, and frozen.
-        idx: [k] integers, the columns to change; none, in any order, for an empty tensor.
+        idx: [k] integers, the columns to change, in any order; may be empty.
 
     Raises:
         InputError: See `check_columns`.
@@ -52,14 +52,14 @@ class Columns(Site):
         super().__init__(name, host)
         device = host.weight.device
         self.register_buffer("idx", torch.zeros(0, dtype=torch.int64, device=device))
-        # One column until `begin`: torch warns where it makes a layer without inputs.
+        # One column until `begin`: torch warns about a layer without inputs.
         self.sel = trained_layer(torch.zeros(len(host.weight), 1), device)
         self.begin(idx)
         self.train(host.training)
 
     @property
     def k(self) -> int:
-        """Number of columns that change."""
+        """Number of trained columns."""
         return len(self.idx)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,15 +67,15 @@ class Columns(Site):
         base = F.linear(x, self.weight, self.bias)
         if not self.k:
             return base
-        kept = x.index_select(-1, self.idx).to(self.sel.weight.dtype)
-        product: Tensor = self.sel(kept)
+        selected = x.index_select(-1, self.idx).to(self.sel.weight.dtype)
+        product: Tensor = self.sel(selected)
         return base + product.to(base.dtype)
 
     def change(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return `(A [k, in], B [out, k])` with the change `B·A`; A picks the columns.
+        """Return `(A [k, in], B [out, k])` for the change `B·A`; A selects the columns.
 
         Args:
-            dtype: Of the result; None takes the adapter's own.
+            dtype: Dtype of the result; None takes the adapter's.
         """
         B = self.sel.weight.to(dtype or self.sel.weight.dtype)
         A = torch.zeros(self.k, self.in_features, dtype=B.dtype, device=B.device)
@@ -90,10 +90,10 @@ class Columns(Site):
 
     @torch.no_grad()
     def begin(self, idx: Tensor) -> None:
-        """Start anew, in place, with a change of zero of these columns.
+        """Reset, in place, to a zero change of these columns.
 
-        The parameter stays the same object; what holds its gradient or its size has to be made
-        again.
+        The parameter stays the same object, but objects that hold its gradient or size must be
+        recreated.
 
         Raises:
             InputError: See `check_columns`.
@@ -108,23 +108,23 @@ class Columns(Site):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return a plain layer with the change added in, in the host's precision and frozen.
+        """Return a frozen linear layer with the change merged in, in the host's precision.
 
-        All other columns are the host's bit by bit.
+        All other columns are bitwise equal to the host's.
         """
         weight = self.weight.detach().clone()
-        kept = weight.index_select(1, self.idx)
-        # Of two precisions the sum has the finer one.
-        weight.index_copy_(1, self.idx, (kept + self.sel.weight).to(weight.dtype))
+        columns = weight.index_select(1, self.idx)
+        # The sum has the higher of the two precisions.
+        weight.index_copy_(1, self.idx, (columns + self.sel.weight).to(weight.dtype))
         bias = None if self.bias is None else self.bias.detach().clone()
         return frozen_layer(weight, bias, self.training)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file has to hold: `sel` [out, k] and `idx` [k]."""
+        """Return the tensors to save: `sel` [out, k] and `idx` [k]."""
         return {"sel": self.sel.weight, "idx": self.idx}
 
     def shapes(self, stored: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        """Return the shapes of `sel` and `idx` for the columns that are stored.
+        """Return the shapes of `sel` and `idx` for the stored columns.
 
         Raises:
             InputError: See `check_columns`; or the columns are not in ascending order.
@@ -136,13 +136,13 @@ class Columns(Site):
         return {"sel": torch.Size((self.out_features, len(chosen))), "idx": chosen.shape}
 
     def resize(self, stored: Mapping[str, Tensor]) -> None:
-        """Begin with the columns that are stored, unless they are those that there are."""
+        """Reset to the stored columns if they differ from the current columns."""
         idx = stored.get("idx")
         if idx is not None and idx.tolist() != self.idx.tolist():
             self.begin(idx)
 
     def linears(self) -> dict[str, nn.Linear]:
-        """Return the layer `sel`; nothing where there are no columns."""
+        """Return the layer `sel`, or nothing without columns."""
         return {"sel": self.sel} if self.k else {}
 
     def extra_repr(self) -> str:
@@ -154,13 +154,12 @@ def check_columns(name: str, idx: Tensor, in_features: int) -> Tensor:
     """Return columns of a layer as ascending int64.
 
     Args:
-        name: The layer's, for messages.
+        name: Name of the layer, for messages.
         idx: [k] integers, in any order.
-        in_features: Number of columns that there are.
+        in_features: Number of columns of the weight.
 
     Raises:
-        InputError: A column is named twice, or is not one of the weight's, or `idx` is no vector of
-            integers.
+        InputError: `idx` is not a vector of integers, has duplicates, or is out of range.
     """
     if idx.ndim != 1 or idx.is_floating_point() or idx.is_complex() or idx.dtype == torch.bool:
         raise InputError(
@@ -179,7 +178,7 @@ def check_columns(name: str, idx: Tensor, in_features: int) -> Tensor:
 
 
 def named(columns: Tensor) -> str:
-    """Return the numbers of columns for a message, the first few of them where there are many."""
-    first = ", ".join(str(item) for item in columns[:_MOST_NAMED].tolist())
+    """Return the indices of columns for a message, at most the first few."""
+    first = ", ".join(str(column) for column in columns[:_MOST_NAMED].tolist())
     more = len(columns) - _MOST_NAMED
     return f"{first} and {more} more" if more > 0 else first

@@ -1,4 +1,4 @@
-"""S²FT: some columns of the weights themselves, those of a few heads and channels.
+"""S²FT: training of weight columns, those of a few heads and channels.
 
     y = x Wᵀ + b + x[…, idx] Dᵀ
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bayeslora.adapters.stats import SecondMoment
 
 LEARNED = ("activation", "gradient", "product")
-"""Those that training rows are run for."""
+"""Selections that run training rows."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ class S2FT(Adapter):
 
     @property
     def starts_from_rows(self) -> bool:
-        """Whether training rows choose the columns."""
+        """Whether the selection of columns depends on training rows."""
         return self.selection in LEARNED
 
     @property
     def start_alike(self) -> str:
-        """All choices but the random one give every member the same columns."""
+        """All selections except `random` give every member the same columns."""
         return (
             "" if self.selection == "random" else "'selection=random' gives each columns of its own"
         )
 
     def targets(self, model: nn.Module) -> list[str]:
-        """Return the layers whose columns can be chosen; see `column_targets`."""
+        """Return the layers to select columns from; see `column_targets`."""
         from bayeslora.adapters.s2ft.selection import column_targets
 
         return column_targets(model, self)
@@ -115,7 +115,7 @@ class S2FT(Adapter):
         moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
-        """Return a `Columns` for each layer, without columns where it is blank."""
+        """Return a `Columns` for each layer, without columns if `blank`."""
         import torch
 
         from bayeslora.adapters.s2ft.columns import Columns
@@ -136,7 +136,7 @@ class S2FT(Adapter):
         free_units(units_at(model, names, self), self)
 
     def begin(self, rows: TrainingRows) -> None:
-        """Give the sites the columns that the training rows choose."""
+        """Select the columns of the sites by training rows."""
         import torch
 
         from bayeslora.adapters.s2ft.selection import (

@@ -1,4 +1,4 @@
-"""Which columns S²FT trains: heads and channels, from one budget over all adapted layers.
+"""S²FT's selection of columns: heads and channels, with one budget over all adapted layers.
 
     random       a uniform draw without replacement
     weight       ‖W[:, u]‖_F
@@ -6,9 +6,9 @@
     product      (Σ_{c∈u} E x_c² ‖W[:, c]‖²)^½
     gradient     ‖∂L/∂W[:, u]‖_F
 
-u are the columns of one unit: those that a head's outputs meet in the attention's output
-projection, or the one of a feed-forward channel. Queries, keys and values stay as they are, so
-with grouped queries a head is trained alone, whatever group it is in.
+u are the columns of one unit: the columns of a head in the attention's output projection, or the
+column of a feed-forward channel. Queries, keys and values stay unchanged, so with grouped queries a
+head is trained independently of its group.
 
 Source: Yang et al. 2024, arXiv 2412.06289.
 """
@@ -31,10 +31,10 @@ from bayeslora.errors import InputError
 from bayeslora.tensor_files import open_tensors
 
 Choice = dict[str, Tensor]
-"""Columns, [k] int64 each, by the name of the layer."""
+"""Columns, [k] int64, by name of the layer."""
 
 ADAPTER_FILE = "adapter.safetensors"
-"""What a model directory calls the file with the tensors of its sites."""
+"""Name of the file with the tensors of the sites in a model directory."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Units:
     """How the columns of one layer are grouped.
 
     Attributes:
-        name: The layer's.
-        count: Heads, or channels.
-        width: Columns of each; they lie side by side.
-        ratio: Share of all such units that is trained.
+        name: Name of the layer.
+        count: Number of heads or channels.
+        width: Columns per unit, which are contiguous.
+        ratio: Share of all such units to train.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Units:
 
 
 def column_targets(model: nn.Module, config: S2FT) -> list[str]:
-    """Return the names of the layers whose columns can be chosen, in the model's own order.
+    """Return the names of the layers to select columns from, in module order.
 
     Raises:
-        InputError: See `find_targets`; or both kinds of layers that are named have a ratio of 0.
+        InputError: See `find_targets`; or all named layers have a ratio of 0.
     """
     patterns = config.target_modules
     if patterns is None:
@@ -70,11 +70,11 @@ def column_targets(model: nn.Module, config: S2FT) -> list[str]:
         pairs = zip(coupled_targets(model), ratios, strict=True)
         patterns = tuple(pattern for pattern, ratio in pairs if ratio)
     names = find_targets(model, patterns, config.top_layers)
-    kept = [name for name in names if _ratio(name, config)]
-    if not kept:
+    targets = [name for name in names if _ratio(name, config)]
+    if not targets:
         kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
         raise InputError(f"{kind} is 0, and target_modules name no other layers: {names}")
-    return kept
+    return targets
 
 
 def units_at(model: nn.Module, names: Sequence[str], config: S2FT) -> list[Units]:
@@ -93,14 +93,14 @@ def choose_columns(
     generator: Generator,
     moments: Mapping[str, SecondMoment] | None = None,
 ) -> Choice:
-    """Return the columns to train of each layer, maybe none of some.
+    """Return the columns to train of each layer, possibly none.
 
     Args:
-        units: Of each layer.
-        hosts: Weights [out, in] by the name of the layer.
+        units: Units of each layer.
+        hosts: Weights [out, in] by name of the layer.
         config: Options.
         generator: Source of randomness, on the CPU.
-        moments: Second moments of the layers' inputs by name, where the selection is by them.
+        moments: Second moments of the layers' inputs by name, if the selection uses them.
 
     Raises:
         InputError: The selection is by gradients, or second moments are missing or not finite; see
@@ -130,16 +130,16 @@ def begin_by_gradient(
     largest: bool = True,
     free: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Start sites with the units whose columns have the largest gradient of a loss.
+    """Select the units whose columns have the largest loss gradient, and reset the sites to them.
 
-    While `backward` runs, every column of the sites is trainable, so that it takes the memory of
-    full fine-tuning of these layers.
+    While `backward` runs, every column of the sites is trainable, which takes the memory of full
+    fine-tuning of these layers.
 
     Args:
-        sites: They start anew.
-        units: Of each site, in the same order.
-        backward: Leaves the gradient of the loss, as often as it likes to call `backward()`.
-        largest: Whether the largest are taken, or the smallest.
+        sites: Sites to reset.
+        units: Units of each site, in the same order.
+        backward: Accumulates the gradient of the loss, in any number of `backward()` calls.
+        largest: Whether to take the largest scores instead of the smallest.
         free: See `largest_units`.
 
     Raises:
@@ -160,11 +160,11 @@ def begin_by_gradient(
 
 
 def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None:
-    """Return which units the models to avoid leave alone, [count] bool of each layer; None for all.
+    """Return a mask [count] bool per layer of the units not in the models to avoid; None for all.
 
     Raises:
-        InputError: A directory holds no adapter of columns, or one of other layers or wider ones,
-            or too few units are left.
+        InputError: A directory has no adapter of columns, or one for other or wider layers, or too
+            few units are left.
     """
     if config.avoid is None:
         return None
@@ -183,11 +183,12 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
                 f"as {units[0].name}; is it a model on another backbone?"
             )
     for ratio, kind in _kinds(units):
-        left = sum(int(free[unit.name].sum()) for unit in kind)
-        if left < (budget := _budget(ratio, kind)):
+        num_free = sum(int(free[unit.name].sum()) for unit in kind)
+        if num_free < (budget := _budget(ratio, kind)):
             heads = is_attention_output(kind[0].name)
             raise InputError(
-                f"avoid={list(config.avoid)} leaves {left} of {sum(unit.count for unit in kind)} "
+                f"avoid={list(config.avoid)} leaves {num_free} of "
+                f"{sum(unit.count for unit in kind)} "
                 f"{'heads' if heads else 'channels'}, and {'o' if heads else 'd'}_ratio={ratio:g} "
                 f"takes {budget}"
             )
@@ -195,20 +196,20 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
 
 
 def _columns_in(directory: str) -> Choice:
-    """Return the columns that a saved model changes, by the layer's name with what is before it."""
+    """Return the columns that a saved model changes, by full name of the layer."""
     path = Path(directory) / ADAPTER_FILE
     try:
         with open_tensors(path) as file:
             names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
-            found = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
+            columns = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
     except InputError as error:
         raise error.within(f"avoid={directory!r} is no model directory") from None
-    if not found:
+    if not columns:
         raise InputError(
             f"avoid={directory!r} holds no adapter of columns ('s2ft'), so there is nothing to "
             "avoid"
         )
-    return found
+    return columns
 
 
 def largest_units(
@@ -218,16 +219,16 @@ def largest_units(
     largest: bool = True,
     free: Mapping[str, Tensor] | None = None,
 ) -> Choice:
-    """Return the columns of the units with the largest scores, from a budget for each kind.
+    """Return the columns of the units with the largest scores, with a budget per kind.
 
-    A budget is a share of the units of all layers together, at least one. Between equal scores the
-    earlier unit is taken.
+    A budget is a share of the units of all layers together, at least one. Ties go to the earlier
+    unit.
 
     Args:
-        units: Of each layer.
-        scores: [count] of each layer.
-        largest: Whether the largest are taken, or the smallest.
-        free: Those that may be taken, [count] bool of each layer; None for all.
+        units: Units of each layer.
+        scores: [count] per layer.
+        largest: Whether to take the largest scores instead of the smallest.
+        free: Mask of the selectable units, [count] bool per layer; None for all.
     """
     chosen: Choice = {}
     for ratio, kind in _kinds(units):
@@ -244,12 +245,12 @@ def largest_units(
 
 
 def _budget(ratio: float, kind: Sequence[Units]) -> int:
-    """Return how many units of one kind are trained."""
+    """Return the number of units of one kind to train."""
     return max(1, round(ratio * sum(unit.count for unit in kind)))
 
 
 def _kinds(units: Sequence[Units]) -> list[tuple[float, list[Units]]]:
-    """Return heads and channels apart, each with its ratio."""
+    """Return heads and channels separately, each with its ratio."""
     heads = [unit for unit in units if is_attention_output(unit.name)]
     channels = [unit for unit in units if not is_attention_output(unit.name)]
     return [(kind[0].ratio, kind) for kind in (heads, channels) if kind]
@@ -265,7 +266,7 @@ def _scores(units: Sequence[Units], squares: Mapping[str, Tensor]) -> dict[str, 
 def _squares(
     name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment] | None
 ) -> Tensor:
-    """Return what is summed over the columns of a unit, [in] float64."""
+    """Return the squared score of each column, [in] float64."""
     norms = weight.detach().double().square().sum(0).cpu()
     if selection == "weight":
         return norms

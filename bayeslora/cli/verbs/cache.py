@@ -1,4 +1,4 @@
-"""`bayeslora cache`: what is kept on disk between runs, and its end."""
+"""`bayeslora cache`: list or clear the files cached between runs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a kind, or what was deleted."""
+    """Print a line per kind, of the cached or the deleted files."""
     limit = most_bytes()
-    found = kept() if args.clear is None else clear(KINDS if args.clear == "all" else [args.clear])
+    entries = (
+        kept() if args.clear is None else clear(KINDS if args.clear == "all" else [args.clear])
+    )
     if args.json:
         print_json(
             {
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
                 "most_bytes_a_kind": limit,
                 "cleared": args.clear is not None,
                 "kinds": {
-                    one.kind: {"count": len(one.paths), "bytes": one.num_bytes} for one in found
+                    entry.kind: {"count": len(entry.paths), "bytes": entry.num_bytes}
+                    for entry in entries
                 },
             }
         )
@@ -50,8 +53,13 @@ def run(args: argparse.Namespace) -> None:
     print_columns(
         [("kind", "deleted" if args.clear else "kept", "MiB", "what it is")]
         + [
-            (one.kind, str(len(one.paths)), f"{one.num_bytes / (1 << 20):.1f}", KINDS[one.kind])
-            for one in found
+            (
+                entry.kind,
+                str(len(entry.paths)),
+                f"{entry.num_bytes / (1 << 20):.1f}",
+                KINDS[entry.kind],
+            )
+            for entry in entries
         ]
     )
     if args.clear is None:

@@ -1,4 +1,4 @@
-"""`bayeslora calibrate`: a posterior for a finished classifier, whose weights stay as they are."""
+"""`bayeslora calibrate`: fit a posterior to a finished classifier, without changing its weights."""
 
 from __future__ import annotations
 
@@ -140,19 +140,19 @@ def run(args: argparse.Namespace) -> None:
     record = _own_record(args)
     columns = columns_for(args, record)
     train = _rows(args.multi_task or args.train, args, columns, record)
-    held = None
+    validation = None
     if args.validation is not None:
-        held = _rows(args.validation, args, columns, record)
+        validation = _rows(args.validation, args, columns, record)
 
-    classifier = _load(args, posterior, own=record is not None)
+    classifier = _load(args, posterior, is_ours=record is not None)
     options = given(args, "feature_scores", "hold_out") | column_options(args)
-    classifier.calibrate(train, held, posterior=posterior or BEST, **options)
+    classifier.calibrate(train, validation, posterior=posterior or BEST, **options)
     classifier.save_pretrained(args.out, overwrite=bool(args.overwrite))
     _show(args, classifier)
 
 
 def _adapt(args: argparse.Namespace) -> None:
-    """Save a classifier of other classes, fitted to a few rows of them."""
+    """Save a classifier for new classes, fitted to a few rows of them."""
     from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.engine.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
@@ -171,7 +171,7 @@ def _adapt(args: argparse.Namespace) -> None:
     if record is None:
         raise InputError(f"--new-classes is for a model of ours, which {args.model} is not")
     rows = read(args.train, args, columns_for(args, record), labels="required")
-    classifier = _load(args, None, own=True)
+    classifier = _load(args, None, is_ours=True)
     adapted = classifier.adapt(rows, posterior=args.posterior, adapter=args.adapter)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
@@ -183,7 +183,7 @@ def _adapt(args: argparse.Namespace) -> None:
 
 
 def _inputs(args: argparse.Namespace) -> list[str | Path]:
-    """Return what the new model is made from, or will be read from."""
+    """Return the files and directories that the new model depends on."""
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import is_model, read_record
 
@@ -191,7 +191,7 @@ def _inputs(args: argparse.Namespace) -> list[str | Path]:
     if backbone is None and is_model(args.model):
         backbone = read_record(args.model).backbone["name"]
     files = files_of(args.train, args.multi_task, args.validation)
-    # A model of ours may be replaced by what is made of it, but not lie within that.
+    # The new model may replace the old one, but not contain it.
     model = [] if real_path(args.model) == real_path(args.out) else directories(args.model)
     return [*files, *model, *directories(backbone)]
 
@@ -217,7 +217,7 @@ def _rows(
     columns: DataColumns,
     record: ModelRecord | None,
 ) -> Examples:
-    """Return labelled rows, their labels checked where the classes are known already."""
+    """Return labelled rows, checking the labels if the classes are already known."""
     from bayeslora.engine.data import encode_for
 
     tasks = None if record is None else record.tasks
@@ -233,22 +233,22 @@ def _rows(
 
 
 def _load(
-    args: argparse.Namespace, posterior: Posterior | None, *, own: bool
+    args: argparse.Namespace, posterior: Posterior | None, *, is_ours: bool
 ) -> BayesianClassifier:
-    """Return the classifier as it is: a foreign one predicts by its own softmax."""
+    """Load the classifier; a foreign one predicts with its own softmax."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.build import check_last_layer
 
     if posterior is not None:
-        check_last_layer(posterior, adapted=own or is_peft(args.model))
+        check_last_layer(posterior, adapted=is_ours or is_peft(args.model))
     loading = {**given(args, "device", "trust_remote_code"), "progress": not args.quiet}
-    if own:
+    if is_ours:
         return BayesianClassifier.from_pretrained(args.model, **loading, **given(args, "backbone"))
     foreign = given(args, "layer", "max_length")
     if args.classes is not None:
         foreign["classes"] = [name.strip() for name in args.classes.split(",")]
-    # A checkpoint's adapters are merged, unless the posterior is over them.
+    # A checkpoint's adapters are merged unless the posterior is over them.
     start = posterior if posterior is not None and posterior.over_trained else "mle"
     return BayesianClassifier.from_transformers(args.model, start, **loading, **foreign)
 
@@ -261,11 +261,11 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     layer = record.backbone.get("layer")
     if args.json:
         named = zip(("before", "after"), scores or (), strict=False)
-        found = {name: one.to_json() for name, one in named}
+        content = {name: result.to_json() for name, result in named}
         about = {"layer": layer, "posterior": record.posterior, "chosen": chosen}
         if "comparison" in record.results:
-            found["comparison"] = record.results["comparison"]
-        print_json({"model": str(args.out), **about, "calibration": calibration} | found)
+            content["comparison"] = record.results["comparison"]
+        print_json({"model": str(args.out), **about, "calibration": calibration} | content)
         return
     posterior = f"{record.posterior['name']}, {fit_words(record)}"
     rows = [("model", str(args.out)), ("posterior", posterior)]
@@ -274,13 +274,13 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
     accuracy = f"{calibration['accuracy']:.3f}; optimistic if the network was trained on these rows"
     rows.append((f"accuracy on {calibration['rows']:,} calibration rows", accuracy))
     if share := calibration.get("hold_out"):
-        how = f"held out of TRAIN (share {share:g}, seed {record.seed})"
-        rows.append(("validation rows", f"{calibration['validation_rows']:,}, {how}"))
+        origin = f"held out of TRAIN (share {share:g}, seed {record.seed})"
+        rows.append(("validation rows", f"{calibration['validation_rows']:,}, {origin}"))
     chooses_prior = record.posterior.get("prior_precision") == "validation"
     if chooses_prior and not calibration["validation_rows"]:
         rows.append(("prior", "the default; give --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
-    # Where a comparison cross-fits these rows, its scores are the ones to read.
+    # The scores of a comparison that cross-fits these rows replace the validation scores.
     if scores is not None and not is_cross_fitted(record.results):
         rows += before_and_after(f"validation ({CHOSEN_ON})", *scores)
     print_columns(rows)
@@ -292,7 +292,7 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 
 
 def _summary(classifier: BayesianClassifier) -> str:
-    """Return what was fitted to what, and what it gains over the network's own softmax."""
+    """Return the fit in words, with its NLL against the network's own softmax."""
     from bayeslora.engine.card import fit_words
     from bayeslora.posteriors.registry import OWN_SOFTMAX
 
@@ -301,13 +301,13 @@ def _summary(classifier: BayesianClassifier) -> str:
     if classifier.side_by_side is None:
         return words
     nll = {row.name: row.scores["nll"].value for row in classifier.side_by_side.comparison.rows}
-    chosen, own = nll.pop(classifier.side_by_side.chosen), nll.get(OWN_SOFTMAX.name)
-    against = "" if own is None else f" (the network's own softmax: {own:.3f})"
+    chosen, baseline = nll.pop(classifier.side_by_side.chosen), nll.get(OWN_SOFTMAX.name)
+    against = "" if baseline is None else f" (the network's own softmax: {baseline:.3f})"
     return f"{words}, held-out NLL {chosen:.3f} nats{against}"
 
 
 def _show_side_by_side(race: SideBySide) -> None:
-    """Print the posterior beside the others, best NLL first."""
+    """Print the comparison of posteriors, lowest NLL first."""
     from bayeslora.engine.card import how_compared
     from bayeslora.reporting.text import shown
 

@@ -1,4 +1,4 @@
-"""`bayeslora compare`: methods on the same rows, by paired differences."""
+"""`bayeslora compare`: paired differences of methods on the same rows."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         comparison_files(args.out, overwrite=bool(args.overwrite))
         refuse_inputs(args.out, *args.files)
     if (keys := _keys(args)) is not None:
-        chosen_keys(keys)  # complains before anything is read
+        chosen_keys(keys)  # validated before anything is read
     columns = [] if args.cluster_by is None else [args.cluster_by]
     methods = find(args).methods(columns)
     together = args.over_seeds is None and len({method.group for method in methods}) > 1
@@ -111,7 +111,7 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def _called(option: str, given_name: str, methods: Sequence[Method], *, together: bool) -> str:
-    """Return what the comparison calls a method that was named by its name or label."""
+    """Return the comparison's name of a method given by its name or label."""
     labels = [method.group if together else method.label for method in methods]
     same = {
         label: None

@@ -1,4 +1,4 @@
-"""`bayeslora conformal`: sets of classes that hold the label as often as is asked for."""
+"""`bayeslora conformal`: sets of classes that contain the label with a chosen coverage."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> No
 
 
 def _thresholds(result: ConformalSets) -> dict[str, float | None]:
-    """Return the threshold of each class; None where it is infinite, which JSON cannot say."""
+    """Return the threshold of each class; None if it is infinite, which JSON lacks."""
     import numpy as np
 
     predictor = result.predictor

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, check and write; print what was written."""
+    """Read, check and write the predictions, and print a summary."""
     from bayeslora.predictions.record import Predictions
 
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.file])
@@ -48,26 +48,26 @@ def run(args: argparse.Namespace) -> None:
         note(f"--name has no effect on {args.out}: only .parquet files keep a name")
     reading = predictions_reading(args)
     if args.normalise is None:
-        found = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)
+        predictions = Predictions.read(args.file, args.name, columns=args.keep, reading=reading)
     else:
-        found = Predictions.from_lm_eval(
+        predictions = Predictions.from_lm_eval(
             args.file,
             normalise=args.normalise,
             name=args.name,
             columns=args.keep,
             reading=reading,
         )
-    found.save(args.out)
-    labelled = int(found.labelled.sum())
+    predictions.save(args.out)
+    labelled = int(predictions.labelled.sum())
     if args.json:
-        counts = {"n": len(found), "n_labelled": labelled, "classes": found.classes}
-        print_json({"file": str(args.out), "name": found.name, **counts})
+        counts = {"n": len(predictions), "n_labelled": labelled, "classes": predictions.classes}
+        print_json({"file": str(args.out), "name": predictions.name, **counts})
         return
-    rows = f"{counted(len(found), 'row')}, {labelled:,} of them labelled"
+    rows = f"{counted(len(predictions), 'row')}, {labelled:,} of them labelled"
     print_columns(
         [
             ("predictions", f"{args.out} ({rows})"),
-            ("name", found.name),
-            ("classes", f"{found.num_classes}: {', '.join(found.classes[:8])}"),
+            ("name", predictions.name),
+            ("classes", f"{predictions.num_classes}: {', '.join(predictions.classes[:8])}"),
         ]
     )

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit and score every method, then print the table and where the report is."""
+    """Fit and score every method, then print the table and the path of the report."""
     from bayeslora.reporting.report import check_target, report
 
     check_target(Path(args.out), overwrite=bool(args.overwrite))
@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.reporting.console import scores_table
     from bayeslora.reporting.model_card import scores_of_report
 
-    found = run_demo(progress=not args.quiet, **given(args, "seed"))
+    result = run_demo(progress=not args.quiet, **given(args, "seed"))
     page = report(
-        found.test,
-        ood=found.ood,
+        result.test,
+        ood=result.ood,
         out=args.out,
         title="Demo: newsgroup posts",
         overwrite=bool(args.overwrite),
-        provenance={"command": args.command, **found.provenance},
+        provenance={"command": args.command, **result.provenance},
     )
     show(scores_table(list(scores_of_report(page).values()), table_width()))
     show(f"\nreport: {page}")

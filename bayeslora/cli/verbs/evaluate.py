@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_multi_task(parser, "DATA, with --attack")
     add_task(parser)
-    # The rows of an attack are in the columns of the model.
+    # An attack reads the model's own columns.
     parser.set_defaults(**dict.fromkeys(_COLUMNS))
     add_choice_of_scores(parser, "the usual ones")
     add_loading(parser)
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score every file and print one table, or JSON: an object, or a list of several."""
+    """Score every file and print one table, or JSON: an object, or a list for several files."""
     if args.attack is not None:
         _attack(args)
         return
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         scores = [_scores(method, options) for method in methods]
     if args.json:
-        content = [one.to_json() for one in scores]
+        content = [result.to_json() for result in scores]
         print_json(content[0] if len(content) == 1 else content)
     else:
         show(scores_table(scores, table_width(), keys))
@@ -154,8 +154,8 @@ def _attack(args: argparse.Namespace) -> None:
     clf = BayesianClassifier.from_pretrained(model, progress=not args.quiet, **loading)
     curve = clf.robustness(rows, attack)
     if args.out is not None:
-        with atomic_file(args.out) as aside:
-            curve.save(aside)
+        with atomic_file(args.out) as temporary:
+            curve.save(temporary)
     if args.json:
         print_json(curve.to_json())
     else:
@@ -163,7 +163,7 @@ def _attack(args: argparse.Namespace) -> None:
 
 
 def _model_and_data(args: argparse.Namespace) -> tuple[str, str | dict[str, str]]:
-    """Return the model and the file of the rows, or the files of several tasks by their names."""
+    """Return the model and the data file, or the files of several tasks by name."""
     files = args.files
     if args.multi_task is None and len(files) == 2:
         return files[0], files[1]
@@ -187,8 +187,8 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...] | None:
 def _scores(method: Method, options: dict[str, Any]) -> Scores:
     from bayeslora.metrics.evaluate import evaluate
 
-    outside = {name: source.predictions for name, source in method.ood.items()}
-    scores = evaluate(method.predictions, outside, **options)
+    ood = {name: source.predictions for name, source in method.ood.items()}
+    scores = evaluate(method.predictions, ood, **options)
     return replace(scores, name=method.label, file=method.file)
 
 

@@ -1,4 +1,4 @@
-"""`bayeslora experiment`: a grid of fits under a named protocol, resumable."""
+"""`bayeslora experiment`: a resumable grid of fits under a named protocol."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check everything, show the plan with estimated time and memory, compute nothing",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--workers", type=number, metavar="N", help="processes on this machine (default: 1)"
     )
-    where.add_argument(
+    group.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="a Ray cluster: 'local' for one on this machine, 'auto', or host:port",
@@ -51,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the grid, then show the plan, or compute what is missing and show the results.
+    """Check the grid, then show the plan, or compute missing cells and show the results.
 
     Raises:
-        InputError: Cells failed by their input; all others are finished and stored.
+        InputError: Cells failed because of their input; all others are finished and stored.
         FailedError: A cell failed for another reason.
     """
     if not args.dry_run and args.directory is None:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _show_plan(args, experiments.plan(args.grid, data_dir=args.data_dir))
         return
-    found = experiments.experiment(
+    result = experiments.experiment(
         args.grid,
         args.directory,
         data_dir=args.data_dir,
@@ -74,22 +74,22 @@ def run(args: argparse.Namespace) -> None:
         ray=args.ray,
         shard=shard,
     )
-    _show(args, found)
-    if found.failed:
-        errors = FailedError if found.crashed else InputError
+    _show(args, result)
+    if result.failed:
+        errors = FailedError if result.crashed else InputError
         raise errors(
-            f"{counted(len(found.failed), 'cell')} failed; the reasons are above, with tracebacks "
-            f"in {found.out}/cells/*.error.json"
+            f"{counted(len(result.failed), 'cell')} failed; the reasons are above, with tracebacks "
+            f"in {result.out}/cells/*.error.json"
         )
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    place, _, count = text.partition("/")
-    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise InputError(f"--shard must be I/N with I from 1 to N, got {text!r}")
-    return int(place), int(count)
+    return int(index), int(count)
 
 
 def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
@@ -101,15 +101,15 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
 
     rows = [("task", "backbone", "method", "rows", "cells", "fits", "time per cell", "memory")]
     total, unknown = 0.0, 0
-    for one in content["cells"]:
-        seconds, memory = one["seconds"], one["memory_bytes"]
-        total += (seconds or 0.0) * one["seeds"]
-        unknown += one["seeds"] if seconds is None else 0
+    for cell in content["cells"]:
+        seconds, memory = cell["seconds"], cell["memory_bytes"]
+        total += (seconds or 0.0) * cell["seeds"]
+        unknown += cell["seeds"] if seconds is None else 0
         rows.append(
             (
-                *(one["task"], one["backbone"], one["method"]),
-                "all" if one["rows"] is None else str(one["rows"]),
-                *(str(one["seeds"]), "?" if one["fits"] is None else str(one["fits"])),
+                *(cell["task"], cell["backbone"], cell["method"]),
+                "all" if cell["rows"] is None else str(cell["rows"]),
+                *(str(cell["seeds"]), "?" if cell["fits"] is None else str(cell["fits"])),
                 "?" if seconds is None else in_words(seconds),
                 "?" if memory is None else f"{memory / 1e9:.1f} GB",
             )
@@ -122,7 +122,9 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         "docs/experiments.md"
     )
     show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")
-    deviations = dict.fromkeys(item for one in content["cells"] for item in one["deviations"])
+    deviations = dict.fromkeys(
+        deviation for cell in content["cells"] for deviation in cell["deviations"]
+    )
     if deviations:
         show("not as in the protocol:")
     for item in deviations:
@@ -131,23 +133,23 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         note(item)
 
 
-def _show(args: argparse.Namespace, found: Experiment) -> None:
+def _show(args: argparse.Namespace, result: Experiment) -> None:
     if args.json:
         print_json(
             {
-                "out": str(found.out),
-                "num_cells": len(found.records),
-                "failed": dict(found.failed),
-                "elsewhere": list(found.elsewhere),
+                "out": str(result.out),
+                "num_cells": len(result.records),
+                "failed": dict(result.failed),
+                "elsewhere": list(result.elsewhere),
             }
         )
         return
-    rows = [("finished cells", str(len(found.records)))]
-    if found.failed:
-        rows.append(("failed", str(len(found.failed))))
-    if found.elsewhere:
-        rows.append(("left to other processes", str(len(found.elsewhere))))
-    if found.records:
-        rows += [("results", str(found.out / "results.parquet"))]
-        rows += [("tables", str(found.out / "summary.md"))]
+    rows = [("finished cells", str(len(result.records)))]
+    if result.failed:
+        rows.append(("failed", str(len(result.failed))))
+    if result.elsewhere:
+        rows.append(("left to other processes", str(len(result.elsewhere))))
+    if result.records:
+        rows += [("results", str(result.out / "results.parquet"))]
+        rows += [("tables", str(result.out / "summary.md"))]
     print_columns(rows)

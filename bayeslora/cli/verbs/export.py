@@ -1,4 +1,4 @@
-"""`bayeslora export`: the adapter as a LoRA checkpoint for PEFT, or the network with it merged."""
+"""`bayeslora export`: write the adapter for PEFT, or the network with the adapter merged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export, print where it is, and say what loads it."""
+    """Export the model, then print the path and how to load it."""
     if args.prefix is not None and args.format != "peft":
         raise InputError("--prefix names layers for PEFT; it goes with --format peft")
     if args.head and (args.format != "peft" or args.prefix is not None):

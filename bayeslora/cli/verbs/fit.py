@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def epilog() -> str:
-    """Return the table of default epochs that the help ends in."""
+    """Return the table of default epochs at the end of the help."""
     from bayeslora.engine.epochs import epochs_table
 
     held_out, alone = "with --validation or --hold-out", "without"
@@ -239,7 +239,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check everything that can be checked, load, fit, save, and print what was measured."""
+    """Check all arguments and data, load, fit, save, and print the results."""
     if isinstance(args.verbaliser, list):  # of the command line; --config has one value
         args.verbaliser = one_verbaliser(args.verbaliser)
     settle_tasks(args)
@@ -283,14 +283,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _rows(data: Any, args: argparse.Namespace, columns: DataColumns) -> Any:
-    """Return the labelled rows of a file, or of each of several tasks; None where there is none."""
+    """Return the labelled rows of a file, or of each of several tasks; None without data."""
     if isinstance(data, dict):
         return read_tasks(data, args, columns, labels="required")
     return None if data is None else read(data, args, columns, labels="required")
 
 
 def _settle_task(args: argparse.Namespace) -> None:
-    """Take the prompt from a description of the task, and the usual split of a known task."""
+    """Set the prompt of a described task, and the default split of a known task."""
     from bayeslora.tasks.description import is_description, read_description
 
     if is_description(args.task):
@@ -301,7 +301,7 @@ def _settle_task(args: argparse.Namespace) -> None:
 
 
 def _model(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what was said of the backbone and of how it reads, as keyword arguments."""
+    """Return the options of the backbone and of reading texts, as keyword arguments."""
     return given(
         args,
         *("backbone", "max_length", "depth", "template", "verbaliser", "format"),
@@ -336,7 +336,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
     texts = None if args.train is None else read(args.train, args, columns)
     labels = () if texts is None else texts.labels
     known = {str(label) for label in labels or () if label is not None}
-    # Labels of one class alone are not all that there are.
+    # Labels of a single class cannot be complete.
     if unknown := sorted({*words} - known) if len(known) > 1 else []:
         raise InputError(f"--verbaliser: {unknown_choice('class', unknown[0], sorted(known))}")
     classes = sorted({*words, *known})
@@ -365,14 +365,14 @@ def _zero_shot(args: argparse.Namespace) -> None:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    """Check what `fit` cannot know: the files that the rows and the options come from."""
+    """Check the output against the input files, which `fit` does not know."""
     from bayeslora.files import refuse_inputs
 
     refuse_inputs(args.out, *files_of(args.train, args.multi_task, args.validation, args.config))
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
-    """Raise InputError for options of a method in --config that have no effect; see `options`."""
+    """Raise InputError for method options in --config without effect; see `options`."""
     from bayeslora import options
     from bayeslora.adapters.registry import resolve_adapter
     from bayeslora.posteriors.registry import resolve_posterior
@@ -384,7 +384,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
-    """Print what was measured, and a line that sums it up: time, scale, NLL on unseen rows."""
+    """Print the results, with a summary line: time, scale, NLL on held-out rows."""
     from bayeslora.engine.final_fit import duration
 
     results = record.results
@@ -400,17 +400,19 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
         chosen = f"{scale['factor']:.2f} by {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
-    if kept := results.get("held_out"):
-        found = f"NLL {kept['nll']:.3f} nats, accuracy {kept['accuracy']:.3f}"
-        rows.append((f"{kept['num_rows']:,} held-out rows", f"{found}; then a fit to all rows"))
+    if held_out := results.get("held_out"):
+        scores = f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}"
+        rows.append(
+            (f"{held_out['num_rows']:,} held-out rows", f"{scores}; then a fit to all rows")
+        )
     if "validation_nll" in results:
         rows += [
             ("validation NLL (nats)", f"{results['validation_nll']:.3f}"),
             ("validation accuracy", f"{results['validation_accuracy']:.3f}"),
         ]
     rows += [
-        (f"validation, {task}", f"accuracy {found['accuracy']:.3f}, NLL {found['nll']:.3f}")
-        for task, found in results.get("validation_tasks", {}).items()
+        (f"validation, {task}", f"accuracy {scores['accuracy']:.3f}, NLL {scores['nll']:.3f}")
+        for task, scores in results.get("validation_tasks", {}).items()
     ]
     print_columns(rows)
     show_last(f"Saved {args.out} in {duration(seconds)}: {_summary(record)}")
@@ -419,15 +421,15 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
 
 
 def _summary(record: ModelRecord) -> str:
-    """Return what was fitted to what, and how well it does on rows that it has not seen."""
+    """Return the fit in words, with its scores on held-out rows."""
     from bayeslora.engine.card import fit_words, method_name
 
     results = record.results
     if not record.num_train:
         return f"the language model's own answer, {len(record.classes)} classes"
     words = [method_name(record), fit_words(record), _scale(results)]
-    if held := results.get("held_out") or results.get("logit_scale"):
-        words.append(f"held-out NLL {held['nll']:.3f} nats")
+    if held_out := results.get("held_out") or results.get("logit_scale"):
+        words.append(f"held-out NLL {held_out['nll']:.3f} nats")
     elif "validation_nll" in results:
         words.append(f"validation NLL {results['validation_nll']:.3f} nats")
         words.append(f"accuracy {results['validation_accuracy']:.3f}")
@@ -435,7 +437,7 @@ def _summary(record: ModelRecord) -> str:
 
 
 def _scale(results: Mapping[str, Any]) -> str:
-    """Return what sets the scale of the logits: a factor, a temperature, or the prior's scale."""
+    """Return the quantity that sets the scale of the logits: factor, temperature or prior scale."""
     if chosen := results.get("logit_scale"):
         return f"logits times {chosen['factor']:.2f}"
     of_posterior = results.get("posterior", {})

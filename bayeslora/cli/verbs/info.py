@@ -34,7 +34,7 @@ PACKAGES = (
     "datasets",
 )
 
-# More would not fit a terminal; --json has all.
+# More would not fit a terminal; --json prints all.
 _SHOWN_VALUES = 4
 
 
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what is here, or the record of a model, the state of its files, or its spectrum."""
+    """Print this machine's setup, or a model's record, the state of its files or its spectrum."""
     if args.verify:
         _verify(args)
         return
@@ -102,17 +102,17 @@ def _verify(args: argparse.Namespace) -> None:
 
     states = verify_model(args.model)
     if args.json:
-        content = [dataclasses.asdict(item) for item in states]
+        content = [dataclasses.asdict(state) for state in states]
         print_json({"model": str(args.model), "files": content, "backbone": "not checked"})
     else:
         print_columns(
             [
                 ("file", "bytes", "state"),
-                *((item.name, _bytes(item.size), item.state) for item in states),
+                *((state.name, _bytes(state.size), state.state) for state in states),
             ]
         )
         note("the backbone is not checked here, but whenever the model is loaded, as by predict")
-    wrong = [item for item in states if item.problem]
+    wrong = [state for state in states if state.problem]
     if wrong:
         raise InputError(damage(args.model, wrong))
 
@@ -148,7 +148,7 @@ def _spectrum(args: argparse.Namespace) -> None:
 
 
 def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:
-    """Return the spectra of a model of ours by member, or of the adapters in a PEFT checkpoint."""
+    """Return the spectra of a bayeslora model by member, or of a PEFT checkpoint's adapters."""
     from bayeslora.backbones.peft_classifier import is_peft
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.peft import peft_spectrum
@@ -217,12 +217,16 @@ def _embedded(name: str) -> str:
 def _newsgroups() -> str:
     from bayeslora.tasks.newsgroups import DISTRIBUTION, INSTALL
 
-    found = _version(DISTRIBUTION)
-    return f"not installed: `{INSTALL}`" if found == "not installed" else f"{DISTRIBUTION} {found}"
+    installed = _version(DISTRIBUTION)
+    return (
+        f"not installed: `{INSTALL}`"
+        if installed == "not installed"
+        else f"{DISTRIBUTION} {installed}"
+    )
 
 
 def _rows(content: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    """Return names and values, the parts of a mapping under its name."""
+    """Return names and values, with nested mappings indented under their name."""
     rows: list[tuple[str, str]] = []
     for name, value in content.items():
         if isinstance(value, dict) and value:

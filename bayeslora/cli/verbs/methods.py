@@ -1,4 +1,4 @@
-"""`bayeslora methods`: adapters, posteriors and what follows them, with their options."""
+"""`bayeslora methods`: adapters, posteriors, recalibrators and scores, with their options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
-# Passes of the adapted layers that a prediction takes, and numbers kept beside the mean weights.
+# Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
 _WIDEST = 100
 _SINGULAR = {
@@ -44,77 +44,81 @@ def run(args: argparse.Namespace) -> None:
     """Print one line per method, or the options of the named ones, or everything as JSON.
 
     Raises:
-        InputError: There is no method of a name, or a package's one does not work.
+        InputError: A name is unknown, or a package's method is invalid.
     """
     for kind in _catalogues():
         for name in args.names:
-            kind.get(name)  # the list would only warn of what does not work
-    found = catalogue()
+            kind.get(name)  # raises, while the list would only warn of an invalid method
+    methods = catalogue()
     if args.names:
-        found = _named(found, args.names)
+        methods = _named(methods, args.names)
     if args.json:
-        print_json(found)
+        print_json(methods)
     elif args.names:
-        _print_options(found)
+        _print_options(methods)
     else:
-        _print_list(found)
+        _print_list(methods)
 
 
-def _print_list(found: dict[str, list[dict[str, Any]]]) -> None:
-    indent = 4 + max(len(item["name"]) for entries in found.values() for item in entries)
-    for kind, entries in found.items():
+def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
+    indent = 4 + max(len(entry["name"]) for entries in methods.values() for entry in entries)
+    for kind, entries in methods.items():
         show(kind.replace("_", " "))
-        for item in entries:
-            passes = item.get("passes", "1")
+        for entry in entries:
+            passes = entry.get("passes", "1")
             many = "" if passes == "1" else f" (passes: {passes})"
-            text = f"  {item['name']}".ljust(indent) + item["summary"] + _origin(item) + many
+            text = f"  {entry['name']}".ljust(indent) + entry["summary"] + _origin(entry) + many
             _show_wrapped(text, " " * indent)
     show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
 
 
 def _named(
-    found: dict[str, list[dict[str, Any]]], names: Sequence[str]
+    methods: dict[str, list[dict[str, Any]]], names: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of these names alone.
+    """Return only the entries with these names.
 
     Raises:
-        InputError: There is no such method.
+        InputError: A name is unknown.
     """
-    known = {item["name"] for entries in found.values() for item in entries}
+    known = {entry["name"] for entries in methods.values() for entry in entries}
     for name in names:
         if name not in known:
             raise unknown_choice("method", name, known)
     chosen = {
-        kind: [item for item in entries if item["name"] in names] for kind, entries in found.items()
+        kind: [entry for entry in entries if entry["name"] in names]
+        for kind, entries in methods.items()
     }
     return {kind: entries for kind, entries in chosen.items() if entries}
 
 
-def _print_options(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Print each method with its options: default, what is allowed, what it means."""
-    for kind, entries in found.items():
-        for item in entries:
-            called = f"{item['name']} ({_SINGULAR.get(kind, kind)}){_origin(item)}"
-            _show_wrapped(f"{called}: {item['summary']}", "  ")
-            facts = [item["source"], *(f"{name}: {item[name]}" for name in _COSTS if name in item)]
-            for text in (item.get("use", ""), "; ".join(facts)):
+def _print_options(methods: dict[str, list[dict[str, Any]]]) -> None:
+    """Print each method with its options: defaults, allowed values, meanings."""
+    for kind, entries in methods.items():
+        for entry in entries:
+            title = f"{entry['name']} ({_SINGULAR.get(kind, kind)}){_origin(entry)}"
+            _show_wrapped(f"{title}: {entry['summary']}", "  ")
+            facts = [
+                entry["source"],
+                *(f"{name}: {entry[name]}" for name in _COSTS if name in entry),
+            ]
+            for text in (entry.get("use", ""), "; ".join(facts)):
                 _show_wrapped(f"  {text}", "  ")
-            for name, default in item["options"].items():
-                allowed = item["allowed"].get(name, "")
+            for name, default in entry["options"].items():
+                allowed = entry["allowed"].get(name, "")
                 _show_wrapped(f"  {name} = {_as_typed(default)}" + (allowed and f" ({allowed})"))
-                _show_wrapped(f"      {item['meanings'].get(name, '')}")
+                _show_wrapped(f"      {entry['meanings'].get(name, '')}")
             show()
 
 
 def _show_wrapped(text: str, indent: str = " " * 6) -> None:
-    """Print a paragraph of at most 100 columns; its further lines begin with `indent`."""
+    """Print a paragraph of at most 100 columns, with `indent` on all lines but the first."""
     width = max(40, min(terminal_width(), _WIDEST))
     for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
         show(line)
 
 
 def _as_typed(value: object) -> str:
-    """Return a default as the command line takes it."""
+    """Return a default as written on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -127,14 +131,14 @@ def _catalogues() -> list[Catalogue]:
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Return every method by kind, with its options: default, what is allowed, what it means."""
+    """Return every method by kind, with its options: defaults, allowed values, meanings."""
     from bayeslora.adapters.layer_sampling.options import LayerSampling
     from bayeslora.conformal.config import CONFORMAL
     from bayeslora.engine.retaining.options import QualityRetaining
     from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
-        [_with_origin(item) for item in kind.listed()] for kind in _catalogues()
+        [_with_origin(method) for method in kind.listed()] for kind in _catalogues()
     )
     return {
         "adapters": adapters,
@@ -148,16 +152,16 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _with_origin(item: Listed) -> dict[str, Any]:
-    return {**_described(item.config), "package": item.package}
+def _with_origin(method: Listed) -> dict[str, Any]:
+    return {**_described(method.config), "package": method.package}
 
 
 def _listed(info: Any) -> dict[str, Any]:
     return {**dataclasses.asdict(info), "options": {}, "allowed": {}, "meanings": {}}
 
 
-def _origin(item: dict[str, Any]) -> str:
-    package = item.get("package", "bayeslora")
+def _origin(entry: dict[str, Any]) -> str:
+    package = entry.get("package", "bayeslora")
     return "" if package.split()[0] == "bayeslora" else f" ({package})"
 
 

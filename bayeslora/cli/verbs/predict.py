@@ -1,4 +1,4 @@
-"""`bayeslora predict`: class probabilities and uncertainties of texts, as a file."""
+"""`bayeslora predict`: write class probabilities and uncertainties of texts to a file."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the output's name, the record and every row; then load the model and predict."""
+    """Check the output path, the record and every row; then load the model and predict."""
     from bayeslora.checkpoint import read_record
     from bayeslora.engine.data import CheckedRows
     from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _files(args: argparse.Namespace) -> str | dict[str, str]:
-    """Return DATA, or the files of several tasks by their names."""
+    """Return DATA, or the files of several tasks by name."""
     if args.multi_task is not None and args.data is not None:
         raise InputError(f"--multi-task takes the place of DATA; leave {args.data} out")
     if args.multi_task is not None:
@@ -163,7 +163,7 @@ def _files(args: argparse.Namespace) -> str | dict[str, str]:
 def _opened(
     files: str | dict[str, str], args: argparse.Namespace, record: ModelRecord
 ) -> ExampleStream:
-    """Return the rows to predict as a stream; those of several tasks with their tasks."""
+    """Return the rows to predict as a stream, with their tasks if there are several."""
     columns = columns_for(args, record)
     if not record.tasks:
         return open_rows(str(files), args, columns, keep=args.keep)
@@ -174,7 +174,7 @@ def _opened(
 
 
 def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: bool) -> None:
-    """Print how many rows there are, and the scores of the labelled ones."""
+    """Print the number of rows, and the scores of the labelled ones."""
     count = f"{counted(rows.stream.num_rows, 'row')}, {rows.num_labelled:,} of them labelled"
     line = ("predictions", f"{args.out} ({count})")
     if not rows.num_labelled and not args.json:
@@ -189,14 +189,16 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
     scores = evaluate(predictions)
     of_tasks = scores_by_task(predictions) if by_task else {}
     if args.json:
-        found = (
-            {"tasks": {task: one.to_json() for task, one in of_tasks.items()}} if by_task else {}
+        tasks = (
+            {"tasks": {task: result.to_json() for task, result in of_tasks.items()}}
+            if by_task
+            else {}
         )
-        print_json({**scores.to_json(), "file": str(args.out), **found})
+        print_json({**scores.to_json(), "file": str(args.out), **tasks})
         return
     print_columns([line, *score_rows(scores)])
-    for task, one in of_tasks.items():
-        print_columns([("task", task), *score_rows(one)])
+    for task, result in of_tasks.items():
+        print_columns([("task", task), *score_rows(result)])
     words = {"accuracy": "accuracy {:.3f}", "nll": "NLL {:.3f} nats", "ece": "ECE {:.3f}"}
     figures = [word.format(scores[key].value) for key, word in words.items() if key in scores]
     made = f"{counted(rows.stream.num_rows, 'prediction')} by {name}"

@@ -1,6 +1,6 @@
 """`bayeslora report`: a self-contained page with figures, tables and findings.
 
-Models whose adapters it shows are checked without their backbones, and loaded when asked for.
+Models whose adapters it shows are checked without their backbones, and loaded when needed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
-    """Spectra by the model's label; a model is loaded when its spectrum is taken, and let go.
+    """Spectra by model label; a model is loaded only while its spectrum is computed.
 
-    So a report refuses everything else that it must before a backbone is loaded.
+    A report thus checks all other inputs before a backbone is loaded.
     """
 
     def __init__(self, models: Mapping[str, Path], loading: Mapping[str, Any]) -> None:
@@ -49,10 +49,10 @@ class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
         self._loading = loading
 
     def __getitem__(self, label: str) -> list[list[SiteSpectrum]]:
-        """Return what the model's `spectrum()` does.
+        """Return the model's `spectrum()`.
 
         Raises:
-            InputError: The model cannot be loaded; the message names its directory and says why.
+            InputError: The model cannot be loaded; the message has its directory and the reason.
         """
         from bayeslora.classifier import BayesianClassifier
 
@@ -69,7 +69,7 @@ class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """Where the models are."""
+        """Directories of the models."""
         return tuple(self._models.values())
 
     def __len__(self) -> int:
@@ -84,17 +84,17 @@ class Spectra(Mapping[str, "list[list[SiteSpectrum]]"]):
         """
         from bayeslora.checkpoint import read_model
 
-        found = {}
+        fingerprints = {}
         for label, path in self._models.items():
             try:
-                found[label] = f"{path} (fingerprint {read_model(path).fingerprint})"
+                fingerprints[label] = f"{path} (fingerprint {read_model(path).fingerprint})"
             except InputError as error:
                 raise _refused_model(path, error) from None
-        return found
+        return fingerprints
 
 
 def add_spectrum(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names models, and those that say how they are loaded."""
+    """Add the option for models to show, and the options for loading them."""
     group = parser.add_argument_group("adapters")
     group.add_argument(
         "--spectrum",
@@ -109,11 +109,11 @@ def add_spectrum(parser: argparse.ArgumentParser) -> None:
 
 
 def spectra_of(args: argparse.Namespace) -> Spectra:
-    """Return the models that `--spectrum` names, as far as can be told not to be refused.
+    """Return the models of `--spectrum` after all checks that need no backbone.
 
     Raises:
-        InputError: One is no model of ours, has no adapter or shares its label, or there is none
-            but an option says how to load it.
+        InputError: One is not a bayeslora model, has no adapter or shares its label, or a loading
+            option is set without any model.
     """
     loading = given(args, *LOADING)
     if loading and not args.spectrum:
@@ -136,7 +136,7 @@ def _labelled(options: Sequence[str]) -> dict[str, Path]:
 
 
 def _label_and_directory(option: str) -> tuple[str, Path]:
-    """Return label and directory; a directory that has an equals sign in its path is one."""
+    """Return label and directory; the path of a directory may contain an equals sign."""
     label, equals, path = option.partition("=")
     if not equals or Path(option).is_dir():
         return Path(option).resolve().name, Path(option)
@@ -192,7 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
-    """Add the options of where the page goes and what it shows."""
+    """Add the options for the page's directory and content."""
     parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
     parser.add_argument(
         "--title",
@@ -227,7 +227,7 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_card(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the model card that the scores are written into."""
+    """Add the options for the model card to update with the scores."""
     card = parser.add_argument_group("model card")
     card.add_argument(
         "--model-card",
@@ -249,7 +249,7 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the report and print where its page is."""
+    """Write the report and print the path of its page."""
     from bayeslora.reporting.model_card import read_card, scores_of_report, update_model_card
     from bayeslora.reporting.report import report
 
@@ -285,13 +285,13 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.model_card is not None:
         named = {"model": args.card_model, "dataset": args.card_dataset}
-        told = {key: value for key, value in named.items() if value is not None}
-        update_model_card(Path(args.model_card), scores_of_report(page)[about], **told)
+        metadata = {key: value for key, value in named.items() if value is not None}
+        update_model_card(Path(args.model_card), scores_of_report(page)[about], **metadata)
     _show(page, card, interactive=bool(args.interactive), as_json=args.json)
 
 
 def _show(page: Path, card: Sequence[str], *, interactive: bool, as_json: bool) -> None:
-    """Print where the pages are; as JSON with all files, and the scores as of `evaluate`."""
+    """Print the paths of the pages; JSON also has all files, and the scores as in `evaluate`."""
     from bayeslora.reporting.report import SCORES, VIEW
 
     if not as_json:
@@ -315,7 +315,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:
-    """Return the label of the method that the card is about."""
+    """Return the label of the method described by the card."""
     labels = [method.label for method in methods]
     if name is None:
         if len(labels) > 1:

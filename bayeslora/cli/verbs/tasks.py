@@ -1,4 +1,4 @@
-"""`bayeslora tasks`: the data sets that are known by name."""
+"""`bayeslora tasks`: list the data sets known by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print one line per task: name, splits, what it is about."""
+    """Print one line per task: name, splits and description."""
     from bayeslora.tasks.known import DATA_VARIABLE, KNOWN_TASKS
 
     if args.json:

@@ -1,4 +1,4 @@
-"""`bayeslora view`: predictions as a local page to look into, opened in the browser."""
+"""`bayeslora view`: browse predictions on a local page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page, print where it is, and open it."""
+    """Write the page, print its path, and open it."""
     from bayeslora.reporting.viewer import view
 
     scored = find(args, args.ood)
@@ -63,7 +63,7 @@ def _checked(out: Path, args: argparse.Namespace, inputs: list[Path]) -> Path:
 
 
 def _open(page: Path) -> None:
-    """Open the page in the browser, and say so where there is none."""
+    """Open the page in the browser, or print a hint if there is none."""
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):

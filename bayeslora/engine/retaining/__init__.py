@@ -1,1 +1,1 @@
-"""The quality-retaining loss: a task that is learnt is held where it is, beside any adapter."""
+"""The quality-retaining loss, which keeps learnt tasks in place with any adapter."""

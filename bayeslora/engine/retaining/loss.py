@@ -1,13 +1,13 @@
-"""The quality-retaining loss on the logits of a batch, beside the loss of any adapter.
+"""The quality-retaining loss on the logits of a batch, added to the loss of any adapter.
 
     L = CE + mean_s w_t Σ_j T² KL( softmax(Z_{y_s,j} / T) ‖ softmax(z_s / T) )
-    w_t = min(1 / ℓ_t, largest),  ℓ_t ← .95 ℓ_t + .05 CE_t,  the row's task's loss, 10 at first
-    Z_c ← m Z_c + (1 − m) mean of z over the batch's rows of class c that are right
+    w_t = min(1 / ℓ_t, largest),  ℓ_t ← .95 ℓ_t + .05 CE_t,  loss of the row's task, initially 10
+    Z_c ← m Z_c + (1 − m) mean of z over the batch's correctly predicted rows of class c
 
-Z and ℓ have no gradient; a class that has no Z yet contributes nothing. The logits are those of the
-last layer's mean weights, and the loss moves the adapter alone: the last layer follows by its own
-objective, whose likelihood stays what it is. `published` keeps the last two vectors in the place of
-the mean, zeros at first, for all rows, with w_t = 1/ℓ_t.
+Z and ℓ have no gradient; a class without Z contributes nothing. The logits are those of the last
+layer's mean weights, and the loss trains the adapter alone: the last layer follows by its own
+objective with an unchanged likelihood. `published` keeps the last two vectors, initially zero, in
+place of the mean, for all rows, with w_t = 1/ℓ_t.
 
 Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3, and the code published with it.
 """
@@ -35,15 +35,15 @@ class Retained:
 
     Attributes:
         logits: Z [C, J, C], float32.
-        known: [C, J] bool, which of them there are.
+        known: [C, J] bool, which of them are set.
         losses: ℓ [T], nats.
     """
 
     def __init__(self, options: QualityRetaining, task_of: Tensor) -> None:
-        """Begin with none.
+        """Initialise without logits.
 
         Args:
-            options: Of the loss.
+            options: Options of the loss.
             task_of: [C] int64, the task of each class, from 0.
         """
         classes = len(task_of)
@@ -56,29 +56,30 @@ class Retained:
         self.losses = torch.full((int(task_of.max()) + 1,), _FIRST_LOSS, device=device)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean over rows, in nats, of what holds them near the logits of their class.
+        """Return the mean penalty over rows, in nats, for leaving the logits of their class.
 
         Args:
-            logits: [B, C], with a graph; `ABSENT` at classes of other tasks.
+            logits: [B, C], with a graph; `ABSENT` for classes of other tasks.
             labels: [B] int64.
         """
         T = self._options.temperature
-        others = logits <= ABSENT / 2
-        targets = self.logits[labels].masked_fill(others[:, None], ABSENT)
+        absent = logits <= ABSENT / 2
+        targets = self.logits[labels].masked_fill(absent[:, None], ABSENT)
         expected = (targets / T).log_softmax(-1)
-        found = (logits / T).log_softmax(-1)[:, None].expand_as(expected)
-        apart = (
-            kl_div(found, expected, log_target=True, reduction="none").sum(-1) * self.known[labels]
+        log_probs = (logits / T).log_softmax(-1)[:, None].expand_as(expected)
+        divergences = (
+            kl_div(log_probs, expected, log_target=True, reduction="none").sum(-1)
+            * self.known[labels]
         )
         weight = 1 / self.losses[self._task_of[labels]]
         if not self._options.published:
             weight = weight.clamp_max(self._options.largest)
-        each: Tensor = weight * T**2 * apart.sum(1)
-        return each.mean()
+        row_losses: Tensor = weight * T**2 * divergences.sum(1)
+        return row_losses.mean()
 
     @torch.no_grad()
     def see(self, logits: Tensor, labels: Tensor) -> None:
-        """Take the logits [B, C] of a batch into the running losses, and then into the classes."""
+        """Update the running losses, and then the classes' logits, from a batch's logits [B, C]."""
         tasks = one_hot(self._task_of[labels], len(self.losses)).to(logits)
         counts = tasks.sum(0)
         sums = tasks.T @ cross_entropy(logits, labels, reduction="none")
@@ -108,11 +109,11 @@ class Retained:
             self.logits[c] = rows[-self.logits.shape[1] :]
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint has to hold."""
+        """Return the tensors for a checkpoint."""
         return {"logits": self.logits, "known": self.known, "losses": self.losses}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
         device = self._task_of.device
         self.logits, self.known, self.losses = (
             state[name].to(device) for name in ("logits", "known", "losses")
@@ -120,10 +121,10 @@ class Retained:
 
 
 class Retaining(HeadUpdate):
-    """A head update with the loss added to what the adapter's gradient is taken of."""
+    """A head update that adds the quality-retaining loss to the adapter's loss."""
 
     def __init__(self, inner: HeadUpdate, retained: Retained) -> None:
-        """Take the update of the head, and what is kept of classes and tasks."""
+        """Wrap the update of the head, with the state of classes and tasks."""
         self._inner = inner
         self._retained = retained
 
@@ -132,22 +133,22 @@ class Retaining(HeadUpdate):
         self._inner(now)
 
     def adapter_loss(self, now: Moment, rows: Features) -> Tensor:
-        """Return the loss with what holds the rows near the logits of their classes."""
+        """Return the adapter's loss plus the quality-retaining loss."""
         loss = self._inner.adapter_loss(now, rows)
         logits = rows.to(torch.float32).logits(now.network.head.mean_weight.float())
-        held = self._retained.loss(logits, rows.targets)
+        penalty = self._retained.loss(logits, rows.targets)
         self._retained.see(logits, rows.targets)
-        return loss + held
+        return loss + penalty
 
     def after(self, now: Moment) -> None:
-        """Do what is left of the head's update."""
+        """Finish the head's update."""
         self._inner.after(now)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of both that a checkpoint has to hold."""
+        """Return the tensors of both for a checkpoint."""
         return self._inner.state() | self._retained.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
         self._inner.load(state)
         self._retained.load(state)

@@ -45,7 +45,7 @@ class QualityRetaining(Options):
 
 
 def resolve_retaining(value: Any) -> QualityRetaining | None:
-    """Return the options that an object, a mapping, a flag or text stands for.
+    """Return the options given as an object, a mapping, a flag or text.
 
     Args:
         value: `QualityRetaining(...)`, its options as a mapping or as text such as
@@ -63,5 +63,5 @@ def resolve_retaining(value: Any) -> QualityRetaining | None:
         value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
     elif isinstance(value, Mapping):
         value = {"name": name, **value}
-    found: QualityRetaining = options.resolve(name, value, {name: QualityRetaining})
-    return found
+    config: QualityRetaining = options.resolve(name, value, {name: QualityRetaining})
+    return config

@@ -1,4 +1,4 @@
-"""The scores that are fitted beside a posterior, kept together for fitting, saving and scoring."""
+"""Container of the scores fitted beside a posterior, for fitting, saving and scoring."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
 AnyScore = Mahalanobis | NearestRows | Unfamiliarity
 
 FORMER = {"combined"}
-"""Scores of earlier versions, which are left out when a model is loaded."""
+"""Scores of earlier versions, ignored when a model is loaded."""
 
 _RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
 
 
 class FeatureScores(nn.Module):
-    """Some scores by name; without any it does nothing.
+    """Feature scores by name; may be empty.
 
     Attributes:
-        parts: The scores, in the order they were asked for.
+        parts: The scores, in the requested order.
     """
 
     def __init__(self, parts: Mapping[str, AnyScore] | None = None) -> None:
@@ -44,11 +44,11 @@ class FeatureScores(nn.Module):
         """Fit scores to training rows.
 
         Args:
-            names: Of `FEATURE_SCORES`, `mahalanobis` with `unfamiliarity`; None takes
-                `USUAL_SCORES` where rows of a class differ.
+            names: Keys of `FEATURE_SCORES`, `mahalanobis` with `unfamiliarity`; None takes
+                `USUAL_SCORES` if rows of a class differ.
             features: [N, d], as the head sees them.
             labels: [N] int64.
-            seed: Of the choice of rows that `knn` keeps.
+            seed: Seed for the choice of rows that `knn` keeps.
 
         Raises:
             InputError: The rows do not allow a score.
@@ -68,22 +68,22 @@ class FeatureScores(nn.Module):
 
     @classmethod
     def empty(cls, extra: Mapping[str, Any], num_features: int) -> FeatureScores:
-        """Return scores of the shapes that `extra_config` states, to load tensors into.
+        """Return empty scores with the shapes in `extra_config`, to load tensors into.
 
         Raises:
-            InputError: `extra` is not what `extra_config` returns.
+            InputError: `extra` is not a valid `extra_config`.
         """
         parts: dict[str, AnyScore] = {}
         try:
-            for name, one in extra.items():
+            for name, config in extra.items():
                 if name in _RELATIVE:
-                    parts[name] = Mahalanobis.empty(one, num_features, relative=_RELATIVE[name])
+                    parts[name] = Mahalanobis.empty(config, num_features, relative=_RELATIVE[name])
                 elif name in FORMER:
                     continue
-                elif name == UNFAMILIARITY and not one and DISTANCE in extra:
+                elif name == UNFAMILIARITY and not config and DISTANCE in extra:
                     parts[name] = Unfamiliarity()
                 else:
-                    parts[name] = {"knn": NearestRows}[name].empty(one, num_features)
+                    parts[name] = {"knn": NearestRows}[name].empty(config, num_features)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the record of the feature scores is damaged: {error}", code="damaged"
@@ -92,22 +92,22 @@ class FeatureScores(nn.Module):
 
     @torch.no_grad()
     def of_features(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each score [N] of [N, d] features, float64; `unfamiliarity` is none of these."""
+        """Return each score [N] of [N, d] features, float64, except `unfamiliarity`."""
         rows = features.double()
         return {name: part(rows) for name, part in self._by_name().items() if name != UNFAMILIARITY}
 
     @torch.no_grad()
     def of_probabilities(self, doubt: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `unfamiliarity` [N], where it is among the scores.
+        """Return `unfamiliarity` [N], if it is among the scores.
 
         Args:
             doubt: [N], 1 − highest probability.
-            scores: What `of_features` returned.
+            scores: Result of `of_features`.
         """
         if UNFAMILIARITY not in self.parts:
             return {}
         return {UNFAMILIARITY: self._by_name()[UNFAMILIARITY](doubt, scores[DISTANCE])}
 
     def extra_config(self) -> dict[str, Any]:
-        """Return, JSON-ready, the shapes of each score and what it was fitted to."""
+        """Return the shapes and settings of each score, JSON-ready."""
         return {name: part.extra_config() for name, part in self._by_name().items()}

@@ -1,7 +1,7 @@
 """Distance of features to their k-th nearest training row, all features scaled to length 1.
 
 Source: Sun, Ming, Zhu and Li 2022, arXiv 2204.06507, equation 3. They choose k on validation data;
-ours is 10, small enough for hundreds of training rows.
+here it is 10, small enough for hundreds of training rows.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.nn.functional import normalize
 from bayeslora.runtime import row_slices
 
 NEIGHBOUR = 10
-"""k, or the number of kept rows where that is smaller."""
+"""k; at most the number of stored rows."""
 
 MAX_ROWS = 10_000
-"""Training rows kept, at most: a seeded choice of them where there are more."""
+"""Largest number of stored training rows; more are subsampled with a seed."""
 
 
 class NearestRows(nn.Module):
-    """The score.
+    """Distance to the k-th nearest training row.
 
     Attributes:
         rows: [M, d] float32, training features of length 1.
@@ -37,18 +37,18 @@ class NearestRows(nn.Module):
 
     @classmethod
     def fitted(cls, features: Tensor, seed: int) -> NearestRows:
-        """Keep [N, d] training features, or `MAX_ROWS` of them."""
+        """Store [N, d] training features, at most `MAX_ROWS` of them."""
         if len(features) > MAX_ROWS:
             generator = torch.Generator().manual_seed(seed)
-            kept = torch.randperm(len(features), generator=generator)[:MAX_ROWS].sort().values
-            features = features[kept.to(features.device)]
-        found = cls(*features.shape).to(features.device)
-        found.rows.copy_(normalize(features.double()))
-        return found
+            indices = torch.randperm(len(features), generator=generator)[:MAX_ROWS].sort().values
+            features = features[indices.to(features.device)]
+        nearest = cls(*features.shape).to(features.device)
+        nearest.rows.copy_(normalize(features.double()))
+        return nearest
 
     @classmethod
     def empty(cls, extra: Mapping[str, Any], num_features: int) -> NearestRows:
-        """Return a score of the shape that `extra_config` states, to load tensors into."""
+        """Return an empty score with the shape in `extra_config`, to load tensors into."""
         return cls(int(extra["rows"]), num_features)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ class NearestRows(nn.Module):
         rows, queries = normalize(self.rows.double()), normalize(features)
         k = min(NEIGHBOUR, len(rows))
         parts = [
-            (queries[some] @ rows.T).topk(k, dim=1).values[:, -1]
-            for some in row_slices(len(queries), len(rows))
+            (queries[chunk] @ rows.T).topk(k, dim=1).values[:, -1]
+            for chunk in row_slices(len(queries), len(rows))
         ]
         cosine = torch.cat(parts)
         return (2 - 2 * cosine).clamp_min(0).sqrt()
 
     def extra_config(self) -> dict[str, Any]:
-        """Return the number of rows and which neighbour counts."""
+        """Return the number of rows and k."""
         return {"rows": len(self.rows), "neighbour": min(NEIGHBOUR, len(self.rows))}

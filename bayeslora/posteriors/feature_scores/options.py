@@ -15,12 +15,12 @@ MAHALANOBIS = {DISTANCE, "relative_mahalanobis"}
 
 @dataclass(frozen=True)
 class FeatureScoreInfo:
-    """What a list of scores says of one.
+    """Entry of a score in lists.
 
     Attributes:
-        name: In `score_<name>` of the predictions.
-        summary: A few words.
-        source: Of the formula.
+        name: Name, as in `score_<name>` of the predictions.
+        summary: Short description.
+        source: Source of the formula.
     """
 
     name: str
@@ -48,7 +48,7 @@ LOGIT_SCORES = {
         ),
     )
 }
-"""Scores that every prediction has, without being asked for."""
+"""Scores that every prediction has."""
 
 FEATURE_SCORES = {
     info.name: info
@@ -78,10 +78,10 @@ FEATURE_SCORES = {
 
 
 def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return names of scores, each once, from a sequence or from text with commas.
+    """Return unique names of scores from a sequence or comma-separated text.
 
-    `none` and an empty sequence are no score; None stays, for `USUAL_SCORES` where they can be had.
-    `unfamiliarity` brings the distance that it is made of.
+    `none` and an empty sequence mean no score; None stays None, for `USUAL_SCORES` where possible.
+    `unfamiliarity` adds the distance that it is computed from.
 
     Raises:
         InputError: A name is unknown.
@@ -105,12 +105,12 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def has_one_feature(posterior: Posterior) -> bool:
-    """Return whether a posterior reads a text by one set of features, which scores can be of."""
+    """Return whether a posterior has one set of features per text, as scores require."""
     return posterior.num_members == 1 and not posterior.is_sampled
 
 
 def settled_scores(names: Sequence[str] | None, posterior: Posterior) -> Sequence[str] | None:
-    """Return the scores to fit; none by default where a posterior has several sets of features."""
+    """Return the scores to fit; none by default if a posterior has several sets of features."""
     return () if names is None and not has_one_feature(posterior) else names
 
 
@@ -118,7 +118,7 @@ def check_feature_scores(names: Sequence[str] | None, posterior: Posterior) -> N
     """Raise InputError for scores that a posterior cannot have.
 
     Raises:
-        InputError: The posterior has several feature maps.
+        InputError: The posterior has several sets of features.
     """
     if names and not has_one_feature(posterior):
         raise InputError(

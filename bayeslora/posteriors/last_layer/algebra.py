@@ -1,8 +1,8 @@
 """Linear algebra of last layers: row space of features, factors of precisions, class contrasts.
 
-N training rows say nothing about directions orthogonal to all of them: there the posterior is the
-prior, exactly. With fewer rows than features, last-layer algebra therefore needs N dimensions, not
-d, which is the same saving as the matrix inversion lemma without a second set of formulas.
+In directions orthogonal to all N training rows the posterior equals the prior exactly. With fewer
+rows than features, last-layer algebra therefore needs N dimensions instead of d: the same saving as
+by the matrix inversion lemma, without a second set of formulas.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class RowSpace:
     """An orthonormal basis of the training rows.
 
     Attributes:
-        basis: [d, r] with orthonormal columns, or None where r = d and no rotation is worthwhile.
+        basis: [d, r] with orthonormal columns; None if r = d, where a rotation is not worthwhile.
     """
 
     basis: Tensor | None
 
     @classmethod
     def of(cls, features: Tensor) -> RowSpace:
-        """Return the space that [N, d] features span; all of it where N >= d."""
+        """Return the span of [N, d] features; the whole space if N >= d."""
         rows, size = features.shape
         return cls(torch.linalg.qr(features.T)[0] if rows < size else None)
 
@@ -39,23 +39,23 @@ class RowSpace:
         """Return the squared norm, [N, 1], of the part of [N, d] features outside the space."""
         if self.basis is None:
             return features.new_zeros(len(features), 1)
-        rest = features - self.coordinates(features) @ self.basis.T
-        return rest.square().sum(-1, keepdim=True)
+        residual = features - self.coordinates(features) @ self.basis.T
+        return residual.square().sum(-1, keepdim=True)
 
     def expand(self, coordinates: Tensor) -> Tensor:
-        """Return the [C, d] vectors that have these [C, r] coordinates."""
+        """Return the [C, d] vectors with [C, r] coordinates."""
         return coordinates if self.basis is None else coordinates @ self.basis.T
 
 
 def precision_to_lower(precision: Tensor) -> Tensor:
     """Return the lower triangle L with L Lᵀ = precision⁻¹, for [..., d, d] precisions.
 
-    The Cholesky factor of the precision with its axes reversed is, reversed again, the upper
-    triangle U with U Uᵀ = precision; then L is the inverse of Uᵀ. One factorisation and one
+    The Cholesky factor of the precision with reversed axes, reversed again, is the upper triangle
+    U with U Uᵀ = precision, and L is the inverse of Uᵀ. This takes one factorisation and one
     triangular solve, without the explicit inverse.
 
     Raises:
-        InputError: A precision is not positive definite, as rounded.
+        InputError: A precision is numerically not positive definite.
     """
     reverse = (-2, -1)
     upper = precision_factor(precision.flip(reverse)).flip(reverse)
@@ -70,7 +70,7 @@ def precision_factor(precision: Tensor) -> Tensor:
     """Return the Cholesky factor of [..., d, d] precisions.
 
     Raises:
-        InputError: A precision is not positive definite, as rounded.
+        InputError: A precision is numerically not positive definite.
     """
     factor, failed = torch.linalg.cholesky_ex(precision)
     if failed.any():
@@ -79,8 +79,8 @@ def precision_factor(precision: Tensor) -> Tensor:
             "the features differ in size by a factor of 1e8 or more; leave out the largest rows, "
             "or scale them"
         )
-    found: Tensor = factor
-    return found
+    result: Tensor = factor
+    return result
 
 
 def bounding_factor(features: Tensor, prior_precision: float) -> Tensor:

@@ -64,7 +64,7 @@ class MAP(Posterior):
         )
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
 
 

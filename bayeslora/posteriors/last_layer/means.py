@@ -1,12 +1,12 @@
-"""The means of a variational last layer, with the covariances held still.
+"""The means of a variational last layer, for fixed covariances.
 
 Maximise over μ [C, d] the concave
 
     Σ_n [ m_{n,y_n} − Σ_k s_k lse(m_n + h_kn) ] − ‖μ‖² / (2σ0²),    m = Φ μᵀ,   h fixed
 
-by preconditioned conjugate gradients (Polak-Ribière); what the shifts h_k and their shares s_k are
-is in `vbll/bounds.py`. Along a direction the logits are m + t Δm, so the line search costs K N C
-operations a step and never touches the features.
+by preconditioned conjugate gradients (Polak-Ribière). The shifts h_k and their shares s_k are
+defined in `vbll/bounds.py`. Along a direction the logits are m + t Δm, so the line search costs
+K N C operations per step and never touches the features.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MeanProblem:
     """The concave objective of the means.
 
     Attributes:
-        features: [N, d] float64, or of options [N, C, d], whose weights μ are one vector [1, d].
+        features: [N, d] float64, or [N, C, d] for options, whose weights μ are one vector [1, d].
         targets: [N, C] one-hot labels, float64.
         shifts: [K, N, C], the shifts h_k of the logits inside the log-sum-exp.
         shares: [K], their weights s_k; they sum to one.
@@ -60,9 +60,9 @@ class MeanProblem:
             probs = (base + step * change).softmax(-1)
             average = (probs * change).sum(-1)
             slope = linear - float(average.sum(-1) @ self.shares) - step * square
-            spread = (probs * change.square()).sum(-1) - average.square()
-            bend = float(spread.sum(-1) @ self.shares) + square
-            move = slope / bend
+            variance = (probs * change.square()).sum(-1) - average.square()
+            curvature = float(variance.sum(-1) @ self.shares) + square
+            move = slope / curvature
             while gain(step + move) < best and abs(move) > 1e-12:
                 move /= 2
             if abs(move) <= 1e-6 * abs(step) or abs(move) <= 1e-12:
@@ -84,9 +84,9 @@ def maximise_mean(
 
     Args:
         problem: The objective.
-        start: [C, d] to start from.
-        precondition: Approximate inverse of the negative Hessian, applied to a gradient.
-        max_iterations: At most this many conjugate-gradient steps.
+        start: [C, d] initial means.
+        precondition: Applies an approximate inverse of the negative Hessian to a gradient.
+        max_iterations: Maximum number of conjugate-gradient steps.
         tolerance: Stop when the predicted gain, in nats over all rows, is below this.
     """
     mean = start
@@ -95,8 +95,8 @@ def maximise_mean(
     solved = precondition(gradient)
     direction = solved
     for _ in range(max_iterations):
-        promise = float((gradient * solved).sum())
-        if promise < tolerance:
+        predicted_gain = float((gradient * solved).sum())
+        if predicted_gain < tolerance:
             break
         change = mean_logits(problem.features, direction)
         step = problem.line(mean, logits, direction, change)
@@ -105,7 +105,7 @@ def maximise_mean(
         solved_before = solved
         gradient = problem.gradient(mean, logits)
         solved = precondition(gradient)
-        conjugate = float((gradient * (solved - solved_before)).sum()) / promise
+        conjugate = float((gradient * (solved - solved_before)).sum()) / predicted_gain
         direction = solved + max(0.0, conjugate) * direction
         if float((direction * gradient).sum()) <= 0:
             direction = solved

@@ -18,7 +18,7 @@ class TemperedHead(PointHead):
     """Softmax regression with a temperature; a `LastLayer`.
 
     Attributes:
-        temperature: T, float64 scalar: logits are divided by it; 1 before `fit`.
+        temperature: T, the divisor of the logits, float64 scalar; 1 before `fit`.
     """
 
     uses_training_features = False
@@ -32,9 +32,9 @@ class TemperedHead(PointHead):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Find the temperature of lowest NLL on the validation rows, else on the given ones.
+        """Fit the temperature of lowest NLL on the validation rows, if any, else on `train`.
 
-        Rows that the weights were trained on give a temperature that is too low.
+        Rows that the weights were trained on yield a temperature that is too low.
         """
         check_fit(train, validation)
         rows = train if validation is None else validation

@@ -1,6 +1,6 @@
-"""Draws of a network's weights: the one loop over them, and putting one in place.
+"""Predictions under draws of a network's weights, and temporary replacement of parameters.
 
-Outside of a draw the adapters hold the mean weights.
+Outside a draw the adapters hold the mean weights.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def sample_logits(
 ) -> SampledLogits:
     """Return the logits of all batches under draws of the weights.
 
-    A draw lasts for all batches, so every row sees the same networks.
+    Each draw applies to all batches, so every row sees the same networks.
 
     Args:
-        posterior: What to draw from.
-        forward: From a batch to its logits, [B, C].
-        batches: Iterated once a draw, in the same order.
-        num_samples: Draws S; 0 is one pass without any draw.
-        seed: Of the draws.
+        posterior: Posterior to draw from.
+        forward: Maps a batch to its logits, [B, C].
+        batches: Batches, iterated once per draw in the same order.
+        num_samples: Draws S; 0 is one pass without a draw.
+        seed: Seed of the draws.
 
     Returns:
         [S, N, C] float64 logits (S = 1 for `num_samples=0`).
@@ -51,12 +51,12 @@ def sample_logits(
     """
     check_count("num_samples", num_samples, least=0)
     generator = torch.Generator().manual_seed(seed)
-    kept = list(batches)
-    if not kept:
+    batch_list = list(batches)
+    if not batch_list:
         raise InputError("there are no rows to predict")
 
     def logits() -> Tensor:
-        return torch.cat([forward(batch).double() for batch in kept])
+        return torch.cat([forward(batch).double() for batch in batch_list])
 
     if num_samples == 0:
         return SampledLogits(logits()[None])
@@ -80,63 +80,65 @@ def sampled_logits(
     """Return the logits [S, N, C] of each text under draws of the network's weights.
 
     Args:
-        network: In evaluation mode.
-        draws: What to draw from.
+        network: Network in evaluation mode.
+        draws: Posterior to draw from.
         texts: N texts, whose frozen prefix all draws share.
-        passes: Draws S; 0 is one pass of the mean weights.
-        seed: Of the draws.
-        rows: Numbers of the texts to take; None takes all N.
+        passes: Draws S; 0 is one pass with the mean weights.
+        seed: Seed of the draws.
+        rows: Indices of the texts to predict; None takes all N.
         advance: Called with the number of texts after each batch of a pass.
     """
-    chosen = range(len(texts)) if rows is None else rows
+    indices = range(len(texts)) if rows is None else rows
     lengths = texts.tokens.lengths if rows is None else texts.tokens.lengths[list(rows)]
     world = current()
     rounds = [*enumerate(world.rounds(network.encoder.batches(lengths, _BATCH)))]
 
-    def logits(numbered: tuple[int, list[list[int]]]) -> Tensor:
-        """Return the logits of a round of batches, zero where another process has them."""
-        number, batches = numbered
-        places, is_own = world.turn(batches)
-        batch = texts.collate([chosen[place] for place in places])
-        with world.own_noise(number):
+    def logits(numbered_round: tuple[int, list[list[int]]]) -> Tensor:
+        """Return the logits of a round of batches, zero for those of other processes."""
+        index, batches = numbered_round
+        positions, is_own = world.turn(batches)
+        batch = texts.collate([indices[position] for position in positions])
+        with world.own_noise(index):
             mean: Tensor = network.head.predict(network(batch)).mean
         advance(sum(map(len, batches)))
         if world.size == 1:
             return mean
-        whole = mean.new_zeros(sum(map(len, batches)), mean.shape[1])
+        gathered = mean.new_zeros(sum(map(len, batches)), mean.shape[1])
         if is_own:
             start = sum(map(len, batches[: world.rank]))
-            whole[start : start + len(places)] = mean
-        return whole
+            gathered[start : start + len(positions)] = mean
+        return gathered
 
-    found = sample_logits(draws, logits, rounds, passes, seed)
-    world.merge_(found.samples)
-    order = torch.tensor([place for _, batches in rounds for places in batches for place in places])
-    return SampledLogits(found.samples[:, torch.argsort(order)])
+    result = sample_logits(draws, logits, rounds, passes, seed)
+    world.merge_(result.samples)
+    order = torch.tensor(
+        [position for _, batches in rounds for positions in batches for position in positions]
+    )
+    return SampledLogits(result.samples[:, torch.argsort(order)])
 
 
 @contextmanager
 def replaced(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
-    """Hold other values in parameters while the context lasts.
+    """Replace the values of parameters within the context.
 
-    The very bits of before come back, also after an exception.
+    The original values are restored bit by bit, also after an exception.
 
     Args:
-        parameters: What is changed in place.
-        values: What they hold meanwhile, of the same shapes.
+        parameters: Parameters, changed in place.
+        values: Temporary values of the same shapes.
     """
-    kept = [parameter.detach().clone() for parameter in parameters]
+    originals = [parameter.detach().clone() for parameter in parameters]
     try:
         _copy(parameters, values)
         yield
     finally:
-        _copy(parameters, kept)
+        _copy(parameters, originals)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers of the shape, precision and device of `like`.
+    """Return standard normal numbers with the shape, dtype and device of `like`.
 
-    They are drawn where the generator is, so that a seed means the same on every device.
+    They are drawn on the generator's device, so that a seed yields the same numbers everywhere.
     """
     noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
     return noise.to(like.device)

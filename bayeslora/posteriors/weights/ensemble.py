@@ -1,4 +1,4 @@
-"""An ensemble: several networks, trained from different seeds, that answer together."""
+"""An ensemble: several networks, trained from different seeds, that predict together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaussians with independent entries that are trained by gradients: their KL and their spread."""
+"""Gaussians with independent entries, trained by gradients: KL and standard deviations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def gaussian_kl(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
 
 
 def initial_root(shape: torch.Size, largest: float, generator: torch.Generator) -> Tensor:
-    """Return G uniform on [√(largest / 2), √largest], whose squares are standard deviations.
+    """Return G uniform on [√(largest / 2), √largest]; G² are standard deviations.
 
     Source: Wang et al. 2024, arXiv 2406.11675.
     """
@@ -26,8 +26,8 @@ def initial_root(shape: torch.Size, largest: float, generator: torch.Generator) 
 def step_root(root: Tensor, rate: float, prior_std: float) -> None:
     """Take a gradient step on the KL of N(·, G⁴) to N(0, prior_std²) in G, in place.
 
-    Of its derivative 2G³/σp² − 2/G the second part is taken at the end of the step: to first
-    order the same, but a plain step there would leap to any height where G is close to 0.
+    The second term of the derivative 2G³/σp² − 2/G is evaluated at the end of the step: to first
+    order this is the same, but an explicit step would be unbounded for G close to 0.
 
     Args:
         root: G, the root of the standard deviation.

@@ -1,4 +1,4 @@
-"""Gradient steps on a KL beside those on the likelihood, and how much each of them weighs."""
+"""Gradient steps on a KL beside those on the likelihood, and their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CYCLE_EXPONENT = 3.14159 / 8
 
 
 class MovesToPrior(Protocol):
-    """A posterior over weights that trains by noise and can move towards its prior."""
+    """A posterior over weights that trains under noise and can move towards its prior."""
 
     def kl_step(self, rate: float) -> None:
         """Take a gradient step of length `rate` on the KL."""
@@ -26,11 +26,11 @@ class MovesToPrior(Protocol):
         """Draw weights for each text of a pass."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what trains beside the adapter."""
+        """Yield the parameters that train beside the adapter."""
 
 
 KLWeight = Callable[[int], float]
-"""From the number of steps taken to the weight of the KL in the next, for a loss a row."""
+"""Maps the number of steps taken to the weight of the KL in the next, for a loss per row."""
 
 
 def uniform_weight(num_train: int) -> KLWeight:
@@ -42,8 +42,8 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
     """Return weights 2^(i − 1) / (2^M − 1) of the steps i = 1 … M of a cycle; they sum to one.
 
     M = 100 N^(π/8) / batch size. Nearly all of the weight is in the last ten steps of a cycle.
-    Source: Wang et al. 2024, arXiv 2406.11675; the form is that of Blundell et al. 2015,
-    arXiv 1505.05424, backwards.
+    Source: Wang et al. 2024, arXiv 2406.11675; the weights are those of Blundell et al. 2015,
+    arXiv 1505.05424, in reverse order.
     """
     length = max(1, int(100 * num_train**_CYCLE_EXPONENT / batch_size))
     # With negative exponents, since 2^M overflows.
@@ -51,19 +51,19 @@ def cyclic_weight(num_train: int, batch_size: int) -> KLWeight:
 
 
 def kl_weight(name: str, num_train: int, batch_size: int) -> KLWeight:
-    """Return the `cyclic` or `uniform` weights, as the option `kl_weights` names them.
+    """Return the `cyclic` or `uniform` weights, as named by the option `kl_weights`.
 
     Raises:
-        InputError: `num_train` is not a number of rows.
+        InputError: `num_train` is not a valid number of rows.
     """
     check_count("num_train", num_train, least=1, most=1e15)
     return cyclic_weight(num_train, batch_size) if name == "cyclic" else uniform_weight(num_train)
 
 
 class KLSteps(TrainerCallback):
-    """Takes a step on the KL after each step of the adapter, in its schedule.
+    """Takes a step on the KL after each step of the adapter, with its schedule.
 
-    It keeps no count: the Trainer's is in the checkpoints.
+    The step count is the Trainer's, which is in the checkpoints.
     """
 
     def __init__(self, weights: MovesToPrior, lr: float, weight: KLWeight) -> None:
@@ -81,12 +81,12 @@ class KLSteps(TrainerCallback):
 def noise_and_kl_steps(
     weights: MovesToPrior, run: TrainingRun, *, kl_lr: float, kl_weights: str
 ) -> WeightTraining:
-    """Return a training under noise, with a step on the KL after each of the adapter's.
+    """Return a training under noise, with a step on the KL after each adapter step.
 
     Args:
         weights: The posterior.
-        run: The training.
-        kl_lr: Length of a step on the KL, before the schedule.
+        run: The training run.
+        kl_lr: Learning rate of the KL steps, before the schedule.
         kl_weights: `cyclic` or `uniform`.
     """
     weight = kl_weight(kl_weights, run.num_train, run.batch_size)

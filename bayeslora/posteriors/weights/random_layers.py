@@ -1,4 +1,4 @@
-"""The linear layers of an adapter whose weights are random."""
+"""Linear layers of an adapter with random weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bayeslora.errors import InputError
 
 @dataclass(frozen=True)
 class RandomLayer:
-    """A linear layer inside a site whose weight is random.
+    """A linear layer with a random weight inside a site.
 
     Attributes:
         site: The site.
-        key: What it calls the layer: `A`, `B`, `core` or `sel`.
+        key: The site's name of the layer: `A`, `B`, `core` or `sel`.
     """
 
     site: Site
@@ -24,7 +24,7 @@ class RandomLayer:
 
     @property
     def name(self) -> str:
-        """The site's dotted name and the layer's own."""
+        """The dotted name of the site and the key of the layer."""
         return f"{self.site.name}.{self.key}"
 
     @property
@@ -34,26 +34,26 @@ class RandomLayer:
 
     @property
     def origin(self) -> Tensor:
-        """[out, in], what its prior is centred on; looked up, as a site may be loaded later."""
+        """[out, in], mean of the prior; not cached, as a site may be loaded later."""
         return self.site.origin()[self.key]
 
 
 def random_layers(site: Site) -> list[RandomLayer]:
-    """Return the layers of a site whose weights are free: not on a manifold."""
+    """Return the layers of a site with free weights, not on a manifold."""
     fixed = site.manifold()
     return [RandomLayer(site, key) for key in site.linears() if key not in fixed]
 
 
 def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
-    """Raise InputError if a site is not told which of its inputs are of one text.
+    """Raise InputError if the inputs of a site are not separated by text.
 
     Args:
-        name: Of the site.
-        states: [B, …, d] if it is told; some networks pass the tokens of all texts in one list.
-        num_texts: B; None where it is not known.
+        name: Name of the site.
+        states: [B, …, d] if separated; some networks pass the tokens of all texts in one list.
+        num_texts: B; None if unknown.
 
     Raises:
-        InputError: It is not.
+        InputError: The inputs are not separated by text.
     """
     if num_texts is not None and len(states) != num_texts:
         raise InputError(

@@ -1,4 +1,4 @@
-"""How a posterior over adapter weights takes part in training, and what it is told of a fit."""
+"""Hooks of posteriors over adapter weights in training, and descriptions of a fit for them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=nn.Module)
 
 PassNoise = Callable[[Batch], AbstractContextManager[object]]
-"""Opens what a training pass of a batch happens under, such as a draw of the weights."""
+"""Opens the context of a training pass of a batch, such as a draw of the weights."""
 Advance = Callable[[int], object]
 """Advances a progress bar by a number of texts."""
 OpenBar = Callable[[str, int], AbstractContextManager[Advance]]
-"""Opens a progress bar from its title and the number of texts in all."""
+"""Opens a progress bar with a title and the total number of texts."""
 Rows = tuple[PreparedTexts, Tensor]
 """Texts and their labels [N] int64."""
 
 
 @dataclass(frozen=True)
 class WeightTraining:
-    """Where a posterior over adapter weights takes part in training; by default nowhere.
+    """How a posterior over adapter weights takes part in training; by default it does not.
 
     Attributes:
-        noise: What each training pass happens under.
-        callbacks: What watches the steps.
-        parameters: What is trained with the adapter, in the learning rate of the adapter.
-        optimizer: Moves the adapter's parameters that live on no manifold; None is AdamW.
-        schedule: Learning rates after the warm-up: `cosine` or `constant`.
+        noise: Context of each training pass.
+        callbacks: Callbacks of the steps.
+        parameters: Parameters trained with the adapter, at the learning rate of the adapter.
+        optimizer: Optimiser of the adapter's parameters that are on no manifold; None is AdamW.
+        schedule: Learning-rate schedule after the warm-up: `cosine` or `constant`.
     """
 
     noise: PassNoise = nullcontext
@@ -52,14 +52,14 @@ class WeightTraining:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training that is about to begin.
+    """A training run before its start.
 
     Attributes:
         network: Fresh, with the posterior in `weights`.
-        adapter: Whose learning rate counts.
+        adapter: Adapter, whose learning rate applies.
         num_train: Training rows N.
-        num_steps: Optimiser steps, if nothing stops them early.
-        batch_size: Rows in a step.
+        num_steps: Optimiser steps without early stopping.
+        batch_size: Rows per step.
     """
 
     network: Network
@@ -71,14 +71,14 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class FinalFit:
-    """A fit to the rows of a network whose adapters are trained.
+    """A final fit to rows, for a network with trained adapters.
 
     Attributes:
         network: Trained, with the posterior in `weights`.
         train: Rows to fit to.
         held_out: Held-out rows, or None.
-        seed: Of what the fit draws.
-        open_bar: Opens a progress bar, which may show nothing.
+        seed: Seed of the draws of the fit.
+        open_bar: Opens a progress bar, which may be invisible.
     """
 
     network: Network
@@ -100,5 +100,5 @@ def own_weights(network: Network, kind: type[T]) -> T:
 
 
 def low_rank_sites(network: Network) -> Sequence[LowRank]:
-    """Return the sites of a network whose posterior says `over_factors`, which all are low-rank."""
+    """Return the sites of a network with an `over_factors` posterior, which are all low-rank."""
     return cast("Sequence[LowRank]", network.sites)

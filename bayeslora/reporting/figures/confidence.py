@@ -1,9 +1,9 @@
-"""Confidence and errors: a histogram of right and wrong answers, and risk-coverage curves.
+"""Confidence and errors: a histogram of correct and wrong predictions, and risk-coverage curves.
 
-A risk-coverage curve shows the errors that remain when a method answers only where it is sure
-(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). All methods share a panel, with what a perfect
-and a random order of the rows would give. Rows of equal confidence enter in the mean of all their
-orders, as in AURC.
+A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206). All methods share a panel, with the curves of
+a perfect and a random order of the rows. Ties in confidence are averaged over all orders, as in
+AURC.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def confidence_panel(
     correct: NDArray[np.bool_] | None,
     bins: int,
 ) -> Panel:
-    """Return the histogram of one method.
+    """Return the histogram of a method.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
-        confidence: [N] highest class probability of the labelled rows, or of all.
-        correct: [N] whether the likeliest class was the label; None where no row has a label.
+        confidence: [N] highest class probability of the labelled rows, or of all rows.
+        correct: [N] whether the most probable class is the label; None if no row has a label.
         bins: Number of equal-width bins over 0 to 1.
     """
     means = {"mean confidence": (_CERTAINTY, float(confidence.mean()))}
@@ -85,8 +85,8 @@ def confidence_panel(
     figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
     add_heading(figure, heading)
     add_key(figure, key, top=0.58)
-    told = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
-    add_key(figure, told, top=0.58, left=1.45)
+    entries = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
+    add_key(figure, entries, top=0.58, left=1.45)
     _draw_histogram(axes, confidence, wrong, bins)
     for role, mean in means.values():
         axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
@@ -99,7 +99,7 @@ def confidence_panel(
         title=title,
         description=(
             f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more."
-            f" {', '.join(words for _, words in told).capitalize()}."
+            f" {', '.join(words for _, words in entries).capitalize()}."
         ),
         texts={TITLE_SLOT: label},
     )
@@ -111,7 +111,7 @@ def _draw_histogram(
     edges = np.linspace(0.0, 1.0, bins + 1)
     right, _ = np.histogram(confidence[~is_wrong], edges)
     wrong, _ = np.histogram(confidence[is_wrong], edges)
-    # Wrong answers stand on the axis: they are few, and their heights are what one compares.
+    # Wrong predictions start at the axis: they are few, and their heights are compared.
     for heights, base, role in ((wrong, np.zeros(bins), WRONG), (right, wrong, RIGHT)):
         shown = heights > 0
         axes.bar(
@@ -130,7 +130,7 @@ def _draw_histogram(
 
 
 MARKED = (0.8, 0.9, 0.95)
-"""Coverages whose accuracy is marked and told."""
+"""Coverages whose accuracy is marked and stated."""
 
 TITLE = "Errors left at each coverage"
 
@@ -140,12 +140,12 @@ _PERFECT = Role(RULE, (0, (1, 1.5)))
 
 @dataclass(frozen=True)
 class Selective:
-    """One method of the panel.
+    """A method of the panel.
 
     Attributes:
         label: Its label.
         rows: Confidence and correctness of its labelled rows.
-        aurc: The area under its curve in words, such as `AURC 0.021`.
+        aurc: The area under its curve as text, such as `AURC 0.021`.
     """
 
     label: str
@@ -153,20 +153,20 @@ class Selective:
     aurc: str
 
     def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the share of errors among the surest rows, for each number of them."""
+        """Return the share of errors among the most confident rows, for each number of rows."""
         answered, wrong = self._errors
         return np.asarray(np.interp(sizes, answered, wrong) / sizes, dtype=np.float64)
 
     @cached_property
     def _errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Rows that are answered at each threshold, and errors among them; both start at 0."""
+        """Numbers of answered rows at each threshold, and of errors among them; both start at 0."""
         coverage, risk = risk_coverage(self.rows)
         answered = np.round(coverage * len(self.rows))
         return np.append(0.0, answered), np.append(0.0, risk * answered)
 
     def accuracy(self, coverage: float) -> float:
-        """Return the accuracy on the smallest number of surest rows that reaches `coverage`."""
-        # a coverage such as 0.95 · 20 must not be rounded up to the next row
+        """Return the accuracy on the fewest most confident rows that reach `coverage`."""
+        # 0.95 · 20 must not be rounded up to the next row
         size = max(1, int(np.ceil(round(coverage * len(self.rows), 9))))
         return 1 - float(self.risk(np.array([size]))[0])
 
@@ -174,7 +174,7 @@ class Selective:
 def highest_risk(method: Selective) -> float:
     """Return the largest share of errors at a coverage of a tenth or more.
 
-    The first few rows may all be wrong by chance, and an axis up to there would flatten the rest.
+    The first few rows may all be wrong by chance, which would stretch the axis.
     """
     sizes = sampled_sizes(len(method.rows))
     return float(method.risk(sizes)[sizes / len(method.rows) >= 0.1].max())
@@ -187,23 +187,23 @@ def risk_coverage_panel(
 
     Args:
         name: Stem of the figure's file.
-        methods: Methods with their roles; the first one's rows give the lines of comparison.
-        top: Share of errors that the axis has to hold, where several panels share it.
+        methods: Methods with their roles; the rows of the first determine the reference lines.
+        top: Largest share of errors on the axis, if several panels share it.
     """
     key = 0.58 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
     sizes = sorted({len(method.rows) for _, method in methods})
     add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first")
-    texts = {name_slot(place): method.label for place, (_, method) in enumerate(methods)}
+    texts = {name_slot(index): method.label for index, (_, method) in enumerate(methods)}
     entries = [
         Entry(role, slot, _numbers(method))
         for slot, (role, method) in zip(texts, methods, strict=True)
     ]
     add_entries(figure, entries, top=0.58)
-    one = " of the first" if len(methods) > 1 else ""
+    whose = " of the first" if len(methods) > 1 else ""
     lines = [
-        (_RANDOM, f"examples{one} in random order"),
-        (_PERFECT, f"examples{one}, all correct ones first"),
+        (_RANDOM, f"examples{whose} in random order"),
+        (_PERFECT, f"examples{whose}, all correct ones first"),
     ]
     add_key(figure, lines, top=key)
     _draw_curves(axes, methods)
@@ -219,9 +219,9 @@ def risk_coverage_panel(
 
 
 def _numbers(method: Selective) -> str:
-    kept = ", ".join(number(method.accuracy(coverage)) for coverage in MARKED)
+    accuracies = ", ".join(number(method.accuracy(coverage)) for coverage in MARKED)
     shares = ", ".join(f"{100 * coverage:.0f}" for coverage in MARKED)
-    return f"{method.aurc}; accuracy {kept} at {shares} %"
+    return f"{method.aurc}; accuracy {accuracies} at {shares} %"
 
 
 def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
@@ -237,7 +237,9 @@ def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
     for role, method in methods:
         sizes = sampled_sizes(len(method.rows))
         draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
-        draw_points(axes, role, MARKED, [100 - 100 * method.accuracy(one) for one in MARKED])
+        draw_points(
+            axes, role, MARKED, [100 - 100 * method.accuracy(coverage) for coverage in MARKED]
+        )
     for marked in MARKED:
         axes.axvline(marked, color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.set_xlabel("coverage: share of examples answered", color=INK)

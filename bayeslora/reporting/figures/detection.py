@@ -1,12 +1,11 @@
 """Out-of-distribution detection: the densities of an uncertainty, and ROC curves.
 
-Densities show where the uncertainty of in-distribution rows lies, and where that of other rows. All
-sets share the bins of one panel, and each bar is a share of its own set's rows, so that sets of
-different sizes compare. A score that spreads over several powers of ten gets a logarithmic axis.
+Densities compare the uncertainty of in-distribution rows with that of other rows. All sets share
+the bins of a panel, and each bar is a share of its own set's rows, so that sets of different sizes
+are comparable. A score that spans several powers of ten gets a logarithmic axis.
 
-In a ROC curve the positive class are the rows of the set; a higher uncertainty means "more likely
-of the set". All methods share the panel of a set, and each is judged by the uncertainty that its
-`auroc` is about.
+In a ROC curve the rows of the set are the positive class; a higher uncertainty means "more likely
+of the set". All methods share the panel of a set, each with the uncertainty of its `auroc`.
 """
 
 from __future__ import annotations
@@ -57,12 +56,12 @@ _WIDE = 100.0
 
 @dataclass(frozen=True)
 class OutsideSet:
-    """One out-of-distribution set of a panel.
+    """An out-of-distribution set of a panel.
 
     Attributes:
         label: Its label.
-        values: [M] the score of its rows, higher = more uncertain.
-        auroc: The area under the ROC curve in words, such as `AUROC 0.912`.
+        values: [M] score of its rows, higher = more uncertain.
+        auroc: The area under the ROC curve as text, such as `AUROC 0.912`.
     """
 
     label: str
@@ -80,16 +79,16 @@ def density_panel(
     axis: str,
     limits: tuple[float, float] | None = None,
 ) -> Panel | None:
-    """Return the panel of one method and one score; None where the score never varies.
+    """Return the panel of a method and a score; None if the score is constant.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
         score: The score in words, such as `epistemic uncertainty`.
-        inside: [N] the score of the in-distribution rows, higher = more uncertain.
+        inside: [N] score of the in-distribution rows, higher = more uncertain.
         outside: The sets to compare with.
-        axis: What stands at the axis: the score with its unit.
-        limits: Ends of a linear axis; where None, the axis follows the values.
+        axis: Label of the axis: the score with its unit.
+        limits: Limits of a linear axis; None derives the axis from the values.
     """
     everything = np.concatenate([inside, *(item.values for item in outside)])
     everything = everything[np.isfinite(everything)]
@@ -138,7 +137,7 @@ def _edges(
 
 
 def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the percentage of rows in each bin; values beyond an end count in the bin there."""
+    """Return the percentage of rows in each bin; values out of range count in the end bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return 100 * counts / max(1, len(values))
 
@@ -181,12 +180,12 @@ def _description(inside: NDArray[np.float64], outside: Sequence[OutsideSet]) -> 
 
 
 DETECTED = 0.95
-"""Share of the set's rows that are flagged where the false alarms are marked, as in FPR95."""
+"""Share of the set's rows flagged at the marked point, as in FPR95."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """One method of the panel.
+    """A method of the panel.
 
     Attributes:
         label: Its label.
@@ -194,7 +193,7 @@ class Detector:
         inside: [N] uncertainty of in-distribution rows.
         outside: [M] uncertainty of the set's rows.
         auroc: Area under its curve.
-        fpr95: Share of in-distribution rows flagged where 95 % of the set are.
+        fpr95: Share of in-distribution rows flagged when 95 % of the set are.
     """
 
     label: str
@@ -206,7 +205,7 @@ class Detector:
 
 
 def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -> Panel:
-    """Return the curves of some methods on one set.
+    """Return the curves of some methods on a set.
 
     Args:
         name: Stem of the figure's file.
@@ -215,13 +214,17 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     """
     key = 0.74 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
-    add_heading(figure, _sizes([one for _, one in methods]))
+    add_heading(figure, _sizes([detector for _, detector in methods]))
     figure.text(0.0176, 1 - 0.52 / (key + 3.16), _POSITIVE, fontsize=6.5, color=INK, va="center")
-    names = {name_slot(place): one.label for place, (_, one) in enumerate(methods)}
-    scores = {name_slot(place + 100): one.score for place, (_, one) in enumerate(methods)}
+    names = {name_slot(index): detector.label for index, (_, detector) in enumerate(methods)}
+    scores = {name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)}
     entries = [
-        Entry(role, slot, f"AUROC {number(one.auroc)}, FPR95 {number(one.fpr95)}, by {score}")
-        for slot, score, (role, one) in zip(names, scores, methods, strict=True)
+        Entry(
+            role,
+            slot,
+            f"AUROC {number(detector.auroc)}, FPR95 {number(detector.fpr95)}, by {score}",
+        )
+        for slot, score, (role, detector) in zip(names, scores, methods, strict=True)
     ]
     add_entries(figure, entries, top=0.74)
     _draw_curves(axes, methods)
@@ -230,7 +233,7 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
         name=name,
         figure=figure,
         title=f"ROC of detecting {label}",
-        description=f"{_sizes([one for _, one in methods])}. {described(entries, texts)}",
+        description=f"{_sizes([detector for _, detector in methods])}. {described(entries, texts)}",
         texts=texts,
     )
 
@@ -241,10 +244,10 @@ _POSITIVE = "points mark FPR95: 95 % of the set flagged"
 def roc_curve(
     inside: NDArray[np.float64], outside: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return [G + 1] shares of in-distribution rows and of the set's rows that are flagged.
+    """Return [G + 1] shares of flagged in-distribution rows and of flagged rows of the set.
 
-    One point a threshold, from none flagged to all; rows of equal uncertainty are flagged together,
-    and the straight line between two points gives ties the half that AUROC gives them.
+    One point per threshold, from none flagged to all; rows of equal uncertainty are flagged
+    together, and the straight line between points counts ties as half, as in AUROC.
     """
     rows = thresholds(inside, outside)
     hits = np.cumsum(rows.is_out)[rows.ends]
@@ -258,16 +261,16 @@ def roc_curve(
 def _draw_curves(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     axes.axhline(DETECTED, color="#e6e6e6", linewidth=0.8, zorder=0)
-    for role, one in methods:
-        draw_curve(axes, role, *thinned(*roc_curve(one.inside, one.outside)))
-        draw_points(axes, role, [one.fpr95], [DETECTED])
+    for role, detector in methods:
+        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
+        draw_points(axes, role, [detector.fpr95], [DETECTED])
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("in-distribution examples flagged")
     axes.set_ylabel("examples of the set flagged")
 
 
 def _sizes(methods: Sequence[Detector]) -> str:
-    sizes = sorted({(len(one.inside), len(one.outside)) for one in methods})
+    sizes = sorted({(len(detector.inside), len(detector.outside)) for detector in methods})
     counts = [
         f"{outside:,} of the set (positive), {inside:,} in distribution"
         for inside, outside in sizes

@@ -41,16 +41,16 @@ from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
 
 Numbered = Sequence[tuple[int, Assessed]]
-"""Methods with their places in the report, from 1."""
+"""Methods with their numbers in the report, from 1."""
 
 
-def surest_rows(one: Assessed) -> TopLabel:
+def surest_rows(method: Assessed) -> TopLabel:
     """Return confidence and correctness of a method's labelled rows, sorted once for all figures.
 
     Raises:
-        ValueError: It has no labels.
+        ValueError: The method has no labels.
     """
-    return top_label(one.answers.confidence, one.answers.correct)
+    return top_label(method.answers.confidence, method.answers.correct)
 
 
 def shift_panels(curves: Sequence[ShiftCurve]) -> Iterator[Panel]:
@@ -59,58 +59,60 @@ def shift_panels(curves: Sequence[ShiftCurve]) -> Iterator[Panel]:
     groups = [
         panel for kind in kinds for _, panel in panels_of([c for c in curves if c.kind == kind])
     ]
-    for place, panel in enumerate(groups, start=1):
-        yield shift_panel(f"shift-{place}", panel)
+    for panel_number, panel in enumerate(groups, start=1):
+        yield shift_panel(f"shift-{panel_number}", panel)
 
 
 def attack_panels(curves: Sequence[Robustness]) -> Iterator[Panel]:
     """Yield calibration against the radius of an attack for each group of methods."""
-    labels = unique_labels([one.name for one in curves])
-    found = [
-        ShiftCurve(label, "attack", {point.eps: point.scores for point in one.points})
-        for label, one in zip(labels, curves, strict=True)
+    labels = unique_labels([curve.name for curve in curves])
+    attack_curves = [
+        ShiftCurve(label, "attack", {point.eps: point.scores for point in curve.points})
+        for label, curve in zip(labels, curves, strict=True)
     ]
-    for place, panel in panels_of(found):
-        stem = "robustness" if place == 1 else f"robustness-{place}"
+    for panel_number, panel in panels_of(attack_curves):
+        stem = "robustness" if panel_number == 1 else f"robustness-{panel_number}"
         yield shift_panel(stem, panel, "radius ε")
 
 
 def risk_panels(labelled: Numbered, rows: Sequence[TopLabel]) -> Iterator[Panel]:
-    """Yield the risk-coverage curves on one scale; `rows` are those of each method."""
+    """Yield the risk-coverage curves on a common scale; `rows` holds the rows of each method."""
     methods = [
-        Selective(one.label, surest, f"AURC {number(one.scores['aurc'].value)}")
-        for (_, one), surest in zip(labelled, rows, strict=True)
+        Selective(method.label, surest, f"AURC {number(method.scores['aurc'].value)}")
+        for (_, method), surest in zip(labelled, rows, strict=True)
     ]
     top = max(map(highest_risk, methods), default=0.0)
-    for place, panel in panels_of(methods):
-        yield risk_coverage_panel(f"risk-coverage-{place}", panel, top)
+    for panel_number, panel in panels_of(methods):
+        yield risk_coverage_panel(f"risk-coverage-{panel_number}", panel, top)
 
 
 def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator[Panel]:
     """Yield the ROC curves for each out-of-distribution set and group of methods."""
     for index, (name, label) in enumerate(sets.items(), start=1):
-        tested = [_detector(one, name) for one in methods if name in one.scores.ood]
-        for place, panel in panels_of(tested):
-            yield roc_panel(f"roc-{index}-{place}", label, panel)
+        tested = [_detector(method, name) for method in methods if name in method.scores.ood]
+        for panel_number, panel in panels_of(tested):
+            yield roc_panel(f"roc-{index}-{panel_number}", label, panel)
 
 
-def _equal_mass(index: int, one: Assessed, rows: TopLabel) -> Panel:
-    bins = reliability_bins(rows, one.scores.num_bins, equal_mass=True, clusters=clusters_of(one))
-    note = f"equal-mass ECE {shown_ece(one.scores, 'aece')}"
+def _equal_mass(index: int, method: Assessed, rows: TopLabel) -> Panel:
+    bins = reliability_bins(
+        rows, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
+    )
+    note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
     points = occupied(bins)
     name = f"reliability-mass-{index}"
-    return reliability_panel(name, one.label, points, note, words=EQUAL_MASS)
+    return reliability_panel(name, method.label, points, note, words=EQUAL_MASS)
 
 
-def _detector(one: Assessed, name: str) -> Detector:
-    found = one.scores.ood[name]
+def _detector(assessed: Assessed, name: str) -> Detector:
+    result = assessed.scores.ood[name]
     return Detector(
-        one.label,
-        score_words(found.score),
-        one.method.predictions.uncertainty(found.score),
-        one.method.ood[name].predictions.uncertainty(found.score),
-        found.auroc.value,
-        found.fpr95.value,
+        assessed.label,
+        score_words(result.score),
+        assessed.method.predictions.uncertainty(result.score),
+        assessed.method.ood[name].predictions.uncertainty(result.score),
+        result.auroc.value,
+        result.fpr95.value,
     )
 
 
@@ -119,26 +121,26 @@ DRAWN_SCORES: Mapping[str, tuple[float, float] | None] = {
     "epistemic": None,
     "logit_variance": None,
 }
-"""Uncertainties whose densities are drawn, with the ends of their axes where all share them."""
+"""Uncertainty whose density is drawn -> limits of its axis, if fixed."""
 
 UNITS = {"epistemic": " (nats)"}
-"""Units of the drawn uncertainties that have one."""
+"""Units of the drawn uncertainties, if any."""
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """Figures by topic, those of each method as one; without drawings where there are none.
+    """Figures by topic, each with the drawings of all methods; may be empty.
 
     Attributes:
         reliability: Reliability diagrams with bins of equal width.
         equal_mass: The same with bins of equal mass.
         per_class: One class against the rest.
         shift: Calibration against severity.
-        confidence: Confidence of right and wrong answers.
+        confidence: Confidence of correct and wrong predictions.
         selective: Risk-coverage curves.
         roc: Detection of out-of-distribution rows.
         densities: Uncertainties of in- and out-of-distribution rows.
-        spectra: Singular values of what each adapter changed, a figure a model.
+        spectra: Singular values of adapter changes, one figure per model.
         robustness: Accuracy under attack.
     """
 
@@ -163,14 +165,14 @@ def draw(
     """Draw every figure.
 
     Args:
-        analysis: What was found out.
-        formats: Formats of the figures' files; the page has SVG in any case.
-        per_class: Whether to draw one class against the rest, or the names of such classes.
+        analysis: The results.
+        formats: Formats of the figure files; the page always has SVG.
+        per_class: Whether to draw one-vs-rest diagrams, or the names of the classes to draw.
     """
     methods, sets = every_fit(analysis.methods), analysis.sets
     numbered = list(enumerate(methods, start=1))
-    labelled = [(index, one) for index, one in numbered if one.scores.bins]
-    rows = [surest_rows(one) for _, one in labelled]
+    labelled = [(index, method) for index, method in numbered if method.scores.bins]
+    rows = [surest_rows(method) for _, method in labelled]
 
     def figure(caption: str, panels: Iterable[Panel], heading: str = "") -> Figure:
         return Figure(caption, tuple(render_files(panel, formats) for panel in panels), heading)
@@ -186,7 +188,10 @@ def draw(
             equal_mass=figure(
                 "The same examples in bins of equal size: narrow where confidences crowd, merged"
                 " where they tie.",
-                (_equal_mass(*one, surest) for one, surest in zip(labelled, rows, strict=True)),
+                (
+                    _equal_mass(index, method, surest)
+                    for (index, method), surest in zip(labelled, rows, strict=True)
+                ),
                 "Bins of equal mass",
             ),
             per_class=figure(
@@ -239,9 +244,9 @@ def draw(
         )
 
 
-def _reliability(index: int, one: Assessed) -> Panel:
-    note = f"ECE {shown_ece(one.scores)}, n = {one.scores.n_labelled:,}"
-    return reliability_panel(f"reliability-{index}", one.label, one.points, note)
+def _reliability(index: int, method: Assessed) -> Panel:
+    note = f"ECE {shown_ece(method.scores)}, n = {method.scores.n_labelled:,}"
+    return reliability_panel(f"reliability-{index}", method.label, method.points, note)
 
 
 def _spectrum(index: int, change: AdapterChange) -> Panel:
@@ -249,38 +254,40 @@ def _spectrum(index: int, change: AdapterChange) -> Panel:
     return spectrum_panel(f"spectrum-{index}", change.label, spectra)
 
 
-def _confidence(index: int, one: Assessed) -> Panel:
-    name, bins = f"confidence-{index}", one.scores.num_bins
-    if not one.scores.bins:
-        return confidence_panel(name, one.label, one.method.predictions.confidence, None, bins)
-    answers = one.answers
-    return confidence_panel(name, one.label, answers.confidence, answers.correct, bins)
+def _confidence(index: int, assessed: Assessed) -> Panel:
+    name, bins = f"confidence-{index}", assessed.scores.num_bins
+    if not assessed.scores.bins:
+        return confidence_panel(
+            name, assessed.label, assessed.method.predictions.confidence, None, bins
+        )
+    answers = assessed.answers
+    return confidence_panel(name, assessed.label, answers.confidence, answers.correct, bins)
 
 
 def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
-    for index, one in numbered:
+    for index, method in numbered:
         for score in DRAWN_SCORES:
-            if (panel := _density(index, one, score, sets)) is not None:
+            if (panel := _density(index, method, score, sets)) is not None:
                 yield panel
 
 
-def _density(index: int, one: Assessed, score: str, sets: Mapping[str, str]) -> Panel | None:
+def _density(index: int, assessed: Assessed, score: str, sets: Mapping[str, str]) -> Panel | None:
     outside = [
         OutsideSet(
             sets[name],
             source.predictions.uncertainty(score),
-            f"AUROC {number(one.scores.ood[name].by_score[score]['auroc'].value)}",
+            f"AUROC {number(assessed.scores.ood[name].by_score[score]['auroc'].value)}",
         )
-        for name, source in one.method.ood.items()
-        if score in one.scores.ood[name].by_score
+        for name, source in assessed.method.ood.items()
+        if score in assessed.scores.ood[name].by_score
     ]
     if not outside:
         return None
     return density_panel(
         f"{score.replace('_', '-')}-{index}",
-        one.label,
+        assessed.label,
         score_words(score),
-        one.method.predictions.uncertainty(score),
+        assessed.method.predictions.uncertainty(score),
         outside,
         axis=score_words(score) + UNITS.get(score, ""),
         limits=DRAWN_SCORES[score],

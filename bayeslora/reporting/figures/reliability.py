@@ -1,12 +1,12 @@
-"""Reliability diagrams: how often a method was right, given how sure it was.
+"""Reliability diagrams: accuracy by confidence.
 
-Each bin that holds rows is a point at its mean confidence and its accuracy, with the 95 % Wilson
-interval of that accuracy; bins without rows are not drawn. The counts stand under the diagram
-(Bröcker and Smith, 2007, on why a diagram without intervals misleads). The same drawing serves bins
-of equal mass and, on demand, one class against the rest, where its probability takes the place of
-the confidence and the share of its rows that of the accuracy. The top-label diagram looks at the
-likeliest class alone: a class that is rare, or that a method confuses with one neighbour, can be
-off where the top label hides it (Kull et al. 2019, arXiv:1910.12656, class-wise calibration).
+Each non-empty bin is a point at its mean confidence and its accuracy, with the 95 % Wilson interval
+of that accuracy; empty bins are not drawn. The counts are shown below the diagram (Bröcker and
+Smith, 2007, on why a diagram without intervals misleads). The same drawing serves bins of equal
+mass and, on demand, one class against the rest, with its probability as the confidence and the
+share of its rows as the accuracy. The top-label diagram shows only the most probable class: it can
+hide miscalibration of a class that is rare, or often confused with another (Kull et al. 2019,
+arXiv:1910.12656, class-wise calibration).
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 
 
 NARROWEST_LABELLED = 0.04
-"""Counts are written above bars of at least this width, in units of confidence."""
+"""Narrowest bar labelled with its count, in units of confidence."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a kind of reliability diagram calls its parts.
+    """Texts of a kind of reliability diagram.
 
     Attributes:
-        title: What the figure is, with `{}` for the method's label.
-        across: What is predicted, on the horizontal axis and in the description.
-        up: What came true, on the vertical axis.
-        short: The same in one word or two, for the description.
-        above: What a point above the diagonal means.
-        below: What a point below it means.
+        title: Title, with `{}` for the method's label.
+        across: Predicted quantity, on the horizontal axis and in the description.
+        up: Observed quantity, on the vertical axis.
+        short: Observed quantity in a word or two, for the description.
+        above: Meaning of a point above the diagonal.
+        below: Meaning of a point below the diagonal.
     """
 
     title: str
@@ -81,15 +81,15 @@ def reliability_panel(
     words: Words = TOP_LABEL,
     names: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Return the diagram of one method.
+    """Return the diagram of a method.
 
     Args:
         name: Stem of the figure's file.
         label: The method's label.
-        points: Bins that hold rows.
-        note: What stands under the label: the calibration error and its interval.
-        words: What its parts are called.
-        names: Slots in the note, and the names that fill them.
+        points: The non-empty bins.
+        note: Line below the label: the calibration error and its interval.
+        words: Texts of the diagram.
+        names: Slot in the note -> name that fills it.
     """
     figure, (main, counts) = figure_with_axes(4.36, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
@@ -116,13 +116,13 @@ def reliability_panel(
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     for off, role in ((False, MEETS), (True, MISSES)):
-        chosen = [item for item in points if item.off_diagonal is off]
+        chosen = [point for point in points if point.off_diagonal is off]
         axes.errorbar(
-            [item.confidence for item in chosen],
-            [item.accuracy for item in chosen],
+            [point.confidence for point in chosen],
+            [point.accuracy for point in chosen],
             yerr=[
-                [max(0.0, item.accuracy - item.accuracy_low) for item in chosen],
-                [max(0.0, item.accuracy_high - item.accuracy) for item in chosen],
+                [max(0.0, point.accuracy - point.accuracy_low) for point in chosen],
+                [max(0.0, point.accuracy_high - point.accuracy) for point in chosen],
             ],
             fmt=role.marker,
             color=role.color,
@@ -140,26 +140,26 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
 
 def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
     axes.bar(
-        [item.low for item in points],
-        [item.count for item in points],
-        width=[item.high - item.low for item in points],
+        [point.low for point in points],
+        [point.count for point in points],
+        width=[point.high - point.low for point in points],
         align="edge",
         color="#c9d6df",
         edgecolor=MUTED,
         linewidth=0.5,
     )
-    for item in points:
-        if item.high - item.low >= NARROWEST_LABELLED:
+    for point in points:
+        if point.high - point.low >= NARROWEST_LABELLED:
             axes.annotate(
-                _short_count(item.count),
-                ((item.low + item.high) / 2, item.count),
+                _short_count(point.count),
+                ((point.low + point.high) / 2, point.count),
                 xytext=(0, 1.5),
                 textcoords="offset points",
                 ha="center",
                 fontsize=6.5,
                 color=INK,
             )
-    tallest = max((item.count for item in points), default=1)
+    tallest = max((point.count for point in points), default=1)
     axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), ylabel="examples")
     axes.set_yticks([])
 
@@ -174,17 +174,17 @@ def _short_count(count: int) -> str:
 
 def _description(points: Sequence[Point], note: str, words: Words) -> str:
     rows = [
-        f"{words.across} {number(item.confidence, digits=2)}:"
-        f" {words.short} {number(item.accuracy, digits=2)}"
-        f" (95 % interval {number(item.accuracy_low, digits=2)} to"
-        f" {number(item.accuracy_high, digits=2)}, {counted(item.count, 'row')})"
-        for item in points
+        f"{words.across} {number(point.confidence, digits=2)}:"
+        f" {words.short} {number(point.accuracy, digits=2)}"
+        f" (95 % interval {number(point.accuracy_low, digits=2)} to"
+        f" {number(point.accuracy_high, digits=2)}, {counted(point.count, 'row')})"
+        for point in points
     ]
     return f"{note}. Bins: {'; '.join(rows) or 'none'}."
 
 
 MOST_CLASSES = 12
-"""Classes that are drawn where none are named: those with the largest error of any method."""
+"""Most classes drawn by default: those with the largest error of any method."""
 
 CLASS_SLOT = "bayesloraClass"
 
@@ -198,14 +198,14 @@ ONE_CLASS = Words(
 )
 
 PerClass = bool | Sequence[str]
-"""Whether to draw one class against the rest, or the names of the classes to draw."""
+"""Whether to draw one-vs-rest diagrams, or the names of the classes to draw."""
 
 
 def check_classes(per_class: PerClass, methods: Sequence[Method]) -> None:
-    """Raise InputError for a class that no method has.
+    """Raise InputError if no method has a class.
 
     Raises:
-        InputError: A name is not that of a class.
+        InputError: A name is not the name of a class.
     """
     if isinstance(per_class, bool):
         return
@@ -216,41 +216,41 @@ def check_classes(per_class: PerClass, methods: Sequence[Method]) -> None:
 
 
 def class_panels(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> Iterator[Panel]:
-    """Yield a diagram for each labelled method and each class that is drawn.
+    """Yield a diagram for each labelled method and each class to draw.
 
     Args:
-        methods: Labelled methods with their places in the report.
+        methods: Labelled methods with their numbers in the report.
         per_class: As in `report`.
     """
     chosen = _chosen(methods, per_class)
-    for index, one in methods:
-        classes = one.method.predictions.classes
+    for index, assessed in methods:
+        classes = assessed.method.predictions.classes
         for name in chosen:
             if name in classes:
-                place = classes.index(name)
-                yield _panel(f"reliability-{index}-class-{place + 1}", one, place)
+                class_index = classes.index(name)
+                yield _panel(f"reliability-{index}-class-{class_index + 1}", assessed, class_index)
 
 
-def _panel(name: str, one: Assessed, place: int) -> Panel:
-    rows = _against_rest(one, place)
-    bins = one.scores.num_bins
+def _panel(name: str, assessed: Assessed, class_index: int) -> Panel:
+    rows = _against_rest(assessed, class_index)
+    bins = assessed.scores.num_bins
     error, count = ece(rows, bins), int(rows.correct.sum())
     return reliability_panel(
         name,
-        one.label,
-        occupied(reliability_bins(rows, bins, clusters=clusters_of(one))),
+        assessed.label,
+        occupied(reliability_bins(rows, bins, clusters=clusters_of(assessed))),
         f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {number(error)}",
         words=ONE_CLASS,
-        names={CLASS_SLOT: shorten(clean(one.method.predictions.classes[place]), 20)},
+        names={CLASS_SLOT: shorten(clean(assessed.method.predictions.classes[class_index]), 20)},
     )
 
 
-def _against_rest(one: Assessed, place: int) -> TopLabel:
-    predictions = one.method.predictions
+def _against_rest(assessed: Assessed, class_index: int) -> TopLabel:
+    predictions = assessed.method.predictions
     if predictions.labels is None:
         raise ValueError("a reliability diagram needs labels")
-    kept = predictions.labelled
-    return top_label(predictions.probs[kept, place], predictions.labels[kept] == place)
+    rows = predictions.labelled
+    return top_label(predictions.probs[rows, class_index], predictions.labels[rows] == class_index)
 
 
 def _chosen(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> list[str]:
@@ -258,14 +258,14 @@ def _chosen(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> lis
         return [per_class]
     if not isinstance(per_class, bool):
         return list(dict.fromkeys(per_class))
-    known = [name for _, one in methods for name in one.method.predictions.classes]
-    names = list(dict.fromkeys(known)) if per_class else []
+    all_names = [name for _, assessed in methods for name in assessed.method.predictions.classes]
+    names = list(dict.fromkeys(all_names)) if per_class else []
     if len(names) <= MOST_CLASSES:
         return names
     worst = dict.fromkeys(names, 0.0)
-    for _, one in methods:
-        for place, name in enumerate(one.method.predictions.classes):
-            error = ece(_against_rest(one, place), one.scores.num_bins)
+    for _, assessed in methods:
+        for class_index, name in enumerate(assessed.method.predictions.classes):
+            error = ece(_against_rest(assessed, class_index), assessed.scores.num_bins)
             worst[name] = max(worst[name], error)
-    kept = sorted(names, key=lambda name: -worst[name])[:MOST_CLASSES]
-    return [name for name in names if name in kept]
+    largest = sorted(names, key=lambda name: -worst[name])[:MOST_CLASSES]
+    return [name for name in names if name in largest]

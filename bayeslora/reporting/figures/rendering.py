@@ -1,12 +1,12 @@
-"""Matplotlib figures as SVG that can stand in a page beside others, and as PNG or PDF files.
+"""Matplotlib figures as SVG elements for a page, and as SVG, PNG or PDF files.
 
-Matplotlib only ever draws text that this package chose. Names from outside are put in afterwards,
-escaped, in place of short slots: so they cannot be taken for formulas, cannot lack a glyph and
-cannot break the page. The same figure gives the same bytes on every run.
+Matplotlib only draws text chosen by this package. External names replace short slots afterwards,
+escaped: they cannot be read as formulas, lack a glyph or break the page. The same figure gives the
+same bytes on every run.
 
-SVG keeps a name as text, which a browser shapes. In PNG and PDF matplotlib draws the letters, in
-the one font that comes with it: a character that the font lacks shows as �, and letters that run
-from right to left are neither joined nor reordered.
+SVG keeps a name as text, which a browser shapes. In PNG and PDF matplotlib draws the letters in its
+bundled font: missing characters show as �, and right-to-left letters are neither joined nor
+reordered.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ _STYLE: Any = {
 
 
 def drawing_style() -> AbstractContextManager[None]:
-    """Return a context of matplotlib's defaults and the package's settings.
+    """Return a context with matplotlib's defaults and the package's settings.
 
-    What a user or a notebook has set (fonts, TeX, a style sheet) neither shows nor changes.
+    Settings of a user or a notebook (fonts, TeX, a style sheet) have no effect and are preserved.
     """
     from matplotlib import style
 
@@ -68,15 +68,14 @@ def drawing_style() -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawn figure.
+    """A drawn figure.
 
     Attributes:
-        name: Stem of its file, unique in a report, of letters, digits and hyphens.
-        figure: What matplotlib drew.
-        title: What the figure is, in a few words.
-        description: What it shows, in words and numbers, for people who cannot see it.
-        texts: Slots in the figure's texts (letters and digits only), and the names that fill
-            them.
+        name: Stem of its file, unique in a report: letters, digits and hyphens.
+        figure: The matplotlib figure.
+        title: Title, a few words.
+        description: Content in words and numbers, for people who cannot see it.
+        texts: Slot in the figure's texts (letters and digits only) -> name that fills it.
     """
 
     name: str
@@ -92,10 +91,10 @@ class Drawing:
 
     Attributes:
         name: Stem of its file.
-        title: What it is, in a few words.
+        title: Title, a few words.
         standalone: A complete SVG file.
         inline: The same as an element for an HTML page.
-        files: Content of its files by format, those that were asked for.
+        files: Content of its files by requested format.
     """
 
     name: str
@@ -106,14 +105,14 @@ class Drawing:
 
 
 def render(panel: Panel) -> Drawing:
-    """Return the panel as SVG, with identifiers that start with its name."""
+    """Render the panel as SVG, with identifiers prefixed by its name."""
     buffer = io.BytesIO()
     with drawing_style():
         panel.figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     body = buffer.getvalue().decode("utf-8")
     body = body[body.index("<svg") :]
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # The default style would apply to the whole page; the root element passes it down instead.
+    # The default style would apply to the whole page; the root element sets it instead.
     body = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     body = compact(_own_identifiers(body, panel.name))
     body = filled(body, panel.texts, lambda name: escape(named(name)))
@@ -124,12 +123,12 @@ def render(panel: Panel) -> Drawing:
 
 
 def filled(text: str, texts: Mapping[str, str], form: Callable[[str], str] = str) -> str:
-    """Fill all slots in one pass, so that a name that reads like a slot stays a name.
+    """Fill all slots in one pass, so that names that look like slots are unchanged.
 
     Args:
-        text: Where slots may stand.
-        texts: Slots and the names that fill them.
-        form: How a name is written.
+        text: A text with slots.
+        texts: Slot -> name that fills it.
+        form: Formatter of names.
     """
     if not texts:
         return text
@@ -167,7 +166,7 @@ def _with_root(body: str, panel: Panel) -> str:
 
 
 FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
-"""Fonts of all texts, named once at the root: the layout's own, then wide ones."""
+"""Fonts of all texts, set once at the root: the font of the layout, then wide ones."""
 
 _COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"')
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -176,10 +175,10 @@ _OWN_FONT = re.compile(r" font-family: 'DejaVu Sans'[^;\"]*;?")
 
 
 def compact(body: str) -> str:
-    """Return an SVG with short coordinates and without blanks and repeated fonts.
+    """Return an SVG with short coordinates, without blanks and repeated fonts.
 
     Args:
-        body: What matplotlib wrote, before names from outside are in it.
+        body: Output of matplotlib, before external names are filled in.
     """
     body = _COORDINATES.sub(_shortened, body)
     body = re.sub(r">\s+<", "><", _NO_TURN.sub("", body))
@@ -187,7 +186,7 @@ def compact(body: str) -> str:
 
 
 def _shortened(attribute: re.Match[str]) -> str:
-    """Cut coordinates to a hundredth of a point, which no screen or printer resolves."""
+    """Round coordinates to a hundredth of a point, which no screen or printer resolves."""
     short = _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", attribute[0])
     return re.sub(r"\s+(?=\")", "", re.sub(r"\n", " ", short))
 
@@ -203,27 +202,27 @@ _AS_TEXT: Any = {"pdf.fonttype": 42}  # text in the PDF can be searched and copi
 
 
 def check_formats(figures: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats of figure files without repetition, in the order given.
+    """Return the formats of figure files without duplicates, in the original order.
 
     Raises:
-        InputError: None is given, or one is unknown.
+        InputError: There is no format, or a format is unknown.
     """
     if isinstance(figures, str):
         figures = (figures,)
-    for one in figures:
-        if one not in FORMATS:
-            raise unknown_choice("figure format", one, FORMATS)
+    for kind in figures:
+        if kind not in FORMATS:
+            raise unknown_choice("figure format", kind, FORMATS)
     if not figures:
         raise InputError(f"figures names no format; choose from {', '.join(FORMATS)}")
     return tuple(dict.fromkeys(figures))
 
 
 def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
-    """Return the panel as SVG for the page, with its files in the formats asked for."""
+    """Render the panel as SVG for the page, and its files in the requested formats."""
     drawing = render(panel)
     files = {
-        one: drawing.standalone.encode() if one == "svg" else _raster_or_pdf(panel, one)
-        for one in formats
+        kind: drawing.standalone.encode() if kind == "svg" else _raster_or_pdf(panel, kind)
+        for kind in formats
     }
     return replace(drawing, files=files)
 
@@ -245,17 +244,17 @@ def _raster_or_pdf(panel: Panel, kind: str) -> bytes:
 
 @contextmanager
 def _names_in_place(panel: Panel) -> Iterator[None]:
-    """Fill the slots of the figure's texts as plain text, and take the names out again."""
+    """Fill the slots of the figure's texts as plain text, and restore the slots on exit."""
     from matplotlib.text import Text
 
-    before = [(text, text.get_text()) for text in panel.figure.findobj(Text)]
-    for text, words in before:
+    originals = [(text, text.get_text()) for text in panel.figure.findobj(Text)]
+    for text, words in originals:
         text.set_parse_math(False)
         text.set_text(_drawable(filled(words, panel.texts)))
     try:
         yield
     finally:
-        for text, words in before:
+        for text, words in originals:
             text.set_text(words)
 
 

@@ -1,4 +1,4 @@
-"""Calibration against severity: ECE and accuracy of rows that were made worse on purpose."""
+"""Calibration against severity: ECE and accuracy of corrupted rows."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ _TALL, _GAP = 1.25, 0.25
 def shift_panel(
     name: str, curves: Sequence[tuple[Role, ShiftCurve]], axis: str = "severity"
 ) -> Panel:
-    """Return the curves of some methods under one corruption or attack.
+    """Return the curves of some methods under a corruption or attack.
 
     Args:
         name: Stem of the figure's file.
-        curves: At least one, all of the same corruption.
-        axis: What the curves are against.
+        curves: At least one curve, all of the same corruption.
+        axis: Label of the horizontal axis.
     """
     top = 0.58 + len(curves) * ENTRY_HEIGHT
-    boxes = [(0.42 + place * (_TALL + _GAP), _TALL) for place in range(len(_AXES))]
+    boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_AXES))]
     figure, axes = figure_with_axes(top + 0.36 + len(_AXES) * (_TALL + _GAP), *boxes[::-1])
     add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
-    texts = {name_slot(place): curve.label for place, (_, curve) in enumerate(curves)}
+    texts = {name_slot(index): curve.label for index, (_, curve) in enumerate(curves)}
     entries = [
         Entry(role, slot, _numbers(curve, axis))
         for slot, (role, curve) in zip(texts, curves, strict=True)
     ]
     add_entries(figure, entries, top=0.58)
     levels = sorted({level for _, curve in curves for level in curve.scores})
-    for one, (key, words) in zip(axes, _AXES, strict=True):
-        for place, (role, curve) in enumerate(curves):
-            shift = (place - (len(curves) - 1) / 2) * 0.012 * levels[-1]
-            _draw(one, role, curve, key, shift)
-        one.set_ylabel(words, color=INK)
+    for ax, (key, words) in zip(axes, _AXES, strict=True):
+        for index, (role, curve) in enumerate(curves):
+            shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]
+            _draw(ax, role, curve, key, shift)
+        ax.set_ylabel(words, color=INK)
         if all(float(level).is_integer() for level in levels):
-            one.set_xticks(levels)
-        one.set_ylim(bottom=0)
+            ax.set_xticks(levels)
+        ax.set_ylim(bottom=0)
     axes[-1].set_xlabel(axis, color=INK)
     kind = curves[0][1].kind.replace("_", " ")
     return Panel(
@@ -82,8 +82,8 @@ def _numbers(curve: ShiftCurve, axis: str) -> str:
 
 
 def _draw(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:
-    """Draw one curve; methods stand beside each other so that their bars can be told apart."""
-    scores = [found[key] for found in curve.scores.values()]
+    """Draw a curve, shifted so that the error bars of methods do not overlap."""
+    scores = [by_key[key] for by_key in curve.scores.values()]
     across = [severity + shift for severity in curve.scores]
     values = [score.value for score in scores]
     draw_curve(axes, role, across, values)

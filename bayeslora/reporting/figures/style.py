@@ -1,8 +1,8 @@
-"""What all figures share: colours, line styles, sizes, headings, keys and thinned curves.
+"""Common style of figures: colours, line styles, sizes, headings, legends and thinned curves.
 
-Colours are from the palette of Okabe and Ito (2008), which people with the common colour
-deficiencies can tell apart; line style, hatch or marker shape repeats what a colour says, so that
-a figure still reads in grey.
+Colours are from the palette of Okabe and Ito (2008), which is distinguishable with common colour
+vision deficiencies; line style, hatch or marker shape encodes the same information, so that figures
+work in grey.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LEFT = 0.5
 """Room left of the axes for tick labels and the axis label, in inches."""
 
 KEY_ROW = 0.165
-"""Height of one line of a key, in inches."""
+"""Height of a line of a legend, in inches."""
 
 MARKER_SIZE = 4.2
 """Width of a point, in points."""
@@ -50,9 +50,9 @@ MARKER_SIZE = 4.2
 TITLE_SLOT = "bayesloraTitle"
 
 
-def name_slot(place: int) -> str:
-    """Return the slot of the name in that place; the last letter keeps 1 apart from 10."""
-    return f"bayesloraName{place}x"
+def name_slot(index: int) -> str:
+    """Return the slot of the name with an index; the last letter distinguishes 1 from 10."""
+    return f"bayesloraName{index}x"
 
 
 Line = Literal["-"] | tuple[float, tuple[float, ...]]
@@ -61,14 +61,14 @@ Line = Literal["-"] | tuple[float, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Role:
-    """How one set of rows looks in every figure.
+    """The style of a set of rows in every figure.
 
     Attributes:
         color: A colour of the palette.
         line: Line style.
         hatch: Hatch of its area; empty for none.
-        strength: How much of its colour its area takes, the rest being white; 0 for no area.
-        marker: Shape of its points; empty where there are none.
+        strength: Share of its colour in its area, mixed with white; 0 for no area.
+        marker: Shape of its points; empty for none.
     """
 
     color: str
@@ -79,7 +79,7 @@ class Role:
 
     @property
     def area(self) -> tuple[float, float, float]:
-        """Colour of its area; opaque, because a hatch would share the transparency."""
+        """Colour of its area; opaque, because transparency would apply to the hatch too."""
         from matplotlib.colors import to_rgb
 
         red, green, blue = (1 - self.strength * (1 - part) for part in to_rgb(self.color))
@@ -107,15 +107,15 @@ METHODS = (
     Role(GREEN, (0, (7, 1.5, 1.2, 1.5)), marker="D"),
     Role(PURPLE, (0, (3, 1, 1, 1, 1, 1)), marker="v"),
 )
-"""Roles of the methods that share a panel, at most so many."""
+"""Roles of the methods of a panel; their number limits the methods per panel."""
 
 
 def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the common width with stacked axes at fixed places.
+    """Return a figure of the common width with stacked axes at fixed positions.
 
     Args:
         height: Height of the figure in inches.
-        boxes: For each axes its bottom and its height, in inches.
+        boxes: Bottom and height of each axes, in inches.
     """
     from matplotlib.figure import Figure
 
@@ -130,7 +130,7 @@ def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure
 
 
 def add_heading(figure: Figure, note: str) -> None:
-    """Write the place of the method's name, and `note` under it, at the top left."""
+    """Write the slot of the method's name, and `note` below it, at the top left."""
     height = figure.get_figheight()
     left = 0.06 / WIDTH
     figure.text(
@@ -142,10 +142,10 @@ def add_heading(figure: Figure, note: str) -> None:
 def add_key(
     figure: Figure, entries: Sequence[tuple[Role, str]], *, top: float, left: float = 0.08
 ) -> None:
-    """Draw a key of swatches and words, one entry a line.
+    """Draw a legend of swatches and words, one entry per line.
 
     Args:
-        figure: Where to draw.
+        figure: The figure.
         entries: Roles and the words beside them.
         top: Distance of the first line from the upper edge, in inches.
         left: Distance of the swatches from the left edge, in inches.
@@ -159,14 +159,14 @@ def add_key(
 def add_swatch(
     figure: Figure, role: Role, left: float, level: float, *, line: bool = False
 ) -> None:
-    """Draw a sample of a role, from `left` on at the height `level`, in parts of the figure.
+    """Draw a sample of a role, in figure coordinates.
 
     Args:
-        figure: Where to draw.
-        role: What to show.
-        left: Where it begins.
-        level: Height of its middle.
-        line: Draw the line of a role whose points have a shape, not a point alone.
+        figure: The figure.
+        role: The role.
+        left: Left edge.
+        level: Vertical centre.
+        line: For a role with markers, also draw its line.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -201,10 +201,10 @@ def add_swatch(
 
 
 POINTS = 400
-"""Points of a curve, about two a printed point across: more would not be seen."""
+"""Points of a curve, about two per printed point of width: more are not visible."""
 
 ENTRY_HEIGHT = 0.31
-"""Height of an entry of the key, its two lines together, in inches."""
+"""Height of an entry of the legend with its two lines, in inches."""
 
 Item = TypeVar("Item")
 
@@ -213,10 +213,10 @@ _LEFT, _INDENT = 0.08, 0.36
 
 @dataclass(frozen=True)
 class Entry:
-    """One curve of a key.
+    """A curve in a legend.
 
     Attributes:
-        role: How it looks.
+        role: Its style.
         name: Slot of its name, or words.
         detail: Second line: its numbers.
     """
@@ -230,26 +230,26 @@ def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Ite
     """Yield the number of each panel, from 1, with its items and their roles.
 
     Args:
-        items: Methods that share a figure; no panel gets more than there are roles, and none has
-            two fewer than another, so that nobody is left alone.
+        items: Methods of a figure. Panels have at most as many as there are roles, and their sizes
+            differ by at most one.
     """
     panels = -(-len(items) // len(METHODS))
-    bounds = [-(-len(items) * place // max(1, panels)) for place in range(panels + 1)]
+    bounds = [-(-len(items) * index // max(1, panels)) for index in range(panels + 1)]
     for number, (start, end) in enumerate(pairwise(bounds), start=1):
         yield number, list(zip(METHODS, items[start:end], strict=False))
 
 
 def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None:
-    """Draw the key: a line and a point, the name, and the numbers under it.
+    """Draw the legend: a line and a point, the name, and the numbers below it.
 
     Args:
-        figure: Where to draw.
-        entries: Curves in the order of the key.
+        figure: The figure.
+        entries: Curves in the order of the legend.
         top: Distance of the first line from the upper edge, in inches.
     """
     height = figure.get_figheight()
-    for place, entry in enumerate(entries):
-        level = 1 - (top + place * ENTRY_HEIGHT) / height
+    for index, entry in enumerate(entries):
+        level = 1 - (top + index * ENTRY_HEIGHT) / height
         add_swatch(figure, entry.role, _LEFT / WIDTH, level, line=True)
         left = (_LEFT + _INDENT) / WIDTH
         figure.text(left, level, entry.name, fontsize=7.5, color=INK, va="center")
@@ -258,25 +258,25 @@ def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None
 
 
 def described(entries: Sequence[Entry], texts: Mapping[str, str]) -> str:
-    """Return a key in words, with the names that fill its slots."""
-    return filled("; ".join(f"{one.name}: {one.detail}" for one in entries), texts) + "."
+    """Return a legend in words, with its slots filled by names."""
+    return filled("; ".join(f"{entry.name}: {entry.detail}" for entry in entries), texts) + "."
 
 
 def draw_curve(axes: Axes, role: Role, across: Values, up: Values) -> None:
     """Draw a curve; it may lie on the edge of the axes."""
-    look: Any = {"color": role.color, "linestyle": role.line, "linewidth": 1.4}
-    axes.plot(across, up, **look, clip_on=False)
+    line_style: Any = {"color": role.color, "linestyle": role.line, "linewidth": 1.4}
+    axes.plot(across, up, **line_style, clip_on=False)
 
 
 def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:
     """Draw points that stand out from a curve below them."""
-    look: Any = {"color": role.color, "linestyle": "none", "marker": role.marker}
+    marker_style: Any = {"color": role.color, "linestyle": "none", "marker": role.marker}
     edge: Any = {"markersize": MARKER_SIZE, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    axes.plot(across, up, **look, **edge, zorder=3, clip_on=False)
+    axes.plot(across, up, **marker_style, **edge, zorder=3, clip_on=False)
 
 
 def mark_powers(axis: Axis) -> None:
-    """Mark powers of ten in plain text: matplotlib's own way needs its formula language."""
+    """Label powers of ten in plain text, since matplotlib's labels need mathtext."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(numticks=8))
@@ -296,26 +296,27 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def thinned(
     across: NDArray[np.float64], up: NDArray[np.float64], points: int = POINTS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a rising curve by points evenly spaced along it; the ends are kept.
+    """Thin an increasing curve to points evenly spaced along it, keeping the ends.
 
-    No point that is left out is farther than one step along the curve from a kept one, and a step
-    is the sum of both ranges over `points`: half a line's width in these figures.
+    No omitted point is farther than one step along the curve from a kept point, and a step is the
+    sum of both ranges over `points`: half a line's width in these figures.
 
     Args:
-        across: [G] rising.
-        up: [G] rising.
-        points: Most points that are kept, about.
+        across: [G] increasing.
+        up: [G] increasing.
+        points: Approximate maximum number of points to keep.
     """
     along = across + up
-    wanted = np.linspace(along[0], along[-1], points)
-    kept = np.unique(np.append(np.searchsorted(along, wanted[:-1]), len(along) - 1))
-    return across[kept], up[kept]
+    targets = np.linspace(along[0], along[-1], points)
+    indices = np.unique(np.append(np.searchsorted(along, targets[:-1]), len(along) - 1))
+    return across[indices], up[indices]
 
 
 def sampled_sizes(rows: int) -> NDArray[np.int64]:
-    """Return numbers of rows from 1 to `rows`, closer to each other where they are few.
+    """Return numbers of rows from 1 to `rows`, denser for small numbers.
 
-    A running mean changes by parts of its size: fast over the first rows, slowly over the last.
+    A running mean changes in proportion to 1 / size: fast over the first rows, slowly over the
+    last.
     """
     if rows <= POINTS:
         return np.arange(1, rows + 1)

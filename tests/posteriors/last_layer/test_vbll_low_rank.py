@@ -18,7 +18,7 @@ def test_a_deviation_that_wants_to_be_zero_keeps_the_determinant_exact(seed):
     blocks, prior = None, 0.05
     for turn in range(12):
         weighted = weights * (1 + turn / 10)
-        blocks = LowRankBlocks(rows, weighted, prior, rank=3, before=blocks)
+        blocks = LowRankBlocks(rows, weighted, prior, rank=3, previous=blocks)
         found = blocks.stored()
         covariance = torch.diag_embed(found.std.square()) + found.factor @ found.factor.mT
         # k by k and d by d determinants of the same matrix, whose condition is some 1e9.

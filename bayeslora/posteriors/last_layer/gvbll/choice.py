@@ -1,9 +1,9 @@
-"""Choosing shrinkage and inflation of a generative last layer by the NLL of held-out rows.
+"""Choice of shrinkage and inflation of a generative last layer by the NLL of held-out rows.
 
     log p(c | φ) = log π_c − d/2 log(1 + s_c) − q_c(ρ) / 2a(1 + s_c) + const,   s_c = 1 / (n_c + κ)
 
 with q_c(ρ) the squared distance of φ to m_c under the covariance shrunk by ρ. It is linear in 1/a,
-so the NLL is convex in 1/a, and a search along log a for each ρ of a grid finds the optimum.
+so the NLL is convex in 1/a, and a search over log a for each ρ of a grid finds the optimum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INFLATION_RANGE = (2.0**-4, 2.0**16)
 NUM_FOLDS = 5
 
 _TOLERANCE = 1e-4
-# Nats for each power of e: where held-out rows cannot tell, being all right, the larger inflation.
+# Bonus in nats per unit of log inflation: decides for the larger inflation if all rows are correct.
 _IN_DOUBT = 1e-6
 
 
@@ -39,12 +39,12 @@ class HeldOut:
     """Rows held out from a scatter, in its coordinates.
 
     Attributes:
-        scatter: Of the rows they were held out from.
+        scatter: Scatter of the other rows.
         prior_rows: κ.
         inside: [M, r] coordinates.
-        outside: [M] squares left over.
+        outside: [M] squared norms outside the scatter's directions.
         labels: [M] int64.
-        known: [M, C] logits that are known beforehand; None where none are.
+        known: [M, C] logits known in advance; None for zero.
     """
 
     scatter: Scatter
@@ -56,12 +56,12 @@ class HeldOut:
 
     @classmethod
     def of(cls, scatter: Scatter, prior_rows: float, rows: Features) -> HeldOut:
-        """Return labelled rows, seen from a scatter."""
+        """Convert labelled rows to the coordinates of a scatter."""
         rows = rows.double()
         return cls(scatter, prior_rows, *scatter.coordinates(rows.values), rows.targets, rows.known)
 
     def terms(self, shrinkage: float) -> tuple[Tensor, Tensor]:
-        """Return o [C] or [M, C] and Q [M, C]: the logits are o − Q / a under an inflation a."""
+        """Return o [C] or [M, C] and Q [M, C]: the logits are o − Q / a at inflation a."""
         values, floor = self.scatter.shrunk(shrinkage)
         means = self.scatter.coordinates(self.scatter.means)[0]
         rows, centres = self.inside / values.sqrt(), means / values.sqrt()
@@ -77,16 +77,16 @@ class HeldOut:
 def choose(
     config: GVBLL, train: Features, scatter: Scatter, validation: Features | None
 ) -> tuple[float, float]:
-    """Return the shrinkage and the inflation that a configuration asks for.
+    """Return the shrinkage and the inflation, chosen as configured.
 
     Args:
-        config: Which of the two are to be chosen.
+        config: Values of the two, or how to choose them.
         train: The rows of `scatter`, float64.
-        scatter: Of all rows.
-        validation: Held-out rows; None cross-validates those of training.
+        scatter: Scatter of all training rows.
+        validation: Held-out rows; None cross-validates on the training rows.
 
     Raises:
-        InputError: There is one row alone, and no validation rows.
+        InputError: There is a single training row, and no validation rows.
     """
     shrinkages = SHRINKAGE_GRID
     if not isinstance(config.shrinkage, str):
@@ -100,8 +100,8 @@ def choose(
         if validation is None
         else [HeldOut.of(scatter, config.prior_rows, validation)]
     )
-    found = [(*_best_inflation(config, held_out, rho), rho) for rho in shrinkages]
-    _, inflation, shrinkage = min(found)
+    candidates = [(*_best_inflation(config, held_out, rho), rho) for rho in shrinkages]
+    _, inflation, shrinkage = min(candidates)
     if config.inflation == "validation" and not _is_inside(inflation):
         logger.warning(
             "the best inflation by held-out NLL, %g, is at the edge of the search", inflation
@@ -110,7 +110,7 @@ def choose(
 
 
 def _folds(train: Features, num_classes: int, prior_rows: float) -> list[HeldOut]:
-    """Return every row held out once, each class spread over all folds."""
+    """Hold out every row once, with each class spread over all folds."""
     rows, labels = len(train), train.targets
     if rows < 2:
         raise InputError("posterior 'gvbll' cannot choose its shrinkage on a single row")
@@ -118,17 +118,17 @@ def _folds(train: Features, num_classes: int, prior_rows: float) -> list[HeldOut
     fold = torch.empty_like(labels)
     fold[labels.argsort(stable=True)] = torch.arange(rows, device=labels.device) % count
     parts = []
-    for number in range(count):
-        out = fold == number
-        scatter = Scatter.of(train.values[~out], labels[~out], num_classes, prior_rows)
-        parts.append(HeldOut.of(scatter, prior_rows, train.take(out)))
+    for index in range(count):
+        held_out = fold == index
+        scatter = Scatter.of(train.values[~held_out], labels[~held_out], num_classes, prior_rows)
+        parts.append(HeldOut.of(scatter, prior_rows, train.take(held_out)))
     return parts
 
 
 def _best_inflation(
     config: GVBLL, held_out: list[HeldOut], shrinkage: float
 ) -> tuple[float, float]:
-    """Return the lowest NLL, in nats per row, and the inflation it is reached with."""
+    """Return the lowest NLL, in nats per row, and the inflation that attains it."""
     from scipy.optimize import minimize_scalar
 
     score = _nll(held_out, shrinkage)

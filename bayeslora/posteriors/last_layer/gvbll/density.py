@@ -1,4 +1,4 @@
-"""The generative last layer in formulas: densities, the published bound, and draws of the means.
+"""Formulas of the generative last layer: densities, the published bound, and draws of the means.
 
     φ | c ~ N(μ_c, Σ),   q(μ_c) = N(m_c, s_c Σ),   s_c = 1 / (n_c + κ),   π_c = (n_c + 1) / (N + C)
 
@@ -20,19 +20,19 @@ from torch.nn.functional import one_hot
 from bayeslora.links import antithetic_noise
 from bayeslora.runtime import row_slices
 
-# Draws x rows x classes at a time, a few of which are held: 8 MB in float64.
+# Draws x rows x classes per chunk, 8 MB in float64; a few such arrays are held at once.
 _AT_A_TIME = 1 << 20
 
 
 def log_shares(counts: Tensor) -> Tensor:
-    """Return log π [C]: the classes' posterior mean shares under a uniform Dirichlet prior."""
-    found: Tensor = (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
-    return found
+    """Return log π [C], with π the posterior mean class shares under a uniform Dirichlet prior."""
+    result: Tensor = (counts + 1).log() - math.log(float(counts.sum()) + len(counts))
+    return result
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Rows as their distances to the class means, with what else their densities need.
+    """Distances of rows to the class means, and further terms of their densities.
 
     Attributes:
         squared: [N, C], D.
@@ -52,7 +52,7 @@ def log_joint(rows: Distances, log_determinant: Tensor | float = 0.0) -> Tensor:
 
     Args:
         rows: N rows.
-        log_determinant: log|Σ|; without it the densities are those of whitened features.
+        log_determinant: log|Σ|; 0 yields the densities of whitened features.
     """
     growth = rows.size * rows.spread.log1p()
     constant = rows.size * math.log(2 * math.pi) + log_determinant
@@ -60,7 +60,7 @@ def log_joint(rows: Distances, log_determinant: Tensor | float = 0.0) -> Tensor:
 
 
 def label_bound(rows: Distances, labels: Tensor) -> Tensor:
-    """Return the lower bound [N] on E_q log p(y | φ, μ) that G-VBLL is published with.
+    """Return the lower bound [N] on E_q log p(y | φ, μ) published for G-VBLL.
 
         log π_y + log N(φ; m_y, Σ) − ½ tr(S_y Σ⁻¹) − log Σ_c π_c N(φ; m_c, Σ + S_c)
 
@@ -78,33 +78,33 @@ def label_bound(rows: Distances, labels: Tensor) -> Tensor:
 def draw_logits(rows: Distances, num_samples: int, seed: int) -> Tensor:
     """Return log π_c − ½ (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c) under draws of the means, [S, N, C].
 
-    The draws are from p(μ | data, φ): the row's features say something of the means too, and only
-    so is the softmax of `log_joint` the mean of the softmax over draws. In a draw the row is of
-    class c with probability p(c | φ), which moves μ_c alone, to N(m_c + s_c / (1 + s_c) (φ − m_c),
-    s_c / (1 + s_c) Σ). The squared distance to a normal point is a non-central chi-squared number,
-    so two numbers per draw and class stand for all d coordinates. One block of noise serves all
-    rows.
+    The draws are from p(μ | data, φ): the row's features are informative about the means too, and
+    only then is the softmax of `log_joint` the mean of the softmax over draws. In a draw the row
+    has class c with probability p(c | φ), which moves μ_c alone, to
+    N(m_c + s_c / (1 + s_c) (φ − m_c), s_c / (1 + s_c) Σ). The squared distance to a normal point is
+    a non-central chi-squared number, so two numbers per draw and class represent all d coordinates.
+    All rows share one block of noise.
 
     Args:
         rows: N rows.
         num_samples: S.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     classes = len(rows.spread)
     noise = _noise(num_samples, classes, rows.size, seed, rows.squared)
     parts = [
-        _under(replace(rows, squared=rows.squared[some]), *noise)
-        for some in row_slices(len(rows.squared), num_samples * classes, _AT_A_TIME)
+        _draw_chunk(replace(rows, squared=rows.squared[chunk]), *noise)
+        for chunk in row_slices(len(rows.squared), num_samples * classes, _AT_A_TIME)
     ]
     return torch.cat(parts, 1)
 
 
-def _under(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:
-    """Return what `draw_logits` does for a chunk of rows."""
+def _draw_chunk(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Tensor:
+    """Draw logits for a chunk of rows."""
     num_samples, classes = along.shape
     cumulative = log_joint(rows).softmax(1).cumsum(1)
-    places = ((order + 0.5) / num_samples).expand(len(rows.squared), -1).contiguous()
-    member = torch.searchsorted(cumulative, places).clamp_max(classes - 1)
+    quantiles = ((order + 0.5) / num_samples).expand(len(rows.squared), -1).contiguous()
+    member = torch.searchsorted(cumulative, quantiles).clamp_max(classes - 1)
     moved = one_hot(member.T, classes).bool()
     factor = torch.where(moved, 1 / (1 + rows.spread), 1.0)
     spread = factor * rows.spread
@@ -115,7 +115,7 @@ def _under(rows: Distances, along: Tensor, across: Tensor, order: Tensor) -> Ten
 def _noise(
     num_samples: int, num_classes: int, size: int, seed: int, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a normal and a chi-squared (d − 1) number [S, C] each, and the numbers 0 … S − 1."""
+    """Return normal and chi-squared (d − 1) numbers [S, C] each, and a permutation of 0 … S − 1."""
     shape = (num_samples, num_classes)
     along = antithetic_noise(num_samples, (num_classes,), seed, like)
     generator = np.random.default_rng(seed)

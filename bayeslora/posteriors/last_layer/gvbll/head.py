@@ -1,16 +1,16 @@
-"""Generative last layer (G-VBLL) in its conjugate form: class means are random, Σ is estimated.
+"""Generative last layer (G-VBLL) in conjugate form: class means are random, Σ is estimated.
 
     y ~ Cat(π),   φ | y = c ~ N(μ_c, Σ),   μ_c ~ N(m0, Σ/κ),   Σ = a ((1 − ρ) S + ρ t I)
 
-Given Σ the posterior of the means is exact, q(μ_c) = N(m_c, S_c) with S_c = Σ / (n_c + κ), and so
-is the prediction p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ): no bound has to be ascended. ρ shrinks the
-scatter S of the rows (`scatter.py`), and a > 1 makes up for what is not Gaussian in the
-features; both are chosen by the NLL of held-out rows (`choice.py`).
+Given Σ, the posterior of the means is exact, q(μ_c) = N(m_c, S_c) with S_c = Σ / (n_c + κ), and so
+is the prediction p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ), so no bound is optimised. ρ shrinks the scatter
+S of the rows (`scatter.py`), and a > 1 compensates for features that are not Gaussian; both are
+chosen by the NLL of held-out rows (`choice.py`).
 
-The adapter trains beside a softmax layer by maximum likelihood; `fit` replaces it in predictions.
+The adapter trains with a softmax layer by maximum likelihood; `fit` replaces it in predictions.
 
-Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, where Σ and q follow by
-gradient steps on the bound that is reported here as `label_bound`.
+Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, who fit Σ and q by gradient steps on the
+bound that is reported here as `label_bound`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _MEASURED = ("inflation", "label_bound")
 
 
 class GVBLLHead(AroundPoint):
-    """The head; a `LastLayer`. Before a fit it is the softmax layer that trains.
+    """The head; a `LastLayer`. Before a fit it is the trained softmax layer.
 
     Attributes:
         point: The softmax layer.
         gaussian: Means m_c [C, d] and covariance Σ, None before `fit`.
-        counts: [C] float64, rows of each class.
+        counts: [C] float64, rows per class.
         inflation: a.
-        label_bound: Mean over the rows of the published bound, in nats.
+        label_bound: Published bound, mean over rows, in nats.
     """
 
     # Epochs are compared by the softmax layer: ρ and a are chosen once, at the end.
@@ -79,14 +79,13 @@ class GVBLLHead(AroundPoint):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Fit the Gaussians; the softmax layer stays as it is.
+        """Fit the Gaussians; the softmax layer does not change.
 
-        `choose_prior=False` takes Ledoit and Wolf's shrinkage and no inflation where these are not
-        numbers.
+        `choose_prior=False` takes Ledoit-Wolf shrinkage and no inflation if these are not numbers.
 
         Raises:
-            InputError: Features are not finite, all rows have the same, or there is one alone to
-                choose on.
+            InputError: Features are not finite, all rows have the same features, or there is a
+                single row to choose on.
         """
         check_fit(train, validation)
         config = self.config if choose_prior else _unchosen(self.config)
@@ -98,7 +97,7 @@ class GVBLLHead(AroundPoint):
         values, floor = scatter.shrunk(shrinkage)
         gaussian = TiedGaussian(classes, size, len(values)).to(device)
         gaussian.means.copy_(scatter.means)
-        # Contiguous as it will be read back: products of other layouts differ in the last bit.
+        # Contiguous, as when loaded: products of other layouts differ in the last bit.
         gaussian.directions = scatter.directions.contiguous()
         gaussian.precisions.copy_(1 / (inflation * values))
         gaussian.beyond.fill_(1 / (inflation * floor))
@@ -111,13 +110,13 @@ class GVBLLHead(AroundPoint):
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits | SampledLogits:
-        """Return draws [S, N, C] with the exact log p(c, φ); before a fit, the softmax layer's."""
+        """Return draws [S, N, C] and the exact log p(c, φ); before a fit, the softmax logits."""
         if self.gaussian is None:
             return self.point.predict(rows)
         rows = rows.double()
-        found = self._distances(self.gaussian, rows)
-        draws = draw_logits(found, self.config.num_samples, self.seed)
-        joint = log_joint(found, self.gaussian.log_determinant())
+        distances = self._distances(self.gaussian, rows)
+        draws = draw_logits(distances, self.config.num_samples, self.seed)
+        joint = log_joint(distances, self.gaussian.log_determinant())
         if rows.known is None:
             return SampledLogits(draws, joint)
         return SampledLogits(draws + rows.known, joint + rows.known)
@@ -127,12 +126,12 @@ class GVBLLHead(AroundPoint):
         """Return `log_density` [N], −log p(φ) in nats; nothing before a fit."""
         if self.gaussian is None:
             return {}
-        found = self._distances(self.gaussian, rows)
-        joint = log_joint(found, self.gaussian.log_determinant())
+        distances = self._distances(self.gaussian, rows)
+        joint = log_joint(distances, self.gaussian.log_determinant())
         return {"log_density": -joint.logsumexp(1)}
 
     def extra_config(self) -> dict[str, Any]:
-        """Return whether there is a fit, and in how many directions its covariance is known."""
+        """Return whether there is a fit, and the rank of its scatter."""
         if self.gaussian is None:
             return {"fitted": False}
         return {"fitted": True, "rank": self.gaussian.directions.shape[1]}
@@ -146,7 +145,7 @@ class GVBLLHead(AroundPoint):
         self.gaussian = gaussian.to(self.counts.device)
 
     def report(self) -> dict[str, float | str]:
-        """Return shrinkage, inflation, and the published bound on the rows, in nats per row."""
+        """Return shrinkage, inflation and the published bound, in nats per row."""
         if self.gaussian is None:
             return {"fitted": "no"}
         return {
@@ -164,7 +163,7 @@ class GVBLLHead(AroundPoint):
 
 
 def _unchosen(config: GVBLL) -> GVBLL:
-    """Return the configuration without anything that held-out rows would have to choose."""
+    """Return the configuration without options chosen on held-out rows."""
     if config.shrinkage == "validation":
         config = replace(config, shrinkage="ledoit-wolf")
     return replace(config, inflation=1.0) if config.inflation == "validation" else config

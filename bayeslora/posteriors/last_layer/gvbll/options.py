@@ -52,7 +52,7 @@ class GVBLL(Posterior):
 
     @property
     def needs_held_out(self) -> bool:
-        """Whether rows that the network was not trained on have to choose something."""
+        """Whether an option is chosen on rows that the network was not trained on."""
         return "validation" in (self.shrinkage, self.inflation)
 
     def make_head(
@@ -66,7 +66,7 @@ class GVBLL(Posterior):
     def make_shared_head(
         self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
-        """Refuse: options have no density of a class.
+        """Raise InputError: options have no class densities.
 
         Raises:
             InputError: Always.
@@ -78,7 +78,7 @@ class GVBLL(Posterior):
         )
 
     def check_fit(self, plan: FitPlan) -> None:
-        """Check that validation rows choose what is to be chosen, and parts of the rows nothing."""
+        """Check that there are validation rows if needed, and no cross-validation."""
         if plan.cross_validates:
             raise InputError(
                 "cv has no effect on 'gvbll', whose logits do not grow with its features: "

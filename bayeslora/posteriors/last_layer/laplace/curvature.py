@@ -4,7 +4,7 @@
     kron     H ≈ B ⊗ A
     diag     h_ci = Σ_n p_nc (1 − p_nc) φ_ni²
 
-with probabilities p_n [C] and features φ_n [d] of the rows, and a prior of precision δ.
+with probabilities p_n [C] and features φ_n [d] of the rows, and prior precision δ.
 
 Sources: Ritter, Botev and Barber 2018 (ICLR), Daxberger et al. 2021, arXiv 2106.14806.
 """
@@ -21,7 +21,7 @@ from bayeslora.errors import InputError
 from bayeslora.posteriors.last_layer.algebra import RowSpace, class_contrasts, precision_factor
 from bayeslora.runtime import row_slices
 
-# A matrix of this size takes 2 GiB in float64, and minutes to factorise on one core.
+# A matrix with this many rows takes 2 GiB in float64, and minutes to factorise on one core.
 _LARGEST = 16384
 
 
@@ -58,13 +58,13 @@ class KronCurvature(nn.Module):
 
         A = (1/N) Σ_n φ_n φ_nᵀ  [d, d],   B = Σ_n (diag p_n − p_n p_nᵀ)  [C, C]
 
-    so that the product B ⊗ A has the scale of a sum over rows. With A = Q_A diag(α) Q_Aᵀ and
-    B = Q_B diag(β) Q_Bᵀ, u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
+    so that B ⊗ A has the scale of a sum over rows. With A = Q_A diag(α) Q_Aᵀ, B = Q_B diag(β) Q_Bᵀ
+    and u = (Q_Aᵀφ)², a prior of precision δ enters exactly:
 
         V(φ) = Q_B diag_j( Σ_i u_i / (α_i β_j + δ) ) Q_Bᵀ
 
     Attributes:
-        basis: [d, r], eigenvectors of A with (numerically) all of its mass; r = min(N, d).
+        basis: [d, r], eigenvectors that span (numerically) the range of A; r = min(N, d).
         feature_eigenvalues: [r], α ≥ 0.
         class_basis: [C, C], eigenvectors of B.
         class_eigenvalues: [C], β ≥ 0.
@@ -108,8 +108,8 @@ class KronCurvature(nn.Module):
         """Return the logits' covariance [N, C, C] for [N, d] float64 features."""
         coordinates = features @ self.basis
         outside = (features - coordinates @ self.basis.T).square().sum(-1, keepdim=True)
-        spread = coordinates.square() @ (1 / self._eigenvalues(precision)) + outside / precision
-        return torch.einsum("aj,nj,bj->nab", self.class_basis, spread, self.class_basis)
+        variances = coordinates.square() @ (1 / self._eigenvalues(precision)) + outside / precision
+        return torch.einsum("aj,nj,bj->nab", self.class_basis, variances, self.class_basis)
 
     def _eigenvalues(self, precision: float) -> Tensor:
         """Return α_i β_j + δ, [r, C]."""
@@ -119,17 +119,18 @@ class KronCurvature(nn.Module):
 class FullCurvature(nn.Module):
     """The Hessian between class contrasts in row-space coordinates, float64.
 
-    Two directions carry no curvature, so the prior stays there exactly and neither is stored:
+    Two kinds of directions have no curvature, so the posterior equals the prior there, and neither
+    is stored:
 
     - a shift common to all classes, because (diag p − ppᵀ) 1 = 0. In an orthonormal basis U of the
       contrasts between classes, [C, C−1], H is a matrix of size (C−1) d.
     - features outside the row space of the training features.
 
-    V keeps the prior variance ‖φ‖²/δ along the common shift, which softmax cannot see.
+    V keeps the prior variance ‖φ‖²/δ along the common shift, which does not affect the softmax.
 
     Attributes:
         hessian: [(C−1) r, (C−1) r], contrasts outermost.
-        basis: [d, r] of the row space, None where r = d.
+        basis: [d, r] of the row space; None if r = d.
     """
 
     hessian: Tensor
@@ -165,7 +166,7 @@ class FullCurvature(nn.Module):
         inside = space.coordinates(features)
         contrasts = class_contrasts(self.num_classes).to(features)
         centred = contrasts - (probs @ contrasts)[:, None, :]
-        # Rows of this root are √p_c (e_c − p)ᵀU, and diag p − ppᵀ is its Gram matrix.
+        # The rows of this root are √p_c (e_c − p)ᵀU; its Gram matrix is Uᵀ(diag p − ppᵀ)U.
         roots = probs.sqrt()[..., None] * centred
         size = self.hessian.shape[0]
         self.hessian = features.new_zeros(size, size)
@@ -187,11 +188,11 @@ class FullCurvature(nn.Module):
         space = RowSpace(self.basis)
         inside = space.coordinates(features)
         contrasts = class_contrasts(self.num_classes).to(features)
-        number, rank = contrasts.shape[1], inside.shape[1]
-        inverse = self._inverted(precision).view(number, rank, number, rank)
+        num_contrasts, rank = contrasts.shape[1], inside.shape[1]
+        inverse = self._inverted(precision).view(num_contrasts, rank, num_contrasts, rank)
         parts = [
             torch.einsum("kilj,ni,nj->nkl", inverse, inside[rows], inside[rows])
-            for rows in row_slices(len(inside), number * number * rank)
+            for rows in row_slices(len(inside), num_contrasts * num_contrasts * rank)
         ]
         reduced = torch.cat(parts)
         outside = space.outside(features) / precision
@@ -200,7 +201,7 @@ class FullCurvature(nn.Module):
         return contrasts @ reduced @ contrasts.T + shift[:, None, None]
 
     def _inverted(self, precision: float) -> Tensor:
-        """Return (H + δI)⁻¹, remembered for the last δ."""
+        """Return (H + δI)⁻¹, cached for the last δ."""
         if self._inverse is None or self._inverted_at != precision:
             matrix = self.hessian.clone()
             matrix.diagonal().add_(precision)

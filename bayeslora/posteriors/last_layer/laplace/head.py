@@ -2,8 +2,8 @@
 
     q(Θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J_n = I ⊗ φ_nᵀ
 
-For a last layer H is the exact Hessian and the logits are exactly linear in the weights. θ̂ is
-trained as a MAP head; `fit` adds the curvature and chooses δ, and never moves θ̂.
+For a last layer H is the exact Hessian, and the logits are exactly linear in the weights. θ̂ is
+trained as a MAP head; `fit` adds the curvature and chooses δ, but never moves θ̂.
 
 Sources: MacKay 1992; Kristiadi, Hein and Hennig 2020, arXiv 2002.10118; Daxberger et al. 2021,
 arXiv 2106.14806.
@@ -45,7 +45,7 @@ class AnyCurvature(Protocol):
     """The Hessian of a last layer's weights; an `nn.Module`."""
 
     def fit(self, features: Tensor, probs: Tensor) -> None:
-        """Set it from features and probabilities [N, C], both float64."""
+        """Set the curvature from features and probabilities [N, C], both float64."""
         ...
 
     def log_determinant(self, precision: float) -> float:
@@ -70,8 +70,8 @@ class LaplaceHead(AroundPoint):
     Attributes:
         point: The MAP head that holds the mean weights.
         curvature: The Hessian, None before `fit`.
-        prior_precision: δ, a float64 scalar; NaN before `fit`. Where it is to be chosen by
-            validation, a fit without such data takes that of the MAP training.
+        prior_precision: δ, a float64 scalar; NaN before `fit`. If it is chosen by validation, a
+            fit without validation rows takes that of the MAP training.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
 
@@ -102,7 +102,7 @@ class LaplaceHead(AroundPoint):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Fit curvature and prior precision; the mean weights stay as they are."""
+        """Fit curvature and prior precision; the mean weights do not change."""
         check_fit(train, validation)
         train = train.double()
         logits = self.point.predict(train).mean
@@ -134,7 +134,7 @@ class LaplaceHead(AroundPoint):
         return point | {"fitted": True, "rank": self.rank}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate what `extra` describes."""
+        """Allocate the curvature that `extra` describes."""
         self.point.prepare(extra)
         if not extra.get("fitted"):
             return
@@ -147,7 +147,7 @@ class LaplaceHead(AroundPoint):
         self.curvature = curvature.to(self.point.weight.device)
 
     def report(self) -> dict[str, float | str]:
-        """Return the prior precision, the prior scale it amounts to, and the log evidence."""
+        """Return the prior precision, the equivalent prior scale, and the log evidence."""
         if self.curvature is None:
             return {"fitted": "no"}
         precision = float(self.prior_precision)

@@ -60,11 +60,11 @@ class Laplace(Posterior):
         return SharedLaplaceHead(self, num_features, mean_sq_norm=mean_sq_norm)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true without an adapter: the weights are then the optimum for fixed features."""
+        """Return True without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> Laplace:
-        """Return these options with the precision that a fit has chosen by validation rows."""
+        """Return the options with the precision that a fit chose on validation rows."""
         if self.prior_precision != "validation":
             return self
         return replace(self, prior_precision=chosen["prior_precision"])

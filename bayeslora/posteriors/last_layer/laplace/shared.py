@@ -1,9 +1,9 @@
-"""Laplace approximation of one weight vector that all options of a row share.
+"""Laplace approximation of one weight vector shared by all options of a row.
 
     H = Σ_n Φ_nᵀ (diag p_n − p_n p_nᵀ) Φ_n,   V(Φ) = Φ (H + δI)⁻¹ Φᵀ
 
-H is the exact Hessian, [d, d] whatever the number of options: `kron` and `full` are the same here,
-and `diag` keeps its diagonal.
+H is the exact Hessian, [d, d] for any number of options. `kron` and `full` are the same here, and
+`diag` keeps its diagonal.
 
 Source: the conditional logit of McFadden 1974; Daxberger et al. 2021, arXiv 2106.14806.
 """
@@ -98,7 +98,7 @@ class SharedDiagCurvature(nn.Module):
 
 
 class SharedLaplaceHead(LaplaceHead):
-    """The Laplace approximation of options: features are [N, C, d]."""
+    """The Laplace approximation for options: features are [N, C, d]."""
 
     curvatures: ClassVar[Mapping[str, Callable[[int, int, int], Any]]] = {
         "diag": SharedDiagCurvature,

@@ -1,10 +1,10 @@
 """Markov chains on a whitened posterior, run with Pyro one after the other, and their convergence.
 
-R-hat and the effective sample size are those of Vehtari, Gelman, Simpson, Carpenter and Bürkner
-2021, arXiv 1903.08008: draws are replaced by the normal scores of their ranks over all chains, each
-chain is split in two, and the split R-hat and the effective sample size (Geyer's initial monotone
-sequence) are taken of the scores. R-hat is the larger of that of the draws and that of their
-distances from the median, which sees chains of unequal spread.
+R-hat and the effective sample size follow Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021,
+arXiv 1903.08008: draws are replaced by the normal scores of their ranks over all chains, each chain
+is split in two, and the split R-hat and the effective sample size (Geyer's initial monotone
+sequence) are computed from the scores. R-hat is the maximum over the draws and their distances from
+the median, which detects chains of unequal spread.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import AnyTarget
 from bayeslora.runtime import restored_random_state
 
-# Lengths of `hmc` trajectories, drawn anew for each. The period of a standard normal, which the
-# target nearly is, is 2π: after a whole one a weight is where it was, after a half one where it was
-# on the other side of its mean, which leaves its distance from the mean the same for ever. Weights
-# whose scale is off by a factor of two have other periods, so no one length would be safe (Neal
-# 2011, section 3.2).
+# Range of the lengths of `hmc` trajectories, drawn anew for each. The target is nearly a standard
+# normal, whose period is 2π: after a full period a weight returns to its value, after half a period
+# to the mirrored value, so its distance from the mean would never change. Weights whose scale is
+# off by a factor of two have other periods, so no fixed length is safe (Neal 2011, section 3.2).
 _LENGTHS = (math.pi / 4, math.pi)
-# Deviations of a chain's start: wider than the posterior, as R-hat wants it.
+# Standard deviation of a chain's start: wider than the posterior, as R-hat requires.
 _OVERDISPERSION = 2.0
 
 
@@ -38,7 +37,7 @@ class Chains:
 
     Attributes:
         draws: [chains, S, C−1, r] float64, in the target's coordinates.
-        energies: [chains, S] potential energy of each, in nats.
+        energies: [chains, S] potential energy of each draw, in nats.
         divergences: Steps after the warm-up whose trajectory left the energy surface.
     """
 
@@ -50,29 +49,29 @@ class Chains:
 def run_chains(
     target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object] = lambda _: None
 ) -> Chains:
-    """Run every chain from a start of its own.
+    """Run the chains, each from its own start.
 
-    Pyro's global parameter store and torch's global random state stay as they are.
+    Pyro's global parameter store and torch's global random state do not change.
 
     Args:
-        target: What to sample, on the CPU.
+        target: Posterior to sample, on the CPU.
         config: Kernel, chains and their lengths.
-        seed: Of the first chain; the others follow from it.
+        seed: Seed of the first chain; the others are derived from it.
         advance: Called with 1 after every step of a chain, warm-up included.
     """
     draws, energies, divergences = [], [], 0
     for chain in range(config.num_chains):
-        found, count = _run_chain(target, config, _chain_seed(seed, chain), advance)
-        draws.append(found)
+        samples, count = _run_chain(target, config, _chain_seed(seed, chain), advance)
+        draws.append(samples)
         divergences += count
-        energies.append(torch.stack([target.potential(one) for one in found]))
+        energies.append(torch.stack([target.potential(sample) for sample in samples]))
     return Chains(torch.stack(draws), torch.stack(energies), divergences)
 
 
 def _run_chain(
     target: AnyTarget, config: NUTS, seed: int, advance: Callable[[int], object]
 ) -> tuple[Tensor, int]:
-    """Return the draws [S, C−1, r] of one chain and the number of its divergences."""
+    """Return the draws [S, C−1, r] of one chain and its number of divergences."""
     import pyro.infer.mcmc
 
     mcmc: Any = pyro.infer.mcmc  # Pyro's own annotations are partial
@@ -83,7 +82,7 @@ def _run_chain(
         advance(1)
         if config.kernel == "hmc":
             kernel.trajectory_length = _length()
-        # Pyro forgets them when the run is over.
+        # Pyro discards them at the end of the run.
         if stage.startswith("Sample"):
             divergences[:] = kernel.diagnostics()["divergences"]
 
@@ -125,23 +124,23 @@ def _length() -> float:
 
 
 def _chain_seed(seed: int, chain: int) -> int:
-    # Neighbouring seeds of a fit share no chain.
+    # Fits with neighbouring seeds share no chain.
     return seed * 1_000_003 + chain
 
 
 RHAT_LIMIT = 1.01
-"""R-hat above this is worth a warning (Vehtari et al. 2021, section 4)."""
+"""Largest R-hat without a warning (Vehtari et al. 2021, section 4)."""
 
-# Pyro's effective sample size holds (draws of a half chain)² / 4 numbers a quantity.
+# Pyro's effective sample size allocates (draws of a half chain)² / 4 numbers per quantity.
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """The worst of several quantities.
+    """Convergence of the worst of several quantities.
 
     Attributes:
-        max_rhat: Largest R-hat; 1 where chains cannot be told apart.
+        max_rhat: Largest R-hat; 1 if the chains are indistinguishable.
         min_ess: Smallest bulk effective sample size, over all chains.
     """
 
@@ -153,21 +152,24 @@ def convergence(draws: Tensor) -> Convergence:
     """Return R-hat and effective sample size of the worst quantity.
 
     Args:
-        draws: [chains, draws, quantities], at least four draws a chain.
+        draws: [chains, draws, quantities], at least four draws per chain.
 
     Raises:
-        InputError: A quantity is the same in every draw of a half chain, as where every step is
-            rejected.
+        InputError: A quantity is constant over a half chain, as when every step is rejected.
     """
     halves = split_chains(draws)
     size = max(1, 4 * _CHUNK // halves.shape[1] ** 2)
-    found = [_convergence(part) for part in torch.split(halves, size, dim=2)]
-    if not all(math.isfinite(one.max_rhat) and math.isfinite(one.min_ess) for one in found):
+    results = [_convergence(part) for part in torch.split(halves, size, dim=2)]
+    if not all(
+        math.isfinite(result.max_rhat) and math.isfinite(result.min_ess) for result in results
+    ):
         raise InputError(
             "the chains did not move, so they say nothing about the posterior; "
             "raise num_warmup or num_samples, or lower target_accept"
         )
-    return Convergence(max(one.max_rhat for one in found), min(one.min_ess for one in found))
+    return Convergence(
+        max(result.max_rhat for result in results), min(result.min_ess for result in results)
+    )
 
 
 def _convergence(halves: Tensor) -> Convergence:
@@ -177,15 +179,15 @@ def _convergence(halves: Tensor) -> Convergence:
     scores = normal_scores(halves)
     median = halves.flatten(0, 1).median(0).values
     folded = normal_scores((halves - median).abs())
-    rhat = torch.maximum(*(stats.gelman_rubin(item) for item in (scores, folded)))
+    rhat = torch.maximum(*(stats.gelman_rubin(values) for values in (scores, folded)))
     total = scores.shape[0] * scores.shape[1]
-    # Chains that swing from side to side may estimate a negative correlation time; Stan's limit.
+    # Antithetic chains may yield a negative correlation time; the limit is Stan's.
     times = (total / stats.effective_sample_size(scores)).clamp_min(1 / math.log10(total))
     return Convergence(float(rhat.max()), float(total / times.max()))
 
 
 def split_chains(draws: Tensor) -> Tensor:
-    """Return [2 · chains, draws // 2, quantities]: first and second halves, the middle left out."""
+    """Return [2 · chains, draws // 2, quantities]: first and second halves, without the middle."""
     half = draws.shape[1] // 2
     return torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]])
 

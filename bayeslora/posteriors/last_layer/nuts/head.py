@@ -1,16 +1,16 @@
-"""The exact posterior of a softmax last layer by Markov chains: the yardstick of the others.
+"""The exact posterior of a softmax last layer by Markov chains: the reference for the others.
 
     p(W | D) ∝ Π_n softmax(W φ_n)_{y_n} · N(W; 0, σ0² I),   σ0² = τ² / mean ‖φ‖²
 
 The weights are trained with the adapter as a MAP head. `fit` finds the mode for the cached
-features and runs chains around it, in the directions that the likelihood sees; in all others the
-posterior is the prior, exactly and independently. A row with parts φ_in inside and φ_out outside
-the row space of the training features therefore has, under draw s,
+features and runs chains around it, in the directions that affect the likelihood; in all others the
+posterior equals the prior, exactly and independently. A row with parts φ_in inside and φ_out
+outside the row space of the training features therefore has, under draw s,
 
     z_s = W_s φ_in + σ0 ‖φ_out‖ ε_s + σ0 ‖φ_in‖ η_s 1/√C,   ε_s ~ N(0, I_C), η_s ~ N(0, 1)
 
-whose last term is the shift common to all classes, which softmax cannot see but a logit's variance
-does. ε and η are drawn once and serve all rows: exact for each row, not for two rows together.
+The last term is the shift common to all classes, which changes the variance of a logit but not the
+softmax. ε and η are drawn once for all rows: exact for each row, but not jointly for two rows.
 
 Sources: Neal 2011, arXiv 1206.1901, for Hamiltonian Monte Carlo; Hoffman and Gelman 2014,
 arXiv 1111.4246, for its no-U-turn form.
@@ -38,7 +38,7 @@ from bayeslora.posteriors.point import AroundPoint, PointHead
 
 logger = logging.getLogger(__name__)
 
-# Draws of the Gaussian that stands in for the chains while epochs are compared.
+# Draws of the Gaussian that replaces the chains while epochs are compared.
 _STAND_IN_DRAWS = 200
 _MEASURED = ("max_rhat", "min_ess", "divergences")
 
@@ -47,12 +47,12 @@ class NUTSHead(AroundPoint):
     """The head; a `LastLayer`.
 
     Attributes:
-        point: The MAP head that training moves; the chains' mode is found from it.
+        point: The trained MAP head, from which the search for the chains' mode starts.
         draws: [S, C, r] float32 weights in row-space coordinates; they sum to zero over classes.
         noise: [S, C + 1] float64: ε and, last, η.
-        basis: [d, r] float64 of the row space, None where r = d.
-        max_rhat: Largest R-hat over all weights and the energy; NaN before chains were run.
-        min_ess: Smallest bulk effective sample size over the same.
+        basis: [d, r] float64 of the row space; None if r = d.
+        max_rhat: Largest R-hat over all weights and the energy; NaN before the chains have run.
+        min_ess: Smallest bulk effective sample size over all weights and the energy.
         divergences: Divergent steps of all chains.
     """
 
@@ -94,10 +94,10 @@ class NUTSHead(AroundPoint):
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Run the chains, on the CPU whatever the device; the trained weights stay as they are.
+        """Run the chains, always on the CPU; the trained weights do not change.
 
-        `choose_prior=False`, with which epochs are compared, takes draws of a Gaussian around the
-        mode in place of chains: what they are started from.
+        With `choose_prior=False`, as when epochs are compared, draws from a Gaussian around the
+        mode replace the chains.
 
         Raises:
             InputError: The chains did not move, or the features are not finite.
@@ -111,12 +111,12 @@ class NUTSHead(AroundPoint):
             draws = draws[evenly(len(draws), self.config.max_draws)]
         else:
             count = min(_STAND_IN_DRAWS, self.config.max_draws)
-            # Beyond the seed that the noise outside of the rows' space has.
+            # Not the seed of the noise outside the row space.
             draws = antithetic_noise(count, tuple(target.mode.shape), self.seed + 1)
         self._keep(target.class_weights(draws), space)
 
     def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
-        """Return what is sampled, and the space in which the draws are."""
+        """Return the target to sample, and the space of its draws."""
         space = RowSpace.of(rows.values)
         centre = self._prior_mean().cpu()
         target = Target.of(
@@ -153,8 +153,10 @@ class NUTSHead(AroundPoint):
         logits = (draws @ inside.T).transpose(1, 2) + rows.logits(self._prior_mean())
         norm = inside.norm(dim=-1, keepdim=True) / math.sqrt(classes)
         noise = noise[:, None]
-        beyond = space.outside(states).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
-        drawn: Tensor = logits + beyond / math.sqrt(self.point.prior_precision)
+        prior_noise = (
+            space.outside(states).sqrt() * noise[..., :classes] + norm * noise[..., classes:]
+        )
+        drawn: Tensor = logits + prior_noise / math.sqrt(self.point.prior_precision)
         return drawn
 
     @property
@@ -162,18 +164,18 @@ class NUTSHead(AroundPoint):
         """[C, d]: the mean of the draws; before a fit, the trained weights."""
         if self.draws is None:
             return self.point.mean_weight
-        found = RowSpace(self.basis).expand(self.draws.double().mean(0)) + self._prior_mean()
-        return found.to(self.point.weight)
+        mean = RowSpace(self.basis).expand(self.draws.double().mean(0)) + self._prior_mean()
+        return mean.to(self.point.weight)
 
     def extra_config(self) -> dict[str, Any]:
-        """Return the number of draws and the rank of the features they were fitted to."""
+        """Return the number of draws and the rank of the training features."""
         point = self.point.extra_config()
         if self.draws is None:
             return point | {"fitted": False}
         return point | {"fitted": True, "draws": self.draws.shape[0], "rank": self.draws.shape[2]}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
-        """Allocate what `extra` describes."""
+        """Allocate the tensors that `extra` describes."""
         self.point.prepare(extra)
         if not extra.get("fitted"):
             return
@@ -185,15 +187,15 @@ class NUTSHead(AroundPoint):
 
     def report(self) -> dict[str, float | str]:
         """Return the prior scale and, after chains, R-hat, effective draws and divergences."""
-        found: dict[str, float | str] = {"prior_scale": self.config.prior_scale}
+        report: dict[str, float | str] = {"prior_scale": self.config.prior_scale}
         if self.draws is None:
             return {"fitted": "no"}
         if math.isnan(self.max_rhat):
-            return found
-        return found | {name: float(getattr(self, name)) for name in _MEASURED}
+            return report
+        return report | {name: float(getattr(self, name)) for name in _MEASURED}
 
     def _prior_mean(self) -> Tensor:
-        """Return what draws are measured from: [C, d] float64."""
+        """Return the prior mean, the origin of the draws: [C, d] float64."""
         centre = self.point.prior_mean
         weight = self.point.weight.detach()
         return torch.zeros_like(weight).double() if centre is None else centre.double()
@@ -206,17 +208,17 @@ class NUTSHead(AroundPoint):
         self.basis = None if space.basis is None else space.basis.to(device)
 
     def _measure(self, chains: Chains) -> None:
-        found = convergence(torch.cat([chains.draws.flatten(2), chains.energies[..., None]], -1))
-        self.max_rhat.fill_(found.max_rhat)
-        self.min_ess.fill_(found.min_ess)
+        result = convergence(torch.cat([chains.draws.flatten(2), chains.energies[..., None]], -1))
+        self.max_rhat.fill_(result.max_rhat)
+        self.min_ess.fill_(result.min_ess)
         self.divergences.fill_(chains.divergences)
-        if found.max_rhat > RHAT_LIMIT:
+        if result.max_rhat > RHAT_LIMIT:
             logger.warning(
                 "the chains differ: R-hat is %.3f at worst, above %g, with %.0f effective draws; "
                 "raise num_samples or num_warmup",
-                found.max_rhat,
+                result.max_rhat,
                 RHAT_LIMIT,
-                found.min_ess,
+                result.min_ess,
             )
         if chains.divergences:
             logger.warning(

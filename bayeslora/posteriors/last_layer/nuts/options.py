@@ -31,7 +31,7 @@ class NUTS(Posterior):
         "Draws kept for prediction, at most, evenly spaced over all chains; files and predictions "
         "grow with it.",
     ] = 1000
-    # A million gradients for a draw; beyond it the posterior is not what needs more of them.
+    # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
     max_tree_depth: Annotated[
         int, Range(1, 20), "Limit of a `nuts` trajectory: 2 to this power steps."
     ] = 10
@@ -65,5 +65,5 @@ class NUTS(Posterior):
         return SharedNUTSHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true: the chains know the features and the prior alone."""
+        """Return True: the chains depend on the features and the prior only."""
         return True

@@ -1,10 +1,9 @@
-"""The posterior of one weight vector that all options of a row share, sampled by Markov chains.
+"""The posterior of one weight vector shared by all options of a row, sampled by Markov chains.
 
     U(w) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖w‖²,   z_nc = o_nc + wᵀφ_nc
 
-with w measured from the prior mean, whose logits are part of o. The Hessian at the mode, the prior
-included, is factorised once; in the coordinates that it gives the posterior is nearly a standard
-normal.
+with w relative to the prior mean, whose logits are part of o. The Hessian at the mode, including
+the prior, is factorised once; in whitened coordinates the posterior is nearly a standard normal.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _ITERATIONS = 500
 
 @dataclass(frozen=True)
 class SharedTarget:
-    """A posterior over z [1, d], which stands for the weights mode + R⁻ᵀ z; float64.
+    """A posterior over z [1, d], with weights mode + R⁻ᵀ z; float64.
 
     Attributes:
         features: [N, C, d].
-        offset: [N, C], known logits and those of the prior mean.
+        offset: [N, C], known logits plus those of the prior mean.
         linear: [1, d], the gradient of Σ_n z_{n,y_n}.
         mode: [1, d], the MAP weights.
         factor: [d, d], R with R Rᵀ the Hessian at the mode.
@@ -54,7 +53,7 @@ class SharedTarget:
         Args:
             features: [N, C, d] float64.
             labels: [N] int64.
-            start: [1, d] weights, measured from the prior mean, to look for the mode from.
+            start: [1, d] weights to start from, relative to the prior mean.
             precision: δ.
             offset: [N, C].
         """
@@ -69,14 +68,14 @@ class SharedTarget:
         )
         probs = (offset + mean_logits(features, mode)).softmax(-1)
         mean = (probs[:, None] @ features)[:, 0]
-        weighed = (probs[..., None] * features).flatten(0, 1)
-        hessian = weighed.T @ features.flatten(0, 1) - mean.T @ mean
+        weighted = (probs[..., None] * features).flatten(0, 1)
+        hessian = weighted.T @ features.flatten(0, 1) - mean.T @ mean
         hessian.diagonal().add_(precision)
         linear = weight_gradient(features, targets)
         return cls(features, offset, linear, mode, precision_factor(hessian), precision)
 
     def potential(self, z: Tensor) -> Tensor:
-        """Return the energy U of [..., 1, d] coordinates, in nats up to a constant."""
+        """Return the energy U at [..., 1, d] coordinates, in nats up to a constant."""
         weights = self.class_weights(z)
         logits = self.offset + torch.einsum("ncd,...d->...nc", self.features, weights[..., 0, :])
         normaliser = logits.logsumexp(-1).sum(-1)
@@ -84,13 +83,13 @@ class SharedTarget:
         return normaliser + quadratic.sum((-2, -1))
 
     def class_weights(self, z: Tensor) -> Tensor:
-        """Return the [..., 1, d] weights of [..., 1, d] coordinates."""
-        turned: Tensor = torch.linalg.solve_triangular(self.factor.T, z.mT, upper=True).mT
-        return self.mode + turned
+        """Return the [..., 1, d] weights at [..., 1, d] coordinates."""
+        unwhitened: Tensor = torch.linalg.solve_triangular(self.factor.T, z.mT, upper=True).mT
+        return self.mode + unwhitened
 
 
 class SharedNUTSHead(NUTSHead):
-    """The Markov chain reference of options: features are [N, C, d]."""
+    """The Markov chain reference for options: features are [N, C, d]."""
 
     def __init__(
         self, config: NUTS, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
@@ -106,5 +105,5 @@ class SharedNUTSHead(NUTSHead):
         return target, RowSpace(None)
 
     def _logits(self, rows: Features, draws: Tensor, noise: Tensor) -> Tensor:
-        moved: Tensor = torch.einsum("ncd,sd->snc", rows.values, draws[:, 0])
-        return moved + rows.logits(self._prior_mean())
+        logits: Tensor = torch.einsum("ncd,sd->snc", rows.values, draws[:, 0])
+        return logits + rows.logits(self._prior_mean())

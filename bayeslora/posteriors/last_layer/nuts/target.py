@@ -2,14 +2,14 @@
 
     U(A) = Σ_n [ lse(z_n) − z_{n,y_n} ] + δ/2 ‖A‖²,   z_n = o_n + U A φ_n,   A [C−1, r]
 
-with A measured from the prior mean, whose logits o_n do not change.
+with A relative to the prior mean, whose logits o_n are constant.
 
-The likelihood is blind to a shift common to all classes and to weights outside the row space of
-the training features, so only the contrasts U [C, C−1] between classes are sampled, in coordinates
-of the row space. Near its mode the Hessian is about B ⊗ ΦᵀΦ + δI with B the mean over rows of
-Uᵀ(diag p − ppᵀ)U. Turning both sides into their eigenvectors and dividing by the square root of
-the eigenvalues makes it about the identity, and costs a step nothing: the turn is done once, to the
-features and to the contrasts.
+The likelihood does not depend on a shift common to all classes or on weights outside the row space
+of the training features, so only the contrasts U [C, C−1] between classes are sampled, in
+coordinates of the row space. Near its mode the Hessian is about B ⊗ ΦᵀΦ + δI with B the mean over
+rows of Uᵀ(diag p − ppᵀ)U. Rotating both factors to their eigenvectors and dividing by the square
+root of the eigenvalues makes it about the identity, at no cost per step: features and contrasts are
+rotated once.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _ITERATIONS = 500
 
 
 class AnyTarget(Protocol):
-    """A posterior over z, which stands for weights and is nearly a standard normal; float64."""
+    """A posterior over coordinates z of the weights, nearly a standard normal; float64."""
 
     @property
     def mode(self) -> Tensor:
-        """Weights of the greatest density, in the shape of a z."""
+        """Weights of maximal density, in the shape of z."""
         ...
 
     def potential(self, z: Tensor) -> Tensor:
-        """Return the energy of z, in nats up to a constant."""
+        """Return the energy at z, in nats up to a constant."""
         ...
 
     def class_weights(self, z: Tensor) -> Tensor:
-        """Return the [S, C, r] weights that S draws of z stand for, from the prior mean."""
+        """Return the [S, C, r] weights of S draws of z, relative to the prior mean."""
         ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """A posterior over z [C−1, r], which stands for the weights mode + scale · z; float64.
+    """A posterior over z [C−1, r], with weights mode + scale · z; float64.
 
     Attributes:
         features: [N, r] in the eigenvectors of ΦᵀΦ.
@@ -54,9 +54,9 @@ class Target:
         directions: [r, r], the eigenvectors of ΦᵀΦ.
         linear: [C−1, r], the gradient of Σ_n z_{n,y_n}.
         mode: [C−1, r], the MAP weights.
-        scale: [C−1, r] approximate posterior deviations.
+        scale: [C−1, r] approximate posterior standard deviations.
         precision: δ of the prior.
-        offset: [N, C], logits of the prior mean; zero where that is.
+        offset: [N, C], logits of the prior mean.
     """
 
     features: Tensor
@@ -82,34 +82,34 @@ class Target:
         Args:
             features: [N, r] float64, in row-space coordinates.
             labels: [N] int64.
-            start: [C, r] weights, measured from the prior mean, to look for the mode from.
+            start: [C, r] weights to start from, relative to the prior mean.
             precision: δ.
             offset: [N, C] logits of the prior mean; None for zero.
         """
         curvature, directions = torch.linalg.eigh(features.T @ features)
         curvature = curvature.clamp_min(0)
-        turned = features @ directions
-        targets = one_hot(labels, len(start)).to(turned)
+        rotated = features @ directions
+        targets = one_hot(labels, len(start)).to(rotated)
         offset = torch.zeros_like(targets) if offset is None else offset
         weights = maximise_mean(
-            MeanProblem(turned, targets, offset[None], targets.new_ones(1), 1 / precision),
+            MeanProblem(rotated, targets, offset[None], targets.new_ones(1), 1 / precision),
             start @ directions,
             # Half ΦᵀΦ bounds the curvature of any class (Böhning 1992).
             lambda gradient: gradient / (curvature / 2 + precision),
             max_iterations=_ITERATIONS,
             tolerance=1e-8,
         )
-        contrasts = class_contrasts(len(start)).to(turned)
-        probs = (offset + turned @ weights.T).softmax(-1)
-        spread = torch.diag(probs.mean(0)) - probs.T @ probs / len(probs)
-        between, turn = torch.linalg.eigh(contrasts.T @ spread @ contrasts)
-        contrasts = contrasts @ turn
-        product = between.clamp_min(0)[:, None] * curvature
+        contrasts = class_contrasts(len(start)).to(rotated)
+        probs = (offset + rotated @ weights.T).softmax(-1)
+        covariance = torch.diag(probs.mean(0)) - probs.T @ probs / len(probs)
+        eigenvalues, rotation = torch.linalg.eigh(contrasts.T @ covariance @ contrasts)
+        contrasts = contrasts @ rotation
+        product = eigenvalues.clamp_min(0)[:, None] * curvature
         return cls(
-            features=turned,
+            features=rotated,
             contrasts=contrasts,
             directions=directions,
-            linear=contrasts.T @ targets.T @ turned,
+            linear=contrasts.T @ targets.T @ rotated,
             mode=contrasts.T @ weights,
             scale=(product + precision).rsqrt(),
             precision=precision,
@@ -117,7 +117,7 @@ class Target:
         )
 
     def potential(self, z: Tensor) -> Tensor:
-        """Return the energy U of [..., C−1, r] coordinates, in nats up to a constant."""
+        """Return the energy U at [..., C−1, r] coordinates, in nats up to a constant."""
         weights = self.mode + self.scale * z
         logits = self.offset + self.features @ weights.transpose(-1, -2) @ self.contrasts.T
         normaliser = logits.logsumexp(-1).sum(-1)

@@ -1,1 +1,1 @@
-"""A prototype for each class: logits are cosines of the features with it."""
+"""Prototypes: logits are cosines with the mean feature of each class."""

@@ -1,8 +1,8 @@
-"""Prototypes as a last layer: the mean feature of each class, and cosines with it.
+"""Prototypes as a last layer: cosines with the mean feature of each class.
 
     logit_c = κ cos(φ, c_c)
 
-While an adapter trains, a softmax layer stands here; `fit` replaces it in predictions.
+While an adapter trains, a softmax layer is used; `fit` replaces it in predictions.
 
 Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
 """
@@ -25,17 +25,17 @@ from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.recalibration.temperature import best_inverse
 
 USUAL_SCALE = 10.0
-"""κ where no row can be left out."""
+"""κ if no row can be held out."""
 
 
 class PrototypeHead(AroundPoint):
-    """The head; a `LastLayer`. Before a fit it is the softmax layer that trains.
+    """The head; a `LastLayer`. Before a fit it is the trained softmax layer.
 
     Attributes:
         point: The softmax layer.
         centres: [C, d] float64, NaN before `fit`.
         scale: κ, float64 scalar.
-        given_scale: κ that is not to be chosen, float64 scalar; NaN where it is.
+        given_scale: Fixed κ, float64 scalar; NaN if κ is chosen by `fit`.
     """
 
     uses_training_features = True
@@ -50,14 +50,14 @@ class PrototypeHead(AroundPoint):
         centres = torch.full((num_classes, num_features), math.nan, dtype=torch.float64)
         self.register_buffer("centres", centres)
         self.register_buffer("scale", torch.tensor(USUAL_SCALE, dtype=torch.float64))
-        given = math.nan if config.scale is None else float(config.scale)
-        self.register_buffer("given_scale", torch.tensor(given, dtype=torch.float64))
+        scale = math.nan if config.scale is None else float(config.scale)
+        self.register_buffer("given_scale", torch.tensor(scale, dtype=torch.float64))
 
     @torch.no_grad()
     def fit(
         self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
     ) -> None:
-        """Take the means of the classes, and the scale of lowest NLL where none is given.
+        """Compute the class means, and the scale of lowest NLL unless it is fixed.
 
         Raises:
             InputError: Features are not finite.
@@ -71,24 +71,24 @@ class PrototypeHead(AroundPoint):
         if bool(self.given_scale.isfinite()):
             return
         if validation is not None:
-            held = validation.double()
-            cosines, known = cosine_logits(held.values, self.centres), held.known
-            targets = held.targets
+            held_out = validation.double()
+            cosines, known = cosine_logits(held_out.values, self.centres), held_out.known
+            targets = held_out.targets
         elif bool((torch.bincount(labels, minlength=classes) > 1).all()):
             cosines, known = held_out_cosines(rows, labels, classes), train.known
             targets = labels
         else:
             self.scale.fill_(USUAL_SCALE)
             return
-        # Where every row is right, nothing but the usual scale is known.
+        # If every row is correct, the fit falls back to the usual scale.
         logits = USUAL_SCALE * cosines
         logits = logits if known is None else logits + known
-        found = best_inverse(logits.cpu().numpy(), targets.cpu().numpy())
-        self.scale.fill_(USUAL_SCALE * found)
+        factor = best_inverse(logits.cpu().numpy(), targets.cpu().numpy())
+        self.scale.fill_(USUAL_SCALE * factor)
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits:
-        """Return the logits without variance, in float64; before a fit, the softmax layer's."""
+        """Return the logits without variance, in float64; before a fit, the softmax logits."""
         if not bool(self.centres.isfinite().all()):
             return self.point.predict(rows)
         check_features(rows)
@@ -98,7 +98,7 @@ class PrototypeHead(AroundPoint):
         return GaussianLogits(mean, torch.zeros_like(mean))
 
     def data_loss(self, rows: Features) -> Tensor:
-        """Return the mean cross-entropy, with what `predict` uses held constant."""
+        """Return the mean cross-entropy, with the parameters of `predict` held constant."""
         if not bool(self.centres.isfinite().all()):
             return self.point.data_loss(rows)
         values = rows.values
@@ -107,7 +107,7 @@ class PrototypeHead(AroundPoint):
         return torch.nn.functional.cross_entropy(logits, rows.targets)
 
     def extra_config(self) -> dict[str, Any]:
-        """Return nothing: all shapes are known."""
+        """Return an empty mapping: all shapes are known."""
         return {}
 
     def prepare(self, extra: Mapping[str, Any]) -> None:
@@ -119,7 +119,7 @@ class PrototypeHead(AroundPoint):
 
 
 def take_scale(network: Network) -> None:
-    """Give the head of a network the scale that its adapter was tuned with, where it was."""
+    """Set the scale of a network's head to the one that its adapter was tuned with, if any."""
     head = network.head
     for site in network.sites:
         scales = getattr(site, "cosine_scales", None)

@@ -38,7 +38,7 @@ class Prototypes(Posterior):
     def make_shared_head(
         self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
-        """Refuse: options have no mean of a class.
+        """Raise InputError: options have no class means.
 
         Raises:
             InputError: Always.
@@ -58,7 +58,7 @@ class Prototypes(Posterior):
         return PrototypeHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
 
     def before_last_layer(self, fit: FinalFit) -> bool:
-        """Take the scale of an adapter that was tuned with one."""
+        """Take over the scale of an adapter that was tuned with one."""
         from bayeslora.posteriors.last_layer.prototypes.head import take_scale
 
         if self.scale is None:

@@ -1,30 +1,30 @@
 """Lower bounds of the expected log-likelihood E log softmax(z)_y under Gaussian logits.
 
 Every function takes the moments z ~ N(m, V) of a batch and returns nats for each row. V is [B, C]
-where the logits of a row are independent (its diagonal v), else [B, C, C]. With lse the log-sum-exp
+(its diagonal v) if the logits of a row are independent, else [B, C, C]. With lse the log-sum-exp
 over classes,
 
     jensen          m_y − lse(m + v/2)
     tilted          m_y − ½ aᵀVa − lse(m + ½ v − V a),   any a
-    knowles_minka   the same for independent logits: V a is then a v, element by element
+    knowles_minka   the same for independent logits: V a is then a v, elementwise
     gauss_hermite   the expectation itself, by quadrature, for two classes
     mc              the average over draws of z_y − lse(z)
 
 The identity lse(z) = aᵀz + lse(z − (aᵀz) 1) with Jensen's inequality on its last term gives the
-tilted bound; a = 0 turns it into Jensen's, and the best a solves a = softmax(m + ½ v − V a). It is
-the only one in closed form whose value depends on the covariance between classes.
+tilted bound; a = 0 yields Jensen's bound, and the best a solves a = softmax(m + ½ v − V a). It is
+the only bound in closed form that depends on the covariance between classes.
 
 Sources: Knowles and Minka 2011 (Advances in Neural Information Processing Systems 24, section 5.1);
 Harrison, Willes and Snoek 2024, arXiv 2404.11599, equation 12 (Jensen). The tilted bound for a full
-V follows by the same two steps as theirs for a diagonal one.
+V follows by the same two steps as for a diagonal one.
 
-Around fixed logit covariances every bound in closed form is, as a function of the means,
+For fixed logit covariances every bound in closed form is, as a function of the means,
 
     m_y − Σ_k s_k lse(m + h_k) + constant,
 
-with one shift h = ½ v − V a for the tilted bounds, and with the nodes of a quadrature for the
-expectation itself. Its derivative with respect to a row's covariance is −½ W. `ASCENT_BOUNDS` have
-what coordinate ascent needs of them.
+with one shift h = ½ v − V a for the tilted bounds, and the nodes of a quadrature for the
+expectation itself. Its derivative with respect to a row's covariance is −½ W. `ASCENT_BOUNDS`
+implement the terms that coordinate ascent needs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from bayeslora.logits import GaussianLogits
 
 NUM_NODES = 64
 
-# Of what the slope promises; below 0.5, which a Newton step on a quadratic function gains.
+# Share of the gain that the slope predicts; below 0.5, the gain of a Newton step on a quadratic.
 _LEAST_GAIN = 0.3
 
 
@@ -63,13 +63,13 @@ def jensen(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
 def best_tilted(mean: Tensor, covariance: Tensor, labels: Tensor) -> Tensor:
     """Return the tilted bound of each row at its detached best tilt; arguments as for `jensen`.
 
-    The tilt maximises the bound, so its own derivative does not enter the gradient.
+    The tilt maximises the bound, so its derivative does not contribute to the gradient.
     """
     return tilted(mean, covariance, labels, best_tilt(mean.detach(), covariance.detach()))
 
 
 def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-    """Return the tilted bound [B] at a given tilt [B, C]."""
+    """Return the tilted bound [B] at a tilt [B, C]."""
     shift, cost = tilt_terms(covariance, tilt)
     return _at_label(mean, labels) - cost - (mean + shift).logsumexp(-1)
 
@@ -77,19 +77,19 @@ def tilted(mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Te
 def tilt_terms(covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
     """Return ½ v − V a, [B, C], and ½ aᵀVa, [B]."""
     if covariance.ndim == 2:
-        moved, variance = covariance * tilt, covariance
+        product, variance = covariance * tilt, covariance
     else:
-        moved = (covariance @ tilt[..., None])[..., 0]
+        product = (covariance @ tilt[..., None])[..., 0]
         variance = covariance.diagonal(dim1=-2, dim2=-1)
-    return 0.5 * variance - moved, 0.5 * (tilt * moved).sum(-1)
+    return 0.5 * variance - product, 0.5 * (tilt * product).sum(-1)
 
 
 def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
-    """Return W with ∂ bound / ∂V = −½ W: [N, C] where the logits are independent, else [N, C, C].
+    """Return W with ∂ bound / ∂V = −½ W: [N, C] if the logits are independent, else [N, C, C].
 
-    With q = softmax(m + ½ v − V a), W = E_q (e − a)(e − a)ᵀ over unit vectors e, which has no
-    negative eigenvalue; its diagonal is (a − q)² + q (1 − q). Jensen (a = 0) weighs a row by q, the
-    best tilt by q (1 − q), or by diag q − q qᵀ. ∂ bound / ∂m is 1[y = c] − q_c.
+    With q = softmax(m + ½ v − V a), W = E_q (e − a)(e − a)ᵀ over unit vectors e, which is positive
+    semi-definite; its diagonal is (a − q)² + q (1 − q). Jensen (a = 0) weighs a row by q, the best
+    tilt by q (1 − q), or by diag q − q qᵀ. ∂ bound / ∂m is 1[y = c] − q_c.
 
     Args:
         mean: [N, C] logit means.
@@ -100,8 +100,8 @@ def curvature(mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
     if covariance.ndim == 2:
         return (tilt - probs).square() + probs * (1 - probs)
     gap = tilt - probs
-    spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
-    return spread + gap[..., :, None] * gap[..., None, :]
+    jacobian = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
+    return jacobian + gap[..., :, None] * gap[..., None, :]
 
 
 def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
@@ -111,18 +111,18 @@ def monte_carlo(mean: Tensor, covariance: Tensor, labels: Tensor, noise: Tensor)
         mean: [B, C] logit means.
         covariance: [B, C] logit variances, or [B, C, C].
         labels: [B] int64 class indices.
-        noise: [K, B, C] standard normal draws, as `links.antithetic_noise` makes them.
+        noise: [K, B, C] standard normal draws, as from `links.antithetic_noise`.
 
     Returns:
         [B] nats.
     """
     if covariance.ndim == 2:
         # The square root has no derivative at zero; the floor is far below any trained variance.
-        moved = covariance.clamp_min(1e-12).sqrt() * noise
+        deviation = covariance.clamp_min(1e-12).sqrt() * noise
     else:
-        moved = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
+        deviation = torch.einsum("bij,kbj->kbi", GaussianLogits(mean, covariance).root(), noise)
     # E z_y is m_y exactly; only the normaliser needs draws.
-    return _at_label(mean, labels) - (mean + moved).logsumexp(-1).mean(0)
+    return _at_label(mean, labels) - (mean + deviation).logsumexp(-1).mean(0)
 
 
 def gauss_hermite(
@@ -130,7 +130,7 @@ def gauss_hermite(
 ) -> Tensor:
     """Return the expected log-likelihood of each row of a two-class problem by quadrature.
 
-    Two logits enter through their difference alone, which is Gaussian.
+    It depends only on the difference of the two logits, which is Gaussian.
 
     Args:
         mean: [B, 2] logit means.
@@ -148,7 +148,7 @@ def gauss_hermite(
 def difference_points(
     mean: Tensor, covariance: Tensor, num_nodes: int = NUM_NODES
 ) -> tuple[Tensor, Tensor]:
-    """Return points [B, K] of z_1 − z_0 and their shares [K], by Gauss-Hermite quadrature.
+    """Return points [B, K] of z_1 − z_0 and their weights [K], by Gauss-Hermite quadrature.
 
     Raises:
         InputError: There are not two classes.
@@ -188,7 +188,7 @@ def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
 
     Args:
         mean: [B, C] logit means.
-        covariance: [B, C] logit variances where logits are independent, else [B, C, C].
+        covariance: [B, C] logit variances if logits are independent, else [B, C, C].
     """
     double = (mean.double(), covariance.double())
     tilt = _independent(*double) if covariance.ndim == 2 else _correlated(*double)
@@ -198,12 +198,12 @@ def best_tilt(mean: Tensor, covariance: Tensor) -> Tensor:
 def _independent(mean: Tensor, variance: Tensor, tolerance: float = 1e-12) -> Tensor:
     """Solve a = softmax(m + ½ (1 − 2a) v).
 
-    Iterating the equation oscillates for large variances, and damping it enough is slow. With λ the
+    Fixed-point iteration oscillates for large variances, and sufficient damping is slow. With λ the
     log-normaliser, log a_c + a_c v_c = m_c + ½ v_c − λ has the explicit solution
-    a_c v_c = ω(m_c + ½ v_c − λ + log v_c), ω being the Wright omega function. Σ_c a_c is convex and
-    falls in λ, so Newton's method for Σ_c a_c = 1 climbs to the root from the left without a
-    safeguard; since log a_c ≥ m_c − ½ v_c − λ for a_c ≤ 1, it starts at λ = lse(m − ½ v).
-    It stops when no row's tilts miss a sum of 1 by more than `tolerance`.
+    a_c v_c = ω(m_c + ½ v_c − λ + log v_c), with ω the Wright omega function. Σ_c a_c is convex and
+    decreasing in λ, so Newton's method for Σ_c a_c = 1 climbs to the root from the left without a
+    safeguard; since log a_c ≥ m_c − ½ v_c − λ for a_c ≤ 1, it starts at λ = lse(m − ½ v). It stops
+    when the tilts of every row sum to 1 within `tolerance`.
     """
     target = mean + 0.5 * variance
     normaliser = (mean - 0.5 * variance).logsumexp(-1, keepdim=True)
@@ -224,28 +224,28 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
 
     Its gradient is V (a − q) with q the softmax at a, and its Hessian V + V (diag q − qqᵀ) V, so
     Newton's step solves (I + (diag q − qqᵀ) V) δ = q − a. A step that gains less than a share of
-    what its slope promises is halved: without that condition rows of large variance jump to and fro
-    between two corners. It stops when no row's a misses its q by more than `tolerance`.
+    the gain that its slope predicts is halved: otherwise rows of large variance alternate between
+    two corners. It stops when a and q agree within `tolerance` in every row.
     """
     start = mean + 0.5 * covariance.diagonal(dim1=-2, dim2=-1)
     eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
 
-    def at(tilt: Tensor) -> tuple[Tensor, Tensor]:
-        moved = (covariance @ tilt[..., None])[..., 0]
-        value = 0.5 * (tilt * moved).sum(-1) + (start - moved).logsumexp(-1)
-        return value, (start - moved).softmax(-1)
+    def evaluate(tilt: Tensor) -> tuple[Tensor, Tensor]:
+        product = (covariance @ tilt[..., None])[..., 0]
+        value = 0.5 * (tilt * product).sum(-1) + (start - product).logsumexp(-1)
+        return value, (start - product).softmax(-1)
 
     tilt = mean.softmax(-1)
-    value, probs = at(tilt)
+    value, probs = evaluate(tilt)
     for _ in range(50):
         if tilt.numel() == 0 or (probs - tilt).abs().max() <= tolerance:
             break
-        spread = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
-        step = torch.linalg.solve(eye + spread @ covariance, (probs - tilt)[..., None])[..., 0]
+        jacobian = torch.diag_embed(probs) - probs[..., :, None] * probs[..., None, :]
+        step = torch.linalg.solve(eye + jacobian @ covariance, (probs - tilt)[..., None])[..., 0]
         slope = ((tilt - probs) * (covariance @ step[..., None])[..., 0]).sum(-1)
         share = torch.ones_like(value)
         for _ in range(30):
-            moved_value, moved_probs = at(tilt + share[:, None] * step)
+            moved_value, moved_probs = evaluate(tilt + share[:, None] * step)
             promised = value + _LEAST_GAIN * share * slope
             worse = moved_value > promised + 1e-12 * value.abs()
             if not worse.any():
@@ -259,8 +259,8 @@ def _correlated(mean: Tensor, covariance: Tensor, tolerance: float = 1e-12) -> T
 def wright_omega(x: Tensor) -> Tensor:
     """Return ω with ω + log ω = x for real float64 x; zero at −∞.
 
-    A rough start and two steps of the fourth-order iteration of Fritsch, Shafer and Crowley 1973
-    (Communications of the ACM 16, algorithm 443) reach rounding error.
+    A rough initial value and two steps of the fourth-order iteration of Fritsch, Shafer and Crowley
+    1973 (Communications of the ACM 16, algorithm 443) reach rounding error.
     """
     inner = x.clamp(-40, None)
     small = torch.where(
@@ -295,7 +295,7 @@ class AscentBound(Protocol):
         ...
 
     def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the shifts h [K, N, C] and their shares s [K]."""
+        """Return the shifts h [K, N, C] and their weights s [K]."""
         ...
 
     def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
@@ -308,7 +308,7 @@ class TiltedBound:
     """Jensen's bound, or the tilted one at its best tilt.
 
     Attributes:
-        follows_means: False holds the tilt at zero, which is Jensen's bound.
+        follows_means: False fixes the tilt at zero, which is Jensen's bound.
     """
 
     follows_means: bool
@@ -322,7 +322,7 @@ class TiltedBound:
         return tilted(mean, covariance, labels, tilt)
 
     def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the one shift, and 1."""
+        """Return the single shift, and its weight 1."""
         return tilt_terms(covariance, tilt)[0][None], tilt.new_ones(1)
 
     def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ class QuadratureBound:
         return gauss_hermite(mean, covariance, labels)
 
     def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return half the difference's deviation at each node, up and down, and the shares."""
+        """Return half the deviation of the difference at each node, ±, and the weights."""
         points, shares = difference_points(torch.zeros_like(tilt), covariance)
         half = 0.5 * points.T
         return torch.stack([-half, half], -1), shares

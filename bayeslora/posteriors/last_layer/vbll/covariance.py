@@ -1,4 +1,4 @@
-"""What a family of covariances of the weights of a linear head has to answer.
+"""Interface of the families of covariances of a linear head's weights.
 
     diagonal   S_c = diag(s_c²)                  independent weights
     eigenbasis S_c = U diag(s_c²) Uᵀ             the same in one basis U of all classes
@@ -6,16 +6,16 @@
     low_rank   S_c = diag(s_c²) + F_c F_cᵀ       independent classes, k shared directions in each
     full       S = L Lᵀ                          all C d weights, class after class
 
-Each gives the covariance of the logits z_c = θ_cᵀφ: variances [N, C] where classes are independent,
-[N, C, C] otherwise. Only `full` holds d² C² numbers, and only `low_rank` few and correlated ones.
+Each yields the covariance of the logits z_c = θ_cᵀφ: variances [N, C] if classes are independent,
+else [N, C, C]. Only `full` holds d² C² numbers; `low_rank` models correlations with few numbers.
 
 At the optimum of the variational objective the precision of class c is
 
     S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ
 
-as far as the family allows, w_nc being how much each training row weighs. Blocks hold the
-factorised precisions and answer what coordinate ascent asks: the covariance of logits, the
-log-determinant and trace that the KL needs, and a preconditioner for the means.
+as far as the family allows, with w_nc the weight of each training row. Blocks hold the factorised
+precisions and provide the terms of coordinate ascent: the covariance of logits, the log-determinant
+and trace for the KL, and a preconditioner for the means.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Blocks(Protocol):
         ...
 
     def stored(self) -> Covariance:
-        """Return the covariance in the form that predictions and files use."""
+        """Return the covariance in its form for predictions and files."""
         ...
 
 
@@ -62,13 +62,13 @@ class Covariance(ABC):
     """A covariance of the weights; each subclass is a family.
 
     Attributes:
-        name: Of the family.
-        turns: Whether it stays in its family in other coordinates of the feature space.
-        is_triangular: Whether its `scale` is lower triangles, of which files hold no zeros.
-        couples_classes: Whether weights of different classes may depend on each other.
-        simpler: The family to take where this one would not fit into memory.
-        simpler_in_training: The same for a family that gradient steps can move.
-        approach: Families, and precisions of their matrices, whose fits lead near that of this one.
+        name: Name of the family.
+        turns: Whether the family is closed under rotations of the feature space.
+        is_triangular: Whether `scale` holds lower triangles, which files store without zeros.
+        couples_classes: Whether weights of different classes may be correlated.
+        simpler: Fallback if this family would not fit into memory.
+        simpler_in_training: The same while gradient steps train the covariance.
+        approach: Families, and dtypes of their matrices, to fit first for a start near the optimum.
     """
 
     name: ClassVar[str]
@@ -86,17 +86,17 @@ class Covariance(ABC):
 
     @classmethod
     def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
-        """Return how many numbers a file holds of `tensors()`."""
+        """Return the number of numbers of `tensors()` in a file."""
         return sum(map(math.prod, cls.shapes(num_classes, size, rank).values()))
 
     @classmethod
     def numbers_in_fit(cls, num_classes: int, size: int) -> int:
-        """Return how many numbers a closed-form fit holds at once beside those that are stored."""
+        """Return the number of numbers that a closed-form fit holds beside those stored."""
         return 0
 
     @staticmethod
     def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return the leading term of a round of a closed-form fit, beside that of the means.
+        """Return the leading term of the multiplications of a fit's round, without the means.
 
         Args:
             num_classes: C.
@@ -108,7 +108,7 @@ class Covariance(ABC):
     @classmethod
     @abstractmethod
     def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Self:
-        """Return the covariance whose `tensors()` these are."""
+        """Return the covariance with these `tensors()`."""
 
     @classmethod
     @abstractmethod
@@ -119,23 +119,23 @@ class Covariance(ABC):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Blocks:
         """Return the optimal covariance of the family.
 
         Args:
             features: [N, d] float64.
-            weights: Curvatures W of the bound, [N, C], or [N, C, C] where classes are coupled.
+            weights: Curvatures W of the bound, [N, C], or [N, C, C] if classes are coupled.
             prior_precision: 1/σ0².
-            rank: Directions k of each class.
-            before: The covariance of nearly the same problem, where that saves work.
-            dtype: Of triangles; in float32 variances of logits are right to about 1e-5.
+            rank: Directions k per class.
+            previous: Solution of a similar problem, to save work.
+            dtype: Dtype of triangles; in float32 logit variances are accurate to about 1e-5.
         """
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Covariance:
-        """Return what `blocks` holds, without what it answers besides."""
+        """Return the covariance of `blocks` alone."""
         return cls.blocks(features, weights, prior_precision).stored()
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is stored, by name."""
+        """Return the stored tensors by name."""
 
     def to_free(self) -> dict[str, Tensor]:
         """Return the free parameters, see `Trainable`.
@@ -162,35 +162,35 @@ class Covariance(ABC):
 class Trainable(Covariance):
     """A covariance that gradient steps can move.
 
-    Its free parameters are `spread`, log standard deviations or triangles whose diagonal holds
-    them, and the `factor` of a `low_rank` covariance, its directions as they are.
+    Its free parameters are `spread`, log standard deviations or triangles with these on the
+    diagonal, and `factor`, the unconstrained directions of a `low_rank` covariance.
     """
 
     @staticmethod
     @abstractmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
-        """Return float32 free parameters of independent weights with one standard deviation.
+        """Return float32 free parameters of independent weights with equal standard deviations.
 
         Args:
             num_classes: C.
             size: d.
             rank: Directions k of `low_rank`.
-            log_std: Logarithm of the deviation.
+            log_std: Logarithm of the standard deviation.
         """
 
     @classmethod
     @abstractmethod
     def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Self:
-        """Return the covariance that free parameters stand for."""
+        """Return the covariance with these free parameters."""
 
     @staticmethod
     @abstractmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
-        """Multiply all deviations by exp(`change`), in place; shapes and correlations stay."""
+        """Scale all standard deviations by exp(`change`), in place; correlations do not change."""
 
     @abstractmethod
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
-        """Return Pyro's prior and posterior of all weights, between which the KL is analytic.
+        """Return Pyro's prior and posterior of all weights, with an analytic KL between them.
 
         Args:
             mean: [C, d].
@@ -199,9 +199,9 @@ class Trainable(Covariance):
 
 
 def isotropic(mean: Tensor, prior_variance: Tensor) -> Any:
-    """Return a prior N(0, σ0² I) of the vectors [..., d], as diagonal plus a low rank of zero.
+    """Return a prior N(0, σ0² I) of the vectors [..., d], as diagonal plus a zero low-rank part.
 
-    Its KL costs d² a class, where that of a full prior covariance costs d³.
+    Its KL costs d² per class, that of a full prior covariance d³.
     """
     import pyro.distributions
 

@@ -1,9 +1,9 @@
-"""The families of covariances by name, what their closed-form fits cost, and which fit into memory.
+"""Families of covariances by name, the cost of their closed-form fits, and memory limits.
 
 A round of coordinate ascent over a dense covariance forms C matrices Σ_n w_nc φ_n φ_nᵀ, factorises
-them and solves for N rows, see `Covariance.multiplications`. Every family spends the products of
-N rows with C weights besides, `MEAN_STEPS` times in the search for the means, and C N tilts. These
-are leading terms of the present code, so that they can be retuned with it.
+them and solves for N rows, see `Covariance.multiplications`. In addition, every family takes
+`MEAN_STEPS` products of N rows with C weights in the search for the means, and C N tilts. These are
+the leading terms of the current code, to be retuned with it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from bayeslora.posteriors.last_layer.vbll.triangular import Dense, Full
 
 logger = logging.getLogger(__name__)
 
-# A covariance is held a few times over while it is fitted.
+# A fit holds a few copies of a covariance.
 _MOST_BYTES = 1 << 30
 
 MEAN_STEPS = 120
-"""Products of rows and weights in the search for the means, in a round."""
+"""Products of rows and weights per round in the search for the means."""
 
 TILT = 4e4
-"""A tilt of the bound in a round, in multiplications of a product of matrices: Newton's method over
-special functions. Measured 3e4 to 4e4; it counts where classes are many and features few."""
+"""Cost of a tilt of the bound per round, in multiplications of a matrix product: Newton's method
+over special functions. Measured 3e4 to 4e4; it matters for many classes and few features."""
 
 TRAINABLE: dict[str, type[Trainable]] = {
     family.name: family for family in (Dense, Diagonal, Full, DiagonalPlusLowRank)
@@ -44,25 +44,25 @@ def fit_cost(config: VBLL, num_classes: int, num_features: int, num_rows: int) -
     """Return the cost of a fit with the covariance of `config`, dense for `auto`.
 
     Args:
-        config: Which covariance and, of `low_rank`, how many directions.
+        config: Covariance and, for `low_rank`, number of directions.
         num_classes: C.
         num_features: d.
         num_rows: N.
     """
     family = FAMILIES[config.with_family("dense").covariance]
-    kept = family.numbers_stored(num_classes, num_features, min(config.rank, num_features))
+    num_stored = family.numbers_stored(num_classes, num_features, min(config.rank, num_features))
     work = float(num_classes * num_rows * (MEAN_STEPS * num_features + TILT))
     work += family.multiplications(num_classes, num_rows, min(num_rows, num_features))
-    return FitCost(work, kept)
+    return FitCost(work, num_stored)
 
 
 def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> VBLL:
-    """Return the configuration with simpler covariances where those asked for would not fit.
+    """Return the configuration, with simpler covariances if the requested ones would not fit.
 
-    More directions than features say nothing more than as many.
+    The number of directions is limited to the number of features: more add nothing.
 
     Args:
-        config: What was asked for.
+        config: Requested configuration.
         num_features: d.
         num_classes: C.
     """
@@ -77,7 +77,7 @@ def affordable_covariance(config: VBLL, num_features: int, num_classes: int) -> 
 
 
 def _fitting(name: str, config: VBLL, sizes: tuple[int, int], *, training: bool) -> Any:
-    """Return a family, or the simpler one that fits into memory, and log where it is another."""
+    """Return a family, or a simpler one that fits into memory, and log the change."""
     family, (classes, features) = FAMILIES[name], sizes
     numbers = sum(map(math.prod, family.shapes(classes, features, config.rank).values()))
     if not training or config.head_step == "refit":

@@ -2,13 +2,13 @@
 
     z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
 
-While the adapter trains, q follows by gradient steps on
+While the adapter trains, q is updated by gradient steps on
 
     −(1/B) Σ_batch bound(φ_n, y_n; q)  +  KL(q ‖ prior) / N
 
 or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
-at the trained means or over them too (`polish.py`), and stores it apart from
-the training parameters.
+at the trained means or over the means too (`polish.py`), and stores it separately from the training
+parameters.
 
 Source: Harrison, Willes and Snoek 2024, arXiv 2404.11599, sections 3 and 4.
 """
@@ -41,9 +41,9 @@ from bayeslora.runtime import row_slices
 
 logger = logging.getLogger(__name__)
 
-# Standard deviation of a logit under q when training starts.
+# Initial standard deviation of a logit under q.
 _INITIAL_LOGIT_STD = 0.1
-# Of fitted covariances in files.
+# Dtypes of fitted covariances in files.
 _STORED = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -51,10 +51,10 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     """The head; a `LastLayer`.
 
     Attributes:
-        mean: [C, d] parameter, μ while training; the prior mean at the start.
+        mean: [C, d] parameter, μ while training; initially the prior mean.
         prior_mean: [C, d] buffer, m0; None for zero.
-        spread: Parameter behind the training covariance: log standard deviations [C, d], or
-            triangles [C, d, d] or [C d, C d], see `covariance.Trainable`.
+        spread: Parameter of the training covariance: log standard deviations [C, d], or triangles
+            [C, d, d] or [C d, C d], see `covariance.Trainable`.
         factor: [C, d, k] parameter, the directions of a `low_rank` training covariance, else None.
         fitted_mean: [C, d] float64 buffer, None before `fit`.
         fitted_scale: Float32 buffer, the `scale` of `Covariance.shapes`, None before `fit`.
@@ -87,7 +87,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # Who knows the number of rows has settled it before.
+        # Callers that know the number of rows have already resolved `auto`.
         self.config = config = config.with_family("dense")
         self.seed = seed
         self.mean = nn.Parameter(torch.zeros(num_classes, num_features))
@@ -96,12 +96,12 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         self.spread = nn.Parameter(free["spread"])
         self.factor = nn.Parameter(free["factor"]) if "factor" in free else None
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
-        # Numbers the draws of the sampled bound, so that a resumed training sees new ones.
+        # Counts the draws of the sampled bound, so that resumed training sees new ones.
         self.register_buffer("num_draws", torch.tensor(0))
         self.register_buffer("prior_mean", None)
         for name in ("mean", "scale", "factor", "basis", "prior_scale", "elbo"):
             self.register_buffer(f"fitted_{name}", None)
-        # Triangles are stored without their zeros, in models of older versions with them.
+        # Triangles are stored without their zeros; older versions stored them in full.
         self._packs = self._family.is_triangular
 
     @property
@@ -124,26 +124,26 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         """Return −mean bound + KL / `num_train`, in nats per row.
 
         Raises:
-            InputError: `num_train` is not a number of rows.
+            InputError: `num_train` is not a valid number of rows.
         """
         check_count("num_train", num_train, least=1, most=1e15)
         covariance = self.covariance
         likelihood = num_train * self._bound(rows, self.mean, covariance).mean()
-        # A tensor, whose value the device need not be waited for.
+        # A tensor, to avoid synchronising with the device.
         variance = self.mean_sq_norm.new_full((), self.training_prior_scale**2)
         prior_variance = (variance / self.mean_sq_norm).to(self.mean)
-        apart = self.mean if self.prior_mean is None else self.mean - self.prior_mean
-        return negative_elbo(apart, covariance, prior_variance, likelihood) / num_train
+        deviation = self.mean if self.prior_mean is None else self.mean - self.prior_mean
+        return negative_elbo(deviation, covariance, prior_variance, likelihood) / num_train
 
     def data_loss(self, rows: Features) -> Tensor:
         """Return −mean bound with q held constant, in nats per row."""
-        held = (self.spread.detach(), None if self.factor is None else self.factor.detach())
-        covariance = self._trained_family.from_free(*held, len(self.mean))
+        detached = (self.spread.detach(), None if self.factor is None else self.factor.detach())
+        covariance = self._trained_family.from_free(*detached, len(self.mean))
         return -self._bound(rows, self.mean.detach(), covariance).mean()
 
     @torch.no_grad()
     def refit(self, rows: Features, iterations: int = 8) -> None:
-        """Move the training parameters near their optimum for rows, in closed form."""
+        """Move the training parameters near their optimum for the rows, in closed form."""
         bound = self.config.bound
         polished = polish(
             rows,
@@ -170,7 +170,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         """Fit the posterior that `predict` uses, starting from the last fit.
 
         Raises:
-            InputError: The features are not finite, or means are to be held that are all zero.
+            InputError: The features are not finite, or the means to keep are untrained.
         """
         check_fit(train, validation)
         config = self.config
@@ -197,7 +197,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         )
         if not polished.converged:
             logger.debug("the polish stopped after %d rounds unconverged", len(polished.elbo))
-        # Contiguous as it will be read back: products of other layouts differ in the last bit.
+        # Contiguous, as when loaded: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().tensors().items():
             setattr(self, f"fitted_{name}", tensor.float().contiguous())
@@ -208,7 +208,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def predict(self, rows: Features) -> GaussianLogits:
-        """Return the logits under the last fit, or under the training q where there is none."""
+        """Return the logits under the last fit, or under the training q before a fit."""
         check_features(rows)
         mean, covariance = self._posterior()
         return GaussianLogits(*_moments(rows.double(), mean.double(), covariance.double()))
@@ -219,18 +219,18 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @torch.no_grad()
     def bound_gap(self, rows: Features, num_draws: int = 50) -> float:
-        """Return how far the bound is below the sampled log-likelihood, in nats per row."""
+        """Return the gap of the bound below the sampled log-likelihood, in nats per row."""
         bound = self.config.polish_bound if self.fitted_mean is not None else self.config.bound
         if bound == "mc":
             return 0.0
         classes = len(self.mean)
         total = 0.0
         parts = row_slices(len(rows), max(num_draws, classes) * classes)
-        for place, some in enumerate(parts):
-            part = rows.take(some)
+        for index, chunk in enumerate(parts):
+            part = rows.take(chunk)
             logits, labels = self.predict(part), part.targets
             shape = tuple(logits.mean.shape)
-            noise = antithetic_noise(num_draws, shape, self.seed + place, logits.mean)
+            noise = antithetic_noise(num_draws, shape, self.seed + index, logits.mean)
             sampled = bounds.monte_carlo(logits.mean, logits.covariance, labels, noise)
             closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
             total += float((sampled - closed).sum())
@@ -238,17 +238,17 @@ class VBLLHead(LastLayerDefaults, nn.Module):
 
     @property
     def mean_weight(self) -> Tensor:
-        """[C, d]: μ of the last fit, or of the training q where there is none."""
+        """[C, d]: μ of the last fit, or of the training q before a fit."""
         return self._posterior()[0].detach()
 
     @torch.no_grad()
     def set_mean(self, weight: Tensor) -> None:
-        """Start training from given [C, d] means."""
+        """Set the [C, d] means to start training from."""
         self.mean.copy_(weight)
 
     @torch.no_grad()
     def scale_mean(self, factor: float) -> None:
-        """Multiply the means of the last fit; the covariances stay."""
+        """Scale the means of the last fit; the covariances do not change."""
         if self.fitted_mean is None:
             raise ValueError("the head has no fit")
         self.fitted_mean.mul_(factor)
@@ -259,20 +259,20 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return self.prior_mean
 
     def set_prior_mean(self, weight: Tensor, *, start: bool = True) -> None:
-        """Centre the prior at [C, d] weights, and, with `start`, start training there."""
+        """Centre the prior at [C, d] weights; with `start`, also start training there."""
         if start:
             self.set_mean(weight)
         self.prior_mean = weight.to(self.mean.detach())
 
     @torch.no_grad()
     def set_mean_sq_norm(self, value: float) -> None:
-        """Set the features' mean square norm; the logits' training spread stays."""
+        """Set the features' mean squared norm; the training variances of logits do not change."""
         change = 0.5 * math.log(float(self.mean_sq_norm) / value)
         self._trained_family.shift_log_std(self.spread, self.factor, change)
         self.mean_sq_norm.fill_(value)
 
     def extra_config(self) -> dict[str, Any]:
-        """Return whether there is a fit, and of which covariance."""
+        """Return whether there is a fit, and the format of its covariance."""
         centred = {} if self.prior_mean is None else {"prior_mean": True}
         if self.fitted_scale is None:
             return centred | {"fitted": False}
@@ -289,7 +289,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             return
         if extra["covariance"] != self.config.covariance:
             raise ValueError(f"its covariance is {extra['covariance']!r}")
-        # Models that say nothing of it are older than the choice.
+        # Models without this key are older than the option.
         dtype = extra.get("dtype", "float64")
         if dtype not in _STORED:
             raise ValueError(f"the dtype of its covariance is {dtype!r}")
@@ -303,27 +303,29 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         self.fitted_elbo = torch.zeros_like(self.mean_sq_norm)
 
     def report(self) -> dict[str, float | str]:
-        """Return the last fit's prior scale, its ELBO a row, and whether its means were refit."""
+        """Return the last fit's prior scale, ELBO per row, and whether its means were refitted."""
         if self.fitted_prior_scale is None or self.fitted_elbo is None:
             return {"polished": "no"}
-        held = self.fitted_mean is not None and torch.equal(self.fitted_mean, self.mean.double())
+        unchanged = self.fitted_mean is not None and torch.equal(
+            self.fitted_mean, self.mean.double()
+        )
         return {
             "prior_scale": float(self.fitted_prior_scale),
             "elbo": float(self.fitted_elbo),
-            "polish_mean": "trained" if held else "refit",
+            "polish_mean": "trained" if unchanged else "refit",
         }
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        place = f"{prefix}fitted_scale"
-        if self._packs and place in destination:
-            destination[place] = packed(destination[place])
+        key = f"{prefix}fitted_scale"
+        if self._packs and key in destination:
+            destination[key] = packed(destination[key])
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        place = f"{prefix}fitted_scale"
-        if self._packs and place in state:
-            state[place] = unpacked(state[place])
-        super()._load_from_state_dict(state, prefix, *rest)
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        key = f"{prefix}fitted_scale"
+        if self._packs and key in state:
+            state[key] = unpacked(state[key])
+        super()._load_from_state_dict(state, prefix, *args)
 
     @property
     def _family(self) -> type[Covariance]:
@@ -345,7 +347,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         return self.fitted_mean, self._family.of_tensors(tensors, len(self.mean))
 
     def _trained(self, rows: Features) -> Start | None:
-        """Return what training left; None where it left the means where they started."""
+        """Return the trained posterior; None if training never moved the means."""
         return self._start(rows, self.mean, self.covariance) if self._is_trained() else None
 
     def _is_trained(self) -> bool:
@@ -381,21 +383,21 @@ def negative_elbo(
 ) -> Tensor:
     """Return KL(q ‖ prior) − `log_likelihood`, a differentiable scalar in nats.
 
-    It is written as a Pyro program. The model draws the weights from their prior and scores the
-    data by a bound, which depends on the guide's moments and not on the draw. The guide is written
-    by hand, so that the KL is analytic and the bound has no variance. Nothing enters Pyro's global
-    parameter store. Pyro takes seconds to import, and only training needs this function.
+    It is a Pyro program. The model draws the weights from their prior and scores the data by a
+    bound, which depends on the guide's moments and not on the draw. The guide is explicit, so the
+    KL is analytic and the bound has no variance. Nothing is added to Pyro's global parameter store.
+    Pyro takes seconds to import, and only training needs this function.
 
     Args:
         mean: [C, d] means of the weights.
-        covariance: Of the weights.
+        covariance: Covariance of the weights.
         prior_variance: σ0², a scalar tensor.
         log_likelihood: Scalar: the (bound on the) expected log-likelihood of the whole data set.
     """
     import pyro.infer
 
     elbo: Any = pyro.infer.TraceMeanField_ELBO  # Pyro's own annotations are partial
-    # Checks of what cannot be wrong here would wait for the device a dozen times a step.
+    # Validation is redundant here and would synchronise with the device a dozen times per step.
     with pyro.validation_enabled(False):
         prior, posterior = covariance.distributions(mean, prior_variance)
 

@@ -1,4 +1,4 @@
-"""Weights that are independent: one by one, or along the eigenvectors of the features.
+"""Independent weights: entrywise, or along the eigenvectors of the features.
 
     diagonal     S_c = diag(s_c²),      s_ci² = 1 / (1/σ0² + Σ_n w_nc φ_ni²)
     eigenbasis   S_c = U diag(s_c²) Uᵀ, s_ci² = 1 / (1/σ0² + Σ_n w_nc (u_iᵀφ_n)²)
@@ -43,7 +43,7 @@ class Diagonal(Trainable):
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Diagonal:
-        """Return the covariance with these deviations."""
+        """Return the covariance with these standard deviations."""
         return cls(tensors["scale"])
 
     @classmethod
@@ -54,7 +54,7 @@ class Diagonal(Trainable):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> DiagonalBlocks:
         """Return the optimal variances."""
@@ -69,30 +69,30 @@ class Diagonal(Trainable):
         return Diagonal(self.std.double())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is stored, by name."""
+        """Return the stored tensors by name."""
         return {"scale": self.std}
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
-        """Return log deviations."""
+        """Return the log standard deviations."""
         return {"spread": torch.full((num_classes, size), log_std)}
 
     @classmethod
     def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Diagonal:
-        """Return the covariance with these log deviations."""
+        """Return the covariance with these log standard deviations."""
         return cls(spread.exp())
 
     def to_free(self) -> dict[str, Tensor]:
-        """Return the log deviations."""
+        """Return the log standard deviations."""
         return {"spread": self.std.log()}
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
-        """Add to the log deviations."""
+        """Add `change` to the log standard deviations."""
         spread.add_(change)
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
-        """Return normal distributions of each weight."""
+        """Return independent normal distributions of the weights."""
         import pyro.distributions
 
         dist: Any = pyro.distributions  # Pyro's own annotations are partial
@@ -111,7 +111,7 @@ class DiagonalBlocks:
         self.train_covariance = squares @ self._variances.T
         self.log_determinant = float(self._variances.log().sum())
         self.trace = float(self._variances.sum())
-        # Features correlate: the diagonal alone would be a poor guide for the means.
+        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
         self._factor = bounding_factor(features, prior_precision)
 
     def of_logits(self, features: Tensor) -> Tensor:
@@ -129,9 +129,9 @@ class DiagonalBlocks:
 
 @dataclass(frozen=True)
 class Eigenbasis(Covariance):
-    """Weights that are independent in a basis which all classes share.
+    """Weights that are independent in one basis for all classes.
 
-    It does not train: the basis is that of the final features.
+    It cannot be trained: the basis is that of the final features.
 
     Attributes:
         std: [C, d] standard deviations along the basis.
@@ -165,11 +165,11 @@ class Eigenbasis(Covariance):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> EigenbasisBlocks:
         """Return the optimal variances along the eigenvectors of the features."""
-        return EigenbasisBlocks(features, weights, prior_precision, before)
+        return EigenbasisBlocks(features, weights, prior_precision, previous)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² (u_iᵀφ)², [N, C], for [N, d] features."""
@@ -180,7 +180,7 @@ class Eigenbasis(Covariance):
         return Eigenbasis(self.std.double(), self.basis.double())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is stored, by name."""
+        """Return the stored tensors by name."""
         return {"scale": self.std, "basis": self.basis}
 
 
@@ -192,7 +192,7 @@ class EigenbasisBlocks:
         features: Tensor,
         weights: Tensor,
         prior_precision: float,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
     ) -> None:
         """Find the variances.
 
@@ -200,14 +200,16 @@ class EigenbasisBlocks:
             features: [N, d] float64.
             weights: [N, C].
             prior_precision: 1/σ0².
-            before: Covariances for the same features, whose basis is taken.
+            previous: Covariances for the same features, whose basis is reused.
         """
         self.prior_precision = prior_precision
-        same = before if isinstance(before, EigenbasisBlocks) else None
+        reused = previous if isinstance(previous, EigenbasisBlocks) else None
         self._basis: Tensor = (
-            torch.linalg.eigh(features.T @ features)[1] if same is None else same._basis
+            torch.linalg.eigh(features.T @ features)[1] if reused is None else reused._basis
         )
-        self._squares: Tensor = (features @ self._basis).square() if same is None else same._squares
+        self._squares: Tensor = (
+            (features @ self._basis).square() if reused is None else reused._squares
+        )
         self._variances = 1 / (weights.T @ self._squares + prior_precision)
         self.train_covariance = self._squares @ self._variances.T
         self.log_determinant = float(self._variances.log().sum())
@@ -218,7 +220,7 @@ class EigenbasisBlocks:
         return self.stored().of_logits(features)
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """Return S_c g_c: nearly Newton's step of each class as if the others stood still."""
+        """Return S_c g_c: nearly Newton's step of each class with the others fixed."""
         solved: Tensor = ((gradient @ self._basis) * self._variances) @ self._basis.T
         return solved
 

@@ -1,13 +1,13 @@
-"""The best covariance of each class's weights that is diagonal plus a few directions.
+"""The optimal covariance of each class's weights among diagonal plus low-rank matrices.
 
 With S = diag(s²) + F Fᵀ for one class and P = I/σ0² + Σ_n w_n φ_n φ_nᵀ, the variational objective
-asks for the minimum of
+is to minimise
 
     tr(S P) − log|S|
 
-For given s the best F is known: with u_i the eigenvectors of diag(s) P diag(s) and λ_1 ≤ … ≤ λ_k
+For fixed s the best F is known: with u_i the eigenvectors of diag(s) P diag(s) and λ_1 ≤ … ≤ λ_k
 its smallest eigenvalues, its columns are diag(s) u_i √(1/λ_i − 1). From there quasi-Newton steps on
-(log s, F) find the nearest optimum; there may be several.
+(log s, F) find the nearest of possibly several optima.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasi
 from bayeslora.posteriors.last_layer.vbll.triangular import Dense
 from bayeslora.runtime import one_blas_thread
 
-# Directions start this much shorter than the independent deviations: at zero they have no gradient.
+# Initial length of the directions relative to the independent deviations: at zero they have no
+# gradient.
 _START = 0.1
 _MAX_STEPS = 40
-# Up to k deviations of a class may want to be zero, where the directions alone keep |S| above it.
-# The objective hardly changes below this, but its logarithm would lose all its digits.
+# The optimum may be at zero for up to k deviations of a class, where only the directions keep |S|
+# above zero. Below this the objective hardly changes, but its logarithm would lose all its digits.
 _MOST_LOG_RATIO = 9.0
-# A direction needs an eigenvalue below one; those that have none are this short.
+# A direction needs an eigenvalue below one; without it, the length is this short.
 _SHORTEST = 1e-6
 
 
 @dataclass(frozen=True)
 class DiagonalPlusLowRank(Trainable):
-    """Independent weights plus a few directions in which they move together.
+    """Independent weights plus a few common directions.
 
     Attributes:
         std: [C, d] standard deviations of the independent part.
@@ -61,22 +62,22 @@ class DiagonalPlusLowRank(Trainable):
 
     @staticmethod
     def shapes(num_classes: int, size: int, rank: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of deviations and directions."""
+        """Return the shapes of standard deviations and directions."""
         return {"scale": (num_classes, size), "factor": (num_classes, size, rank)}
 
     @classmethod
     def numbers_in_fit(cls, num_classes: int, size: int) -> int:
-        """Return those of the precisions of all classes."""
+        """Return the number of entries of the precisions of all classes."""
         return num_classes * size**2
 
     @staticmethod
     def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return those of a dense covariance, whose precisions are formed here too."""
+        """Return the count of a dense covariance, whose precisions are formed here too."""
         return Dense.multiplications(num_classes, num_rows, size)
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> DiagonalPlusLowRank:
-        """Return the covariance with these deviations and directions."""
+        """Return the covariance with these standard deviations and directions."""
         return cls(tensors["scale"], tensors["factor"])
 
     @classmethod
@@ -87,12 +88,12 @@ class DiagonalPlusLowRank(Trainable):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> LowRankBlocks:
-        """Return an optimal covariance of each class; more directions than features are none."""
+        """Return an optimal covariance of each class, with at most d directions."""
         rank = min(rank, features.shape[1])
-        return LowRankBlocks(features, weights, prior_precision, rank=rank, before=before)
+        return LowRankBlocks(features, weights, prior_precision, rank=rank, previous=previous)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² φ_i² + ‖F_cᵀφ‖², [N, C], for [N, d] features."""
@@ -106,12 +107,12 @@ class DiagonalPlusLowRank(Trainable):
         return DiagonalPlusLowRank(self.std.double(), self.factor.double())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is stored, by name."""
+        """Return the stored tensors by name."""
         return {"scale": self.std, "factor": self.factor}
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
-        """Return log deviations and short random directions."""
+        """Return log standard deviations and short random directions."""
         spread = torch.full((num_classes, size), log_std)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(num_classes, size, rank, generator=generator)
@@ -121,18 +122,18 @@ class DiagonalPlusLowRank(Trainable):
     def from_free(
         cls, spread: Tensor, factor: Tensor | None, num_classes: int
     ) -> DiagonalPlusLowRank:
-        """Return the covariance with these log deviations and directions."""
+        """Return the covariance with these log standard deviations and directions."""
         if factor is None:
             raise TypeError("a low-rank covariance needs its directions")
         return cls(spread.exp(), factor)
 
     def to_free(self) -> dict[str, Tensor]:
-        """Return the log deviations, and the directions as they are."""
+        """Return the log standard deviations and the directions."""
         return {"spread": self.std.log(), "factor": self.factor}
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
-        """Add to the log deviations and multiply the directions."""
+        """Add `change` to the log standard deviations and scale the directions."""
         spread.add_(change)
         if factor is not None:
             factor.mul_(torch.tensor(change).exp())
@@ -156,7 +157,7 @@ class LowRankBlocks:
         prior_precision: float,
         *,
         rank: int,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
     ) -> None:
         """Find the covariances.
 
@@ -164,19 +165,19 @@ class LowRankBlocks:
             features: [N, d] float64.
             weights: [N, C].
             prior_precision: 1/σ0².
-            rank: Directions k of each class.
-            before: Covariances of nearly the same problem, to start from as well.
+            rank: Directions k per class.
+            previous: Solution of a similar problem, as a second start.
         """
         self.prior_precision = prior_precision
         problem = _Problem(class_precisions(features, weights, prior_precision))
-        found = problem.minimise(problem.start(rank))
-        earlier = before.stored() if before is not None else None
-        if isinstance(earlier, DiagonalPlusLowRank):
-            found = problem.better(found, problem.minimise(earlier))
-        self._covariance = found
+        covariance = problem.minimise(problem.start(rank))
+        start = previous.stored() if previous is not None else None
+        if isinstance(start, DiagonalPlusLowRank):
+            covariance = problem.better(covariance, problem.minimise(start))
+        self._covariance = covariance
         self.train_covariance = self.of_logits(features)
-        self.log_determinant = float(log_determinants(found.std, found.factor).sum())
-        self.trace = float(found.std.square().sum() + found.factor.square().sum())
+        self.log_determinant = float(log_determinants(covariance.std, covariance.factor).sum())
+        self.trace = float(covariance.std.square().sum() + covariance.factor.square().sum())
         self._factor = bounding_factor(features, prior_precision)
 
     def of_logits(self, features: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ class LowRankBlocks:
 def log_determinants(std: Tensor, factor: Tensor) -> Tensor:
     """Return log|diag(s_c²) + F_c F_cᵀ| of each class, [C], from a k by k determinant.
 
-    It is not finite where numbers have overflowed.
+    The result is not finite after an overflow.
     """
     scaled = factor / std[..., None]
     inner = scaled.mT @ scaled
@@ -207,7 +208,7 @@ def log_determinants(std: Tensor, factor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Problem:
-    """The objective at the head of this file for each class.
+    """The objective of the module's docstring for each class.
 
     Attributes:
         precision: [C, d, d], P.
@@ -223,14 +224,16 @@ class _Problem:
         trace = trace + (factor * (self.precision @ factor)).sum((-2, -1))
         return trace - log_determinants(std, factor)
 
-    def better(self, one: DiagonalPlusLowRank, other: DiagonalPlusLowRank) -> DiagonalPlusLowRank:
+    def better(
+        self, first: DiagonalPlusLowRank, second: DiagonalPlusLowRank
+    ) -> DiagonalPlusLowRank:
         """Return the better of two covariances, class by class."""
-        wins = (self.values(one) <= self.values(other))[:, None]
-        std = torch.where(wins, one.std, other.std)
-        return DiagonalPlusLowRank(std, torch.where(wins[..., None], one.factor, other.factor))
+        wins = (self.values(first) <= self.values(second))[:, None]
+        std = torch.where(wins, first.std, second.std)
+        return DiagonalPlusLowRank(std, torch.where(wins[..., None], first.factor, second.factor))
 
     def start(self, rank: int) -> DiagonalPlusLowRank:
-        """Return the best directions beside the best independent deviations."""
+        """Return the best independent deviations, with the best directions for these."""
         std = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()
         values, vectors = torch.linalg.eigh(std[:, :, None] * self.precision * std[:, None, :])
         length = (1 / values[:, None, :rank] - 1).clamp_min(_SHORTEST).sqrt()
@@ -239,31 +242,31 @@ class _Problem:
         )
 
     def minimise(self, start: DiagonalPlusLowRank) -> DiagonalPlusLowRank:
-        """Return the optimum near `start`, or `start` for classes where none was found."""
+        """Return the optimum near `start`, or `start` for classes without a better one."""
         from scipy.optimize import minimize
 
-        # In units of the best independent deviations all numbers are near one.
+        # In units of the best independent deviations, all numbers are near one.
         units = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
         shortest = units[..., 0] * math.exp(-_MOST_LOG_RATIO)
         start = DiagonalPlusLowRank(start.std.clamp_min(shortest), start.factor)
         ratios = torch.cat([(start.std[..., None] / units).log(), start.factor / units], dim=-1)
 
-        def made(ratios: Tensor) -> DiagonalPlusLowRank:
+        def from_ratios(ratios: Tensor) -> DiagonalPlusLowRank:
             return DiagonalPlusLowRank(
                 units[..., 0] * ratios[..., 0].exp(), units * ratios[..., 1:]
             )
 
         @torch.enable_grad()
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            at = torch.from_numpy(flat.copy()).to(ratios).view_as(ratios).requires_grad_()
-            value = self.values(made(at)).sum()
-            (gradient,) = torch.autograd.grad(value, at)
+            point = torch.from_numpy(flat.copy()).to(ratios).view_as(ratios).requires_grad_()
+            value = self.values(from_ratios(point)).sum()
+            (gradient,) = torch.autograd.grad(value, point)
             return float(value.detach().nan_to_num(torch.inf)), gradient.cpu().numpy().ravel()
 
         bounds = np.full((ratios.numel(), 2), np.inf) * (-1, 1)
         bounds[:: ratios.shape[-1]] = -_MOST_LOG_RATIO, _MOST_LOG_RATIO
         with one_blas_thread():
-            found = minimize(
+            result = minimize(
                 objective,
                 ratios.cpu().numpy().ravel(),
                 jac=True,
@@ -271,4 +274,6 @@ class _Problem:
                 bounds=bounds,
                 options={"maxiter": _MAX_STEPS, "maxcor": _MAX_STEPS, "ftol": 1e-15, "gtol": 1e-9},
             )
-        return self.better(made(torch.from_numpy(found.x).to(ratios).view_as(ratios)), start)
+        return self.better(
+            from_ratios(torch.from_numpy(result.x).to(ratios).view_as(ratios)), start
+        )

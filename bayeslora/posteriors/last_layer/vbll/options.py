@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from bayeslora.posteriors.types import LastLayer
 
-# How far gradient steps of a head should be able to move a weight, a step of Adam being the rate at
-# most; the rate up to which that of a head with few steps is raised for it; and the epochs that a
-# higher rate needs to fall again.
+# Distance that the head's gradient steps should be able to move a weight, with Adam's steps at most
+# the learning rate; largest rate to which that of a head with few steps is raised for this; and the
+# number of epochs that a higher rate needs to decay again.
 _REACH = 2.5
 _FASTEST_HEAD = 0.05
 _ENOUGH_EPOCHS = 10
@@ -42,7 +42,7 @@ HeadStep = Literal["gradient", "joint", "refit"]
 
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 CLOSED_FORM_BOUNDS: tuple[ClosedFormBound, ...] = get_args(ClosedFormBound)
-# They see the variances of logits alone, and would drive covariances between classes to zero.
+# They depend on the variances of logits only, and would drive covariances between classes to zero.
 MARGINAL_BOUNDS = ("jensen", "knowles_minka")
 COUPLED = ("full",)  # covariances between classes
 AUTO: Literal["auto"] = "auto"
@@ -147,18 +147,21 @@ class VBLL(Posterior):
     def variants(
         self, num_classes: int, num_features: int, num_rows: int
     ) -> list[tuple[VBLL, FitCost]]:
-        """Return the options with each covariance that they leave open, and what its fit costs."""
+        """Return the options with each covariance that `auto` allows, and the cost of its fit."""
         from bayeslora.posteriors.last_layer.vbll.families import fit_cost
 
         families: tuple[Covariance, ...] = (self.covariance,)
         if self.covariance == AUTO:
             # Options share one weight vector, so no classes share a basis.
             families = ("dense",) if num_classes == 1 else ("dense", "eigenbasis")
-        found = [self.with_family(family) for family in families]
-        return [(one, fit_cost(one, num_classes, num_features, num_rows)) for one in found]
+        variants = [self.with_family(family) for family in families]
+        return [
+            (variant, fit_cost(variant, num_classes, num_features, num_rows))
+            for variant in variants
+        ]
 
     def with_family(self, family: Covariance) -> VBLL:
-        """Return the options with a family of covariances in the place of `auto`."""
+        """Return the options with `auto` replaced by a family of covariances."""
         return replace(self, covariance=family) if self.covariance == AUTO else self
 
     def make_head(
@@ -181,36 +184,36 @@ class VBLL(Posterior):
         return SharedVBLLHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def head_training(self) -> HeadTraining:
-        """Return the step that was chosen, with the rate."""
+        """Return the configured step, with its count and learning rate."""
         count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
         return HeadTraining(self.head_step, count, self.head_lr)
 
     def check_fit(self, plan: FitPlan) -> None:
-        """Check that the bounds are for so many classes."""
+        """Check that the bounds support the number of classes."""
         check_classes(self, plan.num_classes)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
-        """Return true where the means are refitted, which they always are without an adapter."""
+        """Return whether the means are refitted, as they always are without an adapter."""
         return not adapter_trains or self.polish_mean != "trained"
 
     def start_from(self, head: LastLayer) -> Tensor:
         """Return the mean weights of `head`.
 
-        Of another VBLL they are those that training left, so that they can be held here too.
+        For another VBLL these are the trained means, so that they can be kept here too.
         """
         from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
 
         return head.mean.detach() if isinstance(head, VBLLHead) else head.mean_weight
 
     def settled(self, plan: FitPlan) -> VBLL:
-        """Return the options with means, and the head's rate, where no validation rows choose them.
+        """Return the options with means and head learning rate chosen without validation rows.
 
-        So is the prior of a last layer on frozen features of few rows.
+        For a last layer on frozen features of few rows, the prior is chosen too.
 
-        Means that were trained are kept where held-out rows choose a factor for them, or where they
-        had the steps to grow: those of a closed-form fit are too large once the adapter has
-        separated the training rows. Where steps are few, the head's default rate is raised; where
-        nothing makes up for means that stayed small, they are refitted.
+        Trained means are kept if held-out rows choose a factor for them, or if they had enough
+        steps to grow: those of a closed-form fit are too large once the adapter has separated the
+        training rows. With few steps, the head's default learning rate is raised; if nothing
+        compensates for means that stayed small, they are refitted.
         """
         if plan.is_validated:
             return self
@@ -222,59 +225,59 @@ class VBLL(Posterior):
         if not plan.adapter_trains or self.head_step == "refit":
             return replace(config, polish_mean="refit")
         reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
-        wanted = self.head_lr * max(1.0, _REACH / reach)
+        required_lr = self.head_lr * max(1.0, _REACH / reach)
         is_default = self.head_lr == VBLL.head_lr
         may_rise = is_default and plan.epochs >= _ENOUGH_EPOCHS
-        grown = reach >= _REACH or (may_rise and wanted <= _FASTEST_HEAD)
+        grown = reach >= _REACH or (may_rise and required_lr <= _FASTEST_HEAD)
         if not (grown or plan.holds_out):
             return replace(config, polish_mean="refit")
-        rate = min(_FASTEST_HEAD, wanted) if is_default else self.head_lr
+        rate = min(_FASTEST_HEAD, required_lr) if is_default else self.head_lr
         return replace(config, head_lr=rate, polish_mean="trained")
 
     def _reach(self, num_rows: int, batch_size: int) -> float:
-        """Return how far gradient steps of an epoch can move a weight of the head."""
+        """Return the largest distance that an epoch's gradient steps can move a head weight."""
         steps = math.ceil(num_rows / batch_size)
         if self.head_step == "gradient":
             steps *= self.head_steps
         return steps * self.head_lr
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> VBLL:
-        """Return these options with the means and prior that a fit has chosen by validation rows.
+        """Return the options with the means and prior that a fit chose on validation rows.
 
         Args:
-            chosen: What its last layer reports.
+            chosen: Report of the fitted last layer.
         """
         means, scale = self.polish_mean, self.prior_scale
         training = self.training_prior_scale
         if means == "validation":
             means = chosen.get("polish_mean", means)
         if scale == "validation":
-            # The prior of the training stays what it was.
+            # The training prior does not change.
             training = DEFAULT_PRIOR_SCALE if training is None else training
             scale = chosen.get("prior_scale", scale)
         return replace(self, polish_mean=means, prior_scale=scale, training_prior_scale=training)
 
 
 def check_classes(config: VBLL, num_classes: int) -> None:
-    """Raise InputError for a bound that is not for so many classes.
+    """Raise InputError for a bound that does not support the number of classes.
 
     Raises:
-        InputError: It is for two, and there are more.
+        InputError: The bound is for two classes, and there are more.
     """
     for field, allowed in (("bound", BOUNDS), ("polish_bound", CLOSED_FORM_BOUNDS)):
         if getattr(config, field) == "gauss_hermite" and num_classes != 2:
-            others = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
+            alternatives = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
             raise InputError(
                 f"{field} 'gauss_hermite' is for two classes, not {num_classes}: its quadrature is "
-                f"over the one difference of two logits; choose from {others}",
+                f"over the one difference of two logits; choose from {alternatives}",
                 code="option",
             )
 
 
 def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance: str) -> None:
     if covariance in COUPLED and bound in MARGINAL_BOUNDS:
-        known = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
-        allowed = ", ".join(sorted(set(known) - set(MARGINAL_BOUNDS)))
+        choices = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
+        allowed = ", ".join(sorted(set(choices) - set(MARGINAL_BOUNDS)))
         raise InputError(
             f"{covariance_field} {covariance!r} cannot go with {bound_field} {bound!r}, which sees "
             f"no covariance between classes and would drive it to zero; choose from {allowed}",

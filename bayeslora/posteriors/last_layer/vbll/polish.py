@@ -1,10 +1,10 @@
 """Closed-form fit of a variational last layer to fixed features.
 
 Coordinate ascent over means, prior variance and covariances (`ascent.py`) until the evidence
-lower bound settles. Algebra is batched over classes, and done in the row space of the features
-where that is smaller. Dense covariances are approached in stages, each of which starts where the
-one before settled: in the eigenbasis, in float32, and at last in float64, as all others are.
-`Polisher` chooses the prior scale, and the means, around it.
+lower bound converges. Algebra is batched over classes, and done in the row space of the features if
+that is smaller. Dense covariances are fitted in stages, each started from the result of the
+previous stage: in the eigenbasis, in float32, and finally in float64 like all other families.
+`Polisher` also chooses the prior scale and the means.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
 
-# Relative change of the bound at which a stage before the last has done its work.
+# Relative change of the bound at which a stage before the last stops.
 _ROUGH_TOLERANCE = 1e-5
-# Scales are compared by their validation NLL, where a looser fit already ranks them.
+# Loose fits suffice to rank prior scales by validation NLL.
 _GRID_TOLERANCE = 1e-4
 # The bound is flat in the prior scale: below this, rounds change the NLL by a thousandth at most.
 _LEARNING_TOLERANCE = 1e-5
-# Held means are short of their optimum, so that their size says little about a prior; a wide one
-# would only add variance to logits that are too small already.
+# Fixed means are short of their optimum, so their size is not informative about the prior; a wide
+# prior would only add variance to logits that are already too small.
 HELD_PRIOR_SCALE = 0.5
 WIDE_PRIOR_SCALE = 8.0
-"""What a last layer on frozen features takes where rows are few and tell the classes apart: the
-bound is then highest at priors that are far too narrow."""
+"""Prior scale of a last layer on frozen features with few rows that separate the classes: there the
+bound is highest at priors that are far too narrow."""
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where coordinate ascent starts.
+    """Initial values of coordinate ascent.
 
     Attributes:
         mean: [C, d].
@@ -67,8 +67,8 @@ class Polished:
     Attributes:
         mean: [C, d] float64.
         prior_variance: σ0².
-        family: Of the covariances.
-        elbo: Evidence lower bound in nats after every round; it never falls.
+        family: Family of the covariances.
+        elbo: Evidence lower bound in nats after every round; never decreases.
         converged: Whether the last change was within the tolerance.
     """
 
@@ -104,25 +104,25 @@ class Polished:
     def refined(self) -> Polished:
         """Return the posterior with the Laplace covariance at the same means.
 
-        Rows then weigh p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact curvature at the
-        mean. The result is no longer the optimum of one objective.
+        Rows are then weighted by p (1 − p), or diag p − p pᵀ, with p = softmax(m): the exact
+        curvature at the mean. The result is no longer the optimum of a single objective.
         """
         inside = self._space.coordinates(self._rows.values)
         logits = self._rows.logits(self.mean)
-        still = torch.zeros_like(self._state.blocks.train_covariance)
-        weights = curvature(logits, still, logits.softmax(-1))
+        zeros = torch.zeros_like(self._state.blocks.train_covariance)
+        weights = curvature(logits, zeros, logits.softmax(-1))
         blocks = self.family.blocks(
             inside,
             weights,
             1 / self.prior_variance,
             rank=self._rank,
-            before=self._state.blocks,
+            previous=self._state.blocks,
         )
         return replace(self, _state=replace(self._state, blocks=blocks, weights=weights))
 
     @property
     def start(self) -> Start:
-        """Where a fit of the same rows under another prior should start."""
+        """Initial values for a fit to the same rows under another prior."""
         return Start(self.mean, self._state.blocks.train_covariance)
 
 
@@ -146,18 +146,18 @@ def polish(
 
     Args:
         rows: Labelled.
-        num_classes: C, or of options 1, for their one weight vector.
-        prior_variance: σ0² of a weight, or where to start where it is learned.
+        num_classes: C, or 1 for options, for their shared weight vector.
+        prior_variance: σ0² of a weight, or its initial value if it is learned.
         bound: `jensen`, `knowles_minka`, `tilted` or `gauss_hermite`.
         covariance: `dense`, `eigenbasis`, `diagonal`, `low_rank` or `full`.
         rank: Directions of a `low_rank` covariance.
-        start: A fit of nearly the same problem; the prior mean otherwise.
-        learn_prior: Take σ0² as a further unknown (empirical Bayes).
-        hold_mean: Leave the means of `start` as they are.
+        start: A fit of a similar problem; None starts from the prior mean.
+        learn_prior: Also maximise over σ0² (empirical Bayes).
+        hold_mean: Keep the means of `start` fixed.
         prior_mean: [C, d]; None for zero.
-        families: What `covariance` names.
-        max_iterations: At most this many rounds; at least one.
-        tolerance: Stop when the bound changes by less than this, relative to its size.
+        families: Families by the names in `covariance`.
+        max_iterations: Maximum number of rounds; at least one.
+        tolerance: Relative change of the bound below which to stop.
     """
     rows = rows.double()
     features, labels, known = rows.values, rows.targets, rows.known
@@ -173,7 +173,7 @@ def polish(
     if known is not None:
         offset = known if offset is None else offset + known
     start = Start(centre, torch.zeros_like(targets)) if start is None else start
-    apart = start.mean.double() - centre
+    start_mean = start.mean.double() - centre
     ascent = Ascent(
         space.coordinates(features),
         labels,
@@ -182,22 +182,22 @@ def polish(
         family,
         rank,
         tolerance,
-        outside=float(space.outside(apart).sum()) if hold_mean else 0.0,
+        outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
         offset=offset,
     )
-    around = _in_shape(start.covariance.double(), is_full=family.couples_classes)
-    mean, before = space.coordinates(apart), None
+    logit_covariance = _in_shape(start.covariance.double(), is_full=family.couples_classes)
+    mean, blocks = space.coordinates(start_mean), None
     climb = partial(
         _climb, learn_prior=learn_prior, hold_mean=hold_mean, max_iterations=max_iterations
     )
     for stage in _rough_stages(ascent):
         try:
-            state = climb(stage, stage.begin(mean, around, prior_variance, before))[0]
+            state = climb(stage, stage.begin(mean, logit_covariance, prior_variance, blocks))[0]
         except InputError:  # rows differ in size by more than float32 can hold
             continue
-        mean, around, before = state.mean, state.blocks.train_covariance, state.blocks
+        mean, logit_covariance, blocks = state.mean, state.blocks.train_covariance, state.blocks
         prior_variance = state.prior_variance
-    state, trace = climb(ascent, ascent.begin(mean, around, prior_variance, before))
+    state, trace = climb(ascent, ascent.begin(mean, logit_covariance, prior_variance, blocks))
     return Polished(
         mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
@@ -212,7 +212,7 @@ def polish(
 
 
 def _rough_stages(ascent: Ascent) -> list[Ascent]:
-    """Return the cheaper problems whose solutions lead near that of the whole one."""
+    """Return the cheaper problems whose solutions are near that of the full problem."""
     rough = replace(ascent, tolerance=max(ascent.tolerance, _ROUGH_TOLERANCE))
     return [replace(rough, family=family, dtype=dtype) for family, dtype in ascent.family.approach]
 
@@ -220,7 +220,7 @@ def _rough_stages(ascent: Ascent) -> list[Ascent]:
 def _climb(
     ascent: Ascent, state: State, *, learn_prior: bool, hold_mean: bool, max_iterations: int
 ) -> tuple[State, list[float]]:
-    """Return the state after at most so many rounds, and the bound after each."""
+    """Return the state after at most `max_iterations` rounds, and the bound after each."""
     trace = [state.elbo]
     for _ in range(max_iterations):
         if learn_prior:
@@ -239,7 +239,7 @@ def _settled(trace: list[float], tolerance: float) -> bool:
 
 
 def _in_shape(covariance: Tensor, *, is_full: bool) -> Tensor:
-    """Return logit covariances in the shape of the family that starts from them."""
+    """Convert logit covariances to the shape that a family needs."""
     if is_full == (covariance.ndim == 3):
         return covariance
     return torch.diag_embed(covariance) if is_full else covariance.diagonal(dim1=-2, dim2=-1)
@@ -252,12 +252,12 @@ class Polisher:
     Attributes:
         config: Bound, covariance, prior scale, means, link.
         train: Training rows.
-        num_classes: C, or of options 1.
+        num_classes: C, or 1 for options.
         mean_sq_norm: Mean ‖φ‖² behind the prior scale: σ0² = τ² / mean ‖φ‖².
         validation: Held-out rows; without them a prior scale `validation` means
-            `empirical-bayes`, as `auto` does here, and means `validation` are refit.
+            `empirical-bayes`, as `auto` does here, and means `validation` are refitted.
         prior_mean: [C, d]; None for zero.
-        families: What the covariances of `config` name.
+        families: Families by the names in `config`.
     """
 
     config: VBLL
@@ -269,19 +269,19 @@ class Polisher:
     families: Mapping[str, type[Covariance]] = field(default_factory=lambda: FAMILIES)
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
-        """Return the posterior that the configuration asks for.
+        """Fit the posterior as configured.
 
         Args:
-            start: A previous fit of nearly the same features; the prior mean otherwise.
-            trained: The posterior as training left it; without it means are refit.
+            start: A fit to similar features; None starts from the prior mean.
+            trained: The trained posterior; without it the means are refitted.
         """
         means = self.config.polish_mean
         if trained is None or means == "refit" or (means, self.validation) == ("validation", None):
             return self._under_prior(start)
-        held = self._under_prior(trained, hold_mean=True)
+        fixed_mean = self._under_prior(trained, hold_mean=True)
         if means == "trained":
-            return held
-        return min((self._under_prior(start), held), key=self._validation_nll)
+            return fixed_mean
+        return min((self._under_prior(start), fixed_mean), key=self._validation_nll)
 
     def _under_prior(self, start: Start | None, *, hold_mean: bool = False) -> Polished:
         scale = self.config.prior_scale
@@ -301,17 +301,19 @@ class Polisher:
         )
 
     def _wide_is_better(self) -> bool:
-        """Return whether a wide prior has the lower NLL on parts of the rows that are left out."""
+        """Return whether a wide prior has the lower cross-validated NLL."""
         fold = _folds(self.train.targets)
         gain = 0.0
-        for number in range(FOLDS):
-            held = fold == number
-            if not held.any() or held.all():
+        for index in range(FOLDS):
+            held_out = fold == index
+            if not held_out.any() or held_out.all():
                 continue
-            rest = replace(self, train=self.train.take(~held), validation=self.train.take(held))
-            wide = rest._fit(WIDE_PRIOR_SCALE, None, _LEARNING_TOLERANCE, hold_mean=False)
-            apart = rest._validation_nll(rest._learned(None)) - rest._validation_nll(wide)
-            gain += apart * int(held.sum())
+            split = replace(
+                self, train=self.train.take(~held_out), validation=self.train.take(held_out)
+            )
+            wide = split._fit(WIDE_PRIOR_SCALE, None, _LEARNING_TOLERANCE, hold_mean=False)
+            difference = split._validation_nll(split._learned(None)) - split._validation_nll(wide)
+            gain += difference * int(held_out.sum())
         return gain > 0
 
     def _on_grid(self, start: Start | None, *, hold_mean: bool) -> Polished:
@@ -360,11 +362,11 @@ class Polisher:
 
 
 def _folds(labels: Tensor) -> Tensor:
-    """Return [N] the fold of each row: rows of a class are dealt out in a fixed random order."""
+    """Return the fold [N] of each row, stratified by class in a fixed random order."""
     generator = torch.Generator().manual_seed(0)
     fold = torch.empty(len(labels), dtype=torch.long)
-    for place, label in enumerate(sorted(set(labels.tolist()))):
+    for index, label in enumerate(sorted(set(labels.tolist()))):
         rows = (labels == label).nonzero().ravel().cpu()
         order = torch.randperm(len(rows), generator=generator)
-        fold[rows[order]] = (torch.arange(len(rows)) + place) % FOLDS
+        fold[rows[order]] = (torch.arange(len(rows)) + index) % FOLDS
     return fold.to(labels.device)

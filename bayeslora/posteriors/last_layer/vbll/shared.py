@@ -1,14 +1,14 @@
-"""Covariances of one weight vector that all options of a row share.
+"""Covariances of one weight vector shared by all options of a row.
 
     z_nc = wᵀφ_nc + o_nc,   w ~ N(m0, σ0² I),   q(w) = N(μ, S),   V_n = Φ_n S Φ_nᵀ
 
-The logits of a row depend on each other from the start, so V is [N, C, C] in every family:
+The logits of a row are always correlated, so V is [N, C, C] in every family:
 
     dense      S⁻¹ = I/σ0² + Σ_n Φ_nᵀ W_n Φ_n
     diagonal   the diagonal of that precision
 
-Only differences between options reach the softmax: features come centred within their row, and
-Jensen's bound is then the tilted one at a uniform tilt.
+Only differences between options affect the softmax: features are centred within their row, and
+Jensen's bound then equals the tilted bound at a uniform tilt.
 
 Source: the conditional logit of McFadden 1974 with the bounds of `bounds.py`.
 """
@@ -62,7 +62,7 @@ class SharedDense(Dense):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> SharedBlocks:
         """Return the optimal covariance for [N, C, d] features and [N, C, C] weights."""
@@ -83,7 +83,7 @@ class SharedDense(Dense):
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> SharedDense:
-        """Return what `blocks` holds, without what it answers besides."""
+        """Return the covariance of `blocks` alone."""
         precision = shared_gram(features, weights)
         precision.diagonal().add_(prior_precision)
         return cls(precision_to_lower(precision)[None])
@@ -107,12 +107,12 @@ class SharedDiagonal(Diagonal):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> SharedBlocks:
         """Return the optimal variances for [N, C, d] features and [N, C, C] weights."""
         precision = ((weights @ features) * features).sum((0, 1)) + prior_precision
-        # Features correlate: the diagonal alone would be a poor guide for the means.
+        # Features correlate: the diagonal alone would be a poor preconditioner for the means.
         factor = bounding_factor(features.flatten(0, 1), prior_precision)
         deviations = cls(precision.rsqrt()[None])
         return SharedBlocks(deviations, features, weights, prior_precision, factor)
@@ -137,14 +137,14 @@ class SharedBlocks:
         prior_precision: float,
         factor: Tensor,
     ) -> None:
-        """Keep the covariance.
+        """Store the covariance and compute its statistics.
 
         Args:
-            covariance: Of the weights, float64.
+            covariance: Covariance of the weights, float64.
             features: [N, C, d] float64.
             weights: [N, C, C].
             prior_precision: 1/σ0².
-            factor: [d, d], of the precision of the means or of a bound on it.
+            factor: [d, d], Cholesky factor of the precision of the means, or of a bound on it.
         """
         self.prior_precision = prior_precision
         self._covariance = covariance
@@ -184,7 +184,7 @@ def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tens
 
 
 class SharedVBLLHead(VBLLHead):
-    """The variational last layer of options: `mean` is [1, d], and features are [N, C, d]."""
+    """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
 
     families: ClassVar[Mapping[str, type[Covariance]]] = {
         "dense": SharedDense,

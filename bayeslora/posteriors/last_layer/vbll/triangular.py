@@ -1,10 +1,10 @@
-"""Covariances held as triangles: one for each class, or one for all classes together.
+"""Covariances stored as triangles: one per class, or one for all classes.
 
     dense   S_c⁻¹ = I/σ0² + Σ_n w_nc φ_n φ_nᵀ
     full    S⁻¹ = I/σ0² + Σ_n W_n ⊗ φ_n φ_nᵀ,   W_n [C, C] from the bound
 
-W_n couples the classes as softmax does: what raises one logit lowers the others. Bounds that see
-only the variances of logits would drive this coupling to zero.
+W_n couples the classes as softmax does: raising one logit lowers the other probabilities. Bounds
+that depend only on the variances of logits would drive this coupling to zero.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bayeslora.runtime import row_slices
 
 
 class _Triangular(Trainable):
-    """What both families share.
+    """Base of both families.
 
     Attributes:
         lower: [..., n, n] lower triangles with a positive diagonal.
@@ -45,12 +45,12 @@ class _Triangular(Trainable):
 
     @classmethod
     def numbers_stored(cls, num_classes: int, size: int, rank: int) -> int:
-        """Return how many numbers are not above the diagonals."""
+        """Return the number of entries on and below the diagonals."""
         *counts, rows, _ = cls.shapes(num_classes, size, rank)["scale"]
         return math.prod(counts) * rows * (rows + 1) // 2
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is stored, by name."""
+        """Return the stored tensors by name."""
         return {"scale": self.lower}
 
     def to_free(self) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ class _Triangular(Trainable):
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
-        """Multiply the triangles."""
+        """Scale the triangles."""
         raw = spread.diagonal(dim1=-2, dim2=-1).clone()
         spread.sub_(torch.diag_embed(raw)).mul_(torch.tensor(change).exp())
         spread.add_(torch.diag_embed(raw + change))
@@ -67,7 +67,7 @@ class _Triangular(Trainable):
 
 @dataclass(frozen=True)
 class Dense(_Triangular):
-    """A covariance of its own for each class.
+    """A separate covariance for each class.
 
     Attributes:
         lower: [C, d, d] lower triangles with a positive diagonal.
@@ -101,20 +101,20 @@ class Dense(_Triangular):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> DenseBlocks:
         """Return the optimal covariance of each class."""
-        return DenseBlocks(features, weights, prior_precision, before=before, dtype=dtype)
+        return DenseBlocks(features, weights, prior_precision, previous=previous, dtype=dtype)
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Dense:
-        """Return what `blocks` holds, without what it answers besides."""
+        """Return the covariance of `blocks` alone."""
         return cls(precision_to_lower(class_precisions(features, weights, prior_precision)))
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return ‖L_cᵀφ‖², [N, C], for [N, d] features."""
-        # One product [rows, d] x [d, C d] in place of C small ones.
+        # One product [rows, d] x [d, C d] instead of C small ones.
         classes, size, _ = self.lower.shape
         triangles = self.lower.permute(1, 0, 2).reshape(size, classes * size)
         parts = [
@@ -134,7 +134,7 @@ class Dense(_Triangular):
 
     @classmethod
     def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Dense:
-        """Return the covariance that free triangles stand for."""
+        """Return the covariance with these free triangles."""
         return cls(lower_triangle(spread))
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
@@ -149,7 +149,7 @@ class Dense(_Triangular):
 class DenseBlocks:
     """The optimum of a full d x d covariance for each class.
 
-    Held is the Cholesky factor R_c of its precision.
+    It is stored as the Cholesky factor R_c of its precision.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class DenseBlocks:
         weights: Tensor,
         prior_precision: float,
         *,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         """Factorise the precisions.
@@ -167,8 +167,8 @@ class DenseBlocks:
             features: [N, d] float64.
             weights: [N, C].
             prior_precision: 1/σ0².
-            before: Covariances for the same features, whose eigenvectors are taken.
-            dtype: Of the matrices; in float32 variances of logits are right to about 1e-5.
+            previous: Covariances for the same features, whose eigenvectors are reused.
+            dtype: Dtype of the matrices; in float32 logit variances are accurate to about 1e-5.
         """
         self.prior_precision = prior_precision
         self._precision = class_precisions(features.to(dtype), weights.to(dtype), prior_precision)
@@ -177,7 +177,7 @@ class DenseBlocks:
             features,
             weights,
             prior_precision,
-            before._near if isinstance(before, DenseBlocks) else before,
+            previous._near if isinstance(previous, DenseBlocks) else previous,
         )
         self.train_covariance = self.of_logits(features)
         diagonal = self._factor.diagonal(dim1=-2, dim2=-1).double()
@@ -197,7 +197,7 @@ class DenseBlocks:
         return torch.cat(parts).to(features)
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """Return nearly S_c g_c, by the eigenbasis: d times cheaper than the factors would be."""
+        """Return nearly S_c g_c, in the eigenbasis: d times cheaper than with the factors."""
         return self._near.precondition(gradient)
 
     def stored(self) -> Covariance:
@@ -211,7 +211,7 @@ Dense.approach = ((Eigenbasis, torch.float64), (Dense, torch.float32))
 
 @dataclass(frozen=True)
 class Full(_Triangular):
-    """One covariance of all weights, so that classes may depend on each other.
+    """One covariance of all weights, with correlations between classes.
 
     Attributes:
         lower: [C d, C d] lower triangle with a positive diagonal.
@@ -232,7 +232,7 @@ class Full(_Triangular):
 
     @staticmethod
     def multiplications(num_classes: int, num_rows: int, size: int) -> float:
-        """Return those of one dense matrix with C r rows."""
+        """Return the count of one dense matrix with C r rows."""
         return Dense.multiplications(1, num_rows, num_classes * size)
 
     @classmethod
@@ -248,7 +248,7 @@ class Full(_Triangular):
         prior_precision: float,
         *,
         rank: int = 1,
-        before: Blocks | None = None,
+        previous: Blocks | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> FullBlocks:
         """Return the optimal covariance of all weights."""
@@ -256,7 +256,7 @@ class Full(_Triangular):
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Full:
-        """Return what `blocks` holds, without what it answers besides."""
+        """Return the covariance of `blocks` alone."""
         classes, size = weights.shape[-1], features.shape[1]
         gram = weighted_gram(features, weights.flatten(1)).view(classes, classes, size, size)
         precision = gram.transpose(1, 2).reshape(classes * size, classes * size)
@@ -284,11 +284,11 @@ class Full(_Triangular):
 
     @classmethod
     def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Full:
-        """Return the covariance that a free triangle stands for."""
+        """Return the covariance with this free triangle."""
         return cls(lower_triangle(spread), num_classes)
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
-        """Return multivariate normal distributions of all weights as one vector."""
+        """Return a multivariate normal prior and posterior of all weights as one vector."""
         import pyro.distributions
 
         dist: Any = pyro.distributions  # Pyro's own annotations are partial
@@ -298,10 +298,10 @@ class Full(_Triangular):
 
 
 class FullBlocks:
-    """The optimum of one [C d, C d] covariance, held as its triangle."""
+    """The optimum of one [C d, C d] covariance, stored as its triangle."""
 
     def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
-        """Factorise.
+        """Factorise the precision.
 
         Args:
             features: [N, d] float64.
@@ -322,7 +322,7 @@ class FullBlocks:
         return self._covariance.of_logits(features)
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """Return S g: Newton's step of all classes together."""
+        """Return S g: Newton's step of all classes jointly."""
         lower = self._covariance.lower
         return (lower @ (lower.T @ gradient.reshape(-1, 1))).view_as(gradient)
 
@@ -332,13 +332,13 @@ class FullBlocks:
 
 
 def packed(lower: Tensor) -> Tensor:
-    """Return [..., n (n + 1) / 2], the rows of [..., n, n] lower triangles without their zeros."""
+    """Pack [..., n, n] lower triangles by rows into [..., n (n + 1) / 2], without their zeros."""
     rows, columns = torch.tril_indices(*lower.shape[-2:])
     return lower[..., rows, columns]
 
 
 def unpacked(triangles: Tensor) -> Tensor:
-    """Return the lower triangles [..., n, n] of which `packed` made these."""
+    """Invert `packed`: return the lower triangles [..., n, n]."""
     size = (math.isqrt(8 * triangles.shape[-1] + 1) - 1) // 2
     rows, columns = torch.tril_indices(size, size)
     lower = triangles.new_zeros(*triangles.shape[:-1], size, size)
@@ -349,11 +349,11 @@ def unpacked(triangles: Tensor) -> Tensor:
 def lower_triangle(raw: Tensor) -> Tensor:
     """Return lower triangles with a positive diagonal from free [..., d, d] parameters.
 
-    The diagonal of `raw` holds log deviations; what lies above it is ignored.
+    The diagonal of `raw` holds log standard deviations; entries above it are ignored.
     """
     return raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
 
 
 def raw_triangle(scale: Tensor) -> Tensor:
-    """Return the free parameters whose `lower_triangle` is `scale`."""
+    """Return the free parameters of lower triangles, the inverse of `lower_triangle`."""
     return scale.tril(-1) + torch.diag_embed(scale.diagonal(dim1=-2, dim2=-1).log())

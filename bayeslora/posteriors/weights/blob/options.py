@@ -58,7 +58,7 @@ class BLoB(Posterior):
         return [[root] for root in weights.roots]
 
     def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        """Return a training under noise, with a step on the KL after each adapter step."""
         from bayeslora.posteriors.weights.blob.posterior import BLoBWeights
         from bayeslora.posteriors.weights.kl_steps import noise_and_kl_steps
         from bayeslora.posteriors.weights.training import own_weights

@@ -3,20 +3,20 @@
     Z_ij ~ N(M_ij, Ω_ij²),  Ω = G²          Z = A for LoRA, Z = Θ for PoLAR
     KL = Σ_ij [ log(σp / Ω_ij) + (Ω_ij² + (M_ij − Z_0)²) / (2 σp²) − ½ ]
 
-The prior's mean Z_0 is zero, and for an adapter that starts from a part of the weight (PiSSA,
-CorDA) that start: a prior around zero would shrink the pretrained layer.
+The prior's mean Z_0 is zero, or the initial value for an adapter that starts from a part of the
+weight (PiSSA, CorDA): a prior around zero would shrink the pretrained layer.
 
-For LoRA, `B` is a point estimate, and a Gaussian prior on ΔW of low rank makes the KL one on `A`.
-PoLAR-BLoB is named in comparisons without being defined where we could read it. Here the Gaussian
-is over the core Θ and the orthonormal factors are point estimates: N(0, σp² I) on Θ does not
-change under the rotations that leave X Θ Yᵀ as it is, and noise on X or Y would leave the manifold.
+For LoRA, `B` is a point estimate, and a Gaussian prior on ΔW of low rank reduces the KL to one on
+`A`. PoLAR-BLoB is named in comparisons, but we found no definition of it. Here the Gaussian is over
+the core Θ, and the orthonormal factors are point estimates: N(0, σp² I) on Θ is invariant to the
+rotations that preserve X Θ Yᵀ, and noise on X or Y would leave the manifold.
 
-A training pass takes one draw a text by flipout, Z_n = M + (Ω ∘ E) ∘ t_n r_nᵀ with one E for the
+A training pass takes one draw per text by flipout, Z_n = M + (Ω ∘ E) ∘ t_n r_nᵀ with one E for the
 batch and random signs r_n, t_n: each is a draw from the posterior, and texts are uncorrelated. (The
-published code draws signs a token, so that one text is seen through many weights at once.) The
-likelihood moves M, G and B by AdamW; the KL then moves M and G by a plain gradient step of its own.
-AdamW rescales gradients and the plain step does not, so where the two balance depends on both
-learning rates: it is not exactly the optimum of the ELBO.
+published code draws signs per token, so a text is processed with many weights at once.) The
+likelihood updates M, G and B by AdamW; the KL then updates M and G by a separate gradient step.
+AdamW rescales gradients and the plain step does not, so the point where they balance depends on
+both learning rates and is not exactly the optimum of the ELBO.
 
 Source: Wang, Shi, Han, Metaxas and Wang 2024, arXiv 2406.11675; flipout: Wen et al. 2018,
 arXiv 1803.04386.
@@ -39,7 +39,7 @@ from bayeslora.posteriors.weights.random_layers import RandomLayer, check_texts_
 
 
 class BLoBWeights(nn.Module):
-    """Spreads of the random factors, whose means are the adapters' own.
+    """Standard deviations of the random factors, whose means are those of the adapters.
 
     Attributes:
         roots: G of each site, trained; standard deviations are G².
@@ -47,13 +47,13 @@ class BLoBWeights(nn.Module):
     """
 
     def __init__(self, config: BLoB, sites: Sequence[LowRank], seed: int = 0) -> None:
-        """Begin with small spreads around the factors of `sites`, which stay where they are."""
+        """Start with small standard deviations around the factors of `sites`, which keep them."""
         super().__init__()
         self.prior_std = config.prior_std
         self._random = tuple(
             RandomLayer(site, "A" if site.core is None else "core") for site in sites
         )
-        self._layers = tuple(item.layer for item in self._random)
+        self._layers = tuple(random_layer.layer for random_layer in self._random)
         generator = torch.Generator().manual_seed(seed)
         self.roots = nn.ParameterList(
             initial_root(layer.weight.shape, config.initial_std, generator)
@@ -63,40 +63,42 @@ class BLoBWeights(nn.Module):
     def kl(self) -> Tensor:
         """Return the KL to the prior in nats, over all sites."""
         parts = [
-            gaussian_kl(item.layer.weight - item.origin, root.square(), self.prior_std)
-            for item, root in zip(self._random, self.roots, strict=True)
+            gaussian_kl(
+                random_layer.layer.weight - random_layer.origin, root.square(), self.prior_std
+            )
+            for random_layer, root in zip(self._random, self.roots, strict=True)
         ]
         return torch.stack(parts).sum()
 
     @torch.no_grad()
     def kl_step(self, rate: float) -> None:
-        """Take a gradient step of length `rate` on the KL, in means and spreads that train."""
-        for item, root in zip(self._random, self.roots, strict=True):
+        """Take a gradient step of length `rate` on the KL, in means and deviations that train."""
+        for random_layer, root in zip(self._random, self.roots, strict=True):
             if not root.requires_grad:
                 continue
-            origin = item.origin
-            item.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
+            origin = random_layer.origin
+            random_layer.layer.weight.sub_(origin).mul_(1 - rate / self.prior_std**2).add_(origin)
             step_root(root, rate, self.prior_std)
 
     @contextmanager
     def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Draw weights for each text of a pass; gradients reach the spreads.
+        """Draw weights for each text of a pass; gradients reach the standard deviations.
 
         Args:
-            num_texts: Texts of the pass, to be compared with what each site sees.
+            num_texts: Number of texts of the pass, compared with the inputs of each site.
 
         Raises:
-            InputError: A site sees something else than one input a text.
+            InputError: A site does not see one input per text.
         """
         with ExitStack() as hooks:
-            for item, root in zip(self._random, self.roots, strict=True):
-                hook = _flipout(item.site.name, root, num_texts)
-                hooks.enter_context(item.layer.register_forward_hook(hook))
+            for random_layer, root in zip(self._random, self.roots, strict=True):
+                hook = _flipout(random_layer.site.name, root, num_texts)
+                hooks.enter_context(random_layer.layer.register_forward_hook(hook))
             yield
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put one draw of the random factors in place, and the means back afterwards."""
+        """Set the random factors to one draw within the context, then restore the means."""
         weights = [layer.get_parameter("weight") for layer in self._layers]
         values = [
             mean.detach() + root.detach().square() * standard_normal(mean, generator)

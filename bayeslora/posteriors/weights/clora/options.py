@@ -53,7 +53,7 @@ class CLoRA(Posterior):
 
         Raises:
             InputError: Noise between its factors would act on a part of the pretrained weight, or
-                its training moves what passes between them.
+                its training changes the states between them.
         """
         if adapter.from_weight:
             raise InputError(
@@ -71,7 +71,7 @@ class CLoRA(Posterior):
         return adapter
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return gates between the factors of each adapter, which are attached here."""
+        """Attach gates between the factors of each adapter, and return them."""
         from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
         from bayeslora.posteriors.weights.training import low_rank_sites
 
@@ -86,13 +86,13 @@ class CLoRA(Posterior):
         return [list(gate.parameters()) for gate in weights.gates]
 
     def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, whose gradients have that of the KL added."""
+        """Return a training under noise, with the KL's gradient added."""
         from bayeslora.posteriors.weights.clora.training import clora_training
 
         return clora_training(self, run)
 
     def before_last_layer(self, fit: FinalFit) -> bool:
-        """Measure what the posterior reports of itself, on the training rows."""
+        """Measure the quantities of the posterior's report, on the training rows."""
         from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
         from bayeslora.posteriors.weights.clora.training import measure
         from bayeslora.posteriors.weights.training import own_weights

@@ -5,22 +5,22 @@
     (M, G) = MLP(z),   σ = G²
     KL(z) = Σ_ij [ log(σp / σ_ij) + (σ_ij² + M_ij²) / (2 σp²) − ½ ]
 
-The prior is N(I, σp²) entry by entry: under it, and at the start, an adapter is the plain one. (The
-published code has N(0, 0.2²), with a weight of the KL that leaves next to nothing of it.) PoLAR is
-not among the published adapters. E multiplies its core there, as it multiplies LoRA's factors, so
-that the noise is relative to what was learned, the change is zero at the start, and rotating z with
-the factors that surround it leaves the prior as it is.
+The prior is N(I, σp²) entry by entry: its mean, like the initial E, is the plain adapter. (The
+published code has N(0, 0.2²), with a KL weight that makes it negligible.) PoLAR is not among the
+published adapters. There E multiplies the core, as it multiplies LoRA's factors, so the noise is
+relative to the learned weights, the change is initially zero, and the prior is invariant to
+rotations of z and the surrounding factors.
 
 The KL is the mean over the real tokens of a batch, summed over sites. Weighted by 1 / N, it is that
-of a single E for all inputs where the gate ignores its input. (With an E of its own for each token,
-every token would count with weight one in a bound, and the KL would outweigh the labels by far.)
-Its gradient reaches the gates and stops at their inputs.
+of a single E for all inputs if the gate ignores its input. (With a separate E for each token, every
+token would have weight one in a bound, and the KL would far outweigh the labels.) Its gradient
+reaches the gates and stops at their inputs.
 
-The network has one hidden layer of rectified units. Its last layer begins at M = 0 and G constant,
-so E begins at the identity with a small spread. (The published code starts it at random, and E with
-it.)
+The network has one hidden layer of rectified units. Its last layer is initialised to M = 0 and
+constant G, so E starts at the identity with a small variance. (The published code initialises it,
+and so E, at random.)
 
-A draw fixes ε for each position in a text, and all texts share it.
+A draw fixes ε for each position in a text, shared by all texts.
 
 Source: Rahmati, Jantre, Zhang, Wang, Yoon, Urban and Qian 2025, arXiv 2505.17773.
 """
@@ -41,7 +41,7 @@ from bayeslora.posteriors.weights.gaussian import gaussian_kl, initial_root
 from bayeslora.posteriors.weights.random_layers import check_texts_apart
 
 StateNoise = Callable[[Tensor], Tensor]
-"""From states [..., r] to standard normal numbers that [..., r, r] can be multiplied with."""
+"""Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""
 
 _BLOCK = 64
 
@@ -50,30 +50,30 @@ class TokenGate(nn.Module):
     """The Gaussian E of one site.
 
     Attributes:
-        noise: What ε is in the passes to come; None is E at its mean.
-        seen: Collects the states that pass, without their graph, where it is a list.
+        noise: Source of ε in the following passes; None sets E to its mean.
+        seen: List that collects the detached input states, or None.
     """
 
     def __init__(
         self, r: int, num_hidden: int, initial_std: float, generator: torch.Generator
     ) -> None:
-        """Begin at the identity, with standard deviations from half of `initial_std` to all of it.
+        """Initialise to the identity, with standard deviations in [initial_std / 2, initial_std].
 
         Args:
             r: Rank of the site.
             num_hidden: Hidden units.
             initial_std: Largest standard deviation.
-            generator: Of the start, on the CPU.
+            generator: Generator of the initial values, on the CPU.
         """
         super().__init__()
         self.noise: StateNoise | None = None
         self.seen: list[Tensor] | None = None
-        # Without the layers' own start, which would move the global generator.
+        # Without the layers' default initialisation, which would advance the global generator.
         self.hidden = nn.Linear(r, num_hidden, device="meta").to_empty(device="cpu")
         self.output = nn.Linear(num_hidden, 2 * r**2, device="meta").to_empty(device="cpu")
         with torch.no_grad():
-            for item in self.hidden.parameters():
-                item.copy_((2 * torch.rand(item.shape, generator=generator) - 1) / r**0.5)
+            for parameter in self.hidden.parameters():
+                parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) / r**0.5)
             self.output.weight.zero_()
             roots = initial_root(torch.Size([r**2]), initial_std, generator)
             self.output.bias.copy_(torch.cat([torch.zeros(r**2), roots]))
@@ -81,8 +81,8 @@ class TokenGate(nn.Module):
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return M and σ for states [..., r], each [..., r, r]; the mean of E is I + M."""
         r = z.shape[-1]
-        both = self.output(self.hidden(z).relu()).unflatten(-1, (2, r, r))
-        mean, root = both.unbind(-3)
+        outputs = self.output(self.hidden(z).relu()).unflatten(-1, (2, r, r))
+        mean, root = outputs.unbind(-3)
         return mean, root.square()
 
     def forward(self, z: Tensor) -> Tensor:
@@ -96,31 +96,31 @@ class TokenGate(nn.Module):
 
 
 def fresh_noise(z: Tensor) -> Tensor:
-    """Return other numbers for every state, [..., r, r], from the global generator."""
+    """Return independent numbers for every state, [..., r, r], from the global generator."""
     return torch.randn(*z.shape, z.shape[-1], dtype=z.dtype, device=z.device)
 
 
 class PositionNoise:
     """Standard normal numbers for each position in a text, the same for all texts.
 
-    What a text sees then depends neither on the other texts of its batch nor on their number and
-    order. Each text alone has independent numbers at its tokens, as in training.
+    The noise of a text then depends neither on the other texts of its batch nor on their number and
+    order. Within a text the tokens have independent numbers, as in training.
     """
 
     def __init__(self, seed: int) -> None:
-        """Begin with no number drawn.
+        """Start without drawing any number.
 
         Args:
-            seed: Decides all of them.
+            seed: Seed of all numbers.
         """
         self._generator = torch.Generator().manual_seed(seed)
         self._drawn: Tensor | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Return [T, r, r] for states [..., T, r]; [r, r] where there is one state a text, [N, r].
+        """Return [T, r, r] for states [..., T, r]; [r, r] for one state per text, [N, r].
 
-        They are drawn in blocks of positions, one after the other, so that the first ones are the
-        same whatever the longest text so far.
+        Numbers are drawn in consecutive blocks of positions, so that they do not depend on the
+        longest text so far.
         """
         r, count = z.shape[-1], z.shape[-2] if z.ndim > 2 else 1
         while self._drawn is None or len(self._drawn) < count:
@@ -131,9 +131,9 @@ class PositionNoise:
 
 
 Seen = list[list[Tensor]]
-"""The states that passed each gate, [..., r], one tensor a call."""
+"""Input states of each gate, [..., r], one tensor per call."""
 
-# Its logarithm is finite, and no gradient pushes at an exact zero.
+# Keeps the logarithm finite, and gradients away from an exact zero.
 _LEAST_STD = 1e-8
 
 
@@ -141,7 +141,7 @@ class CLoRAWeights(nn.Module):
     """The gates of all sites, which take part in every pass of the network.
 
     Attributes:
-        gates: One a site.
+        gates: One per site.
         prior_std: σp.
         measured: [3] float64: KL in nats and the mean squares of M and σ over the real tokens of
             the training rows; zero before the fit.
@@ -150,7 +150,7 @@ class CLoRAWeights(nn.Module):
     measured: Tensor
 
     def __init__(self, config: CLoRA, sites: Sequence[LowRank], seed: int = 0) -> None:
-        """Attach a gate to each of `sites`; they compute the same as before."""
+        """Attach a gate to each of `sites`, whose outputs do not change."""
         super().__init__()
         self.prior_std = config.prior_std
         self._names = tuple(site.name for site in sites)
@@ -167,25 +167,26 @@ class CLoRAWeights(nn.Module):
         """Return the KL to the prior in nats: the mean over real tokens, summed over sites.
 
         Args:
-            seen: What `watching` caught in one pass.
+            seen: States recorded by `watching` in one pass.
             mask: [B, T], 1 at real tokens.
 
         Raises:
-            InputError: A gate took no part in the pass, or saw other than tokens or rows.
+            InputError: A gate took no part in the pass, or its inputs are neither per token nor
+                per row.
         """
         return self._kl(self._moments(seen, mask))
 
     @torch.no_grad()
     def figures(self, seen: Seen, mask: Tensor) -> Tensor:
-        """Return what `measured` holds, [3] float64, for the pass that `seen` comes from."""
+        """Return the entries of `measured`, [3] float64, for the pass recorded in `seen`."""
         moments = self._moments(seen, mask)
-        squares = [[item.square().mean() for item in pair] for pair in moments]
+        squares = [[moment.square().mean() for moment in pair] for pair in moments]
         means = torch.stack([torch.stack(pair) for pair in squares]).mean(0)
         return torch.cat([self._kl(moments)[None], means]).double().cpu()
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
-        """Yield a list that the states which pass each gate are added to."""
+        """Yield a list that collects the input states of each gate."""
         seen: Seen = [[] for _ in self._gates]
         try:
             for gate, states in zip(self._gates, seen, strict=True):
@@ -197,13 +198,13 @@ class CLoRAWeights(nn.Module):
 
     @contextmanager
     def noise(self) -> Iterator[None]:
-        """Draw noise for each token of a pass; gradients reach mean and spread."""
+        """Draw noise for each token of a pass; gradients reach mean and standard deviation."""
         with self._under([fresh_noise] * len(self._gates)):
             yield
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Fix the noise at each position of a text, and take it out again afterwards."""
+        """Fix the noise at each position of a text within the context."""
         seeds = torch.randint(2**62, (len(self._gates),), generator=generator).tolist()
         with self._under([PositionNoise(seed) for seed in seeds]):
             yield
@@ -239,10 +240,10 @@ class CLoRAWeights(nn.Module):
 
 
 def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
-    """Return the states at real tokens, [tokens, r], of all calls; a site may see one per row."""
+    """Return the states at real tokens, [tokens, r], of all calls; a site may have one per row."""
     if not states:
         raise InputError(f"the adapter at {name} took no part in the network's forward pass")
     for z in states:
-        # The noise of a prediction goes by position in a text.
+        # The noise of a prediction is indexed by position in a text.
         check_texts_apart(name, z, len(mask))
     return torch.cat([z[real_tokens(f"the adapter at {name}", z, mask)] for z in states])

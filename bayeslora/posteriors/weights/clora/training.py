@@ -1,4 +1,4 @@
-"""C-LoRA's KL, which depends on the input: a part of the gradient of each training pass."""
+"""C-LoRA's input-dependent KL, added to the gradient of each training pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BATCH = 64
 
 
 class KLGradient(TrainerCallback):
-    """Adds the gradient of the weighted KL to that of each pass; the optimiser sees their sum.
+    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step.
 
-    It keeps no count of the steps: the Trainer's is in the checkpoints.
+    The step count is the Trainer's, which is in the checkpoints.
     """
 
     def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
@@ -32,7 +32,7 @@ class KLGradient(TrainerCallback):
         self._step = 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look up how many steps were taken."""
+        """Read the number of steps taken."""
         self._step = state.global_step
 
     @contextmanager
@@ -46,7 +46,7 @@ class KLGradient(TrainerCallback):
 
 @torch.no_grad()
 def measure(network: Network, weights: CLoRAWeights, texts: PreparedTexts) -> None:
-    """Store what the posterior reports of itself, as means over the real tokens of texts.
+    """Store the quantities of the posterior's report, as means over the real tokens of texts.
 
     Args:
         network: Trained.
@@ -67,7 +67,7 @@ def measure(network: Network, weights: CLoRAWeights, texts: PreparedTexts) -> No
 
 
 def clora_training(config: CLoRA, run: TrainingRun) -> WeightTraining:
-    """Return a training under noise, whose gradients have that of the KL added."""
+    """Return a training under noise, with the KL's gradient added."""
     weights = own_weights(run.network, CLoRAWeights)
     weight = kl_weight(config.kl_weights, run.num_train, run.batch_size)
     gradient = KLGradient(weights, weight)

@@ -1,1 +1,1 @@
-"""Monte Carlo dropout: the network's own dropout, alive while it predicts."""
+"""Monte Carlo dropout: the network's own dropout, active in prediction."""

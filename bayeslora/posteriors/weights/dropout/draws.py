@@ -1,9 +1,8 @@
-"""Monte Carlo dropout: a network's own dropout, kept alive while it predicts.
+"""Monte Carlo dropout: a network's own dropout, kept active in prediction.
 
-What drops something is found by running the network: `nn.Dropout` and its relatives, layers that
-call the function themselves, and attention that hands a probability to a fused kernel. The modules
-in whose `forward` that happens are put in training mode during a draw, and nothing else is:
-normalisation layers stay as they are.
+Running the network finds the active modules: `nn.Dropout` and its variants, layers that call the
+dropout functions, and attention that passes a probability to a fused kernel. A draw switches only
+the modules whose `forward` calls these to training mode, and not normalisation layers.
 
 Source: Gal and Ghahramani 2016, arXiv 1506.02142.
 """
@@ -35,7 +34,7 @@ _DROPOUTS = frozenset(
         "feature_alpha_dropout",
     }
 )
-# Place of the probability among the arguments.
+# Position of the probability among the arguments.
 _ATTENTION = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
 
 
@@ -43,7 +42,7 @@ class MCDropoutDraws(nn.Module):
     """A weight posterior whose draws are dropout masks.
 
     Attributes:
-        live: Names of the modules that drop something, in the order of the network.
+        live: Names of the modules with active dropout, in the order of the network.
     """
 
     def __init__(
@@ -57,33 +56,33 @@ class MCDropoutDraws(nn.Module):
         Args:
             module: The network.
             run: Runs it once.
-            among: Names of the modules that count, such as those that run; None takes all.
+            among: Names of the modules to consider, such as those that run; None takes all.
 
         Raises:
-            InputError: Nothing in the network drops anything.
+            InputError: No dropout in the network is active.
         """
         super().__init__()
         rates = dropout_rates(module, run)
-        counting = {
+        candidates = {
             name: part
             for name, part in module.named_modules()
             if name in rates and (among is None or name in among)
         }
-        found = {name: part for name, part in counting.items() if rates[name] > 0}
-        if not found:
-            idle = f" (they run with 0: {', '.join(counting)})" if counting else ""
+        live = {name: part for name, part in candidates.items() if rates[name] > 0}
+        if not live:
+            idle = f" (they run with 0: {', '.join(candidates)})" if candidates else ""
             raise InputError(
                 "no dropout is live in this network, so MC dropout would give one answer only; "
                 f"set a dropout probability > 0 on the adapter or the backbone{idle}",
                 code="no-dropout",
             )
-        self.live = tuple(found)
-        # In a tuple, they are not parts of this module, which has no tensors of its own.
-        self._dropping = tuple(found.values())
+        self.live = tuple(live)
+        # A tuple, so that they are not submodules of this module, which has no tensors.
+        self._dropping = tuple(live.values())
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Keep dropout alive, with masks that follow from the generator's next number.
+        """Activate dropout within the context, with masks seeded by the generator's next number.
 
         The modes of all modules and torch's global random state are restored afterwards, also
         after an exception.
@@ -107,31 +106,31 @@ class MCDropoutDraws(nn.Module):
 
 
 def live_dropouts(network: Network) -> MCDropoutDraws:
-    """Return draws from the dropouts that a pass after the cached lower layers runs.
+    """Return draws from the dropouts of a pass after the cached lower layers.
 
     Raises:
-        InputError: None of them drops anything.
+        InputError: None of them is active.
     """
     encoder: Any = network.encoder
     try:
         return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
     except InputError:
         first = encoder.first_running_layer
-        where = f"from layer {first} on, the first that runs then," if first else "of the backbone"
+        scope = f"from layer {first} on, the first that runs then," if first else "of the backbone"
         raise InputError(
             "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter has "
-            f"none, and no layer {where} has a dropout probability > 0; choose 'lora', or a "
+            f"none, and no layer {scope} has a dropout probability > 0; choose 'lora', or a "
             "backbone whose configuration has one (hidden_dropout_prob)",
             code="no-dropout",
         ) from None
 
 
 def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:
-    """Return draws of a network's masks, located again if it was trained for another posterior.
+    """Return draws of a network's masks, searched again if it was trained for another posterior.
 
     Args:
         network: Trained.
-        texts: One of them is run.
+        texts: Texts, of which the first is run.
     """
     if isinstance(network.weights, MCDropoutDraws):
         return network.weights
@@ -141,17 +140,17 @@ def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:
 
 @torch.no_grad()
 def dropout_rates(module: nn.Module, run: Callable[[], object]) -> dict[str, float]:
-    """Return the names of the modules that drop something in training, with the probability.
+    """Return the modules that apply dropout in training, as names with probabilities.
 
-    Modes, buffers and random numbers are afterwards as they were before.
+    Modes, buffers and random states are restored afterwards.
 
     Args:
         module: The network.
         run: Runs it once.
     """
     modes = [(part, part.training) for part in module.modules()]
-    # Normalisation layers keep count in training.
-    buffers = [(item, item.clone()) for item in module.buffers()]
+    # Normalisation layers update their statistics in training.
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     names = {id(part): name for name, part in module.named_modules()}
     watch = _Watch()
     hooks = (
@@ -167,21 +166,21 @@ def dropout_rates(module: nn.Module, run: Callable[[], object]) -> dict[str, flo
             hook.remove()
         for part, mode in modes:
             part.training = mode
-        for item, value in buffers:
-            item.copy_(value)
+        for buffer, value in buffers:
+            buffer.copy_(value)
     return {names[key]: rate for key, rate in watch.rates.items() if key in names}
 
 
 def _discard(_: object) -> None:
-    """Return nothing: what a forward hook returns takes the place of the output."""
+    """Return None: any other value of a forward hook would replace the output."""
 
 
 class _Watch(TorchFunctionMode):
-    """Notes, at every call of a dropout function, in whose `forward` it happens.
+    """Records the module whose `forward` makes each call of a dropout function.
 
     Attributes:
-        inside: Identities of the modules whose `forward` runs, the outermost first.
-        rates: Probability of each module that dropped, by identity.
+        inside: Identities of the modules whose `forward` runs, outermost first.
+        rates: Dropout probability of each module with such a call, by identity.
     """
 
     def __init__(self) -> None:
@@ -199,10 +198,10 @@ class _Watch(TorchFunctionMode):
 
 
 def _rate(name: str, args: tuple[Any, ...], kwargs: Any) -> float | None:
-    """Return the probability with which a function drops; None for others."""
+    """Return the probability of a dropout function; None for other functions."""
     if name in _ATTENTION:
-        place = _ATTENTION[name]
-        rate = kwargs.get("dropout_p", args[place] if len(args) > place else 0.0)
+        index = _ATTENTION[name]
+        rate = kwargs.get("dropout_p", args[index] if len(args) > index else 0.0)
         return float(rate) if kwargs.get("training", True) else 0.0
     if name.rstrip("_") not in _DROPOUTS:
         return None

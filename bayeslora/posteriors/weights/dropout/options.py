@@ -43,11 +43,10 @@ class MCDropout(Posterior):
     not_on_layers: ClassVar[str] = ""
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
-        """Return the adapter with dropout, where it can have one.
+        """Return the adapter with dropout, if it supports one.
 
         Raises:
-            InputError: A probability is asked for that the adapter has no place for, or has already
-                as another one.
+            InputError: A probability is set for an adapter without dropout, or with another one.
         """
         if adapter.has_dropout:
             options: Any = adapter
@@ -70,7 +69,7 @@ class MCDropout(Posterior):
         return adapter
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return draws from the dropouts that a pass after the cached lower layers runs."""
+        """Return draws from the dropouts of a pass after the cached lower layers."""
         from bayeslora.posteriors.weights.dropout.draws import live_dropouts
 
         return live_dropouts(network)

@@ -59,8 +59,8 @@ class IVON(Posterior):
         """Return the adapter.
 
         Raises:
-            InputError: It has a weight decay beside that of the optimiser, which moves its weights,
-                or decay would shrink a part of the pretrained weight.
+            InputError: The adapter has its own weight decay beside the optimiser's, or weight decay
+                would shrink a part of the pretrained weight.
         """
         if adapter.weight_decay:
             raise InputError(

@@ -1,11 +1,11 @@
-"""IVON: a Gaussian whose precision a natural-gradient optimiser estimates as it goes.
+"""IVON: a Gaussian with a precision that a natural-gradient optimiser estimates in training.
 
     q(θ) = N(m, diag σ²),   σ² = 1 / (ess (h + δ))
 
 m are the trained weights and h the optimiser's running estimate of the curvature of the mean loss.
 With ess = N and a prior of precision N δ this is variational inference; the published recipe takes
-ess far above N, a cold posterior. It is over both factors of LoRA. With PoLAR it is over the cores:
-the orthonormal factors have an optimiser of their own, and noise would take them off the manifold.
+ess far above N, a cold posterior. For LoRA it is over both factors. For PoLAR it is over the cores:
+the orthonormal factors have their own optimiser, and noise would take them off the manifold.
 
 Source: Shen et al. 2024, arXiv 2402.17641; for LoRA Cong, Daheim, Shen, Yokota, Khan and
 Möllenhoff 2024, arXiv 2411.04421.
@@ -26,20 +26,20 @@ from bayeslora.posteriors.weights.ivon.options import IVON
 
 
 class IVONWeights(nn.Module):
-    """The curvature that IVON found, around the trained weights.
+    """The curvature that IVON estimated, around the trained weights.
 
     Attributes:
-        hess: [P] float32, h of all random weights, end to end.
+        hess: [P] float32, h of all random weights, concatenated.
     """
 
     hess: Tensor
 
     def __init__(self, config: IVON, sites: Sequence[Site]) -> None:
-        """Begin with the initial curvature around the weights of `sites`, which stay there."""
+        """Start with the initial curvature around the weights of `sites`, which keep them."""
         super().__init__()
         self._config = config
         self._weights = tuple(euclidean_parameters(sites))
-        size = sum(item.numel() for item in self._weights)
+        size = sum(parameter.numel() for parameter in self._weights)
         self.register_buffer("hess", torch.full((size,), config.hess_init))
 
     @property
@@ -51,11 +51,11 @@ class IVONWeights(nn.Module):
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put one draw of the weights in place, and the means back afterwards."""
-        spreads = torch.split(self.std, [item.numel() for item in self._weights])
+        """Set the weights to one draw within the context, then restore the means."""
+        stds = torch.split(self.std, [parameter.numel() for parameter in self._weights])
         values = [
-            mean.detach() + spread.view_as(mean) * standard_normal(mean, generator)
-            for mean, spread in zip(self._weights, spreads, strict=True)
+            mean.detach() + std.view_as(mean) * standard_normal(mean, generator)
+            for mean, std in zip(self._weights, stds, strict=True)
         ]
         with replaced(self._weights, values):
             yield

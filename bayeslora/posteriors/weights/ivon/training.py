@@ -1,13 +1,13 @@
-"""Training by IVON of the package `ivon-opt`, made fit for check-points and exceptions.
+"""Training by IVON of the package `ivon-opt`, with support for checkpoints and exceptions.
 
     σ² = 1 / (ess (h + δ)),   θ = m + σ ε,   ĝ = ∇ℓ(θ),   ĥ = ĝ (θ − m) / σ²
     g ← β1 g + (1 − β1) ĝ
     h ← β2 h + (1 − β2) ĥ + ½ (1 − β2)² (h − ĥ)² / (h + δ)
     m ← m − lr · clip( (g / (1 − β1^t) + δ m) / (h + δ) )
 
-What the package leaves open: its number of steps t is in no state dictionary, so a resumed run
-would correct g for bias once more; a pass that raises leaves the drawn weights in place; a
-parameter without a gradient raises; and running averages stay where a check-point was loaded.
+Gaps of the package that are closed here: its number of steps t is in no state dictionary, so a
+resumed run would correct g for bias again; a pass that raises leaves the drawn weights in place; a
+parameter without a gradient raises; and running averages stay on the device of a loaded checkpoint.
 
 Source: Shen et al. 2024, arXiv 2402.17641.
 """
@@ -36,7 +36,7 @@ def require_ivon() -> None:
     """Raise MissingAssetError if the package is not installed.
 
     Raises:
-        MissingAssetError: It is not.
+        MissingAssetError: The package is not installed.
     """
     if find_spec("ivon") is None:
         raise MissingAssetError(
@@ -46,12 +46,12 @@ def require_ivon() -> None:
 
 
 def build_ivon(parameters: Sequence[nn.Parameter], **options: Any) -> Optimizer:
-    """Return IVON with one group, whose `hess` [P] holds h of all parameters, end to end.
+    """Return IVON with one group, whose `hess` [P] is the concatenated h of all parameters.
 
     Args:
-        parameters: All on one device and of one precision.
+        parameters: Parameters with the same device and dtype.
         options: `lr`, `ess`, `hess_init`, `beta1`, `beta2`, `weight_decay` (δ), `clip_radius`. The
-            learning rate is taken as it is, not multiplied by `hess_init`.
+            learning rate is not multiplied by `hess_init`.
 
     Raises:
         MissingAssetError: The package is not installed.
@@ -68,15 +68,15 @@ def build_ivon(parameters: Sequence[nn.Parameter], **options: Any) -> Optimizer:
 
 @contextmanager
 def sampled(optimizer: Any) -> Iterator[None]:
-    """Hold a draw of the weights for one forward and backward pass, then the mean again.
+    """Set the weights to a draw for one forward and backward pass, then restore the mean.
 
-    The draw is from torch's global generator. The optimiser's next step uses the gradients that
-    the pass left behind. After an exception the mean is back and no gradient was seen.
+    The draw is from torch's global generator. The optimiser's next step uses the gradients of the
+    pass. After an exception the mean is restored, and no gradient is used.
     """
     group = optimizer.param_groups[0]
     for name in ("hess", "momentum"):
         group[name] = group[name].to(group["params"][0].device)
-    # They are kept by name in a state that the optimisers of a fit share and replace.
+    # Samples are stored by name in a state that the optimisers of a fit share and replace.
     optimizer._reset_samples()
     mean = [parameter.detach().clone() for parameter in group["params"]]
     try:
@@ -100,12 +100,12 @@ class Curvature(TrainerCallback):
         self._optimizers = optimizers
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Copy what the last step found."""
+        """Copy the curvature of the last step."""
         self._weights.hess.copy_(self._optimizers[-1].param_groups[0]["hess"])
 
 
 def ivon_training(config: IVON, run: TrainingRun) -> WeightTraining:
-    """Return a training in which each pass sees a draw, and IVON moves the adapter."""
+    """Return a training with a draw for each pass, and IVON as the adapter's optimiser."""
     weights = own_weights(run.network, IVONWeights)
     optimizers: list[Optimizer] = []
 

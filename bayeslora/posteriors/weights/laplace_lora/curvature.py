@@ -1,11 +1,11 @@
-"""The curvature of softmax cross-entropy in the weights of some linear layers.
+"""The curvature of softmax cross-entropy in the weights of linear layers.
 
     H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n = Σ_n Σ_k j_nk j_nkᵀ,   j_nk = J_nᵀ (R_n)_·k
     R_n = diag(√p_n) − p_n √p_nᵀ,   R_n R_nᵀ = diag p_n − p_n p_nᵀ
 
-the generalised Gauss-Newton matrix, which is the Fisher matrix, summed over all rows. Each
-structure keeps eigenvalues e and turns Jacobians into their directions, so that a prior of
-precision δ enters exactly: log|H + δI| = Σ log(e + δ), and V = J (H + δI)⁻¹ Jᵀ weighs them by
+H is the generalised Gauss-Newton matrix, equal to the Fisher matrix, summed over all rows. Each
+structure stores eigenvalues e and rotates Jacobians to the eigenvectors, so that a prior of
+precision δ enters exactly: log|H + δI| = Σ log(e + δ), and V = J (H + δI)⁻¹ Jᵀ weighs directions by
 1 / (e + δ).
 
 Source of the Kronecker form: Martens and Grosse 2015, arXiv 1503.05671; with many tokens per row,
@@ -34,14 +34,14 @@ class KronLayers(nn.Module):
 
     def add(self, layers: Sequence[LayerGradients]) -> None:
         """Add rows, whose gradients are j_nk for all k."""
-        for place, (layer, (a, b)) in enumerate(zip(layers, self._factors(), strict=True)):
+        for index, (layer, (a, b)) in enumerate(zip(layers, self._factors(), strict=True)):
             inputs, gradients = layer.inputs.double(), layer.gradients.double()
             a.basis += torch.einsum("bti,btj->ij", inputs, inputs)
             b.basis += torch.einsum("kbto,kbtp->op", gradients, gradients)
-            self._num_tokens[place] += layer.num_tokens
+            self._num_tokens[index] += layer.num_tokens
 
     def finish(self) -> None:
-        """Turn sums into eigenvalues, once all rows are added."""
+        """Decompose the sums, once all rows are added."""
         for (a, b), count in zip(self._factors(), self._num_tokens, strict=True):
             a.decompose(max(count, 1))
             b.decompose(1)
@@ -70,9 +70,9 @@ class DiagLayers(nn.Module):
 
     def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        for place, shape in enumerate(shapes):
-            self.register_buffer(f"h{place}", torch.zeros(shape, dtype=torch.float64))
-        self._names = [f"h{place}" for place in range(len(shapes))]
+        for index, shape in enumerate(shapes):
+            self.register_buffer(f"h{index}", torch.zeros(shape, dtype=torch.float64))
+        self._names = [f"h{index}" for index in range(len(shapes))]
 
     def add(self, layers: Sequence[LayerGradients]) -> None:
         """Add rows, whose gradients are j_nk for all k."""
@@ -88,10 +88,10 @@ class DiagLayers(nn.Module):
 
     def eigenvalues(self) -> list[Tensor]:
         """Return h, [out · in] for each layer."""
-        return [item.flatten() for item in self.sums()]
+        return [diagonal.flatten() for diagonal in self.sums()]
 
     def turned(self, layers: Sequence[LayerGradients]) -> Iterator[Tensor]:
-        """Yield the Jacobians as they are, [B, C, out · in]."""
+        """Yield the unchanged Jacobians, [B, C, out · in]."""
         return (layer.matrices().flatten(-2) for layer in layers)
 
 
@@ -109,7 +109,7 @@ class JointLayers(nn.Module):
         self.hessian.basis += j.T @ j
 
     def finish(self) -> None:
-        """Turn the sum into eigenvalues, once all rows are added."""
+        """Decompose the sum, once all rows are added."""
         self.hessian.decompose(1)
 
     def sums(self) -> list[Tensor]:
@@ -147,9 +147,9 @@ def _joined(layers: Sequence[LayerGradients]) -> Tensor:
 
 
 AnyLayers = KronLayers | DiagLayers | JointLayers
-"""The structures of H over layers of shapes [(out, in), …]; their tensors are float64 buffers.
+"""Structures of H over layers of shapes [(out, in), …], with float64 buffers.
 
-Rows are added with `add`, whose gradients are j_nk for all k, and `finish` decomposes the sums.
+`add` adds rows with gradients j_nk for all k, and `finish` decomposes the sums.
 """
 
 LAYER_STRUCTURES: dict[str, type[AnyLayers]] = {
@@ -167,7 +167,9 @@ def fisher_root(probs: Tensor) -> Tensor:
 
 def log_determinant(curvature: AnyLayers, precision: float) -> float:
     """Return log|H + δI| over all weights."""
-    return float(sum((item + precision).log().sum() for item in curvature.eigenvalues()))
+    return float(
+        sum((eigenvalues + precision).log().sum() for eigenvalues in curvature.eigenvalues())
+    )
 
 
 def covariances(
@@ -176,7 +178,7 @@ def covariances(
     """Return V = J (H + δI)⁻¹ Jᵀ of each row under each δ, [D, B, C, C].
 
     Args:
-        curvature: Finished.
+        curvature: Curvature after `finish`.
         layers: Gradients of the C logits, K = C.
         precisions: D values of δ.
     """
@@ -188,5 +190,5 @@ def covariances(
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return M Mᵀ: symmetric, and without negative eigenvalues."""
+    """Return M Mᵀ, which is symmetric and positive semi-definite."""
     return rows @ rows.mT

@@ -1,7 +1,7 @@
 """Fitting and predicting with a Laplace approximation over adapter weights.
 
-The frozen prefix is shared with everything else; a batch takes one pass of the adapted layers and
-one backward pass a class, down to the lowest random layer.
+The frozen prefix is shared with all other passes; a batch takes one forward pass of the adapted
+layers and one backward pass per class, down to the lowest random layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bayeslora.posteriors.weights.laplace_lora.posterior import LAST_LAYER, Lapl
 from bayeslora.posteriors.weights.training import Advance, Rows
 
 _BATCH = 64
-# Numbers of gradients or Jacobians held at a time: 256 MB in float64.
+# Numbers of gradients or Jacobians in memory at a time: 256 MB in float64.
 _NUMBERS = 1 << 25
 
 
@@ -41,10 +41,10 @@ def fit_laplace_lora(
     """Fit the curvature to training rows and choose the prior precision.
 
     Args:
-        network: Trained; its weights stay as they are.
+        network: Trained; its weights do not change.
         weights: The network's posterior.
         train: Texts and labels [N] int64.
-        validation: Held-out ones, for choosing the prior where that is asked for.
+        validation: Held-out texts and labels, for choosing the prior if configured.
         advance: Called with the number of texts after each batch of gradients.
 
     Raises:
@@ -79,16 +79,16 @@ def _nll_by_precision(
     precisions: list[float],
     advance: Advance,
 ) -> list[float]:
-    """Return the NLL (nats) of held-out rows under each prior precision, batch by batch."""
+    """Return the NLL (nats) of held-out rows under each prior precision."""
     texts, labels = held_out
     mean = network_logits(network, texts)
     config, total = weights.config, torch.zeros(len(precisions), dtype=torch.float64)
     for rows, layers in _batches(network, weights, texts, _unit_vectors, advance):
         truth = labels[rows].to(mean.device)
-        for place, covariance in enumerate(weights.covariances(layers, precisions)):
+        for index, covariance in enumerate(weights.covariances(layers, precisions)):
             logits = GaussianLogits(mean[rows], covariance.to(mean.device))
             probs = link_probabilities(logits, config.link, config.num_samples).probs
-            total[place] += len(rows) * nll(probs, truth)
+            total[index] += len(rows) * nll(probs, truth)
     return [float(value) / len(labels) for value in total]
 
 
@@ -107,10 +107,10 @@ def linearised_logits(
     mean: Tensor,
     advance: Advance = lambda _: None,
 ) -> GaussianLogits:
-    """Return the logits' distribution around `mean` [N, C], that of the mean network."""
+    """Return the logits' distribution around `mean` [N, C], the logits of the mean network."""
     precision = float(weights.prior_precision)
-    found = logit_covariances(network, weights, texts, [precision], advance)
-    return GaussianLogits(mean, found[0].to(mean.device))
+    covariances = logit_covariances(network, weights, texts, [precision], advance)
+    return GaussianLogits(mean, covariances[0].to(mean.device))
 
 
 def logit_covariances(
@@ -149,7 +149,7 @@ def _batches(
     vectors: Callable[[Tensor], Tensor],
     advance: Advance,
 ) -> Iterator[tuple[list[int], list[LayerGradients]]]:
-    """Yield row numbers and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
+    """Yield row indices and the gradients of vᵀz for each v in `vectors(logits)` [K, B, C]."""
     size = _rows_a_batch(weights, texts, _num_logits(network, texts))
     for rows in network.encoder.batches(texts.tokens.lengths, size):
         yield rows, _gradients(network, weights, texts.collate(rows), vectors)
@@ -157,12 +157,12 @@ def _batches(
 
 
 def _num_logits(network: Network, texts: PreparedTexts) -> int:
-    """Return C, of classes or of options."""
+    """Return C, the number of classes or options."""
     return texts.tokens.num_options or len(network.head.mean_weight)
 
 
 def _rows_a_batch(weights: LaplaceLoRAWeights, texts: PreparedTexts, num_classes: int) -> int:
-    outputs = sum(item.layer.out_features for item in weights.layers)
+    outputs = sum(random_layer.layer.out_features for random_layer in weights.layers)
     longest = int(texts.tokens.lengths.max(initial=1))
     numbers = num_classes * max(outputs * longest, weights.num_weights)
     return min(_BATCH, max(1, _NUMBERS // numbers))
@@ -176,15 +176,15 @@ def _gradients(
 ) -> list[LayerGradients]:
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        seen = stack.enter_context(watched([item.layer for item in weights.layers]))
+        seen = stack.enter_context(watched([random_layer.layer for random_layer in weights.layers]))
         rows: Features = network(batch)
-    still = rows.detach().double()
-    states = still.values
-    last = network.head.mean_weight.double()
-    seeds = vectors(still.logits(last))
-    names = [item.name for item in weights.layers]
+    detached = rows.detach().double()
+    states = detached.values
+    weight = network.head.mean_weight.double()
+    seeds = vectors(detached.logits(weight))
+    names = [random_layer.name for random_layer in weights.layers]
     mask = batch["attention_mask"]
-    layers = backward(rows.values, seen, names, feature_gradient(states, last, seeds), mask)
+    layers = backward(rows.values, seen, names, feature_gradient(states, weight, seeds), mask)
     if LAST_LAYER in weights.names:
         if states.ndim == 3:  # the options of a row share the weights, as its tokens do elsewhere
             layers.append(LayerGradients(states, seeds[..., None], states.shape[:2].numel()))

@@ -58,7 +58,7 @@ class LaplaceLoRA(Posterior):
     parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:
-        """Return these options with the precision that a fit has chosen by validation rows."""
+        """Return the options with the precision that a fit chose on validation rows."""
         if self.prior_precision != "validation":
             return self
         return replace(self, prior_precision=chosen["prior_precision"])
@@ -87,7 +87,7 @@ class LaplaceLoRA(Posterior):
             fit_laplace_lora(fit.network, weights, fit.train, fit.held_out, advance)
 
     def num_passes(self, num_samples: int | None = None) -> int:
-        """Return 2 forward passes: the mean is computed alone, to be the same in every bit."""
+        """Return 2 forward passes: the mean has its own, to be bitwise identical."""
         return 2 if self.num_draws(num_samples) > 0 else 1
 
     def gaussian_logits(
@@ -99,7 +99,7 @@ class LaplaceLoRA(Posterior):
         num_samples: int | None,
         advance: Callable[[int], object],
     ) -> GaussianLogits | None:
-        """Return the logits linearised in the random weights; None if the mean is asked for."""
+        """Return the logits linearised in the random weights; None if only the mean is needed."""
         from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits
         from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
         from bayeslora.posteriors.weights.training import own_weights

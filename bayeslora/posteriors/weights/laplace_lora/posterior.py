@@ -2,10 +2,10 @@
 
     q(θ) = N(θ̂, (H + δI)⁻¹),   z(x) ~ N( f(x; θ̂), J(x) (H + δI)⁻¹ J(x)ᵀ ),   J = ∂z/∂θ [C, P]
 
-θ are the free weights of the adapters, A and B of LoRA, the columns of S²FT and the core Θ of
-PoLAR, whose X and Y are point estimates, and the last layer's. The mean is the trained network
-itself; predicting with draws of the weights instead would leave the region that the quadratic is
-about. The prior is N(θ₀, δ⁻¹I) with θ₀ where the adapter changes nothing.
+θ are the free weights of the adapters (A and B of LoRA, the columns of S²FT, and the core Θ of
+PoLAR, whose X and Y are point estimates) and those of the last layer. The mean is the trained
+network itself; predicting with draws of the weights instead would leave the region where the
+quadratic approximation is valid. The prior is N(θ₀, δ⁻¹I), with θ₀ where the adapter has no effect.
 
 Source: Yang, Robeyns, Wang and Aitchison 2024, arXiv 2308.13111; Immer, Korzepa and Bauer 2021,
 arXiv 2008.08216, for the linearisation.
@@ -43,19 +43,19 @@ logger = logging.getLogger(__name__)
 LAST_LAYER = "the last layer"
 
 MOST_FULL = 3000
-"""Random weights of a `full` curvature: 72 MB, and half a minute of eigenvalues, at the most."""
+"""Largest number of random weights of a `full` curvature: 72 MB, and half a minute to decompose."""
 
-# As for the covariances of VBLL.
+# The same limit as for the covariances of VBLL.
 _MOST_BYTES = 1 << 30
 
 
 class LaplaceLoRAWeights(nn.Module):
-    """The posterior's covariance; the mean is what the adapters and the last layer hold.
+    """The posterior's covariance; the mean is in the adapters and the last layer.
 
     Attributes:
         layers: The random layers of the adapters.
         curvature: H, None before the fit.
-        structure: Of the curvature; `diag` where `kron` was asked for and would take too much.
+        structure: Structure of the curvature; `diag` if `kron` would take too much memory.
         prior_precision: δ, float64; NaN before the fit.
         log_evidence: Laplace estimate of the log marginal likelihood at δ in nats per row.
     """
@@ -66,21 +66,24 @@ class LaplaceLoRAWeights(nn.Module):
     def __init__(
         self, config: LaplaceLoRA, sites: Sequence[Site], last_shape: tuple[int, int]
     ) -> None:
-        """Begin without a covariance.
+        """Start without a covariance.
 
         Args:
             config: Options.
-            sites: The adapters, which stay where they are.
+            sites: The adapters, which are not registered as submodules.
             last_shape: (C, d) of the last layer.
 
         Raises:
-            InputError: `full`, and too many random weights for it.
+            InputError: The structure is `full`, with too many random weights.
         """
         super().__init__()
         self.config = config
         # A tuple: the layers belong to the adapters, not to this module.
         self.layers = tuple(layer for site in sites for layer in random_layers(site))
-        self._shapes = [(item.layer.out_features, item.layer.in_features) for item in self.layers]
+        self._shapes = [
+            (random_layer.layer.out_features, random_layer.layer.in_features)
+            for random_layer in self.layers
+        ]
         if config.last_layer:
             self._shapes.append(last_shape)
         self.structure = affordable_structure(config.structure, self._shapes)
@@ -90,16 +93,18 @@ class LaplaceLoRAWeights(nn.Module):
 
     @property
     def num_weights(self) -> int:
-        """P, how many weights are random."""
+        """P, the number of random weights."""
         return sum(out * size for out, size in self._shapes)
 
     @property
     def names(self) -> list[str]:
-        """Of the random layers, the last one included where it is."""
-        return [item.name for item in self.layers] + [LAST_LAYER] * self.config.last_layer
+        """Names of the random layers, including the last one if it is random."""
+        return [random_layer.name for random_layer in self.layers] + [
+            LAST_LAYER
+        ] * self.config.last_layer
 
     def prepare(self) -> AnyLayers:
-        """Allocate an empty curvature, for a fit or for tensors to be loaded."""
+        """Allocate an empty curvature, for a fit or to load tensors into."""
         curvature = LAYER_STRUCTURES[self.structure](self._shapes)
         self.curvature = curvature.to(self.prior_precision.device)
         return self.curvature
@@ -108,11 +113,11 @@ class LaplaceLoRAWeights(nn.Module):
         """Decompose the curvature, once all rows are added.
 
         Raises:
-            InputError: It is not finite; the message names the site.
+            InputError: The curvature is not finite; the message names the site.
         """
         curvature = self._fitted()
-        for name, item in zip(self.names, curvature.sums(), strict=True):
-            if not bool(item.isfinite().all()):
+        for name, diagonal in zip(self.names, curvature.sums(), strict=True):
+            if not bool(diagonal.isfinite().all()):
                 raise InputError(
                     f"the Hessian of {name} is not finite: gradients of the logits overflow there; "
                     "lower the adapter's learning rate (lr), or choose dtype 'float32'"
@@ -154,8 +159,8 @@ class LaplaceLoRAWeights(nn.Module):
             log_likelihood: log p(D | θ̂), summed over rows.
             last_weight: [C, d] of the last layer.
             num_rows: N.
-            validation: From D precisions to the NLL (nats) of validation rows under each; None
-                where there are none.
+            validation: Maps D precisions to the NLL (nats) of validation rows under each; None
+                without validation rows.
         """
 
         def evidence(precision: float) -> float:
@@ -163,7 +168,7 @@ class LaplaceLoRAWeights(nn.Module):
 
         precision = self.config.prior_precision
         if isinstance(precision, str):
-            # θ̂ itself, read as draws from its prior, has this precision.
+            # The precision of the prior if the entries of θ̂ are seen as its draws.
             distance = self.sq_distance(last_weight)
             unit = self.num_weights / distance if distance else 1.0
             if precision == "validation" and validation is not None:
@@ -177,10 +182,12 @@ class LaplaceLoRAWeights(nn.Module):
 
     def sq_distance(self, last_weight: Tensor) -> float:
         """Return ‖θ̂ − θ₀‖²."""
-        moved = [item.layer.weight.detach() - item.origin for item in self.layers]
+        changes = [
+            random_layer.layer.weight.detach() - random_layer.origin for random_layer in self.layers
+        ]
         if self.config.last_layer:
-            moved.append(last_weight.detach())
-        return float(sum(item.double().square().sum() for item in moved))
+            changes.append(last_weight.detach())
+        return float(sum(change.double().square().sum() for change in changes))
 
     def report(self) -> dict[str, float | str]:
         """Return the prior precision, the structure, the random weights and the log evidence."""
@@ -198,10 +205,10 @@ class LaplaceLoRAWeights(nn.Module):
         unit: float,
         validation: Callable[[list[float]], list[float]],
     ) -> float:
-        # The gradients of a row are the same for every precision, and far too many to keep.
+        # The gradients of a row are the same for every precision, and far too many to store.
         grid = [unit * 10**power for power in LOG10_GRID]
-        found = dict(zip(grid, validation(grid), strict=True))
-        return best_on_grid(lambda precision: -found[precision], unit, "validation NLL")
+        losses = dict(zip(grid, validation(grid), strict=True))
+        return best_on_grid(lambda precision: -losses[precision], unit, "validation NLL")
 
     def _fitted(self) -> AnyLayers:
         if self.curvature is None:
@@ -213,10 +220,10 @@ class LaplaceLoRAWeights(nn.Module):
 
 
 def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> str:
-    """Return the structure, or `diag` where Kronecker factors would take too much.
+    """Return the structure, or `diag` if Kronecker factors would take too much memory.
 
     Raises:
-        InputError: `full`, and too many weights for it.
+        InputError: The structure is `full`, with too many weights.
     """
     total = sum(out * size for out, size in shapes)
     if structure == "full" and total > MOST_FULL:

@@ -48,13 +48,15 @@ class ScalaBL(Posterior):
         """Return the adapter.
 
         Raises:
-            InputError: Its first factor is not free to be scaled.
+            InputError: The adapter has no first factor that may be scaled.
         """
         if not adapter.is_free:
-            why = "starts from a part of the pretrained weight, which a prior around 0 would shrink"
+            reason = (
+                "starts from a part of the pretrained weight, which a prior around 0 would shrink"
+            )
             raise InputError(
                 "posterior 'scalabl' scales the free first factor of adapter 'lora'; "
-                f"{adapter.name!r} {why if adapter.from_weight else 'has none'}",
+                f"{adapter.name!r} {reason if adapter.from_weight else 'has none'}",
                 code="no-free-factor",
             )
         return adapter
@@ -67,7 +69,7 @@ class ScalaBL(Posterior):
         return ScalaBLWeights(self, low_rank_sites(network), seed)
 
     def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with a step on the KL after each of the adapter's."""
+        """Return a training under noise, with a step on the KL after each adapter step."""
         from bayeslora.posteriors.weights.kl_steps import noise_and_kl_steps
         from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
         from bayeslora.posteriors.weights.training import own_weights

@@ -1,12 +1,12 @@
-"""ScalaBL: a Gaussian over the r scales of every LoRA adapter, in a subspace that is trained.
+"""ScalaBL: a Gaussian over the r scales of every LoRA adapter, in a trained subspace.
 
-    ΔW = s B diag(m + σ ∘ ε) V,   ε ~ N(0, I_r)          A = diag(m) V is what the adapter holds
+    ΔW = s B diag(m + σ ∘ ε) V,   ε ~ N(0, I_r)          the adapter holds A = diag(m) V
     KL = Σ_i [ log(σp / σ_i) + (σ_i² + m_i²) / (2 σp²) − ½ ]
 
-V starts as the right singular vectors of LoRA's random start and m as its singular values. The
+V and m are initialised to the right singular vectors and singular values of LoRA's random `A`. The
 adapter always holds `A = diag(m) V`, so the mean network is a plain LoRA; log m is trained beside
-it and its change is worked into `A` after every step. (The published code trains V, which moves
-the same `A`, and codes the KL with its arguments exchanged.)
+it, and its change is applied to `A` after every step. (The published code trains V, which moves the
+same `A`, and implements the KL with its arguments exchanged.)
 
 Source: Samplawski, Cobb, Acharya, Kaur and Jha 2025, arXiv 2506.21408.
 """
@@ -28,19 +28,19 @@ from bayeslora.posteriors.weights.scalabl.options import ScalaBL
 
 
 class ScalaBLWeights(nn.Module):
-    """Means and spreads of the scales of all sites.
+    """Means and standard deviations of the scales of all sites.
 
     Attributes:
         log_mean: [sites, r] parameter, log m.
         log_std: [sites, r] parameter, log σ.
-        held: [sites, r], the log m that the adapters hold; `log_mean` outside of a step.
+        held: [sites, r], the log m in the adapters; equal to `log_mean` outside a step.
         prior_std: σp.
     """
 
     held: Tensor
 
     def __init__(self, config: ScalaBL, sites: Sequence[LowRank], seed: int = 0) -> None:
-        """Turn the fresh adapters `sites` to their singular directions, and begin there."""
+        """Rotate the fresh adapters `sites` to their singular directions, and start there."""
         super().__init__()
         self.prior_std = config.prior_std
         self._layers = tuple(site.A for site in sites)
@@ -59,7 +59,7 @@ class ScalaBLWeights(nn.Module):
 
     @torch.no_grad()
     def kl_step(self, rate: float) -> None:
-        """Take a gradient step of length `rate` on the KL, and let the adapters hold the means."""
+        """Take a gradient step of length `rate` on the KL, and update the adapters' means."""
         variance = self.prior_std**2
         self.log_mean.sub_(rate * (2 * self.log_mean).exp() / variance)
         self.log_std.sub_(rate * ((2 * self.log_std).exp() / variance - 1))
@@ -70,27 +70,27 @@ class ScalaBLWeights(nn.Module):
 
     @contextmanager
     def noise(self, num_texts: int | None = None) -> Iterator[None]:
-        """Draw scales for each text of a pass; gradients reach means and spreads.
+        """Draw scales for each text of a pass; gradients reach means and standard deviations.
 
         Args:
-            num_texts: Texts of the pass, to be compared with what each site sees.
+            num_texts: Number of texts of the pass, compared with the inputs of each site.
 
         Raises:
-            InputError: A site sees something else than one input a text.
+            InputError: A site does not see one input per text.
         """
-        # Relative to the means that the adapters hold: 1 in value, but with a gradient.
+        # Relative to the means in the adapters: 1 in value, but with a gradient.
         means = (self.log_mean - self.held).exp()
         stds = (self.log_std - self.held).exp()
         with ExitStack() as hooks:
-            items = zip(self._layers, self._names, means, stds, strict=True)
-            for layer, name, mean, std in items:
+            sites = zip(self._layers, self._names, means, stds, strict=True)
+            for layer, name, mean, std in sites:
                 hook = _scaled(name, mean, std, num_texts)
                 hooks.enter_context(layer.register_forward_hook(hook))
             yield
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put one draw of the scales in place, and the means back afterwards."""
+        """Set the scales to one draw within the context, then restore the means."""
         weights = [layer.get_parameter("weight") for layer in self._layers]
         stds = (self.log_std - self.held).exp().detach()
         scales = 1 + stds * standard_normal(stds, generator)
@@ -108,7 +108,7 @@ class ScalaBLWeights(nn.Module):
 
 @torch.no_grad()
 def _turn(layer: nn.Linear) -> Tensor:
-    """Give a factor [r, in] orthogonal rows by a rotation; return their lengths, [r]."""
+    """Rotate a factor [r, in] in place to orthogonal rows; return their lengths, [r]."""
     _, lengths, directions = torch.linalg.svd(layer.weight.double(), full_matrices=False)
     layer.weight.copy_(lengths[:, None] * directions)
     rounded: Tensor = lengths.to(layer.weight.dtype)

@@ -58,20 +58,20 @@ class SWAG(Posterior):
         snapshot_steps(self, plan.num_steps)
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return running moments of all weights that are trained, the last layer's too."""
+        """Return running moments of all trained weights, including the last layer's."""
         from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
 
-        adapter = [item for site in network.sites for item in site.trainable().values()]
+        adapter = [parameter for site in network.sites for parameter in site.trainable().values()]
         return SWAGWeights(self, [*adapter, *network.head.parameters()])
 
     def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training that is looked at after some of its steps."""
+        """Return a training that takes snapshots of the weights."""
         from bayeslora.posteriors.weights.swag.training import swag_training
 
         return swag_training(self, run)
 
     def before_last_layer(self, fit: FinalFit) -> bool:
-        """Put the mean of the snapshots in place."""
+        """Set the weights to the mean of the snapshots."""
         from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
         from bayeslora.posteriors.weights.training import own_weights
 

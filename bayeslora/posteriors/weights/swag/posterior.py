@@ -2,9 +2,9 @@
 
     θ = θ̄ + √scale · ( σ ∘ z1 + D z2 / √(K − 1) ),   z1, z2 ~ N(0, I)
 
-θ̄ and σ² are mean and variance of all snapshots, entry by entry; the columns of D are the newest K
-snapshots minus the running mean of their time. All trained weights take part, the last layer's
-too: an averaged adapter needs the average of the heads that went with it. The average of the
+θ̄ and σ² are the entrywise mean and variance of all snapshots; the columns of D are the newest K
+snapshots minus the running mean at their time. All trained weights are included, also the last
+layer's: an averaged adapter needs the average of the corresponding heads. The average of the
 factors of ΔW is not the average of ΔW, so the snapshots have to come from one trajectory.
 
 Source: Maddox, Izmailov, Garipov, Vetrov and Wilson 2019, arXiv 1902.02476, algorithm 1; for
@@ -28,10 +28,11 @@ class SWAGWeights(nn.Module):
     """Running moments of weights, and draws from the Gaussian that they describe.
 
     Attributes:
-        count: Snapshots so far.
-        mean: [P] float64, the running mean of all weights, end to end.
+        count: Number of snapshots so far.
+        mean: [P] float64, the running mean of all weights, concatenated.
         squares: [P] float64, the sum of squared deviations from the mean.
-        deviations: [K, P] float32, the newest deviations, oldest first once all are there.
+        deviations: [K, P] float32, the newest deviations, oldest first, after zeros for missing
+            ones.
     """
 
     count: Tensor
@@ -40,15 +41,15 @@ class SWAGWeights(nn.Module):
     deviations: Tensor
 
     def __init__(self, config: SWAG, parameters: Sequence[nn.Parameter]) -> None:
-        """Begin without a snapshot.
+        """Start without a snapshot.
 
         Args:
             config: Rank K and scale.
-            parameters: The weights, which stay where they are.
+            parameters: The weights, which are not registered as parameters of this module.
         """
         super().__init__()
         self.scale = config.scale
-        # In a tuple, they are not parameters of this module.
+        # A tuple, so that they are not parameters of this module.
         self._weights = tuple(parameters)
         size = sum(parameter.numel() for parameter in parameters)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
@@ -58,8 +59,8 @@ class SWAGWeights(nn.Module):
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Take the present weights as the next snapshot."""
-        weights = torch.cat([item.detach().flatten().double() for item in self._weights])
+        """Take the current weights as the next snapshot."""
+        weights = torch.cat([parameter.detach().flatten().double() for parameter in self._weights])
         self.count += 1
         change = weights - self.mean
         # Welford's update: constant weights leave exactly no variance.
@@ -70,16 +71,16 @@ class SWAGWeights(nn.Module):
 
     @property
     def variance(self) -> Tensor:
-        """[P] float64: the variance of all snapshots, entry by entry."""
+        """[P] float64: the entrywise variance of all snapshots."""
         self._check()
         return self.squares / self.count
 
     @torch.no_grad()
     def put_mean(self) -> None:
-        """Put the mean of the snapshots into the network.
+        """Set the network's weights to the mean of the snapshots.
 
         Raises:
-            InputError: There are fewer than 2.
+            InputError: There are fewer than 2 snapshots.
         """
         self._check()
         for parameter, value in zip(self._weights, self._split(self.mean), strict=True):
@@ -87,26 +88,32 @@ class SWAGWeights(nn.Module):
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put one draw of the weights in place, and the mean back afterwards.
+        """Set the weights to one draw within the context, then restore the mean.
 
         Raises:
             InputError: There are fewer than 2 snapshots.
         """
         self._check()
-        known = self.deviations[-min(int(self.count), len(self.deviations)) :].double()
+        deviations = self.deviations[-min(int(self.count), len(self.deviations)) :].double()
         diagonal = self.variance.sqrt() * standard_normal(self.mean, generator)
-        along = standard_normal(known[:, 0], generator) @ known / (len(known) - 1) ** 0.5
-        with replaced(self._weights, self._split(self.mean + self.scale**0.5 * (diagonal + along))):
+        low_rank = (
+            standard_normal(deviations[:, 0], generator) @ deviations / (len(deviations) - 1) ** 0.5
+        )
+        with replaced(
+            self._weights, self._split(self.mean + self.scale**0.5 * (diagonal + low_rank))
+        ):
             yield
 
     def report(self) -> dict[str, float | str]:
         """Return the number of snapshots and the root mean square deviation of a weight."""
-        spread = float(self.variance.mean().sqrt())
-        return {"num_snapshots": float(self.count), "weight_std": spread}
+        std = float(self.variance.mean().sqrt())
+        return {"num_snapshots": float(self.count), "weight_std": std}
 
     def _split(self, flat: Tensor) -> list[Tensor]:
-        parts = torch.split(flat, [item.numel() for item in self._weights])
-        return [part.view_as(item) for part, item in zip(parts, self._weights, strict=True)]
+        parts = torch.split(flat, [parameter.numel() for parameter in self._weights])
+        return [
+            part.view_as(parameter) for part, parameter in zip(parts, self._weights, strict=True)
+        ]
 
     def _check(self) -> None:
         if self.count < 2:

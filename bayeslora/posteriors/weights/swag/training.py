@@ -1,4 +1,4 @@
-"""When SWAG looks at the weights while they train."""
+"""The schedule of SWAG's snapshots in training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining, o
 
 
 def snapshot_steps(config: SWAG, num_steps: int) -> list[int]:
-    """Return after which steps, counted from 1, a training of `num_steps` is looked at.
+    """Return the steps, counted from 1, after which snapshots are taken in `num_steps` steps.
 
-    The last step is one of them, and the others come before it at even distances.
+    They are evenly spaced and end with the last step.
 
     Raises:
-        InputError: There is room for fewer than 2.
+        InputError: There is room for fewer than 2 snapshots.
     """
     first = int(config.start * num_steps)
     every = max(1, (num_steps - first) // config.num_snapshots)
@@ -34,23 +34,23 @@ def snapshot_steps(config: SWAG, num_steps: int) -> list[int]:
 
 
 class Snapshots(TrainerCallback):
-    """Shows SWAG the weights after given steps."""
+    """Collects a snapshot after each of the given steps."""
 
     def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
         self._weights = weights
         self._steps = frozenset(steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Collect a snapshot where its turn has come."""
+        """Collect a snapshot if the step is one of `steps`."""
         if state.global_step in self._steps:
             self._weights.collect()
 
 
 def swag_training(config: SWAG, run: TrainingRun) -> WeightTraining:
-    """Return a training that takes snapshots, all epochs long.
+    """Return a training that takes snapshots, over all epochs.
 
     Raises:
-        InputError: There is room for fewer than 2.
+        InputError: There is room for fewer than 2 snapshots.
     """
     weights = own_weights(run.network, SWAGWeights)
     steps = snapshot_steps(config, run.num_steps)

@@ -67,14 +67,14 @@ class TFB(Posterior):
             )
 
     def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return noise on the first factor of each adapter; none before the search."""
+        """Return noise on the first factor of each adapter; zero before the search."""
         from bayeslora.posteriors.weights.tfb.posterior import TFBWeights
         from bayeslora.posteriors.weights.training import low_rank_sites
 
         return TFBWeights(low_rank_sites(network))
 
     def before_last_layer(self, fit: FinalFit) -> bool:
-        """Search for the widest noise that some of the rows allow; see `choose_sigma`."""
+        """Search for the widest noise tolerated on anchor rows; see `choose_sigma`."""
         from bayeslora.posteriors.weights.tfb.search import choose_sigma
 
         choose_sigma(self, fit)

@@ -1,15 +1,16 @@
-"""TFB, training-free Bayesianisation: the widest noise on a trained adapter that does no harm.
+"""TFB, training-free Bayesianisation: the widest harmless noise on a trained adapter.
 
     B Θ = U diag(d) Vᵀ,   B' = U diag(d),   A' = Vᵀ A          (the same ΔW = s B' A')
     A'_ij ~ N(A'_ij, (σ / (s d_i))²)   ⇒   ΔW + σ U E,   E_ij ~ N(0, 1)
 
-Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest of a range for which a metric on
-some training rows, the anchors, gets worse by no more than a tolerance. It is that of ΔW itself:
-the factor s is divided out here, where the published code leaves it in.
+Each column of ΔW then has covariance σ² U Uᵀ. σ is the largest in a range for which a metric on
+some training rows, the anchors, deteriorates by no more than a tolerance. It is the standard
+deviation of ΔW itself: the factor s is divided out, unlike in the published code.
 
-An iLoRA site is turned expert by expert: a rotation that mixes them would not pass the gate.
+An iLoRA site is rotated expert by expert: a rotation that mixes them would not commute with the
+gate.
 
-A PoLAR site stays one: U and A' = Vᵀ Yᵀ are orthonormal, and diag(d) is the new core.
+A PoLAR site remains one: U and A' = Vᵀ Yᵀ are orthonormal, and diag(d) is the new core.
 
 Source: Shi, Wang, Han, Zhang and Wang 2024, arXiv 2412.05723.
 """
@@ -30,7 +31,7 @@ from bayeslora.posteriors.weights.tfb.options import TFB
 
 logger = logging.getLogger(__name__)
 
-# Singular values of float32 factors are not known to more than this, relative to the largest.
+# Accuracy of the singular values of float32 factors, relative to the largest.
 _LEAST_RATIO = 1e-6
 
 
@@ -44,25 +45,25 @@ class TFBWeights(nn.Module):
     sigma: Tensor
 
     def __init__(self, sites: Sequence[LowRank]) -> None:
-        """Begin without noise on the adapters `sites`, which stay where they are."""
+        """Start without noise on the adapters `sites`, which are not registered as submodules."""
         super().__init__()
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
 
     def fit(self, config: TFB, degradation: Callable[[], float]) -> None:
-        """Turn the factors to their singular directions and choose σ.
+        """Rotate the factors to their singular directions and choose σ.
 
         Args:
             config: Range and tolerance.
-            degradation: Returns by how much, relatively, the metric is worse under draws with the
-                present σ than under the mean.
+            degradation: Returns the relative deterioration of the metric under draws with the
+                current σ, compared with the mean.
 
         Raises:
             InputError: A site's `B·core` is rank deficient.
         """
         turned = [_turned(site) for site in self._sites]
         for site, factors in zip(self._sites, turned, strict=True):
-            _put(site, factors)
+            _set_factors(site, factors)
 
         def accepts(sigma: float) -> bool:
             self.sigma.fill_(sigma)
@@ -74,7 +75,7 @@ class TFBWeights(nn.Module):
 
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
-        """Put one draw of the factors `A` in place, and the mean back afterwards."""
+        """Set the factors `A` to one draw within the context, then restore the mean."""
         factors = [site.A.get_parameter("weight") for site in self._sites]
         values = [
             factor.detach() + self._scales(site) * standard_normal(factor, generator)
@@ -89,7 +90,7 @@ class TFBWeights(nn.Module):
 
     @torch.no_grad()
     def _scales(self, site: LowRank) -> Tensor:
-        """Return σ / (s d) as a column [r, 1]; once turned, d are the norms of `B·core`."""
+        """Return σ / (s d) as a column [r, 1]; d are the column norms of the rotated `B·core`."""
         norms = site.factors()[1].norm(dim=0)
         sigma = float(self.sigma)
         scales: Tensor = (sigma / (site.scale * norms))[:, None] if sigma else norms[:, None] * 0
@@ -98,24 +99,23 @@ class TFBWeights(nn.Module):
 
 @torch.no_grad()
 def turn(site: LowRank) -> None:
-    """Turn a site's factors so that the columns of `B·core` are orthogonal; ΔW stays the same.
+    """Rotate a site's factors so that the columns of `B·core` are orthogonal; ΔW does not change.
 
-    Where a gate treats parts of the rank apart, this is done for each part.
+    If a gate treats parts of the rank separately, each part is rotated by itself.
 
     Raises:
-        InputError: `B·core` is rank deficient, so that noise on some direction would have to be
-            infinite.
+        InputError: `B·core` is rank deficient, so noise in some direction would be infinite.
     """
-    _put(site, _turned(site))
+    _set_factors(site, _turned(site))
 
 
 @torch.no_grad()
 def _turned(site: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [out, r], d [r] and the new first factor [r, in], float64."""
-    A, B = (item.detach().double() for item in site.factors())
+    A, B = (factor.detach().double() for factor in site.factors())
     blocks = zip(A.chunk(site.num_blocks), B.chunk(site.num_blocks, 1), strict=True)
     parts = [_directions(site.name, *block) for block in blocks]
-    U, d, first = (list(items) for items in zip(*parts, strict=True))
+    U, d, first = (list(column) for column in zip(*parts, strict=True))
     return torch.cat(U, 1), torch.cat(d), torch.cat(first)
 
 
@@ -131,7 +131,7 @@ def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 @torch.no_grad()
-def _put(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
+def _set_factors(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
     U, d, A = factors
     site.A.weight.copy_(A)
     site.B.weight.copy_(U * d if site.core is None else U)
@@ -142,13 +142,13 @@ def _put(site: LowRank, factors: tuple[Tensor, Tensor, Tensor]) -> None:
 def largest_accepted(
     accepts: Callable[[float], bool], low: float, high: float, num_steps: int
 ) -> float:
-    """Return the largest σ that was tried and accepted, by bisection of log σ; 0 if none was.
+    """Return the largest accepted σ by bisection of log σ; 0 if none is accepted.
 
     Args:
-        accepts: Whether a σ is small enough; if it accepts one, it should accept smaller ones.
-        low: Lower end of the search, tried last where nothing was accepted before.
+        accepts: Whether a σ is small enough; should be monotone.
+        low: Lower end of the search, tried last if no other σ was accepted.
         high: Upper end, tried first.
-        num_steps: Bisections.
+        num_steps: Number of bisections.
     """
     if accepts(high):
         logger.warning("posterior 'tfb': even sigma_max=%g is accepted", high)

@@ -1,4 +1,4 @@
-"""How much worse a metric gets on some training rows when the weights are drawn."""
+"""Deterioration of a metric on training rows under draws of the weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from bayeslora.posteriors.weights.training import FinalFit, own_weights
 
 
 def choose_sigma(config: TFB, fit: FinalFit) -> None:
-    """Search for the widest noise on a network's adapters that some labelled rows allow.
+    """Search for the widest noise on a network's adapters that is tolerated on anchor rows.
 
     Args:
         config: Options of the search.
-        fit: A network with the mean weights; the anchors are taken from its training rows.
+        fit: A network with the mean weights, and the training rows to take the anchors from.
 
     Raises:
         InputError: An adapter's factors are rank deficient.
@@ -48,15 +48,15 @@ def degradation_on_anchors(
     seed: int,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Callable[[], float]:
-    """Return a function that measures the relative loss of a metric under draws of the weights.
+    """Return a function that measures the relative deterioration of a metric under weight draws.
 
     Args:
-        config: Which metric, whose labels, how many rows and draws.
-        network: Trained; it holds the mean weights.
-        weights: What is drawn from, with the same noise each time.
+        config: Metric, labels, and numbers of anchors and draws.
+        network: Trained, with the mean weights.
+        weights: Posterior to draw from, with the same noise each time.
         texts: The training texts.
         labels: [N] int64.
-        seed: Of the choice of rows, and of the noise.
+        seed: Seed of the choice of rows and of the noise.
         advance: Called with the number of texts after each batch of a pass.
     """
     network.eval()
@@ -64,28 +64,28 @@ def degradation_on_anchors(
     rows = torch.randperm(len(texts), generator=generator)[: config.num_anchors].tolist()
 
     def probs(num_samples: int) -> Tensor:
-        found = sampled_logits(
+        logits = sampled_logits(
             network, weights, texts, num_samples, seed=seed, rows=rows, advance=advance
         )
-        return found.samples.softmax(-1).mean(0)
+        return logits.samples.softmax(-1).mean(0)
 
     mean = probs(0)
     truth = mean.argmax(1) if config.labels == "mean" else labels[rows].to(mean.device)
-    before = _badness(config, mean, truth)
+    baseline = _badness(config, mean, truth)
 
     def degradation() -> float:
-        after = _badness(config, probs(config.num_search_samples), truth)
-        # Of the accuracy, the loss counts relative to the accuracy.
-        base = 1 - before if config.metric == "accuracy" else before
-        if after <= before:
+        score = _badness(config, probs(config.num_search_samples), truth)
+        # For the accuracy, the loss is relative to the accuracy.
+        reference = 1 - baseline if config.metric == "accuracy" else baseline
+        if score <= baseline:
             return 0.0
-        return (after - before) / base if base > 0 else math.inf
+        return (score - baseline) / reference if reference > 0 else math.inf
 
     return degradation
 
 
 def _badness(config: TFB, probs: Tensor, labels: Tensor) -> float:
-    """Return the NLL in nats per row, or the share of errors."""
+    """Return the NLL in nats per row, or the error rate."""
     if config.metric == "nll":
         return nll(probs, labels)
     return float((probs.argmax(1) != labels).double().mean())
