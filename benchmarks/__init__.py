@@ -1,1 +1,1 @@
-"""Studies, one folder each; README.md has the question and the command of each."""
+"""Studies, one per folder; README.md lists the question and the command of each."""

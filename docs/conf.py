@@ -73,24 +73,24 @@ napoleon_use_ivar = True
 
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!bayeslora).*"),  # other libraries: inventories would need the network
-    ("myst", r"bayeslora\.\w+"),  # a class on a page of the API reference is no heading
+    ("py:.*", r"(?!bayeslora).*"),  # inventories of other libraries would need the network
+    ("myst", r"bayeslora\.\w+"),  # a class on an API page is not a heading
 ]
 
 
 def _public_names() -> dict[str, str]:
-    """Return where the documentation has each class: by the name that its module gives it."""
-    found = {}
+    """Return the documented name of each public class by its qualified name."""
+    names = {}
     for name in bayeslora.__all__:
         item = getattr(bayeslora, name)
         module = getattr(item, "__module__", None)
         if module is not None:
-            found[f"{module}.{item.__qualname__}"] = f"bayeslora.{name}"
-    return found
+            names[f"{module}.{item.__qualname__}"] = f"bayeslora.{name}"
+    return names
 
 
 def _resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Link a name to the public one, and leave names that are not public without a link."""
+    """Link a name to its public name, and leave private names without a link."""
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith("bayeslora."):
         return None
@@ -104,7 +104,7 @@ def _resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
 
 
 def _is_private(owner: str) -> bool:
-    """Tell whether a module of ours holds a name, so that it exists but is not documented."""
+    """Whether a private module of ours contains a name, which then exists without documentation."""
     try:
         import_module(owner)
     except ImportError:
@@ -126,11 +126,11 @@ def _short(annotation: str) -> str:
 
 
 def _shorten_types(app: Any, _: str, name: str, item: Any, *_rest: Any) -> None:
-    """Record the types of arguments for the description: without the bounds of `Annotated`."""
+    """Shorten the types of arguments in the description, without the bounds of `Annotated`."""
     types = app.env.current_document.autodoc_annotations.get(name, {})
     try:
         hints = get_type_hints(item.__init__ if isinstance(item, type) else item)
-    except (NameError, TypeError):  # imported for type checkers alone; no function
+    except (NameError, TypeError):  # imported only for type checking; not a function
         hints = {}
     for key in [*types]:
         if key in hints:
@@ -141,13 +141,13 @@ def _shorten_types(app: Any, _: str, name: str, item: Any, *_rest: Any) -> None:
 
 
 def _shorten_attributes(*arguments: Any) -> None:
-    """Do the same for the types of attributes, which napoleon states."""
+    """Shorten the types of attributes, which napoleon adds."""
     lines = arguments[-1]
     lines[:] = [_short(line) if line.startswith(":vartype") else line for line in lines]
 
 
 def _open_pages(app: Any, doctree: Any, docname: str) -> None:
-    """Make links to HTML files, such as reports, open them: MyST makes downloads of them."""
+    """Open linked HTML files, such as reports, in the browser: MyST makes them downloads."""
     if app.builder.name != "html":
         return
     for node in [*doctree.findall(addnodes.download_reference)]:
@@ -161,14 +161,14 @@ def _open_pages(app: Any, doctree: Any, docname: str) -> None:
 
 
 def _redirect(app: Any, exception: Exception | None) -> None:
-    """Let the root of the site lead to its first page."""
+    """Redirect the root of the site to its first page."""
     if exception is None and app.builder.name == "html":
         page = '<!doctype html><meta http-equiv="refresh" content="0; url=docs/index.html">'
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
 
 
 def setup(app: Any) -> None:
-    """Resolve references to public classes by their public names."""
+    """Connect the handlers, and resolve references to public classes by their public names."""
     app.bayeslora_names = _public_names()
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-signature", _shorten_types)

@@ -1,4 +1,4 @@
-"""A directive that writes a part of the site from the code: the help of every command."""
+"""A directive that generates the help of every command from the code."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _COLUMNS = "100"
 
 
 class Commands(SphinxDirective):
-    """The help of every command, a section each."""
+    """Help of every command, one section each."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the sections."""
+        """Return one section per command."""
         with patch.dict(os.environ, {"COLUMNS": _COLUMNS, "NO_COLOR": "1"}):
             parser = build_parser()
             verbs = next(

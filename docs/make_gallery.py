@@ -1,12 +1,12 @@
-"""Write the gallery: simulated predictions whose faults are known, and those of other libraries.
+"""Write the gallery: simulated predictions with known faults, and predictions of other libraries.
 
     python docs/make_gallery.py
 
-Simulated rows are drawn from one model: a class, and a score for each class that is one unit of
-noise plus `SIGNAL` for the right one. The probabilities of a calibrated classifier then follow from
-Bayes' rule; multiplying their logits by more than one makes it overconfident, by less
-underconfident. The same versions of the packages give the same bytes. What other libraries made is
-in `foreign_predictions.py`.
+Simulated rows are drawn from one model: a class, and a score for each class with unit noise, plus
+`SIGNAL` for the right class. The probabilities of a calibrated classifier follow from Bayes' rule;
+multiplying their logits by more than one makes it overconfident, by less than one underconfident.
+The same package versions give the same bytes. Predictions of other libraries are in
+`foreign_predictions.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIGNAL = 2.0
 DRAWS = 24
 
 KEPT = "predictions.parquet"
-"""Predictions beside their page, where making them takes longer than a test may."""
+"""File of predictions stored with their page, since making them takes too long for a test."""
 
 Content = tuple[list[Predictions], dict[str, dict[str, Predictions]] | None]
 
@@ -40,10 +40,10 @@ class Page(NamedTuple):
     """One report of the gallery.
 
     Attributes:
-        title: Of the page.
-        make: Returns its methods, and their out-of-distribution sets or None.
-        data: What the rows are.
-        kept: Whether the predictions are kept beside the page.
+        title: Title of the page.
+        make: Returns the methods, and their out-of-distribution sets or None.
+        data: Description of the rows.
+        kept: Whether the predictions are stored with the page.
     """
 
     title: str
@@ -65,29 +65,29 @@ def main() -> None:
         print(write(PAGES[name], args.out / name, train=not args.no_training))
 
 
-def write(one: Page, folder: Path, *, train: bool = True) -> Path:
-    """Write a report's page into a folder, and return where it is.
+def write(page: Page, folder: Path, *, train: bool = True) -> Path:
+    """Write the page of a report to a folder, and return its path.
 
     Args:
-        one: What to write.
-        folder: Where.
-        train: Whether to make kept predictions again.
+        page: Page to write.
+        folder: Output folder.
+        train: Whether to recompute stored predictions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"command": "python docs/make_gallery.py", "data": one.data}
-    if one.kept and not train:
+    about = {"command": "python docs/make_gallery.py", "data": page.data}
+    if page.kept and not train:
         methods, ood = [Predictions.load(folder / KEPT)], None
     else:
-        methods, ood = one.make()
-    if one.kept:
+        methods, ood = page.make()
+    if page.kept:
         if train:
             methods[0].save(folder / KEPT)
         about["SHA-256 of foreign_predictions.py"] = foreign_predictions.recipe()
-    with tempfile.TemporaryDirectory() as aside:
-        page = report(
-            methods, ood=ood, out=Path(aside) / "report", title=one.title, provenance=about
+    with tempfile.TemporaryDirectory() as temporary:
+        html = report(
+            methods, ood=ood, out=Path(temporary) / "report", title=page.title, provenance=about
         )
-        shutil.copyfile(page, folder / "index.html")
+        shutil.copyfile(html, folder / "index.html")
     return folder / "index.html"
 
 
@@ -101,15 +101,15 @@ def simulate(
     rows: int = ROWS,
     labelled: bool = True,
 ) -> Predictions:
-    """Return predictions of a classifier that believes in a signal of `SIGNAL`.
+    """Return predictions of a classifier that assumes a signal of `SIGNAL`.
 
     Args:
-        name: What made them.
-        seed: Of the rows: methods with the same seed see the same ones.
-        sharpness: Factor of the logits; 1 is calibrated where `signal` is `SIGNAL`.
-        signal: How far the rows' scores really tell their class.
-        spread: Standard deviation between draws of the logits, the method's own doubt.
-        rows: How many.
+        name: Name of the method.
+        seed: Seed of the rows; methods with the same seed have the same rows.
+        sharpness: Factor of the logits; 1 is calibrated if `signal` is `SIGNAL`.
+        signal: True signal of the class in the rows' scores.
+        spread: Standard deviation of the logits over draws, the method's own uncertainty.
+        rows: Number of rows.
         labelled: Whether the labels are known.
     """
     generator = np.random.default_rng(seed)
@@ -145,12 +145,12 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def alone(name: str, sharpness: float) -> Callable[[], Content]:
-    """Return what makes the predictions of one method without further sets."""
+    """Return a function that makes the predictions of one method without further sets."""
     return lambda: ([simulate(name, seed=1, sharpness=sharpness)], None)
 
 
 def shifted() -> Content:
-    """Return the calibrated classifier on new rows, which tell less than those it learned from."""
+    """Return the calibrated classifier on shifted rows, with a weaker signal than assumed."""
     return [simulate("calibrated before the shift", seed=11, signal=1.0)], None
 
 
@@ -163,11 +163,11 @@ METHODS: Mapping[str, Mapping[str, float]] = {
 """Options of each method of the comparison."""
 
 DOUBT = {"near OOD": 1.3, "far OOD": 2.5}
-"""How much more the draws of a method disagree on the rows of each set."""
+"""Factor of the spread between draws on the rows of each set."""
 
 
 def comparison() -> Content:
-    """Return four methods on the same rows, with rows of two kinds that none of them knows."""
+    """Return four methods on the same rows, and on two out-of-distribution sets."""
     methods = [simulate(name, seed=1, **options) for name, options in METHODS.items()]
     ood = {
         name: {
@@ -205,7 +205,7 @@ PAGES: Mapping[str, Page] = {
         kept=True,
     ),
 }
-"""The reports, by directory."""
+"""Pages by directory."""
 
 if __name__ == "__main__":
     main()

@@ -26,11 +26,11 @@ from bayeslora.tasks.newsgroups import load_newsgroups
 DOCS = Path(__file__).parent
 WIDTH = 1280
 HEIGHTS = {"comparison": 870, "scikit-learn": 760, "view": 800}
-"""Heights of pages that need more than `HEIGHT` to show what they say first, in pixels."""
+"""Heights in pixels of pages that need more than `HEIGHT` for their first content."""
 
 HEIGHT = 660
 FIRST_SCREEN = "scikit-learn"
-"""The page whose first 1280 × 800 pixels stand for all reports, as `report-first-screen.webp`."""
+"""Page whose first 1280 × 800 pixels represent all reports, in `report-first-screen.webp`."""
 
 PHONE = (390, 844)
 SHEET, MARGIN = (794, 1123), 45
@@ -44,17 +44,17 @@ SITE = (
     "api/predictions",
     "cli",
 )
-"""Pages of the site that `site.webp` shows, wide and narrow."""
+"""Pages of the site in `site.webp`, wide and narrow."""
 
 SITE_HEIGHT = 300
-"""Of each of them on the picture, in pixels."""
+"""Height of each page in the picture, in pixels."""
 
 DEMO = ("reliability-3.svg", "reliability-6.svg")
-"""Figures of the demo's report: LoRA + last-layer Laplace, and PoLAR-VBLL."""
+"""Figures in the demo's report: LoRA + last-layer Laplace, and PoLAR-VBLL."""
 
 
 def main() -> None:
-    """Write the pictures, one `report-<page>.webp` each, and those of the rest."""
+    """Write one `report-<page>.webp` per page, and the other pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=DOCS / "images")
     parser.add_argument("--site", type=Path, metavar="DIR", help="the site, for site.webp")
@@ -65,7 +65,9 @@ def main() -> None:
         if args.site is not None:
             pictures["site"] = contact_sheet(browser, args.site / "docs")
         if args.demo is not None:
-            pictures["demo"] = side_by_side(browser, [args.demo / "figures" / one for one in DEMO])
+            pictures["demo"] = side_by_side(
+                browser, [args.demo / "figures" / figure for figure in DEMO]
+            )
     for name, picture in pictures.items():
         picture.save(args.out / f"{name}.webp", quality=82, method=6)
         print(args.out / f"{name}.webp")
@@ -76,7 +78,7 @@ def chromium() -> Iterator[Browser]:
     """Start Chromium.
 
     Raises:
-        SystemExit: There is none.
+        SystemExit: If Chromium is not installed.
     """
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
@@ -88,32 +90,32 @@ def chromium() -> Iterator[Browser]:
 
 
 def reports(browser: Browser) -> dict[str, Image.Image]:
-    """Return pictures of the reports, on a screen, on a phone and on paper, and of `view`."""
+    """Return pictures of the reports on a screen, on a phone and on paper, and of `view`."""
     gallery = DOCS / "gallery"
-    found = {
+    pictures = {
         f"report-{name}": take(browser, gallery / name / "index.html", HEIGHTS.get(name, HEIGHT))
         for name in PAGES
     }
     first = gallery / FIRST_SCREEN / "index.html"
-    found["report-first-screen"] = take(browser, first, 800)
+    pictures["report-first-screen"] = take(browser, first, 800)
     phones = [
         take(browser, gallery / name / "index.html", PHONE[1], width=PHONE[0])
         for name in ("overconfident", "comparison")
     ]
     paper = printed(browser, gallery / "overconfident" / "index.html")
-    found["report-phone-and-print"] = beside([*phones, paper], height=PHONE[1])
-    with tempfile.TemporaryDirectory() as aside:
-        page = view(viewed(), out=Path(aside) / "view.html", title="Small BERT on 600 posts")
-        found["view"] = take(browser, Path(page), HEIGHTS["view"])
-    return found
+    pictures["report-phone-and-print"] = beside([*phones, paper], height=PHONE[1])
+    with tempfile.TemporaryDirectory() as folder:
+        page = view(viewed(), out=Path(folder) / "view.html", title="Small BERT on 600 posts")
+        pictures["view"] = take(browser, Path(page), HEIGHTS["view"])
+    return pictures
 
 
 def viewed() -> Predictions:
-    """Return the predictions that the gallery keeps, with the texts they are of."""
+    """Load the stored predictions of the gallery, with their texts."""
     predictions = Predictions.load(DOCS / "gallery" / "transformers" / KEPT)
     posts = load_newsgroups().test
     texts = dict(zip(posts.ids, posts.texts, strict=True))
-    return predictions.replace(columns={"text": [texts[one] for one in predictions.ids or ()]})
+    return predictions.replace(columns={"text": [texts[row] for row in predictions.ids or ()]})
 
 
 _NEXT_SHEET = """height => {
@@ -121,23 +123,23 @@ _NEXT_SHEET = """height => {
     for (const plate of section.querySelectorAll(".plate"))
       if (plate.getBoundingClientRect().bottom > height) section.style.visibility = "hidden";
 }"""
-"""Hides the sections that start on the next sheet, since their figures do not fit on this one."""
+"""Hides the sections whose figures do not fit on this sheet, and which start on the next one."""
 
 
 def take(
     browser: Browser, page: Path, height: int, *, width: int = WIDTH, media: str = "screen"
 ) -> Image.Image:
-    """Return the first pixels of a page.
+    """Return a screenshot of the top of a page.
 
     Args:
         browser: Chromium.
-        page: An HTML file.
-        height: In pixels.
-        width: In pixels.
+        page: HTML file.
+        height: Height in pixels.
+        width: Width in pixels.
         media: `screen`, or `print`.
     """
-    with tempfile.TemporaryDirectory() as aside:
-        shot = Path(aside) / "shot.png"
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
         tab = browser.new_page(viewport={"width": width, "height": height})
         tab.emulate_media(media="print" if media == "print" else "screen", color_scheme="light")
         tab.goto(page.resolve().as_uri())
@@ -149,7 +151,7 @@ def take(
 
 
 def printed(browser: Browser, page: Path) -> Image.Image:
-    """Return the first sheet of paper."""
+    """Return the first sheet of a printed page."""
     width, height = (side - 2 * MARGIN for side in SHEET)
     sheet = Image.new("RGB", SHEET, "white")
     sheet.paste(take(browser, page, height, width=width, media="print"), (MARGIN, MARGIN))
@@ -157,22 +159,24 @@ def printed(browser: Browser, page: Path) -> Image.Image:
 
 
 def beside(pictures: list[Image.Image], height: int, gap: int = 24) -> Image.Image:
-    """Return pictures beside each other on grey, at one height."""
+    """Return pictures side by side on grey, scaled to the same height."""
     scaled = [
-        one.resize((round(one.width * height / one.height), height), Image.Resampling.LANCZOS)
-        for one in pictures
+        picture.resize(
+            (round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS
+        )
+        for picture in pictures
     ]
-    width = sum(one.width for one in scaled) + gap * (len(scaled) + 1)
+    width = sum(picture.width for picture in scaled) + gap * (len(scaled) + 1)
     sheet = Image.new("RGB", (width, height + 2 * gap), "#d9dee3")
     left = gap
-    for one in scaled:
-        sheet.paste(one, (left, gap))
-        left += one.width + gap
+    for picture in scaled:
+        sheet.paste(picture, (left, gap))
+        left += picture.width + gap
     return sheet
 
 
 def contact_sheet(browser: Browser, site: Path) -> Image.Image:
-    """Return pages of the site, each wide and narrow, two pages a row."""
+    """Return pages of the site, each wide and narrow, two pages per row."""
     pairs = []
     for name in SITE:
         wide = take(browser, site / f"{name}.html", 800)
@@ -186,10 +190,12 @@ def contact_sheet(browser: Browser, site: Path) -> Image.Image:
 
 
 def side_by_side(browser: Browser, figures: list[Path]) -> Image.Image:
-    """Return two figures of a report beside each other."""
-    with tempfile.TemporaryDirectory() as aside:
-        page = Path(aside) / "figures.html"
-        images = "".join(f'<img width="480" src="{one.resolve().as_uri()}">' for one in figures)
+    """Return two figures of a report side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "figures.html"
+        images = "".join(
+            f'<img width="480" src="{figure.resolve().as_uri()}">' for figure in figures
+        )
         page.write_text(f'<body style="margin: 10px; width: 980px">{images}', encoding="utf-8")
         picture = take(browser, page, 700, width=1000)
     drawn = ImageChops.difference(picture, Image.new("RGB", picture.size, "white")).getbbox()

@@ -30,9 +30,9 @@ WORDS = {
     "somebody": "you, or the reader's role",
     "whoever": "you, or the reader's role",
 }
-"""Regular expressions of words that the documentation avoids, and what it writes."""
+"""Regular expressions of words to avoid in the documentation, and their replacements."""
 
-# All others of proselint raise false alarms on technical Markdown.
+# All other checks of proselint raise false alarms on technical Markdown.
 CHECKS = ("archaism", "malapropisms", "misc", "nonwords", "oxymorons", "spelling", "terms")
 
 _HOUSE = "house"
@@ -40,7 +40,7 @@ _CODE = re.compile(r"```.*?```|~~~.*?~~~|`[^`\n]*`", re.DOTALL)
 
 
 def findings(path: Path) -> list[str]:
-    """Return what is wrong in a Markdown file, outside of its code."""
+    """Return the findings in a Markdown file, outside of its code."""
     text = _CODE.sub(lambda code: re.sub(r"[^\n]", "x", code[0]), path.read_text("utf-8"))
     enabled = dict.fromkeys((*CHECKS, _HOUSE), True)
     results = LintFile(path, text).lint({"checks": enabled, "max_errors": 1000})
@@ -48,16 +48,16 @@ def findings(path: Path) -> list[str]:
 
 
 def main(files: list[str]) -> int:
-    """Print the findings in some files, and return the exit status."""
+    """Print the findings in the given files, and return the exit status."""
     house = Check(
         check_type=types.PreferredForms(items=WORDS),
         path=_HOUSE,
         message="write '{}', not '{}'",
     )
     CheckRegistry().register_many((*known, house))
-    found = [line for name in files for line in findings(Path(name))]
-    sys.stdout.writelines(f"{line}\n" for line in found)
-    return int(bool(found))
+    messages = [line for name in files for line in findings(Path(name))]
+    sys.stdout.writelines(f"{line}\n" for line in messages)
+    return int(bool(messages))
 
 
 if __name__ == "__main__":

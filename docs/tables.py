@@ -1,9 +1,10 @@
-"""Write the parts of pages that come from the code: methods, scores, options, error codes.
+"""Write the parts of pages generated from the code: methods, scores, options, error codes.
 
     python docs/tables.py    (make docs)
 
-A page has each part between `<!-- NAME ARGUMENTS: ... -->` and `<!-- end -->`, so that it can be
-read in the repository too. A test compares. An adapter or posterior without a page gets one.
+Each part is between `<!-- NAME ARGUMENTS: ... -->` and `<!-- end -->` in its page, so that pages
+can be read in the repository too. A test checks that they are up to date. Missing pages of adapters
+and posteriors are created.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ _PLACE = re.compile(r"(<!-- ([\w-]+)((?: [\w-]+)*): [^\n]*? -->\n).*?(<!-- end -
 
 
 def written(text: str) -> str:
-    """Return a page with its parts as the code has them now."""
+    """Return a page with its parts generated from the current code."""
     return _PLACE.sub(
         lambda place: f"{place[1]}\n{TABLES[place[2]](*place[3].split())}\n{place[4]}", text
     )
 
 
 def pages() -> list[Path]:
-    """Return every page whose parts may come from the code."""
+    """Return every page that may have generated parts."""
     return sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.md"), *DOCS.glob("methods/**/*.md")])
 
 
 def scores() -> str:
-    """Return the table of every score: key, name, definition, source."""
+    """Return the table of all scores: key, name, definition, source."""
     infos = [*SCORES.values(), *DETECTION_SCORES.values(), *SET_SCORES.values()]
     return table(("key", "in tables", "definition", "source"), map(_score_row, infos))
 
@@ -54,12 +55,12 @@ def _score_row(info: ScoreInfo) -> tuple[str, ...]:
 
 
 def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) -> str:
-    """Return the table of a command's options: how they are typed, in Python, what they do.
+    """Return the table of a command's options: command line, Python, and meaning.
 
     Args:
-        verb: The command.
-        function: What it calls.
-        elsewhere: What options that are no argument of it are in Python, by their names there.
+        verb: Name of the command.
+        function: Function that the command calls.
+        elsewhere: Python equivalents of options that are not arguments of the function, by name.
     """
     arguments = inspect.signature(function).parameters
     rows = []
@@ -72,13 +73,13 @@ def options(verb: str, function: Callable[..., Any], elsewhere: dict[str, str]) 
 
 
 def _verb(name: str) -> argparse.ArgumentParser:
-    verbs = next(one for one in build_parser()._actions if isinstance(one.choices, dict))
+    verbs = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
     parser: argparse.ArgumentParser = verbs.choices[name]
     return parser
 
 
 def _typed(action: argparse.Action) -> str:
-    """Return an option as the help shows it, such as `--out DIR`."""
+    """Return an option as in the help, such as `--out DIR`."""
     if not action.option_strings:
         return f"`{action.metavar} …`"
     value = "" if action.nargs == 0 else f" {action.metavar or _values(action)}"
@@ -94,7 +95,7 @@ _FILES = {
     "files": "`items`",
     **dict.fromkeys(("delimiter", "encoding", "probability_column", "renormalise"), "`reading`"),
 }
-"""Options that both commands pass on by another name."""
+"""Options that both commands pass under another name."""
 
 _CARD = {
     "model_card": "`bl.update_model_card`",
@@ -104,7 +105,7 @@ _CARD = {
 
 
 def method_list(kind: str) -> str:
-    """Return the table of `adapters` or `posteriors`, which leads to the page of each."""
+    """Return the table of `adapters` or `posteriors`, with a link to the page of each."""
     rows = (
         (f"[`{entry['name']}`]({kind}/{entry['name']}.md)", entry["summary"], entry["use"])
         for entry in catalogue()[kind]
@@ -113,7 +114,7 @@ def method_list(kind: str) -> str:
 
 
 def methods(*kind: str) -> str:
-    """Return the methods of a kind with their sources, then the options of each."""
+    """Return the methods of a kind with their sources, followed by the options of each."""
     entries = catalogue()[" ".join(kind)]
     rows = ((f"`{entry['name']}`", entry["summary"], entry["source"]) for entry in entries)
     listed = table(("name", "what it is", "source"), rows)
@@ -124,7 +125,7 @@ def methods(*kind: str) -> str:
 
 
 def about(kind: str, name: str) -> str:
-    """Return what an adapter or posterior is: its use, an example, its cost, limits and options."""
+    """Return the summary of an adapter or posterior: use, example, cost, limits and options."""
     [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
     config = _config(kind, name)
     use = f" **When to use it:** {entry['use']}" if entry["use"] else ""
@@ -146,7 +147,7 @@ _LIMITS = {
     "not_on_layers": "Not with LISA: it",
     "not_idle": "Every adapter must train at least once: it",
 }
-"""What begins the sentence of each reason that a posterior gives."""
+"""Beginnings of the sentences with the reason of each limit of a posterior."""
 
 
 def _config(kind: str, name: str) -> type[Any]:
@@ -225,7 +226,7 @@ TABLES: dict[str, Callable[..., str]] = {
         ("code", "meaning"), [(f"`{code}`", meaning) for code, meaning in CODES.items()]
     ),
 }
-"""What each part is written by: a function of the words after its name."""
+"""Functions that generate each part from the words after its name."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -235,7 +236,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that is one cell; outside of code, `<` begins no tag."""
+    """Escape text for a table cell; outside of code, `<` starts no tag."""
     parts = re.sub(r"(?<!\\)\|", r"\|", " ".join(text.split())).split("`")
     return "`".join(
         part if place % 2 else part.replace("<", "\\<") for place, part in enumerate(parts)
@@ -243,7 +244,7 @@ def _cell(text: str) -> str:
 
 
 def _write_missing_pages() -> None:
-    """Write the page of each of our adapters and posteriors that has none."""
+    """Create the missing pages of our adapters and posteriors."""
     for kind in ("adapters", "posteriors"):
         for entry in catalogue()[kind]:
             name = entry["name"]
@@ -256,7 +257,7 @@ def _write_missing_pages() -> None:
 
 
 def main() -> None:
-    """Write the parts of every page that come from the code."""
+    """Update the generated parts of every page."""
     _write_missing_pages()
     for page in pages():
         before = page.read_text(encoding="utf-8")

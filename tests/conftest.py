@@ -11,33 +11,33 @@ import pytest
 from _pytest.capture import CaptureIO
 
 TESTS = Path(__file__).parent
-FROZEN = pytest.StashKey[int]()  # number of modules when garbage collection last forgot them
+FROZEN = pytest.StashKey[int]()  # number of modules at the last `gc.freeze`
 
-# Before numpy, scipy and torch start their pools: workers would fight for the cores, on matrices
-# that are too small to share. The processes that tests start inherit it.
+# Set before numpy, scipy and torch start their thread pools: workers would compete for the cores
+# on matrices too small to share. Processes started by tests inherit it.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-# Before huggingface_hub is imported: no test needs the network, and none waits for it.
+# Set before huggingface_hub is imported: no test needs the network or waits for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# The same examples in every run: a change is judged by what it changes.
-# `pytest --hypothesis-profile=default` looks for new ones.
+# Use the same examples in every run, so that results change only with the code.
+# `pytest --hypothesis-profile=default` searches for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
-# Files, functions and cases that take long: `make slow` measures them (measure.py).
+# Slow files, functions and cases, as measured by `make slow` (measure.py).
 SLOW = frozenset((TESTS / "slow.txt").read_text(encoding="utf-8").splitlines())
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Import no file for its slow tests where they are left out."""
+    """Do not import files of slow tests when these are deselected."""
     if config.option.markexpr == "not slow" and collection_path.is_file():
         return collection_path.relative_to(TESTS).as_posix() in SLOW or None
     return None
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is listed as slow: a file, a function or one of its cases."""
+    """Mark listed files, functions and cases as slow."""
     for item in items:
         case = item.nodeid.removeprefix("tests/")
         if not SLOW.isdisjoint({case, case.partition("[")[0], case.partition("::")[0]}):
@@ -46,14 +46,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """One thread: results are then bit-equal from run to run."""
+    """Use a single thread, so that results are bit-equal between runs."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item):
-    """Spare every training a garbage collection that looks through all modules, 0.3 s each."""
+    """Exclude modules from the garbage collection after each training, which takes 0.3 s."""
     if len(sys.modules) > item.config.stash.get(FROZEN, 0):
         gc.freeze()
         item.config.stash[FROZEN] = len(sys.modules)
@@ -61,7 +61,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="module")
 def few_resamples():
-    """Let scores have 60 resamples where none are asked for, an eighth of the work."""
+    """Set the default number of resamples of scores to 60, an eighth of the work."""
     from bayeslora import compare, evaluate, report
 
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +72,7 @@ def few_resamples():
 
 @pytest.fixture(scope="module")
 def blank_figures():
-    """Let reports have every figure by name and in words, but none drawn: most of their work."""
+    """Replace the drawings of reports, most of their work, by names and descriptions."""
     from bayeslora.reporting.figures import drawings
     from bayeslora.reporting.figures.rendering import Drawing
 
@@ -89,7 +89,7 @@ def blank_figures():
 
 @pytest.fixture(scope="module")
 def beside_nothing():
-    """Spare calibrations the comparison with other posteriors, which is most of their work."""
+    """Skip the comparison of calibrations with other posteriors, which is most of their work."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         yield
@@ -97,6 +97,6 @@ def beside_nothing():
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Let what `capsys` captures be a terminal, which shows bars."""
-    # The stream itself is another one after the fixtures' setup.
+    """Make the stream captured by `capsys` a terminal, which shows progress bars."""
+    # Patch the class: the stream is replaced after the fixtures' setup.
     monkeypatch.setattr(CaptureIO, "isatty", lambda stream: True, raising=False)

@@ -11,7 +11,7 @@ _DEAD = 99
 def survivors(write: Callable[[], object], *, most: int = 300) -> Iterator[int]:
     """Run `write` in a child that dies just before its first, second, … file operation.
 
-    Yields the number of each child that died; ends with the first one that does not.
+    Yields the number of each child that died; ends with the first child that survives.
     """
     for number in range(1, most):
         child = os.fork()

@@ -1,4 +1,4 @@
-"""Fine-tuned sequence classifiers as other people leave them on disk, with random weights."""
+"""Fine-tuned sequence classifiers as saved by other tools, with random weights."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FAMILIES = {
     "distilbert": ("DistilBert", {}, "classifier", ["q_lin", "v_lin"]),
     "llama": ("Llama", {"num_key_value_heads": 2}, "score", ["q_proj", "v_proj"]),
 }
-# The same without the layers of a checkpoint: what is only read.
+# The same without the adapted layers: classifiers that are only read.
 _DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 _MARKS = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 4}
@@ -51,7 +51,7 @@ _DISTILBERT = {
     "max_position_embeddings": 64,
 }
 
-# What is padded beside a text reaches it, by convolutions.
+# Convolutions let a text's padding affect its features.
 UNPADDED = {
     "convbert": ("ConvBert", {"embedding_size": 16}, "classifier.out_proj", ["query", "value"]),
 }
@@ -76,10 +76,10 @@ def model(family, **changes):
         }
     )
     torch.manual_seed(0)
-    found = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
-    for parameter in found.parameters():
+    network = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+    for parameter in network.parameters():
         parameter.data = 0.3 * torch.randn_like(parameter)
-    return found
+    return network
 
 
 def saved(family, path, **changes):
@@ -111,7 +111,7 @@ def saved_peft(family, path, *, with_tokenizer=True, name="default", **options):
 
 
 def logits(network, texts):
-    """Return what the classifier itself makes of texts, [N, C]."""
+    """Return the logits [N, C] of texts from the classifier itself."""
     inputs = tiny_tokenizer()(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return network(

@@ -1,6 +1,6 @@
-"""Processes of their own that need not import torch and transformers, five seconds of CPU.
+"""Separate processes without the imports of torch and transformers, five seconds of CPU.
 
-A server without threads imports them once, and each process is a fork of it.
+A server without threads imports them once, and each process is a fork of the server.
 """
 
 import gc
@@ -27,11 +27,11 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Forked:
-    """A process with the methods of `subprocess.Popen`; its output is captured.
+    """A process with the interface of `subprocess.Popen` and captured output.
 
     Args:
-        target: Called in the process with `arguments`; importable.
-        env: Further environment variables.
+        target: Importable function, called in the process with `arguments`.
+        env: Additional environment variables.
     """
 
     def __init__(self, target, *arguments, env=None):
@@ -58,7 +58,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout=None):
-        """Wait for the end; return what the process printed to stdout and to stderr."""
+        """Wait for the end of the process; return its stdout and stderr."""
         self.wait(timeout)
         texts = [file.read_text(encoding="utf-8") for file in self._files]
         for file in self._files:
@@ -74,12 +74,12 @@ class Forked:
 
 
 def command(*words, env=None):
-    """Start `bayeslora` with these words."""
+    """Start `bayeslora` with these arguments."""
     return Forked(bayeslora, *map(str, words), env=env)
 
 
 def bayeslora(*words):
-    """Run `bayeslora` with these words and end the process, as `python -m bayeslora` does."""
+    """Run `bayeslora` with these arguments and end the process, as `python -m bayeslora` does."""
     from bayeslora.cli import main
 
     sys.argv = ["bayeslora", *words]
@@ -87,7 +87,7 @@ def bayeslora(*words):
 
 
 def _begin(target, arguments, environment, folder, files):
-    gc.freeze()  # what is imported needs no collection, a quarter of a second after each training
+    gc.freeze()  # collecting imported modules would take a quarter of a second after each training
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

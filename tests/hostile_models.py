@@ -1,6 +1,6 @@
-"""Model directories as damage, mix-ups and strangers make them; none may end in a traceback.
+"""Damaged, mixed-up and hostile model directories; none may end in a traceback.
 
-Each case is a function that spoils a directory in place. `CASES` has them by the kind of directory.
+Each case is a function that spoils a directory in place. `CASES` groups them by kind of directory.
 """
 
 import json
@@ -32,7 +32,7 @@ ODD_VALUES = {
 
 
 def set_json(path, key, value):
-    """Put a value, given as JSON text, into a JSON file without reading that value."""
+    """Set a value of a JSON file to JSON text without parsing that text."""
     content = json.loads(path.read_text())
     content[key] = "@@"
     path.write_text(json.dumps(content).replace('"@@"', value))
@@ -43,7 +43,7 @@ def odd(name, key, value):
 
 
 def put(name, content):
-    """Return what replaces a file by bytes or text."""
+    """Return a function that replaces a file by bytes or text."""
 
     def change(folder):
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
@@ -52,7 +52,7 @@ def put(name, content):
 
 
 def swap(name, make):
-    """Return what replaces a file by something that is no regular file."""
+    """Return a function that replaces a file by something that is not a regular file."""
 
     def change(folder):
         (folder / name).unlink()
@@ -67,15 +67,15 @@ def loop(path):
 
 def tensors(name, edit):
     def change(folder):
-        found = load_file(folder / name)
-        edit(found)
-        save_file(found, folder / name, metadata={"format": "pt"})
+        state = load_file(folder / name)
+        edit(state)
+        save_file(state, folder / name, metadata={"format": "pt"})
 
     return change
 
 
 def header(name, text):
-    """Return what gives a safetensors file another header."""
+    """Return a function that replaces the header of a safetensors file."""
     encoded = text if isinstance(text, bytes) else text.encode()
     return put(name, struct.pack("<Q", len(encoded)) + encoded + b"\0" * 64)
 
@@ -100,47 +100,47 @@ def pickled(name, weights):
 
 def torch_file(name, weights):
     def change(folder):
-        found = load_file(folder / weights)
+        state = load_file(folder / weights)
         (folder / weights).unlink()
-        torch.save(found, folder / name)
+        torch.save(state, folder / name)
 
     return change
 
 
 def index(**weight_map):
-    """Return what gives a directory a list of weight files in the place of its one."""
+    """Return a function that replaces a directory's weight file by an index of weight files."""
 
     def change(folder):
-        found = load_file(folder / "model.safetensors")
+        state = load_file(folder / "model.safetensors")
         (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
-        names = {name: weight_map.get("file", "missing.safetensors") for name in found}
+        names = {name: weight_map.get("file", "missing.safetensors") for name in state}
         content = {"metadata": {}, "weight_map": weight_map.get("map", names)}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content))
 
     return change
 
 
-def shorten(found):
-    name = sorted(found)[0]
-    found[name] = found[name].flatten()[:1].clone()
+def shorten(state):
+    name = sorted(state)[0]
+    state[name] = state[name].flatten()[:1].clone()
 
 
-def spoil(found):
-    found[max(found)].view(-1)[0] = float("nan")
+def spoil(state):
+    state[max(state)].view(-1)[0] = float("nan")
 
 
-def retype(found):
-    for name in found:
-        found[name] = found[name].to(torch.int64)
+def retype(state):
+    for name in state:
+        state[name] = state[name].to(torch.int64)
 
 
-def lose(found):
-    del found[max(found)]
+def lose(state):
+    del state[max(state)]
 
 
-def rename(found):
-    for name in list(found):
-        found[name + "\ue000" * 40] = found.pop(name)
+def rename(state):
+    for name in list(state):
+        state[name + "\ue000" * 40] = state.pop(name)
 
 
 def of_weights(name):
@@ -246,7 +246,7 @@ def of_config(more=()):
 
 
 def more_words(folder):
-    """Give the tokenizer words beyond the embedding."""
+    """Add words beyond the embedding to the tokenizer."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]
@@ -309,7 +309,7 @@ def of_peft():
 
 
 EVIL = "(.*)*" * 3 + "(a|a|b?)*" * 12 + "!"
-"""A pattern that takes ages on any text."""
+"""A pattern that takes extremely long on any text."""
 HARMLESS = [
     r".*\.layers\.(1|2)\.self_attn\.(q|v)_proj",
     r"^(?!.*vision).*(q_proj|v_proj)$",
@@ -338,7 +338,7 @@ def of_patterns():
 
 
 def record_value(path, key, value):
-    """Put a JSON text at a dotted place of a record."""
+    """Set the value at a dotted key of a record to JSON text."""
     content = json.loads(path.read_text())
     *outer, last = key.split(".")
     place = content

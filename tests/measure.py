@@ -2,12 +2,12 @@
 
     python -m pytest -p tests.measure -n 2 tests/engine
 
-What counts is what a test would take alone, in seconds of CPU of this process and those it starts:
-its setup, its call and the fixtures that it shares, but no import, which is paid once. A case that
-takes more than `LIMIT` is slow; so is a whole test function if its other cases together take as
-much, and a whole file if all its functions do, which `make unit` then need not import. What the
-list names stays until it takes half of the limit, so that two runs write the same list. It stays
-too if a test of it was skipped, for want of a browser or of a package: nothing was measured then.
+The time of a test is what it would take alone, in CPU seconds of this process and its children:
+setup, call and shared fixtures, but no imports, which happen once. A case that takes more than
+`LIMIT` is slow. A test function is slow if its other cases together take longer than that, and a
+file if all its functions are slow; `make unit` then does not import it. A listed name stays until
+it takes less than half of the limit, so that two runs write the same list. It also stays if one of
+its tests was skipped because a browser or a package is missing: nothing was measured then.
 """
 
 import importlib
@@ -24,16 +24,16 @@ LIMIT = 0.5
 
 
 class Measure:
-    """The hooks of a process; those of a worker of xdist send what they measured."""
+    """The hooks of a process; an xdist worker sends its measurements to the controller."""
 
     def __init__(self):
-        self.inside = 0.0  # what was timed inside of what is being timed
-        self.found = {"own": defaultdict(float), "shared": defaultdict(float), "uses": {}}
-        self.found["skipped"] = {}
+        self.inside = 0.0  # seconds of blocks nested in the current block
+        self.results = {"own": defaultdict(float), "shared": defaultdict(float), "uses": {}}
+        self.results["skipped"] = {}
 
     @contextmanager
     def timed(self, add):
-        """Call `add` with the seconds that the block takes, less what is timed inside of it."""
+        """Call `add` with the seconds of the block, minus those of nested timed blocks."""
         outside, self.inside = self.inside, 0.0
         start = sum(os.times()[:4])
         try:
@@ -50,7 +50,7 @@ class Measure:
             with self.timed(lambda seconds: None):
                 return load(*args)
 
-        # Every import of a module that is not loaded yet comes through here.
+        # Every import of a module that is not loaded yet passes through here.
         importlib._bootstrap._find_and_load = timed
 
     @pytest.hookimpl(wrapper=True)
@@ -60,7 +60,7 @@ class Measure:
         name = shared_name(fixturedef, request.node.nodeid, request.param_index)
 
         def add(seconds):
-            self.found["shared"][name] = max(seconds, self.found["shared"][name])
+            self.results["shared"][name] = max(seconds, self.found["shared"][name])
 
         with self.timed(add):
             return (yield)
@@ -68,7 +68,7 @@ class Measure:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item):
         indices = item.callspec.indices if hasattr(item, "callspec") else {}
-        self.found["uses"][item.nodeid] = [
+        self.results["uses"][item.nodeid] = [
             shared_name(fixtures[-1], item.nodeid, indices.get(name, 0))
             for name, fixtures in item._fixtureinfo.name2fixturedefs.items()
             if fixtures[-1].scope != "function"
@@ -87,37 +87,37 @@ class Measure:
             with self.timed(lambda seconds: self.add(item, seconds)):
                 yield
         except pytest.skip.Exception:
-            self.found["skipped"][item.nodeid] = 1
+            self.results["skipped"][item.nodeid] = 1
             raise
 
     def add(self, item, seconds):
-        self.found["own"][item.nodeid] += seconds
+        self.results["own"][item.nodeid] += seconds
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
         for kind, values in getattr(node, "workeroutput", {}).get("found", {}).items():
             for name, value in values.items():
-                known = self.found[kind].get(name, value)
-                self.found[kind][name] = max(known, value)
+                known = self.results[kind].get(name, value)
+                self.results[kind][name] = max(known, value)
 
     def pytest_sessionfinish(self, session, exitstatus):
         if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput["found"] = {k: dict(v) for k, v in self.found.items()}
+            session.config.workeroutput["found"] = {k: dict(v) for k, v in self.results.items()}
         elif exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
             before = LIST.read_text().splitlines()
             whole = session.config.args_source is not pytest.Config.ArgsSource.ARGS
-            found = slow_tests(before=before, whole=whole, **self.found)
-            LIST.write_text("".join(f"{name}\n" for name in found))
+            lines = slow_tests(before=before, whole=whole, **self.results)
+            LIST.write_text("".join(f"{name}\n" for name in lines))
 
 
 def shared_name(fixture, nodeid, index):
-    """Return a name of a fixture's value; one of a session is that of all files."""
+    """Return a name of a fixture's value; session fixtures are shared by all files."""
     file = "" if fixture.scope == "session" else nodeid.partition("::")[0]
     return f"{file}::{fixture.argname}[{index}]"
 
 
 def slow_tests(own, shared, uses, before, skipped=(), *, whole=False):
-    """Return the lines of the list: what ran is judged anew, and `whole` if all tests did."""
+    """Return the lines of the list; tests that ran are re-evaluated, `whole` if all tests ran."""
 
     def limit(*names):
         return LIMIT / 2 if any(name in before for name in names) else LIMIT
@@ -151,7 +151,7 @@ def slow_tests(own, shared, uses, before, skipped=(), *, whole=False):
 
 
 def is_there(name):
-    """Return whether its file exists; suites may be made there, so that their names are not."""
+    """Return whether the file of `name` exists; test names may be generated, so ignore them."""
     return (LIST.parent / name.partition("::")[0]).exists()
 
 

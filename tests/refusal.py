@@ -1,4 +1,4 @@
-"""What tests say of a refusal: its code, since messages may change."""
+"""Tests check the code of a refusal, since messages may change."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ from bayeslora.errors import InputError
 
 @contextmanager
 def refused(code):
-    """Assert that the block raises an InputError with this code; yields pytest's info on it."""
+    """Assert that the block raises an `InputError` with this code; yields the `ExceptionInfo`."""
     with pytest.raises(InputError) as caught:
         yield caught
     assert caught.value.code == code, caught.value

@@ -1,4 +1,4 @@
-"""A model directory: complete, free of pickles, and refused where it is damaged."""
+"""Model directories: complete, free of pickles, and refused if damaged."""
 
 import dataclasses
 import json
@@ -63,18 +63,18 @@ def model(tmp_path):
 
 @pytest.fixture
 def old_model(model):
-    """A directory as versions without hashes wrote it."""
+    """Return a directory as written by versions without hashes."""
     return without_hashes(model)
 
 
 def test_what_was_written_is_read_back(model):
-    found = read_model(model)
-    assert found.record == files().record
+    loaded = read_model(model)
+    assert loaded.record == files().record
     for name, tensor in {**files().adapter, **files().posterior}.items():
-        again = {**found.adapter, **found.posterior}[name]
+        again = {**loaded.adapter, **loaded.posterior}[name]
         assert again.dtype == tensor.dtype
         assert torch.equal(again, tensor)
-    assert found.fingerprint == files().fingerprint
+    assert loaded.fingerprint == files().fingerprint
     assert read_record(model) == files().record
     assert is_model(model)
 
@@ -260,7 +260,7 @@ def test_an_empty_adapter_is_no_damage(tmp_path):
 
 
 def test_tensors_from_elsewhere_are_read_as_they_are(old_model):
-    """Which tensors belong is the network's business; reading a file does not change them."""
+    """The network decides which tensors belong to it; reading a file does not change them."""
     path = old_model / checkpoint.ADAPTER
     tensors = load_file(path)
     save_file({**tensors, "extra": torch.zeros(1)}, path)

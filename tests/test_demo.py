@@ -22,7 +22,7 @@ METHODS = [
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def result(tmp_path_factory):
     path = tiny.tiny_llama(tmp_path_factory.mktemp("demo") / "llama")
     backbone = load_backbone(str(path), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((60, 30, 12))]
@@ -34,19 +34,19 @@ def found(tmp_path_factory):
         return demo.run_demo(progress=False)
 
 
-def test_every_method_predicts_every_set(found):
-    assert [item.name for item in found.test] == METHODS
-    assert {len(item) for item in found.test} == {30}
+def test_every_method_predicts_every_set(result):
+    assert [item.name for item in result.test] == METHODS
+    assert {len(item) for item in result.test} == {30}
     for name in METHODS:
-        assert {split: len(item) for split, item in found.ood[name].items()} == {
+        assert {split: len(item) for split, item in result.ood[name].items()} == {
             "near": 12,
             "far": 12,
         }
-        assert found.ood[name]["near"].labels is None
+        assert result.ood[name]["near"].labels is None
 
 
-def test_methods_differ_where_they_should(found):
-    by_name = {item.name: item for item in found.test}
+def test_methods_differ_where_they_should(result):
+    by_name = {item.name: item for item in result.test}
     mle = by_name["lora-mle"]
     assert not mle.epistemic.any()
     for name in ("lora-laplace", "lora-mc-dropout", "lora-ensemble", "polar-vbll"):
@@ -55,12 +55,12 @@ def test_methods_differ_where_they_should(found):
     assert (by_name["lora-temperature"].probs != mle.probs).any()
 
 
-def test_what_was_run_names_data_fits_and_versions(found):
-    assert found.provenance["data"]["training rows"] == "60"
-    assert "torch" in found.provenance["versions"]
-    fits = found.provenance["fits"]
+def test_what_was_run_names_data_fits_and_versions(result):
+    assert result.provenance["data"]["training rows"] == "60"
+    assert "torch" in result.provenance["versions"]
+    fits = result.provenance["fits"]
     assert list(fits) == METHODS
-    # of 60 rows all five parts are held out
+    # with 60 rows, all five parts are held out
     assert fits["lora-temperature"].startswith("6 fits")
     assert fits["lora-ensemble"].startswith("3 fits")
     assert fits["lora-mle"].startswith("1 fit,")
@@ -72,4 +72,4 @@ def test_notes_on_the_rows_are_made_once(caplog):
         for text in ("cut", "cut", "other"):
             reader.warning(text)
     reader.warning("cut")
-    assert [one.getMessage() for one in caplog.records] == ["cut", "other", "cut"]
+    assert [record.getMessage() for record in caplog.records] == ["cut", "other", "cut"]

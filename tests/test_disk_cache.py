@@ -1,4 +1,4 @@
-"""What is kept between runs: its limit, its order, and that nothing else is ever deleted."""
+"""The cache between runs: its limit, its order, and that nothing else is ever deleted."""
 
 import os
 
@@ -114,13 +114,13 @@ def test_only_what_is_ours_is_listed_and_cleared(tmp_path):
     strangers[2].parent.mkdir()
     for stranger in strangers[:3]:
         stranger.write_text("mine")
-    sizes = {one.kind: (one.paths, one.num_bytes) for one in kept()}
+    sizes = {entry.kind: (entry.paths, entry.num_bytes) for entry in kept()}
     assert sizes == {
         FROZEN_STATES: ((left, states), 15),
         SECOND_MOMENTS: ((moments,), 20),
         BACKBONES: ((weights,), 30),
     }
-    assert [one.num_bytes for one in clear([SECOND_MOMENTS])] == [20]
+    assert [entry.num_bytes for entry in clear([SECOND_MOMENTS])] == [20]
     assert (states.exists(), moments.exists(), weights.exists()) == (True, False, True)
     clear(KINDS)
     assert not any(path.exists() for path in (states, left, weights))
@@ -139,8 +139,8 @@ def test_a_link_is_cleared_and_what_it_leads_to_stays(tmp_path):
 
 
 def test_no_cache_yet_is_an_empty_one():
-    assert [(one.paths, one.num_bytes) for one in kept()] == [((), 0)] * len(KINDS)
-    assert [one.num_bytes for one in clear(KINDS)] == [0] * len(KINDS)
+    assert [(entry.paths, entry.num_bytes) for entry in kept()] == [((), 0)] * len(KINDS)
+    assert [entry.num_bytes for entry in clear(KINDS)] == [0] * len(KINDS)
 
 
 def test_where_derived_files_are_kept(monkeypatch, tmp_path):
@@ -164,14 +164,14 @@ def test_a_file_that_another_process_deleted_does_not_come_back():
 def test_what_another_process_deletes_meanwhile_is_no_error(monkeypatch):
     path, is_file = put("file"), type(cache_directory()).is_file
 
-    def and_then_gone(one):
-        found = is_file(one)
-        if found and one == path:
-            one.unlink()
-        return found
+    def is_file_then_delete(file):
+        exists = is_file(file)
+        if exists and file == path:
+            file.unlink()
+        return exists
 
-    monkeypatch.setattr(type(path), "is_file", and_then_gone)
-    assert [one.num_bytes for one in kept() if one.kind == FROZEN_STATES] == [0]
+    monkeypatch.setattr(type(path), "is_file", is_file_then_delete)
+    assert [entry.num_bytes for entry in kept() if entry.kind == FROZEN_STATES] == [0]
     assert not path.exists()
 
 

@@ -1,4 +1,4 @@
-"""Modules that the docs name exist."""
+"""Modules named in the docs exist."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
-PLANNED = {"tasks/choices.py"}  # named as what is not there yet
+PLANNED = {"tasks/choices.py"}  # planned modules, which do not exist yet
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))

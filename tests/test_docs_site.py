@@ -1,4 +1,4 @@
-"""What the configuration of the documentation site adds to Sphinx."""
+"""The extensions of Sphinx in the configuration of the documentation site."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tables in the documentation are those that the code gives."""
+"""Tables in the documentation equal those generated from the code."""
 
 import re
 import sys

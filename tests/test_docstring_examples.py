@@ -1,4 +1,4 @@
-"""Examples in docstrings say what the code does; what needs a model in them is skipped."""
+"""Examples in docstrings match the code; examples that need a model are skipped."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""After a kill at any file operation the old or the new state is there."""
+"""A kill at any file operation leaves the old or the new state."""
 
 import errno
 import os
@@ -43,28 +43,28 @@ def names(folder):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Syncs that do nothing: a killed process loses nothing that it wrote."""
+    """Patch syncs to do nothing: a killed process loses nothing that it wrote."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture(params=EXCHANGES, ids=["exchange", "two renames"])
 def way(request, monkeypatch):
-    """Either way of replacing a directory."""
+    """Select one of the two ways of replacing a directory."""
     if not request.param:
-        monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(durable, "_exchange", lambda first, second: False)
     return request.param
 
 
 def test_this_system_exchanges_directories(tmp_path):
-    """Else the tests of the exchange would be those of the two renames."""
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.mkdir()
-    (other / "inside").mkdir(parents=True)
-    if not durable._exchange(one, other):
+    """Otherwise the tests of the exchange would test the two renames."""
+    first, second = tmp_path / "one", tmp_path / "other"
+    first.mkdir()
+    (second / "inside").mkdir(parents=True)
+    if not durable._exchange(first, second):
         pytest.skip("no renameat2 here")
-    assert names(one) == ["inside"]
-    assert names(other) == []
-    assert not durable._exchange(one, tmp_path / "missing")
+    assert names(first) == ["inside"]
+    assert names(second) == []
+    assert not durable._exchange(first, tmp_path / "missing")
 
 
 def test_a_file_killed_at_any_point(tmp_path, quick):
@@ -73,8 +73,8 @@ def test_a_file_killed_at_any_point(tmp_path, quick):
     target.chmod(0o600)
 
     def write(version="new"):
-        with atomic_file(target) as aside:
-            aside.write_text(version)
+        with atomic_file(target) as temporary:
+            temporary.write_text(version)
 
     seen = set()
     for _ in survivors(write):
@@ -93,19 +93,19 @@ def test_a_directory_killed_at_any_point(tmp_path, way, before, quick):
         fill(target, "old")
 
     def write(version="new"):
-        with atomic_directory(target, LAYOUT, overwrite=True) as aside:
-            fill(aside, version)
+        with atomic_directory(target, LAYOUT, overwrite=True) as temporary:
+            fill(temporary, version)
 
     seen = []
     for _ in survivors(write):
-        found = state(target)
-        if found is None and before:
-            # Between the two renames: the next writer brings the old one back.
+        current = state(target)
+        if current is None and before:
+            # Between the two renames: the next writer restores the old directory.
             assert not way
             durable.sweep(target)
-            found = state(target)
-        assert found in (old, directory("new"))
-        seen.append(found)
+            current = state(target)
+        assert current in (old, directory("new"))
+        seen.append(current)
         write("old")
         assert state(target) == directory("old")
         assert names(tmp_path) == ["out"]
@@ -128,8 +128,8 @@ def test_everything_is_synced_before_it_is_named(tmp_path, monkeypatch, way):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", note)
-    with atomic_directory(target, LAYOUT, overwrite=True) as aside:
-        fill(aside, "new")
+    with atomic_directory(target, LAYOUT, overwrite=True) as temporary:
+        fill(temporary, "new")
     before = {name for name, version in synced if version == "old"}
     assert {"a.json", "b", "d", "c"} <= before
     assert synced[-1] == (str(tmp_path), "new")
@@ -144,8 +144,8 @@ def test_what_does_not_reach_the_disk_is_not_named(tmp_path, monkeypatch, way, c
         raise OSError(code, os.strerror(code))
 
     def write():
-        with atomic_directory(target, LAYOUT, overwrite=True) as aside:
-            fill(aside, "new")
+        with atomic_directory(target, LAYOUT, overwrite=True) as temporary:
+            fill(temporary, "new")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=os.strerror(code)):
@@ -163,19 +163,19 @@ def test_file_systems_that_cannot_sync_directories(tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with atomic_directory(tmp_path / "out") as aside:
-        fill(aside, "new")
+    with atomic_directory(tmp_path / "out") as temporary:
+        fill(temporary, "new")
     assert state(tmp_path / "out") == directory("new")
 
 
 def test_only_what_belongs_to_the_target_is_swept(tmp_path):
     others = (".out2.abcd_123.part", ".out.txt", ".out.abcd_123.part.txt", "out.abcd_123.part")
-    # Somebody's file may be in what was replaced.
-    kept = ["out", ".out.efgh_456.gone", ".out.parts", *others]
-    for name in (".out.abcd_123.part", ".out.ijkl_789.old", *kept):
+    # The replaced directory may contain somebody's files.
+    remaining = ["out", ".out.efgh_456.gone", ".out.parts", *others]
+    for name in (".out.abcd_123.part", ".out.ijkl_789.old", *remaining):
         (tmp_path / name).touch()
     durable.sweep(tmp_path / "out")
-    assert names(tmp_path) == sorted([".out.ijkl_789.gone", *kept])
+    assert names(tmp_path) == sorted([".out.ijkl_789.gone", *remaining])
 
 
 def test_read_only_leftovers_are_removed_and_links_not_followed(tmp_path):

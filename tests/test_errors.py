@@ -1,4 +1,4 @@
-"""Codes of errors: each is in the one list, has a use, and survives what errors go through."""
+"""Error codes: each is listed, is used, and survives pickling and added context."""
 
 import ast
 import pickle
@@ -18,12 +18,12 @@ SOURCES = [*Path(bayeslora.__file__).parent.rglob("*.py")]
 
 
 def stated_codes():
-    """Yield every code that the package states, at a call or as a class's own."""
+    """Yield every code in the package, from calls and from class defaults."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "code":
                 yield from re.findall(r"^'([\w-]+)'$", ast.unparse(node.value))
-    yield from (one.code for one in (InputError, DivergedError, MissingAssetError, RowError))
+    yield from (error.code for error in (InputError, DivergedError, MissingAssetError, RowError))
 
 
 def test_every_code_is_listed_and_used():

@@ -1,6 +1,6 @@
-"""What every built-in method has: a public name, a page, cells in the matrix, and laws.
+"""Every built-in method has a public name, a page, cells in the matrix, and laws.
 
-They stand in other files, so that a new method that is missing in one is found here.
+These are in other files; a new method that is missing in one of them fails here.
 """
 
 import ast
@@ -16,7 +16,7 @@ from bayeslora.posteriors.registry import POSTERIORS
 
 TESTS = Path(__file__).parent
 PAGES = TESTS.parent / "docs" / "methods"
-NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")  # not a part of a name, such as SST-2's
+NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")  # not part of a name such as SST-2
 
 
 @pytest.mark.parametrize("cls", [*ADAPTERS.values(), *POSTERIORS.values()])
@@ -50,20 +50,20 @@ def test_what_its_page_says_was_measured_stands_in_the_reports_that_it_links(pag
 
 
 def test_it_has_cells_in_the_matrix():
-    found = json.loads((TESTS / "classifier" / "compatibility.json").read_text(encoding="utf-8"))[
+    cells = json.loads((TESTS / "classifier" / "compatibility.json").read_text(encoding="utf-8"))[
         "cells"
     ]
-    pairs = {tuple(cell.split()[:2]) for cell in found}
+    pairs = {tuple(cell.split()[:2]) for cell in cells}
     assert pairs == {(adapter, posterior) for adapter in ADAPTERS for posterior in POSTERIORS}
 
 
 def test_sites_keep_the_laws_of_adapters():
-    """The suites of posteriors take them from the registry; a site needs a host that suits it."""
+    """Posterior suites use the registry; an adapter's site needs a suitable host instead."""
     tried = set()
     for path in (TESTS / "adapters").glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 tried |= set(re.findall(r"config = (\w+)\(", ast.unparse(node)))
-    # The sites of one work through a gate that a row's context opens; the other has LoRA's.
+    # The sites of ILoRA depend on a gate set by a row's context; AMT uses LoRA's sites.
     others = {"ILoRA", "AMT"}
     assert {cls.__name__ for cls in ADAPTERS.values() if cls().has_sites} <= tried | others

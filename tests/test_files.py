@@ -17,9 +17,9 @@ def names(folder):
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "new" / "deep" / "file.txt"
-    with atomic_file(target) as aside:
-        aside.write_text("whole")
-        assert aside.parent == target.parent
+    with atomic_file(target) as temporary:
+        temporary.write_text("whole")
+        assert temporary.parent == target.parent
         assert not target.exists()
     assert target.read_text() == "whole"
     assert names(target.parent) == ["file.txt"]
@@ -30,8 +30,8 @@ def test_a_failed_writer_leaves_the_old_file(tmp_path):
     target.write_text("old")
 
     def write():
-        with atomic_file(target) as aside:
-            aside.write_text("half")
+        with atomic_file(target) as temporary:
+            temporary.write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -90,8 +90,8 @@ def test_a_replaced_file_keeps_its_mode(tmp_path, mode):
     target = tmp_path / "file"
     target.touch()
     target.chmod(mode)
-    with atomic_file(target) as aside:
-        aside.write_text("new")
+    with atomic_file(target) as temporary:
+        temporary.write_text("new")
     assert stat.S_IMODE(target.stat().st_mode) == mode
     assert target.read_text() == "new"
 

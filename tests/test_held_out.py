@@ -1,4 +1,4 @@
-"""Rows to fit on and rows to apply to: what makes two sets of predictions fit for that."""
+"""Rows to fit on and rows to apply to: requirements on the two sets of predictions."""
 
 import numpy as np
 import pytest
@@ -29,15 +29,15 @@ def test_different_rows_pass_as_they_are():
 def test_rows_are_the_same_by_id_unless_it_is_a_number():
     with pytest.raises(InputError, match=r"40 rows.*'r-0'"):
         held_out(drawn(ids="r-"), drawn(seed=1, ids="r-"), WHAT)
-    one, other = (drawn(seed=k).replace(ids=list(map(str, range(40)))) for k in (0, 1))
-    held_out(one, other, WHAT)
+    fit, apply = (drawn(seed=k).replace(ids=list(map(str, range(40)))) for k in (0, 1))
+    held_out(fit, apply, WHAT)
 
 
 def test_rows_are_the_same_by_their_probabilities():
     with pytest.raises(InputError, match="100 %"):
         held_out(drawn(), drawn().take(np.arange(30)), WHAT)
     rounded = [drawn(400, seed=k, classes=("a", "b")) for k in (0, 1)]
-    rounded = [one.with_probs(np.round(one.probs, 2)) for one in rounded]
+    rounded = [predictions.with_probs(np.round(predictions.probs, 2)) for predictions in rounded]
     held_out(*rounded, WHAT)
 
 
@@ -51,7 +51,7 @@ def confident(count, seed, classes=4, sharpness=3.0):
 
 
 def printed(predictions, digits):
-    """Return what is read from a file with so few digits, where sums are divided by."""
+    """Return predictions as read from a file with so few digits, renormalised."""
     short = np.round(predictions.probs, digits)
     return predictions.with_probs(short / short.sum(1, keepdims=True))
 
@@ -75,16 +75,16 @@ def test_rows_are_the_same_where_they_were_printed_with_fewer_digits(digits, cla
     digits=st.sampled_from([1, 2, 3, 4, 6, 16]),
 )
 def test_other_rows_are_never_taken_for_the_same(seed, classes, sharpness, digits):
-    """However sure the model is, and however few digits were printed."""
-    one, other = (printed(confident(250, (seed, k), classes, sharpness), digits) for k in (0, 1))
-    assert share_of_equal_rows(one.probs, other.probs) < 0.02
+    """This holds for any confidence of the model and any number of printed digits."""
+    first, second = (printed(confident(250, (seed, k), classes, sharpness), digits) for k in (0, 1))
+    assert share_of_equal_rows(first.probs, second.probs) < 0.02
 
 
 def test_vote_shares_are_coarse_and_not_the_same():
-    one, other = (
+    first, second = (
         np.random.default_rng(k).multinomial(8, [0.4, 0.3, 0.2, 0.1], size=400) / 8 for k in (0, 1)
     )
-    assert share_of_equal_rows(one, other) == 0
+    assert share_of_equal_rows(first, second) == 0
 
 
 def test_the_two_must_have_been_made_alike():
@@ -98,7 +98,7 @@ def test_the_two_must_have_been_made_alike():
     message = "fit .*histogram > beta, apply .*beta"
     with pytest.raises(InputError, match=message):
         held_out(drawn(metadata=twice), drawn(seed=1, metadata=scaled), WHAT)
-    # A CSV file has no notes, and says nothing of how it was made.
+    # A CSV file has no metadata and does not say how it was made.
     held_out(drawn(), drawn(seed=1, metadata=scaled), WHAT)
     message = r"fit .*\['a', 'b'\], apply .*\['a', 'b', 'c'\]"
     with pytest.raises(InputError, match=message):
@@ -106,13 +106,13 @@ def test_the_two_must_have_been_made_alike():
 
 
 def test_files_are_called_by_their_paths(tmp_path):
-    one, other = tmp_path / "v.csv", tmp_path / "t.csv"
-    drawn(ids="r-").save(one)
-    drawn(seed=1, ids="r-").save(other)
+    fit, apply = tmp_path / "v.csv", tmp_path / "t.csv"
+    drawn(ids="r-").save(fit)
+    drawn(seed=1, ids="r-").save(apply)
     with pytest.raises(InputError, match=r"v\.csv .*t\.csv .*40 rows"):
-        held_out(one, other, WHAT)
+        held_out(fit, apply, WHAT)
     with pytest.raises(InputError, match=r"same file.*v\.csv"):
-        held_out(one, tmp_path / "." / "v.csv", WHAT)
+        held_out(fit, tmp_path / "." / "v.csv", WHAT)
     with pytest.raises(InputError, match=r"none\.csv .*exist"):
         held_out(tmp_path / "none.csv", tmp_path / "none.csv", WHAT)
 

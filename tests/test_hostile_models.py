@@ -1,6 +1,6 @@
-"""Hostile and damaged model directories: refused in a sentence, and nothing of them runs.
+"""Hostile and damaged model directories: refused in a sentence, and none of their code runs.
 
-A fixed sample of `hostile_models` is tried here; `tests/faults` may take all of it.
+The tests use a fixed sample of `hostile_models`; `tests/faults` can run all of it.
 """
 
 import json
@@ -24,7 +24,7 @@ from bayeslora.errors import InputError
 from bayeslora.patterns import check_patterns
 
 BACKBONE = hostile_models.of_backbone()
-TOLD = [
+REFUSED = [
     *("quantised: gptq", "quantised: awq", "quantised: bnb", "config.json: hidden_act nope"),
     *("config.json: deep", "config.json: long integer", "config.json: fifo", "config.json: null"),
     *("config.json: hidden_size null", "config.json: hidden_size surrogate"),
@@ -55,7 +55,7 @@ def copied(sources, tmp_path):
     return lambda name: shutil.copytree(sources / name, tmp_path / "model")
 
 
-@pytest.mark.parametrize("case", TOLD)
+@pytest.mark.parametrize("case", REFUSED)
 def test_a_hostile_backbone_is_refused(copied, case):
     path = copied("llama")
     BACKBONE[case](path)
@@ -66,7 +66,9 @@ def test_a_hostile_backbone_is_refused(copied, case):
     assert not (path.parent / "ran").exists()
 
 
-@pytest.mark.parametrize("case", random.Random(0).sample(sorted(BACKBONE.keys() - set(TOLD)), 30))
+@pytest.mark.parametrize(
+    "case", random.Random(0).sample(sorted(BACKBONE.keys() - set(REFUSED)), 30)
+)
 def test_a_hostile_backbone_loads_or_is_refused(copied, case):
     path = copied("llama")
     BACKBONE[case](path)
@@ -115,7 +117,7 @@ def cut(path):
 )
 def test_weights_that_the_configuration_leaves_out_are_named(copied, name, load, tensor):
     path = copied(name)
-    load(path)  # heads of another task may be left over
+    load(path)  # unused heads of another task are allowed
     cut(path)
     with pytest.raises(InputError, match=tensor):
         load(path)
@@ -158,7 +160,7 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
             load(str(path))
         except InputError:
             continue
-        # The factors are all there: only a classifier needs a head and a task.
+        # All factors are present: only a classifier needs a head and a task.
         assert load is read_peft
         assert case.endswith(("task_type list", "one lost"))
     assert not (path.parent / "ran").exists()

@@ -1,4 +1,4 @@
-"""What an import costs, which names are public, and which way imports point."""
+"""The cost of an import, the public names, and the direction of imports."""
 
 import ast
 import subprocess
@@ -28,7 +28,7 @@ HEAVY = (
 
 
 def loaded_after(statement):
-    """Return which heavy packages a fresh interpreter holds after `statement`."""
+    """Return the heavy packages that a fresh interpreter has loaded after `statement`."""
     code = f"import sys\n{statement}\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -107,9 +107,9 @@ PUBLIC = bayeslora._HOMES | bayeslora._method_homes()
 
 def test_the_list_of_public_names_is_complete():
     assert dir(bayeslora) == bayeslora.__all__ == sorted([*PUBLIC, "__version__"])
-    found = {}
-    exec("from bayeslora import *", found)
-    assert {*bayeslora.__all__} <= {*found}
+    namespace = {}
+    exec("from bayeslora import *", namespace)
+    assert {*bayeslora.__all__} <= {*namespace}
 
 
 def test_type_checkers_see_every_public_name_where_it_is():
@@ -135,7 +135,7 @@ def test_the_version_is_the_installed_one():
 
 
 def test_imports_point_down():
-    """In a process of its own: the linter switches off every logger that it finds."""
+    """Run in a separate process: the linter disables all existing loggers."""
     command = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run(
         [str(command), "--no-cache"],
@@ -157,9 +157,9 @@ ADAPTER_HOMES, POSTERIOR_HOMES = homes(ADAPTERS), homes(POSTERIORS)
 
 
 def home_of(module):
-    """Return the home that a module belongs to; None where it is none's."""
+    """Return the home that a module belongs to, or None."""
     every = ADAPTER_HOMES | POSTERIOR_HOMES
-    return next((one for one in every if module == one or module.startswith(f"{one}.")), None)
+    return next((home for home in every if module == home or module.startswith(f"{home}.")), None)
 
 
 NAMES = {
@@ -167,13 +167,13 @@ NAMES = {
     for cls in (*ADAPTERS.values(), *POSTERIORS.values())
     for word in (cls.name, cls.__name__)
 }
-"""The home of each method by what it and its class are called."""
+"""The home of each method, by the names of the method and its class."""
 
 
-def kinds_asked(tree):
-    """Yield what `isinstance`, `issubclass`, `type(…) is` and `case` are asked about.
+def checked_types(tree):
+    """Yield the types that `isinstance`, `issubclass`, `type(…) is` and `case` check.
 
-    Of a name that stands for several, such as a tuple of classes, what it stands for.
+    A name of several types, such as a tuple of classes, also yields its members.
     """
     stands_for = {
         target.id: node.value
@@ -187,38 +187,40 @@ def kinds_asked(tree):
             "isinstance",
             "issubclass",
         }:
-            asked = [node.args[1]]
+            operands = [node.args[1]]
         elif isinstance(node, ast.Compare) and any(
-            (isinstance(one, ast.Call) and getattr(one.func, "id", "") == "type")
-            or (isinstance(one, ast.Attribute) and one.attr == "__class__")
-            for one in (node.left, *node.comparators)
+            (isinstance(operand, ast.Call) and getattr(operand.func, "id", "") == "type")
+            or (isinstance(operand, ast.Attribute) and operand.attr == "__class__")
+            for operand in (node.left, *node.comparators)
         ):
-            asked = [node.left, *node.comparators]
+            operands = [node.left, *node.comparators]
         elif isinstance(node, ast.MatchClass):
-            asked = [node.cls]
+            operands = [node.cls]
         else:
             continue
-        for one in asked:
-            yield from ast.walk(one)
-            if isinstance(one, ast.Name) and one.id in stands_for:
-                yield from ast.walk(stands_for[one.id])
+        for operand in operands:
+            yield from ast.walk(operand)
+            if isinstance(operand, ast.Name) and operand.id in stands_for:
+                yield from ast.walk(stands_for[operand.id])
 
 
-def names_asked(tree):
-    """Yield the names of methods and classes that a name of something is compared with."""
+def compared_names(tree):
+    """Yield the names of methods and classes that some name is compared with."""
     for node in ast.walk(tree):
         sides = []
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
         elif isinstance(node, ast.Match):
             sides = [node.subject, *(case.pattern for case in node.cases)]
-        if any(is_name(one) for one in sides):
-            words = [one.value for side in sides for one in ast.walk(side) if hasattr(one, "value")]
+        if any(is_name(side) for side in sides):
+            words = [
+                part.value for side in sides for part in ast.walk(side) if hasattr(part, "value")
+            ]
             yield from (word for word in words if isinstance(word, str) and word in NAMES)
 
 
 def is_name(node):
-    """Return whether some code stands for a name: `x.name`, `x["name"]` or `x.get("name")`."""
+    """Return whether a node reads a name: `x.name`, `x["name"]` or `x.get("name")`."""
     if isinstance(node, ast.Subscript):
         return getattr(node.slice, "value", None) == "name"
     if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
@@ -227,33 +229,33 @@ def is_name(node):
 
 
 def imported_from(tree):
-    """Return by local name the module that a class comes from, or that the name stands for."""
-    found = {}
+    """Return, by local name, the module that a class is imported from or that was imported."""
+    origins = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 is_public = node.module == "bayeslora" and alias.name in PUBLIC
                 whole = f"{node.module}.{alias.name}"
                 module = PUBLIC[alias.name] if is_public else node.module
-                found[alias.asname or alias.name] = whole if home_of(whole) else module
+                origins[alias.asname or alias.name] = whole if home_of(whole) else module
         elif isinstance(node, ast.Import):
-            found |= {alias.asname or alias.name: alias.name for alias in node.names}
-    return found
+            origins |= {alias.asname or alias.name: alias.name for alias in node.names}
+    return origins
 
 
-def methods_asked(source):
-    """Return the classes of methods that some code asks for, with the homes of each."""
+def method_checks(source):
+    """Return the method classes that some code checks for, with the home of each."""
     tree = ast.parse(source)
     modules = imported_from(tree)
-    asked = [one for one in kinds_asked(tree) if isinstance(one, ast.Attribute | ast.Name)]
-    inner = {id(one.value) for one in asked if isinstance(one, ast.Attribute)}
-    names = [ast.unparse(one) for one in asked if id(one) not in inner]
+    nodes = [node for node in checked_types(tree) if isinstance(node, ast.Attribute | ast.Name)]
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    names = [ast.unparse(node) for node in nodes if id(node) not in inner]
     places = {}
     for name in names:
         holder, _, attribute = name.rpartition(".")
         place = modules.get(holder or name, "")
         places[name] = PUBLIC.get(attribute, "") if place == "bayeslora" else place
-    places |= {word: NAMES[word] for word in names_asked(tree)}
+    places |= {word: NAMES[word] for word in compared_names(tree)}
     return {(name, home_of(place)) for name, place in places.items() if home_of(place)}
 
 
@@ -279,28 +281,28 @@ def methods_asked(source):
     ],
 )
 def test_a_question_for_a_method_is_seen(source):
-    (found,) = methods_asked(source)
-    assert found[1] == "bayeslora.posteriors.last_layer.vbll"
+    (check,) = method_checks(source)
+    assert check[1] == "bayeslora.posteriors.last_layer.vbll"
 
 
 def test_no_method_is_asked_for_by_its_class_outside_its_home():
     root = Path(bayeslora.__file__).parent
-    found = []
+    misplaced = []
     for path in sorted(root.rglob("*.py")):
         module = ".".join(["bayeslora", *path.relative_to(root).with_suffix("").parts])
-        asked = methods_asked(path.read_text(encoding="utf-8"))
-        found += [f"{module}: {name}" for name, home in asked if home != home_of(module)]
-    assert found == []
+        checks = method_checks(path.read_text(encoding="utf-8"))
+        misplaced += [f"{module}: {name}" for name, home in checks if home != home_of(module)]
+    assert misplaced == []
 
 
 def test_the_engine_asks_no_part_what_it_has():
-    """What heads, networks and methods need not have, their defaults say."""
+    """Optional members of heads, networks and methods have defaults."""
     for path in (Path(bayeslora.__file__).parent / "engine").rglob("*.py"):
         assert "hasattr(" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_import_contracts_hold_for_every_method():
-    """They name what may be imported, and none of it is a method."""
+    """They list allowed imports, none of which is a method."""
     contracts = ConfigParser()
     contracts.read(Path(bayeslora.__file__).parents[1] / ".importlinter")
     rooms = {"bayeslora.posteriors.last_layer.*", "bayeslora.posteriors.weights.*"}

@@ -1,4 +1,4 @@
-"""`recalibrate` and `conformal` keep the further columns of the rows that they are applied to."""
+"""`recalibrate` and `conformal` keep the additional columns of the rows they are applied to."""
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,6 @@ def test_a_column_of_lists_is_left_out_and_named(tmp_path, caplog):
         extra = {"tokens": [[1, 2]] * 30, "source": ["web"] * 30}
         paths.append(tmp_path / f"{name}.parquet")
         pq.write_table(pa.table({**columns, **extra}), paths[-1])
-    found = bl.recalibrate(*paths).predictions
-    assert list(found.columns) == ["source"]
+    predictions = bl.recalibrate(*paths).predictions
+    assert list(predictions.columns) == ["source"]
     assert "tokens" in caplog.text

@@ -27,7 +27,7 @@ def gaussian(rows=7, classes=4, scale=1.0, full=True, seed=0):
 
 
 def sigmoid_mean(mean, variance):
-    """E σ(t) for t ~ N(mean, variance), by 200-node Gauss-Hermite quadrature."""
+    """Return E σ(t) for t ~ N(mean, variance), by 200-node Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
     points = mean[:, None] + variance.sqrt()[:, None] * torch.from_numpy(nodes)
     return points.sigmoid() @ torch.from_numpy(weights / math.sqrt(2 * math.pi))
@@ -72,8 +72,8 @@ def test_diagonal_and_embedded_covariance_are_the_same(link):
     first = link_probabilities(diagonal, link, num_samples=2000)
     second = link_probabilities(embedded, link, num_samples=2000)
     # The Cholesky factor carries a relative jitter of 1e-6.
-    for one, other in zip(vars(first).values(), vars(second).values(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    for actual, expected in zip(vars(first).values(), vars(second).values(), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("link", ["mc", "probit"])
@@ -82,7 +82,7 @@ def test_a_common_shift_changes_nothing(link):
     shifted = GaussianLogits(logits.mean + 3.0, logits.covariance + 9.0)
     first = link_probabilities(logits, link, num_samples=200_000).probs
     second = link_probabilities(shifted, link, num_samples=200_000).probs
-    # probit: exact. mc: other draws, 6 standard errors of at most 0.5 / sqrt(2e5) each, twice.
+    # probit: exact. mc: different draws, 6 standard errors of at most 0.5 / sqrt(2e5) each, twice.
     tolerance = 1e-12 if link == "probit" else 12 * 0.5 / math.sqrt(2e5)
     torch.testing.assert_close(first, second, atol=tolerance, rtol=0)
 
@@ -153,7 +153,7 @@ def test_rows_do_not_depend_on_their_company(full):
     part = link_probabilities(
         GaussianLogits(logits.mean[order], logits.covariance[order]), num_samples=333
     )
-    # Last bits may differ with the shape of a batched product.
+    # The last bits may depend on the shape of a batched product.
     torch.testing.assert_close(part.probs, whole.probs[order], atol=1e-13, rtol=0)
     torch.testing.assert_close(part.epistemic, whole.epistemic[order], atol=1e-12, rtol=0)
 
@@ -259,13 +259,13 @@ def test_noise_is_antithetic_seeded_and_of_any_count():
 
 
 def test_exact_logits_give_the_probabilities_and_draws_their_parts():
-    """What draws leave over of the total is aleatoric, whatever their number."""
+    """The part of the total that draws do not explain is aleatoric, for any number of draws."""
     samples = torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
     exact = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
-    found = link_probabilities(SampledLogits(samples, exact))
+    result = link_probabilities(SampledLogits(samples, exact))
     plain = link_probabilities(SampledLogits(samples))
-    torch.testing.assert_close(found.probs, exact.softmax(1), atol=1e-15, rtol=0)
-    torch.testing.assert_close(found.total, entropy(found.probs), atol=1e-15, rtol=0)
-    expected = torch.minimum(plain.epistemic, found.total)
-    torch.testing.assert_close(found.epistemic, expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(found.aleatoric, found.total - expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(result.probs, exact.softmax(1), atol=1e-15, rtol=0)
+    torch.testing.assert_close(result.total, entropy(result.probs), atol=1e-15, rtol=0)
+    expected = torch.minimum(plain.epistemic, result.total)
+    torch.testing.assert_close(result.epistemic, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(result.aleatoric, result.total - expected, atol=1e-12, rtol=0)

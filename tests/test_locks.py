@@ -1,4 +1,4 @@
-"""One process at a time writes to an output."""
+"""Only a single process at a time writes to an output."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def names(folder):
 
 @contextmanager
 def another_process(target):
-    """Another process that writes to `target`; it is killed at the end."""
+    """Start another process that writes to `target`; kill it at the end."""
     program = (
         "from bayeslora.locks import writing_to\n"
         f"with writing_to({str(target)!r}): print('begun', flush=True); input()"
@@ -61,8 +61,8 @@ def test_a_waiting_writer_goes_on_when_the_first_ends(tmp_path):
     out = tmp_path / "out"
     with another_process(out) as process:
         threading.Timer(0.2, process.kill).start()
-        with atomic_file(out) as aside:
-            aside.write_text("new")
+        with atomic_file(out) as temporary:
+            temporary.write_text("new")
     assert names(tmp_path) == ["out"]
 
 
@@ -79,7 +79,7 @@ def test_contexts_of_one_process_are_nested(tmp_path):
 
 
 def test_a_lock_that_its_holder_removes_meanwhile_is_none(tmp_path, monkeypatch):
-    """Two writers that open one lock file must not both count as its holder."""
+    """Two writers that open the same lock file must not both hold the lock."""
     out = tmp_path / "out"
     lock = locks._lock
     removed = []
@@ -95,7 +95,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_none(tmp_path, monkeypatch)
 
 
 def test_a_reader_brings_the_old_directory_back(tmp_path):
-    """Its writer was killed between two renames."""
+    """The writer was killed between two renames."""
     old = tmp_path / ".out.abcd_123.old"
     (old / "inside").mkdir(parents=True)
     recover(tmp_path / "out")
@@ -107,7 +107,7 @@ def test_a_reader_brings_the_old_directory_back(tmp_path):
 
 
 def test_a_directory_that_is_not_ours(tmp_path, monkeypatch):
-    """Nothing is kept out, and whoever writes finds out."""
+    """Without a lock file no writer is excluded; the write itself fails."""
     opened = os.open
 
     def denied(path, flags, *mode):
@@ -133,8 +133,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["x" * 250, "ü" * 120])
 def test_names_as_long_as_the_file_system_allows(tmp_path, name):
-    with atomic_file(tmp_path / name) as aside:
-        aside.write_text("new")
+    with atomic_file(tmp_path / name) as temporary:
+        temporary.write_text("new")
     with atomic_directory(tmp_path / ("d" + name[1:])):
         pass
     assert (tmp_path / name).read_text() == "new"

@@ -137,7 +137,7 @@ def test_exact_logits_stand_for_the_draws():
 @settings(deadline=None)
 @given(rows=st.integers(1, 5), classes=st.integers(2, 5), seed=st.integers(0, 99))
 def test_the_spread_is_the_mean_variance_of_differences_of_logits(rows, classes, seed):
-    """Σ_c Var(z_c − z̄) = (1/2C) Σ_cd Var(z_c − z_d), which a shift of all logits leaves alone."""
+    """Σ_c Var(z_c − z̄) = (1/2C) Σ_cd Var(z_c − z_d), invariant to a shift of all logits."""
     logits = gaussian(rows, classes, seed)
     variance, covariance = logits.variance, logits.covariance
     pairs = variance[:, :, None] + variance[:, None, :] - 2 * covariance
@@ -167,7 +167,7 @@ def test_the_spread_of_draws_ignores_shifts_of_a_draw():
 @settings(deadline=None)
 @given(st.integers(0, 999), st.integers(2, 4), st.integers(2, 4))
 def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes):
-    """Draws of each part, as many, are draws of the mixture: the law of total variance."""
+    """Equally many draws of each part are draws of the mixture: the law of total variance."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
         SampledLogits(torch.randn(9, 5, classes, generator=generator, dtype=torch.float64))
@@ -187,7 +187,7 @@ def test_a_mixture_has_the_moments_of_draws_from_its_parts(seed, count, classes)
 
 def test_several_points_are_samples():
     points = [GaussianLogits(torch.randn(3, 2), torch.zeros(3, 2)) for _ in range(4)]
-    found = mixed(points)
-    assert isinstance(found, SampledLogits)
-    assert torch.equal(found.samples, torch.stack([point.mean for point in points]))
+    result = mixed(points)
+    assert isinstance(result, SampledLogits)
+    assert torch.equal(result.samples, torch.stack([point.mean for point in points]))
     assert not mixed([*points, GaussianLogits(torch.zeros(3, 2), torch.ones(3, 2))]).is_point

@@ -1,4 +1,4 @@
-"""A model directory vouches for its files: whatever changes a prediction is noticed on loading."""
+"""Model directories verify their files: any change that affects a prediction is detected."""
 
 import importlib.util
 import json
@@ -82,7 +82,7 @@ HARMS = {
     "missing": Path.unlink,
     "a directory": lambda path: replace_by(path, Path.mkdir),
 }
-# Name of the file that the message has to name, and what is done to the model.
+# The file that the message must name, and the change of the model directory.
 MUTATIONS = {
     **{
         f"{name} {harm}": (name, lambda m, name=name, harm=harm: HARMS[harm](m / name))
@@ -149,9 +149,9 @@ def test_a_directory_without_hashes_is_read_with_one_note(model, caplog):
     without_hashes(model)
     assert listed_files(model) is None
     with caplog.at_level(logging.WARNING, "bayeslora"):
-        found = read_model(model)
-        found.warn_unverified()
-    assert found.record == files().record
+        loaded = read_model(model)
+        loaded.warn_unverified()
+    assert loaded.record == files().record
     assert len(caplog.records) == 1
     with pytest.raises(InputError, match="without hashes"):
         verify_model(model)
@@ -195,14 +195,14 @@ def test_the_hash_of_a_record_sees_every_value_and_no_layout(content, key, value
 
 
 def test_every_file_that_tokenizers_read_is_known():
-    """Of every architecture of the transformers that is installed."""
+    """Check every architecture of the installed transformers."""
     root = Path(importlib.util.find_spec("transformers").origin).parent / "models"
-    found = set()
+    file_names = set()
     for path in root.glob("*/tokenization_*.py"):
         for block in re.findall(r"^VOCAB_FILES_NAMES = \{.*?\}", path.read_text(), re.M | re.S):
-            found |= set(re.findall(r': *"([^"/]+)"', block))
-    assert {"tokenizer.json", "vocab.txt", "merges.txt"} <= found
-    unknown = {name for name in found if not manifest._unlisted(Path(), name).problem}
+            file_names |= set(re.findall(r': *"([^"/]+)"', block))
+    assert {"tokenizer.json", "vocab.txt", "merges.txt"} <= file_names
+    unknown = {name for name in file_names if not manifest._unlisted(Path(), name).problem}
     assert not unknown
 
 

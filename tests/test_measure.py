@@ -1,4 +1,4 @@
-"""Which tests the list of slow ones names."""
+"""The tests that the list of slow tests names."""
 
 import pytest
 from measure import slow_tests
@@ -9,7 +9,7 @@ MADE = f"{FILE}::TestMadeFromARegistry::test_law"
 
 
 def listed(seconds, before=(), skipped=(), **options):
-    """Return the list after a run of a test that took so long and of a quick one."""
+    """Return the list after a run of a test that took `seconds` and of a quick test."""
     own = {f"tests/{CASE}": seconds, f"tests/{QUICK}": 0.01}
     skipped = [f"tests/{case}" for case in skipped]
     return slow_tests(own, {}, dict.fromkeys(own, ()), before, skipped, **options)
@@ -23,7 +23,7 @@ def test_what_is_listed_stays_until_it_takes_half_of_the_limit(seconds):
 
 @pytest.mark.parametrize("name", [CASE, FILE])
 def test_a_test_that_was_skipped_stays(name):
-    """Without a browser a test of it takes no time at all."""
+    """Without a browser, a test that needs it takes no time at all."""
     assert listed(0.01, [name]) == []
     assert listed(0.01, [name], skipped=[CASE]) == [name]
 

@@ -1,4 +1,4 @@
-"""Options that their annotations describe: what is accepted, what an error and the help say."""
+"""Options described by their annotations: accepted values, error messages and help."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Hammer(Tool):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "kept"),
+    ("option", "value", "expected"),
     [
         ("count", 1, 1),
         ("count", np.int64(3), 3),
@@ -87,10 +87,10 @@ class Hammer(Tool):
         ("unchecked", "anything", "anything"),
     ],
 )
-def test_what_is_allowed_is_kept(option, value, kept):
-    found = getattr(Tool(**{option: value}), option)
-    assert found == kept
-    assert type(found) is type(kept)
+def test_what_is_allowed_is_kept(option, value, expected):
+    result = getattr(Tool(**{option: value}), option)
+    assert result == expected
+    assert type(result) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_meaning_states_the_value_of_a_class_variable():
 
 
 def test_no_meaning_names_a_constant():
-    """The help shows values: whoever reads it cannot look constants up."""
+    """The help shows values, since its readers cannot look up constants."""
     texts = [option.meaning for config in METHODS for option in options_of(config).values()]
     assert [text for text in texts if re.search(r"[a-z]+_lr`|[A-Z]{2,}_[A-Z]+|[{}]", text)] == []
 
@@ -162,7 +162,7 @@ def test_fields_without_a_meaning_are_no_options():
 
 def test_the_docstring_lists_every_option():
     assert "\n    count: How many.\n" in Tool.__doc__
-    # Beside what the class itself says.
+    # In addition to the attributes in the class's docstring.
     assert "\n    weight: In kilograms.\n    handle: What it is held by." in Hammer.__doc__
     assert Hammer.__doc__.count("Attributes:") == 1
 

@@ -1,4 +1,4 @@
-"""No option of any method takes a number that would compute for ever or overflow."""
+"""No option of any method accepts a number that would compute forever or overflow."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ OPTIONS = [
     (name, field.name)
     for name, config in METHODS.items()
     for field in dataclasses.fields(config)
-    if field.name not in {"context", "target_modules"}  # names, whatever they look like
+    if field.name not in {"context", "target_modules"}  # arbitrary names
 ]
 HOSTILE = (10**13, -(10**13), 10**5000, 1e300, -1e300, math.inf, -math.inf, math.nan, "", (), {})
 

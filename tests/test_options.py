@@ -1,4 +1,4 @@
-"""Names, strings and mappings that stand for configuration objects."""
+"""Names, strings and mappings that specify configuration objects."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -42,7 +42,7 @@ TOOLS = {"tool": Tool}
         ("tool:parts=0,0.1,-1e-3,size=2", Tool(parts=(0, 0.1, -1e-3), size=2)),
         ("tool:parts=[0],0.1", Tool(parts=(0, 0.1))),
         ({"name": "tool", "size": 2}, Tool(size=2)),
-        # As a YAML file has it.
+        # As in a YAML file.
         ({"name": "tool", "size": "1e-3"}, Tool(size=0.001)),
         ({"name": "tool", "label": "1e"}, Tool(label="1e")),
         ({"name": "tool", "parts": ["x"]}, Tool(parts=("x",))),
@@ -142,7 +142,7 @@ def test_unknown_names_have_the_nearest_beside_them(what, value, near):
     assert f"unknown {what} {value!r} (did you mean {near!r}?); choose from" in str(
         unknown_choice(what, value, known)
     )
-    # Whoever does as the hint says is understood.
+    # The hinted value is accepted.
     if what != "bound":
         assert resolve(what, near, known).name == near.partition(":")[0]
 

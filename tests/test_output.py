@@ -53,7 +53,7 @@ def contents(folder):
     [
         (),
         ("data-1.bin", "figures/a.svg"),
-        # Of writers that were killed.
+        # Leftovers of killed writers.
         (".data-1.bin.abcd_123.part", ".thing.json.lock", "figures/.a.svg.abcd_123.part"),
         ("listed.txt", "deep/listed.txt", "[x].txt"),
     ],
@@ -61,8 +61,8 @@ def contents(folder):
 def test_what_is_ours_is_replaced(tmp_path, files):
     marker = {**OURS, "files": ["listed.txt", "deep/listed.txt", "[x].txt", 5]}
     folder = make(tmp_path / "out", files, marker)
-    with atomic_directory(folder, THING, overwrite=True) as aside:
-        (aside / "thing.json").write_text("new")
+    with atomic_directory(folder, THING, overwrite=True) as temporary:
+        (temporary / "thing.json").write_text("new")
     assert names(folder) == ["thing.json"]
     assert names(tmp_path) == ["out"]
 
@@ -114,14 +114,14 @@ _NAMES = st.text(
 @settings(max_examples=60, deadline=None)
 @given(st.sets(_NAMES, min_size=1, max_size=4), _NAMES)
 def test_a_listed_name_stands_for_itself_alone(listed, other):
-    """Whatever characters it has: `*` in a list is no pattern."""
+    """This holds for all characters: `*` in a list is not a pattern."""
     with tempfile.TemporaryDirectory() as name:
         folder = make(Path(name) / "out", [], {**OURS, "files": sorted(listed)})
         try:
             for file in listed:
                 (folder / file).touch()
             (folder / other).touch()
-        except OSError:  # too long
+        except OSError:  # name too long
             assume(False)
         known = {*listed, "thing.json"}
         if other in known or re.fullmatch(r"data-.*\.bin", other, re.DOTALL):
@@ -136,7 +136,7 @@ def test_layouts_may_be_combined(tmp_path):
     (folder / "draft.json").write_text('{"format_version": 1}')
     refuse_foreign(folder, THING, DRAFT)
     (folder / "thing.json").unlink()
-    with pytest.raises(InputError, match=r"data-1\.bin"):  # not a file of a draft
+    with pytest.raises(InputError, match=r"data-1\.bin"):  # not in a draft
         refuse_foreign(folder, THING, DRAFT)
     (folder / "data-1.bin").unlink()
     refuse_foreign(folder, THING, DRAFT)
@@ -172,8 +172,8 @@ def test_links_are_not_followed(tmp_path):
 def test_an_empty_directory_is_filled(tmp_path, overwrite):
     with atomic_directory(tmp_path / "out", THING, overwrite=overwrite):
         pass
-    with atomic_directory(tmp_path / "out", THING, overwrite=overwrite) as aside:
-        (aside / "new").touch()
+    with atomic_directory(tmp_path / "out", THING, overwrite=overwrite) as temporary:
+        (temporary / "new").touch()
     assert names(tmp_path / "out") == ["new"]
 
 
@@ -188,38 +188,38 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
 
 @pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
 def late(request, monkeypatch):
-    """Something that is called between the last check and the exchange, of either kind."""
+    """Return a list of functions to call between the last check and either kind of exchange."""
     exchange, calls = durable._exchange, []
 
-    def exchanged(one, other):
+    def exchanged(first, second):
         for call in calls:
             call()
-        return request.param and exchange(one, other)
+        return request.param and exchange(first, second)
 
     monkeypatch.setattr(durable, "_exchange", exchanged)
     return calls
 
 
-def kept_aside(folder):
-    [kept] = folder.parent.glob(f"{folder.name}.old-*")
-    return kept
+def old_directory(folder):
+    [path] = folder.parent.glob(f"{folder.name}.old-*")
+    return path
 
 
 def test_a_file_that_appears_at_the_last_moment_is_kept(tmp_path, late, caplog):
     folder = make(tmp_path / "out", ["data-1.bin"])
     late.append(lambda: (folder / "thesis.tex").write_text("years of work"))
-    with atomic_directory(folder, THING, overwrite=True) as aside:
-        make(aside, ["data-2.bin"])
-    kept = kept_aside(folder)
+    with atomic_directory(folder, THING, overwrite=True) as temporary:
+        make(temporary, ["data-2.bin"])
+    old = old_directory(folder)
     assert names(folder) == ["data-2.bin", "thing.json"]
-    assert names(kept) == ["data-1.bin", "thesis.tex", "thing.json"]
-    assert names(tmp_path) == ["out", kept.name]
-    assert kept.name in caplog.text
+    assert names(old) == ["data-1.bin", "thesis.tex", "thing.json"]
+    assert names(tmp_path) == ["out", old.name]
+    assert old.name in caplog.text
     assert "thesis.tex" in caplog.text
 
 
 def test_a_file_that_appears_while_the_old_directory_is_deleted_is_kept(tmp_path, monkeypatch):
-    """Such as of a program whose working directory it is."""
+    """For example, a file of a program that uses it as its working directory."""
     folder = make(tmp_path / "out", ["data-1.bin"])
     unlink = Path.unlink
 
@@ -231,7 +231,7 @@ def test_a_file_that_appears_while_the_old_directory_is_deleted_is_kept(tmp_path
     monkeypatch.setattr(Path, "unlink", interfere)
     with atomic_directory(folder, THING, overwrite=True):
         pass
-    assert names(kept_aside(folder)) == ["thesis.tex"]
+    assert names(old_directory(folder)) == ["thesis.tex"]
 
 
 def test_a_kill_after_the_exchange_loses_no_file_that_appeared_before(tmp_path, late):
@@ -239,13 +239,13 @@ def test_a_kill_after_the_exchange_loses_no_file_that_appeared_before(tmp_path, 
 
     def write(interfere):
         late[:] = [interfere]
-        with atomic_directory(folder, THING, overwrite=True) as aside:
-            make(aside, ["data-2.bin"])
+        with atomic_directory(folder, THING, overwrite=True) as temporary:
+            make(temporary, ["data-2.bin"])
 
     seen = set()
     for _ in survivors(lambda: write(lambda: (folder / "thesis.tex").write_text("my work"))):
         before = [path.read_text() for path in tmp_path.rglob("thesis.tex")]
-        with suppress(InputError):  # the old directory came back, with the file in it
+        with suppress(InputError):  # the old directory was restored with the file in it
             write(lambda: None)
         after = [path.read_text() for path in tmp_path.rglob("thesis.tex")]
         assert after == before
@@ -280,8 +280,8 @@ def test_replaced_directories_and_files_keep_their_modes(tmp_path):
     (folder / "data-1.bin").chmod(0o600)
     before = os.umask(0o022)
     try:
-        with atomic_directory(folder, THING, overwrite=True) as aside:
-            make(aside, ["data-1.bin", "data-3.bin"])
+        with atomic_directory(folder, THING, overwrite=True) as temporary:
+            make(temporary, ["data-1.bin", "data-3.bin"])
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *sorted(folder.iterdir()))]
@@ -291,8 +291,8 @@ def test_replaced_directories_and_files_keep_their_modes(tmp_path):
 def test_modes_follow_the_umask_not_the_temporary_file(tmp_path):
     before = os.umask(0o027)
     try:
-        with atomic_file(tmp_path / "file") as aside:
-            aside.write_text("")
+        with atomic_file(tmp_path / "file") as temporary:
+            temporary.write_text("")
         with atomic_directory(tmp_path / "folder"):
             pass
     finally:
@@ -303,15 +303,15 @@ def test_modes_follow_the_umask_not_the_temporary_file(tmp_path):
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_modes_inside_a_directory_follow_the_umask_whoever_wrote_the_files(tmp_path, mask, mode):
-    """As safetensors does, which moves a private temporary file into place."""
+    """For example, safetensors moves a private temporary file into place."""
     before = os.umask(mask)
     try:
-        with atomic_directory(tmp_path / "folder") as aside:
-            (aside / "sub").mkdir()
-            for path in (aside / "a", aside / "sub" / "b"):
+        with atomic_directory(tmp_path / "folder") as temporary:
+            (temporary / "sub").mkdir()
+            for path in (temporary / "a", temporary / "sub" / "b"):
                 path.write_text("")
                 path.chmod(0o600)
-            (aside / "link").symlink_to("a")
+            (temporary / "link").symlink_to("a")
     finally:
         os.umask(before)
     for name in ("a", "sub/b"):
@@ -321,8 +321,8 @@ def test_modes_inside_a_directory_follow_the_umask_whoever_wrote_the_files(tmp_p
 
 def test_a_directory_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "deep" / "folder"
-    with atomic_directory(target) as aside:
-        (aside / "inside").write_text("whole")
+    with atomic_directory(target) as temporary:
+        (temporary / "inside").write_text("whole")
         assert not target.exists()
     assert names(target) == ["inside"]
     assert names(target.parent) == ["folder"]
@@ -334,8 +334,8 @@ def test_a_failed_writer_leaves_the_old_directory(tmp_path):
     (target / "old").write_text("old")
 
     def write():
-        with atomic_directory(target, overwrite=True) as aside:
-            (aside / "half").write_text("half")
+        with atomic_directory(target, overwrite=True) as temporary:
+            (temporary / "half").write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -363,8 +363,8 @@ def test_overwriting_replaces_whatever_is_there(tmp_path, old):
         target.write_text("")
     else:
         target.symlink_to(elsewhere)
-    with atomic_directory(target, overwrite=True) as aside:
-        (aside / "new").write_text("")
+    with atomic_directory(target, overwrite=True) as temporary:
+        (temporary / "new").write_text("")
     assert names(target) == ["new"]
     assert names(elsewhere) == (["new"] if old == "link" else ["kept"])
     assert names(tmp_path) == ["elsewhere", "folder"]
@@ -382,11 +382,11 @@ def test_the_old_directory_survives_a_rename_that_fails(tmp_path, monkeypatch):
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", fail)
-    monkeypatch.setattr(durable, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(durable, "_exchange", lambda first, second: False)
 
     def write():
-        with atomic_directory(target, overwrite=True) as aside:
-            (aside / "new").write_text("")
+        with atomic_directory(target, overwrite=True) as temporary:
+            (temporary / "new").write_text("")
 
     with pytest.raises(OSError, match="disk is full"):
         write()
@@ -400,14 +400,14 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
         (tmp_path / name).symlink_to(tmp_path / "far" / name)
     (tmp_path / "far" / "file").write_text("old")
     for name in ("file", "missing"):
-        with atomic_file(tmp_path / name) as aside:
-            aside.write_text("new")
+        with atomic_file(tmp_path / name) as temporary:
+            temporary.write_text("new")
         assert (tmp_path / name).is_symlink()
         assert (tmp_path / "far" / name).read_text() == "new"
     (tmp_path / "far" / "folder").mkdir()
     (tmp_path / "folder").symlink_to(tmp_path / "far" / "folder")
-    with atomic_directory(tmp_path / "folder", overwrite=True) as aside:
-        (aside / "new").touch()
+    with atomic_directory(tmp_path / "folder", overwrite=True) as temporary:
+        (temporary / "new").touch()
     assert (tmp_path / "folder").is_symlink()
     assert names(tmp_path / "far" / "folder") == ["new"]
     assert names(tmp_path / "far") == ["file", "folder", "missing"]
@@ -415,7 +415,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("path", [".", "..", "inside/.."])
 def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch, path):
-    """The process, and the shell that it was started from, would stand in a deleted one."""
+    """The process, and the shell that started it, would be in a deleted directory."""
     (tmp_path / "here" / "inside").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
 

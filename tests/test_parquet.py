@@ -1,4 +1,4 @@
-"""Parquet files: every flipped bit is noticed, and files of other programs are read as they are."""
+"""Parquet files: every flipped bit is detected; files from other programs are accepted."""
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ def flipped(content, bit):
 
 
 def refused(path, content):
-    """Return whether a file of these bytes is refused, in a message that names it."""
+    """Return whether a file with these bytes is refused, with a message that names it."""
     path.write_bytes(content)
     try:
         Predictions.load(path, columns=["text"])
@@ -59,7 +59,7 @@ def test_one_flipped_bit_is_refused_wherever_it_is(saved, tmp_path):
 
 
 def test_one_flipped_bit_of_the_footers_end_is_refused(saved, tmp_path):
-    """The hash, its name, the names and types of the columns, and the length of all that."""
+    """The end holds the hash, its name, the columns' names and types, and the total length."""
     path = tmp_path / "p.parquet"
     seal = saved.rindex(b"bayeslora.sha256")
     bits = range(8 * (seal - 4), 8 * (seal + 102), 3)

@@ -1,4 +1,4 @@
-"""Tests of the linter of the documentation's English (docs/prose.py)."""
+"""Tests of the English linter of the documentation (docs/prose.py)."""
 
 import subprocess
 import sys

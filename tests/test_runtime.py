@@ -1,6 +1,6 @@
 """Optimisers of small problems use one BLAS thread; blocks of resamples use several threads.
 
-Slices hold every row once, in order, and none is larger than asked for.
+Slices contain every row once, in order, and none is larger than requested.
 """
 
 import threading
@@ -24,14 +24,14 @@ def blas_threads():
 
 @pytest.fixture
 def seen():
-    """A set for the numbers of BLAS threads that an objective saw; outside there are two."""
+    """Yield a set for the numbers of BLAS threads that an objective sees; outside there are two."""
     import scipy.linalg  # noqa: F401  # its pool has to be there to be limited
 
     with threadpool_limits(2, user_api="blas"):
         if blas_threads() != {2}:
             pytest.skip(f"the number of BLAS threads cannot be set here: {threadpool_info()}")
-        found: set[int] = set()
-        yield found
+        numbers: set[int] = set()
+        yield numbers
         assert blas_threads() == {2}
 
 
@@ -54,7 +54,7 @@ def test_low_rank_covariances(seen, monkeypatch):
     problem = low_rank._Problem(torch.eye(4, dtype=torch.float64).expand(2, 4, 4) * 3)
     start = problem.start(1)
     monkeypatch.setattr(low_rank, "log_determinants", watched)
-    monkeypatch.setattr(type(problem), "better", lambda self, one, other: one)
+    monkeypatch.setattr(type(problem), "better", lambda self, first, second: first)
     problem.minimise(start)
     assert seen == {1}
 
@@ -73,12 +73,12 @@ def test_tasks_are_made_one_by_one_in_the_callers_thread_and_few_of_them_wait():
     def tasks():
         for task in range(50):
             made.append(threading.current_thread())
-            # at most one a worker and one more, and this one, are made and not yet handed on
+            # at most one task per worker, one more, and this one are made and not yet handed on
             assert len(made) - len(done) <= MOST_WORKERS + 2
             yield task
 
-    for one in threaded(lambda task: task, tasks()):
-        done.append(one)
+    for result in threaded(lambda task: task, tasks()):
+        done.append(result)
     assert set(made) == {threading.current_thread()}
     assert len(done) == 50
 
@@ -90,9 +90,9 @@ def test_the_first_error_of_a_task_is_raised():
 
 @given(st.integers(0, 200), st.integers(0, 50), st.integers(1, 300))
 def test_slices_cover_the_rows_in_order(rows, elements, most):
-    found = list(row_slices(rows, elements, most))
-    assert [row for one in found for row in range(rows)[one]] == list(range(rows))
-    assert all(len(range(rows)[one]) <= max(1, most // max(1, elements)) for one in found)
+    slices = list(row_slices(rows, elements, most))
+    assert [row for part in slices for row in range(rows)[part]] == list(range(rows))
+    assert all(len(range(rows)[part]) <= max(1, most // max(1, elements)) for part in slices)
 
 
 def test_no_rows_are_one_empty_slice():

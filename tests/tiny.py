@@ -1,6 +1,6 @@
-"""Small models with random weights, and texts that they can learn to tell apart.
+"""Small models with random weights, and texts that they can learn to classify.
 
-Every builder writes a directory that transformers loads, and gives the same bytes each time.
+Every builder writes a directory that transformers loads, with the same bytes each time.
 """
 
 import json
@@ -24,16 +24,16 @@ TOPICS = {
 }
 FILLERS = ("the", "a", "is", "was", "and", "in", "on", "today", "here", "very")
 WHOLE_AND_RAW = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
-"""Options of a classifier that reads every layer of a text alone."""
+"""Options of a classifier that uses all layers and only the text, without a template."""
 WHOLE_AND_RAW_ARGS = ("--depth", "1.0", "--template", "{text}", "--verbaliser", "none")
 CLASSES = tuple(sorted(TOPICS))
 QUICK_VBLL = "vbll:prior_scale=2,polish_bound=jensen"
-"""The default posterior but for its learnt prior scale and its bound, two thirds of a tiny fit."""
+"""The default without its learnt prior scale and its bound, two thirds of a tiny fit's time."""
 QUICK_VBLL_ARGS = ("--posterior", QUICK_VBLL)
 
 
 def toy_rows(n, seed=0):
-    """Return `n` rows with `id`, `text` and `label`: mostly words of one topic."""
+    """Return `n` rows with `id`, `text` and `label`; most words are of the label's topic."""
     chance = random.Random(seed)
     rows = []
     for row in range(n):
@@ -68,7 +68,7 @@ def toy_questions(n, seed=0):
 
 
 def toy_next_items(n, seed=0):
-    """Return `n` users of one topic each, who go on with a word of it among two or three others."""
+    """Return `n` users of a topic each; the next item is its word among two or three others."""
     chance = random.Random(seed)
     rows = []
     for row in range(n):
@@ -81,7 +81,7 @@ def toy_next_items(n, seed=0):
 
 
 def without_hashes(model):
-    """Take the hashes out of a model directory, as older versions left it; return it."""
+    """Remove the hashes from a model directory, as in older versions; return it."""
     path = Path(model) / "bayeslora.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in content.items() if k not in ("files", "sha256")}))
@@ -190,7 +190,7 @@ def tiny_vit(path, seed=0, kind="dinov2"):
         "num_attention_heads": 4,
         "patch_size": 2,
         "image_size": 8,
-        "initializer_range": 0.2,  # else the class token sees next to nothing of an image
+        "initializer_range": 0.2,  # otherwise the class token sees almost nothing of an image
     }
     torch.manual_seed(seed)
     if kind == "dinov2":

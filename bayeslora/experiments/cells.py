@@ -6,18 +6,20 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.errors import unknown_choice
-from bayeslora.experiments.grid import Cell, Grid, Task, named_options
+from bayeslora.errors import InputError, unknown_choice
+from bayeslora.experiments.grid import Cell, Grid, Search, Task, named_options
 from bayeslora.experiments.records import all_scores, recorded, reset_peak_memory
 from bayeslora.experiments.rows import TaskRows, drawn, task_rows
+from bayeslora.experiments.search import search_of, searched
 from bayeslora.options import as_mapping
 from bayeslora.posteriors.registry import resolve_posterior
+from bayeslora.tasks.corruptions import Corruption, corrupted
 from bayeslora.tasks.description import is_description, read_description
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ class Setup:
         train: Training rows.
         rows: The rows of the task.
         steps: Optimiser steps of the protocol; None if it sets none.
-        deviations: Deviations from the protocol.
+        search: The search over options that the method has, or None.
+        corruptions: Corruptions of the reported rows by name.
+        deviations: Deviations from the protocol, and options that only the grid sets.
     """
 
     cell: Cell
@@ -59,6 +63,8 @@ class Setup:
     train: Examples
     rows: TaskRows
     steps: int | None
+    search: Search | None
+    corruptions: Mapping[str, Corruption]
     deviations: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
@@ -73,6 +79,8 @@ class Setup:
             "fit": dict(self.fit),
             "predict": dict(self.predict),
             "data": {name: data_hash(rows) for name, rows in data.items()},
+            **({} if self.search is None else {"search": asdict(self.search)}),
+            **({"corruptions": {"sets": [*self.corruptions]}} if self.corruptions else {}),
         }
 
     def classifier(self, kind: Any, backbone: Any) -> BayesianClassifier:
@@ -106,6 +114,7 @@ class Workshop:
         self._data_dir = data_dir
         self._rows: dict[str, TaskRows] = {}
         self._readers: dict[str, tuple[Kind, Any]] = {}
+        self._skeletons: dict[str, Any] = {}
         self._backbone: tuple[str, Backbone] | None = None
 
     @cached_property
@@ -125,7 +134,10 @@ class Workshop:
         """
         if task not in self._rows:
             grid = self.grid
-            self._rows[task] = task_rows(grid.tasks[task], grid.protocol, self._data_dir)
+            form = grid.model.get("format", grid.protocol.format)
+            self._rows[task] = task_rows(
+                grid.tasks[task], grid.protocol, self._data_dir, by_letter=form == "letters"
+            )
         return self._rows[task]
 
     def setup(self, cell: Cell) -> Setup:
@@ -152,6 +164,11 @@ class Workshop:
         steps = grid.protocol.steps if adapter.trains else None
         return Setup(
             *(cell, adapter, posterior, model, fit, predict, train, rows, steps),
+            search=search_of(grid, adapter, posterior),
+            corruptions={
+                f"{corruption.kind}:{corruption.severity}": replace(corruption, seed=cell.seed)
+                for corruption in grid.corruptions
+            },
             deviations=tuple(deviations),
         )
 
@@ -257,6 +274,26 @@ class Workshop:
             self._readers[name] = kind, tokenizer
         return self._readers[name]
 
+    def skeleton(self, name: str) -> Any:
+        """Return the modules of a backbone on this machine, without weights, built once.
+
+        Raises:
+            InputError: Its configuration cannot be read.
+        """
+        import torch
+        from transformers import AutoModel
+
+        from bayeslora.backbones.load import open_source, source_of
+
+        if name not in self._skeletons:
+            trusted = bool(self.grid.model.get("trust_remote_code"))
+            config = open_source("config", source_of(name), trusted)
+            with torch.device("meta"):
+                self._skeletons[name] = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                    config, trust_remote_code=trusted
+                )
+        return self._skeletons[name]
+
     def backbone(self, name: str) -> Backbone:
         """Return a backbone, loaded once; only the last one stays in memory.
 
@@ -274,7 +311,7 @@ class Workshop:
                 self._backbone = (name, load_backbone(name, **options))
         return self._backbone[1]
 
-    def run(self, cell: Cell, work: Path) -> dict[str, Any]:
+    def run(self, cell: Cell, work: Path, fingerprint: str | None = None) -> dict[str, Any]:
         """Fit, predict and score a cell; return its record and write predictions to `work`.
 
         An interrupted fit resumes from its last checkpoint there.
@@ -282,22 +319,27 @@ class Workshop:
         Args:
             cell: The cell.
             work: A directory of this cell alone.
+            fingerprint: Expected hash of the backbone's weights, or None.
 
         Raises:
-            InputError: The cell cannot be fitted.
+            InputError: The cell cannot be fitted, or the backbone has other weights.
         """
         from bayeslora.classifier import BayesianClassifier
 
         setup = self.setup(cell)
+        backbone = self.backbone(cell.backbone)
+        if fingerprint not in (None, backbone.fingerprint):
+            raise InputError(
+                f"backbone {cell.backbone} has other weights than in the finished cells; choose "
+                "another --out"
+            )
         requested = setup
         trials: list[dict[str, Any]] = []
-        if self.grid.search is not None:
-            from bayeslora.experiments.search import searched
-
-            setup, trials = searched(self, setup, work)
+        if setup.search is not None:
+            setup, trials = searched(self, setup, setup.search, work)
         reset_peak_memory()
         begun = time.perf_counter()
-        clf = setup.classifier(BayesianClassifier, self.backbone(cell.backbone))
+        clf = setup.classifier(BayesianClassifier, backbone)
         clf.fit(setup.train, **setup.fit, out=work / "model", overwrite=True)
         fitted = time.perf_counter()
         rows = setup.rows
@@ -312,11 +354,19 @@ class Workshop:
             "fit": fitted - begun,
             "predict_per_1000": 1000 * (predicted - fitted) / len(rows.reported),
         }
+        shifted = {
+            name: clf.predict(
+                corrupted(rows.reported, corruption), seed=cell.seed, keep=keep, **setup.predict
+            )
+            for name, corruption in setup.corruptions.items()
+        }
         record = recorded(requested, setup, clf, seconds, trials)
         bins = self.grid.protocol.num_bins
-        record["scores"] = all_scores(predictions, ood, bins, rows.clusters)
-        for name, result in {rows.split: predictions, **ood}.items():
-            replace(result, name=cell.method.name).save(work / f"{_slug(name)}.parquet")
+        record["scores"] = all_scores(predictions, ood, shifted, bins, rows.clusters)
+        for name, result in {rows.split: predictions, **ood, **shifted}.items():
+            notes = setup.corruptions[name].notes if name in shifted else {}
+            named = replace(result, name=cell.method.name, metadata={**result.metadata, **notes})
+            named.save(work / f"{_slug(name)}.parquet")
         shutil.rmtree(work / "model", ignore_errors=True)
         self._release()
         return record
@@ -331,9 +381,11 @@ def _merged(
     expected: Mapping[str, Any], options: Mapping[str, Any], deviations: list[str]
 ) -> dict[str, Any]:
     """Return the protocol's options updated by the grid's; add differences to `deviations`."""
-    for key, value in expected.items():
-        if key in options and options[key] != value:
-            deviations.append(f"{key}: {options[key]} by the grid, {value} by the protocol")
+    for key, value in options.items():
+        if key not in expected:
+            deviations.append(f"{key}: {value} by the grid")
+        elif value != expected[key]:
+            deviations.append(f"{key}: {value} by the grid, {expected[key]} by the protocol")
     return {**expected, **options}
 
 

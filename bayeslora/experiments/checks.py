@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from bayeslora.tasks.examples import class_names, encode_labels
 if TYPE_CHECKING:
     from bayeslora.backbones.load import Backbone
     from bayeslora.experiments.cells import Setup, Workshop
-    from bayeslora.experiments.grid import Cell
+    from bayeslora.experiments.grid import Cell, Grid
 
 
 def check_cell(workshop: Workshop, cell: Cell) -> Setup:
@@ -50,6 +51,15 @@ class _ChecksPassedError(Exception):
     """All checks have passed."""
 
 
+def check_effects(setups: Sequence[Setup], grid: Grid) -> None:
+    """Raise InputError for an option of `predict` that no method of the grid has."""
+    for key in grid.predict:
+        if not any(key in setup.predict for setup in setups):
+            raise InputError(
+                f"predict: {key} has no effect: no method of the grid has it", code="no-effect"
+            )
+
+
 def _check_predictions(setup: Setup) -> None:
     """Raise InputError for options or rows that the fitted model would refuse."""
     from bayeslora.engine.data import check_images, check_questions, classes_with, most_options
@@ -78,9 +88,17 @@ def _check_reading(workshop: Workshop, setup: Setup) -> None:
     if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
         raise InputError(f"backbone {name} does not exist")
     by_letter = _format(setup) == "letters"
-    if not _is_here(name, needed=by_letter or train.images):
+    cut = setup.model.get("depth") not in (None, 1.0) and _format(setup) == "options"
+    modules = getattr(setup.adapter, "target_modules", None)
+    if not _is_here(name, needed=bool(by_letter or cut or modules or train.images)):
         return
     kind, tokenizer = workshop.reader(name)
+    if cut and kind == "decoder":
+        raise InputError(
+            f"model: depth must be left out with format 'options', which needs all layers of {name}"
+        )
+    if modules and setup.adapter.trains:
+        setup.adapter.targets(workshop.skeleton(name))
     check_images(train, images=kind == "vision")
     if by_letter:
         custom = setup.model.get("template")

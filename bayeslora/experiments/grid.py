@@ -19,13 +19,14 @@ from bayeslora.experiments.protocols import Protocol, protocol
 from bayeslora.files import check_readable
 from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
 from bayeslora.safe_yaml import load_yaml
+from bayeslora.tasks.corruptions import SEVERITIES, Corruption
 from bayeslora.tasks.description import is_description, read_description
 
 DEFAULT_PROTOCOL = "bayeslora"
 
 _KEYS = (
     *("protocol", "tasks", "backbones", "adapters", "posteriors", "methods", "seeds", "rows"),
-    *("fit", "model", "predict", "exclude", "reference", "search"),
+    *("fit", "model", "predict", "exclude", "reference", "search", "corruptions"),
 )
 _FILES = ("train", "validation", "test")
 _COLUMNS = ("text_column", "label_column", "pair_column")
@@ -150,6 +151,7 @@ class Grid:
         predict: Options of `predict` for all cells.
         reference: Name of the method with which others are compared.
         search: A search over options, or None.
+        corruptions: Corruptions under which the reported rows are scored too.
         source: The content of the file, from which workers rebuild the grid.
     """
 
@@ -161,6 +163,7 @@ class Grid:
     predict: Mapping[str, Any]
     reference: str
     search: Search | None
+    corruptions: tuple[Corruption, ...]
     source: Mapping[str, Any]
 
     @property
@@ -227,6 +230,7 @@ def as_grid(content: Any) -> Grid:
         predict=_predict(source.get("predict") or {}),
         reference=str(reference),
         search=_search(source.get("search")),
+        corruptions=_corruptions(source.get("corruptions") or []),
         source=json.loads(json.dumps(source, default=str)),
     )
 
@@ -408,6 +412,20 @@ def _matches(cell: Cell, rule: Mapping[str, Any]) -> bool:
         ):
             return False
     return True
+
+
+def _corruptions(value: Any) -> tuple[Corruption, ...]:
+    """Return the corruptions of `KIND:SEVERITY` texts; `KIND` alone means all severities."""
+    corruptions = []
+    for text in _texts("corruptions", value) if value else []:
+        severities = [text] if ":" in text else [f"{text}:{level}" for level in SEVERITIES]
+        try:
+            corruptions += [Corruption.of(severity) for severity in severities]
+        except InputError as error:
+            raise error.within("corruptions") from None
+    if len({*corruptions}) < len(corruptions):
+        raise InputError(f"corruptions: a kind and severity is given twice in {value}")
+    return tuple(corruptions)
 
 
 def _search(value: Any) -> Search | None:

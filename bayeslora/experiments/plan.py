@@ -29,7 +29,7 @@ from typing import Any
 from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.errors import InputError
 from bayeslora.experiments.cells import Setup, Workshop
-from bayeslora.experiments.checks import check_cell
+from bayeslora.experiments.checks import check_cell, check_effects
 from bayeslora.experiments.grid import Cell, Grid
 from bayeslora.files import read_json
 from bayeslora.option_checks import MAX_LENGTH
@@ -174,13 +174,14 @@ def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
         from bayeslora.experiments.search import check_search
 
         check_search(workshop.grid)
-    for cell in cells:
-        setup = check_cell(workshop, cell)
+    setups = {cell: check_cell(workshop, cell) for cell in cells}
+    check_effects([*setups.values()], workshop.grid)
+    for cell, setup in setups.items():
         settings[cell] = setup.settings()
         deviations[cell] = setup.deviations
         size = sizes[cell.backbone]
         _check_positions(setup, size)
-        estimates[cell] = None if size is None else estimate(setup, size, workshop.grid)
+        estimates[cell] = None if size is None else estimate(setup, size)
     return Plan(workshop.grid, settings, estimates, deviations, tuple(notes))
 
 
@@ -194,7 +195,7 @@ def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
         )
 
 
-def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
+def estimate(setup: Setup, size: BackboneSize) -> Estimate:
     """Return the cost of a cell; see the formula at the top of this module."""
     adapter, posterior, fit = setup.adapter, setup.posterior, setup.fit
     depth = 1.0 if setup.train.choices is not None else None
@@ -208,10 +209,11 @@ def estimate(setup: Setup, size: BackboneSize, grid: Grid) -> Estimate:
     tokens = _tokens(setup)
     rows, epochs = len(setup.train), _epochs(setup)
     fits = _num_fits(setup)
-    trials = 0 if grid.search is None else grid.search.trials
+    trials = 0 if setup.search is None else setup.search.trials
     per_fit = rows * tokens * (2 * frozen_parameters + epochs * 4 * adapted_parameters)
     passes = posterior.num_members * posterior.num_passes(setup.predict.get("num_samples"))
-    predicted = len(setup.rows.reported) + sum(map(len, setup.rows.ood.values()))
+    predicted = len(setup.rows.reported) * (1 + len(setup.corruptions))
+    predicted += sum(map(len, setup.rows.ood.values()))
     prediction = predicted * tokens * 2 * (frozen_parameters + passes * adapted_parameters)
     weight_bytes = _weight_bytes(setup.model.get("dtype", "auto"))
     batch = int(fit.get("batch_size", 16))

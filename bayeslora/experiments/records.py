@@ -94,10 +94,11 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 def all_scores(
     predictions: Predictions,
     ood: Mapping[str, Predictions],
+    shifted: Mapping[str, Predictions],
     num_bins: int,
     clusters: str | None,
 ) -> dict[str, Any]:
-    """Return all scores of the reported rows and of labelled OOD sets."""
+    """Return all scores of the reported rows, of labelled OOD sets and of corrupted rows."""
     from bayeslora.metrics.evaluate import evaluate
 
     scores = evaluate(predictions, ood, num_bins=num_bins, cluster_by=clusters)
@@ -105,6 +106,8 @@ def all_scores(
     for name, ood_predictions in ood.items():
         if ood_predictions.labelled.any():
             results[name] = evaluate(ood_predictions, num_bins=num_bins).to_json()
+    for name, corrupted in shifted.items():
+        results[name] = evaluate(corrupted, num_bins=num_bins, cluster_by=clusters).to_json()
     # Curves can be recomputed from the predictions.
     curves = {"risk_coverage", "confusion", "bins"}
     return {

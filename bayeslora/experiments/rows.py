@@ -17,7 +17,7 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
-from bayeslora.tasks.known import KNOWN_TASKS, known_name, load_task, splits_of
+from bayeslora.tasks.known import KNOWN_TASKS, derived, known_name, load_task, splits_of
 from bayeslora.tasks.readers import load_examples
 from bayeslora.tasks.splits import stratified_sample
 
@@ -48,8 +48,21 @@ class TaskRows:
         return None if self.reported.groups is None else "twins"
 
 
-def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None) -> TaskRows:
+def task_rows(
+    task: Task,
+    protocol: Protocol,
+    data_dir: str | Path | None = None,
+    *,
+    by_letter: bool = False,
+) -> TaskRows:
     """Read the rows of a task.
+
+    Args:
+        task: The task.
+        protocol: Which rows are trained on and reported.
+        data_dir: Directory of the known tasks' files.
+        by_letter: Whether questions are answered by a letter. The model then knows the letters of
+            its training rows, so out-of-distribution questions with more options are dropped.
 
     Raises:
         InputError: A task or split is unknown, a file is missing, or a row is wrong.
@@ -64,6 +77,8 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
         deviations = (
             f"split: {task.name} has no {protocol.split} rows, so its test rows are reported",
         )
+    if not task.files and (difference := derived(task.name, data_dir)):
+        deviations = (*deviations, f"{task.name}: {difference}")
     dropped: dict[str, int] = {}
     reported = _counted(dropped, split, _read(task, split, data_dir))
     train = _counted(dropped, "train", _read(task, "train", data_dir))
@@ -72,10 +87,18 @@ def task_rows(task: Task, protocol: Protocol, data_dir: str | Path | None = None
         reported = _with_choices(dropped, split, reported, count)
     unseen = without_overlap(train, reported)
     train = _counted(dropped, f"train, in {split} too", unseen, previous=train)
+    if not (len(train) and len(reported)):
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        raise InputError(
+            f"task {task.name}: no row of {'train' if len(reported) else split} is left, after "
+            f"{left_out}"
+        )
     ood = {}
     for name, source in _ood_sources(task).items():
         rows = _counted(dropped, name, _outside(source, task, data_dir))
         rows = _audited(dropped, name, rows, protocol.ood_audit)
+        if by_letter and train.choices is not None:
+            rows = _answerable(dropped, name, rows, num_classes(train))
         remaining = without_overlap(without_overlap(rows, train), reported)
         ood[name] = _counted(dropped, f"{name}, in {task.name} too", remaining, previous=rows)
     return TaskRows(train, reported, split, ood, dropped, deviations)
@@ -178,4 +201,19 @@ def _with_choices(dropped: dict[str, int], label: str, examples: Examples, count
     indices = [row for row, options in enumerate(examples.choices) if len(options) == count]
     return _counted(
         dropped, f"{label}, not {count} options", examples.take(indices), previous=examples
+    )
+
+
+def _answerable(dropped: dict[str, int], label: str, examples: Examples, most: int) -> Examples:
+    """Return the questions with at most `most` options."""
+    if examples.choices is None:
+        return examples
+    indices = [row for row, options in enumerate(examples.choices) if len(options) <= most]
+    if not indices:
+        raise InputError(
+            f"{label}: every question has more than {most} options, and the model knows {most} "
+            "letters from its training rows"
+        )
+    return _counted(
+        dropped, f"{label}, more than {most} options", examples.take(indices), previous=examples
     )

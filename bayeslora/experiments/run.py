@@ -91,12 +91,8 @@ def experiment(
     if ray is not None and workers > 1:
         raise InputError("workers are processes on this machine; give workers or ray")
     parsed, store = _read(grid), Store(out)
-    store.check()
     workshop = Workshop(parsed, data_dir)
-    cells = _shard(parsed.cells, shard)
-    plan = made_plan(workshop, cells)
-    for cell, settings in plan.settings.items():
-        store.check_settings(cell, settings)
+    cells = [*_checked(workshop, store, shard).settings]
     check_backbones(parsed)
     waiting = [cell for cell in cells if store.record(cell) is None]
     failed: dict[str, str] = {}
@@ -116,24 +112,43 @@ def experiment(
     return Experiment(store.out, records, failed, tuple(crashed), tuple(elsewhere))
 
 
-def plan(grid: Any, *, data_dir: str | Path | None = None) -> Plan:
+def plan(
+    grid: Any,
+    out: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Plan:
     """Check a grid as `experiment` does, and estimate time and memory without computing cells.
 
     The plan names missing backbones and estimates their size from the name.
 
     Args:
         grid: As for `experiment`.
+        out: As for `experiment`, checked but not written; None checks no directory.
         data_dir: As for `experiment`.
+        shard: As for `experiment`.
 
     Raises:
-        InputError: The grid is invalid, or a file is missing.
+        InputError: As for `experiment`, except that backbones may be missing.
     """
     parsed = _read(grid)
-    return made_plan(Workshop(parsed, data_dir), parsed.cells)
+    return _checked(Workshop(parsed, data_dir), None if out is None else Store(out), shard)
 
 
 def _read(grid: Any) -> Grid:
     return read_grid(grid) if isinstance(grid, str | Path) else as_grid(grid)
+
+
+def _checked(workshop: Workshop, store: Store | None, shard: tuple[int, int] | None) -> Plan:
+    """Return the plan of a grid after all checks that need no backbone."""
+    if store is not None:
+        store.check()
+    plan = made_plan(workshop, _shard(workshop.grid.cells, shard))
+    if store is not None:
+        for cell, settings in plan.settings.items():
+            store.check_settings(cell, settings)
+    return plan
 
 
 def _shard(cells: Sequence[Cell], shard: tuple[int, int] | None) -> Sequence[Cell]:
@@ -202,7 +217,8 @@ class _Run:
             return
         self._reserved[index] = stack
         self._attempts[index] = self._attempts.get(index, 0) + 1
-        self._pool.submit(Job(index, str(self._store.work(cell))))
+        work, fingerprint = self._store.work(cell), self._store.fingerprint(cell.backbone)
+        self._pool.submit(Job(index, str(work), fingerprint))
 
     def _finish(self, outcome: Outcome, num_waiting: int) -> bool:
         """Store the outcome of a job; return whether to retry it."""

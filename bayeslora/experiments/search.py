@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError, unknown_choice
+from bayeslora.experiments.grid import Search, settings_digest
 from bayeslora.posteriors.registry import resolve_posterior
 
 if TYPE_CHECKING:
+    from bayeslora.adapters.base import Adapter
     from bayeslora.experiments.cells import Setup, Workshop
     from bayeslora.experiments.grid import Grid
+    from bayeslora.posteriors.base import Posterior
 
 FILE = "search.sqlite3"
-_STUDY = "search"
 _SEEDS = 1_000_003
 _FIT = frozenset({"epochs", "batch_size", "head_lr", "patience"})
 
@@ -53,16 +56,18 @@ def check_search(grid: Grid) -> None:
     if grid.search is None:
         return
     allowed: set[str] = set()
+    parts: dict[str, Any]
     for method in grid.methods:
         parts = {
             "adapter": resolve_adapter(method.adapter),
             "posterior": resolve_posterior(method.posterior),
+            "fit": TrainingSettings(epochs=1),
         }
         options = _options(parts["adapter"], parts["posterior"])
         allowed |= options
         for name in options & grid.search.ranges.keys():
             part, _, key = name.partition(".")
-            for value in _ends(grid.search.ranges[name]) if part in parts else ():
+            for value in _ends(grid.search.ranges[name]):
                 replace(parts[part], **{key: value})
     for name in grid.search.ranges:
         if name not in allowed:
@@ -74,30 +79,42 @@ def _ends(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value["low"], value["high"]]
 
 
-def searched(workshop: Workshop, setup: Setup, work: Path) -> tuple[Setup, list[dict[str, Any]]]:
+def search_of(grid: Grid, adapter: Adapter, posterior: Posterior) -> Search | None:
+    """Return the grid's search over the options that a method has; None if it has none."""
+    if grid.search is None:
+        return None
+    allowed = _options(adapter, posterior)
+    ranges = {name: value for name, value in grid.search.ranges.items() if name in allowed}
+    return replace(grid.search, ranges=ranges) if ranges else None
+
+
+def searched(
+    workshop: Workshop, setup: Setup, search: Search, work: Path
+) -> tuple[Setup, list[dict[str, Any]]]:
     """Return a cell's setup with the best options, and all trials.
 
     Args:
         workshop: Provides the backbone.
         setup: Setup of the cell.
+        search: The options to search.
         work: A directory of this cell alone.
 
     Raises:
         InputError: The rows cannot be split, or every trial failed.
     """
-    search = workshop.grid.search
-    allowed = _options(setup.adapter, setup.posterior)
-    ranges = {} if search is None else {k: v for k, v in search.ranges.items() if k in allowed}
-    if search is None or not ranges:
-        return setup, []
+    ranges = search.ranges
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     work.mkdir(parents=True, exist_ok=True)
     # No other process writes to the file, since it is inside the cell's directory.
     storage = optuna.storages.RDBStorage(f"sqlite:///{work / FILE}")
     states = optuna.trial.TrialState
+    # Trials of an interrupted search with other settings are another study.
     study: Any = optuna.create_study(
-        storage=storage, study_name=_STUDY, load_if_exists=True, direction="minimize"
+        storage=storage,
+        study_name=settings_digest(setup.settings()),
+        load_if_exists=True,
+        direction="minimize",
     )
     while (done := _num_ended(study, states)) < search.trials:
         # A new sampler for each trial, so that its suggestion depends only on the trials.
@@ -173,11 +190,11 @@ def _loss(workshop: Workshop, setup: Setup, share: float, work: Path) -> float:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.metrics.evaluate import evaluate
     from bayeslora.tasks.examples import class_names, encode_labels
-    from bayeslora.tasks.splits import stratified_split
+    from bayeslora.tasks.splits import split_examples
 
     rows = setup.train
     labels = encode_labels(rows, class_names(rows))
-    train, held_out = stratified_split(rows.strata(labels), share, setup.cell.seed)
+    train, held_out = split_examples(rows, labels, share, setup.cell.seed)
     clf = setup.classifier(BayesianClassifier, workshop.backbone(setup.cell.backbone))
     clf.fit(rows.take(train), **setup.fit, out=work, overwrite=True)
     predictions = clf.predict(rows.take(held_out), seed=setup.cell.seed, **setup.predict)

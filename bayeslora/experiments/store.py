@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class Store:
                 f"{marker} is damaged, or of a newer bayeslora; choose another path", code="damaged"
             )
 
+    @cached_property
+    def _finished(self) -> list[dict[str, Any]]:
+        """The records at the start of a run."""
+        return self.records()
+
+    def fingerprint(self, backbone: str) -> str | None:
+        """Return the hash of a backbone's weights in the records at the start; None without."""
+        stored = (record["backbone"] for record in self._finished)
+        return next((entry["fingerprint"] for entry in stored if entry["name"] == backbone), None)
+
     def claim(self, grid: Mapping[str, Any]) -> None:
         """Create the directory, and store the grid of the latest run."""
         self._cells.mkdir(parents=True, exist_ok=True)
@@ -68,19 +79,29 @@ class Store:
         return _mapping(file) if file.is_file() else None
 
     def check_settings(self, cell: Cell, settings: Mapping[str, Any]) -> None:
-        """Raise InputError if a finished cell has other settings.
+        """Raise InputError if the cell, or another seed of it, is finished with other settings.
 
         Raises:
             InputError: They differ; the message names the cell, the setting and both values.
         """
         stored = self.record(cell)
-        if stored is None or stored["digest"] == settings_digest(settings):
-            return
-        part, key, old, new = _first_difference(stored["settings"], settings)
-        raise InputError(
-            f"cell {cell} is finished with {part}.{key} = {old}, and the grid has {new}; choose "
-            f"another --out, or delete {self._cells / cell.id}.json to compute it again"
-        )
+        if stored is not None and stored["digest"] != settings_digest(settings):
+            difference = _first_difference(stored["settings"], settings)
+            part, key, old, new = difference or ("settings", "digest", "?", "?")
+            raise InputError(
+                f"cell {cell} is finished with {part}.{key} = {old}, and the grid has {new}; "
+                f"choose another --out, or delete {self._cells / cell.id}.json to compute it again"
+            )
+        same_but_seed = {**cell.key, "seed": None}
+        for record in self._finished:
+            if {**record["cell"], "seed": None}.items() >= same_but_seed.items():
+                difference = _first_difference(_shared(record["settings"]), _shared(settings))
+                if difference is not None:
+                    part, key, old, new = difference
+                    raise InputError(
+                        f"cell {cell} has {part}.{key} = {new}, and seed {record['cell']['seed']} "
+                        f"is finished with {old}; one table would mix them: choose another --out"
+                    )
 
     @contextmanager
     def reserved(self, cell: Cell) -> Iterator[None]:
@@ -139,12 +160,18 @@ def _order(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
 
 
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that all seeds of a cell have: all but the drawn training rows."""
+    data = {key: value for key, value in settings["data"].items() if key != "train"}
+    return {**settings, "data": data}
+
+
 def _first_difference(
     old: Mapping[str, Any], new: Mapping[str, Any]
-) -> tuple[str, str, object, object]:
+) -> tuple[str, str, object, object] | None:
     for part in sorted({*old, *new}):
         before, after = old.get(part) or {}, new.get(part) or {}
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
                 return part, key, before.get(key), after.get(key)
-    return "settings", "digest", "?", "?"
+    return None

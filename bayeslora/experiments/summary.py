@@ -152,7 +152,16 @@ def _caption(name: str, records: Sequence[Record]) -> str:
     ]
     if notes:
         lines.append("Not as in the protocol:\n\n" + "\n".join(f"- {note}" for note in notes))
+    choices = [_choice(record) for record in records if record["chosen"]]
+    if choices:
+        lines.append("Chosen by search:\n\n" + "\n".join(f"- {choice}" for choice in choices))
     return "\n\n".join(lines)
+
+
+def _choice(record: Record) -> str:
+    options = ", ".join(f"{name} = {value}" for name, value in record["chosen"].items())
+    cell = record["cell"]
+    return f"{cell['method']}, seed {cell['seed']}: {options} ({len(record['trials'])} trials)"
 
 
 def _score_tables(records: Sequence[Record], reference: str) -> list[str]:
@@ -171,7 +180,22 @@ def _score_tables(records: Sequence[Record], reference: str) -> list[str]:
             if method != reference
         ]
         blocks += [f"Less *{reference}*:", markdown_table(["method", *arrows], rows)]
-    return blocks + _ood_tables(records, methods)
+    return blocks + _shift_tables(records, methods) + _ood_tables(records, methods)
+
+
+def _shift_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
+    """Return NLL and ECE of the reported rows under each corruption."""
+    names = records[0]["settings"].get("corruptions", {}).get("sets", [])
+    blocks = []
+    for key in ("nll", "ece") if names else ():
+        columns = [
+            _values(records, lambda record, n=name, k=key: _score(record, k, n)) for name in names
+        ]
+        rows = [
+            [method, *(_mean(values.get(method, {})) for values in columns)] for method in methods
+        ]
+        blocks += [f"{key} ↓ of corrupted rows:", markdown_table(["method", *names], rows)]
+    return blocks
 
 
 def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
@@ -255,6 +279,16 @@ def _cost_table(groups: Mapping[tuple[Any, ...], Sequence[Record]]) -> str:
             )
     head = ["task", "backbone", "rows", "method", "fit, s", "1,000 predictions, s", "passes"]
     return markdown_table([*head, "peak memory, GB"], rows)
+
+
+def cell_scores(record: Record) -> dict[str, Any]:
+    """Return the key of a cell, its scores on the reported rows by name, and its cost."""
+    scores = record["scores"][REPORTED]["scores"]
+    return {
+        **record["cell"],
+        "scores": {key: score["value"] for key, score in scores.items()},
+        "seconds": record["seconds"],
+    }
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

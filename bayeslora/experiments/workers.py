@@ -28,10 +28,17 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Job:
-    """A cell to compute: its index in the grid, and a working directory."""
+    """A cell to compute.
+
+    Attributes:
+        index: Index of the cell in the grid.
+        work: A working directory.
+        fingerprint: Hash of the backbone's weights in finished cells; None if there are none.
+    """
 
     index: int
     work: str
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def compute(workshop: Workshop, job: Job) -> Outcome:
     work = Path(job.work)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        record = workshop.run(cell, work)
+        record = workshop.run(cell, work, job.fingerprint)
         outputs = [*sorted(work.glob("*.parquet")), *work.glob("*.sqlite3")]
         files = {file.name: file.read_bytes() for file in outputs}
         return Outcome(job.index, record, files)

@@ -240,7 +240,7 @@ class RowChecks:
         unlike = "" if near or mark else otherwise
         other = unlike if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
         raise MissingColumnError(
-            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}. "
+            f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}",
             f"Choose with {option}{other}",
             source,
             name,
@@ -251,14 +251,15 @@ class MissingColumnError(InputError):
     """A table lacks a column.
 
     Attributes:
+        problem: The message without its advice.
         source: Source of the table.
         column: Name of the missing column.
     """
 
-    def __init__(self, message: str, source: str, column: str) -> None:
-        """Store the message, the source and the missing column."""
-        super().__init__(message)
-        self.source, self.column = source, column
+    def __init__(self, problem: str, advice: str, source: str, column: str) -> None:
+        """Store the parts of the message, the source and the missing column."""
+        super().__init__(f"{problem}. {advice}" if advice else problem)
+        self.problem, self.source, self.column = problem, source, column
 
 
 class BadValueError(ValueError):
@@ -286,7 +287,7 @@ def text_value(_index: int, value: Any) -> str:
     elif len(value) > ROW_LIMIT:
         problem = f"the text has {len(value):,} characters, at most {ROW_LIMIT:,} are read"
     if problem is not None:
-        raise BadValueError(f"{problem}; a text that is not blank is needed")
+        raise BadValueError(f"{problem}; expected a text that is not blank")
     return _whole(str(value))
 
 

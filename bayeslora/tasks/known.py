@@ -56,6 +56,7 @@ class KnownTask:
         twins: Whether ids that are equal up to the last `-` mark rows that differ in one or two
             words.
         ood: Task and split of each out-of-distribution set.
+        derived: How the files differ from the data set on the hub; empty if they do not.
     """
 
     about: str
@@ -69,6 +70,7 @@ class KnownTask:
     keep: tuple[str, ...] = ()
     twins: bool = False
     ood: tuple[tuple[str, str], ...] = ()
+    derived: str = ""
 
 
 _MMLU_NAME = "mmlu-"
@@ -100,6 +102,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         licence="no licence stated; the author asks for non-commercial use",
         hub_id="fancyzhx/ag_news",
         folder="ag_news_10k",
+        derived="10,001 training rows of 120,000",
         ood=(("sst2", "test"),),
     ),
     "arc-challenge": _questions(
@@ -121,6 +124,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         "google/boolq",
         "CC BY-SA 3.0",
         folder="boolq_passage_val",
+        derived="2,000 training and 1,270 test rows, both of the official validation split",
     ),
     "boolq-question-only": KnownTask(
         about="yes/no questions without their passage; 62 % have one answer",
@@ -228,6 +232,12 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
     return tuple(split for split in splits if has_validation or split != "validation")
 
 
+def derived(name: str, data_dir: str | Path | None = None) -> str:
+    """Return how the rows of a known task differ from the data set on the hub; empty if not."""
+    task = KNOWN_TASKS[known_name(name)]
+    return "" if _is_of_hub(task, data_dir) else task.derived
+
+
 def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Examples:
     """Return a split of a known task, without repeated rows and leaks between splits.
 
@@ -304,7 +314,8 @@ def load_known(name: str, split: str, data_dir: str | Path | None = None) -> Exa
     table, classes = _table(key, split, data_dir)
     keep = [column for column in task.keep if column in table.names]
     if task.kind == "multiple-choice":
-        return _twins(task, _load_questions(table, keep))
+        of_hub = _is_of_hub(task, data_dir)
+        return _twins(task, _load_questions(table, keep), of_hub=of_hub)
     columns = DataColumns("question", "answer_index" if task.indexed else "label")
     examples = load_all(RowChecks(table, columns, required=True, keep=keep))
     return _named(examples, classes, indexed=task.indexed)
@@ -322,8 +333,10 @@ def has_rows(name: str, data_dir: str | Path | None = None) -> bool:
 
 def _judged(key: str, split: str, data_dir: str | Path | None) -> Iterator[tuple[str, Examples]]:
     """Yield the available splits that training rows must not overlap with."""
-    others = [other for other in ("test", "validation") if other in KNOWN_TASKS[key].splits]
-    for other in others if split == "train" and key not in ("newsgroups", DIGITS) else ():
+    if split != "train" or key in ("newsgroups", DIGITS):
+        return
+    available = splits_of(key, data_dir)
+    for other in (other for other in ("test", "validation") if other in available):
         if _directory(data_dir) is None or _path(key, f"{other}.jsonl", data_dir).exists():
             yield other, load_known(key, other, data_dir)
 
@@ -356,11 +369,11 @@ def _load_questions(table: Table, keep: Sequence[str]) -> Examples:
     return replace(examples, dropped=dropped)
 
 
-def _twins(task: KnownTask, examples: Examples) -> Examples:
+def _twins(task: KnownTask, examples: Examples, *, of_hub: bool) -> Examples:
     if not task.twins:
         return examples
-    # Without ids in the source, twins are the rows with the same two names.
-    has_ids = any("-" in name for name in examples.ids)
+    # The hub has no ids of pairs. Without them, twins are the rows with the same two names.
+    has_ids = not of_hub and any("-" in name for name in examples.ids)
     choices = examples.choices or ()
     groups = (
         tuple(name.rpartition("-")[0] for name in examples.ids)
@@ -378,11 +391,15 @@ def _count(dropped: dict[str, int], reason: str, count: int) -> None:
 def _table(key: str, split: str, data_dir: str | Path | None) -> tuple[Table, tuple[str, ...]]:
     """Return the rows of a split, and the classes of the task unless they are letters."""
     task = KNOWN_TASKS[key]
-    if _directory(data_dir) is None and task.hub_id is not None and can_read_hub():
+    if task.hub_id is not None and _is_of_hub(task, data_dir):
         return hub_table(key, split, task.hub_id)
     table = open_table(_file(key, f"{split}.jsonl", data_dir))
     listed = task.kind == "text-classification" and task.classes is None
     return table, _classes(key, data_dir) if listed else task.classes or ()
+
+
+def _is_of_hub(task: KnownTask, data_dir: str | Path | None) -> bool:
+    return _directory(data_dir) is None and task.hub_id is not None and can_read_hub()
 
 
 def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, shown
 from bayeslora.tables.table import Piece, Table
 from bayeslora.tasks.columns import (
@@ -35,7 +36,7 @@ from bayeslora.tasks.examples import LETTERS, Examples
 QUESTIONS = DataColumns("question", "answer", None, choices="choices")
 """Default columns of questions."""
 
-_NUMBERED = re.compile(r"(?:choice|candidate)_([1-9][0-9]*)")
+_NUMBERED = re.compile(r"(choice|candidate)_([0-9]+)")
 _OTHER_NAMES = {
     "choices": ("choices", "candidates"),
     "answer": ("answer_index", "answer"),
@@ -82,6 +83,8 @@ def question_checks(
     choices = columns.choices
     if choices in (None, QUESTIONS.choices):
         choices = _choice_columns(names) or (QUESTIONS.choices if history is None else "candidates")
+        if isinstance(choices, tuple):
+            _check_numbering(choices)
     resolved = DataColumns(text, label, pair, choices)
     return QuestionChecks(table, resolved, required, keep, skip_blank, history=history)
 
@@ -91,9 +94,21 @@ def _choice_columns(names: Sequence[str]) -> str | tuple[str, ...] | None:
         if name in names:
             return name
     matches = [match for match in map(_NUMBERED.fullmatch, names) if match is not None]
-    if len(matches) < 2:
+    if not matches:
         return None
-    return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[1])))
+    return tuple(match[0] for match in sorted(matches, key=lambda match: int(match[2])))
+
+
+def _check_numbering(names: Sequence[str]) -> None:
+    """Raise InputError unless columns of options are numbered 1, 2, 3 and so on."""
+    match = _NUMBERED.fullmatch(names[0])
+    if match is None:
+        return
+    expected = [f"{match[1]}_{number}" for number in range(1, max(len(names), 2) + 1)]
+    if wrong := [name for name in names if name not in expected]:
+        raise InputError(f"column {wrong[0]!r}: options are numbered {', '.join(expected)}")
+    if missing := [name for name in expected if name not in names]:
+        raise InputError(f"column {missing[0]!r} is missing; a question needs 2 options or more")
 
 
 @dataclass(frozen=True)
@@ -264,8 +279,9 @@ def _options(values: Any) -> tuple[str, ...]:
     if not 2 <= len(values) <= len(LETTERS):
         raise BadValueError(f"{counted(len(values), 'option')}; {allowed}")
     options = tuple(text_value(0, value) for value in values)
+    stripped = [option.strip() for option in options]
     for index, option in enumerate(options):
-        first = options.index(option)
+        first = stripped.index(option.strip())
         if first != index:
             raise BadValueError(
                 f"options {first + 1} and {index + 1} are both {shown(option)}; {allowed}"

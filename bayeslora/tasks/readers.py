@@ -124,16 +124,21 @@ def load_examples(
     if split is not None:
         raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
     columns = described or data_columns(text_column, label_column, pair_column, image_column)
-    examples = load_rows(
-        data,
-        columns,
-        kind=task if described is None else KINDS[1],
-        labels=labels,
-        keep=keep,
-        blank=blank,
-        delimiter=delimiter,
-        encoding=encoding,
-    )
+    try:
+        examples = load_rows(
+            data,
+            columns,
+            kind=task if described is None else KINDS[1],
+            labels=labels,
+            keep=keep,
+            blank=blank,
+            delimiter=delimiter,
+            encoding=encoding,
+        )
+    except MissingColumnError as error:
+        if described is None:
+            raise
+        raise InputError(f"{error.problem}; {task} names the columns", code=error.code) from None
     return examples if described is None else replace(examples, columns=described.recorded())
 
 
@@ -288,7 +293,7 @@ def kept(examples: Examples, keep: Sequence[str]) -> Examples:
     for name in keep:
         if name not in known:
             problem = str(unknown_choice("column to keep", name, known))
-            raise MissingColumnError(problem, examples.source, name)
+            raise MissingColumnError(problem, "", examples.source, name)
     return replace(examples, further={name: known[name] for name in keep}) if keep else examples
 
 

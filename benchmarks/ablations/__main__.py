@@ -78,7 +78,7 @@ POLISHES: dict[str, str] = {
     "prior scale validation": "vbll:prior_scale=validation",
     "means refit": "vbll:polish_mean=refit",
     "means trained": "vbll:polish_mean=trained",
-    # What the rows above show only where validation rows choose to refit.
+    # Variants that take effect above only if validation rows choose to refit the means.
     "refit, bound jensen": "vbll:polish_mean=refit,polish_bound=jensen",
     "refit, Laplace refinement": "vbll:polish_mean=refit,laplace_refinement=true",
     "refit, bound jensen, Laplace refinement": (
@@ -92,13 +92,13 @@ POLISHES: dict[str, str] = {
     "refit, prior scale 8": "vbll:polish_mean=refit,prior_scale=8",
     "last-layer Laplace": "laplace",
 }
-# By how much the same fit may come out different: the rounding of float64.
+# Tolerance for the NLL of a repeated fit: the rounding of float64.
 _SAME = 1e-6
 COLUMNS = ("epoch", "validation_nll", *SCORES)
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/ablations"))
@@ -111,35 +111,35 @@ def main() -> None:
     for seed, task in product(args.seeds, args.tasks):
         data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
         cell = Cell(backbone, data, "variants", seed, args.out)
-        for one, fit in warmed([(cell, fit) for fit in args.fits], is_done):
-            run(one, fit)
+        for variant_cell, fit in warmed([(cell, fit) for fit in args.fits], is_done):
+            run(variant_cell, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
     Results(args.out, KEY).sort()
 
 
 def is_done(cell: Cell, fit: str) -> bool:
-    """Tell whether a fit is stored, and of the default all that is polished from it."""
+    """Whether a fit is stored, and for the default all its polishes too."""
     return stored(cell, fit) is not None and not (fit == DEFAULT and missing(cell))
 
 
 def stored(cell: Cell, fit: str) -> dict[str, Any] | None:
-    """Return the row of a fit."""
+    """Return the stored row of a fit, or None."""
     return Results(cell.out, KEY).get(task=cell.data.name, fit=fit, seed=cell.seed)
 
 
 def missing(cell: Cell) -> dict[str, str]:
-    """Return the polishes that are not stored with the default."""
+    """Return the polishes that are not stored yet."""
     known = stored(cell, DEFAULT) or {"rows": ()}
     methods = {row["method"] for row in known["rows"]}
     return {name: polish for name, polish in POLISHES.items() if name not in methods}
 
 
 def run(cell: Cell, fit: str) -> None:
-    """Fit a variant, score it, and where it is the default everything that is polished from it.
+    """Fit and score a variant; for the default, score its polishes too.
 
-    Polishes that are not stored yet need the default's features, which are not kept: it is fitted
-    again, and comes out as it was.
+    Missing polishes need the default's features, which are not stored, so the default is fitted
+    again, with the same result.
     """
     if is_done(cell, fit):
         return
@@ -172,7 +172,7 @@ def run(cell: Cell, fit: str) -> None:
 def polished(
     cell: Cell, clf: bl.BayesianClassifier, polishes: dict[str, str], base: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the scores of other final fits on a classifier's features, whose row is `base`."""
+    """Return the scores of final fits on the features of a classifier with the row `base`."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         clf.save_pretrained(Path(folder) / "fit")
@@ -181,17 +181,17 @@ def polished(
                 Path(folder) / "fit", backbone=cell.backbone, progress=False
             )
             _, taken = timed(partial(calibrate, cell, more, polish))
-            found = scored(cell, more, name, base["fit_seconds"] + taken)
-            rows.append({**found, "epoch": base["epoch"]})
+            scores = scored(cell, more, name, base["fit_seconds"] + taken)
+            rows.append({**scores, "epoch": base["epoch"]})
     return rows
 
 
 def write_summary(out: Path) -> None:
-    """Write one table a data set: means over seeds, and differences from the default by seed."""
-    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    """Write one table per data set: means over seeds and paired differences from the default."""
+    tasks: dict[str, dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for content in Results(out, KEY).rows():
         for row in content["rows"]:
-            found[content["task"]][row["method"]][content["seed"]] = row
+            tasks[content["task"]][row["method"]][content["seed"]] = row
     parts = [
         "# Parts of PoLAR-VBLL, one changed at a time\n\n"
         "SmolLM2-135M, r = 8 on the query and value projections of the last 6 of 30 layers, 640 "
@@ -207,10 +207,10 @@ def write_summary(out: Path) -> None:
         "default). The rows are the same for every seed, so the intervals speak of training, not "
         "of the choice of rows. Made by `python -m benchmarks.ablations --data-dir DIR`."
     ]
-    for task, methods in sorted(found.items()):
+    for task, methods in sorted(tasks.items()):
         parts.append(f"## {task}\n\n" + "\n".join(_table(methods)))
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
@@ -228,18 +228,18 @@ def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
         cells += [difference(rows, base, column) for column in ("nll", "ece")]
         chosen = [row["chosen"] for row in rows.values()]
         for key, digits in (("prior_scale", 2), ("bound_gap", 4)):
-            numbers = [one[key] for one in chosen if key in one]
+            numbers = [report[key] for report in chosen if key in report]
             cells.append(f"{fmean(numbers):.{digits}f}" if numbers else "")
         cells.append(f"{fmean(row['fit_seconds'] for row in rows.values()):.0f}")
         cells.append(_calibration_seconds(rows, base) if name in POLISHES else "")
-        means = [one["polish_mean"] for one in chosen if "polish_mean" in one]
+        means = [report["polish_mean"] for report in chosen if "polish_mean" in report]
         refitted = f"{means.count('refit')} of {len(means)}" if means else ""
         lines.append("| " + " | ".join([name, str(len(rows)), refitted, *cells]) + " |")
     return lines
 
 
 def _calibration_seconds(rows: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
-    """Return the mean of what fits took beyond the training that they share with the default."""
+    """Return the mean seconds of the final fits, without the training shared with the default."""
     taken = [row["fit_seconds"] - base[seed]["fit_seconds"] for seed, row in rows.items()]
     return f"{fmean(taken):.0f}"
 

@@ -55,8 +55,8 @@ from benchmarks.lib.task_rows import WHOLE_AND_RAW, load_experiment
 
 TASKS = ("newsgroups", "sst2_sentences")
 RECIPES = {FIXED: "lisa:mode=fixed"}
-"""What a name stands for, where it is not the adapter with its defaults."""
-# Two rates for each to start with; all adapters sit in the last six layers.
+"""Adapter specifications of the names that are not adapters with default options."""
+# Two initial rates per adapter; all adapters are in the last six layers.
 LEARNING_RATES = {
     "lora": (1e-3, 3e-3),
     "pissa": (3e-4, 1e-3),
@@ -73,7 +73,7 @@ Fitted: TypeAlias = tuple[bl.BayesianClassifier, float]
 
 
 def main() -> None:
-    """Run what is not there yet, then write the tables."""
+    """Run the missing fits, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/adapter-grid"))
@@ -87,29 +87,29 @@ def main() -> None:
         data = load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=args.data_dir)
         cell = Cell(backbone, data, REFERENCE, seed, args.out)
         todo = [(replace(cell, adapter=name), fit) for name, fit in product(args.adapters, FITS)]
-        for one, fit in warmed(todo, is_stored):
-            run(one, fit)
+        for adapter_cell, fit in warmed(todo, is_stored):
+            run(adapter_cell, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
     Results(args.out, KEY).sort()
 
 
 def is_stored(cell: Cell, fit: str) -> bool:
-    """Whether the scores of a fit at the rate of its kind are there."""
+    """Whether the scores of a fit at the chosen learning rate are stored."""
     stored = Results(cell.out, KEY).get(kind="fit", **place_of(cell, fit), seed=cell.seed)
     if stored is None:
         return False
-    found = rates_tried(cell, fit)
-    return next_rate(cell.adapter, found) is None and stored["lr"] == best(found)
+    losses = rates_tried(cell, fit)
+    return next_rate(cell.adapter, losses) is None and stored["lr"] == best(losses)
 
 
 def place_of(cell: Cell, fit: str) -> dict[str, str]:
-    """Return the columns that rows of a fit have in common with those of its learning rates."""
+    """Return the columns shared by the rows of a fit and of its learning rates."""
     return {"task": cell.data.name, "adapter": cell.adapter, "fit": fit}
 
 
 def run(cell: Cell, fit: str) -> None:
-    """Choose the learning rate if it is not chosen yet, then fit, calibrate, score and store."""
+    """Choose the learning rate if necessary, then fit, calibrate, score and store."""
     tried: dict[float, Fitted] = {}
     lr = chosen_rate(cell, fit, tried)
     if is_stored(cell, fit):
@@ -125,7 +125,7 @@ def run(cell: Cell, fit: str) -> None:
 
 
 def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
-    """Return mean stable rank and mean relative size of the changes, and how many numbers changed.
+    """Return the number of trained parameters, and stable rank and relative norm of the changes.
 
     The means are over changed layers.
     """
@@ -138,40 +138,40 @@ def changes(clf: bl.BayesianClassifier) -> dict[str, float]:
 
 
 def chosen_rate(cell: Cell, fit: str, tried: dict[float, Fitted]) -> float:
-    """Return the learning rate of lowest validation NLL, and put the fits made for it in `tried`.
+    """Return the learning rate with the lowest validation NLL, and store its fits in `tried`.
 
-    It is chosen with one seed for all of them; fits of that seed alone are left in `tried`.
+    All seeds use the rate chosen with `RATE_SEED`; only fits with that seed are added to `tried`.
     """
-    found = rates_tried(cell, fit)
-    while (lr := next_rate(cell.adapter, found)) is not None:
+    losses = rates_tried(cell, fit)
+    while (lr := next_rate(cell.adapter, losses)) is not None:
         made = fitted(replace(cell, seed=RATE_SEED), fit, lr)
-        found[lr] = nll_of(made[0].predict(cell.data.validation))
-        row = {"kind": "rate", **place_of(cell, fit), "seed": RATE_SEED, "lr": best(found)}
-        Results(cell.out, KEY).append({**row, "validation_nll": list(found.items())})
+        losses[lr] = nll_of(made[0].predict(cell.data.validation))
+        row = {"kind": "rate", **place_of(cell, fit), "seed": RATE_SEED, "lr": best(losses)}
+        Results(cell.out, KEY).append({**row, "validation_nll": list(losses.items())})
         if cell.seed == RATE_SEED:
             tried[lr] = made
-    return best(found)
+    return best(losses)
 
 
-def next_rate(adapter: str, found: Mapping[float, float]) -> float | None:
-    """Return what to try next: the first two, then beyond the end that is best until one is inside.
+def next_rate(adapter: str, losses: Mapping[float, float]) -> float | None:
+    """Return the next rate to try: the first two, then beyond the best end of the range.
 
-    The steps are as wide as the first. Nothing is left to try where a rate is better than one
-    below it and one above it, or `MOST_RATES` were tried.
+    The ratio of neighbouring rates stays constant. Returns None if the best rate is inside the
+    range, or after `MOST_RATES` rates.
     """
     low, high = LEARNING_RATES[adapter]
     for lr in (low, high):
-        if lr not in found:
+        if lr not in losses:
             return lr
-    tried = sorted(found)
-    if len(tried) >= MOST_RATES or tried[0] < best(found) < tried[-1]:
+    tried = sorted(losses)
+    if len(tried) >= MOST_RATES or tried[0] < best(losses) < tried[-1]:
         return None
-    further = tried[-1] * high / low if best(found) == tried[-1] else tried[0] * low / high
+    further = tried[-1] * high / low if best(losses) == tried[-1] else tried[0] * low / high
     return float(f"{further:.1e}")
 
 
 def rates_tried(cell: Cell, fit: str) -> dict[float, float]:
-    """Return the validation NLL of every learning rate that was tried."""
+    """Return the validation NLL of every tried learning rate."""
     row = Results(cell.out, KEY).get(kind="rate", **place_of(cell, fit))
     return dict(row["validation_nll"]) if row else {}
 
@@ -197,7 +197,7 @@ def fitted(cell: Cell, fit: str, lr: float) -> Fitted:
 
 @contextmanager
 def empty_cache() -> Iterator[None]:
-    """Let nothing be found in the cache: a context that was run before would cost no time."""
+    """Use an empty cache, since a cached pass over the context would cost no time."""
     before = os.environ.get("BAYESLORA_CACHE")
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         os.environ["BAYESLORA_CACHE"] = folder

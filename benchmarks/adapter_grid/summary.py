@@ -17,33 +17,33 @@ from benchmarks.lib.verdicts import Claim, claims_table
 FIXED = "lisa-fixed"
 MOST_RATES = 5
 
-# Fits, and what is calibrated on each.
+# Fits, and the posteriors calibrated on each.
 FITS: dict[str, tuple[str, ...]] = {"mle": ("laplace",), "vbll": ()}
 REFERENCE = "lora"
 KEY = ("kind", "task", "adapter", "fit", "seed")
 CHANGED = ("accuracy", "nll", "ece", "far max_probability")
-"""Columns in which last layers are compared with the point estimate."""
+"""Columns of the comparison of last layers with the point estimate."""
 
 
-def best(found: Mapping[float, float]) -> float:
-    """Return the learning rate of lowest validation NLL."""
-    return min(found, key=found.__getitem__)
+def best(losses: Mapping[float, float]) -> float:
+    """Return the learning rate with the lowest validation NLL."""
+    return min(losses, key=losses.__getitem__)
 
 
 def write_summary(out: Path) -> None:
-    """Write a table a data set from the scores that are there."""
+    """Write one table per data set from the stored scores."""
     parts = [_preamble()]
     for task, methods in sorted(_read(out).items()):
         parts += [f"## {task}", _table(methods), f"### Last layers on {task}", _gains(methods)]
     if rates := _rates(out):
         parts += ["## Learning rates", rates]
     parts += ["## Claims", claims_table(claims(out))]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _read(out: Path) -> dict[str, dict[tuple[str, str], Rows]]:
-    """Return the rows by data set, last layer and adapter, of fits at the rate of their kind."""
+    """Return the rows of fits at their chosen rate, by data set, last layer and adapter."""
     tasks: dict[str, dict[tuple[str, str], Rows]] = defaultdict(lambda: defaultdict(dict))
     results = Results(out, KEY)
     rates = {_kind(row): row["lr"] for row in results.rows(kind="rate")}
@@ -57,13 +57,13 @@ def _read(out: Path) -> dict[str, dict[tuple[str, str], Rows]]:
 
 
 def _kind(row: Mapping[str, str]) -> tuple[str, str]:
-    """Return the data set, and the adapter with the fit, which share one learning rate."""
+    """Return the key of a learning rate: the data set, and the adapter with the fit."""
     return row["task"], f"{row['adapter']}-{row['fit']}"
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return LISA's claim, that layers should be drawn anew, with what is stored."""
-    found: list[Claim] = []
+    """Return LISA's claim that layers should be resampled, with the stored gains."""
+    listed: list[Claim] = []
     for task, methods in sorted(_read(out).items()):
         for posterior in FITS:
             drawn, fixed = (methods.get((posterior, name), {}) for name in ("lisa", FIXED))
@@ -72,12 +72,12 @@ def claims(out: Path) -> list[Claim]:
             text = (
                 f"layers drawn anew have a lower NLL than those of one draw ({task}, {posterior})"
             )
-            found.append(Claim("LISA", text, "nats", lower))
-    return found or [Claim("LISA", "layers drawn anew have a lower NLL", "nats", ())]
+            listed.append(Claim("LISA", text, "nats", lower))
+    return listed or [Claim("LISA", "layers drawn anew have a lower NLL", "nats", ())]
 
 
 def _gains(methods: Mapping[tuple[str, str], Rows]) -> str:
-    """Return what a last layer changes against a point estimate, paired by adapter and seed."""
+    """Return differences of last layers from the point estimate, paired by adapter and seed."""
     others = sorted({posterior for posterior, _ in methods} - {"mle"})
     adapters = sorted({adapter for _, adapter in methods})
     lines = []
@@ -88,15 +88,15 @@ def _gains(methods: Mapping[tuple[str, str], Rows]) -> str:
 
 
 def _rates(out: Path) -> str:
-    """Return the validation NLL of every rate that was tried, the chosen one in bold."""
+    """Return the validation NLL of every tried rate, with the chosen rate in bold."""
     rows = []
     for stored in sorted(Results(out, KEY).rows(kind="rate"), key=_kind):
-        found = dict(sorted(stored["validation_nll"]))
+        losses = dict(sorted(stored["validation_nll"]))
         tried = [
-            f"**{lr:g}: {nll:.3f}**" if lr == best(found) else f"{lr:g}: {nll:.3f}"
-            for lr, nll in found.items()
+            f"**{lr:g}: {nll:.3f}**" if lr == best(losses) else f"{lr:g}: {nll:.3f}"
+            for lr, nll in losses.items()
         ]
-        edge = "the best is at the end" if best(found) in (min(found), max(found)) else ""
+        edge = "the best is at the end" if best(losses) in (min(losses), max(losses)) else ""
         place = [stored[column] for column in ("task", "adapter", "fit")]
         rows.append([*place, ", ".join(tried), edge])
     return table(["data set", "adapter", "fit", "rate: validation NLL", ""], rows) if rows else ""

@@ -32,7 +32,7 @@ REPEATS, NUM_DRAWS = 15, 10
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table."""
+    """Run the missing measurements, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--runs", type=Path, default=Path("runs/adapter-starts"))
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure_bytes(setting: Setting, arms: dict[str, Arm], draws: int, out: Path) -> None:
-    """Count what one step of every arm keeps, where it is not there yet, and of some draws."""
+    """Count the bytes kept by one step of every arm, and by several draws of LISA's layers."""
     results = Results(out, KEY)
     for name, arm in arms.items():
         for seed in range(draws if name == LISA_ARM else 1):
@@ -64,33 +64,33 @@ def measure_bytes(setting: Setting, arms: dict[str, Arm], draws: int, out: Path)
 
 
 def measure_times(setting: Setting, arms: dict[str, Arm], repeats: int, out: Path) -> None:
-    """Time steps of all arms in turns, each turn kept as it comes; the first of each is left out.
+    """Time steps of all arms in turns and store each turn; the first step of each arm is left out.
 
-    Another set of arms is another comparison, and begins anew.
+    Another set of arms starts a new comparison.
     """
     results = Results(out, KEY)
-    found = results.get(kind="times")
-    if found is None or found["arms"] != list(arms):
-        found = {"kind": "times", "arms": list(arms), "turns": []}
-    if len(found["turns"]) >= repeats:
+    record = results.get(kind="times")
+    if record is None or record["arms"] != list(arms):
+        record = {"kind": "times", "arms": list(arms), "turns": []}
+    if len(record["turns"]) >= repeats:
         return
     trainees = {n: arm.begin(setting, arm, arm.rates[0], 0) for n, arm in arms.items()}
     for trainee in trainees.values():
         one_step(trainee, 0, tokens(trainee))
-    for turn in range(len(found["turns"]), repeats):
+    for turn in range(len(record["turns"]), repeats):
         seconds = {name: step_seconds(trainee, turn + 1) for name, trainee in trainees.items()}
-        found["turns"].append(seconds)
-        results.append(found)
+        record["turns"].append(seconds)
+        results.append(record)
 
 
 def tokens(trainee: Trainee) -> Tensor:
-    """Return ids [ROWS, TOKENS]; what they say matters neither to bytes nor to seconds."""
+    """Return random ids [ROWS, TOKENS]; neither bytes nor seconds depend on them."""
     size = trainee.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
     return torch.randint(size, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 def step_seconds(trainee: Trainee, step: int) -> dict[str, float]:
-    """Return the processor's and the clock's seconds of one step."""
+    """Return the processor time and the wall-clock time of one step, in seconds."""
     ids = tokens(trainee)
     clock, processor = time.perf_counter(), time.process_time()
     one_step(trainee, step, ids)
@@ -101,7 +101,7 @@ def step_seconds(trainee: Trainee, step: int) -> dict[str, float]:
 
 
 def step_bytes(trainee: Trainee, ids: Tensor) -> dict[str, int]:
-    """Take one step on ids [B, T] and return how many parameters train and what it keeps."""
+    """Take one step on ids [B, T]; return the number of trained parameters and the kept bytes."""
     trainee.before_step(0)
     with counted(trainee.model) as saved:
         loss = next_token_loss(trainee.model, ids)
@@ -119,9 +119,9 @@ def step_bytes(trainee: Trainee, ids: Tensor) -> dict[str, int]:
 
 @contextmanager
 def counted(model: torch.nn.Module) -> Iterator[dict[int, int]]:
-    """Yield the sizes of the storages that autograd saves meanwhile, by address.
+    """Yield the sizes of the storages that autograd saves in the context, by address.
 
-    The graph keeps what it saves, so no address is used twice while it lives.
+    The graph keeps the storages alive, so no address is reused meanwhile.
     """
     own = {v.untyped_storage().data_ptr() for v in (*model.parameters(), *model.buffers())}
     sizes: dict[int, int] = {}
@@ -137,7 +137,7 @@ def counted(model: torch.nn.Module) -> Iterator[dict[int, int]]:
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Return the size of all tensors in an optimiser's state."""
+    """Return the size of all tensors in an optimiser's state, in bytes."""
     return sum(
         value.nbytes
         for state in optimizer.state.values()

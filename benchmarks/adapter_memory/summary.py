@@ -18,8 +18,8 @@ ROWS, TOKENS = 2, 128
 PARTS, BESIDES = ("activations", "gradients", "optimiser"), ("parameters", "beside")
 FULL, LORA = "full fine-tuning", "lora"
 
-# Who should need less than whom by the papers. What LISA keeps depends on the lowest layer that is
-# drawn: its worst draw counts, and its time is that of its draws.
+# Arms that should need less than a rival according to the papers. LISA's memory depends on the
+# lowest sampled layer, so its worst draw counts; its time is that of its draws.
 SMALLER: tuple[tuple[str, str, str], ...] = (
     ("LoRA", LORA, FULL),
     ("S²FT", "s2ft", LORA),
@@ -39,7 +39,7 @@ FASTER: tuple[tuple[str, str, str], ...] = (
 
 
 def write_summary(out: Path) -> None:
-    """Write the table from what is there."""
+    """Write the table from the stored measurements."""
     times = _times(out)
     rows = [_row(name, item, times) for name, item in _read(out).items()]
     head = ["arm", "trained, million", "activations", "gradients", "optimiser", "sum", "beside"]
@@ -59,8 +59,8 @@ def write_summary(out: Path) -> None:
         table(head, rows),
         "## Claims\n\n" + claims_table(claims(out)),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _row(name: str, item: dict[str, float], times: list[dict[str, dict[str, float]]]) -> list[str]:
@@ -76,16 +76,16 @@ def _row(name: str, item: dict[str, float], times: list[dict[str, dict[str, floa
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return the papers' claims with what is stored."""
-    found, times = _read(out), _times(out)
+    """Return the papers' claims with the stored gains."""
+    sizes, times = _read(out), _times(out)
     listed = []
     for method, name, rival in SMALLER:
         exact: tuple[float, ...] = ()
         notes = ""
-        if name in found and rival in found:
-            own, other = _total(found[name]), _total(found[rival])
+        if name in sizes and rival in sizes:
+            own, other = _total(sizes[name]), _total(sizes[rival])
             exact = ((other - own) / 1e6,)
-            notes = f"{other / own:.2f} times less; {_with_beside(found[name], found[rival])}"
+            notes = f"{other / own:.2f} times less; {_with_beside(sizes[name], sizes[rival])}"
         text = f"{name} keeps less than {rival} in a step"
         listed.append(Claim(method, text, "MB", exact, "counted", exact=True, notes=notes))
     for method, name, rival in FASTER:
@@ -100,7 +100,7 @@ def claims(out: Path) -> list[Claim]:
 
 
 def _with_beside(own: dict[str, float], rival: dict[str, float]) -> str:
-    """Return how two arms compare when what they keep beside the backbone is counted too."""
+    """Return a comparison of two arms that includes the bytes kept beside the backbone."""
     ours, other = (_total(item) + item["beside"] for item in (own, rival))
     return f"with what is kept beside the weights {ours / 1e6:.0f} MB against {other / 1e6:.0f}"
 
@@ -110,14 +110,14 @@ def _total(item: dict[str, float]) -> float:
 
 
 def _read(out: Path) -> dict[str, dict[str, float]]:
-    """Return the bytes of every arm that is there, means over draws, in the arms' order."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    """Return the mean bytes over draws of every stored arm, in the order of the arms."""
+    measurements: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for item in Results(out, KEY).rows(kind="bytes"):
-        found[item["arm"]].append(item)
+        measurements[item["arm"]].append(item)
     return {
-        name: {key: fmean(item[key] for item in found[name]) for key in (*PARTS, *BESIDES)}
+        name: {key: fmean(item[key] for item in measurements[name]) for key in (*PARTS, *BESIDES)}
         for name in MEMORY_ARMS
-        if name in found
+        if name in measurements
     }
 
 

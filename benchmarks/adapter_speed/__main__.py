@@ -31,7 +31,7 @@ from benchmarks.lib.results import Results
 
 
 def main() -> None:
-    """Run what is not there yet, then write the tables."""
+    """Run the missing fits, then write the tables."""
     args = arguments(__doc__, OUT, ARMS)
     setting = open_setting(args)
     bench = Bench(setting, {name: ARMS[name] for name in args.arms}, args.out, STEPS, MARKS)

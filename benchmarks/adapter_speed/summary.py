@@ -31,7 +31,7 @@ OUT = Path("reports/adapter-speed")
 REFERENCE = "lora"
 _TRAILING = 5
 
-# Who should be ahead of whom by the papers.
+# Arms that should be ahead of a rival according to the papers.
 FASTER = (
     ("PiSSA", "pissa", "lora"),
     ("CorDA", "corda-ipm", "lora"),
@@ -42,7 +42,7 @@ FASTER = (
     ("LISA", "lisa", "lora"),
 )
 AT_EVERY_RATE = {"pissa", "corda-ipm"}
-"""Whose lead is expected at low rates, where the start's scale counts the most."""
+"""Arms expected to lead at low rates, where the scale of the initialisation matters most."""
 GENTLEST = "corda-kpm"
 FORGETS_LESS = (
     ("CorDA", GENTLEST, "lora"),
@@ -56,7 +56,7 @@ FORGETS_LESS = (
 
 
 def write_summary(out: Path) -> None:
-    """Write the tables from the runs that are there."""
+    """Write the tables from the stored runs."""
     runs, base = Runs(out, MARKS), stored_base(out)
     if base is None:
         raise InputError(f"{out} has no losses of the model before training")
@@ -91,8 +91,8 @@ def write_summary(out: Path) -> None:
         "learned and forgotten by then.\n\n" + _forgetting_table(runs, base),
         "## Claims\n\n" + claims_table(claims(out)),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _forgetting_table(runs: Runs, base: dict[str, float]) -> str:
@@ -107,67 +107,67 @@ def _forgetting_table(runs: Runs, base: dict[str, float]) -> str:
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return the papers' claims with what is stored."""
+    """Return the papers' claims with the stored gains."""
     runs, base = Runs(out, MARKS), stored_base(out)
     if base is None:
         return []
-    found = []
+    listed = []
     for method, name, rival in FASTER:
         pair = runs.at_best(name), runs.at_best(rival)
         notes = _notes(runs, name, rival)
         faster, lower = (gains(*pair, gain) for gain in (smaller_area, lower_target))
         text = f"{name} learns faster than {rival}, each at its best rate"
-        found.append(Claim(method, text, "nats of area", faster, notes=notes))
+        listed.append(Claim(method, text, "nats of area", faster, notes=notes))
         text = f"{name} ends lower than {rival} on other questions, each at its best rate"
-        found.append(Claim(method, text, "nats", lower, notes=notes))
+        listed.append(Claim(method, text, "nats", lower, notes=notes))
         shared = set(runs.rates(name)) & set(runs.rates(rival)) if name in AT_EVERY_RATE else ()
         for lr in sorted(shared):
             same = gains(runs.finished(name, lr), runs.finished(rival, lr), smaller_area)
             text = f"{name} learns faster than {rival}, both at {lr:g}"
-            gone = "; ".join(filter(None, (runs.lost(name, lr), runs.lost(rival, lr))))
-            found.append(Claim(method, text, "nats of area", same, notes=gone))
+            diverged = "; ".join(filter(None, (runs.lost(name, lr), runs.lost(rival, lr))))
+            listed.append(Claim(method, text, "nats of area", same, notes=diverged))
     for method, name, rival in FORGETS_LESS:
-        found += _gentler(runs, base, (method, name, rival))
-    return found
+        listed += _gentler(runs, base, (method, name, rival))
+    return listed
 
 
 def _gentler(runs: Runs, base: dict[str, float], arms: tuple[str, str, str]) -> list[Claim]:
-    """Return that an arm forgets less than a rival, each at its best rate, and both at its own."""
+    """Return the claims that an arm forgets less than a rival, at best rates and at equal rates."""
     method, name, rival = arms
     ours, theirs = runs.at_best(name), runs.at_best(rival)
     same = _at_rates_of(ours, runs, rival)
     text, unit = f"{name} forgets less than {rival} at equal loss", "nats on generic text"
     less = forgetting_gains(base, ours, theirs)
     notes = _notes(runs, name, rival)
-    found = [Claim(method, f"{text}, each at its best rate", unit, less, notes=notes)]
+    listed = [Claim(method, f"{text}, each at its best rate", unit, less, notes=notes)]
     if same != theirs:
-        gone = {runs.lost(rival, record["lr"]) for record in ours.values()}
-        notes = "; ".join(filter(None, (runs.at_edge(name), runs.lost(name), *sorted(gone))))
+        diverged = {runs.lost(rival, record["lr"]) for record in ours.values()}
+        notes = "; ".join(filter(None, (runs.at_edge(name), runs.lost(name), *sorted(diverged))))
         less = forgetting_gains(base, ours, same)
         text = f"{text}, both at the best rate of {name}"
-        found.append(Claim(method, text, unit, less, notes=notes))
-    return found
+        listed.append(Claim(method, text, unit, less, notes=notes))
+    return listed
 
 
 def _at_rates_of(ours: dict[int, Record], runs: Runs, rival: str) -> dict[int, Record]:
-    """Return for every seed the rival's run at the rate of ours, where it was trained with it."""
-    found = {seed: runs.finished(rival, record["lr"]) for seed, record in ours.items()}
-    return {seed: records[seed] for seed, records in found.items() if seed in records}
+    """Return for every seed the rival's run at the rate of ours, if there is one."""
+    rivals = {seed: runs.finished(rival, record["lr"]) for seed, record in ours.items()}
+    return {seed: records[seed] for seed, records in rivals.items() if seed in records}
 
 
 def _notes(runs: Runs, *arms: str) -> str:
-    """Return what a reader has to know of arms that are compared at their best rates."""
+    """Return notes on arms that are compared at their best rates."""
     return "; ".join(
         filter(None, (note(arm) for note in (runs.at_edge, runs.lost) for arm in arms))
     )
 
 
 def forgets_less(base: dict[str, float], ours: Record, rival: Record) -> float:
-    """Return how much lower our generic loss is where both are at the same target loss.
+    """Return how much lower our generic loss is at equal target loss.
 
-    Between marks the generic loss is taken to go straight, which is too high on a curve that bends
-    upwards. So the level is half-way between the two lowest target losses, as they fall, of the run
-    that learned less: both are then read between marks.
+    The generic loss is interpolated linearly between marks, which is too high on a convex curve.
+    Therefore the level is half-way between the two lowest falling target losses of the run that
+    learned less, so that both losses are interpolated.
     """
     runs = [_falling(base, record) for record in (ours, rival)]
     lowest = max(runs, key=lambda points: points[-1][0])
@@ -178,7 +178,7 @@ def forgets_less(base: dict[str, float], ours: Record, rival: Record) -> float:
 def forgetting_gains(
     base: dict[str, float], ours: dict[int, Record], rivals: dict[int, Record]
 ) -> tuple[float, ...]:
-    """Return `forgets_less` for every seed with which both learned anything at all."""
+    """Return `forgets_less` for every seed with which both arms learned anything."""
     learned = [
         {seed: record for seed, record in runs.items() if len(_falling(base, record)) > 1}
         for runs in (ours, rivals)
@@ -187,16 +187,16 @@ def forgetting_gains(
 
 
 def _falling(base: dict[str, float], record: Record) -> list[tuple[float, float]]:
-    """Return the points whose target loss is below that of all before."""
-    found = _points(base, record)[:1]
+    """Return the points whose target loss is below that of all previous points."""
+    falling = _points(base, record)[:1]
     for point in _points(base, record)[1:]:
-        if point[0] < found[-1][0]:
-            found.append(point)
-    return found
+        if point[0] < falling[-1][0]:
+            falling.append(point)
+    return falling
 
 
 def generic_at(base: dict[str, float], record: Record, level: float) -> float:
-    """Return the generic loss where the target loss first falls to a level, between marks."""
+    """Return the interpolated generic loss where the target loss first reaches a level."""
     points = _points(base, record)
     for (above, before), (below, after) in pairwise(points):
         if below <= level <= above:
@@ -206,13 +206,13 @@ def generic_at(base: dict[str, float], record: Record, level: float) -> float:
 
 
 def _points(base: dict[str, float], record: Record) -> list[tuple[float, float]]:
-    """Return (target, generic) loss before training and at every mark."""
+    """Return the (target, generic) losses before training and at every mark."""
     states = [base, *record["marks"]]
     return [(state[TARGET], state[GENERIC]) for state in states]
 
 
 def steps_to(record: Record, level: float) -> int:
-    """Return the steps until the trailing mean of the loss is at a level, or all of them."""
+    """Return the steps until the trailing mean of the loss reaches a level, at most all steps."""
     losses = record["losses"]
     for step in range(_TRAILING, len(losses) + 1):
         if fmean(losses[step - _TRAILING : step]) <= level:
@@ -258,7 +258,7 @@ def _best_table(runs: Runs, base: dict[str, float]) -> str:
 
 
 def final_loss(record: Record) -> float:
-    """Return the mean of the last losses."""
+    """Return the mean of the last `_TRAILING` losses."""
     return fmean(record["losses"][-_TRAILING:])
 
 

@@ -46,11 +46,11 @@ SHOTS, QUERIES = 5, 4
 EPS = 1 / 255
 STEPS = 5
 ROWS = 90
-"""Images of each scored class."""
+"""Maximum images per scored class."""
 CLASSES = np.random.default_rng(0).permutation(10)
 PARTS = {"train": CLASSES[:5], "validation": CLASSES[5:7], "test": CLASSES[7:]}
 CLEAN, MERGED, ATTACKED = 200, 30, 6
-"""Scored episodes: clean, clean where each one has a merge of its own, and under attack."""
+"""Scored episodes: clean, clean with a merge per episode, and under attack."""
 
 POOL = bl.AMT(
     ways=3,
@@ -69,11 +69,11 @@ Merge = Callable[["Judge", Episode], list[Mixture]]
 
 @dataclass(frozen=True)
 class Fit:
-    """A meta-tuning, and the arms that its members are.
+    """A meta-tuned pool and its arms.
 
     Attributes:
-        adapter: What is tuned.
-        arms: What each arm predicts by: a mixture of the members, or a merge of each episode.
+        adapter: Options of the pool.
+        arms: By name, the mixture of members that predicts, or the name of a merge per episode.
     """
 
     adapter: bl.AMT
@@ -81,12 +81,12 @@ class Fit:
 
 
 def one_member(eps: float, weight_eps: float, start: str = "svd") -> bl.AMT:
-    """Return options of a pool of one member."""
+    """Return the options of a pool with one member."""
     return replace(POOL, eps=(eps,), weight_eps=(weight_eps,), start=start, top=1)
 
 
 def one_hot(member: int) -> Mixture:
-    """Return the weights that one member of the pool has alone."""
+    """Return the mixture with weight 1 on one member of the pool."""
     return tuple(float(place == member) for place in range(STRONGEST + 1))
 
 
@@ -109,18 +109,18 @@ FITS = (
 
 
 def rows_of(part: str, most: int | None = None) -> Examples:
-    """Return images of the digits of a part, the first ones of each class where there are many."""
-    wanted = sorted(map(str, PARTS[part]))
+    """Return images of the digits of a part, at most the first `most` per class."""
+    names = sorted(map(str, PARTS[part]))
     splits = [load_known("digits", name) for name in ("train", "validation", "test")]
-    pairs = [pair for one in splits for pair in zip(one.texts, one.labels, strict=True)]
-    kept = [pair for name in wanted for pair in [p for p in pairs if p[1] == name][:most]]
-    texts, labels = zip(*kept, strict=True)
+    pairs = [pair for split in splits for pair in zip(split.texts, split.labels, strict=True)]
+    chosen = [pair for name in names for pair in [p for p in pairs if p[1] == name][:most]]
+    texts, labels = zip(*chosen, strict=True)
     return Examples(
         ids=texts,
         texts=texts,
         pairs=None,
         labels=labels,
-        rows=tuple(range(1, len(kept) + 1)),
+        rows=tuple(range(1, len(chosen) + 1)),
         source=f"digits ({part})",
         images=True,
     )
@@ -131,10 +131,10 @@ class Judge:
     """Scores mixtures of a network's members on episodes of a part.
 
     Attributes:
-        network: Holds a pool, or no adapter.
+        network: A network with a pool, or without an adapter.
         rows: Images of the part.
-        scales: κ for each member.
-        known: Features of all images by mixture.
+        scales: κ of each member.
+        known: Cached features of all images by mixture.
     """
 
     network: Network
@@ -144,7 +144,7 @@ class Judge:
 
     @classmethod
     def of(cls, network: Network, part: str, scales: Sequence[float]) -> Judge:
-        """Return the judge of validation or test classes."""
+        """Create the judge of validation or test classes."""
         rows = rows_of(part, ROWS)
         names = sorted(set(rows.labels), key=str)
         labels = torch.tensor([names.index(label) for label in rows.labels])
@@ -152,38 +152,38 @@ class Judge:
 
     @cached_property
     def plan(self) -> Episodes:
-        """What an episode is."""
+        """Options of an episode."""
         return POOL.episodes
 
     @property
     def num_classes(self) -> int:
-        """Classes of an episode."""
+        """Number of classes per episode."""
         return min(self.plan.ways, int(self.rows.labels.max()) + 1)
 
     def episodes(self, count: int) -> Iterator[Episode]:
-        """Yield the first episodes, the same for every arm."""
+        """Yield the first `count` episodes, the same for every arm."""
         for number in range(count):
             yield draw_episode(self.rows.labels, self.plan, np.random.default_rng([77, number]))
 
     def scores(self, arm: Mixture | str, *, attacked: bool) -> dict[str, Any]:
-        """Return accuracies by episode, and NLL and ECE over all queries, of a mean of softmax."""
+        """Return accuracies by episode, and NLL and ECE over all queries, of the mean softmax."""
         count = ATTACKED if attacked else MERGED if arm == "published" else CLEAN
         accuracies, probs, labels = [], [], []
         for number, episode in enumerate(self.episodes(count)):
             answer = self.under_attack if attacked else self.clean
-            answers = [answer(episode, one, number) for one in self.mixtures(arm, episode)]
+            answers = [answer(episode, mixture, number) for mixture in self.mixtures(arm, episode)]
             mean = torch.stack(answers).mean(0)
             accuracies.append(float((mean.argmax(1) == episode.query_labels).double().mean()))
             probs.append(mean)
             labels.append(episode.query_labels)
-        found, truth = torch.cat(probs).double(), torch.cat(labels)
-        confidence, guess = found.max(1)
-        nll = -found.gather(1, truth[:, None]).clamp_min(1e-12).log().mean()
+        mean_probs, truth = torch.cat(probs).double(), torch.cat(labels)
+        confidence, guess = mean_probs.max(1)
+        nll = -mean_probs.gather(1, truth[:, None]).clamp_min(1e-12).log().mean()
         error = ece(top_label(confidence.numpy(), (guess == truth).numpy()))
         return {"accuracy": accuracies, "nll": float(nll), "ece": error}
 
     def mixtures(self, arm: Mixture | str, episode: Episode) -> list[Mixture]:
-        """Return the mixtures whose mean probability is the answer of an arm."""
+        """Return the mixtures whose mean probability is the prediction of an arm."""
         if not isinstance(arm, str):
             return [arm]
 
@@ -193,20 +193,20 @@ class Judge:
             return cosines, episode.support_labels, self.scales[member]
 
         chosen = replace(POOL, merge=arm)
-        return [tuple(one) for one in chosen.mixtures(STRONGEST + 1, support)]
+        return [tuple(mixture) for mixture in chosen.mixtures(STRONGEST + 1, support)]
 
     def scale(self, weights: Mixture) -> float:
         """Return κ of a mixture."""
         return sum(w * scale for w, scale in zip(weights, self.scales, strict=True))
 
     def put(self, weights: Mixture) -> None:
-        """Let a mixture act, where there is a pool."""
+        """Activate a mixture if the network has a pool."""
         if self.network.sites:
             mix(self.network, weights)
 
     @torch.no_grad()
     def features(self, weights: Mixture) -> Tensor:
-        """Return the features of all images, computed once for each mixture."""
+        """Return the features of all images, cached by mixture."""
         if weights not in self.known:
             self.put(weights)
             self.known[weights] = self.network.encoder.features(self.rows.texts)
@@ -214,7 +214,7 @@ class Judge:
 
     @torch.no_grad()
     def clean(self, episode: Episode, weights: Mixture, _: int) -> Tensor:
-        """Return the probabilities of the queries of an episode."""
+        """Return the probabilities of the queries in an episode."""
         rows = [*episode.support.tolist(), *episode.queries.tolist()]
         if sum(weight > 0 for weight in weights) in (1, len(weights)):
             features = self.features(weights)[rows]
@@ -248,18 +248,18 @@ class Judge:
 
 
 def score(judge: Judge, name: str, arm: Mixture | str, seed: int, results: Results) -> None:
-    """Append the scores of an arm on the test classes."""
+    """Store the scores of an arm on the test classes."""
     if results.get(arm=name, seed=seed):
         return
     clean = judge.scores(arm, attacked=False)
     attacked = judge.scores(arm, attacked=True)
     results.append({"arm": name, "seed": seed, "clean": clean, "attacked": attacked})
-    accuracies = [np.mean(one["accuracy"]) for one in (clean, attacked)]
+    accuracies = [np.mean(result["accuracy"]) for result in (clean, attacked)]
     logger.info("seed %d, %s: %.3f clean, %.3f attacked", seed, name, *accuracies)
 
 
 def run_frozen(backbone: Backbone, results: Results) -> None:
-    """Score the backbone as it is, by the scale that meta-tuning starts from."""
+    """Score the frozen backbone with the initial scale of meta-tuning."""
     network = build_network(
         backbone, bl.Frozen(), bl.Prototypes(), num_classes=3, seed=0, max_length=MAX_LENGTH
     )
@@ -267,7 +267,7 @@ def run_frozen(backbone: Backbone, results: Results) -> None:
 
 
 def run_fit(backbone: Backbone, fit: Fit, seed: int, results: Results) -> None:
-    """Meta-tune one pool, and score its arms."""
+    """Meta-tune one pool and score its arms."""
     if all(results.get(arm=arm, seed=seed) for arm in fit.arms):
         return
     clf = bl.BayesianClassifier(
@@ -289,7 +289,7 @@ def run_fit(backbone: Backbone, fit: Fit, seed: int, results: Results) -> None:
 
 
 def main() -> None:
-    """Run what is missing, and write the summary."""
+    """Run the missing fits, and write the summary."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -43,8 +43,8 @@ def write_summary(reports: Path) -> None:
     """Write the table and the claims."""
     folder = reports / "amt"
     parts = [_HEAD, _table(Results(folder, KEY)), "## Claims", claims_table(claims(folder))]
-    with atomic_file(folder / "summary.md") as aside:
-        aside.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    with atomic_file(folder / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
 
 
 def _table(results: Results) -> str:
@@ -83,20 +83,20 @@ def _ece_attacked(row: Row) -> float:
 
 
 def claims(folder: Path) -> list[Claim]:
-    """Return what the paper says, with one gain per seed."""
+    """Return the claims of the paper, with one gain per seed."""
     results = Results(folder, KEY)
 
     def gains(arm: str, rival: str, kind: str) -> tuple[float, ...]:
-        found = []
+        differences = []
         for row in results.rows(arm=arm):
             seed = 0 if rival == "frozen encoder" else row["seed"]
             other = results.get(arm=rival, seed=seed)
             if other is not None:
-                # Where one of the two has fewer episodes, these are the first of the other's.
-                one, two = row[kind]["accuracy"], other[kind]["accuracy"]
-                count = min(len(one), len(two))
-                found.append(float(np.mean(one[:count]) - np.mean(two[:count])))
-        return tuple(found)
+                # If one arm has fewer episodes, they are the first episodes of the other.
+                own, rival_own = row[kind]["accuracy"], other[kind]["accuracy"]
+                count = min(len(own), len(rival_own))
+                differences.append(float(np.mean(own[:count]) - np.mean(rival_own[:count])))
+        return tuple(differences)
 
     unseen = "on classes that were never seen"
     return [

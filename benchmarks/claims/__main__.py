@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     args = parser.parse_args()
     adapters.write_summary(args.reports)
-    with atomic_file(args.docs / "claims.md") as aside:
-        aside.write_text(polar_vbll.page(args.reports), encoding="utf-8")
+    with atomic_file(args.docs / "claims.md") as temporary:
+        temporary.write_text(polar_vbll.page(args.reports), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One table of what papers on adapters claim and what the studies of adapters found."""
+"""One table of the claims of papers on adapters and the results of the studies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTS = {
     "next_item": ("Which item next", next_item.claims),
     "multi_task": ("Several tasks at once", multi_task.claims),
 }
-"""By study: title of its section, and what returns its claims."""
+"""By study: title of its section, and the function that returns its claims."""
 
 
 def write_summary(reports: Path) -> None:
@@ -50,5 +50,5 @@ def write_summary(reports: Path) -> None:
         folder = study.replace("_", "-")
         place = f"Numbers: `reports/{folder}/summary.md`, by `python -m benchmarks.{study}`."
         parts.append(f"## {title}\n\n{place}\n\n{claims_table(claims(reports / folder))}")
-    with atomic_file(reports / "adapter-claims" / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(reports / "adapter-claims" / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

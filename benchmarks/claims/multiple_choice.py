@@ -1,4 +1,4 @@
-"""What the paper claims of multiple choice, from results of the grids `multiple-choice*.yaml`."""
+"""Claims of the paper on multiple choice, from results of the grids `multiple-choice*.yaml`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.lib.verdicts import Claim, claims_table
 
 Row = dict[str, Any]
 Cells = dict[tuple[Any, ...], dict[str, dict[tuple[str, str], float]]]
-"""By what a pair shares: the scores of each method, by set and name of the score."""
+"""By the key shared by a pair: scores of each method, by set and name of the score."""
 
 FOLDER = "multiple-choice"
 GRIDS = ("multiple-choice-core", "multiple-choice", "multiple-choice-all-rows")
@@ -31,7 +31,7 @@ _KEY = ("protocol", "task", "backbone", "rows", "seed")
 
 
 def section(reports: Path) -> list[str]:
-    """Return the paragraphs of the section, and the table of its claims."""
+    """Return the paragraphs of the section and the table of its claims."""
     rows = [*stored(reports / FOLDER)]
     commands = ", ".join(
         f"`bayeslora experiment benchmarks/grids/{name}.yaml --data-dir DIR --out runs/{name}`"
@@ -52,7 +52,7 @@ def section(reports: Path) -> list[str]:
 
 
 def stored(folder: Path) -> Iterator[Row]:
-    """Yield the rows of every results file in a folder, as `bayeslora experiment` writes them."""
+    """Yield the rows of every results file of `bayeslora experiment` in a folder."""
     for file in sorted(folder.glob("*.parquet")):
         yield from pq.read_table(file).to_pylist()
     for file in sorted(folder.glob("*.jsonl")):
@@ -60,23 +60,23 @@ def stored(folder: Path) -> Iterator[Row]:
 
 
 def claims(rows: Iterable[Row]) -> Iterator[Claim]:
-    """Yield what is said of the reported rows, of shifted ones, and of the time to predict."""
+    """Yield the claims on the reported rows, on shifted rows, and on the prediction time."""
     cells = _cells(rows)
-    shifted = {key: one for key, one in cells.items() if key[1] == SHIFTED_FROM}
+    shifted = {key: methods for key, methods in cells.items() if key[1] == SHIFTED_FROM}
     for rival in RIVALS:
         yield from _better(cells, rival, REPORTED, "")
     for where in LARGE_SHIFTS:
         for rival in SHIFT_RIVALS:
             yield from _better(shifted, rival, where, f" on {where}, fitted to {SHIFTED_FROM}")
-    found = _gains(cells, "BLoB", SECONDS, lambda ours, theirs: theirs / ours - 1)
-    yield Claim("PoLAR-VBLL", "predictions faster than ten passes of BLoB", "times", found, "pairs")
+    gains = _gains(cells, "BLoB", SECONDS, lambda ours, theirs: theirs / ours - 1)
+    yield Claim("PoLAR-VBLL", "predictions faster than ten passes of BLoB", "times", gains, "pairs")
 
 
 def _better(cells: Cells, rival: str, where: str, on: str) -> Iterator[Claim]:
-    """Yield that each score of a set is better than a rival's."""
+    """Yield the claims that each score of a set is better than a rival's."""
     for score, (words, unit, sign) in SCORES.items():
-        found = _gains(cells, rival, (where, score), lambda a, b, s=sign: s * (b - a))
-        yield Claim("PoLAR-VBLL", f"{words} than {rival}{on}", unit, found, "pairs")
+        gains = _gains(cells, rival, (where, score), lambda a, b, s=sign: s * (b - a))
+        yield Claim("PoLAR-VBLL", f"{words} than {rival}{on}", unit, gains, "pairs")
 
 
 def _cells(rows: Iterable[Row]) -> Cells:
@@ -92,9 +92,9 @@ def _cells(rows: Iterable[Row]) -> Cells:
 def _gains(
     cells: Cells, rival: str, score: tuple[str, str], gain: Callable[..., float]
 ) -> tuple[float, ...]:
-    """Return the gain of each pair of the same set, rows and seed, where both have the score."""
+    """Return the gain of each pair of the same set, rows and seed for which both have the score."""
     pairs = [
         (methods.get(OURS, {}), methods.get(rival, {}))
-        for _, methods in sorted(cells.items(), key=lambda one: json.dumps(one[0]))
+        for _, methods in sorted(cells.items(), key=lambda item: json.dumps(item[0]))
     ]
     return tuple(gain(a[score], b[score]) for a, b in pairs if score in a and score in b)

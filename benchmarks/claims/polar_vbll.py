@@ -1,4 +1,4 @@
-"""What the paper on PoLAR-VBLL claims, and what the studies found: the page `docs/claims.md`."""
+"""The page `docs/claims.md`: claims of the paper on PoLAR-VBLL and results of the studies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from benchmarks.stable_rank import summary as stable_rank
 
 Row = dict[str, Any]
 Key = tuple[str, int, int, str]
-"""Task, labelled rows, seed and method of a cell of `label_budget`."""
+"""Task, labelled rows, seed and method of a cell in `label_budget`."""
 
-# One pass at prediction, and as many fits as ours takes or fewer.
+# Rivals with one pass per prediction and at most as many fits as ours.
 RIVALS = {
     "lora-mle, cv": "LoRA with temperature by cross-validation",
     "lora-temperature, split": "LoRA with temperature by a fifth of the rows",
@@ -80,7 +80,7 @@ def page(reports: Path) -> str:
         "SmolLM2-135M trained as a language model for 40 steps "
         "([stable-rank](../reports/stable-rank/summary.md)).",
         claims_table(
-            [one for one in stable_rank.claims(reports / "stable-rank") if "rank" in one.text]
+            [claim for claim in stable_rank.claims(reports / "stable-rank") if "rank" in claim.text]
         ),
     ]
     parts.insert(2, tally("\n".join(parts)))
@@ -88,13 +88,15 @@ def page(reports: Path) -> str:
 
 
 def tally(text: str) -> str:
-    """Return how many claims have each verdict, counted in the tables of a page."""
-    counts = {one: text.count(f"| {one} |") for one in VERDICTS}
-    return f"Claims: {', '.join(f'{count} {one}' for one, count in counts.items() if count)}."
+    """Return the number of claims with each verdict in the tables of a page."""
+    counts = {verdict: text.count(f"| {verdict} |") for verdict in VERDICTS}
+    return (
+        f"Claims: {', '.join(f'{count} {verdict}' for verdict, count in counts.items() if count)}."
+    )
 
 
 def label_budget(out: Path, backbone: str, *, judged: bool = False) -> dict[Key, Row]:
-    """Return the cells of a backbone that count for a lead, of development sets or others."""
+    """Return the cells of a backbone that count for a lead, on development or judged sets."""
     return {
         (row["task"], row["size"], row["seed"], row["method"]): row
         for row in Results(out, KEY).rows(backbone=backbone)
@@ -103,25 +105,25 @@ def label_budget(out: Path, backbone: str, *, judged: bool = False) -> dict[Key,
 
 
 def ahead(cells: dict[Key, Row]) -> Iterable[Claim]:
-    """Yield what is said of accuracy, NLL and ECE beside each method of one pass."""
+    """Yield the claims on accuracy, NLL and ECE against each method with one pass."""
     scores = {"accuracy": ("higher", "", -1), "nll": ("lower", "nats", 1), "ece": ("lower", "", 1)}
     for name, words in RIVALS.items():
         for score, (which, unit, sign) in scores.items():
-            found = gains(cells, OURS, name, lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
+            differences = gains(cells, OURS, name, lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
             label = score if score == "accuracy" else score.upper()
-            yield Claim("PoLAR-VBLL", f"{which} {label} than {words}", unit, found, "pairs")
+            yield Claim("PoLAR-VBLL", f"{which} {label} than {words}", unit, differences, "pairs")
 
 
 def detects(cells: dict[Key, Row]) -> Iterable[Claim]:
-    """Yield what is said of rows from elsewhere, by the score that `evaluate` takes."""
+    """Yield the claims on out-of-distribution rows, by the default score of `evaluate`."""
     for task in TASKS:
-        found = tuple(
+        margins = tuple(
             row["far unfamiliarity"] - FAR_ENOUGH
             for (name, _, _, method), row in cells.items()
             if name == task and method == OURS and "far unfamiliarity" in row
         )
         text = f"far AUROC of at least {FAR_ENOUGH} on {task}, default score"
-        yield Claim("PoLAR-VBLL", text, "", found, "fits")
+        yield Claim("PoLAR-VBLL", text, "", margins, "fits")
     near = tuple(
         row["near unfamiliarity"] - row["near max_probability"]
         for (*_, method), row in cells.items()
@@ -132,11 +134,11 @@ def detects(cells: dict[Key, Row]) -> Iterable[Claim]:
 
 
 def parts_of_it(reports: Path) -> Iterable[Claim]:
-    """Yield what is said of Laplace after VBLL, of the bound, and of BLoB."""
+    """Yield the claims on Laplace after VBLL, on the bound, and on BLoB."""
     cells = {
-        (row["task"], 0, row["seed"], one["method"]): one
+        (row["task"], 0, row["seed"], score["method"]): score
         for row in Results(reports / "ablations", ABLATIONS_KEY).rows()
-        for one in row["rows"]
+        for score in row["rows"]
     }
     for score, unit in (("ece", ""), ("nll", "nats")):
         for before, after, words in (
@@ -147,8 +149,10 @@ def parts_of_it(reports: Path) -> Iterable[Claim]:
                 "VBLL with Laplace than of VBLL, Jensen's bound",
             ),
         ):
-            found = gains(cells, after, before, lambda a, b, k=score: b[k] - a[k])
-            yield Claim("PoLAR-VBLL", f"lower {score.upper()} of {words}", unit, found, "pairs")
+            differences = gains(cells, after, before, lambda a, b, k=score: b[k] - a[k])
+            yield Claim(
+                "PoLAR-VBLL", f"lower {score.upper()} of {words}", unit, differences, "pairs"
+            )
     gap = tuple(
         PAPER_GAP - row["chosen"]["bound_gap"]
         for (*_, method), row in cells.items()
@@ -157,15 +161,17 @@ def parts_of_it(reports: Path) -> Iterable[Claim]:
     text = f"gap of Jensen's bound below {PAPER_GAP} nats a row"
     yield Claim("PoLAR-VBLL", text, "nats", gap, "fits")
     posteriors = {
-        (row["task"], 0, row["seed"], one["method"]): one
+        (row["task"], 0, row["seed"], score["method"]): score
         for row in Results(reports / "posteriors", POSTERIORS_KEY).rows(kind="fit", adapter="polar")
-        for one in row["rows"]
+        for score in row["rows"]
     }
     for score, unit, sign in (("accuracy", "", -1), ("nll", "nats", 1), ("ece", "", 1)):
-        found = gains(posteriors, "vbll", "blob", lambda a, b, k=score, s=sign: s * (b[k] - a[k]))
+        differences = gains(
+            posteriors, "vbll", "blob", lambda a, b, k=score, s=sign: s * (b[k] - a[k])
+        )
         better = "higher accuracy" if score == "accuracy" else f"lower {score.upper()}"
         text = f"{better} than BLoB on the same adapter"
-        yield Claim("PoLAR-VBLL", text, unit, found, "pairs", notes=SHORT)
+        yield Claim("PoLAR-VBLL", text, unit, differences, "pairs", notes=SHORT)
     seconds = gains(
         posteriors, "vbll", "blob", lambda a, b: b["predict_seconds"] / a["predict_seconds"] - 1
     )

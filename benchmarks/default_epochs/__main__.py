@@ -44,7 +44,7 @@ FINAL: dict[str, Posterior | None] = {
 
 
 def main() -> None:
-    """Fit what is not there yet and write the table."""
+    """Run the missing fits and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/default-epochs"))
@@ -76,9 +76,9 @@ def main() -> None:
                 cell = {"task": task, "family": family, "num_train": args.num_train}
                 cell |= {"epochs": epochs, "lr": lr, "seed": seed}
                 if results.get(**cell) is None:
-                    found = losses(backbone, data, spec, args.runs / task / name)
-                    print(task, name, found, flush=True)
-                    results.append(cell | {"nll": found})
+                    values = losses(backbone, data, spec, args.runs / task / name)
+                    print(task, name, values, flush=True)
+                    results.append(cell | {"nll": values})
         backbone.prefix_states.clear()
     results.sort()
     write_table(args.out)
@@ -87,23 +87,23 @@ def main() -> None:
 def losses(
     backbone: Backbone, data: ExperimentData, spec: FitSpec, directory: Path
 ) -> dict[str, float]:
-    """Return the NLL in nats of the held-out rows under every kind of final fit."""
+    """Return the NLL of the held-out rows for every kind of final fit, in nats."""
     state = trajectory(backbone, spec, data, directory, title=directory.name)[spec.epochs]
     lab = Evaluation(backbone, spec, data)
     rows = lab.features(state, [TRAIN, VALIDATION])
-    held, trained = rows[VALIDATION], lab.trained_head(state)
-    found = {}
+    held_out, trained = rows[VALIDATION], lab.trained_head(state)
+    values = {}
     for name, config in FINAL.items():
         if config is None:
-            found[name] = nll(trained.predict(held), held.targets)
+            values[name] = nll(trained.predict(held_out), held_out.targets)
         elif isinstance(spec.posterior, VBLL):
             head = fitted_head(config, trained, rows[TRAIN], None)
-            found[name] = nll(head.predict(held), held.targets)
-    return found
+            values[name] = nll(head.predict(held_out), held_out.targets)
+    return values
 
 
 def write_table(out: Path) -> None:
-    """Write the NLL of every kind of fit, and its mean over data sets."""
+    """Write the NLL of every kind of fit and its mean over data sets."""
     records = Results(out, KEY).rows()
     tasks = sorted({record["task"] for record in records})
     lines = [
@@ -124,16 +124,16 @@ def write_table(out: Path) -> None:
             places[place][record["task"]].append(value)
     order = list(FINAL)
     for place in sorted(places, key=lambda item: (*item[:4], order.index(item[4]))):
-        found = places[place]
-        seeds = "/".join(sorted({str(len(values)) for values in found.values()}))
-        means = [statistics.fmean(found[task]) if task in found else None for task in tasks]
+        by_task = places[place]
+        seeds = "/".join(sorted({str(len(values)) for values in by_task.values()}))
+        means = [statistics.fmean(by_task[task]) if task in by_task else None for task in tasks]
         cells = [*(f"{item:g}" if isinstance(item, float) else str(item) for item in place)]
         cells += [seeds, *("" if value is None else f"{value:.4f}" for value in means)]
         whole = [value for value in means if value is not None]
         cells.append(f"{statistics.fmean(whole):.4f}" if len(whole) == len(tasks) else "")
         lines.append(f"| {' | '.join(cells)} |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,20 +40,20 @@ from benchmarks.lib.trajectories import trajectory, validation_nll
 KEY = ("task", "arm", "lr", "head_lr", "seed")
 MAX_LENGTH = 32
 LORA_RATES, POLAR_RATES = (1e-3, 3e-3), (4e-3, 1e-2)
-# The default, and one above it: the last layer starts at zero.
+# The default and a higher rate: the last layer starts at zero.
 POINT_RATES, VARIATIONAL_RATES = (2e-2, 1e-1), (5e-3, 2e-2)
 START_RATES, COLUMN_RATES, LAYER_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-5, 3e-4, 1e-3)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A kind of fit and the grid of its rates.
+    """A kind of fit and its grid of learning rates.
 
     Attributes:
-        adapter: Which adapter.
-        rates: Of the adapter.
-        head_rates: Of the last layer.
-        is_vbll: Whether the last layer is variational, else a point estimate.
+        adapter: Adapter without a learning rate.
+        rates: Learning rates of the adapter.
+        head_rates: Learning rates of the last layer.
+        is_vbll: Whether the last layer is variational; otherwise it is a point estimate.
     """
 
     adapter: Adapter
@@ -62,7 +62,7 @@ class Arm:
     is_vbll: bool = False
 
     def spec(self, rate: float, head_rate: float, seed: int) -> FitSpec:
-        """Return the fit at one place of the grid."""
+        """Return the fit at one point of the grid."""
         adapter = replace(self.adapter, lr=rate)
         if self.is_vbll:
             posterior = VBLL(head_lr=head_rate)
@@ -83,7 +83,7 @@ ARMS = {
 
 
 def main() -> None:
-    """Fit what is not there yet and write the table."""
+    """Run the missing fits and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/default-rates"))
@@ -108,13 +108,13 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the runs on one data set share.
+    """Settings shared by the runs on one data set.
 
     Attributes:
-        backbone: Loaded once.
-        data: The rows.
-        runs: Where trained tensors are kept.
-        out: Where scores are kept.
+        backbone: Loaded backbone.
+        data: Rows of the data set.
+        runs: Directory of the trained tensors.
+        out: Directory of the scores.
     """
 
     backbone: Backbone
@@ -124,7 +124,7 @@ class Bench:
 
 
 def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
-    """Fit at one place of the grid and store the NLL on rows that the fit has not seen."""
+    """Fit at one point of the grid and store the NLL on held-out rows."""
     data, spec = bench.data, ARMS[name].spec(*rates, seed)
     key = f"{name}-{rates[0]:g}-head-{rates[1]:g}-seed-{seed}"
     results, cell = Results(bench.out, KEY), {"task": data.name, "arm": name, "seed": seed}
@@ -134,15 +134,15 @@ def run(bench: Bench, name: str, rates: tuple[float, float], seed: int) -> None:
     states = trajectory(bench.backbone, spec, data, bench.runs / data.name / key, title=key)
     lab = Evaluation(bench.backbone, spec, data)
     state = states[spec.epochs]
-    found = lab.features(state, [TRAIN, VALIDATION])
+    features = lab.features(state, [TRAIN, VALIDATION])
     last = spec.posterior if isinstance(spec.posterior, VBLL) else None
-    nll = validation_nll(lab, state, found, last)
+    nll = validation_nll(lab, state, features, last)
     print(data.name, key, f"{nll:.4f}", flush=True)
     results.append(cell | {"nll": nll})
 
 
 def write_table(out: Path) -> None:
-    """Write the NLL at each place of the grid, and its mean over data sets."""
+    """Write the NLL at each point of the grid and its mean over data sets."""
     rows = Results(out, KEY).rows()
     tasks = sorted({row["task"] for row in rows})
     lines = [
@@ -166,14 +166,14 @@ def write_table(out: Path) -> None:
             known = [value for value in values if value is not None]
             cells = [name, *(f"{rate:g}" for rate in rates), *(f"{value:.4f}" for value in known)]
             lines.append(f"| {' | '.join(cells)} | {statistics.fmean(known):.4f} |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _mean(rows: list[dict], task: str, name: str, rates: tuple[float, float]) -> float | None:
     place = (task, name, *rates)
-    found = [row["nll"] for row in rows if (*_task_arm(row), row["lr"], row["head_lr"]) == place]
-    return statistics.fmean(found) if found else None
+    values = [row["nll"] for row in rows if (*_task_arm(row), row["lr"], row["head_lr"]) == place]
+    return statistics.fmean(values) if values else None
 
 
 def _task_arm(row: dict) -> tuple[str, str]:

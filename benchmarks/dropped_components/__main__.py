@@ -42,7 +42,7 @@ NUM_BLOCKS = 24
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table."""
+    """Run the missing measurements, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     default = os.environ.get(DATA_VARIABLE)
     parser.add_argument("--data-dir", type=Path, default=default, required=default is None)
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def run(source: Path, texts: Texts, out: Path) -> None:
-    """Measure each way to choose, keeping it as it comes."""
-    results, found = Results(out, KEY), stored(out)
-    missing = [c for c in POWERS if any((c, k) not in found for k in DROPPED)]
+    """Measure and store each method of choosing components."""
+    results, known = Results(out, KEY), stored(out)
+    missing = [c for c in POWERS if any((c, k) not in known for k in DROPPED)]
     if not missing:
         return
     model, blocks = open_model(source), texts.tests[GENERIC]
-    if NOTHING not in found:
+    if NOTHING not in known:
         results.append(row(*NOTHING, block_losses(model, blocks)))
     moments = context_moments(model, texts.contexts[GENERIC])
     weights = {name: _weight(model, name).clone() for name in moments}
@@ -77,12 +77,12 @@ def run(source: Path, texts: Texts, out: Path) -> None:
 
 
 def row(choice: str, dropped: int, losses: list[float]) -> dict[str, Any]:
-    """Return a row of the results."""
+    """Return one row of the results."""
     return {"choice": choice, "dropped": dropped, "losses": losses}
 
 
 def context_moments(model: nn.Module, context: Tensor) -> Mapping[str, SecondMoment]:
-    """Return the second moments of the inputs of all linear layers on blocks of a context."""
+    """Return the second moments of the inputs to all linear layers on blocks of a context."""
     config = ARMS["corda-kpm"].adapter
     if config is None:
         raise ValueError("the arm has no adapter")
@@ -92,7 +92,7 @@ def context_moments(model: nn.Module, context: Tensor) -> Mapping[str, SecondMom
 def smallest(
     weights: Mapping[str, Tensor], moments: Mapping[str, SecondMoment], power: float
 ) -> dict[str, Factors]:
-    """Return the smallest components of every weight, the very smallest last."""
+    """Return the smallest components of every weight, in descending order."""
     return {
         name: corda(weights[name], moment, max(DROPPED), 1.0, mode="kpm", power=power)
         for name, moment in moments.items()

@@ -43,14 +43,14 @@ POSTERIORS = (
     "nuts:kernel=hmc,num_samples=500",
 )
 CHOOSING = {"laplace", "vbll"}
-"""What chooses a prior or its means by validation rows, for which it gets half of the rows."""
+"""Posteriors that choose a prior or means by validation rows: half of the held-out rows."""
 KEY = ("task", "seed")
 BEFORE = "before"
 COLUMNS = ("accuracy", "nll", "ece", "far max_probability", "far logit_variance")
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/existing-classifier"))
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def fine_tune(data: ExperimentData, seed: int, folder: Path) -> None:
-    """Fine-tune all weights with plain transformers, and save in its own format."""
+    """Fine-tune all weights with plain transformers and save the model in its format."""
     torch.manual_seed(seed)
     source = str(embedded_directory("minilm"))
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -110,13 +110,13 @@ def fine_tune(data: ExperimentData, seed: int, folder: Path) -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-    with atomic_directory(folder) as aside:
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+    with atomic_directory(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
 
 
 def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, float | str]:
-    """Return the test scores under a posterior; `mle` is the classifier as it is."""
+    """Return the test scores under a posterior; `mle` leaves the classifier unchanged."""
     clf = bl.BayesianClassifier.from_transformers(
         str(folder), posterior, max_length=MAX_LENGTH, progress=False
     )
@@ -138,7 +138,7 @@ def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, floa
 
 
 def write_summary(out: Path) -> None:
-    """Write means over seeds with intervals."""
+    """Write the means over seeds with intervals."""
     contents = Results(out, KEY).rows()
     lines = [
         "# A classifier fine-tuned without us",
@@ -156,22 +156,22 @@ def write_summary(out: Path) -> None:
         "| data | method | seeds | " + " | ".join([*COLUMNS, "Δ nll", "Δ ece"]) + " |",
         "|---" * (len(COLUMNS) + 5) + "|",
     ]
-    found: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(dict)
+    methods: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(dict)
     for content in contents:
         for row in content["rows"]:
-            found[content["task"], row["method"]][content["seed"]] = row
+            methods[content["task"], row["method"]][content["seed"]] = row
     for task, method in product(TASKS, (BEFORE, *POSTERIORS)):
-        rows = found[task, method]
+        rows = methods[task, method]
         if rows:
             cells = [_cell(rows, column) for column in COLUMNS]
-            cells += [difference(rows, found[task, BEFORE], key) for key in ("nll", "ece")]
+            cells += [difference(rows, methods[task, BEFORE], key) for key in ("nll", "ece")]
             lines.append("| " + " | ".join([task, method, str(len(rows)), *cells]) + " |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _cell(rows: dict[int, dict[str, float]], column: str) -> str:
-    """Return mean and interval; nothing of a score that is the same for every row."""
+    """Return mean and interval; empty for a score that is the same for every row."""
     values = [row[column] for row in rows.values()]
     blind = column.endswith("logit_variance") and set(values) == {0.5}
     return "" if blind else shown(values)

@@ -39,7 +39,7 @@ FINAL: dict[str, Posterior] = {
 
 
 def main() -> None:
-    """Score what is not there yet and write the table."""
+    """Compute the missing scores and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/final-fits"))
@@ -58,8 +58,8 @@ def main() -> None:
             cell = {"task": task, "fit": name, "seed": args.seed}
             spec = FitSpec(PoLAR(lr=args.lr), posterior, EPOCHS, args.seed, MAX_LENGTH)
             if results.get(**cell) is None:
-                found = losses(backbone, data, spec, args.runs / task / name)
-                results.append(cell | {"nll": found})
+                values = losses(backbone, data, spec, args.runs / task / name)
+                results.append(cell | {"nll": values})
         backbone.prefix_states.clear()
     results.sort()
     write_table(args.out)
@@ -68,25 +68,25 @@ def main() -> None:
 def losses(
     backbone: Backbone, data: ExperimentData, spec: FitSpec, directory: Path
 ) -> dict[str, dict[str, float]]:
-    """Return the NLL of the held-out rows by epoch and final fit, in nats."""
+    """Return the NLL of the held-out rows in nats, by epoch and final fit."""
     states = trajectory(backbone, spec, data, directory, title=directory.name)
     lab = Evaluation(backbone, spec, data)
-    found: dict[str, dict[str, float]] = {}
+    by_epoch: dict[str, dict[str, float]] = {}
     for epoch in SHOWN:
         rows = lab.features(states[epoch], [TRAIN, VALIDATION])
-        held = rows[VALIDATION]
+        held_out = rows[VALIDATION]
         trained = lab.trained_head(states[epoch])
-        values = {TRAINED: nll(trained.predict(held), held.targets)}
+        values = {TRAINED: nll(trained.predict(held_out), held_out.targets)}
         for name, config in FINAL.items():
             head = fitted_head(config, trained, rows[TRAIN], None)
-            values[name] = nll(head.predict(held), held.targets)
-        found[str(epoch)] = values
+            values[name] = nll(head.predict(held_out), held_out.targets)
+        by_epoch[str(epoch)] = values
         print(data.name, directory.name, epoch, values, flush=True)
-    return found
+    return by_epoch
 
 
 def write_table(out: Path) -> None:
-    """Write a table for each data set and kind of training."""
+    """Write one table per data set and kind of training."""
     lines = [
         "# The head as it was trained, and closed-form fits to the training features",
         "",
@@ -103,8 +103,8 @@ def write_table(out: Path) -> None:
         for epoch, values in content["nll"].items():
             cells = [f"{values[column]:.3f}" for column in columns]
             lines.append(f"| {epoch} | {' | '.join(cells)} |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

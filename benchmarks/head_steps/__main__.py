@@ -62,7 +62,7 @@ VARIANTS = {
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/head-steps"))
@@ -93,21 +93,21 @@ def main() -> None:
 def curve_of(
     backbone: Backbone, spec: FitSpec, data: ExperimentData, folder: Path
 ) -> list[dict[str, float | str]]:
-    """Return the validation NLL of a fit's states, as trained and under several polishes."""
+    """Return the validation NLL of a fit's states, as trained and after several polishes."""
     states = trajectory(backbone, spec, data, folder, title=folder.name)
     lab = Evaluation(backbone, spec, data)
     curve = []
     for epoch in SCORED_EPOCHS:
-        found = lab.features(states[epoch], [TRAIN, VALIDATION])
-        train, held = found[TRAIN], found[VALIDATION]
+        features = lab.features(states[epoch], [TRAIN, VALIDATION])
+        train, held_out = features[TRAIN], features[VALIDATION]
         trained = lab.network.head
-        logits = trained.predict(held)
-        row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held.targets)}
+        logits = trained.predict(held_out)
+        row: dict[str, float | str] = {"epoch": epoch, "trained": nll(logits, held_out.targets)}
         for scale in (2.0, "validation", "empirical-bayes"):
             config = VBLL(prior_scale=scale, polish_mean="refit")
-            head = fitted_head(config, trained, train, held)
-            logits = head.predict(held)
-            row[f"polished, {scale}"] = nll(logits, held.targets)
+            head = fitted_head(config, trained, train, held_out)
+            logits = head.predict(held_out)
+            row[f"polished, {scale}"] = nll(logits, held_out.targets)
             row[f"prior scale, {scale}"] = head.report()["prior_scale"]
         curve.append(row)
         print(folder.name, row, flush=True)
@@ -115,10 +115,10 @@ def curve_of(
 
 
 def write_summary(out: Path) -> None:
-    """Write validation NLL of every variant by data set: means over seeds."""
-    found: dict[tuple[str, str], list[list[dict[str, float]]]] = defaultdict(list)
+    """Write the mean validation NLL over seeds of every variant by data set."""
+    by_variant: dict[tuple[str, str], list[list[dict[str, float]]]] = defaultdict(list)
     for content in Results(out, KEY).rows():
-        found[content["task"], content["variant"]].append(content["curve"])
+        by_variant[content["task"], content["variant"]].append(content["curve"])
     lines = [
         "# Head steps of PoLAR-VBLL",
         "",
@@ -132,7 +132,7 @@ def write_summary(out: Path) -> None:
         "| last, scale 2 | last, empirical Bayes | last, as trained |",
         "|" + "---|" * 9,
     ]
-    for (task, variant), curves in sorted(found.items()):
+    for (task, variant), curves in sorted(by_variant.items()):
         chosen = [[row["polished, validation"] for row in curve] for curve in curves]
         epochs = [
             str(curve[values.index(min(values))]["epoch"])
@@ -152,8 +152,8 @@ def write_summary(out: Path) -> None:
             ),
         ]
         lines.append("| " + " | ".join([task, variant, str(len(curves)), *cells]) + " |")
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,19 +61,19 @@ FIRST = ("accuracy", "nll", "brier", "ece", "auroc")
 FURTHER = tuple(key for key in SCORE_KEYS if key not in FIRST)
 SELECTIVE = ("aurc", "eaurc", "accuracy_at_80", "accuracy_at_90", "accuracy_at_95")
 NEAR = {"far": WIDTH / 2, "nearer": WIDTH / 1.5}
-"""Width of the logits of each out-of-distribution set that `near` averages over."""
+"""Width of the logits in each out-of-distribution set that `near` averages over."""
 IN_SET = 0.15
 TOO_RARELY = 0.85
-"""Share of intervals that hold the truth below which the table marks them."""
+"""Coverage below which the table marks an interval."""
 PARTS = ("first", "further", "printed")
-"""Scores of many data sets; the other scores of labelled rows; what has one kind of interval."""
+"""Scores of many data sets; other scores of labelled rows; scores with one kind of interval."""
 
-Found = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
-"""Scores by key, p-values by chance of some, the statistic of resamples, sizes of its groups."""
+Scored = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
+"""Scores by key, p-values of some of them, statistic of resamples, and sizes of its groups."""
 
 
 def main() -> None:
-    """Simulate, count, and write the table."""
+    """Simulate data sets, count covered truths, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/interval-coverage"))
     parser.add_argument("--sets", type=int, default=1000)
@@ -92,16 +92,16 @@ def main() -> None:
         known = results.get(kind=kind)
         scores = (known["scores"] if known else {}) | scores
         results.append({"kind": kind, **settings, "scores": scores})
-        found = {row["kind"]: row["scores"] for row in results.rows()}
-        found = {name: found[name] for name in KINDS if name in found}
-        with atomic_file(args.out / "summary.md") as aside:
-            aside.write_text(summary(found, settings), encoding="utf-8")
+        tables = {row["kind"]: row["scores"] for row in results.rows()}
+        tables = {name: tables[name] for name in KINDS if name in tables}
+        with atomic_file(args.out / "summary.md") as temporary:
+            temporary.write_text(summary(tables, settings), encoding="utf-8")
         print(kind, flush=True)
     results.sort()
 
 
 def simulated(power: float, size: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return what `coverage` and `printed_coverage` find, for the parts that were asked for."""
+    """Return the results of `coverage` and `printed_coverage` for the requested parts."""
     scores: dict[str, dict[str, float]] = {}
     truth = population_scores(power)
     for part, sets, scored in (
@@ -126,7 +126,7 @@ def draw(
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return probabilities, row by row."""
+    """Return the softmax of each row."""
     values = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(values / values.sum(1, keepdims=True))
 
@@ -142,8 +142,8 @@ def with_labels(
 def population_scores(power: float) -> dict[str, float]:
     """Return the scores of infinitely many rows.
 
-    Every label of a row counts with its probability, so that no error is due to drawn labels; the
-    scores of selective prediction, which need whole counts, take drawn ones.
+    Every label of a row is weighted by its probability, so that sampling of labels adds no error.
+    Scores of selective prediction need integer counts and use sampled labels.
     """
     generator = np.random.default_rng([0, int(10 * power)])
     true, stated = draw(generator, POPULATION, power)
@@ -177,19 +177,19 @@ def coverage(
     *,
     sets: int,
     resamples: int,
-    scored: Callable[..., Found],
+    scored: Callable[..., Scored],
 ) -> dict[str, dict[str, float]]:
-    """Return, for each score, the share of intervals that hold the truth, by kind, and its mean."""
-    held: dict[str, dict[str, float]] = {}
-    for one in range(sets):
-        generator = np.random.default_rng([1, size, int(10 * power), one])
+    """Return for each score its truth, its mean, and the coverage of each kind of interval."""
+    records: dict[str, dict[str, float]] = {}
+    for seed in range(sets):
+        generator = np.random.default_rng([1, size, int(10 * power), seed])
         rows = with_labels(generator, *draw(generator, size, power))
         outside = 1 - draw(generator, size, power, WIDTH / 2)[1].max(1)
-        values, chance, prepare, sizes = scored(rows, outside, resamples, one)
-        spread = Resampling(resamples, one, "bca").spread(prepare, sizes)
+        values, chance, prepare, sizes = scored(rows, outside, resamples, seed)
+        spread = Resampling(resamples, seed, "bca").spread(prepare, sizes)
         for place, (key, value) in enumerate(values.items()):
-            kept = held.setdefault(key, {"truth": truth[key], "mean": 0.0})
-            kept["mean"] += value / sets
+            record = records.setdefault(key, {"truth": truth[key], "mean": 0.0})
+            record["mean"] += value / sets
             info = SCORES.get(key)
             low, high = (info.low, info.high) if info else (0.0, 1.0)
             used = "reflected" if info and info.reflected else "percentile"
@@ -202,34 +202,34 @@ def coverage(
                     high,
                     speed=float(spread.speed[place]),
                 )
-                count(kept, method, score, sets)
+                count(record, method, score, sets)
                 if method == used:
                     noise = chance.get(key, 0.0) > SIGNIFICANT
-                    count(kept, "printed", from_zero(score) if noise else score, sets)
+                    count(record, "printed", from_zero(score) if noise else score, sets)
         if "accuracy" in values:
             low, high = wilson(rows.correct.sum(), size)
             inside = bool(low <= truth["accuracy"] <= high)
-            held["accuracy"]["wilson"] = held["accuracy"].get("wilson", 0.0) + inside / sets
-    return held
+            records["accuracy"]["wilson"] = records["accuracy"].get("wilson", 0.0) + inside / sets
+    return records
 
 
-def count(kept: dict[str, float], method: str, score: Score, sets: int) -> None:
-    """Count an interval that holds the truth."""
-    inside = score.low - 1e-12 <= kept["truth"] <= score.high + 1e-12
-    kept[method] = kept.get(method, 0.0) + inside / sets
+def count(record: dict[str, float], method: str, score: Score, sets: int) -> None:
+    """Add an interval to the coverage of a method if it contains the truth."""
+    inside = score.low - 1e-12 <= record["truth"] <= score.high + 1e-12
+    record[method] = record.get(method, 0.0) + inside / sets
 
 
 def first_scores(
     rows: LabelledRows, outside: NDArray[np.float64], resamples: int, seed: int
-) -> Found:
-    """Return accuracy, NLL, Brier, ECE and AUROC, as `coverage` takes them."""
+) -> Scored:
+    """Return accuracy, NLL, Brier, ECE and AUROC in the format of `coverage`."""
     inside = 1 - rows.confidence
 
-    def prepare(kept: Rows, kept_out: Rows) -> Statistic:
-        part = rows.take(kept)
+    def prepare(indices: Rows, outside_indices: Rows) -> Statistic:
+        part = rows.take(indices)
         means = part.means[:, :3].T
         sums = bin_sums(top_label(part.confidence, part.correct), BINS)
-        areas = thresholds(inside[kept], outside[kept_out])
+        areas = thresholds(inside[indices], outside[outside_indices])
 
         def scores(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
             linear = means @ ours / ours.sum(axis=0)
@@ -248,12 +248,12 @@ def first_scores(
 
 def further_scores(
     rows: LabelledRows, _outside: NDArray[np.float64], resamples: int, seed: int
-) -> Found:
-    """Return all other scores, as `coverage` takes them."""
+) -> Scored:
+    """Return all other scores in the format of `coverage`."""
     places = [SCORE_KEYS.index(key) for key in FURTHER]
 
-    def prepare(kept: Rows) -> Statistic:
-        scores = statistic(rows.take(kept), BINS, "left")
+    def prepare(indices: Rows) -> Statistic:
+        scores = statistic(rows.take(indices), BINS, "left")
         return lambda counts: scores(counts)[places]
 
     every = statistic(rows, BINS, "left")(np.ones(len(rows)))
@@ -268,22 +268,22 @@ def further_scores(
 def printed_coverage(
     power: float, size: int, sets: int, resamples: int
 ) -> dict[str, dict[str, float]]:
-    """Return the same for scores of detection, prediction sets and uncertainties, as printed."""
-    held: dict[str, dict[str, float]] = {}
+    """Return the coverage of printed intervals: detection, prediction sets and uncertainties."""
+    records: dict[str, dict[str, float]] = {}
     truth = printed_truth(power)
-    for one in range(sets):
-        generator = np.random.default_rng([2, size, int(10 * power), one])
-        for key, score in printed_scores(generator, size, power, resamples, one).items():
-            kept = held.setdefault(key, {"truth": truth[key], "mean": 0.0})
-            kept["mean"] += score.value / sets
-            count(kept, "printed", score, sets)
-    return held
+    for seed in range(sets):
+        generator = np.random.default_rng([2, size, int(10 * power), seed])
+        for key, score in printed_scores(generator, size, power, resamples, seed).items():
+            record = records.setdefault(key, {"truth": truth[key], "mean": 0.0})
+            record["mean"] += score.value / sets
+            count(record, "printed", score, sets)
+    return records
 
 
 def printed_scores(
     generator: np.random.Generator, size: int, power: float, resamples: int, seed: int
 ) -> dict[str, Score]:
-    """Return the scores of one data set with the intervals that `evaluate` gives them."""
+    """Return the scores of one data set with the intervals of `evaluate`."""
     true, stated = draw(generator, size, power)
     labels = (true.cumsum(1) > generator.random((size, 1))).argmax(1)
     inside = Predictions(
@@ -306,7 +306,7 @@ def printed_scores(
 
 
 def printed_truth(power: float) -> dict[str, float]:
-    """Return the same scores of infinitely many rows."""
+    """Return the scores of `printed_scores` for infinitely many rows."""
     generator = np.random.default_rng([3, int(10 * power)])
     true, stated = draw(generator, POPULATION, power)
     sets, total = stated >= IN_SET, entropy(stated)
@@ -338,7 +338,7 @@ def entropy(probs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-(probs * np.log(np.maximum(probs, 1e-300))).sum(1))
 
 
-def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, int]) -> str:
+def summary(tables: dict[str, dict[str, dict[str, float]]], settings: dict[str, int]) -> str:
     """Return the table as Markdown."""
     lines = [
         "# How often 95 % intervals hold the truth",
@@ -359,7 +359,7 @@ def summary(found: dict[str, dict[str, dict[str, float]]], settings: dict[str, i
         f"points, one from {settings['further_sets']:,} to "
         f"± {200 * (0.0475 / settings['further_sets']) ** 0.5:.1f}.",
     ]
-    for name, scores in found.items():
+    for name, scores in tables.items():
         heading = "| score | truth | mean | printed | percentile | BCa | reflected | Wilson |"
         model, size = KINDS[name]
         lines += [

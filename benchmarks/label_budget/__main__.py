@@ -133,7 +133,7 @@ _OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis", "unfami
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/label-budget"))
@@ -169,9 +169,11 @@ def main() -> None:
             if method.is_split and min(Counter(train.labels).values()) < 2:
                 print(task, size, name, "left out: a class of one row cannot be in both parts")
                 continue
-            for one, row in fit(backbone, name, train, pools[task], seed).items():
-                results.append({**cell, "method": one, **row})
-                print(task, size, one, {key: round(row[key], 3) for key in _PRINTED}, flush=True)
+            for variant, row in fit(backbone, name, train, pools[task], seed).items():
+                results.append({**cell, "method": variant, **row})
+                print(
+                    task, size, variant, {key: round(row[key], 3) for key in _PRINTED}, flush=True
+                )
         backbone.prefix_states.clear()
         write_table(args.out)
     results.sort()
@@ -180,7 +182,7 @@ def main() -> None:
 def fit(
     backbone: Backbone, name: str, train: Examples, pools: Pools, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return scores on the rows that score by name: of a fit, and of it without its factor."""
+    """Return the scores of a fit by method, with and without its factor for the logits."""
     method = METHODS[name]
     clf = BayesianClassifier(
         backbone,
@@ -196,22 +198,22 @@ def fit(
     scale = clf.record.results.get("logit_scale") or {}
     factor, fits = scale.get("factor", 1.0), 1.0 + scale.get("num_fits", 0)
     fits += {"refit": 1, "folds": -1}.get(method.scheme, 0)
-    found = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
+    rows = {name: {"factor": factor, "fits": fits, "fit_seconds": seconds, **scores(clf, pools)}}
     if method.scheme == "cv" and factor != 1.0:
-        # Without the factor it is the same fit; of few steps `cv=0` would refit its means.
+        # Remove the factor from the same fit; `cv=0` would refit the means after few steps.
         scale_logits(clf._known().network, 1 / factor)
-        found[name.removesuffix(", cv")] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
-    return found
+        rows[name.removesuffix(", cv")] = {"factor": 1.0, "fits": 1.0, **scores(clf, pools)}
+    return rows
 
 
 def scores(clf: BayesianClassifier, pools: Pools) -> dict[str, float]:
-    """Return the scores of predictions of the rows that score, and AUROC of rows from elsewhere."""
+    """Return the scores on the scoring rows, and the AUROC of each out-of-distribution set."""
     row = {}
     predictions = clf.predict(pools.score)
     row |= {key: score.value for key, score in evaluate(predictions, num_resamples=20).items()}
     for name, rows in pools.ood.items():
         outside = clf.predict(rows, unknown_labels="ood")
-        for score in (one for one in _OOD if one in predictions.uncertainty_names):
+        for score in (name for name in _OOD if name in predictions.uncertainty_names):
             inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
             if inner is not None and outer is not None:
                 row[f"{name} {score}"] = detection(thresholds(inner, outer))[0]

@@ -1,4 +1,4 @@
-"""The methods that the study compares, and which of them leads."""
+"""The methods that the study compares."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ LONG_STEPS, LONG_BATCH = 5000, 4
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter with a posterior, and how it uses its labels.
+    """An adapter with a posterior and a scheme for its labels.
 
     Attributes:
-        adapter: Which adapter.
-        posterior: Which posterior.
+        adapter: Adapter specification.
+        posterior: Posterior specification.
         scheme: `cv`, `folds`, `split`, `refit`, `long` (5,000 steps of 4 rows, nothing chosen), or
             `all`: nothing is held out.
-        epochs: None takes those of `fit`.
-        head_lr: None takes that of `fit`.
+        epochs: Number of epochs; None uses the default of `fit`.
+        head_lr: Learning rate of the last layer; None uses the default of `fit`.
     """
 
     adapter: str
@@ -33,16 +33,16 @@ class Method:
         return self.scheme in {"split", "refit"}
 
     def options(self, rows: int) -> dict[str, Any]:
-        """Return the options of a fit to so many rows."""
-        found: dict[str, Any] = {"cv": "auto" if self.scheme in {"cv", "folds"} else 0}
+        """Return the options of a fit to `rows` rows."""
+        options: dict[str, Any] = {"cv": "auto" if self.scheme in {"cv", "folds"} else 0}
         if self.is_split:
-            found = {"hold_out": 0.2, "refit": self.scheme == "refit"}
+            options = {"hold_out": 0.2, "refit": self.scheme == "refit"}
         elif self.scheme == "folds":
-            found["keep_folds"] = True
+            options["keep_folds"] = True
         elif self.scheme == "long":
-            found |= {"epochs": -(-LONG_STEPS * LONG_BATCH // rows), "batch_size": LONG_BATCH}
+            options |= {"epochs": -(-LONG_STEPS * LONG_BATCH // rows), "batch_size": LONG_BATCH}
         own = {"epochs": self.epochs, "head_lr": self.head_lr}
-        return found | {name: value for name, value in own.items() if value is not None}
+        return options | {name: value for name, value in own.items() if value is not None}
 
 
 MAIN = {
@@ -58,7 +58,7 @@ MAIN = {
     "polar-vbll, folds": Method("polar", "vbll", "folds"),
     "lora-mle, folds": Method("lora", "mle", "folds"),
 }
-"""What the figure has."""
+"""Methods in the figure."""
 
 _GRADIENT = "polar:init=gradient"
 METHODS = MAIN | {
@@ -75,9 +75,9 @@ METHODS = MAIN | {
     "polar-mle, long": Method("polar", "mle", "long"),
     "lora-vbll, long": Method("lora", "vbll", "long"),
 }
-# Deviations multiplied by the factor too, and means refitted where steps were few.
+# Earlier fits: the factor also scaled deviations, and means were refitted after few steps.
 BEFORE = ", before"
-# First the fits of `cv` without the factor that held-out rows chose.
+# Starts with the fits of `cv` without the factor chosen by held-out rows.
 ROWS = (
     *("polar-vbll", "lora-mle", "polar-mle", "lora-vbll"),
     *METHODS,

@@ -1,4 +1,4 @@
-"""One labelled file: tables and the figure from stored fits."""
+"""One labelled file: tables and figure from stored fits."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _SCHEMES = (
     " cross-validation, averaged"
 )
 
-Found = dict[tuple[int, str, str], list[dict[str, float]]]
-"""Rows of each size, method and task."""
+Stored = dict[tuple[int, str, str], list[dict[str, float]]]
+"""Rows by size, method and task."""
 
 
 def write_table(out: Path) -> None:
@@ -60,20 +60,20 @@ def write_table(out: Path) -> None:
         "![NLL above that of PoLAR-VBLL, by method](leads.svg)",
     ]
     for backbone in BACKBONES:
-        found = _found(out, backbone)
-        if found:
-            lines += [f"## {backbone}", *_tables(found)]
-        judged = _found(out, backbone, judged=True)
+        stored = _stored(out, backbone)
+        if stored:
+            lines += [f"## {backbone}", *_tables(stored)]
+        judged = _stored(out, backbone, judged=True)
         if judged:
             lines += [f"## {backbone}: sets that nothing was chosen on", *_tables(judged)]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    with atomic_file(out / "leads.svg") as aside:
-        aside.write_bytes(figure_svg(out))
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "leads.svg") as temporary:
+        temporary.write_bytes(figure_svg(out))
 
 
 def figure_svg(out: Path) -> bytes:
-    """Return the figure: how far every method is behind `OURS`, with intervals, by backbone."""
+    """Return the figure: NLL of every method minus that of `OURS`, with intervals, by backbone."""
     options = {"svg.hashsalt": "label-budget", "svg.fonttype": "none", "font.size": 9}
     with rc_context(options):
         sheet = Figure(figsize=(8.0, 4.2), layout="constrained")
@@ -81,9 +81,9 @@ def figure_svg(out: Path) -> bytes:
         names = [name for name in MAIN if name != OURS][::-1]
         for panel, backbone in zip(panels, BACKBONES, strict=True):
             panel.set_xlim(*_SHOWN)
-            found = _found(out, backbone)
+            stored = _stored(out, backbone)
             for place, name in enumerate(names):
-                _draw(panel, place, _gaps(found, name))
+                _draw(panel, place, _gaps(stored, name))
             panel.axvline(0, ymax=0.94, color="0.3", linewidth=0.8)
             where = (0, len(names) - 0.25)
             panel.text(*where, _in_words(OURS), color="0.3", fontsize=7.5, ha="center", va="center")
@@ -99,18 +99,18 @@ def figure_svg(out: Path) -> bytes:
     return stream.getvalue()
 
 
-def _gaps(found: Found, name: str) -> list[float]:
-    """Return how far a method is behind `OURS`, for every pair of set, seed and size."""
+def _gaps(stored: Stored, name: str) -> list[float]:
+    """Return the NLL of a method minus that of `OURS`, for every pair of set, seed and size."""
     return [
         -gap
-        for size, task in sorted({key[::2] for key in found})
+        for size, task in sorted({key[::2] for key in stored})
         if size >= FEWEST_TO_LEAD
-        for gap in _paired(found, size, task, OURS, name)
+        for gap in _paired(stored, size, task, OURS, name)
     ]
 
 
 def _draw(panel: Axes, place: int, gaps: Sequence[float]) -> None:
-    """Draw a method: its pairs, their mean and its interval; arrows where the panel cuts it off."""
+    """Draw the pairs of a method, their mean and interval; arrows mark a clipped interval."""
     if not gaps:
         panel.text(0.02, place, "not run", color="0.4", fontsize=7.5, va="center")
         return
@@ -137,33 +137,37 @@ def _in_words(name: str) -> str:
     return _WORDS.get(method, method) + comma + scheme
 
 
-def _found(out: Path, backbone: str, *, judged: bool = False) -> Found:
-    found: Found = {}
+def _stored(out: Path, backbone: str, *, judged: bool = False) -> Stored:
+    stored: Stored = {}
     for row in Results(out, KEY).rows(backbone=backbone):
         if (row["task"] in JUDGED) == judged:
-            found.setdefault((row["size"], row["method"], row["task"]), []).append(row)
-    return found
+            stored.setdefault((row["size"], row["method"], row["task"]), []).append(row)
+    return stored
 
 
-def _tables(found: Found) -> list[str]:
-    tasks = sorted({task for *_, task in found})
+def _tables(stored: Stored) -> list[str]:
+    tasks = sorted({task for *_, task in stored})
     rows = []
-    for size, name in product(sorted({size for size, *_ in found}), ROWS):
-        cells = [found.get((size, name, task), []) for task in tasks]
+    for size, name in product(sorted({size for size, *_ in stored}), ROWS):
+        cells = [stored.get((size, name, task), []) for task in tasks]
         if any(cells):
-            written = [_cell(one) for one in cells]
-            full = [mean(row["nll"] for row in one) for one in cells if one]
+            written = [_cell(cell) for cell in cells]
+            full = [mean(row["nll"] for row in cell) for cell in cells if cell]
             over_sets = f"{mean(full):.3f}" if len(full) == len(tasks) else ""
-            fits = mean(row["fits"] for one in cells for row in one)
+            fits = mean(row["fits"] for cell in cells for row in cell)
             rows.append((str(size), name, *written, over_sets, f"{fits:.0f}"))
     head = ("", "rows", *tasks, "all, ± half a 95 % interval")
     gaps = {
         "Scale by cross-validation less none, nats a row, paired by set and seed:": _gains(
-            found, tasks, ", cv", ""
+            stored, tasks, ", cv", ""
         ),
-        "The same before:": _gains(found, tasks, f", cv{BEFORE}", BEFORE),
-        "As it is less before, both with the scale:": _gains(found, tasks, ", cv", f", cv{BEFORE}"),
-        f"{OURS} less each other method, nats a row, paired by set and seed:": _leads(found, tasks),
+        "The same before:": _gains(stored, tasks, f", cv{BEFORE}", BEFORE),
+        "As it is less before, both with the scale:": _gains(
+            stored, tasks, ", cv", f", cv{BEFORE}"
+        ),
+        f"{OURS} less each other method, nats a row, paired by set and seed:": _leads(
+            stored, tasks
+        ),
     }
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
@@ -178,43 +182,47 @@ def _cell(rows: list[dict[str, float]]) -> str:
     return f"{nll:.3f} / {ece:.3f} ({len(rows)})"
 
 
-def _gains(found: Found, tasks: Sequence[str], with_it: str, without: str) -> list[tuple[str, ...]]:
-    names = [one.removesuffix(", cv") for one in METHODS if one.endswith(", cv")]
+def _gains(
+    stored: Stored, tasks: Sequence[str], with_it: str, without: str
+) -> list[tuple[str, ...]]:
+    names = [method.removesuffix(", cv") for method in METHODS if method.endswith(", cv")]
     return [
         row
         for name in names
-        for row in _by_size(found, tasks, name + with_it, name + without, label=name)
+        for row in _by_size(stored, tasks, name + with_it, name + without, label=name)
     ]
 
 
-def _leads(found: Found, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+def _leads(stored: Stored, tasks: Sequence[str]) -> list[tuple[str, ...]]:
     rivals = [name for name in ROWS if name != OURS]
     return [
         row
         for name in rivals
-        for row in _by_size(found, tasks, OURS, name, label=name, least=FEWEST_TO_LEAD)
+        for row in _by_size(stored, tasks, OURS, name, label=name, least=FEWEST_TO_LEAD)
     ]
 
 
 def _by_size(
-    found: Found, tasks: Sequence[str], ours: str, theirs: str, *, label: str, least: int = 0
+    stored: Stored, tasks: Sequence[str], ours: str, theirs: str, *, label: str, least: int = 0
 ) -> list[tuple[str, ...]]:
-    """Return differences in NLL at each size of at least `least` rows, and over all of them."""
+    """Return differences in NLL at each size of at least `least` rows, and over all sizes."""
     rows = []
     pooled: list[float] = []
-    for size in sorted({size for size, *_ in found if size >= least}):
-        by_task = {task: _paired(found, size, task, ours, theirs) for task in tasks}
-        gaps = [gap for one in by_task.values() for gap in one]
+    for size in sorted({size for size, *_ in stored if size >= least}):
+        by_task = {task: _paired(stored, size, task, ours, theirs) for task in tasks}
+        gaps = [gap for task_gaps in by_task.values() for gap in task_gaps]
         pooled += gaps
         if gaps:
-            written = [f"{mean(one):+.3f}" if one else "" for one in by_task.values()]
+            written = [
+                f"{mean(task_gaps):+.3f}" if task_gaps else "" for task_gaps in by_task.values()
+            ]
             rows.append((label, str(size), *written, shown(gaps)))
     return [*rows, (label, "all", *([""] * len(tasks)), shown(pooled))] if len(rows) > 1 else rows
 
 
-def _paired(found: Found, size: int, task: str, ours: str, theirs: str) -> list[float]:
+def _paired(stored: Stored, size: int, task: str, ours: str, theirs: str) -> list[float]:
     first, second = (
-        {row["seed"]: row["nll"] for row in found.get((size, one, task), [])}
-        for one in (ours, theirs)
+        {row["seed"]: row["nll"] for row in stored.get((size, method, task), [])}
+        for method in (ours, theirs)
     )
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]

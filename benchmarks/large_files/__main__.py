@@ -21,7 +21,7 @@ from benchmarks.lib.results import Results
 
 SHAPES = ("100000x5", "1000000x5", "10000000x4", "1000000x150")
 LIMIT = 8.0
-"""GiB of resident memory that scoring a file may take."""
+"""Maximum resident memory for scoring a file, in GiB."""
 
 _READ = "import sys; from bayeslora import Predictions; Predictions.load(sys.argv[1])"
 _EVALUATE = """
@@ -35,7 +35,7 @@ sys.exit(main(["evaluate", *sys.argv[1:], "--json"]))
 
 
 def main() -> None:
-    """Measure every shape and write the numbers and a table of them."""
+    """Measure every shape, then write the numbers and the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/large-files"))
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="ROWSxCLASSES")
@@ -46,19 +46,19 @@ def main() -> None:
         help="of the bootstrap, of which memory holds one at a time",
     )
     args = parser.parse_args()
-    found = [measure(*map(int, shape.split("x")), args.resamples) for shape in args.shapes]
+    measurements = [measure(*map(int, shape.split("x")), args.resamples) for shape in args.shapes]
     results = Results(args.out, ("rows", "classes"))
-    for row in found:
+    for row in measurements:
         results.append(row | {"num_resamples": args.resamples, "limit_gib": LIMIT})
     results.sort()
-    page = summary(found, args.resamples)
-    with atomic_file(args.out / "summary.md") as aside:
-        aside.write_text(page, encoding="utf-8")
+    page = summary(measurements, args.resamples)
+    with atomic_file(args.out / "summary.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     print(page)
 
 
 def measure(rows: int, classes: int, resamples: int) -> dict[str, Any]:
-    """Return the size of a file of random predictions and the memory that reading it takes."""
+    """Return the size of a random predictions file and the peak memory to read and score it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.parquet"
         write_predictions(file, rows, classes)
@@ -71,8 +71,8 @@ def measure(rows: int, classes: int, resamples: int) -> dict[str, Any]:
         }
 
 
-def summary(found: list[dict[str, Any]], resamples: int) -> str:
-    """Return the numbers as a page in Markdown."""
+def summary(measurements: list[dict[str, Any]], resamples: int) -> str:
+    """Return the page in Markdown."""
     lines = [
         "# Memory for large predictions files",
         "",
@@ -85,9 +85,9 @@ def summary(found: list[dict[str, Any]], resamples: int) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one['rows']:,} | {one['classes']} | {one['file_gib']:.2f} | {one['read_gib']:.2f} "
-        f"| {one['evaluate_gib']:.2f} |"
-        for one in found
+        f"| {row['rows']:,} | {row['classes']} | {row['file_gib']:.2f} | {row['read_gib']:.2f} "
+        f"| {row['evaluate_gib']:.2f} |"
+        for row in measurements
     ]
     return "\n".join(lines) + "\n"
 

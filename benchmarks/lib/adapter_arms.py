@@ -1,8 +1,8 @@
-"""The adapters that benchmarks of training compare, as a table of arms.
+"""Arms of the training benchmarks: adapters with their learning rates.
 
-An arm is an adapter with the learning rates that it is tried with, or anything else that makes some
-parameters of a language model train. Starts that are read off the weights are computed once and
-kept, since they depend neither on the seed nor on the rate.
+An arm is an adapter with its learning rates, or another way to train some parameters of a language
+model. Initialisations computed from the weights are cached, since they depend neither on the seed
+nor on the rate.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _CONTEXT_BATCH = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs share.
+    """Settings shared by all runs.
 
     Attributes:
         source: Directory of the language model.
-        texts: To learn and to keep.
-        starts: Where starts are kept.
+        texts: Texts to learn and texts to remember.
+        starts: Cache directory for initialisations.
     """
 
     source: Path
@@ -61,11 +61,11 @@ class Trainee:
     """A model ready to be trained.
 
     Attributes:
-        model: The model.
-        optimizer: Of what trains.
-        sites: Its adapters; none where its own weights train.
-        before_step: Called with the number of the step before each.
-        beside: Bytes of weights that are kept beside the model's own, in training or not.
+        model: The language model.
+        optimizer: Optimiser of the trained parameters.
+        sites: Adapters of the model; empty if its own weights are trained.
+        before_step: Called with the step number before each step.
+        beside: Bytes of weights stored in addition to the model's own, trained or not.
     """
 
     model: nn.Module
@@ -76,7 +76,7 @@ class Trainee:
 
 
 Begin = Callable[[Setting, "Arm", float, int], Trainee]
-"""From setting, arm, learning rate and seed to what is trained."""
+"""Creates the trainee from setting, arm, learning rate and seed."""
 
 
 def adapted(setting: Setting, arm: Arm, lr: float, seed: int) -> Trainee:
@@ -92,7 +92,7 @@ def adapted(setting: Setting, arm: Arm, lr: float, seed: int) -> Trainee:
 
 
 def whole(setting: Setting, _arm: Arm, lr: float, _seed: int) -> Trainee:
-    """Return the model with every parameter in training."""
+    """Return the model with all parameters trainable."""
     model = open_model(setting.source).requires_grad_(True)
     return Trainee(model, AdamW(model.parameters(), lr=lr, weight_decay=0.0))
 
@@ -106,9 +106,10 @@ def sampled(
     lowest: bool = False,
     train_embedding: bool = False,
 ) -> Trainee:
-    """Return the model with two of its layers in training, and the embedding where that is asked.
+    """Return the model with two trainable layers, and optionally a trainable embedding.
 
-    They are drawn anew before every step, or are the lowest two: no draw keeps more activations.
+    The layers are resampled before every step, or are the lowest two, which keep the most
+    activations.
     """
     model = open_model(setting.source)
     options = LISA(num_layers=None, interval=1, train_embedding=train_embedding)
@@ -116,7 +117,7 @@ def sampled(
         num_layers = model.config.num_hidden_layers  # type: ignore[union-attr]
         options = replace(options, mode="weighted", weights=(1, 1, *[0] * (num_layers - 2)))  # type: ignore[operator]
     layers = options.full_layers(model, lambda: ("model.norm",))
-    # The output layer is the embedding, which may have been replaced.
+    # The output layer shares the embedding, which may have been replaced.
     model.tie_weights()  # type: ignore[operator]
     groups = [
         Group(name, tuple(items.values()), name == ALWAYS) for name, items in layers.groups.items()
@@ -128,7 +129,7 @@ def sampled(
         model,
         optimizer,
         before_step=lambda step: policy.before_step(step, optimizer),
-        # The originals of what may train, which stay the shared backbone's.
+        # Original weights of the trainable parameters, which belong to the shared backbone.
         beside=sum(item.nbytes for item in parameters),
     )
 
@@ -138,10 +139,10 @@ class Arm:
     """One way to train the model.
 
     Attributes:
-        adapter: Its options, but for the learning rate; None where there is no adapter.
-        rates: Learning rates, ascending.
-        context: The text whose second moments it starts from, if it needs such.
-        begin: Makes what is trained.
+        adapter: Options without the learning rate; None without an adapter.
+        rates: Learning rates in ascending order.
+        context: Name of the context text for the initialisation; empty if it needs none.
+        begin: Creates the trainee.
     """
 
     adapter: Adapter | None
@@ -150,22 +151,22 @@ class Arm:
     begin: Begin = adapted
 
 
-# One grid, so that every rate compares them. LoRA, which starts at zero, and CorDA-KPM, which does
-# at the smallest components, like larger rates and have one more.
+# A common grid, so that arms can be compared at every rate. LoRA, which starts at zero, and
+# CorDA-KPM, which starts at the smallest components, prefer larger rates and have one more.
 _RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 ARMS: dict[str, Arm] = {
     "lora": Arm(LoRA(alpha=RANK, **_EVERYWHERE), (*_RATES, 1e-2)),
     "pissa": Arm(PiSSA(**_EVERYWHERE), _RATES),
     "corda-ipm": Arm(CorDA(**_EVERYWHERE), _RATES, TARGET),
-    # The options want a context of their own; what the arm names is what runs.
+    # The options require a context, but the context of the arm is used.
     "corda-kpm": Arm(CorDA(mode="kpm", context=("kept",), **_EVERYWHERE), (*_RATES, 1e-2), GENERIC),
     "polar": Arm(PoLAR(alpha=32, **_EVERYWHERE), (1e-3, 4e-3, 1e-2)),
-    # As many trained numbers as LoRA's.
+    # The same number of trained parameters as LoRA.
     "s2ft": Arm(S2FT(o_ratio=0.16, d_ratio=0.124, num_layers=None), (2e-4, 1e-3, 3e-3, 1e-2)),
     "lisa": Arm(None, (1e-4, 3e-4, 1e-3, 3e-3), begin=sampled),
 }
-"""What `adapter_speed` trains."""
+"""Arms of `adapter_speed`."""
 
 LISA_ARM = "lisa"
 LOWEST = "lisa, lowest layers"
@@ -177,11 +178,11 @@ MEMORY_ARMS: dict[str, Arm] = {
     LOWEST: Arm(None, (1e-4,), begin=partial(sampled, lowest=True)),
     PUBLISHED: Arm(None, (1e-4,), begin=partial(sampled, lowest=True, train_embedding=True)),
 }
-"""What `adapter_memory` measures."""
+"""Arms of `adapter_memory`."""
 
 
 def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
-    """Return the tensors of an adapter that starts from the weights, from disk where they are."""
+    """Return the initial tensors of an adapter that starts from the weights, cached on disk."""
     context = setting.texts.contexts[arm.context] if arm.context else None
     identity = [str(arm.adapter), str(setting.source.resolve()), BLOCK]
     digest = hashlib.sha256(repr(identity).encode())
@@ -193,8 +194,8 @@ def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
         config = _configured(arm, 1.0)
         moments = None if context is None else moments_of(model, config, context)
         tensors = adapter_state(inject(model, config, 0, moments=moments))
-        with atomic_file(file) as aside:
-            save_file(tensors, str(aside))
+        with atomic_file(file) as temporary:
+            save_file(tensors, str(temporary))
     return load_file(file)
 
 
@@ -205,7 +206,7 @@ def _configured(arm: Arm, lr: float) -> Adapter:
 
 
 def moments_of(model: nn.Module, config: Adapter, blocks: Tensor) -> Mapping[str, SecondMoment]:
-    """Return the second moments of the inputs of all layers that an adapter takes, on blocks."""
+    """Return the second moments of the inputs to all target layers of an adapter, on blocks."""
     layers = {
         name: model.get_submodule(name)
         for name in find_targets(model, config.target_modules, config.top_layers)

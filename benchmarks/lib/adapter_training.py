@@ -1,4 +1,4 @@
-"""One short training of a language model, and what is recorded of it."""
+"""Short training runs of a language model, and their records."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Bench:
     """A set of runs.
 
     Attributes:
-        setting: What all share.
-        arms: What is trained, by name.
-        out: Where records are kept.
-        steps: Of each run.
-        marks: Steps after which test losses and spectra are taken.
+        setting: Settings shared by all runs.
+        arms: Arms by name.
+        out: Directory of the records.
+        steps: Number of steps per run.
+        marks: Steps after which test losses and spectra are recorded.
     """
 
     setting: Setting
@@ -58,40 +58,40 @@ class Bench:
 
 
 def run(bench: Bench, name: str, lr: float, seed: int) -> None:
-    """Train one arm with one rate and one seed, where there is no record of the same run.
+    """Train an arm with one rate and one seed, unless the same run is stored.
 
-    `stable_rank` in the record is a mean over layers for every projection, `drift` the largest over
-    layers, `step_seconds` the processor's seconds of all steps without what the marks take.
+    In the record, `stable_rank` is the mean over layers for every projection, `drift` the maximum
+    over layers, and `step_seconds` the processor time of all steps without the marks.
     """
     results, arm = Results(bench.out, KEY), bench.arms[name]
     cell = {"kind": "run", "arm": name, "lr": lr, "seed": seed}
     known = results.get(**cell)
-    asked = {
+    settings = {
         "steps": bench.steps,
         "marked": list(bench.marks),
         "options": changed_options(arm.adapter),
         "texts": bench.setting.texts.digest(),
     }
-    if known is not None and asked.items() <= known.items():
+    if known is not None and settings.items() <= known.items():
         return
     trainee = arm.begin(bench.setting, arm, lr, seed)
-    record = {**cell, **asked, **train(bench, trainee, seed)}
+    record = {**cell, **settings, **train(bench, trainee, seed)}
     results.append(record)
     print(f"{name} lr={lr:g} seed={seed} area={area(record):.4f}", flush=True)
 
 
 def changed_options(adapter: Any) -> dict[str, Any]:
-    """Return an adapter's name and what is not its default, so that new options change nothing."""
+    """Return an adapter's name and non-default options, so that new options change no record."""
     if adapter is None:
         return {}
-    given, default = as_mapping(adapter), as_mapping(type(adapter)())
-    return {key: item for key, item in given.items() if key == "name" or item != default[key]}
+    options, default = as_mapping(adapter), as_mapping(type(adapter)())
+    return {key: item for key, item in options.items() if key == "name" or item != default[key]}
 
 
 def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
-    """Return the loss of every step, and the state at every mark; a run that diverges ends early.
+    """Return the loss of every step and the state at every mark; a diverged run ends early.
 
-    The batches of a seed are the same for every arm. The rate is constant.
+    The batches of a seed are the same for every arm. The learning rate is constant.
     """
     losses: list[float] = []
     marks: list[Record] = []
@@ -110,12 +110,12 @@ def train(bench: Bench, trainee: Trainee, seed: int) -> Record:
                 marks.append({"step": step + 1, **tested, **_shapes(trainee)})
         if not sound:
             break
-    found = {"losses": losses, "marks": marks, "finished": sound}
-    return {**found, "step_seconds": round(seconds, 2)}
+    record = {"losses": losses, "marks": marks, "finished": sound}
+    return {**record, "step_seconds": round(seconds, 2)}
 
 
 def one_step(trainee: Trainee, step: int, ids: Tensor) -> float:
-    """Take one step on blocks [B, T]; return the loss before it."""
+    """Take one step on blocks [B, T]; return the loss before the step."""
     trainee.before_step(step)
     trainee.optimizer.zero_grad()
     loss = next_token_loss(trainee.model, ids)
@@ -125,7 +125,7 @@ def one_step(trainee: Trainee, step: int, ids: Tensor) -> float:
 
 
 def batches(bench: Bench, seed: int) -> Iterator[Tensor]:
-    """Yield the blocks of each step, drawn without repeats."""
+    """Yield the blocks of each step, drawn without replacement."""
     pool = bench.setting.texts.pool
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     for step in range(bench.steps):
@@ -133,17 +133,17 @@ def batches(bench: Bench, seed: int) -> Iterator[Tensor]:
 
 
 def base_losses(bench: Bench) -> dict[str, float]:
-    """Return the test losses of the model before any training."""
-    found = stored_base(bench.out)
-    if found is None:
+    """Return the test losses of the model before training."""
+    losses = stored_base(bench.out)
+    if losses is None:
         model = open_model(bench.setting.source)
-        found = test_losses(model, bench.setting.texts)
-        Results(bench.out, KEY).append({"kind": "base", **found})
-    return found
+        losses = test_losses(model, bench.setting.texts)
+        Results(bench.out, KEY).append({"kind": "base", **losses})
+    return losses
 
 
 def stored_base(out: Path) -> dict[str, float] | None:
-    """Return the test losses before any training where they are stored."""
+    """Return the stored test losses before training, or None."""
     row = Results(out, KEY).get(kind="base")
     return row and {name: row[name] for name in (TARGET, GENERIC)}
 
@@ -158,82 +158,82 @@ def _shapes(trainee: Trainee) -> Record:
 
 
 class Runs:
-    """Finished runs by arm, rate and seed, and what is read off them.
+    """Stored runs by arm, rate and seed.
 
     Args:
-        out: Where the records are.
-        marks: Those of the runs to read; others, of another number of steps, are left out.
+        out: Directory of the records.
+        marks: Marks of the runs to read; runs with other marks are ignored.
     """
 
     def __init__(self, out: Path, marks: Sequence[int]) -> None:
-        self._found: dict[str, dict[float, dict[int, Record]]] = {}
+        self._records: dict[str, dict[float, dict[int, Record]]] = {}
         for record in Results(out, KEY).rows(kind="run"):
             if record["marked"] != list(marks):
                 continue
-            by_rate = self._found.setdefault(record["arm"], {})
+            by_rate = self._records.setdefault(record["arm"], {})
             by_rate.setdefault(record["lr"], {})[record["seed"]] = record
 
     def rates(self, arm: str) -> list[float]:
-        """Return the rates that an arm was trained with, ascending."""
-        return sorted(self._found.get(arm, {}))
+        """Return the rates of an arm in ascending order."""
+        return sorted(self._records.get(arm, {}))
 
     def records(self, arm: str, lr: float | None) -> dict[int, Record]:
-        """Return the runs by seed, none where there are no such."""
-        return {} if lr is None else self._found.get(arm, {}).get(lr, {})
+        """Return the runs by seed; empty if there are none."""
+        return {} if lr is None else self._records.get(arm, {}).get(lr, {})
 
     def finished(self, arm: str, lr: float | None) -> dict[int, Record]:
-        """Return those that did not diverge."""
+        """Return the runs that did not diverge, by seed."""
         records = self.records(arm, lr)
         return {seed: record for seed, record in records.items() if record["finished"]}
 
     def best_rate(self, arm: str, without: int | None = None) -> float | None:
-        """Return the rate with the smallest mean area among those that have most finished seeds.
+        """Return the rate with the smallest mean area among those with the most finished seeds.
 
         Args:
-            arm: Its name.
-            without: A seed that has no say, unless it is the only one.
+            arm: Name of the arm.
+            without: Seed to ignore, unless it is the only one.
         """
-        found = {lr: self.finished(arm, lr) for lr in self.rates(arm)}
-        if any(records.keys() - {without} for records in found.values()):
-            found = {
+        finished = {lr: self.finished(arm, lr) for lr in self.rates(arm)}
+        if any(records.keys() - {without} for records in finished.values()):
+            finished = {
                 lr: {seed: record for seed, record in records.items() if seed != without}
-                for lr, records in found.items()
+                for lr, records in finished.items()
             }
-        most = max(map(len, found.values()), default=0)
+        most = max(map(len, finished.values()), default=0)
         if not most:
             return None
         return min(
-            (lr for lr, records in found.items() if len(records) == most),
-            key=lambda lr: fmean(area(record) for record in found[lr].values()),
+            (lr for lr, records in finished.items() if len(records) == most),
+            key=lambda lr: fmean(area(record) for record in finished[lr].values()),
         )
 
     def at_best(self, arm: str) -> dict[int, Record]:
-        """Return for every seed the run at the rate that is best on the other seeds.
+        """Return for every seed the run at the best rate on the other seeds.
 
-        So no run takes part in the choice that it is judged by.
+        No run influences the choice of its own rate.
         """
         seeds = {seed for lr in self.rates(arm) for seed in self.records(arm, lr)}
         each = {seed: self.finished(arm, self.best_rate(arm, seed)) for seed in sorted(seeds)}
         return {seed: records[seed] for seed, records in each.items() if seed in records}
 
     def lost(self, arm: str, lr: float | None = None) -> str:
-        """Return a note of seeds whose run diverged, and so is in no comparison.
+        """Return a note on seeds whose run diverged, and is therefore in no comparison.
 
         Args:
-            arm: Its name.
-            lr: The rate; None takes for every seed the one of `at_best`.
+            arm: Name of the arm.
+            lr: Learning rate; None uses the rate of `at_best` for every seed.
         """
         seeds = {seed for rate in self.rates(arm) for seed in self.records(arm, rate)}
         chosen = {seed: self.best_rate(arm, seed) if lr is None else lr for seed in seeds}
-        gone = sorted(
+        diverged = sorted(
             seed
             for seed, rate in chosen.items()
             if not self.records(arm, rate).get(seed, {"finished": True})["finished"]
         )
-        return f"{arm} diverged with seed {', '.join(map(str, gone))}" if gone else ""
+        return f"{arm} diverged with seed {', '.join(map(str, diverged))}" if diverged else ""
 
     def at_edge(self, arm: str) -> str:
-        """Return a note where the best rate is the smallest or largest that was tried."""
+        """Return a note if the best rate is the smallest or largest tried rate."""
         rates, best = self.rates(arm), self.best_rate(arm)
         if len(rates) < 2 or best not in (rates[0], rates[-1]):
             return ""
@@ -241,24 +241,24 @@ class Runs:
 
 
 def area(record: Record) -> float:
-    """Return the area under the loss curve a step: the mean training loss; NaN before the first."""
+    """Return the area under the loss curve per step: the mean training loss; NaN without losses."""
     return fmean(record["losses"] or [math.nan])
 
 
 def gains(
     better: dict[int, Record], worse: dict[int, Record], gain: Callable[[Record, Record], float]
 ) -> tuple[float, ...]:
-    """Return a gain for every seed that both have, in the order of the seeds."""
+    """Return the gain for every seed of both arms, in the order of the seeds."""
     return tuple(gain(better[seed], worse[seed]) for seed in sorted(better.keys() & worse.keys()))
 
 
 def mean_rank(record: Record, mark: int = -1) -> float:
-    """Return the mean stable rank over projections at a mark; NaN where nothing has one."""
+    """Return the mean stable rank over projections at a mark; NaN if no projection has one."""
     return fmean(record["marks"][mark]["stable_rank"].values() or [math.nan])
 
 
 def smaller_area(ours: Record, rival: Record) -> float:
-    """Return how much less the area of one run is."""
+    """Return the area of the rival minus ours."""
     return area(rival) - area(ours)
 
 
@@ -267,7 +267,7 @@ BACKBONE = "smollm2-135m"
 
 
 def arguments(description: str, out: Path, arms: Collection[str]) -> argparse.Namespace:
-    """Read the command line of a benchmark that trains some arms."""
+    """Parse the command line of a benchmark that trains arms."""
     parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     default = os.environ.get(DATA_VARIABLE)
     parser.add_argument("--data-dir", type=Path, default=default, required=default is None)
@@ -280,12 +280,12 @@ def arguments(description: str, out: Path, arms: Collection[str]) -> argparse.Na
 
 
 def open_setting(args: argparse.Namespace) -> Setting:
-    """Return the model and texts of a run from the command line."""
+    """Return the setting from the command line."""
     torch.set_num_threads(args.threads)
     source = embedded_directory(BACKBONE)
     return Setting(source, read_texts(Path(args.data_dir), source), args.runs)
 
 
 def lower_target(ours: Record, rival: Record) -> float:
-    """Return how much lower our last loss is on questions that were not trained on."""
+    """Return the last target loss of the rival minus ours."""
     return float(rival["marks"][-1][TARGET] - ours["marks"][-1][TARGET])

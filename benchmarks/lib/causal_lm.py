@@ -1,10 +1,10 @@
-"""A causal language model for benchmarks, and the texts that it learns and should not forget.
+"""A causal language model for benchmarks, with texts to learn and texts to remember.
 
-Backbones have no vocabulary logits. The directory that they are read from does: its output layer is
-the embedding.
+Backbones have no vocabulary logits, but the model in their directory does: its output layer is the
+embedding.
 
-Learned: OpenBookQA, each question with its options and its answer, all tokens counted. Kept:
-passages of Wikipedia from BoolQ. Texts are joined and cut into blocks, so that nothing is padded.
+Texts to learn: OpenBookQA, each question with its options and its answer; all tokens count. Texts
+to remember: passages of Wikipedia from BoolQ. Texts are joined and cut into blocks without padding.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Texts:
     """Blocks of tokens, [N, BLOCK] int64 each.
 
     Attributes:
-        pool: To train on.
-        contexts: By name: the first blocks of the pool, and blocks of the text to keep.
-        tests: By name; no text of them is in the pool or a context.
+        pool: Training blocks.
+        contexts: By name: the first blocks of the pool, and blocks of the text to remember.
+        tests: Test blocks by name; none of their texts is in the pool or a context.
     """
 
     pool: Tensor
@@ -51,7 +51,7 @@ class Texts:
 
 
 def open_model(source: Path) -> nn.Module:
-    """Return the language model in a directory, frozen, in float32."""
+    """Load the language model in a directory, frozen, in float32."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
     model: nn.Module = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -60,7 +60,7 @@ def open_model(source: Path) -> nn.Module:
 
 
 def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    """Return the mean loss in nats of every token of blocks [B, T] but the first of each."""
+    """Return the mean loss per token of blocks [B, T] in nats, without their first tokens."""
     logits = model(input_ids=ids).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
@@ -82,10 +82,10 @@ def read_texts(data_dir: Path, source: Path, num_test: int | None = None) -> Tex
     Args:
         data_dir: Directory of the data sets.
         source: Directory of the model.
-        num_test: Blocks of each test; None takes `NUM_TEST`.
+        num_test: Blocks of each test; None uses `NUM_TEST`.
 
     Raises:
-        InputError: A file is missing, or holds too few texts.
+        InputError: If a file is missing or has too few texts.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
@@ -112,7 +112,7 @@ def _question(row: dict[str, Any]) -> str:
 
 
 def _distinct(folder: Path, text_of: Any) -> dict[str, list[str]]:
-    """Return the texts of both splits; those of the test are not in training."""
+    """Return the distinct texts of both splits; training texts exclude test texts."""
     test = dict.fromkeys(map(text_of, _rows(folder / "test.jsonl")))
     train = dict.fromkeys(map(text_of, _rows(folder / "train.jsonl")))
     return {"train": [text for text in train if text not in test], "test": list(test)}
@@ -136,7 +136,7 @@ def _blocks(tokenizer: Any, texts: Iterable[str], count: int) -> Tensor:
 
 
 def _spread(tokenizer: Any, texts: Sequence[str], count: int) -> Tensor:
-    """Return `count` blocks from as many places of the texts, so that few texts decide nothing."""
+    """Return `count` blocks from evenly spread texts, so that no text dominates."""
     size = len(texts) // count
     if not size:
         raise InputError(f"there are {len(texts)} texts, {count} are needed")

@@ -1,6 +1,6 @@
-"""Out-of-distribution scores of `posteriors` that are fitted, not read off a prediction.
+"""Fitted out-of-distribution scores of `posteriors`.
 
-Distances to the training rows see the features alone, so one fit serves every last layer on them.
+Distances to the training rows depend only on the features, so one fit serves every last layer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def distance_detections(
     """Return the AUROC of every out-of-distribution set by distances to the training rows.
 
     Args:
-        data: The rows.
-        load: Returns a classifier whose features are meant.
+        data: Rows of the data set.
+        load: Loads the classifier that computes the features.
     """
     clf = load()
-    # The plain last layer costs nothing, and distances do not depend on it.
+    # The point-estimate last layer is cheap, and distances do not depend on it.
     clf.calibrate(data.train, posterior="mle", feature_scores=FEATURE_DISTANCES)
     outside = {name: clf.predict(rows, unknown_labels="ood") for name, rows in data.ood.items()}
     return detections(clf.predict(data.test), outside, FEATURE_DISTANCES)

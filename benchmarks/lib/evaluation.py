@@ -1,7 +1,6 @@
-"""Many posteriors on the stored states of a few fits, each text passing the network once a state.
+"""Evaluation of many posteriors on the stored states of a few fits.
 
-Features of every split are computed once for each state; the last-layer methods then work on them
-alone.
+Features of every split are computed once per state and shared by all last-layer methods.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ class FitSpec:
     """One fit.
 
     Attributes:
-        adapter: Which adapter.
-        posterior: Which posterior trains with it.
+        adapter: Options of the adapter.
+        posterior: Posterior to train with the adapter.
         epochs: Passes over the training rows.
-        seed: Of start, order and dropout.
-        max_length: Tokens kept of a text.
+        seed: Seed of initialisation, row order and dropout.
+        max_length: Maximum tokens per text.
         head_lr: Learning rate of a point estimate's last layer.
     """
 
@@ -59,7 +58,7 @@ class FitSpec:
 
 
 def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Network:
-    """Return an untrained network for a spec."""
+    """Create an untrained network."""
     return build_network(
         backbone,
         spec.adapter,
@@ -72,11 +71,11 @@ def fresh_network(backbone: Backbone, spec: FitSpec, num_classes: int) -> Networ
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method's predictions.
+    """Predictions of one method.
 
     Attributes:
-        predictions: By split: `test` and the out-of-distribution sets.
-        report: What the posterior chose.
+        predictions: Predictions by split: `test` and the out-of-distribution sets.
+        report: Values chosen by the posterior.
     """
 
     predictions: dict[str, Predictions]
@@ -84,10 +83,10 @@ class Outcome:
 
 
 class Evaluation:
-    """The splits of a data set, ready for states of one kind of fit."""
+    """The splits of a data set, prepared for the states of one kind of fit."""
 
     def __init__(self, backbone: Backbone, spec: FitSpec, data: ExperimentData) -> None:
-        """Prepare all splits; `spec` says which network the states belong to."""
+        """Create the network of `spec`, which the states belong to."""
         self.data = data
         self.spec = spec
         self.network: Network = fresh_network(backbone, spec, len(data.classes))
@@ -100,17 +99,17 @@ class Evaluation:
         self._texts: dict[str, LabelledTexts] = {}
 
     def prepare(self, *, progress: bool) -> None:
-        """Run the frozen layers over all splits now, with a bar."""
+        """Run the frozen layers on all splits, with a progress bar."""
         total = sum(map(len, self.rows.values()))
         with progress_bar("frozen layers", total, shown=progress, unit="text") as advance:
             for split in self.rows:
                 self.texts(split, advance)
 
     def texts(self, split: str, advance: Callable[[int], object] = lambda _: None) -> LabelledTexts:
-        """Return a split, prepared the first time it is asked for."""
+        """Return a split, prepared on first use."""
         if split not in self._texts:
             rows = self.rows[split]
-            # A shared label name would not make an out-of-distribution row one of the classes.
+            # An out-of-distribution row has no class, even if it shares the name of a label.
             classes = () if split in self.data.ood else self.data.classes
             labels = torch.from_numpy(encode_labels(rows, classes, unknown="ood"))
             texts = self.network.encoder.prepare(rows.texts, rows.pairs, advance=advance)
@@ -118,12 +117,12 @@ class Evaluation:
         return self._texts[split]
 
     def features(self, state: State, splits: Sequence[str]) -> dict[str, Features]:
-        """Return the features of some splits with `state` in place."""
+        """Return the features of the given splits with `state` loaded."""
         self.network.load_trained_state(state)
         return {name: feature_rows(self.network, self.texts(name)).features for name in splits}
 
     def trained_head(self, state: State) -> LastLayer:
-        """Return the head as it was trained; the next state replaces its content."""
+        """Return the trained head; loading another state overwrites it."""
         self.network.load_trained_state(state)
         return self.network.head
 
@@ -131,27 +130,27 @@ class Evaluation:
         self,
         name: str,
         state: State,
-        found: Mapping[str, Features],
+        features: Mapping[str, Features],
         config: Posterior | None,
     ) -> Outcome:
         """Return the predictions of a last-layer posterior on the features of a state.
 
         Args:
-            name: Of the method.
-            state: Holds the trained head.
-            found: Features of the state, training rows among them; where there are validation rows
-                too, the posterior may choose by them.
-            config: Which posterior; None takes the head as it was trained.
+            name: Name of the method.
+            state: State with the trained head.
+            features: Features of the state, including training rows; the posterior may use
+                validation rows, if included, to choose its options.
+            config: Options of the posterior; None uses the trained head.
         """
         head = self.trained_head(state)
         if config is not None:
-            head = fitted_head(config, head, found[TRAIN], found.get(VALIDATION))
+            head = fitted_head(config, head, features[TRAIN], features.get(VALIDATION))
         factor = 1.0
-        if config is not None and config.scales_logits and VALIDATION in found:
-            factor = scale_by(head, found[VALIDATION])
+        if config is not None and config.scales_logits and VALIDATION in features:
+            factor = scale_by(head, features[VALIDATION])
         answers = {
             split: [Answer(head.predict(rows).sharpened(factor))]
-            for split, rows in found.items()
+            for split, rows in features.items()
             if split not in {TRAIN, VALIDATION}
         }
         report = {} if config is None else head.report()
@@ -167,7 +166,7 @@ class Evaluation:
         config: MCDropout,
         advance: Callable[[int], object] = lambda _: None,
     ) -> Outcome:
-        """Return the predictions of Monte Carlo dropout with `state` in place."""
+        """Return the predictions of Monte Carlo dropout with `state` loaded."""
         self.network.load_trained_state(state)
         answers = {
             split: answer(self.network, [state], config, self.texts(split).texts, advance=advance)
@@ -178,12 +177,12 @@ class Evaluation:
     def ensemble(
         self, name: str, members: Sequence[tuple[State, Mapping[str, Features]]]
     ) -> Outcome:
-        """Return the averaged predictions of several states, from their features."""
+        """Return the mean predictions of several states, from their features."""
         means: dict[str, list[Tensor]] = {split: [] for split in self.scored}
-        for state, found in members:
+        for state, features in members:
             head = self.trained_head(state)
             for split, values in means.items():
-                values.append(head.predict(found[split]).mean)
+                values.append(head.predict(features[split]).mean)
         answers = {
             split: [Answer(SampledLogits(torch.stack(values)))] for split, values in means.items()
         }
@@ -199,7 +198,7 @@ class Evaluation:
         posterior: Posterior,
         passes: int = 1,
     ) -> dict[str, Predictions]:
-        """Return the predictions that answers for some splits stand for, which note the method."""
+        """Convert the answers of each split to predictions with notes on the method."""
         about = method_notes(self.spec.adapter.name, posterior, passes)
         notes = {**about, "fit_seed": str(self.spec.seed)}
         return {
@@ -217,20 +216,20 @@ class Evaluation:
 
     @property
     def scored(self) -> list[str]:
-        """The splits that predictions are made of."""
+        """Names of the splits to predict."""
         return [split for split in self.rows if split not in {TRAIN, VALIDATION}]
 
 
 def fitted_head(
     config: Posterior, trained: LastLayer, train: Features, held_out: Features | None
 ) -> LastLayer:
-    """Return the last layer of `config`, fitted to features, from a trained head's weights.
+    """Return the last layer of `config`, fitted to features from the mean of a trained head.
 
     Args:
-        config: Which posterior of the last layer.
-        trained: The head that trained with the adapter; its mean is the starting point.
-        train: Rows to fit to.
-        held_out: Held-out rows, for choosing the prior; None chooses it without.
+        config: Options of the posterior over the last layer.
+        trained: Head trained with the adapter; its mean is the starting point.
+        train: Features of the training rows.
+        held_out: Features of held-out rows to choose the prior; None chooses it without them.
     """
     head = last_layer(config, trained.mean_weight)
     head.to(train.values.device)

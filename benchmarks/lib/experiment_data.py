@@ -13,15 +13,15 @@ NEAR, FAR = "near", "far"
 
 @dataclass(frozen=True)
 class ExperimentData:
-    """What a method is trained on, tuned on and tested on.
+    """Rows for training, tuning and testing a method.
 
     Attributes:
-        name: Of the task.
+        name: Name of the task.
         train: Training rows.
-        validation: Rows to choose hyper-parameters on.
-        test: Rows that nothing is chosen on.
-        ood: Out-of-distribution rows by name: `near`, where the task has such, and `far`.
-        about: What each set is, in a few words.
+        validation: Rows for choosing hyper-parameters.
+        test: Test rows, which no choice depends on.
+        ood: Out-of-distribution rows by name: `near`, if the task has them, and `far`.
+        about: Short description of each out-of-distribution set.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ExperimentData:
 def newsgroups(
     *, num_train: int = 640, num_validation: int, num_test: int, num_ood: int
 ) -> ExperimentData:
-    """Return posts of newsgroups; every seed and method sees the same rows.
+    """Return posts of newsgroups; the rows are the same for every seed and method.
 
     Args:
         num_train: Training rows.
@@ -49,7 +49,7 @@ def newsgroups(
         num_ood: Rows of each out-of-distribution set.
 
     Raises:
-        MissingAssetError: The posts are not installed.
+        MissingAssetError: If the posts are not installed.
     """
     posts = load_newsgroups(
         num_train=num_train,

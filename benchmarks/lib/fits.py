@@ -1,4 +1,4 @@
-"""Fits of one data set, adapter and seed: how they are made, scored and timed."""
+"""Fits of one data set, adapter and seed, with scores and timings."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Cell:
     """One data set, adapter and seed.
 
     Attributes:
-        backbone: Shared by all.
-        data: The rows.
+        backbone: Backbone shared by all cells.
+        data: Rows of the data set.
         adapter: `lora` or `polar`.
-        seed: Of the fit.
-        out: Where scores and predictions go.
+        seed: Seed of the fit.
+        out: Output directory of scores and predictions.
         frozen_seconds: Processor seconds of the frozen layers over the test rows; see `warmed`.
     """
 
@@ -47,8 +47,8 @@ class Cell:
     out: Path
     frozen_seconds: float = 0.0
 
-    def kept(self, method: str) -> Path:
-        """Where the predictions of a method are."""
+    def predictions_path(self, method: str) -> Path:
+        """Return the directory of the predictions of a method."""
         name = f"{method.replace(':', '-')}-seed-{self.seed}"
         return self.out / "predictions" / self.data.name / self.adapter / name
 
@@ -56,21 +56,22 @@ class Cell:
 def warmed(
     todo: Sequence[tuple[Cell, str]], done: Callable[[Cell, str], bool]
 ) -> list[tuple[Cell, str]]:
-    """Return the fits of one data set that are not done yet, after a pass of the frozen layers.
+    """Return the missing fits of one data set, after a pass through the frozen layers.
 
-    Later fits and predictions find its states. Were it left to the first of them, that one would
-    look slow; so what the pass takes over the test rows is added to every prediction alike.
+    Fits and predictions reuse the cached states. Without this pass the first of them would appear
+    slow; instead, its time on the test rows is added to every prediction.
     """
     left = [(cell, fit) for cell, fit in todo if not done(cell, fit)]
     seconds = {
-        name: frozen_seconds(cell) for name, cell in {one.adapter: one for one, _ in left}.items()
+        name: frozen_seconds(cell)
+        for name, cell in {cell.adapter: cell for cell, _ in left}.items()
     }
     return [(replace(cell, frozen_seconds=seconds[cell.adapter]), fit) for cell, fit in left]
 
 
 def frozen_seconds(cell: Cell) -> float:
-    """Run the frozen layers over all rows; return the processor seconds that the test rows take."""
-    # A name may go on after a dash, with options that leave the layers where they are.
+    """Run the frozen layers on all rows; return the processor seconds for the test rows."""
+    # A name may have a suffix after a dash, for options that do not change the layers.
     adapter = ADAPTERS.get(cell.adapter.partition("-")[0], LoRA)()
     classes = len(cell.data.classes)
     network = build_network(
@@ -82,7 +83,7 @@ def frozen_seconds(cell: Cell) -> float:
 
     for rows in (cell.data.train, cell.data.validation, *cell.data.ood.values()):
         states_of(rows)
-    # Another adapter with the same layers may have left the states of the test rows.
+    # The states of the test rows may be cached by another adapter with the same layers.
     known = dict(cell.backbone.prefix_states)
     cell.backbone.prefix_states.clear()
     _, seconds = timed(partial(states_of, cell.data.test))
@@ -91,16 +92,16 @@ def frozen_seconds(cell: Cell) -> float:
 
 
 def calibrate(cell: Cell, clf: bl.BayesianClassifier, posterior: str) -> None:
-    """Give a classifier another last layer on the same adapter."""
+    """Fit another last layer to a classifier with the same adapter."""
     if posterior == "temperature":
-        # Rows that the network was trained on would say that it is always right.
+        # On its training rows the network is almost always right.
         clf.calibrate(cell.data.validation, posterior=posterior)
     else:
         clf.calibrate(cell.data.train, cell.data.validation, posterior=posterior)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `work` returns and the processor seconds it took."""
+    """Return the result of `work` and its processor time in seconds."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
@@ -114,17 +115,17 @@ def nll_of(predictions: Predictions) -> float:
 def scored(
     cell: Cell, clf: bl.BayesianClassifier, method: str, fit_seconds: float
 ) -> dict[str, Any]:
-    """Return a classifier's scores and costs, with its predictions kept."""
+    """Return a classifier's scores and costs, and save its predictions."""
     inside, predict_seconds = timed(lambda: clf.predict(cell.data.test))
     outside = {
         name: clf.predict(rows, unknown_labels="ood") for name, rows in cell.data.ood.items()
     }
     for name, item in {"test": inside, **outside}.items():
-        item.save(cell.kept(method) / f"{name}.parquet")
-    held = clf.predict(cell.data.validation)
+        item.save(cell.predictions_path(method) / f"{name}.parquet")
+    validation = clf.predict(cell.data.validation)
     return {
         "method": method,
-        "validation_nll": nll_of(held),
+        "validation_nll": nll_of(validation),
         "chosen": clf.record.results.get("posterior", {}),
         "epoch": clf.record.results.get("best_epoch"),
         "fit_seconds": fit_seconds,
@@ -136,7 +137,7 @@ def scored(
 
 
 def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
-    """Return the passes of a prediction and the bytes of adapter and posterior on disk."""
+    """Return the passes per prediction and the bytes of adapter and posterior on disk."""
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         clf.save_pretrained(Path(folder) / "model")
         files = (Path(folder) / "model").glob("*.safetensors")
@@ -145,7 +146,7 @@ def costs(clf: bl.BayesianClassifier) -> dict[str, int]:
 
 
 EPOCHS = 6
-"""The most that a fit of this benchmark takes."""
+"""Maximum epochs of a fit in these benchmarks."""
 SCORES = (
     "accuracy",
     "nll",

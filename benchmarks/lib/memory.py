@@ -1,4 +1,4 @@
-"""The most memory that a command holds, and large predictions files to give it."""
+"""Peak memory of a command, and large predictions files as its input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_CELLS = 4_000_000  # values that are drawn at a time
+_CELLS = 4_000_000  # values drawn at a time
 
 
 def write_predictions(file: Path, rows: int, classes: int, seed: int = 0) -> None:
-    """Write random predictions, in parts, whose labels are drawn from the probabilities."""
+    """Write random predictions in parts, with labels drawn from the probabilities."""
     generator = np.random.default_rng(seed)
     size = max(1, _CELLS // classes)
     writer = None
@@ -42,7 +42,7 @@ def write_predictions(file: Path, rows: int, classes: int, seed: int = 0) -> Non
 
 
 def peak(*command: str) -> float:
-    """Run a command; return the most resident memory that it held, in GiB."""
+    """Run a command and return its peak resident memory in GiB."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,4 +1,4 @@
-"""Rows to draw training rows from: pools that are developed on, and pools that judge."""
+"""Pools of training rows for development and for judgement."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
 
 @dataclass(frozen=True)
 class Pools:
-    """Rows to draw training rows from, rows that score, and rows from elsewhere by name."""
+    """Pool of training rows, scoring rows, and out-of-distribution rows by name."""
 
     train: Examples
     score: Examples
@@ -34,7 +34,7 @@ class Pools:
 
 
 def development(task: str, data_dir: Path | None) -> Pools:
-    """Return the pools of a development task; no row is in two of them."""
+    """Return the disjoint pools of a development task."""
     if task == "newsgroups":
         posts = load_newsgroups(
             num_train=3200, num_validation=800, num_near=NUM_OOD, num_far=NUM_OOD
@@ -51,12 +51,12 @@ def development(task: str, data_dir: Path | None) -> Pools:
 
 
 def pools_of(task: str, data_dir: Path | None) -> Pools:
-    """Return the pools of a set that is developed on, or of one that judges."""
+    """Return the pools of a development set or of a judged set."""
     return (judgement if task in JUDGED else development)(task, data_dir)
 
 
 def judgement(task: str, data_dir: Path | None) -> Pools:
-    """Return the pools of a set that judges, of at least 1,000 rows that score."""
+    """Return the pools of a judged set, with at least 1,000 scoring rows."""
     far = drawn(load_known("sst2_sentences", "train", data_dir), NUM_OOD, 0)
     if task == "reuters_r8":
         score = read_texts("reuters-r8-test.tab")
@@ -66,18 +66,18 @@ def judgement(task: str, data_dir: Path | None) -> Pools:
         score = load_known(task, "test", data_dir)
         pool = without_duplicates(load_known(task, "train", data_dir))
         return Pools(without_overlap(pool, score), score, {"far": far})
-    found = clinc(20, data_dir)
-    return Pools(found.train, found.score, found.ood | {"far": far})
+    pools = clinc(20, data_dir)
+    return Pools(pools.train, pools.score, pools.ood | {"far": far})
 
 
 def clinc(num_classes: int, data_dir: Path | None, seed: int = 0) -> Pools:
-    """Return the pools of so many intents of clinc150, and requests out of its scope."""
+    """Return the pools of `num_classes` intents of clinc150, and its out-of-scope requests."""
     splits = {split: load_known("clinc150", split, data_dir) for split in CLINC_SPLITS}
     names = class_names(splits["train"])
     intents = set(np.random.default_rng(seed).permutation(names)[:num_classes])
-    kept = {name: _only(splits[name], intents) for name in CLINC_SPLITS[:3]}
-    score = joined([kept["validation"], kept["test"]])
-    train = without_overlap(without_duplicates(kept["train"]), score)
+    selected = {name: _only(splits[name], intents) for name in CLINC_SPLITS[:3]}
+    score = joined([selected["validation"], selected["test"]])
+    train = without_overlap(without_duplicates(selected["train"]), score)
     return Pools(train, score, {"near": splits["oos_test"].take(range(NUM_OOD))})
 
 
@@ -87,9 +87,9 @@ def _only(examples: Examples, classes: set[str]) -> Examples:
 
 
 def frame_tokens(backbone: Backbone, frame: str) -> int:
-    """Return how many tokens a template has without a text."""
+    """Return the number of tokens in a template without a text."""
     return len(backbone.tokenizer(frame.replace("{text}", ""))["input_ids"])
 
 
 JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
-"""20 intents drawn once, questions whose class names say nothing, and newswire by topic."""
+"""20 random intents, questions with uninformative class names, and newswire by topic."""

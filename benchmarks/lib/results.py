@@ -1,8 +1,8 @@
-"""The results of a study: a file of JSON lines, one row per cell, that several processes may write.
+"""Results of a study: a file of JSON lines, one row per cell, writable by several processes.
 
-A cell is computed at once and never again, such as the scores of one fit. Its row has the columns
-that identify it, the key of the study, and what was found. A row that is appended takes the place
-of an earlier one of the same cell.
+A cell is the unit of computation, such as the scores of one fit, and is computed once. Its row has
+the columns that identify it, the key of the study, and the results. An appended row replaces an
+earlier row of the same cell.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Results:
     """The rows of a study.
 
     Args:
-        folder: Of the study's report.
-        key: Columns that identify a cell, in the order that rows are sorted by. A row that lacks
-            one, as in a study with several kinds of rows, has None there.
+        folder: Directory of the study's report.
+        key: Columns that identify a cell, in sort order. A column may be missing, as in a study
+            with several kinds of rows; its value is then None.
     """
 
     def __init__(self, folder: Path, key: Sequence[str]) -> None:
@@ -39,40 +39,40 @@ class Results:
     def rows(self, **columns: Any) -> list[Row]:
         """Return the last row of every cell whose columns have these values, sorted by key.
 
-        A last line without an end, which a killed process left, is not there yet.
+        An incomplete last line, left by a killed process, is ignored.
 
         Raises:
-            InputError: A line is not a JSON object.
+            InputError: If a line is not a JSON object.
         """
         cells = {self._cell(row): row for row in self._lines()}
         rows = [cells[cell] for cell in sorted(cells, key=lambda cell: [*map(_order, cell)])]
         return [row for row in rows if columns.items() <= {c: row.get(c) for c in columns}.items()]
 
     def get(self, **columns: Any) -> Row | None:
-        """Return the one row with these values, None where there is none.
+        """Return the row with these values, or None if there is none.
 
         Raises:
-            ValueError: Several cells have them.
+            ValueError: If several cells match.
         """
-        found = self.rows(**columns)
-        if len(found) > 1:
-            raise ValueError(f"{self.path} has {len(found)} rows of {columns}")
-        return found[0] if found else None
+        rows = self.rows(**columns)
+        if len(rows) > 1:
+            raise ValueError(f"{self.path} has {len(rows)} rows of {columns}")
+        return rows[0] if rows else None
 
     def append(self, row: Row) -> None:
-        """Add a row at once, after what other processes have added meanwhile.
+        """Append a row, after rows appended by other processes.
 
         Raises:
-            InputError: Another process has kept the file locked for a minute.
-            ValueError: A number is not finite.
-            OSError: The file cannot be written, as on a full disk; then it is as it was.
+            InputError: If another process has locked the file for a minute.
+            ValueError: If a number is not finite.
+            OSError: If the file cannot be written, such as on a full disk; it is left unchanged.
         """
         line = (_dumped(self._ordered(row)) + "\n").encode("utf-8")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with writing_to(self.path, wait=_PATIENCE) as is_locked:
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                # What follows the last whole line is a killed process's, if no other writes now.
+                # With the lock, an incomplete last line must come from a killed process.
                 end = _end(self.path.read_bytes()) if is_locked else os.fstat(handle).st_size
                 os.ftruncate(handle, end)
                 if os.write(handle, line) < len(line):
@@ -82,12 +82,12 @@ class Results:
                 os.close(handle)
 
     def sort(self) -> None:
-        """Write the file anew, sorted by key, without rows that later ones took the place of."""
+        """Rewrite the file, sorted by key, without replaced rows."""
         if not self.path.is_file():
             return
-        with writing_to(self.path, wait=_PATIENCE), atomic_file(self.path) as aside:
+        with writing_to(self.path, wait=_PATIENCE), atomic_file(self.path) as temporary:
             lines = (_dumped(self._ordered(row)) + "\n" for row in self.rows())
-            aside.write_text("".join(lines), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def _cell(self, row: Row) -> tuple[Any, ...]:
         return tuple(row.get(column) for column in self.key)
@@ -111,21 +111,21 @@ class Results:
 
 
 def import_cells(results: Results, folder: Path, levels: Sequence[str] = ()) -> dict[str, int]:
-    """Append the cells of a folder with one JSON file each, and sort.
+    """Append the cells of a folder with one JSON file per cell, and sort.
 
-    A cell that is stored already gets the content of its file.
+    The file of a stored cell replaces its row.
 
     Args:
-        results: Where to.
-        folder: With the files, in folders.
-        levels: Columns that the names of nested folders are the values of, the outermost first; a
-            column of the file itself goes before.
+        results: Results to append to.
+        folder: Folder of the files, which may be nested.
+        levels: Columns whose values are the names of nested folders, the outermost first; a column
+            in the file takes precedence.
 
     Returns:
-        How many cells were `new`, `changed` and `known`.
+        Number of `new`, `changed` and `known` cells.
 
     Raises:
-        InputError: There is no file, or a file lacks a column of the key.
+        InputError: If there is no file, or a file lacks a column of the key.
     """
     counts = {"new": 0, "changed": 0, "known": 0}
     stored = {results._cell(row): row for row in results.rows()}
@@ -149,7 +149,7 @@ def import_cells(results: Results, folder: Path, levels: Sequence[str] = ()) -> 
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Return what sorts missing values before numbers, and numbers before text."""
+    """Return a sort key that puts missing values before numbers, and numbers before text."""
     if value is None:
         return 0, 0.0, ""
     return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
@@ -160,5 +160,5 @@ def _dumped(row: Row) -> str:
 
 
 def _end(data: bytes) -> int:
-    """Return the number of bytes up to the end of the last whole line."""
+    """Return the number of bytes up to the end of the last complete line."""
     return data.rfind(b"\n") + 1

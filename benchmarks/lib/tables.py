@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and half its 95 % t interval, which is infinite for one value."""
+    """Return the mean and the half-width of its 95 % t interval, infinite for a single value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, math.inf
@@ -20,7 +20,7 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Return the mean ± half the 95 % t interval; one value alone has none."""
+    """Return the mean ± half the 95 % t interval; a single value has no interval."""
     if not values:
         return ""
     mean, half = mean_and_half(values)
@@ -35,7 +35,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:
-    """Return whether the NLL is surely below or above the reference's."""
+    """Return `<` or `>` if the NLL is significantly below or above the reference's."""
     shared = rows.keys() & reference.keys()
     if len(shared) < 2:
         return ""
@@ -49,7 +49,7 @@ def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float
 def difference(
     rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]], column: str
 ) -> str:
-    """Return the paired difference with its interval; nothing of the reference itself."""
+    """Return the paired difference with its interval; empty for the reference itself."""
     shared = sorted(rows.keys() & reference.keys())
     if not shared or rows is reference:
         return ""
@@ -61,6 +61,6 @@ Rows = dict[int, dict[str, Any]]
 
 
 def is_blind(rows: Rows, column: str) -> bool:
-    """Return whether a score is missing, or an AUROC that of the same value for every row."""
+    """Return whether a score is missing, or an AUROC of a constant score."""
     values = [row.get(column) for row in rows.values()]
     return None in values or (column.endswith("logit_variance") and set(values) == {0.5})

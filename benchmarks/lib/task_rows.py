@@ -1,4 +1,4 @@
-"""The fixed rows of the tasks that the benchmarks are run on."""
+"""Fixed rows of the benchmark tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bayeslora.tasks.known import load_known
 from bayeslora.tasks.splits import stratified_sample, stratified_split
 from benchmarks.lib.experiment_data import FAR, ExperimentData, newsgroups
 
-# What the reports that do not study it were made with: every layer, texts alone, no prior mean.
+# Options of the reports that do not study the reading: all layers, raw texts, no prior mean.
 WHOLE_AND_RAW: dict[str, Any] = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 TASKS = ("newsgroups", "sst2_sentences", "ag_news_10k")
 
@@ -34,7 +34,7 @@ def load_experiment(
     num_ood: int = 400,
     data_dir: str | Path | None = None,
 ) -> ExperimentData:
-    """Return the fixed rows of a task; every seed and method sees the same ones.
+    """Return the fixed rows of a task, the same for every seed and method.
 
     Repeated training rows, and training rows that occur in another split, are dropped first.
 
@@ -44,10 +44,10 @@ def load_experiment(
         num_validation: Validation rows.
         num_test: Test rows.
         num_ood: Rows of each out-of-distribution set.
-        data_dir: Directory of the known tasks' files, for all but `newsgroups`.
+        data_dir: Directory of the known tasks' files; not used for `newsgroups`.
 
     Raises:
-        InputError: The task is unknown, or its files are missing.
+        InputError: If the task is unknown or its files are missing.
     """
     if task == "newsgroups":
         return newsgroups(
@@ -59,11 +59,11 @@ def load_experiment(
     test = _sample(load_known(task, "test", data_dir), num_test)
     train = without_overlap(without_duplicates(load_known(task, "train", data_dir)), test)
     fitting = _sample(train, num_train + num_validation)
-    kept, held = stratified_split(_codes(fitting), num_validation, 0)
+    train_rows, validation_rows = stratified_split(_codes(fitting), num_validation, 0)
     return ExperimentData(
         task,
-        fitting.take(kept),
-        fitting.take(held),
+        fitting.take(train_rows),
+        fitting.take(validation_rows),
         test,
         {FAR: _sample(load_known(other, "test", data_dir), num_ood)},
         {FAR: f"{other} test rows"},

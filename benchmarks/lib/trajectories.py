@@ -1,8 +1,8 @@
-"""Fits that keep every epoch, so that one fit answers many questions.
+"""Fits with the states of all epochs, shared by many evaluations.
 
-A trajectory is the trained tensors after each epoch of one fit. Posteriors that leave the adapter
-alone (temperature, Laplace, a polish), and every rule for choosing an epoch, are then evaluated on
-stored states and cost no further training.
+A trajectory contains the trained tensors after each epoch of one fit. Posteriors that do not change
+the adapter (temperature, Laplace, a polish), and all rules for choosing an epoch, are evaluated on
+stored states without further training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bayeslora.tasks.examples import data_hash
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, State, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 
-# What a variational last layer reads only after the training that trajectories are of.
+# Options of a variational last layer that are not used during training.
 _AFTERWARDS = {
     "polish_bound",
     "polish_mean",
@@ -51,14 +51,14 @@ def trajectory(
     *,
     title: str | None = None,
 ) -> dict[int, dict[str, Tensor]]:
-    """Return the trained tensors after each epoch, from `directory` where they are there already.
+    """Return the trained tensors after each epoch, cached in `directory`.
 
     Args:
-        backbone: Loaded, without adapters.
-        spec: What to fit.
-        data: What to fit it to.
-        directory: Where the trajectory is stored, whole or not at all.
-        title: Of a progress bar; None shows none.
+        backbone: Loaded backbone without adapters.
+        spec: Options of the fit.
+        data: Rows of the data set.
+        directory: Directory of the trajectory, written atomically.
+        title: Title of the progress bar; None shows no bar.
     """
     identity = {
         **training_options(spec),
@@ -69,10 +69,10 @@ def trajectory(
     mark = directory / "spec.json"
     if not mark.is_file() or read_json(mark) != json.loads(json.dumps(identity)):
         states = _train(backbone, spec, data, title)
-        with atomic_directory(directory, overwrite=True) as aside:
+        with atomic_directory(directory, overwrite=True) as temporary:
             for epoch, state in states.items():
-                save_file(state, aside / f"epoch-{epoch:02d}.safetensors")
-            write_json(aside / "spec.json", identity)
+                save_file(state, temporary / f"epoch-{epoch:02d}.safetensors")
+            write_json(temporary / "spec.json", identity)
     return {
         int(path.stem.split("-")[1]): load_file(path)
         for path in sorted(directory.glob("epoch-*.safetensors"))
@@ -80,30 +80,30 @@ def trajectory(
 
 
 def training_options(spec: FitSpec) -> dict[str, Any]:
-    """Return everything that decides a fit, apart from the data, JSON-ready."""
-    found = {
+    """Return all options that determine a fit, apart from the data, as JSON values."""
+    training = {
         "adapter": options.as_mapping(spec.adapter),
         "posterior": _of_training(spec.posterior),
         "epochs": spec.epochs,
         "seed": spec.seed,
         "max_length": spec.max_length,
     }
-    # A default is left out, so that fits that were stored without it are known again.
+    # The default is left out, so that fits stored without this option are still recognised.
     is_default = spec.head_lr == TrainingSettings.head_lr
-    return found if is_default else {**found, "head_lr": spec.head_lr}
+    return training if is_default else {**training, "head_lr": spec.head_lr}
 
 
 def _of_training(posterior: Posterior) -> dict[str, Any]:
-    """Return the options that decide how a posterior trains, so that others can share the fit."""
-    found = options.as_mapping(posterior)
+    """Return the options that affect training, so that posteriors can share a fit."""
+    training = options.as_mapping(posterior)
     if not isinstance(posterior, VBLL):
-        return found
+        return training
     if isinstance(posterior.prior_scale, str):
-        found["prior_scale"] = "chosen"
+        training["prior_scale"] = "chosen"
     afterwards = set(_AFTERWARDS)
     if posterior.head_step == "refit" and posterior.bound == "mc":
         afterwards.remove("polish_bound")
-    return {key: value for key, value in found.items() if key not in afterwards}
+    return {key: value for key, value in training.items() if key not in afterwards}
 
 
 def _train(
@@ -135,7 +135,7 @@ def _train(
 def validation_nll(
     lab: Evaluation,
     state: State,
-    found: Mapping[str, Features],
+    features: Mapping[str, Features],
     config: Posterior | None,
     *,
     tuned: bool = False,
@@ -143,19 +143,19 @@ def validation_nll(
     """Return the validation NLL of a last-layer posterior fitted to the training rows.
 
     Args:
-        lab: Whose network the state belongs to.
-        state: Holds the trained head.
-        found: Features of the state on training and validation rows.
-        config: Which posterior; None takes the head as it was trained.
-        tuned: Whether the posterior may choose its own number on the validation rows.
+        lab: Evaluation with the network of the state.
+        state: State with the trained head.
+        features: Features of the state on training and validation rows.
+        config: Options of the posterior; None uses the trained head.
+        tuned: Whether the posterior may choose its options by the validation rows.
     """
     head = lab.trained_head(state)
     if config is not None:
-        head = fitted_head(config, head, found[TRAIN], found[VALIDATION] if tuned else None)
-    rows = found[VALIDATION]
+        head = fitted_head(config, head, features[TRAIN], features[VALIDATION] if tuned else None)
+    rows = features[VALIDATION]
     return nll(head.predict(rows), rows.targets)
 
 
 def nll(logits: Logits, labels: Tensor) -> float:
-    """Return the mean negative log-likelihood in nats, by the `mc` link."""
+    """Return the mean negative log-likelihood in nats, with the `mc` link."""
     return scores.nll(link_probabilities(logits).probs, labels)

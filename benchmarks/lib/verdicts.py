@@ -1,15 +1,15 @@
-"""Claims of papers with numbers of our own, and verdicts by one rule.
+"""Claims of papers with our measurements, and verdicts by one rule.
 
-A claim comes with gains, one a seed (or layer, or repeat), paired where there is a rival: above 0
-where it holds.
+A claim has one gain per seed (or layer, or repeat), paired if there is a rival. Gains above 0
+support the claim.
 
     reproduced                 the 95 % t interval of the mean gain lies above 0
     reproduced in direction    the mean gain is above 0, the interval is not
     not reproduced             the mean gain is not above 0, the interval does not lie below
     contradicted               the interval lies below 0
-    too few                    fewer than three gains, of what varies
+    too few                    fewer than three gains, unless they are exact
 
-What does not vary needs no interval: one gain decides.
+A single exact gain needs no interval.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ CONTRADICTED = "contradicted"
 TOO_FEW = "too few"
 NOT_RUN = "not run"
 FEWEST = 3
-"""Gains, such as seeds, below which nothing is said."""
+"""Minimum number of gains for a verdict."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and what we found.
+    """A claim of a paper with our gains.
 
     Attributes:
-        method: The paper's.
-        text: What it says, in terms of what was measured here.
-        unit: Of the gains.
-        gains: Above 0 where the claim holds.
-        over: What the gains are one of.
-        exact: Whether running it again gives the same numbers.
-        notes: What a reader has to know besides.
+        method: Method of the paper.
+        text: The claim, in terms of our measurements.
+        unit: Unit of the gains.
+        gains: Gains, above 0 if the claim holds.
+        over: Unit of repetition, such as `seeds`.
+        exact: Whether another run gives the same numbers.
+        notes: Notes for the reader.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The verdict by the rule in the module's docstring."""
+        """Verdict by the rule in the module's docstring."""
         if not self.gains:
             return NOT_RUN
         if len(self.gains) < FEWEST and not self.exact:
@@ -67,7 +67,7 @@ class Claim:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """Return one row a claim: the verdict and the numbers it was computed from."""
+    """Return a table with one row per claim: its verdict and numbers."""
     head = ["method", "claim", "verdict", "mean gain ± half a 95 % interval", "over", "notes"]
     rows = []
     for claim in claims:

@@ -39,7 +39,7 @@ HEADS = {
 
 
 def main() -> None:
-    """Score what is not there yet and write the table."""
+    """Compute the missing scores and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/logit-variance"))
@@ -54,9 +54,9 @@ def main() -> None:
         for length in LENGTHS:
             cell = {"task": task, "tokens": length}
             if results.get(**cell) is None:
-                found = areas(backbone, data, length)
-                results.append(cell | {"auroc": found})
-                print(task, length, found, flush=True)
+                values = areas(backbone, data, length)
+                results.append(cell | {"auroc": values})
+                print(task, length, values, flush=True)
             backbone.prefix_states.clear()
     results.sort()
     write_table(args.out)
@@ -67,27 +67,27 @@ def areas(backbone: Backbone, data: ExperimentData, length: int) -> dict[str, di
     spec = FitSpec(PoLAR(), VBLL(), 1, 0, length)
     lab = Evaluation(backbone, spec, data)
     set_feature_scale(lab.network, lab.texts(TRAIN).texts)
-    found = lab.features(lab.network.trained_state(), [TRAIN, *lab.scored])
-    scores = {"leverage": leverages(found)}
+    features = lab.features(lab.network.trained_state(), [TRAIN, *lab.scored])
+    scores = {"leverage": leverages(features)}
     for name, config in HEADS.items():
-        head = fitted_head(config, lab.network.head, found[TRAIN], None)
-        scores[name] = {key: head.predict(rows).variance.sum(1) for key, rows in found.items()}
+        head = fitted_head(config, lab.network.head, features[TRAIN], None)
+        scores[name] = {key: head.predict(rows).variance.sum(1) for key, rows in features.items()}
     return {
         name: {split: auroc(values[TEST], values[split]) for split in data.ood}
         for name, values in scores.items()
     }
 
 
-def leverages(found: dict[str, Features]) -> dict[str, Tensor]:
-    """Return φᵀ(I + Σ φφᵀ)⁻¹φ of every row, the sum over the training rows."""
-    train = found[TRAIN].values.double()
+def leverages(features: dict[str, Features]) -> dict[str, Tensor]:
+    """Return φᵀ(I + Σ φφᵀ)⁻¹φ of every row, summed over the training rows."""
+    train = features[TRAIN].values.double()
     precision = torch.eye(train.shape[1], dtype=torch.float64) + train.T @ train
     factor = torch.linalg.cholesky(precision)
     return {
         key: torch.linalg.solve_triangular(factor, rows.values.double().T, upper=False)
         .square()
         .sum(0)
-        for key, rows in found.items()
+        for key, rows in features.items()
     }
 
 
@@ -97,7 +97,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def write_table(out: Path) -> None:
-    """Write the areas as Markdown."""
+    """Write the table of AUROCs."""
     lines = [
         "# Detection by logit variance on features before fine-tuning",
         "",
@@ -118,8 +118,8 @@ def write_table(out: Path) -> None:
                     + " | ".join([f"{row['task']}, {row['tokens']} tokens", split, *values])
                     + " |"
                 )
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

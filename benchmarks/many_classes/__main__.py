@@ -31,7 +31,7 @@ from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 
 CASES = ((20, 640), (40, 800), (77, 1000), (150, 1500))
-"""Intents, and training rows."""
+"""Numbers of intents and of training rows."""
 FAMILIES = ("dense", "eigenbasis", "diagonal")
 KEY = ("classes", "family", "seed")
 _DENSE_UP_TO = 77
@@ -40,7 +40,7 @@ OOD_SCORES = ("logit_variance", "epistemic", "max_probability")
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/many-classes"))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[str, float]:
-    """Return the scores of one fit, its seconds after the features are known, and its size."""
+    """Return the scores of one fit, its seconds with cached features, and its size."""
     clf = BayesianClassifier(
         backbone,
         "none",
@@ -81,7 +81,7 @@ def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[
         verbaliser="none",
         progress=False,
     )
-    # The features' pass is the same for all families, and is kept after the first.
+    # The features are the same for all families, and are cached by the first fit.
     clf.fit(train)
     start = time.perf_counter()
     clf.fit(train)
@@ -91,7 +91,7 @@ def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[
         stored = (Path(folder) / "model" / "posterior.safetensors").stat().st_size
     inside = clf.predict(pools.score)
     outside = clf.predict(pools.ood["near"], unknown_labels="ood")
-    found = evaluate(inside, num_resamples=20)
+    scores = evaluate(inside, num_resamples=20)
     areas = {
         name: detection(thresholds(inside.uncertainty(name), outside.uncertainty(name)))[0]
         for name in OOD_SCORES
@@ -99,7 +99,7 @@ def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[
     return {
         "seconds": seconds,
         "megabytes": stored / 1e6,
-        **{name: found[name].value for name in SCORES},
+        **{name: scores[name].value for name in SCORES},
         **{name: float(np.asarray(area)) for name, area in areas.items()},
     }
 
@@ -128,8 +128,8 @@ def write_table(out: Path) -> None:
         "`python -m benchmarks.many_classes --data-dir DIR`.",
         table(("classes", "rows", "covariance", "seeds", *columns), rows),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ from bayeslora.predictions.parts import PredictionParts
 from benchmarks.lib.results import Results
 
 LIMIT = 1.10
-"""The most memory for many rows, as a multiple of that for few."""
+"""Maximum memory for many rows, as a multiple of that for few."""
 
 DRAWS = 100
-"""Of each row's logits."""
+"""Draws of the logits per row."""
 
 _TOPICS = {
     "animals": ("cat", "dog", "horse", "bird", "fish", "barks", "purrs", "swims"),
@@ -58,10 +58,10 @@ class Run:
     """One prediction by the command line.
 
     Attributes:
-        seconds: How long it took.
-        peak_mib: The most resident memory of its process.
-        sha256: Of the file that it wrote.
-        kills: How often it was killed on the way.
+        seconds: Duration.
+        peak_mib: Peak resident memory of the process.
+        sha256: Hash of the predictions file.
+        kills: Number of times it was killed.
     """
 
     seconds: float
@@ -71,7 +71,7 @@ class Run:
 
 
 def main() -> None:
-    """Predict few rows, many rows, and many rows with kills; write the numbers and a page."""
+    """Predict few rows, many rows, and many rows with kills; write the numbers and the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/million-rows"))
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the points to kill at")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="million-rows-") as name:
-        found = measure(
+        result = measure(
             Path(name),
             rows=args.rows,
             few=args.few,
@@ -90,27 +90,27 @@ def main() -> None:
             seed=args.seed,
         )
     results = Results(args.out, ("rows", "few", "labelled"))
-    results.append(found)
+    results.append(result)
     results.sort()
-    page = summary(found)
-    with atomic_file(args.out / "summary.md") as aside:
-        aside.write_text(page, encoding="utf-8")
+    page = summary(result)
+    with atomic_file(args.out / "summary.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     print(page)
-    if not (found["equal"] and found["memory_ratio"] <= LIMIT):
+    if not (result["equal"] and result["memory_ratio"] <= LIMIT):
         sys.exit(1)
 
 
 def measure(
     folder: Path, *, rows: int, few: int, kills: int, labelled: bool, seed: int
 ) -> dict[str, Any]:
-    """Return what `main` writes; everything else is done in `folder`."""
+    """Run all predictions in `folder` and return the measurements."""
     model = fit_tiny(folder)
     small = write_texts(folder / "few.jsonl", few, labelled=labelled)
     large = write_texts(folder / "many.jsonl", rows, labelled=labelled)
     pieces = -(-rows // PIECE)
     points = (1 + np.random.default_rng(seed).permutation(pieces - 1)[:kills]).tolist()
     few_run = predict(model, small, folder / "few.parquet")
-    with ThreadPoolExecutor() as pool:  # the waiting is for processes of their own
+    with ThreadPoolExecutor() as pool:  # threads only wait for processes
         many = pool.submit(predict, model, large, folder / "many.parquet")
         killed = pool.submit(predict, model, large, folder / "killed.parquet", kill_at=points)
     runs = {"few": few_run, "many": many.result(), "killed": killed.result()}
@@ -128,7 +128,7 @@ def measure(
 
 
 def fit_tiny(folder: Path) -> Path:
-    """Return the directory of a classifier on a decoder of 2 layers and width 16."""
+    """Fit a classifier on a decoder with 2 layers and width 16, and return its directory."""
     names = ["[PAD]", "[UNK]", "[SEP]", *_WORDS]
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]"}
     known = {name: place for place, name in enumerate(names)}
@@ -154,7 +154,7 @@ def fit_tiny(folder: Path) -> Path:
 
 
 def write_texts(path: Path, rows: int, *, labelled: bool, seed: int = 0) -> Path:
-    """Write JSON lines with an id and a text of 3 to 8 words, most of them of one topic."""
+    """Write JSON lines with an id and a text of 3 to 8 words, mostly on one topic."""
     generator = np.random.default_rng(seed)
     topics = sorted(_TOPICS)
     with path.open("w", encoding="utf-8") as out:
@@ -168,13 +168,13 @@ def write_texts(path: Path, rows: int, *, labelled: bool, seed: int = 0) -> Path
 
 
 def predict(model: Path, data: Path, out: Path, *, kill_at: Sequence[int] = ()) -> Run:
-    """Run the command until its file is there.
+    """Run the command until it has written its file.
 
     Args:
-        model: A model directory.
-        data: The rows.
-        out: The predictions file.
-        kill_at: Numbers of finished pieces at each of which the process is killed once.
+        model: Model directory.
+        data: File of the rows.
+        out: Predictions file to write.
+        kill_at: Numbers of finished pieces at which to kill the process.
     """
     verb = [sys.executable, "-m", "bayeslora", "predict", "--quiet", "--num-samples", DRAWS]
     command = [*verb, model, data, "--out", out]
@@ -198,19 +198,20 @@ def predict(model: Path, data: Path, out: Path, *, kill_at: Sequence[int] = ()) 
     return Run(seconds, round(peak, 1), digest, len(kill_at))
 
 
-def summary(found: dict[str, Any]) -> str:
-    """Return the numbers as a page in Markdown."""
+def summary(result: dict[str, Any]) -> str:
+    """Return the page in Markdown."""
     what = {
-        "few": f"{found['few']:,} rows",
-        "many": f"{found['rows']:,} rows",
-        "killed": f"{found['rows']:,} rows, killed {found['runs']['killed']['kills']} times",
+        "few": f"{result['few']:,} rows",
+        "many": f"{result['rows']:,} rows",
+        "killed": f"{result['rows']:,} rows, killed {result['runs']['killed']['kills']} times",
     }
     lines = [
         "# Predicting a million rows",
         "",
-        f"`bayeslora predict` on {'labelled' if found['labelled'] else 'unlabelled'} texts of 3 to "
-        f"8 words, two classes, with a decoder of 2 layers and width 16, {found['piece']:,} rows "
-        "at a time. Peak resident memory of the process, Python and its libraries included. Made "
+        f"`bayeslora predict` on {'labelled' if result['labelled'] else 'unlabelled'} texts of 3 "
+        "to 8 words, two classes, with a decoder of 2 layers and width 16, "
+        f"{result['piece']:,} rows at a time. "
+        "Peak resident memory of the process, Python and its libraries included. Made "
         "by `python -m benchmarks.million_rows`.",
         "",
         "| predicted | seconds | peak memory, MiB | SHA-256 of the file |",
@@ -218,13 +219,14 @@ def summary(found: dict[str, Any]) -> str:
         *(
             f"| {what[name]} | {run['seconds']:,.0f} | {run['peak_mib']:,.0f} "
             f"| {run['sha256'][:16]}… |"
-            for name, run in found["runs"].items()
+            for name, run in result["runs"].items()
         ),
         "",
-        f"Memory for {found['rows']:,} rows is {found['memory_ratio']:.2f} times that for "
-        f"{found['few']:,} (allowed: {LIMIT:.2f}). The file of the run that was killed is "
-        f"{'the same in every byte' if found['equal'] else 'NOT the same'}; it holds "
-        f"{found['file_bytes'] / 2**20:.0f} MiB, the texts {found['data_bytes'] / 2**20:.0f} MiB.",
+        f"Memory for {result['rows']:,} rows is {result['memory_ratio']:.2f} times that for "
+        f"{result['few']:,} (allowed: {LIMIT:.2f}). The file of the run that was killed is "
+        f"{'the same in every byte' if result['equal'] else 'NOT the same'}; it holds "
+        f"{result['file_bytes'] / 2**20:.0f} MiB, the texts "
+        f"{result['data_bytes'] / 2**20:.0f} MiB.",
     ]
     return "\n".join(lines) + "\n"
 

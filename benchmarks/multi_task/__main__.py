@@ -83,10 +83,10 @@ class Arm:
     """One way to fit the tasks.
 
     Attributes:
-        adapter: Which adapter.
-        retains: Whether the quality-retaining loss is on.
-        in_file_order: Whether experts are runs of hidden units as they are.
-        apart: Whether each task is fitted alone.
+        adapter: Options of the adapter.
+        retains: Whether to use the quality-retaining loss.
+        in_file_order: Whether experts are contiguous hidden units instead of clusters.
+        apart: Whether to fit each task separately.
     """
 
     adapter: Adapter
@@ -107,35 +107,35 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of the tasks that are fitted together.
+    """Rows of the tasks that are fitted together.
 
     Attributes:
         train: Training rows.
-        held: Rows that choose a temperature.
-        test: Rows that are scored.
+        validation: Held-out rows to choose a temperature.
+        test: Rows to score.
         classes: Names of all classes.
-        tasks: How many of them each task has.
+        tasks: Number of classes of each task.
     """
 
     train: Examples
-    held: Examples
+    validation: Examples
     test: Examples
     classes: tuple[str, ...]
     tasks: dict[str, int]
 
 
 def read(data_dir: str | None) -> dict[str, dict[str, Examples]]:
-    """Return the fixed rows of each split by task."""
-    found: dict[str, dict[str, Examples]] = {"train": {}, "held": {}, "test": {}}
+    """Load the fixed rows of each split by task."""
+    splits: dict[str, dict[str, Examples]] = {"train": {}, "validation": {}, "test": {}}
     for task in TASKS:
         test = _sample(load_known(task, "test", data_dir), NUM_TEST)
         pool = without_overlap(without_duplicates(load_known(task, "train", data_dir)), test)
         pool = _sample(pool, NUM_TRAIN + NUM_HELD)
         order = np.random.default_rng(0).permutation(len(pool))
-        found["train"][task] = pool.take(order[:NUM_TRAIN])
-        found["held"][task] = pool.take(order[NUM_TRAIN:])
-        found["test"][task] = test
-    return found
+        splits["train"][task] = pool.take(order[:NUM_TRAIN])
+        splits["validation"][task] = pool.take(order[NUM_TRAIN:])
+        splits["test"][task] = test
+    return splits
 
 
 def _sample(rows: Examples, count: int) -> Examples:
@@ -144,22 +144,22 @@ def _sample(rows: Examples, count: int) -> Examples:
 
 
 def together(splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...]) -> Rows:
-    """Return the rows of some tasks as one."""
+    """Combine the rows of the given tasks."""
     parts = {split: {task: rows[task] for task in tasks} for split, rows in splits.items()}
     if len(tasks) == 1:
         (task,) = tasks
         names = sorted({class_of(task, label) for label in parts["train"][task].labels})
-        alone = [named(task, parts[split][task]) for split in ("train", "held", "test")]
+        alone = [named(task, parts[split][task]) for split in ("train", "validation", "test")]
         return Rows(*alone, tuple(names), {task: len(names)})
     classes = union_classes(parts["train"])
     names = [name for group in classes.values() for name in group]
     sizes = counts(classes)
-    alike = (union(parts[split], sizes) for split in ("train", "held", "test"))
+    alike = (union(parts[split], sizes) for split in ("train", "validation", "test"))
     return Rows(*alike, tuple(names), sizes)
 
 
 def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
-    """Return the scores of every task after every epoch, and calibration at the end."""
+    """Fit an arm; return the scores of every task by epoch, and its calibration at the end."""
     settings = TrainingSettings(
         EPOCHS,
         BATCH_SIZE,
@@ -182,7 +182,7 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
                 site.experts.copy_(units * site.num_experts // site.out_features)
     splits = {
         split: _prepared(network, getattr(rows, split), rows.classes)
-        for split in ("train", "held", "test")
+        for split in ("train", "validation", "test")
     }
     epochs: list[dict[str, Any]] = []
 
@@ -203,8 +203,8 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
             on_epoch=score,
             description=None,
         )
-    held = _logits(network, splits["held"])
-    factor = best_scale([(_among_own(held, rows.held), splits["held"].labels)])[0]
+    held_out = _logits(network, splits["validation"])
+    factor = best_scale([(_among_own(held_out, rows.validation), splits["validation"].labels)])[0]
     scaled = factor * _logits(network, splits["test"])
     return {
         "epochs": epochs,
@@ -219,13 +219,13 @@ def _prepared(network: Network, rows: Examples, classes: tuple[str, ...]) -> Lab
 
 
 def _logits(network: Network, rows: LabelledTexts) -> Tensor:
-    """Return [N, C], those of other tasks' classes too."""
+    """Return logits [N, C], including classes of other tasks."""
     features = feature_rows(network, rows).features.double()
     return mean_logits(features.values, network.head.mean_weight.double())
 
 
 def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:
-    """Return logits [N, C] of rows among the classes of their task."""
+    """Restrict logits [N, C] to the classes of each row's task."""
     own = examples.available()
     if own is not None:
         logits = torch.where(torch.from_numpy(own), logits, ABSENT)
@@ -234,7 +234,7 @@ def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:
 
 def _by_task(logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
     """Return accuracy, NLL and ECE of each task among its classes, and accuracy among all."""
-    found = {}
+    scores = {}
     names = np.array(rows.test.further[TASK])
     probs = _among_own(logits, rows.test).mean.softmax(-1)
     for task in rows.tasks:
@@ -242,19 +242,19 @@ def _by_task(logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
         p, y = probs[own], labels[own]
         top = p.max(1)
         of_all = (logits.argmax(1) == labels)[own]
-        found[task] = {
+        scores[task] = {
             "accuracy": float((top.indices == y).double().mean()),
             "nll": float(-p[torch.arange(len(y)), y].log().mean()),
             "ece": ece(top_label(top.values.numpy(), (top.indices == y).numpy())),
             "accuracy_among_all": float(of_all.double().mean()),
         }
-    return found
+    return scores
 
 
 def run(
     backbone: Backbone, name: str, seed: int, splits: Mapping[str, Mapping[str, Examples]]
 ) -> dict[str, Any]:
-    """Return the scores of one arm and seed, every task in one place."""
+    """Return the scores of one arm and seed, combined over its fits."""
     arm, began = ARMS[name], time.perf_counter()
     groups = [(task,) for task in TASKS] if arm.apart else [TASKS]
     parts = [fit(backbone, arm, together(splits, group), seed) for group in groups]
@@ -267,7 +267,7 @@ def run(
 
 
 def main() -> None:
-    """Fit what is not stored yet, seed by seed, and write the summary."""
+    """Run the missing fits, seed by seed, and write the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path, default=Path("reports/multi-task"))
@@ -283,9 +283,9 @@ def main() -> None:
         for seed in range(args.seeds):
             for name in args.arms:
                 if results.get(arm=name, seed=seed) is None:
-                    found = run(backbone, name, seed, splits)
-                    results.append({"arm": name, "seed": seed, **found})
-                    print(name, seed, f"{found['seconds']:.0f} s", flush=True)
+                    result = run(backbone, name, seed, splits)
+                    results.append({"arm": name, "seed": seed, **result})
+                    print(name, seed, f"{result['seconds']:.0f} s", flush=True)
     results.sort()
     write_report(results, args.out)
 

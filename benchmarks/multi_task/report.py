@@ -1,4 +1,4 @@
-"""The summary of the study of several tasks, written from its stored rows."""
+"""Summary of the study of several tasks, from its stored rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tasks_of(row: Row) -> list[str]:
 
 
 def worst_drop(row: Row) -> float:
-    """Return the largest of best minus last accuracy over the epochs, over tasks."""
+    """Return the maximum over tasks of best minus last accuracy over the epochs."""
     return max(
         max(epoch[task]["accuracy"] for epoch in row["epochs"])
         - row["epochs"][-1][task]["accuracy"]
@@ -30,7 +30,7 @@ def worst_drop(row: Row) -> float:
 
 
 def worst_rise(row: Row) -> float:
-    """Return the largest of last minus least NLL over the epochs, over tasks."""
+    """Return the maximum over tasks of last minus lowest NLL over the epochs."""
     return max(
         row["epochs"][-1][task]["nll"] - min(epoch[task]["nll"] for epoch in row["epochs"])
         for task in tasks_of(row)
@@ -38,11 +38,11 @@ def worst_rise(row: Row) -> float:
 
 
 def mean_of(name: str, where: str = "epochs") -> Score:
-    """Return a score of the last epoch, a mean over tasks."""
+    """Return a function for the mean over tasks of a score in the last epoch."""
 
     def score(row: Row) -> float:
         last = row["epochs"][-1] if where == "epochs" else row[where]
-        return sum(found[name] for found in last.values()) / len(last)
+        return sum(scores[name] for scores in last.values()) / len(last)
 
     return score
 
@@ -67,11 +67,11 @@ PAIRS = (
     ("mean NLL, lower by", "lora", "lora+retaining", mean_of("nll")),
     ("mean accuracy, higher by", "emtal", "emtal in file order", mean_of("accuracy")),
 )
-"""What is compared: the score of the first arm less that of the second; above 0 is as claimed."""
+"""Comparisons: the score of the first arm minus that of the second, above 0 as claimed."""
 
 
 def paired(results: Results, first: str, second: str, score: Score) -> list[float]:
-    """Return the differences of two arms, seed by seed."""
+    """Return the differences between two arms by seed."""
     others = {row["seed"]: row for row in results.rows(arm=second)}
     return [
         score(row) - score(others[row["seed"]])
@@ -81,9 +81,9 @@ def paired(results: Results, first: str, second: str, score: Score) -> list[floa
 
 
 def claims(folder: Path) -> list[Claim]:
-    """Return what the paper says of several tasks, with the gains found."""
+    """Return the claims of the paper on several tasks, with the stored gains."""
     results = Results(folder, ("arm", "seed"))
-    found = [
+    comparisons = [
         (
             "lower worst drop of a task's accuracy with the quality-retaining loss, beside LoRA",
             "",
@@ -115,11 +115,11 @@ def claims(folder: Path) -> list[Claim]:
             paired(results, "emtal", "lora", mean_of("accuracy")),
         ),
     ]
-    return [Claim("EMTAL", text, unit, tuple(gains)) for text, unit, gains in found]
+    return [Claim("EMTAL", text, unit, tuple(gains)) for text, unit, gains in comparisons]
 
 
 def write_report(results: Results, out: Path) -> None:
-    """Write `summary.md` from what is stored."""
+    """Write `summary.md` from the stored rows."""
     rows = results.rows()
     if not rows:
         return
@@ -156,9 +156,9 @@ def write_report(results: Results, out: Path) -> None:
         for task in tasks_of(of_arm[0])
     ]
     compared = [
-        [what, first, second, shown(found), str(len(found))]
+        [what, first, second, shown(differences), str(len(differences))]
         for what, first, second, score in PAIRS
-        if (found := paired(results, first, second, score))
+        if (differences := paired(results, first, second, score))
     ]
     missing = [arm for arm in ("emtal in file order", "lora apart") if arm not in arms]
     text = "\n\n".join(
@@ -188,5 +188,5 @@ def write_report(results: Results, out: Path) -> None:
             ),
         ]
     )
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -50,7 +50,7 @@ RATE_SEED = 1000
 
 
 def main() -> None:
-    """Run what is not there yet, then write the tables."""
+    """Run the missing fits, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -69,7 +69,7 @@ def main() -> None:
     run_control(results)
     study = Study.of(load_backbone("minilm"), items, lr=RATES[0], epochs=args.epochs)
     best = _chosen(results, study, args.num_train)
-    # The arms that the rule needs come first.
+    # Run the arms of the rule first.
     for arms, seed in product((ARMS[:3], ARMS[3:]), args.seeds):
         for arm in arms:
             if results.get(part=ARM, arm=arm, lr=best, seed=seed) is None:
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def run_control(results: Results) -> None:
-    """Store what the positive control has not stored yet."""
+    """Run the missing fits of the positive control."""
     for arm, seed in product(CONTROL_ARMS, range(3)):
         cell = {"part": CONTROL, "arm": arm, "lr": groups.LR, "seed": seed}
         if results.get(**cell) is None:
@@ -96,8 +96,8 @@ def _chosen(results: Results, study: Study, num_train: int) -> float:
         cell = {"part": RATE, "arm": "lora", "lr": lr, "seed": RATE_SEED}
         row = results.get(**cell)
         if row is None:
-            found = _fitted(replace(study, lr=lr), "lora", RATE_SEED, num_train, "validation")
-            row = cell | found
+            result = _fitted(replace(study, lr=lr), "lora", RATE_SEED, num_train, "validation")
+            row = cell | result
             results.append(row)
         nll[lr] = row["nll"]
     return min(nll, key=nll.__getitem__)
@@ -117,11 +117,11 @@ def _fitted(study: Study, arm: str, seed: int, num_train: int, split: str) -> Ma
 
 
 def _scores(predictions: Predictions) -> dict[str, float]:
-    found = bl.evaluate(predictions, num_resamples=1)
+    result = bl.evaluate(predictions, num_resamples=1)
     confidence = predictions.probs.max(1)
     right = predictions.probs.argmax(1) == predictions.labels
     surest = np.argsort(-confidence, kind="stable")[: (len(right) + 1) // 2]
-    scores = {name: float(found[name].value) for name in ("accuracy", "nll", "ece")}
+    scores = {name: float(result[name].value) for name in ("accuracy", "nll", "ece")}
     return scores | {"risk_at_50": 1 - float(right[surest].mean())}
 
 

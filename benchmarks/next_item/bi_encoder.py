@@ -1,9 +1,10 @@
 """A bi-encoder: the history as text through the adapted backbone, titles through the frozen one.
 
-    logit_c = e^κ ⟨u / ‖u‖, e_c⟩ + wᵀ e_c ,   u = φ(history) (+ P z in the arm that is given z)
+    logit_c = e^κ ⟨u / ‖u‖, e_c⟩ + wᵀ e_c ,   u = φ(history) (+ P z in the arm with z)
 
-e_c is the normalised feature of a title, φ that of the titles of the history. κ, w and P train with
-the adapter; w and P start at zero. Encoded apart, twenty candidates cost nothing in a step.
+e_c is the normalised feature of a title, and φ the feature of the titles in the history. κ, w and P
+are trained with the adapter; w and P start at zero. Titles are encoded in advance, so twenty
+candidates add no cost to a step.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from benchmarks.next_item.rows import Items, truth
 MAX_LENGTH = 160
 SHARED = {"r": 8, "num_layers": 3}
 FAST = 10.0
-"""Rate of the router against that of the factors, in arms where it is to learn in a few steps."""
+"""Ratio of the router's rate to that of the factors, in arms whose router learns in few steps."""
 ARMS = (
     *("lora", "ilora", "ilora-permuted"),
     *("ilora-fast", "ilora-fast-permuted", "lora-with-z"),
@@ -45,16 +46,16 @@ _START = math.log(20.0)
 
 @dataclass(frozen=True)
 class Study:
-    """What all fits share.
+    """Settings shared by all fits.
 
     Attributes:
-        backbone: Frozen.
+        backbone: Frozen backbone.
         items: The films.
-        titles: [M, d], their normalised features.
-        lr: Of the factors.
-        head_lr: Of κ, w and P.
+        titles: [M, d]: Normalised features of the titles.
+        lr: Learning rate of the factors.
+        head_lr: Learning rate of κ, w and P.
         epochs: Passes over the training rows.
-        batch_size: Rows of a step.
+        batch_size: Rows per step.
     """
 
     backbone: Backbone
@@ -67,7 +68,7 @@ class Study:
 
     @classmethod
     def of(cls, backbone: Backbone, items: Items, **options: Any) -> Study:
-        """Encode the titles by the frozen backbone."""
+        """Create a study, with titles encoded by the frozen backbone."""
         network = _network(backbone, LoRA(**SHARED), 0)
         network.eval()
         titles = network.encoder.features(network.encoder.prepare(items.names))
@@ -75,7 +76,7 @@ class Study:
 
 
 class Scorer(nn.Module):
-    """From features of histories to logits of candidates."""
+    """Compute logits of candidates from features of histories."""
 
     def __init__(self, width: int, *, given_z: bool) -> None:
         super().__init__()
@@ -96,10 +97,12 @@ class Fitted:
     """A trained bi-encoder.
 
     Attributes:
+        study: Settings of the fit.
         network: The adapted backbone.
-        scorer: What compares it with titles.
-        encode: Contexts of histories.
-        figures: Of the gate, where there is one.
+        scorer: Scores titles against a history.
+        vectors: Item vectors that encode the contexts of histories.
+        permuted: Seed of the permutation of contexts; None leaves them in place.
+        figures: Statistics of the gate; empty without a gate.
     """
 
     study: Study
@@ -111,7 +114,7 @@ class Fitted:
 
     @torch.no_grad()
     def predict(self, rows: Examples) -> Predictions:
-        """Return the predictions of rows, by letter."""
+        """Return predictions with the letters of the candidates as classes."""
         self.network.eval()
         texts, z = _prepared(self.network, self.vectors, rows, self.permuted)
         features = self.network.encoder.features(texts)
@@ -126,7 +129,7 @@ class Fitted:
 
 
 def fit(study: Study, arm: str, train: Examples, seed: int) -> Fitted:
-    """Train one arm on rows; the order of the rows and all starts follow from the seed."""
+    """Train one arm; the seed determines the order of the rows and all initial values."""
     torch.manual_seed(seed)
     adapter: Adapter = LoRA(lr=study.lr, **SHARED)
     if arm.startswith("ilora"):
@@ -167,14 +170,14 @@ def fit(study: Study, arm: str, train: Examples, seed: int) -> Fitted:
 
 
 def _network(backbone: Backbone, adapter: Adapter, seed: int) -> Network:
-    # Its own last layer, of two classes, is not used.
+    # The last layer, of two classes, is not used.
     return build_network(backbone, adapter, MLE(), num_classes=2, seed=seed, max_length=MAX_LENGTH)
 
 
 def _prepared(
     network: Network, vectors: ItemVectors, rows: Examples, permuted: int | None
 ) -> tuple[PreparedTexts, Tensor]:
-    """Return histories as texts, and their contexts [N, 64], of other rows where permuted."""
+    """Return the texts of the histories and their contexts [N, 64], optionally permuted."""
     history: Sequence[Sequence[str]] = rows.history or ()
     z = vectors.encode(history)
     if permuted is not None:

@@ -1,8 +1,8 @@
-"""The positive control: groups that each need a low-rank change of their own.
+"""Positive control: groups that each need their own low-rank change.
 
-Rows of four groups are mapped by W plus a change of rank 2 of the group, and z is the centre of the
-group in R⁸ plus noise. A LoRA of rank 8 has one change for all; a gate over four experts of rank 2
-can have one for each, if z tells the groups apart. If the gate fails here, it is our error.
+Rows of four groups are mapped by W plus a change of rank 2 per group, and z is the centre of the
+group in R⁸ plus noise. A LoRA of rank 8 has one change for all groups; a gate over four experts of
+rank 2 can learn one per group, if z separates the groups. A failure of the gate here is our error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROWS, STEPS, LR, NOISE = 2000, 1500, 5e-3, 0.3
 
 
 def test_error(arm: str, seed: int) -> float:
-    """Return the mean square error on fresh rows of `lora`, `ilora` or `ilora-permuted`."""
+    """Return the mean squared error of `lora`, `ilora` or `ilora-permuted` on fresh rows."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

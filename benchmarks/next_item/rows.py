@@ -1,4 +1,4 @@
-"""The rows of the study, and what needs no model: popularity and co-occurrence."""
+"""Rows of the study, and baselines without a model: popularity and co-occurrence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Items:
-    """The films of all rows by their numbers, and who of the training users liked them.
+    """The films of all rows by index, and which training users liked them.
 
     Attributes:
-        names: M films.
-        liked: [U, M], 1 where a user liked a film before the rows to be scored.
+        names: Names of the M films.
+        liked: [U, M]: 1 if a user liked a film before the rows to score, else 0.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class Items:
 
     @classmethod
     def before(cls, last: int) -> Items:
-        """Return the films with who liked them, but for the `last` films of each user."""
+        """Return the films and likes, without the likes of the `last` films of each user."""
         users = [films[:-last] for films in liked_films().values()]
         names = sorted({film for films in liked_films().values() for film in films})
         places = {name: place for place, name in enumerate(names)}
@@ -39,7 +39,7 @@ class Items:
         return cls(tuple(names), liked)
 
     def numbers(self, lists: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-        """Return the numbers [N, L] of N lists of L films."""
+        """Return the indices [N, L] of N lists of L films."""
         places = {name: place for place, name in enumerate(self.names)}
         flat = [places[film] for film in chain.from_iterable(lists)]
         return np.array(flat, dtype=np.int64).reshape(len(lists), -1)
@@ -50,29 +50,29 @@ class Items:
         return counts
 
     def co_occurrence(self, rows: Examples) -> Array:
-        """Return how often candidates go with the films of the history, [N, C].
+        """Return how often candidates co-occur with the films of the history, [N, C].
 
-        The sum over the history of C_ij / √((n_i + 5)(n_j + 5)), with C_ij users of both films.
+        The sum over the history of C_ij / √((n_i + 5)(n_j + 5)), with C_ij users who liked both.
         """
         counts = self.liked.sum(0)
         similar = self.liked.T @ self.liked / np.sqrt(np.outer(counts + 5, counts + 5))
         np.fill_diagonal(similar, 0)
         history, choices = self.numbers(rows.history or ()), self.numbers(rows.choices or ())
-        found: Array = similar[history[:, :, None], choices[:, None, :]].sum(1)
-        return found
+        scores: Array = similar[history[:, :, None], choices[:, None, :]].sum(1)
+        return scores
 
 
 def truth(rows: Examples) -> NDArray[np.int64]:
-    """Return the number of each row's right candidate, [N]."""
+    """Return the index of each row's right candidate, [N]."""
     return np.array([LETTERS.index(str(label)) for label in rows.labels])
 
 
 def hit_rate(scores: Array, rows: Examples) -> float:
-    """Return HR@1 of scores [N, C]; the first of equal candidates counts as the answer."""
+    """Return HR@1 of scores [N, C]; ties are resolved to the first candidate."""
     return float((scores.argmax(1) == truth(rows)).mean())
 
 
 def windows(count: int, seed: int) -> Examples:
-    """Return some of the training rows, drawn without replacement."""
+    """Return `count` training rows, drawn without replacement."""
     rows = load_movielens("train")
     return rows.take(np.random.default_rng(seed).permutation(len(rows))[:count])

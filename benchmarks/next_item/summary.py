@@ -15,8 +15,8 @@ from benchmarks.lib.verdicts import Claim, claims_table
 OUT = Path("reports/next-item")
 KEY = ("part", "arm", "lr", "seed")
 BASELINES, ARM, RATE, CONTROL = "baseline", "arm", "rate", "control"
-"""Parts: what needs no model; fits that are compared; fits that choose the learning rate; groups
-that are known to need a gate."""
+"""Parts: baselines without a model; compared fits; fits that choose the learning rate; groups that
+are known to need a gate."""
 CONTROL_ARMS = ("lora", "ilora", "ilora-permuted")
 ARMS = {
     "lora": "LoRA",
@@ -38,13 +38,13 @@ def by_seed(out: Path, arm: str) -> Rows:
 
 
 def baseline(out: Path, name: str) -> float | None:
-    """Return HR@1 of what needs no model."""
+    """Return HR@1 of a baseline without a model, or None."""
     row = Results(out, KEY).get(part=BASELINES, arm=name)
     return None if row is None else float(row["accuracy"])
 
 
 def write_summary(out: Path) -> None:
-    """Write the tables from the fits that are there."""
+    """Write the tables from the stored fits."""
     settings = next(iter(Results(out, KEY).rows(part=ARM)), {})
     parts = [
         "# Instance-wise adapters: which film next?\n\n"
@@ -74,12 +74,12 @@ def write_summary(out: Path) -> None:
         "## Claims\n\n" + claims_table(claims(out)),
         _context(out),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return what the paper says with what is stored: the first needs both of the gains."""
+    """Return the claims of the paper with the stored gains; the first needs both gains."""
     ours = by_seed(out, "ilora")
 
     def gains(arm: str, of: str = "ilora") -> tuple[float, ...]:
@@ -181,20 +181,20 @@ def _rates(out: Path) -> str:
 def _control(out: Path) -> str:
     rows = []
     for arm in CONTROL_ARMS:
-        found = Results(out, KEY).rows(part=CONTROL, arm=arm)
-        rows.append([ARMS[arm], shown([row["error"] for row in found], 4)])
+        fits = Results(out, KEY).rows(part=CONTROL, arm=arm)
+        rows.append([ARMS[arm], shown([row["error"] for row in fits], 4)])
     return table(["arm", "test error"], rows)
 
 
 def _context(out: Path) -> str:
     co_occurrence = baseline(out, "co-occurrence") or math.nan
-    found = {
+    rates = {
         words: sum(row["accuracy"] for row in fits.values()) / len(fits)
         for arm, words in ARMS.items()
         if (fits := by_seed(out, arm))
     }
-    above = [words for words, rate in found.items() if rate > co_occurrence]
-    said = ", ".join(above) if above else "none of the arms"
+    above = [words for words, rate in rates.items() if rate > co_occurrence]
+    arms = ", ".join(above) if above else "none of the arms"
     gates = [row["gate_information"] for row in by_seed(out, "ilora").values()]
     mean = sum(gates) / len(gates) if gates else _IDLE
     idle = (
@@ -203,7 +203,7 @@ def _context(out: Path) -> str:
         "harm, and little of what a gate does in training that lasts longer."
     )
     return (
-        f"Co-occurrence alone has {co_occurrence:.3f} on these rows: above it is {said}. A model "
+        f"Co-occurrence alone has {co_occurrence:.3f} on these rows: above it is {arms}. A model "
         "below it has not learnt taste, and a relative gain between such models is of no use."
         + (idle if mean < _IDLE else "")
     )

@@ -49,7 +49,7 @@ _ROWS, _SCORED, _BATCH = 640, 1000, 32
 
 
 def main() -> None:
-    """Score what is not there yet, then write the table."""
+    """Compute the missing scores, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/own-tokens"))
@@ -63,9 +63,9 @@ def main() -> None:
         cell = {"task": task, "reading": reading, "seed": seed}
         if results.get(**cell) is None:
             pools = pools_of(task, args.data_dir)
-            found = areas(backbone, reading, pools, seed)
-            results.append(cell | found)
-            print(task, reading, seed, {key: round(area, 3) for key, area in found.items()})
+            values = areas(backbone, reading, pools, seed)
+            results.append(cell | values)
+            print(task, reading, seed, {key: round(area, 3) for key, area in values.items()})
         backbone.prefix_states.clear()
         write_table(args.out)
     results.sort()
@@ -90,27 +90,27 @@ def areas(backbone: Backbone, reading: str, pools: Pools, seed: int) -> dict[str
         name: features(clf, rows, frame)
         for name, rows in {"train": train, "inside": inside, **pools.ood}.items()
     }
-    found = {}
+    aurocs = {}
     for place in states["train"]:
         scored = scores({name: by_place[place] for name, by_place in states.items()}, labels)
-        found |= {
+        aurocs |= {
             f"{name} {score} {place}": auroc(values["inside"], values[name])
             for score, values in scored.items()
             for name in pools.ood
         }
-    return found
+    return aurocs
 
 
 @torch.no_grad()
 def features(clf: BayesianClassifier, rows: Examples, frame: str) -> dict[str, Tensor]:
-    """Return the last states [N, d] of texts, by the place that they are pooled over."""
-    # There is no public way to the states of all tokens.
+    """Return the pooled last states [N, d] of texts, by place of pooling."""
+    # There is no public API for the states of all tokens.
     network = clf._known().network
     network.eval()
     encoder = network.encoder
     prepared = encoder.prepare(rows.texts)
     before, after = (len(encoder.backbone.tokenizer(part)["input_ids"]) for part in ends(frame))
-    found = {place: torch.empty(len(rows), encoder.num_features) for place in PLACES}
+    pooled = {place: torch.empty(len(rows), encoder.num_features) for place in PLACES}
     for batch_rows in encoder.batches(prepared.tokens.lengths, _BATCH):
         batch = prepared.collate(batch_rows)
         inputs = model_inputs(batch, encoder.backbone.device)
@@ -121,23 +121,23 @@ def features(clf: BayesianClassifier, rows: Examples, frame: str) -> dict[str, T
         mask = inputs["attention_mask"]
         steps = torch.arange(mask.shape[1])
         last = (mask * steps).argmax(1)[:, None]
-        # A text of no tokens of its own still has the last one of the frame before it.
+        # A text without tokens of its own uses the last token of the frame before it.
         own = mask * (steps >= before) * (steps <= (last - after))
         own[own.sum(1) == 0, max(before - 1, 0)] = 1
-        found["read"][batch_rows] = pool(states, mask, "last")
-        found["own"][batch_rows] = pool(states, own, "mean")
-        found["end"][batch_rows] = pool(states, own, "last")
-    return found
+        pooled["read"][batch_rows] = pool(states, mask, "last")
+        pooled["own"][batch_rows] = pool(states, own, "mean")
+        pooled["end"][batch_rows] = pool(states, own, "last")
+    return pooled
 
 
 def ends(frame: str) -> tuple[str, str]:
-    """Return what a frame has before the text and after it; the space goes with the text."""
+    """Return the parts of a frame before and after the text; the space belongs to the text."""
     before, after = frame.split(TEXT)
     return before.rstrip(" "), after
 
 
 def scores(states: dict[str, Tensor], labels: Tensor) -> dict[str, dict[str, Tensor]]:
-    """Return every score of all rows, fitted to the training rows' states."""
+    """Return every score of all rows, fitted to the states of the training rows."""
     size = states["train"].square().sum(1).mean().sqrt()
     scaled = {name: rows / size for name, rows in states.items()}
     train = scaled["train"]
@@ -147,16 +147,16 @@ def scores(states: dict[str, Tensor], labels: Tensor) -> dict[str, dict[str, Ten
     }
     head = last_layer(VBLL(), torch.zeros(int(labels.max()) + 1, train.shape[1]))
     head.fit(Features(train, labels))
-    found = {
+    values = {
         name: {key: score(rows.double()) for key, rows in scaled.items()}
         for name, score in fitted.items()
     }
     variances = {key: head.predict(Features(rows)).variance.sum(1) for key, rows in scaled.items()}
-    return found | {"logit_variance": variances}
+    return values | {"logit_variance": variances}
 
 
 def write_table(out: Path) -> None:
-    """Write the means over seeds of what was scored."""
+    """Write the means over seeds of the stored scores."""
     cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in Results(out, KEY).rows():
         for key, area in row.items():
@@ -165,13 +165,15 @@ def write_table(out: Path) -> None:
                 column = f"{row['reading']}, {place}"
                 cells.setdefault((row["task"], ood, score), {}).setdefault(column, []).append(area)
     columns = [f"{reading}, {place}" for reading in READINGS for place in PLACES]
-    # The last own token of a raw text is the one that is read.
+    # The last own token of a raw text is the token that the head reads.
     columns.remove("raw, end")
     rows = [
-        (*key, *(f"{mean(found[name]):.3f}" if name in found else "" for name in columns))
-        for key, found in cells.items()
+        (*key, *(f"{mean(by_column[name]):.3f}" if name in by_column else "" for name in columns))
+        for key, by_column in cells.items()
     ]
-    count = max((len(areas) for found in cells.values() for areas in found.values()), default=0)
+    count = max(
+        (len(areas) for by_column in cells.values() for areas in by_column.values()), default=0
+    )
     lines = [
         "# Far text by the states of its own tokens",
         "AUROC of out-of-distribution rows against rows of the set, PoLAR-VBLL with 640 rows, "
@@ -181,8 +183,8 @@ def write_table(out: Path) -> None:
         + ". Made by `python -m benchmarks.own_tokens --data-dir DIR`.",
         table(("set", "rows", "score", *columns), rows),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

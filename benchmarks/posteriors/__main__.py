@@ -80,7 +80,7 @@ FITS: dict[str, tuple[str, ...]] = {
 }
 LORA_ONLY = {"scalabl", "mc_dropout"}
 TRAINED_AS = {"map": "mle", "tfb": "mle", "mc_dropout": "mle", "ensemble": "mle"}
-"""Fits whose adapter trains on plain cross-entropy too, and so with the same learning rate."""
+"""Fits whose adapter also trains on plain cross-entropy, with the same learning rate."""
 WIDER = {
     "swag": "swag:scale=2",
     "tfb": "tfb:tolerance=0.03",
@@ -90,11 +90,11 @@ WIDER = {
     "clora": "clora:initial_std=0.2",
     "mc_dropout": "mc_dropout:p=0.2",
 }
-"""Posteriors that do not choose their own width by validation rows, with a second one to try."""
+"""Alternatives with another width, for posteriors that do not choose it by validation rows."""
 
 
 def main() -> None:
-    """Run what is not there yet, then write tables and figures."""
+    """Run the missing fits, then write tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/posteriors"))
@@ -112,26 +112,26 @@ def main() -> None:
             for adapter, fit in product(LEARNING_RATES, args.fits)
             if adapter == "lora" or fit not in LORA_ONLY
         ]
-        for one, fit in warmed(todo, is_stored):
-            run(one, fit)
+        for adapter_cell, fit in warmed(todo, is_stored):
+            run(adapter_cell, fit)
             write_summary(args.out)
         backbone.prefix_states.clear()
     Results(args.out, KEY).sort()
 
 
 def is_stored(cell: Cell, fit: str) -> bool:
-    """Tell whether a fit and all that is calibrated on it are there."""
+    """Whether a fit and the posteriors calibrated on it are stored."""
     stored = Results(cell.out, KEY).get(kind="fit", **place_of(cell, fit), seed=cell.seed)
     return stored is not None
 
 
 def place_of(cell: Cell, fit: str) -> dict[str, str]:
-    """Return the columns that rows of a fit have in common with those of choices for it."""
+    """Return the columns shared by the rows of a fit and of its choices."""
     return {"task": cell.data.name, "adapter": cell.adapter, "fit": fit}
 
 
 def run(cell: Cell, fit: str) -> None:
-    """Fit, calibrate, score and store."""
+    """Fit, calibrate, score and store a fit."""
     if is_stored(cell, fit):
         return
     clf, seconds = at_best(cell, fit)
@@ -139,7 +139,7 @@ def run(cell: Cell, fit: str) -> None:
     content = {"kind": "fit", **place_of(cell, fit), "seed": cell.seed}
     with tempfile.TemporaryDirectory(prefix="bayeslora-benchmark-") as folder:
         clf.save_pretrained(Path(folder) / "fit")
-        # A calibration starts from the trained mean, whatever was calibrated before.
+        # Each calibration starts from the trained mean, independent of earlier ones.
         load = partial(
             bl.BayesianClassifier.from_pretrained,
             Path(folder) / "fit",
@@ -153,57 +153,57 @@ def run(cell: Cell, fit: str) -> None:
         if FITS[fit]:
             rows[0] |= distance_detections(cell.data, load)
         if fit in APPROXIMATIONS:
-            known = kept_answer(cell, rows, EXACT)
+            known = stored_answer(cell, rows, EXACT)
             content["distances"] = distance_rows(cell.data, fit, load, known)
     Results(cell.out, KEY).append({**content, "rows": rows})
 
 
-def kept_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answer | None:
-    """Return what a method among the rows chose and answered on the test rows."""
+def stored_answer(cell: Cell, rows: Sequence[dict[str, Any]], method: str) -> Answer | None:
+    """Return the choices and test predictions of a method among the rows, or None."""
     for row in rows:
         if row["method"] == method:
-            return row["chosen"], Predictions.load(cell.kept(method) / "test.parquet")
+            return row["chosen"], Predictions.load(cell.predictions_path(method) / "test.parquet")
     return None
 
 
 def at_best(cell: Cell, fit: str) -> tuple[bl.BayesianClassifier, float]:
-    """Return a fit at the learning rate and the width chosen once by validation NLL."""
+    """Return a fit at the learning rate and width chosen once by validation NLL."""
     if fit not in WIDER:
         return at_best_rate(cell, fit, fit)
     results, place = Results(cell.out, KEY), {"kind": "width", **place_of(cell, fit)}
     if chosen := results.get(**place):
         return at_best_rate(cell, fit, str(chosen["posterior"]))
     tried = {recipe: at_best_rate(cell, fit, recipe) for recipe in (fit, WIDER[fit])}
-    best, found = lowest_nll(cell, tried)
-    results.append({**place, "seed": cell.seed, "posterior": best, "validation_nll": found})
+    best, losses = lowest_nll(cell, tried)
+    results.append({**place, "seed": cell.seed, "posterior": best, "validation_nll": losses})
     return tried[best]
 
 
 def at_best_rate(cell: Cell, fit: str, recipe: str) -> tuple[bl.BayesianClassifier, float]:
-    """Return a fit with some options at the learning rate of its kind, chosen without them."""
+    """Return a fit of a recipe at the learning rate of its kind, chosen with default options."""
     kind = TRAINED_AS.get(fit, fit)
     results, place = Results(cell.out, KEY), {"kind": "rate", **place_of(cell, kind)}
     if chosen := results.get(**place):
         return fitted(cell, recipe, float(chosen["lr"]))
     tried = {lr: fitted(cell, kind, lr) for lr in LEARNING_RATES[cell.adapter]}
-    best, found = lowest_nll(cell, tried)
-    results.append({**place, "seed": cell.seed, "lr": best, "validation_nll": found})
+    best, losses = lowest_nll(cell, tried)
+    results.append({**place, "seed": cell.seed, "lr": best, "validation_nll": losses})
     return tried[best] if kind == recipe else fitted(cell, recipe, best)
 
 
 def lowest_nll(
     cell: Cell, tried: Mapping[Choice, tuple[bl.BayesianClassifier, float]]
 ) -> tuple[Choice, list[tuple[Choice, float]]]:
-    """Return the choice of the lowest validation NLL, and those of all."""
-    held = cell.data.validation
-    found = {choice: nll_of(clf.predict(held)) for choice, (clf, _) in tried.items()}
-    return min(found, key=found.__getitem__), list(found.items())
+    """Return the choice with the lowest validation NLL, and the NLL of all choices."""
+    validation = cell.data.validation
+    losses = {choice: nll_of(clf.predict(validation)) for choice, (clf, _) in tried.items()}
+    return min(losses, key=losses.__getitem__), list(losses.items())
 
 
 def fitted(cell: Cell, fit: str, lr: float) -> tuple[bl.BayesianClassifier, float]:
-    """Return a classifier and the seconds that its fit took."""
+    """Fit a classifier and return it with its processor seconds."""
     adapter = ADAPTERS[cell.adapter](lr=lr)
-    # The dropout of this posterior is its own option.
+    # MC dropout sets its own dropout rate.
     if cell.adapter == "lora" and not fit.startswith("mc_dropout"):
         adapter = replace(adapter, dropout=0.1)
     clf = bl.BayesianClassifier(

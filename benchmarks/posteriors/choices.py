@@ -1,4 +1,4 @@
-"""Tables of what validation rows chose in `posteriors`: rates, widths, epochs, priors."""
+"""Tables of the choices by validation rows in `posteriors`: rates, widths, epochs, priors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ EPOCHS = (
     "`swag`, which always takes the last)."
 )
 KEY = ("kind", "task", "adapter", "fit", "seed")
-"""Of fits, and of the learning rates and widths that were chosen for them."""
+"""Key of fits, and of the learning rates and widths chosen for them."""
 FIXED_PRIOR = {"map", "nuts"}
 CHOSEN = ("temperature", "prior_precision", "prior_scale", "polish_mean", "shrinkage", "inflation")
 
 
 def choice_tables(out: Path, tasks: Mapping[str, Mapping[str, Rows]], epochs: int) -> list[str]:
-    """Return title and tables; nothing where no rates are stored.
+    """Return title and tables; empty if no rates are stored.
 
     Args:
-        out: Where the choices of rates and widths are stored.
+        out: Directory of the stored choices of rates and widths.
         tasks: Rows by data set and method.
-        epochs: The most epochs that a fit could take.
+        epochs: Maximum epochs of a fit.
     """
     rates = _rates(out)
     if not rates:
@@ -50,23 +50,23 @@ def choice_tables(out: Path, tasks: Mapping[str, Mapping[str, Rows]], epochs: in
     return parts
 
 
-def _table(first: str, columns: list[str], found: Mapping[str, Mapping[str, str]]) -> str:
-    rows = [[name, *(row.get(key, "") for key in columns)] for name, row in found.items()]
+def _table(first: str, columns: list[str], by_name: Mapping[str, Mapping[str, str]]) -> str:
+    rows = [[name, *(row.get(key, "") for key in columns)] for name, row in by_name.items()]
     return table([first, *columns], rows)
 
 
 def _rates(out: Path) -> dict[str, dict[str, str]]:
     """Return the chosen rate and width by training and data set."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    chosen: dict[str, dict[str, str]] = defaultdict(dict)
     results = Results(out, KEY)
     for row in results.rows(kind="rate"):
         lowest = row["lr"] == min(rate for rate, _ in row["validation_nll"])
-        found[_name(row)][row["task"]] = f"{row['lr']:g} {'↓' if lowest else '↑'}"
+        chosen[_name(row)][row["task"]] = f"{row['lr']:g} {'↓' if lowest else '↑'}"
     for row in results.rows(kind="width"):
         _, _, wider = row["posterior"].partition(":")
-        cells = [found[_name(row)].get(row["task"], ""), wider]
-        found[_name(row)][row["task"]] = ", ".join(cell for cell in cells if cell)
-    return {name: row for name, row in sorted(found.items()) if any(row.values())}
+        cells = [chosen[_name(row)].get(row["task"], ""), wider]
+        chosen[_name(row)][row["task"]] = ", ".join(cell for cell in cells if cell)
+    return {name: row for name, row in sorted(chosen.items()) if any(row.values())}
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -74,21 +74,21 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _last_epochs(tasks: Mapping[str, Mapping[str, Rows]], epochs: int) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    counts: dict[str, dict[str, str]] = defaultdict(dict)
     for task, methods in tasks.items():
         chosen: dict[str, list[int]] = defaultdict(list)
         for name, rows in methods.items():
             adapter, _, posterior = name.partition(" ")
-            kept = [row.get("epoch") for row in rows.values() if posterior != "swag"]
-            chosen[adapter] += [epoch for epoch in kept if epoch]
+            best_epochs = [row.get("epoch") for row in rows.values() if posterior != "swag"]
+            chosen[adapter] += [epoch for epoch in best_epochs if epoch]
         for adapter, each in sorted(chosen.items()):
             if each:
-                found[adapter][task] = f"{sum(one == epochs for one in each)} of {len(each)}"
-    return found
+                counts[adapter][task] = f"{sum(epoch == epochs for epoch in each)} of {len(each)}"
+    return counts
 
 
 def _priors(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    priors: dict[str, dict[str, str]] = defaultdict(dict)
     for task, methods in tasks.items():
         for name, rows in methods.items():
             if name.split()[1].partition(":")[0] in FIXED_PRIOR:
@@ -96,14 +96,14 @@ def _priors(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, str]
             chosen = [row.get("chosen", {}) for _, row in sorted(rows.items())]
             for key in _keys(chosen[0]):
                 cells = [_short(row[key]) for row in chosen if key in row]
-                found[f"{name}: {key}"][task] = ", ".join(cells)
-    return dict(sorted(found.items()))
+                priors[f"{name}: {key}"][task] = ", ".join(cells)
+    return dict(sorted(priors.items()))
 
 
 def _keys(chosen: Mapping[str, Any]) -> list[str]:
-    # A prior scale beside a precision is the same number in other units.
-    found = [key for key in CHOSEN if key in chosen]
-    return [key for key in found if key != "prior_scale" or "prior_precision" not in found]
+    # A prior scale is equivalent to the precision and shown only without it.
+    keys = [key for key in CHOSEN if key in chosen]
+    return [key for key in keys if key != "prior_scale" or "prior_precision" not in keys]
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""How far the approximations of `posteriors` are from the exact posterior of the last layer.
+"""Distances of the approximations in `posteriors` from the exact posterior of the last layer.
 
-Chains and approximations see the same features and have the same prior: without that a distance
-would be between two posteriors, not between a posterior and its approximation. Methods that choose
-their prior on validation rows are therefore fitted again here with the prior of the chains.
+Chains and approximations use the same features and the same prior; otherwise a distance would be
+between two posteriors, not between a posterior and its approximation. Therefore methods that choose
+their prior on validation rows are fitted again here with the prior of the chains.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.lib.experiment_data import ExperimentData
 
 EXACT = "nuts:kernel=hmc,num_samples=500"
 PRIOR_SCALE = DEFAULT_PRIOR_SCALE
-"""Prior standard deviation of a logit, of `EXACT` and of all that is measured from it."""
+"""Prior standard deviation of a logit, for `EXACT` and all approximations."""
 
 _VBLL = f"vbll:prior_scale={PRIOR_SCALE:g},polish_mean=refit"
 _LAPLACE = f"laplace:prior_precision={PRIOR_SCALE**-2:g}"
 
-# Approximations by the fit whose features they are fitted to. Laplace belongs to the features of
-# a MAP fit alone, as it stays at the trained mean.
+# Approximations by the fit whose features they use. Laplace stays at the trained mean and therefore
+# needs the features of a MAP fit.
 APPROXIMATIONS: dict[str, tuple[str, ...]] = {
     "map": (
         f"{_LAPLACE},structure=full",
@@ -46,7 +46,7 @@ APPROXIMATIONS: dict[str, tuple[str, ...]] = {
 }
 
 Answer = tuple[dict[str, Any], Predictions]
-"""What a posterior chose, and its predictions of the test rows."""
+"""Choices of a posterior, and its predictions of the test rows."""
 
 
 def distance_rows(
@@ -55,17 +55,17 @@ def distance_rows(
     load: Callable[[], bl.BayesianClassifier],
     exact: Answer | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the chains' row, with what says whether they converged, then one an approximation.
+    """Return the row of the chains, with convergence diagnostics, then one row per approximation.
 
     Args:
-        data: The rows.
-        fit: Of `APPROXIMATIONS`.
-        load: Returns the fitted classifier whose features are meant.
-        exact: The answer of `EXACT` on these features, where it is there already.
+        data: Rows of the data set.
+        fit: A key of `APPROXIMATIONS`.
+        load: Loads the fitted classifier that computes the features.
+        exact: Stored answer of `EXACT` on these features; None runs the chains.
     """
     answers = {EXACT: exact or _answer(data, load(), EXACT)}
     if fit == "map":
-        # The trained point itself: its prior is that of the chains.
+        # The trained point estimate has the prior of the chains.
         answers["map"] = _answer(data, load(), None)
     answers |= {name: _answer(data, load(), name) for name in APPROXIMATIONS[fit]}
     predictions = [item for _, item in answers.values()]

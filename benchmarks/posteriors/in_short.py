@@ -1,4 +1,4 @@
-"""The table of `posteriors` over all data sets."""
+"""Table of `posteriors` over all data sets."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ def short_table(
     """Return legend and table, sorted by mean NLL.
 
     Args:
-        tasks: Rows by data set and method, those of the same seeds.
+        tasks: Rows by data set and method, with common seeds.
         means: Means over data sets of the methods to show.
-        front: Names of those on the Pareto front.
-        reference: The method that others are compared with.
+        front: Names of the methods on the Pareto front.
+        reference: Name of the reference method.
     """
     names = sorted(tasks)
     scores = ("ece", "far max_probability", "far logit_variance")
     head = ["method", *names, "mean NLL", "Δ", *scores, "passes", "predict s"]
     lines = []
-    means_of = {one.name: _by_seed([tasks[name][one.name] for name in names]) for one in means}
-    for point in sorted(means, key=lambda one: one.nll):
+    means_of = {
+        point.name: _by_seed([tasks[name][point.name] for name in names]) for point in means
+    }
+    for point in sorted(means, key=lambda point: point.nll):
         each = [tasks[name][point.name] for name in names]
         cells = [
             _nll(rows, tasks[name].get(reference, {}), own=point.name == reference)
@@ -69,7 +71,7 @@ def _by_seed(each: Sequence[Rows]) -> Rows:
 
 
 def _mean(each: Sequence[Rows], column: str) -> str:
-    """Return the mean over data sets of the mean over seeds; nothing of what tells nothing."""
+    """Return the mean over data sets and seeds; empty for an uninformative score."""
     if any(is_blind(rows, column) for rows in each):
         return ""
     return f"{fmean(fmean(row[column] for row in rows.values()) for rows in each):.3f}"

@@ -1,4 +1,4 @@
-"""Tables beside the main one of `posteriors`: detection by score, distances to the chains."""
+"""Further tables of `posteriors`: detection by score, distances to the chains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DETECTION_TITLE = (
 
 
 def detection_table(methods: Mapping[str, Rows]) -> list[str]:
-    """Return title and table of detection by score; nothing where no scores are stored."""
+    """Return title and table of detection by score; empty if no scores are stored."""
     lines = []
     for name, rows in sorted(methods.items()):
         stored = set.intersection(*(set(row) for row in rows.values()))
@@ -37,21 +37,21 @@ def detection_table(methods: Mapping[str, Rows]) -> list[str]:
 
 
 def distance_table(contents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return title and table of distances to the chains; nothing where none are stored.
+    """Return title and table of distances to the chains; empty if none are stored.
 
     Args:
         contents: Stored fits of one data set.
     """
-    found: dict[tuple[str, str], Rows] = defaultdict(dict)
+    methods: dict[tuple[str, str], Rows] = defaultdict(dict)
     for content in contents:
         for row in content.get("distances", ()):
             features = f"{content['adapter']} {content['fit']}"
-            found[features, row["method"]][content["seed"]] = row
-    chains = [row for (_, name), rows in found.items() if name == EXACT for row in rows.values()]
+            methods[features, row["method"]][content["seed"]] = row
+    chains = [row for (_, name), rows in methods.items() if name == EXACT for row in rows.values()]
     if not chains:
         return []
     lines = []
-    for (features, method), rows in found.items():
+    for (features, method), rows in methods.items():
         if method != EXACT:
             stored = set.intersection(*(set(row) for row in rows.values()))
             cells = [_cell(rows, key, stored) for key in DISTANCES]

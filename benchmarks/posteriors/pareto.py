@@ -1,4 +1,4 @@
-"""The plane of NLL and prediction cost: who is on the front, and the figure."""
+"""Pareto front of NLL and prediction cost, and its figure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Point:
 
     Attributes:
         name: Adapter and posterior.
-        cost: Processor seconds of a prediction of the test rows, the least over seeds.
-        nll: In nats, mean over seeds.
+        cost: Processor seconds to predict the test rows, minimum over seeds.
+        nll: Mean NLL over seeds, in nats.
     """
 
     name: str
@@ -34,24 +34,26 @@ class Point:
 
     @classmethod
     def of(cls, name: str, rows: Rows) -> Point:
-        """Return the mean NLL and the least cost, as other processes can but add to it."""
+        """Create a point from the mean NLL and the minimum cost; other processes only add cost."""
         cost = min(row["predict_seconds"] for row in rows.values())
         return cls(name, cost, fmean(row["nll"] for row in rows.values()))
 
 
 def mean_points(tasks: Mapping[str, Mapping[str, Rows]]) -> list[Point]:
-    """Return means over data sets, of methods and seeds that are `common` to them."""
-    found = []
+    """Return the means over data sets with `common` methods and seeds."""
+    points = []
     for name in next(iter(tasks.values()), {}):
         each = [Point.of(name, methods[name]) for methods in tasks.values()]
-        found.append(Point(name, fmean(one.cost for one in each), fmean(one.nll for one in each)))
-    return found
+        points.append(
+            Point(name, fmean(point.cost for point in each), fmean(point.nll for point in each))
+        )
+    return points
 
 
 def common(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Rows]]:
-    """Return the methods that all data sets have, with the seeds that all of these have.
+    """Return the methods of all data sets, restricted to the seeds of all methods.
 
-    Means over different seeds would compare these, not methods.
+    Means over different seeds would compare seeds, not methods.
     """
     names = set.intersection(*(set(methods) for methods in tasks.values())) if tasks else set()
     if not names:
@@ -66,27 +68,27 @@ def common(tasks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Rows]
 
 
 def pareto_front(points: Sequence[Point]) -> list[str]:
-    """Return the names of the points that no other beats, cheapest first.
+    """Return the names of the non-dominated points, cheapest first.
 
-    A point is beaten by one of lower NLL that costs no more, up to `SAME_COST`: smaller differences
-    of processor time are noise.
+    A point is dominated by a point with lower NLL and no higher cost, up to the factor `SAME_COST`:
+    smaller differences in processor time are noise.
     """
     front = [
         point
         for point in points
         if not any(o.nll < point.nll and o.cost <= SAME_COST * point.cost for o in points)
     ]
-    return [point.name for point in sorted(front, key=lambda one: one.cost)]
+    return [point.name for point in sorted(front, key=lambda point: point.cost)]
 
 
 def figure_svg(task: str, points: Sequence[Point], front: Sequence[str], reference: str) -> bytes:
-    """Return an SVG of NLL against cost; the front and the reference are named.
+    """Return an SVG of NLL against cost, with labels for the front and the reference.
 
     Args:
-        task: The title.
-        points: To draw.
-        front: Names of those on the Pareto front.
-        reference: Name of one that is named as well.
+        task: Title of the figure.
+        points: Points to draw.
+        front: Names of the points on the Pareto front.
+        reference: Name of the reference point.
     """
     with rc_context({"svg.hashsalt": task, "svg.fonttype": "none", "font.size": 9}):
         sheet = Figure(figsize=(7.2, 4.4), layout="constrained")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.posteriors.summary DIR
 
-writes them anew from the scores in DIR.
+rewrites them from the scores in DIR.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COSTS = ("passes", "fit s", "predict s", "MB")
 
 
 def write_summary(out: Path) -> None:
-    """Write `summary.md` and a figure a data set from the scores that are there."""
+    """Write `summary.md` and one figure per data set from the stored scores."""
     contents = Results(out, KEY).rows(kind="fit")
     tasks = _by_method(contents)
     parts = [_preamble(tasks)]
@@ -53,15 +53,15 @@ def write_summary(out: Path) -> None:
         parts += [f"## {task}", _drawn(out, task, points, front), _table(of_task, front)]
         parts += detection_table(methods)
         parts += distance_table([content for content in contents if content["task"] == task])
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _drawn(out: Path, title: str, points: Sequence[Point], front: Sequence[str]) -> str:
-    """Draw the plane of cost and NLL; return the line of Markdown that shows it."""
+    """Draw NLL against cost; return the Markdown of the figure."""
     file = out / "figures" / f"{title.replace(' ', '-')}.svg"
-    with atomic_file(file) as aside:
-        aside.write_bytes(figure_svg(title, points, front, REFERENCE))
+    with atomic_file(file) as temporary:
+        temporary.write_bytes(figure_svg(title, points, front, REFERENCE))
     return f"![NLL against the cost of a prediction: {title}](figures/{file.name})"
 
 

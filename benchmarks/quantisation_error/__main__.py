@@ -33,7 +33,7 @@ RANKS = (16,)
 
 
 def main() -> None:
-    """Measure every layer that is not there yet, then write the tables."""
+    """Measure the missing layers, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/quantisation-error"))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(backbone: str, ranks: Sequence[int], out: Path) -> None:
-    """Measure the layers of one backbone, keeping each as it comes."""
+    """Measure and store each layer of one backbone."""
     results, model = Results(out, KEY), load_backbone(backbone, dtype="float32").model
     of_model = {"backbone": Path(backbone).name}
     known = {(row["layer"], row["quantiser"], row["r"]) for row in results.rows(**of_model)}
@@ -62,7 +62,7 @@ def run(backbone: str, ranks: Sequence[int], out: Path) -> None:
 
 
 def linear_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weight [out, in] of every linear layer in float64; a pooler is no part of it."""
+    """Yield the weight [out, in] of every linear layer in float64, without the pooler."""
     for name, module in model.named_modules():
         if type(module) is nn.Linear and "pooler" not in name:
             yield name, module.weight.detach().double()

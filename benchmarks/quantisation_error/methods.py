@@ -1,4 +1,4 @@
-"""Quantisers, and adapters that take a part of their error: QPiSSA and LoftQ."""
+"""Quantisers, and adapters that reduce their error: QPiSSA and LoftQ."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ Quantiser = Callable[[Tensor], Tensor]
 
 
 def errors(weight: Tensor, quantiser: str, ranks: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Return, by rank, the norm without an adapter and the share that each method takes away.
+    """Return by rank the norm without an adapter, and the share that each method removes.
 
     Args:
         weight: [out, in] float64.
         quantiser: A member of `QUANTISERS`.
-        ranks: Of the adapters.
+        ranks: Ranks of the adapters.
     """
     if not ranks:
         return {}
     Q = QUANTISERS[quantiser]
     plain = nuclear_norm(weight - Q(weight))
-    found = {}
+    by_rank = {}
     for r in ranks:
         scores = {"norm": plain}
         for kind, method in (("pissa", qpissa), ("loftq", loftq)):
             for steps in (1, STEPS):
                 error = nuclear_norm(weight - method(weight, Q, r, steps))
                 scores[f"{kind}-{steps}"] = 1 - error / plain
-        found[r] = scores
-    return found
+        by_rank[r] = scores
+    return by_rank
 
 
 def qpissa(weight: Tensor, Q: Quantiser, r: int, steps: int) -> Tensor:
-    """Return Q(W − BA) + BA, where BA is the principal part of what the last Q left out.
+    """Return Q(W − BA) + BA, where BA is the principal part of the last residual of Q.
 
-    Before the first step Q has left out everything.
+    Before the first step the residual is W.
     """
     residual = weight
     for _ in range(steps):
@@ -52,7 +52,7 @@ def qpissa(weight: Tensor, Q: Quantiser, r: int, steps: int) -> Tensor:
 
 
 def loftq(weight: Tensor, Q: Quantiser, r: int, steps: int) -> Tensor:
-    """Return Q(W − BA) + B'A', where B'A' is the principal part of what this Q left out."""
+    """Return Q(W − BA) + B'A', where B'A' is the principal part of the residual W − Q(W − BA)."""
     principal = torch.zeros_like(weight)
     for _ in range(steps):
         quantised = Q(weight - principal)
@@ -61,7 +61,7 @@ def loftq(weight: Tensor, Q: Quantiser, r: int, steps: int) -> Tensor:
 
 
 def nf4(weight: Tensor) -> Tensor:
-    """Return each entry as the nearest of the 16 levels of NF4, in groups of `GROUP` entries."""
+    """Round each entry to the nearest of the 16 NF4 levels, in groups of `GROUP` entries."""
     groups, largest = _groups(weight)
     levels = nf4_levels()
     middles = (levels[1:] + levels[:-1]) / 2
@@ -69,7 +69,7 @@ def nf4(weight: Tensor) -> Tensor:
 
 
 def symmetric(weight: Tensor) -> Tensor:
-    """Return each entry as the nearest of 15 evenly spaced levels around 0, in groups."""
+    """Round each entry to the nearest of 15 evenly spaced levels around 0, in groups."""
     groups, largest = _groups(weight)
     step = largest / 7
     return ((groups / step).round() * step).reshape(weight.shape)
@@ -79,10 +79,10 @@ QUANTISERS: dict[str, Quantiser] = {"nf4": nf4, "symmetric": symmetric}
 
 
 def nf4_levels() -> Tensor:
-    """Return the levels of NF4, from −1 to 1, 0 among them.
+    """Return the levels of NF4 from −1 to 1, including 0.
 
-    Eight positive and seven negative ones are evenly spaced quantiles of a normal distribution, cut
-    where the public code cuts it so that the largest levels are 1 and −1.
+    The eight positive and seven negative levels are evenly spaced quantiles of a normal
+    distribution, cut as in the public code and scaled to a maximum of 1 and a minimum of −1.
     """
     end = 0.9677083
     above = torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1]
@@ -93,7 +93,7 @@ def nf4_levels() -> Tensor:
 
 
 def _groups(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return groups of neighbours in a row, [N, GROUP], and the largest size in each, [N, 1]."""
+    """Return groups of adjacent entries [N, GROUP] and the maximum magnitude in each [N, 1]."""
     if weight.numel() % GROUP:
         raise InputError(f"a weight of {list(weight.shape)} has no whole groups of {GROUP} entries")
     groups = weight.reshape(-1, GROUP)
@@ -102,7 +102,7 @@ def _groups(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_of_rank(matrix: Tensor, r: int) -> Tensor:
-    """Return the best approximation of rank r, from the eigenvectors of the smaller Gram matrix."""
+    """Return the best rank-r approximation, from the eigenvectors of the smaller Gram matrix."""
     if matrix.shape[0] > matrix.shape[1]:
         return best_of_rank(matrix.mT, r).mT
     left = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[:, -r:]

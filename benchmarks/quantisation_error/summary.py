@@ -11,7 +11,7 @@ from benchmarks.lib.tables import shown, table
 from benchmarks.lib.verdicts import Claim
 from benchmarks.quantisation_error.methods import GROUP, STEPS
 
-# What the paper says, the method that should take more, and the one that should take less.
+# Claims of the paper: text, method with the smaller error, and method with the larger error.
 COMPARISONS = (
     ("smaller quantisation error than without an adapter", "pissa-1", "none"),
     ("smaller than LoftQ's, both with one step", "pissa-1", "loftq-1"),
@@ -23,7 +23,7 @@ METHODS = ("pissa-1", f"pissa-{STEPS}", "loftq-1", f"loftq-{STEPS}")
 
 
 def write_summary(out: Path) -> None:
-    """Write the tables from the scores that are there."""
+    """Write the tables from the stored scores."""
     parts = [
         "# Quantisation error with principal adapters\n\n"
         "Share of the nuclear norm of a 4-bit quantisation error that an adapter of rank r takes "
@@ -35,22 +35,22 @@ def write_summary(out: Path) -> None:
         "-m benchmarks.quantisation_error`."
     ]
     parts += [f"## {title}\n\n{_table(rows)}" for title, rows in _settings(out).items()]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _settings(out: Path) -> dict[str, list[Row]]:
     """Return the rows of all layers by model, quantiser and rank."""
-    found: dict[str, list[Row]] = {}
+    settings: dict[str, list[Row]] = {}
     for row in Results(out, KEY).rows():
         title = f"{row['backbone']}, {row['quantiser']} r={row['r']}"
-        found.setdefault(title, []).append(row)
-    return found
+        settings.setdefault(title, []).append(row)
+    return settings
 
 
-def _table(found: list[Row]) -> str:
+def _table(results: list[Row]) -> str:
     kinds: dict[str, list[Row]] = defaultdict(list)
-    for row in found:
+    for row in results:
         for kind in (_kind(row["layer"]), "all"):
             kinds[kind].append(row)
     head = ["layer", "number", *METHODS, "worse than without: pissa-1", "loftq-1"]
@@ -63,17 +63,17 @@ def _table(found: list[Row]) -> str:
 
 
 def _kind(name: str) -> str:
-    """Return what a layer is called inside its transformer layer."""
+    """Return the name of a layer inside its transformer layer."""
     parts = name.split(".")
     start = max((place + 1 for place, part in enumerate(parts) if part.isdigit()), default=0)
     return ".".join(parts[start:])
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return the paper's claims with what is stored."""
-    found = []
+    """Return the paper's claims with the stored gains."""
+    listed = []
     for title, rows in _settings(out).items():
         for text, better, worse in COMPARISONS:
             gains = tuple(100 * (row[better] - row.get(worse, 0.0)) for row in rows)
-            found.append(Claim("QPiSSA", f"{text} ({title})", "%", gains, "layers", exact=True))
-    return found
+            listed.append(Claim("QPiSSA", f"{text} ({title})", "%", gains, "layers", exact=True))
+    return listed

@@ -26,7 +26,7 @@ KEY = ("task", "format")
 
 
 def main() -> None:
-    """Score what is not there yet, then write the table."""
+    """Compute the missing scores, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/question-formats"))
@@ -50,9 +50,9 @@ def answered(backbone: str, task: str, form: Format, data_dir: Path | None) -> d
     clf = bl.BayesianClassifier(backbone, format=form, progress=False)
     predictions = clf.zero_shot(texts=rows).predict(rows)
     scores = bl.evaluate(predictions)
-    found = {name: [scores[name].value, scores[name].low, scores[name].high] for name in SCORES}
+    values = {name: [scores[name].value, scores[name].low, scores[name].high] for name in SCORES}
     prompts = clf.record.backbone["template"]
-    return {"n": len(rows), "template": prompts, "chance": scores.chance_accuracy, **found}
+    return {"n": len(rows), "template": prompts, "chance": scores.chance_accuracy, **values}
 
 
 def write_table(out: Path, backbone: str) -> None:

@@ -39,7 +39,7 @@ SCORES = ("accuracy", "nll", "ece")
 
 
 def main() -> None:
-    """Fit what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/question-layers"))
@@ -65,7 +65,7 @@ def main() -> None:
 def fitted(
     task: str, method: str, layers: int, seed: int, data_dir: Path | None
 ) -> dict[str, float]:
-    """Return the scores of one fit on questions that it has not seen."""
+    """Return the scores of one fit on held-out questions."""
     rows = bl.load_task(task, "train", data_dir=data_dir)
     order = np.random.default_rng(seed).permutation(len(rows))
     train, judged = rows.take(order[:ROWS]), rows.take(order[ROWS : ROWS + JUDGED])
@@ -85,18 +85,20 @@ def write_table(out: Path) -> None:
     rows = Results(out, KEY).rows()
     lines = []
     for method, layers in product(METHODS, LAYERS):
-        found = {
+        by_task = {
             task: [row for row in rows if [row[c] for c in KEY[:3]] == [task, method, layers]]
             for task in TASKS
         }
-        if not any(found.values()):
+        if not any(by_task.values()):
             continue
-        means = [np.mean([[r[s] for s in SCORES] for r in own], 0) for own in found.values() if own]
+        means = [
+            np.mean([[r[s] for s in SCORES] for r in own], 0) for own in by_task.values() if own
+        ]
         cells = [
             " / ".join(f"{np.mean([r[s] for r in own]):.3f}" for s in SCORES) + f" ({len(own)})"
             if own
             else "not run"
-            for own in found.values()
+            for own in by_task.values()
         ]
         whole = f"{np.mean(means, 0)[1]:.3f}" if len(means) == len(TASKS) else ""
         lines.append([method, str(layers), *cells, whole])

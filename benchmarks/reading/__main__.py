@@ -79,7 +79,7 @@ from benchmarks.reading.summary import DECODER, KEY, write_everything, write_sum
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter with a posterior, and how long it trains where that is no default."""
+    """An adapter with a posterior, and its training length if not the default."""
 
     adapter: str
     posterior: str
@@ -87,7 +87,7 @@ class Method:
     steps: int | None = None
 
     def length(self, size: int) -> int | None:
-        """Return the epochs for so many rows; None for the default."""
+        """Return the epochs for `size` rows; None for the default."""
         return self.epochs if self.steps is None else ceil(self.steps / ceil(size / _BATCH))
 
 
@@ -96,11 +96,11 @@ _LINEAR = r".*_proj"
 METHODS = {
     "polar-vbll": Method("polar", "vbll"),
     "lora-mle": Method("lora", "mle"),
-    # A fifth of the rows is held out for the temperature, where there are as many as classes.
+    # A fifth of the rows is held out for the temperature, at least one row per class.
     "lora-temperature": Method("lora", "temperature"),
-    # No labelled row: the language model's own answer.
+    # No labelled rows: the language model's zero-shot answer.
     "zero-shot": Method("none", "mle"),
-    # What a default fit was before it raised the head's rate, and what else was tried.
+    # Earlier default fits with a lower rate of the head, and other attempts.
     "polar-vbll-500": Method("polar", "vbll:polish_mean=trained", steps=500),
     "polar-vbll-refit": Method("polar", "vbll:polish_mean=refit", 15),
     "polar-vbll-8": Method("polar", "vbll:polish_mean=refit", 8),
@@ -111,7 +111,7 @@ METHODS = {
         "polar", "vbll:polish_mean=refit,prior_scale=8,training_prior_scale=2", 15
     ),
     "polar-vbll-wide8": Method("polar", "vbll:polish_mean=refit,prior_scale=8", 15),
-    # How many of the layers that are left carry adapters, and which modules of them.
+    # Number of remaining layers with adapters, and their target modules.
     "polar-vbll-3-layers": Method("polar:num_layers=3", "vbll"),
     "polar-vbll-4-layers": Method("polar:num_layers=4", "vbll"),
     "polar-vbll-12-layers": Method("polar:num_layers=12", "vbll"),
@@ -138,7 +138,7 @@ OOD_SCORES = ("max_probability", "epistemic", "logit_variance", *FEATURE_SCORES)
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--backbone", default=DECODER, help="another one has a table of its own")
@@ -158,7 +158,7 @@ def main() -> None:
     pools = {task: pools_of(task, args.data_dir) for task in args.tasks}
     cells = product(args.seeds, args.sizes, args.depths, args.templates, args.tasks)
     for seed, size, depth, template, task in cells:
-        # Without labels, so many texts say which answers the language model always prefers.
+        # Without labels, these texts estimate the answers that the language model always prefers.
         train = drawn(pools[task].train, size or NUM_UNLABELLED, seed)
         for method, prior in product(args.methods, args.priors):
             cell = Cell(task, size, method, template, prior, depth, seed)
@@ -190,7 +190,7 @@ class Cell:
 
 
 def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[str, float]:
-    """Return scores of a fit on the rows that score, and its seconds."""
+    """Return the scores of a fit on the scoring rows, and its seconds."""
     method = METHODS[cell.method]
     template = TEMPLATES[cell.template]
     clf = BayesianClassifier(
@@ -208,15 +208,15 @@ def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[s
     if cell.method == "zero-shot":
         clf.zero_shot(class_names(train), list(train.texts))
     else:
-        rows, held = train, None
+        rows, held_out = train, None
         if method.posterior == "temperature":
             labels = encode_labels(train, class_names(train))
             parts = stratified_split(labels, max(len(train) // 5, len(set(labels))), cell.seed)
-            rows, held = (train.take(part) for part in parts)
-        # A class of one text has no spread to measure distances by.
+            rows, held_out = (train.take(part) for part in parts)
+        # A class with one text has no spread for distances.
         scores = FEATURE_SCORES if cell.size >= FEWEST_FOR_SCORES else ()
-        # Logits were not scaled by held-out rows yet; `label_budget` has what that brings.
-        clf.fit(rows, held, epochs=method.length(cell.size), cv=0, feature_scores=scores)
+        # Logits are not scaled by held-out rows here; `label_budget` measures that effect.
+        clf.fit(rows, held_out, epochs=method.length(cell.size), cv=0, feature_scores=scores)
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     predictions = clf.predict(pools.score)

@@ -1,10 +1,10 @@
-"""What the depth costs, and what `depth="auto"` chooses: seconds, regret, texts a second, memory.
+"""Cost of the depth, and the choice of `depth="auto"`: seconds, regret, texts per second, memory.
 
-For each development set, with the rows of seed 0 and the default template: the seconds that the
-choice takes, the depth that it takes, and how much higher the NLL of a PoLAR-VBLL fit there is than
-at the best of its candidates (from the scores of `reading --depths 18 21 24 27 30`). For one fit
-at each of two depths: texts predicted a second (median of five) and the most memory, each in a
-process of its own. Times mean something on an idle machine alone.
+For each development set, with the rows of seed 0 and the default template: the seconds of the
+choice, the chosen depth, and the excess NLL of a PoLAR-VBLL fit over the best candidate depth (from
+the scores of `reading --depths 18 21 24 27 30`). For one fit at each of two depths: predicted texts
+per second (median of five) and peak memory, each in a separate process. Times are meaningful only
+on an idle machine.
 
     python -m benchmarks.reading.cost --data-dir DIR
 """
@@ -44,7 +44,7 @@ _FIT |= {"prior": "zero", "seed": 0}
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table."""
+    """Run the missing measurements, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/reading"))
@@ -78,25 +78,25 @@ def main() -> None:
 
 
 def choosing(task: str, data_dir: Path | None) -> dict[str, float]:
-    """Return the depth that `auto` takes, and its seconds."""
+    """Return the depth chosen by `auto` and the seconds of the choice."""
     whole = load_backbone("smollm2-135m")
     train = drawn(development(task, data_dir).train, _ROWS, 0)
     labels = torch.as_tensor(encode_labels(train, class_names(train)))
     length = TEXT_TOKENS + frame_tokens(whole, DEFAULT_FRAME)
-    asked, _ = read_as_asked(whole, 1.0, None, max_length=length)
+    backbone, _ = read_as_asked(whole, 1.0, None, max_length=length)
     start = time.perf_counter()
     depth = best_depth(
-        asked,
+        backbone,
         (train, labels),
         pooling="last",
         max_length=length,
-        usual=usual_depth(asked, adapted=True),
+        usual=usual_depth(backbone, adapted=True),
     )
     return {"depth": depth, "seconds": time.perf_counter() - start}
 
 
 def predicting(depth: int, data_dir: Path | None) -> dict[str, float]:
-    """Return texts a second and the most memory, in MiB, of a short fit and its predictions."""
+    """Return texts per second and peak memory in MiB of a short fit and its predictions."""
     pools = development("ag_news_10k", data_dir)
     backbone = load_backbone("smollm2-135m")
     length = TEXT_TOKENS + frame_tokens(backbone, DEFAULT_FRAME)
@@ -124,18 +124,18 @@ def write_table(out: Path) -> None:
     candidates = sorted({round(share * ALL_LAYERS) for share in SHARES})
     results, rows = Results(out, KEY), []
     for task in TASKS:
-        found = _stored(results, kind="auto", task=task)
+        choice = _stored(results, kind="auto", task=task)
         fitted = results.rows(kind="fit", **_FIT, task=task)
         nll = {row["depth"]: row["nll"] for row in fitted if row["depth"] in candidates}
-        chosen = found["depth"]
+        chosen = choice["depth"]
         regret = f"{nll[chosen] - min(nll.values()):.3f}" if chosen in nll else ""
         fits = [f"{nll[depth]:.3f}" if depth in nll else "" for depth in candidates]
-        rows.append((task, str(chosen), f"{found['seconds']:.0f}", *fits, regret))
+        rows.append((task, str(chosen), f"{choice['seconds']:.0f}", *fits, regret))
     head = ("set", "auto", "seconds", *(f"{depth} layers" for depth in candidates), "regret")
     speed = [
-        (str(depth), f"{found['texts_per_second']:.1f}", f"{found['mib']:.0f}")
+        (str(depth), f"{prediction['texts_per_second']:.1f}", f"{prediction['mib']:.0f}")
         for depth in DEPTHS
-        for found in [_stored(results, kind="predict", depth=depth)]
+        for prediction in [_stored(results, kind="predict", depth=depth)]
     ]
     lines = [
         "# What the depth costs, and what `auto` chooses",
@@ -146,8 +146,8 @@ def write_table(out: Path) -> None:
         "Prediction of 320 texts of at most 38 tokens, and the most memory of the process:",
         table(("layers", "texts a second", "MiB"), speed),
     ]
-    with atomic_file(out / "cost.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "cost.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _stored(results: Results, **columns: Any) -> dict[str, Any]:

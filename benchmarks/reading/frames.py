@@ -46,18 +46,18 @@ def main() -> None:
     table = []
     for frame in FRAMES:
         length = TEXT_TOKENS + frame_tokens(backbone, frame)
-        found = []
+        values = []
         for pool in pools.values():
             rows = drawn(pool, NUM_ROWS, 5)
             clf = BayesianClassifier(
                 backbone, template=frame, max_length=length, progress=False
             ).zero_shot(class_names(pool), rows)
             scores = evaluate(clf.predict(rows), num_resamples=20)
-            found.append((scores["nll"].value, scores["accuracy"].value))
+            values.append((scores["nll"].value, scores["accuracy"].value))
             backbone.prefix_states.clear()
-        mean = fmean(nll for nll, _ in found)
+        mean = fmean(nll for nll, _ in values)
         print(repr(frame), f"{mean:.3f}", flush=True)
-        cells = " | ".join(f"{nll:.3f} / {accuracy:.3f}" for nll, accuracy in found)
+        cells = " | ".join(f"{nll:.3f} / {accuracy:.3f}" for nll, accuracy in values)
         table.append((mean, f"| `{frame!r}` | {cells} | {mean:.3f} |"))
     lines = [
         "# Words around a text",
@@ -69,8 +69,8 @@ def main() -> None:
         "|---" * (2 + len(pools)) + "|",
         *(line for _, line in sorted(table)),
     ]
-    with atomic_file(args.out) as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(args.out) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

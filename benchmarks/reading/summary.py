@@ -1,4 +1,4 @@
-"""Tables and the figure of the reading study, from the scores of its fits."""
+"""Tables and figure of the reading study, from the scores of its fits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from benchmarks.lib.task_rows import TASKS
 DECODER = "smollm2-135m"
 ALL_LAYERS = 30
 KEY = ("kind", "backbone", "task", "size", "method", "template", "depth", "prior", "seed")
-"""Of rows: `fit`; `auto`, what `depth="auto"` chose; `predict`, what a depth costs."""
+"""Kinds of rows: `fit`; `auto`, the choice of `depth="auto"`; `predict`, the cost of a depth."""
 NEW, OLD = ("generic", 24, "zero"), ("raw", ALL_LAYERS, "zero")
 CURVE_SIZES = (0, 8, 32, 128, 640, 2000)
 FEW, FEWEST = 256, 48
-"""Labelled rows up to which a default fit has the language model's answer as its prior mean: of the
-last layer alone, and behind an adapter, whose means are refitted below fifty steps."""
+"""Maximum labelled rows with the language model's answer as the prior mean of a default fit: for
+the last layer alone, and with an adapter, whose means are refitted below fifty steps."""
 
 Record = dict[str, Any]
 
@@ -45,12 +45,12 @@ class Line:
     few_method: str = ""
 
     def of(self, records: Iterable[Record], size: int) -> list[Record]:
-        """Return its fits of so many rows."""
+        """Return the fits of this line to `size` rows."""
         prior = "names" if size <= self.prior_rows else "zero"
         method = self.few_method if self.few_method and size <= FEW else self.method
         key = (method, self.template, self.depth, prior, size)
         names = ("method", "template", "depth", "prior", "size")
-        return [one for one in records if tuple(one[name] for name in names) == key]
+        return [record for record in records if tuple(record[name] for name in names) == key]
 
 
 _BLUE, _RED, _GREEN, _GREY, _GOLD = "#1f5fa8", "#b5432f", "#3c8050", "#7a7a7a", "#b98a1d"
@@ -78,7 +78,7 @@ LINES = (
 
 
 def write_summary(out: Path) -> None:
-    """Write `summary.md` and `curves.svg` from the scores that are there."""
+    """Write `summary.md` and `curves.svg` from the stored scores."""
     records = Results(out, KEY).rows(kind="fit", backbone=DECODER)
     parts = [
         "# What a fit reads, and knows before the first label",
@@ -106,14 +106,14 @@ def write_summary(out: Path) -> None:
         "## Everything",
         _everything(records),
     ]
-    with atomic_file(out / "curves.svg") as aside:
-        aside.write_bytes(_figure(records))
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "curves.svg") as temporary:
+        temporary.write_bytes(_figure(records))
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def write_everything(out: Path, backbone: str) -> None:
-    """Write the page of a backbone beside the study."""
+    """Write the page of another backbone."""
     records = Results(out, KEY).rows(kind="fit", backbone=backbone)
     parts = [
         f"# Depth and template of {backbone}",
@@ -122,23 +122,27 @@ def write_everything(out: Path, backbone: str) -> None:
         f"`python -m benchmarks.reading --data-dir DIR --backbone {backbone}`.",
         _everything(records),
     ]
-    with atomic_file(out / f"{backbone}.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / f"{backbone}.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _beside_table(records: Sequence[Record], tasks: Sequence[str]) -> str:
-    """Return the two readings side by side, with the mean over the sets."""
+    """Return a table of both readings, with the mean over the sets."""
     rows = []
     for method in ("polar-vbll", "lora-mle"):
-        found = {
-            (one["task"], one["seed"], (one["template"], one["depth"], one["prior"])): one
-            for one in records
-            if one["size"] == 640 and one["method"] == method and one["task"] in tasks
+        fits = {
+            (
+                record["task"],
+                record["seed"],
+                (record["template"], record["depth"], record["prior"]),
+            ): record
+            for record in records
+            if record["size"] == 640 and record["method"] == method and record["task"] in tasks
         }
         pairs = [
-            (found[task, seed, NEW], found[task, seed, OLD])
-            for task, seed, reading in sorted(found)
-            if reading == NEW and (task, seed, OLD) in found
+            (fits[task, seed, NEW], fits[task, seed, OLD])
+            for task, seed, reading in sorted(fits)
+            if reading == NEW and (task, seed, OLD) in fits
         ]
         for task in tasks:
             mine = [pair for pair in pairs if pair[0]["task"] == task]
@@ -164,7 +168,7 @@ def _beside(method: str, task: str, rows: Sequence[tuple[Record, Record]]) -> tu
 
 
 def _curves_table(records: Sequence[Record], task: str) -> str:
-    own = [one for one in records if one["task"] == task]
+    own = [record for record in records if record["task"] == task]
     rows = []
     for line in LINES:
         cells = [_cell(line.of(own, size)) for size in CURVE_SIZES]
@@ -175,18 +179,22 @@ def _curves_table(records: Sequence[Record], task: str) -> str:
 
 def _detection_table(records: Sequence[Record]) -> str:
     scores = sorted(
-        {key for one in records for key in one if key.startswith(("far ", "near "))},
+        {key for record in records for key in record if key.startswith(("far ", "near "))},
         key=lambda key: (key.split()[0] != "far", key),
     )
     rows = []
     for task in (*TASKS, *JUDGED):
         own = [
-            one
-            for one in records
-            if (one["task"], one["size"], one["method"]) == (task, 640, "polar-vbll")
+            record
+            for record in records
+            if (record["task"], record["size"], record["method"]) == (task, 640, "polar-vbll")
         ]
         sides = [
-            [one for one in own if (one["template"], one["depth"], one["prior"]) == reading]
+            [
+                record
+                for record in own
+                if (record["template"], record["depth"], record["prior"]) == reading
+            ]
             for reading in (NEW, OLD)
         ]
         cells = [" / ".join(_mean_of(side, score) for side in sides) for score in scores]
@@ -195,16 +203,22 @@ def _detection_table(records: Sequence[Record]) -> str:
 
 
 def _mean_of(records: Sequence[Record], key: str) -> str:
-    values = [one[key] for one in records if key in one]
+    values = [record[key] for record in records if key in record]
     return f"{fmean(values):.3f}" if values else ""
 
 
 def _everything(records: Sequence[Record]) -> str:
     depths = sorted({record["depth"] for record in records})
     rows = []
-    for place in sorted({_place(one) for one in records}):
+    for place in sorted({_place(record) for record in records}):
         cells = [
-            _cell([one for one in records if (*_place(one), one["depth"]) == (*place, depth)])
+            _cell(
+                [
+                    record
+                    for record in records
+                    if (*_place(record), record["depth"]) == (*place, depth)
+                ]
+            )
             for depth in depths
         ]
         rows.append((*map(str, place), *cells))
@@ -219,23 +233,23 @@ def _place(record: Record) -> tuple[Any, ...]:
 def _cell(records: Sequence[Record]) -> str:
     if not records:
         return ""
-    nll, accuracy = (fmean(one[key] for one in records) for key in ("nll", "accuracy"))
+    nll, accuracy = (fmean(record[key] for record in records) for key in ("nll", "accuracy"))
     return f"{nll:.3f} / {accuracy:.3f} ({len(records)})"
 
 
 def _figure(records: Sequence[Record]) -> bytes:
-    """Return the learning curves as SVG, one panel a development set."""
+    """Return the learning curves as SVG, one panel per development set."""
     options = {"svg.hashsalt": "reading", "svg.fonttype": "none", "font.size": 9}
     with rc_context(options):
         sheet = Figure(figsize=(10.2, 3.8), layout="constrained")
         panels = sheet.subplots(1, len(TASKS))
         for axes, task in zip(panels, TASKS, strict=True):
-            own = [one for one in records if one["task"] == task]
+            own = [record for record in records if record["task"] == task]
             for line in LINES:
                 if line.method == "lora-temperature" or line.label.startswith("…"):
                     continue
                 points = [(size, line.of(own, size)) for size in CURVE_SIZES]
-                known = [(size, fmean(r["nll"] for r in found)) for size, found in points if found]
+                known = [(size, fmean(r["nll"] for r in fits)) for size, fits in points if fits]
                 if line.method == "zero-shot":
                     for _, value in known:
                         axes.axhline(value, color=line.color, lw=1, ls=":", label=line.label)

@@ -55,24 +55,23 @@ FAMILIES: dict[str, tuple[Adapter, Posterior]] = {
     "polar-vbll": (PoLAR(), VBLL()),
 }
 
-# What `fit` settles on without validation rows after many epochs, and after few.
+# Defaults of `fit` without validation rows: after many epochs, and after few.
 UNTUNED = VBLL(polish_mean="trained")
 REFIT = VBLL(polish_mean="refit")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: how predictions are made from a family's fit.
+    """A row of the table: a method that predicts from a family's fit.
 
     Attributes:
-        method: Its name.
-        family: Which fit.
-        tuned: The last layer in the tuned regime; None takes the head as it was trained.
-        untuned: The last layer in the other two.
-        unwatched: The last layer without validation rows where it is another than with a fixed
-            budget.
+        method: Name of the method.
+        family: Name of the fit.
+        tuned: Last layer in the tuned regime; None uses the trained head.
+        untuned: Last layer in the other two regimes.
+        unwatched: Last layer without validation rows, if different from the fixed budget.
         dropout: Monte Carlo dropout instead of a last layer.
-        regimes: Where it is shown; what needs validation labels is in one alone.
+        regimes: Regimes of the method; methods that need validation labels are in one only.
     """
 
     method: str
@@ -111,12 +110,12 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share.
+    """Settings shared by all runs.
 
     Attributes:
-        backbone: Loaded once.
-        runs: Where trajectories are kept.
-        out: Where scores are kept.
+        backbone: Loaded backbone.
+        runs: Directory of the trajectories.
+        out: Directory of the scores.
     """
 
     backbone: Backbone
@@ -125,7 +124,7 @@ class Bench:
 
 
 def main() -> None:
-    """Run what is not there yet, then write the tables."""
+    """Run the missing fits, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
@@ -153,44 +152,44 @@ def main() -> None:
 
 
 def rows_of(task: str, data_dir: Path | None) -> ExperimentData:
-    """Return the rows that every method and seed sees."""
+    """Return the rows of a task, the same for every method and seed."""
     return load_experiment(task, num_test=NUM_TEST, num_ood=NUM_OOD, data_dir=data_dir)
 
 
 def run_family(bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
-    """Fit one family in all regimes and score every row that is built on it.
+    """Fit one family in all regimes and score its rows.
 
-    Rows that are stored with the rate that their regime has now are kept.
+    Stored rows with the current rate of their regime are kept.
     """
     results = Results(bench.out, KEY)
     head = {"kind": "fit", "task": data.name, "family": family, "seed": seed}
     stored = results.get(**head) or {"rows": []}
     known = {(row["regime"], row["method"]): row for row in stored["rows"]}
     fits = Fits(bench, data, family, seed)
-    wanted = []
+    places = []
     for row in ROWS:
         if row.family != family:
             continue
         for regime in row.regimes:
             place = (regime, row.method)
-            wanted.append(place)
+            places.append(place)
             if place not in known or is_stale(known[place], fits, regime):
                 known[place] = run_row(bench, fits, row, regime)
                 print(data.name, seed, row.method, known[place], flush=True)
                 results.append({**head, "rows": list(known.values())})
-    if (rows := [known[place] for place in wanted]) != stored["rows"]:
+    if (rows := [known[place] for place in places]) != stored["rows"]:
         results.append({**head, "rows": rows})
 
 
 def is_stale(stored: dict, fits: Fits, regime: str) -> bool:
-    """Whether a stored row is of another rate or number of epochs than its regime has now."""
+    """Whether a stored row differs from its regime in the rate or the number of epochs."""
     if stored["lr"] != fits.rate(regime):
         return True
     return regime != "tuned" and stored["epoch"] != fits.epochs(regime)
 
 
 def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object]:
-    """Return a row's scores in a regime, with its predictions kept."""
+    """Return a row's scores in a regime, and save its predictions."""
     lr, epochs = fits.rate(regime), fits.epochs(regime)
     states, tuned = fits.states(epochs, lr), regime == "tuned"
     epoch = fits.best_epoch(states, row) if tuned else epochs
@@ -202,9 +201,9 @@ def run_row(bench: Bench, fits: Fits, row: Row, regime: str) -> dict[str, object
 
 
 def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place: int) -> None:
-    """Score an ensemble of the LoRA fits of a seed and the next ones, which costs no fit.
+    """Score an ensemble of the LoRA fits of a seed and the next seeds, without further fits.
 
-    Ensembles of neighbouring seeds share members, so they vary less over seeds than fresh ones.
+    Ensembles of adjacent seeds share members, so they vary less than independent ensembles.
     """
     seed = seeds[place]
     results = Results(bench.out, KEY)
@@ -231,7 +230,7 @@ def run_ensemble(bench: Bench, data: ExperimentData, seeds: Sequence[int], place
 
 
 class Fits:
-    """The trajectories of one family on one data set with one seed, and choices among them."""
+    """Trajectories of one family, data set and seed, with the choice of rate and epoch."""
 
     def __init__(self, bench: Bench, data: ExperimentData, family: str, seed: int) -> None:
         self.bench, self.data, self.family, self.seed = bench, data, family, seed
@@ -242,7 +241,7 @@ class Fits:
         self._trajectories: dict[tuple[int, float], dict[int, State]] = {}
 
     def states(self, epochs: int, lr: float) -> dict[int, State]:
-        """Return the states after each epoch of a fit, fitting it where it is not stored."""
+        """Return the states after each epoch of a fit, and run the fit if it is not stored."""
         name = f"{self.family}-{epochs}-lr-{lr:g}-seed-{self.seed}"
         folder = self.bench.runs / self.data.name / name
         title = f"{self.data.name} {name}"
@@ -261,12 +260,12 @@ class Fits:
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
     def epochs(self, regime: str) -> int:
-        """Return the epochs that a regime trains for."""
+        """Return the number of epochs in a regime."""
         return SHORT if regime == "none" and not self._is_long else LONG
 
     @property
     def _is_long(self) -> bool:
-        """Whether `fit` trains for long without validation rows."""
+        """Whether the default of `fit` without validation rows is a long training."""
         epochs = default_epochs(self.adapter, self.posterior, validated=False)
         return epochs > DEFAULT_EPOCHS
 
@@ -277,22 +276,22 @@ class Fits:
         chosen = results.get(**place)
         if chosen is None:
             config = VBLL(prior_scale=2.0) if isinstance(self.posterior, VBLL) else None
-            found = {
+            losses = {
                 f"{lr:g}": min(
                     self._validation_nll(self.states(LONG, lr)[epoch], config) for epoch in EPOCHS
                 )
                 for lr in self.rates
             }
-            best = min(self.rates, key=lambda lr: found[f"{lr:g}"])
-            chosen = {**place, "seed": self.seed, "lr": best, "validation_nll": found}
+            best = min(self.rates, key=lambda lr: losses[f"{lr:g}"])
+            chosen = {**place, "seed": self.seed, "lr": best, "validation_nll": losses}
             results.append(chosen)
         return float(chosen["lr"])
 
     def best_epoch(self, states: dict[int, State], row: Row) -> int:
-        """Return the epoch with the best validation NLL under the row's own last layer.
+        """Return the epoch with the best validation NLL under the last layer of the row.
 
-        A temperature, a prior precision, and whether means are refitted are chosen anew at each
-        epoch; epochs of a variational last layer compare under a prior scale of 2, as in `fit`.
+        Temperature, prior precision and the refit of means are chosen at each epoch; epochs of a
+        variational last layer are compared with a prior scale of 2, as in `fit`.
         """
         config = row.tuned
         if isinstance(config, VBLL):
@@ -304,18 +303,18 @@ class Fits:
         if row.dropout is not None:
             return self.lab.dropout(row.method, state, row.dropout)
         splits = [TRAIN, VALIDATION] if tuned else [TRAIN]
-        found = self._features(state, [*splits, *self.lab.scored])
-        return self.lab.last_layer(row.method, state, found, config)
+        features = self._features(state, [*splits, *self.lab.scored])
+        return self.lab.last_layer(row.method, state, features, config)
 
     def _spec(self, epochs: int, lr: float) -> FitSpec:
         return FitSpec(replace(self.adapter, lr=lr), self.posterior, epochs, self.seed, MAX_LENGTH)
 
     def _validation_nll(self, state: State, config: Posterior | None) -> float:
-        found = self._features(state, [TRAIN, VALIDATION])
-        return validation_nll(self.lab, state, found, config, tuned=config is not None)
+        features = self._features(state, [TRAIN, VALIDATION])
+        return validation_nll(self.lab, state, features, config, tuned=config is not None)
 
     def _features(self, state: State, splits: list[str]) -> dict[str, Features]:
-        # The state is kept beside its features, so that no other can take its identity.
+        # Keep a reference to the state, so that its id is not reused.
         _, known = self._known.setdefault(id(state), (state, {}))
         missing = [name for name in splits if name not in known]
         known |= self.lab.features(state, missing)
@@ -340,7 +339,7 @@ def scores(outcome: Outcome) -> dict[str, object]:
 
 
 def save_predictions(bench: Bench, data: ExperimentData, name: str, outcome: Outcome) -> None:
-    """Keep every split's predictions, for paired comparisons and reports."""
+    """Save the predictions of every split, for paired comparisons and reports."""
     for split, item in outcome.predictions.items():
         item.save(bench.runs / data.name / name / "predictions" / f"{split}.parquet")
 

@@ -36,7 +36,7 @@ Cells = dict[tuple[str, str, str], dict[int, dict[str, float]]]
 
 
 def write_summary(out: Path) -> None:
-    """Write `summary.md` from the scores that are there."""
+    """Write `summary.md` from the stored scores."""
     cells = _read(out)
     tasks = sorted({task for task, _, _ in cells})
     parts = [_preamble(), "## In short", _legend()]
@@ -44,8 +44,8 @@ def write_summary(out: Path) -> None:
     for regime, title in REGIMES.items():
         parts.append(f"## {title}")
         parts += [_table(cells, task, regime) for task in tasks]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 
 def _read(out: Path) -> Cells:
@@ -92,24 +92,26 @@ def _short(cells: Cells, tasks: list[str], regime: str) -> str:
     ]
     reference = _over_tasks([cells.get((task, regime, REFERENCE), {}) for task in tasks])
     for method in methods:
-        found = [_nll_and_ece(cells, task, regime, method) for task in tasks]
+        values = [_nll_and_ece(cells, task, regime, method) for task in tasks]
         unfinished = "".join(_unfinished(cells.get((task, regime, method), {})) for task in tasks)
         means = _over_tasks([cells.get((task, regime, method), {}) for task in tasks])
         mean = f"{statistics.fmean(row['nll'] for row in means.values()):.3f}" if means else ""
         delta = "" if method == REFERENCE else difference(means, reference, "nll")
-        cell = [f"{method}{unfinished and _MIXED}", *found, mean, delta]
+        cell = [f"{method}{unfinished and _MIXED}", *values, mean, delta]
         lines.append(f"| {' | '.join(cell)} |")
     return "\n".join(lines)
 
 
-def _over_tasks(found: list[dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
-    """Return the mean NLL over data sets by seed, of the seeds that all of them have."""
-    shared = sorted(set.intersection(*map(set, found))) if found else []
-    return {seed: {"nll": statistics.fmean(rows[seed]["nll"] for rows in found)} for seed in shared}
+def _over_tasks(by_task: list[dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """Return the mean NLL over data sets by seed, for the seeds of all data sets."""
+    shared = sorted(set.intersection(*map(set, by_task))) if by_task else []
+    return {
+        seed: {"nll": statistics.fmean(rows[seed]["nll"] for rows in by_task)} for seed in shared
+    }
 
 
 def _unfinished(rows: dict[int, dict[str, float]]) -> str:
-    """Say where the learning rate of a regime was changed and not all seeds are made anew yet."""
+    """Return a note if the seeds have different learning rates, as after an unfinished change."""
     return _MIXED if len({row["lr"] for row in rows.values()}) > 1 else ""
 
 

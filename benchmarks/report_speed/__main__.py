@@ -22,28 +22,28 @@ from benchmarks.lib.memory import peak, write_predictions
 from benchmarks.lib.results import Results
 
 LIMIT = 20.0
-"""Seconds that a report on a million rows of four classes may take."""
+"""Maximum seconds for a report on a million rows of four classes."""
 
 
 def main() -> None:
-    """Measure, and write the numbers and a page on them."""
+    """Measure, then write the numbers and the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/report-speed"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    found = measured(args.rows, args.classes, args.repeats)
+    result = measured(args.rows, args.classes, args.repeats)
     results = Results(args.out, ("rows", "classes"))
-    results.append(found)
+    results.append(result)
     results.sort()
-    with atomic_file(args.out / "summary.md") as aside:
-        aside.write_text(summary(found), encoding="utf-8")
-    print(summary(found))
+    with atomic_file(args.out / "summary.md") as temporary:
+        temporary.write_text(summary(result), encoding="utf-8")
+    print(summary(result))
 
 
 def measured(rows: int, classes: int, repeats: int) -> dict[str, Any]:
-    """Return the seconds of each run, the most memory of any, and the size of what was written."""
+    """Return the seconds of each run, the peak memory over runs, and the size of the report."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "predictions.parquet", Path(folder) / "report"
         write_predictions(file, rows, classes)
@@ -63,17 +63,18 @@ def measured(rows: int, classes: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def summary(found: dict[str, Any]) -> str:
-    """Return the numbers as a page in Markdown."""
-    seconds = found["seconds"]
+def summary(result: dict[str, Any]) -> str:
+    """Return the page in Markdown."""
+    seconds = result["seconds"]
     return (
         "# Time and memory of a report\n\n"
-        f"`bayeslora report` on a Parquet file of {found['rows']:,} rows and {found['classes']}"
+        f"`bayeslora report` on a Parquet file of {result['rows']:,} rows and {result['classes']}"
         " classes with ids and labels, 1,000 resamples, all of the program from start to end:"
         f" **{median(seconds):.1f} s** by the clock, the median of {len(seconds)} runs"
         f" ({min(seconds):.1f} to {max(seconds):.1f}; allowed are {LIMIT:g}), on a machine of two"
-        f" cores that did nothing else. At most {found['peak_gib']:.2f} GiB of resident memory; the"
-        f" report is {found['report_mb']:.1f} MB. Made by `python -m benchmarks.report_speed`.\n"
+        f" cores that did nothing else. At most {result['peak_gib']:.2f} GiB of resident memory;"
+        f" the report is {result['report_mb']:.1f} MB."
+        " Made by `python -m benchmarks.report_speed`.\n"
     )
 
 

@@ -32,7 +32,7 @@ SEEDS, FEW, ALL = (0, 1, 2), rows.SCALE_ROWS, 10**9
 
 
 def main() -> None:
-    """Fit what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/scale-rows"))
@@ -40,21 +40,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cells = [(name, task, seed) for name in SIZES for task in TASKS for seed in SEEDS]
-    results, found = Results(args.out, ("backbone", "task", "seed")), {}
+    results, losses = Results(args.out, ("backbone", "task", "seed")), {}
     for name, task, seed in cells:
         cell = {"backbone": name, "task": task, "seed": seed}
         if results.get(**cell) is None:
             results.append(cell | compared(name, task, seed, args.data_dir))
-        found[name, task, seed] = results.get(**cell)
-        print(name, task, seed, found[name, task, seed], flush=True)
+        losses[name, task, seed] = results.get(**cell)
+        print(name, task, seed, losses[name, task, seed], flush=True)
     results.sort()
     lines = []
     for name, (size, _) in SIZES.items():
         for task in TASKS:
-            each = [found[name, task, seed] for seed in SEEDS]
-            few, every = (f"{fmean(one[key] for one in each):.4f}" for key in ("few", "all"))
-            change = shown([one["few"] - one["all"] for one in each], 4)
-            share = max(abs(one["ratio"] - 1) for one in each)
+            each = [losses[name, task, seed] for seed in SEEDS]
+            few, every = (f"{fmean(row[key] for row in each):.4f}" for key in ("few", "all"))
+            change = shown([row["few"] - row["all"] for row in each], 4)
+            share = max(abs(row["ratio"] - 1) for row in each)
             lines.append([name, task, str(size), few, every, change, f"{share:.2%}"])
     head = ["backbone", "set", "rows", "64 texts", "all", "Δ NLL", "scale apart, at most"]
     with atomic_file(args.out / "summary.md") as temporary:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def compared(name: str, task: str, seed: int, data_dir: Path | None) -> dict[str, float]:
-    """Return the NLL with both scales, and the ratio of the scales."""
+    """Return the NLL with both scales and the ratio of the scales."""
     size, template = SIZES[name]
     backbone = load_backbone(name)
     pools = development(task, data_dir)

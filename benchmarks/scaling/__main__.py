@@ -31,7 +31,7 @@ GIGABYTE = 1e9
 
 
 def main() -> None:
-    """Count one fit for each adapter, and write the report."""
+    """Count one fit per adapter, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--backbone", default="smollm2-135m")
@@ -46,11 +46,11 @@ def main() -> None:
 
 def _counted(name: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        # States of an earlier run would be read from the disk.
+        # Do not read cached states of an earlier run.
         os.environ["BAYESLORA_CACHE"] = folder
         backbone = load_backbone(name, dtype="float32", device="cpu")
         rows = ["| part | by formula | counted | ratio |", "|---|---|---|---|"]
-        # The second finds the states of the lower layers of the first.
+        # The second fit reuses the cached lower-layer states of the first.
         for adapter in ("lora", "polar"):
             rows += _of_fit(backbone, adapter)
     note = f"{ROWS} training and {HELD} validation rows, {EPOCHS} epochs in batches of {BATCH}. "
@@ -67,11 +67,11 @@ def _of_fit(backbone: Backbone, adapter: str) -> list[str]:
         config.num_hidden_layers,
         config.vocab_size,
     )
-    train, held = _texts(ROWS), _texts(HELD, start=ROWS)
+    train, validation = _texts(ROWS), _texts(HELD, start=ROWS)
     clf = bl.BayesianClassifier(backbone, adapter, bl.VBLL(prior_scale=2.0), progress=False)
     known = bool(backbone.prefix_states)
     with FlopCounterMode(display=False) as counter, _saved(backbone.model) as saved:
-        clf.fit(train, held, epochs=EPOCHS, batch_size=BATCH, feature_scores=())
+        clf.fit(train, validation, epochs=EPOCHS, batch_size=BATCH, feature_scores=())
     network = clf._fitted.network
     with torch.no_grad():
         lengths = network.encoder.prepare(train[0]).tokens.lengths
@@ -117,7 +117,7 @@ def _texts(count: int, start: int = 0) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def _saved(model: nn.Module) -> Iterator[list[int]]:
-    """Yield a list of the bytes that autograd keeps for each backward pass, weights left out."""
+    """Yield a list of the bytes that autograd saves for each backward pass, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     totals: list[int] = [0]
     seen: set[int] = set()
@@ -130,7 +130,7 @@ def _saved(model: nn.Module) -> Iterator[list[int]]:
         return tensor
 
     def give(tensor: Tensor) -> Tensor:
-        # A backward pass has begun: what is kept next is of another pass.
+        # A backward pass has started: tensors saved from now on belong to the next pass.
         if seen:
             seen.clear()
             totals.append(0)
@@ -152,12 +152,12 @@ def _larger() -> list[str]:
         f"|---|---|{'---|' * len(parts)}---|---|",
     ]
     for decoder in LLAMAS:
-        found = memory(decoder, PAPER)
-        cells = " | ".join(f"{found[part] / GIGABYTE:.2f}" for part in parts)
+        bytes_of = memory(decoder, PAPER)
+        cells = " | ".join(f"{bytes_of[part] / GIGABYTE:.2f}" for part in parts)
         total = sum(multiplications(decoder, PAPER).values())
         lines.append(
             f"| {decoder.name} | {below(decoder, PAPER)} of {decoder.layers} | {cells} | "
-            f"{sum(found.values()) / GIGABYTE:.1f} | {total / 1e12:,.0f} |"
+            f"{sum(bytes_of.values()) / GIGABYTE:.1f} | {total / 1e12:,.0f} |"
         )
     return lines
 

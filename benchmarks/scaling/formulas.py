@@ -1,28 +1,28 @@
-"""Memory and multiplications of a fit, from the sizes of its decoder and of its data."""
+"""Memory and multiplications of a fit, from the sizes of its decoder and its data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SAVED_WIDTHS, SAVED_HIDDEN = 9, 3
-"""What autograd keeps of a token in an adapted layer, in numbers: so many times d (two norms in
-float32 as two each, queries, keys, values, the attention's output and the input of the adapters),
-and so many times the width of the feed-forward part (gate, its activation, up)."""
+"""Values that autograd saves per token in an adapted layer: multiples of d (two norms in float32 as
+two each, queries, keys, values, the attention's output and the input of the adapters) and of the
+width of the feed-forward part (gate, its activation, up)."""
 ADAM = 16
-"""Bytes of a trained number: itself, its gradient and two moments, in float32."""
+"""Bytes per trained parameter: value, gradient and two moments, in float32."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Sizes of a decoder of Llama's kind.
+    """Sizes of a Llama-like decoder.
 
     Attributes:
-        name: For tables.
-        width: d.
-        hidden: Of the feed-forward part.
-        kv_width: Of the keys, over all their heads.
-        layers: L.
-        vocabulary: V.
+        name: Name in tables.
+        width: Hidden size d.
+        hidden: Width of the feed-forward part.
+        kv_width: Width of the keys over all heads.
+        layers: Number of layers L.
+        vocabulary: Vocabulary size V.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Decoder:
 
     @property
     def layer(self) -> int:
-        """Weights of a layer: four projections of the attention, three of the feed-forward part."""
+        """Weights per layer: four projections of the attention, three of the feed-forward part."""
         d = self.width
         return 2 * d * d + 2 * d * self.kv_width + 3 * d * self.hidden
 
     @property
     def weights(self) -> int:
-        """Weights that are loaded: a classifier needs no language-model head."""
+        """Loaded weights; a classifier needs no language-model head."""
         return self.layers * self.layer + self.vocabulary * self.width
 
 
@@ -50,23 +50,23 @@ class Fit:
 
     Attributes:
         rows: Training rows N.
-        tokens: Of a row, T.
-        epochs: E.
-        batch: Rows of a step.
-        held: Validation rows.
-        adapted: Last layers with adapters, on queries and values.
-        depth: Share of the layers that is read.
-        rank: r of the adapters.
-        classes: C.
+        tokens: Tokens per row T.
+        epochs: Number of epochs E.
+        batch: Rows per step.
+        held_out: Validation rows.
+        adapted: Number of last layers with adapters, on queries and values.
+        depth: Share of the layers that is used.
+        rank: Rank r of the adapters.
+        classes: Number of classes C.
         bytes_a_weight: 2 in bfloat16, 4 in float32.
-        caches: Whether the states below the adapters are kept.
+        caches: Whether the states below the adapters are cached.
     """
 
     rows: int
     tokens: int
     epochs: int
     batch: int = 16
-    held: int = 0
+    held_out: int = 0
     adapted: int = 6
     depth: float = 0.8
     rank: int = 8
@@ -76,28 +76,29 @@ class Fit:
 
 
 def below(decoder: Decoder, fit: Fit) -> int:
-    """Return the layers below the first adapted one."""
+    """Return the number of layers below the first adapted layer."""
     return max(0, round(fit.depth * decoder.layers) - fit.adapted)
 
 
 def multiplications(decoder: Decoder, fit: Fit) -> dict[str, float]:
-    """Return the multiplications of matrices by part; attention scores are left out.
+    """Return the multiplications of matrix products by part, without attention scores.
 
-    A layer takes one per weight and token in a pass; the backward pass takes one more, since frozen
-    weights need no gradient, and none through the first adapted layer's frozen weights.
+    A forward pass takes one per weight and token of a layer; the backward pass takes one more,
+    since frozen weights need no gradient, and none through the first adapted layer's frozen
+    weights.
     """
-    tokens, held = fit.rows * fit.tokens, fit.held * fit.tokens
+    tokens, held_out = fit.rows * fit.tokens, fit.held_out * fit.tokens
     upper = fit.adapted * decoder.layer
-    # The last layer's feed-forward part sees one token of a row.
+    # The last layer's feed-forward part runs on one token per row.
     narrow = 3 * decoder.width * decoder.hidden * (1 - 1 / fit.tokens)
-    # Features of the final fit and of each epoch that is validated; the scale of the features is
-    # taken of few rows, and the finished model answers the validation rows once more.
-    passes = 1 + (fit.epochs if fit.held else 0)
+    # Features of the final fit and of each validated epoch; the feature scale uses few rows, and
+    # the finished model predicts the validation rows once more.
+    passes = 1 + (fit.epochs if fit.held_out else 0)
     scale = min(64, fit.rows) * fit.tokens
     return {
-        "frozen layers, once": below(decoder, fit) * decoder.layer * (tokens + held),
+        "frozen layers, once": below(decoder, fit) * decoder.layer * (tokens + held_out),
         "training": fit.epochs * tokens * 2 * (upper - narrow),
-        "features": (passes * (tokens + held) + scale + held) * (upper - narrow),
+        "features": (passes * (tokens + held_out) + scale + held_out) * (upper - narrow),
     }
 
 
@@ -105,11 +106,11 @@ def memory(decoder: Decoder, fit: Fit) -> dict[str, float]:
     """Return bytes by part."""
     d = decoder.width
     trained = fit.adapted * fit.rank * ((d + d) + (d + decoder.kv_width))
-    kept = (SAVED_WIDTHS * d + SAVED_HIDDEN * decoder.hidden) * fit.bytes_a_weight
+    saved = (SAVED_WIDTHS * d + SAVED_HIDDEN * decoder.hidden) * fit.bytes_a_weight
     return {
         "weights": decoder.weights * fit.bytes_a_weight,
-        "cached states": (fit.rows + fit.held) * fit.tokens * d * 2 if fit.caches else 0,
-        "activations": fit.batch * fit.tokens * fit.adapted * kept,
+        "cached states": (fit.rows + fit.held_out) * fit.tokens * d * 2 if fit.caches else 0,
+        "activations": fit.batch * fit.tokens * fit.adapted * saved,
         "adapter and optimiser": ADAM * trained,
         # The dense covariance of the last layer and its factor, in float64.
         "last layer": 2 * 8 * fit.classes * d * d,

@@ -39,7 +39,7 @@ CLASSES = 10
 
 
 def main() -> None:
-    """Time both and write the table."""
+    """Time both implementations and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/score-speed"))
     parser.add_argument("--rows", type=int, default=100_000)
@@ -55,7 +55,7 @@ def main() -> None:
         ours.append((short + (long - short) * (RESAMPLES - FEW) / (MORE - FEW)) / RESAMPLES)
         drawn = np.random.default_rng(repeat).integers(args.rows, size=args.rows)
         loop.append(seconds(lambda drawn=drawn: looped(rows, drawn)))
-    found = {
+    result = {
         "rows": args.rows,
         "classes": CLASSES,
         "scores": len(SCORE_KEYS),
@@ -64,11 +64,11 @@ def main() -> None:
         "ratio_most": max(loop) / min(ours),
     }
     results = Results(args.out, ("rows", "classes"))
-    results.append(found)
+    results.append(result)
     results.sort()
-    with atomic_file(args.out / "summary.md") as aside:
-        aside.write_text(summary(found), encoding="utf-8")
-    print(summary(found))
+    with atomic_file(args.out / "summary.md") as temporary:
+        temporary.write_text(summary(result), encoding="utf-8")
+    print(summary(result))
     print(
         f"{RESAMPLES} resamples: {median(ours) * RESAMPLES:.1f} s against "
         f"{median(loop) * RESAMPLES:.0f} s of processor time"
@@ -86,14 +86,14 @@ def simulated(size: int) -> LabelledRows:
 
 
 def resampled(rows: LabelledRows, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return the spread of all scores, preparation included."""
+    """Return the bootstrap deviations of all scores, preparation included."""
     return bootstrap_deviations(
-        lambda kept: statistic(rows.take(kept), BINS, "left"), [len(rows)], resamples, seed
+        lambda indices: statistic(rows.take(indices), BINS, "left"), [len(rows)], resamples, seed
     )
 
 
 def looped(rows: LabelledRows, drawn: NDArray[np.int64]) -> list[float]:
-    """Return the scores of one resample, by the libraries."""
+    """Return the scores of one resample, computed by the libraries."""
     probs, labels = rows.probs[drawn], rows.labels[drawn]
     confidence = probs.max(1)
     correct = (probs.argmax(1) == labels).astype(np.int64)
@@ -117,19 +117,19 @@ def looped(rows: LabelledRows, drawn: NDArray[np.int64]) -> list[float]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of some work."""
+    """Return the processor time of `work` in seconds."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
-def summary(found: dict[str, float]) -> str:
-    """Return the result as Markdown."""
+def summary(result: dict[str, float]) -> str:
+    """Return the page in Markdown."""
     return (
         "# Speed of bootstrap intervals\n\n"
-        f"{RESAMPLES:,} resamples of {found['rows']:,} rows and {found['classes']} classes. All "
-        f"{found['scores']} scores here are **{found['ratio']:.0f} times** faster "
-        f"({found['ratio_least']:.0f} to {found['ratio_most']:.0f}) than seven of them in a loop "
+        f"{RESAMPLES:,} resamples of {result['rows']:,} rows and {result['classes']} classes. All "
+        f"{result['scores']} scores here are **{result['ratio']:.0f} times** faster "
+        f"({result['ratio_least']:.0f} to {result['ratio_most']:.0f}) than seven of them in a loop "
         "over netcal, torchmetrics and scikit-learn. Processor time on one thread, medians of five "
         "in one run, scaled linearly: from what 4 and 44 resamples took here, preparation "
         "included, and from one in the loop. Made by `python -m benchmarks.score_speed`.\n"

@@ -30,14 +30,14 @@ from benchmarks.speed.cases import CASES, HEADS
 from benchmarks.speed.measuring import KEY, is_ours, largest, machine, measured
 from benchmarks.speed.work import FEATURES, ROWS, WORDS
 
-# Runs of another version, and seconds of one that is enough.
+# Maximum runs of another version, and the seconds above which one run is enough.
 _BEFORE, _LONG = 3, 60
 MODULE = "benchmarks.speed"
 OURS, HERE = Path("reports/speed"), Path("build/speed")
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table."""
+    """Run the missing measurements, then write the table."""
     usual = [name for name, case in CASES.items() if case.usual]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument(
@@ -51,9 +51,9 @@ def main() -> None:
     if args.measure:
         case, side = args.measure
         done = CASES[case].sides[side]()
-        found = {"seconds": done} if isinstance(done, float) else done
-        found["mib"] = largest(of_children=case.startswith("cold-"))
-        print(json.dumps(found))
+        measurement = {"seconds": done} if isinstance(done, float) else done
+        measurement["mib"] = largest(of_children=case.startswith("cold-"))
+        print(json.dumps(measurement))
         return
     if args.out is None:
         args.out = HERE if elsewhere(OURS, CASES) else OURS
@@ -78,20 +78,20 @@ def main() -> None:
             )
         if args.before is not None:
             side = next(iter(case.sides))
-            found = known.setdefault("before", [])
-            while len(found) < min(case.repeats, _BEFORE) and not (
-                found and found[-1]["seconds"] > _LONG
+            runs = known.setdefault("before", [])
+            while len(runs) < min(case.repeats, _BEFORE) and not (
+                runs and runs[-1]["seconds"] > _LONG
             ):
-                found.append(measured(MODULE, name, side, args.before))
-                print(name, "before", found[-1], flush=True)
+                runs.append(measured(MODULE, name, side, args.before))
+                print(name, "before", runs[-1], flush=True)
                 results.append(known)
             continue
         for _ in range(1 if args.quick else case.repeats):
             for side in case.sides:
-                found = known["sides"].setdefault(side, [])
-                if len(found) < (1 if args.quick else case.repeats):
-                    found.append(measured(MODULE, name, side))
-                    print(name, side, found[-1], flush=True)
+                runs = known["sides"].setdefault(side, [])
+                if len(runs) < (1 if args.quick else case.repeats):
+                    runs.append(measured(MODULE, name, side))
+                    print(name, side, runs[-1], flush=True)
                     results.append(known)
         write_table(args.out)
     results.sort()
@@ -99,21 +99,23 @@ def main() -> None:
 
 
 def elsewhere(out: Path, names: Collection[str]) -> list[str]:
-    """Return which of these cases have rows that another machine measured."""
+    """Return the names of the given cases that were measured on another machine."""
     rows = [row for row in Results(out, KEY).rows(kind="case") if row["name"] in names]
     return [row["name"] for row in rows if not is_ours(row["machine"])]
 
 
 def training_loop(results: Results) -> list[str]:
-    """Return what the training loop takes: the difference of fits of five epochs and of one."""
+    """Return the time of the training loop: the difference between fits of five epochs and one."""
     rows = []
     for dtype, end in (("float32", ""), ("bfloat16", "-bfloat16")):
         fits = [results.get(kind="case", name=f"fit-{n}{end}") for n in ("1-epoch", "5-epochs")]
         if None in fits:
             continue
         for side in CASES[f"fit-1-epoch{end}"].sides:
-            one, five = (median(run["seconds"] for run in fit["sides"][side]) for fit in fits)
-            rows.append((dtype, side, f"{(five - one) / 4:.2f}", f"{4 * ROWS / (five - one):.0f}"))
+            short, long = (median(run["seconds"] for run in fit["sides"][side]) for fit in fits)
+            rows.append(
+                (dtype, side, f"{(long - short) / 4:.2f}", f"{4 * ROWS / (long - short):.0f}")
+            )
     if not rows:
         return []
     head = ("training loop", "side", "s per epoch", "texts per s")
@@ -124,7 +126,7 @@ def training_loop(results: Results) -> list[str]:
 
 
 def unfinished_peer(results: Results) -> list[str]:
-    """Return how far the package `vbll` came, where it was stopped."""
+    """Return the progress of the package `vbll` if it was stopped."""
     known = results.get(kind="case", name="head-peer")
     runs = [] if known is None else known["sides"].get("vbll by AdamW", [])
     if not any("nats_left" in run for run in runs):
@@ -137,7 +139,7 @@ def unfinished_peer(results: Results) -> list[str]:
 
 
 def stored() -> str:
-    """Return what the covariances of the heads take in a file, which their tensors decide."""
+    """Return the file sizes of the heads' covariances, computed from the sizes of their tensors."""
     from bayeslora import VBLL
     from bayeslora.posteriors.cost import affordable
     from bayeslora.posteriors.last_layer.vbll.families import fit_cost
@@ -159,16 +161,16 @@ def write_table(out: Path) -> None:
             continue
         machines[", ".join(f"{key} {value}" for key, value in known["machine"].items())] = None
         ours = ""
-        earlier = [one["seconds"] for one in known.get("before", [])]
+        earlier = [run["seconds"] for run in known.get("before", [])]
         before = f"{median(earlier):.3g}" if earlier else ""
         for side in case.sides:
-            found = known["sides"].get(side)
-            if not found:
+            runs = known["sides"].get(side)
+            if not runs:
                 continue
-            seconds = [one["seconds"] for one in found]
+            seconds = [run["seconds"] for run in runs]
             middle = median(seconds)
-            # Of a peer that was stopped before it was done.
-            unfinished = "≥ " if any("nats_left" in one for one in found) else ""
+            # A peer was stopped before it finished.
+            unfinished = "≥ " if any("nats_left" in run for run in runs) else ""
             ratio = "" if not ours else f"{middle / float(ours):.2f}"
             ours = ours or str(middle)
             rows.append(
@@ -178,7 +180,7 @@ def write_table(out: Path) -> None:
                     f"{unfinished}{middle:.3g}",
                     f"{min(seconds):.3g} to {max(seconds):.3g} ({len(seconds)})",
                     unfinished + ratio,
-                    f"{median(one['mib'] for one in found):.0f}",
+                    f"{median(run['mib'] for run in runs):.0f}",
                     before,
                 )
             )
@@ -199,8 +201,8 @@ def write_table(out: Path) -> None:
         stored(),
         "Measured on: " + "; ".join(machines) + ".",
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured beside what, as rows of the table."""
+"""Measured cases, as rows of the table."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Case:
     """One row of the table.
 
     Attributes:
-        work: What is done.
-        sides: By name what makes ready and returns the seconds of the work; ours come first.
-        repeats: How often each side runs.
-        quick: Whether it is part of `--quick`.
-        usual: Whether it is run where no case is named.
+        work: Description of the work.
+        sides: Runs by name, ours first.
+        repeats: Number of runs per side.
+        quick: Whether the case is part of `--quick`.
+        usual: Whether the case runs by default.
     """
 
     work: str
@@ -53,7 +53,7 @@ class Case:
 
 
 HEADS = (6, 20, 77, 400)
-"""Numbers of classes of the closed-form heads."""
+"""Numbers of classes for the closed-form heads."""
 
 CASES: dict[str, Case] = {
     "fit-1-epoch": Case(
@@ -115,13 +115,13 @@ CASES: dict[str, Case] = {
     ),
     "second-fit": Case(
         "second fit of the same rows, last layer alone, default reading",
-        {"states from disk": second_fit(kept=True), "pass again": second_fit(kept=False)},
+        {"states from disk": second_fit(cached=True), "pass again": second_fit(cached=False)},
     ),
     "second-adapter": Case(
         "fit of another adapter to the same rows, 1 epoch, default reading",
         {
-            "states from disk": second_fit("lora", kept=True),
-            "pass again": second_fit("lora", kept=False),
+            "states from disk": second_fit("lora", cached=True),
+            "pass again": second_fit("lora", cached=False),
         },
         quick=False,
         usual=False,

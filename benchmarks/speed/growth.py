@@ -1,9 +1,9 @@
 """How the cost of a fit, a prediction and a score grows with the size of the problem.
 
-Each point is a process of its own with two threads, the median of three; imports and loading are
-left out. The exponent is the slope of log seconds against log size over the upper half of the
-sizes, so that fixed costs weigh little. Times mean something on an idle machine alone. Results are
-kept, so that the same command goes on.
+Each point is the median of three processes with two threads, without imports and loading. The
+exponent is the slope of log seconds against log size over the upper half of the sizes, so that
+fixed costs have little weight. Times are meaningful only on an idle machine. Results are stored, so
+that the same command continues an interrupted run.
 
     python -m benchmarks.speed.growth
 """
@@ -42,14 +42,14 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Sweep:
-    """One size that grows while the others stay.
+    """Sweep over one size with the others fixed.
 
     Attributes:
-        work: What is done.
-        size: What grows.
-        values: Its values.
-        run: From a value to what returns the seconds.
-        formula: How the documented cost grows with it, as an exponent.
+        work: Description of the work.
+        size: Name of the size.
+        values: Values of the size.
+        run: Creates the run for a value.
+        formula: Documented growth of the cost, as an exponent.
     """
 
     work: str
@@ -60,7 +60,7 @@ class Sweep:
 
 
 def fit(rows: int = ROWS, words: int = WORDS, r: int = 8, layers: int = 6) -> Run:
-    """Return a fit of one epoch whose backbone is loaded."""
+    """Return a run of one epoch of training, without loading."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier, PoLAR
@@ -75,7 +75,7 @@ def fit(rows: int = ROWS, words: int = WORDS, r: int = 8, layers: int = 6) -> Ru
 
 
 def prediction(rows: int) -> Run:
-    """Return the predictions of a short fit for so many rows."""
+    """Return a run of predictions for `rows` rows, by a short fit."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
@@ -89,7 +89,7 @@ def prediction(rows: int) -> Run:
 
 
 def rounds(num_classes: int) -> int:
-    """Return how many rounds the fit of a head takes, in all stages."""
+    """Return the number of rounds in the fit of a head, over all stages."""
     from bayeslora.posteriors.last_layer.vbll.ascent import Ascent
 
     count, improve = 0, Ascent.improve_prior
@@ -120,26 +120,26 @@ SWEEPS = {
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table and the figure."""
+    """Run the missing measurements, then write the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/speed"))
     parser.add_argument("--measure", nargs=2, metavar=("SWEEP", "VALUE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         name, value = args.measure
-        found = {"seconds": SWEEPS[name].run(int(value))()}
-        found["mib"] = largest()
-        print(json.dumps(found))
+        measurement = {"seconds": SWEEPS[name].run(int(value))()}
+        measurement["mib"] = largest()
+        print(json.dumps(measurement))
         return
     results = Results(args.out, KEY)
     for name, sweep in SWEEPS.items():
         place = {"kind": "growth", "name": name}
         known = results.get(**place) or {**place, "machine": machine(), "runs": {}}
         for value in sweep.values:
-            found = known["runs"].setdefault(str(value), [])
-            while len(found) < REPEATS:
-                found.append(measured("benchmarks.speed.growth", name, str(value)))
-                print(name, value, found[-1], flush=True)
+            runs = known["runs"].setdefault(str(value), [])
+            while len(runs) < REPEATS:
+                runs.append(measured("benchmarks.speed.growth", name, str(value)))
+                print(name, value, runs[-1], flush=True)
                 results.append(known)
             if name in HEADS and str(value) not in known.setdefault("rounds", {}):
                 known["rounds"][str(value)] = rounds(value)
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def exponent(points: list[tuple[float, float]]) -> float:
-    """Return the slope of a line fitted in logs to the upper half of the points."""
+    """Return the slope of a log-log line fitted to the upper half of the points."""
     upper = np.log(points[(len(points) - 1) // 2 :])
     return float(np.polyfit(upper[:, 0], upper[:, 1], 1)[0])
 
@@ -169,19 +169,19 @@ def write(out: Path) -> None:
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     lines = []
     for axes, (name, sweep) in zip(figure.subplots(2, 4).flat, SWEEPS.items(), strict=True):
-        found = [known[name][str(value)] for value in sweep.values]
-        seconds = [median(one["seconds"] for one in each) for each in found]
-        memory = [median(one["mib"] for one in each) for each in found]
+        runs = [known[name][str(value)] for value in sweep.values]
+        seconds = [median(run["seconds"] for run in each) for each in runs]
+        memory = [median(run["mib"] for run in each) for each in runs]
         slope = exponent(list(zip(sweep.values, seconds, strict=True)))
         lines.append(
             (
                 sweep.work,
                 sweep.size,
                 ", ".join(map(str, sweep.values)),
-                ", ".join(f"{one:.3g}" for one in seconds),
+                ", ".join(f"{value:.3g}" for value in seconds),
                 f"{slope:.2f}",
                 sweep.formula,
-                ", ".join(f"{one:.0f}" for one in memory),
+                ", ".join(f"{value:.0f}" for value in memory),
             )
         )
         axes.loglog(sweep.values, seconds, "o-", color="#2f5d8a", markersize=4)
@@ -190,9 +190,9 @@ def write(out: Path) -> None:
         axes.set_ylabel("seconds", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.minorticks_off()
-    # Without the date, and with names of its own, the same numbers give the same bytes.
-    with rc_context({"svg.hashsalt": "growth"}), atomic_file(out / "growth.svg") as aside:
-        figure.savefig(aside, format="svg", metadata={"Date": None})
+    # A fixed hash salt and no date make the file reproducible.
+    with rc_context({"svg.hashsalt": "growth"}), atomic_file(out / "growth.svg") as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
     head = ("work", "size", "values", "median s", "exponent", "formula", "MiB")
     text = [
         "# Growth",
@@ -204,8 +204,8 @@ def write(out: Path) -> None:
         f"Rounds of the heads, at most 50 a stage: {'; '.join(taken)}.",
         "![Seconds against size](growth.svg)",
     ]
-    with atomic_file(out / "growth.md") as aside:
-        aside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    with atomic_file(out / "growth.md") as temporary:
+        temporary.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, and the machine that it was made on."""
+"""Measurements in separate processes, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from bayeslora.errors import InputError
 from benchmarks.speed.work import THREADS
 
 KEY = ("kind", "name")
-"""Of rows of the study: `case` or `growth`, and what is measured."""
+"""Key of rows: a kind, such as `case` or `growth`, and the name of the measurement."""
 
 
 def measured(module: str, case: str, side: str, package: Path | None = None) -> dict[str, float]:
-    """Return seconds and MiB of one side, in a process of its own with an empty cache.
+    """Return seconds and MiB of one side, measured in a separate process with an empty cache.
 
     Args:
-        module: Which takes `--measure`.
-        case: Its name.
-        side: Of the case.
-        package: A clone to take ours from; None for this one.
+        module: Module with the option `--measure`.
+        case: Name of the case.
+        side: Side of the case.
+        package: Clone whose package to measure; None for this one.
 
     Raises:
-        InputError: It is no clone.
+        InputError: If `package` is not a clone.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
     command = [sys.executable, "-m", module, "--measure", case, side]
@@ -36,21 +36,21 @@ def measured(module: str, case: str, side: str, package: Path | None = None) -> 
     if package is not None:
         if not (package / "bayeslora" / "__init__.py").is_file():
             raise InputError(f"{package} is no clone: it has no package `bayeslora`")
-        # The clone's package, but the benchmarks of this one. A safe path keeps this directory from
-        # going first, in the commands that a case starts as well. The clone has to be older than
-        # `benchmarks` as a package.
+        # Use the clone's package with the benchmarks of this repository. `PYTHONSAFEPATH` keeps the
+        # current directory off the path, in subprocesses too. The clone must be older than the
+        # package `benchmarks`.
         places = (package.absolute(), Path(__file__).parents[2])
         surroundings["PYTHONPATH"] = os.pathsep.join(map(str, places))
         surroundings["PYTHONSAFEPATH"] = "1"
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=surroundings)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def largest(*, of_children: bool = False) -> float:
-    """Return the MiB that this process held at most, or its children, whom a cold start measures.
+    """Return the peak memory of this process in MiB, or of its children for a cold start.
 
-    `ru_maxrss` of a process begins with what its parent held.
+    `ru_maxrss` of a process starts at the memory of its parent.
     """
     if of_children:
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -59,12 +59,12 @@ def largest(*, of_children: bool = False) -> float:
 
 
 def is_ours(known: dict[str, str]) -> bool:
-    """Return whether a row was measured on a machine like this one, by all that it says of it."""
+    """Return whether a row was measured on a machine with the same description."""
     return all(machine().get(name) == value for name, value in known.items())
 
 
 def machine() -> dict[str, str]:
-    """Return what the numbers depend on."""
+    """Return the description of the machine: processor and versions of packages."""
     names = (
         *("torch", "transformers", "peft", "netcal", "torchmetrics"),
         *("laplace-torch", "geoopt", "vbll"),

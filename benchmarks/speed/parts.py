@@ -1,9 +1,9 @@
-"""What each part of the speed brings alone: the same work with it and without it, in turn.
+"""The gain of each optimisation: the same work with and without it, in turn.
 
-Both sides run in one process with two threads, loading and the frozen layers of fits left out,
-after one run of each that does not count. A machine's drift meets both sides of a pair, so the
-median of the pairs' ratios says more than their seconds. What a process does once (imports, frozen
-states from disk) and what older versions lack is in the table of `python -m benchmarks.speed`.
+Both sides run in one process with two threads, without loading and the frozen layers of fits, after
+one warm-up run each. Drift of the machine affects both sides of a pair, so the median ratio of the
+pairs is more reliable than their seconds. One-time costs of a process (imports, frozen states from
+disk) and differences from older versions are in the table of `python -m benchmarks.speed`.
 
     python -m benchmarks.speed.parts
 """
@@ -46,13 +46,14 @@ Without = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Part:
-    """Something that makes work fast.
+    """An optimisation.
 
     Attributes:
-        what: It.
-        work: What it makes fast.
-        begin: Makes ready and returns the work, which is given whether the part is there.
-        until: The last commit that had it, where it brought too little to be kept.
+        what: Description of the part.
+        work: Work that it speeds up.
+        begin: Sets up and returns the work as a function of whether the part is enabled; None if
+            the part was removed.
+        until: Last commit with the part, if it was removed for too small a gain.
     """
 
     what: str
@@ -62,7 +63,7 @@ class Part:
 
 
 def _fit(epochs: int, without: Without | None = None) -> Callable[[], Callable[[bool], float]]:
-    """Return a fit in bfloat16; without a patch, what loading does is taken away."""
+    """Return a fit in bfloat16; without a patch, the part to disable is applied by loading."""
 
     def begin() -> Callable[[bool], float]:
         from bayeslora import BayesianClassifier
@@ -105,7 +106,7 @@ def _prediction(without: Without) -> Callable[[], Callable[[bool], float]]:
 
 
 def _patched(run: Run, without: Without) -> Callable[[], Callable[[bool], float]]:
-    """Return work from which a patch takes the part away."""
+    """Return work whose part is disabled by a patch."""
 
     def begin() -> Callable[[bool], float]:
         def measured(is_there: bool) -> float:
@@ -208,9 +209,9 @@ PARTS: Mapping[str, Part] = {
 
 
 def compiling() -> dict[str, float]:
-    """Return seconds of a step through the upper six layers in bfloat16, and of compiling them.
+    """Return the seconds of a step through the upper six layers in bfloat16, and of compilation.
 
-    A step is a pass and its gradients for a batch of texts of the usual length.
+    A step is a forward and backward pass for a batch of texts with the usual length.
     """
     import torch
     from torch import nn
@@ -242,7 +243,7 @@ def compiling() -> dict[str, float]:
 
 
 def padding(words: int) -> float:
-    """Return the share of padding in five epochs of batches of similar length."""
+    """Return the share of padding in five epochs of length-sorted batches."""
     from transformers import AutoTokenizer
 
     from bayeslora.backbones.embedded import embedded_directory
@@ -261,7 +262,7 @@ def padding(words: int) -> float:
 
 
 def main() -> None:
-    """Measure what is not there yet, then write the table."""
+    """Run the missing measurements, then write the table."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -330,15 +331,15 @@ def write_table(out: Path) -> None:
         )
     padded = results.get(kind="padding", name="words")
     if padded is not None:
-        by_length = sorted(padded["shares"].items(), key=lambda one: int(one[0]))
+        by_length = sorted(padded["shares"].items(), key=lambda item: int(item[0]))
         shares = ", ".join(f"{100 * share:.0f} %" for _, share in by_length)
         lengths = ", ".join(length for length, _ in by_length)
         text.append(
             f"Of batches of {BATCH} texts of {lengths} words, {shares} is padding: packing them "
             "could save that share of the adapted layers at most."
         )
-    with atomic_file(out / "parts.md") as aside:
-        aside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    with atomic_file(out / "parts.md") as temporary:
+        temporary.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

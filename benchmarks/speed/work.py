@@ -1,7 +1,7 @@
-"""The work that is timed, ours and that of other libraries.
+"""Timed work of our package and of other libraries.
 
-A function returns what makes everything ready, does the work and returns its seconds. Imports are
-in the functions, so that a process imports what it measures and nothing else.
+Most functions return a run, which sets up and does the work and returns its seconds. Imports are in
+the functions, so that a process imports only what it measures.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FEATURES = 576
 _TAU, _NEAR, _ENOUGH = 2.0, 0.01, 20.0
 WHOLE = {"depth": 1.0, "template": "{text}", "verbaliser": "none"}
 Run = Callable[[], Any]
-"""Makes ready, does the work, and returns its seconds, or these among other figures by name."""
+"""Sets up and does the work; returns its seconds, or a dict with seconds and other figures."""
 
 
 def texts(split: str, count: int, words: int = WORDS) -> Any:
-    """Return rows whose texts are so many words long, or shorter."""
+    """Return rows with texts of at most `words` words."""
     from dataclasses import replace
 
     from bayeslora.tasks.newsgroups import load_newsgroups
@@ -37,26 +37,26 @@ def texts(split: str, count: int, words: int = WORDS) -> Any:
     pool = {"num_train": max(ROWS, count), "num_test": PREDICTED}
     rows = getattr(load_newsgroups(**pool), split)
     short = tuple(" ".join(text.split()[:words]) for text in rows.texts)
-    # Rows come class by class.
+    # Rows are sorted by class.
     spread = np.linspace(0, len(rows) - 1, count).astype(int)
     return replace(rows, texts=short).take(spread)
 
 
 def clock(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the wall-clock time of `work` in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def accepted(function: Callable[..., object], **options: Any) -> dict[str, Any]:
-    """Return the options that a function takes; an older version lacks some."""
+    """Return the options that a function accepts; an older version lacks some."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in options.items() if name in names}
 
 
 def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
-    """Return a fit, imports and loading included."""
+    """Return a run of a fit, imports and loading included."""
 
     def run() -> float:
         rows = texts("train", ROWS)
@@ -74,7 +74,7 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
 
 
 def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
-    """Return a fit as it is by default, of texts of 24 words."""
+    """Return a run of a default fit to texts of 24 words."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
@@ -88,7 +88,7 @@ def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
 
 
 def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
-    """Return the same of peft under transformers' Trainer with batches of similar length."""
+    """Return a run of peft with transformers' Trainer and batches of similar length."""
 
     def run() -> float:
         from bayeslora.backbones.embedded import embedded_directory
@@ -153,7 +153,7 @@ def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
 def our_prediction(
     dtype: str, posterior: str, *, default_reading: bool = False, **fit_options: Any
 ) -> Run:
-    """Return predictions by a short fit, frozen layers included."""
+    """Return a run of predictions by a short fit, frozen layers included."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
@@ -165,16 +165,16 @@ def our_prediction(
         clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, **{"cv": 0} | fit_options))
         rows = texts("test", PREDICTED)
         clf.predict(rows.take(range(32)))
-        kept = getattr(backbone, "prefix_states", None)
-        if kept is not None:
-            kept.clear()
+        states = getattr(backbone, "prefix_states", None)
+        if states is not None:
+            states.clear()
         return clock(lambda: clf.predict(rows))
 
     return run
 
 
 def plain_prediction(dtype: str) -> Run:
-    """Return predictions by transformers alone, sorted by length, in batches of 32."""
+    """Return a run of predictions by plain transformers, sorted by length, in batches of 32."""
 
     def run() -> float:
         import torch
@@ -205,7 +205,7 @@ def plain_prediction(dtype: str) -> Run:
 
 
 def _rows(features: Any, labels: Any = None) -> tuple[Any, ...]:
-    """Return what a last layer takes of rows."""
+    """Return the arguments of a last layer for rows."""
     try:
         from bayeslora.posteriors.features import Features
     except ImportError:  # an older version
@@ -214,7 +214,7 @@ def _rows(features: Any, labels: Any = None) -> tuple[Any, ...]:
 
 
 def _head(config: Any, *size: int, **options: Any) -> Any:
-    """Return the last layer of a posterior."""
+    """Create the last layer of a posterior."""
     try:
         from bayeslora.posteriors.registry import build_head
     except ImportError:  # an older version
@@ -223,7 +223,7 @@ def _head(config: Any, *size: int, **options: Any) -> Any:
 
 
 def _head_rows(num_classes: int) -> tuple[Any, Any]:
-    """Return features [640, d] whose mean square norm is about 1, and labels [640]."""
+    """Return features [640, d] with a mean squared norm of about 1, and labels [640]."""
     import torch
 
     draw = torch.Generator().manual_seed(num_classes)
@@ -235,7 +235,7 @@ def _head_rows(num_classes: int) -> tuple[Any, Any]:
 
 
 def head_fit(num_classes: int) -> Run:
-    """Return the closed-form fit of a variational last layer to 640 rows of `FEATURES` features."""
+    """Return a run of the closed-form fit of a variational last layer to 640 rows."""
 
     def run() -> float:
         from bayeslora import VBLL
@@ -255,7 +255,7 @@ def head_fit(num_classes: int) -> Run:
 
 
 def _jensen_head(num_classes: int) -> tuple[Any, Any, Any, float]:
-    """Return an unfitted head under a prior that stays, its rows, and σ0² of a weight."""
+    """Return an unfitted head with a fixed prior, its rows, and the prior variance of a weight."""
     from bayeslora import VBLL
 
     features, labels = _head_rows(num_classes)
@@ -266,7 +266,7 @@ def _jensen_head(num_classes: int) -> tuple[Any, Any, Any, float]:
 
 
 def our_jensen_head(num_classes: int) -> Run:
-    """Return the fit of a dense head by Jensen's bound, the one that the package `vbll` has."""
+    """Return a run of the fit of a dense head by Jensen's bound, as in the package `vbll`."""
 
     def run() -> float:
         head, features, labels, _ = _jensen_head(num_classes)
@@ -276,11 +276,12 @@ def our_jensen_head(num_classes: int) -> Run:
 
 
 def peer_head(num_classes: int) -> Run:
-    """Return the same of the package `vbll` by AdamW, with the best of three learning rates.
+    """Return a run of the package `vbll` with AdamW and the best of three learning rates.
 
-    It ends with the epoch whose bound is within `_NEAR` nats a row of our optimum, or after
-    `_ENOUGH` seconds, and then says how far it came. Its noise of logits, which ours has none of,
-    is next to zero. Batches are small, since it holds a matrix for every row and class.
+    A fit ends with the epoch whose bound is within `_NEAR` nats per row of our optimum, or after
+    `_ENOUGH` seconds, with its distance from the optimum in the result. Its noise of logits, which
+    our model lacks, is close to zero. Batches are small, since it stores a matrix for every row and
+    class.
     """
 
     def run() -> dict[str, float]:
@@ -288,7 +289,7 @@ def peer_head(num_classes: int) -> Run:
         head.fit(*_rows(features, labels))
         aim = float(head.fitted_elbo) - _NEAR
         tried = [_peer_fit(features, labels, variance, aim, rate) for rate in (1e-2, 3e-2, 1e-1)]
-        return min(tried, key=lambda one: (one.get("nats_left", 0.0), one["seconds"]))
+        return min(tried, key=lambda fit: (fit.get("nats_left", 0.0), fit["seconds"]))
 
     return run
 
@@ -303,7 +304,7 @@ def _peer_fit(
 
     size, num_classes = features.shape[1], int(labels.max()) + 1
     torch.manual_seed(0)
-    # It multiplies the prior's scale by 2 / d.
+    # `vbll` multiplies the prior's scale by 2 / d.
     layer = vbll.DiscClassification(
         size, num_classes, 1 / ROWS, parameterization="dense", prior_scale=variance * size / 2
     )
@@ -317,7 +318,7 @@ def _peer_fit(
 
     @torch.no_grad()
     def bound() -> float:
-        # Its own bound would hold a matrix for every row and class.
+        # The bound of `vbll` would store a matrix for every row and class.
         means, triangles = layer.W().loc, layer.W().scale_tril
         logits = features @ means.T
         raised = logits + Dense(triangles).of_logits(features) / 2
@@ -334,8 +335,8 @@ def _peer_fit(
             if spent < _ENOUGH:
                 spent, steps = spent + clock(partial(step, rows)), steps + 1
         reached = bound()
-    found = {"seconds": spent, "steps": float(steps)}
-    return found if reached >= aim else found | {"nats_left": aim + _NEAR - reached}
+    result = {"seconds": spent, "steps": float(steps)}
+    return result if reached >= aim else result | {"nats_left": aim + _NEAR - reached}
 
 
 def drawn_predictions(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -343,13 +344,13 @@ def drawn_predictions(count: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
     logits = draw.normal(scale=2, size=(count, 5))
     true, stated = (np.exp(scale * logits) for scale in (1.0, 1.3))
-    true, stated = (one / one.sum(1, keepdims=True) for one in (true, stated))
+    true, stated = (part / part.sum(1, keepdims=True) for part in (true, stated))
     labels = (true.cumsum(1) < draw.random((count, 1))).sum(1).clip(0, 4)
     return stated, labels
 
 
 def all_scores(count: int) -> Run:
-    """Return all scores of so many rows, with intervals."""
+    """Return a run of all scores of `count` rows, with intervals."""
 
     def run() -> float:
         from bayeslora import Predictions, evaluate
@@ -392,15 +393,15 @@ def torchmetrics_ece() -> float:
     return clock(lambda: multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15))
 
 
-def second_fit(adapter: str = "none", *, kept: bool) -> Run:
-    """Return another fit to rows that were fitted before, with and without the cache."""
+def second_fit(adapter: str = "none", *, cached: bool) -> Run:
+    """Return a run of another fit to the same rows, with or without cached states."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
 
         rows = texts("train", ROWS)
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["BAYESLORA_CACHE_GIB"] = "2" if kept else "0"
+            os.environ["BAYESLORA_CACHE_GIB"] = "2" if cached else "0"
             from bayeslora.backbones.embedded import embedded_directory
             from bayeslora.backbones.load import load_backbone
 
@@ -418,7 +419,7 @@ def second_fit(adapter: str = "none", *, kept: bool) -> Run:
 
 
 def _hundred_steps(parameter: Callable[[Any], Any], optimizer: Callable[[Any], Any]) -> float:
-    """Return 100 steps of 120 orthonormal factors of 576 x 8, those of 60 adapted layers."""
+    """Return the seconds of 100 steps for 120 orthonormal factors of 576 x 8, as in 60 layers."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
@@ -455,7 +456,7 @@ def peer_steps() -> float:
 
 
 def laplace_features() -> tuple[Any, Any, Any]:
-    """Return [N, d] features, labels [N] and a layer fitted to them, for last-layer Laplace."""
+    """Return features [N, d], labels [N] and a fitted layer, for last-layer Laplace."""
     import torch
     from torch import nn
 
@@ -480,7 +481,7 @@ def laplace_features() -> tuple[Any, Any, Any]:
 
 
 def our_laplace(*, predicts: bool) -> Run:
-    """Return a Kronecker-factored fit of a last layer, or 25 predictions of it by probit."""
+    """Return a run of a Kronecker-factored last-layer fit, or of its 25 predictions by probit."""
 
     def run() -> float:
 
@@ -495,14 +496,14 @@ def our_laplace(*, predicts: bool) -> Run:
         seconds = clock(lambda: head.fit(*_rows(features, labels)))
         if not predicts:
             return seconds
-        asked = _rows(features[:25])
-        return clock(lambda: link_probabilities(head.predict(*asked), link="probit"))
+        rows = _rows(features[:25])
+        return clock(lambda: link_probabilities(head.predict(*rows), link="probit"))
 
     return run
 
 
 def peer_laplace(*, predicts: bool) -> Run:
-    """Return the same of laplace-torch."""
+    """Return the run of `our_laplace` for laplace-torch."""
 
     def run() -> float:
         from laplace import Laplace
@@ -510,7 +511,7 @@ def peer_laplace(*, predicts: bool) -> Run:
         from torch.utils.data import DataLoader, TensorDataset
 
         features, labels, layer = laplace_features()
-        found = Laplace(
+        posterior = Laplace(
             nn.Sequential(nn.Identity(), layer),
             "classification",
             subset_of_weights="last_layer",
@@ -518,21 +519,23 @@ def peer_laplace(*, predicts: bool) -> Run:
             prior_precision=1.0,
         )
         rows = DataLoader(TensorDataset(features, labels), batch_size=256)
-        seconds = clock(lambda: found.fit(rows))
-        return clock(lambda: found(features[:25], link_approx="probit")) if predicts else seconds
+        seconds = clock(lambda: posterior.fit(rows))
+        return (
+            clock(lambda: posterior(features[:25], link_approx="probit")) if predicts else seconds
+        )
 
     return run
 
 
 def process(*command: str) -> Run:
-    """Return a command, from its start to its end."""
+    """Return a run of a Python command in a new process."""
     return lambda: clock(
         lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     )
 
 
 def cold_evaluation() -> float:
-    """Return `bayeslora evaluate` on 200 rows."""
+    """Return the seconds of `bayeslora evaluate` on 200 rows."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv"
         lines = [f"{'ab'[n % 2]},{0.3 + 0.05 * (n % 7)},{0.7 - 0.05 * (n % 7)}" for n in range(200)]
@@ -541,7 +544,7 @@ def cold_evaluation() -> float:
 
 
 def cold_prediction() -> float:
-    """Return `bayeslora predict` on 10 rows."""
+    """Return the seconds of `bayeslora predict` on 10 rows."""
     from bayeslora import BayesianClassifier
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from benchmarks.stable_rank.summary import ARMS, MARKS, OUT, STEPS, write_summar
 
 
 def main() -> None:
-    """Run what is not there yet, then write the tables."""
+    """Run the missing fits, then write the tables."""
     args = arguments(__doc__, OUT, ARMS)
     arms = {name: ARMS[name] for name in args.arms}
     bench = Bench(open_setting(args), arms, args.out, STEPS, MARKS)

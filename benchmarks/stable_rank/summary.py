@@ -45,7 +45,7 @@ ARMS = {
 
 
 def write_summary(out: Path) -> None:
-    """Write the tables from the runs that are there."""
+    """Write the tables from the stored runs."""
     runs, base = Runs(out, MARKS), stored_base(out)
     if base is None:
         raise InputError(f"{out} has no losses of the model before training")
@@ -65,32 +65,32 @@ def write_summary(out: Path) -> None:
         "## By projection, after the last step\n\n" + _projections(runs),
         "## Claims\n\n" + claims_table(claims(out)),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def claims(out: Path) -> list[Claim]:
-    """Return the paper's claims with what is stored."""
+    """Return the paper's claims with the stored gains."""
     runs, base = Runs(out, MARKS), stored_base(out) or {TARGET: math.inf}
-    found = []
+    listed = []
     rates = ((LOW, "published rates"), (HIGH, "the same rate"))
     for name, (rate, words) in product(("polar", LANDING), rates):
         ours, rival = runs.finished(name, HIGH), runs.finished("lora", rate)
         higher = gains(ours, rival, lambda a, b: mean_rank(a) - mean_rank(b))
-        found.append(Claim("PoLAR", f"{name}: higher stable rank than LoRA, {words}", "", higher))
+        listed.append(Claim("PoLAR", f"{name}: higher stable rank than LoRA, {words}", "", higher))
         faster = gains(ours, rival, smaller_area)
         text = f"{name}: converges faster than LoRA, {words}"
-        found.append(Claim("PoLAR", text, "nats of area", faster))
+        listed.append(Claim("PoLAR", text, "nats of area", faster))
         lower = gains(ours, rival, lower_target)
         text = f"{name}: ends lower than LoRA on other questions, {words}"
         above = (unlearned(done, base, arm) for done, arm in ((rival, "LoRA"), (ours, name)))
         notes = "; ".join(filter(None, above))
-        found.append(Claim("PoLAR", text, "nats", lower, notes=notes))
-    return found
+        listed.append(Claim("PoLAR", text, "nats", lower, notes=notes))
+    return listed
 
 
 def unlearned(runs: Mapping[int, Record], base: Mapping[str, float], arm: str) -> str:
-    """Return a note of the seeds whose run ends above the loss of the untrained model."""
+    """Return a note on seeds whose run ends above the loss of the untrained model."""
     above = [seed for seed, run in runs.items() if run["marks"][-1][TARGET] > base[TARGET]]
     seeds = ", ".join(map(str, sorted(above)))
     return f"{arm} ends above the untrained model with seed {seeds}" if above else ""

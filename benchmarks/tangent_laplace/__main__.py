@@ -54,7 +54,7 @@ _ROUNDS = 3
 
 
 class Net(nn.Module):
-    """Two layers, in float64, with a linear head."""
+    """Two layers with a linear head, in float64."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class World:
-    """A frozen network and rows of a teacher that differs from it.
+    """A frozen network and rows labelled by a different teacher.
 
     Attributes:
-        net: Before it is adapted.
+        net: The network before adaptation.
         train: Inputs [N, WIDTH] and labels [N].
-        test: The same of other rows.
-        far: Inputs of another distribution.
+        test: Inputs and labels of test rows.
+        far: Inputs from another distribution.
     """
 
     net: Net
@@ -90,7 +90,7 @@ class World:
 
 
 def world_of(seed: int, rows: int) -> World:
-    """Return the world of a seed; fewer rows are the first of more."""
+    """Create the world of a seed; smaller training sets are prefixes of larger ones."""
     generator = torch.Generator().manual_seed(seed)
     net = Net(generator)
     teacher = Net(generator)
@@ -111,7 +111,7 @@ def world_of(seed: int, rows: int) -> World:
 
 
 def adapted(world: World, seed: int) -> Net:
-    """Return the network with PoLAR in its layers and a head, trained on the rows."""
+    """Return the network with PoLAR adapters and a head, trained on the rows."""
     net, adapter = world.net, PoLAR(r=RANK, lr=1e-2)
     generator = torch.Generator().manual_seed(seed + 1000)
     hosts = {f"layers.{n}": layer for n, layer in enumerate(net.layers)}
@@ -132,32 +132,32 @@ def adapted(world: World, seed: int) -> Net:
 
 
 def jacobians(net: Net, x: Tensor) -> dict[str, Tensor]:
-    """Return d logits / d block, [N, C, P], of directions along the tangent space alone."""
+    """Return d logits / d block, [N, C, P], for directions projected to the tangent space."""
     own = {name: value for name, value in net.named_parameters() if _block(name)}
 
     def logits(parameters: Mapping[str, Tensor], row: Tensor) -> Tensor:
-        found: Tensor = functional_call(net, dict(parameters), (row,))
-        return found
+        output: Tensor = functional_call(net, dict(parameters), (row,))
+        return output
 
-    found: dict[str, list[Tensor]] = {}
+    by_block: dict[str, list[Tensor]] = {}
     for name, jacobian in vmap(jacrev(logits), (None, 0))(own, x).items():
         block, along = _block(name), jacobian
         if block == "A":
             along = _projected(own[name].mT, jacobian.mT)
         elif block == "B":
             along = _projected(own[name], jacobian)
-        found.setdefault(block, []).append(along.flatten(2))
-    return {block: torch.cat(parts, -1) for block, parts in found.items()}
+        by_block.setdefault(block, []).append(along.flatten(2))
+    return {block: torch.cat(parts, -1) for block, parts in by_block.items()}
 
 
 def _projected(Z: Tensor, jacobian: Tensor) -> Tensor:
-    """Return a Jacobian [N, C, n, r] along the tangent space at Z, [n, r], alone."""
-    found: Tensor = vmap(vmap(lambda G: tangent(Z, G)))(jacobian)
-    return found
+    """Project a Jacobian [N, C, n, r] to the tangent space at Z [n, r]."""
+    projected: Tensor = vmap(vmap(lambda G: tangent(Z, G)))(jacobian)
+    return projected
 
 
 def _block(name: str) -> str:
-    """Return the block of a parameter: `head`, `core`, `A` or `B`; empty of frozen ones."""
+    """Return the block of a parameter: `head`, `core`, `A` or `B`; empty if it is frozen."""
     if name.startswith("head"):
         return "head"
     place = name.split(".")[-2]
@@ -167,10 +167,10 @@ def _block(name: str) -> str:
 def posterior(
     net: Net, world: World, blocks: Sequence[str], J: Mapping[str, Tensor]
 ) -> tuple[dict[str, float], Tensor]:
-    """Return the precision of each block's prior and the covariance [P, P] of all.
+    """Return the prior precision of each block and the joint covariance [P, P].
 
-    In the space of logits: with a square root L of the likelihood's curvature, log det of
-    I + L J Δ⁻¹ Jᵀ Lᵀ needs no matrix larger than N·C.
+    The evidence is computed in the space of logits: with a square root L of the likelihood's
+    curvature, log det(I + L J Δ⁻¹ Jᵀ Lᵀ) needs no matrix larger than N·C.
     """
     x, labels = world.train
     logits = net(x)
@@ -199,7 +199,7 @@ def posterior(
     for _ in range(_ROUNDS):
         for block in blocks:
             precision[block] = max(
-                map(float, PRECISIONS), key=lambda one, b=block: evidence({**precision, b: one})
+                map(float, PRECISIONS), key=lambda value, b=block: evidence({**precision, b: value})
             )
     whole = torch.cat([parts[block] for block in blocks], -1)
     delta = torch.cat(
@@ -209,7 +209,7 @@ def posterior(
 
 
 def _centre(net: Net, name: str) -> Tensor:
-    """Return where a parameter's prior is centred: directions at their start, all else at zero."""
+    """Return the prior mean of a parameter: its initial value for directions, otherwise zero."""
     path, layer, _ = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")
     site = net.get_submodule(path)
     if isinstance(site, LowRank):
@@ -218,7 +218,7 @@ def _centre(net: Net, name: str) -> Tensor:
 
 
 def scores(net: Net, world: World, blocks: Sequence[str]) -> dict[str, float]:
-    """Return the scores of a posterior over some blocks, and its priors' precisions."""
+    """Return the scores of a posterior over the given blocks, and its prior precisions."""
     train = jacobians(net, world.train[0])
     precision, covariance = posterior(net, world, blocks, train) if blocks else ({}, None)
 
@@ -229,24 +229,24 @@ def scores(net: Net, world: World, blocks: Sequence[str]) -> dict[str, float]:
             own = jacobians(net, x)
             J = torch.cat([own[block] for block in blocks], -1)
             variance = J @ covariance @ J.mT
-        found = link_probabilities(GaussianLogits(mean, variance), num_samples=1000, seed=0)
+        linked = link_probabilities(GaussianLogits(mean, variance), num_samples=1000, seed=0)
         return Predictions(
-            found.probs.numpy(), tuple("abcd"), None if labels is None else labels.numpy()
+            linked.probs.numpy(), tuple("abcd"), None if labels is None else labels.numpy()
         )
 
     inside = predicted(*world.test)
     outside = predicted(world.far, None)
-    found = evaluate(inside, num_resamples=20)
+    result = evaluate(inside, num_resamples=20)
     far = detection(thresholds(1 - inside.probs.max(1), 1 - outside.probs.max(1)))[0]
     return {
-        **{key: found[key].value for key in SCORES if key != "far"},
+        **{key: result[key].value for key in SCORES if key != "far"},
         "far": float(far),
         **{f"precision {block}": value for block, value in precision.items()},
     }
 
 
 def main() -> None:
-    """Run what is not there yet, then write the table."""
+    """Run the missing fits, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("reports/tangent-laplace"))
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
@@ -279,23 +279,23 @@ def write_table(folder: Path) -> None:
         " `python -m benchmarks.tangent_laplace`.",
     ]
     for rows in sorted({row["rows"] for row in results.rows()}):
-        found = {
+        methods = {
             method: {row["seed"]: row for row in results.rows(rows=rows, method=method)}
             for method in BLOCKS
         }
         body = [
             [method, *(shown([row[key] for row in own.values()]) for key in SCORES)]
-            for method, own in found.items()
+            for method, own in methods.items()
         ]
         less = [
             [
                 f"{method} less core",
                 *(
-                    shown([row[key] - found["core"][seed][key] for seed, row in own.items()])
+                    shown([row[key] - methods["core"][seed][key] for seed, row in own.items()])
                     for key in SCORES
                 ),
             ]
-            for method, own in found.items()
+            for method, own in methods.items()
             if method != "core"
         ]
         lines += ["", f"## {rows} rows", "", table(("method", *SCORES), body + less)]

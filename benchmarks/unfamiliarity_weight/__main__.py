@@ -41,7 +41,7 @@ _TAKEN, _SCORED = 0.25, 1000
 
 
 def main() -> None:
-    """Score what is not there yet, then write the table."""
+    """Compute the missing scores, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/unfamiliarity-weight"))
@@ -56,9 +56,9 @@ def main() -> None:
             cell = {"backbone": name, "task": task, "size": size, "seed": seed}
             if results.get(**cell) is not None:
                 continue
-            found = areas(backbone, pools[task], size, seed)
-            results.append(cell | found)
-            print(name, task, size, seed, {key: round(area, 3) for key, area in found.items()})
+            values = areas(backbone, pools[task], size, seed)
+            results.append(cell | values)
+            print(name, task, size, seed, {key: round(area, 3) for key, area in values.items()})
             backbone.prefix_states.clear()
             write_table(args.out)
     results.sort()
@@ -85,32 +85,32 @@ def areas(backbone: Backbone, pools: Pools, size: int, seed: int) -> dict[str, f
 
 
 def scores(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
-    """Return the score [N] of each weight, and the others."""
-    distance, doubt = (predictions.uncertainty(one) for one in ("mahalanobis", "max_probability"))
+    """Return the score [N] of each weight, and the other scores."""
+    distance, doubt = (predictions.uncertainty(name) for name in ("mahalanobis", "max_probability"))
     doubt = np.log(np.maximum(doubt, 1e-12))
-    found = {f"{weight:g}": np.log(distance) + weight * doubt for weight in WEIGHTS}
-    found[f"{_TAKEN:g}"] = predictions.uncertainty("unfamiliarity")
-    return found | {name: predictions.uncertainty(name) for name in OTHERS}
+    values = {f"{weight:g}": np.log(distance) + weight * doubt for weight in WEIGHTS}
+    values[f"{_TAKEN:g}"] = predictions.uncertainty("unfamiliarity")
+    return values | {name: predictions.uncertainty(name) for name in OTHERS}
 
 
 def write_table(out: Path) -> None:
-    """Write `summary.md`: far and near AUROC of every weight."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    """Write `summary.md` with the far and near AUROC of every weight."""
+    by_set: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in Results(out, KEY).rows():
         for kind in ("far", "near"):
             if f"{kind} 0" in row:
                 key = (kind, f"{row['backbone']}, {row['size']} rows", row["task"])
-                found.setdefault(key, []).append(row)
+                by_set.setdefault(key, []).append(row)
     names = [*(f"{weight:g}" for weight in WEIGHTS), *OTHERS]
     body = [
         (*key, *(f"{mean(row[f'{key[0]} {name}'] for row in rows):.3f}" for name in names))
-        for key, rows in sorted(found.items())
+        for key, rows in sorted(by_set.items())
     ]
     for kind in ("far", "near"):
         cells = [
             [mean(row[f"{kind} {name}"] for row in rows) for name in names]
-            for (one, *_), rows in found.items()
-            if one == kind
+            for (subset, *_), rows in by_set.items()
+            if subset == kind
         ]
         if cells:
             body.append(
@@ -123,8 +123,8 @@ def write_table(out: Path) -> None:
         "over two seeds. Made by `python -m benchmarks.unfamiliarity_weight --data-dir DIR`.",
         table(("rows", "fit", "set", *(f"w = {name}" for name in names[:-3]), *OTHERS), body),
     ]
-    with atomic_file(out / "summary.md") as aside:
-        aside.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_file(out / "summary.md") as temporary:
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

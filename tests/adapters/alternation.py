@@ -33,7 +33,7 @@ class Problem:
         return (self.head(self.body(x)) - x[:, :2].sin()).square().mean()
 
     def turn(self, step):
-        """One step of the head, then one of the adapter, on fresh gradients."""
+        """Run a step of the head and then of the adapter, each on fresh gradients."""
         for move in (self.optimizer.head_step, self.optimizer.step):
             self.optimizer.zero_grad()
             self.loss(step).backward()
@@ -46,5 +46,5 @@ class Problem:
 
 
 def changed(before, after):
-    """The names of tensors that are not the same bits."""
+    """Return the names of the tensors that differ in any bit."""
     return {name for name in before if not torch.equal(before[name], after[name])}

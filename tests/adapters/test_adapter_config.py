@@ -1,4 +1,4 @@
-"""Adapter options: what they stand for and what they refuse."""
+"""Adapter options: their meanings and the values they reject."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""Starts of adapters: distributions, orthonormality, refusals."""
+"""Initialisation of adapters: distributions, orthonormality, invalid options."""
 
 import pytest
 import torch

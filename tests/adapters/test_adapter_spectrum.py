@@ -49,7 +49,7 @@ def test_spectrum_is_that_of_the_full_change(rows, columns, with_core, seed, dat
     st.data(),
 )
 def test_a_change_from_a_start_has_twice_the_rank(rows, columns, size, seed, data):
-    """Also where it is small beside the start: nothing of that is left in the numbers."""
+    """Also for a change much smaller than the start, which leaves no trace in the values."""
     r = data.draw(st.integers(1, min(rows, columns)))
     generator = torch.Generator().manual_seed(seed)
     host = nn.Linear(columns, rows).double()
@@ -59,24 +59,24 @@ def test_a_change_from_a_start_has_twice_the_rank(rows, columns, size, seed, dat
     for value in site.trainable().values():
         value.data += size * torch.randn(value.shape, generator=generator, dtype=torch.float64)
     full = torch.linalg.svdvals(site.delta().detach())
-    found = singular_values(site)
-    assert len(found) == min(2 * r, rows, columns)
-    # A change of size 1e-3 in float64: rounding of the start's own products counts for 1e-13 of it.
-    torch.testing.assert_close(found, full[: len(found)], atol=1e-12, rtol=1e-9)
+    values = singular_values(site)
+    assert len(values) == min(2 * r, rows, columns)
+    # For a change of size 1e-3, float64 rounding of the start's products is 1e-13 of it.
+    torch.testing.assert_close(values, full[: len(values)], atol=1e-12, rtol=1e-9)
 
 
 def test_the_spectrum_of_a_site_by_hand():
     A, B = torch.tensor([[0.0, 3.0, 0.0]]), torch.tensor([[4.0], [0.0]])
     site = site_of(A, B, scale=0.5)
     site.weight.data.fill_(2.0)
-    found = spectrum(site)
-    assert found.name == "here"
-    assert found.singular_values == pytest.approx((0.5 * 3 * 4,))
-    assert found.norm == pytest.approx(6.0)
+    result = spectrum(site)
+    assert result.name == "here"
+    assert result.singular_values == pytest.approx((0.5 * 3 * 4,))
+    assert result.norm == pytest.approx(6.0)
     # Six entries of 2.
-    assert found.relative_norm == pytest.approx(6 / 24**0.5)
-    assert found.stable_rank == pytest.approx(1.0)
-    assert found.drift == 0
+    assert result.relative_norm == pytest.approx(6 / 24**0.5)
+    assert result.stable_rank == pytest.approx(1.0)
+    assert result.drift == 0
     site.weight.data.zero_()
     assert math.isnan(spectrum(site).relative_norm)
 

@@ -1,4 +1,4 @@
-"""One optimiser for adapter and head: whose turn it is, which rates, what it refuses."""
+"""One optimiser for adapter and head: turns, learning rates and invalid arguments."""
 
 import pytest
 import torch
@@ -170,7 +170,7 @@ def test_groups_from_outside_are_refused():
 
 @pytest.mark.parametrize("key", ["lora", "polar"])
 def test_a_posteriors_parameters_move_with_the_adapter_without_decay(key):
-    """They come after the adapter's, whose learning rate stays the first."""
+    """They follow the adapter's parameters, whose learning rate stays first."""
     problem, spread = Problem(CONFIGS[key]), nn.Parameter(torch.ones(3))
     optimizer = build_optimizer(
         problem.sites, problem.head.parameters(), CONFIGS[key], 0.02, more=[spread]
@@ -188,18 +188,18 @@ def test_a_posteriors_parameters_move_with_the_adapter_without_decay(key):
 
 @pytest.mark.parametrize("key", ["lora", "polar"])
 def test_another_optimiser_takes_what_is_on_no_manifold(key):
-    problem, given = Problem(CONFIGS[key]), []
+    problem, received = Problem(CONFIGS[key]), []
 
     def make(parameters):
-        given.extend(parameters)
+        received.extend(parameters)
         return SGD(parameters, lr=0.5)
 
     optimizer = build_optimizer(problem.sites, [], CONFIGS[key], 0.02, euclidean=make)
     expected = euclidean_parameters(problem.sites)
-    assert list(map(id, given)) == list(map(id, expected))
+    assert list(map(id, received)) == list(map(id, expected))
     assert optimizer.param_groups[0]["name"] == "adapter"
     assert optimizer.param_groups[0]["lr"] == 0.5
-    before = given[0].detach().clone()
-    given[0].grad = torch.ones_like(before)
+    before = received[0].detach().clone()
+    received[0].grad = torch.ones_like(before)
     optimizer.step()
-    torch.testing.assert_close(given[0].detach(), before - 0.5)
+    torch.testing.assert_close(received[0].detach(), before - 0.5)

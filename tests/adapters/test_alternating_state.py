@@ -22,19 +22,19 @@ def test_schedules_reach_the_inner_optimizers(problem):
         group["absorb_every"] = 0
     problem.turn(1)
     after = problem.tensors()
-    # A rate of zero still retracts, which rounds.
+    # A step with rate zero still retracts, which rounds.
     assert all((after[name] - before[name]).abs().max() < 1e-6 for name in before)
 
 
 def test_resume_is_bit_equal(problem, request, tmp_path):
     config = CONFIGS[request.node.callspec.params["problem"]]
 
-    def schedule_of(one):
-        return torch.optim.lr_scheduler.LambdaLR(one.optimizer, lambda step: 1 / (1 + step))
+    def schedule_of(problem):
+        return torch.optim.lr_scheduler.LambdaLR(problem.optimizer, lambda step: 1 / (1 + step))
 
-    def run(one, schedule, steps):
+    def run(problem, schedule, steps):
         for step in steps:
-            one.turn(step)
+            problem.turn(step)
             schedule.step()
 
     run(problem, schedule_of(problem), range(8))

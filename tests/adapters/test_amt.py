@@ -1,4 +1,4 @@
-"""The pool of AMT: what its mixtures compute, how they are merged, what is refused."""
+"""The pool of AMT: outputs of mixtures, merging, invalid arguments."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_a_mixture_averages_products(weights):
     host, plain, site = pool()
     site.select(weights)
     products = [B @ A for A, B in (member(site, number) for number in range(P))]
-    change = sum(w * one for w, one in zip(site.mixture.tolist(), products, strict=True))
+    change = sum(w * product for w, product in zip(site.mixture.tolist(), products, strict=True))
     weight = plain.up.weight + change - site.B0 @ site.A0
     torch.testing.assert_close(host(X), nn.functional.linear(X, weight, plain.up.bias))
     torch.testing.assert_close(site.delta(), weight - plain.up.weight)
@@ -160,16 +160,16 @@ def features(seed=0):
 
 
 def test_held_out_cosines_are_those_of_other_rows():
-    found = held_out_cosines(features(), LABELS, 3)
+    cosines = held_out_cosines(features(), LABELS, 3)
     for row in range(len(LABELS)):
         rest = torch.arange(len(LABELS)) != row
         centres = prototypes(features()[rest], LABELS[rest], 3)
         expected = cosine_logits(features()[row : row + 1], centres)[0]
         own = LABELS[row]
-        torch.testing.assert_close(found[row, own], expected[own])
+        torch.testing.assert_close(cosines[row, own], expected[own])
     whole = cosine_logits(features(), prototypes(features(), LABELS, 3))
-    others = torch.ones_like(found, dtype=torch.bool).scatter(1, LABELS[:, None], False)
-    torch.testing.assert_close(found[others], whole[others])
+    others = torch.ones_like(cosines, dtype=torch.bool).scatter(1, LABELS[:, None], False)
+    torch.testing.assert_close(cosines[others], whole[others])
 
 
 def test_one_example_of_a_class_cannot_be_left_out():

@@ -1,4 +1,4 @@
-"""Columns of a weight: what the site computes, keeps for the backward pass, and refuses."""
+"""Sites that train columns of a weight: outputs, saved tensors, invalid arguments."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_forward_and_change_by_hand():
 @pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 3, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_gradient_is_these_columns_of_the_full_one(shape, bias):
-    """Against autograd on the whole weight, also summed over two passes."""
+    """Compare with autograd on the whole weight, also summed over two passes."""
     host = nn.Linear(7, 5, bias=bias).double()
     W = host.weight.detach().clone().requires_grad_()
     bias = None if host.bias is None else host.bias.detach().clone()
@@ -111,42 +111,42 @@ def test_training_changes_the_chosen_columns_and_nothing_else():
 
 
 def saved_bytes(model, run):
-    """Bytes that autograd keeps for the backward pass, the model's own weights aside."""
+    """Return the bytes that autograd saves for the backward pass, except the model's weights."""
     own = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    kept = {}
+    saved = {}
 
     def pack(tensor):
         place = tensor.untyped_storage().data_ptr()
         if place not in own:
-            kept[place] = tensor
+            saved[place] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = run()
     del result
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 @pytest.mark.parametrize("k", [1, 8, 32])
 def test_what_is_kept_for_the_backward_pass_is_the_chosen_inputs(k):
     """`index_select` keeps k of 64 inputs and the index; a view would keep the storage of all."""
     site = site_on(list(range(0, 2 * k, 2)), 64, 10)
-    # Something that has to have a gradient comes before, as in a network.
+    # The input requires a gradient, as inside a network.
     below = drawn(3, 5, 64).requires_grad_()
     assert saved_bytes(site, lambda: site(below)) == 4 * 3 * 5 * k + 8 * k
 
 
 def test_a_network_keeps_less_than_for_full_layers():
-    """Beside what attention keeps in any case, each layer's share follows its columns."""
+    """Besides what attention always saves, memory is proportional to the columns of each layer."""
 
-    def kept(config):
+    def measure(config):
         model = tiny_llama()
         sites = inject(model, config, seed=0)
         inputs = model.embed_tokens(tokens(8, 16)).requires_grad_()
-        kept = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
-        return kept, sum(site.k for site in sites)
+        num_bytes = saved_bytes(model, lambda: model(inputs_embeds=inputs).last_hidden_state)
+        return num_bytes, sum(site.k for site in sites)
 
-    some, many = (kept(S2FT(o_ratio=0, d_ratio=ratio)) for ratio in (0.25, 0.75))
+    some, many = (measure(S2FT(o_ratio=0, d_ratio=ratio)) for ratio in (0.25, 0.75))
     assert many[1] == 3 * some[1] == 54
     per_column = 4 * 8 * 16 + 8
     assert many[0] - some[0] == per_column * (many[1] - some[1])
@@ -166,10 +166,10 @@ def test_without_columns_a_site_is_the_frozen_layer():
     assert not any(value.requires_grad for value in site.parameters())
     assert torch.count_nonzero(site.delta()) == 0
     assert torch.equal(site.merged().weight, site.weight)
-    found = spectrum(site)
-    assert found.singular_values == ()
-    assert found.norm == 0
-    assert found.stable_rank != found.stable_rank
+    result = spectrum(site)
+    assert result.singular_values == ()
+    assert result.norm == 0
+    assert result.stable_rank != result.stable_rank
     assert summary([site])["num_parameters"] == 0
 
 
@@ -181,7 +181,7 @@ def test_unmerging_brings_the_very_weight_back():
     merged = export(model)
     expected = output(model, tokens())
     torch.testing.assert_close(output(merged, tokens()), expected, atol=1e-5, rtol=1e-5)
-    # Of a merged weight, by a scatter of the host's columns.
+    # Restore the host's columns in the merged weight.
     for site in find_sites(model):
         weight = merged.get_submodule(site.name).weight
         weight[:, site.idx] = site.weight[:, site.idx]
@@ -209,8 +209,8 @@ def test_the_spectrum_is_that_of_the_change():
     site = site_on([0, 3, 5, 6], 7, 3)
     randomise([site])
     expected = torch.linalg.svdvals(site.delta().detach().double())
-    found = torch.tensor(spectrum(site).singular_values, dtype=torch.float64)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    values = torch.tensor(spectrum(site).singular_values, dtype=torch.float64)
+    torch.testing.assert_close(values, expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_columns_that_are_not_there_are_refused(idx, message):
 
 
 def test_saved_columns_are_those_of_the_model_that_loads_them():
-    """Another seed trains other columns, also more of them on one layer."""
+    """Another seed trains other columns, and on one layer more of them."""
     sites = inject(tiny_llama(), LLAMA, seed=0)
     randomise(sites)
     fresh = tiny_llama()
@@ -238,9 +238,9 @@ def test_saved_columns_are_those_of_the_model_that_loads_them():
     assert [site.k for site in sites] != [site.k for site in others]
     parameters = [site.sel.weight for site in others]
     load_adapter_state(others, adapter_state(sites))
-    for one, other, parameter in zip(sites, others, parameters, strict=True):
-        assert torch.equal(one.idx, other.idx)
-        assert torch.equal(one.delta(), other.delta())
+    for site, other, parameter in zip(sites, others, parameters, strict=True):
+        assert torch.equal(site.idx, other.idx)
+        assert torch.equal(site.delta(), other.delta())
         assert other.sel.weight is parameter
 
 

@@ -26,13 +26,13 @@ def normal(*shape, seed=0):
 
 
 def moment(width, seed=0, scale=1.0):
-    """That of 200 tokens whose coordinates are correlated and of unequal size."""
+    """Return the second moments of 200 tokens with correlated coordinates of unequal size."""
     x = normal(200, width, seed=seed) @ (normal(width, width, seed=seed + 1) + torch.eye(width))
     return SecondMoment(scale * x.T @ x / 200, 200)
 
 
-def damped(found, damping=0.01):
-    C = found.matrix / found.matrix.diagonal().mean()
+def damped(moments, damping=0.01):
+    C = moments.matrix / moments.matrix.diagonal().mean()
     return C + damping * torch.eye(len(C), dtype=F64)
 
 
@@ -47,14 +47,14 @@ def damped(found, damping=0.01):
 def test_the_residual_keeps_the_other_triples(rows, columns, mode, seed, data):
     """W_f C̃ has the singular values of W0 C̃ that were not taken; `v_proj` is wide, others tall."""
     r = data.draw(st.integers(1, min(rows, columns)))
-    W, found = normal(rows, columns, seed=seed), moment(columns, seed)
-    A, B, *_, centred = corda(W, found, r, 2.0, mode=mode)
+    W, moments = normal(rows, columns, seed=seed), moment(columns, seed)
+    A, B, *_, centred = corda(W, moments, r, 2.0, mode=mode)
     assert centred
-    C = damped(found)
+    C = damped(moments)
     values = torch.linalg.svdvals(W @ C)
     left = torch.linalg.svdvals((W - 2.0 * B.double() @ A.double()) @ C)
     expected = values[r:] if mode == "ipm" else values[: len(values) - r]
-    # Factors in float32, C̃ of a condition number of a few hundred: 1e-7 · 1e3 of the largest.
+    # Factors are float32, the condition number of C̃ is a few hundred: 1e-7 · 1e3 of the largest.
     tolerance = 1e-4 * float(values[0])
     torch.testing.assert_close(left[: len(expected)], expected, atol=tolerance, rtol=0)
     assert (left[len(expected) :] < tolerance).all()
@@ -79,68 +79,68 @@ def test_the_first_factor_alone_is_not_orthogonal():
 @pytest.mark.parametrize(("power", "of"), [(1.0, "identity"), (0.0, "any")])
 def test_without_a_context_it_is_pissa(power, of):
     W = normal(8, 6)
-    found = SecondMoment(3.0 * torch.eye(6, dtype=F64), 5) if of == "identity" else moment(6)
-    one, other = corda(W, found, 3, 1.5, power=power), pissa(W, 3, 1.5, torch.Generator())
-    # Float32 of two decompositions; factor by factor, because signs are fixed.
+    moments = SecondMoment(3.0 * torch.eye(6, dtype=F64), 5) if of == "identity" else moment(6)
+    start, expected = corda(W, moments, 3, 1.5, power=power), pissa(W, 3, 1.5, torch.Generator())
+    # Two decompositions in float32, compared factor by factor because signs are fixed.
     scale = 1.01**-0.5 if of == "identity" else 1.0
-    torch.testing.assert_close(one.B @ one.A, other.B @ other.A, atol=1e-6, rtol=0)
-    torch.testing.assert_close(one.A, scale * other.A, atol=1e-6, rtol=0)
+    torch.testing.assert_close(start.B @ start.A, expected.B @ expected.A, atol=1e-6, rtol=0)
+    torch.testing.assert_close(start.A, scale * expected.A, atol=1e-6, rtol=0)
 
 
 def test_the_scale_of_the_activations_does_not_matter():
     W = normal(8, 6)
-    one, other = (corda(W, moment(6, scale=scale), 3, 1.0) for scale in (1.0, 1e4))
-    torch.testing.assert_close(one.A, other.A, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(one.B, other.B, atol=1e-6, rtol=1e-6)
+    first, second = (corda(W, moment(6, scale=scale), 3, 1.0) for scale in (1.0, 1e4))
+    torch.testing.assert_close(first.A, second.A, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(first.B, second.B, atol=1e-6, rtol=1e-6)
 
 
 def test_half_the_power_approximates_the_outputs_best():
     """E‖(W − W')x‖² over weights W' of rank 3 is least for W C^½ (Eckart and Young), next for W C,
     and largest for W alone, on inputs as correlated as these.
     """
-    W, found = normal(12, 10), moment(10)
+    W, moments = normal(12, 10), moment(10)
     errors = []
     for power in (0.5, 1.0, 0.0):
-        A, B, *_ = corda(W, found, 3, 1.0, power=power, damping=1e-9)
+        A, B, *_ = corda(W, moments, 3, 1.0, power=power, damping=1e-9)
         D = W - B.double() @ A.double()
-        errors.append(float((D @ found.matrix * D).sum()))
+        errors.append(float((D @ moments.matrix * D).sum()))
     assert errors[0] < errors[1] < errors[2]
-    values, basis = torch.linalg.eigh(found.matrix)
+    values, basis = torch.linalg.eigh(moments.matrix)
     rest = torch.linalg.svdvals(W @ (basis * values.sqrt()) @ basis.T)[3:]
     assert errors[0] == pytest.approx(float(rest.square().sum()), rel=1e-4)
 
 
 def test_keeping_trains_what_the_context_needs_least():
-    W, found = normal(12, 10), moment(10)
+    W, moments = normal(12, 10), moment(10)
     sizes = {}
     for mode in ("ipm", "kpm"):
-        A, B, *_ = corda(W, found, 3, 1.0, mode=mode)
+        A, B, *_ = corda(W, moments, 3, 1.0, mode=mode)
         product = B.double() @ A.double()
-        sizes[mode] = float((product @ found.matrix * product).sum())
+        sizes[mode] = float((product @ moments.matrix * product).sum())
     assert sizes["kpm"] < 0.1 * sizes["ipm"]
 
 
 def test_a_singular_moment_is_damped_until_it_can_be_inverted():
     """A single token: rank one. A damping of 1e-12 would leave a condition number of 1e13."""
     x = normal(1, 6)
-    found = SecondMoment(x.T @ x, 1)
-    A, B, *_ = corda(normal(8, 6), found, 6, 1.0, damping=1e-12)
-    # float32 factors that span the root of 1e8 in size.
+    moments = SecondMoment(x.T @ x, 1)
+    A, B, *_ = corda(normal(8, 6), moments, 6, 1.0, damping=1e-12)
+    # The sizes of the float32 factors span the square root of 1e8.
     torch.testing.assert_close(B.double() @ A.double(), normal(8, 6), atol=1e-2, rtol=0)
     assert torch.isfinite(A).all()
 
 
 @pytest.mark.parametrize(
-    ("found", "r", "message"),
+    ("moments", "r", "message"),
     [
         (moment(6), 0, "r .*between 1 and 6"),
         (moment(5), 2, "5 inputs.* 6"),
         (SecondMoment(torch.zeros(6, 6, dtype=F64), 4), 2, "all zero"),
     ],
 )
-def test_what_cannot_be_decomposed_is_named(found, r, message):
+def test_what_cannot_be_decomposed_is_named(moments, r, message):
     with pytest.raises(InputError, match=message):
-        corda(normal(8, 6), found, r, 1.0)
+        corda(normal(8, 6), moments, r, 1.0)
 
 
 def test_moments_are_asked_for_by_layer():
@@ -158,7 +158,7 @@ def test_moments_are_asked_for_by_layer():
 def test_peft_starts_at_the_same_product(monkeypatch, mode):
     """On one sequence, whose constant factor (PEFT divides by the largest activation) cancels."""
     peft = pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
-    # It wants the dataclass of a package that it does not depend on; ours is the same for this.
+    # PEFT needs the dataclass of a package that it does not depend on; ours is equivalent here.
     monkeypatch.setitem(sys.modules, "attr", ModuleType("attr"))
     sys.modules["attr"].dataclass = dataclasses.dataclass
     from peft.tuners.lora.corda import preprocess_corda
@@ -186,5 +186,5 @@ def test_peft_starts_at_the_same_product(monkeypatch, mode):
     for site in inject(host, ours, seed=0, moments=moments_on(host, names, ids)):
         layer = theirs.base_model.model.get_submodule(site.name)
         product = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-        # They work in float32 with an explicit inverse.
+        # PEFT works in float32 with an explicit inverse.
         torch.testing.assert_close(site.scale * site.B0 @ site.A0, product, atol=2e-5, rtol=0)

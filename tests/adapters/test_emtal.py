@@ -34,7 +34,7 @@ class EMTALLaws(SiteLaws):
         return sites
 
     def test_linears_hold_the_trainable_parameters(self, adapted):
-        """But for the router, which a pass calls only while it trains."""
+        """Except for the router, which is called only in training passes."""
         for site in adapted[1]:
             layers = {key: layer.weight for key, layer in site.linears().items()}
             assert layers.keys() == site.trainable().keys() - {"router"}
@@ -58,7 +58,7 @@ def gated(model):
 
 
 def trained(host):
-    """A model in float64 with random adapters and routers."""
+    """Return a float64 model with random adapters and routers."""
     model = host()
     sites = inject(model, EMTAL(r=3, num_experts=K, num_layers=2), seed=0)
     model.double()
@@ -67,7 +67,7 @@ def trained(host):
 
 
 def states(model, *, fade):
-    """The hidden states of a training pass at an influence of the router."""
+    """Return the hidden states of a training pass at a given influence of the router."""
     for site in gated(model):
         site.set_fade(fade)
     model.train()
@@ -103,7 +103,7 @@ class PermutedFFN(nn.Module):
 @HOSTS
 @pytest.mark.parametrize("fade", [0.0, 0.3, 1.0])
 def test_units_in_place_are_the_permuted_network(host, fade):
-    """With bias and GELU, and with SwiGLU; a wrong permutation is another function."""
+    """Check GELU with bias, and SwiGLU; a wrong permutation gives another function."""
     model, _ = trained(host)
     x = torch.randn(5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     for block in find_ffns_of_sites(model):
@@ -111,10 +111,10 @@ def test_units_in_place_are_the_permuted_network(host, fade):
         for site in (up, down, *([gate] if gate else [])):
             site.train()
         up.set_fade(fade)
-        found = down(act(up(x)) if gate is None else act(gate(x)) * up(x))
+        result = down(act(up(x)) if gate is None else act(gate(x)) * up(x))
         expected = PermutedFFN(up, down, act, gate, fade=fade)(x)
         # Sums in another order, in float64.
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
         wrong = PermutedFFN(up, down, act, gate, fade=fade, right=False)(x)
         assert (wrong - expected).abs().max() > 1e-2
 
@@ -170,12 +170,12 @@ def test_one_expert_is_lora(host, fade):
     names = tuple(site.name for site in sites)
     plain = host()
     others = inject(plain, LoRA(r=3, alpha=3, target_modules=names), seed=0)
-    for one, other in zip(sites, others, strict=True):
-        assert torch.equal(one.A.weight, other.A.weight)
+    for site, other in zip(sites, others, strict=True):
+        assert torch.equal(site.A.weight, other.A.weight)
     randomise(sites)
-    for one, other in zip(sites, others, strict=True):
+    for site, other in zip(sites, others, strict=True):
         for key in "AB":
-            other.trainable()[key].data = one.trainable()[key].detach().clone()
+            other.trainable()[key].data = site.trainable()[key].detach().clone()
     assert torch.equal(states(model, fade=fade), states(plain, fade=fade))
 
 
@@ -205,9 +205,9 @@ def test_groups_that_are_there_are_found():
     centres = np.linalg.qr(rng.standard_normal((9, 9)))[0][:4]
     truth = rng.permutation(np.repeat(np.arange(4), 10))
     rows = centres[truth] + 0.01 * rng.standard_normal((40, 9))
-    found = [balanced_clusters(rows, 4, seed) for seed in range(8)]
-    # From some starts two groups share a centre: the best of several finds them all.
-    best = max(found, key=lambda labels: _within(rows, labels))
+    clusterings = [balanced_clusters(rows, 4, seed) for seed in range(8)]
+    # From some starts two groups share a centre; the best of several starts separates them all.
+    best = max(clusterings, key=lambda labels: _within(rows, labels))
     pairs = {(int(a), int(b)) for a, b in zip(truth, best, strict=True)}
     assert len(pairs) == 4
 
@@ -247,7 +247,7 @@ def test_units_of_a_gated_network_are_grouped_by_their_gate():
 
 @HOSTS
 def test_attention_carries_lora_and_no_gate(host):
-    """Of grouped queries too; every linear layer of an adapted layer has one pair of factors."""
+    """Also with grouped queries; every linear layer of an adapted layer has one pair of factors."""
     model = host()
     linears = [
         name

@@ -1,4 +1,4 @@
-"""Which layers of a backbone are its own to train, and what is kept of them."""
+"""Training whole layers of a backbone: which layers are trained, and what is saved of them."""
 
 import pytest
 import torch
@@ -119,11 +119,11 @@ def test_tensors_that_do_not_fit_change_nothing():
 def test_the_figures_are_those_of_the_difference():
     _, full = trained()
     sizes = {name: item.numel() for name, item in full.groups["layers.2"].items()}
-    found = full.summary()
-    assert found["num_layers"] == 1
-    assert found["num_parameters"] == sum(sizes.values()) + 16
+    summary = full.summary()
+    assert summary["num_layers"] == 1
+    assert summary["num_parameters"] == sum(sizes.values()) + 16
     # Each entry moved by 1/2, up to rounding in float32.
-    assert found["delta_norm"] == pytest.approx(0.5 * sum(sizes.values()) ** 0.5, rel=1e-6)
+    assert summary["delta_norm"] == pytest.approx(0.5 * sum(sizes.values()) ** 0.5, rel=1e-6)
     spectra = {item.name: item for item in full_spectrum(full)}
     assert set(spectra) == {f"layers.2.{end}" for end in MATRICES}
     up = spectra["layers.2.mlp.up_proj"]

@@ -1,4 +1,4 @@
-"""A gate between a site's factors: where it acts, whose tensors it has, and what is refused."""
+"""A gate between a site's factors: where it acts, which tensors it has, invalid arguments."""
 
 import copy
 

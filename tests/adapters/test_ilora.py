@@ -1,4 +1,4 @@
-"""iLoRA's gate: exact identities with LoRA in float64, gradients, and what it is read from."""
+"""iLoRA's gate: exact identities with LoRA in float64, gradients and contexts."""
 
 import copy
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def seeded(*shape, seed=0):
 
 
 def randomise(parameters, seed=1):
-    """Give parameters values of size 1 in place, float64."""
+    """Set parameters in place to float64 values of size 1."""
     with torch.no_grad():
         for place, parameter in enumerate(parameters):
             parameter.copy_(seeded(*parameter.shape, seed=seed + place))
@@ -47,7 +47,7 @@ def adapted(num_experts=2, *, trained=True, router=True):
 
 
 def plain(sites):
-    """Return the same decoder with LoRA of the same factors."""
+    """Return the same decoder with LoRA and the same factors."""
     model = tiny_llama().double()
     others = inject(model, LoRA(r=R, num_layers=2), seed=0)
     model.double()
@@ -59,17 +59,17 @@ def plain(sites):
 
 
 def states(model, rows=None):
-    found = model(tokens() if rows is None else rows).last_hidden_state
-    assert found.dtype == torch.float64
-    return found
+    hidden = model(tokens() if rows is None else rows).last_hidden_state
+    assert hidden.dtype == torch.float64
+    return hidden
 
 
 def gradients(sites):
     return [value.grad for site in sites for value in site.trainable().values()]
 
 
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+def close(result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("num_experts", [2, 4])
@@ -77,13 +77,13 @@ def test_a_router_of_zeros_is_lora_in_outputs_and_gradients(num_experts):
     model, sites, gate = adapted(num_experts, router=False)
     other, others = plain(sites)
     with gate.applied(seeded(3, WIDTH)):
-        found = states(model)
+        hidden = states(model)
     expected = states(other)
-    close(found, expected)
-    for result in (found, expected):
+    close(hidden, expected)
+    for result in (hidden, expected):
         result.square().sum().backward()
-    for one, two in zip(gradients(sites), gradients(others), strict=True):
-        close(one, two)
+    for first, second in zip(gradients(sites), gradients(others), strict=True):
+        close(first, second)
 
 
 def test_one_expert_is_lora_whatever_the_context():
@@ -116,12 +116,12 @@ def test_a_constant_gate_is_a_weighted_lora():
             site.B.weight.mul_((2 * p).repeat_interleave(2))
     with gate.applied(seeded(3, WIDTH)):
         close(states(model), states(other))
-    # No context is needed then, and one matrix says what the adapter does.
+    # Then no context is needed, and a single matrix describes the adapter.
     assert not any(site.is_gated for site in sites)
     with gate.applied(None):
         close(states(model), states(other))
-    for one, two in zip(sites, others, strict=True):
-        close(one.delta(), two.delta())
+    for first, second in zip(sites, others, strict=True):
+        close(first.delta(), second.delta())
     close(states(export(model)), states(other))
 
 
@@ -176,7 +176,7 @@ def test_a_gate_of_one_expert_alone_trains_no_other():
 
 
 def test_the_router_learns_from_the_second_step_on():
-    """At the start B is zero, and with it what the gates act on."""
+    """At the start B is zero, and so is the product that the gates scale."""
     for trained in (False, True):
         model, _, gate = adapted(trained=trained, router=False)
         with gate.applied(seeded(3, WIDTH)):
@@ -197,16 +197,16 @@ def test_the_gradient_of_a_gate_is_its_experts_product():
 
 
 def test_recomputed_activations_give_the_same_gradients_inside_the_context():
-    found = []
+    results = []
     for recompute in (False, True):
         _, (site, *_), gate = adapted()
         x = seeded(3, 5, 16).requires_grad_()
         with gate.applied(seeded(3, WIDTH)):
             y = checkpoint(site, x, use_reentrant=False) if recompute else site(x)
             y.square().sum().backward()
-        found.append([x.grad, site.B.weight.grad, gate.router.weight.grad])
-    for one, two in zip(*found, strict=True):
-        close(one, two)
+        results.append([x.grad, site.B.weight.grad, gate.router.weight.grad])
+    for stored, recomputed in zip(*results, strict=True):
+        close(stored, recomputed)
 
 
 def test_one_context_held_gives_one_matrix_for_each_layer():
@@ -268,12 +268,12 @@ def test_figures_are_those_of_a_gate_that_is_known():
         gate.router.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) * np.log(3) / 4)
     contexts = torch.eye(2, dtype=torch.float64)
     own = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    found = gate.figures(contexts)
-    assert found["gate_entropy"] == pytest.approx(own, abs=1e-4)
-    assert found["gate_mean_entropy"] == pytest.approx(np.log(2), abs=1e-12)
-    assert found["gate_information"] == pytest.approx(np.log(2) - own, abs=1e-4)
-    assert found["gate_largest"] == pytest.approx(0.5, abs=1e-12)
-    assert not gate.advice(found)
+    figures = gate.figures(contexts)
+    assert figures["gate_entropy"] == pytest.approx(own, abs=1e-4)
+    assert figures["gate_mean_entropy"] == pytest.approx(np.log(2), abs=1e-12)
+    assert figures["gate_information"] == pytest.approx(np.log(2) - own, abs=1e-4)
+    assert figures["gate_largest"] == pytest.approx(0.5, abs=1e-12)
+    assert not gate.advice(figures)
 
 
 def test_a_gate_that_ignores_the_example_or_has_one_expert_is_warned_of():
@@ -293,27 +293,27 @@ HISTORIES = [["a", "b", "c"], ["a", "b"], ["b", "d"], ["d", "e", "a"], ["c", "a"
 
 
 def similarity(histories, names):
-    """Count in loops."""
+    """Compute the similarity of names with explicit loops."""
     sets = [set(history) for history in histories]
-    seen = {name: sum(name in one for one in sets) for name in names}
+    counts = {name: sum(name in items for items in sets) for name in names}
     result = np.zeros((len(names), len(names)))
-    for i, one in enumerate(names):
-        for j, two in enumerate(names):
+    for i, first in enumerate(names):
+        for j, second in enumerate(names):
             if i != j:
-                both = sum(one in items and two in items for items in sets)
-                result[i, j] = both / ((seen[one] + 5) * (seen[two] + 5)) ** 0.5
+                both = sum(first in items and second in items for items in sets)
+                result[i, j] = both / ((counts[first] + 5) * (counts[second] + 5)) ** 0.5
     return result
 
 
 def test_item_vectors_are_scaled_eigenvectors_of_the_similarity():
     names = ["a", "b", "c", "d", "e"]
-    found = item_vectors(HISTORIES, names)
-    assert found.shape == (5, NUM_COORDINATES)
-    assert not found[:, 5:].any()
-    # All eigenvectors are there: Σ |λ| u uᵀ is the matrix's absolute value.
+    result = item_vectors(HISTORIES, names)
+    assert result.shape == (5, NUM_COORDINATES)
+    assert not result[:, 5:].any()
+    # With all eigenvectors, Σ |λ| u uᵀ is the matrix's absolute value.
     values, vectors = np.linalg.eigh(similarity(HISTORIES, names))
     expected = vectors @ np.diag(np.abs(values)) @ vectors.T
-    np.testing.assert_allclose(found @ found.T, expected, atol=1e-12)
+    np.testing.assert_allclose(result @ result.T, expected, atol=1e-12)
 
 
 def test_many_items_are_decomposed_alike(monkeypatch):
@@ -329,18 +329,18 @@ def test_a_history_is_the_mean_of_its_items_and_new_ones_count_as_zero():
     items = ItemVectors()
     items.learn(HISTORIES)
     alone = items.encode([["a"], ["b"]]).double()
-    found = items.encode([["a", "b"], ["a", "new"], ["new"], []]).double()
+    result = items.encode([["a", "b"], ["a", "new"], ["new"], []]).double()
     expected = torch.stack([alone.mean(0), alone[0] / 2, torch.zeros(64), torch.zeros(64)])
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
 
 
 def test_the_order_of_training_rows_does_not_matter():
-    """But for eigenvectors of equal eigenvalues, which these histories have not."""
-    one, two = ItemVectors(), ItemVectors()
-    one.learn(HISTORIES)
-    two.learn(HISTORIES[::-1])
-    assert torch.equal(one.keys, two.keys)
-    torch.testing.assert_close(one.vectors, two.vectors, atol=1e-5, rtol=0)
+    """Except for eigenvectors of equal eigenvalues, which do not occur here."""
+    first, second = ItemVectors(), ItemVectors()
+    first.learn(HISTORIES)
+    second.learn(HISTORIES[::-1])
+    assert torch.equal(first.keys, second.keys)
+    torch.testing.assert_close(first.vectors, second.vectors, atol=1e-5, rtol=0)
 
 
 def test_the_state_of_a_gate_loads_into_a_fresh_one():

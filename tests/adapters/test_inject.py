@@ -1,4 +1,4 @@
-"""Injection, and the names of adapter tensors; what all sites share is in the site laws."""
+"""Injection and the names of adapter tensors; the site laws test what all sites share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Soft orthogonality: fields in the gradient's place, absorption, and the law of the drift."""
+"""Soft orthogonality: fields in place of gradients, absorption, and the law of the drift."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The policy alone: what it draws, what it lets train, what it leaves in the optimiser."""
+"""The sampling policy alone: draws, trainable layers and optimiser state."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ STATES = ("drop", "keep", "offload")
 
 
 class Tower(nn.Module):
-    """A first layer and a last one around five that are drawn from."""
+    """A first and a last layer around five layers to sample from."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def optimizer_of(model, **options):
 
 
 def train(model, lisa, optimizer, steps, begin=0):
-    """Take steps on fixed data of each step; return the switches."""
+    """Train on data that depends on the step alone; return the switches."""
     switches = []
     for step in range(begin, steps):
         generator = torch.Generator().manual_seed(step)
@@ -68,8 +68,8 @@ def train(model, lisa, optimizer, steps, begin=0):
     return switches
 
 
-def equal(one, other):
-    first, second = one.state_dict(), other.state_dict()
+def equal(model, other):
+    first, second = model.state_dict(), other.state_dict()
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -93,10 +93,10 @@ def test_the_drawn_layers_and_the_head_change_and_nothing_else(state, mode):
 def test_all_layers_active_is_plain_adamw_step_for_step():
     model, other = tower(), tower()
     lisa = policy(model, num_active=5, state="keep", interval=2)
-    one, two = optimizer_of(model, weight_decay=0.1), optimizer_of(other, weight_decay=0.1)
+    first, second = optimizer_of(model, weight_decay=0.1), optimizer_of(other, weight_decay=0.1)
     for step in range(7):
-        train(model, lisa, one, step + 1, begin=step)
-        train(other, None, two, step + 1, begin=step)
+        train(model, lisa, first, step + 1, begin=step)
+        train(other, None, second, step + 1, begin=step)
         assert equal(model, other)
 
 
@@ -133,13 +133,13 @@ def test_kept_moments_grow_to_all_layers_ever_drawn(state):
     drawn = {number for block in range(3) for number in lisa.draw(block)}
     assert len(optimizer.state) == 2 * len(drawn) + 2
     other = tower()
-    twin, kept = policy(other, state="keep"), optimizer_of(other)
-    train(other, twin, kept, 9)
+    twin, other_optimizer = policy(other, state="keep"), optimizer_of(other)
+    train(other, twin, other_optimizer, 9)
     assert equal(model, other)
 
 
 def test_offloaded_moments_leave_the_device_and_come_back(monkeypatch):
-    """The device of parameters is a pretended one: what counts is where moments are sent."""
+    """The device of the parameters is mocked: the test checks where moments are sent."""
     from bayeslora.adapters.layer_sampling import policy as module
 
     sent = []
@@ -164,7 +164,7 @@ def test_a_resting_layer_has_no_gradient_and_needs_none():
     train(model, lisa, optimizer, 3)
     for number in lisa.draw(0):
         for p in model.layers[number].parameters():
-            p.grad = torch.ones_like(p)  # left over, as by a caller that does not clear them
+            p.grad = torch.ones_like(p)  # stale, as if the caller did not clear them
     lisa.before_step(3, optimizer)
     for number, group in enumerate(lisa.layers):
         active = number in lisa.draw(1)
@@ -223,7 +223,7 @@ def test_draws_follow_from_seed_and_block_alone(mode):
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
     np.random.seed(6)
-    # In any order, as another process that begins in the middle.
+    # In any order, like another process that starts in the middle.
     assert [draw(options, 5, 7, block) for block in reversed(range(30))] == expected[::-1]
     assert [draw(options, 5, 8, block) for block in range(30)] != expected
     assert (len(set(expected)) == 1) == (mode == "fixed")
@@ -236,9 +236,9 @@ def test_in_turn_every_layer_comes_equally_often(count, data, seed, epochs):
     num_layers = data.draw(st.integers(count, 30))
     options = LayerSampling(num_active=count, mode="cycle")
     blocks = math.ceil(num_layers / count)
-    found = [draw(options, num_layers, seed, block) for block in range(epochs * blocks)]
-    counts = np.bincount([n for item in found for n in item], minlength=num_layers)
-    assert all(len(set(item)) == count for item in found)
+    draws = [draw(options, num_layers, seed, block) for block in range(epochs * blocks)]
+    counts = np.bincount([n for item in draws for n in item], minlength=num_layers)
+    assert all(len(set(item)) == count for item in draws)
     if num_layers % count == 0:
         assert (counts == epochs).all()
     else:
@@ -257,7 +257,7 @@ def test_inclusion_is_in_proportion_to_the_weights(weights, data):
     assert ((shares >= 0) & (shares <= 1)).all()
     assert shares.sum() == pytest.approx(count, rel=1e-9)
     assert all(share == 0 for share, weight in zip(shares, weights, strict=True) if weight == 0)
-    # In proportion below 1; what is certain has no less than its proportion.
+    # Shares below 1 are proportional to the weights; a share of 1 is at most its proportion.
     part = [(w, s) for w, s in zip(weights, shares, strict=True) if 0 < s < 1]
     for w, s in part:
         assert s / part[0][1] == pytest.approx(w / part[0][0], rel=1e-9)
@@ -275,7 +275,7 @@ def test_inclusion_of_weights_at_the_ends_of_the_number_range():
 
 
 def test_inclusion_where_one_layer_would_be_drawn_more_than_always():
-    # 2 * 9/12 > 1: always; the other draw is shared 1 : 2.
+    # 2 * 9/12 > 1: always drawn; the other draw is shared 1 : 2.
     assert inclusion((9.0, 1.0, 2.0), 2).tolist() == [1.0, 1 / 3, 2 / 3]
 
 
@@ -287,14 +287,14 @@ def test_weighted_draws_come_as_often_as_stated(weights):
         [number for block in range(n) for number in draw(options, 4, 3, block)], minlength=4
     )
     shares = inclusion(weights, 2)
-    # Four standard errors: one wrong alarm in 16,000 a layer; the seed is fixed.
+    # Four standard errors: one false alarm in 16,000 per layer; the seed is fixed.
     assert (abs(counts / n - shares) <= 4 * np.sqrt(shares * (1 - shares) / n) + 1e-12).all()
 
 
 def test_uniform_draws_come_as_often_as_stated():
     n = 4000
-    found = [draw(LayerSampling(), 6, 0, block) for block in range(n)]
-    counts = np.bincount([number for item in found for number in item], minlength=6)
+    draws = [draw(LayerSampling(), 6, 0, block) for block in range(n)]
+    counts = np.bincount([number for item in draws for number in item], minlength=6)
     assert (abs(counts / n - 1 / 3) <= 4 * math.sqrt(2 / 9 / n)).all()
 
 
@@ -341,8 +341,8 @@ def test_the_record_counts_blocks_and_bytes():
     assert record["blocks"] == [list(lisa.draw(block)) for block in range(3)]
     assert sum(record["draws"]) == 3
     assert record["training_bytes"] == 3 * (layer + head)
-    kept = policy(model, mode="cycle", num_active=1, state="keep").record(8)
-    assert kept["training_bytes"] == layer + 2 * 3 * layer + 3 * head
+    keep_record = policy(model, mode="cycle", num_active=1, state="keep").record(8)
+    assert keep_record["training_bytes"] == layer + 2 * 3 * layer + 3 * head
     assert lisa.record(0)["blocks"] == []
 
 
@@ -383,6 +383,6 @@ def test_options_that_do_not_fit_the_layers():
     ("steps", "layers", "expected"), [(400, 6, 20), (400, 30, 6), (60, 6, 5), (3, 6, 1)]
 )
 def test_the_default_interval_gives_about_four_draws_a_layer(steps, layers, expected):
-    """max(1, min(20, Tγ / 4N)), and what was asked for where it was."""
+    """It is max(1, min(20, Tγ / 4N)); a requested interval is used as it is."""
     assert LayerSampling().interval_of(steps, layers) == expected
     assert LayerSampling(interval=7).interval_of(steps, layers) == 7

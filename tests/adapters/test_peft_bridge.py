@@ -1,4 +1,4 @@
-"""Exchange with PEFT, which is the oracle for both directions where it is installed."""
+"""Exchange with PEFT, the oracle for both directions where it is installed."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output, randomise, stack
 
-# PEFT asks transformers for an attribute by a name that transformers has deprecated.
+# PEFT reads an attribute of transformers by a deprecated name.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
@@ -66,14 +66,14 @@ def test_peft_loads_our_export(peft, tmp_path, host, config):
     loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
     adapted = [n for n, m in loaded.base_model.model.named_modules() if hasattr(m, "lora_A")]
     assert adapted == [site.name for site in sites]
-    # Products are taken in another order in float32.
+    # float32 products are computed in another order.
     expected = output(model, tokens())
     torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("host", [tiny_llama, tiny_bert])
 def test_columns_are_a_lora_that_picks_them(peft, tmp_path, host):
-    """Each layer has as many columns as it got; those that got none are no part of the file."""
+    """Each layer's rank is its number of columns; layers without columns are not in the file."""
     model = host()
     sites = trained(model, S2FT(o_ratio=0.1, d_ratio=0.05))
     ranks = {site.name: site.k for site in sites if site.k}
@@ -82,8 +82,10 @@ def test_columns_are_a_lora_that_picks_them(peft, tmp_path, host):
     export_peft(sites, tmp_path, "some/base")
     loaded = peft.PeftModel.from_pretrained(host(), tmp_path).eval()
     modules = loaded.base_model.model.named_modules()
-    found = {name: module.r["default"] for name, module in modules if hasattr(module, "lora_A")}
-    assert found == ranks
+    loaded_ranks = {
+        name: module.r["default"] for name, module in modules if hasattr(module, "lora_A")
+    }
+    assert loaded_ranks == ranks
     expected = output(model, tokens())
     torch.testing.assert_close(output(loaded, tokens()), expected, atol=1e-5, rtol=1e-5)
     ours = host()

@@ -1,4 +1,4 @@
-"""What is refused of a PEFT checkpoint, and how the refusal names it."""
+"""Invalid PEFT checkpoints, and the errors that name their faults."""
 
 import json
 
@@ -162,6 +162,6 @@ def test_scales_follow_the_pattern_that_ends_the_path(checkpoint, pattern, use_r
     path = checkpoint / "adapter_config.json"
     change = {"alpha_pattern": pattern, "use_rslora": use_rslora}
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    found = read_peft(checkpoint)
-    assert found.scales == {"head": pytest.approx(scale)}
-    assert found.config.use_rslora is use_rslora
+    result = read_peft(checkpoint)
+    assert result.scales == {"head": pytest.approx(scale)}
+    assert result.config.use_rslora is use_rslora

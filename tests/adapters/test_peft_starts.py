@@ -1,4 +1,4 @@
-"""Checkpoints that PEFT itself wrote after starts that change the base model, and patterns."""
+"""Checkpoints written by PEFT after starts that change the base model, and patterns."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def peft(monkeypatch):
-    # Its corda wants the dataclass of a package that it does not depend on.
+    # PEFT's CorDA needs the dataclass of a package that PEFT does not depend on.
     monkeypatch.setitem(sys.modules, "attr", ModuleType("attr"))
     sys.modules["attr"].dataclass = dataclasses.dataclass
     return pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
@@ -51,19 +51,19 @@ def trained(peft, model, start, first=None, **options):
 
 
 def check(wrapped, directory):
-    """Our sites on the plain model compute what PEFT computes, and leave that model as it was."""
+    """Check that our sites on the plain model compute PEFT's outputs and leave it unchanged."""
     model = tiny_llama()
     sites = load_peft(model, directory)
     expected = output(wrapped.base_model.model, tokens())
     assert (expected - output(tiny_llama(), tokens())).abs().max() > 0.01
-    # PEFT decomposes in float32, and products are taken in another order.
+    # PEFT decomposes in float32, and products are computed in another order.
     torch.testing.assert_close(output(model, tokens()), expected, atol=1e-5, rtol=1e-5)
     remove(model)
     assert torch.equal(output(model, tokens()), output(tiny_llama(), tokens()))
     return sites
 
 
-# Said of the copy of the start that PEFT loads beside the trained adapter, to subtract it.
+# PEFT warns about the copy of the start that it loads beside the adapter to subtract it.
 @pytest.mark.filterwarnings("ignore:.* changes the base weights of the model:UserWarning")
 @pytest.mark.filterwarnings("ignore:`corda_config` specified but will be ignored:UserWarning")
 @pytest.mark.parametrize("use_rslora", [False, True])
@@ -90,7 +90,7 @@ def test_an_exact_pissa_is_read_as_it_is(peft, tmp_path):
 def test_the_scale_is_that_of_the_rank_asked_for_where_a_weight_has_fewer(
     peft, tmp_path, use_rslora
 ):
-    """Of narrow key and value layers PiSSA takes all directions, and PEFT keeps alpha / r."""
+    """PiSSA takes all directions of narrow key and value layers, and PEFT keeps alpha / r."""
     wrapped = trained(peft, tiny_llama(), "pissa", r=12, use_rslora=use_rslora)
     wrapped.save_pretrained(tmp_path)
     sites = check(wrapped, tmp_path)
@@ -124,7 +124,7 @@ def test_layers_may_have_ranks_and_scales_of_their_own(peft, tmp_path, use_rslor
     )
     wrapped.save_pretrained(tmp_path)
     sites = {site.name: site for site in check(wrapped, tmp_path)}
-    found = [(site.r, round(site.scale, 6)) for site in sites.values()]
+    result = [(site.r, round(site.scale, 6)) for site in sites.values()]
     root = 0.5 if use_rslora else 1
     expected = [(4, 6), (2, 6), (4, 6), (2, 9), (3, 6), (2, 6)]
-    assert found == [(r, round(alpha / r**root, 6)) for r, alpha in expected]
+    assert result == [(r, round(alpha / r**root, 6)) for r, alpha in expected]

@@ -1,4 +1,4 @@
-"""A PEFT checkpoint that lost layers is refused; which it should have, PEFT itself is asked."""
+"""A PEFT checkpoint that lost layers is rejected; PEFT itself is the reference for its layers."""
 
 import json
 
@@ -66,7 +66,7 @@ def checkpoint(peft, tmp_path, request):
 
 
 def without(checkpoint, part):
-    """Take the tensors with `part` in their names out of a checkpoint."""
+    """Remove the tensors with `part` in their names from a checkpoint."""
     path = checkpoint / "adapter_model.safetensors"
     tensors = load_file(path)
     left = {name: value for name, value in tensors.items() if part not in name}
@@ -91,7 +91,7 @@ def test_our_reading_of_the_options_is_pefts(peft, checkpoint):
     }
     linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
     assert {name for name in linear if targets.match(name)} == adapted
-    # On the backbone alone too, whose paths are shorter.
+    # Also on the backbone alone, whose paths are shorter.
     for host in (model, tiny_llama()):
         assert len(load_peft(host, checkpoint)) == len(adapted)
 
@@ -128,8 +128,8 @@ def test_towers_that_were_not_wrapped_may_be_there(tmp_path, tower):
     config = LoRA(r=2, target_modules=(r"layers.0", "layers.1", "layers.2"), num_layers=None)
     export_peft(inject(towers([tower]), config, seed=0), tmp_path)
     options = tmp_path / "adapter_config.json"
-    given = json.loads(options.read_text()) | {"target_modules": ["0", "1", "2"]}
-    options.write_text(json.dumps(given))
+    content = json.loads(options.read_text()) | {"target_modules": ["0", "1", "2"]}
+    options.write_text(json.dumps(content))
     both = ["encoder", "decoder"]
     assert len(load_peft(towers(both), tmp_path)) == 3
     assert len(load_peft(torch.nn.Sequential(towers(both)), tmp_path)) == 3
@@ -154,7 +154,7 @@ def test_a_model_of_another_size_is_left_as_it_was(tmp_path):
     randomise(sites)
     export_peft(sites, tmp_path)
     model = stack()
-    # The last of the two: what comes before it has to stay as well.
+    # The second of the two layers fails; the one before it must stay unchanged as well.
     assert read_peft(tmp_path).config.target_modules == ("head", "layers.0")
     model.layers[0] = torch.nn.Linear(5, 6)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -24,7 +24,7 @@ def matrix(rows, columns, seed=0):
 
 
 def decaying(rows, columns, seed=0):
-    """A matrix whose singular values are 1, 0.7, 0.49, …, as trained weights roughly have."""
+    """Return a matrix with singular values 1, 0.7, 0.49, …, roughly those of trained weights."""
     U, _, Vh = torch.linalg.svd(matrix(rows, columns, seed), full_matrices=False)
     return (U * 0.7 ** torch.arange(len(Vh))) @ Vh
 
@@ -32,7 +32,7 @@ def decaying(rows, columns, seed=0):
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.1, 8.0), st.integers(0, 99), st.data())
 def test_the_product_is_the_best_approximation(rows, columns, scale, seed, data):
-    """What is left has the remaining singular values (Eckart and Young)."""
+    """The residual has the remaining singular values (Eckart and Young)."""
     r = data.draw(st.integers(1, min(rows, columns)))
     W = matrix(rows, columns, seed)
     A, B, core, orthonormal, centred = pissa(W, r, scale, seeded())
@@ -65,7 +65,7 @@ def test_signs_do_not_depend_on_the_decomposition():
 
 
 def test_the_fast_decomposition_comes_close_and_follows_from_its_seed():
-    """Singular values that fall by 0.7: eight more directions and four iterations leave an error of
+    """If singular values fall by 0.7, eight more directions and four iterations leave an error of
     about 0.7^(8·(2·4+1)), far below float32.
     """
     W = decaying(40, 30)
@@ -149,7 +149,7 @@ def test_weight_decay_pulls_towards_the_start():
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_starts_at_the_same_product():
-    """PEFT decomposes in float32; only the product can be compared, signs being free."""
+    """PEFT decomposes in float32; only the products are comparable, because signs are free."""
     peft = pytest.importorskip("peft", reason="the oracle, PEFT, is not installed")
     config = peft.LoraConfig(
         r=3, lora_alpha=6, target_modules=["q_proj"], init_lora_weights="pissa", lora_dropout=0.0

@@ -1,4 +1,4 @@
-"""Real tokens by the mask, in every shape that layers see a batch in."""
+"""Selection of real tokens by the mask, for every shape of a batch inside a model."""
 
 import pytest
 import torch

@@ -36,12 +36,12 @@ def test_factors_stay_orthonormal_in_float32(r, transposed):
         factor.grad = random(*factor.shape, seed=step, dtype=torch.float32)
         optimizer.step()
         worst = max(worst, distance(factor))
-    # Rounding to float32 alone; the promise is 1e-5.
+    # Only rounding to float32; the guarantee is 1e-5.
     assert worst < 2e-6
 
 
 def test_steps_follow_the_formula():
-    """Three steps worked out with a full projection, and the last without the class."""
+    """Check three steps against the formula with a full projection."""
     factor = nn.Parameter(orthonormal(5, 2))
     optimizer = RiemannianAdamW([factor], lr=0.1, betas=(0.8, 0.9), eps=1e-3, max_rotation=10.0)
     Z, m, v = factor.detach().clone(), torch.zeros(5, 2).double(), 0.0
@@ -78,11 +78,11 @@ def test_the_first_step_has_root_mean_square_entry_lr():
 
 
 def test_factors_of_one_shape_move_as_each_would_alone():
-    """Also where one of them rested, has made fewer steps, or lies on its side."""
+    """Also if a factor skipped steps, has made fewer steps, or is transposed."""
     together, alone = ([nn.Parameter(orthonormal(9, 3)) for _ in range(3)] for _ in range(2))
     for factors in (together, alone):
         factors[2] = nn.Parameter(factors[2].detach().mT.contiguous())
-    optimizers = [RiemannianAdamW(together), *(RiemannianAdamW([one]) for one in alone)]
+    optimizers = [RiemannianAdamW(together), *(RiemannianAdamW([factor]) for factor in alone)]
     for step in range(6):
         for factors in (together, alone):
             for place, factor in enumerate(factors):
@@ -90,9 +90,9 @@ def test_factors_of_one_shape_move_as_each_would_alone():
                 factor.grad = None if place == 1 and step in {0, 3} else grad
         for optimizer in optimizers:
             optimizer.step()
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one.detach(), other.detach(), atol=1e-12, rtol=0)
-    assert [optimizers[0].state[one]["step"] for one in together] == [6, 4, 6]
+    for factor, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(factor.detach(), other.detach(), atol=1e-12, rtol=0)
+    assert [optimizers[0].state[factor]["step"] for factor in together] == [6, 4, 6]
 
 
 def test_the_step_does_not_depend_on_the_basis():

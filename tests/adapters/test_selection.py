@@ -1,4 +1,4 @@
-"""Which columns S²FT takes: units, budgets, scores, and what they are refused for."""
+"""Selection of columns for S²FT: units, budgets, scores and invalid options."""
 
 import copy
 from dataclasses import replace
@@ -85,7 +85,7 @@ def test_other_architectures_have_them_too(family, names):
 
 @pytest.mark.parametrize("head", range(HEADS))
 def test_a_head_is_the_columns_that_its_queries_move(head):
-    """With grouped queries too: four heads share two keys and values, and no order is changed."""
+    """Also with grouped queries: four heads share two keys and values, in unchanged order."""
     model, other = tiny_llama(), tiny_llama()
     name = "layers.1.self_attn.o_proj"
     seen = []
@@ -116,31 +116,34 @@ def test_a_budget_is_shared_by_all_layers():
     """The best three of eight units are on one layer, whatever the other has."""
     units = [Units("a", 4, 2, 0.4), Units("b", 4, 2, 0.4)]
     scores = {"a": torch.tensor([1.0, 9, 8, 7]), "b": torch.tensor([3.0, 2, 4, 0])}
-    found = largest_units(units, scores)
-    assert {name: idx.tolist() for name, idx in found.items()} == {"a": [2, 3, 4, 5, 6, 7], "b": []}
-    found = largest_units(units, scores, largest=False)
-    assert {name: idx.tolist() for name, idx in found.items()} == {"a": [0, 1], "b": [2, 3, 6, 7]}
+    indices = largest_units(units, scores)
+    assert {name: idx.tolist() for name, idx in indices.items()} == {
+        "a": [2, 3, 4, 5, 6, 7],
+        "b": [],
+    }
+    indices = largest_units(units, scores, largest=False)
+    assert {name: idx.tolist() for name, idx in indices.items()} == {"a": [0, 1], "b": [2, 3, 6, 7]}
 
 
 def test_heads_and_channels_have_budgets_of_their_own():
     units = [Units("o_proj", 2, 2, 0.5), Units("down_proj", 4, 1, 0.01)]
     scores = {"o_proj": torch.tensor([0.0, 0.1]), "down_proj": torch.tensor([1.0, 4, 3, 2])}
-    found = largest_units(units, scores)
-    assert found["o_proj"].tolist() == [2, 3]
+    indices = largest_units(units, scores)
+    assert indices["o_proj"].tolist() == [2, 3]
     # A share of 0.04 channels is one channel.
-    assert found["down_proj"].tolist() == [1]
+    assert indices["down_proj"].tolist() == [1]
 
 
 def test_equal_scores_go_to_the_earlier_unit():
     units = [Units("a", 3, 1, 0.5), Units("b", 3, 1, 0.5)]
     for largest in (True, False):
-        found = largest_units(units, {key: torch.ones(3) for key in "ab"}, largest=largest)
-        assert found["a"].tolist() == [0, 1, 2]
-        assert found["b"].tolist() == []
+        indices = largest_units(units, {key: torch.ones(3) for key in "ab"}, largest=largest)
+        assert indices["a"].tolist() == [0, 1, 2]
+        assert indices["b"].tolist() == []
 
 
 def test_random_units_are_uniform_over_all_layers():
-    """Each of 72 channels comes up in 2,000 draws of 18 about 500 times; six sigma are 116."""
+    """Each of 72 channels appears about 500 times in 2,000 draws of 18; six sigma are 116."""
     config = S2FT(o_ratio=0, d_ratio=0.25)
     model = tiny_llama()
     units = units_at(model, column_targets(model, config), config)
@@ -158,7 +161,7 @@ def chosen(model, config, **options):
 
 
 def full_scores(model, config, squares):
-    """The choice of the definition: norms of whole units by a loop, sorted by Python."""
+    """Select by the definition: norms of whole units in a loop, sorted by Python."""
     names = column_targets(model, config)
     columns = {name: [] for name in names}
     for part, ratio, width in (("o_proj", config.o_ratio, 4), ("down_proj", config.d_ratio, 1)):
@@ -216,12 +219,12 @@ def test_the_choices_differ():
     model = tiny_llama()
     config = {"o_ratio": 0.4, "d_ratio": 0.3}
     moments = moments_on(model, column_targets(model, S2FT(**config)), tokens())
-    found = [
+    choices = [
         chosen(tiny_llama(), S2FT(**config, selection=selection, largest=largest), moments=moments)
         for selection in ("random", "weight", "activation", "product")
         for largest in (True, False)[: 1 if selection == "random" else 2]
     ]
-    assert all(one != other for place, one in enumerate(found) for other in found[:place])
+    assert all(choice != other for place, choice in enumerate(choices) for other in choices[:place])
 
 
 def test_what_a_selection_needs_is_said():
@@ -285,11 +288,11 @@ def test_the_file_is_that_of_a_model_directory():
 
 @pytest.mark.parametrize("selection", ["random", "weight", "activation", "gradient"])
 def test_columns_of_other_models_are_left_alone(tmp_path, selection):
-    """What is taken is the best of the rest, as many units as without."""
+    """The best remaining units are taken, as many as without exclusions."""
     config = S2FT(o_ratio=0.25, d_ratio=0.25, selection="weight")
     taken = [
         saved_columns(tmp_path / "a", config),
-        # As in an ensemble, whose members have names before those of the layers.
+        # As in an ensemble, where the name of a member precedes those of its layers.
         saved_columns(tmp_path / "b", replace(config, selection="random"), 3, "1.adapter."),
     ]
     own = replace(config, selection=selection)
@@ -304,13 +307,13 @@ def test_columns_of_other_models_are_left_alone(tmp_path, selection):
             model(tokens()).last_hidden_state.square().sum().backward()
 
         begin_by_gradient(sites, units, backward, free=free_units(units, away))
-        found = {site.name: site.idx.tolist() for site in sites}
+        columns = {site.name: site.idx.tolist() for site in sites}
     else:
-        found = chosen(model, away, moments=moments)
-    assert not any(taken[n][name] & set(idx) for n in (0, 1) for name, idx in found.items())
+        columns = chosen(model, away, moments=moments)
+    assert not any(taken[n][name] & set(idx) for n in (0, 1) for name, idx in columns.items())
     # Three of twelve heads of four columns, and 18 of 72 channels.
-    assert sum(len(idx) for name, idx in found.items() if "o_proj" in name) == 3 * 4
-    assert sum(len(idx) for name, idx in found.items() if "down_proj" in name) == 18
+    assert sum(len(idx) for name, idx in columns.items() if "o_proj" in name) == 3 * 4
+    assert sum(len(idx) for name, idx in columns.items() if "down_proj" in name) == 18
 
 
 def test_the_best_of_the_rest_is_taken():
@@ -318,8 +321,8 @@ def test_the_best_of_the_rest_is_taken():
     scores = {"a.down_proj": torch.tensor([4.0, 3.0, 2.0, 1.0])}
     free = {"a.down_proj": torch.tensor([False, True, False, True])}
     for largest in (True, False):
-        found = largest_units(units, scores, largest=largest, free=free)
-        assert found["a.down_proj"].tolist() == [1, 3]
+        indices = largest_units(units, scores, largest=largest, free=free)
+        assert indices["a.down_proj"].tolist() == [1, 3]
     units = [replace(units[0], ratio=0.25)]
     assert largest_units(units, scores, free=free)["a.down_proj"].tolist() == [1]
     assert largest_units(units, scores, largest=False, free=free)["a.down_proj"].tolist() == [3]

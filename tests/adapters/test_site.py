@@ -1,4 +1,4 @@
-"""Sites: the laws on three hosts for all adapters, and what is particular to each."""
+"""Sites: the laws on three hosts for all adapters, and tests of individual adapters."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ class TestPiSSAOnStack(OnStack):
 
 
 class TestFastPiSSAOnLlama(OnLlama):
-    """With r = 1 the decomposition takes 9 of the 16 directions, so that its seed shows."""
+    """With r = 1 the decomposition takes 9 of the 16 directions, so its seed matters."""
 
     config = PiSSA(r=1, niter=0, num_layers=2)
 
@@ -97,7 +97,7 @@ class TestPiSSAOnBert(OnBert):
 
 
 class OnContext:
-    """CorDA's second moments are those of the host on the inputs of the laws."""
+    """CorDA uses the second moments of the host on the inputs of the laws."""
 
     is_random = False
 
@@ -144,7 +144,7 @@ class TestColumnsByProductOnLlama(OnLlama):
 
 
 def by_hand(dropout=0.0, core=True):
-    """Two inputs, three outputs, rank one; every number is written out in the tests."""
+    """Return a site with two inputs, three outputs and rank one; tests spell out all numbers."""
     host = nn.Linear(2, 3)
     host.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     host.bias.data = torch.tensor([0.0, 0.0, 10.0])

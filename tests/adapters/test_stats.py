@@ -28,7 +28,7 @@ def linear(inputs=3, outputs=2):
 
 
 def padded(rows, fill=7.0, left=False):
-    """A batch of texts of unequal length, with `fill` at padding."""
+    """Return a batch of texts of unequal length, with `fill` at padding."""
     width = max(map(len, rows))
     x = torch.full((len(rows), width, rows[0].shape[1]), fill, dtype=F64)
     mask = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -51,12 +51,12 @@ def test_batches_order_and_padding_do_not_matter(lengths, size, left, chance):
     chance.shuffle(rows)
     batches = [padded(rows[at : at + size], left=left) for at in range(0, len(rows), size)]
     layer = linear()
-    (found,) = second_moments(lambda b: layer(b["x"]), {"a": layer}, batches).values()
-    assert found.count == sum(lengths)
-    # In float64 the order of a few dozen additions counts for 1e-15 relative.
+    (moment,) = second_moments(lambda b: layer(b["x"]), {"a": layer}, batches).values()
+    assert moment.count == sum(lengths)
+    # In float64 the order of a few dozen additions changes results by 1e-15 relative.
     expected = together.T @ together / len(together)
-    torch.testing.assert_close(found.matrix, expected, atol=1e-13, rtol=1e-13)
-    assert torch.equal(found.matrix, found.matrix.T)
+    torch.testing.assert_close(moment.matrix, expected, atol=1e-13, rtol=1e-13)
+    assert torch.equal(moment.matrix, moment.matrix.T)
 
 
 def test_layers_with_one_input_agree_and_others_have_their_own():
@@ -116,7 +116,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     path = tmp_path / "m.safetensors"
     save_moments(path, {"a": SecondMoment(normal(4, 4), 7)})
     content = bytearray(path.read_bytes())
-    content[-3] ^= 1  # of a matrix, which stands last
+    content[-3] ^= 1  # in a matrix, which comes last
     path.write_bytes(content)
     with pytest.raises(InputError, match="sha256"):
         load_moments(path)

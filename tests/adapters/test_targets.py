@@ -1,4 +1,4 @@
-"""Which layers are adapted: defaults by architecture, names, patterns, refusals."""
+"""Choice of adapted layers: defaults by architecture, names, patterns, errors."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ SIZES = {
 
 
 def tiny_llama(**options):
-    """Grouped queries: k_proj and v_proj have 8 outputs and 16 inputs."""
+    """Return a Llama with grouped queries: k_proj and v_proj have 8 outputs and 16 inputs."""
     from transformers import LlamaConfig, LlamaModel
 
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def tokens(rows=3, length=5):
 
 
 def moments_on(model, names, inputs):
-    """Second moments of layers on inputs of a host, every row or token of which is real."""
+    """Return second moments of layers on inputs of a host without any padding."""
     mask = torch.ones(inputs.shape if not inputs.is_floating_point() else (len(inputs), 1))
     inputs = inputs.to(next(model.parameters()).dtype) if inputs.is_floating_point() else inputs
     layers = {name: model.get_submodule(name) for name in names}

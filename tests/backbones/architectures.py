@@ -79,7 +79,7 @@ ARCHITECTURES = {
     ),
 }
 
-# What runs between layers, or beside them, is lost where the lower ones run apart.
+# Modules that run between or beside the layers are lost if the lower layers run separately.
 UNCUT = {
     "xlm": (
         "XLM",
@@ -100,7 +100,7 @@ UNCUT = {
     ),
 }
 
-# What is padded beside a text reaches it.
+# Padding changes the states of a text.
 UNPADDED = {
     "convbert": ("ConvBert", {**SIZES, "embedding_size": 16}, "encoder.layer"),
 }
@@ -117,12 +117,12 @@ def build(name, **changes):
 
 
 class NoTokenizer:
-    """Stands in where token ids are written by hand; a text has a token for each word."""
+    """Stands in for a tokenizer where token ids are written by hand; each word is a token."""
 
     pad_token_id = 0
 
     def __call__(self, texts, *_, **__):
-        return {"input_ids": [[3 + place for place in range(len(one.split()))] for one in texts]}
+        return {"input_ids": [[3 + place for place in range(len(text.split()))] for text in texts]}
 
 
 def backbone(name, dtype=torch.float32):
@@ -151,6 +151,6 @@ def tokens():
 
 
 def last_hidden(model, ids, mask):
-    """Return what the whole model computes."""
+    """Return the last hidden states of the whole model."""
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state

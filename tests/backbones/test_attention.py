@@ -8,7 +8,7 @@ from tiny import tiny_llama
 from bayeslora.backbones.attention import SHORT_ATTENTION, use_short_attention
 from bayeslora.backbones.load import load_backbone
 
-# Rows that cannot attend to anything have states of their own kind; real tokens count.
+# Rows that cannot attend to anything have arbitrary states; only real tokens are compared.
 NAMES = ["llama", "qwen2", "gemma", "bert", "modernbert"]
 
 
@@ -38,7 +38,7 @@ def test_half_precision_is_as_near_to_float32_as_before(name):
     use_short_attention(half)
     after = states(half, ids, mask)[real]
     assert after.dtype == torch.bfloat16
-    # Both round everything else alike; a wrong mask or scale is off by the states' own size.
+    # Both round everything else alike; a wrong mask or scale gives errors as large as the states.
     assert (after - exact).abs().mean() < 1.5 * before < 0.1 * exact.abs().mean()
 
 
@@ -70,20 +70,20 @@ def test_the_kernel_sees_float32_and_the_model_bfloat16(monkeypatch):
     assert set(seen) == {torch.float32}
 
 
-@pytest.mark.parametrize(("name", "asked"), [("llama", "eager"), ("gpt2", "sdpa")])
-def test_models_of_another_attention_or_that_ask_for_its_name_are_left_alone(name, asked):
-    model, _ = build(name, attn_implementation=asked)
+@pytest.mark.parametrize(("name", "implementation"), [("llama", "eager"), ("gpt2", "sdpa")])
+def test_models_of_another_attention_or_that_ask_for_its_name_are_left_alone(name, implementation):
+    model, _ = build(name, attn_implementation=implementation)
     use_short_attention(model)
-    assert model.config._attn_implementation == asked
+    assert model.config._attn_implementation == implementation
 
 
 def test_only_bfloat16_on_a_cpu_takes_it_and_no_file_says_so(tmp_path):
     folder = tiny_llama(tmp_path / "model")
-    found = {
+    models = {
         dtype: load_backbone(str(folder), dtype=dtype, device="cpu").model
         for dtype in ("float32", "bfloat16")
     }
-    assert found["float32"].config._attn_implementation == "sdpa"
-    assert found["bfloat16"].config._attn_implementation == SHORT_ATTENTION
-    found["bfloat16"].save_pretrained(tmp_path / "saved")
+    assert models["float32"].config._attn_implementation == "sdpa"
+    assert models["bfloat16"].config._attn_implementation == SHORT_ATTENTION
+    models["bfloat16"].save_pretrained(tmp_path / "saved")
     assert SHORT_ATTENTION not in (tmp_path / "saved" / "config.json").read_text()

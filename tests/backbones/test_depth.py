@@ -34,13 +34,13 @@ def test_a_cut_backbone_is_the_model_with_fewer_layers(builder, layers, tmp_path
     inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         expected = other(**inputs).last_hidden_state
-        found = shorter.model(**inputs).last_hidden_state
+        result = shorter.model(**inputs).last_hidden_state
     real = inputs["attention_mask"].bool()
     # The same operations on the same weights.
-    torch.testing.assert_close(found[real], expected[real], atol=1e-6, rtol=0)
+    torch.testing.assert_close(result[real], expected[real], atol=1e-6, rtol=0)
     assert shorter.settings["num_hidden_layers"] == layers
     assert (shorter.depth, shorter.fingerprint) == (layers, whole.fingerprint)
-    # The whole one stays whole, and the cut one owns no memory of its own.
+    # The whole model is unchanged, and the cut model shares its memory.
     torch.testing.assert_close(features(whole, PATHS[builder]), before, atol=0, rtol=0)
     mine = {item.data_ptr() for item in whole.model.parameters()}
     assert {item.data_ptr() for item in shorter.model.parameters()} <= mine

@@ -1,4 +1,4 @@
-"""Models that come as packages: where they are found, and what is said where they are not."""
+"""Models installed as packages: where they are found, and the errors if they are missing."""
 
 import hashlib
 from dataclasses import replace
@@ -22,7 +22,7 @@ TEXTS = [row["text"] for row in toy_rows(5, seed=3)]
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package on the path with one file of weights; returns the function that declares it."""
+    """Create a package with one weight file on the path; return the function that declares it."""
     folder = tmp_path / "fake_weights"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise RuntimeError('the package was imported')")
@@ -63,10 +63,10 @@ def test_a_missing_package_says_how_to_get_it(package, missing):
 
 def test_another_file_than_the_tested_one_is_refused(package):
     folder = package("model.safetensors", sha256="0" * 64)
-    found = hashlib.sha256(b"weights").hexdigest()
+    digest = hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(InputError) as caught:
         embedded_directory("minilm")
-    assert f"{folder / 'model.safetensors'} has sha256 {found}" in str(caught.value)
+    assert f"{folder / 'model.safetensors'} has sha256 {digest}" in str(caught.value)
     assert f"expected {'0' * 64}; reinstall its package" in str(caught.value)
 
 
@@ -82,27 +82,27 @@ def test_gguf_needs_its_reader(package, monkeypatch, tmp_path):
 
 @pytest.fixture
 def runs(package, monkeypatch, tmp_path):
-    """A package in GGUF with an empty cache; returns the files that were de-quantised."""
+    """Create a GGUF package and an empty cache; return the list of de-quantised files."""
     package("model.gguf", requirement="fake-weights==1.0")
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
-    found = []
+    paths = []
 
     def write(path, folder):
-        found.append(path)
+        paths.append(path)
         (folder / "model.safetensors").write_bytes(b"plain weights")
 
     monkeypatch.setattr(embedded, "_dequantise", write)
-    return found
+    return paths
 
 
 def test_weights_are_de_quantised_once(runs):
     first = embedded_directory("minilm")
     assert embedded_directory("minilm") == first
     assert len(runs) == 1
-    # Any tool checks it: `sha256sum -c`.
+    # Standard tools can check it: `sha256sum -c`.
     digest = hashlib.sha256(b"plain weights").hexdigest()
     assert (first / "model.safetensors.sha256").read_text() == f"{digest}  model.safetensors\n"
-    # The name follows the content, so another version never meets an old directory.
+    # The name depends on the content, so another version never uses an old directory.
     assert first.name == f"minilm-{hashlib.sha256(b'weights').hexdigest()[:16]}"
 
 
@@ -149,14 +149,14 @@ def test_minilm_features_are_its_sentence_means():
 
     host = load_backbone("minilm", dtype="float32", device="cpu")
     reader = Encoder(host, layers_path="encoder.layer", start=4, max_length=32)
-    found = reader.features(reader.prepare(TEXTS))
+    result = reader.features(reader.prepare(TEXTS))
     plain = AutoModel.from_pretrained(embedded_directory("minilm")).eval()
     inputs = host.tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = plain(**inputs).last_hidden_state
     weights = inputs["attention_mask"][..., None]
     expected = (hidden * weights).sum(1) / weights.sum(1)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.assets
@@ -169,6 +169,6 @@ def test_smollm2_loads_and_splits():
     whole = Encoder(host, layers_path="layers", start=0, max_length=32)
     split = Encoder(host, layers_path="layers", start=24, max_length=32)
     expected = whole.features(whole.prepare(TEXTS))
-    found = split.features(split.prepare(TEXTS))
+    result = split.features(split.prepare(TEXTS))
     # The same operations in other batches.
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Features: where they are read, and what they do not depend on."""
+"""Features: where they are read, and their invariances."""
 
 import pytest
 import torch
@@ -28,32 +28,32 @@ def loaded(builder, folder):
 @pytest.mark.parametrize("name", UNCUT)
 def test_layers_that_cannot_be_run_apart_all_run_in_every_pass(name, caplog):
     start = 1 if "convolution" in name else 2
-    found = encoder(name, start=start)
-    assert found.first_running_layer == 0
+    reader = encoder(name, start=start)
+    assert reader.first_running_layer == 0
     assert f"below {start} cannot be run apart" in caplog.text
     host, _ = backbone(name)
     ids, mask = batch()
     states = last_hidden(host.model, ids, mask)
-    prepared = found.prepare(["a b c d", "e f"])
+    prepared = reader.prepare(["a b c d", "e f"])
     assert prepared.prefix is None
     torch.testing.assert_close(
-        found({"input_ids": ids, "attention_mask": mask}), pool(states, mask, found.pooling)
+        reader({"input_ids": ids, "attention_mask": mask}), pool(states, mask, reader.pooling)
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_of_the_usual_models_run_apart(name, caplog):
-    found = encoder(name, start=2)
-    assert (found.first_running_layer, found.one_by_one) == (2, False)
+    reader = encoder(name, start=2)
+    assert (reader.first_running_layer, reader.one_by_one) == (2, False)
     assert caplog.text == ""
 
 
 def test_texts_are_run_alone_where_padding_changes_their_features(caplog):
-    found = encoder("convbert", start=1)
+    reader = encoder("convbert", start=1)
     assert "texts are run one by one" in caplog.text
     texts = ["a b c d e f g h i", "j k"]
-    together = found.features(found.prepare(texts))
-    alone = torch.cat([found.features(found.prepare([text])) for text in texts])
+    together = reader.features(reader.prepare(texts))
+    alone = torch.cat([reader.features(reader.prepare([text])) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
@@ -87,18 +87,18 @@ def test_an_encoder_is_the_mean_over_its_real_tokens(side):
 
 def test_features_are_float32_whatever_the_model_computes_in():
     hidden = torch.tensor([[[1.0], [1.0078125]]], dtype=torch.bfloat16)
-    found = pool(hidden, torch.tensor([[1, 1]]), "mean")
+    result = pool(hidden, torch.tensor([[1, 1]]), "mean")
     # The mean of two neighbours in bfloat16 is not a bfloat16 number.
-    assert found.item() == 1.00390625
+    assert result.item() == 1.00390625
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_the_pooled_states_of_the_plain_model(name):
-    found = encoder(name).features(PreparedTexts(tokens(), None))
+    result = encoder(name).features(PreparedTexts(tokens(), None))
     host, _ = backbone(name)
     ids, mask = batch()
     expected = pool(last_hidden(host.model, ids, mask), mask, POOLING[host.kind])
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -144,24 +144,24 @@ def test_left_padded_batches_give_the_same_features():
         "attention_mask": torch.stack([m.roll(int((1 - m).sum())) for m in mask]),
     }
     with torch.no_grad():
-        found = host(left)
+        result = host(left)
         expected = host({"input_ids": ids, "attention_mask": mask})
     # Rotary positions are relative, so a shift changes rounding alone.
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("builder", [tiny_bert, tiny_llama])
 def test_the_prefix_changes_nothing_in_float32(tmp_path, builder):
     host = loaded(builder, tmp_path)
     path = "encoder.layer" if host.kind == "encoder" else "layers"
-    found = []
+    results = []
     for start in (0, 1, 2):
         reader = Encoder(host, layers_path=path, start=start, max_length=32)
         prepared = reader.prepare(TEXTS)
         assert (prepared.prefix is None) == (start == 0)
-        found.append(reader.features(prepared))
-    torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(found[2], found[0], atol=2e-6, rtol=1e-5)
+        results.append(reader.features(prepared))
+    torch.testing.assert_close(results[1], results[0], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(results[2], results[0], atol=2e-6, rtol=1e-5)
 
 
 def test_a_cache_in_bfloat16_is_close(tmp_path):
@@ -181,7 +181,7 @@ def test_a_cache_in_bfloat16_is_close(tmp_path):
 def test_the_prefix_runs_once_for_all_clones(tmp_path, monkeypatch):
     host = loaded(tiny_llama, tmp_path)
     for start in (1, 2):
-        # Whether they can be cut there is found out once, by running them.
+        # Whether they can be cut there is tested once, by running them.
         Encoder(host, layers_path="layers", start=start, max_length=32)
     calls = []
     run = LayerSplit.prefix
@@ -216,10 +216,10 @@ def test_the_oldest_states_are_forgotten(tmp_path, monkeypatch):
     second = reader.prepare(["the dog"]).prefix
     assert reader.prepare(["the cat"]).prefix is first
     third = reader.prepare(["the fish"]).prefix
-    # The dog was used longest ago.
+    # The dog was the least recently used.
     assert [id(item) for item in known.values()] == [id(first), id(third)]
     assert reader.prepare(["the dog"]).prefix is not second
-    # What is too large to be kept is used all the same.
+    # States that are too large for the cache are used all the same.
     large = reader.prepare(TEXTS).prefix
     assert [id(item) for item in known.values()] == [id(large)]
 
@@ -245,7 +245,7 @@ def test_gradients_reach_the_adapters_through_cached_states(tmp_path):
         "layers.2.self_attn.q_proj",
         "layers.2.self_attn.v_proj",
     }
-    # B starts at zero, so A has a gradient of zero and B one that is not.
+    # B starts at zero, so the gradient of A is zero and that of B is not.
     assert all(float(site.B.weight.grad.norm()) > 0 for site in sites)
     frozen = [item for item in clone.model.parameters() if not item.requires_grad]
     assert all(item.grad is None for item in frozen)

@@ -1,4 +1,4 @@
-"""The final layer of a classifier: found, named wrongly, or without features."""
+"""The final layer of a classifier: detected, misnamed, or without features."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ class Twice(BertForSequenceClassification):
 
 
 class Averaged(BertForSequenceClassification):
-    """Averages over masks of a dropout, which are all the same in evaluation mode."""
+    """Averages over dropout masks, which are all equal in evaluation mode."""
 
     def forward(self, *args, **kwargs):
         final, self.classifier = self.classifier, nn.Identity()
@@ -59,7 +59,7 @@ class Averaged(BertForSequenceClassification):
 
 
 class Spare(BertForSequenceClassification):
-    """Has a second head that it does not call."""
+    """Has a second head that it never calls."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -104,7 +104,7 @@ def test_quantised_final_layers_are_refused():
 
 def test_logits_that_are_not_finite_are_refused():
     network = model("bert")
-    # Finite weights, whose sums are not.
+    # The weights are finite, but their sums are not.
     network.classifier.weight.data[0] = 3e38
     with pytest.raises(InputError, match="not finite"):
         loaded(network)
@@ -126,7 +126,7 @@ def test_the_hook_is_gone_after_an_error():
     ],
 )
 def test_other_heads_are_refused(tmp_path, kind, family, what):
-    """Llama's for tokens keeps its weights under the names of the one for texts."""
+    """Llama's token classifier stores its weights under the names of the text classifier."""
     network = of_class(kind, family)
     network.name_or_path = ""
     network.save_pretrained(tmp_path)
@@ -152,7 +152,7 @@ def test_class_names_can_be_given():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("classes", "message"),
     [
         (["x", "y"], "2 names.* 3 outputs"),
         (["x", "y", "x"], "distinct names"),
@@ -161,9 +161,9 @@ def test_class_names_can_be_given():
         ("xyz", "names"),
     ],
 )
-def test_wrong_class_names_are_refused(given, message):
+def test_wrong_class_names_are_refused(classes, message):
     with pytest.raises(InputError, match=message):
-        loaded(model("bert"), classes=given)
+        loaded(model("bert"), classes=classes)
 
 
 @pytest.mark.parametrize("names", [{0: "a", 1: "a", 2: "b"}, {1: "a", 2: "b", 3: "c"}])

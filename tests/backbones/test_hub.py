@@ -1,4 +1,4 @@
-"""Hub ids that lead nowhere are found out at once."""
+"""Hub ids without a repository are detected at once."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from bayeslora.errors import InputError
 
 @pytest.fixture
 def answer(monkeypatch):
-    """Let the hub answer every question with an error, or with nothing."""
+    """Make the hub answer every request with an error, or with nothing."""
 
     def become(error):
         def model_info(self, repo_id, **options):
@@ -49,16 +49,16 @@ NOT_FOUND = RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, 
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (NOT_FOUND, "'owner/name'"),
         (OfflineModeIsEnabled("offline mode is on"), "reached: offline"),
         (HTTPError("Name or service not known\nmore"), "reached: Name or"),
     ],
 )
-def test_the_answer_is_told_in_a_line(answer, error, said):
+def test_the_answer_is_told_in_a_line(answer, error, message):
     answer(error)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         open_source("config", "owner/name", trust_remote_code=False)
     assert "take a directory, a hub id, or a short name" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2

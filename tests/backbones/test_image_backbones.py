@@ -44,8 +44,8 @@ def test_cached_lower_layers_change_nothing(vit, images):
     whole = Encoder(vit, layers_path="", start=0, max_length=17)
     upper = Encoder(vit, layers_path=layers(vit), start=1, max_length=17)
     assert upper.first_running_layer == 1
-    found = upper.features(upper.prepare(images))
-    assert torch.equal(found, whole.features(whole.prepare(images)))
+    result = upper.features(upper.prepare(images))
+    assert torch.equal(result, whole.features(whole.prepare(images)))
 
 
 def test_features_do_not_depend_on_the_batch(vit, images):

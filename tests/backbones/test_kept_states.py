@@ -1,4 +1,4 @@
-"""States of frozen layers on disk: found again, bit by bit, or not at all."""
+"""States of frozen layers on disk: read back bit by bit, or not at all."""
 
 import logging
 
@@ -18,7 +18,7 @@ TEXTS = [row["text"] for row in toy_rows(9, seed=5)]
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BAYESLORA_CACHE_GIB", raising=False)
-    # Tiny models are sooner run again than read; real ones are not.
+    # Tiny models are faster to rerun than to read; real ones are not.
     monkeypatch.setattr(encoder_module, "_WORTH_SECONDS", 0.0)
 
 
@@ -30,25 +30,25 @@ def folder(tmp_path):
 @pytest.fixture
 def passes(monkeypatch):
     """Count the passes of the frozen layers over all texts."""
-    found = []
+    calls = []
     compute = encoder_module.compute_prefix
 
     def counting(*args, **kwargs):
-        found.append(1)
+        calls.append(1)
         return compute(*args, **kwargs)
 
     monkeypatch.setattr(encoder_module, "compute_prefix", counting)
-    return found
+    return calls
 
 
 def encoder(folder, start=1, dtype="float32"):
-    """Return an encoder as a new process would have it."""
+    """Return an encoder as a new process would create it."""
     backbone = load_backbone(str(folder), dtype=dtype, device="cpu")
     return Encoder(backbone, layers_path="layers", start=start, max_length=32)
 
 
 def files():
-    return [path for one in kept() if one.kind == FROZEN_STATES for path in one.paths]
+    return [path for entry in kept() if entry.kind == FROZEN_STATES for path in entry.paths]
 
 
 def test_the_next_run_finds_them_bit_by_bit(folder, passes):
@@ -82,9 +82,9 @@ def test_another_version_or_padding_token_asks_for_other_states(folder, passes, 
 
 
 def test_states_of_code_from_elsewhere_are_not_kept(folder, monkeypatch):
-    found = encoder(folder)
-    monkeypatch.setattr(type(found.model), "__module__", "transformers_modules.stranger")
-    found.prepare(TEXTS, keep=True)
+    reader = encoder(folder)
+    monkeypatch.setattr(type(reader.model), "__module__", "transformers_modules.stranger")
+    reader.prepare(TEXTS, keep=True)
     assert files() == []
 
 
@@ -144,4 +144,4 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(folder, tmp_path, caplog
 def test_their_directory_is_for_its_owner_alone(folder):
     encoder(folder).prepare(TEXTS, keep=True)
     assert files()[0].parent.stat().st_mode & 0o077 == 0
-    assert not [one for one in kept() if one.kind == SECOND_MOMENTS and one.paths]
+    assert not [entry for entry in kept() if entry.kind == SECOND_MOMENTS and entry.paths]

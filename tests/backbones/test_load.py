@@ -1,4 +1,4 @@
-"""Loading a backbone: its kind, its fingerprint, clones, and what is refused."""
+"""Loading a backbone: kind, fingerprint, clones and invalid models."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_the_fingerprint_names_the_weights_in_every_dtype(tmp_path, builder):
     path = builder(tmp_path / "model")
     first = loaded(path).fingerprint
     assert len(first) == 32
-    # A pooler that the file does not hold is random, and is no part of it.
+    # A pooler that is missing from the file is random and not part of the fingerprint.
     torch.manual_seed(99)
     assert loaded(path).fingerprint == first
     assert loaded(path, "bfloat16").fingerprint == first
@@ -87,7 +87,7 @@ def test_the_fingerprint_sees_every_value(row, column):
 def test_the_fingerprint_tells_whole_numbers_apart():
     norm = nn.BatchNorm1d(2)
     marks = []
-    # These are one number in bfloat16.
+    # These are the same number in bfloat16.
     for count in (1000, 1001):
         norm.num_batches_tracked.fill_(count)
         marks.append(fingerprint(norm, buffers=True))
@@ -98,7 +98,7 @@ def test_settings_are_of_the_architecture_alone(tmp_path):
     settings = loaded(tiny_llama(tmp_path / "model")).settings
     assert settings["model_type"] == "llama"
     assert settings["num_attention_heads"] == 4
-    # Compared on loading: with the other value each token would see other tokens.
+    # Compared on loading: with the other value, each token would attend to other tokens.
     assert loaded(tiny_bert(tmp_path / "bert")).settings["is_decoder"] is False
     assert not settings.keys() & {"use_cache", "pad_token_id", "attention_dropout", "dtype"}
     assert json.loads(json.dumps(settings)) == settings
@@ -131,7 +131,7 @@ def test_missing_weights_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
-    """Attention on a CPU hides them: without a look at the weights all features are finite."""
+    """Attention on a CPU hides them: all features are finite unless the weights are checked."""
     path = tiny_llama(tmp_path / "model")
     tensors = load_file(path / WEIGHTS)
     name = next(name for name in tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
@@ -269,11 +269,11 @@ def test_a_clone_shares_every_tensor_and_no_module():
     host, _ = backbone("bert")
     clone = host.clone()
     pairs = list(zip(host.model.parameters(), clone.model.parameters(), strict=True))
-    assert all(one is other for one, other in pairs)
+    assert all(tensor is other for tensor, other in pairs)
     buffers = zip(host.model.buffers(), clone.model.buffers(), strict=True)
-    assert all(one is other for one, other in buffers)
+    assert all(tensor is other for tensor, other in buffers)
     modules = zip(host.model.modules(), clone.model.modules(), strict=True)
-    assert not any(one is other for one, other in modules)
+    assert not any(module is other for module, other in modules)
     assert clone.prefix_states is host.prefix_states
     assert (clone.fingerprint, clone.kind) == (host.fingerprint, host.kind)
 

@@ -1,4 +1,4 @@
-"""Options of a question in one sequence: each as if it were alone, beside the language model's own
+"""Options of a question in one sequence: each as if it were alone, and the language model's own
 answer."""
 
 from dataclasses import replace
@@ -50,7 +50,7 @@ def prepared(encoder, rows=range(4), **options):
 
 
 def alone(backbone, question, option):
-    """Return the states [T, d] and ids of a question with one option, as the model gives them."""
+    """Return the model's own states [T, d] and ids of a question with one option."""
     tokenizer = backbone.tokenizer
     if backbone.kind == "encoder":
         inputs = tokenizer(question, option, return_tensors="pt")
@@ -68,18 +68,18 @@ def alone(backbone, question, option):
 def test_an_option_has_the_features_that_it_has_alone(builder, start, tmp_path):
     backbone = loaded(builder, tmp_path)
     encoder = options_encoder(backbone, start)
-    found = encoder.features(prepared(encoder))
-    assert torch.equal(found[..., -1] == ABSENT, torch.from_numpy(~AVAILABLE))
+    result = encoder.features(prepared(encoder))
+    assert torch.equal(result[..., -1] == ABSENT, torch.from_numpy(~AVAILABLE))
     for row, options in enumerate(CHOICES):
         states = [alone(backbone, QUESTIONS[row], option)[0] for option in options]
         if backbone.kind == "decoder":
-            features = torch.stack([one[-1] for one in states])
+            features = torch.stack([hidden[-1] for hidden in states])
         else:
-            features = torch.stack([one.mean(0) for one in states])
+            features = torch.stack([hidden.mean(0) for hidden in states])
         width = backbone.num_features
         expected = features - features.mean(0)
-        torch.testing.assert_close(found[row, : len(options), :width], expected)
-        assert not found[row, len(options) :, :-1].any()
+        torch.testing.assert_close(result[row, : len(options), :width], expected)
+        assert not result[row, len(options) :, :-1].any()
 
 
 @torch.no_grad()
@@ -87,23 +87,23 @@ def test_the_last_feature_is_the_language_models_log_likelihood(tmp_path):
     backbone = loaded(tiny_llama, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     encoder = options_encoder(backbone)
-    found = encoder.features(prepared(encoder))[..., -2]
+    result = encoder.features(prepared(encoder))[..., -2]
     for row, options in enumerate(CHOICES):
         expected = []
         for option in options:
             _, ids, start = alone(backbone, QUESTIONS[row], option)
             logs = model(ids[None]).logits[0].log_softmax(-1)
-            said = logs[torch.arange(start - 1, len(ids) - 1), ids[start:]]
-            expected.append(said.mean())
+            token_logs = logs[torch.arange(start - 1, len(ids) - 1), ids[start:]]
+            expected.append(token_logs.mean())
         expected = torch.stack(expected)
-        torch.testing.assert_close(found[row, : len(options)], expected - expected.mean())
+        torch.testing.assert_close(result[row, : len(options)], expected - expected.mean())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("context", [None, "a storm"])
 def test_an_option_in_a_blank_is_as_likely_as_it_makes_what_follows(start, context, tmp_path):
-    """By hand: log p(what follows | the sentence up to there, with the option), per token."""
+    """Compare with log p(rest | sentence up to the blank, with the option) per token, by hand."""
     backbone = loaded(tiny_llama, tmp_path)
     frame = "here {filled}" if context is None else "{text_pair} here {filled}"
     encoder = options_encoder(replace(backbone, template=Template(frame)), start)
@@ -111,7 +111,7 @@ def test_an_option_in_a_blank_is_as_likely_as_it_makes_what_follows(start, conte
     questions = ["the cat _ the bread today", "a dog is _", "was it cold"]
     choices = [["barks", "swims on", "in"], ["wet", "very warm"], ["rain", "snow"]]
     texts = encoder.prepare(questions, None if context is None else [context] * 3, choices=choices)
-    found = encoder.features(texts)
+    result = encoder.features(texts)
     for row, (question, options) in enumerate(zip(questions, choices, strict=True)):
         before, _, after = question.partition(" _")
         begin = f"here {before}" if context is None else f"{context} here {before}"
@@ -119,16 +119,16 @@ def test_an_option_in_a_blank_is_as_likely_as_it_makes_what_follows(start, conte
         for option in options:
             filled = backbone.tokenizer(f"{begin} {option}{after}", return_tensors="pt")
             ids = filled["input_ids"]
-            told = f"{begin} {option}" if after else begin
-            start_of_rest = len(backbone.tokenizer(told)["input_ids"])
+            prompt = f"{begin} {option}" if after else begin
+            start_of_rest = len(backbone.tokenizer(prompt)["input_ids"])
             places = torch.arange(start_of_rest, ids.shape[1])
             logs = model(ids).logits[0].log_softmax(-1)
             likely.append(logs[places - 1, ids[0, places]].mean())
             features.append(backbone.model(ids).last_hidden_state[0, -1])
         likely, features = torch.stack(likely), torch.stack(features)
         count, width = len(options), backbone.num_features
-        torch.testing.assert_close(found[row, :count, -2], likely - likely.mean())
-        torch.testing.assert_close(found[row, :count, :width], features - features.mean(0))
+        torch.testing.assert_close(result[row, :count, -2], likely - likely.mean())
+        torch.testing.assert_close(result[row, :count, :width], features - features.mean(0))
 
 
 @torch.no_grad()
@@ -136,10 +136,10 @@ def test_of_a_long_sentence_what_is_far_before_the_blank_is_cut(tmp_path):
     backbone = replace(loaded(tiny_llama, tmp_path), template=Template("here {filled}"))
     encoder = options_encoder(backbone, max_length=16)
     texts = encoder.prepare([" ".join([*WORDS, "_ the rain"])], choices=[["cat", "dog"]])
-    kept = backbone.tokenizer.decode(texts.tokens.ids[0][texts.tokens.groups[0] == 0])
+    text = backbone.tokenizer.decode(texts.tokens.ids[0][texts.tokens.groups[0] == 0])
     assert texts.tokens.num_truncated == 1
-    assert kept.split()[0] == "here"
-    assert WORDS[-1].endswith(kept.split()[-1])
+    assert text.split()[0] == "here"
+    assert WORDS[-1].endswith(text.split()[-1])
 
 
 @torch.no_grad()
@@ -156,18 +156,18 @@ def test_a_batch_of_questions_is_question_by_question(start, tmp_path):
 @torch.no_grad()
 def test_features_move_with_their_options(tmp_path):
     encoder = options_encoder(loaded(tiny_llama, tmp_path))
-    found = encoder.features(prepared(encoder, [0]))
+    result = encoder.features(prepared(encoder, [0]))
     moved = encoder.prepare([QUESTIONS[0]], choices=[CHOICES[0][::-1]])
-    torch.testing.assert_close(encoder.features(moved), found.flip(1))
+    torch.testing.assert_close(encoder.features(moved), result.flip(1))
 
 
 def test_gradients_reach_the_states_of_options(tmp_path):
     encoder = options_encoder(loaded(tiny_llama, tmp_path), 2)
     table = encoder.model.layers[2].self_attn.q_proj.weight.requires_grad_()
-    found = encoder(prepared(encoder).collate(range(4)))
+    result = encoder(prepared(encoder).collate(range(4)))
     for column in (slice(0, 16), slice(16, 17)):
         (gradient,) = torch.autograd.grad(
-            found[..., column].square().sum(), table, retain_graph=True
+            result[..., column].square().sum(), table, retain_graph=True
         )
         assert gradient.abs().sum() > 0
 
@@ -181,8 +181,8 @@ def test_a_long_context_is_cut_before_the_question_and_the_options(tmp_path):
     assert texts.tokens.num_truncated == 1
     ids = texts.tokens.ids[0]
     groups = texts.tokens.groups[0]
-    kept = backbone.tokenizer.decode(ids[groups == 0])
-    assert QUESTIONS[0] in kept
+    text = backbone.tokenizer.decode(ids[groups == 0])
+    assert QUESTIONS[0] in text
     assert (groups == 0).sum() + max(np.bincount(groups)[1:]) <= 24
 
 
@@ -204,9 +204,9 @@ def test_letters_stand_before_the_options_in_the_prompt(tmp_path):
     backbone = loaded(tiny_llama, tmp_path)
     path, _ = find_layers(backbone.model)
     encoder = Encoder(backbone, layers_path=path, start=0, max_length=48).eval()
-    found = encoder.features(prepared(encoder))
-    assert found.shape == (4, 16 + 3)
-    assert torch.equal(found[:, 16:] == ABSENT, torch.from_numpy(~AVAILABLE))
+    result = encoder.features(prepared(encoder))
+    assert result.shape == (4, 16 + 3)
+    assert torch.equal(result[:, 16:] == ABSENT, torch.from_numpy(~AVAILABLE))
     plain = [with_letters(*row) for row in zip(QUESTIONS, CHOICES, strict=True)]
     assert plain[1].splitlines() == [f"Question: {QUESTIONS[1]}", "A) snow", "B) dog"]
-    torch.testing.assert_close(encoder.features(encoder.prepare(plain)), found[:, :16])
+    torch.testing.assert_close(encoder.features(encoder.prepare(plain)), result[:, :16])

@@ -1,4 +1,4 @@
-"""PEFT checkpoints: every tensor is there, has a place, and was trained."""
+"""PEFT checkpoints: every tensor is present, used, and trained."""
 
 import json
 
@@ -34,7 +34,7 @@ def change(path, edit):
 
 
 def headless(family, path):
-    """Write the backbone of a classifier alone, as pre-trained models come."""
+    """Write only the backbone of a classifier, like a pre-trained model."""
     path.mkdir()
     model(family).base_model.save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
@@ -67,13 +67,13 @@ def adapted_backbone(family, path, modules_to_save=None):
 )
 def test_a_head_that_only_the_checkpoint_has_is_read(tmp_path, family, modules):
     path, adapted = adapted_backbone(family, tmp_path, modules)
-    # Merging rounds W + BA once, where the checkpoint adds two products.
-    found = linear_logits(loaded(str(path)))
-    torch.testing.assert_close(found, logits(adapted, TEXTS), atol=1e-4, rtol=1e-4)
+    # Merging rounds W + BA once, while the checkpoint adds two products.
+    result = linear_logits(loaded(str(path)))
+    torch.testing.assert_close(result, logits(adapted, TEXTS), atol=1e-4, rtol=1e-4)
 
 
 def test_a_layer_that_nobody_saved_is_named(tmp_path):
-    """BERT's pooler is trained where the base has none, but PEFT does not save it by itself."""
+    """BERT's pooler is trained if the base has none, but PEFT does not save it by default."""
     path, _ = adapted_backbone("bert", tmp_path)
     loaded(str(path))
     weights = tmp_path / "base" / "model.safetensors"
@@ -180,7 +180,7 @@ def test_a_peft_model_in_memory_is_read_without_merging(tmp_path):
 
 
 def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, monkeypatch):
-    """As happens with one on the hub, whose missing tensors nobody would look for."""
+    """As with a checkpoint on the hub, whose missing tensors would go unnoticed."""
     from bayeslora.backbones import classifier_source
 
     path, _ = saved_peft("bert", tmp_path)
@@ -192,7 +192,7 @@ def test_a_checkpoint_that_transformers_opens_by_itself_is_refused(tmp_path, mon
 
 @pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "lora_ga"])
 def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
-    """PEFT loads the first without a word, and the logits are others."""
+    """PEFT loads the first without a warning, and the logits differ."""
     path, _ = adapted_backbone("llama", tmp_path)
     config = path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"init_lora_weights": start}))
@@ -202,12 +202,12 @@ def test_a_start_that_peft_would_find_anew_is_refused(tmp_path, start):
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
 def test_a_lora_on_the_embedding_is_read(tmp_path):
-    """PEFT saves the embedding itself beside it."""
+    """PEFT saves the embedding itself as well."""
     targets = ["embed_tokens", "q_proj"]
     path, adapted = saved_peft("llama", tmp_path, target_modules=targets)
     texts = [row["text"] for row in toy_rows(6)]
-    found = logits(loaded(str(path)).backbone.model, texts)
-    torch.testing.assert_close(found, logits(adapted, texts), atol=1e-6, rtol=0)
+    result = logits(loaded(str(path)).backbone.model, texts)
+    torch.testing.assert_close(result, logits(adapted, texts), atol=1e-6, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")

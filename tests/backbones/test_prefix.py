@@ -1,4 +1,4 @@
-"""A model cut in two gives what the whole model gives."""
+"""A model cut in two computes the same as the whole model."""
 
 import copy
 import errno
@@ -21,9 +21,9 @@ def test_prefix_and_suffix_make_the_whole_model(name, start):
     split = LayerSplit(model, path, start)
     with torch.no_grad():
         hidden = split.prefix(input_ids=ids, attention_mask=mask)
-        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
+        result = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
     # The same operations on the same numbers: not even the last bit may differ.
-    assert torch.equal(found, last_hidden(model, ids, mask))
+    assert torch.equal(result, last_hidden(model, ids, mask))
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
@@ -36,10 +36,10 @@ def test_the_suffix_depends_on_the_given_states_alone(name):
         for layer in model.get_submodule(path)[:2]:
             for parameter in layer.parameters():
                 parameter.fill_(float("nan"))
-        found = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
+        result = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden)
         changed = split.suffix(input_ids=ids, attention_mask=mask, hidden=hidden + 1)
-    assert bool(torch.isfinite(found).all())
-    assert not torch.allclose(found, changed)
+    assert bool(torch.isfinite(result).all())
+    assert not torch.allclose(result, changed)
 
 
 def test_the_model_is_left_as_it_was():
@@ -127,13 +127,13 @@ def test_states_on_disk_equal_states_in_memory(monkeypatch, tmp_path):
     assert [Path(name).parent for name in mapped] == [tmp_path]
     assert torch.equal(inside.values, outside.values)
     assert torch.equal(inside.pad([1, 3]), outside.pad([1, 3]))
-    # Nothing is left behind under a name.
+    # No named file is left behind.
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("with_fallocate", [True, False])
 def test_a_mapped_file_has_all_its_blocks_before(monkeypatch, tmp_path, with_fallocate):
-    """Writing to a hole in a mapped file ends in SIGBUS where the disk is full."""
+    """Writing to a hole in a mapped file raises SIGBUS if the disk is full."""
     monkeypatch.setattr(prefix, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(prefix.tempfile, "tempdir", str(tmp_path))
     if not with_fallocate:
@@ -186,7 +186,7 @@ def test_copies_of_the_cut_model_work_on_their_own():
         )
 
 
-# The norms of the last hidden states; poolers are of other outputs.
+# The norms of the last hidden states; poolers belong to other outputs.
 BEHIND = {
     "llama": {"norm"},
     "gemma": {"norm"},
@@ -202,5 +202,5 @@ def test_what_runs_only_behind_the_layers(name, start):
     """DeBERTa's relative embeddings come after the layers in the module tree, but run before."""
     model, path = build(name)
     ids, mask = batch()
-    found = LayerSplit(model, path, start).behind(input_ids=ids, attention_mask=mask)
-    assert {part for part in found if "pooler" not in part} == BEHIND.get(name, set())
+    parts = LayerSplit(model, path, start).behind(input_ids=ids, attention_mask=mask)
+    assert {part for part in parts if "pooler" not in part} == BEHIND.get(name, set())

@@ -1,4 +1,4 @@
-"""Somebody else's classifier: the input of its final layer, and what is refused."""
+"""Third-party classifiers: the input of the final layer, and unsupported models."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_an_encoder_that_is_called_a_decoder_is_refused(tmp_path, family):
-    """Its attention would be another than it was trained with, and nothing else would tell."""
+    """Its attention would differ from that in training, without any other sign of it."""
     path = saved(family, tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
@@ -68,7 +68,7 @@ def test_peft_checkpoints_are_merged(tmp_path, family, with_tokenizer):
     classifier = loaded(path)
     assert classifier.classes == CLASSES
     expected = logits(adapted, TEXTS)
-    # Merging rounds W + BA once, where the checkpoint adds two products.
+    # Merging rounds W + BA once, while the checkpoint adds two products.
     torch.testing.assert_close(linear_logits(classifier), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -1,6 +1,6 @@
-"""Classifiers of many architectures: features times the final layer are their own logits.
+"""Classifiers of many architectures: features times the final layer are their logits.
 
-The logits to compare with are the classifier's for each text alone, without any padding.
+The reference is the classifier's own logits for each text alone, without any padding.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from bayeslora.backbones.sequence import load_sequence_classifier
 from bayeslora.backbones.sequence_encoder import SequenceEncoder
 from bayeslora.errors import InputError
 
-# Of many lengths, an unknown word among them.
+# Texts of many lengths, with an unknown word among them.
 TEXTS = [*(row["text"] for row in toy_rows(6, seed=2)), "xylophone", "the cat " * 15]
 PADDINGS = {"xlnet": "left", "fnet": "none"}
 DECODERS = ("gemma2", "gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -24,14 +24,14 @@ TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def loaded(source, tokenizer=None, **options):
-    # The tiny tokenizer is given, because some architectures bring a tokenizer class of their own.
+    # The tiny tokenizer is passed because some architectures have their own tokenizer class.
     tokenizer = tokenizer or tiny_tokenizer()
     return load_sequence_classifier(source, device="cpu", tokenizer=tokenizer, **options)
 
 
 @torch.no_grad()
 def own_logits(network, texts=TEXTS, tokenizer=None, pairs=None):
-    """Return what a classifier makes of each text by itself, [N, C]."""
+    """Return a classifier's own logits for each text alone, [N, C]."""
     tokenizer = tokenizer or tiny_tokenizer()
     rows = []
     for place, text in enumerate(texts):
@@ -55,7 +55,7 @@ def linear_logits(classifier, texts=TEXTS, pairs=None, tolerance=TOLERANCE):
                 for start in range(0, len(texts), size)
             ]
         )
-    # Batches of similar length, as fits and predictions take them.
+    # Batches of similar length, as in fits and predictions.
     torch.testing.assert_close(encoder.features(prepared, batch_size=4), features, **tolerance)
     return features @ encoder.weight.T
 
@@ -80,12 +80,12 @@ def test_texts_are_run_one_by_one_where_padding_is_seen(caplog):
 
 @pytest.mark.parametrize("family", [name for name in DECODERS if name != "gpt2"])
 def test_decoders_answer_at_the_last_real_token_on_either_side(family):
-    """GPT-2 is not among them: it counts positions from the padding on."""
+    """Except GPT-2, which counts positions from the padding on."""
     classifier = loaded(model(family))
     expected = own_logits(model(family))
     for padding in ("left", "right"):
-        found = linear_logits(dataclasses.replace(classifier, padding=padding))
-        torch.testing.assert_close(found, expected, **TOLERANCE)
+        result = linear_logits(dataclasses.replace(classifier, padding=padding))
+        torch.testing.assert_close(result, expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -103,14 +103,14 @@ def test_a_padding_token_that_ends_texts_is_passed_over_as_transformers_does(fam
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_decoder_without_padding_token_answers_at_the_end(family):
-    """transformers refuses batches then, and reads the last position of a text by itself."""
+    """transformers then rejects batches, and reads the last position of a single text."""
     tokenizer = ends_texts(tiny_tokenizer())
     tokenizer.pad_token = None
     network = model(family, pad_token_id=None)
     expected = own_logits(network, tokenizer=tokenizer)
     assert not torch.allclose(expected, own_logits(network), atol=1e-2)
-    found = linear_logits(loaded(network, tokenizer=tokenizer))
-    torch.testing.assert_close(found, expected, **TOLERANCE)
+    result = linear_logits(loaded(network, tokenizer=tokenizer))
+    torch.testing.assert_close(result, expected, **TOLERANCE)
     assert network.config.pad_token_id is None
 
 
@@ -128,7 +128,7 @@ def ends_texts(tokenizer):
 
 @pytest.mark.parametrize("family", ["bert", "xlnet", "llama"])
 def test_token_types_and_pairs_are_those_of_the_tokenizer(family):
-    """XLNet without token types leaves its segments out, and a decoder's pair is its owner's."""
+    """XLNet without token types omits its segments; a decoder reads pairs as its owner does."""
     tokenizer = ends_texts(tiny_tokenizer())
     if family != "llama":
         tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
@@ -142,19 +142,19 @@ def test_token_types_and_pairs_are_those_of_the_tokenizer(family):
 
 
 def test_inputs_that_a_classifier_does_not_name_are_left_out():
-    """DistilBERT has no token types, and refuses them."""
+    """DistilBERT has no token types and rejects them."""
     tokenizer = tiny_tokenizer()
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    found = linear_logits(loaded(model("distilbert"), tokenizer=tokenizer))
-    torch.testing.assert_close(found, own_logits(model("distilbert")), **TOLERANCE)
+    result = linear_logits(loaded(model("distilbert"), tokenizer=tokenizer))
+    torch.testing.assert_close(result, own_logits(model("distilbert")), **TOLERANCE)
 
 
 def test_half_precision_in_memory_is_read():
     network = model("llama").bfloat16()
-    # bfloat16 has 8 bits, and the product here is made in float32.
+    # bfloat16 has 8 bits, and the product here is computed in float32.
     coarse = {"atol": 0.05, "rtol": 0.05}
-    found = linear_logits(loaded(network), tolerance=coarse)
-    torch.testing.assert_close(found, own_logits(network).float(), **coarse)
+    result = linear_logits(loaded(network), tolerance=coarse)
+    torch.testing.assert_close(result, own_logits(network).float(), **coarse)
 
 
 def test_another_models_tokenizer_is_refused():

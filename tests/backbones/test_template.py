@@ -1,4 +1,4 @@
-"""Texts in a template: what a tokenizer makes of the whole string, with the frame always kept."""
+"""Texts in a template: tokenised as one string, and truncated without loss of the frame."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ class Slow:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    """A tiny model with the tokenizer of a real one, whose tokens are parts of words."""
+    """Return a tiny model with the subword tokenizer of a real model."""
     from transformers import AutoTokenizer
 
     model = tiny_llama(tmp_path_factory.mktemp("template") / "model")
@@ -47,16 +47,16 @@ def read(host, frame, texts, pairs=None, *, max_length=64):
 
 
 def test_a_filled_template_is_tokenised_as_one_string(host):
-    found = read(host, "Review: {text}\nSentiment:", ["a fine film", "dull "])
+    result = read(host, "Review: {text}\nSentiment:", ["a fine film", "dull "])
     whole = ["Review: a fine film\nSentiment:", "Review: dull \nSentiment:"]
-    assert [item.tolist() for item in found.ids] == host.tokenizer(whole)["input_ids"]
-    assert found.num_truncated == 0
-    assert host.tokenizer.decode(found.ids[0]) == whole[0]
+    assert [item.tolist() for item in result.ids] == host.tokenizer(whole)["input_ids"]
+    assert result.num_truncated == 0
+    assert host.tokenizer.decode(result.ids[0]) == whole[0]
 
 
 def test_what_stands_in_a_text_is_no_placeholder(host):
-    found = read(host, "{text}|{text_pair}|", ["{text_pair}{text}"], ["{text}"])
-    assert host.tokenizer.decode(found.ids[0]) == "{text_pair}{text}|{text}|"
+    result = read(host, "{text}|{text_pair}|", ["{text_pair}{text}"], ["{text}"])
+    assert host.tokenizer.decode(result.ids[0]) == "{text_pair}{text}|{text}|"
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,8 +74,8 @@ def test_the_frame_survives_every_truncation(host, texts, room, pairs, fast):
     limit = len(tokenizer(frame.replace("{text}", "").replace("{text_pair}", ""))["input_ids"])
     limit += room
     second = texts[::-1] if pairs else None
-    found = read(host, frame, texts, second, max_length=limit)
-    for place, ids in enumerate(found.ids):
+    result = read(host, frame, texts, second, max_length=limit)
+    for place, ids in enumerate(result.ids):
         assert len(ids) <= limit
         shown = tokenizer.decode(ids)
         assert shown.startswith("Text:")
@@ -87,12 +87,12 @@ def test_the_frame_survives_every_truncation(host, texts, room, pairs, fast):
         len(tokenizer(frame.replace("{text}", text))["input_ids"]) for text in texts if not pairs
     ]
     if not pairs:
-        assert found.num_truncated == sum(length > limit for length in lengths)
+        assert result.num_truncated == sum(length > limit for length in lengths)
 
 
 def test_a_cut_is_as_late_as_it_can_be(host):
-    found = read(host, "Text: {text}\nClass:", ["word " * 50], max_length=20)
-    assert len(found.ids[0]) in (19, 20)
+    result = read(host, "Text: {text}\nClass:", ["word " * 50], max_length=20)
+    assert len(result.ids[0]) in (19, 20)
 
 
 @pytest.mark.parametrize(

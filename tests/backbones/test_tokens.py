@@ -95,7 +95,7 @@ def test_no_text_is_longer_than_the_model_has_positions(encoder):
 
 
 def test_positions_that_roberta_keeps_for_padding_are_left_out():
-    """32 positions, of which those up to the padding's own (1) belong to no token."""
+    """Of 32 positions, those up to the padding index (1) belong to no token."""
     model, _ = build("roberta", pad_token_id=1)
     host = Backbone("roberta", model, tiny_tokenizer(), "encoder", "", torch.float32)
     tokens = tokenise(host, ["cat " * 200], max_length=500)
@@ -158,8 +158,8 @@ def test_texts_are_tokenised_some_at_a_time(request, monkeypatch, name, as_its_o
         return real(first, *rest, **options)
 
     counting.pad_token_id = real.pad_token_id
-    found = tokenise(replace(host, tokenizer=counting), texts, pairs, **options)
+    result = tokenise(replace(host, tokenizer=counting), texts, pairs, **options)
     assert max(calls) == 2
-    assert found.num_truncated == whole.num_truncated
-    for one, other in ((found.ids, whole.ids), (found.types or (), whole.types or ())):
-        assert [item.tolist() for item in one] == [item.tolist() for item in other]
+    assert result.num_truncated == whole.num_truncated
+    for actual, expected in ((result.ids, whole.ids), (result.types or (), whole.types or ())):
+        assert [item.tolist() for item in actual] == [item.tolist() for item in expected]

@@ -1,4 +1,4 @@
-"""Classes by name: which words and tokens stand for them, and the logits that these have."""
+"""Classes by name: their words and tokens, and the logits of these."""
 
 from dataclasses import replace
 
@@ -39,15 +39,15 @@ def test_words_can_be_given():
     assert class_words(["0", "1"], {"1": "  very  good"}) == ["0", "very good"]
 
 
-@pytest.mark.parametrize("given", [{"2": "a"}, {"0": ""}, {"0": "1"}, {"0": "a", "1": "a"}])
-def test_words_that_tell_no_classes_apart_are_refused(given):
+@pytest.mark.parametrize("verbaliser", [{"2": "a"}, {"0": ""}, {"0": "1"}, {"0": "a", "1": "a"}])
+def test_words_that_tell_no_classes_apart_are_refused(verbaliser):
     with pytest.raises(InputError, match="verbaliser"):
-        class_words(["0", "1"], given)
+        class_words(["0", "1"], verbaliser)
 
 
 @pytest.mark.parametrize("builder", [tiny_llama, tiny_opt])
 def test_rows_give_the_language_models_own_logits(builder, tmp_path):
-    """Of the whole model, by transformers: OPT's head is the embedding, Llama's its own."""
+    """Compare with transformers' whole model: OPT's head is the embedding, Llama's is separate."""
     host = loaded(builder, tmp_path)
     words = ["cat", "rain", "bread soup"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
@@ -59,8 +59,8 @@ def test_rows_give_the_language_models_own_logits(builder, tmp_path):
         logits = model(**inputs).logits
         states = host.model(**inputs).last_hidden_state
     expected = torch.stack([logits[..., item].mean(-1) for item in ids], -1)
-    found = states @ class_rows(replace(host, template=Template("{text} is")), words).T
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    result = states @ class_rows(replace(host, template=Template("{text} is")), words).T
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_an_encoder_says_nothing_of_classes(tmp_path):
@@ -73,5 +73,5 @@ def test_an_encoder_says_nothing_of_classes(tmp_path):
 )
 def test_words_are_the_tokens_that_come_after_the_template(frame, token):
     tokenizer = AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
-    found = tokens_after(tokenizer, Template(frame), "sports")
-    assert tokenizer.convert_ids_to_tokens(found) == tokenizer.tokenize(token)
+    ids = tokens_after(tokenizer, Template(frame), "sports")
+    assert tokenizer.convert_ids_to_tokens(ids) == tokenizer.tokenize(token)

@@ -14,7 +14,7 @@ from benchmarks.lib.experiment_data import FAR, ExperimentData
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_resamples(few_resamples):
-    """Intervals are no subject of a benchmark's machinery."""
+    """Use few resamples: these tests are not about intervals."""
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +34,6 @@ def data():
 
 @pytest.fixture(scope="session")
 def spec():
-    # A prior scale that is learnt is most of a tiny fit.
+    # Learning the prior scale would take most of the time of a tiny fit.
     posterior = VBLL(prior_scale=2, polish_bound="jensen")
     return FitSpec(PoLAR(r=4, num_layers=2), posterior, epochs=2, seed=3, max_length=32)

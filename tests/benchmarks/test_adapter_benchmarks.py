@@ -32,7 +32,7 @@ FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
 def small(arm):
-    """Return an arm of rank 4, where it has a rank, with one rate, that does the same otherwise."""
+    """Return an otherwise equal arm with rank 4, if it has a rank, and one learning rate."""
     adapter = replace(arm.adapter, r=4, alpha=4.0) if hasattr(arm.adapter, "r") else arm.adapter
     return replace(arm, adapter=adapter, rates=arm.rates[-1:])
 
@@ -170,9 +170,9 @@ def test_the_summary_names_every_arm_and_claim(bench, monkeypatch):
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
     for name in bench.arms:
         assert f"| {name} ★ |" in text
-    found = adapter_speed_summary.claims(bench.out)
-    assert all(len(claim.gains) == 2 for claim in found if "each at its best" in claim.text)
-    assert {claim.method for claim in found} == {"PiSSA", "CorDA", "PoLAR", "S²FT", "LISA"}
+    claims = adapter_speed_summary.claims(bench.out)
+    assert all(len(claim.gains) == 2 for claim in claims if "each at its best" in claim.text)
+    assert {claim.method for claim in claims} == {"PiSSA", "CorDA", "PoLAR", "S²FT", "LISA"}
 
 
 def test_a_run_that_diverges_ends_early(bench, monkeypatch):
@@ -199,9 +199,9 @@ def test_a_run_that_diverged_is_counted_and_left_out(bench, monkeypatch):
         f"pissa learns faster than lora, {best}",
         f"s2ft forgets less than lora at equal loss, {best}",
     ):
-        found = claims[text]
-        assert found.notes == "lora diverged with seed 1"
-        assert len(found.gains) == 1
+        claim = claims[text]
+        assert claim.notes == "lora diverged with seed 1"
+        assert len(claim.gains) == 1
 
 
 def test_forgetting_is_compared_at_one_rate_and_at_every_rate_of_the_rival(bench, monkeypatch):
@@ -233,16 +233,16 @@ def test_forgetting_is_compared_at_the_target_loss_that_both_reach():
     base = {"target": 4.0, "generic": 3.0}
     far, near = curve([(3.0, 3.4), (2.0, 4.0)]), curve([(3.0, 3.2)])
     assert adapter_speed_summary.generic_at(base, far, 2.5) == pytest.approx(3.7)
-    # At 3.5, half-way to where the one that learned less ends.
+    # At 3.5, half-way to the end of the run that learned less.
     assert adapter_speed_summary.forgets_less(base, near, far) == pytest.approx(0.1)
     assert adapter_speed_summary.forgets_less(base, far, near) == pytest.approx(-0.1)
-    # Who never learns has nothing to have forgotten for.
+    # A run that never learns counts as having forgotten nothing.
     assert adapter_speed_summary.generic_at(base, curve([(4.5, 5.0)]), 4.0) == 3.0
 
 
 @pytest.mark.parametrize("ends", [(2.0, 3.2), (3.2, 2.0)])
 def test_how_far_a_run_went_is_not_taken_for_forgetting(ends):
-    """Both forget as on one curve, which bends upwards as forgetting does."""
+    """Both forget along the same curve, which bends upwards as forgetting does."""
 
     def forgotten(target):
         return 3.7 + 0.05 * (4 - target) ** 3
@@ -281,10 +281,10 @@ def test_no_seed_has_a_say_in_its_own_rate(tmp_path):
             record = {"arm": "a", "lr": lr, "seed": seed, "marked": [], **curve([], [loss])}
             Results(tmp_path, adapter_training.KEY).append({"kind": "run"} | record)
     runs = adapter_training.Runs(tmp_path, [])
-    # Seed 2 is best at 1.0, which the other two do not know.
+    # Seed 2 is best at 1.0, but the other two seeds choose its rate.
     assert [record["lr"] for record in runs.at_best("a").values()] == [1.0, 1.0, 0.1]
     assert adapter_training.Runs(tmp_path, [3]).at_best("a") == {}
-    # A run that is not there yet has not diverged.
+    # A missing run has not diverged.
     results = Results(tmp_path, adapter_training.KEY)
     others = [row for row in results.rows() if (row["lr"], row["seed"]) != (0.1, 2)]
     results.path.unlink()
@@ -352,7 +352,7 @@ def test_bytes_are_counted_once_and_without_the_model():
     x = torch.randn(3, 4)
     with adapter_memory.counted(model) as saved:
         model(x).sum().backward()
-    # The input, and what the activation gives, which the last layer saves once more.
+    # The input, and the output of the activation, which the last layer saves again.
     assert sum(saved.values()) == 4 * (3 * 4 + 3 * 8)
 
 
@@ -367,22 +367,22 @@ def memory(setting, tmp_path):
 def test_memory_by_adapter(memory):
     results = Results(memory, adapter_memory_summary.KEY)
     counted = results.rows(kind="bytes")
-    found = {item["arm"]: item for item in counted}
-    full, lora = found["full fine-tuning"], found["lora"]
+    by_arm = {item["arm"]: item for item in counted}
+    full, lora = by_arm["full fine-tuning"], by_arm["lora"]
     for item in (full, lora):
         assert item["gradients"] == 4 * item["parameters"]
-        # Two moments a parameter, and a number a tensor that counts its steps.
+        # Two moments per parameter, and a step counter per tensor.
         assert 8 * item["parameters"] < item["optimiser"] < 9 * item["parameters"]
     assert lora["activations"] < full["activations"]
-    drawn, worst = found["lisa"], found[adapter_arms.LOWEST]
+    drawn, worst = by_arm["lisa"], by_arm[adapter_arms.LOWEST]
     assert drawn["activations"] <= worst["activations"] < full["activations"]
     # All layers and the norm, in float32.
     assert drawn["beside"] == worst["beside"] > 4 * worst["parameters"]
     assert full["beside"] == 0
     assert lora["beside"] == 4 * lora["parameters"]
-    # Its start, as large, is kept too.
-    assert found["pissa"]["beside"] == 8 * found["pissa"]["parameters"]
-    published = found[adapter_arms.PUBLISHED]
+    # Its start, of equal size, is kept too.
+    assert by_arm["pissa"]["beside"] == 8 * by_arm["pissa"]["parameters"]
+    published = by_arm[adapter_arms.PUBLISHED]
     assert published["parameters"] > worst["parameters"]
     assert len([item for item in counted if item["arm"] == "lisa"]) == 2
     assert len(results.get(kind="times")["turns"]) == 2
@@ -395,7 +395,7 @@ def test_memory_by_adapter(memory):
 
 
 def test_nf4_has_the_published_levels():
-    # The table of Dettmers et al. 2023, appendix E, to its own digits.
+    # The table of Dettmers et al. 2023, appendix E, to its printed digits.
     published = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
     published += [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
     expected = torch.tensor(published, dtype=torch.float64)
@@ -408,14 +408,14 @@ def test_algebra_of_quantisation(shape):
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     best = U[:, :3] * S[:3] @ Vh[:3]
     assert torch.allclose(quantisation_error_methods.best_of_rank(W, 3), best, atol=1e-10)
-    # The Gram matrix squares the condition, which is small here.
+    # The Gram matrix squares the condition number, which is small here.
     assert quantisation_error_methods.nuclear_norm(W) == pytest.approx(float(S.sum()), rel=1e-9)
     for Q in quantisation_error_methods.QUANTISERS.values():
         assert torch.allclose(Q(Q(W)), Q(W), atol=1e-12, rtol=0)
         assert torch.allclose(
             quantisation_error_methods.qpissa(W, Q, 3, 1), Q(W - best) + best, atol=1e-9
         )
-        # Nothing is left to quantise of a weight of the adapter's own rank.
+        # Nothing remains to quantise in a weight of the adapter's own rank.
         assert torch.allclose(quantisation_error_methods.qpissa(best, Q, 3, 1), best, atol=1e-9)
         first = Q(W) + quantisation_error_methods.best_of_rank(W - Q(W), 3)
         assert torch.allclose(quantisation_error_methods.loftq(W, Q, 3, 1), first, atol=1e-9)
@@ -451,20 +451,20 @@ def test_dropped_components_are_the_smallest(setting, tmp_path, monkeypatch):
     U, S, Vh = torch.linalg.svd(weights[name].double(), full_matrices=False)
     factors = dropped_components.smallest(weights, moments, 0.0)[name]
     expected = (U[:, -2:] * S[-2:] @ Vh[-2:]).float()
-    # Components of singular values that are close mix in float32.
+    # Components with close singular values mix in float32.
     assert torch.allclose(dropped_components.product(factors, 2), expected, atol=1e-6)
-    # All components of the narrowest layers are all of their weights.
+    # All components of the narrowest layers sum to their whole weights.
     narrow = "model.layers.0.self_attn.k_proj"
     for power in (0.0, 1.0):
         factors = dropped_components.smallest(weights, moments, power)[narrow]
         whole = dropped_components.product(factors, 8)
         assert torch.allclose(whole, weights[narrow], atol=1e-6)
     dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
-    found = dropped_components_summary.stored(tmp_path / "dropped")
-    assert len(found) == 1 + 2 * len(dropped_components_summary.POWERS)
-    none = found["none", 0]
+    stored = dropped_components_summary.stored(tmp_path / "dropped")
+    assert len(stored) == 1 + 2 * len(dropped_components_summary.POWERS)
+    none = stored["none", 0]
     assert none == dropped_components.block_losses(model, setting.texts.tests["generic"])
-    assert all(losses != none for place, losses in found.items() if place != ("none", 0))
+    assert all(losses != none for place, losses in stored.items() if place != ("none", 0))
     monkeypatch.setattr(dropped_components, "open_model", None)
     dropped_components.run(setting.source, setting.texts, tmp_path / "dropped")
 
@@ -474,7 +474,7 @@ def test_all_claims_are_one_table(memory, tmp_path):
     text = (tmp_path / "adapter-claims" / "summary.md").read_text(encoding="utf-8")
     sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
     assert len(sections) == len(claims_adapters.PARTS)
-    # Of what is not stored nothing is said.
+    # Nothing is reported for missing results.
     ran = {name for name, part in sections.items() if f"| {verdicts.REPRODUCED} |" in part}
     assert ran == {"Memory and time"}
     assert f"| {verdicts.NOT_RUN} |" in sections["Stable rank"]

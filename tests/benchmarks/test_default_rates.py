@@ -1,4 +1,4 @@
-"""The benchmark of default learning rates: every adapter that can be asked for has its rows."""
+"""The benchmark of default learning rates: every available adapter has its rows."""
 
 from dataclasses import replace
 
@@ -36,11 +36,11 @@ def test_every_adapter_gets_a_default(backbone, data, tmp_path, monkeypatch):
         default_rates.run(bench, name, tuple(rates), 0)
     default_rates.write_table(bench.out)
     text = (bench.out / "summary.md").read_text(encoding="utf-8")
-    found = [
+    table = [
         line.split(" | ") for line in text.splitlines() if "-mle | " in line or "-vbll" in line
     ]
-    assert {row[0].strip("| ") for row in found} == {name for name, *_ in places}
+    assert {row[0].strip("| ") for row in table} == {name for name, *_ in places}
     rows = Results(bench.out, default_rates.KEY).rows()
     stored = {row["arm"]: row["nll"] for row in rows}
-    for row in found:
+    for row in table:
         assert row[-1].rstrip(" |") == f"{stored[row[0].strip('| ')]:.4f}"

@@ -27,7 +27,7 @@ def records(count, classes, seed, word):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Two tasks, with training rows that repeat, and that occur in the test set."""
+    """Write two tasks with training rows that repeat and that occur in the test set."""
     folder = tmp_path_factory.mktemp("data")
     for place, (name, classes) in enumerate(
         (("sst2_sentences", ["negative", "positive"]), ("ag_news_10k", ["sport", "world"]))
@@ -45,18 +45,18 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.parametrize("task", ["sst2_sentences", "ag_news_10k"])
 def test_known_tasks(data_dir, task):
-    found = task_rows.load_experiment(task, data_dir=data_dir, **SIZES)
-    splits = (found.train, found.validation, found.test)
+    data = task_rows.load_experiment(task, data_dir=data_dir, **SIZES)
+    splits = (data.train, data.validation, data.test)
     assert [len(split) for split in splits] == [12, 6, 8]
     for split in splits:
-        assert set(split.labels) == set(found.classes)
+        assert set(split.labels) == set(data.classes)
     texts = [text for split in splits for text in split.texts]
     assert len(set(texts)) == len(texts)
-    assert list(found.ood) == list(found.about) == [FAR]
-    # The other task's texts stand for what the model was not made for.
+    assert list(data.ood) == list(data.about) == [FAR]
+    # The other task's texts serve as out-of-distribution rows.
     other = "ag_news_10k" if task == "sst2_sentences" else "sst2_sentences"
-    assert len(found.ood[FAR]) == 4
-    assert all(text.startswith(other) for text in found.ood[FAR].texts)
+    assert len(data.ood[FAR]) == 4
+    assert all(text.startswith(other) for text in data.ood[FAR].texts)
 
 
 def test_the_rows_are_the_same_every_time(data_dir):
@@ -85,11 +85,11 @@ def installed():
 @pytest.mark.assets
 @pytest.mark.skipif(installed() is None, reason="the newsgroups' package is missing")
 def test_newsgroups():
-    found = task_rows.load_experiment(
+    data = task_rows.load_experiment(
         task_rows.TASKS[0], num_train=16, num_validation=8, num_test=8, num_ood=8
     )
-    assert [len(item) for item in (found.train, found.validation, found.test)] == [16, 8, 8]
-    assert len(found.classes) == 8
-    assert list(found.ood) == [NEAR, FAR]
-    assert [len(item) for item in found.ood.values()] == [8, 8]
-    assert not set(found.ood[NEAR].labels) & set(found.classes)
+    assert [len(item) for item in (data.train, data.validation, data.test)] == [16, 8, 8]
+    assert len(data.classes) == 8
+    assert list(data.ood) == [NEAR, FAR]
+    assert [len(item) for item in data.ood.values()] == [8, 8]
+    assert not set(data.ood[NEAR].labels) & set(data.classes)

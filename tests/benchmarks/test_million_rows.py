@@ -1,4 +1,4 @@
-"""The benchmark of a million rows, with forty of them and no process of its own."""
+"""The benchmark of a million rows, with forty of them and without a separate process."""
 
 import hashlib
 import threading
@@ -13,9 +13,9 @@ from benchmarks.million_rows import __main__ as million_rows
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Let predictions run here; return the points at which they would have been killed."""
+    """Run predictions in this process; return the points at which they would have been killed."""
     points = []
-    # transformers builds models under a default dtype of the whole process.
+    # transformers sets a process-wide default dtype while it builds models.
     one_at_a_time = threading.Lock()
 
     def predict(model, data, out, *, kill_at=()):
@@ -34,8 +34,8 @@ def test_it_says_whether_memory_and_bytes_are_the_same(in_process, tmp_path, mon
     words = ["--rows", "40", "--few", "16", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["million_rows.py", *words])
     million_rows.main()
-    (found,) = Results(tmp_path, ()).rows()
-    assert (found["equal"], found["memory_ratio"]) == (True, 1.0)
+    (row,) = Results(tmp_path, ()).rows()
+    assert (row["equal"], row["memory_ratio"]) == (True, 1.0)
     assert len(set(in_process)) == 2
     assert all(1 <= point < 5 for point in in_process)
     assert "the same in every byte" in (tmp_path / "summary.md").read_text()

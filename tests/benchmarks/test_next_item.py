@@ -13,13 +13,13 @@ from benchmarks.next_item.rows import Items, hit_rate
 def test_a_gate_helps_where_groups_exist_and_only_with_their_contexts(monkeypatch):
     monkeypatch.setattr(groups, "ROWS", 400)
     monkeypatch.setattr(groups, "STEPS", 500)
-    found = {arm: groups.test_error(arm, 0) for arm in summary.CONTROL_ARMS}
-    assert found["ilora"] < 0.2 * found["lora"]
-    assert found["ilora-permuted"] > 0.7 * found["lora"]
+    errors = {arm: groups.test_error(arm, 0) for arm in summary.CONTROL_ARMS}
+    assert errors["ilora"] < 0.2 * errors["lora"]
+    assert errors["ilora-permuted"] > 0.7 * errors["lora"]
 
 
 def questions():
-    """Two questions whose answer is their second candidate."""
+    """Return two questions whose answer is the second candidate."""
     return Examples(
         ids=("1", "2"),
         texts=("a", "b"),

@@ -1,4 +1,4 @@
-"""The page of the paper's claims: what it is computed from, and that it is the stored one."""
+"""The page of the paper's claims: its inputs, and its equality with the stored page."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
         cell(tmp_path, ours, 32, seed, **scores)
         cell(tmp_path, rival, 32, seed, **scores)
     claims = {
-        one.text: one for one in polar_vbll.ahead(polar_vbll.label_budget(tmp_path, "minilm"))
+        claim.text: claim for claim in polar_vbll.ahead(polar_vbll.label_budget(tmp_path, "minilm"))
     }
     words = polar_vbll.RIVALS[rival]
     nll = claims[f"lower NLL than {words}"]
@@ -73,7 +73,7 @@ def test_multiple_choice_is_read_from_results_of_the_grid(tmp_path, kind):
         pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
     else:
         (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    claims = {one.text: one for one in multiple_choice.claims(multiple_choice.stored(folder))}
+    claims = {claim.text: claim for claim in multiple_choice.claims(multiple_choice.stored(folder))}
     nll = claims["lower NLL than BLoB"]
     assert nll.gains == pytest.approx((0.10, 0.11, 0.12))
     assert nll.verdict == REPRODUCED
@@ -88,11 +88,11 @@ def test_multiple_choice_is_read_from_results_of_the_grid(tmp_path, kind):
 
 
 def test_methods_of_the_claims_are_those_of_the_grids():
-    found = [
+    grids = [
         read_grid(ROOT / "benchmarks/grids" / f"{name}.yaml") for name in multiple_choice.GRIDS
     ]
-    names = [{method.name for method in grid.methods} for grid in found]
+    names = [{method.name for method in grid.methods} for grid in grids]
     assert names[1] == names[2] >= names[0] >= {multiple_choice.OURS, *multiple_choice.RIVALS}
-    assert [grid.protocol.name for grid in found] == ["label-budget", "label-budget", "bayeslora"]
-    for grid in found:
+    assert [grid.protocol.name for grid in grids] == ["label-budget", "label-budget", "bayeslora"]
+    for grid in grids:
         assert {*multiple_choice.LARGE_SHIFTS} <= {*grid.tasks[multiple_choice.SHIFTED_FROM].ood}

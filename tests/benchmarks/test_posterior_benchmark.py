@@ -51,7 +51,7 @@ RECIPES = sorted(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_a_posterior(recipe):
-    """With all its options: one that is renamed would stop a benchmark of days half-way."""
+    """With all its options: a renamed option would stop a benchmark of days half-way."""
     assert resolve_posterior(recipe).name == recipe.split(":")[0]
 
 
@@ -85,7 +85,7 @@ def cell(tmp_path, monkeypatch):
     monkeypatch.setattr(posteriors_distances, "APPROXIMATIONS", measured)
     backbone = load_backbone(str(tiny.tiny_llama(tmp_path / "llama")), dtype="float32")
     rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((48, 24, 24, 12))]
-    # Out of the distribution labels are no classes.
+    # Labels of out-of-distribution rows are not classes.
     far = replace(rows[3], labels=("elsewhere",) * len(rows[3]))
     data = ExperimentData("toy", *rows[:3], {"far": far}, {"far": "b"})
     return fits.Cell(backbone, data, "lora", 0, tmp_path / "out")
@@ -108,9 +108,9 @@ def test_a_fit_and_what_is_calibrated_on_it(cell, fit, monkeypatch):
     for score in detection.FEATURE_DISTANCES:
         assert (f"far {score}" in first) == bool(others)
     assert ("distances" in content) == (fit in {"map", "vbll"})
-    # The time of the fit is part of every calibration's.
+    # The time of every calibration includes that of the fit.
     assert all(row["fit_seconds"] > first["fit_seconds"] for row in others)
-    # What is stored is not made again.
+    # Stored rows are not computed again.
     before = results.path.read_bytes()
     posteriors.run(cell, fit)
     assert results.path.read_bytes() == before
@@ -123,19 +123,19 @@ def test_the_frozen_layers_run_before_anything_is_timed(cell, monkeypatch):
     polar = replace(cell, adapter="polar")
     place = {"kind": "fit", **posteriors.place_of(cell, "mle"), "seed": cell.seed}
     Results(cell.out, posteriors.KEY).append(place)
-    ((one, fit),) = fits.warmed([(cell, "mle"), (polar, "mle")], posteriors.is_stored)
-    assert (one.adapter, fit) == ("polar", "mle")
-    assert one.frozen_seconds > 0
+    ((polar_cell, fit),) = fits.warmed([(cell, "mle"), (polar, "mle")], posteriors.is_stored)
+    assert (polar_cell.adapter, fit) == ("polar", "mle")
+    assert polar_cell.frozen_seconds > 0
     known = set(cell.backbone.prefix_states)
-    # Whoever comes second is not cheaper for it.
+    # The second fit is not cheaper than the first.
     (again, _), _ = fits.warmed([(cell, "vbll"), (polar, "vbll")], posteriors.is_stored)
     assert again.frozen_seconds > 0
     assert set(cell.backbone.prefix_states) == known
     assert len(known) == 4
-    clf, _ = posteriors.fitted(one, fit, 1e-3)
-    row = fits.scored(one, clf, fit, 1.0)
+    clf, _ = posteriors.fitted(polar_cell, fit, 1e-3)
+    row = fits.scored(polar_cell, clf, fit, 1.0)
     assert set(cell.backbone.prefix_states) == known
-    assert row["predict_seconds"] > one.frozen_seconds
+    assert row["predict_seconds"] > polar_cell.frozen_seconds
     assert fits.warmed([(cell, "mle")], posteriors.is_stored) == []
 
 
@@ -158,7 +158,7 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
         assert 0 < row["tv"] < 1
         # A point estimate has no epistemic uncertainty.
         assert (row["epistemic_ratio"] == 0) == (row["method"] == "map")
-    # An answer that is there already is not asked for again: the chains are their own twin.
+    # Known predictions are not computed again: here the chains are compared with themselves.
     twin = load().calibrate(cell.data.train, posterior=SHORT_CHAINS)
     known = ({"max_rhat": 7.0}, twin.predict(cell.data.test))
     again = posteriors_distances.distance_rows(cell.data, fit, load, known)
@@ -168,7 +168,7 @@ def test_distances_are_from_chains_on_the_same_features_under_the_same_prior(cel
 
 @pytest.fixture
 def quick_ablations(monkeypatch):
-    """Fits without a learnt prior scale, and with the bound that has a closed form."""
+    """Use fits without a learnt prior scale and with the closed-form bound."""
     quick = tiny.QUICK_VBLL.partition(":")[2]
     default, joint = f"vbll:{quick}", f"vbll:head_step=joint,{quick}"
     monkeypatch.setitem(ablations.FITS, "default", ("polar", default))
@@ -201,7 +201,7 @@ def test_ablations_fill_their_table(cell, quick_ablations, monkeypatch):
 
 
 def test_ablations_add_final_fits_to_a_stored_fit(cell, quick_ablations, monkeypatch):
-    """By fitting again, so that the new row is what it would have been at once."""
+    """By fitting again, so the new row is the same as in a single run."""
     at = replace(cell, adapter="variants")
     both = quick_ablations
     first = "covariance diagonal"
@@ -213,11 +213,11 @@ def test_ablations_add_final_fits_to_a_stored_fit(cell, quick_ablations, monkeyp
     for polishes in ({first: both[first]}, both):
         monkeypatch.setattr(ablations, "POLISHES", polishes)
         ablations.run(at, "default")
-    found = results.get()["rows"]
-    assert [row["method"] for row in found] == ["default", *both]
-    assert [row["nll"] for row in found] == [row["nll"] for row in whole]
-    found[0]["nll"] += 1
-    results.append({**results.get(), "rows": found[:2]})
+    rows = results.get()["rows"]
+    assert [row["method"] for row in rows] == ["default", *both]
+    assert [row["nll"] for row in rows] == [row["nll"] for row in whole]
+    rows[0]["nll"] += 1
+    results.append({**results.get(), "rows": rows[:2]})
     with pytest.raises(RuntimeError, match=r"delete .*default"):
         ablations.run(at, "default")
 
@@ -231,7 +231,7 @@ def test_the_learning_rate_is_chosen_once_with_the_first_seed(cell, monkeypatch)
 
     monkeypatch.setattr(posteriors, "fitted", fitted)
     monkeypatch.setattr(posteriors, "nll_of", lambda lr: abs(lr - 3e-3))
-    # Its adapter is trained as that of "mle", whose rate it takes.
+    # Its adapter is trained like that of "mle", at the same rate.
     assert posteriors.at_best(cell, "ensemble")[0].lr == 3e-3
     assert posteriors.at_best(replace(cell, seed=5), "mle")[0].lr == 3e-3
     assert posteriors.at_best(cell, "vbll")[0].lr == 3e-3
@@ -280,7 +280,7 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     recipes = {name: f"{text},num_layers=2" for name, text in SMALL.items()}
     monkeypatch.setattr(adapter_grid, "RECIPES", recipes)
     seeds = {name: (0, 1) if name == "lora" else (0,) for name in SMALL}
-    for adapter, seed in [(name, seed) for name, found in seeds.items() for seed in found]:
+    for adapter, seed in [(name, seed) for name, numbers in seeds.items() for seed in numbers]:
         adapter_grid.run(replace(cell, adapter=adapter, seed=seed), "mle")
     adapter_grid_summary.write_summary(cell.out)
     text = (cell.out / "summary.md").read_text(encoding="utf-8")
@@ -292,7 +292,7 @@ def test_the_grid_of_adapters_fills_its_table(cell, monkeypatch):
     assert all(row[2] == str(len(seeds[row[1]])) for row in rows)
     ranks = {row[1]: float(row[head.index("stable rank")]) for row in rows}
     assert all(rank >= 1 for rank in ranks.values())
-    # A change of rank 2 has no larger one; those of whole layers and of columns do.
+    # A change of rank 2 has a stable rank of at most 2, unlike those of layers and columns.
     assert max(ranks["lora"], ranks["polar"]) <= 2 < ranks["lisa"]
     gains = of_task.split("### Last layers on toy")[1].splitlines()
     assert [line.split(" | ")[1] for line in gains if line.startswith("| laplace")] == sorted(SMALL)
@@ -305,10 +305,10 @@ def test_the_grid_tries_rates_until_the_best_is_inside(cell, monkeypatch):
     monkeypatch.setitem(adapter_grid.LEARNING_RATES, "lora", (1e-3, 3e-3))
 
     def tried(best_at):
-        found = {}
-        while (lr := adapter_grid.next_rate("lora", found)) is not None:
-            found[lr] = abs(math.log(lr / best_at))
-        return [*found]
+        scores = {}
+        while (lr := adapter_grid.next_rate("lora", scores)) is not None:
+            scores[lr] = abs(math.log(lr / best_at))
+        return [*scores]
 
     assert tried(3e-3) == [1e-3, 3e-3, 9e-3]
     assert tried(1e-3) == [1e-3, 3e-3, 3.3e-4]
@@ -333,7 +333,7 @@ def test_the_grid_fits_again_where_a_better_rate_was_found(cell, monkeypatch):
     adapter_grid.run(cell, "vbll")
     adapter_grid.run(other, "vbll")
     assert made[4:] == [(0, 3e-3)]
-    # What was chosen from two rates is fitted again only where the third is better.
+    # The choice from two rates is fitted again only if the third rate is better.
     rate = {"kind": "rate", **adapter_grid.place_of(cell, "vbll"), "seed": 0, "lr": 1e-3}
     rate["validation_nll"] = [(1e-3, 2.0), (3.3e-4, 3.0)]
     Results(cell.out, adapter_grid.KEY).append(rate)
@@ -392,7 +392,7 @@ def test_the_summary_averages_over_data_sets(tmp_path):
     del fits["lora", "blob"]
     store_fits(tmp_path, "two", fits)
     posteriors_summary.write_summary(tmp_path)
-    # A method that not all data sets have has no mean over them.
+    # A method that is missing from some data sets has no mean over them.
     assert [row[:4] for row in table_below(tmp_path, "In short").values()] == [
         ["polar vbll ★", "0.410", "0.410", "0.410"],
         ["lora mle", "0.510 >", "0.510 >", "0.510"],
@@ -428,7 +428,7 @@ def test_the_summary_has_scores_of_features_and_distances(tmp_path):
     assert "the smallest effective sample size 500." in text
     _, detection, far = text.split("\n### ")
     lines = [line for line in detection.splitlines() if line.startswith("| polar")]
-    # The energy of a last layer is next to that of its features, and has no row of its own.
+    # A last layer's energy stands beside the score of its features, without a row of its own.
     assert lines == [
         "| polar map | energy | 2 |  | 0.600 ± 0.000 |",
         "| polar map | mahalanobis | 2 | 0.750 ± 0.000 | 0.800 ± 0.000 |",

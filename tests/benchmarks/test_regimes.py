@@ -31,10 +31,10 @@ def test_features_belong_to_the_state_that_is_asked_for(bench, data):
     for lr in fits.rates:
         for epoch in (1, 2):
             state = dict(fits.states(2, lr)[epoch])  # a new object, as a reload would give
-            found = fits._features(state, [regimes.TRAIN])[regimes.TRAIN].values
+            values = fits._features(state, [regimes.TRAIN])[regimes.TRAIN].values
             direct = fits.lab.features(state, [regimes.TRAIN])[regimes.TRAIN].values
-            assert (found == direct).all()
-            seen[lr, epoch] = found.sum().item()
+            assert (values == direct).all()
+            seen[lr, epoch] = values.sum().item()
     assert len(set(seen.values())) == 4
 
 

@@ -1,4 +1,4 @@
-"""The results of a study: rows by cell, several writers, and killed ones."""
+"""The results of a study: rows by cell, concurrent writers, and killed writers."""
 
 import json
 import subprocess
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 KEY = ("task", "size", "seed")
 
 
-def row(task, size, seed, **found):
-    return {"seed": seed, "task": task, "size": size, **found}
+def row(task, size, seed, **scores):
+    return {"seed": seed, "task": task, "size": size, **scores}
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ def test_rows_are_sorted_by_key_and_the_last_of_a_cell_counts(results):
     assert results.get(task="a") is None
     results.sort()
     assert not results.path.exists()
-    for one in (row("b", 32, 0), row("a", 640, 1), row("a", 32, 0, nll=2.0), row("a", 128, 0)):
-        results.append(one)
+    for record in (row("b", 32, 0), row("a", 640, 1), row("a", 32, 0, nll=2.0), row("a", 128, 0)):
+        results.append(record)
     results.append(row("a", 32, 0, nll=0.1))
-    assert [(one["task"], one["size"]) for one in results.rows()] == [
+    assert [(record["task"], record["size"]) for record in results.rows()] == [
         ("a", 32),
         ("a", 128),
         ("a", 640),
         ("b", 32),
     ]
     assert results.get(task="a", size=32, seed=0)["nll"] == 0.1
-    assert [one["size"] for one in results.rows(task="a", seed=0)] == [32, 128]
+    assert [record["size"] for record in results.rows(task="a", seed=0)] == [32, 128]
     with pytest.raises(ValueError, match="3 rows"):
         results.get(task="a")
     before = results.rows()
@@ -47,7 +47,7 @@ def test_rows_are_sorted_by_key_and_the_last_of_a_cell_counts(results):
     results.sort()
     lines = results.path.read_text().splitlines()
     assert len(lines) == 4
-    # Columns of the key go first, and numbers are as they were.
+    # Columns of the key come first, and numbers are unchanged.
     assert lines[0] == '{"task": "a", "size": 32, "seed": 0, "nll": 0.1}'
     assert results.rows() == before
 
@@ -55,7 +55,7 @@ def test_rows_are_sorted_by_key_and_the_last_of_a_cell_counts(results):
 def test_rows_of_another_kind_lack_columns(results):
     results.append({"task": "a", "lr": 0.1})
     results.append(row("a", 32, 0))
-    assert [one.get("lr") for one in results.rows()] == [0.1, None]
+    assert [record.get("lr") for record in results.rows()] == [0.1, None]
     assert results.get(task="a", size=None) == {"task": "a", "lr": 0.1}
 
 
@@ -93,7 +93,7 @@ def test_several_processes_append_and_sort(results):
     command = [sys.executable, "-c", code, str(results.path.parent)]
     running = [subprocess.Popen([*command, task], cwd=ROOT) for task in "abc"]
     assert [process.wait() for process in running] == [0, 0, 0]
-    assert [(one["task"], one["seed"]) for one in results.rows()] == [
+    assert [(record["task"], record["seed"]) for record in results.rows()] == [
         (task, seed) for task in "abc" for seed in range(20)
     ]
     assert [file.name for file in results.path.parent.iterdir()] == [results.path.name]
@@ -108,7 +108,7 @@ def test_cells_are_imported_from_files(tmp_path):
         write_json(folder / backbone / "a" / f"32-{seed}.json", row("a", 32, seed, nll=nll))
     counts = import_cells(results, folder, ("backbone", "task"))
     assert counts == {"new": 1, "changed": 1, "known": 1}
-    assert [(one["backbone"], one["nll"]) for one in results.rows()] == [
+    assert [(record["backbone"], record["nll"]) for record in results.rows()] == [
         ("minilm", 0.5),
         ("minilm", 0.25),
         ("smollm2", 0.125),

@@ -1,4 +1,4 @@
-"""The formulas of memory and time know the sizes of published models."""
+"""The formulas for memory and time give the sizes of published models."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from benchmarks.scaling.formulas import LLAMAS, PAPER, memory, multiplications
 
 @pytest.mark.parametrize(
     ("decoder", "billions"),
-    # Published parameters, less a language-model head of 128,256 rows where it has weights.
+    # Published parameters, minus a language-model head of 128,256 rows if it has weights.
     [*zip(LLAMAS, (1.2358, 8.0303 - 0.5253, 70.5537 - 1.0507), strict=True)],
     ids=lambda item: getattr(item, "name", ""),
 )

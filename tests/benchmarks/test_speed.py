@@ -1,4 +1,4 @@
-"""Tests of the speed study: what it makes of its measurements, and whose package it measures."""
+"""Tests of the speed study: the evaluation of measurements, and which package is measured."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from benchmarks.speed.growth import exponent
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.5])
 def test_the_exponent_of_a_power_is_that_power(power):
-    # Half the sizes are fixed costs alone, which must not count.
+    # The small sizes have only fixed costs, which must not count.
     points = [(1, 9.0), (2, 9.0), *((n, 3 * n**power) for n in (4, 8, 16))]
     assert exponent(points) == pytest.approx(power, abs=1e-9)
 
@@ -35,7 +35,7 @@ def test_rows_of_another_machine_are_not_replaced(tmp_path, monkeypatch, capsys)
     assert caught.value.code == 2
     assert str(file) in capsys.readouterr().err
     assert file.read_bytes() == before
-    # Where no directory is asked for, it is one of this machine.
+    # The default directory belongs to this machine.
     monkeypatch.setattr(speed, "OURS", tmp_path)
     monkeypatch.setattr(speed, "HERE", tmp_path / "here")
     monkeypatch.setattr("sys.argv", ["speed", "--cases", "ece", "--quick"])
@@ -49,7 +49,7 @@ def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path, monkey
     package = tmp_path / "clone" / "bayeslora"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    # In place of a benchmark: the place that a process of a process takes the package from.
+    # Stands in for a benchmark: prints where a subprocess of a process imports the package from.
     script = tmp_path / "probe.py"
     script.write_text(
         "import json, subprocess, sys\n"
@@ -65,8 +65,8 @@ def test_a_clone_is_measured_in_the_commands_that_it_starts_too(tmp_path, monkey
         return run([sys.executable, "-m", "probe"], env=env, **options)
 
     monkeypatch.setattr(measuring.subprocess, "run", start)
-    found = measuring.measured("benchmarks.speed", "ece", "ours", tmp_path / "clone")
-    assert found["file"] == str(package / "__init__.py")
+    result = measuring.measured("benchmarks.speed", "ece", "ours", tmp_path / "clone")
+    assert result["file"] == str(package / "__init__.py")
 
 
 def test_the_table_compares_with_our_side_whatever_the_order_of_the_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Every study and every report has its line, and the links lead somewhere."""
+"""Every study and every report is listed, and the links resolve."""
 
 import re
 from pathlib import Path

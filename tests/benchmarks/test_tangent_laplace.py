@@ -1,4 +1,4 @@
-"""The toy of posteriors over PoLAR's directions: its algebra, and that it fills its table."""
+"""The toy study of posteriors over PoLAR's directions: its algebra and its table."""
 
 import sys
 
@@ -25,9 +25,9 @@ def trained():
 
 def test_jacobians_have_no_part_off_the_tangent_space(trained):
     world, net = trained
-    found = study.jacobians(net, world.train[0])["B"].unflatten(2, (2, study.WIDTH, study.RANK))
+    result = study.jacobians(net, world.train[0])["B"].unflatten(2, (2, study.WIDTH, study.RANK))
     for place, site in enumerate(net.layers):
-        product = site.B.weight.mT @ found[:, :, place]
+        product = site.B.weight.mT @ result[:, :, place]
         torch.testing.assert_close(product, -product.mT, atol=1e-10, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Fits that keep every epoch, and what is computed from their states."""
+"""Fits that store every epoch, and results computed from the stored states."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def equal(first, second):
 def test_every_epoch_is_kept(backbone, lab, spec, states, tmp_path):
     assert list(states) == [1, 2]
     assert not equal(states[1], states[2])
-    # The last one is what a plain fit without validation ends in.
+    # The last state is the result of a plain fit without validation.
     network = fresh_network(backbone, spec, 3)
     train_network(
         network,
@@ -102,8 +102,8 @@ def test_splits_are_prepared_once(lab):
 
 @pytest.mark.parametrize("config", [VBLL(), Laplace(), MAP(), TemperatureScaling(), None])
 def test_last_layers_on_stored_states(lab, states, config):
-    found = lab.features(states[2], [TRAIN, VALIDATION, *lab.scored])
-    outcome = lab.last_layer("method", states[2], found, config)
+    features = lab.features(states[2], [TRAIN, VALIDATION, *lab.scored])
+    outcome = lab.last_layer("method", states[2], features, config)
     assert set(outcome.predictions) == {TEST, FAR}
     predictions = outcome.predictions[TEST]
     assert predictions.name == "method"
@@ -111,7 +111,7 @@ def test_last_layers_on_stored_states(lab, states, config):
     assert predictions.labels.tolist() == [0, 1, 2] * 5
     assert not outcome.predictions[FAR].labelled.any()
     assert bool(outcome.report) == (config is not None)
-    again = lab.last_layer("method", states[2], found, config)
+    again = lab.last_layer("method", states[2], features, config)
     assert np.array_equal(again.predictions[TEST].probs, predictions.probs)
 
 
@@ -122,12 +122,12 @@ def test_features_are_those_of_the_state(lab, states):
 
 
 def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
-    found = lab.features(states[2], [TRAIN, VALIDATION, TEST])
+    features = lab.features(states[2], [TRAIN, VALIDATION, TEST])
     head = lab.trained_head(states[2])
-    rows = found[VALIDATION]
+    rows = features[VALIDATION]
 
     def score(config, validation):
-        fitted = fitted_head(config, head, found[TRAIN], validation)
+        fitted = fitted_head(config, head, features[TRAIN], validation)
         return trajectories.nll(fitted.predict(rows), rows.targets)
 
     chosen = VBLL(prior_scale="validation")
@@ -138,10 +138,10 @@ def test_validation_rows_are_seen_only_where_they_may_be(lab, states):
         for means in ("refit", "trained")
     ]
     assert tuned == pytest.approx(min(fixed), rel=1e-4)
-    blind = trajectories.validation_nll(lab, states[2], found, chosen)
+    blind = trajectories.validation_nll(lab, states[2], features, chosen)
     assert blind == pytest.approx(score(chosen, None), rel=1e-9)
     assert tuned != pytest.approx(blind, rel=1e-6)
-    assert trajectories.validation_nll(lab, states[2], found, chosen, tuned=True) == tuned
+    assert trajectories.validation_nll(lab, states[2], features, chosen, tuned=True) == tuned
 
 
 def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
@@ -160,19 +160,19 @@ def test_options_of_the_final_fit_do_not_ask_for_another_trajectory(spec):
 
 
 def test_a_fitted_head_leaves_the_trained_one_alone(lab, states):
-    found = lab.features(states[2], [TRAIN, TEST])
+    features = lab.features(states[2], [TRAIN, TEST])
     head = lab.trained_head(states[2])
-    before = head.predict(found[TEST])
-    fitted_head(VBLL(), head, found[TRAIN], None)
-    assert torch.equal(head.predict(found[TEST]).mean, before.mean)
+    before = head.predict(features[TEST])
+    fitted_head(VBLL(), head, features[TRAIN], None)
+    assert torch.equal(head.predict(features[TEST]).mean, before.mean)
 
 
 def test_an_ensemble_averages_probabilities(lab, states):
     members = [(state, lab.features(state, lab.scored)) for state in states.values()]
-    found = lab.ensemble("ensemble", members).predictions[TEST]
+    predictions = lab.ensemble("ensemble", members).predictions[TEST]
     logits = [lab.trained_head(state).predict(rows[TEST]).mean for state, rows in members]
     expected = torch.stack(logits).softmax(-1).mean(0)
-    np.testing.assert_allclose(found.probs, expected.numpy(), atol=1e-12)
+    np.testing.assert_allclose(predictions.probs, expected.numpy(), atol=1e-12)
 
 
 def test_dropout_needs_a_network_that_drops_something(lab, states):
@@ -183,12 +183,14 @@ def test_dropout_needs_a_network_that_drops_something(lab, states):
 
 
 def test_predictions_can_be_scored(lab, states):
-    found = lab.features(states[2], [TRAIN, *lab.scored])
-    outcome = lab.last_layer("vbll", states[2], found, VBLL())
+    features = lab.features(states[2], [TRAIN, *lab.scored])
+    outcome = lab.last_layer("vbll", states[2], features, VBLL())
     scores = evaluate(outcome.predictions[TEST], ood={FAR: outcome.predictions[FAR]})
     expected = trajectories.nll(
-        fitted_head(VBLL(), lab.trained_head(states[2]), found[TRAIN], None).predict(found[TEST]),
-        found[TEST].targets,
+        fitted_head(VBLL(), lab.trained_head(states[2]), features[TRAIN], None).predict(
+            features[TEST]
+        ),
+        features[TEST].targets,
     )
     assert scores["nll"].value == pytest.approx(expected, rel=1e-9)
 
@@ -210,11 +212,13 @@ def test_a_row_without_class_has_no_nll():
 def test_predictions_hold_what_the_logits_say(data):
     samples = torch.randn(4, len(data.test), 3, dtype=torch.float64)
     labels = np.full(len(data.test), -1)
-    found = to_predictions([Answer(SampledLogits(samples))], data.classes, labels=labels, name="x")
-    assert found.name == "x"
-    assert (found.metadata["link"], found.metadata["num_samples"]) == ("softmax", "4")
-    np.testing.assert_allclose(found.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)
+    predictions = to_predictions(
+        [Answer(SampledLogits(samples))], data.classes, labels=labels, name="x"
+    )
+    assert predictions.name == "x"
+    assert (predictions.metadata["link"], predictions.metadata["num_samples"]) == ("softmax", "4")
+    np.testing.assert_allclose(predictions.probs, samples.softmax(-1).mean(0).numpy(), atol=1e-12)
     centred = samples - samples.mean(-1, keepdim=True)
     spread = centred.var(0, correction=0).sum(1)
-    np.testing.assert_allclose(found.scores["logit_variance"], spread.numpy(), atol=1e-12)
-    assert not found.labelled.any()
+    np.testing.assert_allclose(predictions.scores["logit_variance"], spread.numpy(), atol=1e-12)
+    assert not predictions.labelled.any()

@@ -27,7 +27,7 @@ def foreign(folder):
 
 @pytest.fixture(scope="session")
 def shared(llama):
-    """One fitted classifier for the tests that only look at it."""
+    """Return a fitted classifier that is shared by tests that do not change it."""
     return fitted(llama)
 
 

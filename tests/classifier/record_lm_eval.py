@@ -1,6 +1,6 @@
 """Scores of lm-evaluation-harness for a tiny model, for `test_classifier_questions.py`.
 
-Run it where `lm_eval` is installed; the tests need the recorded file alone:
+Run it where `lm_eval` is installed; the tests need only the recorded file:
 
     python tests/classifier/record_lm_eval.py
 """
@@ -25,14 +25,14 @@ COUNT, SEED = 100, 11
 
 def requests(rows):
     """Return the pairs of prompt and continuation of every question, by format."""
-    found = {"letters": [], "options": []}
+    pairs = {"letters": [], "options": []}
     for row in rows:
         question, options = row["question"], row["choices"]
         prompt = LETTERS_FRAME.replace("{text}", with_letters(question, options))
-        found["letters"] += [(prompt, f" {'ABC'[place]}") for place in range(len(options))]
+        pairs["letters"] += [(prompt, f" {'ABC'[place]}") for place in range(len(options))]
         prompt = FRAME.replace("{text}", question)
-        found["options"] += [(prompt, f" {option}") for option in options]
-    return found
+        pairs["options"] += [(prompt, f" {option}") for option in options]
+    return pairs
 
 
 def main():
@@ -43,13 +43,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = lettered_llama(Path(folder) / "model")
         lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=16)
-        asked = requests(toy_questions(COUNT, SEED))
+        prompts = requests(toy_questions(COUNT, SEED))
         scores = {"lm_eval": version("lm_eval")}
-        for name, pairs in asked.items():
+        for name, pairs in prompts.items():
             instances = [
                 Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)
             ]
-            scores[name] = [round(one, 7) for one, _ in lm.loglikelihood(instances)]
+            scores[name] = [round(score, 7) for score, _ in lm.loglikelihood(instances)]
     FILE.write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
 

@@ -15,20 +15,22 @@ from bayeslora.tasks.readers import load_examples
 
 
 def test_predictions_carry_everything(shared):
-    found = shared.predict(TEST)
-    assert found.classes == CLASSES == shared.classes
-    assert found.ids == tuple(row["id"] for row in TEST)
-    assert [CLASSES[label] for label in found.labels] == [row["label"] for row in TEST]
-    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-12)
-    np.testing.assert_allclose(found.total, found.aleatoric + found.epistemic, atol=1e-12)
-    assert (found.epistemic > 0).all()
-    assert (found.scores["logit_variance"] > 0).all()
-    assert found.name == "polar-vbll"
-    assert found.metadata["link"] == "mc"
-    assert found.metadata["num_samples"] == "1000"
-    assert len(found.metadata["model_fingerprint"]) == 32
-    assert found.metadata["passes"] == "1"
-    assert found.metadata["posterior_summary"]
+    predictions = shared.predict(TEST)
+    assert predictions.classes == CLASSES == shared.classes
+    assert predictions.ids == tuple(row["id"] for row in TEST)
+    assert [CLASSES[label] for label in predictions.labels] == [row["label"] for row in TEST]
+    np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(
+        predictions.total, predictions.aleatoric + predictions.epistemic, atol=1e-12
+    )
+    assert (predictions.epistemic > 0).all()
+    assert (predictions.scores["logit_variance"] > 0).all()
+    assert predictions.name == "polar-vbll"
+    assert predictions.metadata["link"] == "mc"
+    assert predictions.metadata["num_samples"] == "1000"
+    assert len(predictions.metadata["model_fingerprint"]) == 32
+    assert predictions.metadata["passes"] == "1"
+    assert predictions.metadata["posterior_summary"]
 
 
 def test_the_mean_weights_are_deterministic_and_certain(shared):
@@ -45,10 +47,10 @@ def test_rows_in_parts_make_no_difference(shared, monkeypatch):
 
 
 def test_a_loaded_classifier_is_fitted_again_where_it_was_told_to_be(model, monkeypatch):
-    asked = {}
+    received = {}
 
     def note(name, **options):
-        asked.update(options)
+        received.update(options)
         raise bl.InputError("asked")
 
     monkeypatch.setattr("bayeslora.classifier.load_backbone", note)
@@ -57,7 +59,7 @@ def test_a_loaded_classifier_is_fitted_again_where_it_was_told_to_be(model, monk
     )
     with pytest.raises(bl.InputError, match="asked"):
         clf.fit(toy_rows(24))
-    assert (asked["device"], asked["trust_remote_code"]) == ("cpu", True)
+    assert (received["device"], received["trust_remote_code"]) == ("cpu", True)
 
 
 def test_the_order_of_rows_does_not_matter(shared):
@@ -70,17 +72,17 @@ def test_labels_are_optional_and_may_be_partly_there(shared):
     bare = [{"text": row["text"]} for row in TEST]
     assert shared.predict(bare).labels is None
     mixed = [{**row, "label": row["label"] if n % 2 else None} for n, row in enumerate(TEST)]
-    found = shared.predict(mixed)
-    assert [label >= 0 for label in found.labels] == [bool(n % 2) for n in range(len(TEST))]
+    predictions = shared.predict(mixed)
+    assert [label >= 0 for label in predictions.labels] == [bool(n % 2) for n in range(len(TEST))]
 
 
 def test_unknown_labels_are_an_error_or_out_of_distribution(shared):
     rows = [TEST[0], {**TEST[1], "label": "sports"}]
     with pytest.raises(bl.InputError, match=r"row 2, column 'label'.*'sports'"):
         shared.predict(rows)
-    found = shared.predict(rows, unknown_labels="ood")
-    assert found.labels[0] >= 0
-    assert found.labels[1] == -1
+    predictions = shared.predict(rows, unknown_labels="ood")
+    assert predictions.labels[0] >= 0
+    assert predictions.labels[1] == -1
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_prediction_options_are_checked(shared, options, message):
 
 @pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 def test_links_are_chosen_and_remembered(shared, link):
-    found = shared.predict(TEST, link=link)
-    assert found.metadata["link"] == link
-    assert (link == "mc") == same(found, shared.predict(TEST))
+    predictions = shared.predict(TEST, link=link)
+    assert predictions.metadata["link"] == link
+    assert (link == "mc") == same(predictions, shared.predict(TEST))
 
 
 @pytest.mark.parametrize("posterior", ["mle", "nuts", "ensemble", "swag"])
@@ -172,9 +174,9 @@ def test_other_columns_and_pairs(llama, tmp_path):
         pair_column="claim",
     )
     clf.save_pretrained(tmp_path / "model")
-    found = load(tmp_path / "model").predict(renamed(TEST))
-    assert same(found, clf.predict(renamed(TEST)))
-    assert [CLASSES[label] for label in found.labels] == [row["label"] for row in TEST]
+    predictions = load(tmp_path / "model").predict(renamed(TEST))
+    assert same(predictions, clf.predict(renamed(TEST)))
+    assert [CLASSES[label] for label in predictions.labels] == [row["label"] for row in TEST]
     with pytest.raises(bl.InputError, match="premise"):
         clf.predict(TEST)
 
@@ -205,8 +207,8 @@ def test_a_head_lr_that_would_do_nothing_is_refused():
 
 def test_columns_of_the_data_go_with_the_predictions(shared):
     rows = [{**row, "source": f"s{k % 2}"} for k, row in enumerate(TEST)]
-    found = shared.predict(rows, keep=("source",))
-    assert list(found.columns["source"]) == [row["source"] for row in rows]
+    predictions = shared.predict(rows, keep=("source",))
+    assert list(predictions.columns["source"]) == [row["source"] for row in rows]
     assert not shared.predict(rows).columns
     assert list(shared.predict(rows, keep="source").columns) == ["source"]
     examples = load_examples(rows, keep=["source"])

@@ -1,4 +1,4 @@
-"""AMT through the classifier: fit, merges, ensemble, new classes, files, what is refused."""
+"""AMT through the classifier: fit, merges, ensemble, new classes, files, invalid options."""
 
 import json
 
@@ -166,14 +166,14 @@ def test_the_command_takes_new_classes(uniform, tmp_path, capsys):
     call = ["calibrate", str(tmp_path / "model"), str(data), "--new-classes", "--quiet"]
     assert not main([*call, "--out", str(tmp_path / "new"), "--json"])
     assert json.loads(capsys.readouterr().out)["classes"] == ["kitchen", "sky", "zoo"]
-    found = load(tmp_path / "new").predict(named(TEST, OTHERS))
-    assert same(found, uniform.adapt(support).predict(named(TEST, OTHERS)))
+    predictions = load(tmp_path / "new").predict(named(TEST, OTHERS))
+    assert same(predictions, uniform.adapt(support).predict(named(TEST, OTHERS)))
     out = ["--out", str(tmp_path / "other")]
     assert main([*call, *out, "--posterior", "best"]) == 2
     assert main([*call, *out, "--validation", str(data)]) == 2
 
 
-# Images, and what is refused.
+# Images, and invalid options.
 
 
 def test_images_are_meta_tuned(tmp_path):

@@ -29,7 +29,7 @@ def clf(bert):
 
 
 def test_the_worst_case_of_a_linear_classifier_is_that_of_its_closed_form():
-    """In an L2 ball of radius ε a margin falls by ε ‖w_1 − w_0‖, whatever the row."""
+    """In an L2 ball of radius ε a margin falls by ε ‖w_1 − w_0‖ for every row."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 1, 6, dtype=torch.float64, generator=generator)
     w = torch.randn(2, 6, dtype=torch.float64, generator=generator)
@@ -80,8 +80,8 @@ def test_more_restarts_are_never_better(clf):
     labels = np.array([clf.classes.index(label) for label in rows.labels])
     nll = []
     for restarts in (1, 3):
-        found = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=2, restarts=restarts))[0.3]
-        nll.append(-np.log(found.probs[np.arange(len(labels)), labels]))
+        result = attacked(clf._known(), rows, Attack(eps=(0.3,), steps=2, restarts=restarts))[0.3]
+        nll.append(-np.log(result.probs[np.arange(len(labels)), labels]))
     assert (nll[1] >= nll[0] - 1e-9).all()
 
 
@@ -160,9 +160,9 @@ def test_the_command_and_the_report(clf, tmp_path, capsys):
     attack = ["--attack", "eps=[0.3],steps=2", "--quiet"]
     out = str(tmp_path / "curve.json")
     assert not main(["evaluate", model, str(data), *attack, "--out", out, "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [point["eps"] for point in found["points"]] == [0.0, 0.3]
-    assert json.loads((tmp_path / "curve.json").read_text()) == found
+    curve = json.loads(capsys.readouterr().out)
+    assert [point["eps"] for point in curve["points"]] == [0.0, 0.3]
+    assert json.loads((tmp_path / "curve.json").read_text()) == curve
     clf.predict(TEST).save(tmp_path / "test.parquet")
     report = str(tmp_path / "report")
     predictions = str(tmp_path / "test.parquet")
@@ -172,16 +172,16 @@ def test_the_command_and_the_report(clf, tmp_path, capsys):
     assert (tmp_path / "report" / "figures" / "robustness.svg").is_file()
     assert "Under attack" in (tmp_path / "report" / "report.md").read_text()
     scores = json.loads((tmp_path / "report" / "scores.json").read_text())
-    assert scores["robustness"] == [found]
+    assert scores["robustness"] == [curve]
     capsys.readouterr()
 
     other = replace(clf.predict(TEST), name="another")
     other.save(tmp_path / "other.parquet")
     words = ["report", str(tmp_path / "other.parquet"), "--robustness", out]
     assert not main([*words, "--out", str(tmp_path / "other")])
-    assert found["name"] in capsys.readouterr().err
+    assert curve["name"] in capsys.readouterr().err
     assert not main(["report", predictions, "--robustness", out, "--out", report, "--overwrite"])
-    assert found["name"] not in capsys.readouterr().err
+    assert curve["name"] not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Posteriors for networks that are finished: somebody else's, and our own."""
+"""Posteriors for finished networks, third-party ones and our own."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ pytestmark = pytest.mark.usefixtures("beside_nothing")
 
 
 def probabilities(path):
-    """Return what the classifier in a directory itself makes of TEST, and its logits."""
+    """Return the probabilities and logits of TEST by the classifier in a directory itself."""
     from transformers import AutoModelForSequenceClassification
 
     network = AutoModelForSequenceClassification.from_pretrained(path).eval()
-    found = logits(network, [row["text"] for row in TEST]).double()
-    return found.softmax(1).numpy(), found
+    outputs = logits(network, [row["text"] for row in TEST]).double()
+    return outputs.softmax(1).numpy(), outputs
 
 
 def test_a_path_is_taken_as_text_is(foreign):
-    found = [from_transformers(kind(foreign), "mle").predict(TEST).probs for kind in (str, Path)]
-    assert np.array_equal(*found)
+    probs = [from_transformers(kind(foreign), "mle").predict(TEST).probs for kind in (str, Path)]
+    assert np.array_equal(*probs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,11 +59,11 @@ def test_a_peft_checkpoint_keeps_its_mean(tmp_path):
 def test_the_mean_of_a_foreign_classifier_is_the_classifier(foreign, tmp_path, structure):
     clf = from_transformers(foreign, f"laplace:structure={structure}").calibrate(toy_rows(30))
     expected, _ = probabilities(foreign)
-    found = clf.predict(TEST, num_samples=0)
-    np.testing.assert_allclose(found.probs, expected, atol=1e-5)
-    assert found.classes == CLASSES
-    # Predictions without draws are the network's, and say so.
-    assert (found.name, found.metadata["posterior"]) == ("mle", "mle")
+    predictions = clf.predict(TEST, num_samples=0)
+    np.testing.assert_allclose(predictions.probs, expected, atol=1e-5)
+    assert predictions.classes == CLASSES
+    # Predictions without draws are those of the network, and are named so.
+    assert (predictions.name, predictions.metadata["posterior"]) == ("mle", "mle")
     assert clf.predict(TEST).name == "laplace"
     # The posterior keeps the mean and adds uncertainty.
     assert (clf.predict(TEST).epistemic > 0).all()
@@ -149,7 +149,7 @@ def test_a_foreign_classifier_may_be_given_integers(foreign):
 
 
 def test_a_pair_is_read_as_its_owner_reads_it(tmp_path):
-    """BERT tells the two texts of a pair apart by token types."""
+    """BERT distinguishes the two texts of a pair by token types."""
     from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
     words = [
@@ -178,17 +178,17 @@ def test_a_pair_is_read_as_its_owner_reads_it(tmp_path):
         for text, pair, label in zip(texts, pairs, CLASSES, strict=False)
     ]
     clf = from_transformers(str(path)).calibrate(rows, pair_column="other")
-    found = clf.predict(rows, num_samples=0).probs
-    np.testing.assert_allclose(found, theirs.double().softmax(1).numpy(), atol=1e-5)
+    probs = clf.predict(rows, num_samples=0).probs
+    np.testing.assert_allclose(probs, theirs.double().softmax(1).numpy(), atol=1e-5)
 
 
 def test_scores_before_are_those_of_the_classifier_as_it_came(foreign):
-    train, held = toy_rows(30), toy_rows(15, seed=1)
-    clf = from_transformers(foreign, "laplace").calibrate(train, held)
+    train, held_out = toy_rows(30), toy_rows(15, seed=1)
+    clf = from_transformers(foreign, "laplace").calibrate(train, held_out)
     before, after = clf.validation_scores
     plain = from_transformers(foreign, "mle").calibrate(train)
-    assert before["nll"] == bl.evaluate(plain.predict(held))["nll"]
-    assert after["nll"] == bl.evaluate(clf.predict(held))["nll"]
+    assert before["nll"] == bl.evaluate(plain.predict(held_out))["nll"]
+    assert after["nll"] == bl.evaluate(clf.predict(held_out))["nll"]
     assert before["nll"] != after["nll"]
     assert clf.record.results["validation"]["nll"]["before"]["value"] == before["nll"].value
     clf.calibrate(toy_rows(20, seed=2))
@@ -204,13 +204,17 @@ def test_a_calibrated_model_does_not_keep_the_numbers_of_its_fit(shared, tmp_pat
 
 
 def test_held_out_rows_choose_the_temperature_as_they_do_in_fit(foreign):
-    """The other rows may be those that the network was trained on, which say nothing of it."""
-    train, held = toy_rows(30), toy_rows(15, seed=1)
-    found = {
+    """The other rows may be the network's training rows, which do not inform the temperature."""
+    train, held_out = toy_rows(30), toy_rows(15, seed=1)
+    reports = {
         name: from_transformers(foreign, "temperature").calibrate(*rows).record.results["posterior"]
-        for name, rows in {"both": (train, held), "held": (held,), "train": (train,)}.items()
+        for name, rows in {
+            "both": (train, held_out),
+            "held": (held_out,),
+            "train": (train,),
+        }.items()
     }
-    assert found["both"] == found["held"] != found["train"]
+    assert reports["both"] == reports["held"] != reports["train"]
 
 
 def test_a_classifier_without_a_place_is_not_saved(tmp_path):
@@ -227,7 +231,7 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
 
 
 def test_a_tokenizer_of_ones_own_comes_back(tmp_path):
-    """The classifier's directory has another tokenizer than the one that was given."""
+    """The tokenizer in the classifier's directory differs from the one that is passed."""
     from transformers import BertTokenizerFast
 
     path = str(saved("bert", tmp_path / "theirs", pad_token_id=0))
@@ -274,9 +278,9 @@ def test_point_estimates_are_the_classifiers_own_softmax(foreign, posterior):
 def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
     rows = toy_rows(45, seed=9)
     clf = from_transformers(foreign).calibrate(rows)
-    found = clf.record.results["calibration"]
+    calibration = clf.record.results["calibration"]
     plain = from_transformers(foreign, "mle").calibrate(rows).predict(rows)
-    assert found == {
+    assert calibration == {
         "rows": 45,
         "accuracy": bl.evaluate(plain)["accuracy"].value,
         "validation_rows": 0,
@@ -284,25 +288,25 @@ def test_the_record_says_what_was_calibrated_on(foreign, tmp_path):
     }
     clf.save_pretrained(tmp_path / "model")
     card = " ".join((tmp_path / "model" / "README.md").read_text(encoding="utf-8").split())
-    assert f"Accuracy on the 45 calibration rows: {found['accuracy']:.3f}" in card
+    assert f"Accuracy on the 45 calibration rows: {calibration['accuracy']:.3f}" in card
     assert "only its last layer, `classifier`." in card
     assert "hide its mistakes" in card
 
 
 def test_held_out_rows_are_validation_rows(foreign, tmp_path):
-    """As if `fit` had divided them: the same rows, the same posterior."""
+    """As if `fit` had split them: the same rows, the same posterior."""
     rows = [*toy_rows(60, seed=9), *({**row, "id": f"again {row['id']}"} for row in toy_rows(6, 9))]
     clf = from_transformers(foreign).calibrate(rows, hold_out=0.3)
     data = TrainingData.read(rows, None, DataColumns())
     divided = split_off(data, 0.3, 0)
     apart = from_transformers(foreign).calibrate(divided.train[0], divided.validation[0])
     assert same(clf.predict(TEST), apart.predict(TEST))
-    found = clf.record.results["calibration"]
-    assert found == apart.record.results["calibration"] | {"hold_out": 0.3}
-    assert found["rows"] + found["validation_rows"] == 66
+    calibration = clf.record.results["calibration"]
+    assert calibration == apart.record.results["calibration"] | {"hold_out": 0.3}
+    assert calibration["rows"] + calibration["validation_rows"] == 66
     assert fit_options(clf.record) == fit_options(apart.record)
     clf.save_pretrained(tmp_path / "model")
-    assert load(tmp_path / "model").record.results["calibration"] == found
+    assert load(tmp_path / "model").record.results["calibration"] == calibration
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, "half"])
@@ -334,8 +338,8 @@ def test_rows_known_by_heart_are_pointed_out(foreign, caplog):
     """From 59 rows on, no mistake means an accuracy above 0.95 at 95 % confidence."""
     clf = from_transformers(foreign)
     rows = toy_rows(300, seed=4)
-    found = clf.calibrate(rows, posterior="mle").predict(rows)
-    right = found.probs.argmax(1) == found.labels
+    predictions = clf.calibrate(rows, posterior="mle").predict(rows)
+    right = predictions.probs.argmax(1) == predictions.labels
     known = [row for row, fits in zip(rows, right, strict=True) if fits]
     wrong = [row for row in rows if row not in known]
     for chosen, warns in ((known[:59], True), (known[:58], False), (known[:80] + wrong[:1], False)):
@@ -378,7 +382,7 @@ def test_labels_beyond_the_outputs_are_refused(nameless):
 
 
 def test_a_bias_has_the_prior_of_any_weight(foreign):
-    """It is the weight of a constant 1, so its variance alone is at most 1/δ, and not none."""
+    """It is the weight of a constant 1, so its variance is at most 1/δ, and not zero."""
     clf = from_transformers(foreign, "laplace:structure=full").calibrate(toy_rows(30))
     head, encoder = clf._fitted.network.head, clf._fitted.network.encoder
     width = encoder.num_features
@@ -388,7 +392,7 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
     assert not head.predict(Features(nothing)).variance.any()
     bias = head.predict(Features(constant)).variance
     assert (bias > 0).all()
-    # Above by rounding at most, where the rows say nothing of a contrast.
+    # Above the bound only by rounding, where the rows carry no information on a contrast.
     assert (bias <= prior * (1 + 1e-9)).all()
     final = encoder.model.classifier.bias.double()
     torch.testing.assert_close(head.predict(Features(constant)).mean[0], final, atol=1e-6, rtol=0)
@@ -430,7 +434,7 @@ def test_what_is_not_calibrated_neither_answers_nor_is_saved(foreign, tmp_path, 
 
 
 def test_a_classifier_that_went_on_training_in_memory_is_not_saved(foreign, tmp_path):
-    """Its own directory would be read in its place later."""
+    """Loading would later read the network in its directory instead."""
     from transformers import AutoModelForSequenceClassification
 
     theirs = AutoModelForSequenceClassification.from_pretrained(foreign)

@@ -43,8 +43,8 @@ def fitted(backbone, posterior, more="", **options):
     clf = BayesianClassifier(
         backbone, ADAPTER + more, posterior, dtype="float32", max_length=32, progress=False
     )
-    held = toy_rows(18, 1) if posterior in ("temperature", "gvbll") else None
-    return clf.fit(toy_rows(30), held, epochs=2, batch_size=8, **options)
+    held_out = toy_rows(18, 1) if posterior in ("temperature", "gvbll") else None
+    return clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8, **options)
 
 
 def columns(clf):
@@ -83,7 +83,7 @@ def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection
 
 @pytest.mark.parametrize("selection", ["random", "gradient"])
 def test_a_second_fit_can_leave_the_columns_of_the_first_alone(backbone, tmp_path, selection):
-    """The directory is not asked for again when the model is loaded."""
+    """Loading the model does not need the directory again."""
     more = f",selection={selection}"
     clf = fitted(backbone, "mle", more, out=tmp_path / "one")
     avoid = f"{more},avoid={tmp_path / 'one'}"
@@ -119,7 +119,7 @@ def test_draws_and_curvature_are_of_the_columns_alone(backbone):
 
 @pytest.mark.parametrize("selection", ["activation", "gradient"])
 def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeypatch, selection):
-    """Other columns by then, were they chosen again, would change nothing."""
+    """A second choice, by then of other columns, would change nothing."""
     more, posterior = f",selection={selection}", "swag:num_samples=3,start=0.0"
     whole = fitted(backbone, posterior, more)
     from bayeslora.engine.trainer import AlternatingTrainer
@@ -167,10 +167,10 @@ def test_members_train_columns_of_their_own(backbone, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         clf = fitted(backbone, "ensemble:num_members=2", out=tmp_path / "model")
     assert "start alike" not in caplog.text
-    one, other = clf._known().members
-    places = [name for name in one if name.endswith(".idx")]
+    member, other = clf._known().members
+    places = [name for name in member if name.endswith(".idx")]
     assert places
-    assert any(one[name].tolist() != other[name].tolist() for name in places)
+    assert any(member[name].tolist() != other[name].tolist() for name in places)
     first, second = clf.spectrum()
     assert [site.singular_values for site in first] != [site.singular_values for site in second]
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""What `fit` chooses where it is told nothing."""
+"""Defaults that `fit` chooses."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from bayeslora.engine import fit as procedure
 
 
 class PlannedError(Exception):
-    """Carries what a fit is about to do."""
+    """Carries the plan of a fit."""
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def planned(monkeypatch):
 def test_epochs_and_rate_follow_the_posterior_and_the_validation_rows(
     llama, planned, options, validates, epochs, rate
 ):
-    held = toy_rows(16, seed=1) if validates else None
-    choices, settings = planned(new(llama, **options), toy_rows(16), held, batch_size=4)
+    validation = toy_rows(16, seed=1) if validates else None
+    choices, settings = planned(new(llama, **options), toy_rows(16), validation, batch_size=4)
     assert settings.epochs == epochs
     assert choices.adapter.lr == rate
 
@@ -85,10 +85,10 @@ def test_means_without_validation_rows_are_those_that_were_trained(
     ("options", "epochs", "rate"),
     [
         ("", 15, 2.5 / 60),  # 60 steps of 0.042 move a weight by 2.5
-        ("", 2, 0.05),  # at most
+        ("", 2, 0.05),  # the maximum
         ("", 200, 0.005),  # 800 steps of the default get there
         ("head_steps=2", 15, 2.5 / 120),
-        ("head_lr=0.0051", 15, 0.0051),  # asked for
+        ("head_lr=0.0051", 15, 0.0051),  # as requested
         ("polish_mean=trained", 15, 0.005),
     ],
 )
@@ -99,14 +99,14 @@ def test_the_rate_of_a_head_rises_where_steps_are_few(llama, planned, options, e
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"), [("", "validation"), ("polish_mean=trained", "trained")]
+    ("options", "means"), [("", "validation"), ("polish_mean=trained", "trained")]
 )
-def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, kept):
-    """Later rows may choose again."""
+def test_the_record_leaves_means_open_that_nobody_asked_for(llama, options, means):
+    """A fit to later rows may choose again."""
     clf = new(llama, posterior=f"vbll:{options}".rstrip(":"))
     clf.fit(toy_rows(16), epochs=1, batch_size=4, cv=0)
-    assert clf.record.posterior["polish_mean"] == kept
-    # Without held-out rows nothing makes up for means that stayed small.
+    assert clf.record.posterior["polish_mean"] == means
+    # Without held-out rows nothing compensates for means that stayed small.
     assert clf.record.results["posterior"]["polish_mean"] == ("trained" if options else "refit")
 
 

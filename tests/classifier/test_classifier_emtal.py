@@ -1,4 +1,4 @@
-"""EMTAL as a user meets it: from the fit to the file and to PEFT."""
+"""EMTAL end to end: from the fit to the file and to PEFT."""
 
 import numpy as np
 import pytest
@@ -59,15 +59,15 @@ def test_peft_loads_the_same_features_without_a_router(backbones, tmp_path, kind
     network = clf._fitted.network
     batch = network.encoder.probe().collate([0, 1])
     with torch.no_grad():
-        found = model(**batch).last_hidden_state
+        hidden = model(**batch).last_hidden_state
         mask = batch["attention_mask"]
         network.eval()
         expected = network.encoder(batch)
     if kind == "bert":
-        pooled = (found * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     else:
         last = (mask * torch.arange(mask.shape[1])).argmax(1)
-        pooled = found[torch.arange(len(last)), last]
+        pooled = hidden[torch.arange(len(last)), last]
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
     assert check_mergeable(clf._fitted).shape[0] == 3
 

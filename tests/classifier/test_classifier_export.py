@@ -1,4 +1,4 @@
-"""Networks with their adapter merged: what transformers loads says what the mean network says."""
+"""Networks with merged adapters: transformers loads them with the outputs of the mean network."""
 
 import json
 import shutil
@@ -48,15 +48,15 @@ def fitted(backbones, tmp_path_factory):
                     progress=False,
                     **WHOLE_AND_RAW,
                 )
-                held = toy_rows(18, 1) if posterior == "temperature" else None
-                known[key] = clf.fit(toy_rows(30), held, epochs=2, batch_size=8)
+                held_out = toy_rows(18, 1) if posterior == "temperature" else None
+                known[key] = clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8)
         return known[key]
 
     return get
 
 
 def mean_logits(clf):
-    """Centred over classes: probabilities know logits up to a shift."""
+    """Return logits centred over classes: probabilities determine them only up to a shift."""
     logits = np.log(clf.predict(ROWS, num_samples=0).probs)
     return torch.from_numpy(logits - logits.mean(1, keepdims=True))
 
@@ -90,8 +90,8 @@ def test_a_decoder_is_a_classifier_of_transformers(tmp_path, fitted, adapter, po
     assert not any("A0" in name or ".core" in name for name in model.state_dict())
     assert tuple(model.config.id2label.values()) == CLASSES
     # The same float32 products, summed in another order.
-    found = centred(model(**inputs_for(tmp_path / "out")).logits)
-    torch.testing.assert_close(found, mean_logits(clf), atol=1e-5, rtol=1e-5)
+    result = centred(model(**inputs_for(tmp_path / "out")).logits)
+    torch.testing.assert_close(result, mean_logits(clf), atol=1e-5, rtol=1e-5)
     again = BayesianClassifier.from_transformers(str(tmp_path / "out"), "mle", progress=False)
     expected = clf.predict(ROWS, num_samples=0).probs
     np.testing.assert_allclose(again.predict(ROWS).probs, expected, atol=1e-5)
@@ -123,8 +123,8 @@ def test_a_pipeline_gives_the_mean_networks_probabilities(tmp_path, fitted):
     classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None, device="cpu")
     expected = clf.predict(TEXTS, num_samples=0)
     for answers, row in zip(classify(TEXTS), expected, strict=True):
-        found = {answer["label"]: answer["score"] for answer in answers}
-        assert found == pytest.approx(dict(row.probs), abs=1e-5)
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        assert scores == pytest.approx(dict(row.probs), abs=1e-5)
 
 
 def test_a_model_whose_last_layer_no_classifier_reads_is_refused(tmp_path, fitted, monkeypatch):
@@ -173,16 +173,16 @@ def test_exporting_leaves_the_classifier_as_it_was(tmp_path, fitted):
 def test_members_of_an_ensemble_leave_one_by_one(tmp_path, fitted):
     ensemble = fitted("llama", "lora:r=2", "ensemble:num_members=2")
     expected = ensemble.predict(ROWS).probs
-    found, adapters = [], []
+    probs, adapters = [], []
     for member in (1, 2):
         path = tmp_path / str(member)
         ensemble.export_merged(path, member=member)
         model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
         with torch.no_grad():
-            found.append(model(**inputs_for(path)).logits.double().softmax(1))
+            probs.append(model(**inputs_for(path)).logits.double().softmax(1))
         ensemble.export_peft(tmp_path / f"peft-{member}", member=member)
         adapters.append(load_file(tmp_path / f"peft-{member}" / "adapter_model.safetensors"))
-    np.testing.assert_allclose(torch.stack(found).mean(0), expected, atol=1e-5)
+    np.testing.assert_allclose(torch.stack(probs).mean(0), expected, atol=1e-5)
     assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     assert (ensemble.predict(ROWS).probs == expected).all()
 
@@ -222,17 +222,17 @@ def test_peft_names_a_base_that_is_found_elsewhere_or_says_which_is_needed(
     (base / "config.json").write_text(json.dumps(config | {"_name_or_path": origin}))
     clf.save_pretrained(tmp_path / "m")
     moved = BayesianClassifier.from_pretrained(tmp_path / "m", backbone=base, progress=False)
-    told = moved.export_peft(tmp_path / "e")
+    exported = moved.export_peft(tmp_path / "e")
     named = json.loads((tmp_path / "e" / "adapter_config.json").read_text())
     is_hub_id = origin == "owner/tiny-llama"
     assert named["base_model_name_or_path"] == (origin if is_hub_id else str(base))
-    assert any(str(base) in note for note in told.notes)
+    assert any(str(base) in note for note in exported.notes)
     assert str(base) in (tmp_path / "e" / "README.md").read_text()
     plain = AutoModel.from_pretrained(base, dtype=torch.float32)
     expected = PeftModel.from_pretrained(plain, tmp_path / "e")
-    monkeypatch.chdir(tmp_path)  # where the id leads to a directory, as elsewhere to the hub
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # PEFT asks the hub for a tokenizer that is not there
-    found = AutoPeftModelForFeatureExtraction.from_pretrained("e", dtype=torch.float32)
+    monkeypatch.chdir(tmp_path)  # where the id is a directory, and elsewhere a hub id
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # PEFT requests a missing tokenizer from the hub
+    loaded = AutoPeftModelForFeatureExtraction.from_pretrained("e", dtype=torch.float32)
     tokens = torch.arange(5)[None]
     with torch.no_grad():
-        assert torch.equal(found(tokens)[0], expected(tokens)[0])
+        assert torch.equal(loaded(tokens)[0], expected(tokens)[0])

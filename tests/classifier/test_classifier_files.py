@@ -1,4 +1,4 @@
-"""Saving, loading, resuming, and what is said of a damaged model."""
+"""Saving, loading, resuming, and errors for damaged models."""
 
 import json
 from dataclasses import replace
@@ -33,8 +33,8 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
     clf.save_pretrained(tmp_path / "model")
     again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", device="cpu", progress=False)
     assert again.record == clf.record
-    # What was asked for leaves the rate, the layers and VBLL's covariance open, and MC dropout's p
-    # is LoRA's dropout; what is saved says what they were.
+    # The options leave the rate, the layers and VBLL's covariance open, and MC dropout's p is
+    # LoRA's dropout; the saved model states their values.
     settled = {
         name: clf.record.adapter[name]
         for name in ("lr", "num_layers")
@@ -42,10 +42,10 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
     }
     if posterior == "mc_dropout":
         settled["dropout"] = clf.posterior.p
-    asked = clf.posterior
+    expected = clf.posterior
     if posterior == "vbll":
-        asked = replace(asked, covariance="dense")
-    assert (again.adapter, again.posterior) == (replace(clf.adapter, **settled), asked)
+        expected = replace(expected, covariance="dense")
+    assert (again.adapter, again.posterior) == (replace(clf.adapter, **settled), expected)
     drawn = [{"num_samples": 7, "seed": 3}] if clf.posterior.num_samples is not None else []
     for options in ({}, {"num_samples": 0}, *drawn):
         assert same(clf.predict(TEST, **options), again.predict(TEST, **options))
@@ -66,16 +66,16 @@ def test_save_and_load_change_no_bit(llama, tmp_path, adapter, posterior):
     ],
 )
 def test_what_a_fit_reports_is_what_the_saved_model_has(llama, tmp_path, adapter, posterior):
-    """The prior is chosen after the last epoch, so an epoch's own numbers are of another model."""
-    held = toy_rows(12, seed=1)
+    """The prior is chosen after the last epoch, so scores of an epoch belong to another model."""
+    validation = toy_rows(12, seed=1)
     fitted(llama, adapter, posterior).save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model")
-    found = bl.evaluate(again.predict(held))
+    scores = bl.evaluate(again.predict(validation))
     results = again.record.results
-    assert results["validation_nll"] == pytest.approx(found["nll"].value, abs=1e-6)
-    assert results["validation_accuracy"] == pytest.approx(found["accuracy"].value, abs=1e-12)
+    assert results["validation_nll"] == pytest.approx(scores["nll"].value, abs=1e-6)
+    assert results["validation_accuracy"] == pytest.approx(scores["accuracy"].value, abs=1e-12)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"NLL {found['nll'].value:.3f} nats, accuracy {found['accuracy'].value:.3f}." in card
+    assert f"NLL {scores['nll'].value:.3f} nats, accuracy {scores['accuracy'].value:.3f}." in card
 
 
 def test_a_fit_without_validation_rows_reports_no_numbers_of_them(llama):
@@ -102,9 +102,10 @@ def test_another_backbone_is_refused(model, folder):
     other = tiny_llama(folder / "other", seed=1)
     with pytest.raises(bl.InputError, match="another backbone") as caught:
         load(model, backbone=str(other))
-    found = load_backbone(str(other), device="cpu").fingerprint
-    assert f"fingerprint {found}, expected {load(model).record.backbone['fingerprint']}" in str(
-        caught.value
+    fingerprint = load_backbone(str(other), device="cpu").fingerprint
+    assert (
+        f"fingerprint {fingerprint}, expected {load(model).record.backbone['fingerprint']}"
+        in str(caught.value)
     )
 
 
@@ -349,8 +350,8 @@ def test_a_seed_of_numpy_is_stored_as_a_number():
 def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkeypatch):
     from bayeslora.engine import ensemble as members
 
-    rows, held = toy_rows(24), toy_rows(12, seed=1)
-    expected = new(llama).fit(rows, held, epochs=2, batch_size=8).predict(TEST)
+    rows, validation = toy_rows(24), toy_rows(12, seed=1)
+    expected = new(llama).fit(rows, validation, epochs=2, batch_size=8).predict(TEST)
     train = members.train_network
 
     def die(*args, **options):
@@ -364,14 +365,14 @@ def test_an_interrupted_fit_is_taken_up_by_the_same_call(llama, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(members, "train_network", die)
         with pytest.raises(KeyboardInterrupt):
-            new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
+            new(llama).fit(rows, validation, epochs=2, batch_size=8, out=out)
     with pytest.raises(bl.InputError, match="another seed"):
-        new(llama, seed=1).fit(rows, held, epochs=2, batch_size=8, out=out)
+        new(llama, seed=1).fit(rows, validation, epochs=2, batch_size=8, out=out)
     with pytest.raises(bl.InputError, match="another train"):
-        new(llama).fit(rows[::-1], held, epochs=2, batch_size=8, out=out)
+        new(llama).fit(rows[::-1], validation, epochs=2, batch_size=8, out=out)
     with pytest.raises(bl.InputError, match=r"bayeslora\.json"):
         bl.BayesianClassifier.from_pretrained(out)
-    resumed = new(llama).fit(rows, held, epochs=2, batch_size=8, out=out)
+    resumed = new(llama).fit(rows, validation, epochs=2, batch_size=8, out=out)
     assert same(resumed.predict(TEST), expected)
 
 
@@ -400,8 +401,8 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_goes_on(llama, tmp_pa
         patch.setattr(members, "train_network", interrupted_after(2))
         with pytest.raises(KeyboardInterrupt):
             new(llama).fit(rows, out=out, overwrite=True, **options)
-    kept = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
-    assert same(kept.predict(TEST), old)
+    stored = bl.BayesianClassifier.from_pretrained(out, device="cpu", progress=False)
+    assert same(stored.predict(TEST), old)
     with monkeypatch.context() as patch:
         patch.setattr(members, "train_network", interrupted_after(None))
         resumed = new(llama).fit(rows, out=out, overwrite=True, **options)

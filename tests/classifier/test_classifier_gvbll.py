@@ -14,21 +14,21 @@ def generative(llama):
 
 
 def test_a_fit_ends_in_gaussians(generative, tmp_path):
-    found = generative.predict(TEST)
-    assert found.metadata["link"] == "closed form"
-    assert found.metadata["num_samples"] == "200"
-    assert (found.epistemic > 0).all()
-    assert np.isfinite(found.scores["log_density"]).all()
+    predictions = generative.predict(TEST)
+    assert predictions.metadata["link"] == "closed form"
+    assert predictions.metadata["num_samples"] == "200"
+    assert (predictions.epistemic > 0).all()
+    assert np.isfinite(predictions.scores["log_density"]).all()
     assert set(generative.record.results["posterior"]) == {"shrinkage", "inflation", "label_bound"}
     assert generative.record.head == {"fitted": True, "rank": 16}
     generative.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model").predict(TEST)
-    assert same(again, found)
-    assert np.array_equal(again.scores["log_density"], found.scores["log_density"])
+    assert same(again, predictions)
+    assert np.array_equal(again.scores["log_density"], predictions.scores["log_density"])
 
 
 def test_the_adapter_trains_as_for_maximum_likelihood(generative, llama):
-    """Epoch, adapter and the weights that another posterior starts from are those of `mle`."""
+    """Epoch, adapter and the weights from which another posterior starts equal those of `mle`."""
     plain = fitted(llama, "lora:r=2", "mle")
     first, second = (clf.record.results["history"] for clf in (generative, plain))
     assert first == second
@@ -37,7 +37,7 @@ def test_the_adapter_trains_as_for_maximum_likelihood(generative, llama):
 
 
 def test_numbers_of_samples_do_not_change_the_probabilities(generative):
-    """They are in closed form; the draws divide their uncertainty."""
+    """They have a closed form; the draws only split their uncertainty."""
     usual, few, none = (generative.predict(TEST, num_samples=n) for n in (None, 20, 0))
     assert few.metadata["num_samples"] == "20"
     for other in (few, none):
@@ -49,13 +49,13 @@ def test_numbers_of_samples_do_not_change_the_probabilities(generative):
 
 
 def test_somebody_elses_classifier_is_calibrated_and_given_back(foreign, tmp_path):
-    """Features of another scale with a bias column; the next posterior finds the own weights."""
+    """Features have another scale and a bias column; the next posterior restores the weights."""
     before = from_transformers(foreign, "mle").calibrate(toy_rows(30)).predict(TEST)
     clf = from_transformers(foreign, bl.GVBLL()).calibrate(toy_rows(60), toy_rows(30, seed=2))
     assert clf.validation_scores is not None
-    found = clf.predict(TEST)
+    predictions = clf.predict(TEST)
     clf.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(TEST), found)
+    assert same(load(tmp_path / "model").predict(TEST), predictions)
     alone = from_transformers(foreign, bl.GVBLL()).calibrate(toy_rows(60))
     assert alone.record.results["posterior"]["inflation"] > 0
     clf.calibrate(toy_rows(30), posterior="mle")

@@ -1,4 +1,4 @@
-"""iLoRA from fit to prediction: what a gate for each example must not change, and what it says."""
+"""iLoRA from fit to prediction: what a gate per example must not change, and what it reports."""
 
 import logging
 
@@ -16,18 +16,18 @@ ROWS, HELD = toy_rows(24), toy_rows(12, seed=1)
 
 @pytest.fixture(scope="module")
 def trained(llama):
-    """A classifier whose gate differs from text to text."""
+    """Return a classifier whose gate differs from text to text."""
     clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", "mle")
     return clf.fit(ROWS, HELD, epochs=6, batch_size=4, patience=6)
 
 
 def test_one_expert_is_lora_bit_by_bit(llama):
-    found = fitted(llama, "ilora:r=4,num_experts=1", "mle").predict(TEST)
-    assert same(found, fitted(llama, "lora:r=4", "mle").predict(TEST))
+    predictions = fitted(llama, "ilora:r=4,num_experts=1", "mle").predict(TEST)
+    assert same(predictions, fitted(llama, "lora:r=4", "mle").predict(TEST))
 
 
 def test_without_its_factors_features_are_the_backbones(llama, trained):
-    """What the gate sees is that, whatever was trained."""
+    """The gate sees these features, whatever was trained."""
     plain = fitted(llama, "lora:r=4", "mle")._fitted
     with torch.no_grad():
         for site in plain.network.sites:
@@ -62,10 +62,10 @@ def test_the_router_is_saved_with_the_adapter(trained, tmp_path):
 def test_another_posterior_is_fitted_to_the_gated_network(trained, tmp_path, posterior):
     trained.save_pretrained(tmp_path / "model")
     clf = load(tmp_path / "model").calibrate(ROWS, HELD, posterior=posterior)
-    found = clf.predict(TEST)
-    assert (found.epistemic > 0).any()
+    predictions = clf.predict(TEST)
+    assert (predictions.epistemic > 0).any()
     clf.save_pretrained(tmp_path / "other")
-    assert same(load(tmp_path / "other").predict(TEST), found)
+    assert same(load(tmp_path / "other").predict(TEST), predictions)
 
 
 def test_members_have_routers_of_their_own(llama):
@@ -100,8 +100,8 @@ def test_histories_are_asked_for_before_anything_is_loaded(tmp_path):
 
 def test_cross_validation_and_the_language_models_prior_have_contexts(llama):
     clf = new(llama, ILORA, QUICK_VBLL, verbaliser="names")
-    found = clf.fit(ROWS, epochs=1, batch_size=8, cv=2).predict(TEST)
-    assert np.isfinite(found.probs).all()
+    predictions = clf.fit(ROWS, epochs=1, batch_size=8, cv=2).predict(TEST)
+    assert np.isfinite(predictions.probs).all()
 
 
 def bl_rows(clf, rows):
@@ -115,52 +115,52 @@ NEXT = toy_next_items(9, seed=2)
 
 @pytest.fixture(scope="module")
 def recommender(llama):
-    """A gate that sees histories, beside a last layer that reads candidates one by one."""
+    """Return a model whose gate sees histories and whose last layer reads single candidates."""
     clf = new(llama, "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10", QUICK_VBLL)
     return clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=3, batch_size=8)
 
 
 def test_the_next_item_is_chosen_under_a_gate_of_the_history(recommender, tmp_path):
     assert recommender._fitted.network.conditioning.sees_history
-    found = recommender.predict(NEXT)
-    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-9)
+    predictions = recommender.predict(NEXT)
+    np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-9)
     recommender.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(NEXT), found)
-    with pytest.raises(bl.InputError) as caught:  # the gate is why not, and PEFT has none either
+    assert same(load(tmp_path / "model").predict(NEXT), predictions)
+    with pytest.raises(bl.InputError) as caught:  # the gate prevents it, and PEFT has no gates
         recommender.export_merged(tmp_path / "merged")
     assert "peft" not in str(caught.value)
-    scores = bl.evaluate(found, num_resamples=5)
+    scores = bl.evaluate(predictions, num_resamples=5)
     assert {"accuracy", "nll", "ece", "accuracy_at_50"} <= {*scores}
 
 
 def test_the_order_of_candidates_and_of_rows_moves_probabilities_with_them(recommender):
-    """Candidates are read apart: only rounding tells where one stands."""
+    """Candidates are read separately, so only rounding depends on their order."""
     whole = recommender.predict(NEXT).probs
     turned = [
         {**row, "candidates": row["candidates"][::-1], "answer": row["answer"]} for row in NEXT
     ]
-    found = recommender.predict(turned[::-1]).probs[::-1]
-    for row, one, two in zip(NEXT, whole, found, strict=True):
+    probs = recommender.predict(turned[::-1]).probs[::-1]
+    for row, expected, actual in zip(NEXT, whole, probs, strict=True):
         count = len(row["candidates"])
-        np.testing.assert_allclose(two[:count][::-1], one[:count], atol=2e-3)
+        np.testing.assert_allclose(actual[:count][::-1], expected[:count], atol=2e-3)
 
 
 def test_another_history_opens_other_gates_for_the_same_question(recommender):
-    """Where a question is given beside it, the text does not hold the history."""
+    """With a separate question, the text does not contain the history."""
     gate = recommender._fitted.network.conditioning
-    asked = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
-    rows = bl_rows(recommender, asked)
+    questions = [{**row, "question": "What comes next?"} for row in NEXT[:2]]
+    rows = bl_rows(recommender, questions)
     texts = recommender._fitted.prepare(rows).texts
     p = gate.weights(texts.contexts)
     assert not torch.equal(p[0], p[1])
-    unknown = [{**row, "history": ["never seen"]} for row in asked]
+    unknown = [{**row, "history": ["never seen"]} for row in questions]
     assert not recommender._fitted.prepare(bl_rows(recommender, unknown)).texts.contexts.any()
     assert np.isfinite(recommender.predict(unknown).probs).all()
 
 
 @pytest.mark.parametrize("backbone", ["llama", "bert"])
 def test_the_text_of_a_question_may_open_the_gate(request, backbone):
-    """Of a decoder what its options share, of an encoder the mean over its options."""
+    """For a decoder, the part that its options share; for an encoder, the mean over its options."""
     clf = new(request.getfixturevalue(backbone), "ilora:r=4,num_experts=2,context=text", "mle")
     clf.fit(toy_next_items(12), epochs=1, batch_size=6)
     texts = clf._fitted.prepare(bl_rows(clf, NEXT)).texts

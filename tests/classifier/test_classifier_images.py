@@ -1,4 +1,4 @@
-"""Images through the classifier: fit, posteriors, OOD scores, files, and what is refused."""
+"""Images through the classifier: fit, posteriors, OOD scores, files, invalid options."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def vit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Training, validation and test images as files of paths."""
+    """Write training, validation and test images as files of paths."""
     folder = tmp_path_factory.mktemp("images")
     paths = []
     for seed, (name, count) in enumerate((("train", 60), ("valid", 15), ("test", 15))):
@@ -94,8 +94,8 @@ def test_an_export_for_peft_computes_the_same(vit, files, tmp_path):
     with torch.no_grad():
         expected = encoder(batch)
         model = PeftModel.from_pretrained(AutoModel.from_pretrained(vit), tmp_path / "peft").eval()
-        found = model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 0]
-    torch.testing.assert_close(found, expected)
+        result = model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 0]
+    torch.testing.assert_close(result, expected)
 
 
 def test_images_need_a_vision_model_and_texts_none(vit, files, fitted, tmp_path):

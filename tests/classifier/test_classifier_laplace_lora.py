@@ -1,4 +1,4 @@
-"""Laplace over adapter weights, as a user meets it."""
+"""Laplace over adapter weights, end to end."""
 
 import numpy as np
 import pytest
@@ -13,27 +13,27 @@ FRESH = toy_rows(24, seed=5)
 
 @pytest.fixture(scope="module")
 def lora(bert):
-    """One classifier for the tests that only look at it."""
+    """Return a classifier that is shared by tests that do not change it."""
     return fitted(bert, "lora:r=2", bl.LaplaceLoRA(prior_precision="marglik"))
 
 
 def test_an_object_and_its_text_are_the_same_fit(bert, lora):
     second = fitted(bert, "lora:r=2", "laplace_lora:prior_precision=marglik").predict(TEST)
-    found = lora.predict(TEST)
-    assert same(found, second)
-    assert found.name == "lora-laplace_lora"
-    assert (found.metadata["link"], found.metadata["num_samples"]) == ("mc", "1000")
-    assert (found.epistemic > 0).all()
+    predictions = lora.predict(TEST)
+    assert same(predictions, second)
+    assert predictions.name == "lora-laplace_lora"
+    assert (predictions.metadata["link"], predictions.metadata["num_samples"]) == ("mc", "1000")
+    assert (predictions.epistemic > 0).all()
 
 
 @pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 def test_every_link_starts_from_the_same_mean(lora, link):
-    found = lora.predict(TEST, link=link)
-    assert found.metadata["link"] == link
-    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-12)
+    predictions = lora.predict(TEST, link=link)
+    assert predictions.metadata["link"] == link
+    np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-12)
     mean = lora.predict(TEST, num_samples=0)
     assert not mean.epistemic.any()
-    assert not np.array_equal(found.probs, mean.probs)
+    assert not np.array_equal(predictions.probs, mean.probs)
     assert same(mean, lora.predict(TEST, num_samples=0, seed=9))
 
 
@@ -43,10 +43,10 @@ def test_a_saved_model_predicts_the_same(bert, tmp_path, adapter, structure):
     clf = fitted(bert, adapter, f"laplace_lora:structure={structure}")
     clf.save_pretrained(tmp_path / "model")
     assert same(load(tmp_path / "model").predict(TEST), clf.predict(TEST))
-    found = clf.record.results["posterior"]
-    assert found["structure"] == structure
+    report = clf.record.results["posterior"]
+    assert report["structure"] == structure
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"- prior precision: {found['prior_precision']:.4g}" in card
+    assert f"- prior precision: {report['prior_precision']:.4g}" in card
 
 
 @pytest.mark.parametrize("before", ["mle", "vbll", "swag:num_samples=2", "laplace_lora"])
@@ -55,8 +55,8 @@ def test_it_can_be_fitted_to_a_finished_model_of_ours(bert, tmp_path, before):
     mean = clf.predict(TEST, num_samples=0)
     clf.calibrate(FRESH, toy_rows(12, seed=6), posterior="laplace_lora")
     # A polished last layer of `vbll` has its mean in float64, a point estimate in float32.
-    found = clf.predict(TEST, num_samples=0)
-    np.testing.assert_allclose(found.probs, mean.probs, atol=1e-6 if before == "vbll" else 0)
+    predictions = clf.predict(TEST, num_samples=0)
+    np.testing.assert_allclose(predictions.probs, mean.probs, atol=1e-6 if before == "vbll" else 0)
     assert (clf.predict(TEST).epistemic > 0).all()
     assert clf.validation_scores is not None
     clf.save_pretrained(tmp_path / "model")
@@ -99,11 +99,11 @@ def test_an_ensemble_is_refused(bert):
 def test_feature_scores_stand_beside_it(bert, tmp_path):
     clf = new(bert, "lora:r=2", "laplace_lora")
     clf.fit(toy_rows(24), epochs=1, batch_size=8, feature_scores="mahalanobis,unfamiliarity")
-    found = clf.predict(TEST)
-    assert {"mahalanobis", "unfamiliarity", "logit_variance"} <= set(found.scores)
+    predictions = clf.predict(TEST)
+    assert {"mahalanobis", "unfamiliarity", "logit_variance"} <= set(predictions.scores)
     clf.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model").predict(TEST)
-    assert np.array_equal(again.scores["unfamiliarity"], found.scores["unfamiliarity"])
+    assert np.array_equal(again.scores["unfamiliarity"], predictions.scores["unfamiliarity"])
 
 
 def test_a_damaged_curvature_is_named(lora, tmp_path):

@@ -1,4 +1,4 @@
-"""Layer sampling as a user meets it: whole layers and adapters, from the fit to the file."""
+"""Layer sampling end to end: whole layers and adapters, from the fit to the file."""
 
 import json
 
@@ -91,10 +91,10 @@ def test_other_classifiers_on_the_same_backbone_stay_as_they_were(backbone):
     shared = load_backbone(backbone, dtype="float32", device="cpu")
     other = fresh(shared, "lora:r=2,num_layers=2").fit(toy_rows(30), epochs=1)
     before = other.predict(toy_rows(9)).probs
-    one = fresh(shared).fit(toy_rows(30), epochs=1)
+    clf = fresh(shared).fit(toy_rows(30), epochs=1)
     assert (other.predict(toy_rows(9)).probs == before).all()
     alone = fresh(backbone).fit(toy_rows(30), epochs=1)
-    assert (one.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
+    assert (clf.predict(toy_rows(9)).probs == alone.predict(toy_rows(9)).probs).all()
 
 
 def test_a_bfloat16_backbone_trains_in_float32(tmp_path, backbone):

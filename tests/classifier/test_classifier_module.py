@@ -1,4 +1,4 @@
-"""Posteriors for torch modules that are no Hugging Face classifiers."""
+"""Posteriors for torch modules that are not Hugging Face classifiers."""
 
 from types import SimpleNamespace
 
@@ -46,8 +46,8 @@ class Pieces(Net):
         return SimpleNamespace(logits=super().forward(counts * scale))
 
 
-class Kept(Net):
-    """Calls its final layer by keyword, after a name that comes first."""
+class ByKeyword(Net):
+    """Passes the input of its final layer by keyword."""
 
     def forward(self, counts):
         return self.fc(input=self.hidden(counts))
@@ -131,12 +131,12 @@ def test_batches_may_be_mappings_and_tuples_with_logits_by_name():
         lambda texts: (encode(texts), torch.tensor(2.0)),
     ):
         clf = wrapped(module, encode=pack).calibrate(TRAIN)
-        found = clf.predict(TEST, num_samples=0).probs
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        probs = clf.predict(TEST, num_samples=0).probs
+        np.testing.assert_allclose(probs, expected, atol=1e-6)
 
 
 def test_a_layer_called_by_keyword_is_read():
-    module = Kept()
+    module = ByKeyword()
     clf = wrapped(module, "mle").calibrate(TRAIN)
     np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
 
@@ -236,7 +236,7 @@ def test_one_of_several_layers_has_to_be_named():
 
 
 def test_what_is_chosen_on_rows_known_by_heart_is_too_sure():
-    """A network that has learned noisy labels by heart is wrong on new rows alone."""
+    """A network that has memorised noisy labels is wrong only on new rows."""
     rows = noisy_rows(240)
     learned, first, second = rows[:120], rows[120:180], rows[180:]
     module = trained(Net(), learned)
@@ -248,7 +248,7 @@ def test_what_is_chosen_on_rows_known_by_heart_is_too_sure():
     known, new = chosen("temperature", learned), chosen("temperature", first)
     assert known["calibration"]["accuracy"] == 1
     assert new["calibration"]["accuracy"] < 0.7
-    # Rows that are all right sharpen nothing, but they do not soften what is too sure either.
+    # Rows that are all correct sharpen nothing, but they do not soften overconfidence either.
     assert known["posterior"]["temperature"] == 1
     assert new["posterior"]["temperature"] > 2
     known, new = chosen("laplace", learned[:60], learned[60:]), chosen("laplace", first, second)
@@ -256,7 +256,7 @@ def test_what_is_chosen_on_rows_known_by_heart_is_too_sure():
 
 
 def noisy_rows(n):
-    """Return rows of which every other has a label drawn at random."""
+    """Return rows, every other one with a label drawn at random."""
     labels = np.random.default_rng(0).integers(3, size=n)
     return [
         {**row, "label": CLASSES[label] if place % 2 else row["label"]}
@@ -278,7 +278,7 @@ def trained(module, rows):
 
 
 class Huge(Net):
-    """Features that are finite, and whose curvature is not."""
+    """Has finite features whose curvature is not finite."""
 
     def forward(self, counts):
         return self.fc(1e25 * self.hidden(counts))

@@ -32,16 +32,18 @@ def backbones(tmp_path_factory):
     return {"llama": str(tiny_llama(folder / "llama")), "bert": str(tiny_bert(folder / "bert"))}
 
 
-def fitted(backbone, posterior="vbll", adapter="none", held=None, fit=None, **options):
+def fitted(backbone, posterior="vbll", adapter="none", validation=None, fit=None, **options):
     options = {"dtype": "float32", "progress": False, **options}
     clf = BayesianClassifier(backbone, adapter, posterior, **options)
-    return clf.fit(ROWS, held, **(fit or {}))
+    return clf.fit(ROWS, validation, **(fit or {}))
 
 
 @pytest.mark.parametrize("posterior", LAST_LAYERS)
 def test_every_last_layer_is_fitted_saved_and_loaded(backbones, posterior, tmp_path):
-    held = HELD if posterior == "temperature" else None
-    clf = fitted(backbones["llama"], posterior, held=held, template="{text} is", depth=2)
+    validation = HELD if posterior == "temperature" else None
+    clf = fitted(
+        backbones["llama"], posterior, validation=validation, template="{text} is", depth=2
+    )
     clf.save_pretrained(tmp_path / "model")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
@@ -62,20 +64,20 @@ def test_posteriors_over_adapters_are_refused(backbones, posterior, code):
 
 def test_few_rows_choose_a_wide_prior_by_cross_validation(backbones, monkeypatch):
     def scale(posterior="vbll", **options):
-        found = fitted(backbones["llama"], posterior, **options).record.results
-        return found["posterior"]["prior_scale"]
+        results = fitted(backbones["llama"], posterior, **options).record.results
+        return results["posterior"]["prior_scale"]
 
     assert scale() == pytest.approx(scale("vbll:prior_scale=cross-validation"))
     assert fitted(backbones["llama"]).record.posterior["prior_scale"] == "auto"
-    asked = scale("vbll:prior_scale=empirical-bayes")
-    # Not with held-out rows, not behind an adapter, not with many rows.
+    empirical = scale("vbll:prior_scale=empirical-bayes")
+    # Not with held-out rows, with an adapter or with many rows.
     monkeypatch.setattr(Polisher, "_wide_is_better", lambda _: True)
-    assert scale() == pytest.approx(WIDE_PRIOR_SCALE) != pytest.approx(asked, rel=1e-3)
-    assert scale(held=HELD) == pytest.approx(asked)
+    assert scale() == pytest.approx(WIDE_PRIOR_SCALE) != pytest.approx(empirical, rel=1e-3)
+    assert scale(validation=HELD) == pytest.approx(empirical)
     behind = scale(adapter="lora", fit={"epochs": 1})
     assert behind != pytest.approx(WIDE_PRIOR_SCALE, rel=1e-3)
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.options.FEW_ROWS", len(ROWS) - 1)
-    assert scale() == pytest.approx(asked)
+    assert scale() == pytest.approx(empirical)
 
 
 def test_map_is_the_optimum_that_another_library_finds(backbones):
@@ -108,8 +110,8 @@ def test_the_feature_is_the_state_that_is_asked_for(backbones, kind, template, a
     with torch.no_grad():
         states = encoder.model(input_ids=tokens).last_hidden_state[0]
     expected = states[-1] if pooling == "last" else states.mean(0)
-    found = encoder.features(encoder.prepare(["the cat"]))[0]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    features = encoder.features(encoder.prepare(["the cat"]))[0]
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
@@ -123,8 +125,8 @@ def test_the_backbone_runs_once_for_each_text(backbones, monkeypatch):
         return known(self, batch)
 
     monkeypatch.setattr(Encoder, "forward", forward)
-    fitted(backbones["llama"], held=HELD)
-    # Held-out rows are predicted once more, to state their scores.
+    fitted(backbones["llama"], validation=HELD)
+    # Held-out rows are predicted once more to report their scores.
     assert sum(seen) == len(ROWS) + 2 * len(HELD)
 
 

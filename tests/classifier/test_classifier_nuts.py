@@ -1,4 +1,4 @@
-"""The reference posterior in a classifier: fitted with it, calibrated with it, saved and loaded."""
+"""The reference posterior in a classifier: fit, calibration, saving and loading."""
 
 import numpy as np
 import pytest
@@ -16,22 +16,22 @@ def sampled(llama):
 
 
 def test_a_fit_ends_in_chains(sampled, tmp_path):
-    found = sampled.predict(TEST)
-    assert found.metadata["link"] == "softmax"
-    assert found.metadata["num_samples"] == "80"
-    assert (found.epistemic > 0).all()
+    predictions = sampled.predict(TEST)
+    assert predictions.metadata["link"] == "softmax"
+    assert predictions.metadata["num_samples"] == "80"
+    assert (predictions.epistemic > 0).all()
     report = sampled.record.results["posterior"]
     assert set(report) == {"prior_scale", "max_rhat", "min_ess", "divergences"}
     assert sampled.record.head == {"fitted": True, "draws": 80, "rank": 16}
     sampled.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model")
-    assert same(again.predict(TEST), found)
+    assert same(again.predict(TEST), predictions)
     assert again.posterior == QUICK
     assert "max rhat" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_numbers_of_samples(sampled):
-    """0 is the mean of the draws, fewer than there are are spread evenly, more are all."""
+    """0 selects the mean of the draws, fewer than all are spaced evenly, more select all."""
     certain = sampled.predict(TEST, num_samples=0)
     assert not certain.epistemic.any()
     assert certain.metadata["num_samples"] == "0"
@@ -57,7 +57,7 @@ def test_another_posterior_starts_from_the_mean_of_the_draws(foreign):
     clf = from_transformers(foreign, QUICK).calibrate(toy_rows(30))
     mean = clf.predict(TEST, num_samples=0).probs
     clf.calibrate(toy_rows(30), posterior="laplace")
-    # Draws are kept in single precision, as the weights are.
+    # Draws are stored in single precision, like the weights.
     np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, mean, atol=1e-5)
 
 

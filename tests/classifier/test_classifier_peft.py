@@ -1,4 +1,4 @@
-"""Posteriors over the adapters of somebody else's LoRA checkpoint."""
+"""Posteriors over the adapters of third-party LoRA checkpoints."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", params=["llama", "distilbert", "roberta"])
 def checkpoint(request, tmp_path_factory):
-    """Return the directory of a checkpoint, and the logits that PEFT gives."""
+    """Return the directory of a checkpoint, and the logits by PEFT."""
     path, adapted = saved_peft(request.param, tmp_path_factory.mktemp(request.param))
     return str(path), logits(adapted, [row["text"] for row in TEST])
 
@@ -36,14 +36,14 @@ def test_the_mean_is_the_checkpoint_and_the_spread_is_its_adapters(checkpoint, t
     clf = from_transformers(path, QUICK[posterior]).calibrate(FRESH, HELD)
     mean = clf.predict(TEST, num_samples=0)
     np.testing.assert_allclose(mean.probs, expected.double().softmax(1).numpy(), atol=1e-5)
-    found = clf.predict(TEST)
-    assert found.name == f"lora-{posterior}"
-    assert (found.epistemic > 0).any()
+    predictions = clf.predict(TEST)
+    assert predictions.name == f"lora-{posterior}"
+    assert (predictions.epistemic > 0).any()
     assert clf.validation_scores is not None
     clf.save_pretrained(tmp_path / "ours")
     again = load(tmp_path / "ours")
-    assert same(again.predict(TEST), found)
-    # Under a posterior of the last layer the adapters stay apart too, which changes nothing.
+    assert same(again.predict(TEST), predictions)
+    # Under a posterior of the last layer the adapters stay unmerged too, which changes nothing.
     again.calibrate(FRESH, posterior="laplace")
     merged = from_transformers(path).calibrate(FRESH).predict(TEST)
     np.testing.assert_allclose(again.predict(TEST).probs, merged.probs, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Questions with options from fit to file, in both formats, by every posterior."""
+"""Questions with options from fit to file, in both formats, with every posterior."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(model):
-    """A classifier of each format, fitted once."""
+    """Return a fitted classifier for each format."""
     return {
         format: bl.BayesianClassifier(
             model, "lora:r=2,lr=1e-2", "vbll:prior_scale=2", format=format, **OPTIONS
@@ -39,7 +39,7 @@ def fitted(model):
 
 
 PAIRS = [("options", name) for name in POSTERIORS]
-# With letters a last layer and its draws are those of classes: one posterior of each kind.
+# With letters, last layers and draws are those for classes: one posterior of each kind.
 PAIRS += [("letters", name) for name in ("vbll", "gvbll", "laplace_lora", "ensemble", "blob")]
 
 
@@ -54,22 +54,24 @@ def test_every_posterior_answers_or_says_why_not(model, tmp_path, format, name):
             clf.fit(train, validation, epochs=1)
         return
     clf.fit(train, validation, epochs=1)
-    found = clf.predict(toy_questions(12, 2), num_samples=2 if clf.posterior.is_sampled else None)
-    assert found.classes == ("A", "B", "C")
-    absent = ~found.available
-    assert not found.probs[absent].any()
+    predictions = clf.predict(
+        toy_questions(12, 2), num_samples=2 if clf.posterior.is_sampled else None
+    )
+    assert predictions.classes == ("A", "B", "C")
+    absent = ~predictions.available
+    assert not predictions.probs[absent].any()
     assert absent.sum() == sum(len(row["choices"]) == 2 for row in toy_questions(12, 2))
-    assert np.isfinite([found.scores[one] for one in ("logit_variance", "energy")]).all()
+    assert np.isfinite([predictions.scores[score] for score in ("logit_variance", "energy")]).all()
     clf.save_pretrained(tmp_path / "saved")
     again = bl.BayesianClassifier.from_pretrained(tmp_path / "saved", progress=False)
     samples = 2 if clf.posterior.is_sampled else None
     np.testing.assert_array_equal(
-        again.predict(toy_questions(12, 2), num_samples=samples).probs, found.probs
+        again.predict(toy_questions(12, 2), num_samples=samples).probs, predictions.probs
     )
 
 
 def test_candidates_that_take_long_are_left_out_of_a_comparison(model, monkeypatch):
-    """Not fitted with a covariance that options lack."""
+    """They are not fitted with a covariance that options do not have."""
     monkeypatch.setattr("bayeslora.engine.side_by_side.FIRST_LIMIT", 0)
     clf = bl.BayesianClassifier(model, "none", "mle", format="options", **OPTIONS)
     clf.fit(toy_questions(24)).calibrate(toy_questions(48, 1), posterior="best")
@@ -88,9 +90,9 @@ def test_other_adapters_answer_too(model, format, adapter):
 def test_an_encoder_reads_options(tmp_path):
     model = str(tiny_bert(tmp_path / "model"))
     clf = bl.BayesianClassifier(model, "lora:r=2", "vbll:prior_scale=2", **OPTIONS)
-    found = clf.fit(toy_questions(24), epochs=1, cv=0).predict(toy_questions(6, 2))
+    predictions = clf.fit(toy_questions(24), epochs=1, cv=0).predict(toy_questions(6, 2))
     assert clf.record.backbone["format"] == "options"
-    assert found.available is not None
+    assert predictions.available is not None
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -108,11 +110,11 @@ def test_an_order_of_options_is_as_good_as_another(fitted):
     turned = [row | {"choices": row["choices"][::-1]} for row in rows]
     for row in turned:
         row["answer"] = len(row["choices"]) - 1 - row["answer"]
-    found, moved = (clf.predict(one, num_samples=0) for one in (rows, turned))
+    predictions, moved = (clf.predict(data, num_samples=0) for data in (rows, turned))
     for place, row in enumerate(rows):
         count = len(row["choices"])
         np.testing.assert_allclose(
-            moved.probs[place, :count][::-1], found.probs[place, :count], atol=1e-6
+            moved.probs[place, :count][::-1], predictions.probs[place, :count], atol=1e-6
         )
 
 
@@ -123,9 +125,9 @@ def test_options_may_be_more_than_those_of_the_fit_and_letters_may_not(fitted):
         "choices": ["cat", "rain", "soup", "snow"],
         "answer": 0,
     }
-    found = fitted["options"].predict([row, *toy_questions(2, 5)])
-    assert found.classes == ("A", "B", "C", "D")
-    assert found.probs[0].min() > 0
+    predictions = fitted["options"].predict([row, *toy_questions(2, 5)])
+    assert predictions.classes == ("A", "B", "C", "D")
+    assert predictions.probs[0].min() > 0
     with pytest.raises(InputError, match="row 1: 4 options"):
         fitted["letters"].predict([row])
 
@@ -145,18 +147,18 @@ def test_another_posterior_is_fitted_to_questions(fitted):
 @torch.no_grad()
 @pytest.mark.parametrize("format", FORMATS)
 def test_without_a_label_the_answers_are_lm_evaluation_harnesss(model, format):
-    """Its log-likelihoods of letters, or those of options divided by their tokens."""
+    """Compare with its log-likelihoods of letters, or of options divided by their tokens."""
     rows = toy_questions(COUNT, SEED)
     recorded = iter(json.loads(Path(FILE).read_text())[format])
     clf = bl.BayesianClassifier(model, format=format, progress=False, dtype="float32")
-    found = clf.zero_shot(texts=rows).predict(rows)
+    predictions = clf.zero_shot(texts=rows).predict(rows)
     for place, row in enumerate(rows):
         options = row["choices"]
-        said = np.array([next(recorded) for _ in options])
-        if format == "options":  # of the tiny tokenizer, a word is a token
-            said /= [len(option.split()) for option in options]
-        expected = np.exp(said - np.logaddexp.reduce(said))
-        np.testing.assert_allclose(found.probs[place, : len(options)], expected, atol=1e-5)
+        scores = np.array([next(recorded) for _ in options])
+        if format == "options":  # for the tiny tokenizer, a word is a token
+            scores /= [len(option.split()) for option in options]
+        expected = np.exp(scores - np.logaddexp.reduce(scores))
+        np.testing.assert_allclose(predictions.probs[place, : len(options)], expected, atol=1e-5)
     assert next(recorded, None) is None
 
 
@@ -172,26 +174,26 @@ def blanks(n, seed=0):
 def test_a_sentence_with_a_blank_is_filled(model, tmp_path):
     rows = blanks(12, 4)
     clf = bl.BayesianClassifier(model, progress=False, dtype="float32", max_length=48)
-    found = clf.zero_shot(texts=rows).predict(rows)
+    predictions = clf.zero_shot(texts=rows).predict(rows)
     assert clf.record.backbone["template"] == "Sentence: {filled}"
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model).eval()
     for place, row in enumerate(rows):
         before, _, after = row["question"].partition(" _")
-        said = []
+        scores = []
         for option in row["choices"]:
             ids = tokenizer(f"Sentence: {before} {option}{after}", return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 logs = network(ids).logits[0].log_softmax(-1)
-            said.append(logs[torch.arange(-3, -1), ids[0, -2:]].mean())  # "is here"
-        expected = torch.stack(said).softmax(0)
-        np.testing.assert_allclose(found.probs[place], expected, atol=1e-5)
+            scores.append(logs[torch.arange(-3, -1), ids[0, -2:]].mean())  # "is here"
+        expected = torch.stack(scores).softmax(0)
+        np.testing.assert_allclose(predictions.probs[place], expected, atol=1e-5)
 
     clf = bl.BayesianClassifier(model, "lora:r=2,lr=1e-2", "vbll:prior_scale=2", **OPTIONS)
-    found = clf.fit(blanks(24), blanks(8, 2), epochs=1).predict(rows)
+    predictions = clf.fit(blanks(24), blanks(8, 2), epochs=1).predict(rows)
     clf.save_pretrained(tmp_path / "model")
     again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    np.testing.assert_array_equal(again.predict(rows).probs, found.probs)
+    np.testing.assert_array_equal(again.predict(rows).probs, predictions.probs)
     assert again.record.backbone["template"] == "Sentence: {filled}"
     assert len(again.predict(toy_questions(3))) == 3
 
@@ -200,8 +202,8 @@ def test_only_what_fills_every_blank_is_read_so(model, tmp_path):
     mixed = [*blanks(12), *toy_questions(12, 1)]
     clf = bl.BayesianClassifier(model, "none", "map", **OPTIONS).fit(mixed)
     assert clf.record.backbone["template"] == "Question: {text}\nAnswer:"
-    asked = bl.BayesianClassifier(model, "none", "map", template="So {filled}", **OPTIONS)
-    assert len(asked.fit(mixed).predict(mixed)) == 24
+    explicit = bl.BayesianClassifier(model, "none", "map", template="So {filled}", **OPTIONS)
+    assert len(explicit.fit(mixed).predict(mixed)) == 24
     for template in ("{filled}", "So {filled}.", "{text} {filled}"):
         with pytest.raises(InputError, match="filled"):
             bl.BayesianClassifier(model, template=template)
@@ -221,11 +223,11 @@ def test_only_what_fills_every_blank_is_read_so(model, tmp_path):
 
 def test_the_first_step_starts_at_the_language_models_answer(model):
     rows = toy_questions(20, 6)
-    asked = bl.BayesianClassifier(model, **OPTIONS, dtype="float32").zero_shot(texts=rows)
+    zero_shot = bl.BayesianClassifier(model, **OPTIONS, dtype="float32").zero_shot(texts=rows)
     clf = bl.BayesianClassifier(
         model, "lora:r=2,lr=1e-12", "mle", **OPTIONS, dtype="float32", format="options"
     ).fit(rows, epochs=1, head_lr=1e-12)
-    np.testing.assert_allclose(clf.predict(rows).probs, asked.predict(rows).probs, atol=1e-5)
+    np.testing.assert_allclose(clf.predict(rows).probs, zero_shot.predict(rows).probs, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -242,7 +244,7 @@ def test_the_record_says_how_questions_are_read(fitted):
         assert reading["format"] == format
         assert len(reading["prompt_sha256"]) == 64
         assert "{text}" in reading["template"]
-    hashes = {fitted[one].record.backbone["prompt_sha256"] for one in FORMATS}
+    hashes = {fitted[format].record.backbone["prompt_sha256"] for format in FORMATS}
     assert len(hashes) == 2
 
 
@@ -255,8 +257,8 @@ def test_questions_from_the_command_line(model, tmp_path, capsys):
     train = _write(tmp_path / "train.jsonl", toy_questions(30))
     test = _write(tmp_path / "test.jsonl", toy_questions(12, 1))
     out = str(tmp_path / "model")
-    said = ["--backbone", model, "--adapter", "lora:r=2", "--epochs", "1", "--cv", "0"]
-    assert main(["fit", train, "--out", out, *said, "--max-length", "48", "--quiet"]) == 0
+    options = ["--backbone", model, "--adapter", "lora:r=2", "--epochs", "1", "--cv", "0"]
+    assert main(["fit", train, "--out", out, *options, "--max-length", "48", "--quiet"]) == 0
     assert main(["predict", out, test, "--out", str(tmp_path / "p.csv"), "--quiet"]) == 0
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -279,14 +281,14 @@ def test_a_model_remembers_the_columns_of_a_description(model, tmp_path, capsys)
     about = tmp_path / "task.yaml"
     about.write_text("question: stem\nchoices: options\nanswer: key\n")
     out = str(tmp_path / "model")
-    said = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
-    assert main(["fit", train, "--task", str(about), "--out", out, *said, "--quiet"]) == 0
+    options = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
+    assert main(["fit", train, "--task", str(about), "--out", out, *options, "--quiet"]) == 0
     columns = json.loads((tmp_path / "model" / "bayeslora.json").read_text())["columns"]
     assert columns == {"text": "stem", "label": "key", "pair": None, "choices": "options"}
     files = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
     assert main(["predict", out, test, "--out", files[0], "--quiet"]) == 0
-    told = ["--task", str(about), "--quiet"]
-    assert main(["predict", out, test, "--out", files[1], *told]) == 0
+    task = ["--task", str(about), "--quiet"]
+    assert main(["predict", out, test, "--out", files[1], *task]) == 0
     assert Path(files[0]).read_text() == Path(files[1]).read_text()
     usual = _write(tmp_path / "usual.jsonl", toy_questions(12, 1))
     assert main(["predict", out, usual, "--out", files[1], "--overwrite", "--quiet"]) == 0
@@ -301,24 +303,24 @@ def test_a_model_records_which_rows_of_a_known_task_were_left_out(model, tmp_pat
     folder = tmp_path / "openbookqa"
     folder.mkdir()
     train, test = toy_questions(20), toy_questions(4, 1)
-    asked = [
+    lines = [
         {"answer_index": row["answer"], **{key: row[key] for key in ("id", "question", "choices")}}
         for row in [*train, {**train[0], "id": "again"}, {**test[0], "id": "seen"}]
     ]
-    _write(folder / "train.jsonl", asked)
+    _write(folder / "train.jsonl", lines)
     _write(folder / "test.jsonl", [{**row, "answer_index": row["answer"]} for row in test])
     rows = bl.load_task("openbookqa", "train", tmp_path)
-    gone = {"repeated": 1, "in test too": 1}
+    dropped = {"repeated": 1, "in test too": 1}
     clf = bl.BayesianClassifier(model, "none", "map", **OPTIONS)
     clf.fit(rows, hold_out=0.2, out=tmp_path / "model")
     assert clf.record.num_train == 16
     assert json.loads((tmp_path / "model" / "bayeslora.json").read_text())["dropped"] == {
-        "train": gone
+        "train": dropped
     }
     again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert again.record.dropped == {"train": gone}
+    assert again.record.dropped == {"train": dropped}
     assert again.calibrate(toy_questions(12), posterior="laplace").record.dropped == {}
-    assert again.calibrate(rows, posterior="laplace").record.dropped == {"train": gone}
+    assert again.calibrate(rows, posterior="laplace").record.dropped == {"train": dropped}
 
 
 def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
@@ -331,9 +333,9 @@ def test_questions_are_no_texts_to_classify(model, tmp_path, capsys):
 def test_a_quiet_fit_shows_no_bar_of_transformers(tmp_path, capfd):
     train = _write(tmp_path / "train.jsonl", toy_questions(12))
     model = str(tiny_llama(tmp_path / "untied", tie_word_embeddings=False))
-    said = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
+    options = ["--backbone", model, "--adapter", "none", "--posterior", "map", "--max-length", "48"]
     capfd.readouterr()
-    assert main(["fit", train, "--out", str(tmp_path / "model"), *said, "--quiet"]) == 0
+    assert main(["fit", train, "--out", str(tmp_path / "model"), *options, "--quiet"]) == 0
     assert capfd.readouterr().err == ""
 
 
@@ -354,11 +356,11 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("said", "rows", "why"), BAD)
-def test_what_cannot_be_is_refused(model, tmp_path, capsys, said, rows, why):
+@pytest.mark.parametrize(("options", "rows", "why"), BAD)
+def test_what_cannot_be_is_refused(model, tmp_path, capsys, options, rows, why):
     train = _write(tmp_path / "train.jsonl", toy_questions(12) if rows is None else rows)
     out = tmp_path / "model"
-    words = ["fit", train, "--out", str(out), "--backbone", model, "--quiet", *said]
+    words = ["fit", train, "--out", str(out), "--backbone", model, "--quiet", *options]
     assert main(words) == 2
     assert why in capsys.readouterr().err
     assert not out.exists()
@@ -382,9 +384,9 @@ def test_no_token_of_an_option_is_perturbed(fitted):
     from bayeslora.backbones.perturbation import open_inputs
 
     encoder = fitted["options"]._fitted.network.encoder
-    asked = toy_questions(2, 2)
+    questions = toy_questions(2, 2)
     texts = encoder.prepare(
-        [row["question"] for row in asked], choices=[row["choices"] for row in asked]
+        [row["question"] for row in questions], choices=[row["choices"] for row in questions]
     )
     opened = open_inputs(encoder, texts, [0, 1])
     moved = opened.ball.radius[..., 0] > 0
@@ -401,8 +403,8 @@ def test_half_of_the_layers_adapt_where_a_language_model_scores_options(model, m
         clf = bl.BayesianClassifier(model, adapter, "mle", format=format, **OPTIONS)
         return clf.fit(rows, epochs=1, cv=0).record.adapter["num_layers"]
 
-    asked = toy_questions(12)
-    assert adapted("lora:r=2", "options", asked) == 2
-    assert adapted("lora:r=2,num_layers=1", "options", asked) == 1
-    assert adapted("lora:r=2", "letters", asked) == 1
+    questions = toy_questions(12)
+    assert adapted("lora:r=2", "options", questions) == 2
+    assert adapted("lora:r=2,num_layers=1", "options", questions) == 1
+    assert adapted("lora:r=2", "letters", questions) == 1
     assert adapted("lora:r=2", None, toy_rows(12)) == 1

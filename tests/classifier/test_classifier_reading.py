@@ -1,4 +1,4 @@
-"""Depth and template of a classifier: fitted, saved, loaded, exported and predicted with."""
+"""Depth and template of a classifier in fit, saving, loading, export and prediction."""
 
 import json
 
@@ -63,12 +63,12 @@ def test_a_decoder_is_read_below_its_last_layers_in_a_template(backbones, tmp_pa
     assert reading == {"depth": 2, "template": DEFAULT_FRAME}
     encoder = fitted(backbones["bert"], depth=None, template=None)
     assert not {"depth", "template"} & encoder.record.backbone.keys()
-    # What is fitted again reads as before, whatever the defaults are by then.
-    for one in (clf, encoder):
-        one.save_pretrained(tmp_path / one.record.backbone["name"].replace("/", ""))
-        path = tmp_path / one.record.backbone["name"].replace("/", "")
+    # A refitted model reads as before, whatever the defaults are by then.
+    for classifier in (clf, encoder):
+        classifier.save_pretrained(tmp_path / classifier.record.backbone["name"].replace("/", ""))
+        path = tmp_path / classifier.record.backbone["name"].replace("/", "")
         again = BayesianClassifier.from_pretrained(path, progress=False).fit(ROWS, epochs=1, cv=0)
-        assert again.record.backbone == one.record.backbone
+        assert again.record.backbone == classifier.record.backbone
 
 
 def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
@@ -77,7 +77,7 @@ def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
     clf = BayesianClassifier(backbones["llama"], "none", "map", **options).fit(rows)
     reader = AutoTokenizer.from_pretrained(backbones["llama"])
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
-    found = {}
+    bounds = {}
     for depth in (2, 3):
         model = AutoModel.from_pretrained(backbones["llama"], num_hidden_layers=depth).eval()
         states = []
@@ -85,9 +85,9 @@ def test_the_training_rows_choose_the_depth_with_the_most_evidence(backbones):
             tokens = reader([f"the {row['text']}"], return_tensors="pt")
             with torch.no_grad():
                 states.append(model(tokens["input_ids"]).last_hidden_state[0, -1])
-        found[depth] = evidence(torch.stack(states), labels)
-    assert found[2] != pytest.approx(found[3], abs=1e-3)
-    best = max(found, key=found.__getitem__)
+        bounds[depth] = evidence(torch.stack(states), labels)
+    assert bounds[2] != pytest.approx(bounds[3], abs=1e-3)
+    best = max(bounds, key=bounds.__getitem__)
     assert clf.record.backbone.get("depth", 3) == best
 
 
@@ -99,7 +99,7 @@ def test_more_classes_than_rows_that_tell_depths_apart(backbones, monkeypatch):
 
 @pytest.mark.parametrize(("best", "depth"), [(-1.09, 2), (-0.9, 3)])
 def test_bounds_that_say_nothing_choose_no_depth(backbones, monkeypatch, caplog, best, depth):
-    """Of three classes -1.0986 nats a row are no more than their number says."""
+    """For three classes, -1.0986 nats per row are no more than chance."""
     bounds = iter([-1.0986, best])
     monkeypatch.setattr(auto_depth, "evidence", lambda features, labels: next(bounds))
     clf = fitted(backbones["llama"], depth="auto")
@@ -161,20 +161,20 @@ def test_a_pipeline_on_filled_pairs_gives_the_mean_networks_probabilities(backbo
     rows = [{**row, "other": "{text} {text_pair}"} for row in ROWS]
     clf = BayesianClassifier(backbones["llama"], "none", "map", dtype="float32", progress=False)
     clf.fit(rows, pair_column="other").export_merged(tmp_path / "out")
-    given = [{"text": row["text"], "text_pair": row["other"]} for row in rows]
-    check_listed_lines(tmp_path / "out", given, clf.predict(rows, num_samples=0).probs)
+    texts = [{"text": row["text"], "text_pair": row["other"]} for row in rows]
+    check_listed_lines(tmp_path / "out", texts, clf.predict(rows, num_samples=0).probs)
 
 
-def check_listed_lines(model, given, expected):
-    """Run the very lines that an exported model's README shows."""
+def check_listed_lines(model, texts, expected):
+    """Run exactly the lines in the README of an exported model."""
     shown = (model / "README.md").read_text().split("```")[1].removeprefix("python\n")
     *before, last = shown.strip().replace("PATH OF THIS DIRECTORY", str(model)).splitlines()
     names = {}
     exec("\n".join(before), names)
-    for names_given, probs in zip(given, expected, strict=True):
-        (row,) = eval(last, names, names_given)
-        found = {item["label"]: item["score"] for item in row}
-        np.testing.assert_allclose([found[name] for name in CLASSES], probs, atol=1e-5)
+    for variables, probs in zip(texts, expected, strict=True):
+        (row,) = eval(last, names, variables)
+        scores = {item["label"]: item["score"] for item in row}
+        np.testing.assert_allclose([scores[name] for name in CLASSES], probs, atol=1e-5)
 
 
 def test_an_adapter_of_a_cut_backbone_says_how_many_layers_it_is_for(backbones, tmp_path):
@@ -237,8 +237,8 @@ def test_the_command_asks_the_language_model(backbones, tmp_path):
     for bad in ("animals", "=dog", "animals= ", "sports=goal", "animals=food"):
         assert main([*fit, *llama, "--verbaliser", bad, "--out", str(tmp_path / "bad")]) == 2
     for both in (["none", "names"], ["animals=dog", "animals=cat"]):
-        given = [part for text in both for part in ("--verbaliser", text)]
-        assert main([*fit, *llama, *given, "--out", str(tmp_path / "bad")]) == 2
+        options = [part for text in both for part in ("--verbaliser", text)]
+        assert main([*fit, *llama, *options, "--out", str(tmp_path / "bad")]) == 2
     encoder = ["--backbone", backbones["bert"]]
     assert main([*fit, *encoder, *names, "--out", str(tmp_path / "bad")]) == 2
     assert not (tmp_path / "bad").exists()

@@ -23,8 +23,8 @@ def scored(llama):
 
 
 def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
-    found = scored.predict(TEST)
-    assert set(found.scores) == ALWAYS | set(FEATURE_SCORES)
+    predictions = scored.predict(TEST)
+    assert set(predictions.scores) == ALWAYS | set(FEATURE_SCORES)
     assert list(scored.record.feature_scores) == list(FEATURE_SCORES)
     assert scored.record.feature_scores["unfamiliarity"] == {}
     assert scored.record.feature_scores["knn"] == {"rows": 24, "neighbour": 10}
@@ -32,18 +32,18 @@ def test_a_fit_leaves_its_scores_in_predictions_and_on_disk(scored, tmp_path):
     names = load_file(tmp_path / "model" / "posterior.safetensors")
     assert "scores.mahalanobis.classes.means" in names
     again = load(tmp_path / "model").predict(TEST)
-    assert same(again, found)
-    for name, values in found.scores.items():
+    assert same(again, predictions)
+    for name, values in predictions.scores.items():
         np.testing.assert_array_equal(again.scores[name], values)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "score unfamiliarity\n" in card
     assert "score knn: rows 24" in card
-    found.save(tmp_path / "p.parquet")
-    assert set(bl.Predictions.load(tmp_path / "p.parquet").scores) == set(found.scores)
+    predictions.save(tmp_path / "p.parquet")
+    assert set(bl.Predictions.load(tmp_path / "p.parquet").scores) == set(predictions.scores)
 
 
 def test_scores_are_those_of_the_training_features(scored):
-    """The nearest of the training texts themselves are no farther than others."""
+    """The training texts themselves are nearer than others on average."""
     own, other = (scored.predict(toy_rows(24, seed=seed)).scores for seed in (0, 40))
     assert own["mahalanobis"].mean() < other["mahalanobis"].mean()
 
@@ -59,12 +59,12 @@ def test_the_probabilities_do_not_depend_on_scores(scored, llama):
 def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
     usual = fitted(llama)
     assert list(usual.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
-    found, expected = (clf.predict(TEST) for clf in (usual, scored))
+    predictions, expected = (clf.predict(TEST) for clf in (usual, scored))
     for name in ("mahalanobis", "unfamiliarity"):
-        np.testing.assert_array_equal(found.scores[name], expected.scores[name])
-    doubt = np.log(found.uncertainty("max_probability")) / 4
-    combined = np.log(found.scores["mahalanobis"]) + doubt
-    np.testing.assert_allclose(found.scores["unfamiliarity"], combined, rtol=1e-9)
+        np.testing.assert_array_equal(predictions.scores[name], expected.scores[name])
+    doubt = np.log(predictions.uncertainty("max_probability")) / 4
+    combined = np.log(predictions.scores["mahalanobis"]) + doubt
+    np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
     calibrated = from_transformers(foreign).calibrate(toy_rows(30))
     assert list(calibrated.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
 
@@ -93,9 +93,9 @@ def test_energy_and_highest_logit_of_the_mean_without_its_shift(foreign):
         features = network.scaled(network.encoder.features(texts)).values.double()
     logits = (features @ network.head.mean_weight.double().T).numpy()
     logits -= logits.mean(1, keepdims=True)
-    found = clf.predict(TEST).scores
-    np.testing.assert_allclose(found["max_logit"], -logits.max(1), atol=1e-6)
-    np.testing.assert_allclose(found["energy"], -np.log(np.exp(logits).sum(1)), atol=1e-6)
+    scores = clf.predict(TEST).scores
+    np.testing.assert_allclose(scores["max_logit"], -logits.max(1), atol=1e-6)
+    np.testing.assert_allclose(scores["energy"], -np.log(np.exp(logits).sum(1)), atol=1e-6)
 
 
 def bl_rows(clf, rows):
@@ -140,6 +140,6 @@ def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):
         for few in (toy_rows(3), twice):
             with pytest.raises(bl.InputError, match="one text"):
                 new("/nowhere", "lora", "mle").fit(few, feature_scores=f"knn,{name}")
-    # The combination is made of such a distance.
+    # The combination contains such a distance.
     with pytest.raises(bl.InputError, match="one text"):
         new("/nowhere", "lora", "mle").fit(toy_rows(3), feature_scores="unfamiliarity")

@@ -1,4 +1,4 @@
-"""Fits that differ in more than their seed are methods of their own."""
+"""Fits that differ in more than their seed are separate methods."""
 
 import pytest
 import torch
@@ -63,18 +63,18 @@ def test_a_saved_model_and_a_predictions_file_say_the_same(first, tmp_path):
 def test_calibrated_fits_are_seeds_where_the_rest_is_equal(llama):
     ranks = [4, 4, 2]
     made = [fit(llama, seed, f"polar:r={rank}") for seed, rank in enumerate(ranks)]
-    found = [one.calibrate(HELD, posterior="laplace").predict(TEST) for one in made]
-    assert rows_of(*found) == [(0, 1), (2,)]
+    predictions = [clf.calibrate(HELD, posterior="laplace").predict(TEST) for clf in made]
+    assert rows_of(*predictions) == [(0, 1), (2,)]
     other = fit(llama, 3).calibrate(TRAIN, posterior="laplace").predict(TEST)
-    assert rows_of(found[0], other) == [(0,), (1,)]
+    assert rows_of(predictions[0], other) == [(0,), (1,)]
 
 
 def test_recalibrated_seeds_are_one_method_apart_from_the_raw_ones(llama, first):
     made = [first, fit(llama, 1)]
-    raw = [one.predict(TEST) for one in made]
+    raw = [clf.predict(TEST) for clf in made]
     done = [
-        recalibrate(one.predict(HELD), rows).predictions.replace(name=rows.name)
-        for one, rows in zip(made, raw, strict=True)
+        recalibrate(clf.predict(HELD), rows).predictions.replace(name=rows.name)
+        for clf, rows in zip(made, raw, strict=True)
     ]
     assert rows_of(*done) == [(0, 1)]
     assert rows_of(raw[0], done[1]) == [(0,), (1,)]

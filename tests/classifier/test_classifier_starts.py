@@ -45,8 +45,8 @@ def fitted(backbone, adapter, posterior, **options):
     clf = BayesianClassifier(
         backbone, ADAPTERS[adapter], posterior, dtype="float32", max_length=32, progress=False
     )
-    held = toy_rows(18, 1) if posterior == "temperature" else None
-    return clf.fit(toy_rows(30), held, epochs=2, batch_size=8, **options)
+    held_out = toy_rows(18, 1) if posterior == "temperature" else None
+    return clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8, **options)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
@@ -88,9 +88,9 @@ def test_members_that_start_alike_are_said(backbone, caplog, adapter):
     with caplog.at_level(logging.WARNING):
         clf = fitted(backbone, adapter, "ensemble:num_members=2")
     assert f"members with adapter '{adapter}' start alike" in caplog.text
-    one, other = (member for member in clf._known().members)
-    name = next(name for name in one if name.endswith(".A"))
-    assert not torch.equal(one[name], other[name])
+    first, second = (member for member in clf._known().members)
+    name = next(name for name in first if name.endswith(".A"))
+    assert not torch.equal(first[name], second[name])
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -105,10 +105,10 @@ def test_the_prior_is_centred_on_the_start_after_loading(backbone, tmp_path, ada
         for site in network.sites
         for key, value in site.trainable().items()
     )
-    found = network.weights.sq_distance(torch.zeros_like(network.head.mean_weight))
-    assert 0 < found == pytest.approx(expected, rel=1e-9)
+    distance = network.weights.sq_distance(torch.zeros_like(network.head.mean_weight))
+    assert 0 < distance == pytest.approx(expected, rel=1e-9)
     sizes = sum(float(item.layer.weight.detach().square().sum()) for item in layers)
-    assert found < 0.5 * sizes
+    assert distance < 0.5 * sizes
 
 
 def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
@@ -116,19 +116,19 @@ def test_a_context_of_texts_is_recorded_by_its_hash(backbone, tmp_path):
     adapter = CorDA(r=2, num_layers=2, mode="kpm", context=texts)
     clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
     clf.fit(toy_rows(30), epochs=1, out=tmp_path / "model")
-    kept = clf.record.adapter["context"]
-    assert kept.startswith("40 texts, sha256 ")
+    context = clf.record.adapter["context"]
+    assert context.startswith("40 texts, sha256 ")
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert again.adapter.context == kept
+    assert again.adapter.context == context
     assert (again.predict(toy_rows(9)).probs == clf.predict(toy_rows(9)).probs).all()
 
 
 def test_validation_rows_are_no_context(backbone):
-    held = toy_rows(18, 1)
-    adapter = CorDA(context=["something else", held[3]["text"]])
+    validation = toy_rows(18, 1)
+    adapter = CorDA(context=["something else", validation[3]["text"]])
     clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
     with pytest.raises(InputError, match=r"\b1 of .*validation"):
-        clf.fit(toy_rows(30), held)
+        clf.fit(toy_rows(30), validation)
 
 
 def test_another_power_has_another_name(backbone):

@@ -1,4 +1,4 @@
-"""TFB on adapters that are trained already, which is what it is for."""
+"""TFB on trained adapters, its intended use."""
 
 import numpy as np
 import pytest
@@ -24,15 +24,15 @@ def test_it_is_fitted_to_a_finished_model_of_ours(bert, tmp_path, adapter, befor
     clf = fitted(bert, adapter, before)
     mean = clf.predict(TEST, num_samples=0)
     clf.calibrate(FRESH, HELD, posterior=QUICK)
-    # The factors are turned and their product stays; a last layer in float64 becomes float32.
+    # The factors are rotated and their product stays; a last layer in float64 becomes float32.
     np.testing.assert_allclose(clf.predict(TEST, num_samples=0).probs, mean.probs, atol=2e-6)
-    found = clf.predict(TEST)
-    assert (found.epistemic > 0).any()
-    assert found.metadata["num_samples"] == "3"
+    predictions = clf.predict(TEST)
+    assert (predictions.epistemic > 0).any()
+    assert predictions.metadata["num_samples"] == "3"
     assert clf.record.results["posterior"]["sigma"] > 0
     assert clf.validation_scores is not None
     clf.save_pretrained(tmp_path / "model")
-    assert same(load(tmp_path / "model").predict(TEST), found)
+    assert same(load(tmp_path / "model").predict(TEST), predictions)
 
 
 def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
@@ -40,7 +40,7 @@ def test_the_rows_of_the_fit_give_the_sigma_of_the_fit(bert):
     whole = fitted(bert, "lora:r=2", QUICK)
     rows = toy_rows(24)
     after = fitted(bert, "lora:r=2", "mle").calibrate(rows, posterior=QUICK)
-    sigmas = [one.record.results["posterior"]["sigma"] for one in (whole, after)]
+    sigmas = [clf.record.results["posterior"]["sigma"] for clf in (whole, after)]
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_it_needs_an_adapter(foreign):
 
 
 def test_an_interrupted_search_leaves_the_classifier_as_it_was(bert, monkeypatch):
-    """Its posterior is over factors that the search has turned by then."""
+    """Its posterior is over factors that the search has rotated by then."""
     clf = fitted(bert, "lora:r=4", "laplace_lora:prior_precision=0.01")
     before = clf.predict(TEST)
 

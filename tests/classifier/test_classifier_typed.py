@@ -1,4 +1,4 @@
-"""A classifier as people type it: texts in, probabilities out, a short line to look at."""
+"""A classifier in interactive use: texts in, probabilities out, a short repr."""
 
 import dataclasses
 import re
@@ -17,11 +17,11 @@ def test_a_text_and_texts_are_predicted(shared):
     assert len(many) == len(texts)
     assert many.labels is None
     np.testing.assert_array_equal(many.probs, shared.predict((texts, None)).probs)
-    one = shared.predict(texts[0])
-    assert len(one) == 1
+    single = shared.predict(texts[0])
+    assert len(single) == 1
     # Another batch rounds differently in bfloat16.
-    np.testing.assert_allclose(one.probs[0], many.probs[0], atol=2e-2)
-    assert one[0].prediction in CLASSES
+    np.testing.assert_allclose(single.probs[0], many.probs[0], atol=2e-2)
+    assert single[0].prediction in CLASSES
 
 
 def test_any_iterable_is_data(shared, tmp_path):
@@ -30,19 +30,19 @@ def test_any_iterable_is_data(shared, tmp_path):
     for data in ((text for text in texts), map(dict, TEST), dict(enumerate(TEST)).values()):
         np.testing.assert_array_equal(shared.predict(data).probs, expected)
     shared.predict_to_file((row for row in TEST), tmp_path / "p.parquet")
-    found = bl.Predictions.load(tmp_path / "p.parquet")
-    np.testing.assert_array_equal(found.probs, expected)
-    assert found.labels is not None
+    stored = bl.Predictions.load(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(stored.probs, expected)
+    assert stored.labels is not None
     for data in (iter([]), iter([1, 2]), {"text": "x"}, {"a text"}, b"a text", 5):
         with pytest.raises(bl.InputError):
             shared.predict(data)
 
 
 def test_probabilities_alone(shared):
-    found = shared.predict_proba(TEST, num_samples=0)
-    np.testing.assert_array_equal(found, shared.predict(TEST, num_samples=0).probs)
+    probs = shared.predict_proba(TEST, num_samples=0)
+    np.testing.assert_array_equal(probs, shared.predict(TEST, num_samples=0).probs)
     strangers = [{**row, "label": "sports"} for row in TEST]
-    np.testing.assert_array_equal(shared.predict_proba(strangers, num_samples=0), found)
+    np.testing.assert_array_equal(shared.predict_proba(strangers, num_samples=0), probs)
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file"])

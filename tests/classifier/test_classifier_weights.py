@@ -1,4 +1,4 @@
-"""Posteriors over adapter weights, as a user meets them."""
+"""Posteriors over adapter weights, end to end."""
 
 import json
 import logging
@@ -60,7 +60,7 @@ def test_more_draws_on_demand_and_none_for_the_mean(bert):
 
 @pytest.mark.parametrize("posterior", WITH_PLAIN_MEAN)
 def test_the_mean_can_be_given_a_posterior_of_the_last_layer(bert, tmp_path, posterior):
-    """And the calibrated model is one of its own, without the first posterior's tensors."""
+    """The calibrated model stands alone, without the first posterior's tensors."""
     clf = fitted(bert, "lora:r=2", f"{posterior}:num_samples=2")
     mean = clf.predict(TEST, num_samples=0)
     clf.calibrate(toy_rows(24, seed=5), posterior="laplace")
@@ -162,7 +162,7 @@ def test_a_gated_adapter_comes_back_whole(bert, tmp_path, adapter):
 
 
 def test_a_batch_does_not_change_what_a_draw_says_of_a_text(bert):
-    """Rounding of float32 sums over other batches is all that differs."""
+    """Only the rounding of float32 sums over other batches differs."""
     clf = fitted(bert, "lora:r=2", "clora:initial_std=0.5")
     together = clf.predict(TEST)
     alone = [clf.predict([row]).probs[0] for row in TEST]

@@ -30,7 +30,7 @@ def classifier(backbone, **options):
 
 
 def language_model(backbone):
-    """Return the softmax over the words of the classes that transformers' own model gives."""
+    """Return the softmax over the words of the classes by the model of transformers itself."""
     model = AutoModelForCausalLM.from_pretrained(backbone).eval()
     reader = AutoTokenizer.from_pretrained(backbone)
     words = [reader(word, add_special_tokens=False)["input_ids"] for word in WORDS.values()]
@@ -53,7 +53,7 @@ def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
     np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
     card = (tmp_path / "model" / "README.md").read_text()
     assert all(f"`{name}` by `{word}`" in card for name, word in WORDS.items())
-    # All of the answer is the language model's, and reports say so.
+    # The whole answer is the language model's, and reports say so.
     assert float(clf.predict(TEXTS).metadata["prior_share"]) == 1
 
 
@@ -86,7 +86,7 @@ def test_at_a_lower_depth_texts_say_what_the_whole_model_would(backbones):
     cut = classifier(backbones["llama"], depth=2).zero_shot(CLASSES, ROWS)
     assert cut.record.backbone["depth"] == 2
     logits = [np.log(clf.predict(TEXTS).probs) for clf in (whole, cut)]
-    apart = [found - found.mean(1, keepdims=True) for found in logits]
+    apart = [values - values.mean(1, keepdims=True) for values in logits]
     assert np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1] > 0.5
 
 
@@ -99,7 +99,7 @@ def test_what_labels_add_is_added_to_it(backbones, posterior):
     assert clf.record.num_train == 40
     torch.testing.assert_close(clf._known().network.head.prior_mean, answer)
     if posterior.startswith("vbll"):
-        # Under so narrow a prior labels change nothing.
+        # Under such a narrow prior, labels change nothing.
         np.testing.assert_allclose(clf.predict(TEXTS, num_samples=0).probs, before, atol=1e-3)
         assert clf.record.results["posterior"]["prior_share"] > 0.9
 

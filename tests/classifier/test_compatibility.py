@@ -1,11 +1,11 @@
-"""Which adapter goes with which posterior, and what a short fit of each pair comes to.
+"""Compatible adapters and posteriors, and the outcome of a short fit of each pair.
 
-`compatibility.json` holds the outcome of every pair: the error's code where it is refused, else
+`compatibility.json` holds the outcome of every pair: the error's code if it is refused, else the
 probabilities of three rows and the hashes of all tensors and of the record; `calibration.json` the
-same of posteriors fitted to the finished network of each adapter. Where processor and libraries
-are those that the file names, every bit is compared; elsewhere the probabilities, with a
-tolerance. `python tests/classifier/test_compatibility.py` writes both anew; a change in them is a
-change of behaviour, to be explained in the commit that makes it.
+same for posteriors fitted to the finished network of each adapter. If processor and libraries are
+those named in the file, every bit is compared; otherwise the probabilities are, with a tolerance.
+`python tests/classifier/test_compatibility.py` rewrites both; a change in them is a change of
+behaviour, to be explained in the commit that makes it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from bayeslora.posteriors import registry as posteriors
 
 HERE = Path(__file__).parent
 GOLDEN, CALIBRATED = HERE / "compatibility.json", HERE / "calibration.json"
-# Options with which a fit takes a moment; `small` says those of the others.
+# Options for quick fits; `small` holds those of the other methods.
 SMALL = {
     "emtal": "r=2,num_experts=4",
     "ilora": "r=4,num_experts=2",
@@ -44,7 +44,7 @@ SMALL = {
 
 
 def small(method):
-    """Return the name of a method with options with which its fit takes a moment."""
+    """Return the name of a method with options for a quick fit."""
     usual = (
         "r=2" if hasattr(method, "r") else "num_samples=2" * getattr(method, "is_sampled", False)
     )
@@ -55,12 +55,12 @@ ADAPTERS = [small(method) for method in adapters.ADAPTERS.values()]
 POSTERIORS = [small(method) for method in posteriors.POSTERIORS.values()]
 SAMPLING = (None, "num_active=1,interval=1")
 ROWS = 3
-# Of the record: where the backbone was, how long things took, and what wrote it.
+# Parts of the record that may differ: the path of the backbone, durations, and what wrote it.
 PASSING = ("name", "seconds", "versions")
 
 
 def outcome(backbone, adapter, posterior, sampling):
-    """Return what a fit of two epochs comes to, or the code of its refusal."""
+    """Return the outcome of a fit of two epochs, or the code of its error."""
     from tiny import toy_rows
 
     import bayeslora as bl
@@ -75,7 +75,7 @@ def outcome(backbone, adapter, posterior, sampling):
 
 
 def calibrations(backbone, adapter):
-    """Yield each posterior with what its fit to a finished network comes to, or the code."""
+    """Yield each posterior with the outcome of its fit to a finished network, or the error code."""
     from tiny import toy_rows
 
     import bayeslora as bl
@@ -115,7 +115,7 @@ def lasting(value):
 
 
 def machine():
-    """Return what the last bits depend on."""
+    """Return the properties of this machine on which the last bits depend."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.exists() else platform.processor()
     # A virtual machine may hide instructions of the processor that it names.
@@ -127,7 +127,7 @@ def machine():
 
 
 def cells():
-    """Yield every pair, with layers that rest and without."""
+    """Yield every pair, with and without resting layers."""
     return product(ADAPTERS, POSTERIORS, SAMPLING)
 
 
@@ -139,7 +139,7 @@ def key(adapter, posterior, sampling=None):
 
 @pytest.fixture(scope="module")
 def golden():
-    """The cells of both files, and whether every bit should be theirs here."""
+    """Return the cells of both files, and whether every bit should match on this machine."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in (GOLDEN, CALIBRATED)]
     assert files[0]["machine"] == files[1]["machine"]
     return *(file["cells"] for file in files), files[0]["machine"] == machine()
@@ -158,7 +158,7 @@ def test_every_refusal_has_a_code_of_its_own(golden):
 
 @pytest.fixture(scope="module")
 def backbone(llama):
-    """Loaded once for all pairs, whose fits cannot change it."""
+    """Load the backbone once for all pairs, whose fits cannot change it."""
     return load_backbone(llama, dtype="float32")
 
 
@@ -168,17 +168,17 @@ def test_pairs_are_allowed_or_refused_as_before(backbone, golden, adapter, caplo
     expected, _, every_bit = golden
     for posterior, sampling in product(POSTERIORS, SAMPLING):
         name = key(adapter, posterior, sampling)
-        found = outcome(backbone, adapter, posterior, sampling)
-        check_same(found, expected[name], name, every_bit=every_bit)
+        actual = outcome(backbone, adapter, posterior, sampling)
+        check_same(actual, expected[name], name, every_bit=every_bit)
 
 
-def check_same(found, expected, name, *, every_bit):
-    """Assert that two outcomes are the same code or the same result, but for rounding elsewhere."""
-    if every_bit or isinstance(expected, str) or isinstance(found, str):
-        assert found == expected, name
+def check_same(actual, expected, name, *, every_bit):
+    """Assert that two outcomes are the same code or result, up to rounding on other machines."""
+    if every_bit or isinstance(expected, str) or isinstance(actual, str):
+        assert actual == expected, name
     else:
         # Two epochs in single precision, on processors that sum in another order.
-        np.testing.assert_allclose(found["probs"], expected["probs"], atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(actual["probs"], expected["probs"], atol=1e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -186,8 +186,8 @@ def check_same(found, expected, name, *, every_bit):
 def test_finished_networks_are_calibrated_or_refused_as_before(backbone, golden, adapter, caplog):
     caplog.set_level(logging.ERROR)
     _, expected, every_bit = golden
-    for name, found in calibrations(backbone, adapter):
-        check_same(found, expected[name], name, every_bit=every_bit)
+    for name, actual in calibrations(backbone, adapter):
+        check_same(actual, expected[name], name, every_bit=every_bit)
 
 
 def main():
@@ -205,10 +205,10 @@ def main():
         place = load_backbone(str(tiny_llama(Path(folder) / "llama")), dtype="float32")
         every = {
             GOLDEN: {key(*cell): outcome(place, *cell) for cell in cells()},
-            CALIBRATED: {k: v for one in ADAPTERS for k, v in calibrations(place, one)},
+            CALIBRATED: {k: v for adapter in ADAPTERS for k, v in calibrations(place, adapter)},
         }
-    for path, found in every.items():
-        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
+    for path, outcomes in every.items():
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in outcomes.items()]
         head = f' "machine": {json.dumps(machine())},\n "cells": {{\n'
         path.write_text("{\n" + head + ",\n".join(lines) + "\n }\n}\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Texts are cut where the backbone's positions end: more is refused, and notes tell the truth."""
+"""Texts are truncated to the backbone's positions: longer limits are errors, notes are correct."""
 
 import logging
 
@@ -16,7 +16,7 @@ LIMIT = SIZES["max_position_embeddings"]
 
 
 def limit_of(family, tmp_path):
-    """Return the limit of a classifier's backbone of random weights."""
+    """Return the limit of a classifier's backbone with random weights."""
     return position_limit(load_backbone(str(saved(family, tmp_path / family)), dtype="float32"))
 
 
@@ -25,8 +25,8 @@ def limit_of(family, tmp_path):
     [("bert", 0), ("llama", 0), ("gpt2", 0), ("roberta", 1), ("xlnet", None)],
 )
 def test_the_limit_is_that_of_the_positions(tmp_path, family, reserved):
-    found = limit_of(family, tmp_path)
-    assert found == (None if reserved is None else LIMIT - reserved)
+    limit = limit_of(family, tmp_path)
+    assert limit == (None if reserved is None else LIMIT - reserved)
 
 
 def test_relative_positions_alone_have_no_limit(tmp_path):
@@ -64,7 +64,7 @@ def test_a_classifier_of_others_refuses_more(foreign, tmp_path, capsys):
 
 
 def test_the_note_names_the_length_that_was_kept(foreign, caplog):
-    """The default is longer than what these models have positions for."""
+    """The default is longer than the positions of these models."""
     clf = bl.BayesianClassifier.from_transformers(foreign, MLE(), progress=False)
     long = " ".join(["cat"] * (LIMIT + 10))
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""Several tasks at once: one classifier, rows among the classes of their task."""
+"""Several tasks in one classifier: rows are classified among the classes of their task."""
 
 import json
 
@@ -16,7 +16,7 @@ LORA = "lora:r=2,num_layers=2"
 
 
 def binary(n, seed=0):
-    """Rows of a second task over the same words: about animals, or not."""
+    """Return rows of a second task over the same words: about animals, or not."""
     return [
         {**row, "label": "yes" if row["label"] == "animals" else "no"} for row in toy_rows(n, seed)
     ]
@@ -63,51 +63,56 @@ POSTERIORS = [
 def test_rows_are_classified_among_the_classes_of_their_task(backbone, tmp_path, posterior):
     clf = fitted(backbone, posterior, out=tmp_path / "model")
     assert clf.classes == CLASSES
-    found = clf.predict(TEST)
-    assert found.columns["task"].tolist() == ["topic"] * 9 + ["animal"] * 6
+    predictions = clf.predict(TEST)
+    assert predictions.columns["task"].tolist() == ["topic"] * 9 + ["animal"] * 6
     own = np.array([[True] * 3 + [False] * 2] * 9 + [[False] * 3 + [True] * 2] * 6)
-    assert np.array_equal(found.available, own)
-    assert (found.probs[~own] == 0).all()
-    assert (found.probs[own] > 0).all()
-    np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-12)
-    assert [found.classes[label] for label in found.labels[-2:]] == ["animal: no", "animal: no"]
-    assert (found.total[9:] <= np.log(2) + 1e-9).all()
+    assert np.array_equal(predictions.available, own)
+    assert (predictions.probs[~own] == 0).all()
+    assert (predictions.probs[own] > 0).all()
+    np.testing.assert_allclose(predictions.probs.sum(1), 1, atol=1e-12)
+    assert [predictions.classes[label] for label in predictions.labels[-2:]] == [
+        "animal: no",
+        "animal: no",
+    ]
+    assert (predictions.total[9:] <= np.log(2) + 1e-9).all()
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(TEST).probs, found.probs)
+    assert np.array_equal(again.predict(TEST).probs, predictions.probs)
     assert again.record.tasks == {"topic": 3, "animal": 2}
 
 
 def test_without_an_adapter_each_task_has_the_last_layer_that_it_would_have_alone(backbone):
-    """The features are the same, so that tasks share nothing but their scale."""
+    """The features are the same, so tasks share only their scale."""
     both = fresh(backbone, "map", "none").fit(TRAIN)
-    one = fresh(backbone, "map", "none").fit(TRAIN["topic"])
-    found, expected = both.predict({"topic": TEST["topic"]}), one.predict(TEST["topic"])
-    scale = float(both._fitted.network.feature_scale / one._fitted.network.feature_scale)
+    single = fresh(backbone, "map", "none").fit(TRAIN["topic"])
+    predictions, expected = both.predict({"topic": TEST["topic"]}), single.predict(TEST["topic"])
+    scale = float(both._fitted.network.feature_scale / single._fitted.network.feature_scale)
     assert abs(scale - 1) < 0.05
-    np.testing.assert_allclose(found.probs[:, :3], expected.probs, atol=0.02)
+    np.testing.assert_allclose(predictions.probs[:, :3], expected.probs, atol=0.02)
 
 
 def test_the_order_of_rows_and_tasks_does_not_matter(backbone):
     clf = fitted(backbone, "laplace:num_samples=20")
-    found = clf.predict(TEST)
+    predictions = clf.predict(TEST)
     turned = clf.predict({"animal": TEST["animal"], "topic": TEST["topic"]})
-    np.testing.assert_allclose(turned.probs[6:], found.probs[:9], atol=1e-6)
+    np.testing.assert_allclose(turned.probs[6:], predictions.probs[:9], atol=1e-6)
     mixed = [{**row, "task": task} for task, rows in TEST.items() for row in rows]
     mixed = mixed[::2] + mixed[1::2]
     names = [f"{row['task']}/{row['id']}" for row in mixed]
     rows = clf.predict([{**row, "id": name} for row, name in zip(mixed, names, strict=True)])
-    places = [found.ids.index(name) for name in names]
-    np.testing.assert_allclose(rows.probs, found.probs[places], atol=1e-6)
+    places = [predictions.ids.index(name) for name in names]
+    np.testing.assert_allclose(rows.probs, predictions.probs[places], atol=1e-6)
     for name, values in rows.scores.items():
-        np.testing.assert_allclose(values, found.scores[name][places], atol=1e-4, err_msg=name)
-    assert np.array_equal(rows.labels, found.labels[places])
+        np.testing.assert_allclose(
+            values, predictions.scores[name][places], atol=1e-4, err_msg=name
+        )
+    assert np.array_equal(rows.labels, predictions.labels[places])
 
 
 def test_scores_are_those_of_each_task(backbone):
     clf = fitted(backbone, "vbll:prior_scale=2,polish_bound=jensen")
     results = clf.record.results
-    found = clf.predict(HELD)
-    nll = -np.log(found.probs[np.arange(30), found.labels])
+    predictions = clf.predict(HELD)
+    nll = -np.log(predictions.probs[np.arange(30), predictions.labels])
     assert results["validation_nll"] == pytest.approx(nll.mean(), abs=1e-6)
     by_task = results["validation_tasks"]
     assert by_task["topic"]["nll"] == pytest.approx(nll[:18].mean(), abs=1e-6)
@@ -133,37 +138,37 @@ def test_quality_retaining_and_emtal_go_with_several_tasks(backbone, tmp_path):
     ],
 )
 def test_adapters_that_see_features_go_with_several_tasks(backbone, adapter):
-    """Episodes and a start by gradients take the features without what is known of the logits."""
-    found = fresh(backbone, "map", adapter).fit(TRAIN).predict(TEST)
-    assert np.isfinite(found.probs).all()
-    assert (found.probs[~found.available] == 0).all()
+    """Episodes and gradient starts use the features without the information on the logits."""
+    predictions = fresh(backbone, "map", adapter).fit(TRAIN).predict(TEST)
+    assert np.isfinite(predictions.probs).all()
+    assert (predictions.probs[~predictions.available] == 0).all()
 
 
 def test_new_classes_are_those_of_one_task(backbone, tmp_path):
     few = fitted(backbone, "map").adapt(toy_rows(6), posterior="prototypes")
     few.save_pretrained(tmp_path / "few")
     again = BayesianClassifier.from_pretrained(tmp_path / "few", progress=False)
-    found = again.predict(toy_rows(3, 1))
-    assert found.classes == ("animals", "food", "weather")
-    assert found.available is None
+    predictions = again.predict(toy_rows(3, 1))
+    assert predictions.classes == ("animals", "food", "weather")
+    assert predictions.available is None
 
 
 def test_held_out_parts_choose_a_scale_over_all_tasks(backbone):
     clf = fitted(backbone, "vbll:prior_scale=2", validation=None, cv=2)
     assert clf.record.results["logit_scale"]["num_rows"] > 0
     assert (clf.predict(TEST).probs >= 0).all()
-    held = fitted(backbone, "mle", validation=None, hold_out=0.3)
-    assert set(held.record.results["validation_tasks"]) == {"topic", "animal"}
+    divided = fitted(backbone, "mle", validation=None, hold_out=0.3)
+    assert set(divided.record.results["validation_tasks"]) == {"topic", "animal"}
 
 
 def test_predictions_in_a_file_are_those_in_memory(backbone, tmp_path):
     clf = fitted(backbone)
     clf.predict_to_file(TEST, tmp_path / "test.parquet")
     stored = bl.Predictions.load(tmp_path / "test.parquet", columns=["task"])
-    found = clf.predict(TEST)
-    assert np.array_equal(stored.probs, found.probs)
-    assert np.array_equal(stored.available, found.available)
-    assert list(stored.columns["task"]) == list(found.columns["task"])
+    predictions = clf.predict(TEST)
+    assert np.array_equal(stored.probs, predictions.probs)
+    assert np.array_equal(stored.available, predictions.available)
+    assert list(stored.columns["task"]) == list(predictions.columns["task"])
 
 
 @pytest.mark.parametrize(
@@ -202,8 +207,8 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
     ):
         with pytest.raises(InputError, match=name):
             clf.predict(data)
-    kept = clf.predict({"topic": binary(3)}, unknown_labels="ood")
-    assert kept.labels is None
+    outside = clf.predict({"topic": binary(3)}, unknown_labels="ood")
+    assert outside.labels is None
 
 
 def test_rows_that_say_no_task_are_told_how_to(backbone):
@@ -213,9 +218,9 @@ def test_rows_that_say_no_task_are_told_how_to(backbone):
             with pytest.raises(InputError, match="--multi-task") as error:
                 call(data)
             assert "--keep" not in str(error.value)
-    one = fresh(backbone).fit(toy_rows(12), epochs=1)
+    single = fresh(backbone).fit(toy_rows(12), epochs=1)
     with pytest.raises(InputError, match="one task"):
-        one.predict(TEST)
+        single.predict(TEST)
 
 
 def test_held_out_rows_choose_for_a_fit_to_all(backbone):
@@ -267,8 +272,10 @@ def test_an_attack_raises_the_loss_of_rows_among_the_classes_of_their_task(backb
     clf = fitted(backbone, "map")
     curve = clf.robustness(TEST, {"eps": [0.5], "steps": 3})
     clean, attacked = (point.scores["nll"].value for point in curve.points)
-    found = clf.predict(TEST)
-    assert clean == pytest.approx(-np.log(found.probs[np.arange(15), found.labels]).mean())
+    predictions = clf.predict(TEST)
+    assert clean == pytest.approx(
+        -np.log(predictions.probs[np.arange(15), predictions.labels]).mean()
+    )
     assert attacked > clean
 
 
@@ -284,14 +291,14 @@ def test_across_tasks_it_is_the_classifier_of_one_task_with_all_classes(backbone
         for name, split in (("train", TRAIN), ("held", HELD), ("test", TEST))
     }
     # Classes in the order of the tasks, not of the alphabet.
-    one = fresh(backbone, "map").fit(rows["train"], rows["held"], epochs=2, batch_size=8)
-    order = [one.classes.index(name) for name in clf.classes]
-    found, expected = clf.predict(TEST), one.predict(rows["test"])
-    np.testing.assert_allclose(found.probs, expected.probs[:, order], atol=1e-5)
-    assert found.available is None
+    single = fresh(backbone, "map").fit(rows["train"], rows["held"], epochs=2, batch_size=8)
+    order = [single.classes.index(name) for name in clf.classes]
+    predictions, expected = clf.predict(TEST), single.predict(rows["test"])
+    np.testing.assert_allclose(predictions.probs, expected.probs[:, order], atol=1e-5)
+    assert predictions.available is None
     assert set(clf.record.results["validation_tasks"]) == {"topic", "animal"}
     texts = [row["text"] for row in TEST["topic"]]
-    np.testing.assert_allclose(clf.predict(texts).probs, found.probs[:9], atol=1e-6)
+    np.testing.assert_allclose(clf.predict(texts).probs, predictions.probs[:9], atol=1e-6)
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     assert np.array_equal(again.predict(texts).probs, clf.predict(texts).probs)
     with pytest.raises(InputError, match="across"):
@@ -310,10 +317,10 @@ def test_a_model_with_a_last_layer_a_task_is_refused(backbone, tmp_path):
 
 
 def test_one_task_is_what_it_was(backbone):
-    """A classifier of one task has no column of tasks, and no classes that are missing."""
+    """A classifier of one task has no column of tasks and no missing classes."""
     clf = fresh(backbone).fit(toy_rows(30), epochs=1)
-    found = clf.predict(toy_rows(3, 1))
-    assert found.available is None
-    assert "task" not in found.columns
+    predictions = clf.predict(toy_rows(3, 1))
+    assert predictions.available is None
+    assert "task" not in predictions.columns
     assert clf.record.tasks == {}
     assert torch.is_tensor(clf._fitted.network.head.weight)

@@ -1,4 +1,4 @@
-"""The posterior beside others: who chooses what on which examples, and what is said of it."""
+"""The posterior beside others: how and on which examples it is chosen, and what is reported."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)
 
 
 def own_logits(foreign, rows):
-    """The classifier's logits and the labels of rows, by its own softmax."""
+    """Return the classifier's own logits and the labels of rows."""
     clf = from_transformers(foreign, "mle")
     return np.log(clf.predict(rows).probs), np.array([CLASSES.index(r["label"]) for r in rows])
 
@@ -33,7 +33,7 @@ def row_of(race, name):
 
 
 def cross_fitted(logits, labels, folds):
-    """NLL of a temperature that each part of the examples is given by the others, on average."""
+    """Return the mean NLL with a temperature for each part of the examples from the others."""
     seeds = np.random.SeedSequence(0).generate_state(REPEATS)
     losses = np.empty((REPEATS, len(labels)))
     for number, seed in enumerate(seeds):
@@ -75,16 +75,16 @@ def test_best_has_the_lowest_cross_validated_nll(foreign, tmp_path):
     named = from_transformers(foreign, "mle").calibrate(TRAIN, posterior=clf.posterior)
     assert same(named.predict(TEST), clf.predict(TEST))
     clf.save_pretrained(tmp_path / "model")
-    kept = load(tmp_path / "model")
-    assert kept.record.results["comparison"] == race.to_json()
-    assert kept.side_by_side is None
+    loaded = load(tmp_path / "model")
+    assert loaded.record.results["comparison"] == race.to_json()
+    assert loaded.side_by_side is None
     assert "cross-validation over 60" in (tmp_path / "model" / "README.md").read_text("utf-8")
     again = from_transformers(foreign, "mle").calibrate(TRAIN, posterior="best")
     assert again.side_by_side.to_json() == race.to_json()
 
 
 def faint(foreign, factor):
-    """The classifier with all logits scaled: as right as before, and less sure or surer."""
+    """Return the classifier with all logits scaled: as accurate, but more or less confident."""
     clf = from_transformers(foreign, "mle")
     head = clf._fitted.network.head
     head.set_mean(factor * head.mean_weight)
@@ -123,10 +123,10 @@ def test_what_takes_long_is_left_out_or_scored_as_it_was_fitted(foreign, monkeyp
     assert not both.as_fitted  # it chooses nothing
     assert {row.name for row in both.comparison.rows} == {"mle", "temperature", "laplace", "map"}
     clf = from_transformers(foreign, "mle").calibrate(TRAIN, HELD, posterior=VBLL())
-    found = row_of(clf.side_by_side, "vbll").scores["nll"].value
+    nll = row_of(clf.side_by_side, "vbll").scores["nll"].value
     assert clf.side_by_side.left_out == {}
     assert clf.side_by_side.as_fitted
-    assert found == pytest.approx(clf.validation_scores[1]["nll"].value)
+    assert nll == pytest.approx(clf.validation_scores[1]["nll"].value)
     assert from_transformers(foreign, "mle").calibrate(TRAIN, posterior="vbll").side_by_side is None
 
 
@@ -152,7 +152,7 @@ def test_best_is_for_calibrate_alone(foreign, llama):
 
 
 def test_examples_that_the_network_knows_by_heart_say_nothing(foreign):
-    """Only the rows that it has right are given, so its own softmax looks better than it is."""
+    """Only rows that it classifies correctly are used, so its softmax looks better than it is."""
     rows = toy_rows(150)
     logits, labels = own_logits(foreign, rows)
     right = [rows[index] for index in np.flatnonzero(logits.argmax(1) == labels)]

@@ -1,7 +1,7 @@
-"""Models of an older version answer as they did when they were saved.
+"""Models of an older version predict as they did when they were saved.
 
-`stored_models` has one a method, fitted to `toy_rows` by commit 40a1510 and saved with what it
-predicted; `tiny-llama` is their backbone, with random weights.
+`stored_models` has a model for each method, fitted to `toy_rows` by commit 40a1510 and saved with
+its predictions; `tiny-llama` is their backbone, with random weights.
 """
 
 import json
@@ -22,13 +22,13 @@ MODELS = sorted(path.parent.name for path in STORED.glob("*/expected.json"))
 def test_predictions_are_those_of_the_day_it_was_saved(name):
     backbone = str(STORED / "tiny-llama")
     clf = bl.BayesianClassifier.from_pretrained(STORED / name, backbone=backbone, progress=False)
-    found = clf.predict(toy_rows(6, seed=2))
+    predictions = clf.predict(toy_rows(6, seed=2))
     expected = json.loads((STORED / name / "expected.json").read_text(encoding="utf-8"))
     # Single precision, and other processors sum in another order.
     for key in ("probs", "epistemic"):
-        np.testing.assert_allclose(getattr(found, key), expected.pop(key), atol=1e-6)
+        np.testing.assert_allclose(getattr(predictions, key), expected.pop(key), atol=1e-6)
     for key, values in expected.items():
-        np.testing.assert_allclose(found.scores[key], values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(predictions.scores[key], values, rtol=1e-4, atol=1e-5)
 
 
 def test_there_is_one_of_every_posterior_of_that_day():

@@ -1,4 +1,4 @@
-"""Classifiers that are fitted in a second, and what tests do with them."""
+"""Classifiers that are fitted in a second, and helpers for tests with them."""
 
 import numpy as np
 from tiny import QUICK_VBLL, toy_rows
@@ -28,7 +28,7 @@ def same(first, second):
 
 
 def check_parts(clf, monkeypatch):
-    """Check that predictions do not depend on how many rows of a last layer go together."""
+    """Check that predictions do not depend on how many rows a last layer predicts at once."""
     whole = clf.predict(TEST)
     monkeypatch.setattr("bayeslora.engine.predict._ROWS", 4)
     parts = clf.predict(TEST)

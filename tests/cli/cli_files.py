@@ -61,7 +61,7 @@ def write_rows(path, rows):
 def fake(path, *, rows=60, seed=0, name="", sharp=2.0, outside=False, ids="row-", **parts):
     """Write predictions whose labels are drawn from probabilities less sharp than stated.
 
-    The rows of one `ids` have the same labels whatever the seed.
+    Rows with the same `ids` have the same labels for every seed.
     """
     classes = ("a", "b", "c")
     labels = np.arange(rows) % 3

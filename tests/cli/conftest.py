@@ -11,7 +11,7 @@ from bayeslora.cli import main
 
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_reports(few_resamples, blank_figures):
-    """How many resamples there are by default and how a figure looks matters to no command."""
+    """Use few resamples and blank figures, which matter to no command."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run(capsys):
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """Run a command that must be refused; return what it says on stderr."""
+    """Run a command that must be refused; return its stderr."""
 
     def command(*argv):
         before = sorted(tmp_path.rglob("*"))
@@ -47,9 +47,9 @@ def refused(run, tmp_path):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A directory with backbones, a classifier, data, and a model fitted by the command line."""
+    """Create backbones, a classifier, data, and a model fitted by the command line."""
     folder = tmp_path_factory.mktemp("world")
-    found = SimpleNamespace(
+    paths = SimpleNamespace(
         llama=tiny.tiny_llama(folder / "llama"),
         bert=tiny.tiny_bert(folder / "bert"),
         classifier=tiny.tiny_classifier(folder / "classifier"),
@@ -58,8 +58,8 @@ def world(tmp_path_factory):
         test=write_rows(folder / "test.jsonl", tiny.toy_rows(60, seed=3)),
         model=folder / "model",
     )
-    options = ["--backbone", found.llama, "--epochs", 2, "--quiet", "--out", found.model]
+    options = ["--backbone", paths.llama, "--epochs", 2, "--quiet", "--out", paths.model]
     options += tiny.QUICK_VBLL_ARGS
-    code = main(list(map(str, ["fit", found.train, "--validation", found.valid, *options])))
+    code = main(list(map(str, ["fit", paths.train, "--validation", paths.valid, *options])))
     assert code == 0
-    return found
+    return paths

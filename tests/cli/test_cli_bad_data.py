@@ -1,6 +1,6 @@
-"""Whatever a person can get wrong: exit code 2, one or two lines, nothing written, no model loaded.
+"""User errors: exit code 2, one or two lines, nothing written, no model loaded.
 
-The backbone named here does not exist, so that a message about the data proves that the data was
+The backbone named here does not exist, so a message about the data proves that the data was
 checked first.
 """
 
@@ -83,8 +83,8 @@ def test_a_bad_option_does_not_cost_the_model_it_would_replace(refused, world, t
     fit = ["fit", world.train, "--out", out, "--overwrite", "--quiet"]
     refused(*fit, "--backbone", "/nowhere/x")
     refused(*fit, "--backbone", world.llama, "--posterior", "mc_dropout")
-    kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert kept == {file.name: file.read_bytes() for file in world.model.iterdir()}
+    contents = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert contents == {file.name: file.read_bytes() for file in world.model.iterdir()}
 
 
 def test_an_out_that_exists(refused, world, tmp_path):
@@ -97,12 +97,12 @@ def test_an_out_that_exists(refused, world, tmp_path):
 
 @pytest.mark.parametrize("size", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
 def test_several_processes(refused, tmp_path, monkeypatch, size):
-    """Processes that cannot find each other would each train alone, in one directory."""
+    """Processes that cannot find each other would train separately in one directory."""
     monkeypatch.setenv(size, "2")
     train = write_rows(tmp_path / "train.jsonl", [json.loads(line) for line in GOOD.splitlines()])
     words = ["fit", train, "--out", tmp_path / "m", "--backbone", NOWHERE]
     for part in (f"{size} is '2'", "torchrun"):
         assert part in refused(*words)
-    for one in ("1", ""):
-        monkeypatch.setenv(size, one)
+    for value in ("1", ""):
+        monkeypatch.setenv(size, value)
         assert size not in refused(*words)

@@ -1,4 +1,4 @@
-"""Damaged models, and data that a model cannot take: refused in a line or two, nothing written."""
+"""Damaged models, and data that a model cannot read: one or two lines, nothing written."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 @pytest.fixture
 def model(world, tmp_path):
-    """A copy of a model whose backbone cannot be found."""
+    """Return a copy of a model whose backbone cannot be found."""
     copy = tmp_path / "model"
     shutil.copytree(world.model, copy)
     change_record(copy, lambda record: record["backbone"].update(name=NOWHERE))

@@ -1,4 +1,4 @@
-"""Predictions files that do not hold what they should."""
+"""Predictions files with invalid contents."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,7 @@ from cli_files import fake
 
 
 def table(**changes):
-    """A good predictions table with some columns changed; None drops one."""
+    """Return a valid predictions table with some columns changed; None drops a column."""
     columns = {
         "id": ["p", "q", "r"],
         "label": ["a", "b", "a"],

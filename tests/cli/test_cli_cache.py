@@ -1,4 +1,4 @@
-"""The verb `cache`: what is kept, and its end."""
+"""The verb `cache`: listing and removing cached files."""
 
 import json
 
@@ -24,10 +24,10 @@ def run(capsys, *args):
 
 def test_kinds_are_listed_with_their_sizes(capsys, home):
     code, shown = run(capsys, "--json")
-    found = json.loads(shown.out)
+    result = json.loads(shown.out)
     assert code == 0
-    assert found["directory"] == str(home)
-    assert found["kinds"] == {
+    assert result["directory"] == str(home)
+    assert result["kinds"] == {
         kind: {"count": int(kind == FROZEN_STATES), "bytes": 10 * (kind == FROZEN_STATES)}
         for kind in KINDS
     }

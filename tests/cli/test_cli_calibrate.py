@@ -1,4 +1,4 @@
-"""calibrate: a posterior for a finished classifier, somebody else's or ours."""
+"""calibrate: a posterior for a finished classifier, third-party or ours."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_calibrate_a_foreign_classifier(run, world, tmp_path):
     clf.calibrate(world.train, world.valid)
     own = evaluate(softmax_of(world.classifier, world.valid))
     card = (out / "README.md").read_text(encoding="utf-8")
-    # each posterior has one NLL and one ECE, of rows that it chose nothing on
+    # each posterior has one NLL and one ECE, on rows that none of its choices used
     for row in clf.side_by_side.comparison.rows:
         for key in ("nll", "ece"):
             assert f"{row.scores[key].value:.3f} [" in result.out
@@ -56,8 +56,8 @@ def test_rows_are_held_out_of_the_one_file(run, refused, world, tmp_path):
     calibrate = ["calibrate", world.classifier, world.train, "--hold-out"]
     out = tmp_path / "m"
     content = json.loads(run(*calibrate, 0.2, "--out", out, "--quiet", "--json").out)
-    found = content["calibration"]
-    assert (found["rows"], found["validation_rows"], found["hold_out"]) == (72, 18, 0.2)
+    result = content["calibration"]
+    assert (result["rows"], result["validation_rows"], result["hold_out"]) == (72, 18, 0.2)
     assert "18" in (out / "README.md").read_text("utf-8").split("Validation rows:")[1][:4]
     lines = run(*calibrate, 0.2, "--out", tmp_path / "n", "--quiet").out.splitlines()
     assert any(line.startswith("validation rows ") and " 18," in line for line in lines)
@@ -91,7 +91,7 @@ def test_rows_that_a_model_was_fitted_to_are_pointed_out(run, world, tmp_path):
 
 
 def softmax_of(path, data):
-    """The classifier's own probabilities, by transformers alone."""
+    """Return the classifier's own probabilities, computed by transformers alone."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
@@ -214,7 +214,7 @@ def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):
     assert result.code == 0, result.err
     content = json.loads(result.out)
     assert content["layer"] == "classifier"
-    # Names in the wrong order: the classifier is right about almost nothing.
+    # With names in the wrong order, the classifier is almost always wrong.
     assert content["calibration"]["accuracy"] < 0.5
     assert BayesianClassifier.from_pretrained(out).classes == tiny.CLASSES[::-1]
     out = tmp_path / "none"

@@ -68,8 +68,8 @@ def test_methods_by_name_say_what_each_option_means(run, refused):
     assert max(map(len, every.splitlines())) <= 100
     content = json.loads(run("methods", "--json").out)
     for item in (item for kind in content.values() for item in kind):
-        for told in ("allowed", "meanings"):
-            assert item[told].keys() == item["options"].keys(), item["name"]
+        for field in ("allowed", "meanings"):
+            assert item[field].keys() == item["options"].keys(), item["name"]
     assert list(json.loads(run("methods", "vbll", "--json").out)) == ["posteriors"]
     message = refused("methods", "vbl")
     assert "unknown method 'vbl' (did you mean 'vbll'?)" in message
@@ -81,7 +81,7 @@ def test_info_names_versions_devices_and_assets(run, monkeypatch, tmp_path):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     content = json.loads(run("info", "--json").out)
     assert content["versions"]["bayeslora"] == __version__
-    # What is installed, without the build that torch adds.
+    # The installed versions, without the build that torch appends.
     assert torch.__version__.startswith(content["versions"]["torch"].partition("+")[0])
     assert content["devices"]["cpu"].startswith(f"{torch.get_num_threads()} threads")
     assert content["cache"] == str(tmp_path / "cache")

@@ -25,10 +25,10 @@ def test_predict_with_the_mean_and_with_draws_gives_what_python_gives(run, world
         out = tmp_path / f"{count}.parquet"
         predict = ["predict", model, world.test, "--num-samples", count, "--seed", 2]
         assert run(*predict, "--device", "cpu", "--quiet", "--out", out).code == 0
-        found = Predictions.load(out)
+        predictions = Predictions.load(out)
         expected = clf.predict(world.test, num_samples=count, seed=2)
-        assert np.array_equal(found.probs, expected.probs)
-        assert bool(found.epistemic.any()) is bool(count)
+        assert np.array_equal(predictions.probs, expected.probs)
+        assert bool(predictions.epistemic.any()) is bool(count)
     record = json.loads((model / "bayeslora.json").read_text())
     assert set(record["results"]["posterior"]) == {"kl", "gate_change", "gate_std"}
     assert "- gate std: " in (model / "README.md").read_text()

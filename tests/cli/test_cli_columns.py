@@ -19,9 +19,9 @@ def test_from_the_fit_to_predictions_spectrum_and_exports(run, world, tmp_path):
     result = run("fit", world.train, "--backbone", world.llama, *options, "--out", model)
     assert result.code == 0, result.err
     assert "context: 100%" in result.err
-    found = json.loads(run("info", model, "--json").out)["adapter"]
-    assert found["name"] == "s2ft"
-    assert found["selection"] == "activation"
+    info = json.loads(run("info", model, "--json").out)["adapter"]
+    assert info["name"] == "s2ft"
+    assert info["selection"] == "activation"
     assert run("predict", model, world.test, "--out", tmp_path / "p.parquet").code == 0
     # One head of twelve and one channel of seventy-two; most layers have no column.
     figure = tmp_path / "spectrum.svg"
@@ -38,9 +38,9 @@ def test_from_the_fit_to_predictions_spectrum_and_exports(run, world, tmp_path):
 
 def test_the_adapter_is_listed_with_its_options(run):
     listed = json.loads(run("methods", "--json").out)["adapters"]
-    (found,) = [item for item in listed if item["name"] == "s2ft"]
-    assert "2412.06289" in found["source"]
-    assert found["options"]["selection"] == "random"
+    (entry,) = [item for item in listed if item["name"] == "s2ft"]
+    assert "2412.06289" in entry["source"]
+    assert entry["options"]["selection"] == "random"
 
 
 @pytest.mark.parametrize(

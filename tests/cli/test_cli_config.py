@@ -15,7 +15,7 @@ METHODS = Path(__file__).parents[2] / "docs" / "training.md"
 
 @pytest.fixture
 def config(tmp_path):
-    """Write a configuration file from a mapping or as it is."""
+    """Return a function that writes a configuration file from a mapping or a string."""
 
     def write(content):
         path = tmp_path / "fit.yaml"
@@ -55,7 +55,7 @@ def test_a_file_holds_every_option(run, world, tmp_path, config):
 
 
 def test_the_file_of_the_docs_is_read_with_its_learning_rate(run, world, tmp_path, config):
-    """YAML takes `2e-3` for text."""
+    """YAML reads `2e-3` as text."""
     if not METHODS.is_file():
         pytest.skip("docs/ is not beside tests/")
     (block,) = re.findall(r"```yaml\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.DOTALL)
@@ -173,7 +173,7 @@ def test_a_hostile_option_is_refused(refused, world, tmp_path, value):
     ],
 )
 def test_an_option_that_is_given_twice(refused, world, tmp_path, config, text, key):
-    """YAML itself takes the last one, silently."""
+    """YAML itself silently uses the last value."""
     path = config(text)
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
     assert path.name in message
@@ -187,20 +187,20 @@ def test_parts_choose_the_scale(run, world, tmp_path, config, cv):
         cv = ["--config", config({"cv": 2})]
     done = run("fit", world.train, "--out", tmp_path / "m", "--posterior", "mle", *options, *cv)
     assert done.code == 0, done.err
-    found = json.loads(done.out)["logit_scale"]
-    assert found["num_fits"] == 2
+    scale = json.loads(done.out)["logit_scale"]
+    assert scale["num_fits"] == 2
     record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
     assert record["training"]["cv"] == 2
-    assert record["results"]["logit_scale"] == found
+    assert record["results"]["logit_scale"] == scale
 
 
 @pytest.mark.parametrize("where", ["options", "config"])
 def test_rows_are_held_out_and_then_fitted_to(run, world, tmp_path, config, where):
     options = ["--backbone", world.llama, "--adapter", "lora:r=2", "--epochs", 1, "--json"]
-    given = ["--hold-out", 0.25, "--refit"]
+    arguments = ["--hold-out", 0.25, "--refit"]
     if where == "config":
-        given = ["--config", config({"hold_out": 0.25, "refit": True})]
-    done = run("fit", world.train, "--out", tmp_path / "m", *options, *given)
+        arguments = ["--config", config({"hold_out": 0.25, "refit": True})]
+    done = run("fit", world.train, "--out", tmp_path / "m", *options, *arguments)
     assert done.code == 0, done.err
     record = json.loads((tmp_path / "m" / "bayeslora.json").read_text())
     assert record["training"]["hold_out"] == 0.25

@@ -1,4 +1,4 @@
-"""conformal: sets for one predictions file by thresholds from another, and how others see them."""
+"""conformal: sets for one predictions file by thresholds from another, and their use elsewhere."""
 
 import csv
 import json

@@ -55,11 +55,11 @@ def test_a_log_is_converted_with_its_fields(run, refused, tmp_path):
     shown = run("convert", path, "--out", out, *options)
     assert shown.code == 0
     assert "12 rows, 12 of them labelled" in shown.out
-    found = Predictions.load(out, columns=["source", "question"])
+    predictions = Predictions.load(out, columns=["source", "question"])
     expected = Predictions.from_lm_eval(path, normalise="characters")
-    assert np.array_equal(found.probs, expected.probs)
-    assert (found.name, found.metadata["normalise"]) == ("p toy", "characters")
-    assert list(found.columns["source"][:2]) == ["a", "b"]
+    assert np.array_equal(predictions.probs, expected.probs)
+    assert (predictions.name, predictions.metadata["normalise"]) == ("p toy", "characters")
+    assert list(predictions.columns["source"][:2]) == ["a", "b"]
     assert "exists" in refused("convert", path, "--out", out)
     assert "did you mean 'source'" in refused(
         "convert", path, "--keep", "sauce", "--out", tmp_path / "o.csv"
@@ -117,7 +117,7 @@ def test_seeds_in_other_formats_are_told_apart_by_their_paths(run, tmp_path):
 
 @pytest.fixture
 def unlabelled(tmp_path):
-    """Predictions without labels, in two formats, and an out-of-distribution set."""
+    """Write predictions without labels, in two formats, and an out-of-distribution set."""
     return {
         "a": fake(tmp_path / "a.parquet", seed=1, outside=True),
         "b": fake(tmp_path / "b.jsonl", seed=2, outside=True),

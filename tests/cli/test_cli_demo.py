@@ -1,4 +1,4 @@
-"""The demo's frame; what it fits is tested elsewhere."""
+"""The verb `demo` around its fits, which are tested elsewhere."""
 
 import pytest
 from cli_files import fake
@@ -9,8 +9,8 @@ from bayeslora.predictions.record import Predictions
 
 @pytest.fixture
 def fitted(monkeypatch, tmp_path):
-    """Stand in for the fits; return the arguments that they were called with."""
-    asked = []
+    """Replace the fits; return the arguments of their calls."""
+    calls = []
 
     def load(name, **options):
         return Predictions.load(fake(tmp_path / f"{name}.parquet", **options))
@@ -23,8 +23,8 @@ def fitted(monkeypatch, tmp_path):
         },
         {"data": {"train": "640 posts"}},
     )
-    monkeypatch.setattr(demo, "run_demo", lambda **options: asked.append(options) or run)
-    return asked
+    monkeypatch.setattr(demo, "run_demo", lambda **options: calls.append(options) or run)
+    return calls
 
 
 def test_the_demo_prints_a_table_and_writes_a_report(run, refused, fitted, tmp_path):

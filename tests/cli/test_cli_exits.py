@@ -1,4 +1,4 @@
-"""Exit codes, and what a person is shown when something other than the input is wrong."""
+"""Exit codes, and messages when something other than the input is wrong."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from bayeslora.errors import InputError
 
 
 def raising(monkeypatch, error):
-    """Let `bayeslora info` fail with an error."""
+    """Make `bayeslora info` fail with an error."""
 
     def fail(args):
         raise error
@@ -36,7 +36,7 @@ def test_wrong_input_is_two(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("message", "shown"),
     [
         ("leave keep (--keep) out", "leave --keep out"),
         ("with pair_column (--text-pair-column)", "with --text-pair-column"),
@@ -46,8 +46,8 @@ def test_wrong_input_is_two(run, monkeypatch):
         ("choose a text model (--backbone)", "choose a text model (--backbone)"),
     ],
 )
-def test_the_command_line_names_its_options_alone(run, monkeypatch, said, shown):
-    raising(monkeypatch, InputError(said))
+def test_the_command_line_names_its_options_alone(run, monkeypatch, message, shown):
+    raising(monkeypatch, InputError(message))
     assert run("info").err == f"bayeslora: error: {shown}\n"
 
 
@@ -173,7 +173,7 @@ def test_who_stops_reading_stderr_stops_no_work(tmp_path, monkeypatch, run):
 
 
 def interrupted_by(monkeypatch, work):
-    """Let `bayeslora info` do some work, with signals as in a terminal."""
+    """Make `bayeslora info` call `work`, with signals as in a terminal."""
     monkeypatch.setattr(interrupts, "REPEAT", 0.02)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(info, "run", lambda args: work())
@@ -222,7 +222,7 @@ def test_a_second_interrupt_does_not_cut_off_the_cleaning_up(run, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         finally:
             signal.raise_signal(signal.SIGINT)
-            time.sleep(0.05)  # the alarm comes as well
+            time.sleep(0.05)  # the alarm arrives as well
             cleaned.append(True)
 
     before = interrupted_by(monkeypatch, work)
@@ -275,14 +275,14 @@ def test_nothing_from_outside_drives_the_terminal(run, monkeypatch):
 
 def test_a_message_is_never_endless(run, monkeypatch):
     raising(monkeypatch, InputError(f"train.csv, row 3: {'x' * 100_000} is no class of 'a', 'b'"))
-    said = run("info").err
-    assert "row 3" in said
-    assert "'b'" in said
-    assert len(said) < 3000
+    message = run("info").err
+    assert "row 3" in message
+    assert "'b'" in message
+    assert len(message) < 3000
 
 
 def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path):
-    """Arrow and safetensors take none; they would fail when the result is written."""
+    """Arrow and safetensors accept no such path; they would fail when the result is written."""
     out = os.fsencode(tmp_path) + b"/lat\xfcin.csv"
     file = fake(tmp_path / "p.csv")
     words = [sys.executable, "-m", "bayeslora", "convert", str(file), "--out", out]
@@ -301,8 +301,8 @@ def test_a_path_that_cannot_be_is_refused(refused, tmp_path, name):
 
 
 def test_the_root_is_no_output(refused, tmp_path):
-    said = refused("report", fake(tmp_path / "p.csv"), "--out", "/")
-    assert said.startswith("bayeslora: error: / ")
+    message = refused("report", fake(tmp_path / "p.csv"), "--out", "/")
+    assert message.startswith("bayeslora: error: / ")
 
 
 OWN_PROCESS = """
@@ -310,13 +310,13 @@ import gc, sys
 from bayeslora.cli import main
 sys.argv = ["bayeslora", "tasks"]
 usual = gc.get_threshold()
-main({given})
+main({argv})
 print("rarely", gc.get_threshold() > usual, "frozen", gc.get_freeze_count() > 0)
 """
 
 
-@pytest.mark.parametrize(("given", "changed"), [("", True), ("['tasks']", False)])
-def test_garbage_is_collected_rarely_in_a_process_of_our_own_alone(given, changed):
-    code = OWN_PROCESS.format(given=given)
+@pytest.mark.parametrize(("argv", "changed"), [("", True), ("['tasks']", False)])
+def test_garbage_is_collected_rarely_in_a_process_of_our_own_alone(argv, changed):
+    code = OWN_PROCESS.format(argv=argv)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"rarely {changed} frozen {changed}"

@@ -1,4 +1,4 @@
-"""`bayeslora export`: what PEFT loads computes what our adapter computes."""
+"""`bayeslora export`: PEFT loads a model with the outputs of our adapter."""
 
 import json
 
@@ -50,8 +50,8 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
     options += tiny.WHOLE_AND_RAW_ARGS
     fit = ("fit", world.train, *options, "--adapter", adapter, "--out", tmp_path / "model")
     assert run(*fit).code == 0
-    told = run("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
-    assert told.code == 0, told.err
+    exported = run("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
+    assert exported.code == 0, exported.err
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
     source = config["base_model_name_or_path"]
@@ -69,7 +69,7 @@ def test_with_its_head_peft_loads_a_classifier(run, world, tmp_path, adapter):
         logits.double().softmax(1), torch.from_numpy(expected.copy()), atol=1e-5, rtol=0
     )
     names = ",".join(clf.classes)
-    assert f"num_labels=3; its classes are {names}" in told.err
+    assert f"num_labels=3; its classes are {names}" in exported.err
     calibrated = ("calibrate", tmp_path / "lora", world.valid, "--out", tmp_path / "calibrated")
     result = run(*calibrated, "--classes", names, "--quiet")
     assert result.code == 0, result.err
@@ -152,10 +152,10 @@ def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, w
         for path in (world.model, tmp_path / "lora")
     )
     assert [site["name"] for site in theirs] == [site["name"] for site in ours]
-    for one, other in zip(theirs, ours, strict=True):
+    for site, other in zip(theirs, ours, strict=True):
         count = len(other["singular_values"])
-        assert one["singular_values"][:count] == pytest.approx(other["singular_values"], abs=1e-5)
-        assert one["relative_norm"] == pytest.approx(other["relative_norm"], rel=1e-4)
+        assert site["singular_values"][:count] == pytest.approx(other["singular_values"], abs=1e-5)
+        assert site["relative_norm"] == pytest.approx(other["relative_norm"], rel=1e-4)
     config = tmp_path / "lora" / "adapter_config.json"
     config.write_text(
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})

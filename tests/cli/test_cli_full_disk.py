@@ -1,4 +1,4 @@
-"""On a full disk a command names what has no room, and the old output stays."""
+"""On a full disk a command names the output without room, and keeps the old output."""
 
 import resource
 import subprocess
@@ -15,7 +15,7 @@ FULL = "/dev/full"  # every write to it fails, as on a full disk
 
 @pytest.fixture
 def full(tmp_path, monkeypatch):
-    """Let every output be written to a disk without room."""
+    """Write every output to a full disk."""
 
     def temporary(target):
         link = target.with_name(f".{target.name}.abcd_123.part")

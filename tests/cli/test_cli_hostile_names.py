@@ -1,4 +1,4 @@
-"""Names from files reach no terminal raw, in any verb; messages about long ones stay short."""
+"""No verb prints names from files raw; messages about long names stay short."""
 
 import json
 import re
@@ -122,15 +122,15 @@ def test_models_of_hostile_data(run, world, tmp_path):
         ["calibrate", model, data, "--out", tmp_path / "c"],
         ["export", model, "--out", tmp_path / "e", "--head"],
     ):
-        found = run(*words)
-        assert found.code == 0, found.err
-        check(found)
+        result = run(*words)
+        assert result.code == 0, result.err
+        check(result)
     other = write_rows(tmp_path / "other.jsonl", [{"text": "a", "label": f"{EVIL}{LONG}"}])
     for words in (fit, ["predict", model, other, "--out", tmp_path / "q.csv"], ["fit", other]):
-        found = run(*words)
-        assert found.code == 2
-        check(found)
-        assert len(found.err) < 3000
+        result = run(*words)
+        assert result.code == 2
+        check(result)
+        assert len(result.err) < 3000
     check(done)
 
 

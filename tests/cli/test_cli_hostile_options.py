@@ -1,4 +1,4 @@
-"""Every option of every verb, with values that no option means."""
+"""Every option of every verb, with hostile values."""
 
 import argparse
 import shutil
@@ -10,7 +10,7 @@ from bayeslora.cli.parser import VERBS, build_parser
 
 VALUES = ("", "nan", "-1", "1" * 4301, "x" * 300, "\x1b[31m\u202e\n", "[" * 5000, "1e400", "\ud800")
 
-# What a verb is given beside the option; nothing that would take long.
+# Arguments of a verb beside the option, none of which takes long.
 BESIDE = {
     "demo": ["--out", "P"],
     "fit": ["missing.jsonl", "--out", "OUT", "--backbone", "nowhere"],
@@ -33,8 +33,8 @@ BESIDE = {
 
 
 def options(verb):
-    """The options of a verb that take a value."""
-    verbs = next(one for one in build_parser()._actions if isinstance(one.choices, dict))
+    """Return the options of a verb that take a value."""
+    verbs = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
     return [
         action.option_strings[0]
         for action in verbs.choices[verb]._actions
@@ -45,23 +45,23 @@ def options(verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_hostile_value_is_refused_or_harmless(run, tmp_path, monkeypatch, verb):
-    """In the end: exit code 0 or 2, one visible line, and nothing but a wanted output."""
+    """Expect exit code 0 or 2, one visible line, and no output but a requested one."""
     monkeypatch.chdir(tmp_path)
     places = {"P": str(fake(tmp_path / "p.csv", rows=12))}
     beside = [places.get(word, word) for word in BESIDE[verb]]
     for place, option in enumerate(options(verb)):
-        # All values meet every kind of option; each with each would take minutes.
+        # Every kind of option gets all values; all combinations would take minutes.
         for value in VALUES[place % 3 :: 3]:
             before = sorted(tmp_path.rglob("*"))
             result = run(verb, *beside, option, value)
-            said = (option, value[:20], result.err)
-            assert result.code in {0, 2}, said
-            assert "Traceback" not in result.err, said
-            assert (result.out + result.err).replace("\n", "").isprintable(), said
+            context = (option, value[:20], result.err)
+            assert result.code in {0, 2}, context
+            assert "Traceback" not in result.err, context
+            assert (result.out + result.err).replace("\n", "").isprintable(), context
             if result.code == 2:
-                assert len(result.err.splitlines()) == 1, said
-                assert len(result.err) < 3000, said
-                assert sorted(tmp_path.rglob("*")) == before, said
+                assert len(result.err.splitlines()) == 1, context
+                assert len(result.err) < 3000, context
+                assert sorted(tmp_path.rglob("*")) == before, context
             for made in set(tmp_path.rglob("*")) - set(before):
                 if made.is_dir():
                     shutil.rmtree(made)

@@ -1,4 +1,4 @@
-"""Options that would do nothing are refused, or said where they only do less than it seems."""
+"""Options without effect are refused, or noted if they only do less than it seems."""
 
 import pytest
 from cli_files import fake
@@ -6,7 +6,7 @@ from cli_files import fake
 
 @pytest.fixture
 def files(tmp_path):
-    """Predictions, others of the same rows, rows outside, and rows of their own."""
+    """Write predictions, others of the same rows, out-of-distribution rows, and separate rows."""
     return [fake(tmp_path / name) for name in ("p.csv", "q.csv")]
 
 
@@ -93,12 +93,14 @@ def test_a_seed_is_idle_exactly_where_it_changes_nothing(run, world, tmp_path):
         assert done.code == 0
         return out.read_bytes(), "--seed" in done.err
 
-    (one, said), (two, _) = predicted(1), predicted(2)
-    assert one != two
-    assert not said
-    (one, said), (two, _) = (predicted(s, "--overwrite", "--num-samples", 0) for s in (1, 2))
-    assert one == two
-    assert said
+    (first, mentioned), (second, _) = predicted(1), predicted(2)
+    assert first != second
+    assert not mentioned
+    (first, mentioned), (second, _) = (
+        predicted(s, "--overwrite", "--num-samples", 0) for s in (1, 2)
+    )
+    assert first == second
+    assert mentioned
 
 
 def test_a_name_that_a_file_cannot_keep_is_said(run, files, tmp_path):

@@ -1,4 +1,4 @@
-"""A fit that was stopped goes on where it was and ends in the same bits."""
+"""An interrupted fit resumes where it stopped and ends in the same bits."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def words_of_fit(world, out, **changes):
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
-    """The same fit without an interruption."""
+    """Run the same fit without an interruption."""
     from bayeslora.cli import main
 
     out = tmp_path_factory.mktemp("whole") / "m"
@@ -51,25 +51,25 @@ def fit_and_wait(*words):
 
 
 def stopped(words, out, kind):
-    """Send a fit in a process of its own a signal after its first checkpoint."""
+    """Run a fit in a new process; send a signal after its first checkpoint."""
     process = Forked(fit_and_wait, *words)
     while process.poll() is None and not list(out.glob("checkpoints/*/*/files.json")):
         time.sleep(0.005)
     process.send_signal(kind)
-    printed, said = process.communicate()
-    return process.returncode, printed, said
+    stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
 
 
-def check_same(one, other):
+def check_same(directory, other):
     for name in ("adapter.safetensors", "posterior.safetensors"):
         expected = load_file(other / name)
-        found = load_file(one / name)
-        assert found.keys() == expected.keys()
+        actual = load_file(directory / name)
+        assert actual.keys() == expected.keys()
         for key, tensor in expected.items():
-            assert torch.equal(found[key], tensor), key
-    records = [(path / "bayeslora.json").read_text() for path in (one, other)]
+            assert torch.equal(actual[key], tensor), key
+    records = [(path / "bayeslora.json").read_text() for path in (directory, other)]
     assert records[0] == records[1]
-    files = [sorted(file.name for file in path.iterdir()) for path in (one, other)]
+    files = [sorted(file.name for file in path.iterdir()) for path in (directory, other)]
     assert files[0] == files[1]
 
 
@@ -84,11 +84,11 @@ def test_killed(run, world, whole, tmp_path):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, kind):
     out = tmp_path / "m"
-    code, printed, said = stopped(words_of_fit(world, out), out, kind)
-    assert (code, printed) == (130, "")
-    assert str(out) in said
-    assert "the same command goes on from there" in said
-    assert "Traceback" not in said
+    code, stdout, stderr = stopped(words_of_fit(world, out), out, kind)
+    assert (code, stdout) == (130, "")
+    assert str(out) in stderr
+    assert "the same command goes on from there" in stderr
+    assert "Traceback" not in stderr
     message = refused(*words_of_fit(world, out, seed=2))
     assert "interrupted fit with another seed" in message
     assert "is not a bayeslora model" in refused("info", out)
@@ -98,7 +98,7 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
 
 @pytest.fixture(scope="module")
 def systems(world, tmp_path_factory):
-    """The words of a fit to next items by iLoRA, to two tasks by EMTAL, and to episodes by AMT."""
+    """Return commands that fit iLoRA to next items, EMTAL to two tasks, and AMT to episodes."""
     folder = tmp_path_factory.mktemp("systems")
     topic, animal = (tiny.toy_rows(30, seed) for seed in (3, 4))
     animal = [row | {"label": "no" if row["label"] != "animals" else "yes"} for row in animal]
@@ -131,9 +131,9 @@ def systems(world, tmp_path_factory):
 def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, system, kind):
     words, whole, out = systems[system], tmp_path / "whole", tmp_path / "m"
     assert run(*words, whole).code == 0
-    code, printed, said = stopped([*words, str(out)], out, kind)
-    assert (code, printed) == (130, ""), said
-    assert str(out) in said
+    code, stdout, stderr = stopped([*words, str(out)], out, kind)
+    assert (code, stdout) == (130, ""), stderr
+    assert str(out) in stderr
     assert not (out / "bayeslora.json").exists()
     (checkpoint,) = out.glob("checkpoints/*/checkpoint-*")
     read = []
@@ -151,7 +151,7 @@ def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, s
 
 @pytest.fixture(scope="module")
 def before_the_end(world, tmp_path_factory):
-    """The same fit, interrupted after its last epoch."""
+    """Interrupt the same fit after its last epoch."""
     from bayeslora.cli import main
 
     def stop(*args, **options):
@@ -254,7 +254,7 @@ def test_an_out_that_vanishes_while_a_checkpoint_is_written(
 
 
 def test_a_fit_that_diverges_leaves_nothing(refused, run, world, tmp_path):
-    """Its checkpoints would diverge again, and be in the way of other options."""
+    """Its checkpoints would diverge again, and would block other options."""
     out = tmp_path / "m"
     fit = ["fit", world.train, "--backbone", world.llama, "--epochs", 1, "--posterior", "mle"]
     fit += ["--quiet", "--out", out, "--adapter"]

@@ -60,8 +60,8 @@ def test_fit_gives_what_python_gives(run, world, tmp_path):
     best = results["best_epoch"]
     *table, summary = result.out.splitlines()
     lines = dict(line.rsplit("  ", 1) for line in table)
-    found = {name.strip(): value for name, value in lines.items()}
-    assert found == {
+    fields = {name.strip(): value for name, value in lines.items()}
+    assert fields == {
         "model": str(out),
         "epoch kept": f"{best} of 2",
         "validation NLL (nats)": f"{results['validation_nll']:.3f}",
@@ -178,9 +178,9 @@ def test_unknown_labels_can_be_kept(run, refused, world, tmp_path):
     calibrate = ["calibrate", world.model, data, "--out", tmp_path / "m", "--quiet"]
     assert "--unknown-labels" not in refused(*calibrate)
     assert run(*predict, "--unknown-labels", "ood").code == 0
-    found = Predictions.load(tmp_path / "p.parquet", columns=["unknown_label"])
-    assert found.labels.tolist() == [0, -1]
-    assert found.columns["unknown_label"].tolist() == [None, "colours"]
+    predictions = Predictions.load(tmp_path / "p.parquet", columns=["unknown_label"])
+    assert predictions.labels.tolist() == [0, -1]
+    assert predictions.columns["unknown_label"].tolist() == [None, "colours"]
     assert run(*predict[:2], world.test, *predict[3:], "--unknown-labels", "ood", "--overwrite")
     known = Predictions.load(tmp_path / "p.parquet", columns=["unknown_label"])
     assert set(known.columns["unknown_label"]) == {None}
@@ -207,7 +207,7 @@ def test_a_moved_backbone_can_be_named(run, refused, world, tmp_path):
     assert "gone" in refused(*predict)
     assert "another backbone" in refused(*predict, "--backbone", world.bert)
     assert run(*predict, "--backbone", world.llama).code == 0
-    # What calibrate writes knows the new place, and export finds it when told.
+    # The output of calibrate records the new path, and export finds it by the option.
     again = tmp_path / "again"
     calibrate = ["calibrate", moved, world.train, "--posterior", "laplace", "--quiet"]
     assert run(*calibrate, "--backbone", world.llama, "--out", again).code == 0
@@ -236,17 +236,17 @@ def test_a_posterior_over_adapter_weights_by_its_name(run, world, tmp_path):
         out = tmp_path / f"draws-{draws}.parquet"
         done = run("predict", tmp_path / "m", world.test, "--out", out, "--quiet", *options)
         assert done.code == 0, done.err
-        found = Predictions.load(out)
-        assert found.metadata["num_samples"] == draws
-        assert bool(found.epistemic.any()) == (draws != "0")
+        predictions = Predictions.load(out)
+        assert predictions.metadata["num_samples"] == draws
+        assert bool(predictions.epistemic.any()) == (draws != "0")
 
 
 def test_a_posterior_that_the_training_is_too_short_for_is_refused(refused, world, tmp_path):
-    said = refused(
+    message = refused(
         *["fit", world.train, "--out", tmp_path / "m", "--backbone", world.llama],
         *["--posterior", "swag", "--epochs", 1, "--batch-size", 64],
     )
-    assert "needs at least 2 snapshots, and 2 training steps leave room for 1" in said
+    assert "needs at least 2 snapshots, and 2 training steps leave room for 1" in message
 
 
 def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tmp_path):
@@ -259,18 +259,18 @@ def test_columns_of_the_data_are_kept_in_the_predictions(run, refused, world, tm
         assert part in refused(*command)
     keep = ["--keep", "source", "--keep", "n", "--keep", "text"]
     assert run("predict", world.model, data, *keep, "--out", out, "--quiet").code == 0
-    found = Predictions.load(out, columns=["source", "n", "text"])
-    assert list(found.columns["source"]) == ["a", None, "a", "b", "a", "b"]
-    assert list(found.columns["n"]) == list("012345")
-    assert list(found.columns["text"]) == [row["text"] for row in rows]
+    predictions = Predictions.load(out, columns=["source", "n", "text"])
+    assert list(predictions.columns["source"]) == ["a", None, "a", "b", "a", "b"]
+    assert list(predictions.columns["n"]) == list("012345")
+    assert list(predictions.columns["text"]) == [row["text"] for row in rows]
 
 
 def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
-    """Its precision would change the numbers without a word in the record."""
+    """Its precision would change the numbers without a trace in the record."""
     words = ["fit", world.train, "--backbone", world.bert, "--epochs", 1, *tiny.QUICK_VBLL_ARGS]
     words += ["--quiet", "--out"]
     assert run(*words, tmp_path / "plain").code == 0
-    told = {
+    variables = {
         "ACCELERATE_MIXED_PRECISION": "bf16",
         "ACCELERATE_USE_DEEPSPEED": "true",
         "LOCAL_RANK": "0",
@@ -283,16 +283,16 @@ def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "-m", "bayeslora", *map(str, words), str(tmp_path / "told")],
-        env={**os.environ, **told},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected, found = (
+    expected, actual = (
         load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "told")
     )
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_model_keeps_its_tokenizer(run, world, tmp_path):
@@ -352,15 +352,15 @@ def test_seeds_are_those_that_generators_take(refused, world, tmp_path, verb):
 def test_an_output_that_is_an_input(run, refused, world, tmp_path):
     data = shutil.copy(world.test, tmp_path / "data.jsonl")
     assert "is an input" in refused(*["predict", world.model, data, "--out", data, "--overwrite"])
-    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    for file in (one, two):
+    first, second = tmp_path / "one.csv", tmp_path / "two.csv"
+    for file in (first, second):
         assert run("predict", world.model, data, "--out", file, "--quiet").code == 0
-    (tmp_path / "link.csv").symlink_to(one)
+    (tmp_path / "link.csv").symlink_to(first)
     for words in (
-        ["recalibrate", "--fit", one, "--apply", two, "--out", tmp_path / "link.csv"],
-        ["conformal", "--fit", two, "--apply", one, "--alpha", 0.1, "--out", one],
-        ["compare", one, two, "--out", one],
-        ["convert", one, "--out", one],
+        ["recalibrate", "--fit", first, "--apply", second, "--out", tmp_path / "link.csv"],
+        ["conformal", "--fit", second, "--apply", first, "--alpha", 0.1, "--out", first],
+        ["compare", first, second, "--out", first],
+        ["convert", first, "--out", first],
     ):
         assert "is an input" in refused(*words, "--overwrite")
     backbone = shutil.copytree(world.llama, tmp_path / "llama")
@@ -383,12 +383,12 @@ def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, worl
     inner = shutil.copytree(world.classifier, out / "classifier")
     config = out / "fit.yaml"
     config.write_text("epochs: 1\n")
-    one = tmp_path / "report" / "p.csv"
+    file = tmp_path / "report" / "p.csv"
     assert run("predict", world.model, world.test, "--out", tmp_path / "p.csv").code == 0
-    report = ["report", tmp_path / "p.csv", "--out", one.parent]
+    report = ["report", tmp_path / "p.csv", "--out", file.parent]
     assert run(*report).code == 0
-    shutil.copy(tmp_path / "p.csv", one)
-    for held, words in (
+    shutil.copy(tmp_path / "p.csv", file)
+    for path, words in (
         (data, ["fit", data, "--out", out]),
         (data, ["fit", world.train, "--validation", data, "--out", out]),
         (backbone, ["fit", world.train, "--backbone", backbone, "--out", out]),
@@ -396,14 +396,14 @@ def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, worl
         (data, ["fit", world.train, "--adapter", f"corda:mode=kpm,context={data}", "--out", out]),
         (data, ["calibrate", world.model, data, "--out", out]),
         (inner, ["calibrate", inner, world.train, "--out", out]),
-        (one, [*report, "--model-card", one]),
-        (one, ["report", one, "--out", one.parent]),
-        (one, [*report, "--ood", f"far={one}"]),
+        (file, [*report, "--model-card", file]),
+        (file, ["report", file, "--out", file.parent]),
+        (file, [*report, "--ood", f"far={file}"]),
     ):
         message = refused(*words, "--overwrite")
         # Whichever is found first: an input of the command, or a file that is not ours.
-        assert f"holds {held}, an input" in message or "is not overwritten" in message
-        assert Path(held).exists()
+        assert f"holds {path}, an input" in message or "is not overwritten" in message
+        assert Path(path).exists()
     with pytest.raises(InputError, match=r"input|overwritten"):
         BayesianClassifier(str(world.llama)).fit(data, out=out, overwrite=True)
     clf = BayesianClassifier(str(backbone), "lora:r=2", "mle", progress=False)
@@ -411,12 +411,12 @@ def test_an_output_never_replaces_a_directory_with_its_inputs(run, refused, worl
     with pytest.raises(InputError, match=r"input|overwritten"):
         clf.save_pretrained(out, overwrite=True)
     assert "p.csv" in refused(*report, "--overwrite")
-    one.unlink()
+    file.unlink()
     assert run(*report, "--overwrite").code == 0
 
 
 def test_a_short_name_is_no_directory(run, world, tmp_path, monkeypatch):
-    """Where a model of that name is embedded, nothing is read from the directory."""
+    """If a model of that name is embedded, nothing is read from the directory."""
     from bayeslora.backbones.embedded import directories
 
     monkeypatch.chdir(tmp_path)
@@ -436,7 +436,7 @@ def test_a_link_that_leads_to_itself(refused, world, tmp_path):
 
 
 def test_what_may_not_be_looked_at_is_said(run, world, tmp_path, monkeypatch):
-    """Root may look anywhere, so the refusal itself is made here."""
+    """Root may look anywhere, so the test raises the error itself."""
 
     def stat(self):
         raise PermissionError(13, "Permission denied", str(self))
@@ -474,7 +474,7 @@ def test_one_column_is_not_two_things(refused, world, tmp_path, words):
 def test_a_place_that_cannot_be_written_is_found_before_the_work(
     run, refused, world, tmp_path, monkeypatch
 ):
-    """Root may write anywhere, so the permission itself is asked for here."""
+    """Root may write anywhere, so the test replaces the check of the permission."""
     (tmp_path / "file").touch()
     message = refused("predict", world.model, world.test, "--out", tmp_path / "file" / "p.csv")
     assert str(tmp_path / "file") in message

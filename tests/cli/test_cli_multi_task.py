@@ -30,7 +30,7 @@ def files(tmp_path_factory):
 
 def named(files, split, option="--multi-task"):
     chosen = [f"{task}={files[f'{task}-{split}']}" for task in ("topic", "animal")]
-    return [word for one in chosen for word in (option, one)]
+    return [word for value in chosen for word in (option, value)]
 
 
 def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path):
@@ -44,8 +44,8 @@ def test_a_model_of_several_tasks_from_fit_to_scores(run, world, files, tmp_path
     out = tmp_path / "p.parquet"
     result = run("predict", model, *named(files, "test"), "--out", out, "--json", "--quiet")
     assert result.code == 0, result.err
-    found = json.loads(result.out)
-    assert {task: one["n"] for task, one in found["tasks"].items()} == {"topic": 9, "animal": 9}
+    summary = json.loads(result.out)
+    assert {task: part["n"] for task, part in summary["tasks"].items()} == {"topic": 9, "animal": 9}
     result = run("evaluate", out, "--group-by", "task")
     assert result.code == 0, result.err
     assert "animal" in result.out
@@ -118,12 +118,12 @@ def test_across_tasks_rows_need_no_task(run, refused, world, files, tmp_path):
     assert result.code == 0, result.err
     out = tmp_path / "named.csv"
     result = run("predict", model, *named(files, "test"), "--out", out, "--quiet", "--json")
-    assert {task: one["n"] for task, one in json.loads(result.out)["tasks"].items()} == {
+    assert {task: part["n"] for task, part in json.loads(result.out)["tasks"].items()} == {
         "topic": 9,
         "animal": 9,
     }
-    one = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
-    assert "--across-tasks" in refused(*one, *SMALL, "--across-tasks")
+    single = ("fit", files["topic-train"], "--out", tmp_path / "one", "--backbone", world.llama)
+    assert "--across-tasks" in refused(*single, *SMALL, "--across-tasks")
 
 
 def test_known_tasks_come_without_repeats(run, world, files, tmp_path):

@@ -1,4 +1,4 @@
-"""Good files with something broken in them: they are read or refused, never a crash."""
+"""Valid files with random damage: they are read or refused, without a crash."""
 
 import gzip
 import io
@@ -112,7 +112,7 @@ def damaged(column):
     return content.replace(b"damaged", b"d\xffmaged")
 
 
-# Each ended with exit code 1 and the name of an exception.
+# Each of these ended with exit code 1 and the name of an exception.
 ONCE_CRASHED = {
     "integer label of CSV": ("fit", "d.csv", b"text,label\na,%b\n" % (b"1" * 5000)),
     "label beyond a float": ("fit", "d.jsonl", b'{"text": "a", "label": %b}\n' % (b"1" * 400)),

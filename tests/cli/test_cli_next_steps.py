@@ -1,4 +1,4 @@
-"""The last line of a verb sums its result up; on a terminal the next command follows."""
+"""The last line of a verb summarises its result; on a terminal the next command follows."""
 
 import shlex
 
@@ -10,7 +10,7 @@ DIM, NEXT = "\x1b[2m", "next: bayeslora "
 
 
 def next_command(err):
-    """Return the words of the hint on a terminal, None where there is none."""
+    """Return the words of the hint on a terminal, or None without a hint."""
     (line,) = [line for line in err.splitlines() if NEXT in line] or [""]
     if not line:
         return None
@@ -20,7 +20,7 @@ def next_command(err):
 
 @pytest.fixture
 def steps(run, world, tmp_path):
-    """Run the verbs from a classifier to a comparison; return what each shows."""
+    """Run the verbs from a classifier to a comparison; return the output of each."""
     model, out, mean = (tmp_path / name for name in ("my model", "test.parquet", "mean.parquet"))
 
     def commands(*more):

@@ -16,7 +16,7 @@ from bayeslora.cli import main
 
 @pytest.fixture(scope="module")
 def outputs(world, tmp_path_factory):
-    """A directory for each verb that writes one, with the command that replaces it."""
+    """Write a directory with each verb that writes one; return the commands that replace them."""
     folder = tmp_path_factory.mktemp("outputs")
     file = fake(folder / "file.parquet")
     export = ("export", world.model, "--format")
@@ -133,7 +133,7 @@ def test_a_private_predictions_file_stays_private(run, world, tmp_path):
 
 
 def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_path):
-    """Whatever the first one writes there: the lock is that of the path."""
+    """Whatever the first one writes there: the lock belongs to the path."""
     folder, commands = outputs
     out = tmp_path / "out.parquet"
     program = (
@@ -164,7 +164,7 @@ def test_a_second_writer_is_refused_at_the_start(refused, outputs, world, tmp_pa
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, kind, monkeypatch):
-    """Every verb that writes refuses it before its work, with --overwrite as well."""
+    """Every verb that writes refuses it before its work, even with --overwrite."""
     folder, commands = outputs
     monkeypatch.chdir(tmp_path)
     file = folder / "file.parquet"
@@ -180,14 +180,14 @@ def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, ki
         "out": [*(commands[verb] for verb in VERBS), ("demo",)],
         "out.safetensors": [("export", world.model, "--format", "safetensors")],
     }
-    for name, found in more.items():
+    for name, calls in more.items():
         if kind == "pipe":
             os.mkfifo(name)
         else:
-            with socket.socket(socket.AF_UNIX) as one:
-                one.bind(name)
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(name)
         before = os.lstat(name)
-        for command in found:
+        for command in calls:
             assert name in refused(*command, "--out", name, "--overwrite")
             assert os.lstat(name) == before
 
@@ -200,6 +200,6 @@ def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
     os.mkfifo(tmp_path / "p.csv")
     with pytest.raises(InputError, match="a pipe"):
         Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
-    # Only the check: a writer that is wrong would replace the device of this machine.
+    # Only the check: a wrong writer would replace the device of this machine.
     with pytest.raises(InputError, match="device"):
         refuse_existing("/dev/zero", overwrite=True)

@@ -1,4 +1,4 @@
-"""The arguments: light to import, short in their complaints, true in the defaults they state."""
+"""The parser: cheap to import, short error messages, correct defaults in its help."""
 
 import inspect
 import os
@@ -28,7 +28,7 @@ CONTRACT = [
 
 
 def modules_after(*argv):
-    """The heavy modules that a command leaves imported in a process of its own."""
+    """Return the heavy modules that a command imports in a new process."""
     code = (
         "import sys\nfrom bayeslora.cli import main\n"
         f"main({list(argv)!r})\n"
@@ -174,9 +174,9 @@ def test_the_help_of_fit_ends_in_the_table_of_epochs(run):
     ("text", "value"), [("0", 0), ("1e-3", 0.001), ("1.0", 1.0), ("auto", "auto"), ("", "")]
 )
 def test_a_number_is_one_and_all_else_is_left_to_python(text, value):
-    found = number(text)
-    assert found == value
-    assert type(found) is type(value)
+    result = number(text)
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ def test_python_refuses_values_of_fit_before_it_loads_anything(refused, tmp_path
     ("option", "value"), [("--bins", "0"), ("--bins", "few"), ("--seed", "-1")]
 )
 def test_python_refuses_values_of_scores(refused, tmp_path, verb, option, value):
-    for one in "ab":
-        (tmp_path / f"{one}.csv").write_text("id,label,prob_a,prob_b\np,a,0.9,0.1\nq,b,0.2,0.8\n")
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("id,label,prob_a,prob_b\np,a,0.9,0.1\nq,b,0.2,0.8\n")
     out = ["--out", tmp_path / "report"] if verb == "report" else []
     message = refused(verb, tmp_path / "a.csv", tmp_path / "b.csv", *out, option, value)
     assert option in message

@@ -1,4 +1,4 @@
-"""`predict` writes pieces as it goes: stopped anywhere, it ends in the same bytes."""
+"""`predict` writes pieces as it runs: interrupted anywhere, it ends in the same bytes."""
 
 import gc
 import json
@@ -42,7 +42,7 @@ def command(world, data, out, *more):
 
 
 def stop_after(monkeypatch, count):
-    """Let the run end as by Ctrl-C once `count` pieces are on disk."""
+    """Interrupt the run, as by Ctrl-C, once `count` pieces are on disk."""
     add = PredictionParts.add
 
     def stopped(self, number, predictions):
@@ -211,7 +211,7 @@ def dies_after_two_pieces(*words):
 
 
 def test_killed_without_warning(world, clf, data, tmp_path):
-    """The process dies between two pieces, as by a power cut, with nobody to clean up."""
+    """The process dies between two pieces, as in a power cut, without any clean-up."""
     out = tmp_path / "p.parquet"
     dying = Forked(dies_after_two_pieces, *map(str, command(world, data, out)))
     assert dying.wait() == -signal.SIGKILL
@@ -223,7 +223,7 @@ def test_killed_without_warning(world, clf, data, tmp_path):
 
 
 def test_what_a_run_left_that_had_its_output_in_place_is_cleaned_up(run, world, data, tmp_path):
-    """The command is refused then, and nothing would clean up later."""
+    """The command is then refused, and nothing would clean up later."""
     out = tmp_path / "p.parquet"
     for name in (out.name, ".p.parquet.lock", ".p.parquet.abcd_123.part", ".q.csv.abcd_123.part"):
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Files as they come: packed, piped, with other separators, encodings and columns."""
+"""Files in various forms: compressed, piped, with other separators, encodings and columns."""
 
 import gzip
 import io
@@ -35,11 +35,11 @@ def test_a_foreign_table_is_converted(run, tmp_path, monkeypatch, how):
     out = tmp_path / "out.parquet"
     done = run("convert", source, *OPTIONS, "--keep", "größe", "--out", out)
     assert done.code == 0, done.err
-    found = Predictions.load(out, columns=["größe"])
-    assert found.classes == ("nein", "ja")
-    assert found.probs[:, 1].tolist() == [0.75, 0.25, 0.5]
-    assert found.labels.tolist() == [1, 0, 1]
-    assert list(found.columns["größe"]) == ["1", "2", "3"]
+    predictions = Predictions.load(out, columns=["größe"])
+    assert predictions.classes == ("nein", "ja")
+    assert predictions.probs[:, 1].tolist() == [0.75, 0.25, 0.5]
+    assert predictions.labels.tolist() == [1, 0, 1]
+    assert list(predictions.columns["größe"]) == ["1", "2", "3"]
 
 
 def test_every_scoring_verb_takes_the_options(run, tmp_path):
@@ -50,8 +50,8 @@ def test_every_scoring_verb_takes_the_options(run, tmp_path):
         part = made.take(list(rows))
         lines = ["id\tlabel\tA\tB\tC"]
         lines += [
-            "\t".join([one.id, one.label, *(f"{2 * value:.17g}" for value in one.probs.values())])
-            for one in part
+            "\t".join([row.id, row.label, *(f"{2 * value:.17g}" for value in row.probs.values())])
+            for row in part
         ]
         path.write_text("\n".join(lines))
         paths.append(path)
@@ -67,8 +67,8 @@ def test_every_scoring_verb_takes_the_options(run, tmp_path):
         done = run(*command, *read)
         assert done.code == 0, done.err
     expected = made.take(list(range(45, 90))).probs
-    kept = Predictions.load(tmp_path / "c.parquet")
-    assert abs(kept.probs - expected).max() < 1e-15
+    predictions = Predictions.load(tmp_path / "c.parquet")
+    assert abs(predictions.probs - expected).max() < 1e-15
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_every_scoring_verb_takes_the_options(run, tmp_path):
 def test_one_column_is_enough_for_two_classes(tmp_path, content, classes):
     path = tmp_path / "p.tsv"
     path.write_text(content)
-    found = Predictions.load(path)
-    assert found.classes == classes
-    assert found.probs[:, 1] == pytest.approx([0.75, 0.5], abs=1e-15)
-    assert found.labels is None or found.labels.tolist() == [1, 0]
+    predictions = Predictions.load(path)
+    assert predictions.classes == classes
+    assert predictions.probs[:, 1] == pytest.approx([0.75, 0.5], abs=1e-15)
+    assert predictions.labels is None or predictions.labels.tolist() == [1, 0]
 
 
 USELESS = {
@@ -124,8 +124,8 @@ def test_only_regular_files_are_opened(refused, tmp_path, kind):
     elif kind == "directory":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(str(path))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
@@ -185,7 +185,7 @@ def test_standard_input_is_called_so_in_results_and_records(run, tmp_path, monke
     assert (scores["name"], scores["file"]) == ("stdin", "<stdin>")
     piped(monkeypatch, content)
     both = run("evaluate", "-", "-", "--json", "--renormalise")
-    assert [one["file"] for one in json.loads(both.out)] == ["<stdin>", "<stdin>"]
+    assert [item["file"] for item in json.loads(both.out)] == ["<stdin>", "<stdin>"]
     assert "<stdin>: " in both.err
     piped(monkeypatch, content)
     monkeypatch.chdir(tmp_path)

@@ -86,7 +86,7 @@ def test_recalibrate_needs_labels(refused, tmp_path):
 
 
 def test_rounded_probabilities_may_repeat_in_another_file(run, tmp_path):
-    """101 different rows at most: nearly all of the second file occur in the first."""
+    """At most 101 rows differ, so nearly all rows of the second file occur in the first."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / "valid.csv", tmp_path / "test.csv"]
     for path in paths:

@@ -24,9 +24,9 @@ def test_compare_writes_its_table(run, files, tmp_path):
     assert "plain (reference)" in result.out
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"comparison.{suffix}" for suffix in ("md", "tex", "csv", "json")}
-    one = tmp_path / "one.tex"
-    assert run("compare", *files, "--out", one, "--json").out.startswith("{")
-    assert "tabular" in one.read_text(encoding="utf-8")
+    table = tmp_path / "one.tex"
+    assert run("compare", *files, "--out", table, "--json").out.startswith("{")
+    assert "tabular" in table.read_text(encoding="utf-8")
 
 
 def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
@@ -40,11 +40,13 @@ def test_compare_refuses_before_it_computes(run, refused, files, tmp_path):
 
 def test_a_report_says_its_files_and_scores_as_json(run, files, tmp_path):
     out = tmp_path / "out"
-    found = json.loads(run("report", *files, "--out", out, "--json").out)
-    assert found["page"] == str(out / "index.html")
-    assert sorted(map(Path, found["files"])) == sorted(p for p in out.rglob("*") if p.is_file())
+    result = json.loads(run("report", *files, "--out", out, "--json").out)
+    assert result["page"] == str(out / "index.html")
+    assert sorted(map(Path, result["files"])) == sorted(p for p in out.rglob("*") if p.is_file())
     expected = json.loads(run("evaluate", *files, "--json").out)
-    assert [one["scores"] for one in found["methods"]] == [one["scores"] for one in expected]
+    assert [method["scores"] for method in result["methods"]] == [
+        method["scores"] for method in expected
+    ]
 
 
 def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):
@@ -78,7 +80,7 @@ def test_report_takes_formats_classes_and_a_card(run, files, tmp_path):
 def test_wrong_options_are_refused(refused, files, tmp_path, options, parts):
     card = tmp_path / "card.md"
     card.write_text("# x\n")
-    given = [option.format(card=card) for option in options]
-    message = refused("report", *files, "--out", tmp_path / "out", *given)
+    arguments = [option.format(card=card) for option in options]
+    message = refused("report", *files, "--out", tmp_path / "out", *arguments)
     assert all(part in message for part in parts)
     assert START not in card.read_text()

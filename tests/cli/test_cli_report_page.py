@@ -1,4 +1,4 @@
-"""What `bayeslora report` may be told of its page: examples and templates."""
+"""Options of `bayeslora report` for its page: examples and templates."""
 
 import pytest
 from cli_files import fake
@@ -8,11 +8,11 @@ from bayeslora.predictions.record import Predictions
 
 @pytest.fixture
 def file(tmp_path):
-    """A predictions file with texts and another column."""
+    """Write a predictions file with texts and another column."""
     path = fake(tmp_path / "m.parquet", seed=1)
-    found = Predictions.load(path)
-    columns = {"text": ["a secret"] * len(found), "note": ["a remark"] * len(found)}
-    found.replace(columns=columns).save(path)
+    predictions = Predictions.load(path)
+    columns = {"text": ["a secret"] * len(predictions), "note": ["a remark"] * len(predictions)}
+    predictions.replace(columns=columns).save(path)
     return path
 
 
@@ -24,15 +24,15 @@ def page(run, file, *options):
 
 
 def test_texts_are_shown_chosen_and_left_out(run, refused, file):
-    found = page(run, file)
-    assert "a secret" in found
-    assert "a remark" not in found
-    assert "command to repeat it" in found
-    assert f"bayeslora report {file} --out" in found
+    html = page(run, file)
+    assert "a secret" in html
+    assert "a remark" not in html
+    assert "command to repeat it" in html
+    assert f"bayeslora report {file} --out" in html
     assert "a remark" in page(run, file, "--example-column", "note")
-    found = page(run, file, "--no-examples")
-    assert "a secret" not in found
-    assert "Most confidently wrong" not in found
+    html = page(run, file, "--no-examples")
+    assert "a secret" not in html
+    assert "Most confidently wrong" not in html
     words = ("report", file, "--out", file.parent / "new", "--example-column", "notes")
     assert "did you mean 'note'?" in refused(*words)
     assert not (file.parent / "new").exists()
@@ -41,9 +41,9 @@ def test_texts_are_shown_chosen_and_left_out(run, refused, file):
 def test_a_template_changes_the_page_and_its_errors_are_ours(run, refused, file, tmp_path):
     path = tmp_path / "look.html.j2"
     path.write_text('{% extends "bayeslora/report.html.j2" %}{% block footer %}ACME{% endblock %}')
-    found = page(run, file, "--template", path)
-    assert "ACME" in found
-    assert "Made by bayeslora" not in found
+    html = page(run, file, "--template", path)
+    assert "ACME" in html
+    assert "Made by bayeslora" not in html
     path.write_text("{{ page.nothing }}")
     words = ("report", file, "--out", tmp_path / "new", "--template", path)
     assert "look.html.j2, line 1:" in refused(*words)

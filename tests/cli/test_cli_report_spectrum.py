@@ -17,7 +17,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def never_loaded(monkeypatch):
-    """See to it that no backbone is loaded."""
+    """Fail the test if a backbone is loaded."""
 
     def load(*_, **__):
         raise AssertionError("a model was loaded")
@@ -33,13 +33,15 @@ def test_the_report_has_what_info_says(run, world, file, tmp_path):
     first, again = json.loads((out / "scores.json").read_text())["spectra"]
     assert (first["label"], again["label"]) == ("model", "again")
     assert first["layers"] == again["layers"]
-    (told,) = json.loads(run("info", world.model, "--spectrum", "--json").out)["members"]
-    assert first["layers"] == told
+    (layers,) = json.loads(run("info", world.model, "--spectrum", "--json").out)["members"]
+    assert first["layers"] == layers
     text = (out / "report.md").read_text()
     assert "4 of 4 layers changed" in text
     assert "within 1e-5" in text
     assert f"(fingerprint {read_model(world.model).fingerprint})" in text
-    assert {"spectrum-1.svg", "spectrum-2.svg"} <= {one.name for one in (out / "figures").iterdir()}
+    assert {"spectrum-1.svg", "spectrum-2.svg"} <= {
+        path.name for path in (out / "figures").iterdir()
+    }
 
 
 def test_a_directory_with_an_equals_sign_is_no_label(run, world, file, tmp_path):
@@ -63,7 +65,7 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
     assert f"'model' is {world.model} already; say LABEL=MODEL" in refused(*report, *twice)
     assert "give --spectrum with it" in refused(*report, "--device", "cpu")
     assert "give --spectrum with it" in refused(*report, "--trust-remote-code")
-    # What has nothing to do with models is refused before one is loaded as well.
+    # Errors that do not concern models are also raised before a model is loaded.
     assert "'gif'" in refused(*report, "--spectrum", world.model, "--figures", "gif")
     assert "'sorce'" in refused(*report, "--spectrum", world.model, "--group-by", "sorce")
 

@@ -13,7 +13,7 @@ from bayeslora.reporting.text import p_text
 
 @pytest.fixture
 def files(tmp_path):
-    """Two methods on the same rows, and their predictions of unseen rows."""
+    """Write two methods on the same rows, and their predictions of unseen rows."""
     return {
         "a": fake(tmp_path / "a.parquet", seed=1, name="plain"),
         "b": fake(tmp_path / "b.parquet", seed=2, name="bayes"),
@@ -90,7 +90,7 @@ def test_a_run_directory_brings_its_sets(run, tmp_path):
     far = fake(tmp_path / "far.parquet", seed=30, outside=True)
     content = json.loads(run("evaluate", folder, "--ood", f"far={far}", "--json").out)
     assert content["n"] == 60
-    assert set(content["ood"]) == {"near", "far"}  # validation rows are no unknown rows
+    assert set(content["ood"]) == {"near", "far"}  # validation rows are not unknown rows
     assert content["file"] == str(folder / "predictions" / "test.parquet")
 
 
@@ -201,7 +201,7 @@ def test_distances_to_a_method(run, refused, tmp_path):
 
 
 def with_columns(path, **parts):
-    """Predictions whose rows come in twins, from two sources."""
+    """Write predictions whose rows come in twins, from two sources."""
     twins = [f"t{row // 2}" for row in range(60)]
     sources = ["web" if row % 3 else "news" for row in range(60)]
     return fake(path, columns={"twin": twins, "source": sources}, **parts)
@@ -233,15 +233,15 @@ def test_a_report_takes_the_same_parts_as_evaluate(run, refused, files, tmp_path
     options = ["--group-by", "source", "--by-class", "--cluster-by", "twin", "--interval", "bca"]
     options += ["--ood", f"n={files['near_a']}", "--near", "n"]
     assert "sourse" in refused("report", file, "--out", tmp_path / "no", "--group-by", "sourse")
-    said = refused("report", file, "--out", tmp_path / "no", "--near", "m")
-    assert "no out-of-distribution set is given" in said
+    message = refused("report", file, "--out", tmp_path / "no", "--near", "m")
+    assert "no out-of-distribution set is given" in message
     assert not (tmp_path / "no").exists()
     done = run("report", file, "--out", tmp_path / "r", *options)
     assert done.code == 0, done.err
-    [found] = json.loads((tmp_path / "r" / "scores.json").read_text("utf-8"))["methods"]
+    [method] = json.loads((tmp_path / "r" / "scores.json").read_text("utf-8"))["methods"]
     expected = json.loads(run("evaluate", file, *options, "--json").out)
-    assert {key: found[key] for key in expected} == expected
-    assert set(found["groups"]["source"]) == {"news", "web"}
+    assert {key: method[key] for key in expected} == expected
+    assert set(method["groups"]["source"]) == {"news", "web"}
     page = (tmp_path / "r" / "index.html").read_text("utf-8")
     for part in ("Groups and classes", "near: n", "--group-by source --by-class"):
         assert part in page
@@ -299,7 +299,7 @@ def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, 
     assert "Holm-corrected over the only comparison with" in words
     assert "30 clusters of equal twin" in words
     assert "clusters exchanged, 1,999 permutations, seed 0" in words
-    [row] = [one for one in content["rows"] if one["p"]]
+    [row] = [row for row in content["rows"] if row["p"]]
     assert f"({p_text(row['p']['nll'])})" in shown
 
 
@@ -345,4 +345,4 @@ def test_methods_of_one_name_get_ood_sets_by_the_names_that_the_error_lists(run,
         assert "'p'" in message
         assert "'p (2)'" in message
     done = run("evaluate", *files, "--json", "--ood", f"p (2):far={far}")
-    assert [list(one["ood"]) for one in json.loads(done.out)] == [[], ["far"]]
+    assert [list(method["ood"]) for method in json.loads(done.out)] == [[], ["far"]]

@@ -50,11 +50,11 @@ def test_members_have_spectra_of_their_own(run, world, tmp_path):
     out = tmp_path / "model"
     assert run("fit", world.train, "--backbone", world.llama, *options, "--out", out).code == 0
     result = run("info", out, "--spectrum")
-    # As `export --member` counts them.
+    # Numbered as in `export --member`.
     numbers = [line for line in result.out.splitlines() if line.startswith("member ")]
     assert numbers == ["member 1", "member 2"]
-    one, other = json.loads(run("info", out, "--spectrum", "--json").out)["members"]
-    assert one[0]["norm"] != other[0]["norm"]
+    first, second = json.loads(run("info", out, "--spectrum", "--json").out)["members"]
+    assert first[0]["norm"] != second[0]["norm"]
 
 
 def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
@@ -65,10 +65,10 @@ def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
     assert run(*fit, "mle", *options, plain).code == 0
     note = "a gate that differs from input to input is left out"
     assert note in run("info", gated, "--spectrum").out
-    found = run("info", plain, "--spectrum").out
-    assert note not in found
-    # Free factors are held to nothing, so there is nothing to drift from.
-    assert all(" - " in line for line in found.splitlines()[1:])
+    table = run("info", plain, "--spectrum").out
+    assert note not in table
+    # Free factors have no constraint, so there is nothing to drift from.
+    assert all(" - " in line for line in table.splitlines()[1:])
 
 
 def test_what_has_no_spectrum_is_refused(run, refused, world, tmp_path):

@@ -23,8 +23,8 @@ def test_corda_keeps_what_a_file_of_texts_needs(run, world, tmp_path):
     adapter = json.loads(run("info", tmp_path / "model", "--json").out)["adapter"]
     assert adapter["mode"] == "kpm"
     assert adapter["context"].startswith("6 texts, sha256 ")
-    found = run("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.parquet")
-    assert found.code == 0, found.err
+    done = run("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.parquet")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.usefixtures("terminal")

@@ -21,9 +21,9 @@ def file(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    found = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: found.append(url) or True)
-    return found
+    urls = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: urls.append(url) or True)
+    return urls
 
 
 def test_a_temporary_page_opens_in_the_browser(file, opened, capsys):

@@ -1,7 +1,7 @@
-"""The wording of the errors that users meet first, in one file.
+"""The wording of the errors that users see first, in one file.
 
-Other tests assert the class of an error and the value that its message must name. How it is said is
-in `wording.txt` alone: `make wording` writes it anew, and its diff is what a reviewer reads.
+Other tests assert the class of an error and the value that its message must name. The wording is
+only in `wording.txt`: `make wording` rewrites it, and reviewers read its diff.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def data(content=GOOD, name="data.jsonl"):
 
 
 def after(*rows):
-    """Return a step that writes two good rows, and `rows` after them."""
+    """Return a step that writes two good rows and then `rows`."""
     return data(GOOD + "".join(f"{row}\n" for row in rows))
 
 
@@ -48,7 +48,7 @@ def table(name="p.parquet", **changes):
 
 
 def model(harm=lambda: None):
-    """Return a step that copies a stored model, which is older than hashes, and harms it."""
+    """Return a step that copies a stored model, which is older than hashes, and damages it."""
 
     def copy():
         data('{"text": "rain"}\n', "texts.jsonl")()
@@ -69,7 +69,7 @@ def cut(name, count):
     path.write_bytes(path.read_bytes()[:-count])
 
 
-# What was done, the command, and what stands in the directory before it.
+# By description: the command, and the step that prepares the directory.
 CASES = {
     "no verb of that name": ("fti data.jsonl", data()),
     "no such option": (f"{FIT} --epoch-count 3", data()),
@@ -148,7 +148,7 @@ CASES = {
 }
 
 
-def said(case):
+def transcript(case):
     """Run a case in an empty directory; return the command, the exit code and the message."""
     from bayeslora.cli import main
 
@@ -179,9 +179,9 @@ def test_the_file_has_every_case(golden):
 
 @pytest.mark.parametrize("case", CASES)
 def test_errors_are_worded_as_reviewed(golden, case):
-    assert said(case).strip() == f"# {golden[case]}".strip()
+    assert transcript(case).strip() == f"# {golden[case]}".strip()
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    GOLDEN.write_text("\n".join(map(said, CASES)), encoding="utf-8")
+    GOLDEN.write_text("\n".join(map(transcript, CASES)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Predictions with labels drawn from them, right or too sure."""
+"""Predictions with labels drawn from them, calibrated or overconfident."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from bayeslora.predictions.record import Predictions
 
 
 def drawn(count=200, classes=4, seed=0, sharp=1.0, **parts):
-    """Rows whose labels follow probabilities less sharp than the stated ones."""
+    """Return rows whose labels follow probabilities less sharp than the stated ones."""
     generator = np.random.default_rng(seed)
     logits = 1.5 * generator.standard_normal((count, classes))
     true, stated = (np.exp(k * logits) for k in (1.0, sharp))

@@ -1,4 +1,4 @@
-"""Conformal sets: their scores by hand and by loop, their laws, and what is refused."""
+"""Conformal sets: their scores by hand and by loop, their laws, and invalid inputs."""
 
 import logging
 
@@ -19,13 +19,13 @@ METHODS += [f"{name}{',' if ':' in name else ':'}classwise=true" for name in MET
 
 
 def slow_scores(probs, part, penalty, k_reg):
-    """The scores of one row, class by class, as the papers word them."""
-    found = np.empty(len(probs))
+    """Return the scores of a row, class by class, as defined in the papers."""
+    scores = np.empty(len(probs))
     for c, own in enumerate(probs):
         above = [d for d in range(len(probs)) if probs[d] > own or (probs[d] == own and d < c)]
         place = len(above) + 1
-        found[c] = probs[above].sum() + part * own + penalty * max(0, place - k_reg)
-    return found
+        scores[c] = probs[above].sum() + part * own + penalty * max(0, place - k_reg)
+    return scores
 
 
 @pytest.mark.parametrize(("penalty", "k_reg"), [(0.0, 0), (0.3, 1), (0.05, 3)])
@@ -42,8 +42,8 @@ def test_scores_are_those_of_the_papers(penalty, k_reg):
 def test_scores_by_hand():
     probs, half = np.array([[0.2, 0.7, 0.1]]), np.array([[0.5]])
     np.testing.assert_allclose(adaptive_scores(probs, half), [[0.8, 0.35, 0.95]])
-    found = adaptive_scores(probs, half, penalty=0.1, k_reg=1)
-    np.testing.assert_allclose(found, [[0.8 + 0.1, 0.35, 0.95 + 0.2]])
+    scores = adaptive_scores(probs, half, penalty=0.1, k_reg=1)
+    np.testing.assert_allclose(scores, [[0.8 + 0.1, 0.35, 0.95 + 0.2]])
 
 
 def test_lac_by_hand():
@@ -51,16 +51,16 @@ def test_lac_by_hand():
     own = np.arange(1, 10) / 10
     fit = bl.Predictions(np.column_stack([own, 1 - own]), ("a", "b"), np.zeros(9, dtype=int))
     apply = bl.Predictions([[0.15, 0.85], [0.25, 0.75], [0.5, 0.5]], ("a", "b"))
-    found = bl.LAC(alpha=0.2).fit(fit)
-    np.testing.assert_allclose(found.thresholds, 0.8)
-    assert found.apply(apply).sets.tolist() == [[False, True], [True, True], [True, True]]
+    predictor = bl.LAC(alpha=0.2).fit(fit)
+    np.testing.assert_allclose(predictor.thresholds, 0.8)
+    assert predictor.apply(apply).sets.tolist() == [[False, True], [True, True], [True, True]]
 
 
 def test_plain_aps_takes_classes_until_their_total_exceeds_the_threshold():
     fit, apply = drawn(), drawn(seed=1)
-    found = bl.APS(alpha=0.2, randomised=False).fit(fit)
-    threshold = found.thresholds[0]
-    for row, chosen in zip(apply.probs, found.apply(apply).sets, strict=True):
+    predictor = bl.APS(alpha=0.2, randomised=False).fit(fit)
+    threshold = predictor.thresholds[0]
+    for row, chosen in zip(apply.probs, predictor.apply(apply).sets, strict=True):
         order = np.argsort(-row)
         needed = int(np.argmax(np.cumsum(row[order]) > threshold)) + 1
         assert set(np.flatnonzero(chosen)) == set(order[:needed])
@@ -92,11 +92,11 @@ def test_neither_the_order_of_rows_nor_that_of_classes_matters(method, seed):
     fit, apply = drawn(60, seed=seed), drawn(30, seed=seed + 1)
     rows, columns = generator.permutation(60), generator.permutation(4)
 
-    def moved(given):
-        return given.replace(
-            probs=given.probs[:, columns],
-            classes=tuple(given.classes[c] for c in columns),
-            labels=np.argsort(columns)[given.labels],
+    def moved(predictions):
+        return predictions.replace(
+            probs=predictions.probs[:, columns],
+            classes=tuple(predictions.classes[c] for c in columns),
+            labels=np.argsort(columns)[predictions.labels],
         )
 
     plain = build(method).fit(fit).apply(apply).sets
@@ -116,16 +116,16 @@ def test_smaller_alphas_give_larger_sets(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_too_few_rows_put_every_class_into_every_set(method, caplog):
     with caplog.at_level(logging.WARNING):
-        found = bl.conformal_sets(drawn(8), drawn(20, seed=1), 0.1, method)
-    assert found.sets.all()
+        result = bl.conformal_sets(drawn(8), drawn(20, seed=1), 0.1, method)
+    assert result.sets.all()
     assert "fewer than 9 labelled rows" in caplog.text
 
 
 def test_a_class_without_rows_is_in_every_set_where_each_has_its_threshold(caplog):
     fit = drawn(400)
-    found = bl.LAC(classwise=True).fit(fit.take(fit.labels != 2))
-    assert found.apply(drawn(50, seed=1)).sets[:, 2].all()
-    assert np.isfinite(found.thresholds).tolist() == [True, True, False, True]
+    predictor = bl.LAC(classwise=True).fit(fit.take(fit.labels != 2))
+    assert predictor.apply(drawn(50, seed=1)).sets[:, 2].all()
+    assert np.isfinite(predictor.thresholds).tolist() == [True, True, False, True]
     assert "labelled rows of 'c'" in caplog.text
 
 
@@ -138,37 +138,37 @@ def test_the_seed_decides_about_random_parts():
 
 
 def test_fit_rows_and_others_have_random_parts_of_their_own():
-    """Certain rows have their random part as score: with the same parts 90 of 99 are in."""
+    """The score of a certain row is its random part: with equal parts, 90 of 99 are covered."""
     certain = bl.Predictions(np.eye(3)[np.arange(99) % 3], ("a", "b", "c"), np.arange(99) % 3)
     sets = [bl.APS(seed=seed).fit(certain).apply(certain) for seed in range(8)]
-    assert len({covered(one).sum() for one in sets}) > 1
+    assert len({covered(result).sum() for result in sets}) > 1
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_certain_rows_are_survived(method):
     certain = bl.Predictions(np.eye(3)[np.arange(60) % 3], ("a", "b", "c"), np.arange(60) % 3)
     share = covered(build(method).fit(certain).apply(certain)).mean()
-    # Where every score is equal all labels are covered; random parts leave about a tenth out.
+    # If every score is equal, all labels are covered; random parts leave out about a tenth.
     assert share == 1 if "lac" in method or "randomised=false" in method else share > 0.75
 
 
 @pytest.mark.parametrize("method", ["aps:randomised=false", "raps:randomised=false"])
 def test_plain_adaptive_sets_are_never_empty(method):
-    found = bl.conformal_sets(drawn(sharp=6), drawn(300, seed=1, sharp=6), 0.4, method)
-    assert found.sizes.min() == 1
-    accuracy = (found.predictions.prediction == found.predictions.labels).mean()
-    assert covered(found.predictions).mean() >= accuracy
+    result = bl.conformal_sets(drawn(sharp=6), drawn(300, seed=1, sharp=6), 0.4, method)
+    assert result.sizes.min() == 1
+    accuracy = (result.predictions.prediction == result.predictions.labels).mean()
+    assert covered(result.predictions).mean() >= accuracy
 
 
 def test_what_is_returned_and_carried():
     fit = drawn(metadata={"link": "mc"})
     apply = drawn(50, seed=1, metadata={"link": "mc"}, epistemic=np.ones(50))
-    found = bl.conformal_sets(fit, apply, 0.2, "aps:classwise=true")
-    assert (found.alpha, found.method) == (0.2, "aps")
-    assert found.sets.dtype == np.bool_
-    assert found.sets.shape == (50, 4)
-    np.testing.assert_array_equal(found.sizes, found.predictions.sets.sum(1))
-    assert found.predictions.metadata == {
+    result = bl.conformal_sets(fit, apply, 0.2, "aps:classwise=true")
+    assert (result.alpha, result.method) == (0.2, "aps")
+    assert result.sets.dtype == np.bool_
+    assert result.sets.shape == (50, 4)
+    np.testing.assert_array_equal(result.sizes, result.predictions.sets.sum(1))
+    assert result.predictions.metadata == {
         "link": "mc",
         "conformal": "aps",
         "conformal_alpha": "0.2",
@@ -177,10 +177,10 @@ def test_what_is_returned_and_carried():
         "conformal_seed": "0",
         "conformal_rows": "200",
     }
-    np.testing.assert_array_equal(found.predictions.probs, apply.probs)
-    np.testing.assert_array_equal(found.predictions.epistemic, apply.epistemic)
-    again = found.predictor.apply(apply)
-    np.testing.assert_array_equal(again.sets, found.sets)
+    np.testing.assert_array_equal(result.predictions.probs, apply.probs)
+    np.testing.assert_array_equal(result.predictions.epistemic, apply.epistemic)
+    again = result.predictor.apply(apply)
+    np.testing.assert_array_equal(again.sets, result.sets)
 
 
 def test_alpha_goes_before_that_of_the_method():
@@ -191,9 +191,9 @@ def test_alpha_goes_before_that_of_the_method():
 
 def test_the_object_that_is_passed_in_stays_as_it_is():
     chosen = bl.RAPS(penalty=0.2)
-    found = bl.conformal_sets(drawn(), drawn(seed=1), method=chosen)
+    result = bl.conformal_sets(drawn(), drawn(seed=1), method=chosen)
     assert chosen.thresholds is None
-    assert found.predictor.penalty == 0.2
+    assert result.predictor.penalty == 0.2
 
 
 def test_unlabelled_rows_are_left_out_of_the_fit():

@@ -1,4 +1,4 @@
-"""What conformal sets promise, over a thousand splits of rows into fit and test.
+"""The guarantees of conformal sets, over a thousand splits of rows into fit and test.
 
 With n fit rows and distinct scores, k = ⌈(n + 1)(1 − alpha)⌉, the number of m test rows that are
 covered follows a beta-binomial law with parameters k and n + 1 − k, whatever the probabilities are:
@@ -15,28 +15,28 @@ from bayeslora.conformal.sets import build
 
 SPLITS, FIT, TEST, ALPHA = 1000, 40, 20, 0.1
 
-# A right implementation fails one of these tests with a probability of 1e-4 or less, for a seed
+# A correct implementation fails one of these tests with a probability of 1e-4 or less, for a seed
 # that is not chosen by the result.
 DEVIATIONS, RARE = 4.0, 1e-4
 
 
 def splits(rows, method, fit):
-    """Yield the test rows with their sets, for many splits of some rows."""
+    """Yield the test rows with their sets, for many splits of `rows`."""
     generator = np.random.default_rng(7)
     for seed in range(SPLITS):
         order = generator.permutation(len(rows))
         options = {"seed": seed} if "aps" in method else {}
-        given = {"alpha": ALPHA, "name": method.partition(":")[0], **options}
-        given |= {"classwise": True} if "classwise" in method else {}
-        given |= {"randomised": False} if "plain" in method else {}
-        predictor = build(given).fit(rows.take(order[:fit]))
+        config = {"alpha": ALPHA, "name": method.partition(":")[0], **options}
+        config |= {"classwise": True} if "classwise" in method else {}
+        config |= {"randomised": False} if "plain" in method else {}
+        predictor = build(config).fit(rows.take(order[:fit]))
         yield predictor.apply(rows.take(order[fit:]))
 
 
 @pytest.mark.parametrize("method", ["lac", "aps", "raps"])
 def test_coverage_follows_its_exact_law(method):
-    rows = drawn(FIT + TEST, sharp=3.0, seed=2)  # stated probabilities that are much too sure
-    hits = np.array([covered(one).sum() for one in splits(rows, method, FIT)])
+    rows = drawn(FIT + TEST, sharp=3.0, seed=2)  # the stated probabilities are much too confident
+    hits = np.array([covered(part).sum() for part in splits(rows, method, FIT)])
     rank = int(np.ceil(round((FIT + 1) * (1 - ALPHA), 9)))
     law = betabinom(TEST, rank, FIT + 1 - rank)
     spread = law.std() / np.sqrt(SPLITS)
@@ -51,25 +51,25 @@ def test_coverage_follows_its_exact_law(method):
 @pytest.mark.parametrize("method", ["aps:plain", "raps:plain"])
 def test_sets_that_are_not_randomised_cover_at_least_as_much(method):
     rows = drawn(FIT + TEST, sharp=3.0, seed=2)
-    hits = np.array([covered(one).mean() for one in splits(rows, method, FIT)])
+    hits = np.array([covered(part).mean() for part in splits(rows, method, FIT)])
     assert hits.mean() > 1 - ALPHA - DEVIATIONS * hits.std() / np.sqrt(SPLITS)
 
 
 @pytest.mark.parametrize("method", ["lac:classwise", "aps:classwise"])
 def test_coverage_within_every_class(method):
-    """Classes of unlike difficulty: together they would be covered unevenly."""
+    """Classes of unequal difficulty: with a common threshold they would be covered unevenly."""
     rows = drawn(240, 3, seed=4, sharp=2.0)
     tilted = rows.probs * np.array([1.0, 4.0, 0.25])
     rows = rows.with_probs(tilted / tilted.sum(1, keepdims=True))
     shares = np.array(
         [
-            [covered(one)[one.labels == c].mean() for c in range(3)]
-            for one in splits(rows, method, 180)
+            [covered(part)[part.labels == c].mean() for c in range(3)]
+            for part in splits(rows, method, 180)
         ]
     )
     together = [
-        [covered(one)[one.labels == c].mean() for c in range(3)]
-        for one in list(splits(rows, method.partition(":")[0], 180))[:200]
+        [covered(part)[part.labels == c].mean() for c in range(3)]
+        for part in list(splits(rows, method.partition(":")[0], 180))[:200]
     ]
     for c in range(3):
         spread = shares[:, c].std() / np.sqrt(SPLITS)

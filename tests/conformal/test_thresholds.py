@@ -60,8 +60,8 @@ def test_the_threshold_is_a_score_or_infinite():
 def test_the_threshold_of_a_class_is_that_of_its_rows(seed, count, alpha):
     generator = np.random.default_rng(seed)
     scores, labels = generator.random(count), generator.integers(4, size=count)
-    found = classwise_thresholds(scores, labels, 5, alpha)
-    assert found.tolist() == [marginal_threshold(scores[labels == c], alpha) for c in range(5)]
+    thresholds = classwise_thresholds(scores, labels, 5, alpha)
+    assert thresholds.tolist() == [marginal_threshold(scores[labels == c], alpha) for c in range(5)]
 
 
 def test_too_few_rows_are_said(caplog):

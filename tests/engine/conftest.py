@@ -14,6 +14,6 @@ def decoder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
-    """It has dropout, so its fits depend on the state of the random number generators."""
+    """Return an encoder with dropout: its fits depend on the random number generators' state."""
     path = tiny_bert(tmp_path_factory.mktemp("backbones") / "bert")
     return load_backbone(str(path), dtype="float32", device="cpu")

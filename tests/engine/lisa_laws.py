@@ -1,4 +1,4 @@
-"""Laws of fits in which layers rest; a test class inherits them by giving a recipe."""
+"""Laws of fits with resting layers; a test class inherits them and defines a recipe."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,11 @@ from bayeslora.engine import loop as fit_module
 
 
 class StoppedError(Exception):
-    """Stands for the end of the process."""
+    """Stands in for the end of the process."""
 
 
 class StopAt(TrainerCallback):
-    """Saves after every step up to one, and dies after that."""
+    """Saves after every step up to a given one, and dies after it."""
 
     def __init__(self, step):
         self._step = step
@@ -31,11 +31,11 @@ class StopAt(TrainerCallback):
 
 
 class SamplingLaws:
-    """Inherit and define `adapter`, and `sampling` where it is not the adapter that samples.
+    """Inherit and define `adapter`, and also `sampling` if the adapter does not sample layers.
 
-    `kind` names the backbone's fixture; `posterior` trains with it. There are 8 steps in 2 epochs,
-    and blocks of 3 steps, so that an epoch ends inside a block, where a fit is stopped; `stops` may
-    name other steps.
+    `kind` names the backbone's fixture; `posterior` trains with it. A fit has 8 steps in 2 epochs,
+    in blocks of 3 steps. An epoch therefore ends inside a block, and the fit is stopped there;
+    `stops` can name other steps.
     """
 
     adapter = None
@@ -53,7 +53,7 @@ class SamplingLaws:
         return self.sampling or self.adapter
 
     def begin(self, backbone, **changes):
-        """Return a fit that has not begun; `changes` are of the sampling's options."""
+        """Return a fit that has not begun; `changes` override the sampling's options."""
         adapter, sampling = self.adapter, self.sampling
         if sampling is None:
             adapter = replace(adapter, **changes)
@@ -90,7 +90,7 @@ class SamplingLaws:
         assert all(torch.equal(item, base[n]) for n, item in backbone.model.state_dict().items())
 
     def test_every_layer_is_drawn_and_changes_in_turn(self, backbone, tmp_path):
-        """An optimiser that was built after layers had been frozen would not move all of them."""
+        """An optimiser built after layers were frozen would not move all of them."""
         fit = self.begin(backbone, num_active=1, mode="cycle", weights=None, interval=2)
         sampler = self.groups(fit)
         before = [[p.detach().clone() for p in layer.params] for layer in sampler.layers]
@@ -102,18 +102,18 @@ class SamplingLaws:
     def test_all_layers_active_and_kept_is_a_fit_without_sampling(self, backbone, tmp_path):
         fit = self.begin(backbone)
         count = len(self.groups(fit).layers)
-        one = self.begin(backbone, num_active=count, state="keep")
-        one.run(tmp_path / "one")
+        sampled = self.begin(backbone, num_active=count, state="keep")
+        sampled.run(tmp_path / "one")
         if self.sampling is None:
-            # There is no such fit of whole layers; with one block there is no switch either.
+            # Whole layers have no fit without sampling; a single block never switches either.
             other = self.begin(backbone, num_active=count, interval=1000)
         else:
             other = fresh(backbone, self.posterior, self.adapter)
         other.run(tmp_path / "other")
-        assert equal_states(one.network.trained_state(), other.network.trained_state())
+        assert equal_states(sampled.network.trained_state(), other.network.trained_state())
 
     def test_a_resting_layer_neither_moves_nor_has_moments(self, backbone, tmp_path, monkeypatch):
-        """Whatever else would move it: momentum, weight decay, a KL, a field, an absorption."""
+        """Neither momentum, weight decay, a KL, a field nor an absorption moves it."""
         fit = self.begin(backbone, mode="cycle", weights=None, interval=2)
         sampler = self.groups(fit)
         seen = []
@@ -128,19 +128,21 @@ class SamplingLaws:
             def on_step_end(self, args, state, control, optimizer=None, **_):
                 now = values()
                 moved = [
-                    any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
-                    for one, two in zip(self.before, now, strict=True)
+                    any(not torch.equal(a, b) for a, b in zip(old, new, strict=True))
+                    for old, new in zip(self.before, now, strict=True)
                 ]
-                held = [any(p in optimizer.state for p in item.params) for item in sampler.layers]
+                has_state = [
+                    any(p in optimizer.state for p in item.params) for item in sampler.layers
+                ]
                 step = state.global_step - 1
-                seen.append((moved, held, sampler.draw(step // sampler.interval)))
+                seen.append((moved, has_state, sampler.draw(step // sampler.interval)))
                 self.before = now
 
         self._watched(fit, tmp_path, monkeypatch, Look())
         assert len(seen) == 8
-        for moved, held, active in seen:
-            expected = [number in active for number in range(len(held))]
-            assert held == expected
+        for moved, has_state, active in seen:
+            expected = [number in active for number in range(len(has_state))]
+            assert has_state == expected
             assert moved == expected
 
     def test_stopped_after_any_step_it_ends_the_same(self, backbone, tmp_path, monkeypatch):
@@ -153,9 +155,9 @@ class SamplingLaws:
             assert (path / f"checkpoint-{stop}").is_dir()
             resumed = self.begin(backbone, ramp=2)
             torch.manual_seed(4321)
-            found = resumed.run(path)
+            result = resumed.run(path)
             assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-            assert found.layer_sampling == expected.layer_sampling
+            assert result.layer_sampling == expected.layer_sampling
 
     def test_an_exception_leaves_every_flag_as_it_was(self, backbone, tmp_path, monkeypatch):
         fit = self.begin(backbone)
@@ -180,7 +182,7 @@ class SamplingLaws:
         state = fit.network.trained_state()
         other = self.begin(backbone)
         other.network.load_trained_state(state)
-        # An unfitted head may hold NaN, which equals nothing.
+        # An unfitted head may hold NaN, which is unequal to itself.
         loaded = other.network.trained_state()
         assert loaded.keys() == state.keys()
         assert all(torch.equal(loaded[n], state[n]) for n in state if n.startswith("adapter."))

@@ -7,7 +7,7 @@ from forked import Forked, command
 
 
 def as_ranks(start, size=2):
-    """Call `start` with the environment of each rank; return the processes, rank by rank."""
+    """Call `start` with the environment of each rank; return the processes in rank order."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,7 +42,7 @@ def ended(processes, seconds=120):
 
 
 def pair(*words):
-    """Run `bayeslora` with these words in two processes; return what both print, rank by rank."""
+    """Run `bayeslora` with these words in two processes; return both outputs in rank order."""
     codes, outs, errs = ended(started(*words))
     assert codes == [0, 0], errs
     return outs

@@ -1,4 +1,4 @@
-"""What each of two processes runs."""
+"""Functions that each of two processes runs."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from bayeslora.processes import ProcessLostError, current, is_repeated, together
 
 
 def commands(path):
-    """Run the commands of a JSON file one after the other."""
+    """Run the commands of a JSON file in order."""
     with together():
         for words in json.loads(Path(path).read_text()):
             assert main(words) == 0, words
 
 
 def exchanges():
-    """Check every exchange against what one process has."""
+    """Check every exchange against the values of a single process."""
     with together() as world:
         assert current() is world
         assert world.size == 2
@@ -31,7 +31,7 @@ def exchanges():
         grads = weight.grad
         world.sum_([grads])
         assert torch.allclose(grads, 2 * rows.square().sum(0))
-        # One row for two processes: the one without passes a row that does not count.
+        # One row for two processes: the process without a row passes one that is not counted.
         weight = torch.ones(3, requires_grad=True)
         joined = world.joined(rows[:1] * weight, 1)
         joined.sum().backward()
@@ -91,7 +91,7 @@ def sharded(folder):
 
 
 def failing_writer():
-    """Let the first fail in what it alone does: all hear of it, and none waits for ever."""
+    """Fail in work of the first process alone: all processes raise, and none waits forever."""
 
     def write():
         assert current().size == 1
@@ -105,7 +105,7 @@ def failing_writer():
 
 
 def failing_other():
-    """Let the second end in the middle of the work: the first is told."""
+    """End the second process in the middle of the work: the first is notified."""
     with together() as world:
         if not world.is_first:
             raise SystemExit(3)

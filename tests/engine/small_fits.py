@@ -1,4 +1,4 @@
-"""Fits of seconds on the toy rows, with everything open to inspection."""
+"""Fits on the toy rows that take seconds, with every part open to inspection."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels
 
 POLAR = PoLAR(r=4, num_layers=2)
-# The published alternation, with everything that a test refers to written out.
-# The default but for what costs most of a small fit: a learnt prior scale, and its bound.
+# GRADIENT is the published alternation, with every option that a test refers to. QUICK is the
+# default except for the most expensive parts of a small fit: a learnt prior scale and its bound.
 QUICK = VBLL(prior_scale=2, polish_bound="jensen")
 GRADIENT = VBLL(head_step="gradient", training_covariance="diagonal", bound="jensen")
 
@@ -72,14 +72,14 @@ def fresh(backbone, posterior=None, adapter=POLAR, *, num_train=30, **settings):
 
 
 def training_run(fit):
-    """Return what a posterior over weights is told before the training of a fit."""
+    """Return what a posterior over weights receives before the training of a fit."""
     num_train = len(fit.train.labels)
     steps = fit.settings.num_steps(num_train)
     return TrainingRun(fit.network, fit.adapter, num_train, steps, fit.settings.batch_size)
 
 
 def equal_states(first, second):
-    """Return whether two mappings of tensors are equal bit by bit."""
+    """Return whether two mappings of tensors are bit-equal."""
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )

@@ -1,4 +1,4 @@
-"""A context is run once, through the frozen prefix, before training; then it is remembered."""
+"""A context runs once through the frozen prefix before training; the result is cached."""
 
 import dataclasses
 import logging
@@ -21,7 +21,7 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
 
 CORDA = CorDA(r=4, num_layers=2)
-KEPT = tuple(row["text"] for row in toy_rows(40, 8))
+CONTEXT = tuple(row["text"] for row in toy_rows(40, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def started(fit):
 
 
 def layers_run(fit, act):
-    """How many texts each layer sees while `act()` runs."""
+    """Return the number of texts that each layer sees while `act()` runs."""
     layers = fit.network.encoder.model.layers
     seen = [0] * len(layers)
 
@@ -58,12 +58,12 @@ def test_training_rows_are_the_context_and_their_prefix_is_not_run_again(decoder
     fit = begin(decoder)
     below, *above = layers_run(fit, lambda: started(fit))
     assert above == [30, 30]
-    # At most one text, which finds out what the layer below the split returns.
+    # At most one text, to find out what the layer below the split returns.
     assert below <= 1
 
 
 def test_sites_start_where_the_backbones_own_inputs_say(decoder):
-    """Gathered on the backbone without adapters or prefix, all texts in one padded batch."""
+    """Inputs are collected on the plain backbone without a prefix, in one padded batch."""
     fit = begin(decoder)
     started(fit)
     plain, batch = decoder.clone().model, fit.train.texts.tokens.pad(range(30))
@@ -94,7 +94,7 @@ def test_other_texts_lengths_targets_and_weights_are_gathered_anew(decoder, enco
     started(begin(decoder, dataclasses.replace(CORDA, r=2)))
     assert len(list(cache.iterdir())) == 1
     started(begin(decoder, dataclasses.replace(CORDA, target_modules=("k_proj",))))
-    started(begin(decoder, dataclasses.replace(CORDA, context=KEPT)))
+    started(begin(decoder, dataclasses.replace(CORDA, context=CONTEXT)))
     started(begin(decoder, dataclasses.replace(CORDA, context_rows=7)))
     started(begin(encoder))
     assert len(list(cache.iterdir())) == 5
@@ -131,10 +131,10 @@ def test_the_oldest_files_make_room(decoder, cache, monkeypatch):
 
 
 def test_a_context_of_its_own_takes_the_place_of_the_rows(decoder):
-    own = started(begin(decoder, dataclasses.replace(CORDA, context=KEPT)))
+    own = started(begin(decoder, dataclasses.replace(CORDA, context=CONTEXT)))
     assert not equal_states(own, started(begin(decoder)))
-    fit = begin(decoder, dataclasses.replace(CORDA, context=KEPT, context_rows=10))
-    # The prefix of texts that are new is run, on the kept ones only.
+    fit = begin(decoder, dataclasses.replace(CORDA, context=CONTEXT, context_rows=10))
+    # The prefix runs on new texts only, and only on those within `context_rows`.
     assert layers_run(fit, lambda: started(fit))[1:] == [10, 10]
 
 
@@ -148,7 +148,7 @@ def test_few_tokens_are_said(decoder, caplog):
 
 
 def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(decoder, tmp_path, monkeypatch, cache):
-    """Resumed, it does not run the context again, whether or not the cache is there still."""
+    """A resumed fit does not run the context again, even if the cache has been deleted."""
     whole = begin(decoder)
     expected = whole.run(tmp_path / "whole")
     with pytest.raises(KilledError):
@@ -169,14 +169,14 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     path = tmp_path / "generic.jsonl"
     path.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
     adapter = CorDA(mode="kpm", context=str(path))
-    found = read_texts(adapter, DataColumns("sentence", "label", None))
-    assert found.context == ("a cat", "rain")
-    assert found.recorded()["context"].startswith("2 texts, sha256 ")
+    result = read_texts(adapter, DataColumns("sentence", "label", None))
+    assert result.context == ("a cat", "rain")
+    assert result.recorded()["context"].startswith("2 texts, sha256 ")
     assert adapter.recorded()["context"] == str(path)
     with pytest.raises(InputError, match="'text'"):
         read_texts(adapter, DataColumns())
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
         read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
-    held = load_examples([{"sentence": "rain"}], text_column="sentence")
+    examples = load_examples([{"sentence": "rain"}], text_column="sentence")
     with pytest.raises(InputError, match=r"\b1 of .*'rain'"):
-        read_texts(adapter, DataColumns("sentence", "label", None), held)
+        read_texts(adapter, DataColumns("sentence", "label", None), examples)

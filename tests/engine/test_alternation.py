@@ -1,4 +1,4 @@
-"""Head and adapter in turn: who moves when, and by which gradient."""
+"""Alternating updates of head and adapter: which one moves when, and by which gradient."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def trainer_of(fit, directory, update_head=None):
         settings=fit.settings,
         directory=directory,
     )
-    # `train` sets it.
+    # Normally set by `train`.
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
@@ -90,7 +90,7 @@ def test_a_step_moves_the_head_and_leaves_the_adapters_gradient(encoder, tmp_pat
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.startswith("head.") for name in moved)
-    # Gradients of the head would count in the clipping of the adapter's.
+    # Gradients of the head would count towards the clipping of the adapter's gradients.
     assert all(item.grad is None for item in fit.network.head.parameters())
     cores = [item for name, item in adapter_gradients(fit.network).items() if "core" in name]
     assert all(float(item.norm()) > 0 for item in cores)
@@ -102,7 +102,7 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
     trainer = trainer_of(fit, tmp_path)
     batch = batch_of(fit)
     trainer.training_step(fit.network, dict(batch))
-    found = adapter_gradients(fit.network)
+    gradients = adapter_gradients(fit.network)
     fit.network.zero_grad()
     labels = batch.pop("labels")
     head, features = fit.network.head, fit.network(batch).values
@@ -112,17 +112,17 @@ def test_the_adapters_gradient_is_that_of_the_data_term_at_the_new_head(decoder,
     bound = logits[torch.arange(6), labels] - (logits + variance / 2).logsumexp(1)
     (-bound.mean()).backward()
     for name, expected in adapter_gradients(fit.network).items():
-        torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
 
 
 def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
-    """The adapter's gradient is the ELBO's at the head of before, and the head moves by its own."""
+    """The adapter's gradient is the ELBO's at the old head; the head moves by its own gradient."""
     fit = fresh(decoder, GRADIENT)
     trainer = trainer_of(fit, tmp_path, JointSteps(30))
     batch = batch_of(fit)
     before = fit.network.trained_state()
     trainer.training_step(fit.network, dict(batch))
-    found = adapter_gradients(fit.network)
+    gradients = adapter_gradients(fit.network)
     after = fit.network.trained_state()
     assert all(item.grad is None for item in fit.network.head.parameters())
     fit.network.load_trained_state(before)
@@ -130,8 +130,8 @@ def test_a_joint_step_takes_one_gradient_for_both(decoder, tmp_path):
     labels = batch.pop("labels")
     fit.network.head.loss(replace(fit.network(batch), labels=labels), 30).backward()
     for name, expected in adapter_gradients(fit.network).items():
-        torch.testing.assert_close(found[name], expected, atol=1e-7, rtol=1e-5)
-    # The first step of Adam goes by its learning rate against the gradient's sign.
+        torch.testing.assert_close(gradients[name], expected, atol=1e-7, rtol=1e-5)
+    # Adam's first step has the size of the learning rate, against the gradient's sign.
     slope = fit.network.head.mean.grad
     moved = (after["head.mean"] - before["head.mean"])[slope.abs() > 1e-6]
     torch.testing.assert_close(moved, -0.05 * slope.sign()[slope.abs() > 1e-6], rtol=1e-2, atol=0)
@@ -162,7 +162,7 @@ def test_the_head_takes_its_number_of_steps(encoder, num_steps):
 
 
 def test_the_kl_is_weighed_by_the_training_rows(decoder, tmp_path, monkeypatch):
-    """KL/N with N of the training set, not of the batch, in every step of a fit."""
+    """Every step of a fit uses KL/N with the N of the training set, not of the batch."""
     fit = fresh(decoder, GRADIENT, num_train=30, epochs=1)
     seen = []
     loss = type(fit.network.head).loss
@@ -219,13 +219,13 @@ def test_a_head_without_a_closed_form_is_not_refitted(decoder):
 
 
 def test_refits_are_spread_over_an_epoch(decoder, tmp_path, monkeypatch):
-    """30 rows in batches of 5 are 6 steps an epoch; two refits an epoch come every third step."""
+    """30 rows in batches of 5 are 6 steps per epoch; two refits per epoch are every third step."""
     posterior = VBLL(head_step="refit", refits_per_epoch=2)
     fit = fresh(decoder, posterior, epochs=2, batch_size=5)
     seen = []
     refit = type(fit.network.head).refit
     monkeypatch.setattr(
-        type(fit.network.head), "refit", lambda *given: seen.append(1) or refit(*given)
+        type(fit.network.head), "refit", lambda *args: seen.append(1) or refit(*args)
     )
     fit.run(tmp_path)
     assert len(seen) == 4
@@ -255,7 +255,7 @@ def test_frozen_weights_do_not_move(request, tmp_path, name, adapter):
 
 
 def test_a_fresh_network_computes_what_its_backbone_does(decoder):
-    """Adapters start at zero, so the seed changes nothing yet but their directions."""
+    """Adapters start at zero, so at first the seed changes only their directions."""
     fit = fresh(decoder)
     other = build_network(decoder, POLAR, VBLL(), num_classes=len(CLASSES), seed=8, max_length=32)
     first = fit.network.encoder.features(fit.train.texts)

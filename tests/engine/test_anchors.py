@@ -1,4 +1,4 @@
-"""The search for TFB's noise on a trained network, against a scan."""
+"""The search for TFB's noise on a trained network, compared with a scan."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ from bayeslora.posteriors.weights.tfb.search import degradation_on_anchors
 def fit(encoder, tmp_path_factory):
     fit = fresh(encoder, TFB(), LoRA(r=2, num_layers=2, lr=1e-2), epochs=6)
     fit.run(tmp_path_factory.mktemp("tfb"), fit_last=False)
-    fit.kept = fit.network.trained_state()
+    fit.start_state = fit.network.trained_state()
     return fit
 
 
 @pytest.fixture(autouse=True)
 def _same_start(fit):
-    fit.network.load_trained_state(fit.kept)
+    fit.network.load_trained_state(fit.start_state)
 
 
 def degradation(fit, config):
@@ -34,12 +34,12 @@ def degradation(fit, config):
     "options", [{}, {"labels": "mean"}, {"metric": "accuracy", "tolerance": 0.05}]
 )
 def test_the_chosen_sigma_is_the_largest_of_a_scan(fit, options):
-    """The grid of the scan is that of the bisection: 2^4 intervals in log σ."""
+    """Scan and bisection use the same grid: 2^4 intervals in log σ."""
     config = TFB(num_steps=4, num_anchors=24, sigma_min=1e-2, sigma_max=20.0, **options)
     weights = fit.network.weights
     weights.fit(config, degradation(fit, config))
-    found = float(weights.sigma)
-    assert config.sigma_min < found < config.sigma_max
+    chosen = float(weights.sigma)
+    assert config.sigma_min < chosen < config.sigma_max
     measure = degradation(fit, config)
     accepted = []
     for place in range(17):
@@ -47,26 +47,28 @@ def test_the_chosen_sigma_is_the_largest_of_a_scan(fit, options):
         weights.sigma.fill_(sigma)
         if measure() <= config.tolerance:
             accepted.append(sigma)
-    assert found in [pytest.approx(sigma, rel=1e-9) for sigma in accepted]
-    # The metric is nearly monotone: what the scan accepts beyond is within one interval.
-    assert max(accepted) <= found * 2000 ** (1 / 16) * (1 + 1e-9)
+    assert chosen in [pytest.approx(sigma, rel=1e-9) for sigma in accepted]
+    # The metric is nearly monotone: larger values that the scan accepts are within one interval.
+    assert max(accepted) <= chosen * 2000 ** (1 / 16) * (1 + 1e-9)
 
 
 def test_degradation_is_the_relative_loss_of_nll(fit):
-    """Against the NLL of predictions, over all rows with the same noise."""
+    """Compare with the NLL of predictions over all rows, with the same noise."""
     config = TFB(num_anchors=1000, num_search_samples=4)
     measure = degradation(fit, config)
     fit.network.weights.sigma.fill_(5.0)
     labels, texts = fit.train.labels, fit.train.texts
 
     def nll_of(num_samples):
-        found = next(answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)).logits
-        samples = found.samples if num_samples else found.mean[None]
+        logits = next(
+            answer(fit.network, [], config, texts, num_samples=num_samples, seed=3)
+        ).logits
+        samples = logits.samples if num_samples else logits.mean[None]
         probs = samples.softmax(-1).mean(0)
         return float(-probs[torch.arange(len(labels)), labels].log().mean())
 
     mean = nll_of(0)
-    # Another order of rows makes other batches, which float32 sums in another order.
+    # A different order of rows makes different batches and changes the order of float32 sums.
     assert measure() == pytest.approx((nll_of(4) - mean) / mean, rel=1e-4)
 
 

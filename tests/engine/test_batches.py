@@ -15,11 +15,11 @@ LENGTHS = np.random.default_rng(0).integers(1, 40, 200)
 
 def epochs(lengths, size, seed, count=3):
     sampler = LengthBatchSampler(np.asarray(lengths), size, seed)
-    found = []
+    batches = []
     for epoch in range(count):
         sampler.set_epoch(epoch)
-        found.append(list(sampler))
-    return found
+        batches.append(list(sampler))
+    return batches
 
 
 @settings(deadline=None)

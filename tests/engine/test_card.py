@@ -105,7 +105,7 @@ def test_names_stay_inside_their_code_spans(name):
     body = card.split("---\n", 2)[2]
     inside = " ".join(name.replace("`", "'").split())
     assert f"`{inside}`" in body
-    # Outside of code spans the card is the same as with harmless names.
+    # Outside code spans the card is the same as with harmless names.
     harmless = model_card(record(), "abc123").split("---\n", 2)[2]
     assert body.replace(f"`{inside}`", "").count("\n") == harmless.count("\n")
     outside = body.replace(f"`{inside}`", "``")
@@ -114,12 +114,12 @@ def test_names_stay_inside_their_code_spans(name):
 
 def test_scores_before_and_after_calibration():
     ends = {"low": 0.0, "high": 1.0}
-    kept = {"before": {"value": 0.7128, **ends}, "after": {"value": 0.4251, **ends}}
-    card = model_card(record(results={"validation": {"nll": kept, "ece": kept}}), "abc123")
+    score = {"before": {"value": 0.7128, **ends}, "after": {"value": 0.4251, **ends}}
+    card = model_card(record(results={"validation": {"nll": score, "ece": score}}), "abc123")
     assert "0.713 before calibration, 0.425 after (chosen on these rows)" in card
     race = {"examples": "validation", "chosen": "vbll", "folds": 2, "n": 40, "rows": []}
     race |= {"left_out": {}, "notes": []}
-    card = model_card(record(results={"validation": {"nll": kept}, "comparison": race}), "abc123")
+    card = model_card(record(results={"validation": {"nll": score}, "comparison": race}), "abc123")
     assert "before calibration" not in card
 
 
@@ -135,7 +135,7 @@ def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
     assert "fitted to 640 calibration rows" in card("temperature", fitted_to="train")
     assert "fitted to no rows" in card("mle", fitted_to="nothing")
     assert "aleatoric and epistemic uncertainty" in card("laplace", fitted_to="train")
-    # after `fit`, whose validation rows the temperature is fitted to
+    # after `fit`, where the temperature is fitted to the validation rows
     fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
     assert "trained on 640 labelled rows" in fit
     assert "fitted to the validation rows" in fit

@@ -1,4 +1,4 @@
-"""Which checkpoints a fit goes on from, and which are kept."""
+"""Which checkpoints a fit resumes from, and which are kept."""
 
 import json
 import os
@@ -86,14 +86,14 @@ def test_the_best_epoch_may_be_its_tensors_alone(tmp_path):
     write_best(tmp_path, 2, {"x": torch.tensor([2.0])})
     assert last_checkpoint(tmp_path) is None, "nobody can go on from it"
     write_best(tmp_path, 2, {"x": torch.tensor([2.0])})
-    found = last_checkpoint(checkpoint(tmp_path, 4, best=2).parent)
-    assert found == str(tmp_path / "checkpoint-4")
-    assert best_state(found)["x"].item() == 2
+    path = last_checkpoint(checkpoint(tmp_path, 4, best=2).parent)
+    assert path == str(tmp_path / "checkpoint-4")
+    assert best_state(path)["x"].item() == 2
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
 
 
 @pytest.mark.parametrize(
-    ("bests", "kept"),
+    ("bests", "steps"),
     [
         ([None, None, None, None], [3, 4]),
         ([1, 1, 1, 1], [1, 3, 4]),
@@ -103,14 +103,14 @@ def test_the_best_epoch_may_be_its_tensors_alone(tmp_path):
         ([1], [1]),
     ],
 )
-def test_two_checkpoints_and_their_best_are_kept(tmp_path, bests, kept):
+def test_two_checkpoints_and_their_best_are_kept(tmp_path, bests, steps):
     for step, best in enumerate(bests, 1):
         checkpoint(tmp_path, step, best)
         forget_old(tmp_path)
-    assert names(tmp_path) == [f"checkpoint-{step}" for step in kept]
-    if len(kept) > 1:
+    assert names(tmp_path) == [f"checkpoint-{step}" for step in steps]
+    if len(steps) > 1:
         flip(tmp_path / names(tmp_path)[-1] / "optimizer.pt")
-        assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{kept[-2]}")
+        assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{steps[-2]}")
 
 
 def test_a_directory_that_is_gone_is_not_sealed(tmp_path):
@@ -127,11 +127,11 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         checkpoint(tmp_path, 8)
         forget_old(tmp_path)
 
-    found = set()
+    paths = set()
     for _ in survivors(write):
-        found.add(last_checkpoint(tmp_path))
+        paths.add(last_checkpoint(tmp_path))
         for path in tmp_path.glob("checkpoint-8/*"):
             path.unlink()
         if (tmp_path / "checkpoint-8").exists():
             (tmp_path / "checkpoint-8").rmdir()
-    assert found == {str(tmp_path / f"checkpoint-{step}") for step in (4, 8)}
+    assert paths == {str(tmp_path / f"checkpoint-{step}") for step in (4, 8)}

@@ -1,4 +1,4 @@
-"""The prior mean from the language model: its answer at full depth, through a lens below."""
+"""The prior mean from the language model: its answer at full depth, via a lens below that."""
 
 import numpy as np
 import pytest
@@ -55,9 +55,9 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
     share = states @ centre / centre.square().sum()
     expected = factor * (answers - share[:, None] * answers.mean(0))
     assert expected.std() > 1e-3
-    found = states @ mean.T
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
+    answer = states @ mean.T
+    torch.testing.assert_close(answer.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(answer.mean(0), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior,
 
 @pytest.mark.parametrize("means", ["refit", "trained"])
 def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
-    """Adapters learn as without a prior mean, so that means which are kept are bit-equal."""
+    """Adapters learn as without a prior mean, so trained means are bit-equal."""
     posterior = f"{QUICK_VBLL},polish_mean={means}"
     with_words, without = (
         fitted(backbone, posterior, adapter="polar:r=2", verbaliser=words)
@@ -88,12 +88,12 @@ def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
         centre = with_words._known().network.head.prior_mean
         assert centre.abs().max() > 0
     else:
-        # Nothing is fitted anew: it is where training starts.
+        # Nothing is refitted: training starts at the prior mean.
         assert not all(torch.equal(states[0][name], states[1][name]) for name in adapters)
 
 
 @pytest.mark.parametrize(
-    ("adapter", "posterior", "asked"),
+    ("adapter", "posterior", "has_factor"),
     [
         ("none", "laplace", True),
         ("lora:r=2", "vbll:polish_mean=refit", True),
@@ -102,12 +102,12 @@ def test_a_final_fit_that_starts_over_waits_for_the_features(backbone, means):
     ],
 )
 def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
-    tmp_path, adapter, posterior, asked
+    tmp_path, adapter, posterior, has_factor
 ):
     model = tiny_llama(tmp_path / "llama", tie_word_embeddings=True)
     options = {"verbaliser": None, "template": "today {text} is"}
     clf = fitted(str(model), posterior, adapter=adapter, **options)
-    assert (clf.record.results["prior_factor"] is not None) == asked
+    assert (clf.record.results["prior_factor"] is not None) == has_factor
     numbered = [{**row, "label": CLASSES.index(row["label"])} for row in ROWS]
     other = BayesianClassifier(model, "none", "map", dtype="float32", progress=False)
     assert other.fit(numbered).record.results["prior_factor"] is None
@@ -138,7 +138,7 @@ def test_more_texts_are_made_of_what_is_there():
 
 
 def test_few_texts_make_a_lens_with_their_parts(backbone):
-    """What the lens says of other texts is nearer to the whole model's answer with parts."""
+    """With parts of texts, the lens is closer to the whole model's answer on other texts."""
     words = {"animals": "dog", "food": "fish", "weather": "wind"}
     few, other = toy_rows(8, 3), toy_rows(200, 5)
     options = {"template": "today {text} is", "dtype": "float32", "verbaliser": words}
@@ -150,7 +150,7 @@ def test_few_texts_make_a_lens_with_their_parts(backbone):
         return logits - logits.mean(0)
 
     whole, with_parts, with_all = answers(1.0, other), answers(2, few), answers(2, other)
-    share = [((found - whole) ** 2).sum() / (whole**2).sum() for found in (with_parts, with_all)]
+    share = [((logits - whole) ** 2).sum() / (whole**2).sum() for logits in (with_parts, with_all)]
     assert share[1] <= share[0] < 0.7
 
 
@@ -162,7 +162,7 @@ def test_a_lens_finds_rows_that_are_there(count):
     rows = torch.randn(2, 20, generator=draw, dtype=F64)
     logits = states @ rows.T
     rest = states @ lens(states, logits).T - logits
-    # The ridge takes a little.
+    # The ridge shrinks a little.
     assert rest.square().mean() < 0.01 * (logits - logits.mean(0)).square().mean()
 
 
@@ -186,8 +186,8 @@ def test_the_factor_is_the_best_on_a_grid(logits, labels):
     def loss(factor):
         return 0.5 * factor**2 - log_softmax(factor * logits, axis=1)[range(12), labels].sum()
 
-    found = best_factor(logits, labels)
-    assert loss(found) <= min(map(loss, np.linspace(0, 4, 81))) + 1e-3
+    best = best_factor(logits, labels)
+    assert loss(best) <= min(map(loss, np.linspace(0, 4, 81))) + 1e-3
 
 
 def test_words_that_say_nothing_have_a_small_factor():

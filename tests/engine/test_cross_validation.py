@@ -1,4 +1,4 @@
-"""The scale of the logits by rows that were held out: the parts, the factor, and fits with it."""
+"""The scale of the logits from held-out rows: the parts, the factor, and fits with it."""
 
 import numpy as np
 import pytest
@@ -32,20 +32,20 @@ def test_parts_are_apart_and_leave_every_class_a_row(classes, cv, seed):
             held_out_parts(labels, cv, seed)
         return
     parts = held_out_parts(labels, cv, seed)
-    held = np.concatenate([*parts, []]).astype(int)
-    assert len(set(held)) == len(held)
+    held_out = np.concatenate([*parts, []]).astype(int)
+    assert len(set(held_out)) == len(held_out)
     for part in parts:
         assert set(np.delete(labels, part)) == set(labels)
     if cv != "auto":
-        # Only a class's single row is in no part.
-        assert sorted(held) == np.flatnonzero(np.bincount(labels)[labels] > 1).tolist()
+        # Only the single row of a class is in no part.
+        assert sorted(held_out) == np.flatnonzero(np.bincount(labels)[labels] > 1).tolist()
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(40, 5), (128, 5), (160, 4), (320, 2), (640, 1)])
 def test_by_default_as_many_parts_as_bring_128_rows(rows, parts):
-    found = held_out_parts(np.arange(rows) % 4, "auto", 0)
-    assert len(found) == parts
-    assert sum(map(len, found)) >= min(rows, 128)
+    held_out = held_out_parts(np.arange(rows) % 4, "auto", 0)
+    assert len(held_out) == parts
+    assert sum(map(len, held_out)) >= min(rows, 128)
     assert held_out_parts(np.arange(rows) % 4, 0, 0) == []
 
 
@@ -54,7 +54,7 @@ def test_one_row_is_never_held_out():
 
 
 def drawn(scale, rows, classes=3, seed=0):
-    """Return logits [N, C] that are `scale` times too small, and labels drawn from the others."""
+    """Return logits [N, C] that are `scale` times too small, and labels of the true logits."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(scale=2, size=(rows, classes))
     true = softmax(logits, axis=1).cumsum(1)
@@ -74,9 +74,9 @@ def test_the_factor_has_the_highest_posterior_density(scale, rows, seed):
     factor, before, after = best_scale([answers(logits, labels)])
     grid = np.exp(np.linspace(-np.log(8), np.log(8), 4001))
     places = np.arange(rows)
-    nll = [-log_softmax(one * logits, axis=1)[places, labels].sum() for one in grid]
+    nll = [-log_softmax(factor * logits, axis=1)[places, labels].sum() for factor in grid]
     best = np.argmin(nll + 0.5 * (np.log(grid) / 0.7) ** 2)
-    # The search stops at 1e-3 of the logarithm, the grid has steps of as much.
+    # The search stops at 1e-3 of the logarithm; the grid has about the same step.
     assert np.log(factor) == pytest.approx(np.log(grid[best]), abs=3e-3)
     unscaled = -log_softmax(logits, axis=1)[places, labels].mean()
     assert before == pytest.approx(unscaled, rel=1e-6)
@@ -84,7 +84,7 @@ def test_the_factor_has_the_highest_posterior_density(scale, rows, seed):
 
 
 def test_many_rows_find_the_true_factor_and_rows_that_are_all_right_no_certainty():
-    # Its standard error is 0.02 or so.
+    # Its standard error is about 0.02.
     factor = best_scale([answers(*drawn(2.0, 5000))])[0]
     assert factor == pytest.approx(2.0, abs=0.1)
     sure = np.eye(3)[[0, 1, 2, 0]] * 4
@@ -92,12 +92,12 @@ def test_many_rows_find_the_true_factor_and_rows_that_are_all_right_no_certainty
 
 
 def test_variances_grow_with_the_square_of_the_factor():
-    """Pieces count by their rows, whatever their number."""
+    """Pieces are weighted by their rows, however many pieces there are."""
     logits, labels = drawn(1.5, 90)
     whole = best_scale([answers(logits, labels, 0.3)], num_samples=4000)
     parts = [answers(logits[part], labels[part], 0.3) for part in np.split(np.arange(90), 3)]
     pieces = best_scale(parts, num_samples=4000)
-    # Draws are others in pieces.
+    # Pieces use different draws.
     assert pieces[0] == pytest.approx(whole[0], rel=0.1)
     assert whole[0] > best_scale([answers(logits, labels)])[0]
 
@@ -112,16 +112,16 @@ def test_logits_that_vary_more_than_they_differ_need_a_factor_of_their_means_alo
     # by brute force
     grid = np.exp(np.linspace(-2, 2, 81))
     values = [
-        best_scale_loss(unsure[0], one, num_samples=400) + 0.5 * (np.log(one) / 0.7) ** 2
-        for one in grid
+        best_scale_loss(unsure[0], factor, num_samples=400) + 0.5 * (np.log(factor) / 0.7) ** 2
+        for factor in grid
     ]
     assert np.log(factor) == pytest.approx(np.log(grid[np.argmin(values)]), abs=0.05)
 
 
 def best_scale_loss(answer, factor, num_samples):
     gaussian, labels = answer
-    one = GaussianLogits(gaussian.mean * factor, gaussian.covariance)
-    probs = link_probabilities(one, num_samples=min(num_samples, 200)).probs
+    scaled = GaussianLogits(gaussian.mean * factor, gaussian.covariance)
+    probs = link_probabilities(scaled, num_samples=min(num_samples, 200)).probs
     return -probs[torch.arange(len(labels)), labels].log().sum().item()
 
 
@@ -146,7 +146,7 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
         for number, row in enumerate(ROWS)
     ]
     assert num_rows(rows) == len(rows)
-    # Of two equal texts both may fall into one part.
+    # Two equal texts may both fall into the same part.
     assert len(rows) - 20 <= num_rows([*rows, *rows[:20]]) < len(rows) + 20
 
 
@@ -154,22 +154,22 @@ def test_a_text_that_is_fitted_to_as_well_is_not_held_out(backbone):
 @pytest.mark.parametrize("posterior", ["mle", f"{QUICK_VBLL},link=probit", "laplace:link=probit"])
 def test_the_fit_to_all_rows_is_as_without_but_for_the_factor(backbone, adapter, posterior):
     if posterior.startswith("vbll") and adapter != "none":
-        # so few steps without parts would refit them
+        # with so few steps, a fit without parts would refit the means
         posterior += ",polish_mean=trained"
     scores = {"feature_scores": ("mahalanobis", "knn")}
     plain = fitted(backbone, 0, adapter, posterior, **scores)
     scaled = fitted(backbone, 3, adapter, posterior, **scores)
-    found = scaled.record.results["logit_scale"]
-    assert (found["num_rows"], found["num_fits"]) == (len(ROWS), 3)
-    assert found["nll"] <= found["nll_before"]
+    logit_scale = scaled.record.results["logit_scale"]
+    assert (logit_scale["num_rows"], logit_scale["num_fits"]) == (len(ROWS), 3)
+    assert logit_scale["nll"] <= logit_scale["nll_before"]
     assert plain.record.results.get("logit_scale") is None
-    factor = found["factor"]
+    factor = logit_scale["factor"]
     before, after = (clf.predict(TEST, num_samples=0) for clf in (plain, scaled))
     if posterior == "mle":
         expected = softmax(factor * np.log(before.probs), axis=1)
         np.testing.assert_allclose(after.probs, expected, atol=1e-5)
-    # Variances of logits grow with its square, but those of a variational layer, whose means alone
-    # are multiplied; distances know no scale.
+    # Variances of logits grow with the square of the factor, except for a variational layer, where
+    # only the means are multiplied; distances do not depend on the scale.
     square = 0 if posterior.startswith("vbll") else 2
     for name, power in (("logit_variance", square), ("mahalanobis", 0), ("knn", 0)):
         expected = before.scores[name] * factor**power
@@ -215,12 +215,12 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
         patch.setattr(members, "train_network", interrupted_in(None))
         resumed = fitted(backbone, 2, out=tmp_path / "model")
     half, all_rows = len(ROWS) // 2, len(ROWS)
-    # Half of the rows take as many steps in twice the epochs. One was interrupted before its
-    # checkpoint.
+    # Half of the rows take the same number of steps in twice the epochs. One epoch was interrupted
+    # before its checkpoint.
     first = [(half, 1), (half, 2), (half, 3), (half, 4), (half, 1), (half, 2)]
     assert rows == [*first, (half, 2), (half, 3), (half, 4), (all_rows, 1), (all_rows, 2)]
     assert np.array_equal(resumed.predict(TEST).probs, expected)
-    assert sorted(one.name for one in (tmp_path / "model").iterdir() if one.is_dir()) == []
+    assert sorted(path.name for path in (tmp_path / "model").iterdir() if path.is_dir()) == []
 
 
 def test_a_variational_layer_beside_an_adapter_is_scaled_by_default(backbone):
@@ -242,10 +242,10 @@ def test_validation_rows_choose_the_scale_of_a_variational_layer(backbone, adapt
     logits = head.predict(
         network.scaled(features(network.encoder.prepare([row["text"] for row in TEST])))
     )
-    # The means have it now.
+    # The means already include the factor.
     before = [(logits.sharpened(1 / factor), labels)]
-    found = best_scale(before, means_alone=True, link="probit")[0]
-    assert found == pytest.approx(factor, rel=1e-3)
+    scale = best_scale(before, means_alone=True, link="probit")[0]
+    assert scale == pytest.approx(factor, rel=1e-3)
     again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
     assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
 
@@ -270,7 +270,7 @@ def test_parts_beside_validation_rows_are_refused(backbone):
 @pytest.mark.parametrize("posterior", ["mle", "vbll:num_samples=60"])
 def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, posterior, tmp_path):
     clf = fitted(backbone, 3, "polar:r=2", posterior, keep_folds=True, out=tmp_path / "model")
-    found, network = clf.predict(TEST), clf._fitted.network
+    predictions, network = clf.predict(TEST), clf._fitted.network
     assert len(clf._fitted.members) == clf.record.num_members == 3
     texts = network.encoder.prepare([row["text"] for row in TEST])
     alone = []
@@ -281,15 +281,15 @@ def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, poster
             alone.append(link_probabilities(network.head.predict(features), num_samples=60))
     network.load_trained_state(clf._fitted.members[0])
     assert not torch.equal(alone[0].probs, alone[1].probs)
-    mean = torch.stack([one.probs for one in alone]).mean(0)
-    aleatoric = torch.stack([one.aleatoric for one in alone]).mean(0)
-    np.testing.assert_allclose(found.probs, mean, atol=1e-9)
-    np.testing.assert_allclose(found.aleatoric, aleatoric, atol=1e-9)
-    np.testing.assert_allclose(found.total, -(mean * mean.log()).sum(1), atol=1e-9)
-    assert found.metadata["passes"] == "3"
-    assert set(found.scores) == {"logit_variance", "energy", "max_logit"}
+    mean = torch.stack([prediction.probs for prediction in alone]).mean(0)
+    aleatoric = torch.stack([prediction.aleatoric for prediction in alone]).mean(0)
+    np.testing.assert_allclose(predictions.probs, mean, atol=1e-9)
+    np.testing.assert_allclose(predictions.aleatoric, aleatoric, atol=1e-9)
+    np.testing.assert_allclose(predictions.total, -(mean * mean.log()).sum(1), atol=1e-9)
+    assert predictions.metadata["passes"] == "3"
+    assert set(predictions.scores) == {"logit_variance", "energy", "max_logit"}
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
-    assert np.array_equal(again.predict(TEST).probs, found.probs)
+    assert np.array_equal(again.predict(TEST).probs, predictions.probs)
     assert again.record.training["keep_folds"] is True
 
 
@@ -302,13 +302,13 @@ def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypat
 
     monkeypatch.setattr(members, "train_network", watched)
     plain = fitted(backbone, 3)
-    kept = fitted(backbone, 3, keep_folds=True)
+    with_folds = fitted(backbone, 3, keep_folds=True)
     assert sizes == [16, 16, 16, len(ROWS), 16, 16, 16]
-    scale = kept.record.results["logit_scale"]
+    scale = with_folds.record.results["logit_scale"]
     assert scale == plain.record.results["logit_scale"]
-    # Without it each is as its fit left it.
+    # Without the factor, each member is unchanged from its fit.
     before, after = (
-        one["feature_scale"] for one in (first_fold(backbone), kept._fitted.members[0])
+        state["feature_scale"] for state in (first_fold(backbone), with_folds._fitted.members[0])
     )
     torch.testing.assert_close(before / after, torch.tensor(scale["factor"], dtype=before.dtype))
 
@@ -346,7 +346,7 @@ def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options
 
 
 def test_every_fold_is_kept_where_texts_repeat(backbone):
-    """Rows whose text is among the others choose no factor, and are still left out of a fit."""
+    """Rows with a text that also occurs elsewhere choose no factor but are still held out."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     twice = [*plain[:12], *plain[:12], *plain[12:]]
     clf = fitted_to(twice, backbone, cv=4, keep_folds=True)

@@ -1,4 +1,4 @@
-"""EMTAL in training: what fades, what is kept, and LoRA where there is no router."""
+"""EMTAL in training: what fades, what is kept, and LoRA without a router."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}
 
 
 class KilledError(Exception):
-    """Stands for a kill."""
+    """Stands in for a kill."""
 
 
 def factors(network):
@@ -30,13 +30,13 @@ def factors(network):
 
 
 def test_without_its_router_it_trains_as_lora_bit_by_bit(encoder, tmp_path):
-    one = fresh(encoder, MLE(), EMTAL(**OPTIONS, fade_from=0, fade_to=0))
-    names = tuple(site.name for site in one.network.sites)
+    emtal = fresh(encoder, MLE(), EMTAL(**OPTIONS, fade_from=0, fade_to=0))
+    names = tuple(site.name for site in emtal.network.sites)
     lora = LoRA(r=2, alpha=2, target_modules=names, num_layers=2, lr=0.02)
     other = fresh(encoder, MLE(), lora)
-    one.run(tmp_path / "emtal")
+    emtal.run(tmp_path / "emtal")
     other.run(tmp_path / "lora")
-    assert equal_states(factors(one.network), factors(other.network))
+    assert equal_states(factors(emtal.network), factors(other.network))
     gated = fresh(encoder, MLE(), EMTAL(**OPTIONS))
     gated.run(tmp_path / "gated")
     assert not equal_states(factors(gated.network), factors(other.network))
@@ -49,16 +49,16 @@ def test_the_router_fades_with_the_steps_and_is_off_in_evaluation(encoder, tmp_p
     step = trainer.AlternatingTrainer.training_step
 
     def watched(self, model, inputs, *rest):
-        found = step(self, model, inputs, *rest)
+        loss = step(self, model, inputs, *rest)
         grad = site.router.weight.grad
         seen.append((site.fade, grad is not None and bool(grad.any())))
-        return found
+        return loss
 
     monkeypatch.setattr(trainer.AlternatingTrainer, "training_step", watched)
     fit.run(tmp_path / "fit", validates=True)
     expected = [min(1.0, max(0.0, (0.75 - n / 16) / 0.5)) for n in range(16)]
     assert [fade for fade, _ in seen] == pytest.approx(expected, abs=1e-12)
-    # Where B is zero, what the units hand on still depends on their weights.
+    # Even if B is zero, the output of the units depends on their weights.
     assert [moves for _, moves in seen] == [fade > 0 for fade in expected]
     assert site.fade == 0
 
@@ -78,9 +78,9 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, e
         begin().run(tmp_path / "again", validates=True, on_epoch=die)
     resumed = begin()
     torch.manual_seed(12345)
-    found = resumed.run(tmp_path / "again", validates=True)
+    result = resumed.run(tmp_path / "again", validates=True)
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert found == expected
+    assert result == expected
 
 
 @pytest.mark.parametrize("name", ["blob", "scalabl", "clora"])

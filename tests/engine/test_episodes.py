@@ -83,12 +83,12 @@ def test_an_episode_has_k_rows_of_each_class_and_other_queries():
     assert len(episode.support) == 6
     assert len(episode.queries) == 9
     assert not {*episode.support} & {*episode.queries}
-    for rows, given in (
+    for rows, episode_labels in (
         (episode.support, episode.support_labels),
         (episode.queries, episode.query_labels),
     ):
-        # Each label of the episode stands for one class.
-        pairs = {*zip(given.tolist(), labels[rows].tolist(), strict=True)}
+        # Each label of the episode corresponds to one class.
+        pairs = {*zip(episode_labels.tolist(), labels[rows].tolist(), strict=True)}
         assert len(pairs) == 3
 
 
@@ -148,7 +148,7 @@ def test_pixels_stay_pixels(vit, tmp_path):
         loss_of(network, rows.labels[:6]), inputs, eps=8 / 255, steps=5, generator=torch.Generator()
     )
     mean, std = (
-        torch.tensor(one).view(1, 3, 1, 1) for one in (vit.tokenizer.mean, vit.tokenizer.std)
+        torch.tensor(values).view(1, 3, 1, 1) for values in (vit.tokenizer.mean, vit.tokenizer.std)
     )
     pixels = (inputs.values + delta) * std + mean
     assert float((delta * std).abs().max()) <= 8 / 255 + 1e-6
@@ -170,7 +170,7 @@ def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, t
     with torch.no_grad():
         attacked = float(loss(inputs.batch(delta))[0])
         noise = [inputs.ball.start(inputs.values, eps, generator) for _ in range(5)]
-        drawn = [float(loss(inputs.batch(one))[0]) for one in noise]
+        drawn = [float(loss(inputs.batch(delta))[0]) for delta in noise]
     assert attacked > max(drawn)
     assert equal(before, state_of(network))
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -178,7 +178,7 @@ def test_an_attack_is_worse_than_noise_and_touches_no_parameter(kind, request, t
 
 
 def test_a_divergence_has_no_gradient_at_zero(bert):
-    """So a start at zero attacks nothing."""
+    """A start at zero therefore attacks nothing."""
     network = network_of(bert)
     rows = texts_of(network)
     inputs = open_inputs(network.encoder, rows.texts, range(6))
@@ -186,12 +186,12 @@ def test_a_divergence_has_no_gradient_at_zero(bert):
     with torch.no_grad():
         clean = network.encoder(inputs.batch()) @ weight.T
     delta = torch.zeros_like(inputs.values, requires_grad=True)
-    found = divergence(clean, network.encoder(inputs.batch(delta)) @ weight.T)
-    (gradient,) = torch.autograd.grad(found, delta)
+    value = divergence(clean, network.encoder(inputs.batch(delta)) @ weight.T)
+    (gradient,) = torch.autograd.grad(value, delta)
     assert float(gradient.abs().max()) < 1e-6
 
 
-# Perturbations of weights, and steps.
+# Perturbations of weights; steps.
 
 
 def tuned(backbone, member=1, adversary=None):
@@ -217,7 +217,7 @@ def test_weights_move_by_a_share_of_their_norm_and_come_back_in_every_bit(bert):
             own = start.narrow(axis, places.start, size)
             moved = tensor.detach().narrow(axis, places.start, size) - own
             torch.testing.assert_close(moved.norm(), 0.05 * own.norm(), rtol=1e-4, atol=0)
-            # Other members stay where they are.
+            # Other members do not move.
             torch.testing.assert_close((tensor.detach() - start).norm(), moved.norm())
     assert equal(before, state_of(network))
 
@@ -238,19 +238,19 @@ def test_without_an_adversary_a_step_is_one_of_sgd(bert):
         for site in other.sites:
             for parameter in site.trainable().values():
                 parameter.sub_(0.01 * parameter.grad)
-    for one, two in zip(network.sites, other.sites, strict=True):
-        for key, value in one.trainable().items():
-            torch.testing.assert_close(value, two.trainable()[key])
+    for tuned_site, expected_site in zip(network.sites, other.sites, strict=True):
+        for key, value in tuned_site.trainable().items():
+            torch.testing.assert_close(value, expected_site.trainable()[key])
 
 
 def test_an_adversary_of_zero_strength_is_none(bert):
-    found = []
+    states = []
     for adversary in (Adversary(0.0, 0.0), Adversary(1e-9, 1e-9)):
         network, rows, tuning, episode = tuned(bert, member=0, adversary=adversary)
         tuning.step(rows.texts, episode, torch.Generator().manual_seed(0))
-        found.append(state_of(network))
-    for name, item in found[0].items():
-        torch.testing.assert_close(found[1][name], item, atol=1e-6, rtol=1e-5)
+        states.append(state_of(network))
+    for name, item in states[0].items():
+        torch.testing.assert_close(states[1][name], item, atol=1e-6, rtol=1e-5)
 
 
 def test_members_are_tuned_apart(bert, tmp_path):
@@ -292,6 +292,6 @@ def test_an_interrupted_tuning_ends_in_the_same_bits(bert, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             meta_tune(network, ADAPTER.episodes, texts_of(network), **options)
     again = network_of(bert)
-    found = meta_tune(again, ADAPTER.episodes, texts_of(again), **options)
-    assert found == expected
+    result = meta_tune(again, ADAPTER.episodes, texts_of(again), **options)
+    assert result == expected
     assert equal(state_of(whole), state_of(again))

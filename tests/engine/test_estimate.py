@@ -1,4 +1,4 @@
-"""Long work says how long: the cost model, the family that `auto` takes, and the lines."""
+"""Time estimates of long work: the cost model, the family that `auto` chooses, the messages."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -31,8 +31,8 @@ def test_the_size_is_that_of_the_tensors_of_a_fit(family):
     generator = torch.Generator().manual_seed(0)
     head.fit(Features(torch.randn(12, 5, generator=generator), torch.arange(12) % 3))
     names = ("fitted_scale", "fitted_factor", "fitted_basis")
-    found = [tensor for name, tensor in head.state_dict().items() if name in names]
-    assert fit_cost(config, 3, 5, 12).numbers == sum(tensor.numel() for tensor in found)
+    tensors = [tensor for name, tensor in head.state_dict().items() if name in names]
+    assert fit_cost(config, 3, 5, 12).numbers == sum(tensor.numel() for tensor in tensors)
 
 
 @given(
@@ -61,7 +61,7 @@ def test_small_problems_stay_dense_and_400_classes_do_not():
 
 @dataclass(frozen=True)
 class Sized(MLE):
-    """A posterior of another package whose one open option decides what it costs."""
+    """A posterior of another package with a single unset option, which determines its cost."""
 
     name: ClassVar[str] = "sized"
     num_parts: int | None = None
@@ -83,15 +83,15 @@ def test_what_is_too_dear_is_named_whatever_the_option(caplog):
 
 
 def test_many_classes_cost_something_whatever_the_number_of_features():
-    """Their tilts took 12 of the 12 seconds of a fit to 600 rows, 200 classes and 16 features."""
+    """Tilts took all 12 seconds of a fit to 600 rows, 200 classes and 16 features."""
     assert fit_cost(VBLL(), 200, 16, 600).seconds(3e10) > 3
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.1, "1 s"), (89, "89 s"), (436, "7 min"), (9000, "2 h")]
+    ("seconds", "text"), [(0.1, "1 s"), (89, "89 s"), (436, "7 min"), (9000, "2 h")]
 )
-def test_durations(seconds, said):
-    assert duration(seconds) == said
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Whole fits: what they keep, what they report, and going on after an interruption."""
+"""Whole fits: what they keep, what they report, and how they resume after an interruption."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ RECIPES = {
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Stands in for the end of the process."""
 
 
 def die_after(epoch):
@@ -50,7 +50,7 @@ def die_after(epoch):
     ("recipe", "validates"), [*((name, True) for name in RECIPES), ("polar-vbll", False)]
 )
 def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, recipe, validates):
-    """The encoder has dropout, so the order of rows and every random number must come back."""
+    """The encoder has dropout, so the row order and the random state must be restored."""
     adapter, posterior = RECIPES[recipe]
 
     def begin():
@@ -62,10 +62,10 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, r
         begin().run(tmp_path / "again", validates=validates, on_epoch=die_after(2))
     resumed = begin()
     torch.manual_seed(12345)
-    found = resumed.run(tmp_path / "again", validates=validates)
+    result = resumed.run(tmp_path / "again", validates=validates)
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert found == expected
-    assert len(found.history) == 3
+    assert result == expected
+    assert len(result.history) == 3
 
 
 def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, monkeypatch):
@@ -78,12 +78,12 @@ def test_a_fit_that_dies_after_its_last_epoch_trains_no_more(encoder, tmp_path, 
         with pytest.raises(KilledError):
             fresh(encoder, epochs=2).run(tmp_path / "again", validates=True)
     resumed, seen = fresh(encoder, epochs=2), []
-    found = resumed.run(
+    result = resumed.run(
         tmp_path / "again", validates=True, on_epoch=lambda number, _: seen.append(number)
     )
     assert seen == []
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert found == expected
+    assert result == expected
 
 
 def test_a_fit_that_was_moved_keeps_its_best_epoch(encoder, tmp_path, monkeypatch):
@@ -93,8 +93,8 @@ def test_a_fit_that_was_moved_keeps_its_best_epoch(encoder, tmp_path, monkeypatc
     assert expected.best_epoch == 1
     (tmp_path / "first").rename(tmp_path / "moved")
     resumed = fresh(encoder, MLE(), epochs=3)
-    found = resumed.run(tmp_path / "moved", validates=True, fit_last=False)
-    assert found == expected
+    result = resumed.run(tmp_path / "moved", validates=True, fit_last=False)
+    assert result == expected
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
 
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(encoder, tmp_p
 
 
 def scripted(monkeypatch, values):
-    """Let validation report these NLLs, one an epoch, whatever the network does."""
+    """Patch validation to report these NLLs, one per epoch, whatever the network does."""
     monkeypatch.setattr(
         fit_module,
         "validation_metrics",
@@ -137,7 +137,7 @@ def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
 
 
 def test_patience_outlasts_an_interruption(encoder, tmp_path, monkeypatch):
-    """One epoch without gain before the crash and one after it are two."""
+    """An epoch without improvement before the crash and one after it count as two."""
     scripted(monkeypatch, iter([0.5, 0.7]))
     with pytest.raises(KilledError):
         fresh(encoder, MLE(), epochs=5, patience=2).run(
@@ -172,7 +172,7 @@ def test_patience_that_ran_out_before_a_crash_allows_no_further_epoch(
         ([{"loss": 1.0}], 0),
         ([{"eval_nll": 1.0}], 0),
         ([{"eval_nll": 1.0}, {"eval_nll": 2.0}, {"loss": 0.0}, {"eval_nll": 1.5}], 2),
-        # Only a lower value is a gain.
+        # Only a lower value is an improvement.
         ([{"eval_nll": 1.0}, {"eval_nll": 1.0}], 1),
         ([{"eval_nll": 2.0}, {"eval_nll": 1.0}], 0),
     ],
@@ -182,7 +182,7 @@ def test_epochs_without_gain(log, expected):
 
 
 def test_resuming_runs_no_code_from_a_checkpoint(encoder, tmp_path):
-    """A pickle that would run a function is refused, not opened."""
+    """A pickle that would run a function is refused instead of opened."""
     with pytest.raises(KilledError):
         fresh(encoder, epochs=2).run(tmp_path, on_epoch=die_after(2))
     (checkpoint,) = tmp_path.glob("checkpoint-*")
@@ -218,14 +218,14 @@ def test_polar_factors_stay_orthonormal_and_the_record_says_so(request, tmp_path
 
 
 def test_training_does_not_choose_a_prior_scale(encoder, tmp_path, monkeypatch):
-    """It is the default in every step, and chosen once when the adapter is finished."""
+    """Every step uses the default scale; it is chosen once, after the adapter is trained."""
     fit = fresh(encoder, replace(GRADIENT, prior_scale="empirical-bayes"))
     head, seen = fit.network.head, []
     loss = type(head).loss
     monkeypatch.setattr(
         type(head),
         "loss",
-        lambda self, *given: seen.append(self.prior_variance) or loss(self, *given),
+        lambda self, *args: seen.append(self.prior_variance) or loss(self, *args),
     )
     result = fit.run(tmp_path, validates=True)
     assert set(seen) == {DEFAULT_PRIOR_SCALE**2}
@@ -240,7 +240,7 @@ def test_validation_leaves_the_head_as_training_left_it(encoder, tmp_path):
     rows = feature_rows(fit.network, fit.train).features
     metrics = validation_metrics(fit.network, rows, fit.validation)
     assert equal_states(before, fit.network.trained_state())
-    # It is the NLL of a fit under the prior of the training.
+    # The metric is the NLL of a fit under the training prior.
     other = fresh(encoder, VBLL(prior_scale=DEFAULT_PRIOR_SCALE))
     other.network.load_trained_state(before)
     fit_posterior(other.network, other.posterior, other.train, None)
@@ -288,7 +288,7 @@ def test_a_fit_that_diverges_says_so(encoder, tmp_path):
 
 
 def test_adapters_that_change_no_feature_are_refused(encoder, tmp_path):
-    """The pooler comes after the states that features are made of."""
+    """The pooler comes after the states that features are computed from."""
     fit = fresh(encoder, MLE(), LoRA(r=2, target_modules=("pooler.dense",)))
     with pytest.raises(InputError, match="target"):
         fit.run(tmp_path)
@@ -299,7 +299,7 @@ def test_training_learns(encoder, tmp_path):
     result = fit.run(tmp_path, validates=True)
     losses = [entry["loss"] for entry in result.history]
     assert losses[-1] < losses[0]
-    # ln 3 = 1.0986 is what a uniform prediction has.
+    # A uniform prediction has an NLL of ln 3 = 1.0986.
     assert min(entry["validation_nll"] for entry in result.history) < 0.9
 
 

@@ -1,4 +1,4 @@
-"""Who may write to an output directory, and when a fit goes on there."""
+"""Who may write to an output directory, and when a fit resumes there."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_another_fit_is_refused_and_the_difference_named(tmp_path):
     claim(tmp_path / "model", IDENTITY)
     with pytest.raises(InputError, match="another seed"):
         claim(tmp_path / "model", OTHER)
-    # With permission it starts afresh.
+    # With permission it starts from scratch.
     (tmp_path / "model" / "checkpoints").mkdir()
     claim(tmp_path / "model", OTHER, overwrite=True)
     assert contents(tmp_path / "model") == ["interrupted-fit.json"]
@@ -78,7 +78,7 @@ def test_a_finished_model_needs_permission(tmp_path):
     with refused("exists"):
         claim(out, IDENTITY)
     assert contents(out) == ["bayeslora.json"]
-    # It is there until the new one is written.
+    # The old model stays until the new one is written.
     work = claim(out, IDENTITY, overwrite=True)
     assert contents(out) == ["bayeslora.json", "interrupted-fit.json"]
     (work / "member-0").mkdir(parents=True)
@@ -140,7 +140,7 @@ def test_everything_that_a_question_asks_is_part_of_the_hash():
     def hashed(row):
         return data_hash(load_examples([row]))
 
-    found = [
+    hashes = [
         hashed(row),
         hashed({**row, "choices": ["a", "c"]}),
         hashed({**row, "choices": ["a", "b", "c"]}),
@@ -151,7 +151,7 @@ def test_everything_that_a_question_asks_is_part_of_the_hash():
         hashed(item),
         hashed({**item, "history": ["one\ntwo"]}),
     ]
-    assert len({*found}) == len(found)
+    assert len({*hashes}) == len(hashes)
 
 
 def test_twins_that_stay_together_are_part_of_the_hash():
@@ -161,7 +161,7 @@ def test_twins_that_stay_together_are_part_of_the_hash():
 
 
 def test_the_hash_of_texts_stays_what_it_was():
-    """Interrupted fits and stored experiments of earlier versions are known by it."""
+    """Interrupted fits and stored experiments of earlier versions are identified by it."""
     rows = [{"text": "a b", "pair": "c", "label": "x"}, {"text": "d", "pair": "e", "label": "y"}]
     pairs = read_labelled(rows, DataColumns(pair="pair"))
     assert data_hash(pairs) == "58fe25e91306928104146c3aab56e5dc"
@@ -179,7 +179,7 @@ def test_a_damaged_mark_starts_the_fit_over(tmp_path, caplog, content):
     assert contents(out) == ["interrupted-fit.json"]
     assert "interrupted-fit.json is damaged" in caplog.text
     claim(out, IDENTITY)
-    # Never beside somebody's work, and never in the place of a finished model.
+    # Never next to somebody's work, and never in place of a finished model.
     (out / "interrupted-fit.json").write_bytes(content)
     (out / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"thesis\.tex"):
@@ -204,7 +204,7 @@ def test_a_mark_of_another_program_is_kept(tmp_path, content):
 
 @pytest.mark.parametrize("before", [None, OTHER])
 def test_a_claim_killed_at_any_point(tmp_path, monkeypatch, before):
-    """The same command goes on, whatever is there."""
+    """The same command resumes, whatever state it finds."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     out = tmp_path / "model"
     if before is not None:
@@ -215,7 +215,7 @@ def test_a_claim_killed_at_any_point(tmp_path, monkeypatch, before):
         died += 1
         assert not out.exists() or is_interrupted(out)
         claim(out, IDENTITY, overwrite=overwrite)
-        # A lock that was left in it goes with the directory.
+        # A leftover lock is deleted with the directory.
         left = set(contents(out)) - {".interrupted-fit.json.lock"}
         assert left == {"interrupted-fit.json"}
         assert json.loads((out / "interrupted-fit.json").read_text())["seed"] == 0
@@ -251,7 +251,7 @@ def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch):
 
 
 def test_a_link_leads_to_the_directory(tmp_path):
-    """What it leads to is claimed, so that the link stays a link."""
+    """The link's target is claimed, so the link stays a link."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
     assert claim(link, IDENTITY).parent == tmp_path / "elsewhere"

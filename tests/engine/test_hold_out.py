@@ -1,4 +1,4 @@
-"""A part of the one file as validation rows: as if it had been given apart, and then a refit."""
+"""A part of the training file as validation rows, equal to a separate file, and the refit."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ ROWS = [
     for n in range(32)
 ]
 TEST = [{"text": f"{word} {word}", "label": "a"} for word in WORDS]
-SHARE, HELD = 0.25, 8
+SHARE, NUM_HELD_OUT = 0.25, 8
 QUICK = "vbll:prior_scale=2,polish_bound=jensen,link=probit"
 
 
@@ -41,10 +41,10 @@ def divided(rows=ROWS, share=SHARE, seed=0):
 def test_a_text_is_in_one_part_and_every_row_in_one():
     rows = [*ROWS, *ROWS[:12]]
     data = divided(rows, 0.5)
-    kept, held = data.train[0], data.validation[0]
-    assert not {*kept.texts} & {*held.texts}
-    assert sorted([*kept.texts, *held.texts]) == sorted(row["text"] for row in rows)
-    assert len(data.train[1]) == len(kept)
+    train, validation = data.train[0], data.validation[0]
+    assert not {*train.texts} & {*validation.texts}
+    assert sorted([*train.texts, *validation.texts]) == sorted(row["text"] for row in rows)
+    assert len(data.train[1]) == len(train)
     assert {*data.train[1].tolist()} == {*data.validation[1].tolist()} == {0, 1}
 
 
@@ -58,12 +58,12 @@ def test_texts_that_all_repeat_leave_nothing_to_hold_out():
 def test_rows_that_are_held_out_are_validation_rows(backbone, adapter):
     data = divided()
     apart = fitted(backbone, adapter, QUICK, rows=data.train[0], validation=data.validation[0])
-    held = fitted(backbone, adapter, QUICK, hold_out=SHARE)
-    assert np.array_equal(held.predict(TEST).probs, apart.predict(TEST).probs)
-    assert held.record.results == apart.record.results
+    clf = fitted(backbone, adapter, QUICK, hold_out=SHARE)
+    assert np.array_equal(clf.predict(TEST).probs, apart.predict(TEST).probs)
+    assert clf.record.results == apart.record.results
     undivided = {"whole": data_hash(TrainingData.read(ROWS, None, DataColumns()).train[0])}
-    assert held.record.data == apart.record.data | undivided
-    assert held.record.training["hold_out"] == SHARE
+    assert clf.record.data == apart.record.data | undivided
+    assert clf.record.training["hold_out"] == SHARE
 
 
 @pytest.mark.parametrize("adapter", ["polar:r=2", "none"])
@@ -71,11 +71,11 @@ def test_a_refit_keeps_what_the_held_out_rows_chose(backbone, adapter, tmp_path)
     first = fitted(backbone, adapter, hold_out=SHARE)
     clf = fitted(backbone, adapter, hold_out=SHARE, refit=True, out=tmp_path / "m")
     results, chosen = clf.record.results, first.record.results["posterior"]
-    kept = results["held_out"]
-    assert kept["num_rows"] == HELD
-    assert kept["epochs"] == (first.record.results["best_epoch"],)
-    assert kept["logit_scale"] == chosen["logit_scale"]
-    assert kept["nll"] == pytest.approx(first.record.results["validation_nll"], rel=1e-6)
+    held_out = results["held_out"]
+    assert held_out["num_rows"] == NUM_HELD_OUT
+    assert held_out["epochs"] == (first.record.results["best_epoch"],)
+    assert held_out["logit_scale"] == chosen["logit_scale"]
+    assert held_out["nll"] == pytest.approx(first.record.results["validation_nll"], rel=1e-6)
     assert results["best_epoch"] == first.record.results["best_epoch"]
     assert results["posterior"]["polish_mean"] == chosen["polish_mean"]
     assert clf.record.num_train == len(ROWS)
@@ -84,16 +84,16 @@ def test_a_refit_keeps_what_the_held_out_rows_chose(backbone, adapter, tmp_path)
     assert not np.array_equal(clf.predict(TEST).probs, first.predict(TEST).probs)
     again = BayesianClassifier.from_pretrained(tmp_path / "m", progress=False)
     assert np.array_equal(again.predict(TEST).probs, clf.predict(TEST).probs)
-    assert f"{HELD} held-out rows" in (tmp_path / "m" / "README.md").read_text()
+    assert f"{NUM_HELD_OUT} held-out rows" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, monkeypatch):
-    """Its first epoch is that of a fit to all rows of as many epochs as were allowed."""
+    """Its first epoch equals that of a fit to all rows with the maximum number of epochs."""
     train, seen = members.train_network, []
 
     def watched(network, texts, *args, **options):
-        def hook(epoch, one):
-            trained = [value.detach().clone() for value in one.trained_state().values()]
+        def hook(epoch, model):
+            trained = [value.detach().clone() for value in model.trained_state().values()]
             seen.append((len(texts.labels), epoch, trained))
 
         return train(network, texts, *args, **options, on_epoch=hook)
@@ -104,7 +104,7 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     stop = clf.record.results["held_out"]["epochs"][0]
     assert stop < most
     rows = [(size, epoch) for size, epoch, _ in seen]
-    assert [one for one in rows if one[0] == len(ROWS)] == [
+    assert [row for row in rows if row[0] == len(ROWS)] == [
         (len(ROWS), epoch) for epoch in range(1, stop + 1)
     ]
     refit = seen[-stop][2]
@@ -119,13 +119,13 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     train, rows = members.train_network, []
 
     def interrupted_at(last):
-        def training(network, texts, *args, **given):
+        def training(network, texts, *args, **options):
             def hook(epoch, _):
                 rows.append((len(texts.labels), epoch))
                 if rows.count((len(ROWS), 1)) == last:
                     raise KeyboardInterrupt
 
-            return train(network, texts, *args, **given, on_epoch=hook)
+            return train(network, texts, *args, **options, on_epoch=hook)
 
         return training
 
@@ -137,7 +137,7 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(members, "train_network", interrupted_at(None))
         resumed = fitted(backbone, **options, out=tmp_path / "m")
-    # The fit without the held-out rows was over.
+    # The fit without the held-out rows had finished.
     assert {size for size, _ in rows[before:]} == {len(ROWS)}
     assert np.array_equal(resumed.predict(TEST).probs, expected)
 
@@ -149,17 +149,17 @@ def test_members_stop_after_epochs_of_their_own(backbone):
 
 @pytest.mark.parametrize("posterior", [Laplace(), LaplaceLoRA()])
 def test_a_precision_is_kept(posterior):
-    kept = posterior.as_chosen({"prior_precision": 3.0})
-    assert kept.prior_precision == 3.0
-    assert kept.as_chosen({"prior_precision": 4.0}) == kept
+    result = posterior.as_chosen({"prior_precision": 3.0})
+    assert result.prior_precision == 3.0
+    assert result.as_chosen({"prior_precision": 4.0}) == result
 
 
 def test_means_and_prior_are_kept():
     chosen = {"polish_mean": "trained", "prior_scale": 4.0}
-    kept = VBLL(prior_scale="validation").as_chosen(chosen)
-    assert (kept.polish_mean, kept.prior_scale) == ("trained", 4.0)
-    # that of the training does not follow
-    assert kept.training_prior_scale == 2.0
+    result = VBLL(prior_scale="validation").as_chosen(chosen)
+    assert (result.polish_mean, result.prior_scale) == ("trained", 4.0)
+    # the training prior scale stays
+    assert result.training_prior_scale == 2.0
     assert VBLL(polish_mean="refit", prior_scale=1.0).as_chosen(chosen) == VBLL(
         polish_mean="refit", prior_scale=1.0
     )

@@ -1,4 +1,4 @@
-"""The KL of a posterior that depends on the input, as a part of training."""
+"""The KL of an input-dependent posterior, as part of training."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def gradients(module):
 
 
 def one_pass(fit, weight, step=0):
-    """Return the gradients of the gates after a pass of one batch whose loss is a sum."""
+    """Return the gradients of the gates after one batch with a summed loss."""
     network = fit.network.eval()
     gradient = KLGradient(network.weights, weight)
     gradient.on_step_begin(None, SimpleNamespace(global_step=step), None)
@@ -35,7 +35,7 @@ def one_pass(fit, weight, step=0):
 
 
 def test_the_gradient_is_that_of_the_loss_plus_the_weighted_kl(encoder):
-    """In float32: relative to the largest entry of a tensor."""
+    """Errors are in float32, relative to the largest entry of a tensor."""
     fit = fresh(encoder, CLoRA(), LORA)
     weights = fit.network.weights
     for site in fit.network.sites:
@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_loss_plus_the_weighted_kl(encoder):
     plain, batch = one_pass(fit, lambda _: 0.0)
     both, _ = one_pass(fit, lambda step: 0.1 * step, step=3)
     weights.zero_grad()
-    # The states of the second layer are those under the same noise.
+    # The states of the second layer need the same noise.
     torch.manual_seed(0)
     with weights.noise(), weights.watching() as seen:
         fit.network(batch)
@@ -57,16 +57,16 @@ def test_the_gradient_is_that_of_the_loss_plus_the_weighted_kl(encoder):
 
 
 def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatch):
-    """Also those after an epoch, from the Trainer's own count."""
-    asked = []
+    """Steps after the first epoch ask too, with the Trainer's own step count."""
+    steps = []
 
     def weight(name, num_train, batch_size):
         assert (name, num_train, batch_size) == ("cyclic", 30, 8)
-        return lambda step: asked.append(step) or 1 / 30
+        return lambda step: steps.append(step) or 1 / 30
 
     monkeypatch.setattr("bayeslora.posteriors.weights.clora.training.kl_weight", weight)
     fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
-    assert asked == list(range(8))
+    assert steps == list(range(8))
 
 
 def test_spreads_follow_the_prior_where_the_rows_say_little(encoder, tmp_path):
@@ -82,7 +82,7 @@ def test_spreads_follow_the_prior_where_the_rows_say_little(encoder, tmp_path):
 
 
 def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encoder, tmp_path):
-    """One text at a time, without padding; float32 sums differ by rounding alone."""
+    """Texts run one at a time without padding; float32 sums differ only by rounding."""
     fit = fresh(encoder, CLoRA(), LORA)
     report = fit.run(tmp_path).posterior
     weights = fit.network.weights
@@ -104,7 +104,7 @@ def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encode
 
 
 def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
-    """Validation and cached features see E at its mean, not the plain adapter."""
+    """Validation and cached features use E at its mean, not the plain adapter."""
     fit = fresh(encoder, CLoRA(), replace(LORA, lr=1e-2), epochs=4)
     fit.run(tmp_path)
     network = fit.network.eval()

@@ -31,7 +31,7 @@ def test_the_weights_of_a_cycle_double_and_sum_to_one(num_train, batch_size):
     ("num_train", "length"), [(640, 316), (1119, 393), (2251, 518), (4957, 706), (9427, 909)]
 )
 def test_cycles_have_the_published_lengths(num_train, length):
-    """With batches of 4. The largest weight is the last of a cycle."""
+    """In batches of 4; the last weight of a cycle is the largest."""
     weight = cyclic_weight(num_train, 4)
     assert weight(length - 1) == pytest.approx(0.5)
     assert weight(length) < 1e-80
@@ -49,7 +49,7 @@ def test_the_uniform_weight_is_one_over_the_rows():
 
 
 def test_a_step_follows_the_adapters_schedule():
-    """Its rate is kl_lr, times the share of the learning rate, times the weight."""
+    """Its rate is kl_lr times the relative learning rate times the weight."""
     taken = []
     weights = SimpleNamespace(kl_step=taken.append)
     steps = KLSteps(weights, 0.01, lambda step: 1 / (step + 2))
@@ -63,7 +63,7 @@ def test_each_step_of_training_is_followed_by_one_on_the_kl(encoder, tmp_path, m
     taken = []
     monkeypatch.setattr(fit.network.weights, "kl_step", taken.append)
     fit.run(tmp_path)
-    # 30 rows in batches of 8; cosine from kl_lr / N down to nearly nothing.
+    # 30 rows in batches of 8; cosine from kl_lr / N down to nearly zero.
     assert len(taken) == 8
     assert max(taken) == taken[0] == pytest.approx(0.5 / 30)
     assert taken == sorted(taken, reverse=True)
@@ -71,7 +71,7 @@ def test_each_step_of_training_is_followed_by_one_on_the_kl(encoder, tmp_path, m
 
 
 def test_the_kl_widens_spreads_that_the_likelihood_leaves(encoder, tmp_path):
-    """With a heavy KL the spreads end nearer the prior's than with a light one."""
+    """With a large KL rate the spreads end closer to the prior's than with a small one."""
 
     def ended(kl_lr):
         fit = fresh(encoder, BLoB(kl_lr=kl_lr), LoRA(r=2, num_layers=2), epochs=4)

@@ -1,4 +1,4 @@
-"""Fits in which layers rest: the laws for whole layers and for adapters, and what is refused."""
+"""Fits with resting layers: the laws for whole layers and adapters, and what is refused."""
 
 import logging
 from dataclasses import replace
@@ -29,7 +29,7 @@ WHOLE = LISA(num_active=1, interval=3, num_layers=2, lr=1e-3, weight_decay=0.1)
 
 
 class TestWholeLayersOfAnEncoder(SamplingLaws):
-    """It has dropout, so the random numbers of training have to come back as well."""
+    """The encoder has dropout, so the random state of training must be restored as well."""
 
     adapter = WHOLE
     posterior = QUICK
@@ -67,7 +67,7 @@ class TestPoLARByLanding(SamplingLaws):
 
 
 class TestPiSSA(SamplingLaws):
-    """Its weight decay pulls to the start, and must not reach a layer that rests."""
+    """Weight decay pulls towards the start and must not reach a resting layer."""
 
     adapter = PiSSA(r=2, num_layers=2, weight_decay=0.5)
     sampling = ONE_OF_TWO
@@ -93,7 +93,7 @@ class TestCLoRA(SamplingLaws):
 
 
 def test_weights_are_as_many_as_the_backbone_has_layers(decoder):
-    """By default of the last six, and it has three."""
+    """The default is the last six layers; the decoder has three."""
     weighted = LISA(num_active=1, mode="weighted", weights=(1.0, 2.0, 3.0))
     assert fresh(decoder, MLE(), weighted).network.full is not None
     with pytest.raises(InputError, match=r"weights .* 3 .*got 6"):
@@ -120,7 +120,7 @@ def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, post
         layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30).draw(0)
     )
     fit.run(tmp_path)
-    # Two sites a layer: roots.0, roots.1 and gates.0…, gates.1… are of the first.
+    # Two sites per layer: roots.0, roots.1 and gates.0…, gates.1… belong to the first layer.
     for name, item in fit.network.weights.named_parameters():
         layer = int(name.split(".")[1]) // 2
         assert torch.equal(item, before[name]) == (layer == resting), name
@@ -130,8 +130,8 @@ def test_what_a_posterior_trains_at_a_site_rests_with_it(encoder, tmp_path, post
 def test_other_posteriors_over_adapters_take_resting_layers(encoder, tmp_path, posterior):
     sampling = replace(ONE_OF_TWO, mode="cycle")
     fit = fresh(encoder, posterior, LoRA(r=2, num_layers=2), layer_sampling=sampling)
-    found = fit.run(tmp_path).posterior
-    assert all(value > 0 for value in found.values() if isinstance(value, float))
+    results = fit.run(tmp_path).posterior
+    assert all(value > 0 for value in results.values() if isinstance(value, float))
 
 
 def test_tfb_needs_every_layer_drawn(encoder, tmp_path):
@@ -165,7 +165,7 @@ def test_the_step_on_the_kl_rises_with_the_rate_of_the_layers(encoder, tmp_path,
     monkeypatch.setattr(fit.network.weights, "kl_step", shares.append)
     fit.run(tmp_path, fit_last=False)
     assert len({round(rate, 6) for rate in rates}) > 4
-    # The uniform weight of a step is 1 / 30 of the rate.
+    # The uniform weight of a step is 1/30 of the rate.
     torch.testing.assert_close(torch.tensor(shares), torch.tensor(rates) * 1e-3 / 30)
 
 
@@ -201,7 +201,7 @@ def test_a_ramp_makes_shorter_steps(encoder, tmp_path):
         adapter = replace(WHOLE, interval=8, ramp=ramp, mode="fixed", weight_decay=0.0)
         fit = fresh(encoder, MLE(), adapter)
         norms.append(fit.run(tmp_path / str(ramp)).adapter["delta_norm"])
-    # AdamW's steps have the length of the rate: (1 + … + 8) / 8 of 8 full steps.
+    # AdamW's steps are as long as the rate: (1 + … + 8) / 8 of 8 full steps.
     assert 0.3 * norms[0] < norms[1] < 0.9 * norms[0]
 
 
@@ -217,7 +217,7 @@ def test_layers_below_run_once_and_those_above_from_their_states(decoder):
 def test_what_trains_always_is_what_runs_after_the_layers(decoder, encoder):
     names = set(fresh(decoder, MLE(), WHOLE).network.full.groups[ALWAYS])
     assert names == {"norm.weight"}
-    # The pooler runs after them, and no feature depends on it.
+    # The pooler runs after the layers, and no feature depends on it.
     assert ALWAYS not in fresh(encoder, MLE(), WHOLE).network.full.groups
     trained = replace(WHOLE, train_embedding=True)
     names = set(fresh(encoder, MLE(), trained).network.full.groups[ALWAYS])
@@ -236,7 +236,7 @@ def test_layers_that_never_trained_are_not_saved(decoder, tmp_path):
 
 
 def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, monkeypatch):
-    """Loading it puts those that were drawn later back to where they started."""
+    """Loading it resets the layers drawn later to their start."""
     from bayeslora.engine import loop as fit_module
 
     values = iter([0.1, 0.9])
@@ -264,20 +264,20 @@ def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, m
 
 
 def saved_bytes(fit, sampler, step):
-    """Return the bytes that a pass keeps for its backward pass, parameters left out."""
+    """Return the bytes that a forward pass saves for its backward pass, without parameters."""
     sampler.before_step(step, torch.optim.SGD([p for g in sampler.groups for p in g.params]))
     parameters = {p.data_ptr() for p in fit.network.parameters()}
-    kept = {}
+    sizes = {}
 
     def pack(tensor):
         if tensor.data_ptr() not in parameters:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         features = fit.network(fit.train.texts.collate(range(8))).values
     assert features.requires_grad
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize(
@@ -293,10 +293,10 @@ def test_fewer_activations_are_kept_the_higher_the_lowest_active_layer(decoder, 
     for layer in range(3):
         weights = tuple(float(number == layer) for number in range(3))
         options = {"mode": "weighted", "weights": weights}
-        one = replace(adapter, **options) if sampling is None else adapter
-        two = None if sampling is None else replace(sampling, **options)
-        fit = fresh(decoder, MLE(), one, layer_sampling=two)
-        sampler = layer_sampler(fit.network, one, fit.posterior, fit.settings, 30)
+        layer_adapter = replace(adapter, **options) if sampling is None else adapter
+        layer_sampling = None if sampling is None else replace(sampling, **options)
+        fit = fresh(decoder, MLE(), layer_adapter, layer_sampling=layer_sampling)
+        sampler = layer_sampler(fit.network, layer_adapter, fit.posterior, fit.settings, 30)
         sizes.append(saved_bytes(fit, sampler, 0))
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
@@ -322,7 +322,7 @@ def chain_rows():
 
 
 def chain_trainer(model, folder, sampler, kind=Trainer, **options):
-    """Return a Trainer that is not ours, on one processor and silent."""
+    """Return a plain `Trainer` of transformers, silent and on one processor."""
     trainer = kind(
         model,
         TrainingArguments(
@@ -349,7 +349,7 @@ def chain_groups(model):
 
 
 def test_in_any_trainer_nothing_switches_inside_an_accumulation_window(tmp_path, caplog):
-    """Seven batches an epoch in windows of three: the last one of an epoch is short."""
+    """Seven batches per epoch in windows of three: the last window of an epoch is short."""
     caplog.set_level(logging.ERROR)
     torch.manual_seed(0)
     model = Chain()
@@ -396,7 +396,7 @@ def test_in_any_trainer_a_ramp_lowers_the_rate_of_groups_that_hold_layers_alone(
 
 @pytest.mark.parametrize("biases", [(True, True), (False, False), (True, False)])
 def test_in_any_trainer_a_ramp_without_groups_for_it_is_refused(tmp_path, caplog, biases):
-    """By default decay decides on the groups, so that one may be empty, or of biases alone."""
+    """By default the groups follow weight decay, so one may be empty or hold only biases."""
     caplog.set_level(logging.ERROR)
     model = Chain(biases)
     sampler = LayerSampler(LayerSampling(num_active=1, ramp=5), chain_groups(model), 5, seed=0)
@@ -436,7 +436,7 @@ def test_sharded_parameters_are_refused(kind):
 
 
 def test_whole_layers_are_for_a_posterior_over_weights_that_says_so():
-    """Another one would be over the sites of an adapter, of which there are none."""
+    """Any other posterior is over the sites of an adapter, and whole layers have none."""
 
     class OverSites(MLE):
         def over_weights(self, network, *, seed, fitted=False):

@@ -1,4 +1,4 @@
-"""Laplace-LoRA on whole networks: fits, predictions, and the states that come back."""
+"""Laplace-LoRA on whole networks: fits, predictions, and restored states."""
 
 import logging
 from dataclasses import replace
@@ -35,7 +35,7 @@ def logits(fit, **options):
 
 @pytest.fixture(scope="module")
 def fitted(encoder, decoder, tmp_path_factory):
-    """Return a function that gives the fit of a backbone and an adapter, run once."""
+    """Return a cached function from backbone and adapter to their fit."""
     known, backbones = {}, {"encoder": encoder, "decoder": decoder}
 
     def get(kind, adapter):
@@ -51,7 +51,7 @@ def fitted(encoder, decoder, tmp_path_factory):
 @KINDS
 @ADAPTERS
 def test_the_covariance_is_that_of_the_adapters_gradients(request, fitted, kind, adapter):
-    """A row at a time, unpadded, in float32: gradients agree to about 1e-5 of their size."""
+    """Single unpadded rows in float32: gradients agree to about 1e-5 of their size."""
     fit, _ = fitted(kind, adapter)
     backbone = request.getfixturevalue(kind)
     fit = refitted(backbone, fit, LaplaceLoRA(structure="full", prior_precision=2.0))
@@ -65,7 +65,7 @@ def test_the_covariance_is_that_of_the_adapters_gradients(request, fitted, kind,
 
 
 def refitted(backbone, fit, posterior):
-    """Return the fit's network under another posterior of the same kind, fitted."""
+    """Return a fit of the same network under another posterior of the same kind."""
     other = fresh(backbone, posterior, fit.adapter)
     state = {
         name: item
@@ -85,12 +85,12 @@ def by_hand(fit, texts):
     network = fit.network
     parameters = [item.layer.weight for item in network.weights.layers]
     head = network.head.weight
-    found, probs = [], []
+    jacobians, probs = [], []
     for row in range(len(texts)):
         features = network(texts.collate([row])).values
         values = (features @ head.T)[0]
         probs.append(values.detach().double().softmax(-1))
-        found.append(
+        jacobians.append(
             torch.stack(
                 [
                     torch.cat([g.flatten() for g in grads]).double()
@@ -101,19 +101,19 @@ def by_hand(fit, texts):
                 ]
             )
         )
-    return torch.stack(found), torch.stack(probs)
+    return torch.stack(jacobians), torch.stack(probs)
 
 
 @KINDS
 @ADAPTERS
 def test_the_mean_is_that_of_the_network_alone(fitted, kind, adapter):
     fit, result = fitted(kind, adapter)
-    found = logits(fit)
-    assert found.covariance.shape == (12, 3, 3)
-    assert float(torch.linalg.eigvalsh(found.covariance).min()) > -1e-9
-    assert float(found.variance.min()) > 0
+    output = logits(fit)
+    assert output.covariance.shape == (12, 3, 3)
+    assert float(torch.linalg.eigvalsh(output.covariance).min()) > -1e-9
+    assert float(output.variance.min()) > 0
     plain = next(answer(fit.network, [], MLE(), texts_of(fit))).logits
-    assert torch.equal(found.mean, plain.mean)
+    assert torch.equal(output.mean, plain.mean)
     none = logits(fit, num_samples=0)
     assert none.is_point
     assert torch.equal(none.mean, plain.mean)
@@ -190,13 +190,13 @@ def test_a_network_built_for_a_fitted_model_takes_its_tensors(encoder, fitted):
         encoder, POLAR, fit.posterior, num_classes=3, seed=3, max_length=32, extra={}
     )
     other.load_trained_state(fit.network.trained_state())
-    found = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
-    assert torch.equal(found.covariance, logits(fit).covariance)
+    output = next(answer(other.eval(), [], fit.posterior, texts_of(fit))).logits
+    assert torch.equal(output.covariance, logits(fit).covariance)
 
 
 @ADAPTERS
 def test_batches_of_one_row_give_the_same(fitted, monkeypatch, adapter):
-    """In float32: the sums of a batch are in another order."""
+    """Batches change the order of float32 sums."""
     fit, _ = fitted("decoder", adapter)
     expected = logits(fit).covariance
     monkeypatch.setattr(linearised, "_NUMBERS", 1)

@@ -1,4 +1,4 @@
-"""Ensembles: members of their own, one network like the plain fit."""
+"""Ensembles: independent members, and a network equal to that of a plain fit."""
 
 import dataclasses
 import logging
@@ -33,8 +33,8 @@ def fitted(backbone, posterior, seed=3, adapter=LORA):
     return fit_members(choices, data, settings, backbone, lambda: None)
 
 
-def logits(backbone, posterior, found, **options):
-    network, members, _ = found
+def logits(backbone, posterior, fit, **options):
+    network, members, _ = fit
     texts = prepare(network.encoder, rows(12, 5), progress=False).texts
     return next(answer(network, members, posterior, texts, **options)).logits
 
@@ -55,10 +55,10 @@ def test_members_differ_and_the_first_is_in_place(ensemble):
     network, members, results = ensemble
     assert len(members) == len(results) == 3
     assert equal_states(network.trained_state(), members[0])
-    for one, other in ((0, 1), (0, 2), (1, 2)):
+    for first, second in ((0, 1), (0, 2), (1, 2)):
         for name in members[0]:
             if name.endswith((".A", ".B")) or name == "head.weight":
-                assert not torch.equal(members[one][name], members[other][name])
+                assert not torch.equal(members[first][name], members[second][name])
 
 
 def test_one_member_is_the_plain_fit(encoder):
@@ -93,18 +93,18 @@ def test_an_ensemble_averages_what_its_members_say(encoder, ensemble):
 
 @pytest.fixture(scope="module")
 def dropout(decoder):
-    """The decoder itself has no dropout; the adapter's is the only one."""
+    """Return a fit with dropout in the adapter alone; the decoder has none."""
     return fitted(decoder, MCDropout(p=0.3, num_samples=4))
 
 
 def test_dropout_spreads_the_predictions(decoder, dropout):
-    found = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
-    assert found.samples.shape == (4, 12, 3)
-    assert float(found.variance.min()) > 0
+    output = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
+    assert output.samples.shape == (4, 12, 3)
+    assert float(output.variance.min()) > 0
     again = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout)
-    assert torch.equal(found.samples, again.samples)
+    assert torch.equal(output.samples, again.samples)
     other = logits(decoder, MCDropout(p=0.3, num_samples=4), dropout, seed=1)
-    assert not torch.equal(found.samples, other.samples)
+    assert not torch.equal(output.samples, other.samples)
 
 
 def test_no_samples_is_the_network_without_dropout(decoder, dropout):
@@ -168,15 +168,15 @@ def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
 
 
 def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
-    """Embeddings and the first layer are in the frozen prefix, and drop nothing that counts."""
-    found = network, _, results = fitted(encoder, MCDropout(num_samples=4), adapter=POLAR)
+    """Embeddings and the first layer are in the frozen prefix; their dropout has no effect."""
+    fit = network, _, results = fitted(encoder, MCDropout(num_samples=4), adapter=POLAR)
     assert network.weights.live == tuple(
         f"encoder.layer.{layer}.{name}"
         for layer in (1, 2)
         for name in ("attention.self", "attention.output.dropout", "output.dropout")
     )
     assert results[0].posterior["live_dropouts"] == ", ".join(network.weights.live)
-    sampled = logits(encoder, MCDropout(num_samples=4), found)
+    sampled = logits(encoder, MCDropout(num_samples=4), fit)
     assert float(sampled.variance.min()) > 0
     for name in network.weights.live:
         alone = MCDropoutDraws(network.encoder.model, network.encoder.run_probe, [name])
@@ -184,9 +184,9 @@ def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
 
 
 def test_a_network_of_another_posterior_is_asked_for_its_dropout(encoder):
-    """As experiments do, which train one network for several posteriors."""
-    found = fitted(encoder, MLE())
-    sampled = logits(encoder, MCDropout(num_samples=4), found)
+    """Experiments train one network for several posteriors."""
+    fit = fitted(encoder, MLE())
+    sampled = logits(encoder, MCDropout(num_samples=4), fit)
     assert sampled.samples.shape[0] == 4
     assert float(sampled.variance.min()) > 0
 
@@ -203,10 +203,10 @@ def test_adapters_outside_the_layers_leave_no_prefix(encoder, targets):
     """The pooler comes after the last layer, and no feature depends on it."""
     adapter = LoRA(r=2, target_modules=targets)
     network = build_network(encoder, adapter, MLE(), num_classes=3, seed=0, max_length=32)
-    found = prepare(network.encoder, rows(6, 0), progress=False)
-    assert isinstance(found, LabelledTexts)
-    assert found.texts.prefix is None
-    assert network.encoder.features(found.texts).shape == (6, 16)
+    prepared = prepare(network.encoder, rows(6, 0), progress=False)
+    assert isinstance(prepared, LabelledTexts)
+    assert prepared.texts.prefix is None
+    assert network.encoder.features(prepared.texts).shape == (6, 16)
 
 
 def test_cut_texts_are_said(encoder, caplog):

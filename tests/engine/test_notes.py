@@ -1,4 +1,4 @@
-"""What predictions note of their method."""
+"""The metadata that predictions record about their method."""
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar.options import PoLAR

@@ -1,4 +1,4 @@
-"""What PEFT is told about an exported adapter, and what we find again in it."""
+"""The configuration of adapters exported to PEFT, and what we read back from them."""
 
 import json
 
@@ -37,13 +37,13 @@ def settings(directory):
 def test_an_adapter_without_a_last_layer_is_loaded_by_its_task(models, tmp_path, kind):
     peft = pytest.importorskip("peft")
     fits, places = models
-    told = fits[kind].export_peft(tmp_path / "lora")
+    export = fits[kind].export_peft(tmp_path / "lora")
     config = settings(tmp_path / "lora")
     assert (config["task_type"], config["base_model_name_or_path"]) == (
         "FEATURE_EXTRACTION",
         places[kind],
     )
-    module, _, loader = told.loader.rpartition(".")
+    module, _, loader = export.loader.rpartition(".")
     assert module == "peft"
     theirs = getattr(peft, loader).from_pretrained(tmp_path / "lora").eval()
     encoder = fits[kind]._known().network.encoder
@@ -60,12 +60,12 @@ def test_an_adapter_without_a_last_layer_is_loaded_by_its_task(models, tmp_path,
 
 def test_other_classes_have_no_task_and_heads_have_theirs(models, tmp_path):
     fits, _ = models
-    told = fits["llama"].export_peft(tmp_path / "lm", prefix="model.")
+    export = fits["llama"].export_peft(tmp_path / "lm", prefix="model.")
     assert settings(tmp_path / "lm")["task_type"] is None
-    assert told.loader == "peft.PeftModel"
-    told = fits["llama"].export_peft(tmp_path / "head", head=True)
+    assert export.loader == "peft.PeftModel"
+    export = fits["llama"].export_peft(tmp_path / "head", head=True)
     assert settings(tmp_path / "head")["task_type"] == "SEQ_CLS"
-    assert ",".join(CLASSES) in told.notes[0]
+    assert ",".join(CLASSES) in export.notes[0]
     fits["llama"].export_peft(tmp_path / "head", head=True, overwrite=True)
 
 
@@ -81,9 +81,9 @@ def test_an_embedded_backbone_is_named_by_its_hub_id_and_found_again(models, tmp
     )
     clf = fits["llama"]
     monkeypatch.setitem(clf.record.backbone, "name", "small")
-    told = clf.export_peft(tmp_path / "lora")
+    export = clf.export_peft(tmp_path / "lora")
     assert settings(tmp_path / "lora")["base_model_name_or_path"] == "owner/small"
-    assert any("fewer bits" in note for note in told.notes)
+    assert any("fewer bits" in note for note in export.notes)
     for file in (tmp_path / "lora").iterdir():
         assert places["llama"].encode() not in file.read_bytes()
     with safe_open(tmp_path / "lora" / "adapter_model.safetensors", "pt") as file:

@@ -1,4 +1,4 @@
-"""Predictions piece by piece are those of the rows together."""
+"""Predictions in pieces equal those of all rows at once."""
 
 import numpy as np
 import pytest
@@ -19,19 +19,19 @@ def fitted(tmp_path_factory):
 
 
 def rows(count):
-    """Return rows of which the first ones are unlabelled."""
+    """Return rows; the first five are unlabelled."""
     made = tiny.toy_rows(count, seed=3)
     return [{**row, "label": None if place < 5 else row["label"]} for place, row in enumerate(made)]
 
 
-def check_close(one, other):
-    assert one.ids == other.ids
-    assert np.array_equal(one.labels, other.labels)
-    assert one.metadata == other.metadata
+def check_close(actual, expected):
+    assert actual.ids == expected.ids
+    assert np.array_equal(actual.labels, expected.labels)
+    assert actual.metadata == expected.metadata
     for name in ("probs", "total", "aleatoric", "epistemic"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-5)
-    for name in one.scores:
-        np.testing.assert_allclose(one.scores[name], other.scores[name], atol=1e-4)
+        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), atol=1e-5)
+    for name in actual.scores:
+        np.testing.assert_allclose(actual.scores[name], expected.scores[name], atol=1e-4)
 
 
 @pytest.mark.parametrize("posterior", [None, "laplace", "laplace_lora"])
@@ -58,15 +58,15 @@ def test_a_piece_does_not_depend_on_what_came_before(fitted, monkeypatch):
 
 def test_pieces_are_of_a_fixed_number_of_rows(monkeypatch):
     monkeypatch.setattr(checked_rows, "PIECE", 8)
-    found = list(checked_rows.split(load_examples(rows(20)), torch.arange(20)))
-    assert [labels.tolist() for _, labels in found] == [
+    pieces = list(checked_rows.split(load_examples(rows(20)), torch.arange(20)))
+    assert [labels.tolist() for _, labels in pieces] == [
         [*range(8)],
         [*range(8, 16)],
         [*range(16, 20)],
     ]
-    assert [len(examples) for examples, _ in found] == [8, 8, 4]
+    assert [len(examples) for examples, _ in pieces] == [8, 8, 4]
 
 
 def test_one_piece_is_itself(fitted):
-    found = fitted.predict(rows(7))
-    assert joined([found]) is found
+    predictions = fitted.predict(rows(7))
+    assert joined([predictions]) is predictions

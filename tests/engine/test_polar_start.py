@@ -1,4 +1,4 @@
-"""PoLAR's directions from the loss: the best that any orthonormal factors can catch of it."""
+"""PoLAR's directions from the loss: the most that orthonormal factors can capture of it."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_a_rank_above_the_layers_size_is_refused():
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_the_change_is_zero_and_the_directions_are_those_of_the_loss(request, kind):
-    """The gradient is computed again on the plain backbone, one padded batch, by autograd."""
+    """Autograd recomputes the gradient on the plain backbone, in one padded batch."""
     backbone = request.getfixturevalue(kind)
     fit = started(backbone)
     network, rows = fit.network, list(range(len(fit.train.texts)))
@@ -66,10 +66,10 @@ def test_the_change_is_zero_and_the_directions_are_those_of_the_loss(request, ki
     cross_entropy(logits, fit.train.labels).backward()
     for site in network.sites:
         expected = gradient_factors(site.weight.grad, 4)
-        for found, wanted in ((site.A.weight, expected.A), (site.B.weight, expected.B)):
-            # Directions of nearly equal singular values may turn by rounding; spaces do not.
-            close = found if found.shape[0] <= found.shape[1] else found.mT
-            other = wanted if wanted.shape[0] <= wanted.shape[1] else wanted.mT
+        for actual, target in ((site.A.weight, expected.A), (site.B.weight, expected.B)):
+            # Rounding may rotate directions with nearly equal singular values, but not their span.
+            close = actual if actual.shape[0] <= actual.shape[1] else actual.mT
+            other = target if target.shape[0] <= target.shape[1] else target.mT
             cosines = torch.linalg.svdvals(close @ other.mT)
             torch.testing.assert_close(cosines, torch.ones(4), atol=1e-3, rtol=0)
 
@@ -83,7 +83,7 @@ def test_nothing_frozen_stays_trainable(decoder):
 
 
 def test_the_first_step_goes_further_down_than_from_anywhere(decoder):
-    """What it is for: the core's first gradient has most of the full one's norm."""
+    """The purpose of the start: the core's first gradient has most of the full gradient's norm."""
 
     def norm(fit):
         fit.network.train()

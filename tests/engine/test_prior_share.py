@@ -1,4 +1,4 @@
-"""How much of an answer the prior mean is."""
+"""The share of an answer that comes from the prior mean."""
 
 import pytest
 import torch
@@ -15,16 +15,16 @@ def test_it_is_what_the_prior_means_logits_leave_of_the_logits():
     )
     prior = mean + 0.3 * prior
     logits, known = (features @ weight.T for weight in (mean, prior))
-    logits, known = (one - one.mean(1, keepdim=True) for one in (logits, known))
+    logits, known = (values - values.mean(1, keepdim=True) for values in (logits, known))
     expected = 1 - float((logits - known).square().sum() / logits.square().sum())
     assert prior_share(features, mean, prior) == pytest.approx(expected, abs=1e-6)
     assert 0.01 < expected < 0.99
-    # A prior mean that does next to nothing, or says the contrary, is no part of the answer.
+    # A prior mean that has almost no effect, or the opposite one, is no part of the answer.
     for factor, share in ((1.0, 1.0), (0.5, 0.75), (1e-6, 0.0), (-1.0, 0.0), (2.0, 0.0)):
         assert prior_share(features, mean, factor * mean) == pytest.approx(share, abs=1e-5)
     assert prior_share(features, torch.zeros(3, 5), mean) == 0
     assert prior_share(features, mean, torch.zeros(3, 5)) == 0
-    # What is the same for all classes changes no answer.
+    # A shift common to all classes changes no answer.
     assert prior_share(features, mean, mean + torch.ones(3, 5)) == pytest.approx(1, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Several processes give the result of one."""
+"""Several processes produce the same result as one."""
 
 import json
 import signal
@@ -18,25 +18,25 @@ from bayeslora.errors import InputError
 from bayeslora.processes import ALONE, Processes, current, launched
 
 TWO = [Processes(rank, 2) for rank in range(2)]
-# 41 rows in batches of 8: the last batch has one row, which one of two processes has to do without.
+# 41 rows in batches of 8: the last batch has one row, so one of two processes has none.
 NUM_TRAIN, BATCH = 41, 8
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a directory with a decoder, training, validation and test rows."""
-    found = tmp_path_factory.mktemp("processes")
-    tiny.tiny_llama(found / "llama")
+    path = tmp_path_factory.mktemp("processes")
+    tiny.tiny_llama(path / "llama")
     for name, count, seed in (("train", NUM_TRAIN, 1), ("valid", 30, 2), ("test", 90, 3)):
         rows = tiny.toy_rows(count, seed=seed)
-        _write(found / f"{name}.jsonl", rows)
+        _write(path / f"{name}.jsonl", rows)
         others = tiny.toy_rows(count // 2, seed=seed + 7)
         topics = {"animals": "yes"}
         others = [row | {"label": topics.get(row["label"], "no")} for row in others]
-        _write(found / f"{name}-animal.jsonl", others)
-        _write(found / f"{name}-questions.jsonl", tiny.toy_questions(count, seed))
-        _write(found / f"{name}-items.jsonl", tiny.toy_next_items(count, seed))
-    return found
+        _write(path / f"{name}-animal.jsonl", others)
+        _write(path / f"{name}-questions.jsonl", tiny.toy_questions(count, seed))
+        _write(path / f"{name}-items.jsonl", tiny.toy_next_items(count, seed))
+    return path
 
 
 def _write(path, rows):
@@ -44,16 +44,16 @@ def _write(path, rows):
 
 
 def data_words(folder, split, kind):
-    """Return the words that name the rows of a split: of texts, or of what `kind` says."""
+    """Return the arguments that name the rows of a split: texts, or rows of another `kind`."""
     texts = folder / f"{split}.jsonl"
     if kind != "tasks":
         return [folder / f"{split}-{kind}.jsonl" if kind in ("questions", "items") else texts]
     named = [f"topic={texts}", f"animal={folder / split}-animal.jsonl"]
-    return [word for one in named for word in ("--multi-task", one)]
+    return [word for source in named for word in ("--multi-task", source)]
 
 
 def fit_words(folder, out, adapter, posterior, *more, epochs=2, kind="texts"):
-    """Return the words of a fit."""
+    """Return the arguments of `fit`."""
     words = ["fit", *data_words(folder, "train", kind), "--backbone", folder / "llama"]
     words += ["--out", out]
     words += ["--adapter", adapter, "--posterior", posterior, "--epochs", epochs]
@@ -62,7 +62,7 @@ def fit_words(folder, out, adapter, posterior, *more, epochs=2, kind="texts"):
 
 
 def predict_words(folder, model, out, kind="texts"):
-    """Return the words of a prediction."""
+    """Return the arguments of `predict`."""
     words = ["predict", model, *data_words(folder, "test", kind), "--out", out, "--quiet"]
     return [str(word) for word in words]
 
@@ -70,15 +70,15 @@ def predict_words(folder, model, out, kind="texts"):
 def assert_close(first, second, tolerance=1e-5):
     """Compare the tensors of two model directories, relative to the largest number of each."""
     for name in ("adapter", "posterior"):
-        expected, found = (load_file(model / f"{name}.safetensors") for model in (first, second))
-        assert expected.keys() == found.keys()
+        expected, actual = (load_file(model / f"{name}.safetensors") for model in (first, second))
+        assert expected.keys() == actual.keys()
         for key, tensor in expected.items():
-            # The gradients of a router are rounding errors at first, which Adam makes large; and
-            # directions of nearly equal variance turn into each other, without a change of scores.
+            # A router's first gradients are rounding errors, which Adam makes large. Directions of
+            # nearly equal variance rotate into each other without a change of scores.
             if key.endswith((".router", ".directions")):
                 continue
             size = max(1.0, float(tensor.double().abs().max())) if tensor.numel() else 1.0
-            gap = (tensor.double() - found[key].double()).abs()
+            gap = (tensor.double() - actual[key].double()).abs()
             assert float(gap.max()) <= tolerance * size if gap.numel() else True, key
 
 
@@ -99,7 +99,7 @@ VALIDATED = {"polar-vbll", "lora-mle"}
 
 @pytest.fixture(scope="module")
 def fitted(folder):
-    """Fit and predict each case in two processes, and in this one; return the directory."""
+    """Fit and predict each case in two processes and in this one; return the directory."""
     todo = []
     for name, (adapter, posterior) in CASES.items():
         more = ["--validation", folder / "valid.jsonl"] if name in VALIDATED else ["--cv", "0"]
@@ -116,9 +116,9 @@ def fitted(folder):
                 assert [main(step) for step in steps] == [0, 0]
             else:
                 todo += steps
-                # The model of one process, answering in two.
-                one = folder / f"{name}-one"
-                todo.append(predict_words(folder, one, folder / f"{name}-shared.parquet", name))
+                # The model fitted in one process predicts in two.
+                single = folder / f"{name}-one"
+                todo.append(predict_words(folder, single, folder / f"{name}-shared.parquet", name))
     (folder / "todo.json").write_text(json.dumps(todo))
     codes, _, errs = ended(working("commands", folder / "todo.json"), 300)
     assert codes == [0, 0], errs
@@ -132,7 +132,7 @@ def test_fits_are_those_of_one_process(fitted, name):
         json.loads((fitted / f"{name}-{kind}" / "bayeslora.json").read_text())
         for kind in ("one", "two")
     ]
-    epochs = [[row["epoch"] for row in one["results"]["history"]] for one in records]
+    epochs = [[row["epoch"] for row in record["results"]["history"]] for record in records]
     assert epochs[0] == epochs[1]
     assert records[0]["results"]["best_epoch"] == records[1]["results"]["best_epoch"]
 
@@ -140,19 +140,19 @@ def test_fits_are_those_of_one_process(fitted, name):
 @pytest.mark.parametrize("name", CASES)
 def test_predictions_are_those_of_one_process(fitted, name):
     expected = Predictions.load(fitted / f"{name}-one.parquet")
-    found = Predictions.load(fitted / f"{name}-two.parquet")
-    assert found.ids == expected.ids
-    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
+    predictions = Predictions.load(fitted / f"{name}-two.parquet")
+    assert predictions.ids == expected.ids
+    np.testing.assert_allclose(predictions.probs, expected.probs, atol=1e-5)
     for score, values in expected.scores.items():
         size = max(1.0, np.abs(values).max())
-        np.testing.assert_allclose(found.scores[score], values, atol=1e-5 * size)
-    # Of the same model they are the same file: batches are run whole.
+        np.testing.assert_allclose(predictions.scores[score], values, atol=1e-5 * size)
+    # Predictions of the same model are the same file: batches are never split.
     shared = (fitted / f"{name}-shared.parquet").read_bytes()
     assert shared == (fitted / f"{name}-one.parquet").read_bytes()
 
 
 def test_a_backbone_in_shards(folder):
-    """Each process holds half of the layers that FSDP shares out; the result is the same."""
+    """Each process holds half of the layers that FSDP shards; the result is the same."""
     whole, out = folder / "whole", folder / "whole.parquet"
     assert main(fit_words(folder, whole, "lora:r=4,num_layers=2", "mle", "--cv", "0")) == 0
     assert main(predict_words(folder, whole, out)) == 0
@@ -160,18 +160,18 @@ def test_a_backbone_in_shards(folder):
     assert codes == [0, 0], errs
     assert_close(whole, folder / "sharded")
     expected = Predictions.load(out)
-    found = Predictions.load(folder / "sharded.parquet")
-    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
+    predictions = Predictions.load(folder / "sharded.parquet")
+    np.testing.assert_allclose(predictions.probs, expected.probs, atol=1e-5)
 
 
 def test_ivon_sees_the_same_draws(folder):
-    """Its noise is one draw a step, before the rows are shared out."""
+    """Its noise is drawn once per step, before the rows are divided."""
     pytest.importorskip("ivon")
-    one, two = folder / "ivon-one", folder / "ivon-two"
+    single, double = folder / "ivon-one", folder / "ivon-two"
     words = ("lora:r=4,num_layers=2", "ivon", "--cv", "0")
-    assert main(fit_words(folder, one, *words)) == 0
-    pair(*fit_words(folder, two, *words))
-    assert_close(one, two)
+    assert main(fit_words(folder, single, *words)) == 0
+    pair(*fit_words(folder, double, *words))
+    assert_close(single, double)
 
 
 def test_stdout_and_messages_appear_once(folder):
@@ -186,7 +186,7 @@ def test_stdout_and_messages_appear_once(folder):
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_launchers(folder, launcher):
-    """Accelerate starts one process where it finds no GPU."""
+    """Accelerate starts one process if it finds no GPU."""
     start = {
         "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
         "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
@@ -205,7 +205,7 @@ def test_launchers(folder, launcher):
 
 @pytest.mark.parametrize("victim", [1])
 def test_killed_in_mid_run(folder, victim):
-    """The other ends with an error, and the same command goes on to the same result."""
+    """The other process ends with an error; the same command resumes to the same result."""
     model, whole = folder / f"killed-{victim}", folder / "not-killed"
     words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
     words += ("--patience", "10")
@@ -229,7 +229,7 @@ def test_killed_in_mid_run(folder, victim):
 
 
 def test_killed_while_predicting(folder, fitted, monkeypatch):
-    """Finished pieces stay, and the same command ends in the same file."""
+    """Finished pieces are kept, and the same command produces the same file."""
     data = folder / "many.jsonl"
     rows = tiny.toy_rows(4500, seed=5)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -255,8 +255,8 @@ def test_killed_while_predicting(folder, fitted, monkeypatch):
     [("exchanges", [0, 0]), ("failing_writer", [0, 0]), ("failing_other", [4, 3])],
 )
 def test_exchanges(case, codes):
-    found, _, errs = ended(working(case), 60)
-    assert found == codes, errs
+    actual, _, errs = ended(working(case), 60)
+    assert actual == codes, errs
 
 
 def test_wrong_input_is_reported_once(folder):
@@ -319,7 +319,7 @@ def test_shares_are_all_rows_once(rows):
 
 @pytest.mark.parametrize("count", range(5))
 def test_rounds_are_all_items_once(count):
-    taken = [[world.turn(one) for one in world.rounds(range(count))] for world in TWO]
+    taken = [[world.turn(items) for items in world.rounds(range(count))] for world in TWO]
     own = sorted(item for turns in taken for item, is_own in turns if is_own)
     assert own == list(range(count))
     # Each process takes part in every round.

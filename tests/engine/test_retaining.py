@@ -1,4 +1,4 @@
-"""The quality-retaining loss: its gradient, what it keeps, and a resumed training."""
+"""The quality-retaining loss: its gradient, its state, and resumed training."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def among(logits, labels):
     return torch.where(TASKS[labels][:, None] == TASKS, logits, ABSENT)
 
 
-def kept(options=None, tasks=TASKS, seed=1):
-    """Return a loss that knows random logits of each class, in float64."""
+def retained_loss(options=None, tasks=TASKS, seed=1):
+    """Return a loss that has stored random logits of each class, in float64."""
     retained = Retained(options or QualityRetaining(), tasks)
     retained.logits = 2 * drawn(*retained.logits.shape, seed=seed)
     retained.known[:] = True
@@ -38,8 +38,8 @@ def kept(options=None, tasks=TASKS, seed=1):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_the_gradient_is_that_of_the_sheet(published):
-    """Of each entry (T/ℓ)(softmax(z/T) − softmax(Z/T)), over the row's task, a mean over rows."""
-    retained = kept(QualityRetaining(published=published, temperature=2.0))
+    """(T/ℓ)(softmax(z/T) − softmax(Z/T)) per entry of the row's task, averaged over rows."""
+    retained = retained_loss(QualityRetaining(published=published, temperature=2.0))
     logits, labels = drawn(4, 5).requires_grad_(), torch.tensor([0, 3, 4, 1])
     retained.loss(among(logits, labels), labels).backward()
     for row, label in enumerate(labels.tolist()):
@@ -54,7 +54,7 @@ def test_the_gradient_is_that_of_the_sheet(published):
 
 
 def test_the_loss_is_a_mean_of_weighted_divergences():
-    retained = kept(QualityRetaining(largest=3.0, temperature=1.5))
+    retained = retained_loss(QualityRetaining(largest=3.0, temperature=1.5))
     labels = torch.tensor([2, 2, 4])
     logits = among(drawn(3, 5), labels)
     expected = 0.0
@@ -80,7 +80,7 @@ def test_a_class_without_an_entry_has_no_weight_and_published_zeros_mean_uniform
 
 
 def test_running_losses_are_of_each_task_over_its_own_classes():
-    retained = kept()
+    retained = retained_loss()
     before = retained.losses.clone()
     labels = torch.tensor([0, 2, 1])
     logits = among(drawn(3, 5), labels)
@@ -92,12 +92,12 @@ def test_running_losses_are_of_each_task_over_its_own_classes():
 
 def test_a_class_moves_by_the_mean_of_its_right_rows_in_any_order():
     logits = torch.tensor([[3.0, 0, 0, 9, 9], [1, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 0, 0, 5]])
-    labels = torch.tensor([0, 0, 0, 4])  # the third is wrong; 9 is another task's
+    labels = torch.tensor([0, 0, 0, 4])  # the third is wrong; 9 belongs to another task
     logits = among(logits, labels)
-    retained = kept(QualityRetaining(momentum=0.8))
+    retained = retained_loss(QualityRetaining(momentum=0.8))
     retained.logits = retained.logits.float()
     before = retained.logits.clone()
-    other = kept(QualityRetaining(momentum=0.8))
+    other = retained_loss(QualityRetaining(momentum=0.8))
     other.logits = other.logits.float()
     order = torch.tensor([2, 3, 1, 0])
     retained.see(logits, labels)
@@ -107,7 +107,7 @@ def test_a_class_moves_by_the_mean_of_its_right_rows_in_any_order():
     torch.testing.assert_close(retained.logits[0, 0], 0.8 * before[0, 0] + 0.2 * mean)
     torch.testing.assert_close(retained.logits[4, 0], 0.8 * before[4, 0] + 0.2 * logits[3])
     assert torch.equal(retained.logits[1:4], before[1:4])
-    everything = kept(QualityRetaining(momentum=0.8, only_correct=False))
+    everything = retained_loss(QualityRetaining(momentum=0.8, only_correct=False))
     everything.logits = everything.logits.float()
     everything.see(logits, labels)
     mean = logits[:3].mean(0)
@@ -132,7 +132,7 @@ def test_the_published_form_keeps_the_last_two_rows():
 
 
 def test_nothing_reaches_what_is_kept():
-    retained = kept()
+    retained = retained_loss()
     logits = drawn(2, 5).requires_grad_()
     retained.see(logits, torch.tensor([0, 3]))
     assert not any(item.requires_grad for item in retained.state().values())
@@ -142,7 +142,7 @@ def test_nothing_reaches_what_is_kept():
 
 
 class KilledError(Exception):
-    """Stands for a kill."""
+    """Stands in for a kill."""
 
 
 @pytest.mark.parametrize("options", [QualityRetaining(), QualityRetaining(published=True)])
@@ -159,9 +159,9 @@ def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, o
     with pytest.raises(KilledError):
         begin().run(tmp_path / "again", validates=True, on_epoch=die)
     resumed = begin()
-    found = resumed.run(tmp_path / "again", validates=True)
+    result = resumed.run(tmp_path / "again", validates=True)
     assert equal_states(whole.network.trained_state(), resumed.network.trained_state())
-    assert found == expected
+    assert result == expected
     plain = fresh(encoder, MLE(), LORA, epochs=3)
     plain.run(tmp_path / "plain", validates=True)
     assert not equal_states(whole.network.trained_state(), plain.network.trained_state())

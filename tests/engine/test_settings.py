@@ -1,4 +1,4 @@
-"""Training options, data as it is read, and what is shown meanwhile."""
+"""Training options, reading of data, and progress output."""
 
 import logging
 
@@ -136,7 +136,7 @@ def test_a_terminal_gets_a_bar(capsys):
 
 
 def lines_of(capsys, monkeypatch, seconds, *, steps=100, done=0):
-    """Progress of a job whose steps take so many seconds, where stderr is no terminal."""
+    """Return the progress lines of a job with steps of these seconds; stderr is no terminal."""
     clock = [0.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: clock[0])
     with progress_bar("read", steps + done, shown=True, unit="text", done=done) as advance:

@@ -1,4 +1,4 @@
-"""A training step reads nothing back from the device: a GPU would be waited for."""
+"""A training step reads nothing back from the device: each read would wait for a GPU."""
 
 import traceback
 from pathlib import Path
@@ -14,10 +14,10 @@ from bayeslora import IVON, MAP, MLE, SWAG, BLoB, LoRA
 from bayeslora.engine import loop
 
 LORA = LoRA(r=2, num_layers=2)
-# Operations whose result, or its shape, is known to the CPU only once it is computed.
+# Operations for which the CPU must wait for the result or its shape.
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique")
 READING = {"cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__", "__index__"}
-# From a number in Python: on a GPU a copy that is waited for.
+# Conversions of Python numbers: on a GPU, a synchronous copy.
 COPYING = {"tensor", "as_tensor", "from_numpy"}
 ASKING = (
     *(f"{Path(bayeslora.__file__).parent}/", "/transformers/", "/accelerate/", "/pyro/", "/ivon"),
@@ -59,7 +59,7 @@ class _Watch(TrainerCallback):
     """Watches each step from its beginning until the optimiser has moved."""
 
     def __init__(self):
-        self.found = set()
+        self.reads = set()
         self.steps = 0
 
     def on_step_begin(self, *_, **__):
@@ -74,9 +74,9 @@ class _Watch(TrainerCallback):
 
     def _note(self, what):
         frames = [frame.filename for frame in traceback.extract_stack()]
-        # The innermost that asked: torch's own functions lie between it and here.
-        asked = [name for name in frames if any(part in name for part in ASKING)]
-        self.found.add((what, asked[-1]))
+        # The innermost caller of interest: torch's own functions are between it and this frame.
+        callers = [name for name in frames if any(part in name for part in ASKING)]
+        self.reads.add((what, callers[-1]))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_step_waits_for_nothing(decoder, tmp_path, monkeypatch, posterior, ada
     monkeypatch.setattr(loop, "_callbacks", lambda *args: [*callbacks(*args), watch])
     fresh(decoder, posterior, adapter).run(tmp_path, fit_last=False)
     assert watch.steps == 8
-    found = {
+    unexpected = {
         (what, place)
-        for what, place in watch.found
+        for what, place in watch.reads
         if not any(allowed in place for allowed in ALLOWED)
     }
-    assert not found
+    assert not unexpected

@@ -1,4 +1,4 @@
-"""Training happens on the device of the network, whichever the Trainer would take."""
+"""Training runs on the network's device, whichever device the Trainer would choose."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from bayeslora.engine.trainer import training_arguments
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
-    """Return a function from a device to a Trainer's arguments, where no GPU need be."""
+    """Return a function from a device to a Trainer's arguments that needs no GPU."""
     current = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
 
@@ -27,7 +27,7 @@ def arguments(tmp_path, monkeypatch):
         return made, current
 
     yield make
-    # The state is the process's.
+    # The state is global to the process.
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -1,4 +1,4 @@
-"""What every posterior over adapter weights keeps to, from training to the saved model."""
+"""Properties of every posterior over adapter weights, from training to the saved model."""
 
 import math
 from dataclasses import replace
@@ -38,10 +38,10 @@ from bayeslora.posteriors.weights.training import WeightTraining
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)
 FEWER = {"swag": {"start": 0.0}, "tfb": {"num_search_samples": 2, "num_steps": 2}}
-"""What lets the fit of a method be a short one."""
-DRAWN = [one for one in POSTERIORS.values() if one.is_sampled and not issubclass(one, MCDropout)]
+"""Options that make a method's fit short."""
+DRAWN = [cls for cls in POSTERIORS.values() if cls.is_sampled and not issubclass(cls, MCDropout)]
 RECIPES = {
-    **{one.name: (LORA, one(num_samples=3, **FEWER.get(one.name, {}))) for one in DRAWN},
+    **{cls.name: (LORA, cls(num_samples=3, **FEWER.get(cls.name, {}))) for cls in DRAWN},
     "polar-swag": (POLAR, SWAG(num_samples=3, schedule="cosine")),
     "polar-blob": (POLAR, BLoB(num_samples=3, kl_weights="cyclic")),
     "polar-ivon": (POLAR, IVON(num_samples=3, beta2=0.9, ess=1e4)),
@@ -58,7 +58,7 @@ def begin(backbone, recipe, **options):
 
 @pytest.fixture(scope="module")
 def fitted(encoder, tmp_path_factory):
-    """Return a function that gives each recipe's fit, run once."""
+    """Return a cached function from a recipe to its fit."""
     known = {}
 
     def get(recipe):
@@ -78,13 +78,13 @@ def logits(fit, **options):
 @every
 def test_draws_spread_and_follow_from_the_seed(fitted, recipe):
     fit, _ = fitted(recipe)
-    found = logits(fit)
-    assert found.samples.shape == (3, 12, 3)
-    assert float(found.variance.min()) > 0
-    assert torch.equal(logits(fit).samples, found.samples)
-    assert not torch.equal(logits(fit, seed=1).samples, found.samples)
-    # More draws begin with the same ones.
-    assert torch.equal(logits(fit, num_samples=5).samples[:3], found.samples)
+    output = logits(fit)
+    assert output.samples.shape == (3, 12, 3)
+    assert float(output.variance.min()) > 0
+    assert torch.equal(logits(fit).samples, output.samples)
+    assert not torch.equal(logits(fit, seed=1).samples, output.samples)
+    # A larger number of draws begins with the same ones.
+    assert torch.equal(logits(fit, num_samples=5).samples[:3], output.samples)
 
 
 @every
@@ -105,9 +105,9 @@ def test_no_samples_is_the_mean_network(fitted, recipe):
     texts = prepare(fit.network.encoder, rows(12, 5), progress=False).texts
     plain = next(answer(fit.network, [], MLE(), texts)).logits
     assert torch.equal(mean.mean, plain.mean)
-    fit.posterior, kept = replace(fit.posterior, num_samples=0), fit.posterior
+    fit.posterior, posterior = replace(fit.posterior, num_samples=0), fit.posterior
     assert torch.equal(logits(fit).mean, mean.mean)
-    fit.posterior = kept
+    fit.posterior = posterior
 
 
 @every
@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_fit(encoder, fitted, tmp_path, recipe):
 
 @every
 def test_an_interrupted_fit_ends_as_if_it_had_never_stopped(encoder, tmp_path, recipe):
-    """The encoder has dropout; what is drawn in training must come back as well."""
+    """The encoder has dropout; the draws of training must be restored as well."""
     whole = begin(encoder, recipe)
     expected = whole.run(tmp_path / "whole", validates=True)
     with pytest.raises(KilledError):
@@ -224,7 +224,7 @@ def test_a_posterior_over_weights_does_not_train_as_nothing(encoder, posterior):
     ("schedule", "last"), [("constant", 1.0), ("cosine", (1 + math.cos(7 * math.pi / 8)) / 2)]
 )
 def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
-    """Of 8 steps, which are too few for a warm-up."""
+    """There are 8 steps, too few for a warm-up."""
     fit = fresh(encoder, SWAG(schedule=schedule), LORA)
     rates = []
 
@@ -243,7 +243,7 @@ def test_the_schedule_of_the_learning_rate(encoder, tmp_path, schedule, last):
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory):
-    """Return a decoder whose feed-forward layers see the tokens of all texts in one list."""
+    """Return a decoder whose feed-forward layers see the tokens of all texts as one sequence."""
     from tiny import tiny_opt
 
     path = tiny_opt(tmp_path_factory.mktemp("backbones") / "opt")

@@ -35,23 +35,23 @@ def small_grid(place):
 
 @pytest.fixture
 def grid(place):
-    """Four cells of less than a second each."""
+    """Return a grid of four cells that take less than a second each."""
     return small_grid(place)
 
 
 @pytest.fixture(scope="session")
 def finished(place, tmp_path_factory):
-    """That grid when it has run: its content, its directory and its results."""
+    """Return the grid after its run: its content, its directory and its results."""
     content, out = small_grid(place), tmp_path_factory.mktemp("finished") / "out"
     return content, out, bl.experiment(content, out)
 
 
 @pytest.fixture
 def scores():
-    """The rows of a table of results that do not depend on the machine."""
+    """Return a function from results to their table rows that do not depend on the machine."""
 
-    def read(found):
-        table = found.table.to_pylist()
+    def read(result):
+        table = result.table.to_pylist()
         return [row for row in table if row["set"] != "cost"]
 
     return read

@@ -1,4 +1,4 @@
-"""What a grid may hold, and that every mistake is found before anything is read or fitted."""
+"""What a grid may contain; every mistake is reported before anything is read or fitted."""
 
 import pytest
 import yaml
@@ -48,7 +48,7 @@ def test_methods_have_names_and_fit_options_of_their_own():
             ],
         }
     )
-    assert [one.name for one in grid.methods] == ["split", "polar:r=4 vbll"]
+    assert [method.name for method in grid.methods] == ["split", "polar:r=4 vbll"]
     assert grid.methods[0].fit == {"hold_out": 0.2}
 
 

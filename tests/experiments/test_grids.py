@@ -1,4 +1,4 @@
-"""The grids of the repository: checked as they are, and run at the size of a test."""
+"""The grids of the repository: checked unchanged, and run at test size."""
 
 import json
 from pathlib import Path
@@ -23,28 +23,30 @@ def test_every_grid_can_be_read(file):
 
 def test_the_label_budget_has_the_methods_of_the_study():
     grid = read_grid(GRIDS / "label-budget.yaml")
-    found = {one.name: (one.adapter, one.posterior, dict(one.fit)) for one in grid.methods}
-    assert found.keys() == MAIN.keys()
+    by_name = {
+        method.name: (method.adapter, method.posterior, dict(method.fit)) for method in grid.methods
+    }
+    assert by_name.keys() == MAIN.keys()
     for name, method in MAIN.items():
-        adapter, posterior, options = found[name]
+        adapter, posterior, options = by_name[name]
         assert (adapter, posterior) == (method.adapter, method.posterior)
         options_of = method.options(640).items()
-        plain = {key: one for key, one in options_of if one not in (0, False)}
+        plain = {key: value for key, value in options_of if value not in (0, False)}
         assert options == plain
 
 
 def test_the_regimes_have_the_budgets_of_the_study():
     fixed, none = [], []
-    for one in read_grid(GRIDS / "regimes.yaml").methods:
-        regime, _, name = one.name.partition(": ")
-        adapter, _, options = one.adapter.partition(":")
+    for method in read_grid(GRIDS / "regimes.yaml").methods:
+        regime, _, name = method.name.partition(": ")
+        adapter, _, options = method.adapter.partition(":")
         rate = [word for word in options.split(",") if word.startswith("lr=")]
         if regime == "fixed":
-            assert one.fit["epochs"] == LONG
+            assert method.fit["epochs"] == LONG
             assert rate == [f"lr={LEARNING_RATES[adapter][0]:.0e}".replace("e-0", "e-")]
             fixed.append(name)
         else:
-            assert not one.fit
+            assert not method.fit
             assert not rate
             none.append(name)
     assert fixed == none
@@ -57,7 +59,7 @@ def test_the_regimes_have_the_budgets_of_the_study():
 
 @pytest.fixture(scope="module")
 def small(place, tmp_path_factory):
-    """The paper-size grid on a tiny backbone and 2,000 rows: 10 epochs are 5,000 steps."""
+    """Return the paper-size grid on a tiny backbone and 2,000 rows: 10 epochs are 5,000 steps."""
     folder = tmp_path_factory.mktemp("paper")
     for name, count, seed in (("train", 2000, 5), ("validation", 60, 6), ("test", 30, 7)):
         rows = "".join(json.dumps(row) + "\n" for row in toy_rows(count, seed))
@@ -76,7 +78,7 @@ def small(place, tmp_path_factory):
 
 def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
     plan = run.plan({**small, "model": {}, "backbones": "meta-llama/Llama-3.1-8B"})
-    (cell,) = [one for one in plan.settings if one.method.name == "PoLAR-VBLL"]
+    (cell,) = [setting for setting in plan.settings if setting.method.name == "PoLAR-VBLL"]
     settings = plan.settings[cell]
     assert settings["fit"] == {"cv": 0, "batch_size": 4, "epochs": 10}
     assert 10 * 2000 / 4 == 5_000
@@ -90,19 +92,19 @@ def test_the_paper_size_run_takes_5000_steps_of_batch_4_of_rank_8(small, place):
 def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, tmp_path):
     files = {"train": place.train, "validation": place.far, "test": place.test}
     task = {**small["tasks"][0], **files, "ood": []}
-    found = bl.experiment({**small, "tasks": [task], "fit": {"epochs": 1}}, tmp_path / "out")
-    assert found.failed == {}
-    assert {record["cell"]["method"] for record in found.records} == {
-        one["name"] for one in small["methods"]
+    result = bl.experiment({**small, "tasks": [task], "fit": {"epochs": 1}}, tmp_path / "out")
+    assert result.failed == {}
+    assert {record["cell"]["method"] for record in result.records} == {
+        method["name"] for method in small["methods"]
     }
 
 
 def test_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
-    """In one of its ten epochs, 500 steps; the steps of all are those of the plan above."""
-    methods = [one for one in small["methods"] if one["name"] == "PoLAR-VBLL"]
-    found = bl.experiment({**small, "methods": methods, "fit": {"epochs": 1}}, tmp_path / "out")
-    (record,) = found.records
+    """Run one of its ten epochs, 500 steps; the plan above covers the steps of all ten."""
+    methods = [method for method in small["methods"] if method["name"] == "PoLAR-VBLL"]
+    result = bl.experiment({**small, "methods": methods, "fit": {"epochs": 1}}, tmp_path / "out")
+    (record,) = result.records
     assert record["steps"] == {"protocol": 5_000, "at_most": 500}
     assert record["split"] == "validation"
     assert record["scores"]["reported"]["scores"]["accuracy"]["value"] > 0.6
-    assert [one for one in record["deviations"] if one.startswith("steps:")]
+    assert [text for text in record["deviations"] if text.startswith("steps:")]

@@ -1,4 +1,4 @@
-"""Sizes and costs of a plan, against real models and by hand."""
+"""Sizes and costs of a plan, compared with real models and calculations by hand."""
 
 import json
 import math
@@ -18,13 +18,13 @@ def test_parameters_by_configuration_are_those_of_the_model(tmp_path, build):
     size = backbone_size(str(path))
     model = AutoModel.from_pretrained(path)
     layers = model.layers if hasattr(model, "layers") else model.encoder.layer
-    true = sum(one.numel() for one in layers[0].parameters() if one.ndim > 1)
+    true = sum(parameter.numel() for parameter in layers[0].parameters() if parameter.ndim > 1)
     assert size.layer_parameters == true
     assert size.num_layers == SIZES["num_hidden_layers"]
     assert size.is_encoder == (build is tiny_bert)
 
 
-# Parameters of a layer, and all: 30 x 3,538,944 + 49,152 x 576; published as 135M.
+# All layers and the embedding: 30 x 3,538,944 + 49,152 x 576; published as 135M.
 @pytest.mark.parametrize(("name", "total"), [("smollm2-135m", 134.5e6), ("minilm", 22.7e6)])
 def test_embedded_models_have_their_published_size(name, total):
     assert backbone_size(name).parameters == pytest.approx(total, rel=0.05)
@@ -53,8 +53,8 @@ def test_fits_and_passes_are_counted(grid):
     grid = {**grid, "protocol": "label-budget", "rows": 60, "seeds": [0]}
     names = ["vbll", "ensemble:num_members=3", "blob:num_samples=7"]
     plan = run.plan({**grid, "adapters": ["polar"], "posteriors": names})
-    costs = {cell.method.posterior: one for cell, one in plan.estimates.items()}
-    assert costs["vbll"].fits == 1 + 5  # five parts of 12 rows do not bring 128
+    costs = {cell.method.posterior: estimate for cell, estimate in plan.estimates.items()}
+    assert costs["vbll"].fits == 1 + 5  # five parts of 12 rows are fewer than 128
     assert costs["ensemble:num_members=3"].fits == 3
     assert costs["ensemble:num_members=3"].passes == 3
     assert costs["blob:num_samples=7"].passes == 7
@@ -64,6 +64,6 @@ def test_a_plan_reads_as_json_and_needs_no_weights(grid):
     plan = run.plan({**grid, "backbones": "meta-llama/Llama-3.1-8B"})
     content = json.loads(json.dumps(plan.to_json()))
     assert content["num_cells"] == 4
-    assert all(math.isfinite(one["seconds"]) for one in content["cells"])
+    assert all(math.isfinite(cell["seconds"]) for cell in content["cells"])
     assert content["cells"][0]["memory_bytes"] > 16e9
     assert any("Llama-3.1-8B" in note for note in content["notes"])

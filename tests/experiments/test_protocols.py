@@ -1,6 +1,7 @@
-"""Published settings reach the fit, and what cannot be expressed is said."""
+"""Published settings reach the fit; deviations from them are reported."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny import toy_questions
@@ -15,7 +16,7 @@ from bayeslora.experiments.rows import task_rows
 
 @pytest.fixture
 def setup(grid):
-    """The setup of the first cell of the small grid after changes."""
+    """Return a function that sets up the first cell of the small grid after changes."""
 
     def made(**changes):
         content = {**grid, **changes}
@@ -26,8 +27,8 @@ def setup(grid):
     return made
 
 
-def said(setup, word):
-    return [one for one in setup.deviations if word in one]
+def deviations_with(setup, word):
+    return [deviation for deviation in setup.deviations if word in deviation]
 
 
 def test_an_unknown_name_lists_all():
@@ -37,51 +38,51 @@ def test_an_unknown_name_lists_all():
         assert repr(name) in str(caught.value)
 
 
-# Sheet of the published settings: steps, batch, rate, dropout, split, seeds.
+# The published settings: steps, batch size, learning rate, dropout, split, seeds.
 @pytest.mark.parametrize(
     ("name", "steps", "lr", "dropout", "seeds"),
     [("blob", 5_000, 1e-4, 0.0, (1, 2, 3)), ("laplace-lora", 10_000, 5e-5, 0.1, (21, 42, 87))],
 )
 def test_published_settings_reach_the_fit(setup, name, steps, lr, dropout, seeds):
-    found = setup(protocol=name, seeds=None, fit={}, model={})
-    adapter = found.adapter
+    cell = setup(protocol=name, seeds=None, fit={}, model={})
+    adapter = cell.adapter
     assert (adapter.r, adapter.alpha, adapter.dropout, adapter.lr) == (8, 16.0, dropout, lr)
     assert (adapter.num_layers, adapter.target_modules) == (None, None)
-    assert found.model == {"max_length": 300, "depth": 1.0}
+    assert cell.model == {"max_length": 300, "depth": 1.0}
     # 60 rows in batches of 4 are 15 steps per epoch; 5,000 / 15 = 333.3 and 10,000 / 15 = 666.7.
-    assert found.fit == {"cv": 0, "batch_size": 4, "epochs": round(steps / 15)}
-    assert found.steps == steps
+    assert cell.fit == {"cv": 0, "batch_size": 4, "epochs": round(steps / 15)}
+    assert cell.steps == steps
     assert PROTOCOLS[name].seeds == seeds
-    assert said(found, f"{15 * round(steps / 15):,} instead of {steps:,}")
-    assert said(found, "8 bits")
-    assert said(found, "no validation rows")
+    assert deviations_with(cell, f"{15 * round(steps / 15):,} instead of {steps:,}")
+    assert deviations_with(cell, "8 bits")
+    assert deviations_with(cell, "no validation rows")
 
 
 def test_a_whole_number_of_epochs_is_no_deviation(setup, grid):
     rows = PROTOCOLS["blob"]
-    found = setup(protocol="blob", fit={}, adapters=["lora"])
+    cell = setup(protocol="blob", fit={}, adapters=["lora"])
     assert 5_000 % 15
-    assert [one for one in found.deviations if one.startswith("steps")]
-    found = setup(protocol="blob", fit={"batch_size": 3})  # 20 steps per epoch, 250 epochs
-    assert found.fit["epochs"] == 250
-    assert not [one for one in found.deviations if one.startswith("steps")]
-    assert said(found, f"3 by the grid, {rows.batch_size} by the protocol")
+    assert [deviation for deviation in cell.deviations if deviation.startswith("steps")]
+    cell = setup(protocol="blob", fit={"batch_size": 3})  # 20 steps per epoch, 250 epochs
+    assert cell.fit["epochs"] == 250
+    assert not [deviation for deviation in cell.deviations if deviation.startswith("steps")]
+    assert deviations_with(cell, f"3 by the grid, {rows.batch_size} by the protocol")
 
 
 def test_what_the_grid_changes_is_said(setup):
-    found = setup(protocol="blob", adapters=["lora:r=16"], fit={"epochs": 2})
-    assert found.adapter.r == 16
-    assert found.adapter.alpha == 16.0
-    assert said(found, "r: 16 by the grid, 8 by the protocol")
-    assert said(found, "2 epochs by the grid")
+    cell = setup(protocol="blob", adapters=["lora:r=16"], fit={"epochs": 2})
+    assert cell.adapter.r == 16
+    assert cell.adapter.alpha == 16.0
+    assert deviations_with(cell, "r: 16 by the grid, 8 by the protocol")
+    assert deviations_with(cell, "2 epochs by the grid")
     same = setup(protocol="blob", adapters=["lora:r=8"], fit={"epochs": 2})
-    assert not [one for one in same.deviations if one.startswith("r: ")]
+    assert not [deviation for deviation in same.deviations if deviation.startswith("r: ")]
 
 
 def test_an_adapter_without_an_option_says_so(setup):
-    found = setup(protocol="laplace-lora", adapters=["polar"], fit={"epochs": 1})
-    assert said(found, "dropout: adapter polar")
-    assert not said(setup(protocol="blob", adapters=["polar"]), "dropout: adapter polar")
+    cell = setup(protocol="laplace-lora", adapters=["polar"], fit={"epochs": 1})
+    assert deviations_with(cell, "dropout: adapter polar")
+    assert not deviations_with(setup(protocol="blob", adapters=["polar"]), "dropout: adapter polar")
 
 
 def test_draws_are_those_of_the_posterior(setup):
@@ -94,10 +95,11 @@ def test_draws_are_those_of_the_posterior(setup):
 
 
 def test_our_own_protocol_selects_on_a_cut_of_train(setup):
-    found = setup(seeds=None)
-    assert found.fit["hold_out"] == 0.2
-    assert found.rows.split == "test"
-    assert found.deviations == ()
+    cell = setup(seeds=None)
+    assert cell.fit["hold_out"] == 0.2
+    assert cell.rows.split == "test"
+    by_grid = ("epochs: 1 by the grid", "max_length: 32 by the grid", "dtype: float32 by the grid")
+    assert cell.deviations == by_grid
 
 
 def test_a_label_budget_draws_rows_anew_for_each_seed(grid):
@@ -116,18 +118,18 @@ def test_a_label_budget_draws_rows_anew_for_each_seed(grid):
 
 def test_the_validation_split_is_reported_where_there_is_one(setup, grid, place):
     task = {**grid["tasks"][0], "validation": str(place.folder / "valid.jsonl")}
-    found = setup(protocol="blob", tasks=[task], fit={"epochs": 1})
-    assert found.rows.split == "validation"
-    assert len(found.rows.reported) == 30
-    assert not said(found, "split:")
+    cell = setup(protocol="blob", tasks=[task], fit={"epochs": 1})
+    assert cell.rows.split == "validation"
+    assert len(cell.rows.reported) == 30
+    assert not deviations_with(cell, "split:")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_is_said_in_one_line(name):
-    one = PROTOCOLS[name]
-    assert one.split in one.described()
-    assert f"{one.num_bins} bins" in one.described()
-    assert one.settings()["seeds"] == list(one.seeds)
+    rules = PROTOCOLS[name]
+    assert rules.split in rules.described()
+    assert f"{rules.num_bins} bins" in rules.described()
+    assert rules.settings()["seeds"] == list(rules.seeds)
 
 
 def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
@@ -144,13 +146,15 @@ def test_what_an_audit_calls_wrong_is_not_out_of_distribution_in_bag(tmp_path):
             for n, verdict in enumerate(verdicts)
         )
     )
-    own = tmp_path / "own.jsonl"
-    own.write_text("".join(json.dumps(row) + "\n" for row in toy_questions(4)))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    for seed, file in enumerate(files.values()):
+        rows = "".join(json.dumps(row) + "\n" for row in toy_questions(4, seed))
+        Path(file).write_text(rows)
     ood = {"physics": "mmlu-college-physics", "file": str(tmp_path / "other.jsonl")}
     (tmp_path / "other.jsonl").write_text(json.dumps(toy_questions(1, 9)[0]) + "\n")
-    task = Task("own", {"train": str(own), "test": str(own)}, ood)
-    for name, kept in (("bag", ("q0",)), ("bayeslora", ("q0", "q1", "q2"))):
-        found = task_rows(task, PROTOCOLS[name], tmp_path)
-        assert found.ood["physics"].texts == kept
-        assert len(found.ood["file"]) == 1
-        assert found.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(kept)
+    task = Task("own", files, ood)
+    for name, texts in (("bag", ("q0",)), ("bayeslora", ("q0", "q1", "q2"))):
+        rows = task_rows(task, PROTOCOLS[name], tmp_path)
+        assert rows.ood["physics"].texts == texts
+        assert len(rows.ood["file"]) == 1
+        assert rows.dropped.get("physics, redux_error_type is not OK", 0) == 3 - len(texts)

@@ -1,4 +1,4 @@
-"""Grids on a real Ray cluster of two machines on this one; needs the extra `ray`."""
+"""Grids on a real Ray cluster of two nodes on this machine; needs the extra `ray`."""
 
 import os
 import signal
@@ -18,25 +18,25 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'bayeslora[ray]'
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one CPU each, started as `ray start` does."""
+    """Start two nodes of one CPU each, as `ray start` does."""
     from ray.cluster_utils import Cluster
 
     root = str(Path(__file__).parents[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", root + os.pathsep + os.environ.get("PYTHONPATH", ""))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        found = Cluster(
+        local = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
-        found.second = found.add_node(num_cpus=1)
-        found.wait_for_nodes()
-        yield found
+        local.second = local.add_node(num_cpus=1)
+        local.wait_for_nodes()
+        yield local
         ray.shutdown()
-        found.shutdown()
+        local.shutdown()
 
 
 def killed_worker(out, done):
-    """Kill a worker of Ray that computes a cell; append its process id to `done`."""
+    """Kill a Ray worker that computes a cell; append its process id to `done`."""
     while not done:
         busy = list(out.glob("work/*/model"))
         for stat in Path("/proc").glob("[0-9]*/cmdline"):
@@ -56,14 +56,14 @@ def test_a_killed_worker_loses_nothing(cluster, finished, grid, tmp_path, scores
     killer = threading.Thread(target=killed_worker, args=(tmp_path / "out", done), daemon=True)
     killer.start()
     try:
-        found = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
+        result = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
     finally:
         ended = [*done]
         done.append("over")
         killer.join()
     assert ended
-    assert found.failed == {}
-    assert scores(found) == scores(finished[2])
+    assert result.failed == {}
+    assert scores(result) == scores(finished[2])
 
 
 def test_a_lost_machine_loses_nothing(cluster, finished, grid, tmp_path, scores):
@@ -74,15 +74,15 @@ def test_a_lost_machine_loses_nothing(cluster, finished, grid, tmp_path, scores)
 
     thread = threading.Thread(target=lose, daemon=True)
     thread.start()
-    found = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
+    result = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
     thread.join(1)
     assert not thread.is_alive()
-    assert found.failed == {}
-    assert scores(found) == scores(finished[2])
+    assert result.failed == {}
+    assert scores(result) == scores(finished[2])
 
 
 def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path, monkeypatch):
-    """The backbone is there when the command checks it, and gone when the worker does."""
+    """The backbone exists when the command checks it and is gone when the worker does."""
     from bayeslora.experiments import run
 
     grid["backbones"] = str(tiny_llama(tmp_path / "here"))

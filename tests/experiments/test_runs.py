@@ -1,4 +1,4 @@
-"""Grids that run: what is stored, what is kept, what is refused."""
+"""Runs of grids: what is stored, what is kept, what is refused."""
 
 import copy
 import json
@@ -26,10 +26,10 @@ from bayeslora.predictions.record import Predictions
 
 
 def test_a_cell_has_predictions_and_a_record(finished):
-    _, out, found = finished
-    assert len(found.records) == 4
-    assert found.failed == {}
-    record = found.records[0]
+    _, out, result = finished
+    assert len(result.records) == 4
+    assert result.failed == {}
+    record = result.records[0]
     predictions = Predictions.load(next(out.glob("cells/toy-llama-lora-laplace-0-*.test.parquet")))
     assert record["cell"]["method"] == predictions.name == "lora laplace"
     assert bl.evaluate(predictions)["nll"].value == pytest.approx(
@@ -60,7 +60,7 @@ def test_the_prompt_hash_is_of_what_the_model_reads(finished, place):
 
 
 def lettered_llama(path):
-    """Write a tiny decoder whose tokenizer has letters as words of their own."""
+    """Write a tiny decoder whose tokenizer has letters as separate words."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +81,7 @@ def lettered_llama(path):
 
 @pytest.fixture
 def questions(grid, place, tmp_path):
-    """A grid whose task is questions with two or three options; the first is right."""
+    """Return a grid on questions with two or three options; one of the first two is right."""
     chance = random.Random(0)
     words = [word for topic in tiny.TOPICS.values() for word in topic]
     for name, count in (("train", 40), ("validation", 20), ("test", 30), ("far", 15)):
@@ -126,9 +126,9 @@ def test_a_set_with_another_number_of_options_is_marked_in_the_tables(questions,
 
 
 def test_results_have_a_row_per_score(finished):
-    _, out, found = finished
+    _, out, result = finished
     table = pq.read_table(out / "results.parquet")
-    assert table.equals(found.table)
+    assert table.equals(result.table)
     rows = table.to_pylist()
     nll = [row for row in rows if (row["set"], row["score"]) == ("test", "nll")]
     assert [(row["method"], row["seed"]) for row in nll] == [
@@ -143,14 +143,14 @@ def test_results_have_a_row_per_score(finished):
 
 
 def test_tables_say_protocol_and_paired_differences(finished):
-    _, out, found = finished
+    _, out, result = finished
     text = (out / "summary.md").read_text()
     assert "Protocol bayeslora: reported on test" in text
     nll = {
         (record["cell"]["method"], record["cell"]["seed"]): record["scores"]["reported"]["scores"][
             "nll"
         ]["value"]
-        for record in found.records
+        for record in result.records
     }
     gaps = [nll["lora laplace", seed] - nll["lora mle", seed] for seed in (0, 1)]
     mean = sum(gaps) / 2
@@ -159,18 +159,18 @@ def test_tables_say_protocol_and_paired_differences(finished):
 
 
 def test_the_same_command_computes_nothing_again(finished, monkeypatch):
-    content, out, found = finished
+    content, out, result = finished
     before = {file: file.stat().st_mtime_ns for file in out.glob("cells/*")}
     monkeypatch.setattr(cells.Workshop, "run", None)
     again = bl.experiment(content, out)
-    assert again.table.equals(found.table)
+    assert again.table.equals(result.table)
     assert {file: file.stat().st_mtime_ns for file in out.glob("cells/*")} == before
 
 
 def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, monkeypatch):
-    content, kept, _ = finished
+    content, source, _ = finished
     out = tmp_path / "out"
-    shutil.copytree(kept, out)
+    shutil.copytree(source, out)
     done = []
 
     def fake(workshop, cell, work):
@@ -179,7 +179,7 @@ def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, mo
 
     monkeypatch.setattr(cells.Workshop, "run", fake)
     more = bl.experiment({**content, "seeds": [0, 1, 2], "posteriors": ["mle"]}, out)
-    assert {one.rpartition(" ")[2] for one in done} == {"2"}
+    assert {line.rpartition(" ")[2] for line in done} == {"2"}
     assert len(more.records) == 4
     for file in out.glob("cells/*.error.json"):
         file.unlink()
@@ -203,10 +203,10 @@ def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
 
     monkeypatch.setattr(cells.Workshop, "run", run_or_fail)
     grid["posteriors"] = ["mle"]
-    found = bl.experiment(grid, tmp_path / "out")
+    result = bl.experiment(grid, tmp_path / "out")
     assert calls == [0, 1, 1]
-    assert list(found.failed.values()) == ["ValueError: no luck"]
-    assert len(found.records) == 1
+    assert list(result.failed.values()) == ["ValueError: no luck"]
+    assert len(result.records) == 1
     error = json.loads(next((tmp_path / "out/cells").glob("*.error.json")).read_text())
     assert error["cell"]["seed"] == 1
     assert "no luck" in error["traceback"]
@@ -224,21 +224,21 @@ def test_shards_are_the_whole_grid(grid, tmp_path, scores, finished):
 
 
 def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
-    held = (
+    script = (
         "import sys, time; from bayeslora.locks import writing_to\n"
         "with writing_to(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
     content = run.as_grid({**grid, "posteriors": ["mle"]})
     name = tmp_path / "out" / "cells" / content.cells[0].id
-    other = subprocess.Popen([sys.executable, "-c", held, str(name)], stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", script, str(name)], stdout=subprocess.PIPE)
     try:
         other.stdout.readline()
         (tmp_path / "out/experiment.json").write_text('{"format_version": 1}')
-        found = bl.experiment(content, tmp_path / "out")
+        result = bl.experiment(content, tmp_path / "out")
     finally:
         other.kill()
         other.communicate()
-    assert (len(found.records), len(found.elsewhere)) == (1, 1)
+    assert (len(result.records), len(result.elsewhere)) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_cells_of_another_process_are_left_to_it(grid, tmp_path):
     ],
 )
 def test_an_impossible_cell_is_named_and_nothing_is_written(grid, tmp_path, change, named):
-    for attempt in (run.plan, lambda one: bl.experiment(one, tmp_path / "out")):
+    for attempt in (run.plan, lambda content: bl.experiment(content, tmp_path / "out")):
         if change.get("backbones") and attempt is run.plan:
-            continue  # a plan accepts a backbone that is elsewhere
+            continue  # a plan accepts a backbone on another machine
         with pytest.raises(InputError) as caught:
             attempt({**grid, **change})
         for word in named:
@@ -308,14 +308,14 @@ def test_a_label_that_train_lacks_is_refused_before_the_work(grid, tmp_path):
         "test": grid["tasks"][0]["ood"]["far"],
         "ood": {"x": str(tmp_path / "odd.jsonl")},
     }
-    assert run.plan(grid).settings  # unknown labels are what OOD rows may have
+    assert run.plan(grid).settings  # OOD rows may have unknown labels
 
 
 def test_more_options_than_letters_are_refused_before_the_work(questions, tmp_path):
     task = {**questions["tasks"][0], "ood": {"far": write_rows(tmp_path / "five.jsonl", FIVE)}}
     with pytest.raises(InputError) as caught:
         run.plan({**questions, "tasks": [task], "model": {"format": "letters"}})
-    for word in ("far", "five.jsonl", "row 1", "5 options"):
+    for word in ("far", "more than 3 options"):
         assert word in str(caught.value)
     assert run.plan({**questions, "tasks": [task]}).settings
 
@@ -399,12 +399,12 @@ def test_processes_give_the_same_scores_and_survive_a_killed_worker(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        found = bl.experiment(grid, tmp_path / "out", workers=2)
+        result = bl.experiment(grid, tmp_path / "out", workers=2)
     finally:
         over.set()
         killer.join()
     assert killed
-    assert scores(found) == scores(finished[2])
+    assert scores(result) == scores(finished[2])
 
 
 def kill_a_child(parent):
@@ -441,8 +441,8 @@ def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
             running.wait()
             kills += 1
     assert kills >= 2
-    found = bl.experiment(grid, out)
-    assert scores(found) == scores(finished[2])
+    result = bl.experiment(grid, out)
+    assert scores(result) == scores(finished[2])
     text = (out / "summary.md").read_text().partition("## Cost")[0]
     assert text == (finished[1] / "summary.md").read_text().partition("## Cost")[0]
 

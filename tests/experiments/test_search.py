@@ -27,10 +27,10 @@ def searched(grid):
 
 
 def test_every_cell_has_as_many_trials_and_the_best_options(searched, tmp_path):
-    found = bl.experiment(searched, tmp_path / "out")
-    assert [len(record["trials"]) for record in found.records] == [3, 3]
-    for record in found.records:
-        best = min(record["trials"], key=lambda one: one["nll"])["options"]
+    result = bl.experiment(searched, tmp_path / "out")
+    assert [len(record["trials"]) for record in result.records] == [3, 3]
+    for record in result.records:
+        best = min(record["trials"], key=lambda trial: trial["nll"])["options"]
         assert record["chosen"]["adapter.lr"] == best["adapter.lr"]
         has_scale = "posterior.prior_scale" in best
         assert has_scale == (record["cell"]["posterior"] == "map")
@@ -38,7 +38,7 @@ def test_every_cell_has_as_many_trials_and_the_best_options(searched, tmp_path):
 
 
 def test_no_reported_row_chooses(searched, tmp_path, monkeypatch):
-    """Trials see the cell's training rows alone."""
+    """Trials see only the cell's training rows."""
     seen = set()
     true = searching._loss
 
@@ -68,7 +68,7 @@ def test_an_interrupted_search_chooses_as_one_that_was_not(searched, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         bl.experiment(searched, tmp_path / "out")
     again = bl.experiment(searched, tmp_path / "out")
-    assert len(calls) == 4  # two, the interrupted one, and it again
+    assert len(calls) == 4  # two, the interrupted one, and its repetition
     assert json.dumps(again.records[0]["trials"]) == json.dumps(whole.records[0]["trials"])
     assert again.records[0]["scores"] == whole.records[0]["scores"]
 
@@ -86,7 +86,7 @@ def test_a_trial_that_fails_counts(searched, tmp_path, monkeypatch):
 
     monkeypatch.setattr(searching, "_loss", loss)
     (record,) = bl.experiment(searched, tmp_path / "out").records
-    assert [one.get("error") for one in record["trials"]] == ["diverged", None, None]
+    assert [trial.get("error") for trial in record["trials"]] == ["diverged", None, None]
 
 
 def test_a_value_that_is_not_allowed_is_refused_before_the_work(searched, tmp_path):

@@ -1,4 +1,4 @@
-"""The whole campaign by one command: `python -m tests.faults --out reports/reliability`."""
+"""Run the whole campaign: `python -m tests.faults --out reports/reliability`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Flipped bits in every kind of file that is read: refused, or without any effect.
+"""Flipped bits in every kind of input file: refused, or without any effect.
 
-A text format without a checksum, and a file that another tool wrote, cannot show that a value is
-not the one that was written. Such changes are counted as `unseen`.
+A text format without a checksum, or a file from another tool, cannot show that a value has
+changed. Such changes are counted as `unseen`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Read:
 
     Attributes:
         group: Row of the table.
-        files: Files of the world, or a directory whose files are all meant.
+        files: Files of the world, or directories that stand for all their files.
         argv: The command.
-        result: What counts as its result.
+        result: Returns the result of the command.
         sealed: Whether a change must be noticed.
-        near: How far numbers may move unnoticed: fingerprints of backbones round to bfloat16.
-        flips: Flipped bits for each file.
-        source: Where the files are; default: the world.
+        near: Largest unnoticed change of a number: fingerprints of backbones round to bfloat16.
+        flips: Number of flipped bits per file.
+        source: Directory of the files; default: the world.
     """
 
     group: str
@@ -149,12 +149,12 @@ def _reads() -> list[Read]:
 
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
-    """Return a case for each damage to each file."""
+    """Return a case for each kind of damage to each file."""
     chance = random.Random(5)
     reads = [*_reads(), *_interrupted(source, rooms)]
     for read in reads[::4] if sample else reads:
-        found = list(_damages(read, source, rooms))
-        yield from chance.sample(found, 2) if sample else found
+        damages = list(_damages(read, source, rooms))
+        yield from chance.sample(damages, 2) if sample else damages
 
 
 def _damages(read: Read, source: Path, rooms: Rooms) -> Iterator[Case]:
@@ -214,9 +214,9 @@ def _case(
     problems = broken(outcome)
     ended = "refused" if outcome.code == 2 else "failed"
     if outcome.code == 0:
-        found = read.result(room, outcome)
-        ended = "same" if found == expected else "unseen"
-        if ended == "unseen" and read.near and _moved(found, expected) <= read.near:
+        result = read.result(room, outcome)
+        ended = "same" if result == expected else "unseen"
+        if ended == "unseen" and read.near and _moved(result, expected) <= read.near:
             ended = "rounded"
         if ended == "unseen" and read.sealed:
             problems.append(("silent", "another result"))
@@ -224,14 +224,14 @@ def _case(
     return Finding(problems, ended, command if problems else "")
 
 
-def _moved(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> float:
-    """Return the largest difference of two tables' numbers; infinite if anything else differs."""
+def _moved(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> float:
+    """Return the largest difference between numbers; infinity if anything else differs."""
     most = 0.0
-    if len(found) != len(expected):
+    if len(actual) != len(expected):
         return math.inf
-    for one, other in zip(found, expected, strict=True):
-        for name in one.keys() | other.keys():
-            value, known = one.get(name), other.get(name)
+    for row, known_row in zip(actual, expected, strict=True):
+        for name in row.keys() | known_row.keys():
+            value, known = row.get(name), known_row.get(name)
             if isinstance(value, float) and isinstance(known, float):
                 most = max(most, abs(value - known))
             elif value != known and name != "prediction":
@@ -240,19 +240,21 @@ def _moved(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> float
 
 
 def _interrupted(source: Path, rooms: Rooms) -> list[Read]:
-    """Return the reading of an interrupted fit by the fit that goes on from it."""
+    """Return the read of an interrupted fit by the fit that resumes it."""
     fit = next(write for write in writes() if write.name == "fit")
     made = plan(fit, source, rooms)
     last = next(n for n, point in enumerate(made.points, 1) if "bayeslora.json" in point)
-    kept = source.with_name("interrupted")
-    if not kept.exists():
-        rooms.run(partial(_interrupt, made, last, kept))
+    interrupted = source.with_name("interrupted")
+    if not interrupted.exists():
+        rooms.run(partial(_interrupt, made, last, interrupted))
     argv = fit.argv
-    return [Read("an interrupted fit", (fit.target,), argv, _tree, True, flips=8, source=kept)]
+    return [
+        Read("an interrupted fit", (fit.target,), argv, _tree, True, flips=8, source=interrupted)
+    ]
 
 
-def _interrupt(made: Plan, point: int, kept: Path, room: Path) -> None:
+def _interrupt(made: Plan, point: int, out: Path, room: Path) -> None:
     made.room(room)
     made.write.run(room, Recorder(room, point).install)
-    kept.mkdir()
-    shutil.copytree(room / made.write.target, kept / made.write.target)
+    out.mkdir()
+    shutil.copytree(room / made.write.target, out / made.write.target)

@@ -1,4 +1,4 @@
-"""Runs scenarios, stores each result as it comes, goes on where it was stopped, sums up."""
+"""Runs scenarios, stores each result immediately, resumes after a stop, and summarises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EVERY_SECONDS = 10.0
 
 
 def main() -> int:
-    """Run the campaign; the exit code is 1 where a promise was broken."""
+    """Run the campaign; return 1 if a promise was broken."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up, as after Ctrl-C
     options.out.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ def main() -> int:
             cases = SCENARIOS[scenario].cases(source, rooms, sample=options.sample)
             todo = [case for case in cases if options.group in {None, case.group}]
             todo = [case for case in todo if case.key not in done]
-            # In a random order: what is stopped early has met every group.
+            # In random order, so that a campaign stopped early covers every group.
             random.Random(0).shuffle(todo)
             progress = _Progress(scenario, len(todo))
-            for case, found in run_all(todo, rooms):
-                done[case.key] = {"case": case.key, **found}
-                file.write(store_line(case, found))
+            for case, finding in run_all(todo, rooms):
+                done[case.key] = {"case": case.key, **finding}
+                file.write(store_line(case, finding))
                 file.flush()
-                progress.tell(case, found)
+                progress.update(case, finding)
     result = summary.summarise(done.values())
     summary.write(result, options.out)
     if options.out.resolve() == _REPORTS and not options.sample:
@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _world(jobs: int) -> Iterator[tuple[Path, Rooms]]:
-    """Yield the directory that every case gets a copy of, and where cases run."""
+    """Yield the directory that is copied for every case, and the rooms in which cases run."""
     import torch
 
     torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def _world(jobs: int) -> Iterator[tuple[Path, Rooms]]:
 
 
 def _belongs(store: Path, mark: dict[str, str]) -> bool:
-    """Return whether stored results are of this code."""
+    """Return whether the stored results belong to this code."""
     if not store.exists():
         return False
     with store.open(encoding="utf-8") as file:
@@ -96,21 +96,21 @@ def _belongs(store: Path, mark: dict[str, str]) -> bool:
 
 
 def _stored(store: Path) -> dict[str, dict[str, Any]]:
-    found = map(json.loads, store.read_text(encoding="utf-8").splitlines()[1:])
-    return {result["case"]: result for result in found}
+    results = map(json.loads, store.read_text(encoding="utf-8").splitlines()[1:])
+    return {result["case"]: result for result in results}
 
 
 class _Progress:
-    """Prints broken promises as they come, and now and then how far a scenario is."""
+    """Prints broken promises immediately and the progress of a scenario at intervals."""
 
     def __init__(self, scenario: str, total: int) -> None:
         self._scenario, self._total, self._done = scenario, total, 0
         self._begin = self._last = time.monotonic()
 
-    def tell(self, case: Case, found: dict[str, Any]) -> None:
-        """Take notice of a case."""
+    def update(self, case: Case, finding: dict[str, Any]) -> None:
+        """Count a finished case and print its problems."""
         self._done += 1
-        for kind, detail in found["problems"]:
+        for kind, detail in finding["problems"]:
             print(f"{kind}: {case.key}: {detail!a:.500}", flush=True)
         now = time.monotonic()
         if now - self._last > _EVERY_SECONDS or self._done == self._total:

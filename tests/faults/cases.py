@@ -1,7 +1,7 @@
-"""What a case is, what it finds, and how many are run side by side.
+"""Cases, their findings, and their parallel execution.
 
-Models store absolute paths, so that every case must see its directory at the same path: each runs
-in a mount namespace of its own, where the system allows that, else one after the other.
+Models store absolute paths, so every case must see its directory at the same path. Each case
+therefore runs in its own mount namespace; if the system does not allow that, cases run in sequence.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MS_BIND = 0x20000, 0x4000, 1 << 18, 0x1000
 
 @dataclass(frozen=True)
 class Finding:
-    """What a case found.
+    """The result of a case.
 
     Attributes:
-        problems: Broken promises, kind and detail; empty where all were kept.
-        outcome: One word for the tables, such as `refused`, `same` or `unseen`.
-        command: How to see it again, where something broke.
+        problems: Broken promises, kind and detail; empty if all were kept.
+        outcome: A single word for the tables, such as `refused`, `same` or `unseen`.
+        command: How to reproduce a problem; empty without one.
     """
 
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -46,10 +46,10 @@ class Case:
     """One fault.
 
     Attributes:
-        scenario: Which part of the campaign it belongs to.
+        scenario: The part of the campaign that it belongs to.
         group: Its row in the part's table.
-        name: What makes it different from the others of its group.
-        run: Called with an empty directory of its own.
+        name: Its unique name within the group.
+        run: Called with an empty directory for this case alone.
     """
 
     scenario: str
@@ -64,7 +64,7 @@ class Case:
 
 
 def can_isolate() -> bool:
-    """Return whether processes may have mount namespaces here."""
+    """Return whether this system allows mount namespaces."""
     pid = os.fork()
     if pid == 0:
         os._exit(ctypes.CDLL(None).unshare(_CLONE_NEWNS) and 1)
@@ -72,7 +72,7 @@ def can_isolate() -> bool:
 
 
 def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Mount a file system, seen by this process and its children alone."""
+    """Mount a file system that only this process and its children see."""
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (os.fsencode(source), os.fsencode(target), kind.encode() or None)
     if libc.mount(*arguments, flags, options.encode() or None):
@@ -80,7 +80,7 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: st
 
 
 class Rooms:
-    """Runs functions in processes whose directory `room` is their own and empty."""
+    """Runs functions in processes, each with an empty, private directory `room`."""
 
     def __init__(self, work: Path, jobs: int) -> None:
         self.room = work / "room"
@@ -90,10 +90,10 @@ class Rooms:
         self._number = 0
 
     def run(self, function: Callable[[Path], Any]) -> Any:
-        """Return what a function makes of a room.
+        """Return the result of a function of a room.
 
         Raises:
-            RuntimeError: It failed; the message holds the traceback.
+            RuntimeError: The function failed; the message contains the traceback.
         """
         pipe, pid, place = self.start(function)
         good, value = _value(pipe, pid)
@@ -103,7 +103,7 @@ class Rooms:
         return value
 
     def start(self, function: Callable[[Path], Any]) -> tuple[int, int, Path]:
-        """Return the end of a pipe that the value comes from, the process, and its directory."""
+        """Return the read end of a pipe for the value, the process id, and its directory."""
         self._number += 1
         place = self.room.with_name(f"room-{self._number}") if self.isolated else self.room
         place.mkdir(parents=True)
@@ -132,7 +132,7 @@ class Rooms:
 
 
 def run_all(cases: Iterable[Case], rooms: Rooms) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Run cases, each in a process and a directory of its own, and yield what they find."""
+    """Run each case in a separate process and directory, and yield the findings."""
     running: dict[int, tuple[Case, int, Path, float]] = {}
     waiting = iter(cases)
     case = next(waiting, None)
@@ -144,8 +144,8 @@ def run_all(cases: Iterable[Case], rooms: Rooms) -> Iterator[tuple[Case, dict[st
         for pipe in select.select(list(running), [], [], 1.0)[0]:
             ended, pid, place, begin = running.pop(pipe)
             good, value = _value(pipe, pid)
-            found = value if good else Finding([("harness", value)])
-            yield ended, {**asdict(found), "seconds": round(time.monotonic() - begin, 2)}
+            finding = value if good else Finding([("harness", value)])
+            yield ended, {**asdict(finding), "seconds": round(time.monotonic() - begin, 2)}
             shutil.rmtree(place, ignore_errors=True)
         for _, pid, _, begin in running.values():
             if time.monotonic() - begin > _PATIENCE_SECONDS:
@@ -159,6 +159,6 @@ def _value(pipe: int, pid: int) -> tuple[bool, Any]:
     return pickle.loads(content) if content else (False, "the case was killed")
 
 
-def store_line(case: Case, found: dict[str, Any]) -> str:
+def store_line(case: Case, finding: dict[str, Any]) -> str:
     """Return a case's result as a line of JSON."""
-    return json.dumps({"case": case.key, **found}, ensure_ascii=True) + "\n"
+    return json.dumps({"case": case.key, **finding}, ensure_ascii=True) + "\n"

@@ -1,4 +1,4 @@
-"""Crash points: after a crash anywhere, the old or the new state, and the same command finishes."""
+"""Crash points: any crash leaves the old or new state, and repeating the command finishes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Write:
 
     Attributes:
         name: Its row in the table.
-        argv: Its words.
-        target: What it writes.
-        before: Makes what is replaced, called in the room; None where nothing is.
+        argv: Its arguments.
+        target: The path that it writes.
+        before: Called in the room to create what is replaced; None if nothing is.
         prepare: Called in the child before the command.
-        unfinished: Whether an unfinished result may be kept at the target, to go on from.
+        unfinished: Whether the target may hold an unfinished result to resume from.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Write:
     prepare: Callable[[], object] | None = None
 
     def run(self, room: Path, *prepare: Callable[[], object]) -> Outcome:
-        """Run the command in a room, after what is to be prepared in its process."""
+        """Run the command in a room, after calling `prepare` in its process."""
 
         def prepared() -> None:
             for step in (*([] if self.prepare is None else [self.prepare]), *prepare):
@@ -54,14 +54,14 @@ class Write:
 
 
 def _in_pieces() -> None:
-    """Let predictions be made four rows at a time, so that few rows are several pieces."""
+    """Predict four rows at a time, so that a few rows are several pieces."""
     from bayeslora.engine import data as checked_rows
 
     checked_rows.PIECE = 4  # type: ignore[misc]
 
 
 def _put(source: str, target: str, room: Path) -> None:
-    """Put another thing of the same kind where the target will be."""
+    """Copy another result of the same kind to the target."""
     if (room / source).is_dir():
         shutil.copytree(room / source, room / target)
     else:
@@ -111,20 +111,20 @@ def writes() -> list[Write]:
     }
     return new + [
         Write(
-            f"{one.name} over an older one",
-            (*one.argv, "--overwrite"),
-            one.target,
-            partial(_put, older[one.name], one.target),
-            one.unfinished,
-            one.prepare,
+            f"{write.name} over an older one",
+            (*write.argv, "--overwrite"),
+            write.target,
+            partial(_put, older[write.name], write.target),
+            write.unfinished,
+            write.prepare,
         )
-        for one in new
-        if one.name in older
+        for write in new
+        if write.name in older
     ]
 
 
 def sampled_writes() -> list[Write]:
-    """Return a file, a directory and a fit, each over an older one."""
+    """Return the writes of a file, a directory and a fit, each over an older one."""
     names = {"convert over an older one", "calibrate over an older one", "fit over an older one"}
     return [write for write in writes() if write.name in names]
 
@@ -135,18 +135,18 @@ def _applied(verb: str) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A command with what it meets and makes when nothing goes wrong.
+    """A command with the states before and after a run without faults.
 
     Attributes:
         write: The command.
-        world: Where its room is copied from.
+        world: Directory that its room is copied from.
         old: The target before.
         new: The target afterwards.
         rest: Everything else in the room.
         points: Its file operations, in order.
         seconds: Its duration.
-        largest: Bytes of the largest file that it leaves.
-        pages: Pages of 4 KiB that it takes at most; 0 where that cannot be measured.
+        largest: Size in bytes of the largest file that it leaves.
+        pages: Peak use of 4 KiB pages; 0 if it cannot be measured.
     """
 
     write: Write
@@ -160,7 +160,7 @@ class Plan:
     pages: int = 0
 
     def room(self, room: Path) -> Path:
-        """Make the state before the command in an empty directory."""
+        """Create the state before the command in an empty directory."""
         world.copy(self.world, room)
         if self.write.before is not None:
             self.write.before(room)
@@ -207,7 +207,7 @@ def _planned(write: Write, source: Path, isolated: bool, room: Path) -> Plan:
 
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
-    """Return a case for each file operation and each way to crash there, and kills at any time."""
+    """Return cases for each way to crash at each file operation, and for kills at any time."""
     chance = random.Random(0)
     for write in sampled_writes() if sample else writes():
         made = plan(write, source, rooms)
@@ -255,7 +255,7 @@ def _killed(made: Plan, moment: float) -> Callable[[Path], Finding]:
 
 
 def _judge(made: Plan, room: Path, first: Outcome) -> Finding:
-    """Return what is wrong with the state after a crash, and after the same command again."""
+    """Return the problems after a crash, and after repeating the command."""
     write, problems = made.write, []
     state = state_of(made, tree(room / write.target))
     if state == "lost":
@@ -288,7 +288,7 @@ def _remove(path: Path) -> None:
 
 
 def state_of(made: Plan, now: Tree) -> str:
-    """Return what a target is: `old`, `new`, `begun` where that is allowed, or `lost`."""
+    """Return the state of a target: `old`, `new`, `begun` if that is allowed, or `lost`."""
     if now == made.new:
         return "new"
     if now == made.old:

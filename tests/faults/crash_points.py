@@ -1,8 +1,8 @@
-"""File operations counted, and the process ended at one of them.
+"""Count file operations, and end the process at a chosen one.
 
-Python's audit events name every operation that changes a file system but `write` and `fsync`;
-`os.write`, `os.fsync` and `os.fdatasync` are wrapped. What native code writes (safetensors,
-pyarrow) happens between two such points, and `crash.kills` meets it by SIGKILL at any time.
+Python's audit events name every operation that changes a file system except `write` and `fsync`;
+`os.write`, `os.fsync` and `os.fdatasync` are wrapped. Native code (safetensors, pyarrow) writes
+between two such points; `crash.kills` covers it by SIGKILL at any time.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _ON_PATHS = {
     "os.link": 2,
     "os.symlink": 2,
 }
-"""Audit events of operations that change a file system, with the number of their paths."""
+"""Number of paths of each audit event of an operation that changes a file system."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class Recorder:
-    """Counts operations below a directory, and ends the process before one of them.
+    """Counts operations below a directory, and ends the process before a chosen one.
 
-    `power="torn"` or `"empty"` also takes from every file written since the start, and not
-    flushed to disk by `fsync` since its last change, its second half or all: a power cut.
+    `power="torn"` or `"empty"` also simulates a power cut: every file that was written since the
+    start and not flushed by `fsync` since its last change loses its second half or all of it.
 
     Attributes:
         seen: The operations so far.
-        pages: The most pages of the file system that were taken since the start.
+        pages: Peak number of file-system pages taken since the start.
     """
 
     def __init__(self, root: Path, stop: int = 0, power: str = "") -> None:
@@ -51,7 +51,7 @@ class Recorder:
         self._busy = False
 
     def install(self) -> None:
-        """Begin to count, in this process and for the rest of its life."""
+        """Count operations in this process from now until its end."""
         self._before = self._files()
         self._free = os.statvfs(self.root).f_bfree
         sys.addaudithook(self._hook)
@@ -115,17 +115,17 @@ class Recorder:
         os._exit(CRASHED)
 
     def _files(self) -> dict[int, tuple[int, int]]:
-        """Return size and time of change of every file, by inode."""
+        """Return size and modification time of every file, by inode."""
         self._paths = {}
-        found = {}
+        stamps = {}
         for folder, _, names in os.walk(self.root):
             for name in names:
                 path = os.path.join(folder, name)
                 if os.path.isfile(path) and not os.path.islink(path):
                     entry = os.stat(path)
                     self._paths[entry.st_ino] = path
-                    found[entry.st_ino] = _stamp(entry)
-        return found
+                    stamps[entry.st_ino] = _stamp(entry)
+        return stamps
 
 
 def _stamp(entry: os.stat_result) -> tuple[int, int]:

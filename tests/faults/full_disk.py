@@ -1,4 +1,4 @@
-"""A disk that fills at every size, and files that may grow no further."""
+"""Disks that fill up at every size, and file-size limits."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _FILLER = "filler"
 
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
-    """Return a case for each size at which the disk is full, or a file as large as it may be."""
+    """Return a case for each size at which the disk is full or a file reaches its limit."""
     chance = random.Random(2)
     for write in sampled_writes() if sample else writes():
         made = plan(write, source, rooms)
-        found = [*_sizes(made), *_limits(made)]
-        yield from chance.sample(found, 1) if sample else found
+        pool = [*_sizes(made), *_limits(made)]
+        yield from chance.sample(pool, 1) if sample else pool
 
 
 def _sizes(made: Plan) -> list[Case]:
@@ -51,7 +51,7 @@ def _limits(made: Plan) -> list[Case]:
 
 
 def _fill(made: Plan, room: Path, pages: int) -> None:
-    """Make the state before the command, with some pages free."""
+    """Create the state before the command, with some pages free."""
     made.room(room)
     free = shutil.disk_usage(room).free // _PAGE
     with (room / _FILLER).open("wb") as file:
@@ -74,9 +74,9 @@ def _limited(made: Plan, size: int, room: Path) -> Finding:
     return _judge(made, room, made.write.run(room, limit), filled=False)
 
 
-def _names(said: str, target: str) -> bool:
-    """Return whether a message says that the disk is full, and for what."""
-    return re.search(rf"no space left on the disk for .*{re.escape(target)}", said) is not None
+def _names(message: str, target: str) -> bool:
+    """Return whether a message reports a full disk and names the target."""
+    return re.search(rf"no space left on the disk for .*{re.escape(target)}", message) is not None
 
 
 def _judge(made: Plan, room: Path, outcome: Outcome, *, filled: bool) -> Finding:

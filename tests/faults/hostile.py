@@ -1,4 +1,4 @@
-"""Directories made to harm who opens them: nothing in them runs, hangs or leads outside."""
+"""Directories made to harm whoever opens them: nothing runs, hangs or leads outside."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SCENARIO = "hostile directories"
 _MARKER = "marker"
 _CODE = "open({!r}, 'w').close()\n"
 Attack = Callable[[Path, Path], None]
-"""Called with a directory that is about to be opened, and the path that its payload makes."""
+"""Called with a directory about to be opened, and the path that its payload creates."""
 
 
 class _Payload:
-    """An object whose pickle makes a file when it is read."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = str(marker)
@@ -38,7 +38,7 @@ class _Payload:
 
 
 def _pickled(name: str, *, alone: bool) -> Attack:
-    """Return what puts a pickle into a directory, in the place of its tensors or beside them."""
+    """Return an attack that adds a pickle to a directory, beside its tensors or replacing them."""
 
     def attack(folder: Path, marker: Path) -> None:
         if alone:
@@ -50,7 +50,7 @@ def _pickled(name: str, *, alone: bool) -> Attack:
 
 
 def _zipped(folder: Path, marker: Path) -> None:
-    """Put a checkpoint in torch's own format, with a payload in it, in the place of weights."""
+    """Replace weights by a checkpoint in torch's own format that contains a payload."""
     import torch
 
     for path in folder.glob("*.safetensors"):
@@ -60,7 +60,7 @@ def _zipped(folder: Path, marker: Path) -> None:
 
 
 def _with(name: str, **changes: Any) -> Attack:
-    """Return what changes a JSON file, where there is one, and puts code beside it."""
+    """Return an attack that changes a JSON file, if it exists, and adds code beside it."""
 
     def attack(folder: Path, marker: Path) -> None:
         for code in ("evil.py", "modeling_evil.py", "__init__.py", "custom_generate/generate.py"):
@@ -75,7 +75,7 @@ def _with(name: str, **changes: Any) -> Attack:
 
 
 def _links(target: str) -> Attack:
-    """Return what puts links to a place outside where files were."""
+    """Return an attack that replaces files by links to a path outside."""
 
     def attack(folder: Path, _: Path) -> None:
         for path in sorted(folder.iterdir()):
@@ -86,8 +86,8 @@ def _links(target: str) -> Attack:
     return attack
 
 
-def _one(pattern: str, make: Callable[[Path], object]) -> Attack:
-    """Return what puts something else in the place of some files."""
+def _replaced(pattern: str, make: Callable[[Path], object]) -> Attack:
+    """Return an attack that replaces matching files by something else."""
 
     def attack(folder: Path, _: Path) -> None:
         for path in list(folder.glob(pattern)):
@@ -98,14 +98,14 @@ def _one(pattern: str, make: Callable[[Path], object]) -> Attack:
 
 
 def _huge(path: Path) -> None:
-    """Make a file that takes no space and more memory than there is; tensors are mapped."""
+    """Create a sparse file that is larger than the memory; tensors are mapped."""
     with path.open("wb") as file:
         file.write((2**40 - 8).to_bytes(8, "little"))
         file.truncate(1 << (32 if path.suffix == ".safetensors" else 36))
 
 
 def _shards(folder: Path, marker: Path) -> None:
-    """Name shards of weights outside the directory, one a pickle."""
+    """Name shards of weights outside the directory; one of them is a pickle."""
     (folder.parent / "outside.bin").write_bytes(pickle.dumps(_Payload(marker)))
     for path in folder.glob("*.safetensors"):
         path.unlink()
@@ -174,13 +174,13 @@ ATTACKS: dict[str, Attack] = {
     "links to /dev/zero": _links("/dev/zero"),
     "links to themselves": _links("."),
     "links to nothing": _links("/nowhere/at/all"),
-    "FIFOs for JSON": _one("*.json", lambda path: os.mkfifo(path)),
-    "FIFOs for tensors": _one("*.safetensors", lambda path: os.mkfifo(path)),
-    "directories for JSON": _one("*.json", lambda path: path.mkdir()),
-    "directories for tensors": _one("*.safetensors", lambda path: path.mkdir()),
-    "unreadable files": _one("*.json", lambda path: path.touch(mode=0o000)),
-    "sparse tensors of 4 GiB": _one("*.safetensors", _huge),
-    "sparse JSON of 64 GiB": _one("*.json", _huge),
+    "FIFOs for JSON": _replaced("*.json", lambda path: os.mkfifo(path)),
+    "FIFOs for tensors": _replaced("*.safetensors", lambda path: os.mkfifo(path)),
+    "directories for JSON": _replaced("*.json", lambda path: path.mkdir()),
+    "directories for tensors": _replaced("*.safetensors", lambda path: path.mkdir()),
+    "unreadable files": _replaced("*.json", lambda path: path.touch(mode=0o000)),
+    "sparse tensors of 4 GiB": _replaced("*.safetensors", _huge),
+    "sparse JSON of 64 GiB": _replaced("*.json", _huge),
     "shards elsewhere": _shards,
 }
 _NEEDS = {
@@ -189,7 +189,7 @@ _NEEDS = {
     "PEFT": "adapter_config.json",
     "record": "bayeslora.json",
 }
-"""The file that an attack of this name changes."""
+"""The file that an attack whose name starts with this word changes."""
 _OUT = ("--out", "out")
 _DIRECTORIES: dict[str, tuple[tuple[object, ...], ...]] = {
     "model": (
@@ -266,8 +266,8 @@ _SUFFIXES = {
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each attack and each command that meets it."""
-    found = [*_on_directories(source), *_on_files(source), *_on_checkpoints(source, rooms)]
-    yield from random.Random(6).sample(found, 10) if sample else found
+    pool = [*_on_directories(source), *_on_files(source), *_on_checkpoints(source, rooms)]
+    yield from random.Random(6).sample(pool, 10) if sample else pool
 
 
 def _on_directories(source: Path) -> Iterator[Case]:
@@ -293,7 +293,7 @@ def _on_files(source: Path) -> Iterator[Case]:
 
 
 def _on_checkpoints(source: Path, rooms: Rooms) -> Iterator[Case]:
-    """Return the resumption of a fit whose checkpoints hold a payload in each pickle."""
+    """Return cases that resume a fit whose checkpoints have a payload in each pickle."""
     fit = next(write for write in writes() if write.name == "fit")
     made = plan(fit, source, rooms)
     last = next(n for n, point in enumerate(made.points, 1) if "bayeslora.json" in point)
@@ -342,7 +342,7 @@ def _judged(room: Path, argv: tuple[object, ...]) -> Finding:
 
 
 def _light(room: Path) -> dict[str, tuple[str, str]]:
-    """Return the names and sizes in a room: reading what is hostile would hang here as well."""
+    """Return the names and sizes in a room: reading hostile files would hang here as well."""
     return {
         str(path.relative_to(room)): (str(path.lstat().st_mode), str(path.lstat().st_size))
         for path in room.rglob("*")

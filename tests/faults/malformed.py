@@ -1,4 +1,4 @@
-"""Malformed input through every verb: refused in a sentence, or read as it says."""
+"""Malformed input to every verb: refused in a sentence, or read according to its content."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ _FOREIGN_VERBS = ((("calibrate", "{}", "train.jsonl", "--out", "out", "--quiet")
 
 @dataclass(frozen=True)
 class Door:
-    """A kind of file, how it is changed, and the commands that read it.
+    """A kind of file, its changes, and the commands that read it.
 
     Attributes:
         group: Row of the table.
         source: File of the world that is changed.
         target: Name of the changed file.
-        change: Writes the changed file; returns what was done.
-        verbs: Command lines, `{}` standing for `named`, with what checks an acceptance.
+        change: Writes the changed file; returns a description of the change.
+        verbs: Command lines, with `{}` for `named`, and the check of an accepted file.
         count: Number of cases.
-        named: What commands are given; default: `target`.
+        named: The path in command lines; default: `target`.
     """
 
     group: str
@@ -148,7 +148,7 @@ def _models() -> list[Door]:
         Door("model directory", f"model/{name}", f"model/{name}", change, _MODEL_VERBS, count // 4)
         for name, (change, count) in files.items()
     ]
-    # An older model has no hashes: what it says is read, and may be another model.
+    # An older model has no hashes: its files are read and may define a different model.
     older = [
         Door(
             "model directory without hashes",
@@ -183,13 +183,13 @@ def _foreign() -> list[Door]:
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each malformed input."""
     every = 180 if sample else 1
-    found = [
+    pool = [
         *_mutated(source),
         *generated.cases(source, SCENARIO),
         *options.cases(source, SCENARIO),
     ]
-    found += pages.cases(source, SCENARIO)
-    yield from random.Random(1).sample(found, len(found) // every) if sample else found
+    pool += pages.cases(source, SCENARIO)
+    yield from random.Random(1).sample(pool, len(pool) // every) if sample else pool
 
 
 def _mutated(source: Path) -> Iterator[Case]:
@@ -222,12 +222,12 @@ def _case(
 def judged(
     words: tuple[str, ...], room: Path, file: str, check: silent.Check | None, how: str
 ) -> Finding:
-    """Run a command on a bad file and return what is wrong with how it took it."""
+    """Run a command on a bad file and return the problems of its reaction."""
     outcome, problems = obeyed(words, room, may_write=("out", "out.parquet"))
     if outcome.code == 0 and check is not None:
         try:
             wrong = check(room, file, outcome)
-        except Exception as error:  # of the check's own readers: nothing that they take
+        except Exception as error:  # the check's own readers refuse the result
             wrong = f"unreadable result: {type(error).__name__}: {error}"
         if wrong:
             problems.append(("silent", wrong))

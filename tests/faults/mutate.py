@@ -1,4 +1,4 @@
-"""Good files made bad: bytes, JSON and CSV. Parquet has a module of its own."""
+"""Mutations of good files: bytes, JSON and CSV. Parquet has a separate module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import nasty
 
 
 def bytes_of(content: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """Return what was done to a file's bytes, and the result."""
+    """Return a description of a change to a file's bytes, and the result."""
     size = max(1, len(content))
     start, length = chance.randrange(size), chance.choice((1, 2, 7, 40))
     end = start + length
@@ -49,7 +49,7 @@ def _flipped(content: bytes, chance: random.Random) -> bytes:
 
 
 def json_text(text: str, chance: random.Random) -> tuple[str, str]:
-    """Return what was done to a JSON document, and the result as text."""
+    """Return a description of a change to a JSON document, and the result as text."""
     document = json.loads(text)
     places = list(_places(document))
     if not places:
@@ -82,18 +82,18 @@ def _dumped(document: Any) -> str:
 
 def _places(document: Any) -> list[tuple[Any, Any]]:
     """Return every container in a document with each of its keys; long lists are sampled."""
-    found = []
+    places = []
     if isinstance(document, dict):
-        found = [(document, key) for key in document]
+        places = [(document, key) for key in document]
     elif isinstance(document, list):
-        found = [(document, index) for index in range(min(len(document), 4))]
-    for parent, key in list(found):
-        found += _places(parent[key])
-    return found
+        places = [(document, index) for index in range(min(len(document), 4))]
+    for parent, key in list(places):
+        places += _places(parent[key])
+    return places
 
 
 def json_lines(content: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """Return what was done to JSON lines, and the result."""
+    """Return a description of a change to JSON lines, and the result."""
     if chance.random() < 0.35:
         return bytes_of(content, chance)
     lines = content.decode().splitlines()
@@ -112,7 +112,7 @@ _CELLS = (
 
 
 def csv_table(content: bytes, chance: random.Random, delimiter: str = ",") -> tuple[str, bytes]:
-    """Return what was done to a CSV file, and the result."""
+    """Return a description of a change to a CSV file, and the result."""
     if chance.random() < 0.3:
         return bytes_of(content, chance)
     rows = list(csv.reader(io.StringIO(content.decode()), delimiter=delimiter))

@@ -1,4 +1,4 @@
-"""Parquet files with columns of other types, odd shapes and odd notes."""
+"""Parquet files with columns of other types, odd shapes and odd metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def table(source: Path, target: Path, chance: random.Random) -> str:
-    """Write a changed copy of a Parquet file; return what was done."""
+    """Write a changed copy of a Parquet file; return a description of the change."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,9 +104,9 @@ def _reshaped(whole: Any, column: int, chance: random.Random) -> tuple[str, Any]
         "renamed": lambda: whole.rename_columns(
             [
                 chance.choice(("", "prob_", name.upper(), "a\x00b", f"{name} "))
-                if one == name
-                else one
-                for one in whole.column_names
+                if column_name == name
+                else column_name
+                for column_name in whole.column_names
             ]
         ),
         "reversed": lambda: whole.take(list(range(whole.num_rows))[::-1]),

@@ -1,4 +1,4 @@
-"""Values that foreign files hold and ours should not."""
+"""Values that occur in foreign files and should not occur in ours."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ RAW = (
     "// comment\n1",
     "None",
 )
-"""Written as they stand, in the place of a JSON value."""
+"""Written verbatim in place of a JSON value."""
 
 
 def value(chance: random.Random) -> Any:
-    """Return a value that JSON can hold, mostly of a wrong kind or size."""
+    """Return a value that JSON can represent, mostly of a wrong kind or size."""
     kind = chance.randrange(6)
     if kind == 0:
         return chance.choice(TEXTS)

@@ -1,4 +1,4 @@
-"""Every option of every verb with values that it should not take."""
+"""Every option of every verb with values that it should refuse."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ _VALUES = (
     *("laplace:prior_precision=1e400", "temperature:x=1", "lac:k=1", "vector:l2=nan", "best"),
 )
 _LONG = {"epochs", "num_samples", "bins", "max_length", "patience"}
-"""Options of which a large number asks for long work, and small ones are the mistake."""
+"""Options whose large values mean long work, so only small values are mistakes."""
 
 
 def cases(source: Path, scenario: str) -> Iterator[Case]:
-    """Return a case for each of a sample of verb, option and value."""
+    """Return a case for each of a sample of triples of verb, option and value."""
     from bayeslora.cli.parser import build_parser
 
     chance = random.Random(3)
@@ -72,7 +72,7 @@ def cases(source: Path, scenario: str) -> Iterator[Case]:
         for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    found = [
+    options = [
         (verb, action.option_strings[-1], value)
         for verb in _COMMANDS
         for action in verbs[verb]._actions
@@ -80,8 +80,8 @@ def cases(source: Path, scenario: str) -> Iterator[Case]:
         for value in _VALUES
         if not (action.dest in _LONG - {"num_samples"} and value.strip("0_").isdecimal())
     ]
-    chance.shuffle(found)
-    for number, (verb, option, value) in enumerate(found[:_COUNT]):
+    chance.shuffle(options)
+    for number, (verb, option, value) in enumerate(options[:_COUNT]):
         name = f"{number:03d} {verb} {option} {value!r:.40}"
         yield Case(scenario, "options", name, partial(_case, source, verb, option, value))
 

@@ -1,4 +1,4 @@
-"""YAML files, templates of the report, and model cards that are not what they should be."""
+"""Malformed YAML files, report templates and model cards."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One command in a forked child, under a watchdog.
+"""Run a command in a forked child, under a watchdog.
 
-The parent has imported everything once, so that a command takes milliseconds and its CPU time is
-that of its work alone. Hanging is judged by CPU time and by the process's state, never by wall
-time alone: a busy machine makes no case fail.
+The parent has imported everything once, so a command takes milliseconds and its CPU time is that
+of its work alone. A hang is detected by CPU time and the process's state, never by wall time
+alone: a busy machine does not make a case fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 CRASHED = 99
 """Exit code of a child that ended at its crash point."""
 ESCAPED = 70
-"""Exit code of a child whose command let an exception out."""
+"""Exit code of a child whose command raised an exception."""
 HANG_SECONDS = 5
 _GIVE_UP_SECONDS = 150.0
 _MEMORY = 12 << 30
@@ -32,14 +32,14 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """The outcome of a command.
 
     Attributes:
-        code: Its exit code; -N where signal N ended it.
-        out: What it printed to stdout.
-        err: What it printed to stderr.
+        code: Its exit code; -N if signal N ended it.
+        out: Its output to stdout.
+        err: Its output to stderr.
         cpu: CPU seconds, user and system.
-        hung: It used more than `HANG_SECONDS` of CPU, or waited that long for something.
+        hung: Whether it used more than `HANG_SECONDS` of CPU, or waited that long for something.
     """
 
     code: int
@@ -55,8 +55,8 @@ def run(
     """Run a command line in a forked child and wait for its end.
 
     Args:
-        argv: The words after `bayeslora`.
-        room: The child's working directory; its temporary directory is `tmp` in it where that
+        argv: The arguments of `bayeslora`.
+        room: The child's working directory; its temporary directory is the room's `tmp` if that
             exists.
         prepare: Called in the child before the command.
         limit: CPU seconds that it may use.
@@ -77,7 +77,7 @@ def run(
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends."""
+    """Ask the kernel to kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -102,7 +102,7 @@ def _child(
 
         from bayeslora.cli import main
 
-        # After a fork, torch makes its pool of threads anew; threads that load a model at once
+        # After a fork, torch recreates its thread pool; threads that load a model concurrently
         # would race for it.
         torch.set_num_threads(1)
         if prepare is not None:
@@ -118,7 +118,7 @@ def _child(
 
 
 def _wait(pid: int, limit: int) -> tuple[int, float, bool]:
-    """Return exit status, CPU seconds, and whether the process was killed because it hung."""
+    """Return exit status, CPU seconds, and whether the process hung and was killed."""
     begin, idle_since, last_cpu, pause = time.monotonic(), time.monotonic(), -1.0, 0.001
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
@@ -136,12 +136,12 @@ def _wait(pid: int, limit: int) -> tuple[int, float, bool]:
 
 
 def _activity(pid: int) -> tuple[bool, float]:
-    """Return whether a process or one below it wants the CPU, and the ticks that they used."""
+    """Return whether a process or a descendant is runnable, and the CPU ticks that they used."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         below = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except (FileNotFoundError, ProcessLookupError):
         return False, 0.0
-    found = [_activity(int(child)) for child in below]
+    children = [_activity(int(child)) for child in below]
     runs, used = words[0] in "RD", float(words[11]) + float(words[12])
-    return runs or any(one for one, _ in found), used + sum(ticks for _, ticks in found)
+    return runs or any(busy for busy, _ in children), used + sum(ticks for _, ticks in children)

@@ -1,4 +1,4 @@
-"""Whether what a command made of a file is what an independent strict reader makes of it."""
+"""Compare a command's result on a file with that of an independent strict reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import strict, world
 from .process import Outcome, run
 
 Check = Callable[[Path, str, Outcome], str]
-"""Called with the room, the file and the outcome of exit code 0; returns what is wrong, or ''."""
+"""Called with room, file and an outcome with exit code 0; returns the mistake, or ''."""
 
 
 _Read = TypeVar("_Read")
@@ -20,15 +20,15 @@ _Reader = Callable[[Path, str, Outcome, _Read], str]
 
 
 def _after(strictly: Callable[[Path], _Read]) -> Callable[[_Reader[_Read]], Check]:
-    """Return what makes a check of a reader: it begins with the strict reader."""
+    """Return a decorator for checks that first calls the strict reader."""
 
     def begun(reader: _Reader[_Read]) -> Check:
         def check(room: Path, file: str, outcome: Outcome) -> str:
             try:
-                found = strictly(room / file)
+                expected = strictly(room / file)
             except strict.Refused as reason:
                 return f"accepted, though {reason}"
-            return reader(room, file, outcome, found)
+            return reader(room, file, outcome, expected)
 
         return check
 
@@ -40,7 +40,7 @@ as_predictions = _after(strict.predictions)
 
 
 def predicted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
-    """Compare ids, labels and probabilities with those of a clean copy of the strict rows."""
+    """Compare ids, labels and probabilities with those from a clean copy of the strict rows."""
     numbers = list(map(str, range(len(data.texts))))
     rows = [
         {"id": name, "text": text, "label": label}
@@ -59,7 +59,7 @@ def predicted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
 
 
 def fitted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
-    """Compare the number of rows and the classes that a model was fitted to."""
+    """Compare the number of rows and the classes of a fitted model."""
     record = json.loads((room / "out" / "bayeslora.json").read_text(encoding="utf-8"))
     if record["num_train"] != len(data.texts):
         return f"fitted to {record['num_train']} of {len(data.texts)} rows"
@@ -70,41 +70,43 @@ def fitted(room: Path, _: str, outcome: Outcome, data: strict.Data) -> str:
     return ""
 
 
-def evaluated(_: Path, __: str, outcome: Outcome, found: strict.Table) -> str:
+def evaluated(_: Path, __: str, outcome: Outcome, expected: strict.Table) -> str:
     """Compare accuracy and NLL with those of the strict rows."""
     scores = json.loads(outcome.out)
     scores = scores[0] if isinstance(scores, list) else scores
     pairs = [
-        (row, label) for row, label in zip(found.probs, found.labels, strict=True) if label >= 0
+        (row, label)
+        for row, label in zip(expected.probs, expected.labels, strict=True)
+        if label >= 0
     ]
-    if scores["num_classes"] != len(found.classes):
-        return f"{scores['num_classes']} of {len(found.classes)} classes"
+    if scores["num_classes"] != len(expected.classes):
+        return f"{scores['num_classes']} of {len(expected.classes)} classes"
     right = sum(row[label] == max(row) and row.index(max(row)) == label for row, label in pairs)
     nll = -sum(math.log(max(row[label] / math.fsum(row), 1e-12)) for row, label in pairs)
     for key, value in (("accuracy", right), ("nll", nll)):
-        told = scores["scores"][key]["value"]
-        if not math.isclose(told, value / len(pairs), rel_tol=1e-9, abs_tol=1e-12):
-            return f"{key} {told} in place of {value / len(pairs)}"
+        actual = scores["scores"][key]["value"]
+        if not math.isclose(actual, value / len(pairs), rel_tol=1e-9, abs_tol=1e-12):
+            return f"{key} {actual} in place of {value / len(pairs)}"
     return ""
 
 
-def converted(room: Path, _: str, outcome: Outcome, found: strict.Table) -> str:
-    """Compare what was written, value by value."""
-    return _same_rows(table(room / "out.parquet"), found, with_probs=True)
+def converted(room: Path, _: str, outcome: Outcome, expected: strict.Table) -> str:
+    """Compare the written rows, value by value."""
+    return _same_rows(table(room / "out.parquet"), expected, with_probs=True)
 
 
-def applied(room: Path, _: str, outcome: Outcome, found: strict.Table) -> str:
-    """Compare ids and labels of what was written."""
-    return _same_rows(table(room / "out.parquet"), found, with_probs=False)
+def applied(room: Path, _: str, outcome: Outcome, expected: strict.Table) -> str:
+    """Compare ids and labels of the written rows."""
+    return _same_rows(table(room / "out.parquet"), expected, with_probs=False)
 
 
-def taken(room: Path, file: str, outcome: Outcome, found: strict.Table) -> str:
-    """Accept: the strict reader took the file too."""
+def taken(room: Path, file: str, outcome: Outcome, expected: strict.Table) -> str:
+    """Accept: the strict reader accepted the file too."""
     return ""
 
 
 def unchanged(room: Path, _: str, outcome: Outcome) -> str:
-    """Compare predictions of a changed model with those of the model as it was."""
+    """Compare predictions of a changed model with those of the original model."""
     same = table(room / "out.parquet") == table(room / "test.parquet")
     return "" if same else "other predictions than before the change"
 
@@ -118,18 +120,20 @@ def table(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _same_rows(rows: list[dict[str, Any]], found: strict.Table, *, with_probs: bool) -> str:
-    if len(rows) != len(found.probs):
-        return f"{len(rows)} rows of {len(found.probs)}"
-    for number, (row, probs, label) in enumerate(zip(rows, found.probs, found.labels, strict=True)):
-        name = found.classes[label] if label >= 0 else None
+def _same_rows(rows: list[dict[str, Any]], expected: strict.Table, *, with_probs: bool) -> str:
+    if len(rows) != len(expected.probs):
+        return f"{len(rows)} rows of {len(expected.probs)}"
+    for number, (row, probs, label) in enumerate(
+        zip(rows, expected.probs, expected.labels, strict=True)
+    ):
+        name = expected.classes[label] if label >= 0 else None
         if row.get("label") != name:
             return f"row {number + 1}: label {row.get('label')!r} in place of {name!r}"
-        if found.ids is not None and row["id"] != found.ids[number]:
-            return f"row {number + 1}: id {row['id']!r} in place of {found.ids[number]!r}"
+        if expected.ids is not None and row["id"] != expected.ids[number]:
+            return f"row {number + 1}: id {row['id']!r} in place of {expected.ids[number]!r}"
         total = math.fsum(probs)
-        for one, value in zip(found.classes, probs, strict=True):
-            told = row[f"prob_{one}"]
-            if with_probs and not math.isclose(told, value / total, rel_tol=1e-9, abs_tol=1e-300):
-                return f"row {number + 1}: {told} in place of {value / total}"
+        for class_name, value in zip(expected.classes, probs, strict=True):
+            actual = row[f"prob_{class_name}"]
+            if with_probs and not math.isclose(actual, value / total, rel_tol=1e-9, abs_tol=1e-300):
+                return f"row {number + 1}: {actual} in place of {value / total}"
     return ""

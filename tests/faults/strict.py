@@ -1,7 +1,7 @@
 """Independent readers of the documented formats that accept nothing doubtful.
 
-They share no code with the package. A file that one of them refuses and a command takes is a
-silent acceptance, and where both take it, the values must agree.
+They share no code with the package. A file that a reader refuses and a command accepts is a
+silent acceptance; if both accept it, the values must agree.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _INTEGER = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?", re.ASCII)
 
 
 class Refused(ValueError):  # noqa: N818 - an answer, not a fault
-    """A strict reader does not take the file."""
+    """A strict reader refuses the file."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows of a data file: ids (None without that column), texts, labels (None for none)."""
+    """Rows of a data file: ids (None without that column), texts, labels (None if missing)."""
 
     ids: list[str] | None
     texts: list[str]
@@ -36,7 +36,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Table:
-    """Predictions: ids, class names, label indices (-1 for none) and probabilities."""
+    """Predictions: ids, class names, label indices (-1 if missing) and probabilities."""
 
     ids: list[str] | None
     classes: list[str]
@@ -48,7 +48,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     """Return the rows of any data or predictions file.
 
     Raises:
-        Refused: It is not well-formed.
+        Refused: The file is not well-formed.
     """
     kind = path.suffix.lower()
     try:
@@ -65,7 +65,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
-    """Return the objects of JSON lines; in old files a carriage return alone ends a line."""
+    """Return the objects of JSON lines; in old files a lone carriage return ends a line."""
     try:
         return _objects([_loads(line) for line in text.split("\n") if line.strip()])
     except ValueError:
@@ -73,7 +73,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
 
 
 def data(path: Path) -> Data:
-    """Return the rows of a data file with `text`, and `label` and `id` where they exist."""
+    """Return the rows of a data file with `text`, and `label` and `id` if they exist."""
     rows = records(path)
     texts = [row.get("text") for row in rows]
     if not all(isinstance(text, str) and text.strip() for text in texts):
@@ -121,7 +121,7 @@ def predictions(path: Path) -> Table:
 
 
 def _name(value: Any) -> str:
-    """Return an id as text; 3.0 is 3, as programs write integers in a column with gaps."""
+    """Return an id as text; 3.0 is 3, since programs write integers in a column with gaps so."""
     if not isinstance(value, str | int | float):
         raise Refused("an id is missing or no string")
     whole = isinstance(value, float) and value.is_integer()
@@ -133,21 +133,21 @@ def _label(value: Any) -> str:
 
 
 def _indices(labels: Sequence[Any], classes: list[str]) -> list[int]:
-    """Return label indices: names where one of them is a class, else indices."""
+    """Return label indices; labels are names if any of them is a class, otherwise indices."""
     texts = [None if label is None else _text_label(label) for label in labels]
     if any(text in classes for text in texts if text is not None):
         if any(text is not None and text not in classes for text in texts):
             raise Refused("a label is no class")
         return [-1 if text is None else classes.index(text) for text in texts]
-    found = []
+    indices = []
     for text in texts:
         if text is not None and not _INTEGER.fullmatch(text):
             raise Refused(f"label {text!r:.50}")
         index = -1 if text is None else int(text.removesuffix(".0"))
         if text is not None and not 0 <= index < len(classes):
             raise Refused(f"label {text!r:.50}")
-        found.append(index)
-    return found
+        indices.append(index)
+    return indices
 
 
 def _text_label(label: Any) -> str:
@@ -175,10 +175,10 @@ def _loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=pairs)
 
 
-def _objects(found: Any) -> list[dict[str, Any]]:
-    if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+def _objects(rows: Any) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise Refused("no rows, or a row is no object")
-    return found
+    return rows
 
 
 def _delimited(text: str, delimiter: str) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 raise Refused("a column twice")
-            # What predictions say twice is written and not read.
+            # Redundant columns of predictions are written but not read.
             table = file.read([name for name in names if name not in _NOT_READ])
         table.validate(full=True)
         rows: list[dict[str, Any]] = table.to_pylist()

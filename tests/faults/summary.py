@@ -1,4 +1,4 @@
-"""What a campaign found, as JSON and as Markdown."""
+"""The results of a campaign, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NOTES = {
 
 
 def fingerprint() -> str:
-    """Return a hash of the package and of the campaign: results of other code are forgotten."""
+    """Return a hash of the package and the campaign: results of other code are discarded."""
     digest = hashlib.sha256()
     for folder in ("bayeslora", "tests/faults"):
         for path in sorted((_ROOT / folder).rglob("*.py")):
@@ -50,12 +50,12 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def summarise(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return counts by scenario and group, and every case that broke a promise."""
+def summarise(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return counts by scenario and group, and every case with a broken promise."""
     scenarios: dict[str, dict[str, dict[str, Counter[str]]]] = {}
     broken = []
     seconds: Counter[str] = Counter()
-    for result in found:
+    for result in results:
         scenario, group, name = result["case"].split("/", 2)
         row = scenarios.setdefault(scenario, {}).setdefault(
             group, {"outcomes": Counter(), "problems": Counter()}
@@ -79,18 +79,18 @@ def summarise(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def quote(summary: dict[str, Any], page: Path) -> None:
-    """Put the figures of a whole run into the table of promises."""
+    """Write the figures of a whole run into the table of promises."""
     text = page.read_text(encoding="utf-8")
     for scenario, groups in summary["scenarios"].items():
         counts: Counter[str] = Counter()
         for row in groups.values():
             counts.update(row["outcomes"])
         broken = sum(case["scenario"] == scenario for case in summary["broken"])
-        told = f"{sum(counts.values()):,} cases, {broken} broken"
+        figures = f"{sum(counts.values()):,} cases, {broken} broken"
         if counts["unseen"]:
-            told += f"; {counts['unseen']} changed values in formats without a checksum unseen"
+            figures += f"; {counts['unseen']} changed values in formats without a checksum unseen"
         pattern = f"(<!-- {re.escape(scenario)} -->).*?(<!-- end -->)"
-        text = re.sub(pattern, rf"\g<1>{told}\g<2>", text)
+        text = re.sub(pattern, rf"\g<1>{figures}\g<2>", text)
     page.write_text(text, encoding="utf-8")
 
 

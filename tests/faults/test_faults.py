@@ -1,4 +1,4 @@
-"""A sample of the fault campaign, and that its harness sees what it should see."""
+"""A sample of the fault campaign, and checks of its harness."""
 
 import json
 import os
@@ -19,10 +19,10 @@ def sample(out):
 
 def test_a_sample_of_the_campaign_breaks_no_promise(tmp_path):
     running = Forked(sample, str(tmp_path), env={"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"})
-    printed, said = running.communicate()
-    assert running.returncode == 0, printed + said
-    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert len(found["scenarios"]) == 5
+    printed, errors = running.communicate()
+    assert running.returncode == 0, printed + errors
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert len(results["scenarios"]) == 5
 
 
 def in_child(function):

@@ -1,4 +1,4 @@
-"""What a directory holds, to be compared before and after."""
+"""Snapshots of a directory, for comparison before and after a command."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import stat
 from pathlib import Path
 
 Tree = dict[str, tuple[str, str]]
-"""Kind and content of each path, by its name relative to the root; `.` is the root itself."""
+"""Kind and content of each path, keyed by the path relative to the root; `.` is the root."""
 
 LITTER = (".part", ".old", ".gone", ".lock", ".parts", ".tmp", ".journal", ".new")
 
 
 def tree(root: Path) -> Tree:
-    """Return what is at a path: empty where nothing is."""
+    """Return the tree at a path; empty if nothing is there."""
     if not os.path.lexists(root):
         return {}
-    found = {".": _entry(root)}
+    entries = {".": _entry(root)}
     if root.is_dir() and not root.is_symlink():
         for folder, names, files in os.walk(root):
             for name in (*names, *files):
                 path = Path(folder, name)
-                found[str(path.relative_to(root))] = _entry(path)
-    return found
+                entries[str(path.relative_to(root))] = _entry(path)
+    return entries
 
 
 def _entry(path: Path) -> tuple[str, str]:
@@ -37,7 +37,7 @@ def _entry(path: Path) -> tuple[str, str]:
 
 
 def changes(before: Tree, after: Tree) -> list[str]:
-    """Return what differs, as `+new`, `-gone` and `~changed` names."""
+    """Return the differences as `+new`, `-gone` and `~changed` names."""
     signs = []
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
@@ -47,7 +47,7 @@ def changes(before: Tree, after: Tree) -> list[str]:
 
 
 def without(whole: Tree, *names: str) -> Tree:
-    """Return a tree without some paths and what is below them."""
+    """Return a tree without some paths and everything below them."""
     return {
         path: entry
         for path, entry in whole.items()

@@ -1,6 +1,6 @@
-"""Small models, data and predictions that every case gets a copy of.
+"""Small models, data and predictions that are copied for every case.
 
-Building it also runs each verb once in this process, so that forked children find everything
+Building them also runs each verb once in this process, so forked children have everything
 imported.
 """
 
@@ -25,7 +25,7 @@ FIT = (
     *("--epochs", 2, "--batch-size", 6, "--quiet", *tiny.QUICK_VBLL_ARGS),
 )
 LOG = "samples_toy_2026-01-31T10-20-30.123456.jsonl"
-"""A sample log as lm-evaluation-harness writes it."""
+"""Name of a sample log of lm-evaluation-harness."""
 PREDICT = ("--num-samples", 20, "--quiet")
 
 
@@ -66,9 +66,9 @@ def copy(world: Path, room: Path) -> Path:
 
 
 def forget_hashes(model: Path) -> None:
-    """Take the hashes out of a model directory, as if an older version had written it.
+    """Remove the hashes from a model directory, as if an older version had written it.
 
-    A changed file is then read, where else its hash alone would refuse it.
+    A changed file is then read instead of refused by its hash.
     """
     path = model / "bayeslora.json"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -81,11 +81,11 @@ def _use() -> None:
     from bayeslora.cli import main
 
     def verb(*words: object) -> None:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main([str(word) for word in words])
         if code:
-            raise RuntimeError(f"{words}: {code}\n{said.getvalue()}")
+            raise RuntimeError(f"{words}: {code}\n{output.getvalue()}")
 
     verb(*FIT, "--out", "model")
     shutil.copytree("model", "old-model")
@@ -131,7 +131,8 @@ def _other_formats(folder: Path) -> None:
             "doc": {"question": f"What is {number}?", "choices": options},
             "target": str(number % 3),
             "arguments": {
-                f"gen_args_{k}": {"arg_0": "Q", "arg_1": f" {one}"} for k, one in enumerate(options)
+                f"gen_args_{k}": {"arg_0": "Q", "arg_1": f" {option}"}
+                for k, option in enumerate(options)
             },
             "resps": [[[str(-1.0 - (number + k) % 4), "False"]] for k in range(3)],
             "filtered_resps": [[str(-1.0 - (number + k) % 4), "False"] for k in range(3)],

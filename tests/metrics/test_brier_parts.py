@@ -1,4 +1,4 @@
-"""The parts of the Brier score: the identity, Murphy's own on few values, and extremes."""
+"""The parts of the Brier score: the identity, Murphy's parts on few values, and extremes."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ def parts(probs, labels, num_bins=15):
 def test_they_add_up_and_generalised_resolution_is_that_of_stephenson_et_al(seed, n, c, num_bins):
     generator = np.random.default_rng(seed)
     probs, labels = generator.dirichlet(np.ones(c), n), generator.integers(c, size=n)
-    brier, found = parts(probs, labels, num_bins)
-    assert found.reliability - found.resolution + found.uncertainty == pytest.approx(
+    brier, terms = parts(probs, labels, num_bins)
+    assert terms.reliability - terms.resolution + terms.uncertainty == pytest.approx(
         brier, abs=CLOSE
     )
     # the five sums of their equation 12, class by class and bin by bin
@@ -39,7 +39,7 @@ def test_they_add_up_and_generalised_resolution_is_that_of_stephenson_et_al(seed
             spread = shares[inside] - shares[inside].mean()
             within = (spread**2).sum() - 2 * (spread * (truth[inside] - truth[inside].mean())).sum()
             resolution += inside.sum() * (truth[inside].mean() - truth.mean()) ** 2 - within
-    assert found.resolution == pytest.approx(resolution / n, abs=CLOSE)
+    assert terms.resolution == pytest.approx(resolution / n, abs=CLOSE)
 
 
 @settings(max_examples=50, deadline=None)
@@ -47,28 +47,28 @@ def test_they_add_up_and_generalised_resolution_is_that_of_stephenson_et_al(seed
 def test_where_a_bin_has_one_value_they_are_murphys(seed, n):
     generator = np.random.default_rng(seed)
     first, labels = generator.choice([0.1, 0.5, 0.9], n), generator.integers(2, size=n)
-    _, found = parts(np.column_stack([first, 1 - first]), labels, 5)
+    _, terms = parts(np.column_stack([first, 1 - first]), labels, 5)
     truth = labels == 0
     values = [(first == v, v) for v in (0.1, 0.5, 0.9) if (first == v).any()]
     reliability = sum(rows.mean() * (v - truth[rows].mean()) ** 2 for rows, v in values)
     resolution = sum(rows.mean() * (truth[rows].mean() - truth.mean()) ** 2 for rows, _ in values)
-    assert found.reliability == pytest.approx(2 * reliability, abs=CLOSE)
-    assert found.resolution == pytest.approx(2 * resolution, abs=CLOSE)
-    assert found.uncertainty == pytest.approx(2 * truth.mean() * (1 - truth.mean()), abs=CLOSE)
+    assert terms.reliability == pytest.approx(2 * reliability, abs=CLOSE)
+    assert terms.resolution == pytest.approx(2 * resolution, abs=CLOSE)
+    assert terms.uncertainty == pytest.approx(2 * truth.mean() * (1 - truth.mean()), abs=CLOSE)
 
 
 def test_perfect_predictions_resolve_all_and_shares_resolve_nothing():
     labels = np.array([0, 1, 2, 0])
-    brier, found = parts(np.eye(3)[labels], labels)
-    assert (brier, found.reliability) == (0, 0)
-    assert found.resolution == found.uncertainty == pytest.approx(2 * 1 / 4 * 3 / 4 + 1 / 4)
+    brier, terms = parts(np.eye(3)[labels], labels)
+    assert (brier, terms.reliability) == (0, 0)
+    assert terms.resolution == terms.uncertainty == pytest.approx(2 * 1 / 4 * 3 / 4 + 1 / 4)
     shares = np.tile([0.5, 0.25, 0.25], (4, 1))
-    brier, found = parts(shares, labels)
-    assert found.reliability == pytest.approx(0, abs=CLOSE)
-    assert found.resolution == pytest.approx(0, abs=CLOSE)
-    assert found.uncertainty == pytest.approx(brier, abs=CLOSE)
+    brier, terms = parts(shares, labels)
+    assert terms.reliability == pytest.approx(0, abs=CLOSE)
+    assert terms.resolution == pytest.approx(0, abs=CLOSE)
+    assert terms.uncertainty == pytest.approx(brier, abs=CLOSE)
 
 
 def test_one_class_alone_leaves_no_uncertainty():
-    _, found = parts([[0.7, 0.3], [0.8, 0.2]], [0, 0])
-    assert found.uncertainty == 0
+    _, terms = parts([[0.7, 0.3], [0.8, 0.2]], [0, 0])
+    assert terms.uncertainty == 0

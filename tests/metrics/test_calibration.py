@@ -1,4 +1,4 @@
-"""Calibration errors against netcal, sums by hand, and rows that are really repeated."""
+"""Calibration errors against netcal, sums by hand, and explicitly repeated rows."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from bayeslora.metrics.calibration import (
 )
 from bayeslora.metrics.top_label import top_label
 
-# Both sides sum at most a few hundred numbers below 1 in float64, in another order.
+# Both sides sum at most a few hundred numbers below 1 in float64, in different orders.
 CLOSE = 1e-12
 
 BINS = st.sampled_from([1, 2, 3, 10, 15, 20, 40])
@@ -24,7 +24,7 @@ BINS = st.sampled_from([1, 2, 3, 10, 15, 20, 40])
 
 @st.composite
 def confidences(draw):
-    """Confidences as models make them, and as rounding and voting make them: on bin edges."""
+    """Draw confidences as from models, and as from rounding and voting: on bin edges."""
     share = st.integers(1, 20).flatmap(lambda n: st.integers(0, n).map(lambda k: k / n))
     values = st.one_of(st.floats(0, 1), share, st.sampled_from([0.0, 1.0, 1 / 3, 0.7, 1 - 2**-53]))
     confidence = draw(st.lists(values, min_size=1, max_size=60))
@@ -64,21 +64,23 @@ def test_equal_mass_edges_are_numpy_quantiles(data, num_bins):
 def test_bins_add_up_to_the_error_and_to_netcal_counts(data, num_bins, equal_mass):
     rows = top_label(*data)
     bins = reliability_bins(rows, num_bins, equal_mass=equal_mass)
-    full = [one for one in bins if one.count]
-    total = sum(one.count * abs(one.accuracy - one.confidence) for one in full) / len(rows)
+    full = [bin_ for bin_ in bins if bin_.count]
+    total = sum(bin_.count * abs(bin_.accuracy - bin_.confidence) for bin_ in full) / len(rows)
     error = aece if equal_mass else ece
     assert total == pytest.approx(error(rows, num_bins), abs=CLOSE)
-    assert sum(one.count for one in bins) == len(rows)
+    assert sum(bin_.count for bin_ in bins) == len(rows)
     assert all(
-        one.confidence is one.accuracy is one.accuracy_low is None for one in bins if not one.count
+        bin_.confidence is bin_.accuracy is bin_.accuracy_low is None
+        for bin_ in bins
+        if not bin_.count
     )
     if not equal_mass:
-        # with two equal columns netcal's detection form returns the gaps and counts of single bins
+        # for two equal columns netcal's detection mode returns the gaps and counts of single bins
         _, gaps, counts = ECE(bins=[num_bins, num_bins], detection=True).measure(
             np.stack([data[0], data[0]], 1), data[1], return_map=True, return_num_samples=True
         )
-        assert [one.count for one in bins] == counts.tolist()
-        ours = [abs(one.accuracy - one.confidence) if one.count else 0.0 for one in bins]
+        assert [bin_.count for bin_ in bins] == counts.tolist()
+        ours = [abs(bin_.accuracy - bin_.confidence) if bin_.count else 0.0 for bin_ in bins]
         np.testing.assert_allclose(ours, gaps, rtol=0, atol=CLOSE)
 
 

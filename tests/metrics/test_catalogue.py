@@ -1,4 +1,4 @@
-"""The catalogue: every key is documented, agrees with its bounds, and right-closed bins."""
+"""The catalogue: every key is documented and within its bounds; right-closed bins."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def labelled(draw):
     n, c = draw(st.integers(1, 40)), draw(st.integers(2, 5))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     probs = generator.dirichlet(np.ones(c), size=n)
-    if draw(st.booleans()):  # votes of four: ties, and confidences of exactly 1
+    if draw(st.booleans()):  # four votes: ties, and confidences of exactly 1
         probs = generator.multinomial(4, probs) / 4
     return probs, generator.integers(0, c if draw(st.booleans()) else 1, size=n)
 
@@ -54,20 +54,20 @@ def scores_of(probs, labels, counts=None):
 def test_laws_of_all_scores(data, seed):
     probs, labels = data
     generator = np.random.default_rng(seed)
-    found = scores_of(probs, labels)
+    scores = scores_of(probs, labels)
     bounds = np.array([[info.low, info.high] for info in SCORES.values()])
-    assert (found >= bounds[:, 0] - CLOSE).all()
-    assert (found <= bounds[:, 1] + CLOSE).all()
-    # the number of halvings of smooth ECE allows 1e-6
+    assert (scores >= bounds[:, 0] - CLOSE).all()
+    assert (scores <= bounds[:, 1] + CLOSE).all()
+    # smooth ECE halves often enough for 1e-6
     rows = generator.permutation(len(labels))
-    np.testing.assert_allclose(scores_of(probs[rows], labels[rows]), found, atol=2e-6)
+    np.testing.assert_allclose(scores_of(probs[rows], labels[rows]), scores, atol=2e-6)
     doubled = scores_of(np.repeat(probs, 2, axis=0), np.repeat(labels, 2))
     counted = scores_of(probs, labels, np.full(len(labels), 2.0))
     np.testing.assert_allclose(counted, doubled, atol=2e-6)
     table = np.stack([np.ones(len(labels)), np.full(len(labels), 2.0)], axis=1)
     both = scores_of(probs, labels, table)
-    np.testing.assert_allclose(both, np.stack([found, counted], axis=1), atol=2e-6)
-    plain = dict(zip(SCORE_KEYS, found, strict=True))
+    np.testing.assert_allclose(both, np.stack([scores, counted], axis=1), atol=2e-6)
+    plain = dict(zip(SCORE_KEYS, scores, strict=True))
     assert plain["ece_over"] + plain["ece_under"] == pytest.approx(plain["ece"], abs=CLOSE)
     assert plain["ece"] >= abs(plain["overconfidence"]) - CLOSE
 
@@ -83,11 +83,11 @@ def test_finer_bins_never_read_less(data):
 
 def test_uniform_predictions_have_the_error_of_chance():
     labels = np.arange(8) % 4
-    found = dict(zip(SCORE_KEYS, scores_of(np.full((8, 4), 0.25), labels), strict=True))
-    assert found["nll"] == pytest.approx(np.log(4))
-    assert found["brier"] == found["brier_uncertainty"] == pytest.approx(0.75)
-    assert found["accuracy_at_80"] == found["accuracy"] == found["sharpness"] == 0.25
-    assert found["ece"] == found["brier_resolution"] == found["smece"] == 0
+    scores = dict(zip(SCORE_KEYS, scores_of(np.full((8, 4), 0.25), labels), strict=True))
+    assert scores["nll"] == pytest.approx(np.log(4))
+    assert scores["brier"] == scores["brier_uncertainty"] == pytest.approx(0.75)
+    assert scores["accuracy_at_80"] == scores["accuracy"] == scores["sharpness"] == 0.25
+    assert scores["ece"] == scores["brier_resolution"] == scores["smece"] == 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,7 +96,7 @@ def test_right_closed_bins_are_scikit_learns(seed, size, num_bins):
     generator = np.random.default_rng(seed)
     confidence, correct = generator.integers(0, 21, size) / 20, generator.integers(0, 2, size)
     correct[0] = 1
-    # a single class needs its positive label named
+    # with a single class, the positive label must be named
     right, stated = calibration_curve(correct, confidence, n_bins=num_bins, pos_label=1)
     inner = np.linspace(0, 1, num_bins + 1)[1:-1]
     sizes = np.bincount(np.searchsorted(inner, confidence), minlength=num_bins)
@@ -121,8 +121,8 @@ def test_aurc_is_torch_uncertaintys_but_for_the_trapezoid_rule(seed, size):
     ideal = np.repeat([0, 1], [size - errors, errors]).cumsum() / np.arange(1, size + 1)
     assert answered(rows).best_aurc == pytest.approx(ideal.mean(), abs=CLOSE)
     for percent in (80, 90, 95):
-        kept = -(-size * percent // 100)
-        assert answered(rows).accuracy_at(percent) == pytest.approx(1 - risks[kept - 1], abs=CLOSE)
+        count = -(-size * percent // 100)
+        assert answered(rows).accuracy_at(percent) == pytest.approx(1 - risks[count - 1], abs=CLOSE)
     curve = risk_curve(rows)
     assert curve[-1].coverage == 1
     assert curve[-1].risk == pytest.approx(risk_coverage(rows)[1][-1], abs=CLOSE)
@@ -139,7 +139,7 @@ def test_bca_is_scipys():
     theirs = scipy_bootstrap(
         (values,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(1)
     ).confidence_interval
-    # a quantile of 20,000 resamples errs by 1 % of the deviation; five times that of both
+    # a quantile of 20,000 resamples errs by 1 % of the deviation; five times that for both
     assert ours.low == pytest.approx(theirs.low, abs=0.1 * values.std() / 60**0.5)
     assert ours.high == pytest.approx(theirs.high, abs=0.1 * values.std() / 60**0.5)
     percentile = Resampling(20000, 0).spread(prepare, [60]).score(0, values.mean())

@@ -1,4 +1,4 @@
-"""Chance: drawn labels have the stated law, p-values are uniform, intervals begin at zero."""
+"""Chance: drawn labels follow the stated law, p-values are uniform, intervals start at zero."""
 
 from itertools import product
 
@@ -29,7 +29,7 @@ def rows_of(probs, labels):
 
 
 def ece_against_chance(confidence, correct, draws, seed):
-    """Return the ECE, the mean of what chance draws, and the p-value."""
+    """Return the ECE, its mean under chance, and the p-value."""
     rows = top_label(confidence, correct)
     observed = ece(rows)
     drawn = ece_by_chance(rows.confidence, bin_places(rows.confidence, 15), 15, draws, seed)
@@ -50,24 +50,24 @@ def test_errors_of_drawn_labels_are_those_of_the_same_rows_with_these_labels():
     probs = generator.dirichlet(np.ones(4), 80)
     rows = rows_of(probs, generator.integers(4, size=80))
     scoring = Scoring(15, "left", Resampling(3, 5))
-    found = errors_by_chance(rows, scoring)
+    errors = errors_by_chance(rows, scoring)
     labels = drawn_errors(rows.probs, lambda drawn: drawn.astype(float), 3, 5).astype(int)
     from bayeslora.metrics.catalogue import SCORE_KEYS
 
     for draw in range(3):
         again = statistic(rows_of(rows.probs, labels[:, draw]), 15, "left")(np.ones(80))
         expected = [again[SCORE_KEYS.index(key)] for key in CHANCE_KEYS]
-        # smooth ECE by halving to 1e-6, the others sums of 80 numbers below 1
-        np.testing.assert_allclose(found[:, draw], expected, atol=2e-6)
+        # smooth ECE halves to 1e-6; the others are sums of 80 numbers below 1
+        np.testing.assert_allclose(errors[:, draw], expected, atol=2e-6)
 
 
 def test_p_values_of_calibrated_sets_are_uniform():
     generator = np.random.default_rng(0)
     p = []
-    for one in range(150):
+    for seed in range(150):
         confidence = 0.4 + 0.6 * generator.random(120)
         correct = generator.random(120) < confidence
-        p.append(ece_against_chance(confidence, correct, 199, one)[-1])
+        p.append(ece_against_chance(confidence, correct, 199, seed)[-1])
     assert kstest(p, "uniform").pvalue > 0.001  # the seed is fixed
 
 
@@ -82,10 +82,10 @@ def test_the_mean_of_many_rows_draws_is_that_of_gaussian_gaps():
 
 
 def all_outcomes(confidence):
-    """Return the ECE and the probability of each way to be right or wrong, calibrated."""
+    """Return each right/wrong outcome, its ECE, and its probability under calibration."""
     outcomes = np.array(list(product([0, 1], repeat=len(confidence))))
     chances = np.where(outcomes, confidence, 1 - confidence).prod(axis=1)
-    places = np.array([min(int(15 * one), 14) for one in confidence])
+    places = np.array([min(int(15 * value), 14) for value in confidence])
     gaps = np.array(
         [np.abs(((outcomes - confidence) * (places == b)).sum(axis=1)) for b in range(15)]
     )
@@ -103,12 +103,12 @@ def test_of_one_to_three_rows_mean_and_p_are_those_of_all_outcomes(confidence):
     deviation = np.sqrt((chances * (errors - mean) ** 2).sum())
     draws = 20_000
     for correct, error in zip(outcomes, errors, strict=True):
-        observed, expected, found = ece_against_chance(confidence, correct, draws, 1)
+        observed, expected, p_value = ece_against_chance(confidence, correct, draws, 1)
         assert observed == pytest.approx(error, abs=1e-12)
         # five standard errors; the observed outcome counts as a draw
         assert expected == pytest.approx(mean, abs=5 * deviation / np.sqrt(draws) + 1e-12)
         p = chances[errors >= error - 1e-9].sum()
-        assert found == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / draws) + 1 / draws)
+        assert p_value == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / draws) + 1 / draws)
 
 
 @pytest.mark.parametrize("confidence", TINY)
@@ -118,11 +118,11 @@ def test_evaluate_draws_whole_labels_to_the_same_end(confidence):
     mean = (chances * errors).sum()
     deviation = np.sqrt((chances * (errors - mean) ** 2).sum())
     probs = np.column_stack([confidence, (1 - confidence) / 2, (1 - confidence) / 2])
-    given = Predictions(probs, ("a", "b", "c"), 1 - outcomes[0])
-    found = evaluate(given, num_resamples=1000, seed=2)
-    assert found.ece_if_calibrated == pytest.approx(mean, abs=5 * deviation / np.sqrt(1000) + 1e-9)
+    predictions = Predictions(probs, ("a", "b", "c"), 1 - outcomes[0])
+    scores = evaluate(predictions, num_resamples=1000, seed=2)
+    assert scores.ece_if_calibrated == pytest.approx(mean, abs=5 * deviation / np.sqrt(1000) + 1e-9)
     p = chances[errors >= errors[0] - 1e-9].sum()
-    assert found.calibration_p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 1000) + 1e-3)
+    assert scores.calibration_p == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 1000) + 1e-3)
 
 
 @pytest.mark.parametrize(("most", "draws"), [(100, chance.LEAST_DRAWS), (60 * 200, 200)])
@@ -130,8 +130,8 @@ def test_of_many_rows_few_labels_are_drawn(monkeypatch, most, draws):
     monkeypatch.setattr(chance, "MOST_LABELS", most)
     generator = np.random.default_rng(0)
     rows = rows_of(generator.dirichlet(np.ones(3), 60), generator.integers(3, size=60))
-    found = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
-    assert found.shape == (len(CHANCE_KEYS), draws)
+    errors = errors_by_chance(rows, Scoring(15, "left", Resampling(1000, 0)))
+    assert errors.shape == (len(CHANCE_KEYS), draws)
     cell = np.zeros(60, dtype=np.int64)
     by_group = ece_by_chance(rows.confidence, cell, 1, 1000, 0)
     assert by_group.shape == (1, draws)
@@ -144,10 +144,10 @@ def test_groups_are_tested_apart():
     confidence = generator.random(300)
     group = np.repeat([0, 1, 2], 100)
     cell = group * 10 + bin_places(confidence, 10)
-    found = ece_by_chance(confidence, cell, 10, 500, 0)
+    errors = ece_by_chance(confidence, cell, 10, 500, 0)
     alone = ece_by_chance(confidence[:100], cell[:100], 10, 500, 1)
-    assert found.shape == (3, 500)
-    assert found[0].mean() == pytest.approx(alone.mean(), rel=0.05)
+    assert errors.shape == (3, 500)
+    assert errors[0].mean() == pytest.approx(alone.mean(), rel=0.05)
 
 
 def test_a_p_value_counts_the_observed_one():

@@ -1,4 +1,4 @@
-"""The class-wise error is netcal's binary one, class by class."""
+"""The class-wise error is netcal's binary error of each class."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def labelled(draw):
     rows, classes = draw(st.integers(1, 40)), draw(st.integers(2, 7))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     probs = generator.dirichlet(np.ones(classes), size=rows)
-    if draw(st.booleans()):  # vote shares, which lie on bin edges, exact 0 and 1 among them
+    if draw(st.booleans()):  # vote shares on bin edges, including exact 0 and 1
         probs = np.round(probs * 3) / 3
     return probs, generator.integers(0, classes, size=rows)
 

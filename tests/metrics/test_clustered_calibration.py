@@ -1,4 +1,4 @@
-"""Calibration of rows that belong together: copies of one row count as one."""
+"""Calibration of clustered rows: copies of one row count once."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from bayeslora.predictions.record import Predictions
 
 
 def copied(rows, times, seed):
-    """Calibrated by construction: `rows` rows of two classes, each `times` times."""
+    """Return calibrated predictions: `rows` rows of two classes, each `times` times."""
     generator = np.random.default_rng(seed)
     sure = generator.uniform(0.5, 1.0, rows)
     labels = (generator.random(rows) >= sure).astype(np.int64)
@@ -25,7 +25,7 @@ def copied(rows, times, seed):
 
 
 def test_copies_do_not_make_a_calibrated_model_look_miscalibrated():
-    """At a level of 5 %, 13 of 120 or more would come by chance in 0.6 % of such tests."""
+    """At a level of 5 %, 13 or more of 120 occur by chance in 0.6 % of such tests."""
     p = [
         evaluate(copied(60, 5, seed), cluster_by="twin", num_resamples=99).calibration_p
         for seed in range(120)
@@ -38,7 +38,7 @@ def test_copies_do_not_make_a_calibrated_model_look_miscalibrated():
 def test_p_of_copies_is_about_that_of_the_rows_themselves():
     once = evaluate(copied(150, 1, 3), num_resamples=1000)
     twice = evaluate(copied(150, 2, 3), cluster_by="twin", num_resamples=1000)
-    # both are shares of 1,000 draws, of other random numbers: five standard errors
+    # both are shares of 1,000 draws with different random numbers: five standard errors
     assert twice.calibration_p == pytest.approx(once.calibration_p, abs=0.11)
     assert twice.ece_if_calibrated == pytest.approx(once.ece_if_calibrated, rel=0.1)
 
@@ -51,12 +51,12 @@ def test_bins_of_copies_have_the_intervals_of_the_rows_themselves():
         return reliability_bins(top_label(predictions.confidence, right), 8, clusters=clusters)
 
     clusters = np.array(list(map(int, often.columns["twin"])))
-    for one, four in zip(bins(once), bins(often, clusters), strict=True):
-        assert four.count == 4 * one.count
-        if one.count:
-            # float64 sums in another order
-            assert four.accuracy_low == pytest.approx(one.accuracy_low, abs=1e-12)
-            assert four.accuracy_high == pytest.approx(one.accuracy_high, abs=1e-12)
+    for bin_, copies in zip(bins(once), bins(often, clusters), strict=True):
+        assert copies.count == 4 * bin_.count
+        if bin_.count:
+            # float64 sums in a different order
+            assert copies.accuracy_low == pytest.approx(bin_.accuracy_low, abs=1e-12)
+            assert copies.accuracy_high == pytest.approx(bin_.accuracy_high, abs=1e-12)
 
 
 def test_rows_of_different_clusters_change_nothing():

@@ -1,4 +1,4 @@
-"""Rows that come in clusters: drawn together, wider intervals, columns that are wrong."""
+"""Clustered rows: drawn together, wider intervals, invalid columns."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from bayeslora.predictions.record import Predictions
 
 
 def twins(pairs=150, name="m", power=1.0):
-    """Every row twice, under one name of a twin."""
+    """Return every row twice, under the same twin's name."""
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(3), size=pairs)
     labels = (probs.cumsum(1) > generator.random((pairs, 1))).argmax(1)
@@ -41,12 +41,12 @@ def test_twins_count_as_one():
     apart = evaluate(whole, num_resamples=400)
     for key in ("accuracy", "nll", "brier", "overconfidence"):
         assert together[key].value == pytest.approx(once[key].value, abs=1e-12)
-        # a quantile of 400 resamples errs by some 10 %
+        # a quantile of 400 resamples errs by about 10 %
         assert width(together[key]) == pytest.approx(width(once[key]), rel=0.25)
         assert width(apart[key]) < 0.85 * width(together[key])
     assert width(together["coverage"]) > 1.15 * width(apart["coverage"])
     assert "clusters of equal 'twin'" in together.intervals["method"]
-    total = [one.uncertainty["total"]["mean"] for one in (together, apart)]
+    total = [scores.uncertainty["total"]["mean"] for scores in (together, apart)]
     assert width(total[0]) > 1.15 * width(total[1])
 
 
@@ -59,8 +59,8 @@ def test_a_cluster_of_one_row_each_changes_nothing():
 def test_the_order_of_rows_changes_nothing():
     whole = twins()
     order = np.random.default_rng(1).permutation(300)
-    found = evaluate(whole, cluster_by="twin", num_resamples=30)
-    assert evaluate(whole.take(order), cluster_by="twin", num_resamples=30).scores == found.scores
+    scores = evaluate(whole, cluster_by="twin", num_resamples=30)
+    assert evaluate(whole.take(order), cluster_by="twin", num_resamples=30).scores == scores.scores
 
 
 def test_comparisons_draw_and_exchange_clusters():
@@ -68,7 +68,7 @@ def test_comparisons_draw_and_exchange_clusters():
     together = compare(pair, cluster_by="twin", num_resamples=400)
     apart = compare(pair, num_resamples=400)
     assert together.cluster_by == "twin"
-    difference = [one.rows[1].differences["nll"] for one in (together, apart)]
+    difference = [comparison.rows[1].differences["nll"] for comparison in (together, apart)]
     assert width(difference[0]) > 1.15 * width(difference[1])
 
 
@@ -82,7 +82,7 @@ def test_large_sets_draw_from_a_part_of_the_clusters(monkeypatch):
 
     monkeypatch.setattr(bootstrap, "MAX_ROWS", 1000)
     deviations = bootstrap_deviations(prepare, [4000], 1500, 0, [cluster])
-    # 1/sqrt(3000) of draws and 1/sqrt(1000) of the part: 3.7 %, five times that
+    # 1/sqrt(3000) from the draws and 1/sqrt(1000) from the part: 3.7 %, five times that
     assert deviations.std() == pytest.approx(values.std() / np.sqrt(2000), rel=0.18)
 
 

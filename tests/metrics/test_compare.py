@@ -1,4 +1,4 @@
-"""Paired comparisons: the same rows, the same labels, tighter intervals than apart."""
+"""Paired comparisons: the same rows, the same labels, tighter intervals than unpaired."""
 
 import json
 
@@ -17,7 +17,7 @@ CLOSE = 1e-12  # sums of a few hundred numbers below 10
 
 
 def method(name="first", rows=200, power=1.0, **parts) -> Predictions:
-    """Calibrated at power 1, overconfident above."""
+    """Return predictions that are calibrated at power 1 and overconfident above."""
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.full(3, 0.5), size=rows)
     labels = (probs.cumsum(1) > generator.random((rows, 1))).argmax(1)
@@ -31,7 +31,7 @@ def method(name="first", rows=200, power=1.0, **parts) -> Predictions:
 def test_scores_are_those_of_evaluate_and_differences_are_theirs():
     methods = [method(), method("second", power=2.0)]
     result = compare(methods, num_resamples=100)
-    alone = {one.name: evaluate(one, num_resamples=1) for one in methods}
+    alone = {predictions.name: evaluate(predictions, num_resamples=1) for predictions in methods}
     assert [row.name for row in result.rows] == ["first", "second"]
     for row in result.rows:
         for key in COMPARED:
@@ -44,21 +44,23 @@ def test_scores_are_those_of_evaluate_and_differences_are_theirs():
 
 def test_files_are_compared_as_what_is_in_them(tmp_path):
     methods = [method(columns={"twin": ["x", "y"] * 100}), method("second", power=2.0)]
-    files = [tmp_path / f"{one.name}.parquet" for one in methods]
-    for one, file in zip(methods, files, strict=True):
-        one.save(file)
+    files = [tmp_path / f"{predictions.name}.parquet" for predictions in methods]
+    for predictions, file in zip(methods, files, strict=True):
+        predictions.save(file)
     options = {"num_resamples": 20, "cluster_by": "twin"}
     with pytest.raises(InputError, match="column 'twin'"):
         compare([files[1], str(files[0])], **options)
     methods[1] = methods[1].replace(columns=methods[0].columns)
     methods[1].save(files[1])
-    found = compare([files[0], str(files[1])], **options).to_json()
-    assert found == compare(methods, **options).to_json()
+    content = compare([files[0], str(files[1])], **options).to_json()
+    assert content == compare(methods, **options).to_json()
 
 
 def test_the_reference_differs_from_itself_by_nothing():
     rows = compare([method(), method("second", power=2.0)], num_resamples=20).rows
-    assert all(one.low == one.value == one.high == 0 for one in rows[0].differences.values())
+    assert all(
+        score.low == score.value == score.high == 0 for score in rows[0].differences.values()
+    )
 
 
 def test_a_file_differs_from_itself_by_nothing(tmp_path):
@@ -81,8 +83,8 @@ def test_equal_decisions_without_probabilities_are_no_proof_of_one_method():
 def test_pairing_sees_a_difference_that_single_intervals_hide():
     result = compare([method(), method("second", power=1.5)], num_resamples=500)
     first, second = (row.scores["nll"] for row in result.rows)
-    assert first.high > second.low  # apart, the two intervals overlap
-    assert result.rows[1].differences["nll"].low > 0  # paired, they are told apart
+    assert first.high > second.low  # unpaired, the two intervals overlap
+    assert result.rows[1].differences["nll"].low > 0  # paired, the difference is clear
 
 
 def test_the_best_comes_first_and_any_can_be_the_reference():
@@ -136,7 +138,7 @@ def test_rows_are_matched_by_position_where_ids_are_missing():
 def test_only_labelled_rows_count():
     labels = np.where(np.arange(200) < 50, method().labels, -1)
     pair = [method(labels=labels), method("second", power=2.0, labels=labels)]
-    whole = compare([one.take(np.arange(50)) for one in pair], num_resamples=10)
+    whole = compare([predictions.take(np.arange(50)) for predictions in pair], num_resamples=10)
     assert compare(pair, num_resamples=10) == whole
 
 
@@ -182,7 +184,7 @@ def test_wrong_options_are_refused():
         compare(pair, reference="r")
     with pytest.raises(InputError, match=r"two .*got 1"):
         compare(pair[:1])
-    unlabelled = [one.replace(labels=None) for one in pair]
+    unlabelled = [predictions.replace(labels=None) for predictions in pair]
     with pytest.raises(InputError, match=r"'p'.*labels"):
         compare(unlabelled)
 

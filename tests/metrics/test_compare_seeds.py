@@ -1,4 +1,4 @@
-"""Comparisons of methods that were fitted with several seeds, and of other scores than four."""
+"""Comparisons of methods fitted with several seeds, and of more than the four default scores."""
 
 from itertools import product
 
@@ -34,7 +34,7 @@ def test_fits_of_one_method_are_one_row_with_the_means_of_over_seeds():
     assert [(row.name, row.seeds) for row in result.rows] == [("x", ("0", "1")), ("yy", ("0", "1"))]
     for row in result.rows:
         pooled = over_seeds(
-            [evaluate(one, num_resamples=1) for one in files if one.name == row.name]
+            [evaluate(file, num_resamples=1) for file in files if file.name == row.name]
         )
         for key in COMPARED:
             for end in ("value", "low", "high"):
@@ -50,21 +50,21 @@ def nll(predictions):
 
 def test_differences_are_paired_by_seed_where_the_seeds_are_the_same():
     ours, theirs = ([fit(name, seed) for seed in range(3)] for name in ("yy", "x"))
-    row = next(one for one in compare([*theirs, *ours], num_permutations=0).rows if one.p == {})
+    row = next(row for row in compare([*theirs, *ours], num_permutations=0).rows if row.p == {})
     by_name = {row.name: row for row in compare([*theirs, *ours], num_permutations=0).rows}
-    values = [[nll(one) for one in fits] for fits in (ours, theirs)]
+    values = [[nll(predictions) for predictions in fits] for fits in (ours, theirs)]
     apart = stats.ttest_rel(*values).confidence_interval(0.95)
-    found = by_name["yy"].differences["nll"]
-    assert (found.low, found.high) == pytest.approx((apart.low, apart.high), abs=1e-9)
+    difference = by_name["yy"].differences["nll"]
+    assert (difference.low, difference.high) == pytest.approx((apart.low, apart.high), abs=1e-9)
     assert row.seeds == ("0", "1", "2")
 
 
 def test_differences_of_other_seeds_are_welchs():
     ours, theirs = [fit("yy", s) for s in (3, 4)], [fit("x", s) for s in range(3)]
-    found = {row.name: row for row in compare([*theirs, *ours], num_permutations=0).rows}
-    values = [[nll(one) for one in fits] for fits in (ours, theirs)]
+    by_name = {row.name: row for row in compare([*theirs, *ours], num_permutations=0).rows}
+    values = [[nll(predictions) for predictions in fits] for fits in (ours, theirs)]
     apart = stats.ttest_ind(*values, equal_var=False).confidence_interval(0.95)
-    score = found["yy"].differences["nll"]
+    score = by_name["yy"].differences["nll"]
     assert (score.low, score.high) == pytest.approx((apart.low, apart.high), abs=1e-9)
     assert welch_interval([1.0, 1.0], [0.5, 0.5]).high == 0.5
 
@@ -72,8 +72,8 @@ def test_differences_of_other_seeds_are_welchs():
 def test_one_fit_leaves_intervals_over_rows():
     result = compare([fit("x", 0), fit("yy", 0), fit("yy", 1)], num_resamples=50)
     assert result.intervals_over == "rows"
-    one, mean = sorted(result.rows, key=lambda row: row.name)
-    assert (one.seeds, mean.seeds) == ((), ("0", "1"))
+    single, mean = sorted(result.rows, key=lambda row: row.name)
+    assert (single.seeds, mean.seeds) == ((), ("0", "1"))
     value = np.mean([nll(fit("yy", seed)) for seed in (0, 1)])
     assert mean.scores["nll"].value == pytest.approx(value, abs=CLOSE)
     assert mean.scores["nll"].low < value < mean.scores["nll"].high
@@ -88,22 +88,22 @@ def test_seeds_of_one_method_alone_are_compared_with_each_other():
 
 
 def test_fits_are_exchanged_row_by_row_as_a_bundle():
-    """All exchanges counted out, of the mean over two fits, for means and for ECE."""
+    """Enumerate all exchanges of the mean over two fits, for means and for ECE."""
     files = [fit(name, seed, rows=7) for name in ("x", "yy") for seed in (0, 1)]
 
     def apart(exchange):
         swap = np.array(exchange, dtype=bool)[:, None]
-        found = []
+        gaps = []
         for a, b in ((files[0], files[2]), (files[1], files[3])):
             pair = [
-                one.replace(probs=np.where(swap, other.probs, one.probs))
-                for one, other in ((a, b), (b, a))
+                own.replace(probs=np.where(swap, other.probs, own.probs))
+                for own, other in ((a, b), (b, a))
             ]
-            scores = [evaluate(one, num_resamples=1) for one in pair]
-            found.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
-        return np.abs(np.mean(found, axis=0))
+            scores = [evaluate(record, num_resamples=1) for record in pair]
+            gaps.append([scores[1][key].value - scores[0][key].value for key in ("nll", "ece")])
+        return np.abs(np.mean(gaps, axis=0))
 
-    # To exchange all others instead turns the sign alone: the first row stays.
+    # The first row stays: exchanging all other rows instead only flips the sign.
     everything = np.array([apart((0, *rest)) for rest in product([0, 1], repeat=6)])
     exact = (everything >= everything[0] - 1e-12).mean(0)
     contest = Contest(fits_of(files, over_seeds=True), 0, ("nll", "ece"), 15)
@@ -112,15 +112,15 @@ def test_fits_are_exchanged_row_by_row_as_a_bundle():
 
 
 def test_scores_computed_anew_have_the_p_values_of_the_short_way():
-    """Brier's reliability forces the long way, through the rows of both methods at once."""
+    """Brier's reliability forces the long way, over the rows of both methods at once."""
     files = [fit("x", 0, noise=1.5), fit("yy", 0)]
     every = compare(files, scores=SCORE_KEYS, num_resamples=20, num_permutations=99)
     usual = compare(files, num_resamples=20, num_permutations=99)
     assert every.keys == SCORE_KEYS
     for row, same in zip(every.rows, usual.rows, strict=True):
         assert {key: row.p[key] for key in COMPARED if row.p} == same.p
-    apart = dict(zip(("x", "yy"), (evaluate(one, num_resamples=1) for one in files), strict=True))
-    row = next(one for one in every.rows if one.name == "yy")
+    apart = dict(zip(("x", "yy"), (evaluate(file, num_resamples=1) for file in files), strict=True))
+    row = next(row for row in every.rows if row.name == "yy")
     for key in SCORE_KEYS:
         gap = apart["yy"][key].value - apart["x"][key].value
         assert row.differences[key].value == pytest.approx(gap, abs=1e-9)
@@ -160,7 +160,7 @@ def test_wrong_options_name_what_is_allowed():
 
 def test_methods_of_one_name_are_refused():
     files = [fit("x", seed) for seed in range(4)]
-    notes = [{**one.metadata, "fit_options": "ab"[seed // 2]} for seed, one in enumerate(files)]
-    apart = [one.replace(metadata=note) for one, note in zip(files, notes, strict=True)]
+    notes = [{**file.metadata, "fit_options": "ab"[seed // 2]} for seed, file in enumerate(files)]
+    apart = [file.replace(metadata=note) for file, note in zip(files, notes, strict=True)]
     with pytest.raises(InputError, match=r"two methods.*'x'"):
         compare(apart, num_permutations=0)

@@ -1,4 +1,4 @@
-"""F1, balanced accuracy, MCC and the confusion matrix against scikit-learn, absent classes too."""
+"""F1, balanced accuracy, MCC and confusion matrix against scikit-learn, with absent classes."""
 
 import json
 import warnings
@@ -19,12 +19,12 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.part_tables import MOST_PAIRS, confusion_tables
 from bayeslora.reporting.score_tables import Named
 
-CLOSE = 1e-12  # ratios of sums of at most some hundred small integers
+CLOSE = 1e-12  # ratios of sums of at most a few hundred small integers
 
 
 @st.composite
 def labelled(draw):
-    """Return predictions of up to five classes, of which labels or predictions may lack some."""
+    """Return predictions of up to five classes; labels or predictions may lack some of them."""
     n, c = draw(st.integers(1, 60)), draw(st.integers(2, 5))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     probs = generator.dirichlet(np.full(c, draw(st.sampled_from([0.05, 1.0]))), size=n)
@@ -34,7 +34,7 @@ def labelled(draw):
 
 def oracle(labels, prediction):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that are predicted and never a label
+        warnings.simplefilter("ignore")  # about classes that are predicted but never a label
         return [
             sk.f1_score(labels, prediction, average="macro", zero_division=0),
             sk.balanced_accuracy_score(labels, prediction),
@@ -52,8 +52,8 @@ def test_scores_per_class_are_scikit_learns_in_every_resample(data, seed):
     rows = labelled_rows(data)
     table = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), 3)
     counts = np.vstack([np.ones(len(rows), np.int64), table]).T.astype(np.float64)
-    found = np.stack(ours(class_counts(rows)(counts)), axis=1)
-    for resample, values in zip(counts.T.astype(int), found, strict=True):
+    actual = np.stack(ours(class_counts(rows)(counts)), axis=1)
+    for resample, values in zip(counts.T.astype(int), actual, strict=True):
         drawn = np.repeat(np.arange(len(rows)), resample)
         expected = oracle(rows.labels[drawn], rows.prediction[drawn])
         np.testing.assert_allclose(values, expected, atol=CLOSE)
@@ -72,10 +72,10 @@ def test_the_confusion_matrix_is_scikit_learns_and_holds_the_scores(data):
     )
     present = table.sum(0) + table.sum(1) > 0
     for place, name in enumerate(data.classes):
-        found = scores.classes[name].scores
-        assert ("f1" in found) == present[place]
+        class_scores = scores.classes[name].scores
+        assert ("f1" in class_scores) == present[place]
         if present[place]:
-            assert found["f1"].value == pytest.approx(each[place], abs=CLOSE)
+            assert class_scores["f1"].value == pytest.approx(each[place], abs=CLOSE)
 
 
 def drawn(classes=3, rows=200, seed=0):
@@ -90,7 +90,7 @@ def test_intervals_hold_the_value_and_come_back_from_json():
     for key in ("f1", "balanced_accuracy", "mcc"):
         score = scores[key]
         assert score.low < score.value < score.high
-        # as wide as that of the accuracy, which is a mean over the same rows, within a factor
+        # within a factor as wide as that of the accuracy, a mean over the same rows
         accuracy = scores["accuracy"]
         ratio = (score.high - score.low) / (accuracy.high - accuracy.low)
         assert 0.7 < ratio < 2
@@ -118,7 +118,9 @@ def test_seeds_add_their_confusion_matrices():
 def test_seeds_with_other_orders_of_classes_have_no_sum():
     first, other = drawn(seed=1), drawn(seed=2)
     other = other.replace(classes=other.classes[::-1])
-    assert over_seeds([evaluate(one, num_resamples=2) for one in (first, other)]).confusion == ()
+    assert (
+        over_seeds([evaluate(record, num_resamples=2) for record in (first, other)]).confusion == ()
+    )
 
 
 def test_many_classes_list_the_most_frequent_mistakes():

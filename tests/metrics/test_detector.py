@@ -1,4 +1,4 @@
-"""Epistemic uncertainty that says nothing is not what detection is judged by."""
+"""Detection is not judged by uninformative epistemic uncertainty."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from bayeslora.predictions.record import Predictions
 
 
 def softmax(logits):
-    found = np.exp(logits - logits.max(-1, keepdims=True))
-    return found / found.sum(-1, keepdims=True)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def entropies(probs):
@@ -22,7 +22,7 @@ def entropies(probs):
 
 
 def drawn(mean, variance, draws, generator, *, paired):
-    """Probabilities and information of rows [N, C] from draws of their own, the textbook way."""
+    """Return probabilities and information of rows [N, C] from their draws, by the textbook."""
     if paired:
         half = generator.normal(size=(draws // 2, *mean.shape))
         noise = np.concatenate([half, -half])
@@ -47,13 +47,13 @@ def logits(rows, classes=4, scale=1.5, seed=0):
 @pytest.mark.parametrize(("classes", "draws"), [(2, 40), (4, 12), (8, 6)])
 @pytest.mark.parametrize("paired", [True, False])
 def test_the_error_of_the_draws_is_what_repeated_sampling_shows(classes, draws, paired):
-    """3,000 repetitions: a relative error of a variance of about 5 %, heavier tails included."""
+    """3,000 repetitions: variances have a relative error of about 5 %, heavy tails included."""
     mean = logits(6, classes)
     again = np.repeat(mean, 3000, axis=0)
     record = predictions(again, np.full(len(again), 0.01), draws, paired=paired)
-    found = np.square(draw_errors(record)).reshape(6, 3000).mean(1)
+    estimated = np.square(draw_errors(record)).reshape(6, 3000).mean(1)
     true = record.epistemic.reshape(6, 3000).var(1)
-    np.testing.assert_allclose(found, true, rtol=0.25)
+    np.testing.assert_allclose(estimated, true, rtol=0.25)
 
 
 def test_more_draws_have_less_error():
@@ -78,7 +78,7 @@ def test_a_posterior_that_varies_from_row_to_row_is_judged_by_it():
 
 
 def test_a_prior_at_its_edge_leaves_a_point_estimate():
-    """Variances of 1e-5: as after Laplace with a precision that nothing could be too high for."""
+    """Variances of 1e-5, as after a Laplace fit that drives its precision to the upper limit."""
     tiny = np.full(200, 1e-5) * np.random.default_rng(0).gamma(1.0, 1.0, size=200)
     inside, outside = (predictions(logits(200, seed=s), tiny, 1000, s) for s in (0, 1))
     assert 0 < inside.epistemic.mean() < NEGLIGIBLE * inside.uncertainty("entropy").mean()
@@ -93,22 +93,22 @@ def test_unfamiliar_rows_alone_may_be_where_the_posterior_is_wide():
 
 
 def test_differences_that_the_draws_make_are_noise():
-    """All rows alike: what varies is the error of four passes."""
+    """All rows are alike: only the error of four passes varies."""
     same = np.tile([1.0, 0.0], (300, 1))
     inside, outside = (
         predictions(same, np.full(300, 0.05), 4, seed, paired=False) for seed in (0, 1)
     )
-    # as many values lie above the expected error as below, so a little less is surely noise
-    calmer = [one.replace(epistemic=0.9 * one.epistemic + 0.1 * one.epistemic.mean())
-              for one in (inside, outside)]  # fmt: skip
+    # half of the values lie above the expected error, so slightly smaller ones are surely noise
+    calmer = [record.replace(epistemic=0.9 * record.epistemic + 0.1 * record.epistemic.mean())
+              for record in (inside, outside)]  # fmt: skip
     assert doubt(*calmer) == "noise"
     assert default_detector(*calmer) == "max_probability"
-    unknown = [one.replace(metadata={}) for one in calmer]
+    unknown = [record.replace(metadata={}) for record in calmer]
     assert default_detector(*unknown) == "epistemic"
 
 
 def useless():
-    """Epistemic uncertainty without meaning beside a highest probability that tells."""
+    """Return uninformative epistemic uncertainty with an informative highest probability."""
     generator = np.random.default_rng(0)
 
     def rows(size, scale):
@@ -121,26 +121,30 @@ def useless():
 def test_a_score_that_the_highest_probability_beats_is_named():
     inside, outside = useless()
     far = evaluate(inside, {"far": outside}, num_resamples=200).ood["far"]
-    # not switched in silence: these rows are the ones that judge
+    # not switched silently: these rows are also the ones that judge
     assert (far.score, far.better, far.doubt) == ("epistemic", "max_probability", "")
     assert far.by_score["max_probability"]["auroc"].value > far.auroc.value + 0.2
 
 
 def test_distance_and_doubt_come_before_all_uncertainties_where_both_sets_have_them():
     inside, outside = useless()
-    one, other = (
+    inside_scored, outside_scored = (
         rows.replace(scores={"unfamiliarity": np.arange(float(len(rows)))})
         for rows in (inside, outside)
     )
-    assert default_detector(one, other) == "unfamiliarity"
-    assert default_detector(one, outside) == default_detector(inside, other) == "epistemic"
+    assert default_detector(inside_scored, outside_scored) == "unfamiliarity"
+    assert (
+        default_detector(inside_scored, outside)
+        == default_detector(inside, outside_scored)
+        == "epistemic"
+    )
 
 
 def test_no_score_is_beaten_by_chance_or_by_itself():
     inside, outside = useless()
-    asked = {"ood_score": "max_probability", "num_resamples": 200}
-    assert evaluate(inside, {"far": outside}, **asked).ood["far"].better == ""
-    # two scores that tell nothing: none is better
+    options = {"ood_score": "max_probability", "num_resamples": 200}
+    assert evaluate(inside, {"far": outside}, **options).ood["far"].better == ""
+    # two uninformative scores: neither is better
     none = inside.take(np.arange(150)), inside.take(np.arange(150, 300))
     assert evaluate(none[0], {"far": none[1]}, num_resamples=200).ood["far"].better == ""
 

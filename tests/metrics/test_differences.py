@@ -28,13 +28,13 @@ def by_name(comparison):
 
 def test_both_numbers_are_their_sums():
     first, second = method("first", 0), method("second", 1)
-    found = distances([first, second], 1, Resampling(20))[0]
+    result = distances([first, second], 1, Resampling(20))[0]
     # The largest gap between the probabilities of any set of classes, over all 16 sets.
     sets = np.array([[(k >> c) & 1 for c in range(4)] for k in range(16)])
     gaps = np.abs((first.probs - second.probs) @ sets.T).max(1)
-    assert found["tv"].value == pytest.approx(gaps.mean(), abs=CLOSE)
+    assert result["tv"].value == pytest.approx(gaps.mean(), abs=CLOSE)
     ratio = first.epistemic.mean() / second.epistemic.mean()
-    assert found["epistemic_ratio"].value == pytest.approx(ratio, abs=CLOSE)
+    assert result["epistemic_ratio"].value == pytest.approx(ratio, abs=CLOSE)
 
 
 def test_from_itself_a_method_is_nothing_apart():
@@ -63,9 +63,9 @@ def test_classes_and_rows_may_come_in_another_order():
         labels=(second.labels + 1) % 4,
     ).take(np.random.default_rng(3).permutation(150))
     expected = by_name(compare([first, second], distance_to="second", num_resamples=20))
-    found = by_name(compare([first, moved], distance_to="second", num_resamples=20))
+    result = by_name(compare([first, moved], distance_to="second", num_resamples=20))
     for key in DISTANCES:
-        assert found["first"][key].value == pytest.approx(expected["first"][key].value, abs=CLOSE)
+        assert result["first"][key].value == pytest.approx(expected["first"][key].value, abs=CLOSE)
 
 
 def test_the_interval_is_that_of_a_bootstrap_over_rows():
@@ -82,12 +82,12 @@ def test_without_epistemic_uncertainty_there_is_no_ratio():
     bare, zero = method("bare", 0, epistemic=None), method("zero", 1, epistemic=np.zeros(150))
     whole = method("whole", 2)
     methods = [bare, zero, whole]
-    found = by_name(compare(methods, distance_to="whole", num_resamples=10))
-    assert set(found["bare"]) == {"tv"}
-    assert found["zero"]["epistemic_ratio"].value == 0
+    result = by_name(compare(methods, distance_to="whole", num_resamples=10))
+    assert set(result["bare"]) == {"tv"}
+    assert result["zero"]["epistemic_ratio"].value == 0
     for name in ("bare", "zero"):
-        found = by_name(compare(methods, distance_to=name, num_resamples=10))
-        assert all(set(one) == {"tv"} for one in found.values())
+        result = by_name(compare(methods, distance_to=name, num_resamples=10))
+        assert all(set(scores) == {"tv"} for scores in result.values())
 
 
 def test_resamples_without_a_doubtful_row_are_no_accident():
@@ -95,27 +95,27 @@ def test_resamples_without_a_doubtful_row_are_no_accident():
     doubtful = np.arange(12)
     first = method("first", 0, rows=12, epistemic=np.where(doubtful < 2, 0.5, 0.0))
     second = method("second", 1, rows=12, epistemic=np.where(doubtful < 1, 0.5, 0.0))
-    found = by_name(compare([first, second], distance_to="second", num_resamples=200))
-    ratio = found["first"]["epistemic_ratio"]
+    result = by_name(compare([first, second], distance_to="second", num_resamples=200))
+    ratio = result["first"]["epistemic_ratio"]
     assert ratio.value == 2
     assert 1 <= ratio.low < 2 < ratio.high < 12
-    itself = found["second"]["epistemic_ratio"]
+    itself = result["second"]["epistemic_ratio"]
     assert (itself.low, itself.value, itself.high) == (1, 1, 1)
 
 
 def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():
     labels = np.where(np.arange(150) < 50, method("x", 0).labels, -1)
     pair = [method("first", 0, labels=labels), method("second", 1, labels=labels)]
-    found = compare(pair, distance_to="first", num_resamples=10)
+    result = compare(pair, distance_to="first", num_resamples=10)
     whole = compare(
-        [one.take(np.arange(50)) for one in pair], distance_to="first", num_resamples=10
+        [method.take(np.arange(50)) for method in pair], distance_to="first", num_resamples=10
     )
-    assert found == whole
+    assert result == whole
     plain = compare(pair, num_resamples=10)
     assert plain.distance_to is None
     assert all(not row.distances for row in plain.rows)
-    assert [row.differences for row in plain.rows] == [row.differences for row in found.rows]
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert [row.differences for row in plain.rows] == [row.differences for row in result.rows]
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert content["distance_to"] == "first"
     assert set(content["rows"][0]["distances"]["tv"]) == {"value", "low", "high"}
 

@@ -46,7 +46,7 @@ def test_all_keys_are_there_and_every_interval_holds_its_value():
         scores["mean_confidence"].value - scores["accuracy"].value, abs=CLOSE
     )
     assert len(scores.bins) == scores.num_bins == 15
-    assert sum(one.count for one in scores.bins) == scores.n == scores.n_labelled == 300
+    assert sum(bin_.count for bin_ in scores.bins) == scores.n == scores.n_labelled == 300
 
 
 def test_three_rows_by_hand():
@@ -191,9 +191,9 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_whole_numbers_may_be_those_of_numpy():
-    found = evaluate(calibrated(), num_bins=np.int64(7), num_resamples=20, seed=np.int32(3))
+    scores = evaluate(calibrated(), num_bins=np.int64(7), num_resamples=20, seed=np.int32(3))
     expected = evaluate(calibrated(), num_bins=7, num_resamples=20, seed=3)
-    assert json.dumps(found.to_json()) == json.dumps(expected.to_json())
+    assert json.dumps(scores.to_json()) == json.dumps(expected.to_json())
 
 
 def test_files_are_read_and_named(tmp_path):
@@ -206,9 +206,11 @@ def test_files_are_read_and_named(tmp_path):
 
 def test_json_has_the_promised_keys_and_comes_back():
     columns = {"source": ["x", "y"] * 150}
-    given = calibrated(columns=columns, total=np.ones(300), sets=np.ones((300, 4), dtype=bool))
+    predictions = calibrated(
+        columns=columns, total=np.ones(300), sets=np.ones((300, 4), dtype=bool)
+    )
     scores = quick(
-        given, {"far": calibrated(20, seed=1)}, far="far", group_by="source", by_class=True
+        predictions, {"far": calibrated(20, seed=1)}, far="far", group_by="source", by_class=True
     )
     content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     head = {"name", "file", "n", "num_classes", "num_bins", "scores", "bins", "ood"}

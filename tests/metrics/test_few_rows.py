@@ -1,4 +1,4 @@
-"""Few rows, and rows that are all alike: no interval claims to be certain."""
+"""Few rows, and identical rows: no interval claims certainty."""
 
 import json
 import math
@@ -28,8 +28,8 @@ def wilson_by_scipy(successes, trials):
 
 def every(scores):
     yield from scores.values()
-    for one in scores.ood.values():
-        yield from (score for found in one.by_score.values() for score in found.values())
+    for result in scores.ood.values():
+        yield from (score for by_key in result.by_score.values() for score in by_key.values())
     for group in scores.ood_groups.values():
         yield from group.scores.values()
     for parts in (*scores.groups.values(), scores.classes):
@@ -44,9 +44,9 @@ def test_where_all_are_right_or_all_are_wrong_accuracy_has_wilsons_interval(rows
     right = 0 if label else rows
     accuracy = scores["accuracy"]
     assert (accuracy.low, accuracy.high) == wilson_by_scipy(right, rows)
-    kept = math.ceil(0.8 * rows)
+    answered = math.ceil(0.8 * rows)
     at_80 = scores["accuracy_at_80"]
-    assert (at_80.low, at_80.high) == wilson_by_scipy(0 if label else kept, kept)
+    assert (at_80.low, at_80.high) == wilson_by_scipy(0 if label else answered, answered)
 
 
 def test_a_few_rows_of_both_kinds_have_wilsons_interval_too():
@@ -84,13 +84,13 @@ def test_no_interval_of_rows_that_are_all_alike_is_a_point(probs, label):
         )
         known = {key for key, score in scores.items() if score.has_interval}
         assert known >= {key for key, info in ALL_SCORES.items() if info.kind != "other"}
-        for score in filter(lambda one: one.has_interval, every(scores)):
+        for score in filter(lambda score: score.has_interval, every(scores)):
             assert score.high - score.low > 0.01
             assert score.low <= score.value <= score.high
 
 
 def test_a_mean_of_rows_that_are_all_alike_allows_for_others():
-    # none of 30 rows is of another kind: at most Wilson's upper end of the population is
+    # none of 30 rows differs: at most Wilson's upper end of the population does
     scores = evaluate(alike(30), num_resamples=50)
     others = binomtest(0, 30).proportion_ci(0.95, method="wilson").high
     brier = scores["brier"]
@@ -113,20 +113,20 @@ def test_a_part_of_ece_that_is_zero_by_chance_has_an_interval_above_it():
 
 def test_sets_that_do_not_overlap_have_an_auroc_that_is_not_certain():
     inside, outside = alike(400, probs=(0.9, 0.1)), alike(50, probs=(0.5, 0.5))
-    found = evaluate(inside, {"far": outside}, near="far").ood["far"]
-    assert found.auroc.value == 1
-    assert (found.auroc.low, found.auroc.high) == wilson_by_scipy(50, 50)
-    assert (found.fpr95.low, found.fpr95.high) == wilson_by_scipy(0, 50)
-    assert found.aupr.low < 0.95
+    far = evaluate(inside, {"far": outside}, near="far").ood["far"]
+    assert far.auroc.value == 1
+    assert (far.auroc.low, far.auroc.high) == wilson_by_scipy(50, 50)
+    assert (far.fpr95.low, far.fpr95.high) == wilson_by_scipy(0, 50)
+    assert far.aupr.low < 0.95
 
 
 def test_a_class_with_one_row_in_one_cluster_has_a_recall_that_is_not_certain():
     twins = {"text": [str(k // 2) for k in range(40)]}
-    given = Predictions([[0.7, 0.3]] * 40, CLASSES, [1] + [0] * 39, columns=twins)
-    found = evaluate(given, by_class=True, cluster_by="text", num_resamples=50).classes
-    recall = found["b"].scores["recall"]
+    predictions = Predictions([[0.7, 0.3]] * 40, CLASSES, [1] + [0] * 39, columns=twins)
+    classes = evaluate(predictions, by_class=True, cluster_by="text", num_resamples=50).classes
+    recall = classes["b"].scores["recall"]
     assert (recall.value, recall.low, recall.high) == (0, 0, wilson_by_scipy(0, 1).expected[1])
-    recall = found["a"].scores["recall"]
+    recall = classes["a"].scores["recall"]
     assert (recall.low, recall.high) == wilson_by_scipy(20, 20)
 
 
@@ -158,8 +158,8 @@ def test_differences_on_too_few_rows_have_no_interval():
 
 def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():
     ours, theirs = alike(400, name="ours"), alike(400, probs=(0.6, 0.4), name="theirs")
-    found = compare([ours, theirs], num_resamples=50).rows
-    change = next(row for row in found if row.name == "theirs").differences["accuracy"]
+    rows = compare([ours, theirs], num_resamples=50).rows
+    change = next(row for row in rows if row.name == "theirs").differences["accuracy"]
     others = binomtest(0, 400).proportion_ci(0.95, method="wilson").high
     assert (change.value, change.low, change.high) == (
         0,
@@ -171,8 +171,8 @@ def test_equal_decisions_on_every_row_are_no_proof_of_equal_accuracy():
 @pytest.mark.parametrize("kind", ["share", "mean", "other"])
 def test_resamples_of_enough_rows_that_differ_decide(kind):
     deviations = np.linspace(-0.098, 0.098, 99)  # the 2½th of 99 is at −0.095
-    found = interval_of(0.5, deviations, "percentile", 0.0, 1.0, units=LEAST_ROWS, kind=kind)
-    assert (found.low, found.high) == (
+    interval = interval_of(0.5, deviations, "percentile", 0.0, 1.0, units=LEAST_ROWS, kind=kind)
+    assert (interval.low, interval.high) == (
         pytest.approx(0.405),
         pytest.approx(0.595),
     )
@@ -180,10 +180,10 @@ def test_resamples_of_enough_rows_that_differ_decide(kind):
 
 @pytest.mark.parametrize(("rows", "confidence"), [(30, 0.98), (100, 0.99), (300, 0.995)])
 def test_intervals_of_nearly_faultless_calibrated_rows_hold_the_truth(rows, confidence):
-    # The labels are drawn from the stated probabilities, so that the true overconfidence is 0 and
-    # the true NLL their entropy; without mistakes in sight resamples know neither.
+    # The labels are drawn from the stated probabilities, so the true overconfidence is 0 and the
+    # true NLL is their entropy; resamples without mistakes know neither.
     generator = np.random.default_rng(0)
-    held = {"overconfidence": 0, "nll": 0, "brier": 0}
+    covered = {"overconfidence": 0, "nll": 0, "brier": 0}
     draws = 60
     for _ in range(draws):
         sure = np.clip(generator.normal(confidence, 0.003, rows), 0.95, 0.999)
@@ -198,6 +198,6 @@ def test_intervals_of_nearly_faultless_calibrated_rows_hold_the_truth(rows, conf
         widest = max(-scores["overconfidence"].low, scores["overconfidence"].high)
         assert min(scores[key].high for key in ("ece", "aece", "mce")) >= widest
         for key, value in truth.items():
-            held[key] += scores[key].low <= value <= scores[key].high
-    # 95 % is what is claimed; below 88 % of 60 is beyond chance (p < 0.02).
-    assert all(count >= 0.88 * draws for count in held.values()), held
+            covered[key] += scores[key].low <= value <= scores[key].high
+    # The claim is 95 %; less than 88 % of 60 is beyond chance (p < 0.02).
+    assert all(count >= 0.88 * draws for count in covered.values()), covered

@@ -1,4 +1,4 @@
-"""Intervals against published and other libraries' numbers, and by their promises."""
+"""Intervals against published numbers and other libraries, and by their guarantees."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_wilson_equals_scipy(case):
 
 
 def test_wilson_by_hand():
-    # none of ten at z = 1.959964: the upper end is z²/(n + z²)
+    # 0 of 10 at z = 1.959964: the upper end is z²/(n + z²)
     low, high = wilson(0, 10)
     assert low == 0
     assert high == pytest.approx(3.841459 / 13.841459, abs=1e-6)

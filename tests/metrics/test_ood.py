@@ -1,4 +1,4 @@
-"""Detection scores against scikit-learn, pairs counted out, and numbers by hand."""
+"""Detection scores against scikit-learn, enumerated pairs, and numbers by hand."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_five_rows_by_hand():
     assert aupr == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=CLOSE)
     # from the least uncertain: .1 (in), .3 (out), then .5 of both: P = 1 and 2/4, half recall each
     assert aupr_in == pytest.approx((1 + 2 / 4) / 2, abs=CLOSE)
-    assert fpr95 == 0.5  # all three OOD rows are flagged from .3 on, and one of the two others
+    assert fpr95 == 0.5  # from .3 on, all three OOD rows and one of the two others are flagged
 
 
 def test_exactly_95_percent_is_enough():

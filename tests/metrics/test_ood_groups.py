@@ -17,21 +17,21 @@ SETS = {"one": rows(1, 40), "two": rows(2, 90), "three": rows(3, 30, scores={"mi
 
 
 def test_a_group_is_the_mean_over_its_sets():
-    found = evaluate(rows(0, 80), SETS, near=["one", "two"], far="three", num_resamples=300)
-    near = found.ood_groups["near"]
+    result = evaluate(rows(0, 80), SETS, near=["one", "two"], far="three", num_resamples=300)
+    near = result.ood_groups["near"]
     assert near.sets == ("one", "two")
     assert near.score == "max_probability"
     for score, scores in near.by_score.items():
         for key, mean in scores.items():
-            single = [found.ood[name].by_score[score][key] for name in near.sets]
-            assert mean.value == pytest.approx(np.mean([one.value for one in single]))
-            # the sets share their in-distribution rows, so the mean is not much better known
-            widest = max(one.high - one.low for one in single)
+            single = [result.ood[name].by_score[score][key] for name in near.sets]
+            assert mean.value == pytest.approx(np.mean([score.value for score in single]))
+            # the sets share their in-distribution rows, so the mean is hardly more precise
+            widest = max(score.high - score.low for score in single)
             assert mean.low < mean.value < mean.high
             assert mean.high - mean.low < 1.05 * widest
-    far = found.ood_groups["far"]
-    assert far.scores["auroc"].value == found.ood["three"].auroc.value
-    assert far.scores["aupr_in"].value == found.ood["three"].aupr_in.value
+    far = result.ood_groups["far"]
+    assert far.scores["auroc"].value == result.ood["three"].auroc.value
+    assert far.scores["aupr_in"].value == result.ood["three"].aupr_in.value
     assert list(evaluate(rows(0, 80), SETS, num_resamples=2).ood_groups) == []
 
 

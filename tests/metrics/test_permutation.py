@@ -1,4 +1,4 @@
-"""Permutation p-values: all exchanges counted out, uniform under the hypothesis; Holm by hand."""
+"""Permutation p-values: enumerated exchanges, uniform under the hypothesis; Holm by hand."""
 
 from itertools import product
 
@@ -29,26 +29,28 @@ def contest(*predictions, keys=COMPARED, clusters=None):
 
 
 def exact(first, second):
-    """The share of all 2^N exchanges that differ at least as much, for each score."""
+    """Return the share of all 2^N exchanges that differ at least as much, for each score."""
     ours, theirs = row_scores(first), row_scores(second)
-    columns = [np.column_stack([one.means[:, :3], one.confidence]) for one in (ours, theirs)]
+    columns = [np.column_stack([rows.means[:, :3], rows.confidence]) for rows in (ours, theirs)]
 
     def difference(exchange):
         swap = np.array(exchange, dtype=bool)[:, None]
         pair = [np.where(swap, b, a) for a, b in (columns, columns[::-1])]
-        scores = [[*one[:, :3].mean(0), ece(top_label(one[:, 3], one[:, 0]))] for one in pair]
+        scores = [
+            [*table[:, :3].mean(0), ece(top_label(table[:, 3], table[:, 0]))] for table in pair
+        ]
         return np.abs(np.subtract(*scores))
 
-    all_of_them = np.array([difference(one) for one in product([0, 1], repeat=len(first))])
+    all_of_them = np.array([difference(swaps) for swaps in product([0, 1], repeat=len(first))])
     return (all_of_them >= difference([0] * len(first)) - 1e-12).mean(0)
 
 
 def test_the_p_values_are_those_of_all_exchanges():
     pair = [method("x", 0, 9), method("y", 1, 9)]
-    found = permutation_p(contest(*pair), 6000, seed=0)
-    # a share of 6,000 draws has a deviation of at most 0.0065; four times that, eight numbers
-    np.testing.assert_allclose(found[1], exact(*pair), atol=0.026)
-    assert found[0].tolist() == [1.0] * 4
+    p = permutation_p(contest(*pair), 6000, seed=0)
+    # a share of 6,000 draws has a deviation of at most 0.0065; four times that for eight numbers
+    np.testing.assert_allclose(p[1], exact(*pair), atol=0.026)
+    assert p[0].tolist() == [1.0] * 4
 
 
 def test_methods_that_differ_by_chance_alone_have_uniform_p_values():
@@ -61,9 +63,9 @@ def test_methods_that_differ_by_chance_alone_have_uniform_p_values():
 
 
 def test_clusters_are_exchanged_whole():
-    """Every row twice: as clusters the p-value is that of the single rows."""
+    """Every row occurs twice: with clusters, the p-value is that of the single rows."""
     pair = [method("x", 0, 10), method("y", 1, 10)]
-    twice = [one.take(np.repeat(np.arange(10), 2)) for one in pair]
+    twice = [predictions.take(np.repeat(np.arange(10), 2)) for predictions in pair]
     whole = permutation_p(contest(*twice, clusters=np.repeat(np.arange(10), 2)), 4000)
     # two estimates from 4,000 draws each
     np.testing.assert_allclose(whole, permutation_p(contest(*pair), 4000, seed=1), atol=0.05)

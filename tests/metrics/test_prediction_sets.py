@@ -24,8 +24,8 @@ def with_sets(rows=200, seed=0, **parts):
 
 def test_four_rows_by_hand():
     sets = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=bool)
-    given = Predictions(np.full((4, 2), 0.5), ("a", "b"), [0, 1, 0, 0], sets=sets)
-    scores = evaluate(given, num_resamples=50)
+    predictions = Predictions(np.full((4, 2), 0.5), ("a", "b"), [0, 1, 0, 0], sets=sets)
+    scores = evaluate(predictions, num_resamples=50)
     assert tuple(scores) == (*SCORE_KEYS, *SET_KEYS)
     expected = {
         "coverage": 2 / 4,
@@ -41,50 +41,50 @@ def test_four_rows_by_hand():
 
 
 def test_shares_have_wilson_intervals():
-    given = with_sets()
-    held = given.sets[np.arange(200), given.labels]
-    expected = binomtest(int(held.sum()), 200).proportion_ci(method="wilson")
-    found = evaluate(given, num_resamples=50)["coverage"]
-    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
+    predictions = with_sets()
+    covered = predictions.sets[np.arange(200), predictions.labels]
+    expected = binomtest(int(covered.sum()), 200).proportion_ci(method="wilson")
+    coverage = evaluate(predictions, num_resamples=50)["coverage"]
+    assert (coverage.low, coverage.high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_the_size_has_a_bootstrap_interval():
-    found = evaluate(with_sets(2000), num_resamples=2000)["set_size"]
+    size = evaluate(with_sets(2000), num_resamples=2000)["set_size"]
     deviation = with_sets(2000).sets.sum(1).std() / np.sqrt(2000)
-    # The ends of 2,000 resamples are known to some 5 % of the width.
-    assert found.low == pytest.approx(found.value - 1.96 * deviation, abs=0.1 * deviation * 2)
-    assert found.high == pytest.approx(found.value + 1.96 * deviation, abs=0.1 * deviation * 2)
+    # The ends of 2,000 resamples err by about 5 % of the width.
+    assert size.low == pytest.approx(size.value - 1.96 * deviation, abs=0.1 * deviation * 2)
+    assert size.high == pytest.approx(size.value + 1.96 * deviation, abs=0.1 * deviation * 2)
 
 
 def test_the_interval_of_the_lowest_coverage_minds_that_it_was_sought_out():
-    """Twenty classes of the same true coverage: the lowest of twenty shares lies below it."""
+    """Twenty classes have the same true coverage: the lowest of their shares is below it."""
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(20), 50)
-    found = [worst_class_coverage(generator.random(1000) < 0.9, labels) for _ in range(400)]
-    assert np.mean([one.value for one in found]) < 0.85
-    held = np.mean([one.low <= 0.9 <= one.high for one in found])
+    scores = [worst_class_coverage(generator.random(1000) < 0.9, labels) for _ in range(400)]
+    assert np.mean([score.value for score in scores]) < 0.85
+    share = np.mean([score.low <= 0.9 <= score.high for score in scores])
     # 400 draws of a share of 0.95 or more have a standard deviation of 0.011 at most.
-    assert held > 0.95 - 4 * 0.011
+    assert share > 0.95 - 4 * 0.011
 
 
 def test_classes_without_rows_do_not_count():
-    found = worst_class_coverage(np.array([True, False, True]), np.array([0, 0, 3]))
-    assert found.value == 0.5
+    score = worst_class_coverage(np.array([True, False, True]), np.array([0, 0, 3]))
+    assert score.value == 0.5
 
 
 def test_sizes_are_scored_without_labels_and_coverage_is_not():
-    given = with_sets()
-    scores = evaluate(given.replace(labels=None), num_resamples=50)
+    predictions = with_sets()
+    scores = evaluate(predictions.replace(labels=None), num_resamples=50)
     assert tuple(scores) == ("mean_confidence", "sharpness", *SIZES)
-    assert scores["set_size"].value == given.sets.sum(1).mean()
+    assert scores["set_size"].value == predictions.sets.sum(1).mean()
 
 
 def test_rows_without_a_label_do_not_count_where_others_have_one():
-    given = with_sets()
-    some = given.replace(labels=np.where(np.arange(200) < 150, given.labels, -1))
-    part = evaluate(given.take(np.arange(150)), num_resamples=50)
-    found = evaluate(some, num_resamples=50)
-    assert [found[key] for key in SET_KEYS] == [part[key] for key in SET_KEYS]
+    predictions = with_sets()
+    some = predictions.replace(labels=np.where(np.arange(200) < 150, predictions.labels, -1))
+    part = evaluate(predictions.take(np.arange(150)), num_resamples=50)
+    scores = evaluate(some, num_resamples=50)
+    assert [scores[key] for key in SET_KEYS] == [part[key] for key in SET_KEYS]
 
 
 def test_the_stated_coverage_comes_from_the_notes():

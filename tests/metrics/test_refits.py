@@ -1,4 +1,4 @@
-"""Differences between refits: how often methods that are equally good are told apart."""
+"""Differences between refits: how often equally good methods appear to differ."""
 
 import numpy as np
 import pytest
@@ -9,21 +9,21 @@ from bayeslora.tasks.splits import stratified_folds
 
 CLASSES, ROWS, DIVISIONS = 3, 200, 10
 
-# Inverse temperatures of the truth at which the network's own softmax is as good on new rows as a
-# temperature that was fitted to 100 (halves) or 160 (five parts) rows, found by bisection with
-# 800 fits each (`expected_gain` below is checked against them).
+# True inverse temperatures at which the network's own softmax is as good on new rows as a
+# temperature fitted to 100 (halves) or 160 (five parts) rows. They come from a bisection with 800
+# fits each (`expected_gain` below is checked against them).
 EQUALLY_GOOD = {2: 1.183, 5: 1.139}
 
 
 def nll(logits, labels, power):
-    """[..., N] NLL of [N, C] logits scaled by [..., N] inverse temperatures."""
+    """Return the NLL [..., N] of logits [N, C] scaled by inverse temperatures [..., N]."""
     scaled = power[..., None] * logits
     total = np.logaddexp.reduce(scaled, axis=-1)
     return total - power * logits[np.arange(len(labels)), labels]
 
 
 def best_power(logits, labels, weight):
-    """[J] inverse temperature of lowest NLL on rows with [J, N] weights, by Newton's method."""
+    """Return the inverse temperatures [J] of lowest NLL, by Newton, for row weights [J, N]."""
     power = np.ones(len(weight))
     for _ in range(12):
         scaled = power[:, None, None] * logits
@@ -45,7 +45,7 @@ def drawn(rows, power, generator):
 
 
 def cross_fitted(logits, labels, num_folds):
-    """[R, N] NLL of the temperature that the other parts choose, and the parts."""
+    """Return the NLL [R, N] of the temperature chosen by the other parts, and the parts."""
     rows = len(labels)
     fold = np.stack([stratified_folds(labels, num_folds, seed) for seed in range(DIVISIONS)])
     others = (fold[:, None] != np.arange(num_folds)[:, None]).reshape(-1, rows)
@@ -54,7 +54,7 @@ def cross_fitted(logits, labels, num_folds):
 
 
 def expected_gain(num_folds, fits=600):
-    """Mean NLL on many new rows of temperatures fitted to one training part, less the softmax's."""
+    """Return the mean NLL on new rows of temperatures fitted to a part, minus the softmax's."""
     generator = np.random.default_rng(5)
     truth = EQUALLY_GOOD[num_folds]
     fitted = [
@@ -69,23 +69,23 @@ def expected_gain(num_folds, fits=600):
 
 @pytest.mark.parametrize("num_folds", [2, 5])
 def test_equally_good_methods_are_seldom_told_apart(num_folds):
-    """Under 5 %; an interval over the rows of one division, or of their mean, errs more often."""
+    """Less than 5 %; intervals over the rows of one division or of their mean err more often."""
     generator, sets = np.random.default_rng(11), 200
-    found = {"refits": 0, "rows of one division": 0, "rows of the mean": 0}
+    rejections = {"refits": 0, "rows of one division": 0, "rows of the mean": 0}
     for _ in range(sets):
         logits, labels = drawn(ROWS, EQUALLY_GOOD[num_folds], generator)
         tempered, fold = cross_fitted(logits, labels, num_folds)
         own = nll(logits, labels, np.ones((DIVISIONS, ROWS)))
-        found["refits"] += refit_difference(tempered, own, fold)[1] < 0.05
+        rejections["refits"] += refit_difference(tempered, own, fold)[1] < 0.05
         for name, rows in (
             ("rows of one division", (tempered - own)[0]),
             ("rows of the mean", (tempered - own).mean(0)),
         ):
-            found[name] += abs(rows.mean()) > 1.96 * rows.std(ddof=1) / ROWS**0.5
-    # 0 or 1 of 200 where this was written; at a true rate of 9 % ten or fewer come in 2 % of runs.
-    print(num_folds, found)
-    assert found["refits"] <= 0.05 * sets
-    assert found["rows of the mean"] > 0.08 * sets
+            rejections[name] += abs(rows.mean()) > 1.96 * rows.std(ddof=1) / ROWS**0.5
+    # 0 or 1 of 200 when written; at a true rate of 9 %, ten or fewer occur in 2 % of runs.
+    print(num_folds, rejections)
+    assert rejections["refits"] <= 0.05 * sets
+    assert rejections["rows of the mean"] > 0.08 * sets
 
 
 @pytest.mark.parametrize("num_folds", [2, 5])
@@ -106,7 +106,7 @@ def test_better_methods_are_told_apart():
 def test_the_variance_is_that_of_nadeau_and_bengio():
     generator = np.random.default_rng(0)
     fold = np.stack([stratified_folds(np.zeros(60, int), 5, seed) for seed in range(3)])
-    # differences that are the same within a part, so that the parts differ most
+    # differences are constant within a part, so the parts differ most
     parts = generator.standard_normal((3, 5))
     ours = np.take_along_axis(parts, fold, 1)
     difference, p = refit_difference(ours, np.zeros((3, 60)), fold)
@@ -119,7 +119,7 @@ def test_the_variance_is_that_of_nadeau_and_bengio():
 
 
 def test_rows_alone_decide_where_fits_agree():
-    """The variance over rows, times the factor of one division and of ever more of them."""
+    """The variance over rows times the factor of one division, and of many divisions."""
     generator = np.random.default_rng(0)
     rows = generator.standard_normal(400)
     for divisions, factor in ((1, 3), (50, 1)):

@@ -1,4 +1,4 @@
-"""What each row adds, against torch, torchmetrics, scikit-learn and numbers by hand."""
+"""Scores per row against torch, torchmetrics, scikit-learn and numbers by hand."""
 
 import math
 
@@ -40,11 +40,11 @@ def test_means_equal_torch_torchmetrics_and_scikit_learn():
     theirs = brier_score_loss(predictions.labels, predictions.probs, scale_by_half=False)
     assert brier == pytest.approx(theirs, abs=CLOSE)
     assert confidence == pytest.approx(predictions.probs.max(1).mean(), abs=CLOSE)
-    # what Brier is on average where labels are drawn from the probabilities, row by row
+    # the expected Brier score of labels drawn from the probabilities, row by row
     squares = np.array([[p @ p - 2 * p[c] + 1 for c in range(4)] for p in predictions.probs])
     expected = (predictions.probs * squares).sum(1).mean()
     assert 1 - sharpness == pytest.approx(expected, abs=CLOSE)
-    # off the bin edges torchmetrics is right too, in float32
+    # off the bin edges, torchmetrics is right as well, in float32
     surest = top_label(predictions.confidence, predictions.prediction == predictions.labels)
     for ours, norm in ((ece, "l1"), (mce, "max")):
         theirs = multiclass_calibration_error(probs, labels, num_classes=4, n_bins=15, norm=norm)

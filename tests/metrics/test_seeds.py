@@ -1,4 +1,4 @@
-"""Intervals over seeds: scipy's t interval, coverage, and sets of scores that do not belong."""
+"""Intervals over seeds: scipy's t interval, coverage, and scores that do not match."""
 
 import numpy as np
 import pytest
@@ -27,31 +27,31 @@ def scored(seed, **options):
 
 def test_every_score_has_scipys_t_interval():
     seeds = [scored(seed) for seed in range(4)]
-    found = bl.over_seeds(seeds)
-    values = [one["nll"].value for one in seeds]
+    pooled = bl.over_seeds(seeds)
+    values = [scores["nll"].value for scores in seeds]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert found["nll"].value == pytest.approx(np.mean(values))
-    assert (found["nll"].low, found["nll"].high) == (pytest.approx(low), pytest.approx(high))
-    assert list(found) == list(seeds[0])
-    assert found.intervals == {"level": 0.95, "method": "t over seeds", "num_seeds": 4}
-    assert (found.bins, found.calibration_p, found.name) == ((), None, "m")
-    auroc = np.mean([one.ood["far"].auroc.value for one in seeds])
-    assert found.ood["far"].auroc.value == pytest.approx(auroc)
-    assert found.ood_groups["far"].scores["auroc"].value == pytest.approx(auroc)
-    assert set(found.groups["source"]) == {"x", "y"}
-    assert set(found.classes) == {"a", "b", "c"}
-    assert set(found.uncertainty["total"]) == {"mean", "right", "wrong"}
-    assert bl.metrics.scores.Scores.from_json(found.to_json()) == found
+    assert pooled["nll"].value == pytest.approx(np.mean(values))
+    assert (pooled["nll"].low, pooled["nll"].high) == (pytest.approx(low), pytest.approx(high))
+    assert list(pooled) == list(seeds[0])
+    assert pooled.intervals == {"level": 0.95, "method": "t over seeds", "num_seeds": 4}
+    assert (pooled.bins, pooled.calibration_p, pooled.name) == ((), None, "m")
+    auroc = np.mean([scores.ood["far"].auroc.value for scores in seeds])
+    assert pooled.ood["far"].auroc.value == pytest.approx(auroc)
+    assert pooled.ood_groups["far"].scores["auroc"].value == pytest.approx(auroc)
+    assert set(pooled.groups["source"]) == {"x", "y"}
+    assert set(pooled.classes) == {"a", "b", "c"}
+    assert set(pooled.uncertainty["total"]) == {"mean", "right", "wrong"}
+    assert bl.metrics.scores.Scores.from_json(pooled.to_json()) == pooled
 
 
 def test_it_holds_the_mean_of_all_seeds_as_often_as_it_says():
     generator = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for _ in range(1000):
         score = t_interval(generator.normal(0.3, 0.1, 4).tolist())
-        held += score.low <= 0.3 <= score.high
+        covered += score.low <= 0.3 <= score.high
     # Binomial(1000, .95) has a deviation of 7; four times that
-    assert 922 <= held <= 978
+    assert 922 <= covered <= 978
 
 
 def test_bounds_are_kept_and_equal_seeds_have_no_spread():

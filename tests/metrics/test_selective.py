@@ -1,4 +1,4 @@
-"""Risk and coverage against the definition, summed out, and the mean over orders of tied rows."""
+"""Risk and coverage against sums by the definition, and the mean over orders of tied rows."""
 
 from itertools import pairwise, permutations
 
@@ -42,7 +42,7 @@ def test_ties_give_the_mean_over_all_their_orders(pairs):
     areas = [
         area_in_this_order([correct for _, correct in order])
         for order in permutations(pairs)
-        if all(one[0] >= other[0] for one, other in pairwise(order))
+        if all(left[0] >= right[0] for left, right in pairwise(order))
     ]
     rows = top_label(*zip(*pairs, strict=True))
     assert aurc(rows) == pytest.approx(np.mean(areas), abs=CLOSE)

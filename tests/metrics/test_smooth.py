@@ -11,7 +11,7 @@ from bayeslora.metrics.top_label import top_label
 
 
 def direct(confidence, correct, points=4000):
-    """The fixed point of the integral over t, from N kernels and their images in 0 and 1."""
+    """Return the fixed point of the integral over t, from N kernels mirrored in 0 and 1."""
     t = (np.arange(points) + 0.5) / points
     residual = np.asarray(correct) - confidence
 
@@ -31,8 +31,8 @@ def test_it_equals_the_direct_sum(size, bias):
     confidence = np.sort(generator.beta(4, 1, size))
     correct = (generator.random(size) < confidence - bias).astype(float)
     # dividing a row between two of 512 points widens the kernel by 1/512 at most
-    found = smece(top_label(confidence, correct))
-    assert found == pytest.approx(direct(confidence, correct), abs=2e-4)
+    error = smece(top_label(confidence, correct))
+    assert error == pytest.approx(direct(confidence, correct), abs=2e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,7 +45,7 @@ def test_repeated_rows_are_counts_and_their_order_does_not_matter(seed, size):
     repeated = np.repeat(confidence, counts), np.repeat(correct, counts)
     order = generator.permutation(counts.sum())
     whole = smece(top_label(*(part[order] for part in repeated)))
-    # both are within 1e-6 of the width that they equal
+    # both are within 1e-6 of the fixed point
     assert smece(top_label(confidence, correct), counts) == pytest.approx(whole, abs=2e-6)
 
 

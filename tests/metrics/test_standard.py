@@ -1,4 +1,4 @@
-"""The values that are printed come from libraries; the bootstrap's own sums must be the same."""
+"""Printed values come from libraries; the bootstrap's own sums must agree with them."""
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ UNCERTAINTIES = st.lists(st.integers(-9, 9).map(lambda k: k / 3), min_size=1, ma
 def test_netcal_errors_equal_the_bootstraps_sums(rows, num_bins):
     confidence, correct = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     pairs = top_label(confidence, correct)
-    found = calibration_errors(pairs, num_bins)
+    errors = calibration_errors(pairs, num_bins)
     # Sums of at most 60 float64 terms of order 1.
-    assert found == pytest.approx((ece(pairs, num_bins), mce(pairs, num_bins)), abs=1e-12)
+    assert errors == pytest.approx((ece(pairs, num_bins), mce(pairs, num_bins)), abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,6 +35,6 @@ def test_torchmetrics_areas_equal_the_bootstraps_sums(inside, outside):
 
 
 def test_values_outside_the_unit_interval_are_not_taken_for_logits():
-    # 40 and 50 would both become 1 under a sigmoid in single precision, a tie of AUROC 1/2.
+    # A sigmoid in single precision would map both 40 and 50 to 1, a tie with AUROC 1/2.
     auroc, *_ = detection_areas(np.array([40.0]), np.array([50.0]))
     assert auroc == 1.0

@@ -1,4 +1,4 @@
-"""Scores of groups and classes: those of the rows alone, with intervals of their own."""
+"""Scores of groups and classes: those of their rows alone, with separate intervals."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def mixed(rows=300, **parts):
 
 def test_a_group_has_the_scores_of_its_rows_alone():
     whole = mixed(sets=np.random.default_rng(1).random((300, 4)) > 0.4)
-    found = evaluate(whole, group_by=["source", "even"], num_resamples=300)
-    assert list(found.groups) == ["source", "even"]
-    assert list(found.groups["source"]) == ["news", "only", "web"]
-    assert sum(part.n for part in found.groups["source"].values()) == 300
+    result = evaluate(whole, group_by=["source", "even"], num_resamples=300)
+    assert list(result.groups) == ["source", "even"]
+    assert list(result.groups["source"]) == ["news", "only", "web"]
+    assert sum(part.n for part in result.groups["source"].values()) == 300
     for name in ("web", "news"):
         inside = np.array(whole.columns["source"]) == name
         alone = evaluate(whole.take(inside), num_resamples=300)
-        part = found.groups["source"][name]
+        part = result.groups["source"][name]
         for key, score in part.scores.items():
             assert score.value == pytest.approx(alone[key].value, abs=1e-12)
             assert score.low <= score.value <= score.high
@@ -52,7 +52,7 @@ def test_clusters_within_groups_give_bootstrap_intervals():
     together = evaluate(twice, group_by="even", cluster_by="twin", num_resamples=300)
     once = evaluate(whole, group_by="even", num_resamples=300)
     for name in ("True", "False"):
-        ours, theirs = (one.groups["even"][name].scores for one in (together, once))
+        ours, theirs = (result.groups["even"][name].scores for result in (together, once))
         for key in ("nll", "accuracy"):
             assert ours[key].high - ours[key].low == pytest.approx(
                 theirs[key].high - theirs[key].low, rel=0.3
@@ -73,20 +73,20 @@ def test_classes_against_scikit_learn_and_netcal():
     from netcal.metrics import ECE
 
     whole = mixed()
-    found = evaluate(whole, by_class=True, num_resamples=50).classes
+    classes = evaluate(whole, by_class=True, num_resamples=50).classes
     recall = recall_score(whole.labels, whole.prediction, average=None)
     precision = precision_score(whole.labels, whole.prediction, average=None)
     for c, name in enumerate("abcd"):
-        scores = found[name].scores
-        assert found[name].n == (whole.labels == c).sum()
+        scores = classes[name].scores
+        assert classes[name].n == (whole.labels == c).sum()
         assert scores["recall"].value == pytest.approx(recall[c], abs=1e-12)
         assert scores["precision"].value == pytest.approx(precision[c], abs=1e-12)
         assert scores["mean_probability"].value == pytest.approx(whole.probs[:, c].mean())
         netcal = ECE(bins=15).measure(whole.probs[:, c].copy(), (whole.labels == c).astype(int))
         assert scores["ece"].value == pytest.approx(netcal, abs=1e-12)
-        assert all(one.low <= one.value <= one.high for one in scores.values())
+        assert all(score.low <= score.value <= score.high for score in scores.values())
     cwece = evaluate(whole, num_resamples=2)["cwece"].value
-    assert np.mean([one.scores["ece"].value for one in found.values()]) == pytest.approx(cwece)
+    assert np.mean([part.scores["ece"].value for part in classes.values()]) == pytest.approx(cwece)
 
 
 def test_a_class_without_rows_or_predictions_has_no_shares():
@@ -99,30 +99,30 @@ def test_a_class_without_rows_or_predictions_has_no_shares():
 def test_uncertainties_are_means_of_right_and_wrong_rows():
     total = np.linspace(0, 1, 300)
     whole = mixed(total=total, epistemic=total / 2)
-    found = evaluate(whole, num_resamples=50).uncertainty
+    uncertainty = evaluate(whole, num_resamples=50).uncertainty
     right = whole.prediction == whole.labels
-    assert list(found) == ["total", "epistemic"]
-    assert found["total"]["mean"].value == pytest.approx(total.mean())
-    assert found["total"]["right"].value == pytest.approx(total[right].mean())
-    assert found["epistemic"]["wrong"].value == pytest.approx(total[~right].mean() / 2)
+    assert list(uncertainty) == ["total", "epistemic"]
+    assert uncertainty["total"]["mean"].value == pytest.approx(total.mean())
+    assert uncertainty["total"]["right"].value == pytest.approx(total[right].mean())
+    assert uncertainty["epistemic"]["wrong"].value == pytest.approx(total[~right].mean() / 2)
     assert list(evaluate(whole.replace(labels=None)).uncertainty["total"]) == ["mean"]
 
 
 def test_the_logit_variance_is_among_them_where_it_is_there():
-    """It changes no interval of the others."""
+    """It does not change the other intervals."""
     total = np.linspace(0, 1, 300)
     plain = mixed(total=total)
     whole = mixed(total=total, scores={"logit_variance": 3 - total, "energy": total})
-    found = evaluate(whole, num_resamples=50).uncertainty
+    uncertainty = evaluate(whole, num_resamples=50).uncertainty
     right = whole.prediction == whole.labels
-    assert list(found) == ["total", "logit_variance"]
+    assert list(uncertainty) == ["total", "logit_variance"]
     for part, alone in evaluate(plain, num_resamples=50).uncertainty["total"].items():
-        ours = found["total"][part]
-        # Sums of more columns at once round in another way.
+        ours = uncertainty["total"][part]
+        # Joint sums of more columns round differently.
         assert (ours.value, ours.low, ours.high) == pytest.approx(
             (alone.value, alone.low, alone.high), rel=1e-12
         )
-    assert found["logit_variance"]["mean"].value == pytest.approx(3 - total.mean())
-    assert found["logit_variance"]["right"].value == pytest.approx(3 - total[right].mean())
+    assert uncertainty["logit_variance"]["mean"].value == pytest.approx(3 - total.mean())
+    assert uncertainty["logit_variance"]["right"].value == pytest.approx(3 - total[right].mean())
     table = uncertainty_table([Named("one", evaluate(whole, num_resamples=10))])
     assert [row.headings[1] for row in table.rows] == ["total uncertainty", "logit variance"]

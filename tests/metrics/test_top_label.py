@@ -1,4 +1,4 @@
-"""The only form in which scores take confidence and correctness."""
+"""The single form in which scores take confidence and correctness."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A site directory that packages are installed into, and the guide's example in one."""
+"""A site directory for installed packages, and one with the guide's example."""
 
 import sys
 
@@ -16,7 +16,7 @@ def _nothing_registered(monkeypatch):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A directory on the path; what is imported from it is forgotten afterwards."""
+    """Yield a directory on the path; modules imported from it are dropped afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -29,7 +29,7 @@ def site(tmp_path, monkeypatch):
 
 @pytest.fixture
 def acme(site):
-    """The guide's example, installed."""
+    """Install the guide's example."""
     install_guide(site)
     return site
 

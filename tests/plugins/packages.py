@@ -17,13 +17,13 @@ def guide_files():
 
 
 def install(site, package, version, entries, files=()):
-    """Put a package into the directory `site`.
+    """Install a package into the directory `site`.
 
     Args:
-        site: Where; made if need be.
+        site: The directory; created if it does not exist.
         package: Its name.
         version: Its version.
-        entries: Its posteriors: name and object path; or its entry points by group.
+        entries: Object paths of its posteriors by name, or its entry points by group.
         files: Content by path.
     """
     info = site / f"{package.replace('-', '_')}-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""Packages with a mistake in them: each is named, and what is built in never notices."""
+"""Broken packages: each is named in the error, and built-in methods are unaffected."""
 
 import dataclasses
 
@@ -108,10 +108,10 @@ def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
     assert where in caplog.text
     assert resolve_posterior("vbll") == VBLL()
     assert main(["methods"]) == 0
-    said = capsys.readouterr()
-    assert where in said.err
-    assert "Traceback" not in said.err
-    assert "vbll" in said.out
+    output = capsys.readouterr()
+    assert where in output.err
+    assert "Traceback" not in output.err
+    assert "vbll" in output.out
     assert main(["methods", name]) == 2
     assert f"error: {where}" in capsys.readouterr().err
 
@@ -158,8 +158,10 @@ def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
     monkeypatch.setattr(
         plugins.Catalogue, "offers", lambda _: pytest.fail("packages were looked through")
     )
-    found = [resolve_posterior(one) for one in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())]
-    assert [one.name for one in (*found, stored_posterior({"name": "nuts"}))] == [
+    posteriors = [
+        resolve_posterior(spec) for spec in ("vbll:prior_scale=2", {"name": "laplace"}, VBLL())
+    ]
+    assert [posterior.name for posterior in (*posteriors, stored_posterior({"name": "nuts"}))] == [
         "vbll",
         "laplace",
         "vbll",

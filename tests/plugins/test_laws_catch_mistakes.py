@@ -183,15 +183,15 @@ MISTAKES = {
 
 
 def broken(law, head, options, tmp_path):
-    """Call one law on a head, with what pytest would give it."""
+    """Call one law on a head with the arguments that pytest would pass."""
     suite = LastLayerLaws()
     config = type("Config", (Options,), {"head": head})
     suite.config = config(**options)
-    given = {"head": suite.fitted, "tmp_path": lambda: tmp_path, "count": lambda: 60}
-    given["value"] = lambda: math.inf if "refused" in law.split("_")[-1] else 1e200
-    given["rows"] = lambda: suite.toy(rows=20, seed=4)
+    arguments = {"head": suite.fitted, "tmp_path": lambda: tmp_path, "count": lambda: 60}
+    arguments["value"] = lambda: math.inf if "refused" in law.split("_")[-1] else 1e200
+    arguments["rows"] = lambda: suite.toy(rows=20, seed=4)
     method = getattr(suite, law)
-    method(**{name: given[name]() for name in inspect.signature(method).parameters})
+    method(**{name: arguments[name]() for name in inspect.signature(method).parameters})
 
 
 @pytest.mark.parametrize("law", MISTAKES)
@@ -214,7 +214,7 @@ def test_options_that_json_cannot_hold_are_caught(extra, tmp_path):
 
 def test_every_law_is_tried():
     laws = {name for name in dir(LastLayerLaws) if name.startswith("test_")}
-    # What `num_samples=0` gives is decided by the links, not by a head.
+    # The links, not the heads, decide the result of `num_samples=0`.
     elsewhere = {
         "test_no_samples_is_the_mean",
         "test_the_options_can_be_listed_named_and_stored",

@@ -1,4 +1,4 @@
-"""The example of docs/extending.md: its tests, and its life in the classifier and the commands."""
+"""The example of docs/extending.md: its tests, and its use by the classifier and the commands."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def fitted(backbone, posterior):
 
 @pytest.fixture
 def uninstall(acme, monkeypatch):
-    """Return a function that takes the package away again."""
+    """Return a function that uninstalls the package."""
 
     def take_away():
         for name in [name for name in sys.modules if name.startswith("acme_methods")]:
@@ -51,7 +51,7 @@ def test_the_guide_has_one_file_for_each_method():
 
 
 def test_the_example_inherits_the_laws_and_passes_them(tmp_path):
-    """In a process of its own, with no settings of ours, as its author would run them."""
+    """Run them in a separate process without our settings, as the author would."""
     tests = install_guide(tmp_path / "site")
     (tests / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     path = os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])
@@ -116,8 +116,8 @@ def test_a_finished_classifier_is_calibrated_to_it_by_command(tmp_path, capsys):
     train.write_text("".join(f"{json.dumps(row)}\n" for row in toy_rows(24)))
     out = ["--out", str(tmp_path / "model"), "--quiet", "--json"]
     assert main(["calibrate", str(model), str(train), "--posterior", "isotropic", *out]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["posterior"] == {
+    record = json.loads(capsys.readouterr().out)
+    assert record["posterior"] == {
         "name": "isotropic",
         "prior_scale": 2.0,
         "link": "mc",
@@ -143,10 +143,10 @@ def test_commands_fit_list_and_predict(llama, uninstall, tmp_path, capsys):
     )
     assert listed.err == ""
     assert main(["methods", "--json"]) == 0
-    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["posteriors"]}
-    assert found["isotropic"]["package"] == "acme-methods 1.0"
-    assert found["isotropic"]["options"]["prior_scale"] == 2.0
-    assert found["vbll"]["package"] == f"bayeslora {bl.__version__}"
+    posteriors = {item["name"]: item for item in json.loads(capsys.readouterr().out)["posteriors"]}
+    assert posteriors["isotropic"]["package"] == "acme-methods 1.0"
+    assert posteriors["isotropic"]["options"]["prior_scale"] == 2.0
+    assert posteriors["vbll"]["package"] == f"bayeslora {bl.__version__}"
 
     out = ["--out", str(tmp_path / "test.parquet"), "--quiet"]
     assert main(["predict", str(model), str(train), *out]) == 0
@@ -232,10 +232,10 @@ def test_an_adapter_is_fitted_saved_and_loaded_until_its_package_is_gone(
 @pytest.mark.usefixtures("acme")
 def test_an_adapter_is_listed_and_refused_where_factors_are_needed(llama, capsys):
     assert main(["methods", "--json"]) == 0
-    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["adapters"]}
-    assert found["fixed_first"]["package"] == "acme-methods 1.0"
-    assert found["fixed_first"]["options"]["alpha"] == 16.0
-    assert found["lora"]["package"] == f"bayeslora {bl.__version__}"
+    adapters = {item["name"]: item for item in json.loads(capsys.readouterr().out)["adapters"]}
+    assert adapters["fixed_first"]["package"] == "acme-methods 1.0"
+    assert adapters["fixed_first"]["options"]["alpha"] == 16.0
+    assert adapters["lora"]["package"] == f"bayeslora {bl.__version__}"
     with pytest.raises(bl.InputError, match="'blob'"):
         bl.BayesianClassifier(llama, "fixed_first", "blob", **OPTIONS).fit(toy_rows(24))
 
@@ -264,14 +264,16 @@ def test_an_adapter_is_registered_for_a_session(llama, monkeypatch):
 
 def test_a_recalibrator_is_listed_used_and_refused_without_its_package(uninstall, tmp_path, capsys):
     assert main(["methods", "--json"]) == 0
-    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)["recalibrators"]}
-    assert found["uniform_mix"]["package"] == "acme-methods 1.0"
-    assert found["uniform_mix"]["options"] == {"largest": 0.5}
+    recalibrators = {
+        item["name"]: item for item in json.loads(capsys.readouterr().out)["recalibrators"]
+    }
+    assert recalibrators["uniform_mix"]["package"] == "acme-methods 1.0"
+    assert recalibrators["uniform_mix"]["options"] == {"largest": 0.5}
     files = {}
     for seed, name in enumerate(("fit", "new")):
         files[name] = tmp_path / f"{name}.csv"
         drawn = np.random.default_rng(seed).random((200, 1)) < 0.7
-        rows = [f"{name}{i},{'a' if one else 'b'},0.99,0.01" for i, (one,) in enumerate(drawn)]
+        rows = [f"{name}{i},{'a' if is_a else 'b'},0.99,0.01" for i, (is_a,) in enumerate(drawn)]
         files[name].write_text("\n".join(["id,label,prob_a,prob_b", *rows]))
     out = tmp_path / "mixed.parquet"
     verb = ["recalibrate", "--fit", str(files["fit"]), "--apply", str(files["new"]), "--quiet"]
@@ -284,5 +286,5 @@ def test_a_recalibrator_is_listed_used_and_refused_without_its_package(uninstall
 
 
 def vars_of(name):
-    """Class variables of a method that is no adapter."""
+    """Return class variables of a method that is not an adapter."""
     return {"name": name, "summary": "s", "source": "", "parameters": "none"}

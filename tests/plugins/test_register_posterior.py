@@ -1,4 +1,4 @@
-"""Posteriors that are registered in a session, without a package."""
+"""Posteriors registered in a session, without a package."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from bayeslora.testing.last_layer import LastLayerLaws
 
 
 class WideHead(PointHead):
-    """A point estimate under a prior as wide as its options say."""
+    """A point estimate under a prior with the width of its options."""
 
     def __init__(self, config, num_features, num_classes, *, mean_sq_norm, seed):
         super().__init__(
@@ -56,7 +56,7 @@ class TestTwoClasses(LastLayerLaws):
 
 
 class BareHead(nn.Module):
-    """A module that borrows what a head must have from a point estimate, and has no more."""
+    """A module with only the required members of a head, borrowed from a point estimate."""
 
     uses_training_features = False
     prior_precision, prior_mean = 0.0, None

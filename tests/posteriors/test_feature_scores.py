@@ -1,4 +1,4 @@
-"""Feature-space scores against scikit-learn and direct formulas, and what leaves them alone."""
+"""Feature-space scores against scikit-learn and direct formulas, and their invariances."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ SHAPES = [(12, 20), (20, 20), (90, 6)]
 def test_mahalanobis_is_that_of_scikit_learns_ledoit_wolf(rows, size, relative):
     features, labels = toy(rows=rows, size=size)
     other = toy(rows=15, size=size, seed=3)[0]
-    found = Mahalanobis.fitted(features, labels, relative=relative)(other)
+    distances = Mahalanobis.fitted(features, labels, relative=relative)(other)
     tied = LedoitWolf(assume_centered=True).fit(around_means(features, labels).numpy())
     means = [features[labels == c].mean(0) for c in range(3)]
     expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
@@ -53,7 +53,7 @@ def test_mahalanobis_is_that_of_scikit_learns_ledoit_wolf(rows, size, relative):
         apart = (other - features.mean(0)).numpy()
         precision = np.linalg.inv(tied.covariance_ + between)
         expected = expected - np.einsum("ni,ij,nj->n", apart, precision, apart)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-8, atol=1e-8)
     centred = around_means(features, labels)
     shrinkage = ledoit_wolf(centred, torch.linalg.eigvalsh(centred.T @ centred / rows))
     assert shrinkage == pytest.approx(tied.shrinkage_, abs=1e-12)
@@ -77,9 +77,9 @@ def test_without_shrinkage_relative_distances_are_those_of_two_plain_covariances
     means = [features[labels == c].mean(0) for c in range(3)]
     expected = np.min([tied.mahalanobis((other - mean).numpy()) for mean in means], axis=0)
     expected = expected - EmpiricalCovariance().fit(features.numpy()).mahalanobis(other.numpy())
-    found = Mahalanobis.fitted(features, labels, relative=True)
-    # White noise is what Ledoit and Wolf shrink to: any shrinkage gives the same matrix here.
-    np.testing.assert_allclose(found(other).numpy(), expected, atol=0.05)
+    mahalanobis = Mahalanobis.fitted(features, labels, relative=True)
+    # Ledoit and Wolf shrink to white noise: any shrinkage gives the same matrix here.
+    np.testing.assert_allclose(mahalanobis(other).numpy(), expected, atol=0.05)
 
 
 def test_what_no_training_row_has_cancels_in_relative_distances():
@@ -108,7 +108,7 @@ def test_rotations_and_shifts_of_all_features_change_nothing(rows, size):
         torch.testing.assert_close(moved(other @ turn + shift), before, rtol=1e-8, atol=1e-8)
     knn = NearestRows.fitted(features, seed=0)(other)
     turned = NearestRows.fitted(features @ turn, seed=0)(other @ turn)
-    # Rows are kept in single precision.
+    # Rows are stored in single precision.
     torch.testing.assert_close(turned, knn, rtol=0, atol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_knn_is_that_of_scikit_learn(rows):
     model = NearestNeighbors(n_neighbors=k).fit(unit[0].numpy())
     expected = model.kneighbors(unit[1].numpy())[0][:, -1]
     score = NearestRows.fitted(features, seed=0)
-    # Rows are kept in single precision.
+    # Rows are stored in single precision.
     np.testing.assert_allclose(score(other).numpy(), expected, atol=1e-6)
     assert score.extra_config() == {"rows": rows, "neighbour": k}
 
@@ -195,10 +195,10 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     loaded = FeatureScores.empty(extra, size)
     loaded.load_state_dict(scores.state_dict())
     other = toy(rows=10, size=size, seed=3)[0].float()
-    expected, found = scores.of_features(other), loaded.of_features(other)
+    expected, actual = scores.of_features(other), loaded.of_features(other)
     assert list(expected) == ["mahalanobis", "relative_mahalanobis", "knn"]
-    assert all(torch.equal(found[name], values) for name, values in expected.items())
-    assert all(values.dtype == F64 and values.shape == (10,) for values in found.values())
+    assert all(torch.equal(actual[name], values) for name, values in expected.items())
+    assert all(values.dtype == F64 and values.shape == (10,) for values in actual.values())
     logits = head.predict(Features(other))
     seen = 1 - link_probabilities(logits).probs.max(1).values, expected
     assert torch.equal(

@@ -1,4 +1,4 @@
-"""Rows as a last layer sees them."""
+"""Rows as the input of a last layer."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ def rows(*, options=False):
 
 @pytest.mark.parametrize("options", [False, True])
 def test_logits_are_those_of_each_row_and_what_is_known(options):
-    given = rows(options=options)
+    features = rows(options=options)
     weight = torch.randn(1 if options else 3, 4, generator=torch.Generator().manual_seed(1))
-    for n, row in enumerate(given.values):
+    for n, row in enumerate(features.values):
         expected = row @ weight[0] if options else weight @ row
-        found = given.logits(weight)[n]
-        torch.testing.assert_close(found, expected + given.known[n])
-        torch.testing.assert_close(Features(given.values).logits(weight)[n], expected)
+        logits = features.logits(weight)[n]
+        torch.testing.assert_close(logits, expected + features.known[n])
+        torch.testing.assert_close(Features(features.values).logits(weight)[n], expected)
 
 
 @pytest.mark.parametrize(
@@ -30,21 +30,21 @@ def test_logits_are_those_of_each_row_and_what_is_known(options):
     ids=["slice", "numbers", "mask"],
 )
 def test_taken_rows_keep_their_labels_and_known_logits(some):
-    given = rows()
-    found = given.take(some)
+    features = rows()
+    taken = features.take(some)
     for name in ("values", "labels", "known"):
-        assert torch.equal(getattr(found, name), getattr(given, name)[some])
-    bare = Features(given.values).take(some)
+        assert torch.equal(getattr(taken, name), getattr(features, name)[some])
+    bare = Features(features.values).take(some)
     assert bare.labels is None
     assert bare.known is None
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
 def test_parts_are_all_rows_in_their_order(size, sizes):
-    given = rows()
-    parts = list(given.split(size))
+    features = rows()
+    parts = list(features.split(size))
     assert [len(part) for part in parts] == sizes
-    assert torch.equal(torch.cat([part.labels for part in parts]), given.labels)
+    assert torch.equal(torch.cat([part.labels for part in parts]), features.labels)
 
 
 def test_no_rows_are_one_part():
@@ -52,9 +52,9 @@ def test_no_rows_are_one_part():
 
 
 def test_another_precision_leaves_the_labels():
-    found = rows().double()
-    assert found.values.dtype == found.known.dtype == torch.float64
-    assert found.labels.dtype == torch.int64
+    converted = rows().double()
+    assert converted.values.dtype == converted.known.dtype == torch.float64
+    assert converted.labels.dtype == torch.int64
 
 
 def test_labels_that_are_needed_must_be_there():

@@ -1,4 +1,4 @@
-"""Configurations: defaults, refusals, and that they stay light."""
+"""Configurations: defaults, refusals, and light imports."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Distance and doubt in one score: its definition, and near and far shifts."""
+"""The score that combines distance and doubt: its definition, and near and far shifts."""
 
 import math
 
@@ -18,10 +18,10 @@ CLASSES, SIZE = 4, 32
 
 
 def shifts(seed):
-    """Training and test rows, rows between two classes, and rows outside the span.
+    """Return training and test rows, rows between two classes, and rows outside the span.
 
-    The far rows lie further along their class's direction than familiar ones, so that they are
-    classified confidently, and have components where training rows have next to none.
+    The far rows lie further along their class's direction than familiar rows, so they are
+    classified confidently, and have components where training rows have almost none.
     """
     generator = torch.Generator().manual_seed(seed)
     centres = torch.zeros(CLASSES, SIZE, dtype=F64)
@@ -49,16 +49,20 @@ def auroc(inside, outside):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_near_and_far_shifts_are_both_seen(seed):
-    """The probability is near chance or worse at one of them; the combination is good at both."""
+    """The probability is at chance or worse on one shift; the combination is good on both."""
     train, test, near, far = shifts(seed)
     head = build_head(VBLL(prior_scale=4.0), SIZE, CLASSES)
     head.fit(Features(*train))
     scores = FeatureScores.fitted(None, *train)
 
     def parts(rows):
-        found = scores.of_features(rows)
+        distances = scores.of_features(rows)
         doubt = 1 - link_probabilities(head.predict(Features(rows))).probs.max(1).values
-        return doubt, found["mahalanobis"], scores.of_probabilities(doubt, found)["unfamiliarity"]
+        return (
+            doubt,
+            distances["mahalanobis"],
+            scores.of_probabilities(doubt, distances)["unfamiliarity"],
+        )
 
     familiar = parts(test)
     by_near, by_far = (

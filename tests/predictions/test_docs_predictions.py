@@ -1,4 +1,4 @@
-"""The snippets of docs/predictions.md run as they stand."""
+"""The snippets of docs/predictions.md run unchanged."""
 
 import re
 from dataclasses import replace

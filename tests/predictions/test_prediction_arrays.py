@@ -1,4 +1,4 @@
-"""Predictions of other libraries: scikit-learn's arrays, and a Trainer without anything of ours."""
+"""Predictions of other libraries: arrays of scikit-learn, and a plain Trainer."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from bayeslora.predictions.record import Predictions
 
 @pytest.fixture(scope="module")
 def wine():
-    """A classifier on scaled wines, with the rows that it has not seen."""
+    """Return a classifier on the scaled wine data, and held-out rows."""
     data = load_wine()
     inputs = (data.data - data.data.mean(0)) / data.data.std(0)
     names = np.array(["barolo", "grignolino", "barbera"])[data.target]
-    held = np.arange(len(names)) % 3 == 0
-    classifier = LogisticRegression(C=0.1).fit(inputs[~held], names[~held])
-    return classifier, inputs[held], names[held]
+    held_out = np.arange(len(names)) % 3 == 0
+    classifier = LogisticRegression(C=0.1).fit(inputs[~held_out], names[~held_out])
+    return classifier, inputs[held_out], names[held_out]
 
 
 def test_the_scores_of_a_scikit_learn_classifier_are_scikit_learn_s(wine):
@@ -59,7 +59,7 @@ EVEN = np.full((3, 2), 0.5)
         (["no", "yes"], ["yes", None, "no"], [1, -1, 0]),
         (["no", "yes"], [1, -1, 0], [1, -1, 0]),
         (["no", "yes"], [1.0, np.nan, 0.0], [1, -1, 0]),
-        (np.array([-1, 1]), np.array([1, -1, -1]), [1, 0, 0]),  # a class called -1
+        (np.array([-1, 1]), np.array([1, -1, -1]), [1, 0, 0]),  # a class named -1
         (np.array([2, 1]), np.array([1, 2, 1]), [1, 0, 1]),  # names win over indices
         (np.array([False, True]), np.array([True, False, True]), [1, 0, 1]),
         (np.array([0.0, 1.0]), np.array([1, 0, 1]), [1, 0, 1]),
@@ -110,7 +110,7 @@ def test_kind_has_to_be_said():
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """What plain transformers give for a tiny classifier, and its names of classes."""
+    """Return the output of plain transformers for a tiny classifier, and its class names."""
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -131,27 +131,27 @@ def output(tmp_path_factory):
 
 
 def test_the_output_of_a_plain_trainer(output):
-    found, names = output
-    made = Predictions.from_prediction_output(found, names, name="plain")
+    raw, names = output
+    made = Predictions.from_prediction_output(raw, names, name="plain")
     assert made.classes == tiny.CLASSES
-    weights = np.exp(found.predictions.astype(np.float64))
+    weights = np.exp(raw.predictions.astype(np.float64))
     np.testing.assert_allclose(made.probs, weights / weights.sum(1, keepdims=True), rtol=1e-12)
     # the Trainer's own loss, in single precision, is the NLL
     nll = evaluate(made, num_resamples=2)["nll"].value
-    assert nll == pytest.approx(found.metrics["test_loss"], rel=1e-5)
+    assert nll == pytest.approx(raw.metrics["test_loss"], rel=1e-5)
 
 
 def test_rows_that_transformers_ignores_have_no_label(output):
-    found, names = output
-    labels = found.label_ids.copy()
+    raw, names = output
+    labels = raw.label_ids.copy()
     labels[:3] = -100
     states = np.zeros((30, 2, 4))
-    some = found._replace(predictions=(found.predictions, states), label_ids=labels)
+    some = raw._replace(predictions=(raw.predictions, states), label_ids=labels)
     made = Predictions.from_prediction_output(some, {str(k): name for k, name in names.items()})
     assert made.labels[:3].tolist() == [-1, -1, -1]
     assert made.labels[3:].tolist() == labels[3:].tolist()
     assert made.classes == tiny.CLASSES
-    none = found._replace(label_ids=None)
+    none = raw._replace(label_ids=None)
     assert Predictions.from_prediction_output(none).labels is None
 
 

@@ -1,4 +1,4 @@
-"""Predictions on disk: nothing is lost, anybody's file is read, a wrong one is refused by name."""
+"""Predictions on disk: lossless, files of other tools load, wrong files raise by name."""
 
 import json
 
@@ -43,14 +43,14 @@ def random_sets(predictions: Predictions, seed: int) -> Predictions:
     return predictions.replace(sets=members)
 
 
-def assert_same_columns(one: Predictions, other: Predictions) -> None:
-    assert one.classes == other.classes
-    assert one.ids == other.ids
+def assert_same_columns(actual: Predictions, expected: Predictions) -> None:
+    assert actual.classes == expected.classes
+    assert actual.ids == expected.ids
     for name in ("probs", "labels", "total", "aleatoric", "epistemic"):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
-    assert np.array_equal(one.sets, other.sets)
-    assert one.scores.keys() == other.scores.keys()
-    assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
+        assert np.array_equal(getattr(actual, name), getattr(expected, name)), name
+    assert np.array_equal(actual.sets, expected.sets)
+    assert actual.scores.keys() == expected.scores.keys()
+    assert all(np.array_equal(actual.scores[name], expected.scores[name]) for name in actual.scores)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -59,9 +59,9 @@ def assert_same_columns(one: Predictions, other: Predictions) -> None:
 def test_a_round_trip_keeps_every_bit_and_every_name(tmp_path_factory, suffix, classes, seed):
     path = tmp_path_factory.mktemp("files") / f"p{suffix}"
     predictions = random_predictions(7, classes, seed)
-    for one in (predictions, random_sets(predictions, seed)):
-        one.save(path)
-        assert_same_columns(Predictions.load(path), one)
+    for record in (predictions, random_sets(predictions, seed)):
+        record.save(path)
+        assert_same_columns(Predictions.load(path), record)
 
 
 def test_parquet_carries_the_name_and_the_notes(tmp_path):
@@ -334,7 +334,7 @@ def test_a_further_column_has_a_value_a_row():
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_one_name_among_the_labels_makes_all_of_them_names(tmp_path, suffix):
-    """Stars from 1 to 3, and 0 for none: as an index each would be the class after its own."""
+    """Stars from 1 to 3, and 0 for none: read as an index, each would be the next class."""
     probs = {"prob_1": [0.8, 0.1, 0.4]} | {f"prob_{k}": [0.1, 0.45, 0.3] for k in "23"}
     file = tmp_path / f"stars{suffix}"
     write_columns(file, {"label": [1, 2, 0], **probs})
@@ -362,7 +362,7 @@ def test_columns_of_lists_are_refused_by_name(tmp_path, name):
 
 
 def write_columns(file, columns):
-    """Write columns as they are."""
+    """Write columns unchanged."""
     table = pa.table(columns)
     if file.suffix == ".parquet":
         pyarrow.parquet.write_table(table, file)

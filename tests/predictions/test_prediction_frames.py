@@ -32,7 +32,7 @@ def made(rows=6, **changes):
 
 
 class Frame:
-    """A data frame of some other library: what pandas, polars and Arrow have in common."""
+    """A generic data frame with the interface common to pandas, polars and Arrow."""
 
     def __init__(self, table):
         self.table = table
@@ -92,14 +92,14 @@ def test_a_frame_is_scored_as_the_record_is(tmp_path, wrap):
     frame = wrap(table_of(predictions, tmp_path))
     ours = bl.evaluate(predictions, group_by="source", num_resamples=20)
     theirs = bl.evaluate(frame, {"far": frame}, group_by="source", num_resamples=20)
-    # As text, in which NaN is NaN.
+    # Compare as text, since NaN != NaN.
     assert str(theirs.scores) == str(ours.scores)
     assert str(theirs.groups) == str(ours.groups)
     assert theirs.ood["far"].auroc.value == 0.5
-    found = bl.Predictions.from_frame(frame, name="m")
-    np.testing.assert_array_equal(found.probs, predictions.probs)
-    assert list(found.columns["source"]) == list(predictions.columns["source"])
-    assert (found.ids, found.classes, found.name) == (predictions.ids, CLASSES, "m")
+    loaded = bl.Predictions.from_frame(frame, name="m")
+    np.testing.assert_array_equal(loaded.probs, predictions.probs)
+    assert list(loaded.columns["source"]) == list(predictions.columns["source"])
+    assert (loaded.ids, loaded.classes, loaded.name) == (predictions.ids, CLASSES, "m")
 
 
 def test_lists_in_a_frame_are_passed_over(tmp_path):

@@ -1,4 +1,4 @@
-"""Sample logs of lm-evaluation-harness, in the forms that its versions write."""
+"""Sample logs of lm-evaluation-harness, in the formats of its versions."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from bayeslora.predictions.record import Predictions
 
 NAME = "samples_toy_task_2026-01-31T10-20-30.123456.jsonl"
 QUESTIONS = [
-    # question, options, index of the right one, log-likelihoods
+    # question, options, index of the correct option, log-likelihoods
     ("What barks?", ["a dog", "a cat", "rain"], 0, [-1.0, -2.5, -9.0]),
     ("What is wet?", ["bread", "rain", "a hot stone"], 1, [-4.0, -3.5, -6.0]),
     ("What purrs?", ["a dog", "a cat", "a warm loaf of bread"], 2, [-7.0, -2.0, -8.5]),
@@ -21,7 +21,7 @@ QUESTIONS = [
 
 
 def sample(number, question, options, target, scores, *, new=True, texts=True, **changes):
-    """One line as `--log_samples` writes it; `new` writes the numbers as texts."""
+    """Return a line as written by `--log_samples`; `new` writes numbers as text."""
     context = f"Question: {question}\nAnswer:"
     pairs = [(context, f" {option}") for option in options]
     responses = [[str(s), "False"] if new else [s, False] for s in scores]
@@ -32,7 +32,7 @@ def sample(number, question, options, target, scores, *, new=True, texts=True, *
         "doc": {"question": question, "choices": options, "source": f"book {number}"},
         "target": str(target) if new else target,
         "arguments": keyed if new else [list(pair) for pair in pairs],
-        "resps": [[one] for one in responses],
+        "resps": [[response] for response in responses],
         "filtered_resps": responses,
         "doc_hash": "0" * 64,
         "acc": float(np.argmax(scores) == target),
@@ -59,15 +59,15 @@ def toy(tmp_path, *, new=True, **changes):
 
 @pytest.mark.parametrize("new", [True, False])
 def test_both_forms_read_the_same(tmp_path, new, caplog):
-    found = Predictions.load(toy(tmp_path, new=new))
+    predictions = Predictions.load(toy(tmp_path, new=new))
     weights = np.exp([scores for *_, scores in QUESTIONS])
     expected = weights / weights.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.probs, expected, rtol=1e-12)  # exp of ten at most
-    assert found.classes == ("A", "B", "C")
-    assert found.labels.tolist() == [0, 1, 2]
-    assert found.ids == ("0", "1", "2")
-    assert found.name == "tiny-model toy_task"
-    assert found.metadata["task"] == "toy_task"
+    np.testing.assert_allclose(predictions.probs, expected, rtol=1e-12)  # exp of ten at most
+    assert predictions.classes == ("A", "B", "C")
+    assert predictions.labels.tolist() == [0, 1, 2]
+    assert predictions.ids == ("0", "1", "2")
+    assert predictions.name == "tiny-model toy_task"
+    assert predictions.metadata["task"] == "toy_task"
     assert not caplog.records  # the harness's own accuracy agrees
 
 
@@ -97,12 +97,12 @@ def test_options_that_a_question_lacks_have_no_probability(tmp_path):
         sample(0, "Which?", ["x", "y"], 1, [-1.0, -2.0]),
         sample(1, "Which?", ["x", "y", "z", "w"], 3, [-3.0, -2.0, -1.0, -4.0]),
     ]
-    found = Predictions.load(log(tmp_path, lines))
-    assert found.classes == ("A", "B", "C", "D")
-    assert found.probs[0, 2:].tolist() == [0, 0]
-    scores = evaluate(found, {"same": found}, num_resamples=5)
+    predictions = Predictions.load(log(tmp_path, lines))
+    assert predictions.classes == ("A", "B", "C", "D")
+    assert predictions.probs[0, 2:].tolist() == [0, 0]
+    scores = evaluate(predictions, {"same": predictions}, num_resamples=5)
     assert all(np.isfinite(score.value) for score in scores.scores.values())
-    assert found.uncertainty("entropy")[0] <= np.log(2)
+    assert predictions.uncertainty("entropy")[0] <= np.log(2)
 
 
 def test_options_that_never_change_name_the_classes(tmp_path):
@@ -157,9 +157,9 @@ def test_old_logs_without_filtered_responses(tmp_path):
 
 
 def test_fields_of_the_document_are_kept_where_they_are_asked_for(tmp_path):
-    found = Predictions.load(toy(tmp_path), columns=["question", "source"])
-    assert list(found.columns["question"]) == [question for question, *_ in QUESTIONS]
-    assert list(found.columns["source"]) == ["book 0", "book 1", "book 2"]
+    predictions = Predictions.load(toy(tmp_path), columns=["question", "source"])
+    assert list(predictions.columns["question"]) == [question for question, *_ in QUESTIONS]
+    assert list(predictions.columns["source"]) == ["book 0", "book 1", "book 2"]
     with pytest.raises(InputError, match=r"'sauce'.*'source'"):
         Predictions.load(toy(tmp_path), columns=["sauce"])
 

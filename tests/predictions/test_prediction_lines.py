@@ -1,4 +1,4 @@
-"""Predictions as JSON lines: what is read, and how a wrong line is named."""
+"""Predictions as JSON lines: accepted input, and the messages for wrong lines."""
 
 import json
 
@@ -41,10 +41,10 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
 @pytest.mark.parametrize(("key", "first"), [("probs", 0.25), ("logits", 1 / (1 + np.exp(0.5)))])
 def test_an_object_of_classes_stands_for_their_columns(tmp_path, key, first):
     row = {"label": 1, key: {"a": 0.25, "b": 0.75}}
-    found = read(tmp_path, row, row)
-    assert found.classes == ("a", "b")
-    np.testing.assert_allclose(found.probs[:, 0], first, rtol=1e-15)
-    assert found.labels.tolist() == [1, 1]
+    predictions = read(tmp_path, row, row)
+    assert predictions.classes == ("a", "b")
+    np.testing.assert_allclose(predictions.probs[:, 0], first, rtol=1e-15)
+    assert predictions.labels.tolist() == [1, 1]
 
 
 def test_values_beside_the_numbers_keep_their_text(tmp_path):
@@ -52,10 +52,10 @@ def test_values_beside_the_numbers_keep_their_text(tmp_path):
         {"id": 7, "label": "2020-01-01", "source": "01", "prob_2020-01-01": 1, "prob_b": 0},
         {"id": 8, "label": None, "source": ["x", 1], "prob_2020-01-01": 1, "prob_b": 0},
     ]
-    found = read(tmp_path, *rows, columns=["source"])
-    assert found.ids == ("7", "8")
-    assert found.labels.tolist() == [0, -1]
-    assert list(found.columns["source"]) == ["01", '["x", 1]']
+    predictions = read(tmp_path, *rows, columns=["source"])
+    assert predictions.ids == ("7", "8")
+    assert predictions.labels.tolist() == [0, -1]
+    assert list(predictions.columns["source"]) == ["01", '["x", 1]']
 
 
 GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
@@ -129,13 +129,13 @@ def test_files_read_in_pieces_are_the_files_read_whole(tmp_path, suffix, monkeyp
     path = tmp_path / f"p{suffix}"
     made.save(path)
     monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
-    found = Predictions.load(path, columns=["source"])
-    assert np.array_equal(found.probs, made.probs)
-    assert np.array_equal(found.labels, made.labels)
-    assert np.array_equal(found.total, made.total)
-    assert np.array_equal(found.sets, made.sets)
-    assert found.ids == made.ids
-    assert list(found.columns["source"]) == list(made.columns["source"])
+    loaded = Predictions.load(path, columns=["source"])
+    assert np.array_equal(loaded.probs, made.probs)
+    assert np.array_equal(loaded.labels, made.labels)
+    assert np.array_equal(loaded.total, made.total)
+    assert np.array_equal(loaded.sets, made.sets)
+    assert loaded.ids == made.ids
+    assert list(loaded.columns["source"]) == list(made.columns["source"])
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -161,5 +161,5 @@ def test_a_record_shares_what_nobody_can_change():
     for name in ("probs", "labels", "epistemic"):
         assert getattr(other, name) is getattr(made, name)
     view = np.array([[0.25, 0.75], [1.0, 0.0]])[:1]
-    view.setflags(write=False)  # whoever holds the base can still change it
+    view.setflags(write=False)  # the base array is still writable
     assert Predictions(view, ["a", "b"]).probs.base is None

@@ -1,4 +1,4 @@
-"""Seeds of one method are found where something says that they are, and nowhere else."""
+"""Seeds of one method are recognised from explicit information, and from nothing else."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_stored_seeds_of_one_name_are_one_method_by_rising_seed():
         [made(fit_seed="1", rows=4)],  # other rows
         [made(fit_seed="1", classes=("a", "c"))],  # another task
         [made("lora-2", fit_seed="1")],
-        [made(fit_seed="1", fit_options="4f")],  # another rank, say
+        [made(fit_seed="1", fit_options="4f")],  # for example another rank
         [made(fit_seed="1", recalibration="temperature")],
         [made(fit_seed="1"), made(fit_seed="0")],
     ],
@@ -73,17 +73,17 @@ def test_gathered_methods_know_their_seed(tmp_path):
     files = [tmp_path / "lora" / "seed-1" / "test.csv", tmp_path / "plain.csv"]
     files.append(tmp_path / "lora" / "seed-0" / "test.csv")
     methods = gather(files)
-    told = [(one.group, one.seed) for one in methods]
-    assert told == [("lora", "1"), ("plain", ""), ("lora", "0")]
+    pairs = [(method.group, method.seed) for method in methods]
+    assert pairs == [("lora", "1"), ("plain", ""), ("lora", "0")]
     groups = by_group(methods)
     assert list(groups) == ["lora", "plain"]
-    assert [one.seed for one in groups["lora"]] == ["0", "1"]
+    assert [method.seed for method in groups["lora"]] == ["0", "1"]
 
 
 def test_two_methods_of_one_name_are_two_groups():
     methods = gather([made(), made(), made("lora", 4)])
     assert len(by_group(methods)) == 3
-    assert [one.group for one in methods] == [one.label for one in methods]
+    assert [method.group for method in methods] == [method.label for method in methods]
 
 
 def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_directories(tmp_path):
@@ -96,6 +96,6 @@ def test_two_methods_of_one_name_with_several_seeds_are_called_by_their_director
             made(fit_seed=seed, fit_options=rank).save(files[-1])
     methods = gather(files)
     assert list(by_group(methods)) == ["lora (r4)", "lora (r8)"]
-    assert [one.label for one in methods] == [
+    assert [method.label for method in methods] == [
         f"lora ({rank}, seed {seed})" for rank in ("r4", "r8") for seed in "01"
     ]

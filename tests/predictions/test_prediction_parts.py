@@ -1,4 +1,4 @@
-"""A predictions file made of pieces is the file that is written at once."""
+"""A predictions file assembled from pieces equals a file written at once."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The record: what it computes, what it keeps, and what it refuses."""
+"""The predictions record: computed values, stored values, and refusals."""
 
 import copy
 import pickle
@@ -43,11 +43,11 @@ def test_arrays_are_copies_that_nobody_can_change():
 
 def test_a_certain_row_is_no_more_than_certain():
     """A weighted mean of certain rows may exceed 1 by rounding."""
-    given = np.array([[0.5, 0.5], [1.0000000000000002, 0.0]])
-    found = Predictions(given, ("a", "b"), [0, 0])
-    assert found.probs.max() == 1
-    assert given[1, 0] > 1
-    assert evaluate(found)["accuracy"].value == 1
+    probs = np.array([[0.5, 0.5], [1.0000000000000002, 0.0]])
+    predictions = Predictions(probs, ("a", "b"), [0, 0])
+    assert predictions.probs.max() == 1
+    assert probs[1, 0] > 1
+    assert evaluate(predictions)["accuracy"].value == 1
 
 
 def test_float32_rows_are_renormalised_in_float64():

@@ -1,4 +1,4 @@
-"""Rows that differ in their number of options: the record, files, scores, and what follows them."""
+"""Rows with different numbers of options: the record, files, scores, and later steps."""
 
 import json
 
@@ -39,7 +39,7 @@ def ragged(rows=80, classes=5, seed=0, *, least=2, name="ragged", ids="row"):
 
 
 def padded(predictions, classes=7):
-    """Return the same rows with classes that no row has."""
+    """Return the same rows with additional classes that no row has."""
     more = classes - predictions.num_classes
     return predictions.replace(
         probs=np.pad(predictions.probs, ((0, 0), (0, more))),
@@ -59,9 +59,9 @@ def values(predictions):
 
 
 def test_every_class_of_every_row_is_none():
-    one = Predictions([[0.5, 0.5]], "AB", available=[[True, True]])
-    assert one.available is None
-    assert one.num_options.tolist() == [2]
+    predictions = Predictions([[0.5, 0.5]], "AB", available=[[True, True]])
+    assert predictions.available is None
+    assert predictions.num_options.tolist() == [2]
     assert ragged().take([0]).available is None
     assert ragged().take([0, 79]).num_options.tolist() == [5, 2]
 
@@ -190,18 +190,18 @@ def test_chance_is_the_mean_of_one_by_the_number_of_options():
 @pytest.mark.parametrize("method", ["lac", "aps", "raps", "lac:classwise=true"])
 def test_sets_hold_no_option_that_is_not_there(method):
     fit, apply = ragged(60, seed=1), ragged(60, seed=2)
-    found = conformal_sets(fit, apply, alpha=0.01, method=method)
-    assert not (found.sets & ~found.predictions.available).any()
-    assert found.sizes.max() > 2
+    result = conformal_sets(fit, apply, alpha=0.01, method=method)
+    assert not (result.sets & ~result.predictions.available).any()
+    assert result.sizes.max() > 2
     wide = conformal_sets(padded(fit), padded(apply), alpha=0.01, method=method)
-    np.testing.assert_array_equal(wide.sets[:, :5], found.sets)
+    np.testing.assert_array_equal(wide.sets[:, :5], result.sets)
 
 
 def test_temperature_is_that_of_the_options_that_are_there():
     fit, apply = ragged(300, seed=1), ragged(50, seed=2)
     sharp = fit.probs**2.5
     fit = fit.with_probs(sharp / sharp.sum(1, keepdims=True))
-    found = recalibrate(fit, apply)
+    result = recalibrate(fit, apply)
     with np.errstate(divide="ignore"):
         logits = np.log(fit.probs)
 
@@ -211,10 +211,10 @@ def test_temperature_is_that_of_the_options_that_are_there():
         return (logsumexp(scaled, axis=1) - chosen).mean()
 
     best = np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x)
-    assert found.recalibrator.temperature == pytest.approx(best, rel=1e-4)
-    assert not found.predictions.probs[~apply.available].any()
+    assert result.recalibrator.temperature == pytest.approx(best, rel=1e-4)
+    assert not result.predictions.probs[~apply.available].any()
     again = recalibrate(padded(fit), padded(apply))
-    np.testing.assert_allclose(again.predictions.probs[:, :5], found.predictions.probs)
+    np.testing.assert_allclose(again.predictions.probs[:, :5], result.predictions.probs)
 
 
 @pytest.mark.parametrize("method", [name for name in RECALIBRATORS if name != "temperature"])
@@ -232,8 +232,8 @@ def test_comparisons_need_the_same_options():
         labels=4 - first.labels,
         available=first.available[:, ::-1],
     )
-    found = compare([first, turned], num_resamples=20)
-    assert found is not None
+    comparison = compare([first, turned], num_resamples=20)
+    assert comparison is not None
     other = first.replace(name="other", available=first.probs > -1)
     with pytest.raises(InputError, match="options"):
         compare([first, other], num_resamples=20)

@@ -11,7 +11,7 @@ def softmax(logits):
 
 
 def rows(count=300, classes=3, sharp=2.5, tilt=0.0, seed=0, ids="", **parts):
-    """Rows whose labels follow softmax(z), with stated probabilities softmax(sharp z + tilt c)."""
+    """Return rows with labels from softmax(z) and probabilities softmax(sharp z + tilt c)."""
     generator = np.random.default_rng(seed)
     logits = 1.5 * generator.standard_normal((count, classes))
     labels = (softmax(logits).cumsum(1) > generator.random((count, 1))).argmax(1)

@@ -1,4 +1,4 @@
-"""Of a recalibrator fitted to few rows it is said what the rows show when left out in turn."""
+"""Recalibrators fitted to few rows, and their cross-validation."""
 
 import json
 
@@ -22,9 +22,9 @@ def nll(predictions, new):
 @pytest.mark.parametrize("method", RECALIBRATORS)
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_any_number_of_rows_is_fitted_and_noted(caplog, method, count):
-    found = bl.recalibrate(rows(count), rows(40, seed=1), method)
-    assert (found.cross_validated is None) == (count == 1)
-    notes = [one.getMessage() for one in caplog.records if "few for" in one.getMessage()]
+    result = bl.recalibrate(rows(count), rows(40, seed=1), method)
+    assert (result.cross_validated is None) == (count == 1)
+    notes = [record.getMessage() for record in caplog.records if "few for" in record.getMessage()]
     assert len(notes) == 1
     assert f" {count} labelled row" in notes[0]
 
@@ -48,18 +48,18 @@ def test_the_number_of_parameters_is_that_of_what_is_learned(method, learned):
 
 def test_four_rows_are_left_out_one_by_one():
     fit = rows(4)
-    found = bl.recalibrate(fit, rows(40, seed=1)).cross_validated
+    cross_validated = bl.recalibrate(fit, rows(40, seed=1)).cross_validated
     new = np.empty((4, CLASSES))
     for row in range(4):
         others = fit.take([other for other in range(4) if other != row])
         new[row] = bl.Temperature().fit(others).apply(fit.take([row])).probs[0]
-    assert found.folds == 4
-    assert found.before == pytest.approx(nll(fit, fit.probs))
-    assert found.after == pytest.approx(nll(fit, new))
+    assert cross_validated.folds == 4
+    assert cross_validated.before == pytest.approx(nll(fit, fit.probs))
+    assert cross_validated.after == pytest.approx(nll(fit, new))
 
 
 def test_a_fit_that_makes_things_worse_is_said_to(tmp_path, capsys):
-    """Ten rows of a calibrated model, on which the temperature is chance."""
+    """For ten rows of a calibrated model, the fit is chance."""
     generator = np.random.default_rng(3)
     for name, count in (("fit", 10), ("apply", 200)):
         probs = generator.dirichlet(np.ones(3), count)
@@ -67,9 +67,9 @@ def test_a_fit_that_makes_things_worse_is_said_to(tmp_path, capsys):
         bl.Predictions(probs, ("a", "b", "c"), labels).save(tmp_path / f"{name}.parquet")
     words = ["recalibrate", *(f"--{k}={tmp_path / k}.parquet" for k in ("fit", "apply"))]
     assert main([*words, "--method", "isotonic", "--out", str(tmp_path / "a.csv"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["cross_validated"]
-    assert found["after"] > found["before"]
+    cross_validated = json.loads(capsys.readouterr().out)["cross_validated"]
+    assert cross_validated["after"] > cross_validated["before"]
     assert main([*words, "--method", "isotonic", "--out", str(tmp_path / "b.csv")]) == 0
     shown = capsys.readouterr()
-    assert f"{found['before']:.3f} → {found['after']:.3f}" in shown.out
+    assert f"{cross_validated['before']:.3f} → {cross_validated['after']:.3f}" in shown.out
     assert "10 labelled rows" in shown.err

@@ -13,15 +13,15 @@ from bayeslora.recalibration import recalibrator
 from bayeslora.recalibration.linear import GRID, MatrixScaling, VectorScaling
 from bayeslora.recalibration.recalibrator import minimise
 
-# In log-probabilities no further from 0 than some 20 nats, a gradient of 1e-9 and a curvature of
-# at least 1 / N = 1/150 (the prior's) leave parameters within about 1e-6.
+# With log-probabilities within about 20 nats of 0, a gradient of 1e-9 and a curvature of at least
+# 1 / N = 1/150 (from the prior), parameters are accurate to about 1e-6.
 CLOSE = 1e-5
 
 
-def objective(weights, intercept, given, scale, others):
-    """The penalised NLL of W and b, written row by row and entry by entry."""
+def objective(weights, intercept, predictions, scale, others):
+    """Return the penalised NLL of W and b, row by row and entry by entry."""
     total = 0.0
-    for probs, label in zip(given.probs, given.labels, strict=True):
+    for probs, label in zip(predictions.probs, predictions.labels, strict=True):
         logits = weights @ np.log(np.maximum(probs, np.finfo(float).eps)) + intercept
         total += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
     for i, row in enumerate(weights):
@@ -33,27 +33,27 @@ def objective(weights, intercept, given, scale, others):
 
 
 def test_vector_scaling_is_the_optimum_of_the_naive_objective():
-    given = rows(150, tilt=1.0)
+    predictions = rows(150, tilt=1.0)
 
     def naive(free):
-        return objective(np.diag(free[:3]), free[3:], given, 0.7, 1.0)
+        return objective(np.diag(free[:3]), free[3:], predictions, 0.7, 1.0)
 
-    found = VectorScaling(prior_scale=0.7).fit(given)
-    ours = np.concatenate([found.scale, found.intercept])
+    fitted = VectorScaling(prior_scale=0.7).fit(predictions)
+    ours = np.concatenate([fitted.scale, fitted.intercept])
     searched = scipy_minimize(naive, [1, 1, 1, 0, 0, 0], method="BFGS", options={"gtol": 1e-4})
-    # Their gradient is by differences of a sum of 150 rows, which stops them at about 1e-4.
+    # SciPy uses finite differences of a sum over 150 rows and stops at about 1e-4.
     np.testing.assert_allclose(ours, searched.x, atol=2e-4)
     assert naive(ours) <= searched.fun + 1e-9
 
 
 def test_matrix_scaling_is_the_optimum_of_the_naive_objective():
-    given = rows(150, tilt=1.0)
+    predictions = rows(150, tilt=1.0)
 
     def naive(free):
-        return objective(free[:9].reshape(3, 3), free[9:], given, 0.7, 0.2)
+        return objective(free[:9].reshape(3, 3), free[9:], predictions, 0.7, 0.2)
 
-    found = MatrixScaling(off_diagonal_scale=0.2, prior_scale=0.7).fit(given)
-    ours = np.concatenate([found.weights.ravel(), found.intercept])
+    fitted = MatrixScaling(off_diagonal_scale=0.2, prior_scale=0.7).fit(predictions)
+    ours = np.concatenate([fitted.weights.ravel(), fitted.intercept])
     start = np.concatenate([np.eye(3).ravel(), np.zeros(3)])
     searched = scipy_minimize(naive, start, method="BFGS", options={"gtol": 1e-4})
     np.testing.assert_allclose(ours, searched.x, atol=2e-4)
@@ -61,53 +61,55 @@ def test_matrix_scaling_is_the_optimum_of_the_naive_objective():
 
 
 def test_the_gradient_is_zero_at_the_optimum():
-    """The slope of the penalised NLL in every parameter, by the textbook formula."""
-    given = rows(150, tilt=1.0)
-    found = MatrixScaling(off_diagonal_scale=0.3, prior_scale=0.5).fit(given)
-    logs = np.log(given.probs)
-    residuals = softmax(logs @ found.weights.T + found.intercept)
-    residuals[np.arange(150), given.labels] -= 1
+    """Compute the gradient of the penalised NLL by the textbook formula."""
+    predictions = rows(150, tilt=1.0)
+    fitted = MatrixScaling(off_diagonal_scale=0.3, prior_scale=0.5).fit(predictions)
+    logs = np.log(predictions.probs)
+    residuals = softmax(logs @ fitted.weights.T + fitted.intercept)
+    residuals[np.arange(150), predictions.labels] -= 1
     deviations = np.where(np.eye(3) == 1, 0.5, 0.3)
-    slopes = residuals.T @ logs + (found.weights - np.eye(3)) / deviations**2
+    slopes = residuals.T @ logs + (fitted.weights - np.eye(3)) / deviations**2
     np.testing.assert_allclose(slopes / 150, 0, atol=1e-7)
-    np.testing.assert_allclose((residuals.sum(0) + found.intercept / 0.25) / 150, 0, atol=1e-7)
+    np.testing.assert_allclose((residuals.sum(0) + fitted.intercept / 0.25) / 150, 0, atol=1e-7)
 
 
 def test_a_flat_prior_gives_scikit_learns_softmax_regression():
     from sklearn.linear_model import LogisticRegression
 
-    given = rows(600, sharp=2, tilt=0.5)
-    found = MatrixScaling(off_diagonal_scale=1e4, prior_scale=1e4).fit(given)
+    predictions = rows(600, sharp=2, tilt=0.5)
+    fitted = MatrixScaling(off_diagonal_scale=1e4, prior_scale=1e4).fit(predictions)
     theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000)
-    theirs.fit(np.log(given.probs), given.labels)
-    # Weights are free up to a shift common to all classes; probabilities are not.
-    expected = theirs.predict_proba(np.log(given.probs))
-    np.testing.assert_allclose(found.apply(given).probs, expected, atol=1e-4)
+    theirs.fit(np.log(predictions.probs), predictions.labels)
+    # Weights are only determined up to a shift common to all classes; probabilities are unique.
+    expected = theirs.predict_proba(np.log(predictions.probs))
+    np.testing.assert_allclose(fitted.apply(predictions).probs, expected, atol=1e-4)
 
 
 def test_without_room_beside_the_diagonal_matrix_scaling_is_vector_scaling():
-    given, other = rows(200, tilt=1.0), rows(50, tilt=1.0, seed=1)
-    vector = VectorScaling().fit(given).apply(other).probs
-    matrix = MatrixScaling(off_diagonal_scale=1e-7).fit(given).apply(other).probs
+    predictions, other = rows(200, tilt=1.0), rows(50, tilt=1.0, seed=1)
+    vector = VectorScaling().fit(predictions).apply(other).probs
+    matrix = MatrixScaling(off_diagonal_scale=1e-7).fit(predictions).apply(other).probs
     np.testing.assert_allclose(matrix, vector, atol=CLOSE)
 
 
 def test_a_narrow_prior_leaves_probabilities_alone():
-    given = rows(100, tilt=1.0)
-    kept = MatrixScaling(off_diagonal_scale=1e-7, prior_scale=1e-7).fit(given).apply(given)
-    np.testing.assert_allclose(kept.probs, given.probs, atol=1e-6)
+    predictions = rows(100, tilt=1.0)
+    recalibrated = (
+        MatrixScaling(off_diagonal_scale=1e-7, prior_scale=1e-7).fit(predictions).apply(predictions)
+    )
+    np.testing.assert_allclose(recalibrated.probs, predictions.probs, atol=1e-6)
 
 
 def test_vector_scaling_undoes_what_was_done():
-    found = VectorScaling().fit(rows(20_000, sharp=2.0, tilt=1.5))
-    # Stated logits are 2 z + 1.5 c: z is half of them, less 0.75 c up to a shift. The standard
-    # errors of 20,000 rows are about 0.01 and 0.03.
-    np.testing.assert_allclose(found.scale, 0.5, atol=0.04)
-    np.testing.assert_allclose(np.diff(found.intercept), -0.75, atol=0.1)
+    fitted = VectorScaling().fit(rows(20_000, sharp=2.0, tilt=1.5))
+    # Stated logits are 2 z + 1.5 c, so z is half of them minus 0.75 c, up to a shift. The standard
+    # errors for 20,000 rows are about 0.01 and 0.03.
+    np.testing.assert_allclose(fitted.scale, 0.5, atol=0.04)
+    np.testing.assert_allclose(np.diff(fitted.intercept), -0.75, atol=0.1)
 
 
 def confused(count, seed):
-    """Rows whose stated probabilities mix the logits of neighbouring classes."""
+    """Return rows whose stated probabilities mix the logits of neighbouring classes."""
     generator = np.random.default_rng(seed)
     logits = 2 * generator.standard_normal((count, 3))
     labels = (softmax(logits).cumsum(1) > generator.random((count, 1))).argmax(1)
@@ -146,5 +148,5 @@ def test_the_search_minds_bounds_and_says_when_it_gives_up(monkeypatch, caplog):
 @pytest.mark.parametrize("method", [VectorScaling(), MatrixScaling(off_diagonal_scale=0.1)])
 def test_the_fit_never_raises_the_nll_of_its_own_rows(method):
     for seed in range(5):
-        given = rows(40, classes=4, tilt=1.0, seed=seed)
-        assert nll(method.fit(given).apply(given)) <= nll(given) + 1e-9
+        predictions = rows(40, classes=4, tilt=1.0, seed=seed)
+        assert nll(method.fit(predictions).apply(predictions)) <= nll(predictions) + 1e-9

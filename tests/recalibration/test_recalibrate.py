@@ -1,4 +1,4 @@
-"""The one call: what it returns, and that it keeps fit and evaluation rows apart."""
+"""`recalibrate`: its result, and the separation of fit and evaluation rows."""
 
 import numpy as np
 import pytest
@@ -12,43 +12,43 @@ from bayeslora.recalibration.config import RECALIBRATORS
 @pytest.mark.parametrize("method", RECALIBRATORS)
 def test_it_fits_applies_and_returns_both_sides(method):
     fit, apply = rows(300), rows(200, seed=1)
-    found = bl.recalibrate(fit, apply, method)
-    expected = found.recalibrator.apply(apply)
-    np.testing.assert_array_equal(found.predictions.probs, expected.probs)
-    np.testing.assert_array_equal(found.fit_after.probs, found.recalibrator.apply(fit).probs)
-    assert found.before is apply
-    assert found.fit_before is fit
-    assert found.predictions.name == f"m+{method}"
-    assert nll(found.predictions) < nll(found.before)
+    result = bl.recalibrate(fit, apply, method)
+    expected = result.recalibrator.apply(apply)
+    np.testing.assert_array_equal(result.predictions.probs, expected.probs)
+    np.testing.assert_array_equal(result.fit_after.probs, result.recalibrator.apply(fit).probs)
+    assert result.before is apply
+    assert result.fit_before is fit
+    assert result.predictions.name == f"m+{method}"
+    assert nll(result.predictions) < nll(result.before)
 
 
 def test_options_may_be_text_a_mapping_or_an_object():
     fit, apply = rows(100), rows(50, seed=1)
     chosen = bl.HistogramBinning(num_bins=4)
-    given = ("histogram:num_bins=4", {"name": "histogram", "num_bins": 4}, chosen)
-    found = [bl.recalibrate(fit, apply, method) for method in given]
-    for one in found[1:]:
-        np.testing.assert_array_equal(one.predictions.probs, found[0].predictions.probs)
+    methods = ("histogram:num_bins=4", {"name": "histogram", "num_bins": 4}, chosen)
+    results = [bl.recalibrate(fit, apply, method) for method in methods]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.predictions.probs, results[0].predictions.probs)
     assert chosen.values is None, "the object that was passed in was fitted"
-    refitted = bl.recalibrate(fit, apply, found[0].recalibrator)
-    assert refitted.recalibrator is not found[0].recalibrator
+    refitted = bl.recalibrate(fit, apply, results[0].recalibrator)
+    assert refitted.recalibrator is not results[0].recalibrator
 
 
 def test_temperature_is_the_default_and_unchanged():
     fit, apply = rows(100), rows(50, seed=1)
-    found = bl.recalibrate(fit, apply)
+    result = bl.recalibrate(fit, apply)
     by_hand = bl.Temperature().fit(fit)
-    assert found.recalibrator == by_hand
-    np.testing.assert_array_equal(found.predictions.probs, by_hand.apply(apply).probs)
+    assert result.recalibrator == by_hand
+    np.testing.assert_array_equal(result.predictions.probs, by_hand.apply(apply).probs)
 
 
 def test_files_are_read(tmp_path):
     fit, apply = rows(100, ids="v-"), rows(50, seed=1, ids="t-")
     fit.save(tmp_path / "v.parquet")
     apply.save(tmp_path / "t.parquet")
-    found = bl.recalibrate(tmp_path / "v.parquet", str(tmp_path / "t.parquet"), "beta")
+    result = bl.recalibrate(tmp_path / "v.parquet", str(tmp_path / "t.parquet"), "beta")
     expected = bl.recalibrate(fit, apply, "beta").predictions
-    np.testing.assert_array_equal(found.predictions.probs, expected.probs)
+    np.testing.assert_array_equal(result.predictions.probs, expected.probs)
 
 
 def test_the_method_is_checked_before_anything_is_read():
@@ -90,11 +90,11 @@ def test_rows_of_all_or_nothing_are_equal_without_being_the_same(caplog):
     sure = np.eye(3)[np.arange(16) % 3]
     fit, apply = (
         Predictions(
-            np.concatenate([sure, one.probs]),
-            one.classes,
-            labels=np.concatenate([np.arange(16) % 3, one.labels]),
+            np.concatenate([sure, predictions.probs]),
+            predictions.classes,
+            labels=np.concatenate([np.arange(16) % 3, predictions.labels]),
         )
-        for one in (rows(200), rows(200, seed=1))
+        for predictions in (rows(200), rows(200, seed=1))
     )
     bl.recalibrate(fit, apply)
     assert "very same" not in caplog.text

@@ -1,4 +1,4 @@
-"""What every recalibrator keeps to, whatever its formula."""
+"""Laws that every recalibrator satisfies, whatever its formula."""
 
 import json
 
@@ -16,8 +16,8 @@ from bayeslora.recalibration.recalibrate import build
 
 METHODS = [*RECALIBRATORS, "histogram:bins=equal-width,smoothing=0", "isotonic:smoothing=0"]
 
-# Searches end where the gradient of a mean over rows is 1e-9; the flattest direction of these
-# rows has a curvature of some 1e-4, so probabilities agree to about 1e-5.
+# Optimisers stop at a mean gradient of 1e-9; the flattest direction of these rows has a
+# curvature of about 1e-4, so probabilities agree to about 1e-5.
 CLOSE = 1e-5
 
 
@@ -41,10 +41,10 @@ def test_rows_sum_to_one_whatever_was_stated(method, seed, count, classes, sharp
 def test_the_order_of_rows_does_not_matter(method):
     fit, apply = rows(80), rows(40, seed=1)
     order = np.random.default_rng(5).permutation(80)
-    one, other = build(method).fit(fit), build(method).fit(fit.take(order))
-    np.testing.assert_allclose(one.apply(apply).probs, other.apply(apply).probs, atol=CLOSE)
-    turned = one.apply(apply.take(np.arange(40)[::-1])).probs[::-1]
-    np.testing.assert_allclose(turned, one.apply(apply).probs, atol=1e-14)
+    plain, shuffled = build(method).fit(fit), build(method).fit(fit.take(order))
+    np.testing.assert_allclose(plain.apply(apply).probs, shuffled.apply(apply).probs, atol=CLOSE)
+    turned = plain.apply(apply.take(np.arange(40)[::-1])).probs[::-1]
+    np.testing.assert_allclose(turned, plain.apply(apply).probs, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,11 +52,11 @@ def test_the_order_of_classes_does_not_matter(method):
     fit, apply = rows(80, tilt=1.0), rows(40, tilt=1.0, seed=1)
     to = np.array([2, 0, 1])  # column c moves to place to[c]
 
-    def moved(given):
-        return given.replace(
-            probs=given.probs[:, np.argsort(to)],
-            classes=tuple(given.classes[c] for c in np.argsort(to)),
-            labels=to[given.labels],
+    def moved(predictions):
+        return predictions.replace(
+            probs=predictions.probs[:, np.argsort(to)],
+            classes=tuple(predictions.classes[c] for c in np.argsort(to)),
+            labels=to[predictions.labels],
         )
 
     plain = build(method).fit(fit).apply(apply).probs
@@ -76,8 +76,8 @@ def test_one_row_and_one_class_are_survived(method):
 @pytest.mark.parametrize("method", list(RECALIBRATORS)[1:])
 def test_an_absent_class_is_not_ruled_out(method):
     fit = rows(200)
-    kept = fit.take(fit.labels != 2)
-    assert build(method).fit(kept).apply(rows(100, seed=1)).probs[:, 2].max() > 1e-4
+    present = fit.take(fit.labels != 2)
+    assert build(method).fit(present).apply(rows(100, seed=1)).probs[:, 2].max() > 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,7 +98,7 @@ def test_other_rows_get_better_probabilities(method):
 @pytest.mark.parametrize("method", RECALIBRATORS)
 def test_calibrated_rows_stay_about_what_they_are(method):
     fit, apply = rows(4000, sharp=1), rows(4000, sharp=1, seed=1)
-    # A free parameter costs about 1 / 2N in NLL, and the richest map here has some 60 of them.
+    # A free parameter costs about 1 / 2N in NLL, and the largest map here has about 60 of them.
     assert nll(build(method).fit(fit).apply(apply)) < nll(apply) + 60 / 8000
 
 
@@ -107,15 +107,15 @@ def test_unlabelled_rows_are_left_out_of_the_fit_and_mapped_all_the_same(method)
     fit = rows(60)
     labels = np.where(np.arange(60) % 2, fit.labels, -1)
     partly = fit.replace(labels=labels)
-    one = build(method).fit(partly)
-    assert one.num_rows == 30
+    fitted = build(method).fit(partly)
+    assert fitted.num_rows == 30
     other = build(method).fit(fit.take(labels >= 0))
-    np.testing.assert_array_equal(one.apply(partly).probs, other.apply(partly).probs)
+    np.testing.assert_array_equal(fitted.apply(partly).probs, other.apply(partly).probs)
 
 
 @pytest.mark.parametrize("method", RECALIBRATORS)
 def test_what_becomes_of_the_other_columns(method):
-    given = rows(
+    predictions = rows(
         20,
         total=np.ones(20),
         epistemic=np.ones(20),
@@ -123,8 +123,8 @@ def test_what_becomes_of_the_other_columns(method):
         metadata={"link": "mc", "conformal": "lac"},
         sets=np.ones((20, 3), dtype=bool),
     )
-    fitted = build(method).fit(given)
-    new = fitted.apply(given, "new")
+    fitted = build(method).fit(predictions)
+    new = fitted.apply(predictions, "new")
     np.testing.assert_array_equal(new.total, new.uncertainty("entropy"))
     assert new.epistemic is None
     assert new.sets is None
@@ -141,7 +141,7 @@ def test_what_becomes_of_the_other_columns(method):
         **numbers,
         "recalibration_rows": "20",
     }
-    assert (new.name, fitted.apply(given).name) == ("new", "m")
+    assert (new.name, fitted.apply(predictions).name) == ("new", "m")
     json.dumps(fitted.report(), allow_nan=False)
 
 

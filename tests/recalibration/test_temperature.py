@@ -22,7 +22,7 @@ def softmax(logits):
 
 
 def predictions(rows=300, temperature=2.0, seed=0, **options):
-    """Rows whose labels follow softmax(z); the probabilities given are softmax(T z)."""
+    """Return rows with labels from softmax(z) and probabilities softmax(T z)."""
     generator = np.random.default_rng(seed)
     logits = 2 * generator.standard_normal((rows, 3))
     labels = (softmax(logits).cumsum(1) > generator.random((rows, 1))).argmax(1)
@@ -30,24 +30,24 @@ def predictions(rows=300, temperature=2.0, seed=0, **options):
     return Predictions(probs=softmax(temperature * logits), classes=CLASSES, **values)
 
 
-def nll(found):
-    return -np.log(found.probs[np.arange(len(found)), found.labels]).mean()
+def nll(rows):
+    return -np.log(rows.probs[np.arange(len(rows)), rows.labels]).mean()
 
 
 def test_over_confident_rows_get_their_temperature_back():
-    found = Temperature().fit(predictions(rows=20_000, temperature=2.0))
+    fitted = Temperature().fit(predictions(rows=20_000, temperature=2.0))
     # The standard error of β = 1/T is 1/√(N Var), here about 0.01 of its value.
-    assert found.temperature == pytest.approx(2.0, rel=0.05)
-    assert found.num_rows == 20_000
+    assert fitted.temperature == pytest.approx(2.0, rel=0.05)
+    assert fitted.num_rows == 20_000
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
 def test_the_temperature_minimises_the_nll(temperature):
     rows = predictions(temperature=temperature)
-    found = Temperature().fit(rows)
-    best = nll(found.apply(rows))
+    fitted = Temperature().fit(rows)
+    best = nll(fitted.apply(rows))
     for factor in (0.97, 1.03):
-        other = Temperature(found.temperature * factor, classes=CLASSES)
+        other = Temperature(fitted.temperature * factor, classes=CLASSES)
         assert nll(other.apply(rows)) > best
 
 
@@ -67,24 +67,24 @@ def test_netcal_finds_the_same_and_calls_its_inverse_temperature():
 
 
 def test_known_case():
-    """Four rows at (.9, .1), three of them right: T makes .9 into .75, so 1/T = ln 3 / ln 9."""
+    """Four rows at (.9, .1), three correct: T maps .9 to .75, so 1/T = ln 3 / ln 9."""
     rows = Predictions(
         probs=np.tile([0.9, 0.1], (4, 1)), classes=("a", "b"), labels=np.array([0, 0, 0, 1])
     )
-    found = Temperature().fit(rows)
-    assert found.temperature == pytest.approx(np.log(9) / np.log(3))
-    np.testing.assert_allclose(found.apply(rows).probs, np.tile([0.75, 0.25], (4, 1)), atol=1e-9)
+    fitted = Temperature().fit(rows)
+    assert fitted.temperature == pytest.approx(np.log(9) / np.log(3))
+    np.testing.assert_allclose(fitted.apply(rows).probs, np.tile([0.75, 0.25], (4, 1)), atol=1e-9)
 
 
 @given(seed=st.integers(0, 500), temperature=st.floats(0.05, 20))
 @settings(max_examples=30, deadline=None)
 def test_laws(seed, temperature):
     rows = predictions(rows=40, temperature=temperature, seed=seed)
-    found = Temperature().fit(rows)
-    scaled = found.apply(rows)
+    fitted = Temperature().fit(rows)
+    scaled = fitted.apply(rows)
     np.testing.assert_allclose(scaled.probs.sum(1), 1, atol=1e-12)
     assert nll(scaled) <= nll(rows) + 1e-9
-    # The order of classes within a row stays, ties from rounding aside.
+    # The order of classes within a row is preserved, except for ties from rounding.
     gaps = np.sort(rows.probs, 1)
     clear = (gaps[:, -1] - gaps[:, -2]) > 1e-9
     assert (scaled.prediction == rows.prediction)[clear].all()
@@ -101,10 +101,10 @@ def test_unlabelled_rows_are_left_out_of_the_fit_and_scaled_all_the_same():
     labels = np.array(rows.labels)
     labels[::2] = -1
     partly = rows.replace(labels=labels)
-    found = Temperature().fit(partly)
-    assert found.num_rows == 150
-    assert found.temperature == Temperature().fit(rows.take(np.arange(1, 300, 2))).temperature
-    assert len(found.apply(partly)) == 300
+    fitted = Temperature().fit(partly)
+    assert fitted.num_rows == 150
+    assert fitted.temperature == Temperature().fit(rows.take(np.arange(1, 300, 2))).temperature
+    assert len(fitted.apply(partly)) == 300
 
 
 def test_zero_probabilities_are_survived():
@@ -129,15 +129,15 @@ def test_the_edge_of_the_search_is_said(caplog):
 
 @pytest.mark.parametrize("rows", [1, 20])
 def test_rows_that_are_all_right_sharpen_nothing(rows, caplog):
-    """Their likelihood rises without end as T falls, which says nothing of rows to come."""
+    """Their likelihood is unbounded as T falls, which says nothing about future rows."""
     known = Predictions(
         probs=np.tile([[0.7, 0.3]], (rows, 1)), classes=("a", "b"), labels=np.zeros(rows, int)
     )
     with caplog.at_level(logging.WARNING):
-        found = Temperature().fit(known)
-    assert found.temperature == 1
+        fitted = Temperature().fit(known)
+    assert fitted.temperature == 1
     assert f"in the {counted(rows, 'row')} that" in caplog.text
-    np.testing.assert_allclose(found.apply(known).probs, known.probs)
+    np.testing.assert_allclose(fitted.apply(known).probs, known.probs)
 
 
 def test_what_becomes_of_the_other_columns():
@@ -150,8 +150,8 @@ def test_what_becomes_of_the_other_columns():
         metadata={"link": "mc"},
         name="first",
     )
-    found = Temperature(2.0, classes=CLASSES, num_rows=9)
-    scaled = found.apply(rows, name="first + temperature")
+    recalibrator = Temperature(2.0, classes=CLASSES, num_rows=9)
+    scaled = recalibrator.apply(rows, name="first + temperature")
     np.testing.assert_allclose(scaled.total, -(scaled.probs * np.log(scaled.probs)).sum(1))
     assert scaled.aleatoric is None
     assert scaled.epistemic is None
@@ -162,11 +162,11 @@ def test_what_becomes_of_the_other_columns():
         "temperature": "2.0",
         "recalibration_rows": "9",
     }
-    again = found.apply(found.apply(scaled)).metadata
+    again = recalibrator.apply(recalibrator.apply(scaled)).metadata
     assert again == {**scaled.metadata, "recalibration_before": "temperature > temperature"}
     assert scaled.name == "first + temperature"
-    assert found.apply(rows).name == "first"
-    assert found.apply(predictions(rows=5)).total is None
+    assert recalibrator.apply(rows).name == "first"
+    assert recalibrator.apply(predictions(rows=5)).total is None
 
 
 def test_refusals():

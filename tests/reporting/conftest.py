@@ -1,4 +1,4 @@
-"""Predictions that look like real ones, one report made from them, and a browser to read it."""
+"""Realistic predictions, a report on them, and a browser to read it."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def softmax(logits):
 def make_predictions(
     name, *, sharpness=1.0, spread=0.0, signal=2.0, rows=240, labelled=True, seed=0, **changes
 ):
-    """Return predictions; `sharpness` 1 is about calibrated, above is overconfident."""
+    """Return predictions; `sharpness` 1 is nearly calibrated, larger is overconfident."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, len(CLASSES), rows)
     logits = generator.normal(0, 1, (rows, len(CLASSES)))
@@ -54,7 +54,7 @@ def make():
 
 @pytest.fixture(scope="session")
 def methods():
-    """An overconfident method, a calibrated one, and a sampled one."""
+    """Return an overconfident, a calibrated and a sampled method."""
     return [
         make_predictions("mle", sharpness=3.0),
         make_predictions("temperature", sharpness=1.0),
@@ -64,7 +64,7 @@ def methods():
 
 @pytest.fixture(scope="session")
 def ood(methods):
-    """Two sets for each method: rows with little signal, and rows with none."""
+    """Return two sets for each method: rows with little signal, and rows with none."""
     options = {
         "mle": {"sharpness": 3.0},
         "temperature": {"sharpness": 1.0},
@@ -81,7 +81,7 @@ def ood(methods):
 
 @pytest.fixture(scope="session")
 def made(methods, ood, tmp_path_factory):
-    """The directory of a report on `methods` and `ood`."""
+    """Return the directory of a report on `methods` and `ood`."""
     out = tmp_path_factory.mktemp("made") / "report"
     facts = {"command": "bayeslora demo", "Data": {"test": "240 rows"}}
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +92,7 @@ def made(methods, ood, tmp_path_factory):
 
 @pytest.fixture
 def drawn_figures(monkeypatch):
-    """Let figures be drawn in a module where else they are blank."""
+    """Draw figures in a module that leaves them blank by default."""
     monkeypatch.setattr(drawings, "render_files", render_files)
 
 
@@ -103,15 +103,15 @@ def browser():
         pytest.skip("no chromium on this machine (make browser installs Debian's)")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def visit(browser):
-    """Open a page, and see to it that it complains of nothing and asks for nothing."""
-    contexts, complaints, asked, visited = [], [], [], []
+    """Open a page, and check that it logs no errors and makes no further requests."""
+    contexts, complaints, requests, visited = [], [], [], []
 
     def opened(path, **options):
         context = browser.new_context(
@@ -122,13 +122,13 @@ def visit(browser):
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         visited.append(path.as_uri())
         return page
 
     yield opened
     assert complaints == []
-    assert asked == visited
+    assert requests == visited
     for context in contexts:
         context.close()

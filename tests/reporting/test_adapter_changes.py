@@ -1,4 +1,4 @@
-"""What adapters changed, in every file of a report."""
+"""Changes made by adapters, in every file of a report."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ FEW = {"num_resamples": 2}
 
 @dataclass(frozen=True)
 class Layer:
-    """Numbers of a layer that need not belong together."""
+    """Numbers of a layer, not necessarily consistent with each other."""
 
     name: str
     singular_values: tuple[float, ...] = (3.0, 4e-4)
@@ -64,7 +64,7 @@ def test_the_sentence_follows_the_numbers():
     assert "none is held to it" in words(Layer("a", drift=0.0))[0]
     assert "the stable rank is 1.25" in words(Layer("a"))[0]
     assert words(Layer("a", **UNCHANGED))[0].startswith("none of 1 layer changed, and drift")
-    # A weight of zeros has no relative norm, and then the norms are compared.
+    # A zero weight has no relative norm, so norms are compared.
     zero = Layer("zero", relative_norm=math.nan, norm=2.0)
     assert "\u2068a\u2069 the most, by a norm of 3" in words(Layer("a"), zero)[0]
 
@@ -77,8 +77,8 @@ def test_a_gate_that_is_left_out_is_said():
 
 
 def test_of_an_ensemble_the_first_member_is_shown_and_said_so():
-    found = words(*LAYERS, members=5)
-    for text in (found[0], found[1].notes):
+    parts = words(*LAYERS, members=5)
+    for text in (parts[0], parts[1].notes):
         assert text.endswith("This is the first of 5 members.")
     assert "member" not in words(*LAYERS)[0]
 
@@ -141,9 +141,9 @@ def test_files_for_programs_have_the_numbers_whole(written):
     with (written / "scores.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["by"] == "layer"]
     assert len(rows) == 4 * 5
-    found = {(row["method"], row["part"], row["score"]): row["value"] for row in rows}
-    assert found["lora", "layers.0.v_proj", "relative_norm"] == "0.5"
-    assert found["lora", "layers.1.v_proj", "stable_rank"] == ""
+    values = {(row["method"], row["part"], row["score"]): row["value"] for row in rows}
+    assert values["lora", "layers.0.v_proj", "relative_norm"] == "0.5"
+    assert values["lora", "layers.1.v_proj", "stable_rank"] == ""
 
 
 def test_without_models_nothing_of_it_is_there(made):
@@ -157,8 +157,8 @@ def test_a_call_that_files_alone_cannot_repeat_is_not_said(make, tmp_path):
     file = tmp_path / "m.parquet"
     make("m", rows=30).save(file)
     texts = [
-        report(file, out=tmp_path / name, **given, **FEW).with_name("report.md").read_text()
-        for name, given in {"plain": {}, "given": {"spectrum": {"m": [LAYERS]}}}.items()
+        report(file, out=tmp_path / name, **options, **FEW).with_name("report.md").read_text()
+        for name, options in {"plain": {}, "given": {"spectrum": {"m": [LAYERS]}}}.items()
     ]
     assert ["command to repeat it" in text for text in texts] == [True, False]
 

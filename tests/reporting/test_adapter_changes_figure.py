@@ -1,4 +1,4 @@
-"""The figure of singular values: names are escaped, layers that did not change have no line."""
+"""The figure of singular values: names are escaped, unchanged layers have no line."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -17,7 +17,7 @@ def test_a_line_for_each_layer_that_changed():
     assert [list(line.get_ydata()) for line in axes.lines] == [[3.0, 1.0], [2.0]]
     assert axes.lines[0].get_color() != axes.lines[1].get_color()
     assert axes.get_yscale() == "log"
-    # A line of one point would not be seen.
+    # A line of a single point would be invisible.
     assert [line.get_marker() for line in axes.lines] == ["", "."]
     # sqrt(3² + 1²)
     assert panel.description == "a.0.q: largest 3, norm 3.16; a.0.v: largest 2, norm 2"
@@ -70,7 +70,7 @@ def test_the_axis_of_places_is_marked_with_whole_numbers():
 def test_kinds_of_layers_look_different():
     kinds = [f"a.kind_{n}" for n in range(9)]
     drawing = render(spectrum_panel("spectrum", "m", dict.fromkeys(kinds, (2.0, 1.0))))
-    # The key's samples are wider, and their dashes with them.
+    # The samples in the key are wider, and so are their dashes.
     looks = re.findall(r'stroke-dasharray: [^"]+; stroke: #\w+(?=")', drawing.standalone)
     assert len(looks) == len(set(looks)) == len(kinds)
 

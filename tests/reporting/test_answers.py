@@ -1,4 +1,4 @@
-"""Findings and advice on data whose truth is known, and the shares behind them."""
+"""Findings and advice on data with known truth, and the shares behind them."""
 
 import re
 
@@ -19,43 +19,46 @@ def words(items, ood=None, num_resamples=100):
     """Return the sentences by key, without the marks around names."""
     options = {"num_bins": 15, "num_resamples": num_resamples, "seed": 0}
     methods = assess(gather(items, ood), ood_score=None, **options)
-    names = {name for one in methods for name in one.scores.ood}
+    names = {name for method in methods for name in method.scores.ood}
     facts = facts_of(methods, pair(methods, **options), {name: name for name in sorted(names)})
-    found = [one for one in (advice(facts), *findings(facts)) if one is not None]
-    return {one.key: [sentence.translate(MARKS) for sentence in one.sentences] for one in found}
+    results = [finding for finding in (advice(facts), *findings(facts)) if finding is not None]
+    return {
+        finding.key: [sentence.translate(MARKS) for sentence in finding.sentences]
+        for finding in results
+    }
 
 
 def numbers(sentence):
-    return [float(one) for one in re.findall(r"\d+(?:\.\d+)?", sentence)]
+    return [float(match) for match in re.findall(r"\d+(?:\.\d+)?", sentence)]
 
 
 @pytest.mark.parametrize(("sharpness", "key"), [(3.0, "over"), (0.4, "under")])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_bias_is_found_with_its_size(make, sharpness, key, seed):
     predictions = make("m", sharpness=sharpness, rows=1000, seed=seed)
-    found = words([predictions, make("fine", rows=1000, seed=seed)])
-    sentence = next(one for one in found[key] if one.startswith("m is"))
+    sentences = words([predictions, make("fine", rows=1000, seed=seed)])
+    sentence = next(sentence for sentence in sentences[key] if sentence.startswith("m is"))
     gap = predictions.confidence - (predictions.prediction == predictions.labels)
     assert numbers(sentence)[0] == pytest.approx(100 * abs(gap.mean()), abs=0.06)
-    assert any("recalibrate" in one for one in found["advice"])
+    assert any("recalibrate" in sentence for sentence in sentences["advice"])
 
 
 def test_exact_probabilities_are_rarely_accused_and_never_acquitted(make):
-    # Each page makes two tests at 5 % (gap and bins), so at most 10 % of pages accuse; of 20 pages
-    # more than 6 would then have a probability of 0.2 %.
+    # Each page makes two tests at 5 % (gap and bins), so at most 10 % of pages accuse; more than 6
+    # of 20 pages then has a probability of 0.2 %.
     accused = 0
     for seed in range(20):
-        found = words(make("m", rows=150, seed=seed), num_resamples=60)
-        said = " ".join(one for sentences in found.values() for one in sentences)
-        assert not re.search(r"\b(well|is|are) calibrated", said)
-        accused += "no-sign" not in found
+        sentences = words(make("m", rows=150, seed=seed), num_resamples=60)
+        text = " ".join(sentence for group in sentences.values() for sentence in group)
+        assert not re.search(r"\b(well|is|are) calibrated", text)
+        accused += "no-sign" not in sentences
     assert accused <= 6
 
 
 def test_few_examples_ask_for_more(make):
-    found = words(make("m", sharpness=1.2, rows=25))
-    assert "no-sign" in found
-    assert 25 in numbers(found["advice"][-1])
+    sentences = words(make("m", sharpness=1.2, rows=25))
+    assert "no-sign" in sentences
+    assert 25 in numbers(sentences["advice"][-1])
 
 
 def test_no_better_than_the_most_common_class(make):
@@ -74,17 +77,17 @@ def test_the_leader_is_named_with_those_that_may_be_as_good(methods):
 def test_out_of_distribution_inputs_are_limits_and_have_steps(make):
     blind = make("m", rows=100, labelled=False, seed=5)
     seen = make("m", signal=0.1, rows=300, labelled=False, seed=6)
-    found = words(make("m"), {"same": blind, "odd": seen})
+    sentences = words(make("m"), {"same": blind, "odd": seen})
     for name in ("same", "odd"):
-        assert sum(name in sentence for sentence in found["limits"]) == 1
-        assert sum(name in sentence for sentence in found["advice"]) == 1
-    unnoticed = [one for one in found["limits"] if "not shown to notice" in one]
+        assert sum(name in sentence for sentence in sentences["limits"]) == 1
+        assert sum(name in sentence for sentence in sentences["advice"]) == 1
+    unnoticed = [sentence for sentence in sentences["limits"] if "not shown to notice" in sentence]
     assert len(unnoticed) == 1
     assert "same" in unnoticed[0]
 
 
 def test_a_tied_method_that_detects_better_is_preferred(make, ood):
-    # both have the same probabilities, and thus the same NLL
+    # both have the same probabilities and the same NLL
     tied = [make("flat"), make("knowing")]
     far = make("far", labelled=False, rows=200, seed=5)
     sets = {
@@ -92,7 +95,10 @@ def test_a_tied_method_that_detects_better_is_preferred(make, ood):
         "knowing": {"far": far.replace(scores={"s": np.ones(200)})},
     }
     inside = np.linspace(0, 0.5, len(tied[0]))
-    tied = [one.replace(scores={"s": inside * (one.name == "knowing")}) for one in tied]
+    tied = [
+        predictions.replace(scores={"s": inside * (predictions.name == "knowing")})
+        for predictions in tied
+    ]
     options = {"num_bins": 15, "num_resamples": 60, "seed": 0}
     methods = assess(gather(tied, sets), ood_score="s", **options)
     facts = facts_of(methods, pair(methods, **options), {"far": "far"})
@@ -108,7 +114,7 @@ def test_without_labels_nothing_is_judged(make):
 
 
 def one_hot(make, correct, labels):
-    """Return predictions that are sure, right where told, and else name the next class."""
+    """Return certain predictions: correct where `correct`, the next class elsewhere."""
     labels = np.asarray(labels)
     guess = np.where(correct, labels, (labels + 1) % 4)
     return make("m", rows=len(labels), labels=labels, probs=np.eye(4)[guess])
@@ -118,7 +124,7 @@ def test_a_weak_class_is_one_that_chance_does_not_explain(make):
     labels = np.repeat(np.arange(4), 50)
     correct = np.ones(200, dtype=bool)
     correct[:10] = False
-    # 40 of 50 against 150 of 150: the interval of level 1 - 0.05/4 ends at 0.90, the others' starts
+    # 40 of 50 against 150 of 150: the interval at level 1 - 0.05/4 ends at 0.90, the other starts
     # at 0.975
     index, share = answers_of(one_hot(make, correct, labels)).weakest_class()
     assert (index, share.count, share.size) == (0, 40, 50)
@@ -135,7 +141,7 @@ def test_shares_are_those_of_the_rows(make):
     answers = answers_of(one_hot(make, correct, labels))
     wrong = answers.wrong_though_sure()
     assert (wrong.count, wrong.size) == (7, 100)
-    # Wilson's interval of 7 of 100, from the closed form
+    # Wilson interval of 7 of 100, from the closed form
     assert (wrong.low, wrong.high) == pytest.approx((0.0343, 0.1375), abs=1e-4)
     assert answers.surest() is None, "all rows are equally sure"
     assert answers.weakest_class() is None, "one class alone has rows"

@@ -65,10 +65,10 @@ def test_a_killed_writer_leaves_the_old_files_or_the_new_ones(
 
 def test_the_csv_has_every_number_to_the_last_digit(comparison, tmp_path):
     [file] = write_comparison(comparison, tmp_path / "out.csv")
-    found = {(row["method"], row["score"]): row for row in rows_of(file)}
+    lines = {(row["method"], row["score"]): row for row in rows_of(file)}
     for row in comparison.rows:
         for key in COMPARED:
-            line = found[row.name, key]
+            line = lines[row.name, key]
             assert line["reference"] == "temperature"
             assert int(line["n"]) == comparison.n
             for name, score in (("value", row.scores), ("difference", row.differences)):
@@ -94,7 +94,7 @@ def test_every_format_has_both_p_values_and_says_how_to_read_them(comparison, tm
         assert part in markdown
         assert part in latex
     for line in rows_of(files[2]):
-        [row] = [one for one in comparison.rows if one.name == line["method"]]
+        [row] = [row for row in comparison.rows if row.name == line["method"]]
         if row.p:
             assert float(line["p"]) == row.p[line["score"]]
             assert float(line["p_holm"]) == row.p_holm[line["score"]]
@@ -106,8 +106,8 @@ def test_every_format_has_both_p_values_and_says_how_to_read_them(comparison, tm
 
 
 def test_without_permutations_no_p_is_shown(methods, tmp_path):
-    found = compare(methods, num_resamples=5, num_permutations=0)
-    files = write_comparison(found, tmp_path / "out")
+    comparison = compare(methods, num_resamples=5, num_permutations=0)
+    files = write_comparison(comparison, tmp_path / "out")
     assert "Holm" not in files[0].read_text(encoding="utf-8")
     assert "p_holm" not in files[2].read_text(encoding="utf-8")
 
@@ -133,8 +133,8 @@ def test_seeds_are_counted(make, tmp_path):
 
 
 def test_distances_stand_in_the_csv(methods, tmp_path):
-    found = compare(methods, distance_to="mle", num_resamples=5)
-    [file] = write_comparison(found, tmp_path / "out.csv")
+    comparison = compare(methods, distance_to="mle", num_resamples=5)
+    [file] = write_comparison(comparison, tmp_path / "out.csv")
     lines = [row for row in rows_of(file) if row["score"] == "tv"]
     assert {row["reference"] for row in lines} == {"mle"}
     assert {row["difference"] for row in lines} == {""}
@@ -149,12 +149,12 @@ def test_a_suffix_says_the_format(comparison, tmp_path, suffix):
 
 
 def test_names_stay_names(methods, tmp_path):
-    hostile = [one.replace(name=f"a|b_{one.name}$\\x,") for one in methods]
+    hostile = [method.replace(name=f"a|b_{method.name}$\\x,") for method in methods]
     files = write_comparison(compare(hostile, num_resamples=5), tmp_path / "out")
     markdown, latex, _ = (file.read_text(encoding="utf-8") for file in files)
     assert "| a\\|b\\_mle\\$\\\\x, (reference) |" in markdown
     assert r"{a\textbar{}b\_mle\$\textbackslash{}x, (reference)}" in latex
-    assert {row["method"] for row in rows_of(files[2])} == {one.name for one in hostile}
+    assert {row["method"] for row in rows_of(files[2])} == {method.name for method in hostile}
 
 
 def test_what_exists_is_kept_unless_it_may_be_replaced(comparison, tmp_path):

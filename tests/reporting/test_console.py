@@ -12,7 +12,7 @@ from bayeslora.reporting.text import number
 
 @pytest.fixture(scope="module")
 def scores(methods, ood):
-    return [evaluate(one, ood[one.name], num_resamples=20) for one in methods]
+    return [evaluate(method, ood[method.name], num_resamples=20) for method in methods]
 
 
 def test_one_method_is_a_list_of_its_scores(scores):
@@ -34,8 +34,8 @@ def test_one_method_is_a_list_of_its_scores(scores):
 def test_several_methods_stand_under_each_other(scores):
     text = scores_table(scores, width=200)
     first = text.split("\n\n")[0].splitlines()
-    # value, interval, and which uncertainty judged
-    assert [line.split()[0] for line in first[3::3]] == [one.name for one in scores]
+    # value, interval, and the uncertainty used for detection
+    assert [line.split()[0] for line in first[3::3]] == [item.name for item in scores]
     assert all(line.count("by ") == 2 for line in first[5::3])
     assert first[1].split() == ["near", "far"]
     assert "bayeslora compare" in text
@@ -44,16 +44,16 @@ def test_several_methods_stand_under_each_other(scores):
 def test_without_a_terminal_each_method_is_one_line_below_one_of_titles(scores, methods):
     table, notes = scores_table(scores, None).split("\n\n")
     head, *rows = table.splitlines()
-    assert [row.split()[0] for row in rows] == [one.name for one in scores]
+    assert [row.split()[0] for row in rows] == [item.name for item in scores]
     nll = scores[0]["nll"]
     assert f"{number(nll.value)}" in rows[0]
     assert f"[{number(nll.low)}, {number(nll.high)}]" in rows[0]
     assert "NLL ↓" in head
     assert "near" in head
     comparison = compare(methods, num_resamples=50)
-    told = compare_table(comparison, None).split("\n\n")
-    assert len(told[0].splitlines()) == 1 + len(methods)
-    for brief, full in [(notes, scores_table(scores)), (told[1], compare_table(comparison))]:
+    parts = compare_table(comparison, None).split("\n\n")
+    assert len(parts[0].splitlines()) == 1 + len(methods)
+    for brief, full in [(notes, scores_table(scores)), (parts[1], compare_table(comparison))]:
         assert len(brief) < len(full.split("\n\n")[-1])
 
 
@@ -82,11 +82,11 @@ def test_mean_uncertainties_follow_one_method_or_every_score(scores):
 
 def test_columns_stand_in_the_order_asked_for(make):
     bare = make("x")
-    given = evaluate(bare.replace(sets=bare.probs > 0.2), num_resamples=5)
+    scores = evaluate(bare.replace(sets=bare.probs > 0.2), num_resamples=5)
     keys = ("set_size", "nll", "coverage")
-    head = scores_table([given, given], keys=keys).splitlines()[0]
+    head = scores_table([scores, scores], keys=keys).splitlines()[0]
     assert head.index("Set size") < head.index("NLL") < head.index("Coverage")
-    rows = scores_table([given], keys=keys).splitlines()[2:5]
+    rows = scores_table([scores], keys=keys).splitlines()[2:5]
     assert [row.split()[0] for row in rows] == ["Set", "NLL", "Coverage"]
 
 
@@ -100,7 +100,7 @@ def test_methods_without_labels(make):
 def test_comparison_shows_differences_and_their_reference(methods):
     comparison = compare(methods, reference="temperature", num_resamples=50)
     text = compare_table(comparison)
-    row = next(one for one in comparison.rows if one.name == "mle")
+    row = next(row for row in comparison.rows if row.name == "mle")
     line = next(line for line in text.splitlines() if line.startswith("mle"))
     assert number(row.differences["nll"].value, signed=True) in line
     reference = next(line for line in text.splitlines() if line.startswith("temperature"))
@@ -118,7 +118,7 @@ def test_comparison_shows_distances_where_they_are_measured(methods):
     text = compare_table(comparison, width=200)
     for part in ("TV ↓", "Epistemic ratio →1", "to temperature"):
         assert part in text
-    row = next(one for one in comparison.rows if one.name == "mle")
+    row = next(row for row in comparison.rows if row.name == "mle")
     line = next(line for line in text.splitlines() if line.startswith("mle"))
     assert number(row.distances["tv"].value) in line
     assert "mean total variation distance from the probabilities of temperature" in text
@@ -126,7 +126,7 @@ def test_comparison_shows_distances_where_they_are_measured(methods):
 
 def test_the_last_line_names_the_miscalibrated(make):
     def line(*predictions):
-        return summary_line([evaluate(one, num_resamples=60) for one in predictions])
+        return summary_line([evaluate(method, num_resamples=60) for method in predictions])
 
     sharp, fine = make("sharp", sharpness=3.0, rows=1000), make("fine", rows=1000)
     text, warns = line(sharp)

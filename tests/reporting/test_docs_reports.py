@@ -19,7 +19,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="u
 
 
 def table(section):
-    """Return the rows of the first table under a heading, below its head."""
+    """Return the body rows of the first table under a heading."""
     lines = TEXT.split(f"## {section}\n")[1].split("\n## ")[0].splitlines()
     rows = [line.strip("|").split(" | ") for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
@@ -33,7 +33,7 @@ def test_every_argument_in_python_is_listed():
 
 
 def stem(name):
-    """Return the name of a drawing without its numbers."""
+    """Return the name of a drawing without numbers."""
     return re.sub(r"\d+", "1", name)
 
 

@@ -1,4 +1,4 @@
-"""A report is one list of sections; every format follows its order."""
+"""A report is a list of sections; every format follows its order."""
 
 import re
 from html import unescape
@@ -18,7 +18,7 @@ TABLE = Table(
 
 @pytest.fixture
 def unheard_of():
-    """A document with a section that no format knows of."""
+    """Return a document with a section unknown to every format."""
     blocks = (Prose("Some words."), Details("Folded", (TABLE,)))
     return Document("T", "f", (Section("novel", "A new section", blocks, "New"),))
 
@@ -43,7 +43,7 @@ def test_page_contents_and_markdown_have_one_order(made):
     assert [key for key, _ in links] == [key for key, _ in headings]
     text = (made / "report.md").read_text(encoding="utf-8")
     written = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    # Texts of examples are on the page alone.
+    # Only the page has the texts of examples.
     titles = [unescape(title) for key, title in headings if key != "examples"]
     assert written == ["At a glance", *titles]
 

@@ -1,4 +1,4 @@
-"""The words: never more than the intervals allow."""
+"""The sentences claim no more than the intervals allow."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ from bayeslora.reporting.findings import detection, findings, missed_bins
 from bayeslora.reporting.ranking import best_or_tied, facts_of
 
 ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
-"""Behind scores that are written out: eight of ten right, all as sure."""
+"""Rows behind explicit scores: eight of ten correct, all equally confident."""
 ON = Bin(0.5, 1.0, 100, 0.8, 0.8, 0.7, 0.9)
 OFF = Bin(0.5, 1.0, 100, 0.8, 0.4, 0.3, 0.5)
 
@@ -49,7 +49,7 @@ def beaten():
 
 
 def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,), ood=None):
-    """Return a method whose scores are written out."""
+    """Return a method with explicit scores."""
     scores = {
         "accuracy": Score(0.8, 0.75, 0.85),
         "nll": Score(*nll),
@@ -83,58 +83,58 @@ def words(methods, comparison=None, sets=None):
         text = text.replace("\N{NO-BREAK SPACE}", " ")
         return text.replace("\u2068", "").replace("\u2069", "")
 
-    found = [one for one in (advice(facts), *findings(facts)) if one is not None]
-    return {one.key: " ".join(map(plain, one.sentences)) for one in found}
+    results = [finding for finding in (advice(facts), *findings(facts)) if finding is not None]
+    return {finding.key: " ".join(map(plain, finding.sentences)) for finding in results}
 
 
 def test_overconfidence_is_stated_with_its_interval():
-    found = words([assessed("mle", bias=(0.083, 0.061, 0.109)), assessed("fine")])
-    assert "mle is overconfident by 8.3 points [6.1, 10.9]" in found["over"]
-    assert "recalibrate" in found["advice"]
+    sentences = words([assessed("mle", bias=(0.083, 0.061, 0.109)), assessed("fine")])
+    assert "mle is overconfident by 8.3 points [6.1, 10.9]" in sentences["over"]
+    assert "recalibrate" in sentences["advice"]
 
 
 def test_the_gap_of_a_single_method_is_on_the_first_screen_alone():
-    found = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
-    assert "8.3" not in found["over"]
+    sentences = words([assessed("mle", bias=(0.083, 0.061, 0.109))])
+    assert "8.3" not in sentences["over"]
     for part in ("mle is overconfident", "0.030", "0.021"):
-        assert part in found["over"]
+        assert part in sentences["over"]
 
 
 def test_underconfidence_is_stated_without_minus_signs():
-    found = words([assessed("t", bias=(-0.05, -0.07, -0.03)), assessed("fine")])
-    assert "5.0 points [3.0, 7.0]" in found["under"]
-    assert "−" not in found["under"]
-    assert "over" not in found
+    sentences = words([assessed("t", bias=(-0.05, -0.07, -0.03)), assessed("fine")])
+    assert "5.0 points [3.0, 7.0]" in sentences["under"]
+    assert "−" not in sentences["under"]
+    assert "over" not in sentences
 
 
 @pytest.mark.parametrize("bias", [(0.05, -0.001, 0.1), (-0.05, -0.1, 0.0), (0.0, 0.0, 0.0)])
 def test_an_interval_that_holds_zero_is_no_sign_of_bias(bias):
-    found = words([assessed("m", bias=bias)])
-    assert not {"over", "under"} & set(found)
-    assert "0 of 1 bin" in found["no-sign"]
-    assert "0.021" in found["no-sign"]
+    sentences = words([assessed("m", bias=bias)])
+    assert not {"over", "under"} & set(sentences)
+    assert "0 of 1 bin" in sentences["no-sign"]
+    assert "0.021" in sentences["no-sign"]
 
 
 def test_errors_that_cancel_on_average_are_found():
-    found = words([assessed("m", bins=(OFF, ON, OFF))])
-    assert "2 of 3 bins" in found["hidden"]
-    assert "no-sign" not in found
+    sentences = words([assessed("m", bins=(OFF, ON, OFF))])
+    assert "2 of 3 bins" in sentences["hidden"]
+    assert "no-sign" not in sentences
 
 
 LEAD = "its lead over"
 
 
 def test_a_lead_inside_the_interval_is_called_chance():
-    found = words([assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))])
-    assert "a has the lowest NLL, 0.400 [0.350, 0.450]" in found["ranking"]
-    assert f"{LEAD} b" in found["ranking"]
-    assert "a and b" in found["advice"]
+    sentences = words([assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))])
+    assert "a has the lowest NLL, 0.400 [0.350, 0.450]" in sentences["ranking"]
+    assert f"{LEAD} b" in sentences["ranking"]
+    assert "a and b" in sentences["advice"]
 
 
 def test_a_lead_outside_every_interval_is_stated():
-    found = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
-    assert leads(found)
-    assert found["advice"].startswith("Prefer a:")
+    sentences = words([assessed("a", nll=(0.2, 0.1, 0.3)), assessed("b", nll=(0.6, 0.5, 0.7))])
+    assert leads(sentences)
+    assert sentences["advice"].startswith("Prefer a:")
 
 
 def compared(low, high):
@@ -144,9 +144,9 @@ def compared(low, high):
     return Comparison("nll", "a", 600, 15, 1000, 0, rows)
 
 
-def leads(found):
-    """Whether the method of lowest NLL is said to lead beyond chance."""
-    lowest = found["ranking"].split("highest accuracy")[0]
+def leads(sentences):
+    """Return whether the method of lowest NLL is reported to lead beyond chance."""
+    lowest = sentences["ranking"].split("highest accuracy")[0]
     return LEAD not in lowest and "exactly the same" not in lowest
 
 
@@ -158,9 +158,9 @@ def test_paired_differences_decide_where_there_are_any(low, high, clear):
 
 
 def test_an_exact_tie_is_no_lead():
-    found = words([assessed("a"), assessed("b")])
-    assert not leads(found)
-    assert LEAD not in found["ranking"]
+    sentences = words([assessed("a"), assessed("b")])
+    assert not leads(sentences)
+    assert LEAD not in sentences["ranking"]
     three = [assessed("a"), assessed("b"), assessed("c", nll=(0.55, 0.45, 0.65))]
     assert f"exactly the same; {LEAD} c" in words(three)["ranking"]
     worse = words([*three[:2], assessed("c", nll=(0.9, 0.8, 1.0))])["ranking"]
@@ -169,10 +169,10 @@ def test_an_exact_tie_is_no_lead():
 
 def test_a_lead_needs_the_corrected_p_as_well():
     pairs = [assessed("a", nll=(0.40, 0.35, 0.45)), assessed("b", nll=(0.44, 0.4, 0.5))]
-    found = compared(0.01, 0.07)
+    comparison = compared(0.01, 0.07)
     for p, clear in ((0.04, True), (0.06, False)):
-        rows = (found.rows[0], dataclasses.replace(found.rows[1], p_holm={"nll": p}))
-        assert leads(words(pairs, dataclasses.replace(found, rows=rows))) is clear
+        rows = (comparison.rows[0], dataclasses.replace(comparison.rows[1], p_holm={"nll": p}))
+        assert leads(words(pairs, dataclasses.replace(comparison, rows=rows))) is clear
 
 
 def pooled(label, nll, fits):
@@ -182,19 +182,19 @@ def pooled(label, nll, fits):
 def test_intervals_over_seeds_alone_make_no_lead_over_other_rows():
     fits = [assessed("a (seed 0)", nll=(0.40, 0.30, 0.50))]
     close = pooled("a", (0.40, 0.39, 0.41), fits)
-    found = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
-    assert "0.400 [0.390, 0.410]" in found["ranking"]
-    assert not leads(found)
+    sentences = words([close, assessed("b", nll=(0.46, 0.44, 0.48))])
+    assert "0.400 [0.390, 0.410]" in sentences["ranking"]
+    assert not leads(sentences)
 
 
 def test_seeds_are_judged_one_by_one():
     sure = {"bias": (0.05, 0.01, 0.09)}
     fits = [assessed("a (seed 0)", **sure), assessed("a (seed 1)")]
-    found = words([pooled("a", (0.5, 0.4, 0.6), fits)])
-    assert "2 seeds" in found["ranking"]
-    assert "a (seed 0) is overconfident by 5.0 points" in found["over"]
-    assert "a (seed 1)" in found["no-sign"]
-    assert "recalibrate" in found["advice"]
+    sentences = words([pooled("a", (0.5, 0.4, 0.6), fits)])
+    assert "2 seeds" in sentences["ranking"]
+    assert "a (seed 0) is overconfident by 5.0 points" in sentences["over"]
+    assert "a (seed 1)" in sentences["no-sign"]
+    assert "recalibrate" in sentences["advice"]
 
 
 def test_methods_on_other_examples_are_said_to_be():
@@ -205,18 +205,18 @@ def test_methods_on_other_examples_are_said_to_be():
 def test_no_better_than_a_coin():
     method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
     facts = facts_of([method], None, {"near": "near"})
-    found = detection(facts, "near")
-    assert found.kind == "warning"
-    assert "0.5" in found.sentences[-1]
-    assert any("near" in one for one in advice(facts).sentences)
+    finding = detection(facts, "near")
+    assert finding.kind == "warning"
+    assert "0.5" in finding.sentences[-1]
+    assert any("near" in sentence for sentence in advice(facts).sentences)
 
 
 def test_detection_states_sizes_and_false_alarms():
     method = assessed("m", ood={"far": detected(0.93, 0.91, 0.95, fpr95=0.42)})
-    found = words([method], sets={"far": "far"})
+    sentences = words([method], sets={"far": "far"})
     for part in ("0.930 [0.910, 0.950]", "600", "400", "42.0 %", "epistemic uncertainty"):
-        assert part in found["ood"]
-    assert "42.0 %" in found["advice"]
+        assert part in sentences["ood"]
+    assert "42.0 %" in sentences["advice"]
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,10 @@ def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_sc
     result, is_advised
 ):
     facts = facts_of([assessed("m", ood={"far": result})], None, {"far": "far"})
-    [sentence] = [one for one in advice(facts).sentences if "far" in one]
+    [sentence] = [sentence for sentence in advice(facts).sentences if "far" in sentence]
     assert sentence.startswith("Flag") == is_advised
-    found = detection(facts, "far")
-    assert (found.kind == "warning") == (not is_usable(result))
+    finding = detection(facts, "far")
+    assert (finding.kind == "warning") == (not is_usable(result))
     assert len(detector_notes(result)) == (not is_usable(result))
 
 
@@ -244,12 +244,12 @@ def test_a_score_that_separates_is_named_where_the_judged_one_is_blind():
     simple = detected(0.99, 0.98, 1.0).by_score["epistemic"]
     scores = {**blind.by_score, "max_probability": simple}
     result = dataclasses.replace(blind, better="max_probability", by_score=scores)
-    found = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert all("0.990" in found[key] for key in ("advice", "ood"))
+    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
+    assert all("0.990" in sentences[key] for key in ("advice", "ood"))
 
 
 def test_a_score_that_is_less_blind_is_not_recommended():
-    """It separates better than the judged score, and still no better than a coin."""
+    """It separates better than the evaluated score, but no better than a coin."""
     reversed_ = detected(0.20, 0.15, 0.25)
     simple = detected(0.43, 0.32, 0.56).by_score["epistemic"]
     scores = {**reversed_.by_score, "max_probability": simple}
@@ -257,8 +257,8 @@ def test_a_score_that_is_less_blind_is_not_recommended():
     assert verdict(result) == "blind"
     assert instead_of(result) == ""
     assert detector_notes(result) == []
-    found = words([assessed("m", ood={"far": result})], sets={"far": "far"})
-    assert not any("--ood-score" in each for each in found.values())
+    sentences = words([assessed("m", ood={"far": result})], sets={"far": "far"})
+    assert not any("--ood-score" in each for each in sentences.values())
 
 
 def test_some_methods_blind_to_a_set_are_named():

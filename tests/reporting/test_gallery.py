@@ -1,4 +1,4 @@
-"""The gallery: its simulated methods have the faults that their pages are named after."""
+"""The gallery: simulated methods have the faults named by their pages."""
 
 import importlib.util
 import re
@@ -16,22 +16,22 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(scope="module")
 def gallery():
-    found = importlib.util.spec_from_file_location("make_gallery", DOCS / "make_gallery.py")
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location("make_gallery", DOCS / "make_gallery.py")
+    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(DOCS)  # as for a script
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
-def kept():
-    """The text of the page of that name, as it is in the repository."""
+def page_text():
+    """Return a function from the name of a page to its text in the repository."""
     return lambda name: (DOCS / "gallery" / name / "index.html").read_text(encoding="utf-8")
 
 
 def overconfidence(predictions):
-    """Mean confidence minus accuracy, and its standard error."""
+    """Return mean confidence minus accuracy, and its standard error."""
     gap = predictions.confidence - (predictions.prediction == predictions.labels)
     return gap.mean(), gap.std() / np.sqrt(len(gap))
 
@@ -40,24 +40,24 @@ def overconfidence(predictions):
     ("page", "sign"), [("overconfident", 1), ("underconfident", -1), ("shifted", 1)]
 )
 def test_faults_are_as_named(gallery, page, sign):
-    [one], ood = gallery.PAGES[page].make()
-    gap, error = overconfidence(one)
+    [predictions], ood = gallery.PAGES[page].make()
+    gap, error = overconfidence(predictions)
     assert ood is None
     assert sign * gap > 4 * error
 
 
 def test_the_calibrated_one_is_calibrated_by_construction(gallery):
-    one = gallery.simulate("m", seed=3, rows=100_000)
-    gap, error = overconfidence(one)
-    # four standard errors: a seed that fails is one in 16,000
+    predictions = gallery.simulate("m", seed=3, rows=100_000)
+    gap, error = overconfidence(predictions)
+    # four standard errors: one seed in 16,000 fails
     assert abs(gap) < 4 * error
 
 
 def test_the_comparison_is_about_the_same_rows(gallery):
     methods, ood = gallery.comparison()
-    assert {one.name for one in methods} == set(ood) == set(gallery.METHODS)
-    assert all((one.labels == methods[0].labels).all() for one in methods)
-    assert [one.epistemic.any() for one in methods] == [False, False, True, True]
+    assert {method.name for method in methods} == set(ood) == set(gallery.METHODS)
+    assert all((method.labels == methods[0].labels).all() for method in methods)
+    assert [method.epistemic.any() for method in methods] == [False, False, True, True]
 
 
 def test_the_same_call_gives_the_same_numbers(gallery):
@@ -86,7 +86,7 @@ SHOWN = {"Accuracy": "accuracy", "NLL": "nll", "ECE": "ece", "Brier": "brier", "
 
 
 def shown_scores(page):
-    """Return the numbers of a page's first table by method and title."""
+    """Return the numbers of the first table of a page by method and title."""
     start = page.index('id="scores-caption"')
     head, body = page[start : page.index("</table>", start)].split("<tbody>")
     titles = [
@@ -106,27 +106,27 @@ def test_every_page_is_checked(gallery):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pages_show_the_scores_of_what_makes_them(gallery, kept, name):
+def test_pages_show_the_scores_of_what_makes_them(gallery, page_text, name):
     page = gallery.PAGES[name]
     saved = DOCS / "gallery" / name / gallery.KEPT
     methods = [Predictions.load(saved)] if page.kept else page.make()[0]
-    shown = shown_scores(kept(name))
-    assert list(shown) == [one.name for one in methods]
-    for one in methods:
-        scores = evaluate(one, num_resamples=2)
+    shown = shown_scores(page_text(name))
+    assert list(shown) == [method.name for method in methods]
+    for method in methods:
+        scores = evaluate(method, num_resamples=2)
         for title, key in SHOWN.items():
             # three digits are shown, and another BLAS may move the last one
-            assert shown[one.name][title] == pytest.approx(scores[key].value, abs=0.0015)
+            assert shown[method.name][title] == pytest.approx(scores[key].value, abs=0.0015)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pages_look_as_the_report_does_now(kept, name):
+def test_pages_look_as_the_report_does_now(page_text, name):
     for asset in ("report.css", "report.js"):
         text = files("bayeslora.reporting").joinpath("templates", asset).read_text("utf-8")
-        assert text.strip() in kept(name), f"{asset} has changed: make gallery"
+        assert text.strip() in page_text(name), f"{asset} has changed: make gallery"
 
 
-def test_what_took_long_to_train_was_trained_by_the_present_code(gallery, kept):
+def test_what_took_long_to_train_was_trained_by_the_present_code(gallery, page_text):
     trained = [name for name, page in gallery.PAGES.items() if page.kept]
     assert trained == ["transformers"]
-    assert gallery.foreign_predictions.recipe() in kept("transformers"), "make gallery"
+    assert gallery.foreign_predictions.recipe() in page_text("transformers"), "make gallery"

@@ -1,4 +1,4 @@
-"""The glossary: a term for every score, formulas that are well formed."""
+"""The glossary: a term for every score, and well-formed formulas."""
 
 from xml.etree import ElementTree
 

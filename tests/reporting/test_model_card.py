@@ -51,18 +51,18 @@ def test_the_hub_reads_the_metadata(card, scores):
     data = ModelCard.load(card).data
     assert data.model_name == "my-model"
     assert data.license == "mit"
-    assert all(isinstance(one, EvalResult) for one in data.eval_results)
-    assert {(one.task_type, one.dataset_type, one.dataset_name) for one in data.eval_results} == {
-        ("text-classification", "fancyzhx/ag_news", "AG News")
-    }
-    values = {one.metric_type: one for one in data.eval_results}
+    assert all(isinstance(result, EvalResult) for result in data.eval_results)
+    assert {
+        (result.task_type, result.dataset_type, result.dataset_name) for result in data.eval_results
+    } == {("text-classification", "fancyzhx/ag_news", "AG News")}
+    values = {result.metric_type: result for result in data.eval_results}
     for kind, key in (("accuracy", "accuracy"), ("brier_score", "brier"), ("ece", "ece")):
         assert values[kind].metric_value == pytest.approx(scores[key].value, abs=5e-7)
     assert values["ece"].metric_args == {"num_bins": 15}
     assert values["roc_auc"].metric_value == pytest.approx(
         scores.ood["far | off"].auroc.value, abs=5e-7
     )
-    # what the Hub's own library would write says the same
+    # the Hub's own library would write the same
     again = ModelCardData(model_name="my-model", eval_results=data.eval_results).to_dict()
     assert again[KEY] == yaml.safe_load(card.read_text().split("---\n")[1])[KEY]
 
@@ -93,7 +93,9 @@ def test_new_scores_replace_the_old_ones_where_they_stand(card, scores, make):
     assert text.count(START) == text.count(END) == text.count(f"\n{KEY}:\n") == 1
     assert text.endswith(END + "\n\n## Licence\n")
     assert "The model is overconfident" not in text
-    values = {one.metric_type: one.metric_value for one in ModelCard.load(card).data.eval_results}
+    values = {
+        result.metric_type: result.metric_value for result in ModelCard.load(card).data.eval_results
+    }
     assert values["nll"] == pytest.approx(other["nll"].value, abs=5e-7)
 
 
@@ -110,7 +112,7 @@ def test_results_of_others_stay(card, scores):
     assert front.endswith("# a remark\nlicense: mit\n")
     mine, other = yaml.safe_load(front)[KEY]
     assert other == theirs[1]
-    assert [one["dataset"]["name"] for one in mine["results"]] == ["D", "E"]
+    assert [result["dataset"]["name"] for result in mine["results"]] == ["D", "E"]
     assert mine["results"][0]["metrics"][0] == {"type": "f1", "value": 0.5}
     assert len(mine["results"][0]["metrics"]) == 1 + len(mine["results"][1]["metrics"])
 
@@ -123,11 +125,11 @@ def test_any_card_can_be_filled(tmp_path, scores, text):
     card = tmp_path / "README.md"
     card.write_bytes(text.encode())
     update_model_card(card, scores, model="m")
-    found = card.read_bytes().decode()
-    assert ModelCard(found).data.model_name == "m"
-    assert found.count(START) == 1
+    content = card.read_bytes().decode()
+    assert ModelCard(content).data.model_name == "m"
+    assert content.count(START) == 1
     if "\r\n" in text:
-        assert "\n" not in found.replace("\r\n", "")
+        assert "\n" not in content.replace("\r\n", "")
 
 
 keys = st.sampled_from(["license", "tags", "language", "datasets", "x-y"])
@@ -163,7 +165,7 @@ def test_the_section_says_what_was_measured(scores):
     assert "The model is overconfident" in text
     assert "| far \\| off | " in text
     assert " | 40 | " in text
-    assert text.count("| 0.") >= sum(one.count > 0 for one in scores.bins)
+    assert text.count("| 0.") >= sum(bin_.count > 0 for bin_ in scores.bins)
 
 
 def test_unlabelled_rows_still_make_a_section(make, tmp_path):

@@ -1,4 +1,4 @@
-"""Scores and reports show themselves in a notebook."""
+"""Notebook display of scores and reports."""
 
 import os
 import pickle
@@ -13,15 +13,15 @@ from bayeslora.reporting.report import Report
 
 
 class Tags(HTMLParser):
-    """Collect the tags of a piece of HTML with their attributes, and the text."""
+    """Collects the tags of an HTML fragment with their attributes, and the text."""
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.text = [], []
+        self.tags, self.text = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data):
         self.text.append(data)
@@ -32,7 +32,7 @@ def test_scores_are_a_table_with_every_score(make):
     scores = evaluate(make("m"), {"<b>far</b>": far}, num_resamples=5)
     html = scores._repr_html_()
     read = Tags(html)
-    assert {tag for tag, _ in read.found} == {
+    assert {tag for tag, _ in read.tags} == {
         "table",
         "caption",
         "thead",
@@ -41,7 +41,7 @@ def test_scores_are_a_table_with_every_score(make):
         "th",
         "td",
     }
-    assert len([tag for tag, _ in read.found if tag == "tr"]) == 1 + len(scores) + 3
+    assert len([tag for tag, _ in read.tags if tag == "tr"]) == 1 + len(scores) + 3
     nll = scores["nll"]
     assert f"{nll.value:.3f}" in read.text
     assert f"[{nll.low:.3f}, {nll.high:.3f}]" in read.text
@@ -55,7 +55,7 @@ def test_predictions_are_a_table_of_their_first_rows(make):
         made = make("m", rows=rows).replace(name=evil, classes=(evil, "b", "c", "d"))
         html = made._repr_html_()
         read = Tags(html)
-        assert len([tag for tag, _ in read.found if tag == "tr"]) == 1 + min(rows, 10)
+        assert len([tag for tag, _ in read.tags if tag == "tr"]) == 1 + min(rows, 10)
         assert f"{rows} rows" in read.text[0]
         assert f"{made[0].confidence:.3f}" in read.text
         assert "<script" not in html
@@ -91,7 +91,7 @@ def test_a_report_is_the_path_of_its_page(made):
 def test_a_report_shows_its_page_in_a_frame(made):
     page = Report(made / "index.html")
     read = Tags(page._repr_html_())
-    [(tag, attributes)] = read.found
+    [(tag, attributes)] = read.tags
     assert tag == "iframe"
     assert attributes["srcdoc"] == page.read_text(encoding="utf-8")
     assert "allow-same-origin" not in attributes["sandbox"]
@@ -113,7 +113,7 @@ def test_a_comparison_is_a_short_line_and_a_table(make):
     html = comparison._repr_html_()
     read = Tags(html)
     assert "<b>" not in html
-    assert len([tag for tag, _ in read.found if tag == "tr"]) == 3
+    assert len([tag for tag, _ in read.tags if tag == "tr"]) == 3
     row = next(row for row in comparison.rows if row.name != comparison.reference)
     value, ends = row.differences["nll"].said()
     assert any(f"{value} {ends}" in text and "p = " in text for text in read.text)

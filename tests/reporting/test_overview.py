@@ -1,4 +1,4 @@
-"""The first screen: its verdict follows the tests of calibration, its numbers are the scores."""
+"""The first screen: its verdict follows the calibration tests, its numbers are the scores."""
 
 import dataclasses
 import re
@@ -26,45 +26,45 @@ from bayeslora.reporting.tables import Table
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 MOST_WORDS = 60
-"""That a reader passes before the first figure."""
+"""The most words before the first figure."""
 
 
 def first_screen(*items, ood=None):
     methods = pool(
         assess(gather(list(items), ood), ood_score=None, num_bins=15, num_resamples=200, seed=0)
     )
-    named = [Named(one.title, one.scores) for one in methods]
-    sets = {name: name for name in {key for one in methods for key in one.scores.ood}}
+    named = [Named(method.title, method.scores) for method in methods]
+    sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
     return overview(facts_of(methods, None, sets), every_fit(methods), named)
 
 
 def composed(items, ood=None):
-    """Return what a report finds, and its words and tables."""
+    """Return the facts of a report, and its blocks of text and tables."""
     facts, document = document_of(items, ood)
     return facts, [block for section in document.sections for block in walk(section.blocks)]
 
 
 def document_of(items, ood=None, title="t"):
-    """Return what a report finds, and all that it says."""
+    """Return the facts of a report, and its whole document."""
     options = {"num_bins": 15, "num_resamples": 100, "seed": 0}
     methods = assess(gather(items, ood), ood_score=None, **options)
     comparison = pair(methods, **options)
-    sets = dict.fromkeys(name for one in methods for name in one.scores.ood)
+    sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
-    none = {one.name: Figure("", ()) for one in dataclasses.fields(Drawings)}
+    none = {field.name: Figure("", ()) for field in dataclasses.fields(Drawings)}
     drawings = Drawings(**{**none, "spectra": ()})
     analysis = Analysis(methods, methods, comparison, sets)
     return analysis.facts, compose(title, analysis, drawings, provenance={}, settings={})
 
 
 def finding(blocks, key):
-    """Return the finding of that key."""
-    [found] = [block for block in blocks if isinstance(block, Finding) and block.key == key]
-    return found
+    """Return the finding with the given key."""
+    [result] = [block for block in blocks if isinstance(block, Finding) and block.key == key]
+    return result
 
 
 def best_by_nll(blocks):
-    """Return the methods that each table of methods marks for their NLL."""
+    """Return the methods marked as best by NLL in each table of methods."""
     return [
         {row.headings[0] for row in block.rows if row.cells[place].best}
         for block in blocks
@@ -84,23 +84,23 @@ def best_by_nll(blocks):
     ],
 )
 def test_the_verdict_is_that_of_the_tests(make, options, kind, word):
-    found = first_screen(make("x", **options))
-    assert found.kind == kind
-    assert word in found.verdict
+    screen = first_screen(make("x", **options))
+    assert screen.kind == kind
+    assert word in screen.verdict
 
 
 def test_few_rows_that_cannot_be_judged_say_so():
-    found = first_screen(Predictions([[0.7, 0.3]] * 3, ("a", "b"), [0, 0, 0], name="x"))
-    assert found.kind == "open"
-    assert "3 labelled" in found.verdict
+    screen = first_screen(Predictions([[0.7, 0.3]] * 3, ("a", "b"), [0, 0, 0], name="x"))
+    assert screen.kind == "open"
+    assert "3 labelled" in screen.verdict
 
 
 def test_unlabelled_rows_show_their_confidence(make):
     predictions = make("x", labelled=False)
-    found = first_screen(predictions)
-    assert found.kind == "open"
-    assert found.figure == "confidence-1"
-    size, mean, sure = found.tiles
+    screen = first_screen(predictions)
+    assert screen.kind == "open"
+    assert screen.figure == "confidence-1"
+    size, mean, sure = screen.tiles
     assert size.value == "240"
     assert mean.value.startswith(f"{100 * predictions.confidence.mean():.1f}")
     assert sure.value.startswith(f"{100 * (predictions.confidence >= 0.9).mean():.1f}")
@@ -122,14 +122,14 @@ def test_the_numbers_are_those_of_the_scores(make):
 
 def test_the_diagram_is_that_of_the_leader(make):
     worse, better = make("worse", sharpness=3.0), make("better")
-    found = first_screen(worse, better)
-    assert found.figure == "reliability-2"
-    assert "better" in found.verdict
-    assert len(found.methods.columns) == 4
+    screen = first_screen(worse, better)
+    assert screen.figure == "reliability-2"
+    assert "better" in screen.verdict
+    assert len(screen.methods.columns) == 4
 
 
 def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, ood):
-    """One has the lowest NLL and detects nothing; another is tied with it and detects best."""
+    """The lowest NLL detects nothing; a method tied with it detects best."""
     flat, worse = make("temperature"), make("mle", sharpness=3.0)
     knowing = make("polar-vbll", sharpness=1.2, spread=0.7)
     near = {name: {"near": sets["near"]} for name, sets in ood.items()}
@@ -150,10 +150,10 @@ def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, oo
 
 
 def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
-    """All rows count alike in both, so that the difference is clear where neither score is."""
-    one = make("one", rows=300)
-    other = make("other", rows=300, sharpness=1.7)
-    facts, blocks = composed([one, other])
+    """On the same rows, the paired difference is clear where the separate scores are not."""
+    first = make("one", rows=300)
+    second = make("other", rows=300, sharpness=1.7)
+    facts, blocks = composed([first, second])
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
     assert facts.nll.tied == ()
@@ -161,7 +161,7 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
 
 
 def test_a_pair_decides_whichever_of_the_two_is_the_reference():
-    """a has the lowest NLL and is the reference, b the highest accuracy; c is paired with a."""
+    """a has the lowest NLL and is the reference, b has the highest accuracy, c is paired with a."""
     zero = Score(0.0, 0.0, 0.0)
 
     def row(name, accuracy):
@@ -176,29 +176,29 @@ def test_a_pair_decides_whichever_of_the_two_is_the_reference():
         )
         for name, value in values.items()
     ]
-    found = standing_of("accuracy", methods, comparison)
-    assert (found.label, found.tied, found.paired) == ("b", ("c",), "")
+    standing = standing_of("accuracy", methods, comparison)
+    assert (standing.label, standing.tied, standing.paired) == ("b", ("c",), "")
 
 
 def test_up_to_two_methods_are_named_in_the_title(make):
     items = [make(f"the name of method {place}", rows=40) for place in range(3)]
     _, two = document_of(items[:2], title="")
-    assert all(one.name in two.title for one in items[:2])
+    assert all(item.name in two.title for item in items[:2])
     _, three = document_of(items, title="")
     assert "3 methods" in three.title
-    assert not any(one.name in three.title for one in items)
+    assert not any(item.name in three.title for item in items)
 
 
 def test_a_small_bias_is_no_warning(make):
-    found = first_screen(make("x", sharpness=0.9, rows=20_000))
-    assert found.kind == "open"
-    assert "underconfident" in found.verdict
+    screen = first_screen(make("x", sharpness=0.9, rows=20_000))
+    assert screen.kind == "open"
+    assert "underconfident" in screen.verdict
 
 
 def test_the_width_of_the_gap_is_that_of_the_leader(make):
     facts, blocks = composed([make("sound"), make("wide", sharpness=6.0)])
     gap = facts.leader.scores["overconfidence"]
-    [sentence] = [one for one in finding(blocks, "advice").sentences if "±" in one]
+    [sentence] = [sentence for sentence in finding(blocks, "advice").sentences if "±" in sentence]
     assert f"±{50 * (gap.high - gap.low):.1f}" in sentence
     wide = facts.methods[1].scores["overconfidence"]
     assert round(50 * (wide.high - wide.low), 1) != round(50 * (gap.high - gap.low), 1)
@@ -215,7 +215,7 @@ def test_a_figure_comes_within_a_few_words(make, tmp_path):
 
 @pytest.fixture
 def other_classes(make):
-    """Predictions whose classes are others, with a better score of everything."""
+    """Return predictions of different classes with a better value of every score."""
     labels = np.tile([0, 1], 120)
     return make("bin").replace(
         probs=np.eye(2)[labels] * 0.9 + 0.05,
@@ -242,11 +242,13 @@ def test_methods_of_different_classes_are_not_ranked(make, other_classes):
         for row in block.rows
         for cell in row.cells
     )
-    captions = [one.caption for one in blocks if isinstance(one, Table) and one.name == "overview"]
+    captions = [
+        block.caption for block in blocks if isinstance(block, Table) and block.name == "overview"
+    ]
     assert captions
     assert not any("Bold" in caption for caption in captions)
     advised = [block for block in blocks if isinstance(block, Finding) and block.key == "advice"]
-    assert not any("Prefer" in line for one in advised for line in one.sentences)
+    assert not any("Prefer" in line for block in advised for line in block.sentences)
     assert "2 to 4 classes" in document.facts
 
 
@@ -255,11 +257,11 @@ def test_seeds_that_disagree_are_not_called_by_the_first_alone(make):
         make("m", metadata={"fit_seed": str(seed), "seed": str(seed)}, sharpness=sharpness)
         for seed, sharpness in enumerate((4.0, 0.3))
     ]
-    found = first_screen(*seeds)
-    assert found.kind == "warning"
-    assert "disagree" in found.verdict
-    assert "first of 2 seeds" in found.about
-    assert "Lowest NLL" not in found.about
+    screen = first_screen(*seeds)
+    assert screen.kind == "warning"
+    assert "disagree" in screen.verdict
+    assert "first of 2 seeds" in screen.about
+    assert "Lowest NLL" not in screen.about
 
 
 def test_one_method_is_named_in_full_in_the_title(make):

@@ -1,4 +1,4 @@
-"""The page: structure, accessibility, no way out to the network, hostile names."""
+"""The page: structure, accessibility, no network access, hostile names."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
-    """Collects elements with their attributes and texts, and checks that they nest."""
+    """Collects elements with their attributes and texts, and checks their nesting."""
 
     def __init__(self, text):
         super().__init__()
@@ -43,7 +43,7 @@ class Page(HTMLParser):
             element["text"] += data
 
     def all(self, *tags):
-        return [one for one in self.elements if one["tag"] in tags]
+        return [element for element in self.elements if element["tag"] in tags]
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +63,38 @@ def test_elements_nest_and_all_are_closed(page):
 def test_language_title_and_viewport(page):
     assert page.all("html")[0]["attrs"]["lang"] == "en"
     assert page.all("title")[0]["text"] == "Demo"
-    assert any(one["attrs"].get("name") == "viewport" for one in page.all("meta"))
+    assert any(element["attrs"].get("name") == "viewport" for element in page.all("meta"))
     assert page.all("a")[0]["attrs"] == {"class": "skip", "href": "#main"}
 
 
 def test_headings_are_in_order(page):
-    levels = [int(one["tag"][1]) for one in page.all("h1", "h2", "h3", "h4", "h5", "h6")]
+    levels = [int(element["tag"][1]) for element in page.all("h1", "h2", "h3", "h4", "h5", "h6")]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
 
 
 def test_links_and_labels_point_to_something(page):
-    identifiers = [one["attrs"]["id"] for one in page.elements if "id" in one["attrs"]]
+    identifiers = [element["attrs"]["id"] for element in page.elements if "id" in element["attrs"]]
     assert len(set(identifiers)) == len(identifiers)
-    for one in page.elements:
-        if one["tag"] == "a":
-            assert one["attrs"]["href"][1:] in identifiers
-        for target in one["attrs"].get("aria-labelledby", "").split():
+    for element in page.elements:
+        if element["tag"] == "a":
+            assert element["attrs"]["href"][1:] in identifiers
+        for target in element["attrs"].get("aria-labelledby", "").split():
             assert target in identifiers
 
 
 def test_nothing_can_be_loaded(page, source):
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", source)
     assert not page.all("link", "img", "iframe", "object", "embed", "base", "form")
-    for one in page.elements:
-        assert "src" not in one["attrs"]
-        assert not any(name.startswith("on") for name in one["attrs"])
+    for element in page.elements:
+        assert "src" not in element["attrs"]
+        assert not any(name.startswith("on") for name in element["attrs"])
         for name in ("href", "xlink:href"):
-            assert one["attrs"].get(name, "#").startswith("#")
+            assert element["attrs"].get(name, "#").startswith("#")
     assert "@import" not in source
     assert set(re.findall(r"url\((.)", source)) <= {"#"}
-    policy = next(one for one in page.all("meta") if "http-equiv" in one["attrs"])
+    policy = next(element for element in page.all("meta") if "http-equiv" in element["attrs"])
     assert "default-src 'none'" in policy["attrs"]["content"]
 
 
@@ -102,7 +102,7 @@ def test_the_policy_allows_the_one_script_and_no_other(page):
     [script] = page.all("script")
     assert script["attrs"] == {}
     digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
-    policy = next(one for one in page.all("meta") if "http-equiv" in one["attrs"])
+    policy = next(element for element in page.all("meta") if "http-equiv" in element["attrs"])
     assert f"script-src 'sha256-{digest}';" in policy["attrs"]["content"]
 
 
@@ -112,20 +112,22 @@ def test_every_figure_has_alternative_text(page, made):
     for drawing in drawings:
         assert drawing["attrs"]["role"] == "img"
         named = drawing["attrs"]["aria-labelledby"].split()
-        texts = [one["text"] for one in page.elements if one["attrs"].get("id") in named]
+        texts = [
+            element["text"] for element in page.elements if element["attrs"].get("id") in named
+        ]
         assert len(texts) == 2
         assert all(texts)
-        assert any(one["tag"] == "figure" for one in drawing["inside"])
-    assert all(one["text"] for one in page.all("figcaption"))
+        assert any(element["tag"] == "figure" for element in drawing["inside"])
+    assert all(element["text"] for element in page.all("figcaption"))
     assert len(page.all("figcaption")) == len(page.all("figure"))
 
 
 def test_tables_have_captions_and_scopes(page):
-    tables = [one for one in page.all("table") if one["attrs"].get("class") != "record"]
+    tables = [element for element in page.all("table") if element["attrs"].get("class") != "record"]
     assert len(tables) == len(page.all("caption")) == 12
-    assert all(one["attrs"].get("scope") for one in page.all("th"))
+    assert all(element["attrs"].get("scope") for element in page.all("th"))
     for table in tables:
-        assert any("scroll" in one["attrs"].get("class", "") for one in table["inside"])
+        assert any("scroll" in element["attrs"].get("class", "") for element in table["inside"])
 
 
 def test_counts_bins_and_intervals_are_stated(page):
@@ -151,7 +153,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module", params=range(len(HOSTILE)))
 def hostile(request, make, tmp_path_factory):
-    """A report in which every name from outside is hostile."""
+    """Return a report in which every external name is hostile."""
     name = HOSTILE[request.param]
     classes = tuple(f"{name}{index}" for index in range(4))
     first = make(name, classes=classes, metadata={"note": name}, spread=0.5)
@@ -172,9 +174,11 @@ def hostile(request, make, tmp_path_factory):
 def test_hostile_names_change_nothing_but_text(hostile, page):
     _, parsed = hostile
     assert parsed.open == []
-    assert {one["tag"] for one in parsed.elements} <= {one["tag"] for one in page.elements}
-    attributes = {name for one in page.elements for name in one["attrs"]}
-    assert {name for one in parsed.elements for name in one["attrs"]} <= attributes
+    assert {element["tag"] for element in parsed.elements} <= {
+        element["tag"] for element in page.elements
+    }
+    attributes = {name for element in page.elements for name in element["attrs"]}
+    assert {name for element in parsed.elements for name in element["attrs"]} <= attributes
     text = "".join(parsed.words)
     assert not re.search("[\u202a-\u202e\u2066\u2067\u200e\u200f\x00-\x08]", text)
 
@@ -182,8 +186,8 @@ def test_hostile_names_change_nothing_but_text(hostile, page):
 def test_hostile_names_are_shown_literally_and_short(hostile):
     name, parsed = hostile
     label = shorten(clean(name))
-    assert label in [one["text"] for one in parsed.all("th")]
-    assert label in [one["text"].strip("\u2068\u2069") for one in parsed.all("text")]
-    assert clean(name) in [one["text"] for one in parsed.all("td")]
+    assert label in [element["text"] for element in parsed.all("th")]
+    assert label in [element["text"].strip("\u2068\u2069") for element in parsed.all("text")]
+    assert clean(name) in [element["text"] for element in parsed.all("td")]
     assert parsed.all("h1")[0]["text"] == shorten(clean(name), 160)
-    assert all(len(one["text"]) < 60 for one in parsed.all("th", "text"))
+    assert all(len(element["text"]) < 60 for element in parsed.all("th", "text"))

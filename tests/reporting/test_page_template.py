@@ -1,4 +1,4 @@
-"""A user's template: what it can change, what it cannot reach, and how its errors read."""
+"""User templates: what they can change, what they cannot access, and their error messages."""
 
 import hashlib
 
@@ -89,7 +89,7 @@ def test_errors_name_the_file_and_the_line(template, text, message):
     "text",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 9 ** 999999999 }}",  # when it is compiled: constants are folded
+        "{{ 9 ** 999999999 }}",  # at compile time, where constants are folded
         "{{ 'x' * 9999999999 }}",
         "{{ '\\ud800' }}",
     ],

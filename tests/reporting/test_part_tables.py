@@ -38,19 +38,19 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def files(make, tmp_path_factory):
-    """A predictions file with sources and twins, and two sets, of which one knows its twins."""
+    """Return a predictions file with sources and twins, and two sets, one of them with twins."""
     folder = tmp_path_factory.mktemp("parts")
     sources = tuple(("web", "<i>mail</i>")[row % 2] for row in range(240))
     twins = tuple(str(row // 2) for row in range(240))
-    one = make("m", spread=0.7, columns={"source<b>": sources, "twin": twins})
+    inside = make("m", spread=0.7, columns={"source<b>": sources, "twin": twins})
     near = make("m", spread=0.7, rows=100, labelled=False, signal=1.2, seed=1)
     far = make("m", spread=0.7, rows=80, labelled=False, signal=0.3, seed=2)
     near = near.replace(columns={"twin": twins[:100]})
-    found = {}
-    for name, predictions in {"m": one, "near": near, "far": far}.items():
-        found[name] = folder / f"{name}.parquet"
-        predictions.save(found[name])
-    return found
+    paths = {}
+    for name, predictions in {"m": inside, "near": near, "far": far}.items():
+        paths[name] = folder / f"{name}.parquet"
+        predictions.save(paths[name])
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +112,16 @@ def test_the_table_of_every_score_has_every_score(written):
 def test_the_csv_has_a_line_for_every_score_of_a_part(written, scores):
     with (written / "scores.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    found = {(row["by"], row["part"], row["uncertainty"], row["score"]): row for row in rows}
+    lines = {(row["by"], row["part"], row["uncertainty"], row["score"]): row for row in rows}
     web = scores.groups["source<b>"]["web"]
-    line = found["group:source<b>", "web", "", "ece"]
+    line = lines["group:source<b>", "web", "", "ece"]
     assert (float(line["value"]), line["n"]) == (web.scores["ece"].value, "120")
     crypto = scores.classes["crypto"]
-    assert float(found["class", "crypto", "", "recall"]["low"]) == crypto.scores["recall"].low
+    assert float(lines["class", "crypto", "", "recall"]["low"]) == crypto.scores["recall"].low
     far = scores.ood_groups["far"].by_score["epistemic"]["auroc"]
-    assert float(found["sets", "far", "epistemic", "auroc"]["value"]) == far.value
+    assert float(lines["sets", "far", "epistemic", "auroc"]["value"]) == far.value
     wrong = scores.uncertainty["total"]["wrong"]
-    assert float(found["answers", "wrong", "total", "mean"]["value"]) == wrong.value
+    assert float(lines["answers", "wrong", "total", "mean"]["value"]) == wrong.value
 
 
 def test_the_command_of_the_page_asks_for_the_same(written):
@@ -165,17 +165,22 @@ def test_sets_are_clustered_where_their_file_has_the_column(files):
 def test_what_is_not_there_is_named_and_nothing_is_written(
     files, tmp_path, options, message, in_memory
 ):
-    one, near = files["m"], files["near"]
+    inside, near = files["m"], files["near"]
     if in_memory:
-        one, near = Predictions.load(one, columns=("source<b>", "twin")), Predictions.load(near)
+        inside, near = (
+            Predictions.load(inside, columns=("source<b>", "twin")),
+            Predictions.load(near),
+        )
     with pytest.raises(InputError, match=re.escape(message)):
-        report(one, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
+        report(inside, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
     def table(*chosen):
-        return uncertainty_table([Named(one.name, bl.evaluate(one, **FEW)) for one in chosen])
+        return uncertainty_table(
+            [Named(method.name, bl.evaluate(method, **FEW)) for method in chosen]
+        )
 
     point, _, sampled = methods
     headings = [row.headings for row in table(point, sampled).rows]
@@ -186,20 +191,20 @@ def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
     ]
     assert "epistemic part is 0" in table(point, sampled).notes
     assert "epistemic part is 0" not in table(sampled).notes
-    # without a total nothing else says what the aleatoric part is
+    # without a total, nothing else shows the aleatoric part
     parts = table(point.replace(total=None)).rows
     assert {row.headings[1] for row in parts} >= {"aleatoric uncertainty", "epistemic uncertainty"}
 
 
 def assessed(p):
-    """A method without a bias on average, with few bins, and this p-value of its ECE."""
-    found = {
+    """Return a method without average bias, with few bins and p-value `p` of its ECE."""
+    values = {
         "ece": Score(0.06, 0.02, 0.09),
         "overconfidence": Score(0.0, -0.02, 0.02),
         "mean_confidence": Score(0.8, 0.7, 0.9),
         "accuracy": Score(0.8, 0.7, 0.9),
     }
-    scores = Scores("m", "", 600, 600, 4, 15, found, ece_if_calibrated=0.021)
+    scores = Scores("m", "", 600, 600, 4, 15, values, ece_if_calibrated=0.021)
     changed = dataclasses.replace(scores, calibration_p=p)
     rows = SimpleNamespace(classes=("a", "b", "c", "d"))
     return Assessed(Method("m", "m", Source(rows), {}), changed)
@@ -223,26 +228,26 @@ def test_words_follow_the_test_of_the_ece(p, key, word):
 
 @pytest.mark.parametrize("p", [0.004, 0.042, 0.37])
 def test_every_sentence_on_calibration_follows_from_one_test(p):
-    """A low p-value that correction makes chance is neither a fault nor a sign of none."""
-    one = assessed(p)
-    card = model_card_section(one.scores)
+    """A low p-value that is chance after correction shows neither a fault nor its absence."""
+    method = assessed(p)
+    card = model_card_section(method.scores)
     assert ("further off than chance explains" in card) == (p < 0.05 / 3)
-    [advised] = _face_value([one])
+    [advised] = _face_value([method])
     assert ("recalibrate" in advised) == (p < 0.05 / 3)
     assert ("no sign of miscalibration" in advised) == (p > 0.05)
 
 
 @pytest.mark.parametrize(("p", "clear"), [(0.042, True), (0.37, False)])
 def test_what_may_be_chance_is_no_clear_sign(p, clear):
-    """The reason for a recommendation says no more than the finding on the same method."""
+    """The reason for a recommendation claims no more than the finding on the same method."""
     nll = {"nll": Score(0.6, 0.5, 0.7)}
     pair = [
         dataclasses.replace(
-            one,
-            method=dataclasses.replace(one.method, name=name, label=name),
-            scores=dataclasses.replace(one.scores, scores=dict(one.scores) | nll),
+            item,
+            method=dataclasses.replace(item.method, name=name, label=name),
+            scores=dataclasses.replace(item.scores, scores=dict(item.scores) | nll),
         )
-        for name, one in (("a", assessed(p)), ("b", assessed(0.5)))
+        for name, item in (("a", assessed(p)), ("b", assessed(0.5)))
     ]
     choice = facts_of(pair, None, {}).choice
     assert len(choice.equal) == 1

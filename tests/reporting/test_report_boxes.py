@@ -1,4 +1,4 @@
-"""Warning boxes: rare for calibrated methods, there for miscalibrated ones."""
+"""Warning boxes: rare for calibrated methods, present for miscalibrated methods."""
 
 import math
 
@@ -17,7 +17,7 @@ DRAWS = 60
 
 
 def drawn(seed, sharpness=1.0, rows=150):
-    """Return predictions whose labels are drawn from their own probabilities, then sharpened."""
+    """Return predictions with labels drawn from their own probabilities, then sharpened."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (rows, 4))
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -27,7 +27,7 @@ def drawn(seed, sharpness=1.0, rows=150):
 
 
 def boxes(predictions, ood=None):
-    """Return the keys of what a report marks as a warning."""
+    """Return the keys of the findings that a report marks as warnings."""
     methods = assess(
         gather(predictions, ood), ood_score=None, num_bins=15, seed=0, num_resamples=50
     )
@@ -37,7 +37,7 @@ def boxes(predictions, ood=None):
 
 
 def test_calibrated_methods_get_no_warning_at_the_nominal_level():
-    """At most 5 % of them do; more than 9 of 60 would have a probability of 1e-3 by chance."""
+    """At most 5 % get a warning; more than 9 of 60 has a probability of 1e-3 by chance."""
     warned = sum(bool(boxes(drawn(seed))) for seed in range(DRAWS))
     assert binomtest(warned, DRAWS, 0.05, alternative="greater").pvalue > 1e-3
 
@@ -57,9 +57,9 @@ def test_unfamiliar_rows_that_go_unnoticed_are_a_warning():
 def test_the_p_value_of_the_gap_is_that_of_its_interval(value, low, high):
     half = value - low if value > 0 else high - value
     expected = 2 * norm.sf(abs(value) / (half / norm.ppf(0.975)))
-    found = bias_p(Score(value, low, high))
-    assert found == pytest.approx(expected)
-    assert (found < 0.05) == (low > 0 or high < 0)
+    p_value = bias_p(Score(value, low, high))
+    assert p_value == pytest.approx(expected)
+    assert (p_value < 0.05) == (low > 0 or high < 0)
 
 
 def test_without_an_interval_nothing_speaks_against_a_method():

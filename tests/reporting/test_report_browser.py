@@ -1,4 +1,4 @@
-"""The report in a real browser: quiet, offline, sortable, accessible, printable, hard to upset."""
+"""The report in a real browser: quiet, offline, sortable, accessible, printable, robust."""
 
 import json
 import re
@@ -15,22 +15,22 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def serious_faults(page, options=None):
-    """Return what axe calls serious or critical, everything unfolded."""
+    """Return the serious and critical violations of axe, with everything unfolded."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    # it measures no contrast on a gradient, and would pass over every table
+    # axe cannot measure contrast on a gradient and would skip every table
     page.add_style_tag(content=".scroll { background: none !important; }")
-    found = axe.Axe().run(page, options=options or {}).response
-    assert "color-contrast" in [one["id"] for one in found["passes"]]
+    response = axe.Axe().run(page, options=options or {}).response
+    assert "color-contrast" in [rule["id"] for rule in response["passes"]]
     return [
-        (one["id"], one["nodes"][0]["html"])
-        for one in found["violations"]
-        if one["impact"] in {"serious", "critical"}
+        (violation["id"], violation["nodes"][0]["html"])
+        for violation in response["violations"]
+        if violation["impact"] in {"serious", "critical"}
     ]
 
 
 def written(make, out, *, names, classes, texts, title):
-    """Return the page of a report with these words in every place that words come from."""
+    """Return the page of a report with the given words in every external text."""
     rows = [texts[index % len(texts)] for index in range(240)]
     columns = {"text": rows}
     methods = [
@@ -43,13 +43,13 @@ def written(make, out, *, names, classes, texts, title):
         make(name, classes=classes, labelled=False, signal=0.3, rows=60, spread=spread)
         for name, spread in zip(names, (0.0, 0.5), strict=True)
     ]
-    sets = {name: {names[0]: one} for name, one in zip(names, outside, strict=True)}
+    sets = {name: {names[0]: predictions} for name, predictions in zip(names, outside, strict=True)}
     return report(methods, ood=sets, out=out, title=title, num_resamples=20)
 
 
 @pytest.fixture(scope="module")
 def plain(make, tmp_path_factory):
-    """A page with ordinary words."""
+    """Return a page with ordinary words."""
     return written(
         make,
         tmp_path_factory.mktemp("plain") / "report",
@@ -68,17 +68,17 @@ def headings(page, table):
 
 def test_tables_sort_by_click_and_by_key(made, visit):
     methods = json.loads((made / "scores.json").read_text(encoding="utf-8"))["methods"]
-    first = [one["label"] for one in methods]
-    by_nll = sorted(methods, key=lambda one: one["scores"]["nll"]["value"])
+    first = [method["label"] for method in methods]
+    by_nll = sorted(methods, key=lambda method: method["scores"]["nll"]["value"])
     page = visit(made / "index.html")
     heading = page.locator("table:has(#scores-caption) th", has_text=re.compile("^NLL"))
     button = heading.get_by_role("button")
     button.click()
-    assert headings(page, "scores") == [one["label"] for one in by_nll]
+    assert headings(page, "scores") == [method["label"] for method in by_nll]
     assert heading.get_attribute("aria-sort") == "ascending"
     assert page.get_by_role("status").text_content() == "Sorted by NLL, ascending."
     button.press("Enter")
-    assert headings(page, "scores") == [one["label"] for one in reversed(by_nll)]
+    assert headings(page, "scores") == [method["label"] for method in reversed(by_nll)]
     assert heading.get_attribute("aria-sort") == "descending"
     button.press("Space")
     assert headings(page, "scores") == first
@@ -96,8 +96,8 @@ def test_rows_of_a_group_sort_one_by_one_and_come_back(made, visit):
     button = table.get_by_role("button", name=re.compile("^AUROC"))
     button.click()
     values = [
-        float(one)
-        for one in table.locator("td:nth-of-type(1)").evaluate_all(
+        float(value)
+        for value in table.locator("td:nth-of-type(1)").evaluate_all(
             "cells => cells.map(cell => cell.dataset.value)"
         )
     ]
@@ -120,7 +120,7 @@ def test_without_scripts_the_tables_are_there_and_no_button_is(made, visit):
 def test_every_figure_is_an_image_with_a_name(made, visit):
     page = visit(made / "index.html")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    # One with bins of equal width, one of equal mass.
+    # One with equal-width bins, one with equal-mass bins.
     assert page.get_by_role("img", name="Reliability diagram of mle").count() == 2
     named = page.get_by_role("img", name=re.compile("."))
     assert named.count() == page.locator("svg").count() > 0
@@ -158,9 +158,9 @@ MOST_PAGES = 4
 
 def test_one_method_prints_on_four_pages_in_figures_that_can_be_read(make, visit, tmp_path):
     columns = {"text": [LONG] * 240}
-    one = make("m", sharpness=1.6, spread=0.7, columns=columns, metadata={"link": "mc"})
+    predictions = make("m", sharpness=1.6, spread=0.7, columns=columns, metadata={"link": "mc"})
     sets = {name: make(name, signal=0.6, labelled=False, spread=1.4) for name in ("near", "far")}
-    page = visit(report(one, ood=sets, out=tmp_path / "out", num_resamples=20))
+    page = visit(report(predictions, ood=sets, out=tmp_path / "out", num_resamples=20))
     printed = page.pdf(format="A4", print_background=True)
     assert 1 < len(re.findall(rb"/Type\s*/Page\b", printed)) <= MOST_PAGES
     page.emulate_media(media="print")
@@ -287,9 +287,11 @@ def test_hostile_names_and_texts_change_nothing_but_words(make, plain, visit, tm
 
 
 def test_drawings_of_hostile_classes_are_pictures_with_names(make, visit, tmp_path):
-    one = make("m", classes=tuple(HOSTILE), rows=60)
+    predictions = make("m", classes=tuple(HOSTILE), rows=60)
     out = tmp_path / "report"
-    strange = report(one, out=out, per_class=True, by_class=True, examples=False, num_resamples=5)
+    strange = report(
+        predictions, out=out, per_class=True, by_class=True, examples=False, num_resamples=5
+    )
     page = visit(strange, color_scheme="dark", viewport={"width": 390, "height": 800})
     drawn = page.get_by_role("img", name=re.compile("^Reliability diagram of m for the class"))
     assert drawn.count() == len(HOSTILE)
@@ -343,7 +345,7 @@ def test_a_keyboard_alone_sorts_on_a_phone(made, visit):
     assert titles == ["Method", "Accuracy", "NLL"]
     before = headings(page, "scores")
     page.keyboard.press("Space")
-    # the focus stays where it was, in sight, for the next press
+    # the focus stays in place and in view for the next press
     focused = page.locator("th:focus-within")
     assert focused.get_attribute("aria-sort") == "ascending"
     box = focused.bounding_box()

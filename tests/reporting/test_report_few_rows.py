@@ -1,4 +1,4 @@
-"""Few rows, and rows that do not differ: every output says so, and none prints NaN."""
+"""Few rows, and identical rows: every output mentions them, and none prints NaN."""
 
 import csv
 import json
@@ -55,9 +55,9 @@ def test_terminal_notebook_and_model_card(case):
     methods = two(case)
     scores = [
         evaluate(
-            one, {"far": far()}, near="far", group_by="source", by_class=True, num_resamples=40
+            method, {"far": far()}, near="far", group_by="source", by_class=True, num_resamples=40
         )
-        for one in methods
+        for method in methods
     ]
     texts = [
         scores_table(scores[:1]),

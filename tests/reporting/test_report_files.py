@@ -1,4 +1,4 @@
-"""`report`: the files it writes, the numbers in them, what it refuses."""
+"""`report`: the files it writes, their numbers, and its refusals."""
 
 import csv
 import json
@@ -91,14 +91,16 @@ def test_numbers_are_those_of_evaluate(methods, ood, made):
     content = json.loads((made / "scores.json").read_text(encoding="utf-8"))
     page = (made / "index.html").read_text(encoding="utf-8")
     markdown = (made / "report.md").read_text(encoding="utf-8").split("## Scores")[1]
-    for one, written in zip(methods, content["methods"], strict=True):
-        scores = evaluate(one, ood[one.name], num_resamples=60)
+    for method, written in zip(methods, content["methods"], strict=True):
+        scores = evaluate(method, ood[method.name], num_resamples=60)
         expected = json.loads(json.dumps(scores.to_json()))
         assert {key: written[key] for key in expected} == expected
         for key in ("accuracy", "nll", "ece", "brier", "aurc"):
             score = scores[key]
             ends = f"[{number(score.low)}, {number(score.high)}]"
-            row = next(line for line in markdown.splitlines() if line.startswith(f"| {one.name} |"))
+            row = next(
+                line for line in markdown.splitlines() if line.startswith(f"| {method.name} |")
+            )
             assert f"{number(score.value)}" in row
             assert ends in row
             assert ends in page
@@ -158,20 +160,20 @@ def test_unlabelled_rows_alone_still_make_a_report(make, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "No labels" in text
     assert text.index("<svg") < text.index('id="findings"')
-    assert [one.name for one in (page.parent / "figures").iterdir()] == ["confidence-1.svg"]
+    assert [path.name for path in (page.parent / "figures").iterdir()] == ["confidence-1.svg"]
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_all_right_and_all_wrong(make, tmp_path, right, drawn_figures):
-    one = make("x", rows=20)
-    labels = one.prediction if right else (one.prediction + 1) % 4
-    page = report(one.replace(labels=labels), out=tmp_path / "out", **options())
+    predictions = make("x", rows=20)
+    labels = predictions.prediction if right else (predictions.prediction + 1) % 4
+    page = report(predictions.replace(labels=labels), out=tmp_path / "out", **options())
     assert ("correct (20)" if right else "wrong (20)") in page.read_text(encoding="utf-8")
 
 
 def test_one_row_and_certain_rows(make, tmp_path):
-    one = report(make("x", rows=1), out=tmp_path / "one", **options())
-    assert "1 row" in one.read_text(encoding="utf-8")
+    page = report(make("x", rows=1), out=tmp_path / "one", **options())
+    assert "1 row" in page.read_text(encoding="utf-8")
     sure = make("x", rows=9)
     certain = sure.replace(probs=np.eye(4)[sure.labels], total=None, aleatoric=None, epistemic=None)
     report(certain, out=tmp_path / "certain", num_bins=100, **options())
@@ -184,8 +186,8 @@ def test_seeds_of_one_method_are_told_apart(make, tmp_path):
     ood = {"vbll (seed 1)": {"far": make("vbll", labelled=False, rows=30)}}
     report(items, ood=ood, out=tmp_path / "out", **options())
     content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
-    assert [one["label"] for one in content["methods"]] == ["vbll (seed 0)", "vbll (seed 1)"]
-    assert [list(one["ood"]) for one in content["methods"]] == [[], ["far"]]
+    assert [method["label"] for method in content["methods"]] == ["vbll (seed 0)", "vbll (seed 1)"]
+    assert [list(method["ood"]) for method in content["methods"]] == [[], ["far"]]
     assert content["comparison"] is None  # other labels: not the same rows
 
 

@@ -1,4 +1,4 @@
-"""Words that the numbers carry: clusters, detection in the wrong direction, few rows."""
+"""Wording supported by the numbers: clusters, reversed detection, few rows."""
 
 import re
 
@@ -13,7 +13,7 @@ FEW = {"num_resamples": 60}
 
 
 def made(n, seed, times=1, name="m"):
-    """Calibrated by construction, each row `times` times."""
+    """Return predictions calibrated by construction, each row `times` times."""
     generator = np.random.default_rng(seed)
     sure = generator.uniform(0.55, 1.0, n)
     labels = (generator.random(n) >= sure).astype(np.int64)
@@ -33,20 +33,20 @@ def page(tmp_path, *predictions, **options):
 
 
 def test_shares_in_words_are_those_of_clusters(tmp_path):
-    # of these rows both sentences speak
+    # both sentences refer to these rows
     once = page(tmp_path / "once", made(60, 9))
     often = page(tmp_path / "often", made(60, 9, times=9), cluster_by="twin")
     for start in ("Let a person check", "- Even at a confidence"):
-        one = [re.findall(r"\[[\d., ]+", text) for text in once.splitlines() if start in text]
-        nine = [re.findall(r"\[[\d., ]+", text) for text in often.splitlines() if start in text]
-        assert one == nine
-        assert one
-        assert all(one)
+        single = [re.findall(r"\[[\d., ]+", text) for text in once.splitlines() if start in text]
+        repeated = [re.findall(r"\[[\d., ]+", text) for text in often.splitlines() if start in text]
+        assert single == repeated
+        assert single
+        assert all(single)
 
 
 @pytest.fixture
 def inverted():
-    """Unfamiliar rows of which the model is all but certain."""
+    """Return unfamiliar rows for which the model is almost certain."""
     sure = np.linspace(0.995, 0.999, 80)
     return bl.Predictions(np.column_stack([sure, 1 - sure]), ("a", "b"))
 
@@ -91,13 +91,15 @@ def test_cards_say_that_a_calibration_error_is_more_than_chance():
 def test_files_of_comparisons_hold_no_direction_marks(tmp_path):
     from bayeslora.reporting.comparison import write_comparison
 
-    one, two = made(40, 0, name="good\u202e name"), made(40, 0, name="plain")
-    comparison = bl.compare([one, two.replace(probs=two.probs[:, ::-1])], num_permutations=9, **FEW)
+    first, second = made(40, 0, name="good\u202e name"), made(40, 0, name="plain")
+    comparison = bl.compare(
+        [first, second.replace(probs=second.probs[:, ::-1])], num_permutations=9, **FEW
+    )
     files = write_comparison(comparison, tmp_path / "out")
     assert len(files) == 3
     for file in files:
         assert "\u202e" not in file.read_text(encoding="utf-8")
-    bl.report([one, two], out=tmp_path / "page", **FEW)
+    bl.report([first, second], out=tmp_path / "page", **FEW)
     assert "\u202e" not in (tmp_path / "page" / "scores.csv").read_text(encoding="utf-8")
 
 

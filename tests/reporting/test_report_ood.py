@@ -1,4 +1,4 @@
-"""The tables of out-of-distribution detection: what is in them and what is left out."""
+"""The tables of out-of-distribution detection: their content and omissions."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ FEW = {"num_resamples": 20}
 
 
 def table_of(inside, outside):
-    """Return the rows of the table of one set by their uncertainty, and the table."""
+    """Return the rows of the table of one set by uncertainty, and the table."""
     named = [Named(inside.name, evaluate(inside, {"far": outside}, **FEW))]
     [table] = ood_tables(named, {"far": "far"})
     return {row.headings[1]: row.cells for row in table.rows}, table
@@ -20,7 +20,7 @@ def table_of(inside, outside):
 
 @pytest.fixture
 def apart(make):
-    """Return predictions and a set whose epistemic uncertainty is `high`, that of the rows 0.1."""
+    """Return a factory of rows with epistemic uncertainty 0.1 to 0.2, and a set at `high`."""
 
     def made(high):
         inside, outside = make("m"), make("m", rows=100, labelled=False, seed=1)
@@ -31,7 +31,9 @@ def apart(make):
 
 
 def test_detection_has_a_table_of_its_own(methods, ood):
-    scored = [Named(one.name, evaluate(one, ood[one.name], **FEW)) for one in methods[1:]]
+    scored = [
+        Named(method.name, evaluate(method, ood[method.name], **FEW)) for method in methods[1:]
+    ]
     alone = Named("alone", evaluate(methods[0], **FEW))
     table = detection_table([alone, *scored], {"near": "near ones", "far": "far ones"})
     assert [column.detail for column in table.columns] == ["near ones", "far ones"]
@@ -39,13 +41,13 @@ def test_detection_has_a_table_of_its_own(methods, ood):
         ("temperature", score_words("max_probability")),
         ("polar-vbll", "epistemic uncertainty"),
     ]
-    for row, one in zip(table.rows, scored, strict=True):
-        shown = [f"{one.scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
+    for row, named in zip(table.rows, scored, strict=True):
+        shown = [f"{named.scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
         assert [cell.value for cell in row.cells] == shown
     assert detection_table([alone], {}).rows == ()
 
 
-# Wilson's intervals of 100 and of 0 of 100
+# Wilson intervals of 100 of 100 and of 0 of 100
 @pytest.mark.parametrize(
     ("high", "value", "ends"),
     [(0.9, "1.000", "[0.963, 1.000]"), (0.0, "0.000", "[0.000, 0.037]")],
@@ -65,9 +67,9 @@ def test_an_uncertainty_that_never_varies_is_left_out(make):
 def test_both_directions_of_the_aupr_are_shown(make):
     inside, outside = make("m"), make("m", rows=100, labelled=False, signal=0.3, seed=1)
     rows, table = table_of(inside, outside)
-    found = evaluate(inside, {"far": outside}, **FEW).ood["far"].by_score["total"]
+    scores = evaluate(inside, {"far": outside}, **FEW).ood["far"].by_score["total"]
     titles = [column.title for column in table.columns]
     cells = dict(zip(titles, rows["total uncertainty"], strict=True))
-    assert cells["AUPR"].value == f"{found['aupr'].value:.3f}"
-    assert cells["AUPR, in-distribution"].value == f"{found['aupr_in'].value:.3f}"
+    assert cells["AUPR"].value == f"{scores['aupr'].value:.3f}"
+    assert cells["AUPR, in-distribution"].value == f"{scores['aupr_in'].value:.3f}"
     assert "AUPR, in-distribution ↑" in to_markdown(table)

@@ -1,4 +1,4 @@
-"""Seeds of one method are one row of a report."""
+"""Seeds of one method share a row of a report."""
 
 import csv
 import json
@@ -18,28 +18,28 @@ LABELS = np.arange(60) % 4
 def fits(make, name, seeds, **parts):
     drawn = [make(name, seed=seed, rows=60, **parts) for seed in seeds]
     return [
-        one.replace(labels=LABELS, metadata={"fit_seed": str(seed)})
-        for one, seed in zip(drawn, seeds, strict=True)
+        predictions.replace(labels=LABELS, metadata={"fit_seed": str(seed)})
+        for predictions, seed in zip(drawn, seeds, strict=True)
     ]
 
 
 @pytest.fixture(scope="module")
 def seeded(make, tmp_path_factory):
     out = tmp_path_factory.mktemp("seeded") / "report"
-    given = [*fits(make, "a", (1, 2)), *fits(make, "b", (1, 2), sharpness=2.0)]
-    report(given, out=out, num_resamples=20, examples=False)
-    return given, out
+    predictions = [*fits(make, "a", (1, 2)), *fits(make, "b", (1, 2), sharpness=2.0)]
+    report(predictions, out=out, num_resamples=20, examples=False)
+    return predictions, out
 
 
 def test_tables_have_one_row_a_method(seeded):
-    given, out = seeded
+    predictions, out = seeded
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "2 methods · 4 fits · 60 examples" in text
     section = text.split("## Scores")[1].split("## Reliability")[0]
     lines = [line for line in section.splitlines() if line.startswith(("| a", "| b"))]
     assert len(lines) == 2 * 3
     assert all("(2 seeds)" in line for line in lines)
-    mean = over_seeds([evaluate(one, num_resamples=1) for one in given[:2]])["nll"]
+    mean = over_seeds([evaluate(fit, num_resamples=1) for fit in predictions[:2]])["nll"]
     assert f"{mean.value:.3f}** [{mean.low:.3f}, {mean.high:.3f}]" in lines[0]
     assert "values are means over seeds, brackets hold 95 % t intervals over seeds" in section
     assert "Holm-corrected over the only comparison with" in section
@@ -54,19 +54,21 @@ def test_tables_have_one_row_a_method(seeded):
 def test_files_hold_the_fits_and_the_means(seeded):
     _, out = seeded
     content = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-    assert [one["label"] for one in content["methods"]] == [
+    assert [method["label"] for method in content["methods"]] == [
         f"{name} (seed {seed})" for name in "ab" for seed in (1, 2)
     ]
-    assert [one["seeds"] for one in content["over_seeds"]] == [["1", "2"]] * 2
+    assert [method["seeds"] for method in content["over_seeds"]] == [["1", "2"]] * 2
     with (out / "scores.csv").open(encoding="utf-8", newline="") as stream:
-        found = {(line["method"], line["score"]): line for line in csv.DictReader(stream)}
+        lines = {(line["method"], line["score"]): line for line in csv.DictReader(stream)}
     own = content["over_seeds"][0]["scores"]["nll"]["value"]
-    assert float(found["a (2 seeds)", "nll"]["value"]) == own
+    assert float(lines["a (2 seeds)", "nll"]["value"]) == own
 
 
 def test_seeds_can_be_kept_apart(make, tmp_path):
-    given = fits(make, "a", (1, 2))
-    page = report(given, out=tmp_path / "r", num_resamples=5, examples=False, over_seeds=False)
+    predictions = fits(make, "a", (1, 2))
+    page = report(
+        predictions, out=tmp_path / "r", num_resamples=5, examples=False, over_seeds=False
+    )
     text = page.with_name("report.md").read_text(encoding="utf-8")
     assert "2 methods · 60 examples" in text
     assert "(2 seeds)" not in text

@@ -1,4 +1,4 @@
-"""What tables leave open is said in words: the floor of the NLL, which score judged, sets."""
+"""Text beside the tables: the floor of the NLL, the detection score, and sets."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def floored(make, name, seed=0):
-    """Return predictions that give the label of three rows a probability of zero."""
+    """Return predictions that assign probability zero to the label of three rows."""
     plain = make(name, seed=seed)
     probs = plain.probs.copy()
     for row in range(3):
@@ -22,7 +22,10 @@ def floored(make, name, seed=0):
 
 
 def test_the_floor_of_the_nll_is_said_where_it_was_hit(make, tmp_path, capsys):
-    hit, clear = (bl.evaluate(one, num_resamples=5) for one in (floored(make, "hit"), make("m")))
+    hit, clear = (
+        bl.evaluate(predictions, num_resamples=5)
+        for predictions in (floored(make, "hit"), make("m"))
+    )
     assert "3 of 240 examples" in scores_table([hit])
     assert "3 of 240 examples of hit" in scores_table([hit, clear])
     assert "1e-12" not in scores_table([clear])
@@ -57,7 +60,7 @@ def test_each_method_names_the_score_that_judged_it(make):
 
 
 def with_sets(alpha="0.1", **notes):
-    """Return 40 rows of two classes; sets of class b hold the label in 12 of 20 rows."""
+    """Return 40 rows of two classes; sets of class b contain the label in 12 of 20 rows."""
     labels = np.repeat([0, 1], 20)
     sets = np.zeros((40, 2), dtype=bool)
     sets[np.arange(40), labels] = True
@@ -71,15 +74,15 @@ def with_sets(alpha="0.1", **notes):
 
 def test_sets_are_explained_with_the_class_of_lowest_coverage():
     predictions = with_sets()
-    said = set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))
-    assert len(said) == 3
-    # 32 of 40 rows hold their label; sizes are 2 (5 times), 1 (27) and 0 (8)
-    assert "80.0\N{NO-BREAK SPACE}%" in said[0].replace(" %", "\N{NO-BREAK SPACE}%")
-    assert "0.93 of 2 classes" in said[1]
-    assert all(part in said[2] for part in ("b", "20 examples", "classwise"))
+    sentences = set_sentences(predictions, bl.evaluate(predictions, num_resamples=5))
+    assert len(sentences) == 3
+    # 32 of 40 sets contain their label; sizes are 2 (5 times), 1 (27) and 0 (8)
+    assert "80.0\N{NO-BREAK SPACE}%" in sentences[0].replace(" %", "\N{NO-BREAK SPACE}%")
+    assert "0.93 of 2 classes" in sentences[1]
+    assert all(part in sentences[2] for part in ("b", "20 examples", "classwise"))
     classwise = with_sets(conformal_classwise="true")
-    said = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
-    assert "classwise" not in said[2]
+    sentences = set_sentences(classwise, bl.evaluate(classwise, num_resamples=5))
+    assert "classwise" not in sentences[2]
 
 
 @pytest.mark.parametrize(("alpha", "word"), [("0.01", "fewer"), ("0.5", "more"), ("0.2", "chance")])
@@ -92,8 +95,8 @@ def test_coverage_is_set_against_what_was_asked_for(alpha, word):
 def test_sets_that_hold_every_class_say_nothing(labelled):
     rows = with_sets()
     rows = rows.replace(sets=np.ones_like(rows.sets), labels=rows.labels if labelled else None)
-    [said] = set_sentences(rows, bl.evaluate(rows, num_resamples=5))
-    assert "say nothing" in said
+    [sentence] = set_sentences(rows, bl.evaluate(rows, num_resamples=5))
+    assert "say nothing" in sentence
     almost = rows.sets.copy()
     almost[0, 0] = False
     rows = rows.replace(sets=almost)
@@ -115,7 +118,7 @@ def test_the_command_and_the_report_explain_sets(make, tmp_path, capsys):
     shown = capsys.readouterr().out
     predictions = bl.Predictions.load(tmp_path / "sets.parquet")
     text = sets_text(predictions, bl.evaluate(predictions))
-    assert " ".join(text.split()) in " ".join(shown.split())  # wrapped to the terminal's width
+    assert " ".join(text.split()) in " ".join(shown.split())  # wrapped to the width of the terminal
     bl.report(predictions, out=tmp_path / "report", num_resamples=5)
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "Coverage is an average" in page

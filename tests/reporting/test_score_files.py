@@ -1,4 +1,4 @@
-"""Cells of CSV files run no formula, and are read back as they were."""
+"""Cells of CSV files run no formula and are read back unchanged."""
 
 import csv
 import io
@@ -38,8 +38,8 @@ def test_a_written_row_is_read_by_any_reader(cells):
 
 def test_hostile_names_in_a_report(make, tmp_path):
     classes = ("=1+1", "@SUM(A1)", "-2+3", "plain")
-    one = make("=cmd|' /C calc'!A0", classes=classes)
-    page = report(one, out=tmp_path / "report", by_class=True, num_resamples=5)
+    predictions = make("=cmd|' /C calc'!A0", classes=classes)
+    page = report(predictions, out=tmp_path / "report", by_class=True, num_resamples=5)
     path = page.parent / "scores.csv"
     with path.open(encoding="utf-8", newline="") as stream:
         cells = [cell for row in csv.reader(stream) for cell in row]

@@ -1,4 +1,4 @@
-"""Calibration against severity: whose predictions, which severity, and what is written."""
+"""Calibration against severity: methods, severities, and the files written."""
 
 import json
 
@@ -19,7 +19,7 @@ OPTIONS = {"num_bins": 15, "num_resamples": 5, "seed": 0}
 
 
 def worse(predictions, severity, kind="typos", **notes):
-    """Return the predictions with some labels exchanged, and a note of the severity."""
+    """Return the predictions with some labels exchanged and the severity in the metadata."""
     labels = predictions.labels.copy()
     labels[: 10 * severity] = (labels[: 10 * severity] + 1) % predictions.num_classes
     notes = {"corruption": kind, "severity": str(severity), **notes}
@@ -31,15 +31,17 @@ def assessed(*items):
 
 
 def curves(methods, *shifted):
-    return shift_curves(assessed(*methods), [Source(one) for one in shifted], **OPTIONS)
+    return shift_curves(
+        assessed(*methods), [Source(predictions) for predictions in shifted], **OPTIONS
+    )
 
 
 def test_a_curve_begins_with_the_rows_as_they_are(make):
     clean = make("m")
     [curve] = curves([clean], worse(clean, 3), worse(clean, 1))
     assert (curve.label, curve.kind, list(curve.scores)) == ("m", "typos", [0, 1, 3])
-    for severity, one in ((0, clean), (1, worse(clean, 1)), (3, worse(clean, 3))):
-        expected = evaluate(one, **OPTIONS)
+    for severity, predictions in ((0, clean), (1, worse(clean, 1)), (3, worse(clean, 3))):
+        expected = evaluate(predictions, **OPTIONS)
         assert {key: expected[key] for key in SHIFT_KEYS} == dict(curve.scores[severity])
     assert curve.scores[3]["accuracy"].value < curve.scores[0]["accuracy"].value
 
@@ -47,9 +49,9 @@ def test_a_curve_begins_with_the_rows_as_they_are(make):
 def test_several_methods_are_told_apart_by_fingerprint_or_name(make):
     first = make("a", metadata={"model_fingerprint": "1"})
     second = make("b", sharpness=2.0, metadata={"model_fingerprint": "2"})
-    found = curves([first, second], worse(second, 1).replace(name="a"), worse(first, 1))
-    assert [curve.label for curve in found] == ["a", "b"]
-    accuracy = [curve.scores[1]["accuracy"].value for curve in found]
+    by_fingerprint = curves([first, second], worse(second, 1).replace(name="a"), worse(first, 1))
+    assert [curve.label for curve in by_fingerprint] == ["a", "b"]
+    accuracy = [curve.scores[1]["accuracy"].value for curve in by_fingerprint]
     assert accuracy[0] == evaluate(worse(first, 1), **OPTIONS)["accuracy"].value
     named = curves([make("a"), make("b", sharpness=2.0)], worse(make("b", sharpness=2.0), 2))
     assert [curve.label for curve in named] == ["b"]
@@ -77,8 +79,8 @@ def test_the_page_and_the_files_have_it(make, tmp_path):
     names = {path.name for path in (tmp_path / "r" / "figures").iterdir()}
     assert {"shift-1.svg", "shift-2.svg"} <= names
     content = json.loads((tmp_path / "r" / "scores.json").read_text())["shift"]
-    assert [one["corruption"] for one in content] == ["typos", "word_drop"]
-    assert [one["severity"] for one in content[0]["scores"]] == [0, 1, 2]
+    assert [curve["corruption"] for curve in content] == ["typos", "word_drop"]
+    assert [entry["severity"] for entry in content[0]["scores"]] == [0, 1, 2]
     assert "shift-1" in (tmp_path / "r" / "report.md").read_text()
     plain = report(clean, out=tmp_path / "p", num_resamples=5)
     assert "Calibration under shift" not in plain.read_text()
@@ -96,5 +98,5 @@ def test_a_run_directory_keeps_corruptions_apart_from_other_sets(make, tmp_path)
     assert main(["report", str(tmp_path / "run"), *more, "--out", str(tmp_path / "r")]) == 0
     content = json.loads((tmp_path / "r" / "scores.json").read_text())
     assert list(content["methods"][0]["ood"]) == ["far"]
-    assert [one["severity"] for one in content["shift"][0]["scores"]] == [0, 1, 2]
+    assert [entry["severity"] for entry in content["shift"][0]["scores"]] == [0, 1, 2]
     np.testing.assert_equal(len(content["shift"]), 1)

@@ -1,4 +1,4 @@
-"""Tables for LaTeX: every name shows as it is, and nothing of it is run."""
+"""Tables for LaTeX: names are shown literally and never executed."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Names and numbers as they are shown."""
+"""Display of names and numbers."""
 
 import math
 import unicodedata

@@ -1,4 +1,4 @@
-"""The page to look into predictions: its data are the record's, its numbers follow the filters."""
+"""The page to explore predictions: its data match the record, its numbers follow the filters."""
 
 import json
 import re
@@ -27,8 +27,8 @@ def with_texts(make, name="m", **options):
 
 def content_of(page):
     text = page.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(match[1])
 
 
 def data_of(page):
@@ -44,8 +44,8 @@ def test_the_data_are_those_of_the_record(make, tmp_path):
     assert inside["prediction"] == predictions.prediction.tolist()
     assert inside["text"] == list(predictions.columns["text"])
     assert set(inside["columns"]) == {"source"}
-    given = predictions.probs[np.arange(240), predictions.labels]
-    assert inside["given"] == pytest.approx(given.tolist(), abs=1e-6)
+    label_probs = predictions.probs[np.arange(240), predictions.labels]
+    assert inside["given"] == pytest.approx(label_probs.tolist(), abs=1e-6)
     assert len(inside["scores"]) == len(predictions.uncertainty_names)
     assert (outside["set"], outside["label"]) == ("far", None)
 
@@ -53,8 +53,8 @@ def test_the_data_are_those_of_the_record(make, tmp_path):
 def test_files_bring_their_texts(make, tmp_path):
     path = tmp_path / "a.parquet"
     with_texts(make).save(path)
-    [found] = data_of(view(path, ood=None, out=tmp_path / "v.html"))
-    assert len(found["text"]) == 240
+    [source] = data_of(view(path, ood=None, out=tmp_path / "v.html"))
+    assert len(source["text"]) == 240
     [bare] = data_of(view(path, out=tmp_path / "v.html", examples=False))
     assert not {"text", "id", "columns"} & set(bare)
 
@@ -88,12 +88,14 @@ def test_the_method_shown_first_is_that_of_the_report_with_its_interval(make, tm
     content = content_of(page.with_name("view.html"))
     assert content["leader"] == "better"
     expected = evaluate(items[1], num_resamples=50)["accuracy"]
-    [found] = [one["accuracy"] for one in content["sources"] if one["method"] == "better"]
-    assert found == [expected.low, expected.high]
+    [interval] = [
+        source["accuracy"] for source in content["sources"] if source["method"] == "better"
+    ]
+    assert interval == [expected.low, expected.high]
 
 
 def questions():
-    """Return two questions, of three options and of two."""
+    """Return two questions, with three and with two options."""
     return Predictions(
         [[0.5, 0.3, 0.2], [0.1, 0.9, 0.0]],
         ("A", "B", "C"),
@@ -108,10 +110,10 @@ def questions():
 
 
 def test_questions_are_shown_with_the_options_that_each_has(tmp_path):
-    [found] = data_of(view(questions(), out=tmp_path / "v.html"))
-    assert "What is red?" in found["text"][0]
-    assert [len(one) for one in found["options"]] == [3, 2]
-    assert found["options"][1][1][1] == "ice"
+    [source] = data_of(view(questions(), out=tmp_path / "v.html"))
+    assert "What is red?" in source["text"][0]
+    assert [len(options) for options in source["options"]] == [3, 2]
+    assert source["options"][1][1][1] == "ice"
 
 
 # The page in a browser.
@@ -127,7 +129,7 @@ def tiles(page):
 
 @pytest.fixture(scope="module")
 def two(make, tmp_path_factory):
-    """Two methods, the predictions of the first, and their page, which shows the second first."""
+    """Return the predictions of the first of two methods, and a page showing the second first."""
     first = with_texts(make, "first", sharpness=3.0, spread=0.5)
     second = with_texts(make, "second")
     far = {"first": {"far": make("far", labelled=False, rows=30, spread=0.5)}}
@@ -196,10 +198,10 @@ def test_the_threshold_says_what_is_left_to_a_person(two, visit):
     page.locator("#threshold").fill("0.9")
     answered = first.confidence >= 0.9
     wrong = first.prediction != first.labels
-    said = page.locator("#abstention").text_content()
-    assert f"{100 * answered.mean():.1f}\N{NO-BREAK SPACE}%" in said
-    assert f"{100 * wrong[answered].mean():.1f}\N{NO-BREAK SPACE}%" in said
-    assert f"{(~answered).sum()} examples" in said
+    text = page.locator("#abstention").text_content()
+    assert f"{100 * answered.mean():.1f}\N{NO-BREAK SPACE}%" in text
+    assert f"{100 * wrong[answered].mean():.1f}\N{NO-BREAK SPACE}%" in text
+    assert f"{(~answered).sum()} examples" in text
 
 
 def test_without_labels_the_workload_is_known_and_the_risk_is_not(make, tmp_path, visit):
@@ -211,10 +213,10 @@ def test_without_labels_the_workload_is_known_and_the_risk_is_not(make, tmp_path
     assert shown["Mean confidence"] == expected
     page.locator("#threshold").fill("0.9")
     answered = predictions.confidence >= 0.9
-    said = page.locator("#abstention").text_content()
-    assert f"{100 * answered.mean():.1f}\N{NO-BREAK SPACE}%" in said
-    assert f"{(~answered).sum()} examples" in said
-    assert "wrong" not in said
+    text = page.locator("#abstention").text_content()
+    assert f"{100 * answered.mean():.1f}\N{NO-BREAK SPACE}%" in text
+    assert f"{(~answered).sum()} examples" in text
+    assert "wrong" not in text
     page.locator("#search").fill("no text has these words")
     assert list(tiles(page)) == ["Examples"]
 
@@ -225,19 +227,21 @@ def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, vi
     page.locator("#method").select_option("first")
     page.locator("#set").select_option(label="all together")
     page.locator("#threshold").fill("0.9")
-    outside = next(np.array(one["confidence"]) for one in data_of(path) if one["set"] == "far")
+    outside = next(
+        np.array(source["confidence"]) for source in data_of(path) if source["set"] == "far"
+    )
     confidence = np.concatenate([first.confidence, outside])
     labelled = np.arange(270) < 240
     wrong = np.append(first.prediction != first.labels, np.zeros(30, bool))
     answered = confidence >= 0.9
     space = "\N{NO-BREAK SPACE}"
-    said = page.locator("#abstention").text_content()
-    assert f"Answered: {100 * answered.mean():.1f}{space}% of examples" in said
-    assert f"Left to a person: {(~answered).sum()} examples" in said
+    text = page.locator("#abstention").text_content()
+    assert f"Answered: {100 * answered.mean():.1f}{space}% of examples" in text
+    assert f"Left to a person: {(~answered).sum()} examples" in text
     for group in (answered, ~answered):
         known = group & labelled
-        assert f"{known.sum()} of {group.sum()} labelled" in said
-        assert f"{100 * wrong[known].mean():.1f}{space}% of these wrong" in said
+        assert f"{known.sum()} of {group.sum()} labelled" in text
+        assert f"{100 * wrong[known].mean():.1f}{space}% of these wrong" in text
     shown = tiles(page)
     assert shown["Examples"] == "270"
     assert shown["Mean confidence"] == f"{100 * confidence.mean():.1f}{space}%"
@@ -245,7 +249,7 @@ def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, vi
     assert shown["Calibration gap"].replace("\N{MINUS SIGN}", "-") == f"{gap:+.1f}"
     details = page.locator("#tiles .interval").all_text_contents()
     assert details[0] == "240 of 270 labelled"
-    assert [one.split(", ")[-1] for one in details[1:]] == [
+    assert [detail.split(", ")[-1] for detail in details[1:]] == [
         "labelled only",
         "all examples",
         "labelled only",
@@ -253,19 +257,19 @@ def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, vi
     ]
     page.locator("#column").select_option(index=1)
     page.locator("#value").select_option("far")
-    said = page.locator("#abstention").text_content()
-    assert f"Left to a person: {(outside < 0.9).sum()} examples. No example" in said
+    text = page.locator("#abstention").text_content()
+    assert f"Left to a person: {(outside < 0.9).sum()} examples. No example" in text
 
 
 def bins_of(page):
-    """Return the label of every bin that is drawn, and whether it is chosen."""
+    """Return the label of each drawn bin, and whether it is selected."""
     return page.locator("#reliability .bin").evaluate_all(
         "all => all.map(one => [one.getAttribute('aria-label'), one.getAttribute('aria-pressed')])"
     )
 
 
 def focused(page):
-    """Return the accessible name of the element that has the focus, or its id."""
+    """Return the accessible name of the focused element, or its id."""
     return page.evaluate(
         "document.activeElement.getAttribute('aria-label') || document.activeElement.id"
     )
@@ -327,9 +331,11 @@ def test_axe_finds_no_serious_fault(two, visit, scheme, width):
     page = visit(two[1], color_scheme=scheme, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("#reliability .bin").last.press("Enter")
-    found = axe.Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in {"serious", "critical"}]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
+    violations = axe.Axe().run(page).response["violations"]
+    serious = [
+        violation for violation in violations if violation["impact"] in {"serious", "critical"}
+    ]
+    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in serious] == []
 
 
 def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
@@ -340,9 +346,11 @@ def test_uncertainty_is_filtered_by_and_sets_are_seen_together(two, visit):
     name = page.locator("#score").input_value()
     [label] = page.locator("label:has(#least)").all_text_contents()
     assert name in label.lower()
-    [inside, outside] = [one for one in data_of(path) if one["method"] == "first"]
+    [inside, outside] = [source for source in data_of(path) if source["method"] == "first"]
     least = float(np.median(inside["scores"][name]))
-    expected = [int((np.array(one["scores"][name]) >= least).sum()) for one in (inside, outside)]
+    expected = [
+        int((np.array(source["scores"][name]) >= least).sum()) for source in (inside, outside)
+    ]
     page.locator("#least").fill(repr(least))
     assert tiles(page)["Examples"] == str(expected[0])
     page.locator("#set").select_option(label="all together")
@@ -374,14 +382,14 @@ THERE_AND_BACK = """async () => {
     }
     return Math.min(...times);
 }"""
-"""Does and undoes an action, with its drawing, and returns the least milliseconds of five times."""
+"""Does and undoes an action, including drawing; returns the least milliseconds of five runs."""
 
 
-def toggle(field, one, other, event):
-    """Return the script that gives a field one of two values, in turns."""
+def toggle(field, first, second, event):
+    """Return a script that toggles a field between two values."""
     return (
         f"const field = document.getElementById('{field}');"
-        f"field.value = field.value === '{one}' ? '{other}' : '{one}';"
+        f"field.value = field.value === '{first}' ? '{second}' : '{first}';"
         f"field.dispatchEvent(new Event('{event}'));"
     )
 
@@ -395,7 +403,7 @@ def test_a_hundred_thousand_examples_answer_at_once(make, tmp_path, visit):
         toggle("search", "cipher", "", "input"): 450,
         "document.querySelector('#reliability .bin').dispatchEvent(new Event('click'));": 300,
     }
-    # milliseconds, some three times those of one busy core of a virtual machine
+    # milliseconds, about three times the time on one busy core of a virtual machine
     assert min(page.evaluate(LOAD), visit(path).evaluate(LOAD)) < 1500
     for action, limit in actions.items():
         assert page.evaluate(THERE_AND_BACK.replace("ACTION", action)) < limit, action

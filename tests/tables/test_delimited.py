@@ -1,4 +1,4 @@
-"""CSV by Arrow is CSV by the csv module: the same values and rows, or the same refusal."""
+"""CSV read by Arrow and by the csv module: the same values and rows, or the same refusal."""
 
 import pytest
 from hypothesis import example, given
@@ -23,14 +23,14 @@ WILD = st.text('a,"\n\r ', max_size=12).map(lambda text: "x,y\n" + text)
 
 
 def outcome(pieces):
-    found = []
+    rows = []
     try:
         for piece in pieces:
             values = [plain_values(column) for column in piece.columns.values()]
-            found += zip(piece.rows, *values, strict=True)
+            rows += zip(piece.rows, *values, strict=True)
     except InputError:
         return "refused"
-    return found
+    return rows
 
 
 @given(text=GOOD | WILD, block=st.sampled_from([5, 16, 2**24]), mark=st.booleans())

@@ -1,4 +1,4 @@
-"""Images of folders, of arrays and of files: what is read, and what is refused."""
+"""Images from folders, arrays and files: accepted and refused input."""
 
 import base64
 import io
@@ -177,9 +177,9 @@ def test_a_thumbnail_is_a_small_png(tmp_path):
     path = write(tmp_path / "a.png", shape=(300, 100, 3))
     head, _, content = thumbnail(str(path)).partition(",")
     assert head == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as found:
-        assert found.size == (32, 96)
-        assert found.getpixel((0, 0)) == (7, 7, 7)
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.size == (32, 96)
+        assert image.getpixel((0, 0)) == (7, 7, 7)
     assert thumbnail("digits#0").startswith(head)
 
 

@@ -1,4 +1,4 @@
-"""Files are opened safely: sizes, encodings, keys and characters that would mislead are refused."""
+"""Safe opening of files: misleading sizes, encodings, keys and characters are refused."""
 
 import gzip
 import json
@@ -19,13 +19,13 @@ CELLS = "text,label\né 1,ü\né 2,ü\n"
 
 def read(path, options=None):
     table = open_table(path, options or Reading())
-    found = []
+    rows = []
     for piece in table.pieces(["text", "label"]):
         columns = [plain_values(piece.columns[name]) for name in ("text", "label")]
-        found += [
+        rows += [
             dict(zip(("text", "label"), row, strict=True)) for row in zip(*columns, strict=True)
         ]
-    return found
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_text_is_decoded_as_it_is_said_to_be(tmp_path, encoding, name, text, pac
 
 
 def test_every_codec_of_python_reads_a_table_or_is_refused(tmp_path):
-    """Also where its incremental decoder gets the bytes in pieces, and where they are no text."""
+    """This includes incremental decoding of pieces, and bytes that are not text."""
     rows = [{"text": f"a..b; {k}", "label": "u"} for k in range(2000)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     path, refused = tmp_path / "a.jsonl", set()

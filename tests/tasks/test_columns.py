@@ -1,4 +1,4 @@
-"""Values: which texts, labels and ids are accepted, and what is said of the others."""
+"""Values: accepted texts, labels and ids, and the messages for the others."""
 
 import decimal
 import json

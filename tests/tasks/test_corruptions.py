@@ -1,4 +1,4 @@
-"""Texts made worse: seeded, never empty, and more so at a higher severity."""
+"""Text corruptions: seeded, never empty, and stronger at a higher severity."""
 
 from itertools import pairwise
 
@@ -50,8 +50,8 @@ def test_severities_differ_and_seeds_too(kind):
 
 def test_words_that_are_dropped_stay_dropped():
     words = " ".join(f"w{k}" for k in range(50))
-    kept = [set(Corruption("word_drop", level)(words).split()) for level in SEVERITIES]
-    assert all(after <= before for before, after in pairwise(kept))
+    remaining = [set(Corruption("word_drop", level)(words).split()) for level in SEVERITIES]
+    assert all(after <= before for before, after in pairwise(remaining))
 
 
 def test_questions_keep_their_options_and_rows_their_order():

@@ -1,4 +1,4 @@
-"""Examples: class names, codes, repeats."""
+"""Examples: class names, codes and duplicates."""
 
 from dataclasses import replace
 

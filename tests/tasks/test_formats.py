@@ -1,4 +1,4 @@
-"""Files: what was written is read back, with the right lines, and broken files are explained."""
+"""Files: round trips, correct line numbers, and clear errors for broken files."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ LABELS = st.one_of(st.none(), TEXTS.map(lambda text: f"c{text}"), st.integers(-(
 
 
 def write(path, records):
-    """Write records in the format that the extension names."""
+    """Write records in the format of the extension."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     elif path.suffix == ".json":
@@ -42,12 +42,12 @@ def texts(path):
 
 
 def whole(path, columns=("text",)):
-    """Return one piece of all rows of a file."""
+    """Return all rows of a file as one piece."""
     return next(iter(open_table(path).pieces(columns)))
 
 
 def records_of(label):
-    """Records whose labels are all of one kind, as a column of Parquet needs."""
+    """Return records with labels of a single type, as Parquet columns need."""
     row = st.fixed_dictionaries({"text": TEXTS, "label": label, "second": TEXTS})
     return st.lists(row, min_size=1, max_size=5)
 
@@ -75,7 +75,7 @@ def test_csv_text_with_quotes_commas_and_line_breaks(tmp_path):
     path.write_text('text,label\n"a ""b"", c\nd",x\n\nplain é,y\n', encoding="utf-8-sig")
     table = whole(path)
     assert texts(path) == ['a "b", c\nd', "plain é"]
-    assert table.rows == [2, 5]  # the header is line 1, a record covers 2 and 3, line 4 is blank
+    assert table.rows == [2, 5]  # header in line 1, a record in lines 2 and 3, line 4 is blank
 
 
 def test_fields_longer_than_the_csv_module_allows_by_default(tmp_path):
@@ -187,8 +187,8 @@ def test_parquet_whose_footer_counts_other_rows(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["x"] * 40}), path)
     content = path.read_bytes()
-    said = []
-    # Counts are stored as twice their value, in several places: change 40 into 30 in each in turn.
+    messages = []
+    # Counts are stored doubled, in several places: change 40 to 30 at each place in turn.
     for place in (place for place, byte in enumerate(content) if byte == 2 * 40):
         path.write_bytes(content[:place] + bytes([2 * 30]) + content[place + 1 :])
         with contextlib.suppress(InputError):
@@ -196,8 +196,8 @@ def test_parquet_whose_footer_counts_other_rows(tmp_path):
             continue
         with pytest.raises(InputError) as caught:
             load_examples(path)
-        said.append(str(caught.value))
-    assert f"{path} is damaged: 40 rows, but its footer says 30" in said
+        messages.append(str(caught.value))
+    assert f"{path} is damaged: 40 rows, but its footer says 30" in messages
 
 
 def test_parquet_without_rows_or_with_a_column_twice(tmp_path):

@@ -13,6 +13,7 @@ from bayeslora.tasks.examples import class_names, encode_labels
 from bayeslora.tasks.hub import _SOURCES
 from bayeslora.tasks.known import (
     KNOWN_TASKS,
+    derived,
     has_rows,
     known_name,
     load_known,
@@ -253,7 +254,7 @@ def test_twins_are_groups(tmp_path):
 
 
 class FakeRows(list):
-    """Has the parts of a `datasets.Dataset` that are used."""
+    """Implements the used parts of `datasets.Dataset`."""
 
     features: ClassVar = {
         "intent": SimpleNamespace(names=["table", "alarm", "oos"]),
@@ -282,20 +283,20 @@ HUB = {
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Put a package `datasets` in place; return what it was asked for, and what it returns."""
+    """Install a fake `datasets` package; return its recorded calls and the rows it returns."""
     monkeypatch.delenv("BAYESLORA_DATA", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    found = SimpleNamespace(asked=[], rows=[])
+    state = SimpleNamespace(calls=[], rows=[])
 
     def load_dataset(name, configuration, *, split):
-        found.asked.append((name, configuration, split))
-        return FakeRows(found.rows)
+        state.calls.append((name, configuration, split))
+        return FakeRows(state.rows)
 
     module = ModuleType("datasets")
     module.load_dataset = load_dataset
     module.__spec__ = ModuleSpec("datasets", None)
     monkeypatch.setitem(sys.modules, "datasets", module)
-    return found
+    return state
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -307,13 +308,13 @@ def test_the_hub_has_the_same_questions_in_other_columns(hub, name):
     expected = ("false", "true") if name == "boolq" else ("x", "y")
     assert examples.choices == (expected,)
     assert examples.pairs == (("p",) if name == "boolq" else None)
-    assert hub.asked[0][0] == KNOWN_TASKS[name].hub_id
+    assert hub.calls[0][0] == KNOWN_TASKS[name].hub_id
 
 
 def test_every_subject_of_mmlu_is_a_task(hub, tmp_path):
     hub.rows = [HUB["mmlu-college-physics"]]
     assert load_known("mmlu_us_foreign_policy", "test").texts == ("q",)
-    assert hub.asked == [("cais/mmlu", "us_foreign_policy", "test")]
+    assert hub.calls == [("cais/mmlu", "us_foreign_policy", "test")]
     write(tmp_path / "mmlu_virology/test.jsonl", [question("v", "q", ["x", "y"], 0)])
     assert load_known("mmlu-virology", "test", tmp_path).labels == ("A",)
     assert "did you mean 'mmlu-virology'" in message(load_known, "mmlu-virolgy", "test")
@@ -329,6 +330,27 @@ def test_a_validation_split_is_named_where_there_is_one(hub, tmp_path):
     assert load_known("arc-easy", "validation").labels == ("B",)
 
 
+def test_twins_of_the_hub_are_rows_with_the_same_names(hub):
+    pairs = [("ann", "bob"), ("bob", "ann"), ("eve", "ann")]
+    hub.rows = [
+        {"sentence": f"q{number} _", "option1": first, "option2": second, "answer": "1"}
+        for number, (first, second) in enumerate(pairs)
+    ]
+    assert load_known("winogrande-s", "train").groups == ("ann / bob", "ann / bob", "ann / eve")
+
+
+@pytest.mark.parametrize("name", ["sst2", "boolq", "winogrande-xs"])
+def test_training_rows_of_the_hub_are_those_that_its_labelled_splits_lack(hub, name):
+    hub.rows = [HUB["winogrande-s"] | HUB["boolq"] | {"label": 0}]
+    assert len(load_task(name, "train")) == 0  # the only row is a test row too
+    assert {split for _, _, split in hub.calls} == {"train", "validation"}
+
+
+def test_files_that_differ_from_the_hub_say_so(hub, tmp_path):
+    assert "2,000" in derived("boolq", tmp_path)
+    assert derived("boolq") == derived("openbookqa", tmp_path) == ""
+
+
 def test_the_hub_has_names_of_classes_and_rows_outside(hub):
     hub.rows = [{"text": "a", "intent": 1}, {"text": "b", "intent": 2}]
     assert load_known("clinc150", "test").labels == ("alarm",)
@@ -342,7 +364,7 @@ def test_a_directory_goes_before_the_hub_and_offline_asks_nobody(hub, data_dir, 
     assert len(load_known("clinc150", "train", data_dir)) == 2
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE" in message(load_known, "openbookqa", "test")
-    assert hub.asked == []
+    assert hub.calls == []
 
 
 def test_an_unreachable_hub_is_an_error_of_input(hub, monkeypatch):

@@ -1,4 +1,4 @@
-"""MovieLens-100K as questions: from small files of the same layout, and the real ones if there."""
+"""MovieLens-100K as questions, from small files of the same layout and, if present, real files."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,10 +23,10 @@ class FakeDistribution:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Users 1 to 12: each rates films 1 to 14 in turn, user 2 likes only eleven of them."""
+    """Create users 1 to 12, who rate films 1 to 14 in turn; user 2 likes only eleven of them."""
     folder = tmp_path / "recbole/dataset_example/ml-100k"
     folder.mkdir(parents=True)
-    # Film 14 is film 1 under another number.
+    # Film 14 duplicates film 1 under another number.
     titles = {n: (f"Film {n}", 1900 + n) for n in range(1, FILMS + 1)} | {14: ("Film 1", 1901)}
     ratings = []
     for user in range(1, 13):
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
             (user, film, 5 if user != 2 or film < 12 else 3, 1000 - film // 2)
             for film in range(14, 0, -1)
         ]
-        # Films that have enough ratings, and that users 1 to 12 did not rate.
+        # Films with enough ratings that users 1 to 12 did not rate.
         ratings += [(user + 100, film, 2, 5) for film in range(15, FILMS + 1)]
     ratings += [(200, film, 5, film) for film in range(15, 39)]
     ratings += [(201, film, 5, film) for film in range(39, FILMS + 1)]

@@ -1,4 +1,4 @@
-"""The demo's data: from small files of the same layout, and from the real ones where installed."""
+"""The data of the demo, from small files of the same layout and, if installed, the real files."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,7 @@ def lines(groups, count, where):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Small files: 5 posts a group to train on, 4 to test on, and three repeats to drop."""
+    """Create small files: 5 training and 4 test posts per group, and three duplicates to drop."""
     folder = tmp_path / "orangecontrib/text/datasets"
     folder.mkdir(parents=True)
     groups = [*IN_DISTRIBUTION, *NEAR, "alt.atheism"]
@@ -83,8 +83,8 @@ def test_other_content_says_both_hashes(folder):
     (folder / "20newsgroups-test.tab").write_text("changed")
     with pytest.raises(MissingAssetError) as caught:
         load_newsgroups()
-    found = hashlib.sha256(b"changed").hexdigest()
-    for part in (str(folder), found, expected, INSTALL):
+    actual = hashlib.sha256(b"changed").hexdigest()
+    for part in (str(folder), actual, expected, INSTALL):
         assert part in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_the_real_files():
     assert Counter(demo.train.labels) == dict.fromkeys(IN_DISTRIBUTION, 80)
     assert Counter(demo.test.labels) == dict.fromkeys(IN_DISTRIBUTION, 75)
     assert Counter(demo.near.labels) == dict.fromkeys(NEAR, 100)
-    # 11,293 posts less 20 repeats less 7 that the test file has too; 7,528 less 7; 2,189 less 13.
+    # 11,293 posts - 20 duplicates - 7 also in the test file; 7,528 - 7; 2,189 - 13.
     test = newsgroups.read_texts("20newsgroups-test.tab")
     train = newsgroups.read_texts("20newsgroups-train.tab")
     assert len(newsgroups.without_overlap(train, test)) == 11293 - 20 - 7

@@ -1,4 +1,4 @@
-"""Questions with options: found by their columns, checked, and compared with their options."""
+"""Questions with options: detected by their columns, checked, and compared with their options."""
 
 import json
 
@@ -65,11 +65,11 @@ def test_an_answer_that_is_a_text_and_the_letter_of_another_is_refused():
 def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     sign = {"csv": ",", "tsv": "\t"}[suffix]
     lines = [
-        ["question", "choice_1", "choice_2", "choice_10", "answer", "passage"],
-        ["one", "x", "y", "", "1", ""],
-        ["two", "x", "y", "z", "C", "It is said."],
-        ["three", "8", "4", "2", "4", ""],
-        ["four", "x", "y", "", "", ""],
+        ["question", "choice_1", "choice_3", "choice_2", "answer", "passage"],
+        ["one", "x", "", "y", "1", ""],
+        ["two", "x", "z", "y", "C", "It is said."],
+        ["three", "8", "2", "4", "4", ""],
+        ["four", "x", "", "y", "", ""],
     ]
     path = tmp_path / f"q.{suffix}"
     path.write_text("\n".join(sign.join(line) for line in lines) + "\n")
@@ -79,6 +79,35 @@ def test_tables_of_text_have_a_column_for_each_option(tmp_path, suffix):
     assert examples.pairs == ("", "It is said.", "", "")
     assert "index" in message(written_csv(tmp_path, "3,2,1,1"))
     assert "'choice_2'" in message(written_csv(tmp_path, "x,,y,0"))
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        ("choice_0,choice_1,choice_2", "'choice_0'"),
+        ("choice_1,choice_3,choice_4", "'choice_4'"),
+        ("choice_1,choice_01,choice_2", "'choice_01'"),
+        ("choice_1,candidate_2", "'candidate_2'"),
+        ("choice_1", "'choice_2'"),
+    ],
+)
+def test_columns_of_options_are_numbered_from_one(tmp_path, names, wrong):
+    path = tmp_path / "q.csv"
+    values = ",".join("xyz"[: names.count(",") + 1])
+    path.write_text(f"question,{names},answer\nq,{values},0\n")
+    assert wrong in message(path)
+
+
+def test_options_that_differ_in_blanks_alone_are_equal():
+    assert "options 1 and 2" in message([{"question": "q", "choices": ["a", "a "], "answer": 0}])
+
+
+def test_a_description_is_named_where_its_column_is_missing(tmp_path):
+    description = tmp_path / "columns.yaml"
+    description.write_text("question: q\nchoices: c\nanswer: kee\n")
+    rows = [{"q": "?", "c": ["a", "b"], "key": "A"}]
+    with pytest.raises(InputError, match=r"'kee'.*columns\.yaml"):
+        load_examples(rows, task=str(description), labels="required")
 
 
 def written_csv(folder, row):
@@ -229,8 +258,8 @@ def test_a_description_is_remembered_as_columns(tmp_path):
     about = tmp_path / "task.yaml"
     about.write_text("question: stem\nchoices: [first, second]\nanswer: key\n")
     rows = [{"stem": "q", "first": "x", "second": "y", "key": "B"}]
-    found = load_examples(rows, task=str(about)).columns
-    columns = DataColumns.of(json.loads(json.dumps(found)))
+    stored = load_examples(rows, task=str(about)).columns
+    columns = DataColumns.of(json.loads(json.dumps(stored)))
     assert columns == read_description(str(about)).columns
     assert load_rows(rows, columns).choices == (("x", "y"),)
     assert load_examples(ROWS).columns is None

@@ -9,7 +9,7 @@ from bayeslora.tasks.readers import load_examples
 
 
 class FakeDataset:
-    """Has the parts of a `datasets.Dataset` that are used."""
+    """Implements the used parts of `datasets.Dataset`."""
 
     def __init__(self, columns):
         self.columns_by_name = columns
@@ -23,7 +23,7 @@ class FakeDataset:
 
 
 class FakeFrame:
-    """Has the parts of a data frame that are used; a column is an array."""
+    """Implements the used parts of a data frame; a column is an array."""
 
     def __init__(self, columns):
         self.arrays = {name: np.array(values) for name, values in columns.items()}
@@ -37,7 +37,7 @@ class FakeFrame:
 
 
 class FakeArrowTable(FakeDataset):
-    """Its columns give up their values by `to_pylist`."""
+    """Columns return their values by `to_pylist`."""
 
     class Chunked(list):
         def __iter__(self):
@@ -155,13 +155,13 @@ def test_further_columns_are_kept_as_texts(kind):
 
 def test_further_columns_follow_their_rows():
     rows = [{"text": f"t{k}", "from": ["s", k]} for k in range(3)]
-    found = load_examples(rows, keep=["from"]).take([2, 0])
-    assert found.further == {"from": ('["s", 2]', '["s", 0]')}
+    taken = load_examples(rows, keep=["from"]).take([2, 0])
+    assert taken.further == {"from": ('["s", 2]', '["s", 0]')}
 
 
 def test_a_further_column_that_is_not_there_is_named():
-    told = message([{"text": "a", "source": "b"}], keep=["sauce"])
+    text = message([{"text": "a", "source": "b"}], keep=["sauce"])
     for part in ("'sauce'", "did you mean 'source'", "--keep"):
-        assert part in told
-    told = message("test", task="newsgroups", keep=["sauce"])
-    assert "unknown column to keep 'sauce'; choose from 'text'" in told
+        assert part in text
+    text = message("test", task="newsgroups", keep=["sauce"])
+    assert "unknown column to keep 'sauce'; choose from 'text'" in text

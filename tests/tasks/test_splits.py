@@ -46,8 +46,8 @@ def test_sample_laws(counts, seed, data):
     assert np.all(np.diff(sample) > 0)
     got = np.bincount(labels[sample], minlength=len(counts))
     assert got.min() >= 1
-    # Webster's rule, apart from the first row of each class, which is guaranteed: no row that was
-    # left out has a smaller key than one that was taken.
+    # Webster's rule, except for the guaranteed first row of each class: no omitted row has a
+    # smaller key than a selected row.
     counts = np.array(counts)
     taken = np.where(got > 1, (got - 0.5) / counts, -1).max()
     left = np.where(got < counts, (got + 0.5) / counts, 2).min()
@@ -58,21 +58,21 @@ def test_sample_laws(counts, seed, data):
 def test_split_laws(counts, seed, data):
     labels = shuffled(counts, seed)
     size = data.draw(st.integers(len(counts), len(labels) - len(counts)))
-    kept, held = stratified_split(labels, size, seed)
-    assert len(held) == size
-    assert sorted([*kept, *held]) == list(range(len(labels)))
-    assert set(labels[kept]) == set(labels[held]) == set(labels)
+    train, held_out = stratified_split(labels, size, seed)
+    assert len(held_out) == size
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    assert set(labels[train]) == set(labels[held_out]) == set(labels)
     again = stratified_split(labels, size, seed)
-    assert np.array_equal(kept, again[0])
-    assert np.array_equal(held, again[1])
+    assert np.array_equal(train, again[0])
+    assert np.array_equal(held_out, again[1])
 
 
 def test_a_fraction_is_a_number_of_rows():
     labels = shuffled([50, 50])
-    kept, held = stratified_split(labels, 0.2, seed=3)
-    assert np.bincount(labels[held]).tolist() == [10, 10]
-    assert np.bincount(labels[kept]).tolist() == [40, 40]
-    assert np.array_equal(held, stratified_split(labels, 20, seed=3)[1])
+    train, held_out = stratified_split(labels, 0.2, seed=3)
+    assert np.bincount(labels[held_out]).tolist() == [10, 10]
+    assert np.bincount(labels[train]).tolist() == [40, 40]
+    assert np.array_equal(held_out, stratified_split(labels, 20, seed=3)[1])
 
 
 def test_other_seeds_give_other_rows():
@@ -141,11 +141,11 @@ def test_folds_and_the_classes_in_them_differ_by_one_row_at_most(labels, folds, 
 def test_groups_stay_together(sizes, seed, share):
     groups = [f"g{k}" for k, size in enumerate(sizes) for _ in range(size)]
     labels = np.zeros(len(groups), np.int64)
-    kept, held = grouped_split(labels, groups, share, seed)
-    assert sorted([*kept, *held]) == list(range(len(groups)))
-    assert not {groups[k] for k in kept} & {groups[k] for k in held}
-    wanted = max(round(share * len(groups)), 1)
-    assert wanted <= len(held) < wanted + max(sizes)
+    train, held_out = grouped_split(labels, groups, share, seed)
+    assert sorted([*train, *held_out]) == list(range(len(groups)))
+    assert not {groups[k] for k in train} & {groups[k] for k in held_out}
+    minimum = max(round(share * len(groups)), 1)
+    assert minimum <= len(held_out) < minimum + max(sizes)
     fold = grouped_folds(groups, 3, seed)
     assert set(fold) == {0, 1, 2}
     assert all(len({*fold[np.array(groups) == name]}) == 1 for name in groups)

@@ -1,4 +1,4 @@
-"""Examples a piece at a time: the same as all of them at once, after a pass that keeps none."""
+"""Streamed examples: the same as loading all at once, after a pass that stores none."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
     elif name == "one-line.json":
         path.write_text(json.dumps(records))
     elif name == "a.csv":
-        cells = ((one["id"] or "", one["text"], one["label"], "s") for one in records)
+        cells = ((record["id"] or "", record["text"], record["label"], "s") for record in records)
         path.write_text("id,text,label,source\n" + "".join(",".join(c) + "\n" for c in cells))
     else:
         pq.write_table(pa.Table.from_pylist(records), path)
@@ -65,7 +65,7 @@ def test_the_pieces_are_the_whole(tmp_path, name, with_ids):
     ],
 )
 def test_whether_labels_are_numbers_is_known_of_the_whole(tmp_path, labels, numbered):
-    """Whatever piece they are in, and as for the examples in memory."""
+    """The piece they are in does not matter, and examples in memory agree."""
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f"x,{label}\n" * 5000 for label in labels))
     stream = open_examples(path, COLUMNS)
@@ -100,7 +100,7 @@ def test_an_id_that_appears_twice_is_found_wherever_it_is(tmp_path, place):
     records = rows(9001)
     records[place]["id"] = "r0"
     path = lines(tmp_path / "a.jsonl", records)
-    for reader in (load_examples, lambda given: open_examples(given, COLUMNS)):
+    for reader in (load_examples, lambda path: open_examples(path, COLUMNS)):
         with pytest.raises(InputError, match=rf"row {place + 1}, column 'id': 'r0'.*row 1;"):
             reader(path)
 
@@ -119,14 +119,16 @@ def test_the_pass_keeps_a_few_bytes_a_row(tmp_path):
         tracemalloc.stop()
         return most
 
-    small, large = peak(50_000), peak(80_000)  # more than a block of the file
+    small, large = peak(50_000), peak(80_000)  # more than one block of the file
     assert large - small < 30_000 * 40
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])
 def test_rows_without_a_text_are_left_out_where_that_is_asked_for(tmp_path, blank, caplog):
     records = [{"text": blank, "label": "a"}, *rows(3), {"text": blank}, {"id": "z", "text": "z"}]
-    path = lines(tmp_path / "a.jsonl", [{"id": str(k), **one} for k, one in enumerate(records)])
+    path = lines(
+        tmp_path / "a.jsonl", [{"id": str(k), **record} for k, record in enumerate(records)]
+    )
     examples = load_examples(path, blank="skip")
     assert examples.rows == (2, 3, 4, 6)
     assert "2 of 6" in caplog.text
@@ -159,13 +161,13 @@ def test_a_column_of_another_name_is_not_taken_for_labels(name):
 
 
 def test_labels_that_all_differ_are_not_kept(tmp_path):
-    """Free text in the place of a label, with `--unknown-labels ood`."""
+    """Free text in place of a label, with `--unknown-labels ood`."""
     path = tmp_path / "a.jsonl"
     lines(path, [{"text": "x", "label": f"free text {n}"} for n in range(5000)])
     open_examples(path, COLUMNS)
     tracemalloc.start()
     stream = open_examples(path, COLUMNS)
-    kept, _ = tracemalloc.get_traced_memory()
+    size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert stream.num_rows == 5000
-    assert kept < 200_000, "bytes"
+    assert size < 200_000, "bytes"

@@ -1,4 +1,4 @@
-"""Strings: which are texts, and which name files."""
+"""Strings: texts versus file names."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ TEXTS = (
     "",
     "see www.example.com for more",
     "null \0 byte",
-    "end of it.Really",  # no word on its own
+    "end of it.Really",  # not a separate word
 )
 MISSING = (
     "test.jsonl",
@@ -51,10 +51,10 @@ def test_an_existing_file_is_a_file_whatever_its_name(tmp_path, monkeypatch):
     "texts", [["one", "two"], ("one", "two"), np.array(["one", "two"])], ids=["list", "tuple", "np"]
 )
 def test_texts_alone_are_unlabelled_examples(texts):
-    found = load_examples(texts)
-    assert found.texts == ("one", "two")
-    assert found.labels == (None, None)
-    assert found.ids == load_examples((["one", "two"], None)).ids
+    examples = load_examples(texts)
+    assert examples.texts == ("one", "two")
+    assert examples.labels == (None, None)
+    assert examples.ids == load_examples((["one", "two"], None)).ids
 
 
 @pytest.mark.parametrize("texts", [["one", 2], ["one", " "], ["one", {"text": "two"}]])

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.experiments import run as experiments
 
     if args.dry_run:
-        _show_plan(args, experiments.plan(args.grid, data_dir=args.data_dir))
+        plan = experiments.plan(args.grid, args.directory, data_dir=args.data_dir, shard=shard)
+        _show_plan(args, plan)
         return
     result = experiments.experiment(
         args.grid,
@@ -116,9 +117,10 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         )
     print_columns(rows)
     without = f", without {counted(unknown, 'cell')} of unknown cost" if unknown else ""
+    cells = counted(content["num_cells"], "cell")
     show(
-        f"\n{content['num_cells']} cells, about {in_words(total)} on this machine in one process"
-        f"{without} ({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
+        f"\n{cells}, about {in_words(total)} on this machine in one process{without} "
+        f"({content['operations_per_second'] / 1e9:.0f} GFLOP/s); the formula is in "
         "docs/experiments.md"
     )
     show(f"protocol {plan.grid.protocol.name}: {plan.grid.protocol.described()}")
@@ -135,10 +137,13 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
 
 def _show(args: argparse.Namespace, result: Experiment) -> None:
     if args.json:
+        from bayeslora.experiments.summary import cell_scores
+
         print_json(
             {
                 "out": str(result.out),
                 "num_cells": len(result.records),
+                "cells": [cell_scores(record) for record in result.records],
                 "failed": dict(result.failed),
                 "elsewhere": list(result.elsewhere),
             }

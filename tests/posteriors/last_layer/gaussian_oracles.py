@@ -1,4 +1,4 @@
-"""Gaussian weights written out in full: one [C d, C d] matrix, and torch's own KL."""
+"""Dense Gaussian references: one [C d, C d] covariance matrix, and the KL of PyTorch."""
 
 import torch
 
@@ -13,7 +13,7 @@ TRAINABLE = ["dense", "diagonal", "full", "low_rank"]
 
 
 def matrix(covariance):
-    """The covariance of all weights, class after class."""
+    """Return the covariance of all weights, ordered by class."""
     if isinstance(covariance, Diagonal):
         return torch.diag(covariance.std.square().flatten())
     if isinstance(covariance, Eigenbasis):
@@ -28,7 +28,7 @@ def matrix(covariance):
 
 
 def kl_to_prior(mean, covariance, prior_variance):
-    """KL(N(μ, S) ‖ N(0, σ0² I)) over all weights, by torch.distributions."""
+    """Return KL(N(μ, S) ‖ N(0, σ0² I)) over all weights, computed by torch.distributions."""
     full = matrix(covariance)
     prior = prior_variance * torch.eye(len(full), dtype=full.dtype)
     return torch.distributions.kl_divergence(
@@ -38,12 +38,12 @@ def kl_to_prior(mean, covariance, prior_variance):
 
 
 def elbo(data, mean, covariance, prior_variance=4.0, bound="jensen"):
-    """The evidence lower bound from its definition."""
+    """Return the evidence lower bound, computed from its definition."""
     features, labels = data
     values = bounds.CLOSED_FORM[bound](features @ mean.T, covariance.of_logits(features), labels)
     return values.sum() - kl_to_prior(mean, covariance, prior_variance)
 
 
 def bound_for(family):
-    """A bound that sees what the family can express."""
+    """Return a bound that uses everything the family can express."""
     return "tilted" if family == "full" else "jensen"

@@ -24,7 +24,7 @@ def moments(rows=6, classes=4, scale=1.0, seed=0):
 @given(classes=st.integers(2, 8), scale=st.floats(0.01, 30), seed=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_order_of_the_bounds(classes, scale, seed):
-    """Jensen is below Knowles-Minka, and no other tilt is above it."""
+    """Jensen's bound is below Knowles-Minka's, and no other tilt gives a higher bound."""
     mean, variance, labels = moments(5, classes, scale, seed)
     best = bounds.best_tilted(mean, variance, labels)
     others = [torch.zeros_like(mean), mean.softmax(-1), torch.rand(5, classes, dtype=F64)]
@@ -42,12 +42,12 @@ def test_bounds_are_below_the_sampled_likelihood(scale):
     error = sampled.std(0) / 400_000**0.5
     truth = mean.gather(1, labels[:, None])[:, 0] - sampled.mean(0)
     for bound in (bounds.jensen, bounds.best_tilted):
-        # Six standard errors: a false alarm once in 1e9 rows.
+        # Six standard errors: one false alarm in 1e9 rows.
         assert (bound(mean, variance, labels) <= truth + 6 * error).all()
 
 
 def test_gap_at_a_large_variance():
-    """With m = 0, v = (20, 0): E lse is within reach of Knowles-Minka and far below Jensen's."""
+    """With m = 0, v = (20, 0), E lse is close to Knowles-Minka's bound and far below Jensen's."""
     mean = torch.zeros(1, 2, dtype=F64)
     variance = torch.tensor([[20.0, 0.0]], dtype=F64)
     label = torch.tensor([1])
@@ -75,7 +75,7 @@ def test_tilt_solves_its_equation_at_any_variance(scale):
     mean, variance, _ = moments(200, 6, scale, seed=4)
     tilt = best_tilt(5 * mean, variance)
     fixed = (5 * mean + 0.5 * (1 - 2 * tilt) * variance).softmax(-1)
-    # The right side multiplies an error of the tilt by the variance.
+    # The right-hand side multiplies an error in the tilt by the variance.
     torch.testing.assert_close(tilt, fixed, atol=1e-12 * (1 + scale), rtol=0)
     torch.testing.assert_close(tilt.sum(-1), torch.ones(200, dtype=F64), atol=1e-14, rtol=0)
 
@@ -124,11 +124,11 @@ def test_what_the_ascent_is_told_are_the_derivatives_of_the_bound(name, is_full)
     bound = ASCENT_BOUNDS[name]
     tilt = bound.tilt(mean.detach(), covariance.detach())
     if name == "tilted":
-        tilt = 0.9 * tilt  # away from its best: still exact
+        tilt = 0.9 * tilt  # not the optimum, still exact
     value = bound.value(mean, covariance, labels, tilt)
     by_mean, by_covariance = torch.autograd.grad(value.sum(), (mean, covariance))
     weights = bound.curvature(mean.detach(), covariance.detach(), tilt)
-    # Differentiating a quadrature is not the quadrature of the derivative, up to its error.
+    # The derivative of a quadrature equals the quadrature of the derivative up to its error.
     tolerance = 1e-4 if name == "gauss_hermite" else 1e-12
     if is_full:
         by_covariance = (by_covariance + by_covariance.mT) / 2
@@ -147,7 +147,7 @@ def test_what_the_ascent_is_told_are_the_derivatives_of_the_bound(name, is_full)
 )
 @settings(max_examples=60, deadline=None)
 def test_the_tilted_bound_of_dependent_logits(classes, rank, scale, seed):
-    """Its tilt solves its equation, none is better, and a common shift of all logits is free."""
+    """The tilt solves its equation, is optimal, and ignores a common shift of all logits."""
     mean, covariance, labels = correlated(5, classes, scale, rank, seed)
     tilt = best_tilt(mean, covariance)
     shift, _ = bounds.tilt_terms(covariance, tilt)
@@ -161,7 +161,7 @@ def test_the_tilted_bound_of_dependent_logits(classes, rank, scale, seed):
 
 @pytest.mark.parametrize(("classes", "scale"), [(4, 1000.0), (10, 300.0)])
 def test_the_tilt_of_dependent_logits_of_large_variance(classes, scale):
-    """Where a plain Newton step overshoots from one corner to another."""
+    """Cases where a plain Newton step overshoots from one corner to another."""
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(200, classes, classes, generator=generator, dtype=F64)
     covariance = root @ root.mT * (scale / classes)
@@ -186,7 +186,7 @@ def test_independent_logits_may_be_given_in_either_shape():
     torch.testing.assert_close(
         bounds.monte_carlo(mean, full, labels, noise),
         bounds.monte_carlo(mean, variance, labels, noise),
-        # The factorisation adds a millionth of the variance.
+        # The factorisation adds 1e-6 of the variance.
         atol=1e-5,
         rtol=0,
     )
@@ -199,7 +199,7 @@ def test_independent_logits_may_be_given_in_either_shape():
 
 @pytest.mark.parametrize(("classes", "scale", "rank"), [(4, 1.0, 4), (10, 2.0, 10), (4, 4.0, 2)])
 def test_dependent_logits_against_sampling(classes, scale, rank):
-    """Tilted is below the truth and above Jensen; variances alone would claim too much."""
+    """Tilted is below the truth and above Jensen; variances alone would exceed the truth."""
     mean, covariance, labels = correlated(3, classes, scale, rank, seed=7)
     root = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(classes, dtype=F64))
     noise = antithetic_noise(200_000, (1, classes), seed=0)
@@ -214,7 +214,7 @@ def test_dependent_logits_against_sampling(classes, scale, rank):
 
 
 def test_variances_alone_give_no_bound_for_dependent_logits():
-    """Logits that move against each other: the bound of their variances is above the truth."""
+    """For anticorrelated logits, the bound computed from variances exceeds the truth."""
     direction = torch.tensor([1.0, -1.0], dtype=F64)
     covariance = 4 * torch.outer(direction, direction)[None]
     mean, label = torch.zeros(1, 2, dtype=F64), torch.tensor([0])
@@ -231,7 +231,7 @@ def test_quadrature_is_for_two_classes():
 
 
 def test_detached_tilt_gives_the_total_derivative():
-    """At the best tilt its own movement does not count: finite differences see the same slope."""
+    """At the best tilt, the derivative through the tilt vanishes: finite differences agree."""
     mean, variance, labels = moments(rows=1, scale=5.0)
     variance.requires_grad_()
 
@@ -246,7 +246,7 @@ def test_detached_tilt_gives_the_total_derivative():
         change[0, c] = step
         with torch.no_grad():
             difference = (value(variance + change) - value(variance - change)) / (2 * step)
-        # Central differences: error of order step² = 1e-10, plus rounding 1e-16/1e-5.
+        # Central differences: an error of order step² = 1e-10, plus rounding of 1e-16/1e-5.
         assert slope[0, c].item() == pytest.approx(difference.item(), abs=1e-8)
 
 
@@ -255,7 +255,7 @@ def test_two_classes_by_quadrature_and_by_sampling():
     noise = antithetic_noise(200_000, (5, 2), seed=3)
     sampled = bounds.monte_carlo(mean, variance, labels, noise)
     exact = bounds.gauss_hermite(mean, variance, labels)
-    # A log-sigmoid is 1-Lipschitz in the difference, whose deviation is at most √8.
+    # A log-sigmoid is 1-Lipschitz in the difference, whose standard deviation is at most √8.
     torch.testing.assert_close(sampled, exact, atol=6 * 8**0.5 / 200_000**0.5, rtol=0)
 
 

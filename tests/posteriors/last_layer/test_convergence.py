@@ -34,7 +34,7 @@ def direct_scores(chains):
 
 
 def direct_rhat(chains):
-    """Gelman and Rubin's ratio of [M, L] chains, sum by sum."""
+    """Return Gelman and Rubin's ratio of [M, L] chains by direct sums."""
     length = chains.shape[1]
     within = np.mean([chain.var(ddof=1) for chain in chains])
     between = np.var([chain.mean() for chain in chains], ddof=1)
@@ -42,14 +42,14 @@ def direct_rhat(chains):
 
 
 def direct_ess(chains):
-    """Geyer's initial monotone sequence of [M, L] chains, lag by lag."""
+    """Return the ESS of [M, L] chains by Geyer's initial monotone sequence, lag by lag."""
     count, length = chains.shape
     centred = chains - chains.mean(1, keepdims=True)
     within = centred.var(1, ddof=1).mean()
     total = (length - 1) / length * within + chains.mean(1).var(ddof=1)
     rho = []
     for lag in range(length):
-        # Pyro, as Stan once did, divides each lag by its own number of pairs.
+        # Pyro, like earlier versions of Stan, divides each lag by its own number of pairs.
         pairs = [(c[lag:] * c[: length - lag]).sum() / (length - lag) for c in centred]
         rho.append(1 - (within - np.mean(pairs)) / total)
     rho[0] = 1.0
@@ -65,22 +65,22 @@ def direct_ess(chains):
 def test_both_numbers_against_direct_sums(length):
     draws = autoregressive(0.5, chains=3, length=length)
     draws = torch.cat([draws, draws.exp(), draws.round()], dim=2)  # skewed, and with ties
-    found = [convergence(draws[..., [k]]) for k in range(3)]
+    results = [convergence(draws[..., [k]]) for k in range(3)]
     half = length // 2
     chains = draws.numpy()
-    for k, one in enumerate(found):
+    for k, result in enumerate(results):
         split = np.concatenate([chains[:, :half, k], chains[:, -half:, k]])
         scores = direct_scores(split)
         # Torch's median is the lower of the two middle values.
         middle = np.sort(split.ravel())[(split.size - 1) // 2]
         folded = direct_scores(np.abs(split - middle))
         rhat = max(direct_rhat(scores), direct_rhat(folded))
-        # Normal quantiles of two libraries, and a Fourier transform against sums.
-        assert one.max_rhat == pytest.approx(rhat, abs=1e-9)
-        assert one.min_ess == pytest.approx(direct_ess(scores), rel=1e-6)
+        # Normal quantiles come from two libraries, and a Fourier transform is compared with sums.
+        assert result.max_rhat == pytest.approx(rhat, abs=1e-9)
+        assert result.min_ess == pytest.approx(direct_ess(scores), rel=1e-6)
     worst = convergence(draws)
-    assert worst.max_rhat == pytest.approx(max(one.max_rhat for one in found), abs=1e-12)
-    assert worst.min_ess == pytest.approx(min(one.min_ess for one in found), abs=1e-9)
+    assert worst.max_rhat == pytest.approx(max(result.max_rhat for result in results), abs=1e-12)
+    assert worst.min_ess == pytest.approx(min(result.min_ess for result in results), abs=1e-9)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
@@ -107,8 +107,8 @@ def test_a_chain_that_drifts_is_seen_alone():
 
 
 def test_swinging_chains_count_more_than_their_draws_but_not_without_limit():
-    found = convergence(autoregressive(-0.9)).min_ess
-    assert 8000 < found <= 8000 * math.log10(8000) * (1 + 1e-12)
+    min_ess = convergence(autoregressive(-0.9)).min_ess
+    assert 8000 < min_ess <= 8000 * math.log10(8000) * (1 + 1e-12)
 
 
 def test_any_monotone_change_of_scale_is_the_same():
@@ -133,7 +133,7 @@ def test_many_quantities_in_parts_make_no_difference(monkeypatch):
     whole = convergence(draws)
     monkeypatch.setattr("bayeslora.posteriors.last_layer.nuts.chains._CHUNK", 200)
     parts = convergence(draws)
-    # Transforms of other shapes round differently.
+    # Transforms of different shapes round differently.
     assert parts.max_rhat == pytest.approx(whole.max_rhat, abs=1e-12)
     assert parts.min_ess == pytest.approx(whole.min_ess, rel=1e-12)
 

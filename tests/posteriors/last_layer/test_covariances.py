@@ -16,7 +16,7 @@ CLASSES, SIZE, RANK = 3, 5, 2
 
 
 def free(family, seed=0):
-    """Random free parameters of a family, float64."""
+    """Return random free parameters of a family in float64."""
     generator = torch.Generator().manual_seed(seed)
     start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
     return {
@@ -33,56 +33,56 @@ def covariance(family, seed=0):
     if family == "eigenbasis":
         drawn = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=F64)
         return Eigenbasis(covariance("diagonal", seed).std, torch.linalg.qr(drawn)[0])
-    found = free(family, seed)
-    return from_free(family, found)
+    parameters = free(family, seed)
+    return from_free(family, parameters)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_have_the_covariance_of_the_weights(family, monkeypatch):
     features = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(1), dtype=F64)
-    given = covariance(family)
-    weights = matrix(given).view(CLASSES, SIZE, CLASSES, SIZE)
+    cov = covariance(family)
+    weights = matrix(cov).view(CLASSES, SIZE, CLASSES, SIZE)
     expected = torch.einsum("ni,cidj,nj->ncd", features, weights, features)
     monkeypatch.setattr(
         "bayeslora.posteriors.last_layer.vbll.triangular.row_slices",
         partial(row_slices, most=3 * CLASSES * CLASSES * SIZE),
     )
-    found = given.of_logits(features)
+    logit_covariance = cov.of_logits(features)
     if family != "full":
-        # Different classes are independent.
+        # Classes are independent.
         assert (expected - expected.diagonal(dim1=1, dim2=2).diag_embed()).abs().max() < 1e-14
-        found = torch.diag_embed(found)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    assert given.of_logits(features[:0]).shape == (0, *given.of_logits(features).shape[1:])
+        logit_covariance = torch.diag_embed(logit_covariance)
+    torch.testing.assert_close(logit_covariance, expected, atol=1e-12, rtol=0)
+    assert cov.of_logits(features[:0]).shape == (0, *cov.of_logits(features).shape[1:])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_covariance_comes_back_from_its_tensors_and_its_free_parameters(family):
-    given = covariance(family)
-    tensors = given.tensors()
+    cov = covariance(family)
+    tensors = cov.tensors()
     assert {name: tuple(item.shape) for name, item in tensors.items()} == families.FAMILIES[
         family
     ].shapes(CLASSES, SIZE, RANK)
     torch.testing.assert_close(
-        matrix(families.FAMILIES[family].of_tensors(tensors, CLASSES)), matrix(given)
+        matrix(families.FAMILIES[family].of_tensors(tensors, CLASSES)), matrix(cov)
     )
-    torch.testing.assert_close(matrix(given.double()), matrix(given))
+    torch.testing.assert_close(matrix(cov.double()), matrix(cov))
     if family not in TRAINABLE:
         with pytest.raises(TypeError, match=family):
-            given.to_free()
+            cov.to_free()
         return
-    again = given.to_free()
+    again = cov.to_free()
     back = from_free(family, again)
-    torch.testing.assert_close(matrix(back), matrix(given))
+    torch.testing.assert_close(matrix(back), matrix(cov))
     assert back.name == family
 
 
 @pytest.mark.parametrize("family", TRAINABLE)
 def test_deviations_are_multiplied_and_correlations_stay(family):
-    found = free(family)
-    before = matrix(from_free(family, found))
-    families.TRAINABLE[family].shift_log_std(found["spread"], found.get("factor"), 0.7)
-    after = matrix(from_free(family, found))
+    parameters = free(family)
+    before = matrix(from_free(family, parameters))
+    families.TRAINABLE[family].shift_log_std(parameters["spread"], parameters.get("factor"), 0.7)
+    after = matrix(from_free(family, parameters))
     torch.testing.assert_close(
         after, before * torch.tensor(1.4, dtype=F64).exp(), rtol=1e-6, atol=0
     )
@@ -91,11 +91,11 @@ def test_deviations_are_multiplied_and_correlations_stay(family):
 @pytest.mark.parametrize("family", TRAINABLE)
 def test_training_starts_with_one_deviation(family):
     start = families.TRAINABLE[family].free_start(CLASSES, SIZE, RANK, -0.5)
-    found = matrix(from_free(family, start))
+    initial = matrix(from_free(family, start))
     expected = torch.tensor(-1.0).exp() * torch.eye(CLASSES * SIZE)
-    # The directions of a low rank start at a tenth of the deviations, not at zero.
+    # The low-rank directions start at a tenth of the standard deviations, not at zero.
     tolerance = 0.1 if family == "low_rank" else 1e-6
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(initial, expected, atol=tolerance, rtol=0)
 
 
 def test_triangles_and_their_free_parameters():

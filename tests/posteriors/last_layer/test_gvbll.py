@@ -42,29 +42,29 @@ def fitted(config=FIXED, rows=60, size=3, classes=3, seed=0, validation=None):
 
 
 def covariance(head):
-    """Σ [d, d], column by column through distances: uᵀΣ⁻¹v by the parallelogram law."""
+    """Return Σ [d, d] from distances: uᵀΣ⁻¹v follows from the parallelogram law."""
     eye = torch.eye(head.gaussian.means.shape[1], dtype=F64)
     return torch.linalg.inv(head.gaussian.whitened(eye) @ head.gaussian.whitened(eye).T)
 
 
 def posterior(head):
-    """q(μ) of every class, as dense Gaussians."""
+    """Return q(μ) of each class as dense Gaussians."""
     spread = 1 / (head.counts + head.config.prior_rows)
     return MultivariateNormal(head.gaussian.means, spread[:, None, None] * covariance(head))
 
 
 class Laws:
-    """What a generative layer obeys in another way than a linear one."""
+    """Laws that a generative layer satisfies differently from a linear layer."""
 
     def test_no_samples_is_the_mean(self, head, rows):
-        """`num_samples=0` is the closed form, and so are the probabilities with draws."""
+        """`num_samples=0` uses the closed form, as do the probabilities with draws."""
         logits = head.predict(rows)
         certain = link_probabilities(logits.at_mean(), num_samples=0).probs
         assert torch.equal(certain, logits.exact.softmax(1))
         assert torch.equal(link_probabilities(logits).probs, certain)
 
     def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
-        """A squared distance has no scale to be linear in, but far is far."""
+        """Squared distances do not scale linearly, but distant features remain more uncertain."""
         away = rows.map(lambda values: 100 * values)
         near, far = head.predict(rows), head.predict(away)
         assert (far.variance.sum(1) > near.variance.sum(1)).all()
@@ -74,8 +74,8 @@ class Laws:
 
 class TestGVBLL(Laws, LastLayerLaws):
     config = GVBLL(num_samples=500)
-    # Squared distances of some 10 have deviations of 1 under q: 500 draws leave 0.05 of a mean and
-    # a share of 0.1 of a variance, at one deviation each.
+    # Squared distances near 10 have a deviation of 1 under q: 500 draws leave 0.05 of a mean and
+    # 10 % of a variance, at one standard error each.
     noise = 0.3
 
 
@@ -85,22 +85,22 @@ class TestFixedGVBLL(Laws, LastLayerLaws):
 
 
 def test_means_have_their_conjugate_posterior():
-    """By the normal equations of each class in d dimensions; only rounding differs."""
+    """Compare with the normal equations of each class in d dimensions; only rounding differs."""
     head, features, labels = fitted()
     sigma, kappa = covariance(head), head.config.prior_rows
     precision, centre = torch.linalg.inv(sigma), features.mean(0)
-    for number, found in enumerate(posterior(head).mean):
+    for number, mean in enumerate(posterior(head).mean):
         rows = features[labels == number]
         total = (len(rows) + kappa) * precision
         expected = torch.linalg.solve(total, precision @ (rows.sum(0) + kappa * centre))
-        assert_close(found, expected, atol=1e-12, rtol=0)
+        assert_close(mean, expected, atol=1e-12, rtol=0)
         assert_close(
             posterior(head).covariance_matrix[number], torch.linalg.inv(total), atol=1e-12, rtol=0
         )
 
 
 def test_no_other_gaussian_has_a_higher_elbo():
-    """The gradient of E_q log p(Φ | y, μ) − KL vanishes at q, whatever Σ is."""
+    """The gradient of E_q log p(Φ | y, μ) − KL vanishes at q for any Σ."""
     head, features, labels = fitted()
     sigma, q = covariance(head), posterior(head)
     mean = q.mean.clone().requires_grad_()
@@ -111,12 +111,12 @@ def test_no_other_gaussian_has_a_higher_elbo():
     traces = torch.einsum("cij,ij->c", moved.covariance_matrix, torch.linalg.inv(sigma))
     elbo = likelihood - 0.5 * (head.counts * traces).sum() - kl_divergence(moved, prior).sum()
     for gradient in torch.autograd.grad(elbo, [mean, root]):
-        # Entries of the lower triangle are of size n / σ, some hundreds: rounding alone is left.
+        # Entries of the lower triangle are of size n / σ, a few hundred: only rounding is left.
         assert gradient.tril().abs().max() < 1e-9
 
 
 def test_the_scatter_maximises_the_evidence():
-    """Rows of a class, with its mean integrated out, are jointly Gaussian: I + 11ᵀ/κ times Σ."""
+    """With the mean integrated out, rows of a class are jointly Gaussian: I + 11ᵀ/κ times Σ."""
     features, labels = toy(rows=20, size=3, classes=2)
     kappa = 2.0
     scatter = Scatter.of(features, labels, 2, kappa)
@@ -132,13 +132,13 @@ def test_the_scatter_maximises_the_evidence():
         )
         evidence = evidence + joint.log_prob(rows.flatten())
     (gradient,) = torch.autograd.grad(evidence, sigma)
-    # Its two terms are of size N Σ⁻¹, about 100.
+    # The two terms are of size N Σ⁻¹, about 100.
     assert gradient.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("shrinkage", [0.1, 0.7, 1.0])
 def test_covariance_is_that_of_shrunk_discriminant_analysis(shrinkage):
-    """With next to no prior on the means, scikit-learn's is the same."""
+    """With a nearly flat prior on the means, scikit-learn gives the same covariance."""
     config = GVBLL(shrinkage=shrinkage, inflation=1.0, prior_rows=1e-12)
     for rows in (60, 8):
         head, features, labels = fitted(config, rows, size=10, classes=2)
@@ -153,7 +153,7 @@ def test_covariance_is_that_of_shrunk_discriminant_analysis(shrinkage):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_prediction_is_the_integral_over_the_means(size):
-    """By the trapezoid rule on ± 8 deviations, whose error for Gaussians is below 1e-12."""
+    """The trapezoid rule on ± 8 deviations has an error below 1e-12 for Gaussians."""
     head, features, _ = fitted(size=size, classes=2)
     rows, q = features[:5], posterior(head)
     line = torch.linspace(-8, 8, 81, dtype=F64)
@@ -184,7 +184,7 @@ def test_the_density_integrates_to_one():
 
 
 def joint_under_draws(head, rows, draws, seed=0):
-    """log p(c, φ | μ) [S, N, C] for draws of the means from q."""
+    """Return log p(c, φ | μ) [S, N, C] for draws of the means from q."""
     torch.manual_seed(seed)
     means = posterior(head).sample((draws,))
     likelihood = MultivariateNormal(torch.zeros(rows.shape[1], dtype=F64), covariance(head))
@@ -192,10 +192,10 @@ def joint_under_draws(head, rows, draws, seed=0):
 
 
 def test_draws_are_of_the_means_given_the_row():
-    """Draws from q, weighted by p(φ | μ), are the same posterior: softmax and entropy agree.
+    """Draws from q weighted by p(φ | μ) give the same posterior: softmax and entropy agree.
 
-    Few rows and a wide prior make the weights matter: 0.05 at most in the entropies. 40,000 draws
-    of probabilities and entropies, all below 1.1, err by 0.003 at one deviation.
+    With few rows and a wide prior the weights matter, by up to 0.05 in the entropies. With
+    40,000 draws, probabilities and entropies, all below 1.1, have a standard error of 0.003.
     """
     config = GVBLL(shrinkage=0.3, inflation=1.0, prior_rows=0.1)
     head, features, _ = fitted(config, rows=6, size=3)
@@ -214,16 +214,16 @@ def test_draws_are_of_the_means_given_the_row():
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_squared_distances_under_draws_have_their_moments(size):
-    """For a class that a row is surely not of: mean D + s d, variance s (4 D + 2 s d) of D."""
+    """For a class the row does not belong to, D has mean D + s d and variance s (4 D + 2 s d)."""
     distances = torch.tensor([[0.0, 300.0]], dtype=F64)
     spread = torch.tensor([0.1, 0.2], dtype=F64)
     shares = torch.full((2,), -math.log(2), dtype=F64)
     rows = Distances(distances, spread, shares, size)
-    found = -2 * (draw_logits(rows, 20_000, 0)[:, 0, 1] + math.log(2))
+    sampled = -2 * (draw_logits(rows, 20_000, 0)[:, 0, 1] + math.log(2))
     mean, variance = 300 + 0.2 * size, 0.2 * (4 * 300 + 2 * 0.2 * size)
-    # Antithetic pairs make the mean nearly exact; the variance errs by 1 % at one deviation.
-    assert float(found.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / 20_000))
-    assert float(found.var()) == pytest.approx(variance, rel=0.05)
+    # Antithetic pairs make the mean nearly exact; the variance has a standard error of 1 %.
+    assert float(sampled.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / 20_000))
+    assert float(sampled.var()) == pytest.approx(variance, rel=0.05)
 
 
 def test_rows_are_drawn_in_chunks(monkeypatch):
@@ -234,7 +234,7 @@ def test_rows_are_drawn_in_chunks(monkeypatch):
 
 
 def test_label_bound_is_below_the_sampled_log_likelihood():
-    """By 20,000 draws from q, and by less the more rows there are."""
+    """Compare with 20,000 draws from q; the gap shrinks with the number of rows."""
     gaps = []
     for count in (9, 90, 900):
         head, features, labels = fitted(rows=count, size=3)
@@ -252,18 +252,20 @@ def test_label_bound_is_below_the_sampled_log_likelihood():
     st.integers(0, 1000), st.sampled_from([(7, 12), (40, 6)]), st.floats(0.01, 100), st.booleans()
 )
 def test_rotated_and_scaled_features_are_the_same_problem(seed, shape, factor, chosen):
-    """Density changes by the volume alone, for fewer rows than features and for more."""
+    """Only the volume changes the density, with fewer rows than features and with more."""
     rows, size = shape
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=F64))[0]
     features, labels = toy(rows, size, 2, seed)
-    held, held_labels = toy(20, size, 2, seed + 1)
+    held_out, held_out_labels = toy(20, size, 2, seed + 1)
     config = GVBLL(num_samples=10) if chosen else FIXED
     outcomes = []
     for change in (torch.eye(size, dtype=F64), factor * rotation):
         head = build_head(config, size, 2)
-        head.fit(Features(features @ change, labels), Features(held @ change, held_labels))
-        outcomes.append((head.report()["inflation"], head.predict(Features(held @ change)).exact))
+        head.fit(Features(features @ change, labels), Features(held_out @ change, held_out_labels))
+        outcomes.append(
+            (head.report()["inflation"], head.predict(Features(held_out @ change)).exact)
+        )
     (first, before), (second, after) = outcomes
     # The search for the inflation stops within 1e-4 of its logarithm.
     loose = 1e-2 if chosen else 1e-7
@@ -275,22 +277,22 @@ def test_rotated_and_scaled_features_are_the_same_problem(seed, shape, factor, c
 def test_no_class_is_special():
     order = torch.tensor([2, 0, 1])
     features, labels = toy(60, 5, 3)
-    held, held_labels = toy(30, 5, 3, seed=1)
+    held_out, held_out_labels = toy(30, 5, 3, seed=1)
     first, second = build_head(GVBLL(), 5, 3), build_head(GVBLL(), 5, 3)
-    first.fit(Features(features, labels), Features(held, held_labels))
-    second.fit(Features(features, order[labels]), Features(held, order[held_labels]))
-    found = second.predict(Features(held)).exact[:, order]
-    assert_close(found, first.predict(Features(held)).exact, atol=1e-8, rtol=0)
+    first.fit(Features(features, labels), Features(held_out, held_out_labels))
+    second.fit(Features(features, order[labels]), Features(held_out, order[held_out_labels]))
+    reordered = second.predict(Features(held_out)).exact[:, order]
+    assert_close(reordered, first.predict(Features(held_out)).exact, atol=1e-8, rtol=0)
 
 
 def test_chosen_numbers_have_the_lowest_validation_nll():
-    """No member of the grid, with any of 60 inflations, does better; the search is that fine."""
-    train, held = toy(40, 12, 3), toy(60, 12, 3, seed=1)
+    """No grid point, with any of 60 inflations, scores better than the search."""
+    train, held_out = toy(40, 12, 3), toy(60, 12, 3, seed=1)
 
     def score(config):
         head = build_head(config, 12, 3)
-        head.fit(Features(*train), Features(*held))
-        return nll(head.predict(Features(held[0])).exact.softmax(1), held[1]), head.report()
+        head.fit(Features(*train), Features(*held_out))
+        return nll(head.predict(Features(held_out[0])).exact.softmax(1), held_out[1]), head.report()
 
     best, report = score(GVBLL())
     inflations = torch.logspace(-1, 3, 60, dtype=F64).tolist()
@@ -304,8 +306,8 @@ def test_chosen_numbers_have_the_lowest_validation_nll():
 
 
 def test_rows_without_validation_are_cross_validated():
-    """Every class is in every fold, also where rows are sorted; the choice is close to that of many
-    validation rows."""
+    """Every fold has every class, even for sorted rows, and the choice is close to the choice of
+    many validation rows."""
     features, labels = toy(100, 4, 5)
     order = labels.argsort(stable=True)
     parts = _folds(Features(features[order], labels[order]), 5, 1.0)
@@ -315,26 +317,26 @@ def test_rows_without_validation_are_cross_validated():
     alone, helped = build_head(GVBLL(), 12, 3), build_head(GVBLL(), 12, 3)
     alone.fit(Features(*train))
     helped.fit(Features(*train), Features(train[0], train[1]))
-    # Rows that were fitted to look better separated than they are.
+    # Fitted rows look better separated than they are.
     assert alone.report()["inflation"] > helped.report()["inflation"]
 
 
 def test_data_of_the_model_need_no_inflation():
-    """2,000 rows of isotropic clusters: the Gaussian is right, and so is its word."""
-    train, held = toy(2000, 4, 3), toy(2000, 4, 3)
+    """For 2,000 rows of isotropic clusters the Gaussian model is correct and calibrated."""
+    train, held_out = toy(2000, 4, 3), toy(2000, 4, 3)
     train = (train[0][:1000], train[1][:1000])
     head = build_head(GVBLL(), 4, 3)
-    head.fit(Features(*train), Features(held[0][1000:], held[1][1000:]))
+    head.fit(Features(*train), Features(held_out[0][1000:], held_out[1][1000:]))
     assert 0.7 < head.report()["inflation"] < 1.4
 
 
 def test_a_constant_feature_changes_nothing():
-    """A bias column has no variance; it adds a constant to the density and nothing else."""
+    """A bias column has no variance and only adds a constant to the density."""
     features, labels = toy(60, 5, 3)
     longer = torch.cat([features, torch.ones(60, 1, dtype=F64)], 1)
     plain = build_head(GVBLL(shrinkage=0.5, inflation=2.0), 5, 3)
     plain.fit(Features(features, labels))
-    # The mean variance t is 5/6 of what it was: ρ and a that give the same Σ in the other five.
+    # The mean variance t shrinks to 5/6: choose ρ and a to keep Σ in the other five dimensions.
     shrinkage = 1 / (1 + 5 / 6)
     biased = build_head(GVBLL(shrinkage, inflation=2.0 * 0.5 / (1 - shrinkage)), 6, 3)
     biased.fit(Features(longer, labels))
@@ -366,7 +368,7 @@ def test_before_a_fit_it_is_the_softmax_layer():
 
 
 def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_right():
-    """The NLL is next to zero over a power of ten; what it cannot tell is not taken for certain."""
+    """The NLL is nearly zero over a power of ten; of equal values the least certain is chosen."""
     train = toy(60, 4, 2, separation=200.0)
     head = build_head(GVBLL(), 4, 2)
     head.fit(Features(*train), Features(*train))
@@ -375,7 +377,7 @@ def test_rows_without_a_mistake_choose_the_largest_inflation_that_keeps_them_rig
 
 
 def test_an_inflation_at_the_edge_is_said(caplog):
-    """Labels that are always wrong are explained best by features that say nothing."""
+    """Labels that are always wrong are best explained by uninformative features."""
     features, labels = toy(60, 4, 2)
     head = build_head(GVBLL(), 4, 2)
     with caplog.at_level(logging.WARNING):

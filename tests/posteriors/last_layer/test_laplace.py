@@ -45,13 +45,13 @@ def fitted(structure, rows=30, size=4, classes=3, precision=0.7):
 
 
 def jacobian(features, classes):
-    """J = I ⊗ φᵀ, [N, C, C d], with the weights in row-major order."""
+    """Return J = I ⊗ φᵀ, [N, C, C d], with the weights in row-major order."""
     eye = torch.eye(classes, dtype=F64)
     return torch.einsum("cd,ni->ncdi", eye, features).reshape(len(features), classes, -1)
 
 
 def hessian(features, weights):
-    """Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n, materialised."""
+    """Return Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n as a dense matrix."""
     probs = (features @ weights.T).softmax(1)
     lambdas = probs.diag_embed() - probs[:, :, None] * probs[:, None, :]
     full = jacobian(features, probs.shape[1])
@@ -59,7 +59,7 @@ def hessian(features, weights):
 
 
 def brute_force(structure, features, weights, precision, other):
-    """Logit covariances [M, C, C] and log|H + δI| from dense matrices."""
+    """Return logit covariances [M, C, C] and log|H + δI| from dense matrices."""
     rows, classes = len(features), len(weights)
     dense = hessian(features, weights)
     if structure == "diag":
@@ -118,8 +118,8 @@ def test_kron_is_full_for_one_row(classes):
 def test_the_common_shift_keeps_the_prior_variance(structure):
     head, _, _ = fitted(structure)
     other = toy(rows=5, seed=5)[0]
-    ones = torch.ones(3, dtype=F64) / math.sqrt(3)
-    along = ones @ head.predict(Features(other)).covariance @ ones
+    direction = torch.ones(3, dtype=F64) / math.sqrt(3)
+    along = direction @ head.predict(Features(other)).covariance @ direction
     torch.testing.assert_close(along, other.square().sum(1) / 0.7, atol=1e-10, rtol=0)
 
 
@@ -166,7 +166,7 @@ def test_twice_the_data_halve_the_data_dominated_variance():
         head.set_mean(weight())
         head.fit(Features(features.repeat(copies, 1), labels.repeat(copies)))
         variances.append(contrasts.T @ head.predict(Features(other)).covariance @ contrasts)
-    # The prior still holds about δ / curvature = 1e-6 of each.
+    # The prior still accounts for about δ / curvature = 1e-6 of each.
     scale = variances[0].abs().max().item()
     torch.testing.assert_close(variances[1], variances[0] / 2, atol=1e-5 * scale, rtol=0)
 
@@ -237,13 +237,15 @@ def test_validation_chooses_a_better_precision_than_the_default():
     from bayeslora.posteriors.scores import nll
 
     features, labels = toy(rows=60)
-    held = toy(rows=200, seed=8)
+    validation = toy(rows=200, seed=8)
     scores = {}
     for precision in ("validation", 1e-3, 1.0):
         head = build_head(Laplace(prior_precision=precision), 4, 3).double()
         head.set_mean(5 * weight())
-        head.fit(Features(features, labels), Features(*held))
-        scores[precision] = nll(link_probabilities(head.predict(Features(held[0]))).probs, held[1])
+        head.fit(Features(features, labels), Features(*validation))
+        scores[precision] = nll(
+            link_probabilities(head.predict(Features(validation[0]))).probs, validation[1]
+        )
     assert scores["validation"] == min(scores.values())
 
 
@@ -281,8 +283,8 @@ def test_a_loaded_curvature_forgets_the_inverse_of_another():
     first, second = (FullCurvature(4, 3, 4) for _ in range(2))
     first.fit(features, probs)
     second.fit(3 * features, probs)
-    for one in (first, second):
-        one.covariance(features, 2.0), one.log_determinant(2.0)
+    for curvature in (first, second):
+        curvature.covariance(features, 2.0), curvature.log_determinant(2.0)
     first.load_state_dict(second.state_dict())
     assert torch.equal(first.covariance(features, 2.0), second.covariance(features, 2.0))
     assert first.log_determinant(2.0) == second.log_determinant(2.0)

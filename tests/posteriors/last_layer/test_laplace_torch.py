@@ -16,7 +16,7 @@ F64 = torch.float64
 
 
 class Classifier(nn.Module):
-    """A linear head behind a fixed non-linearity, so that there is a last layer to find."""
+    """A linear head behind a fixed non-linearity, so that laplace-torch finds a last layer."""
 
     def __init__(self, head):
         super().__init__()
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
 @pytest.fixture(scope="module")
 def laplace_class():
     with warnings.catch_warnings():
-        # The import itself compiles torch.jit scripts, which torch has deprecated.
+        # Importing it compiles torch.jit scripts, which PyTorch has deprecated.
         warnings.simplefilter("ignore")
         laplace = pytest.importorskip("laplace")
     return laplace.Laplace
@@ -39,10 +39,10 @@ def laplace_class():
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("structure", "batch_size"),
-    # Their Kronecker factors depend on the batch size: one batch is the textbook case.
+    # Their Kronecker factors depend on the batch size; a single batch is the textbook case.
     [("full", 40), ("full", 2), ("diag", 40), ("diag", 2), ("kron", 40)],
 )
-# Fewer rows than features: ours then works in the row space of the features, theirs does not.
+# With fewer rows than features, ours works in the row space of the features, theirs does not.
 @pytest.mark.parametrize(("rows", "size"), [(40, 5), (4, 10)])
 def test_covariance_and_evidence_agree(laplace_class, structure, batch_size, rows, size):
     features, labels = toy(rows=rows, size=size, classes=3)

@@ -1,4 +1,4 @@
-"""The laws of last-layer posteriors, for each of ours."""
+"""The laws of last-layer posteriors, checked for each posterior of the package."""
 
 import pytest
 
@@ -11,14 +11,14 @@ from bayeslora.testing.toy import toy
 
 
 def default_heads():
-    """Return a posterior for each class of heads, as it is by default; the first is a point.
+    """Return the default posterior of each head class; the first is a point estimate.
 
-    Two state tolerances of their own in `test_gvbll.py` and `test_nuts_laws.py`.
+    GVBLL and NUTS have their own tolerances in `test_gvbll.py` and `test_nuts_laws.py`.
     """
-    found = {}
+    by_head = {}
     for posterior in POSTERIORS.values():
-        found.setdefault(posterior.make_head, posterior)
-    return [one for one in found.values() if one not in (GVBLL, NUTS)]
+        by_head.setdefault(posterior.make_head, posterior)
+    return [posterior for posterior in by_head.values() if posterior not in (GVBLL, NUTS)]
 
 
 for _posterior in default_heads():
@@ -67,7 +67,7 @@ class TestDiagLaplace(LastLayerLaws):
 @pytest.mark.parametrize("num_train", [0, -3, None])
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
-    """It divides the prior's part of the loss."""
+    """The number of rows divides the prior term of the loss."""
     features, labels = toy()
     head = build_head(POSTERIORS[posterior](), 4, 3)
     with pytest.raises(InputError, match=f"num_train .*got {num_train}"):

@@ -1,8 +1,8 @@
-"""One last layer over the classes of several tasks is one last layer a task.
+"""A last layer over the classes of several tasks equals a separate last layer per task.
 
-Rows of a task have `ABSENT` as the known logit of the other tasks' classes, so that the likelihood
-is a product over tasks. Under a prior that is independent between classes, the oracle is a head a
-task, fitted to its rows alone, in float64.
+Rows of a task have `ABSENT` as the known logit of the other tasks' classes, so the likelihood is a
+product over tasks. With a prior that is independent between classes, the oracle is one head per
+task, fitted to its own rows in float64.
 """
 
 from dataclasses import replace
@@ -35,7 +35,7 @@ FAMILIES = ("dense", "diagonal")
 
 
 def rows(seed=0):
-    """Rows of both tasks, labelled among all classes, in float64."""
+    """Return rows of both tasks in float64, with labels among all classes."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(len(SIZES) * ROWS, WIDTH, generator=generator, dtype=torch.float64)
     weight = torch.randn(
@@ -49,10 +49,10 @@ def rows(seed=0):
     return Features(states, labels, known)
 
 
-def polished(covariance, bound, num_classes, given):
-    """The optimum of the evidence lower bound, to more digits than a head asks for."""
+def polished(covariance, bound, num_classes, features):
+    """Return the optimum of the evidence lower bound to more digits than a head needs."""
     return polish(
-        given,
+        features,
         num_classes,
         prior_variance=1.5,
         bound=bound,
@@ -62,26 +62,26 @@ def polished(covariance, bound, num_classes, given):
     )
 
 
-def of_task(task, given):
-    own = given.take(slice(task * ROWS, (task + 1) * ROWS))
+def of_task(task, features):
+    own = features.take(slice(task * ROWS, (task + 1) * ROWS))
     return Features(own.values, own.labels - OF_TASK[task].start)
 
 
-def fitted(config, num_classes, given):
+def fitted(config, num_classes, features):
     head = build_head(config, WIDTH, num_classes).double()
     if hasattr(head, "solve"):
-        head.solve(given)
-    head.fit(given)
+        head.solve(features)
+    head.fit(features)
     return head
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_it_has_the_weights_and_predictions_of_a_head_for_each_task(name):
-    given = rows()
-    head = fitted(POSTERIORS[name], CLASSES, given)
-    whole = head.predict(given)
+    features = rows()
+    head = fitted(POSTERIORS[name], CLASSES, features)
+    whole = head.predict(features)
     for task, own in enumerate(OF_TASK):
-        part = of_task(task, given)
+        part = of_task(task, features)
         alone = fitted(POSTERIORS[name], SIZES[task], part)
         torch.testing.assert_close(
             head.mean_weight[own].double(), alone.mean_weight.double(), atol=1e-5, rtol=1e-5
@@ -96,12 +96,12 @@ def test_it_has_the_weights_and_predictions_of_a_head_for_each_task(name):
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, bound):
-    given = rows()
-    whole = polished(covariance, bound, CLASSES, given)
-    mean, variance = whole.moments(given)
+    features = rows()
+    whole = polished(covariance, bound, CLASSES, features)
+    mean, variance = whole.moments(features)
     elbo = 0.0
     for task, own in enumerate(OF_TASK):
-        part = of_task(task, given)
+        part = of_task(task, features)
         alone = polished(covariance, bound, SIZES[task], part)
         elbo += alone.elbo[-1]
         torch.testing.assert_close(whole.mean[own], alone.mean, atol=1e-5, rtol=1e-5)
@@ -122,32 +122,32 @@ def test_a_variational_one_has_the_optimum_of_one_for_each_task(covariance, boun
     ids=str,
 )
 def test_its_objective_is_the_mean_of_theirs_by_rows(config):
-    """The KL counts once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
-    given = rows(1)
+    """The KL is counted once: KL / N = Σ_t (N_t / N) KL_t / N_t."""
+    features = rows(1)
     head = build_head(config, WIDTH, CLASSES).double()
     weight = torch.randn(CLASSES, WIDTH, dtype=torch.float64, generator=torch.Generator())
     head.set_mean(weight)
-    found = head.loss(given, len(given))
-    torch.autograd.backward(found)
+    loss = head.loss(features, len(features))
+    torch.autograd.backward(loss)
     gradient = next(head.parameters()).grad
     total = 0.0
     for task, own in enumerate(OF_TASK):
-        own_rows = of_task(task, given)
+        own_rows = of_task(task, features)
         alone = build_head(config, WIDTH, SIZES[task]).double()
         alone.set_mean(weight[own])
-        part = alone.loss(own_rows, ROWS) * ROWS / len(given)
+        part = alone.loss(own_rows, ROWS) * ROWS / len(features)
         torch.autograd.backward(part)
         total += float(part.detach())
         torch.testing.assert_close(gradient[own], next(alone.parameters()).grad)
-    assert float(found.detach()) == pytest.approx(total, rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-12)
 
 
 def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
-    given = rows(2)
+    features = rows(2)
     config = VBLL(prior_scale="empirical-bayes", polish_mean="refit")
-    head = fitted(config, CLASSES, given)
+    head = fitted(config, CLASSES, features)
     alone = [
-        fitted(config, SIZES[task], of_task(task, given)).report()["prior_scale"]
+        fitted(config, SIZES[task], of_task(task, features)).report()["prior_scale"]
         for task in range(len(SIZES))
     ]
     assert min(alone) < head.report()["prior_scale"] < max(alone)
@@ -156,13 +156,13 @@ def test_a_prior_scale_that_is_learnt_is_one_for_all_tasks():
 @pytest.mark.parametrize("link", ["mc", "probit", "bridge"])
 @pytest.mark.parametrize("shape", ["variances", "covariances"])
 def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
-    given = rows(3)
+    features = rows(3)
     generator = torch.Generator().manual_seed(3)
-    root = torch.randn(len(given), CLASSES, CLASSES, generator=generator, dtype=torch.float64)
+    root = torch.randn(len(features), CLASSES, CLASSES, generator=generator, dtype=torch.float64)
     covariance = root @ root.mT / CLASSES
     if shape == "variances":
         covariance = covariance.diagonal(dim1=-2, dim2=-1)
-    mean = given.values[:, :CLASSES] + given.known
+    mean = features.values[:, :CLASSES] + features.known
     probs = link_probabilities(GaussianLogits(mean, covariance), link, num_samples=20_000).probs
     for task, own in enumerate(OF_TASK):
         some = slice(task * ROWS, (task + 1) * ROWS)
@@ -170,7 +170,7 @@ def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
         among = among if among.ndim == 2 else among[:, :, own]
         alone = GaussianLogits(mean[some, own], among)
         expected = link_probabilities(alone, link, num_samples=20_000).probs
-        # The draws are others: 20,000 of a number in [0, 1] have a standard error below 0.004.
+        # The draws differ: a mean of 20,000 numbers in [0, 1] has a standard error below 0.004.
         atol = 0.02 if link == "mc" else 1e-12
         torch.testing.assert_close(probs[some, own], expected, atol=atol, rtol=0)
         assert float(probs[some].sum()) == pytest.approx(ROWS)
@@ -185,14 +185,14 @@ def test_links_are_those_of_the_classes_that_a_row_has(link, shape):
     ids=["gvbll", "prototypes"],
 )
 def test_what_held_out_rows_choose_is_best_among_the_classes_of_their_task(free, name):
-    held = rows(5)
+    held_out = rows(5)
 
     def loss(config):
         head = build_head(config, WIDTH, CLASSES).double()
-        head.fit(rows(4), held)
-        probs = link_probabilities(head.predict(held)).probs
-        return nll(probs, held.labels), head.report()[name]
+        head.fit(rows(4), held_out)
+        probs = link_probabilities(head.predict(held_out)).probs
+        return nll(probs, held_out.labels), head.report()[name]
 
-    found, chosen = loss(free)
+    lowest, chosen = loss(free)
     for factor in (0.8, 1.25):
-        assert found < loss(replace(free, **{name: factor * chosen}))[0]
+        assert lowest < loss(replace(free, **{name: factor * chosen}))[0]

@@ -18,7 +18,7 @@ TAU = 2.0
 
 
 def trained_map(features, labels, classes):
-    """The MAP weights, by L-BFGS on the head's own loss."""
+    """Return the MAP weights, fitted by L-BFGS on the head's own loss."""
     head = build_head(MAP(prior_scale=TAU), features.shape[1], classes).double()
     optimiser = torch.optim.LBFGS(
         head.parameters(), max_iter=200, tolerance_change=1e-14, line_search_fn="strong_wolfe"
@@ -49,7 +49,7 @@ FULL = VBLL(prior_scale=TAU, polish_bound="tilted", covariance="full")
 
 
 def test_two_classes_two_features_against_a_grid():
-    """Two classes depend on θ_1 − θ_0 ~ N(0, 2τ²I) alone, which a 400 x 400 grid integrates."""
+    """Two classes only depend on θ_1 − θ_0 ~ N(0, 2τ²I), integrated on a 400 x 400 grid."""
     features, labels = toy(rows=40, size=2, classes=2, seed=1)
     other = toy(rows=25, size=2, classes=2, seed=2)[0]
     axis = torch.linspace(-10, 10, 400, dtype=F64)
@@ -69,12 +69,12 @@ def test_two_classes_two_features_against_a_grid():
     assert gaps["la"] < 0.02
     assert gaps["km"] < 0.03
     assert gaps["km"] < gaps["jensen"]
-    # The best Gaussian differs from the posterior by its skewness alone.
+    # The best Gaussian differs from the posterior only in skewness.
     assert max(gaps["full"], gaps["gh"]) < 0.02
 
 
 def hamiltonian_draws(features, labels, *, chains=1000, rounds=40, leaps=8, size=0.2):
-    """Return [chains, C, d] draws from the posterior: the ends of chains that run side by side."""
+    """Return [chains, C, d] draws from the posterior: the final states of parallel chains."""
     classes = int(labels.max()) + 1
     generator = torch.Generator().manual_seed(0)
     targets = torch.nn.functional.one_hot(labels, classes).to(F64)
@@ -109,14 +109,14 @@ def hamiltonian_draws(features, labels, *, chains=1000, rounds=40, leaps=8, size
 
 
 def contrasts(logits):
-    """Logits relative to the row's mean, which is all that softmax sees."""
+    """Return logits relative to the row's mean, which determine the softmax."""
     return logits - logits.mean(-1, keepdim=True)
 
 
 def importance_sample(features, labels, num_draws=200_000, freedom=6.0):
-    """Draws [S, C, d] from a heavy-tailed proposal around the mode, and their weights [S].
+    """Return draws [S, C, d] from a heavy-tailed proposal around the mode, and their weights [S].
 
-    A normal divided by the root of a chi-square makes a multivariate t with the mode's curvature.
+    A normal divided by the root of a chi-square is a multivariate t with the mode's curvature.
     """
     classes, size = int(labels.max()) + 1, features.shape[1]
 
@@ -142,16 +142,17 @@ def importance_sample(features, labels, num_draws=200_000, freedom=6.0):
 
 @pytest.fixture(scope="module")
 def sample():
-    """Rows, and draws from the posterior with their weights."""
+    """Return rows, and draws from the posterior with their weights."""
     features, labels = toy(rows=40, size=2, classes=3, seed=3)
     return features, labels, *importance_sample(features, labels)
 
 
 @pytest.fixture(scope="module")
 def truth(sample):
-    """Rows, other rows that reach further out, and what is true of these.
+    """Return rows, other rows further out, and the reference values of the latter.
 
-    Probabilities [N, C] and epistemic uncertainty [N] under the posterior, by importance sampling.
+    The values are probabilities [N, C] and epistemic uncertainty [N] under the posterior, computed
+    by importance sampling.
     """
     features, labels, weights, shares = sample
     other = 1.5 * toy(rows=200, size=2, classes=3, seed=4)[0]
@@ -162,18 +163,18 @@ def truth(sample):
 
 
 def distances(logits, truth):
-    """Total variation, mean over rows, and the ratio of epistemic uncertainty, of all rows."""
+    """Return the mean total variation and the ratio of epistemic uncertainty over all rows."""
     _, _, _, probs, information = truth
-    found = link_probabilities(logits, num_samples=20_000)
-    apart = 0.5 * (found.probs - probs).abs().sum(1).mean()
-    return float(apart), float(found.epistemic.sum() / information.sum())
+    predicted = link_probabilities(logits, num_samples=20_000)
+    apart = 0.5 * (predicted.probs - probs).abs().sum(1).mean()
+    return float(apart), float(predicted.epistemic.sum() / information.sum())
 
 
 def test_chains_sample_the_same_posterior(truth):
     features, labels, other, probs, _ = truth
     weights = hamiltonian_draws(features, labels)
     sampled = torch.einsum("nd,scd->snc", other, weights).softmax(-1)
-    # 1,000 independent draws of probabilities with a deviation below 0.36.
+    # 1,000 independent draws of probabilities with a standard deviation below 0.36.
     assert (sampled.mean(0) - probs).abs().max() < 3.5 * 0.36 / math.sqrt(len(weights))
 
 
@@ -185,7 +186,7 @@ def test_chains_sample_the_same_posterior(truth):
     ],
 )
 def test_every_family_and_bound_against_the_true_posterior(truth, family, bound):
-    """Jensen's bound makes covariances too small; those that see no other class, a little large."""
+    """Jensen's bound gives too small covariances; independent classes, slightly too large."""
     features, labels, other, *_ = truth
     config = VBLL(prior_scale=TAU, polish_bound=bound, covariance=family, rank=1)
     apart, ratio = distances(fitted(config, features, labels, 3).predict(Features(other)), truth)
@@ -215,9 +216,9 @@ def test_laplace_against_the_true_posterior_and_what_would_be_wrong(truth):
 
 
 def test_moments_against_importance_sampling(sample):
-    """Full covariances see what classes share; Knowles-Minka is nearer than Jensen."""
+    """Full covariances capture what classes share; Knowles-Minka is closer than Jensen."""
     features, labels, weights, shares = sample
-    # So many effective draws leave a hundredth of a deviation, and of a log variance.
+    # This many effective draws leave an error of 0.01 deviations, and of 0.01 in a log variance.
     assert 1 / shares.square().sum() > 100_000
     logits = contrasts(torch.einsum("nd,scd->snc", features, weights))
     mean = torch.einsum("s,snc->nc", shares, logits)
@@ -229,14 +230,14 @@ def test_moments_against_importance_sampling(sample):
         predicted = fitted(config, features, labels, 3).predict(Features(features))
         covariance = predicted.covariance
         full = covariance if covariance.ndim == 3 else covariance.diag_embed()
-        found = (centre @ full @ centre).diagonal(dim1=1, dim2=2)
-        spread[name] = (found / variance).log().abs().mean().item()
+        predicted_variance = (centre @ full @ centre).diagonal(dim1=1, dim2=2)
+        spread[name] = (predicted_variance / variance).log().abs().mean().item()
         gap = (contrasts(predicted.mean) - mean).abs() / variance.sqrt()
         shift[name] = gap.mean().item()
     assert spread["la"] < 0.15
     assert max(spread["full"], spread["km"]) < 0.2
     assert spread["jensen"] > 3 * spread["km"]
-    # The mode is a skewed posterior's, and the best Gaussian has its mean.
+    # The posterior is skewed: its mode differs from its mean, which the best Gaussian matches.
     assert shift["full"] < 0.02
     assert 3 * shift["full"] < shift["km"] < shift["jensen"] < 0.35
     assert shift["km"] < shift["la"] < 0.35

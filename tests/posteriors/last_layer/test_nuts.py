@@ -1,4 +1,4 @@
-"""Markov chains against quadrature, each other and the approximations that they judge."""
+"""Markov chains against quadrature, each other and the approximations they validate."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ def fitted(features, labels, classes=3, seed=0, **options):
 
 
 def on_grid(features, labels):
-    """Grid points [G, d] of θ_1 − θ_0 ~ N(0, 2τ²I) for two classes, and their weights [G]."""
+    """Return grid points [G, d] of θ_1 − θ_0 ~ N(0, 2τ²I) for two classes, and weights [G]."""
     size = features.shape[1]
     axis = torch.linspace(-12, 12, 4001 if size == 1 else 401, dtype=F64)
     grid = torch.cartesian_prod(*[axis] * size).reshape(-1, size)
@@ -51,14 +51,14 @@ def test_two_classes_against_a_grid(size, kernel):
     samples = head.predict(Features(other)).samples
     effective = min(head.report()["min_ess"], 1000)
     assert effective > 150
-    # Five standard errors of a mean, and of a variance that is near that of a normal.
-    found = samples[..., 1] - samples[..., 0]
+    # Five standard errors of a mean, and of the variance of a nearly normal variable.
+    differences = samples[..., 1] - samples[..., 0]
     exact = grid @ other.T
     mean = weights @ exact
     variance = weights @ (exact - mean).square()
     error = 5 / math.sqrt(effective)
-    assert ((found.mean(0) - mean).abs() < error * variance.sqrt()).all()
-    assert ((found.var(0) / variance - 1).abs() < error * math.sqrt(2)).all()
+    assert ((differences.mean(0) - mean).abs() < error * variance.sqrt()).all()
+    assert ((differences.var(0) / variance - 1).abs() < error * math.sqrt(2)).all()
     probs = exact.sigmoid()
     expected = weights @ probs
     spread = (weights @ (probs - expected).square()).sqrt()
@@ -72,7 +72,7 @@ def total_variation(first, second):
 
 @pytest.fixture(scope="module")
 def reference():
-    """A N = 150, d = 3, C = 3 problem with rows to predict and its posterior by NUTS."""
+    """Return a problem (N = 150, d = 3, C = 3), rows to predict and the posterior by NUTS."""
     features, labels = toy(rows=150, size=3, seed=5)
     other = toy(rows=60, size=3, seed=6)[0]
     head = fitted(features, labels, num_warmup=100, num_samples=400)
@@ -82,8 +82,8 @@ def reference():
 def test_both_kernels_agree(reference):
     features, labels, other, head = reference
     second = fitted(features, labels, seed=7, kernel="hmc", num_warmup=100, num_samples=400)
-    pair = [link_probabilities(one.predict(Features(other))) for one in (head, second)]
-    # Probabilities vary by about 0.05 over the posterior, and some 500 draws are effective.
+    pair = [link_probabilities(model.predict(Features(other))) for model in (head, second)]
+    # Probabilities vary by about 0.05 over the posterior, with about 500 effective draws.
     assert total_variation(pair[0].probs, pair[1].probs) < 0.01
     ratio = pair[0].epistemic.mean() / pair[1].epistemic.mean()
     assert ratio.item() == pytest.approx(1, abs=0.1)
@@ -99,14 +99,16 @@ def test_approximations_come_close_where_rows_are_many(reference, config):
     approximate = build_head(config, 3, 3)
     approximate.set_mean(head.mean_weight)
     approximate.fit(Features(features, labels))
-    found, exact = (link_probabilities(one.predict(Features(other))) for one in (approximate, head))
-    assert total_variation(found.probs, exact.probs) < 0.02
-    # Both are unimodal with 50 rows a class: their spread is right to within a third.
-    assert 0.67 < (found.epistemic.mean() / exact.epistemic.mean()).item() < 1.5
+    estimate, exact = (
+        link_probabilities(model.predict(Features(other))) for model in (approximate, head)
+    )
+    assert total_variation(estimate.probs, exact.probs) < 0.02
+    # Both are unimodal with 50 rows per class: their spread agrees to within a third.
+    assert 0.67 < (estimate.epistemic.mean() / exact.epistemic.mean()).item() < 1.5
 
 
 def test_what_no_row_speaks_of_keeps_the_prior():
-    """Of 4 rows in 6 dimensions, and of the shift that all classes share."""
+    """Directions outside 4 rows in 6 dimensions, and the shift common to all classes."""
     features, labels = toy(rows=4, size=6, seed=3)
     head = fitted(features, labels, kernel="hmc", num_warmup=100, num_samples=500)
     basis = torch.linalg.qr(features.T)[0]
@@ -114,7 +116,7 @@ def test_what_no_row_speaks_of_keeps_the_prior():
     outside = row - row @ basis @ basis.T
     variance = TAU**2 * outside.square().sum()
     logits = head.predict(Features(outside))
-    # 1,000 independent draws of each of three logits: 4.5 % a standard error of a variance.
+    # 1,000 independent draws of each of three logits: the standard error of a variance is 4.5 %.
     torch.testing.assert_close(logits.variance[0], variance.expand(3), rtol=0.2, atol=0)
     covariance = logits.covariance[0]
     assert (covariance - covariance.diag().diag()).abs().max() < 0.2 * variance
@@ -132,7 +134,7 @@ def test_the_mode_is_stationary_and_the_scale_is_near_that_of_the_posterior():
     assert z.grad.abs().max() < 1e-3
     hessian = torch.autograd.functional.hessian(target.potential, torch.zeros_like(target.mode))
     values = torch.linalg.eigvalsh(hessian.reshape(8, 8))
-    # Unwhitened, the largest is 40 times the smallest.
+    # Without whitening, the largest is 40 times the smallest.
     assert values[0] > 0.25
     assert values[-1] < 4
 
@@ -144,9 +146,9 @@ def test_the_potential_is_the_negative_log_posterior():
     weights = target.class_weights(z)
     direct = torch.stack(
         [
-            torch.nn.functional.cross_entropy(features @ one.T, labels, reduction="sum")
-            + 0.125 * one.square().sum()
-            for one in weights
+            torch.nn.functional.cross_entropy(features @ weight.T, labels, reduction="sum")
+            + 0.125 * weight.square().sum()
+            for weight in weights
         ]
     )
     torch.testing.assert_close(target.potential(z), direct, atol=1e-10, rtol=0)
@@ -177,7 +179,7 @@ def test_draws_are_thinned_and_progress_is_told():
     head.fit(Features(features, labels))
     assert head.draws.shape == (10, 3, 4)
     assert sum(steps) == head.fit_steps == 100
-    # Evenly over both chains.
+    # Spread evenly over both chains.
     whole = fitted(features, labels, **QUICK)
     assert torch.equal(head.draws, whole.draws[::4])
 
@@ -196,7 +198,7 @@ def test_comparing_epochs_takes_no_chains(monkeypatch):
     stand_in = head.predict(Features(features))
     head.fit(Features(features, labels))
     exact = head.predict(Features(features))
-    gap = total_variation(*(link_probabilities(one).probs for one in (stand_in, exact)))
+    gap = total_variation(*(link_probabilities(logits).probs for logits in (stand_in, exact)))
     assert gap < 0.03
 
 

@@ -1,4 +1,4 @@
-"""The laws of last-layer posteriors for Markov chains, as far as chains of a second can show."""
+"""The laws of last-layer posteriors for Markov chains, as far as one-second chains can show."""
 
 import copy
 import functools
@@ -10,7 +10,7 @@ from bayeslora.testing.last_layer import LastLayerLaws
 class TestNUTS(LastLayerLaws):
     config = NUTS(kernel="hmc", num_chains=4, num_warmup=100, num_samples=250)
     # Logits of these rows have posterior deviations of about 1.5, and four chains of 250 draws
-    # some 400 effective ones: means err by 0.08 each and variances by 7 %, at one deviation.
+    # have about 400 effective draws: standard errors are 0.08 for means and 7 % for variances.
     noise = 0.3
 
     def fitted(self, rows=60):

@@ -1,4 +1,4 @@
-"""Priors of the last layer that are centred elsewhere than at zero."""
+"""Last-layer priors with a non-zero mean."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_the_closed_form_is_the_optimum_of_the_bound_around_its_prior(count, cov
     expected = centre() + PRIOR_VARIANCE * slope.T @ features
     torch.testing.assert_close(fitted.mean, expected, atol=1e-4, rtol=1e-4)
     if covariance == "diagonal":
-        # The bound itself, by a library's KL.
+        # The bound itself, with the KL of PyTorch.
         blocks = torch.diag_embed(fitted.covariance().of_logits(torch.eye(SIZE, dtype=F64)).T)
         prior = MultivariateNormal(centre(), PRIOR_VARIANCE * torch.eye(SIZE, dtype=F64))
         kl = kl_divergence(MultivariateNormal(fitted.mean, blocks), prior).sum()
@@ -101,12 +101,12 @@ def test_training_is_drawn_to_the_prior_mean(config):
     head, other = (build_head(config, SIZE, CLASSES) for _ in range(2))
     head.set_prior_mean(centre())
     other.set_mean(centre())
-    found = head.loss(Features(features.float(), labels), 40) - other.loss(
+    difference = head.loss(Features(features.float(), labels), 40) - other.loss(
         Features(features.float(), labels), 40
     )
     variance = head.training_prior_scale**2 if isinstance(config, VBLL) else config.prior_scale**2
     expected = -0.5 * float(centre().square().sum()) / variance / 40
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert difference.item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("config", [VBLL(), MAP(), Laplace(), MLE(), NUTS()])
@@ -130,14 +130,14 @@ def test_a_fit_around_a_prior_mean_survives_saving(config):
     head.fit(Features(features.float(), labels), choose_prior=not isinstance(config, NUTS))
     again = build_head(config, SIZE, CLASSES, extra=head.extra_config())
     again.load_state_dict(head.state_dict())
-    found, expected = again.predict(Features(features)), head.predict(Features(features))
+    actual, expected = again.predict(Features(features)), head.predict(Features(features))
     for name, value in vars(expected).items():
-        assert value is None or torch.equal(getattr(found, name), value)
+        assert value is None or torch.equal(getattr(actual, name), value)
     assert again.extra_config() == head.extra_config()
 
 
 def test_the_evidence_of_laplace_is_that_of_its_prior():
-    """Against quadrature over both weights of a problem with so many rows that it is Gaussian."""
+    """Compare with quadrature over both weights; with many rows the posterior is Gaussian."""
     draw = torch.Generator().manual_seed(0)
     features = 0.5 + torch.rand(400, 1, generator=draw, dtype=F64)
     labels = torch.bernoulli(torch.sigmoid(2 * features[:, 0] - 1.5), generator=draw).long()
@@ -156,7 +156,7 @@ def test_the_evidence_of_laplace_is_that_of_its_prior():
     head.set_prior_mean(where[:, None])
     head.set_mean(points[values.argmax()][:, None])
     head.fit(Features(features, labels))
-    # The approximation is off by O(1 / 400) nats, the mode by the grid's 0.005.
+    # The approximation is off by O(1 / 400) nats, and the mode by 0.005 due to the grid.
     assert float(head.log_evidence) * 400 == pytest.approx(exact, abs=0.02)
 
 
@@ -172,7 +172,9 @@ def test_chains_see_the_energy_of_their_prior(count):
     logits = features @ (centre() + apart).transpose(1, 2)
     losses = torch.stack([cross_entropy(item, labels, reduction="sum") for item in logits])
     expected = losses + 0.5 * precision * apart.square().sum((1, 2))
-    found = target.potential(z)
-    torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-9, rtol=1e-9)
-    # The start of the chains is the mode.
-    assert float(target.potential(z * 0)[0]) <= float(found.min())
+    potential = target.potential(z)
+    torch.testing.assert_close(
+        potential - potential[0], expected - expected[0], atol=1e-9, rtol=1e-9
+    )
+    # The chains start at the mode.
+    assert float(target.potential(z * 0)[0]) <= float(potential.min())

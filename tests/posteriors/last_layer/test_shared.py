@@ -1,8 +1,7 @@
-"""Last layers of options, and logits that are known beforehand.
+"""Last layers of options, and logits known in advance.
 
-The oracle of most tests: options with features e_c ⊗ ψ make the shared weight vector the weights of
-all classes, one after the other, so that every last layer of options must give what the one of
-classes gives.
+Most tests use this oracle: with options of features e_c ⊗ ψ, the shared weight vector concatenates
+the weights of all classes, so each last layer of options must match the last layer of classes.
 """
 
 import math
@@ -81,34 +80,36 @@ def test_options_of_a_kind_are_classes(posterior):
     classes.fit(rows)
     options = fitted(posterior, as_options(rows))
     new = class_rows(1)
-    expected, found = classes.predict(new), options.predict(as_options(new))
-    torch.testing.assert_close(found.mean, expected.mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.spread, expected.spread, atol=1e-4, rtol=1e-4)
-    for one in ("prior_scale", "log_evidence"):
-        if one in classes.report():
-            assert options.report()[one] == pytest.approx(classes.report()[one], rel=1e-3)
+    expected, actual = classes.predict(new), options.predict(as_options(new))
+    torch.testing.assert_close(actual.mean, expected.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual.spread, expected.spread, atol=1e-4, rtol=1e-4)
+    for key in ("prior_scale", "log_evidence"):
+        if key in classes.report():
+            assert options.report()[key] == pytest.approx(classes.report()[key], rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", ["2", "empirical-bayes"])
 def test_the_variational_fit_of_options_is_the_full_one_of_classes(scale):
     rows = class_rows()
-    said = f"prior_scale={scale},polish_bound=tilted,bound=tilted"
+    settings = f"prior_scale={scale},polish_bound=tilted,bound=tilted"
     classes = build_head(
-        resolve_posterior(f"vbll:{said},covariance=full,training_covariance=full"), SIZE, OPTIONS
+        resolve_posterior(f"vbll:{settings},covariance=full,training_covariance=full"),
+        SIZE,
+        OPTIONS,
     )
     classes.fit(rows)
-    options = fitted(f"vbll:{said},covariance=dense", as_options(rows))
+    options = fitted(f"vbll:{settings},covariance=dense", as_options(rows))
     new = class_rows(1)
-    expected, found = classes.predict(new), options.predict(as_options(new))
-    # The optimum is found to a relative 1e-6 of the bound; moments there are right to its root.
-    torch.testing.assert_close(found.mean, expected.mean, atol=5e-3, rtol=5e-3)
-    torch.testing.assert_close(found.covariance, expected.covariance, atol=5e-3, rtol=5e-3)
+    expected, actual = classes.predict(new), options.predict(as_options(new))
+    # The bound is optimal to a relative 1e-6, so moments are accurate to the square root of that.
+    torch.testing.assert_close(actual.mean, expected.mean, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(actual.covariance, expected.covariance, atol=5e-3, rtol=5e-3)
     assert options.report()["elbo"] == pytest.approx(classes.report()["elbo"], abs=1e-5)
 
 
 @pytest.mark.parametrize("covariance", ["dense", "diagonal"])
 def test_the_variational_fit_is_stationary(covariance):
-    """The gradient of the bound, written out here, vanishes in means and covariance."""
+    """The gradient of the explicit bound with respect to means and covariance vanishes."""
     rows = options_rows()
     head = fitted(f"vbll:prior_scale=1.5,covariance={covariance}", rows)
     states, labels = rows.values.double(), rows.labels
@@ -169,7 +170,7 @@ def test_the_curvature_of_options_is_the_hessian(prior):
 
 
 def test_the_chains_sample_the_posterior_of_options():
-    """Against quadrature in one dimension: means and deviations within three Monte Carlo errors."""
+    """Means and deviations match 1-d quadrature within three Monte Carlo errors."""
     rows = options_rows(size=1, rows=12)
     head = fitted("nuts:num_chains=2,num_warmup=100,num_samples=500", rows)
     grid = torch.linspace(-12, 12, 4001).double()
@@ -194,9 +195,9 @@ def test_the_energy_of_options_is_the_posteriors():
     logits = offset + torch.einsum("ncd,sd->snc", states, weights)
     nll = -logits.log_softmax(-1)[:, torch.arange(ROWS), labels].sum(-1)
     expected = nll + 0.4 * weights.square().sum(-1)
-    # Up to a constant: the offsets of the labels.
-    found = target.potential(z)
-    torch.testing.assert_close(found - found[0], expected - expected[0])
+    # Equal up to a constant, the offsets of the labels.
+    potential = target.potential(z)
+    torch.testing.assert_close(potential - potential[0], expected - expected[0])
 
 
 POSTERIORS = ["mle", "map", "temperature", "laplace", "laplace:structure=diag", "vbll"]
@@ -212,12 +213,12 @@ def test_an_absent_option_is_as_if_it_were_not_there(posterior):
     absent = torch.zeros(ROWS, OPTIONS, dtype=torch.bool)
     absent[:, 2] = True
     wide = with_known(torch.where(absent[..., None], 7.0, rows.values), ~absent)
-    expected, found = (link_probabilities(head.predict(f), num_samples=64) for f in (two, wide))
-    assert found.probs[:, 2].abs().max() == 0
+    expected, actual = (link_probabilities(head.predict(f), num_samples=64) for f in (two, wide))
+    assert actual.probs[:, 2].abs().max() == 0
     exact = not isinstance(head.predict(two), GaussianLogits) or head.predict(two).is_point
-    # Draws of a Gaussian of two logits are other draws than those of three.
+    # Gaussian draws of two logits differ from those of three.
     atol = 1e-9 if exact else 0.05
-    torch.testing.assert_close(found.probs[:, :2], expected.probs, atol=atol, rtol=0)
+    torch.testing.assert_close(actual.probs[:, :2], expected.probs, atol=atol, rtol=0)
     spread = head.predict(wide).spread_of(~absent)
     torch.testing.assert_close(spread, head.predict(two).spread, atol=1e-7, rtol=1e-6)
 
@@ -229,9 +230,9 @@ def test_options_have_no_order(posterior):
     head = fitted(posterior, rows)
     turned = rows.map(lambda part: part[:, order])
     moved = fitted(posterior, replace(turned, labels=torch.argsort(order)[rows.labels]))
-    expected, found = head.predict(rows).mean[:, order], moved.predict(turned).mean
-    loose = posterior.startswith("nuts")  # its start is the same, the rounding is not
-    torch.testing.assert_close(found, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
+    expected, actual = head.predict(rows).mean[:, order], moved.predict(turned).mean
+    loose = posterior.startswith("nuts")  # same start, different rounding
+    torch.testing.assert_close(actual, expected, atol=2.0 if loose else 2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS + CHAINS)
@@ -241,8 +242,8 @@ def test_what_a_fit_of_options_stores_gives_it_back(posterior):
     again = shared_head(posterior, extra=head.extra_config())
     again.load_state_dict(head.state_dict())
     for name in ("mean", "covariance"):
-        found, expected = (getattr(one.predict(rows), name) for one in (again, head))
-        assert torch.equal(found, expected)
+        actual, expected = (getattr(model.predict(rows), name) for model in (again, head))
+        assert torch.equal(actual, expected)
 
 
 def test_gradients_of_the_training_reach_options():
@@ -294,13 +295,13 @@ def test_a_class_that_a_row_lacks_has_no_share(posterior):
     head.fit(rows)
     probs = link_probabilities(head.predict(rows), num_samples=64).probs
     assert probs[known < 0].abs().max() == 0
-    if posterior != "mle":  # which is sure where classes can be told apart
+    if posterior != "mle":  # confident where classes are separable
         assert (probs[known == 0] > 0).all()
     torch.testing.assert_close(probs.sum(1), torch.ones(ROWS).double())
 
 
 def test_known_logits_are_part_of_the_loss():
-    """At the optimum of a MAP head whose rows lack a class, autograd finds no gradient."""
+    """At the optimum of a MAP head whose rows lack a class, the gradient is zero."""
     known, labelled = torch.zeros(ROWS, OPTIONS), class_rows()
     known[torch.arange(ROWS), (labelled.labels + 1) % OPTIONS] = ABSENT
     rows = replace(labelled, known=known)
@@ -329,12 +330,12 @@ def test_the_spread_of_what_is_present_is_that_of_fewer_logits():
     root = torch.randn(5, 4, 4, generator=draw).double()
     mean, cov = torch.randn(5, 4, generator=draw).double(), root @ root.mT
     present = torch.tensor([True, True, False, True]).expand(5, -1)
-    kept = present[0].nonzero().ravel()
-    fewer = GaussianLogits(mean[:, kept], cov[:, kept][:, :, kept])
+    indices = present[0].nonzero().ravel()
+    fewer = GaussianLogits(mean[:, indices], cov[:, indices][:, :, indices])
     torch.testing.assert_close(GaussianLogits(mean, cov).spread_of(present), fewer.spread)
     variance = cov.diagonal(dim1=-2, dim2=-1)
-    fewer = GaussianLogits(mean[:, kept], variance[:, kept])
+    fewer = GaussianLogits(mean[:, indices], variance[:, indices])
     torch.testing.assert_close(GaussianLogits(mean, variance).spread_of(present), fewer.spread)
     samples = torch.randn(7, 5, 4, generator=draw).double()
-    fewer = SampledLogits(samples[..., kept])
+    fewer = SampledLogits(samples[..., indices])
     torch.testing.assert_close(SampledLogits(samples).spread_of(present), fewer.spread)

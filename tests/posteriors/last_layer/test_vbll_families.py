@@ -1,8 +1,8 @@
-"""The diagonal and low-rank fits against the optimum that a generic optimiser finds, float64.
+"""The diagonal and low-rank fits against the optimum of a generic optimiser, in float64.
 
-The reference shares nothing with the package: the covariance of all weights is one dense matrix
-[C d, C d], the KL is that of torch.distributions, the bounds are written out, and the inner
-parameters of Knowles and Minka's are further unknowns, since any value of them gives a bound.
+The reference shares no code with the package: the covariance of all weights is one dense matrix
+[C d, C d], torch.distributions computes the KL, the bounds are explicit, and the inner parameters
+of Knowles and Minka's bound are optimised as well, since any value of them gives a bound.
 """
 
 import numpy as np
@@ -21,12 +21,12 @@ CLASSES, SIZE, PRIOR_VARIANCE = 3, 4, 4.0
 
 
 def shapes(family, rank, rows):
-    found = {"mean": (CLASSES, SIZE), "log_std": (CLASSES, SIZE), "inner": (rows, CLASSES)}
-    return found | ({"factor": (CLASSES, SIZE, rank)} if family == "low_rank" else {})
+    common = {"mean": (CLASSES, SIZE), "log_std": (CLASSES, SIZE), "inner": (rows, CLASSES)}
+    return common | ({"factor": (CLASSES, SIZE, rank)} if family == "low_rank" else {})
 
 
 def dense(parts):
-    """The covariance of all weights, class after class."""
+    """Return the covariance of all weights, ordered by class."""
     blocks = [torch.diag(item) for item in (2 * parts["log_std"]).exp()]
     if "factor" in parts:
         blocks = [block + F @ F.T for block, F in zip(blocks, parts["factor"], strict=True)]
@@ -34,7 +34,7 @@ def dense(parts):
 
 
 def design_of(features):
-    """I ⊗ φᵀ of every row, [N, C, C d]."""
+    """Return I ⊗ φᵀ of each row, [N, C, C d]."""
     return torch.stack([torch.kron(torch.eye(CLASSES, dtype=F64), row) for row in features])
 
 
@@ -51,7 +51,7 @@ def elbo(parts, design, labels, bound):
 
 
 def optimum(family, rank, data, bound):
-    """Return the ELBO and the parts that quasi-Newton steps end at, from a random start."""
+    """Return the ELBO and the parameters of a quasi-Newton fit from a random start."""
     features, labels = data
     design = design_of(features)
     known = shapes(family, rank, len(labels))
@@ -62,21 +62,21 @@ def optimum(family, rank, data, bound):
         return {key: item.view(known[key]) for key, item in zip(known, items, strict=True)}
 
     def objective(flat):
-        given = torch.tensor(flat, dtype=F64, requires_grad=True)
-        value = -elbo(parts_of(given), design, labels, bound)
+        parameters = torch.tensor(flat, dtype=F64, requires_grad=True)
+        value = -elbo(parts_of(parameters), design, labels, bound)
         value.backward()
-        return value.item(), given.grad.numpy()
+        return value.item(), parameters.grad.numpy()
 
     start = 0.3 * np.random.default_rng(0).standard_normal(sum(sizes))
     options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-14, "gtol": 1e-7}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    return -found.fun, parts_of(torch.tensor(found.x, dtype=F64))
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    return -solution.fun, parts_of(torch.tensor(solution.x, dtype=F64))
 
 
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka"])
 @pytest.mark.parametrize("family", ["diagonal", "low_rank"])
 def test_the_fit_is_the_optimum_over_explicit_parameters(family, bound):
-    """Values to 1e-6 nats; moments, along which an optimum is flat, to 1e-4 of numbers near 1."""
+    """Values agree to 1e-6 nats; moments, where the optimum is flat, to 1e-4 of values near 1."""
     features, labels = toy(rows=15, size=SIZE, classes=CLASSES)
     options = {"bound": bound, "covariance": family, "rank": 1, "tolerance": 1e-10}
     fitted = polish(Features(features, labels), CLASSES, prior_variance=PRIOR_VARIANCE, **options)
@@ -85,5 +85,5 @@ def test_the_fit_is_the_optimum_over_explicit_parameters(family, bound):
     torch.testing.assert_close(fitted.mean, parts["mean"], atol=1e-4, rtol=0)
     expected = dense(parts)
     torch.testing.assert_close(matrix(fitted.covariance()), expected, atol=1e-4, rtol=0)
-    # The direction is there to be found: without it the tolerance would not see the family.
+    # The low-rank direction exists; without it the tolerance would hide the family.
     assert (expected - torch.diag(expected.diagonal())).abs().max() > 0.05 or family == "diagonal"

@@ -1,4 +1,4 @@
-"""The VBLL head while it trains, and what `fit` leaves behind."""
+"""The VBLL head during training, and its state after `fit`."""
 
 import logging
 import subprocess
@@ -55,7 +55,7 @@ def test_loss_is_the_bound_plus_the_kl_a_row(covariance, bound):
     made = head(classes=classes, mean_sq_norm=2.0, **options)
     kl = kl_to_prior(made.mean, made.covariance, 9.0 / 2.0)
     expected = -bounds.CLOSED_FORM[bound](*moments(made, features), labels).mean() + kl / 1000
-    # The oracle multiplies the triangle out and factorises it again.
+    # The oracle multiplies out the triangle and factorises it again.
     torch.testing.assert_close(
         made.loss(Features(features, labels), 1000), expected, rtol=1e-5, atol=0
     )
@@ -100,8 +100,8 @@ def test_gradients_through_pyro_are_those_of_the_formula(covariance):
     bound = bounds.CLOSED_FORM[bound_for(covariance)]
     formula = -bound(*moments(made, features), labels).mean()
     formula = formula + kl_to_prior(made.mean, made.covariance, made.prior_variance) / 60
-    for one, other in zip(ours, torch.autograd.grad(formula, parameters), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    for actual, expected in zip(ours, torch.autograd.grad(formula, parameters), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_enters_the_parameter_store():
@@ -126,9 +126,9 @@ def test_doubled_data_keep_the_likelihood_and_halve_the_kl():
     features, labels = toy()
     made = head()
     kl = kl_to_prior(made.mean, made.covariance, made.prior_variance)
-    one = made.loss(Features(features, labels), 60)
-    two = made.loss(Features(features.repeat(2, 1), labels.repeat(2)), 120)
-    torch.testing.assert_close(one - two, kl / 120)
+    single = made.loss(Features(features, labels), 60)
+    doubled = made.loss(Features(features.repeat(2, 1), labels.repeat(2)), 120)
+    torch.testing.assert_close(single - doubled, kl / 120)
 
 
 @pytest.mark.parametrize("bound", ["jensen", "knowles_minka", "mc"])
@@ -174,8 +174,8 @@ def test_training_starts_at_zero_means_and_narrow_logits(mean_sq_norm):
         made = build_head(config, 4, 3, mean_sq_norm=mean_sq_norm)
         logits = made.predict(Features(features))
         assert not logits.mean.any()
-        # Standard deviation 0.1 at the mean square norm, in float32 parameters; the directions of
-        # a low rank add a hundredth of it each.
+        # Standard deviation 0.1 at the mean square norm, in float32 parameters; each low-rank
+        # direction adds a hundredth of it.
         slack = 0.25 if covariance == "low_rank" else 1e-5
         assert logits.variance.mean().item() == pytest.approx(0.01, rel=slack)
 
@@ -255,19 +255,19 @@ def test_fit_takes_the_configured_covariance(covariance):
     assert made.fitted_scale.shape == shape
     assert (made.fitted_factor is None) == (covariance != "low_rank")
     assert (made.fitted_basis is None) == (covariance != "eigenbasis")
-    # Of triangles nothing above the diagonal is stored.
+    # Only the lower triangle is stored.
     stored = {"dense": (3, 10), "full": (78,)}.get(covariance, (3, 4))
     assert made.state_dict()["fitted_scale"].shape == stored
-    # A fresh head takes the fit up.
+    # A new head loads the fit.
     other = build_head(made.config, 4, 3, extra=made.extra_config())
     other.load_state_dict(made.state_dict())
     for name in ("fitted_scale", "fitted_factor", "fitted_basis"):
-        kept, back = getattr(made, name), getattr(other, name)
-        assert back is kept or torch.equal(back, kept)
+        saved, loaded = getattr(made, name), getattr(other, name)
+        assert loaded is saved or torch.equal(loaded, saved)
 
 
 def test_a_covariance_that_was_kept_in_float64_stays_so():
-    """Records of such models say nothing of a dtype."""
+    """Metadata of such models has no dtype."""
     made = head(prior_scale=2.0)
     made.fit(Features(*toy()))
     state = made.state_dict() | {"fitted_scale": made.fitted_scale.double()}
@@ -275,7 +275,7 @@ def test_a_covariance_that_was_kept_in_float64_stays_so():
     other = build_head(made.config, 4, 3, extra=old)
     other.load_state_dict(state)
     assert torch.equal(other.fitted_scale, made.fitted_scale.double())
-    # Saved again, it is what it was; of another fit it has the layout of today.
+    # Saving it again changes nothing; a new fit uses the current layout.
     assert other.state_dict()["fitted_scale"].shape == (3, 4, 4)
     assert other.extra_config() == {**old, "dtype": "float64"}
     other.fit(Features(*toy()))
@@ -294,12 +294,12 @@ def test_quadrature_is_refused_for_three_classes():
         build_head(VBLL(polish_bound="gauss_hermite"), 4, 3)
 
 
-@pytest.mark.parametrize("asked", ["full", "dense"])
-def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplog):
+@pytest.mark.parametrize("covariance", ["full", "dense"])
+def test_covariances_that_would_not_fit_become_simpler(covariance, monkeypatch, caplog):
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 500)
-    config = VBLL(covariance=asked, polish_bound="tilted")
+    config = VBLL(covariance=covariance, polish_bound="tilted")
     assert build_head(config, 4, 3).config.covariance == "dense"
-    assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (asked == "full")
+    assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (covariance == "full")
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 300)
     assert build_head(config, 4, 3).config.covariance == "eigenbasis"
     assert "taking covariance=eigenbasis" in caplog.text
@@ -308,10 +308,10 @@ def test_covariances_that_would_not_fit_become_simpler(asked, monkeypatch, caplo
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 8 * 3 * 4 * 3)
     config = VBLL(covariance="low_rank", training_covariance="low_rank", rank=2)
-    found = build_head(config, 4, 3).config
-    assert found.covariance == "eigenbasis"
-    # Gradient steps see the directions alone.
-    assert found.training_covariance == "low_rank"
+    resolved = build_head(config, 4, 3).config
+    assert resolved.covariance == "eigenbasis"
+    # Gradient steps only use the directions.
+    assert resolved.training_covariance == "low_rank"
     assert "covariance=low_rank of 3 classes and 4 features" in caplog.text
 
 
@@ -336,7 +336,7 @@ def test_gap_of_the_bound_is_positive_and_smaller_for_the_tighter_one():
 
 
 def test_the_gap_of_many_rows_is_measured_in_parts(monkeypatch):
-    """Parts have draws of their own, so the two differ by a few standard errors."""
+    """Each part has its own draws, so the two differ by a few standard errors."""
     features, labels = toy()
     made = head(polish_bound="jensen", prior_scale=4.0)
     made.fit(Features(features, labels))
@@ -355,7 +355,7 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
 
     features, labels = toy()
     real = polish.polish
-    short = lambda *args, **options: real(  # noqa: E731 - a one-line stand-in
+    short = lambda *args, **options: real(  # noqa: E731 - a one-line stub
         *args, **{**options, "max_iterations": 1, "tolerance": 0.0}
     )
     monkeypatch.setattr(polish, "polish", short)

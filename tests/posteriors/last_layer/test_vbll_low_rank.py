@@ -1,4 +1,4 @@
-"""Deviations that want to be zero, which the directions of a low-rank covariance allow."""
+"""Deviations that tend to zero, which the directions of a low-rank covariance allow."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ F64 = torch.float64
 
 @pytest.mark.parametrize("seed", [0, 13, 19])
 def test_a_deviation_that_wants_to_be_zero_keeps_the_determinant_exact(seed):
-    """Each fit starts from the one before, as the rounds of coordinate ascent do."""
+    """Each fit starts from the previous fit, as the rounds of coordinate ascent do."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(30, 8, generator=generator, dtype=F64)
     rows = rows @ torch.randn(8, 8, generator=generator, dtype=F64)
@@ -19,12 +19,12 @@ def test_a_deviation_that_wants_to_be_zero_keeps_the_determinant_exact(seed):
     for turn in range(12):
         weighted = weights * (1 + turn / 10)
         blocks = LowRankBlocks(rows, weighted, prior, rank=3, previous=blocks)
-        found = blocks.stored()
-        covariance = torch.diag_embed(found.std.square()) + found.factor @ found.factor.mT
-        # k by k and d by d determinants of the same matrix, whose condition is some 1e9.
+        stored = blocks.stored()
+        covariance = torch.diag_embed(stored.std.square()) + stored.factor @ stored.factor.mT
+        # k by k and d by d determinants of the same matrix, with a condition number near 1e9.
         expected = float(torch.linalg.slogdet(covariance)[1])
         assert blocks.log_determinant == pytest.approx(expected, abs=1e-6)
         precision = rows.T @ (weighted * rows) + prior * torch.eye(8, dtype=F64)
         independent = precision.diagonal().rsqrt()
-        assert (found.std[0] > 1e-4 * independent).all()
-    assert (found.std[0] / independent).min() < 0.01
+        assert (stored.std[0] > 1e-4 * independent).all()
+    assert (stored.std[0] / independent).min() < 0.01

@@ -1,4 +1,4 @@
-"""The closed-form fit: stationary, monotone, and equal to what a generic optimiser finds."""
+"""The closed-form fit: stationary, monotone, and equal to the fit of a generic optimiser."""
 
 import logging
 from functools import partial
@@ -27,7 +27,7 @@ from bayeslora.testing.toy import toy
 
 F64 = torch.float64
 BOUNDS = ["jensen", "knowles_minka"]
-# Every family with every bound that sees what it can express; quadrature needs two classes.
+# Each family with each bound that uses all it can express; quadrature needs two classes.
 CASES = [
     *((bound, family) for bound in BOUNDS for family in ("dense", "diagonal", "low_rank")),
     ("tilted", "full"),
@@ -58,12 +58,12 @@ def test_gradient_of_the_elbo_vanishes(bound, family, rows):
     covariance = TRAINABLE[family].from_free(free["spread"], free.get("factor"), classes)
     value = elbo((features, labels), mean, covariance, bound=bound)
     assert fitted.elbo[-1] == pytest.approx(value.item(), rel=1e-8)
-    # The ascent stops by the bound's value: a gap of 1e-13 · 60 nats allows a slope near 1e-5. The
-    # quasi-Newton steps of a low rank stop earlier.
+    # The ascent stops on the value of the bound: a gap of 1e-13 · 60 nats allows a slope near 1e-5.
+    # The quasi-Newton steps of a low rank stop earlier.
     tolerance = 5e-2 if family == "low_rank" else 1e-4
     for slope in torch.autograd.grad(value, (mean, *free.values())):
         assert slope.abs().max() < tolerance
-    # A zero prior mean makes the classes' means sum to zero.
+    # With a zero prior mean, the class means sum to zero.
     assert fitted.mean.sum(0).abs().max() < 1e-4
 
 
@@ -98,8 +98,8 @@ def test_a_generic_optimiser_finds_the_same_optimum(bound, family):
         return loss
 
     optimiser.step(closure)
-    found = elbo((features, labels), mean, made(), bound=bound).item()
-    assert fitted.elbo[-1] == pytest.approx(found, abs=1e-6)
+    optimum = elbo((features, labels), mean, made(), bound=bound).item()
+    assert fitted.elbo[-1] == pytest.approx(optimum, abs=1e-6)
     torch.testing.assert_close(fitted.mean, mean.detach(), atol=1e-3, rtol=0)
     torch.testing.assert_close(
         matrix(fitted.covariance()), matrix(made()).detach(), atol=2e-3, rtol=0
@@ -107,7 +107,7 @@ def test_a_generic_optimiser_finds_the_same_optimum(bound, family):
 
 
 def test_richer_families_have_higher_bounds():
-    """Each family contains the ones before it; more directions help, and all of them are dense."""
+    """Each family contains the previous ones; more directions help, and all of them are dense."""
     features, labels = toy(rows=60, size=6, classes=4)
 
     def reach(**options):
@@ -120,7 +120,7 @@ def test_richer_families_have_higher_bounds():
     assert reached[3] == pytest.approx(reached[4], abs=1e-2)
     coupled = reach(bound="tilted", covariance="full")
     assert coupled > reached[4] + 0.1
-    # The tilted bound of independent classes is Knowles and Minka's.
+    # For independent classes the tilted bound is Knowles and Minka's.
     alone = reach(bound="tilted", covariance="dense")
     assert alone == pytest.approx(reached[4], rel=1e-12)
 
@@ -177,33 +177,36 @@ def test_moments_are_those_of_the_stored_covariance(covariance):
 def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
     features, labels = toy(rows=rows, size=9)
     basis = torch.linalg.eigh(features.T @ features)[1]
-    found = fit(features, labels, covariance="eigenbasis", learn_prior=learn_prior)
+    fitted = fit(features, labels, covariance="eigenbasis", learn_prior=learn_prior)
     turned = fit(features @ basis, labels, covariance="diagonal", learn_prior=learn_prior)
-    assert found.elbo[-1] == pytest.approx(turned.elbo[-1], rel=1e-8)
-    # Searched from other sides, and the bound is flat at its top.
-    torch.testing.assert_close(found.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
+    assert fitted.elbo[-1] == pytest.approx(turned.elbo[-1], rel=1e-8)
+    # The searches approach from different sides, and the bound is flat at its maximum.
+    torch.testing.assert_close(fitted.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
     other = toy(rows=7, size=9, seed=5)[0]
-    for one, expected in zip(
-        found.moments(Features(other)), turned.moments(Features(other @ basis)), strict=True
+    for actual, expected in zip(
+        fitted.moments(Features(other)), turned.moments(Features(other @ basis)), strict=True
     ):
-        torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_an_eigenbasis_loses_nothing_where_all_rows_weigh_the_same():
     features, _ = toy(rows=60, size=9)
     weights = torch.rand(1, 3, dtype=F64).expand(60, 3)
-    found, dense = EigenbasisBlocks(features, weights, 0.5), DenseBlocks(features, weights, 0.5)
+    eigenbasis, dense = (
+        EigenbasisBlocks(features, weights, 0.5),
+        DenseBlocks(features, weights, 0.5),
+    )
     other = toy(rows=7, size=9, seed=5)[0]
-    torch.testing.assert_close(found.of_logits(other), dense.of_logits(other))
-    assert found.log_determinant == pytest.approx(dense.log_determinant)
-    assert found.trace == pytest.approx(dense.trace)
+    torch.testing.assert_close(eigenbasis.of_logits(other), dense.of_logits(other))
+    assert eigenbasis.log_determinant == pytest.approx(dense.log_determinant)
+    assert eigenbasis.trace == pytest.approx(dense.trace)
     gradient = torch.randn(3, 9, generator=torch.Generator().manual_seed(0), dtype=F64)
-    torch.testing.assert_close(found.precondition(gradient), dense.precondition(gradient))
-    torch.testing.assert_close(matrix(found.stored()), matrix(dense.stored()))
+    torch.testing.assert_close(eigenbasis.precondition(gradient), dense.precondition(gradient))
+    torch.testing.assert_close(matrix(eigenbasis.stored()), matrix(dense.stored()))
 
 
 def test_few_rows_in_their_row_space_are_as_direct():
-    """rows < d takes the rotated path; the same algebra in all d dimensions agrees."""
+    """rows < d uses the rotated path; the same algebra in all d dimensions agrees."""
     features, labels = toy(rows=6, size=10)
     fitted = fit(features, labels, tolerance=1e-9)
     weights = fitted._state.weights
@@ -299,7 +302,7 @@ def test_a_learned_prior_of_separate_classes_takes_few_rounds(rows, size, classe
         ).elbo[-1]
         for factor in (0.8, 0.9, 1.0, 1.1, 1.25)
     )
-    # A few times the tolerance: the last round may have gained as much as those to come.
+    # A few times the tolerance: the last round may gain as much as all remaining rounds.
     assert fitted.elbo[-1] == pytest.approx(best, rel=5e-5)
 
 
@@ -321,8 +324,8 @@ def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(si
         labels = labels[torch.randperm(40, generator=generator)]
     config = VBLL(prior_scale="cross-validation", num_samples=200)
     norm = features.square().sum(1).mean().item()
-    found = Polisher(config, Features(features, labels), 4, norm).fit()
-    wide = found.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)
+    polished = Polisher(config, Features(features, labels), 4, norm).fit()
+    wide = polished.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)
     assert wide == signal
 
 
@@ -411,7 +414,7 @@ def test_held_means_stay_while_the_bound_rises_to_its_end(covariance):
         assert after >= before - 1e-9 * abs(before)
     free = fit(features, labels, start=start, **options)
     assert free.elbo[-1] > fitted.elbo[-1]
-    # Going on from the optimum gains nothing.
+    # Continuing from the optimum gains nothing.
     again = fit(features, labels, start=fitted.start, hold_mean=True, tolerance=1e-12, **options)
     assert again.elbo[-1] == pytest.approx(fitted.elbo[-1], rel=1e-6)
 
@@ -428,8 +431,8 @@ def test_dense_covariances_of_held_means_solve_their_fixed_point():
     expected = torch.linalg.inv(precision + torch.eye(4, dtype=F64) / 4.0)
     blocks = matrix(fitted.covariance())
     for c in range(3):
-        found = blocks[4 * c : 4 * c + 4, 4 * c : 4 * c + 4]
-        torch.testing.assert_close(found, expected[c], atol=1e-5, rtol=0)
+        block = blocks[4 * c : 4 * c + 4, 4 * c : 4 * c + 4]
+        torch.testing.assert_close(block, expected[c], atol=1e-5, rtol=0)
 
 
 def test_the_prior_learned_under_held_means_is_the_mean_second_moment():
@@ -443,7 +446,7 @@ def test_the_prior_learned_under_held_means_is_the_mean_second_moment():
 
 @pytest.mark.parametrize("learn_prior", [False, True])
 def test_held_means_count_outside_the_row_space_of_few_rows(learn_prior, monkeypatch):
-    """rows < d takes the rotated path; the same algebra in all d dimensions agrees."""
+    """rows < d uses the rotated path; the same algebra in all d dimensions agrees."""
     features, labels = toy(rows=6, size=10)
     mean = torch.linspace(-1, 1, 30, dtype=F64).reshape(3, 10)
     start = Start(mean, torch.zeros(6, 3, dtype=F64))
@@ -451,15 +454,15 @@ def test_held_means_count_outside_the_row_space_of_few_rows(learn_prior, monkeyp
     rotated = fit(features, labels, start=start, **options)
     monkeypatch.setattr(RowSpace, "of", classmethod(lambda cls, features: cls(None)))
     direct = fit(features, labels, start=start, **options)
-    # Steps of a learned prior differ, since empty directions follow it only in the rotated path.
+    # Steps of a learned prior differ: empty directions follow it only in the rotated path.
     precision = 1e-4 if learn_prior else 1e-9
     assert rotated.prior_variance == pytest.approx(direct.prior_variance, rel=precision)
     assert rotated.elbo[-1] == pytest.approx(direct.elbo[-1], rel=precision)
 
 
 def chosen_fit(config, rows, validation=None, mean_sq_norm=1.0, **starts):
-    held = validation and Features(*validation)
-    return Polisher(config, Features(*rows), 3, mean_sq_norm, held).fit(**starts)
+    held_out = validation and Features(*validation)
+    return Polisher(config, Features(*rows), 3, mean_sq_norm, held_out).fit(**starts)
 
 
 def test_validation_chooses_the_scale_from_the_grid_and_starts_warm():
@@ -475,7 +478,7 @@ def test_validation_chooses_the_scale_from_the_grid_and_starts_warm():
 
 def test_a_choice_at_the_edge_is_said(caplog):
     features, labels = toy(rows=30, size=8)
-    wrong = (features, (labels + 1) % 3)  # every step away from the prior hurts
+    wrong = (features, (labels + 1) % 3)  # each step away from the prior increases the loss
     config = VBLL(prior_scale="validation", num_samples=50)
     with caplog.at_level(logging.WARNING):
         chosen = chosen_fit(config, (features, labels), wrong)
@@ -484,9 +487,9 @@ def test_a_choice_at_the_edge_is_said(caplog):
 
 
 def test_no_validation_data_means_empirical_bayes():
-    found = chosen_fit(VBLL(prior_scale="validation"), toy())
+    fitted = chosen_fit(VBLL(prior_scale="validation"), toy())
     learned = chosen_fit(VBLL(prior_scale="empirical-bayes"), toy())
-    assert found.prior_variance == learned.prior_variance
+    assert fitted.prior_variance == learned.prior_variance
 
 
 @pytest.mark.parametrize("prior_scale", [2.0, "empirical-bayes", "validation"])
@@ -494,14 +497,14 @@ def test_no_validation_data_means_empirical_bayes():
 def test_validation_keeps_the_trained_means_where_they_predict_better(prior_scale, are_good):
     features, labels = toy(rows=40, size=6)
     validation = toy(rows=200, size=6)
-    # What predicts the validation rows, or the opposite; the training labels are half wrong.
+    # Means that predict the validation rows, or the opposite; half the training labels are wrong.
     good = fit(*toy(rows=400, size=6)).mean
     trained = Start(good if are_good else -good, torch.zeros(40, 3, dtype=F64))
     noisy = (features, torch.where(torch.arange(40) % 2 == 0, labels, (labels + 1) % 3))
     config = VBLL(prior_scale=prior_scale, num_samples=200)
     chosen = chosen_fit(config, noisy, validation, trained=trained)
     assert torch.equal(chosen.mean, trained.mean) == are_good
-    # Without validation rows nothing speaks for the trained means.
+    # Without validation rows there is no evidence for the trained means.
     assert not torch.equal(chosen_fit(config, noisy, trained=trained).mean, trained.mean)
 
 
@@ -511,8 +514,8 @@ def test_means_that_are_told_are_not_chosen(means):
     trained = Start(fit(*rows).mean + 3.0, torch.zeros(40, 3, dtype=F64))
     config = VBLL(polish_mean=means, num_samples=50)
     for validation in (None, toy(rows=50)):
-        found = chosen_fit(config, rows, validation, trained=trained)
-        assert torch.equal(found.mean, trained.mean) == (means == "trained")
+        fitted = chosen_fit(config, rows, validation, trained=trained)
+        assert torch.equal(fitted.mean, trained.mean) == (means == "trained")
 
 
 def test_refinement_and_empirical_bayes_by_configuration():

@@ -1,4 +1,4 @@
-"""A network of two adapter sites in float64, small enough for brute force, that fits like ours."""
+"""A float64 network of two adapter sites, small enough for brute force, with our interface."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ SITES = {"lora": lora_site, "polar": polar_site, "columns": columns_site}
 
 
 class SmallTexts:
-    """Rows of unequal length, as `PreparedTexts` gives them; padding holds `fill`."""
+    """Rows of unequal length, as returned by `PreparedTexts`; padding holds `fill`."""
 
     def __init__(self, rows, fill=0.0, extra=0):
         self.rows, self.fill, self.extra = rows, fill, extra
@@ -52,7 +52,7 @@ class SmallNetwork(nn.Module):
         self.head = PointHead(6, classes).double()
         generator = torch.Generator().manual_seed(2)
         self.head.set_mean(torch.randn(classes, 6, generator=generator, dtype=F64))
-        # Past the module's own machinery, which would walk in circles.
+        # Bypass the registration of nn.Module, which would recurse endlessly.
         object.__setattr__(self, "encoder", self)
 
     def forward(self, batch):
@@ -113,8 +113,8 @@ def parameter_names(network, weights):
 
 
 def jacobians(network, names, texts):
-    """Return [N, C, P] by reverse mode on each row alone, without padding."""
-    found = []
+    """Return [N, C, P] by reverse mode on each row separately, without padding."""
+    row_jacobians = []
     for row in range(len(texts)):
         batch = SmallTexts([texts.rows[row]]).collate([0])
 
@@ -123,8 +123,8 @@ def jacobians(network, names, texts):
 
         values = {f"network.{name}": network.get_parameter(name).detach() for name in names}
         parts = jacrev(logits)(values)
-        found.append(torch.cat([parts[name].flatten(1) for name in values], 1))
-    return torch.stack(found).detach()
+        row_jacobians.append(torch.cat([parts[name].flatten(1) for name in values], 1))
+    return torch.stack(row_jacobians).detach()
 
 
 def gauss_newton(network, names, texts):

@@ -11,19 +11,19 @@ from bayeslora.adapters.s2ft.columns import Columns
 
 
 def lora_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
-    """Return a LoRA site whose second factor is not zero."""
+    """Return a LoRA site with a non-zero second factor."""
     generator = torch.Generator().manual_seed(seed)
     return _site(kaiming_zero(out, inputs, r, generator), "B", scale, generator)
 
 
 def polar_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
-    """Return a PoLAR site whose core is not zero."""
+    """Return a PoLAR site with a non-zero core."""
     generator = torch.Generator().manual_seed(seed)
     return _site(random_factors(out, inputs, r, generator), "core", scale, generator)
 
 
 def columns_site(out=5, inputs=4, seed=0):
-    """Return a site of two columns that have changed."""
+    """Return a site with two changed columns."""
     generator = torch.Generator().manual_seed(seed)
     host = nn.Linear(inputs, out)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def columns_site(out=5, inputs=4, seed=0):
 
 
 def centred_site(out=5, inputs=4, r=2, scale=2.0, seed=0):
-    """Return a site that starts from the principal part of its weight, and is there."""
+    """Return a site that starts, and still is, at the principal part of its weight."""
     generator = torch.Generator().manual_seed(seed)
     host = nn.Linear(inputs, out)
     with torch.no_grad():
@@ -59,8 +59,8 @@ def _site(factors, moved, scale, generator):
 def drawn(posterior, look, count, seed=0):
     """Return `look()` under each of `count` draws, stacked, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    samples = []
     for _ in range(count):
         with posterior.draw(generator):
-            found.append(look().detach().clone())
-    return torch.stack(found).double()
+            samples.append(look().detach().clone())
+    return torch.stack(samples).double()

@@ -22,7 +22,7 @@ def random_factor(site):
 
 @SITES
 def test_the_kl_is_that_of_torch(make):
-    """In float64, where only the order of the sums differs."""
+    """Compare in float64, where only the order of summation differs."""
     sites = [make(seed=seed).double() for seed in range(2)]
     weights = BLoBWeights(BLoB(prior_std=0.3), sites).double()
     expected = sum(
@@ -36,7 +36,7 @@ def test_the_kl_is_that_of_torch(make):
 
 
 def test_the_prior_of_a_centred_factor_is_around_its_start():
-    """At the start the mean costs nothing, whatever the size of the factor; steps end there."""
+    """At the start the mean has no cost for any size of the factor; steps end there."""
     site = centred_site()
     weights = BLoBWeights(BLoB(prior_std=0.3), [site])
     expected = kl_divergence(Normal(0.0, weights.roots[0].square()), Normal(0.0, 0.3)).sum()
@@ -68,7 +68,7 @@ def test_a_short_step_on_the_kl_follows_its_gradient(make):
     prior_std=st.floats(0.1, 2.0),
 )
 def test_steps_on_the_kl_settle_at_the_prior_from_anywhere(start, rate, prior_std):
-    """Also from 0, where the derivative is infinite; the root never leaps past the prior's."""
+    """This includes 0, where the derivative is infinite; the root never overshoots the prior's."""
     root = torch.tensor([start], dtype=torch.float64)
     highest = max(abs(start), prior_std**0.5)
     for _ in range(20):
@@ -103,8 +103,8 @@ def test_without_spread_a_noisy_pass_is_the_plain_one(make):
 
 @SITES
 def test_flipout_has_the_variance_of_drawn_weights(make):
-    """Direct draws of the weights, 4,000 of each: the standard error of a variance is
-    √(2 / 4000) = 2.2 % of it, so two of them differ by less than 5 · √2 · 2.2 % = 15.8 %.
+    """Compare with direct draws of the weights, 4,000 of each: a variance has a standard error of
+    √(2 / 4000) = 2.2 %, so two variances differ by less than 5 · √2 · 2.2 % = 15.8 %.
     """
     site = make(out=3, inputs=4)
     weights = BLoBWeights(BLoB(initial_std=0.4), [site])
@@ -112,38 +112,40 @@ def test_flipout_has_the_variance_of_drawn_weights(make):
     direct = drawn(weights, lambda: site(x), 4000)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
-        # One E for the batch would tie its rows together; these passes have one row each.
+        # A single E per batch would correlate its rows; these passes have one row each.
         flipped = torch.stack([site(x) for _ in range(4000)]).double()
     torch.testing.assert_close(flipped.var(0), direct.var(0), rtol=0.158, atol=0)
-    # The tokens of a text see the same weights, so they vary together as they do directly.
+    # The tokens of a text share the weights, so they covary as they do in direct draws.
     for out in range(3):
-        one = flipped[:, 0, :, out].T.cov()
-        other = direct[:, 0, :, out].T.cov()
-        torch.testing.assert_close(one, other, rtol=0, atol=0.158 * float(other.diagonal().max()))
+        actual = flipped[:, 0, :, out].T.cov()
+        expected = direct[:, 0, :, out].T.cov()
+        torch.testing.assert_close(
+            actual, expected, rtol=0, atol=0.158 * float(expected.diagonal().max())
+        )
 
 
 def test_texts_of_a_batch_vary_independently():
-    """Equal texts under one E: random signs make their noise uncorrelated."""
+    """Equal texts share one E; random signs decorrelate their noise."""
     site = lora_site(out=3, inputs=4)
     weights = BLoBWeights(BLoB(initial_std=0.4), [site])
     x = torch.randn(1, 4).repeat(2, 1)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
-        found = torch.stack([site(x)[:, 0] for _ in range(4000)]).double()
-    correlation = float(torch.corrcoef(found.T)[0, 1])
+        outputs = torch.stack([site(x)[:, 0] for _ in range(4000)]).double()
+    correlation = float(torch.corrcoef(outputs.T)[0, 1])
     assert abs(correlation) < 5 / 4000**0.5
 
 
 @SITES
 def test_draws_have_the_means_and_spreads(make):
-    """5 standard errors of mean and standard deviation from 4,000 draws."""
+    """Allow 5 standard errors of mean and standard deviation from 4,000 draws."""
     site = make()
     weights = BLoBWeights(BLoB(initial_std=0.4), [site])
     factor = random_factor(site).weight
     mean, std = factor.detach().double(), weights.roots[0].detach().double().square()
-    found = drawn(weights, lambda: factor, 4000)
-    assert ((found.mean(0) - mean) / std).abs().max() < 5 / 4000**0.5
-    torch.testing.assert_close(found.std(0), std, rtol=5 / 8000**0.5, atol=0)
+    samples = drawn(weights, lambda: factor, 4000)
+    assert ((samples.mean(0) - mean) / std).abs().max() < 5 / 4000**0.5
+    torch.testing.assert_close(samples.std(0), std, rtol=5 / 8000**0.5, atol=0)
     assert torch.equal(factor.detach().double(), mean)
 
 
@@ -166,9 +168,9 @@ def test_noise_reaches_mean_and_spread_and_then_stops(make):
 
 
 def normal_equations(site, x, y):
-    """Σ JᵀJ and Σ Jᵀ(y − f(x; 0)) of the outputs, which are linear in the random factor."""
+    """Return Σ JᵀJ and Σ Jᵀ(y − f(x; 0)); the outputs are linear in the random factor."""
     weight = random_factor(site).weight
-    kept = weight.detach().clone()
+    original = weight.detach().clone()
     with torch.no_grad():
         weight.zero_()
         rest = site(x)
@@ -177,19 +179,19 @@ def normal_equations(site, x, y):
             weight.zero_()
             weight.view(-1)[place] = 1.0
             columns.append((site(x) - rest).flatten())
-        weight.copy_(kept)
+        weight.copy_(original)
         jacobian = torch.stack(columns, 1)
         return jacobian.T @ jacobian, jacobian.T @ (y - rest).flatten()
 
 
 @SITES
 def test_steps_on_a_quadratic_loss_end_at_the_best_mean_field_gaussian(make):
-    """Loss λ/2 Σ ‖f − y‖², curvature H = λ Σ JᵀJ: the ELBO is highest at the ridge solution and
-    at variances 1 / (H_ii + 1/σp²), which are not the variances of the exact posterior.
+    """With loss λ/2 Σ ‖f − y‖² and curvature H = λ Σ JᵀJ, the ELBO is maximal at the ridge solution
+    and at variances 1 / (H_ii + 1/σp²), which differ from the variances of the exact posterior.
 
-    Plain gradient steps for both parts, as AdamW would rescale one of them. The average over
-    1,500 steps has a deviation of about √(2 / 1500) = 4 % in a variance and 1 / √1500 of a standard
-    deviation in a mean; 5 of each are allowed.
+    Both parts take plain gradient steps, since AdamW would rescale one of them. The average over
+    1,500 steps has a standard error of about √(2 / 1500) = 4 % for a variance and 1 / √1500 of a
+    standard deviation for a mean; 5 of each are allowed.
     """
     generator = torch.Generator().manual_seed(0)
     site = make(out=3, inputs=3).double()
@@ -218,9 +220,9 @@ def test_steps_on_a_quadratic_loss_end_at_the_best_mean_field_gaussian(make):
             variances.append(root.detach().flatten() ** 4)
     apart = (torch.stack(means).mean(0) - mean) / variance.sqrt()
     assert apart.abs().max() < 5 / 1500**0.5
-    found, tolerance = torch.stack(variances).mean(0), 5 * (2 / 1500) ** 0.5
-    torch.testing.assert_close(found, variance, rtol=tolerance, atol=0)
-    # The weights are correlated enough for the difference to the exact posterior to be seen.
+    mean_variance, tolerance = torch.stack(variances).mean(0), 5 * (2 / 1500) ** 0.5
+    torch.testing.assert_close(mean_variance, variance, rtol=tolerance, atol=0)
+    # The weights are correlated enough for the exact posterior to differ visibly.
     exact = torch.linalg.inv(precision).diagonal()
     assert (exact / variance).max() > 1 + tolerance
 

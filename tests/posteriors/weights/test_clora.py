@@ -32,7 +32,7 @@ def states(*shape, seed=1):
 
 
 def moments(site, weights, x):
-    """Return mean and covariance of the site's output for one input [in], by explicit matrices."""
+    """Return the mean and covariance of the output for one input [in], by explicit matrices."""
     A, B = site.A.weight, site.B.weight
     if site.core is not None:
         B = B @ site.core.weight
@@ -45,30 +45,30 @@ def moments(site, weights, x):
 
 
 def sampled(site, x, context, count):
-    """Return the outputs for one input under `count` openings of a context, [count, out]."""
-    found = []
+    """Return the outputs for one input, [count, out], entering the context `count` times."""
+    outputs = []
     for _ in range(count):
         with context(), torch.no_grad():
-            found.append(site(x))
-    return torch.stack(found)
+            outputs.append(site(x))
+    return torch.stack(outputs)
 
 
 @SITES
 def test_the_mean_pass_is_that_of_the_formula(make):
-    """s B core (I + M(z)) z for each token, in float64, where only the order of sums differs."""
+    """Compare with s B core (I + M(z)) z per token, in float64; only summation order differs."""
     (site,), weights = made(make)
     x = states(3, 5)
     with torch.no_grad():
-        found = site(x)
+        outputs = site(x)
     for row in range(3):
         for token in range(5):
             mean, _ = moments(site, weights, x[row, token])
-            torch.testing.assert_close(found[row, token], mean, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(outputs[row, token], mean, rtol=1e-12, atol=1e-12)
 
 
 @SITES
 def test_it_starts_as_the_plain_adapter(make):
-    """Bit by bit, with standard deviations between half of initial_std and all of it."""
+    """Outputs are bit-identical; standard deviations are from initial_std / 2 to initial_std."""
     plain = make().double()
     (site,), weights = made(make, trained=False, initial_std=0.3)
     x = states(3, 5)
@@ -91,43 +91,43 @@ def test_the_start_follows_from_the_seed_and_moves_no_other_generator():
 
 @SITES
 def test_a_noisy_pass_has_the_mean_and_covariance_of_e(make):
-    """Of 4,000 tokens alike, each with a draw of its own: 5 standard errors of a mean, and of a
-    covariance, √(C_ii C_jj + C_ij²) / √4000 ≤ √2 max C / √4000, against the closed form.
+    """Compare 4,000 equal tokens, each with its own draw, with the closed form: 5 standard errors
+    of a mean, and of a covariance, √(C_ii C_jj + C_ij²) / √4000 ≤ √2 max C / √4000.
     """
     (site,), weights = made(make)
     x = states()
     mean, covariance = moments(site, weights, x)
     torch.manual_seed(0)
     with weights.noise(), torch.no_grad():
-        found = site(x.expand(40, 100, 4)).reshape(4000, -1)
+        outputs = site(x.expand(40, 100, 4)).reshape(4000, -1)
     error = 5 / 4000**0.5
-    assert ((found.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
+    assert ((outputs.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
     largest = float(covariance.diagonal().max())
-    torch.testing.assert_close(found.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
+    torch.testing.assert_close(outputs.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
 
 
 @SITES
 def test_a_draw_has_the_mean_and_covariance_of_e(make):
-    """As above, over 4,000 draws of one token at the second position of a text."""
+    """As above, for 4,000 draws of one token at the second position of a text."""
     (site,), weights = made(make)
     x = states(1, 2)
     mean, covariance = moments(site, weights, x[0, 1])
     generator = torch.Generator().manual_seed(0)
-    found = sampled(site, x, lambda: weights.draw(generator), 4000)[:, 0, 1]
+    outputs = sampled(site, x, lambda: weights.draw(generator), 4000)[:, 0, 1]
     error = 5 / 4000**0.5
-    assert ((found.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
+    assert ((outputs.mean(0) - mean).abs() <= error * covariance.diagonal().sqrt() + 1e-12).all()
     largest = float(covariance.diagonal().max())
-    torch.testing.assert_close(found.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
+    torch.testing.assert_close(outputs.T.cov(), covariance, rtol=0, atol=error * 2**0.5 * largest)
 
 
 def test_in_a_draw_texts_share_the_noise_of_a_position_and_positions_do_not():
-    """Correlations of 2,000 draws: 1 to rounding, and 0 within 5 standard errors."""
+    """Correlations of 2,000 draws are 1 up to rounding, and 0 within 5 standard errors."""
     (site,), weights = made()
     x = states().expand(2, 3, 4)
     generator = torch.Generator().manual_seed(0)
-    found = sampled(site, x, lambda: weights.draw(generator), 2000)
-    torch.testing.assert_close(found[:, 0], found[:, 1], rtol=1e-12, atol=1e-12)
-    correlation = torch.corrcoef(found[:, 0, :, 0].T)
+    outputs = sampled(site, x, lambda: weights.draw(generator), 2000)
+    torch.testing.assert_close(outputs[:, 0], outputs[:, 1], rtol=1e-12, atol=1e-12)
+    correlation = torch.corrcoef(outputs[:, 0, :, 0].T)
     assert (correlation - torch.eye(3)).abs().max() < 5 / 2000**0.5
 
 
@@ -141,7 +141,7 @@ def test_sites_have_noise_of_their_own():
 
 
 def test_a_text_is_predicted_the_same_alone_and_in_any_batch():
-    """Whatever is padded behind it, and whether a longer text came before it in the draw."""
+    """Neither the padding behind it nor a longer earlier text in the draw matters."""
     (site,), weights = made()
     x = states(3, 150)
 
@@ -163,7 +163,7 @@ def test_the_first_positions_do_not_depend_on_the_longest():
     assert whole.shape == (200, 2, 2)
     for length in (1, 5, 64, 65, 130):
         assert torch.equal(short(z[:, :length]), whole[:length])
-    # One state a text counts as the first position.
+    # A single state per text counts as the first position.
     assert torch.equal(short(z[0]), whole[0])
     assert not torch.equal(PositionNoise(5)(z), whole)
 
@@ -172,7 +172,7 @@ def test_the_first_positions_do_not_depend_on_the_longest():
 def test_without_spread_noise_and_draws_give_the_mean(make):
     (site,), weights = made(make)
     output = weights.gates[0].output
-    # The second half of the outputs is G, the root of the standard deviation.
+    # The second half of the outputs is G, the square root of the standard deviation.
     output.weight.data[4:] = 0
     output.bias.data[4:] = 0
     x = states(3, 5)
@@ -206,14 +206,14 @@ def test_noise_reaches_adapter_mean_and_spread_and_then_stops():
 
 
 def test_gradients_of_a_noisy_pass_are_those_of_the_formula():
-    """Of s B (I + M + σ ∘ ε) A x, with the very same ε, through M, σ, A and B."""
+    """Compare with s B (I + M + σ ∘ ε) A x for the same ε, through M, σ, A and B."""
     (site,), weights = made()
     x = states(3)
     torch.manual_seed(1)
     with weights.noise():
         site(x).square().sum().backward()
-    found = {name: item.grad.clone() for name, item in weights.named_parameters()}
-    found |= {"A": site.A.weight.grad.clone(), "B": site.B.weight.grad.clone()}
+    gradients = {name: item.grad.clone() for name, item in weights.named_parameters()}
+    gradients |= {"A": site.A.weight.grad.clone(), "B": site.B.weight.grad.clone()}
     for item in (*weights.parameters(), site.A.weight, site.B.weight):
         item.grad = None
     torch.manual_seed(1)
@@ -227,11 +227,11 @@ def test_gradients_of_a_noisy_pass_are_those_of_the_formula():
     expected = {name: item.grad for name, item in weights.named_parameters()}
     expected |= {"A": site.A.weight.grad, "B": site.B.weight.grad}
     for name, item in expected.items():
-        torch.testing.assert_close(found[name], item, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(gradients[name], item, rtol=1e-10, atol=1e-12)
 
 
 def kl_by_torch(gate, z, prior_std):
-    """Return the KL of a token's E to N(I, σp²), the mean over tokens [n, r]."""
+    """Return the mean over tokens [n, r] of the KL of a token's E to N(I, σp²)."""
     change, std = gate.moments(z)
     eye = torch.eye(2, dtype=F64)
     q, p = Normal(eye + change, std), Normal(eye, torch.tensor(prior_std, dtype=F64))
@@ -240,7 +240,7 @@ def kl_by_torch(gate, z, prior_std):
 
 @SITES
 def test_the_kl_is_that_of_torch_over_the_real_tokens(make):
-    """In float64, where only the order of the sums differs; padding holds other numbers."""
+    """Compare in float64, where only summation order differs; padding holds other numbers."""
     sites, weights = made(make, count=2, prior_std=0.3)
     x = states(2, 3)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
@@ -259,19 +259,19 @@ def test_the_kl_knows_tokens_and_one_state_a_row():
     (site,), weights = made()
     x = states(2, 3)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found = []
+    values = []
     for inputs in (x, x[:, 0]):
         with weights.watching() as seen:
             site(inputs)
-        found.append(weights.kl(seen, mask))
+        values.append(weights.kl(seen, mask))
     real = x[mask.bool()]
-    for value, inputs in zip(found, (real, x[:, 0]), strict=True):
+    for value, inputs in zip(values, (real, x[:, 0]), strict=True):
         expected = kl_by_torch(weights.gates[0], site.A(inputs), 0.2)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
 
 
 def test_the_gradient_of_the_kl_reaches_the_gates_alone():
-    """Also where the inputs are the output of another site."""
+    """This also holds where the inputs are the output of another site."""
     first, second = lora_site(out=4).double(), polar_site(seed=1).double()
     weights = CLoRAWeights(CLoRA(), [first, second]).double()
     with weights.noise(), weights.watching() as seen:
@@ -285,7 +285,7 @@ def test_the_gradient_of_the_kl_reaches_the_gates_alone():
 
 
 def test_the_kl_is_least_at_the_prior():
-    """Gradient descent on it alone ends at E ~ N(I, σp²), where it is 0."""
+    """Gradient descent on the KL ends at E ~ N(I, σp²), where it is 0."""
     (site,), weights = made(prior_std=0.3)
     x, mask = states(4, 6), torch.ones(4, 6)
     optimizer = torch.optim.Adam(weights.parameters(), lr=0.02)

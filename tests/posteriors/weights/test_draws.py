@@ -90,7 +90,7 @@ def test_global_random_state_and_modes_are_restored():
 
 
 def fail_inside(draws, condition):
-    """Raise within a draw, after checking what holds there."""
+    """Raise within a draw, after asserting a condition."""
     with draws.draw(torch.Generator()):
         assert condition()
         raise RuntimeError("inside")
@@ -118,7 +118,7 @@ def test_no_live_dropout_is_refused():
 
 
 class Functional(nn.Module):
-    """As decoders do whose layers call the function: no module of a telling name drops."""
+    """Calls functional dropout, as some decoders do, so no dropout module exists."""
 
     def __init__(self, p):
         super().__init__()
@@ -202,16 +202,16 @@ def test_zero_samples_is_one_quiet_pass():
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "given", "message"),
+    ("num_samples", "inputs", "message"),
     [
         (-1, batches(), "num_samples .*got -1"),
         (2, [], "no rows"),
     ],
 )
-def test_refusals_of_the_loop(num_samples, given, message):
+def test_refusals_of_the_loop(num_samples, inputs, message):
     model = network(residual=0.5)
     with pytest.raises(InputError, match=message):
-        sample_logits(draws_of(model), model, given, num_samples)
+        sample_logits(draws_of(model), model, inputs, num_samples)
 
 
 def test_every_draw_lasts_for_all_batches():

@@ -1,4 +1,4 @@
-"""IVON: curvature, positivity, and the traps of the package that are stepped around."""
+"""IVON: curvature, positivity, and workarounds for pitfalls of the package."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def step(optimizer, loss, owner=None):
 
 
 def test_curvature_converges_to_that_of_a_quadratic_and_the_mean_to_its_minimum():
-    """ĥ has relative variance 2 at the minimum, and h averages over 2 / (1 − β2) = 2000 of them:
+    """ĥ has relative variance 2 at the minimum, and h averages over 2 / (1 − β2) = 2000 values, so
     5 standard errors are 5 · √(2 / 2000) = 16 %.
     """
     torch.manual_seed(0)
@@ -42,8 +42,8 @@ def test_curvature_converges_to_that_of_a_quadratic_and_the_mean_to_its_minimum(
     optimizer = build_ivon(weights, **OPTIONS)
     for _ in range(6000):
         step(optimizer, lambda: 0.5 * (curvature * (theta - minimum).square()).sum())
-    found = optimizer.param_groups[0]["hess"]
-    torch.testing.assert_close(found, curvature, rtol=0.16, atol=0)
+    estimate = optimizer.param_groups[0]["hess"]
+    torch.testing.assert_close(estimate, curvature, rtol=0.16, atol=0)
     torch.testing.assert_close(theta.detach(), minimum, atol=0.1, rtol=0)
 
 
@@ -57,7 +57,7 @@ def test_curvature_stays_positive_where_the_loss_curves_down():
 
 
 def test_a_huge_ess_is_a_deterministic_newton_step():
-    """Against the update written out, at constant curvature; the noise that is left is 1e-10."""
+    """Compare with the explicit update at constant curvature; the remaining noise is 1e-10."""
     torch.manual_seed(0)
     (theta,) = weights = parameters()
     curvature = torch.tensor([0.3, 1.0, 4.0]).double()
@@ -73,7 +73,7 @@ def test_a_huge_ess_is_a_deterministic_newton_step():
 
 
 def test_draws_have_the_width_of_the_formula():
-    """10,000 draws: 5 standard errors of a standard deviation are 5 / √20000 = 3.5 %."""
+    """With 10,000 draws, 5 standard errors of a standard deviation are 5 / √20000 = 3.5 %."""
     torch.manual_seed(0)
     (theta,) = weights = parameters(size=10_000)
     optimizer = build_ivon(weights, **OPTIONS | {"weight_decay": 0.25, "hess_init": 2.0})
@@ -85,7 +85,7 @@ def test_draws_have_the_width_of_the_formula():
 
 
 def pair():
-    """Return parameters of an adapter and a head, with the optimiser around both."""
+    """Return the parameters of an adapter and a head, and an optimiser of both."""
     (theta,), (head,) = parameters(seed=1), parameters(seed=2)
     ivon = build_ivon([theta], **OPTIONS)
     return theta, head, ivon, AlternatingOptimizer([ivon], [torch.optim.AdamW([head])])
@@ -99,7 +99,7 @@ def run(parts, count):
 
 
 def test_a_resumed_run_takes_the_same_steps(tmp_path):
-    """The bias of the running gradient depends on the number of steps, which must come back."""
+    """The bias correction depends on the number of steps, which must be restored."""
     whole, first, second = pair(), pair(), pair()
     torch.manual_seed(5)
     run(whole, 3)
@@ -114,8 +114,8 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path):
     torch.manual_seed(99)
     torch.set_rng_state(middle)
     run(second, 3)
-    for one, other in zip(whole[:2], second[:2], strict=True):
-        assert torch.equal(one, other)
+    for expected, actual in zip(whole[:2], second[:2], strict=True):
+        assert torch.equal(expected, actual)
     assert torch.equal(whole[2].param_groups[0]["hess"], second[2].param_groups[0]["hess"])
     assert second[2].current_step == 6
 
@@ -132,7 +132,7 @@ def test_an_exception_in_a_pass_brings_the_mean_back():
     with pytest.raises(RuntimeError, match="moved: True"):
         fail()
     assert torch.equal(theta, before)
-    # And training can go on.
+    # Training can continue.
     step(optimizer, lambda: theta.square().sum())
 
 

@@ -1,4 +1,4 @@
-"""Laplace over adapter weights against brute force in float64, and the laws it keeps to."""
+"""Laplace over adapter weights against brute force in float64, and its laws."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ from bayeslora.posteriors.weights.laplace_lora.gradients import LayerGradients, 
 STRUCTURES = pytest.mark.parametrize("structure", sorted(LAYER_STRUCTURES))
 ADAPTERS = pytest.mark.parametrize("adapter", ["lora", "polar", "columns"])
 OTHERS = small_texts(5, seed=9)
-# Sums of some thousand products of numbers near 1 in another order.
+# Sums of a few thousand products of numbers near 1, in another order.
 EXACT = {"atol": 1e-10, "rtol": 1e-9}
 
 
@@ -74,7 +74,7 @@ def test_kronecker_factors_are_exact_blocks_for_one_row_of_one_token(adapter):
 
 @ADAPTERS
 def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
-    """By hand, a row at a time and without padding, and inverted as dense blocks."""
+    """Compare with factors computed row by row without padding, inverted as dense blocks."""
     network, texts = SmallNetwork(adapter), small_texts()
     weights = fitted(network, texts, structure="kron")
     layers = [item.layer for item in weights.layers]
@@ -86,10 +86,10 @@ def test_kronecker_factors_are_means_and_sums_over_real_tokens(adapter):
             logits = network.logits(SmallTexts([texts.rows[row]]).collate([0]))[0]
         count += len(texts.rows[row])
         for column in fisher_root(probs[row : row + 1])[0].T:
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 logits @ column, [item.outputs for item in seen], retain_graph=True
             )
-            B = [old + g[0].T @ g[0] for old, g in zip(B, found, strict=True)]
+            B = [old + g[0].T @ g[0] for old, g in zip(B, gradients, strict=True)]
         A = [old + item.inputs[0].T @ item.inputs[0] for old, item in zip(A, seen, strict=True)]
     blocks = [torch.kron(b, a / count) for a, b in zip(A, B, strict=True)]
     middle = probs.sum(0).diag() - probs.T @ probs
@@ -115,7 +115,7 @@ def test_the_evidence_is_that_of_a_dense_gaussian(adapter):
 
 @STRUCTURES
 def test_marginal_likelihood_is_maximised(structure):
-    """Golden section: log10 δ to 1e-4, where the maximum is flat."""
+    """The golden section finds log10 δ to 1e-4, where the maximum is flat."""
     network, texts = SmallNetwork(), small_texts(30)
     weights = fitted(network, texts, structure=structure, prior_precision="marglik")
     best = float(weights.prior_precision)
@@ -135,16 +135,16 @@ def test_validation_rows_choose_the_best_of_the_grid():
     from bayeslora.posteriors.prior_precision import LOG10_GRID
     from bayeslora.posteriors.scores import nll
 
-    network, texts, held = SmallNetwork(), small_texts(), small_texts(12, seed=4)
-    rows = (held, labels_of(held))
+    network, texts, held_out = SmallNetwork(), small_texts(), small_texts(12, seed=4)
+    rows = (held_out, labels_of(held_out))
     options = {"link": "probit", "structure": "kron"}
     weights = fitted(network, texts, rows, prior_precision="validation", **options)
-    mean = (network.features(held, 1) @ network.head.weight.T).detach()
+    mean = (network.features(held_out, 1) @ network.head.weight.T).detach()
     unit = weights.num_weights / weights.sq_distance(network.head.weight)
     scores = {}
     for power in LOG10_GRID:
         again = fitted(network, texts, prior_precision=unit * 10**power, **options)
-        logits = GaussianLogits(mean, covariance(network, again, held))
+        logits = GaussianLogits(mean, covariance(network, again, held_out))
         scores[unit * 10**power] = nll(link_probabilities(logits, "probit").probs, rows[1])
     assert float(weights.prior_precision) == min(scores, key=scores.get)
 
@@ -167,17 +167,17 @@ def test_neither_padding_nor_the_batch_size_matters(structure, batch, extra, fil
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linearised, "_BATCH", batch)
         texts = small_texts(fill=fill, extra=extra)
-        found = fitted(network, texts, structure=structure)
+        actual = fitted(network, texts, structure=structure)
         others = SmallTexts(OTHERS.rows, fill, extra)
         torch.testing.assert_close(
-            covariance(network, found, others), covariance(network, expected, OTHERS), **EXACT
+            covariance(network, actual, others), covariance(network, expected, OTHERS), **EXACT
         )
-    torch.testing.assert_close(found.log_evidence, expected.log_evidence, **EXACT)
+    torch.testing.assert_close(actual.log_evidence, expected.log_evidence, **EXACT)
 
 
 @ADAPTERS
 def test_twice_the_data_halve_the_variance_that_data_decide(adapter):
-    """Of logit differences at the training rows themselves, under a prior of almost no weight."""
+    """This is the variance of logit differences at the training rows under a nearly flat prior."""
     network, texts = SmallNetwork(adapter), small_texts()
     twice = SmallTexts(texts.rows * 2)
     options = {"structure": "full", "prior_precision": 1e-8}
@@ -192,14 +192,14 @@ def test_twice_the_data_halve_the_variance_that_data_decide(adapter):
 @STRUCTURES
 def test_a_narrow_prior_leaves_the_mean_alone_and_a_wide_one_widens(structure):
     network, texts = SmallNetwork(), small_texts()
-    found = [
+    covariances = [
         covariance(
             network, fitted(network, texts, structure=structure, prior_precision=delta), texts
         )
         for delta in (1e12, 1.0, 1e-3)
     ]
-    traces = [item.diagonal(dim1=1, dim2=2).sum(-1) for item in found]
-    # Squared gradients of some hundreds, over 1e12.
+    traces = [item.diagonal(dim1=1, dim2=2).sum(-1) for item in covariances]
+    # Squared gradients of a few hundred, over 1e12.
     assert traces[0].max() < 1e-8
     assert (traces[0] < traces[1]).all()
     assert (traces[1] < traces[2]).all()
@@ -211,8 +211,8 @@ def test_classes_in_another_order_give_the_covariance_in_that_order(structure):
     network, other = SmallNetwork(), SmallNetwork()
     other.head.set_mean(network.head.weight[order])
     expected = covariance(network, fitted(network, texts, structure=structure), OTHERS)
-    found = covariance(other, fitted(other, texts, structure=structure), OTHERS)
-    torch.testing.assert_close(found, expected[:, order][:, :, order], **EXACT)
+    actual = covariance(other, fitted(other, texts, structure=structure), OTHERS)
+    torch.testing.assert_close(actual, expected[:, order][:, :, order], **EXACT)
 
 
 def test_of_polar_only_the_core_is_random():

@@ -1,6 +1,6 @@
-"""The laws of predictions for the Laplace approximation over adapter weights, as it is linearised.
+"""The laws of predictions for the linearised Laplace approximation over adapter weights.
 
-Its draws are of logits, not of weights, so that it is no `WeightPosterior`.
+It draws logits, not weights, so it is not a `WeightPosterior`.
 """
 
 import torch
@@ -12,7 +12,7 @@ from bayeslora.testing.last_layer import PredictionLaws
 
 
 class OneTokenTexts:
-    """A fitted network as a head whose features are the only token of a text."""
+    """A fitted network as a head whose features are the single token of a text."""
 
     def __init__(self, network, weights):
         self.network, self.weights, self.config = network, weights, weights.config
@@ -34,7 +34,7 @@ class TestLoRA(PredictionLaws):
         return OneTokenTexts(network, fitted(network, small_texts(rows), structure=structure))
 
     def test_far_away_features_are_more_uncertain_where_anything_is(self, head, rows):
-        """A network is not linear in its texts; where it saturates, variance stays finite."""
+        """A network is not linear in its inputs; where it saturates, the variance stays finite."""
         variance = head.predict(rows.map(lambda values: 1e6 * values)).variance
         assert torch.isfinite(variance).all()
         assert (variance > 0).all()

@@ -25,7 +25,7 @@ class Plain(nn.Module):
 @pytest.fixture(scope="module")
 def laplace_class():
     with warnings.catch_warnings():
-        # The import itself compiles torch.jit scripts, which torch has deprecated.
+        # Importing it compiles torch.jit scripts, which PyTorch has deprecated.
         warnings.simplefilter("ignore")
         laplace = pytest.importorskip("laplace")
     return laplace.Laplace
@@ -35,9 +35,10 @@ def laplace_class():
 @pytest.mark.parametrize("structure", ["diag", "kron"])
 @pytest.mark.parametrize("adapter", ["lora", "polar"])
 def test_covariance_and_evidence_agree(laplace_class, adapter, structure):
-    """Rows of one length in one batch: their factors count padding, and depend on batches.
+    """Rows have equal length in a single batch, since their factors count padding and depend on
+    batches.
 
-    Their full curvature passes through float32; brute force is the oracle of ours.
+    Their full curvature passes through float32, so brute force is the oracle for ours.
     """
     generator = torch.Generator().manual_seed(5)
     states = torch.randn(12, 3, 4, generator=generator, dtype=torch.float64)
@@ -58,7 +59,7 @@ def test_covariance_and_evidence_agree(laplace_class, adapter, structure):
     )
     reference.fit(DataLoader(TensorDataset(states, labels_of(texts)), batch_size=12))
     _, expected = reference._glm_predictive_distribution(others)
-    found = covariance(network, weights, SmallTexts(list(others)))
-    torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=0)
+    actual = covariance(network, weights, SmallTexts(list(others)))
+    torch.testing.assert_close(actual, expected.detach(), atol=1e-6, rtol=0)
     evidence = reference.log_marginal_likelihood().item() / 12
     assert weights.report()["log_evidence"] == pytest.approx(evidence, abs=1e-6)

@@ -1,4 +1,4 @@
-"""ScalaBL: the direction of the KL, its steps, and the adapter that holds the mean."""
+"""ScalaBL: the direction of the KL, its steps, and the adapter as the mean."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def made(count=1, **options):
 
 
 def directions(weights, site, place=0):
-    """Return V, what is scaled, from the adapter and the scales that it holds."""
+    """Return V, the directions to scale, from the adapter and its scales."""
     return (site.A.weight / weights.held[place].exp()[:, None]).detach()
 
 
@@ -24,10 +24,10 @@ def test_the_kl_is_that_of_the_posterior_to_the_prior_not_the_reverse():
     _, weights = made(2, prior_std=0.7)
     q = Normal(weights.log_mean.exp(), weights.log_std.exp())
     p = Normal(torch.tensor(0.0).double(), torch.tensor(0.7, dtype=torch.float64))
-    found = weights.kl().detach()
-    torch.testing.assert_close(found, kl_divergence(q, p).sum().detach(), rtol=1e-12, atol=0)
+    kl = weights.kl().detach()
+    torch.testing.assert_close(kl, kl_divergence(q, p).sum().detach(), rtol=1e-12, atol=0)
     reverse = kl_divergence(p, q).sum().detach()
-    assert abs(float(found - reverse)) > 0.1 * float(found)
+    assert abs(float(kl - reverse)) > 0.1 * float(kl)
 
 
 def test_a_short_step_on_the_kl_follows_its_gradient():
@@ -53,7 +53,7 @@ def test_it_starts_at_the_singular_values_of_loras_start():
 
 
 def test_the_adapter_follows_the_means():
-    """A step of an optimiser on log m, and the KL's own, end in A; V is as it was."""
+    """Optimiser steps on log m and steps on the KL both update A; V does not change."""
     (site,), weights = made()
     V = directions(weights, site)
     weights.log_mean.data += torch.tensor([0.3, -0.2])
@@ -63,7 +63,7 @@ def test_the_adapter_follows_the_means():
 
 
 def test_a_noisy_pass_has_the_mean_and_variance_of_drawn_weights():
-    """4,000 draws of each: two variances differ by less than 5 · √2 · √(2 / 4000) = 15.8 %."""
+    """With 4,000 draws each, variances differ by less than 5 · √2 · √(2 / 4000) = 15.8 %."""
     (site,), weights = made(initial_std=0.4)
     x = torch.randn(1, 2, 4).double()
     direct = drawn(weights, lambda: site(x), 4000)
@@ -77,7 +77,7 @@ def test_a_noisy_pass_has_the_mean_and_variance_of_drawn_weights():
 
 
 def test_gradients_of_the_noisy_pass_are_those_of_the_formula():
-    """Of B diag(m + σε) V x, with m and σ as leaves and the very same noise."""
+    """Compare with B diag(m + σε) V x, with m and σ as leaves and the same noise."""
     (site,), weights = made(initial_std=0.4)
     x = torch.randn(3, 4).double()
     V = directions(weights, site)
@@ -100,9 +100,9 @@ def test_gradients_of_the_noisy_pass_are_those_of_the_formula():
 def test_draws_scale_whole_rows_and_leave_no_trace():
     (site,), weights = made(initial_std=0.4)
     before = site.A.weight.detach().clone()
-    found = drawn(weights, lambda: site.A.weight, 10_000)
+    samples = drawn(weights, lambda: site.A.weight, 10_000)
     assert torch.equal(site.A.weight, before)
-    ratios = found / before
+    ratios = samples / before
     torch.testing.assert_close(ratios, ratios[:, :, :1].expand_as(ratios), rtol=1e-9, atol=0)
     expected = (weights.log_std - weights.log_mean).exp()[0].detach()
     # 5 standard errors of a standard deviation from 10,000 draws.

@@ -1,4 +1,4 @@
-"""SWAG: moments of a trajectory, and draws that have them."""
+"""SWAG: moments of a trajectory, and draws with these moments."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def weights_of(*shapes):
 
 
 def collected(trajectory, **options):
-    """Return SWAG after the rows of [T, P], with the parameter that went through them."""
+    """Return SWAG after collecting the rows of [T, P], and the parameter that held them."""
     parameter = nn.Parameter(torch.zeros(trajectory.shape[1]))
     swag = SWAGWeights(SWAG(**options), [parameter])
     for row in trajectory:
@@ -37,7 +37,7 @@ def drawn(swag, parameter, count, seed=0):
 
 
 def autoregressive(steps, size=3, memory=0.9, seed=0):
-    """Return [T, P] with mean 1 and stationary variance 1, neighbours correlated by `memory`."""
+    """Return [T, P] with mean 1, stationary variance 1 and lag-1 correlation `memory`."""
     chance = np.random.default_rng(seed)
     values = [chance.normal(size=size)]
     for _ in range(steps - 1):
@@ -47,7 +47,7 @@ def autoregressive(steps, size=3, memory=0.9, seed=0):
 
 
 def test_a_constant_trajectory_has_no_variance():
-    """Exactly, whatever the value: 0.1 has no finite binary form."""
+    """The variance is exactly zero for any value: 0.1 has no finite binary form."""
     swag, parameter = collected(torch.full((7, 4), 0.1))
     assert torch.equal(swag.variance, torch.zeros(4, dtype=torch.float64))
     swag.put_mean()
@@ -55,7 +55,7 @@ def test_a_constant_trajectory_has_no_variance():
 
 
 def test_moments_are_those_of_the_trajectory():
-    """Against NumPy in float64: the recursion only adds rounding."""
+    """Compare with NumPy in float64: the recursion only adds rounding."""
     trajectory = autoregressive(40)
     swag, parameter = collected(trajectory)
     expected = trajectory.double().numpy()
@@ -66,8 +66,8 @@ def test_moments_are_those_of_the_trajectory():
 
 
 def test_a_long_autoregressive_trajectory_has_its_stationary_moments():
-    """Mean 1 and variance 1. Correlation 0.9 leaves 8000 / 19 independent values for the mean
-    and, being 0.81 between squares, 8000 / 9.5 for the variance: 5 standard errors are
+    """Mean 1 and variance 1. A correlation of 0.9 leaves 8000 / 19 independent values for the mean
+    and, since squares correlate by 0.81, 8000 / 9.5 for the variance: 5 standard errors are
     5 · √(19 / 8000) = 5 · √(2 · 9.5 / 8000) = 0.24.
     """
     swag, _ = collected(autoregressive(8000, memory=0.9))
@@ -81,13 +81,13 @@ def test_deviations_are_the_newest_from_the_running_mean(count):
     swag, _ = collected(trajectory, rank=5)
     rows = trajectory.double().numpy()
     expected = [rows[n] - rows[: n + 1].mean(0) for n in range(count)][-5:]
-    kept = swag.deviations[-len(expected) :].numpy()
-    np.testing.assert_allclose(kept, expected, atol=1e-6)
+    deviations = swag.deviations[-len(expected) :].numpy()
+    np.testing.assert_allclose(deviations, expected, atol=1e-6)
     assert not swag.deviations[: -len(expected)].any()
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_formula():
-    """8,000 draws: 5 standard errors of an entry are 5 · √2 · var / √8000 = 0.08 var."""
+    """With 8,000 draws, 5 standard errors of an entry are 5 · √2 · var / √8000 = 0.08 var."""
     trajectory = autoregressive(30, size=3)
     swag, parameter = collected(trajectory, rank=4, scale=0.5)
     draws = drawn(swag, parameter, 8000)
@@ -103,10 +103,10 @@ def test_the_scale_multiplies_the_covariance():
     near, first = collected(trajectory, scale=0.5)
     far, second = collected(trajectory, scale=2.0)
     near.put_mean()
-    one = drawn(near, first, 5) - near.mean
-    two = drawn(far, second, 5) - far.mean
+    narrow = drawn(near, first, 5) - near.mean
+    wide = drawn(far, second, 5) - far.mean
     # Draws pass through float32 parameters near 1.
-    torch.testing.assert_close(two, 2 * one, atol=1e-6, rtol=0)
+    torch.testing.assert_close(wide, 2 * narrow, atol=1e-6, rtol=0)
 
 
 def test_the_weights_come_back_after_a_draw_and_after_an_exception():
@@ -126,7 +126,9 @@ def test_the_weights_come_back_after_a_draw_and_after_an_exception():
 
     with pytest.raises(RuntimeError, match="moved: True"):
         inside()
-    assert all(torch.equal(one, other) for one, other in zip(parameters, before, strict=True))
+    assert all(
+        torch.equal(parameter, saved) for parameter, saved in zip(parameters, before, strict=True)
+    )
 
 
 def test_one_snapshot_is_not_enough():

@@ -1,4 +1,4 @@
-"""TFB: what the noise does to ΔW, and the search for its size."""
+"""TFB: the effect of the noise on ΔW, and the search for its size."""
 
 import logging
 
@@ -20,7 +20,7 @@ def test_turning_the_factors_keeps_the_change(make):
     site = make(out=7, inputs=6, r=3)
     before = site.delta().double()
     turn(site)
-    # Two roundings to float32 of factors of size 1.
+    # Factors of size 1 are rounded to float32 twice.
     torch.testing.assert_close(site.delta().double(), before, atol=2e-6, rtol=0)
     gram = site.factors()[1].double()
     gram = gram.T @ gram
@@ -38,7 +38,7 @@ def test_a_turned_polar_site_is_one_still():
 
 @SITES
 def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector(make):
-    """Whatever the factor s. 8,000 draws: 5 standard errors of an entry are at most
+    """This holds for any factor s. With 8,000 draws, 5 standard errors of an entry are at most
     5 · √2 · σ² / √8000 = 0.08 σ².
     """
     site = make(scale=3.0)
@@ -50,11 +50,11 @@ def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector
     U = B / B.norm(dim=0)
     expected = 0.09 * U @ U.T
     flat = changes.mT.reshape(8000, -1)
-    found = flat.T.cov().reshape(4, 5, 4, 5)
-    for one in range(4):
-        for other in range(4):
-            block = expected if one == other else torch.zeros_like(expected)
-            torch.testing.assert_close(found[one, :, other], block, atol=0.08 * 0.09, rtol=0)
+    covariance = flat.T.cov().reshape(4, 5, 4, 5)
+    for i in range(4):
+        for j in range(4):
+            block = expected if i == j else torch.zeros_like(expected)
+            torch.testing.assert_close(covariance[i, :, j], block, atol=0.08 * 0.09, rtol=0)
     assert changes.mean(0).abs().max() < 5 * 0.3 / 8000**0.5
 
 
@@ -87,15 +87,15 @@ def test_without_noise_a_draw_is_the_mean():
     num_steps=st.integers(1, 8),
 )
 def test_the_search_agrees_with_a_scan(threshold, low, width, num_steps):
-    """A scan of the grid that the bisection can reach finds no larger accepted value."""
+    """A scan of the grid reachable by bisection finds no larger accepted value."""
     high = low * width
     ratio = width ** (1 / 2**num_steps)
     grid = [low * ratio**place for place in range(2**num_steps)] + [high]
     scanned = max((value for value in grid if value <= threshold), default=0.0)
-    found = largest_accepted(lambda sigma: sigma <= threshold, low, high, num_steps)
-    assert found <= threshold
+    largest = largest_accepted(lambda sigma: sigma <= threshold, low, high, num_steps)
+    assert largest <= threshold
     # A threshold on the grid itself may fall on either side of rounding.
-    assert found == pytest.approx(scanned, rel=1e-9) or (
+    assert largest == pytest.approx(scanned, rel=1e-9) or (
         min(abs(value / threshold - 1) for value in grid) < 1e-9
     )
 
@@ -129,7 +129,7 @@ def test_options_out_of_range_are_refused(options, parts):
 
 
 def test_a_site_of_gated_experts_is_turned_expert_by_expert():
-    """What each expert adds stays the same, so that any gate of theirs may follow."""
+    """The contribution of each expert stays the same, so any gate may follow."""
     site = lora_site(out=7, inputs=6, r=4)
     site.attach(lambda h: h, num_blocks=2)
 
@@ -139,8 +139,8 @@ def test_a_site_of_gated_experts_is_turned_expert_by_expert():
 
     before = parts()
     turn(site)
-    for found, expected in zip(parts(), before, strict=True):
-        torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    for actual, expected in zip(parts(), before, strict=True):
+        torch.testing.assert_close(actual, expected, atol=2e-6, rtol=0)
     for block in site.factors()[1].double().chunk(2, 1):
         gram = block.T @ block
         torch.testing.assert_close(gram, torch.diag(gram.diagonal()), atol=1e-5, rtol=0)

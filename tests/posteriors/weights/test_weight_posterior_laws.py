@@ -1,4 +1,4 @@
-"""The laws of posteriors over weights, for each of ours, and that they catch mistakes."""
+"""The laws of posteriors over weights, for each of ours, and faults that they detect."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def jitter(module, seed=3):
 
 
 def collect(site, weights):
-    """Leave the moments of a few places that training went through."""
+    """Collect the moments of a few training states."""
     for seed in range(4):
         jitter(site, seed)
         weights.collect()
@@ -34,31 +34,31 @@ def collect(site, weights):
 
 
 def search(site, weights):
-    """Leave the noise that a search found."""
+    """Set the noise scale, as a search does."""
     turn(site)
     weights.sigma.fill_(0.2)
 
 
 def measure(site, weights):
-    """Leave a curvature."""
+    """Set a curvature."""
     weights.hess.copy_(torch.linspace(0.1, 5, len(weights.hess)))
     jitter(site)
 
 
 def gate(site, weights):
-    """Leave gates that are open to a measured degree."""
+    """Update the parameters and set the measured moments of the gates."""
     move(site, weights)
     weights.measured.copy_(torch.tensor([3.0, 0.01, 0.04]))
 
 
 def move(site, weights):
-    """Leave what gradient steps do."""
+    """Update the parameters, as gradient steps do."""
     jitter(weights)
     jitter(site)
 
 
 TRAINED = {"swag": collect, "tfb": search, "ivon": measure, "clora": gate}
-"""What training leaves, where that is more than other parameters."""
+"""Training of posteriors where it changes more than parameters."""
 OPTIONS = {"ivon": {"ess": 50.0}}
 
 
@@ -84,7 +84,7 @@ REFUSED = {("scalabl", "polar"): "no-free-factor"}
 def every_suite():
     """Yield the suites of every posterior that draws an adapter's weights, by name."""
     for posterior in POSTERIORS.values():
-        if not posterior.is_sampled or issubclass(posterior, MCDropout):  # which draws no weights
+        if not posterior.is_sampled or issubclass(posterior, MCDropout):  # does not draw weights
             continue
         for adapter, make_site in ((LoRA, lora_site), (PoLAR, polar_site)):
             if (posterior.name, adapter.name) in REFUSED:
@@ -120,14 +120,14 @@ class Careless:
     @contextmanager
     def draw(self, generator):
         weight = self.network.weight.data
-        kept = weight.clone()
+        original = weight.clone()
         source = None if self.mistake == "global noise" else generator
         noise = torch.randn(weight.shape, generator=source)
         if self.mistake != "no noise":
             weight.add_(noise)
         if self.mistake == "no protection":
             yield
-            weight.copy_(kept)
+            weight.copy_(original)
             return
         try:
             yield
@@ -135,7 +135,7 @@ class Careless:
             if self.mistake == "subtracts":
                 weight.sub_(noise)
             else:
-                weight.copy_(kept)
+                weight.copy_(original)
 
 
 def careless(mistake):

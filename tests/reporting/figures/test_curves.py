@@ -1,4 +1,4 @@
-"""Curves of several methods: the numbers behind the lines, and how few points draw them."""
+"""Curves of several methods: the numbers behind the lines, and the number of points."""
 
 import itertools
 import math
@@ -52,12 +52,12 @@ def test_the_mean_risk_is_aurc(rows):
     confidence, correct = zip(*rows, strict=True)
     method = selective(confidence, correct)
     risk = method.risk(np.arange(1, len(rows) + 1))
-    # both are sums of at most some dozens of float64 terms below 1
+    # both are sums of at most a few dozen float64 terms below 1
     assert risk.mean() == pytest.approx(aurc(method.rows), abs=1e-12)
 
 
 def test_accuracy_is_that_of_the_fewest_rows_that_reach_the_coverage():
-    # 0.95 · 20 is 19 rows, though its float64 product is a little more
+    # 0.95 · 20 is 19 rows, though the float64 product is slightly larger
     method = selective(np.linspace(0.5, 0.9, 20), [0] + [1] * 19)
     assert method.accuracy(0.95) == 1
     assert method.accuracy(0.951) == pytest.approx(19 / 20)
@@ -142,7 +142,7 @@ def test_no_method_is_left_alone_in_a_panel(methods, sizes):
 
 def test_panels_of_one_figure_share_their_axis(make):
     labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
-    drawn = list(risk_panels(labelled, [surest_rows(one) for _, one in labelled]))
+    drawn = list(risk_panels(labelled, [surest_rows(method) for _, method in labelled]))
     first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
     assert first == second
     tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
@@ -165,16 +165,16 @@ def test_one_class_against_the_rest_is_the_binary_diagram(make):
 def test_of_many_classes_the_worst_are_drawn(make):
     size = MOST_CLASSES + 3
     probs = np.full((60, size), 0.2 / (size - 1))
-    probs[:, 0] = 0.8  # always sure of the first class, which never comes
+    probs[:, 0] = 0.8  # always confident in the first class, which never occurs
     labels = np.arange(60) % (size - 1) + 1
     names = tuple(f"c{place}" for place in range(size))
-    one = make("m", rows=60).replace(
+    predictions = make("m", rows=60).replace(
         probs=probs, labels=labels, classes=names, total=None, aleatoric=None, epistemic=None
     )
-    panels = list(class_panels([(1, *scored(one))], True))
+    panels = list(class_panels([(1, *scored(predictions))], True))
     assert len(panels) == MOST_CLASSES
     assert panels[0].name == "reliability-1-class-1"
-    assert list(class_panels([(1, *scored(one))], False)) == []
+    assert list(class_panels([(1, *scored(predictions))], False)) == []
 
 
 def test_each_set_gets_its_methods_sizes_and_scores(make):

@@ -1,4 +1,4 @@
-"""What the figures draw: the numbers behind marks, bars and lines."""
+"""The numbers behind the marks, bars and lines of the figures."""
 
 import math
 
@@ -16,7 +16,7 @@ from bayeslora.reporting.figures.style import IN_DISTRIBUTION, METHODS, OUTSIDE,
 
 
 def relative_luminance(color):
-    """WCAG 2 relative luminance: how light a colour looks in grey."""
+    """Return the WCAG 2 relative luminance: the lightness of a colour in grey."""
     parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
@@ -71,7 +71,9 @@ def test_histogram_counts_right_and_wrong_rows_of_every_bin():
     confidence = np.array([0.3, 0.6, 0.6, 0.95, 1.0])
     correct = np.array([False, True, False, True, True])
     axes = confidence_panel("c", "m", confidence, correct, 4).figure.axes[0]
-    wrong, right = (one for one in axes.containers if isinstance(one, BarContainer))
+    wrong, right = (
+        container for container in axes.containers if isinstance(container, BarContainer)
+    )
     assert [(bar.get_x(), bar.get_height()) for bar in wrong] == [(0.25, 1), (0.5, 1)]
     assert [(bar.get_x(), bar.get_y(), bar.get_height()) for bar in right] == [
         (0.5, 1, 1),
@@ -92,7 +94,7 @@ def test_density_bars_are_percentages_of_their_own_set():
     assert [part.sum() for part in shares(panel)] == pytest.approx([100, 100])
     limited = density_panel("d", "m", "score", inside, outside, axis="score", limits=(0.0, 1.0))
     assert limited.figure.axes[0].get_xlim() == (0, 1)
-    # 7 of the 10 outside values lie beyond 1, and are counted in the last bin
+    # 7 of the 10 outside values exceed 1 and are counted in the last bin
     assert shares(limited)[1][-1] >= 60
 
 
@@ -131,7 +133,7 @@ def test_roles_differ_in_more_than_colour():
 
 
 def test_lines_are_dark_enough_on_white():
-    # WCAG 2.2, 1.4.11: graphical objects need a contrast of 3 to 1 with what is beside them
+    # WCAG 2.2, 1.4.11: graphical objects need a contrast of 3:1 with adjacent colours
     for role in OUTSIDE[:3]:
         assert 1.05 / (relative_luminance(role.color) + 0.05) >= 3
 

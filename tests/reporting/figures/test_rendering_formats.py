@@ -37,11 +37,11 @@ def test_names_are_plain_text_in_every_format(label):
 
 
 def test_formats_carry_the_title_and_the_description():
-    one = panel("vbll & <mle>")
-    files = render_files(one, ("png", "pdf")).files
+    drawing = panel("vbll & <mle>")
+    files = render_files(drawing, ("png", "pdf")).files
     with Image.open(io.BytesIO(files["png"])) as picture:
-        assert picture.text["Title"] == one.title
-        assert picture.text["Description"] == one.description
+        assert picture.text["Title"] == drawing.title
+        assert picture.text["Description"] == drawing.description
         assert "Software" not in picture.text
     assert b"Reliability diagram of vbll & <mle>" in files["pdf"]
     assert b"CreationDate" not in files["pdf"]
@@ -52,14 +52,14 @@ def test_the_letters_of_a_pdf_are_embedded_as_text():
     content = render_files(panel(), ("pdf",)).files["pdf"]
     assert b"/FontFile2" in content
     streams = [part.split(b"endstream")[0] for part in content.split(b"stream\n")[1:]]
-    opened = b"".join(zlib.decompress(one) for one in streams if one[:1] == b"\x78")
+    opened = b"".join(zlib.decompress(stream) for stream in streams if stream[:1] == b"\x78")
     assert b"BT" in opened
 
 
 def test_the_same_panel_gives_the_same_bytes_and_keeps_its_slots():
-    one = panel("one name")
-    first = render_files(one, FORMATS).files
-    assert render_files(one, FORMATS).files == first
+    drawing = panel("one name")
+    first = render_files(drawing, FORMATS).files
+    assert render_files(drawing, FORMATS).files == first
     assert render_files(panel("one name"), FORMATS).files == first
     assert render_files(panel("other name"), ("png",)).files["png"] != first["png"]
 

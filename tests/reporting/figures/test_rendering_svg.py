@@ -1,4 +1,4 @@
-"""Figures as SVG text: own identifiers, literal names, the same bytes on every run."""
+"""Figures as SVG text: unique identifiers, literal names, the same bytes on every run."""
 
 import re
 from xml.etree import ElementTree as ET
@@ -56,7 +56,7 @@ def test_identifiers_start_with_the_name_and_references_resolve():
         drawing = draw(name)
         identifiers = re.findall(r' id="([^"]+)"', drawing.inline)
         assert len(set(identifiers)) == len(identifiers)
-        assert all(one.startswith(f"{name}-") for one in identifiers)
+        assert all(identifier.startswith(f"{name}-") for identifier in identifiers)
         used = re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', drawing.inline)
         assert used
         assert set(used) <= set(identifiers)

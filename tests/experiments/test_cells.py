@@ -1,0 +1,221 @@
+"""Settings of cells: one table never mixes them, and a dry run finds what a run would refuse."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import bayeslora as bl
+from bayeslora.errors import InputError
+from bayeslora.experiments import cells, run
+from bayeslora.experiments import search as searching
+from bayeslora.experiments.grid import as_grid
+from bayeslora.experiments.rows import task_rows
+from bayeslora.experiments.store import Store
+from bayeslora.predictions.record import Predictions
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def question(number, options):
+    choices = [f"option {number} {letter}" for letter in "abcde"[:options]]
+    return {"id": f"q{number}", "question": f"{number}?", "choices": choices, "answer_index": 0}
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """OpenBookQA with four options, and ARC whose third question has five."""
+    folder = tmp_path / "data"
+    for split in ("train", "test"):
+        rows = [question(f"{split} {k}", 4) for k in range(8)]
+        write(folder / "openbookqa" / f"{split}.jsonl", rows)
+    for name in ("arc_challenge", "arc_easy", "mmlu_college_chemistry", "mmlu_college_physics"):
+        rows = [question(f"{name} {k}", 5 if k == 2 else 4) for k in range(6)]
+        write(folder / name / "test.jsonl", rows)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["blob", "bag", "laplace-lora"])
+def test_openbookqa_runs_by_letters_with_its_sets_of_more_options(data_dir, name):
+    grid = {"protocol": name, "tasks": ["openbookqa"], "backbones": "meta-llama/Llama-3.1-8B"}
+    plan = run.plan(grid, data_dir=data_dir)
+    assert plan.settings
+    parsed = as_grid(grid)
+    (task,) = parsed.tasks.values()
+    rows = task_rows(task, parsed.protocol, data_dir, by_letter=True)
+    assert {name: len(examples) for name, examples in rows.ood.items()} == {
+        **dict.fromkeys(("arc-challenge", "arc-easy"), 5),
+        **dict.fromkeys(("mmlu-college-chemistry", "mmlu-college-physics"), 5),
+    }
+    assert rows.dropped["arc-challenge, more than 4 options"] == 1
+    by_option = task_rows(task, parsed.protocol, data_dir)
+    assert len(by_option.ood["arc-challenge"]) == 6
+
+
+def test_another_seed_with_other_settings_is_refused(finished, tmp_path):
+    content, source, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    changed = {**content, "seeds": [2], "fit": {"epochs": 2}}
+    for attempt in (bl.experiment, run.plan):
+        with pytest.raises(InputError, match=r"fit\.epochs = 2.*seed 0 is finished with 1"):
+            attempt(changed, out)
+    assert run.plan({**content, "seeds": [2]}, out).settings
+    with pytest.raises(InputError, match=r"experiment\.json"):
+        run.plan(content, source / "cells")
+
+
+def test_a_plan_is_of_its_shard(grid, tmp_path):
+    plan = run.plan(grid, shard=(2, 3))
+    assert [*plan.settings] == [as_grid(grid).cells[1]]
+
+
+def test_weights_that_changed_are_refused_before_a_fit(finished, tmp_path, monkeypatch):
+    content, source, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    true = cells.Workshop.backbone
+    monkeypatch.setattr(
+        cells.Workshop,
+        "backbone",
+        lambda workshop, name: replace(true(workshop, name), fingerprint="other"),
+    )
+    more = {**content, "seeds": [7], "posteriors": ["mle"]}
+    result = bl.experiment(more, out)
+    (error,) = result.failed.values()
+    assert "other weights" in error
+    assert Store(out).fingerprint(content["backbones"]) not in (None, "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"adapters": ["lora:target_modules=foo"]}, ["'foo'", "seed 0"]),
+        ({"posteriors": ["mle"], "predict": {"num_samples": 7}}, ["num_samples"]),
+        ({"search": {"trials": 2, "ranges": {"fit.epochs": [0, 1]}}}, ["epochs"]),
+        ({"search": {"trials": 2, "ranges": {"fit.batch_size": {"low": -4, "high": 2}}}}, ["-4"]),
+        ({"search": {"trials": 2, "ranges": {"fit.head_lr": ["a", "b"]}}}, ["head_lr", "'a'"]),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_refuse(grid, change, named):
+    if "search" in change:
+        pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
+    with pytest.raises(InputError) as caught:
+        run.plan({**grid, **change})
+    for word in named:
+        assert word in str(caught.value)
+
+
+def test_options_need_all_layers_of_a_decoder(grid, tmp_path):
+    files = {
+        name: write(tmp_path / f"{name}.jsonl", [question(f"{name} {k}", 3) for k in range(8)])
+        for name in ("train", "test")
+    }
+    content = {**grid, "tasks": [{"name": "quiz", **files}], "posteriors": ["mle"]}
+    with pytest.raises(InputError, match="depth"):
+        run.plan({**content, "model": {"depth": 2}})
+    assert run.plan({**content, "model": {"depth": 1.0}}).settings
+
+
+def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):
+    file = write(tmp_path / "rows.jsonl", [question(k, 3) for k in range(8)])
+    task = {"name": "quiz", "train": file, "test": file}
+    with pytest.raises(InputError, match="8 train, in test too"):
+        run.plan({**grid, "tasks": [task]})
+
+
+def test_tables_name_every_option_of_the_grid(finished):
+    content, out, result = finished
+    assert content["fit"] == {"epochs": 1}
+    assert "epochs: 1 by the grid" in result.records[0]["deviations"]
+    assert "- max_length: 32 by the grid" in (out / "summary.md").read_text()
+
+
+@pytest.fixture
+def searched(grid):
+    pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
+    ranges = {"adapter.lr": [0.001, 0.01]}
+    return {**grid, "posteriors": ["mle"], "seeds": [0], "search": {"trials": 2, "ranges": ranges}}
+
+
+def test_a_changed_search_of_a_finished_cell_is_refused(searched, tmp_path):
+    bl.experiment(searched, tmp_path / "out")
+    assert "adapter.lr = 0.0" in (tmp_path / "out/summary.md").read_text()
+    with pytest.raises(InputError, match=r"search\.trials"):
+        bl.experiment({**searched, "search": {**searched["search"], "trials": 3}}, tmp_path / "out")
+
+
+def test_trials_of_other_ranges_are_not_resumed(searched, tmp_path, monkeypatch):
+    true = searching._loss
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return true(*arguments)
+
+    monkeypatch.setattr(searching, "_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bl.experiment(searched, tmp_path / "out")
+    search = {"trials": 2, "ranges": {"adapter.lr": [0.002, 0.02]}}
+    (record,) = bl.experiment({**searched, "search": search}, tmp_path / "out").records
+    assert len(record["trials"]) == 2
+    assert {trial["options"]["adapter.lr"] for trial in record["trials"]} <= {0.002, 0.02}
+
+
+def test_twins_stay_on_one_side_of_a_search(searched, tmp_path, monkeypatch):
+    rows = [
+        question(f"{pair} {side}", 2) | {"id": f"{pair}-{side}"}
+        for pair in range(12)
+        for side in (1, 2)
+    ]
+    for split in ("train", "test"):
+        named = [{**row, "question": f"{split} {row['question']}"} for row in rows]
+        write(tmp_path / "data/winogrande_xs" / f"{split}.jsonl", named)
+    workshop = cells.Workshop(as_grid({**searched, "tasks": ["winogrande-xs"]}), tmp_path / "data")
+    setup = workshop.setup(workshop.grid.cells[0])
+    parts = []
+
+    def fit(_clf, train, **_options):
+        parts.append({*train.groups})
+        raise StopIteration
+
+    monkeypatch.setattr(bl.BayesianClassifier, "fit", fit)
+    monkeypatch.setattr(cells.Workshop, "backbone", lambda *_: "tiny")
+    with pytest.raises(StopIteration):
+        searching._loss(workshop, setup, 0.25, tmp_path / "trial")
+    (fitted,) = parts
+    assert len(fitted) == 9  # of 12 pairs, each whole
+
+
+def test_reported_rows_are_scored_under_corruptions(grid, tmp_path):
+    content = {**grid, "posteriors": ["mle", "laplace"], "seeds": [0]}
+    shifted = {**content, "corruptions": ["truncation", "typos:5"]}
+    out = tmp_path / "out"
+    result = bl.experiment(shifted, out)
+    names = [*(f"truncation:{severity}" for severity in range(1, 6)), "typos:5"]
+    for record in result.records:
+        nll = {name: record["scores"][name]["scores"]["nll"]["value"] for name in names}
+        assert len({*nll.values()}) == len(names)
+        assert nll["truncation:5"] != record["scores"]["reported"]["scores"]["nll"]["value"]
+    text = (out / "summary.md").read_text()
+    assert f"| method | {' | '.join(names)} |" in text
+    table = result.table.to_pylist()
+    assert {row["set"] for row in table if row["score"] == "ece"} == {"test", "far", *names}
+    file = next(out.glob("cells/*mle*.typos-5.parquet"))
+    assert Predictions.load(file).metadata["severity"] == "5"
+    bl.report([next(out.glob("cells/*mle*.test.parquet"))], out=tmp_path / "page", shifted=[file])
+    with pytest.raises(InputError, match="corruptions"):
+        bl.experiment({**shifted, "corruptions": ["typos:5"]}, out)
+
+
+@pytest.mark.parametrize("value", ["typo", "typos:6", ["typos:3", "typos"], 3])
+def test_corruptions_that_do_not_exist_are_named(grid, value):
+    with pytest.raises(InputError, match="corruptions"):
+        as_grid({**grid, "corruptions": value})
