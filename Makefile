@@ -77,7 +77,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python docs/prose.py $(PROSE)
+	@echo "$(BIN)/python docs/prose.py README.md CONTRIBUTING.md docs/*.md …"
+	@$(BIN)/python docs/prose.py $(PROSE)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults --out reports/reliability

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data
 from bayeslora.engine.card import shown_value
+from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
@@ -97,7 +97,7 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
     test: list[Predictions] = []
     ood: dict[str, dict[str, Predictions]] = {}
     records: dict[str, ModelRecord] = {}
-    with _each_note_once():
+    with each_note_once(data.__name__):
         for index, (name, method) in enumerate(METHODS.items(), 1):
             logger.info("%d of %d: %s", index, len(METHODS), name)
             clf = BayesianClassifier(
@@ -120,24 +120,6 @@ def run_demo(*, seed: int = 0, progress: bool = True) -> DemoRun:
             records[name] = clf.record
     seconds = time.monotonic() - began
     return DemoRun(test, ood, _provenance(posts, records, backbone, seed, seconds))
-
-
-@contextmanager
-def _each_note_once() -> Iterator[None]:
-    """Log each note on the data only once, since every method reads the same rows."""
-    seen: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text, count = record.getMessage(), len(seen)
-        seen.add(text)
-        return len(seen) > count
-
-    reader = logging.getLogger(data.__name__)
-    reader.addFilter(is_new)
-    try:
-        yield
-    finally:
-        reader.removeFilter(is_new)
 
 
 def _provenance(

@@ -8,6 +8,7 @@ import tiny
 from bayeslora import demo
 from bayeslora.backbones.load import load_backbone
 from bayeslora.engine import data
+from bayeslora.engine.progress import each_note_once
 from bayeslora.tasks.newsgroups import NewsgroupsDemo
 from bayeslora.tasks.readers import load_examples
 
@@ -68,7 +69,7 @@ def test_what_was_run_names_data_fits_and_versions(result):
 
 def test_notes_on_the_rows_are_made_once(caplog):
     reader = logging.getLogger(data.__name__)
-    with demo._each_note_once():
+    with each_note_once(data.__name__):
         for text in ("cut", "cut", "other"):
             reader.warning(text)
     reader.warning("cut")

@@ -1,7 +1,8 @@
-"""Progress bars on stderr."""
+"""Progress bars on stderr, and notes that are logged only once."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -119,3 +120,26 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def each_note_once(*loggers: str) -> Iterator[None]:
+    """Log each message of some loggers only once while the context lasts.
+
+    Args:
+        loggers: Names of the loggers, whose messages repeat for every fit to the same rows.
+    """
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text, count = record.getMessage(), len(seen)
+        seen.add(text)
+        return len(seen) > count
+
+    try:
+        for name in loggers:
+            logging.getLogger(name).addFilter(is_new)
+        yield
+    finally:
+        for name in loggers:
+            logging.getLogger(name).removeFilter(is_new)

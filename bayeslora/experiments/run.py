@@ -99,10 +99,13 @@ def experiment(
     crashed: list[str] = []
     elsewhere: list[str] = []
     if waiting:
+        from bayeslora.engine.progress import each_note_once
+
         pool = _pool(parsed, workshop, data_dir, min(workers, len(waiting)), ray)
         store.claim(parsed.source)
         try:
-            failed, crashed, elsewhere = _Run(parsed, store, pool, len(cells)).run(waiting)
+            with each_note_once("bayeslora.engine.data", "bayeslora.metrics.ood"):
+                failed, crashed, elsewhere = _Run(parsed, store, pool, len(cells)).run(waiting)
         finally:
             pool.close()
             store.tidy()

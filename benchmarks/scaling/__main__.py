@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     lines = ["# Memory and time of a fit", "", __doc__.split("\n\n", 2)[1].replace("\n", " ")]
     lines += ["", f"## {args.backbone}, counted", "", *_counted(args.backbone)]
-    lines += ["", "## Larger models, by formula", "", *_larger()]
+    lines += ["", "## Larger models, by formula", "", *_larger("the default reading", as_default)]
+    lines += ["", *_larger("protocol `blob`", as_blob)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
@@ -140,23 +142,36 @@ def _saved(model: nn.Module) -> Iterator[list[int]]:
         yield totals
 
 
-def _larger() -> list[str]:
-    parts = list(memory(LLAMAS[0], PAPER))
+def as_default(_decoder: Decoder) -> Fit:
+    """Return the fit with the default reading of a text classifier."""
+    return PAPER
+
+
+def as_blob(decoder: Decoder) -> Fit:
+    """Return the fit of protocol `blob`: 5,000 steps of 4 rows, all layers read and adapted."""
+    return replace(PAPER, epochs=4, batch=4, depth=1.0, adapted=decoder.layers)
+
+
+def _larger(name: str, fit_of: Callable[[Decoder], Fit]) -> list[str]:
+    first = fit_of(LLAMAS[0])
+    parts = list(memory(LLAMAS[0], first))
+    adapted = "all" if first.depth == 1 else f"the last {first.adapted}"
     lines = [
-        f"{PAPER.rows:,} rows of {PAPER.tokens} tokens, {PAPER.epochs} epochs in batches of "
-        f"{PAPER.batch}, {PAPER.classes} classes, adapters of rank {PAPER.rank} on the last "
-        f"{PAPER.adapted} layers, bfloat16.",
+        f"OpenBookQA by {name}: {first.rows:,} rows of {first.tokens} tokens, {first.epochs} "
+        f"epochs in batches of {first.batch}, {first.classes} classes, adapters of rank "
+        f"{first.rank} on {adapted} layers, bfloat16.",
         "",
         f"| model | layers run once | {' | '.join(f'{part}, GB' for part in parts)} | all, GB | "
         "multiplications, 10¹² |",
         f"|---|---|{'---|' * len(parts)}---|---|",
     ]
     for decoder in LLAMAS:
-        bytes_of = memory(decoder, PAPER)
+        fit = fit_of(decoder)
+        bytes_of = memory(decoder, fit)
         cells = " | ".join(f"{bytes_of[part] / GIGABYTE:.2f}" for part in parts)
-        total = sum(multiplications(decoder, PAPER).values())
+        total = sum(multiplications(decoder, fit).values())
         lines.append(
-            f"| {decoder.name} | {below(decoder, PAPER)} of {decoder.layers} | {cells} | "
+            f"| {decoder.name} | {below(decoder, fit)} of {decoder.layers} | {cells} | "
             f"{sum(bytes_of.values()) / GIGABYTE:.1f} | {total / 1e12:,.0f} |"
         )
     return lines

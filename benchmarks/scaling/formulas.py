@@ -89,16 +89,14 @@ def multiplications(decoder: Decoder, fit: Fit) -> dict[str, float]:
     """
     tokens, held_out = fit.rows * fit.tokens, fit.held_out * fit.tokens
     upper = fit.adapted * decoder.layer
-    # The last layer's feed-forward part runs on one token per row.
-    narrow = 3 * decoder.width * decoder.hidden * (1 - 1 / fit.tokens)
     # Features of the final fit and of each validated epoch; the feature scale uses few rows, and
     # the finished model predicts the validation rows once more.
     passes = 1 + (fit.epochs if fit.held_out else 0)
     scale = min(64, fit.rows) * fit.tokens
     return {
         "frozen layers, once": below(decoder, fit) * decoder.layer * (tokens + held_out),
-        "training": fit.epochs * tokens * 2 * (upper - narrow),
-        "features": (passes * (tokens + held_out) + scale + held_out) * (upper - narrow),
+        "training": fit.epochs * tokens * 2 * upper,
+        "features": (passes * (tokens + held_out) + scale + held_out) * upper,
     }
 
 
@@ -106,10 +104,11 @@ def memory(decoder: Decoder, fit: Fit) -> dict[str, float]:
     """Return bytes by part."""
     d = decoder.width
     trained = fit.adapted * fit.rank * ((d + d) + (d + decoder.kv_width))
+    caches = fit.caches and below(decoder, fit) > 0
     saved = (SAVED_WIDTHS * d + SAVED_HIDDEN * decoder.hidden) * fit.bytes_a_weight
     return {
         "weights": decoder.weights * fit.bytes_a_weight,
-        "cached states": (fit.rows + fit.held_out) * fit.tokens * d * 2 if fit.caches else 0,
+        "cached states": (fit.rows + fit.held_out) * fit.tokens * d * 2 if caches else 0,
         "activations": fit.batch * fit.tokens * fit.adapted * saved,
         "adapter and optimiser": ADAM * trained,
         # The dense covariance of the last layer and its factor, in float64.
