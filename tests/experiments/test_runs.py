@@ -173,7 +173,7 @@ def test_further_cells_are_added_and_changed_ones_refused(finished, tmp_path, mo
     shutil.copytree(source, out)
     done = []
 
-    def fake(workshop, cell, work):
+    def fake(workshop, cell, *more):
         done.append(str(cell))
         raise RuntimeError("stop")
 
@@ -195,11 +195,11 @@ def test_a_failed_cell_is_tried_again_listed_and_forgotten_when_it_succeeds(
     calls = []
     true = cells.Workshop.run
 
-    def run_or_fail(workshop, cell, work):
+    def run_or_fail(workshop, cell, *more):
         calls.append(cell.seed)
         if cell.seed == 1 and calls.count(1) < 3:
             raise ValueError("no luck")
-        return true(workshop, cell, work)
+        return true(workshop, cell, *more)
 
     monkeypatch.setattr(cells.Workshop, "run", run_or_fail)
     grid["posteriors"] = ["mle"]
@@ -450,10 +450,10 @@ def test_a_grid_that_is_killed_again_and_again_gives_the_same_table(
 def test_an_interrupt_keeps_finished_cells(grid, tmp_path, monkeypatch):
     true = cells.Workshop.run
 
-    def interrupted(workshop, cell, work):
+    def interrupted(workshop, cell, *more):
         if cell.seed == 1:
             raise KeyboardInterrupt
-        return true(workshop, cell, work)
+        return true(workshop, cell, *more)
 
     monkeypatch.setattr(cells.Workshop, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
