@@ -426,7 +426,8 @@ def _summary(record: ModelRecord) -> str:
 
     results = record.results
     if not record.num_train:
-        return f"the language model's own answer, {len(record.classes)} classes"
+        kind = "options" if record.backbone.get("format") else "classes"
+        return f"the language model's own answer, {len(record.classes)} {kind}"
     words = [method_name(record), fit_words(record), _scale(results)]
     if held_out := results.get("held_out") or results.get("logit_scale"):
         words.append(f"held-out NLL {held_out['nll']:.3f} nats")
