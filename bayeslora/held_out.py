@@ -103,7 +103,7 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], st
     if equal > MOST_EQUAL:
         raise InputError(f"{problem}; {why}")
     if equal > _FEW_EQUAL:
-        logger.warning("%s; where they are the same rows, the scores after are too good", problem)
+        logger.warning("%s; if they are the same rows, the scores are too optimistic", problem)
 
 
 def recalibrations(predictions: Predictions) -> list[str]:

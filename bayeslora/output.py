@@ -89,7 +89,12 @@ def _discard(replaced: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
     if foreign is not None:
         backup = target.with_name(hidden_name(target, f".old-{replaced.stem[-8:]}")[1:])
         replaced.rename(backup)
-        logger.warning("what was at %s is kept in %s: %s is not ours", target, backup, foreign)
+        logger.warning(
+            "the previous content of %s is kept in %s, since bayeslora did not write %s",
+            target,
+            backup,
+            foreign,
+        )
 
 
 def listed_files(directory: Path) -> list[str]:

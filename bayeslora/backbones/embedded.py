@@ -116,7 +116,7 @@ def embedded_directory(name: str) -> Path:
     if not is_converted:
         return path.parent
     if damage:
-        logger.warning("%s; it is made again from %s", damage, path)
+        logger.warning("%s; it is created again from %s", damage, path)
     _fill_cache(path, target)
     return target
 

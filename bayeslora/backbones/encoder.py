@@ -310,8 +310,7 @@ class Encoder(FeatureExtractor):
         self._split = LayerSplit(backbone.model, layers_path, start)
         if not self._cached_answer(f"cut of {layers_path} at {start}", self._split_is_exact):
             logger.warning(
-                "the layers of %s below %d cannot be run apart from those above: all run in every "
-                "pass",
+                "the layers of %s below %d cannot be run separately: all layers run in every pass",
                 backbone.name,
                 start,
             )
@@ -321,7 +320,7 @@ class Encoder(FeatureExtractor):
         self.one_by_one = padded and not self._cached_answer("padding", self._ignores_padding)
         if self.one_by_one:
             logger.warning(
-                "%s gives a text other features beside a longer one: texts are run one by one, but "
+                "%s gives a text other features if it is padded: texts are run one by one, but "
                 "trained on in batches",
                 backbone.name,
             )

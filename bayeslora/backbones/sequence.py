@@ -112,7 +112,7 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
         if gap(features, encoder.weight, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(
-        "%s gives a text other logits beside a longer one: texts are run one by one",
+        "%s gives a text other logits if it is padded: texts are run one by one",
         classifier.backbone.name,
     )
     return replace(classifier, padding="none")

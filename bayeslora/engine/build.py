@@ -323,8 +323,7 @@ def best_depth(
     logger.info("depth: %s", {depth: round(value, 3) for depth, value in bounds.items()})
     if bounds[best] < _TELLING - math.log(int(labels.max()) + 1):
         logger.warning(
-            "depth 'auto': %d rows are too few to tell the layers apart; %d of them are read, as "
-            "by default",
+            "depth 'auto': %d rows are too few to compare layers; the default depth, %d, is used",
             len(examples),
             usual,
         )

@@ -121,8 +121,8 @@ def _say_too_few(posterior: Posterior, examples: int) -> None:
     """Warn if the examples are too few to compare the posterior with the network's softmax."""
     if examples < FEWEST_EXAMPLES and posterior.name != CANDIDATES[0]:
         logger.warning(
-            "%d examples are too few to compare %r with the network's own softmax, so it may be "
-            "worse; from %d on they are compared",
+            "%d examples are too few to compare %r with the network's own softmax (at least %d are "
+            "needed), so it may be worse",
             examples,
             posterior.name,
             FEWEST_EXAMPLES,
@@ -289,7 +289,7 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
     mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
     if mute:
         logger.warning(
-            "the words %s say nothing of a class to a language model; give others: verbaliser "
+            "the words %s do not describe a class to a language model; give others: verbaliser "
             "(--verbaliser CLASS=WORDS)",
             ", ".join(map(repr, mute)),
         )

@@ -151,9 +151,9 @@ def cross_validate(
         return None
     if parts:
         logger.info(
-            "%s without a part of the rows each, which chooses the scale of the logits (cv), %s",
+            "cross-validation: %s to part of the rows; the others choose the scale of the logits%s",
             counted(len(parts), "fit"),
-            "and answers with the others" if keep else "then one to all",
+            ", and all networks are kept" if keep else "; then one fit to all rows",
         )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
@@ -178,7 +178,9 @@ def cross_validate(
         return None
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
-    logger.info("logits times %.2f: NLL of held-out rows %.3f, without %.3f", factor, after, before)
+    logger.info(
+        "logits times %.2f: held-out NLL %.3f nats, without the factor %.3f", factor, after, before
+    )
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
     return Folds(network, states, results, scale)
 

@@ -282,7 +282,7 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
             "out, or split the data"
         )
     logger.warning(
-        "%s: %s, so what is chosen on validation rows is slightly overconfident",
+        "%s: %s, so choices by validation rows are slightly overconfident",
         rows.source,
         overlap,
     )
@@ -314,8 +314,7 @@ def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
         )
     if missing and moves:
         logger.warning(
-            "%s: no row of %s; a posterior fitted to the others makes it less probable than the "
-            "classifier did",
+            "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
             rows.source,
             ", ".join(map(repr, missing)),
         )
@@ -422,7 +421,7 @@ def say_truncation(source: str, num_truncated: int, total: int, max_length: int)
     """Warn about truncated texts, if there are any."""
     if num_truncated:
         logger.warning(
-            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were cut",
+            "%s: %d of %d texts (%.0f %%) are longer than %d tokens and were truncated",
             source,
             num_truncated,
             total,
@@ -442,8 +441,8 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
     rows = record.results.get("calibration", {}).get("fitted_to", "train")
     if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
         logger.warning(
-            "%s holds the rows that the model was fitted to, and scores on them are optimistic; "
-            "score rows that it has not seen",
+            "%s holds the rows that the model was fitted to, so scores on them are optimistic; "
+            "use rows that it has not seen",
             source,
         )
 

@@ -354,7 +354,7 @@ def _validation(
         return None
     if not fit.posterior.chooses_epoch:
         logger.warning(
-            "posterior %r trains for all its epochs: the validation rows choose nothing",
+            "posterior %r trains for all epochs: validation rows do not choose one",
             fit.posterior.name,
         )
         return None

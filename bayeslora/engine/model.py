@@ -450,8 +450,8 @@ def _accuracy(network: Network, rows: Features, source: str) -> float:
     accuracy = (predicted == labels).double().mean().item()
     if accuracy == 1 and len(labels) >= _TELLING_ROWS:
         logger.warning(
-            "%s: the network is right on all %d rows. If it was trained on them, they hide its "
-            "mistakes and the posterior will be overconfident: use rows that it has not seen",
+            "%s: the network classifies all %d rows correctly. If it was trained on them, the "
+            "posterior will be overconfident: use rows that it has not seen",
             source,
             len(labels),
         )

@@ -220,7 +220,7 @@ class AlternatingTrainer(Trainer):
             self._recreate_directory()
         except (InputError, OSError) as error:
             logger.warning(
-                "no checkpoint after step %d: %s; the fit goes on without", self._step, error
+                "no checkpoint after step %d: %s; the fit continues without it", self._step, error
             )
             return
         try:
@@ -242,7 +242,7 @@ class AlternatingTrainer(Trainer):
         if not self._restore():
             return False
         directory = Path(str(self.args.output_dir))
-        logger.warning("%s was deleted and is made again; the fit goes on", directory)
+        logger.warning("%s was deleted; it is created again, and the fit continues", directory)
         best = self.state.best_global_step
         if self._best is not None and best is not None and best != self._step:
             write_best(directory, best, self._best)

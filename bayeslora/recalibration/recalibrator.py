@@ -147,8 +147,8 @@ class Recalibrator(ABC):
         missing = sorted(set(range(len(predictions.classes))) - set(labels.tolist()))
         if missing and self.by_class:
             logger.warning(
-                "%s has no row of %s to learn from, and makes it less probable whatever the model "
-                "says",
+                "%s has no labelled row of %s and lowers its probability, whatever the model "
+                "predicts",
                 self.title,
                 ", ".join(repr(predictions.classes[index]) for index in missing),
             )

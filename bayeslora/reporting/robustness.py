@@ -48,7 +48,7 @@ def robustness_curves(
     check_curves(curves)
     if others := [curve.name for curve in curves if curve.name not in names]:
         logger.warning(
-            "the robustness of %s is in the report, and no predictions of that name", listed(others)
+            "the report has the robustness of %s, but no predictions of that name", listed(others)
         )
     return tuple(curves)
 

@@ -143,7 +143,7 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
     survey.num_skipped = total - survey.num_rows
     if survey.num_skipped:
         logger.warning(
-            "%s: rows without a text, or with repeated options, which are left out: %d of %d",
+            "%s: left out %d of %d rows, which have no text or repeated options",
             checks.table.source,
             survey.num_skipped,
             total,

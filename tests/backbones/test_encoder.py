@@ -30,7 +30,7 @@ def test_layers_that_cannot_be_run_apart_all_run_in_every_pass(name, caplog):
     start = 1 if "convolution" in name else 2
     reader = encoder(name, start=start)
     assert reader.first_running_layer == 0
-    assert f"below {start} cannot be run apart" in caplog.text
+    assert f"below {start} cannot be run separately" in caplog.text
     host, _ = backbone(name)
     ids, mask = batch()
     states = last_hidden(host.model, ids, mask)

@@ -203,7 +203,7 @@ def test_cut_texts_are_told_once_a_file(run, world, tmp_path):
     )
     assert result.code == 0, result.err
     assert [result.err.count(f"{path}:") for path in (world.train, world.valid)] == [1, 1]
-    assert result.err.count("were cut") == 2
+    assert result.err.count("were truncated") == 2
 
 
 def test_classes_are_named_on_the_command_line(run, refused, world, tmp_path):

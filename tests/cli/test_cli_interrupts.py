@@ -203,7 +203,7 @@ def test_an_out_that_vanishes_while_the_fit_runs(run, world, whole, tmp_path, mo
     result = run(*words_of_fit(world, out))
     if now == "nothing":
         assert result.code == 0, result.err
-        assert "made again" in result.err
+        assert "created again" in result.err
         check_same(out, whole)
     else:
         assert result.code == 2
@@ -248,7 +248,7 @@ def test_an_out_that_vanishes_while_a_checkpoint_is_written(
     monkeypatch.setattr(trainer, "seal", vanish_first)
     result = run(*words_of_fit(world, out))
     assert result.code == 0, result.err
-    assert "made again" in result.err
+    assert "created again" in result.err
     assert sealed[3] == sealed[4], "it is written again"
     check_same(out, whole)
 

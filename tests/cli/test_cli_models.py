@@ -107,7 +107,7 @@ def test_duplicates_and_truncation_are_noted_once(run, world, tmp_path):
     assert len(notes) == 2
     assert all(note.startswith("note: ") for note in notes)
     assert "3 of 33 rows repeat" in notes[0]
-    assert "longer than 5 tokens and were cut" in notes[1]
+    assert "longer than 5 tokens and were truncated" in notes[1]
 
 
 def test_columns_are_remembered(run, world, tmp_path):

@@ -216,7 +216,7 @@ def test_cut_texts_are_said(encoder, caplog):
     count = texts.tokens.num_truncated
     assert 0 < count < 12
     assert f"{count} of 12 texts" in caplog.text
-    assert "are longer than 6 tokens and were cut" in caplog.text
+    assert "are longer than 6 tokens and were truncated" in caplog.text
 
 
 @pytest.mark.usefixtures("terminal")

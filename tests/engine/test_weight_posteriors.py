@@ -180,7 +180,7 @@ def test_a_fresh_network_takes_the_trained_tensors(encoder, fitted, recipe):
 def test_swag_trains_on_and_says_that_validation_rows_choose_nothing(encoder, tmp_path, caplog):
     fit = begin(encoder, "swag", epochs=3, patience=1)
     result = fit.run(tmp_path, validates=True)
-    assert "'swag' trains for all its epochs: the validation rows choose nothing" in caplog.text
+    assert "'swag' trains for all epochs: validation rows do not choose one" in caplog.text
     assert result.best_epoch == 3
     assert result.posterior["num_snapshots"] == 12
     assert result.posterior["weight_std"] > 0

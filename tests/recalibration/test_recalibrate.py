@@ -69,7 +69,7 @@ def test_a_class_without_rows_is_named_where_classes_are_changed_apart(method, c
     fit = rows(300)
     without = fit.take(np.flatnonzero(fit.labels != 1))
     bl.recalibrate(without, rows(50, seed=1), method)
-    named = f"has no row of {fit.classes[1]!r} to learn from" in caplog.text
+    named = f"has no labelled row of {fit.classes[1]!r}" in caplog.text
     assert named == (method != "temperature")
 
 
