@@ -88,15 +88,10 @@ def _check_reading(workshop: Workshop, setup: Setup) -> None:
     if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
         raise InputError(f"backbone {name} does not exist")
     by_letter = _format(setup) == "letters"
-    cut = setup.model.get("depth") not in (None, 1.0) and _format(setup) == "options"
     modules = getattr(setup.adapter, "target_modules", None)
-    if not _is_here(name, needed=bool(by_letter or cut or modules or train.images)):
+    if not _is_here(name, needed=bool(by_letter or modules or train.images)):
         return
     kind, tokenizer = workshop.reader(name)
-    if cut and kind == "decoder":
-        raise InputError(
-            f"model: depth must be left out with format 'options', which needs all layers of {name}"
-        )
     if modules and setup.adapter.trains:
         setup.adapter.targets(workshop.skeleton(name))
     check_images(train, images=kind == "vision")

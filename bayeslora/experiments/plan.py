@@ -182,6 +182,7 @@ def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
         deviations[cell] = setup.deviations
         size = sizes[cell.backbone]
         _check_positions(setup, size)
+        _check_depth(setup, size)
         estimates[cell] = None if size is None else estimate(setup, size)
     return Plan(workshop.grid, settings, estimates, deviations, tuple(notes))
 
@@ -193,6 +194,19 @@ def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
         raise InputError(
             f"cell {setup.cell}: max_length must be at most {size.positions}, the positions of the "
             f"backbone, got {length}"
+        )
+
+
+def _check_depth(setup: Setup, size: BackboneSize | None) -> None:
+    """Raise InputError if a cell drops layers of a decoder that scores options."""
+    depth, form = setup.model.get("depth"), setup.model.get("format", "options")
+    if size is None or size.is_encoder or setup.train.choices is None or form != "options":
+        return
+    is_smaller = isinstance(depth, int | float) and _layers_read(depth, size) < size.num_layers
+    if is_smaller and (size.source == "config.json" or isinstance(depth, float)):
+        raise InputError(
+            f"cell {setup.cell}: depth must be left out with format 'options', which needs all "
+            f"{size.num_layers} layers of the backbone, got {depth}"
         )
 
 

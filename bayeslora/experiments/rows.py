@@ -88,10 +88,10 @@ def task_rows(
     unseen = without_overlap(train, reported)
     train = _counted(dropped, f"train, in {split} too", unseen, previous=train)
     if not (len(train) and len(reported)):
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        left_out = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
         raise InputError(
-            f"task {task.name}: no row of {'train' if len(reported) else split} is left, after "
-            f"{left_out}"
+            f"task {task.name}: no {'train' if len(reported) else split} rows are left; dropped "
+            f"rows: {left_out}"
         )
     ood = {}
     for name, source in _ood_sources(task).items():

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.experiments.grid import Search, settings_digest
+from bayeslora.experiments.grid import Grid, Search, settings_digest
 from bayeslora.posteriors.registry import resolve_posterior
 
 if TYPE_CHECKING:
     from bayeslora.adapters.base import Adapter
     from bayeslora.experiments.cells import Setup, Workshop
-    from bayeslora.experiments.grid import Grid
     from bayeslora.posteriors.base import Posterior
 
 FILE = "search.sqlite3"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -117,15 +118,18 @@ def test_options_need_all_layers_of_a_decoder(grid, tmp_path):
         for name in ("train", "test")
     }
     content = {**grid, "tasks": [{"name": "quiz", **files}], "posteriors": ["mle"]}
-    with pytest.raises(InputError, match="depth"):
-        run.plan({**content, "model": {"depth": 2}})
-    assert run.plan({**content, "model": {"depth": 1.0}}).settings
+    layers = json.loads((Path(grid["backbones"]) / "config.json").read_text())["num_hidden_layers"]
+    for depth in (layers - 1, 0.4):
+        with pytest.raises(InputError, match="depth"):
+            run.plan({**content, "model": {"depth": depth}})
+    for depth in (layers, 1.0):
+        assert run.plan({**content, "model": {"depth": depth}}).settings
 
 
 def test_training_rows_that_are_all_reported_are_refused(grid, tmp_path):
     file = write(tmp_path / "rows.jsonl", [question(k, 3) for k in range(8)])
     task = {"name": "quiz", "train": file, "test": file}
-    with pytest.raises(InputError, match="8 train, in test too"):
+    with pytest.raises(InputError, match="train, in test too: 8"):
         run.plan({**grid, "tasks": [task]})
 
 
