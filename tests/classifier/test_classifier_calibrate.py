@@ -345,7 +345,7 @@ def test_rows_known_by_heart_are_pointed_out(foreign, caplog):
     for chosen, warns in ((known[:59], True), (known[:58], False), (known[:80] + wrong[:1], False)):
         caplog.clear()
         clf.calibrate(chosen, posterior="laplace")
-        assert ("right on all 59 rows" in caplog.text) == warns
+        assert ("classifies all 59 rows correctly" in caplog.text) == warns
 
 
 @pytest.fixture
