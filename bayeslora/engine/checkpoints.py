@@ -63,12 +63,12 @@ def best_state(checkpoint: str | Path) -> dict[str, Tensor] | None:
     return None if best is None else checkpoint_state(best)
 
 
-def last_checkpoint(directory: Path) -> str | None:
-    """Return the newest usable checkpoint of a directory, which need not exist.
+def last_checkpoint(directory: Path | None) -> str | None:
+    """Return the newest usable checkpoint of a directory, which need not exist; None without one.
 
     Damaged or incomplete checkpoints are deleted with a warning.
     """
-    folders = _checkpoints(directory)
+    folders = [] if directory is None else _checkpoints(directory)
     whole = {folder for folder in folders if _is_whole(folder)}
     usable = [folder for folder in folders if folder in whole and _is_usable(folder, whole)]
     last = usable[-1] if usable else None

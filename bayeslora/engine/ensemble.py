@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,20 +126,20 @@ def fit_members(
             validation = prepare(network.encoder, data.validation, progress=shown, say=say)
         title = "fit" if part is None else part.title
         title = title if len(seeds) == 1 else f"{title} member {member + 1} of {len(seeds)}"
-        with _directory(work, f"member-{member}" + (f"-{part.name}" if part else "")) as directory:
-            results.append(
-                _trained(
-                    choices,
-                    network,
-                    (train, validation),
-                    settings=member_settings,
-                    directory=directory,
-                    prior=prior,
-                    tasks=data.tasks,
-                    restore=restore,
-                    title=title,
-                )
+        name = f"member-{member}" + (f"-{part.name}" if part else "")
+        results.append(
+            _trained(
+                choices,
+                network,
+                (train, validation),
+                settings=member_settings,
+                directory=None if work is None else work / name,
+                prior=prior,
+                tasks=data.tasks,
+                restore=restore,
+                title=title,
             )
+        )
         members += _member_states(choices, network, (train, validation), seed=seed, prior=prior)
     network.load_trained_state(members[0])
     return network, members, results
@@ -224,7 +222,7 @@ def _trained(
     rows: tuple[LabelledTexts, LabelledTexts | None],
     *,
     settings: TrainingSettings,
-    directory: Path,
+    directory: Path | None,
     prior: ClassPrior | None,
     tasks: Mapping[str, int],
     restore: Restore,
@@ -273,16 +271,6 @@ def _trained(
         logit_scale=choices.logit_scale,
         description=title if choices.progress else None,
     )
-
-
-@contextmanager
-def _directory(work: Path | None, name: str) -> Iterator[Path]:
-    """Yield a member's checkpoint directory, temporary without `work`."""
-    if work is not None:
-        yield work / name
-        return
-    with tempfile.TemporaryDirectory(prefix="bayeslora-fit-") as folder:
-        yield Path(folder)
 
 
 @restored_random_state()

@@ -269,7 +269,7 @@ def meta_tune(
     train: LabelledTexts,
     *,
     seed: int,
-    directory: Path,
+    directory: Path | None,
     restore: Restore = nothing_to_restore,
     description: str | None = None,
 ) -> list[float]:
@@ -280,7 +280,7 @@ def meta_tune(
         plan: Options of the tuning.
         train: The rows that episodes are drawn from.
         seed: Seed of the episodes and perturbations; members see the same episodes.
-        directory: Directory for checkpoints.
+        directory: Directory for checkpoints; None writes none.
         restore: Recreates the directory if it was deleted.
         description: Title of the progress bar; None for none.
 
@@ -318,7 +318,8 @@ def meta_tune(
                 step = member * plan.count + number + 1
                 if number + 1 == plan.count:
                     tuning.finish()
-                if step % _EVERY == 0 or number + 1 == plan.count:
+                is_due = step % _EVERY == 0 or number + 1 == plan.count
+                if directory is not None and is_due:
                     restore()
                     _write(network, tuning, losses, directory / f"checkpoint-{step}")
     return losses[:, -_EVERY:].mean(1).tolist()

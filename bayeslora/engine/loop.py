@@ -125,7 +125,7 @@ def train_network(
     adapter: Adapter,
     posterior: Posterior,
     settings: TrainingSettings,
-    directory: Path,
+    directory: Path | None,
     early_stopping: bool = True,
     fit_last: bool = True,
     feature_scores: Sequence[str] | None = (),
@@ -138,8 +138,8 @@ def train_network(
 ) -> FitResult:
     """Train adapter and head in alternation, keep the best epoch, fit the posterior.
 
-    A checkpoint is written to `directory` after each epoch. Training resumes from the last one in
-    it, with the same result as without interruption.
+    A checkpoint is written to `directory`, if there is one, after each epoch. Training resumes from
+    the last one in it, with the same result as without interruption.
 
     Args:
         network: A fresh network.
@@ -148,7 +148,7 @@ def train_network(
         adapter: Learning rates and constraints.
         posterior: Determines how the head is updated in training.
         settings: Epochs, batch size, seed.
-        directory: Directory for checkpoints.
+        directory: Directory for checkpoints; None writes none.
         early_stopping: Whether to stop after `settings.patience` epochs without a better
             validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
@@ -259,7 +259,7 @@ def _trained(
     fit: _Fit,
     held_out: LabelledTexts | None,
     *,
-    directory: Path,
+    directory: Path | None,
     on_epoch: EpochHook | None,
     restore: Restore,
     title: str | None,
@@ -301,7 +301,7 @@ def _trainer(
     weights: WeightTraining,
     sampler: LayerSampler | None,
     *,
-    directory: Path,
+    directory: Path | None,
     on_epoch: EpochHook | None,
     restore: Restore,
     title: str | None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -74,7 +75,7 @@ class AlternatingTrainer(Trainer):
         labels: Tensor,
         update_head: HeadUpdate,
         settings: TrainingSettings,
-        directory: Path,
+        directory: Path | None,
         validate: Validate | None = None,
         callbacks: list[TrainerCallback] | None = None,
         noise: PassNoise = nullcontext,
@@ -90,7 +91,7 @@ class AlternatingTrainer(Trainer):
             labels: [N] int64 class indices.
             update_head: Update of the head in each step.
             settings: Epochs, batch size, warm-up, seed.
-            directory: Directory for checkpoints, one per epoch.
+            directory: Directory for checkpoints, one per epoch; None writes none.
             validate: Returns the metrics, including `nll`, of a network after a number of steps;
                 training then keeps the best epoch.
             callbacks: Further Trainer callbacks.
@@ -104,6 +105,7 @@ class AlternatingTrainer(Trainer):
         self._update_head = update_head
         self._noise = noise
         self._restore = restore
+        self._directory = directory
         self._best: dict[str, Tensor] | None = None
         super().__init__(
             model=network,
@@ -213,35 +215,35 @@ class AlternatingTrainer(Trainer):
         if self.state.best_global_step == self._step:
             state = self.network.trained_state()
             self._best = {name: item.detach().cpu().clone() for name, item in state.items()}
-        world.first(lambda: self._try_checkpoint(model, trial))
+        if self._directory is not None:
+            directory = self._directory
+            world.first(lambda: self._try_checkpoint(model, trial, directory))
 
-    def _try_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _try_checkpoint(self, model: torch.nn.Module, trial: Any, directory: Path) -> None:
         try:
-            self._recreate_directory()
+            self._recreate(directory)
         except (InputError, OSError) as error:
             logger.warning(
                 "no checkpoint after step %d: %s; the fit continues without it", self._step, error
             )
             return
         try:
-            self._write_checkpoint(model, trial)
+            self._write_checkpoint(model, trial, directory)
         except (OSError, RuntimeError, SafetensorError):
-            if not self._recreate_directory():
+            if not self._recreate(directory):
                 raise
-            self._write_checkpoint(model, trial)
+            self._write_checkpoint(model, trial, directory)
 
-    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        directory = Path(str(self.args.output_dir))
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any, directory: Path) -> None:
         with naming_full_disk(directory):
             super()._save_checkpoint(model, trial)
             seal(directory / f"checkpoint-{self._step}")
         forget_old(directory)
 
-    def _recreate_directory(self) -> bool:
+    def _recreate(self, directory: Path) -> bool:
         """Recreate the checkpoint directory if it was deleted; return whether it was."""
         if not self._restore():
             return False
-        directory = Path(str(self.args.output_dir))
         logger.warning("%s was deleted; it is created again, and the fit continues", directory)
         best = self.state.best_global_step
         if self._best is not None and best is not None and best != self._step:
@@ -296,7 +298,7 @@ _SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 
 def training_arguments(
     settings: TrainingSettings,
-    directory: Path,
+    directory: Path | None,
     steps: int,
     *,
     validates: bool,
@@ -307,7 +309,7 @@ def training_arguments(
 
     Args:
         settings: Epochs, batch size, warm-up, seed.
-        directory: Directory for checkpoints.
+        directory: Directory for checkpoints; None for none.
         steps: Steps per epoch.
         validates: Whether validation rows choose the epoch.
         device: Device of the network.
@@ -315,7 +317,8 @@ def training_arguments(
     """
     strategy = "epoch" if validates else "no"
     arguments = _Arguments(
-        output_dir=str(directory),
+        # Created by the Trainer in any case, so without checkpoints one that exists.
+        output_dir=str(directory or tempfile.gettempdir()),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         lr_scheduler_type=_SCHEDULES[schedule],

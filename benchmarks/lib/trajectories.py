@@ -8,7 +8,6 @@ stored states without further training.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,20 +114,19 @@ def _train(
     def keep(epoch: int, trained: Network) -> None:
         states[epoch] = {name: item.contiguous() for name, item in trained.trained_state().items()}
 
-    with tempfile.TemporaryDirectory(prefix="bayeslora-experiment-") as folder:
-        train_network(
-            lab.network,
-            lab.texts(TRAIN),
-            None,
-            adapter=spec.adapter,
-            posterior=spec.posterior,
-            settings=TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
-            directory=Path(folder),
-            early_stopping=False,
-            fit_last=False,
-            on_epoch=keep,
-            description=title,
-        )
+    train_network(
+        lab.network,
+        lab.texts(TRAIN),
+        None,
+        adapter=spec.adapter,
+        posterior=spec.posterior,
+        settings=TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
+        directory=None,
+        early_stopping=False,
+        fit_last=False,
+        on_epoch=keep,
+        description=title,
+    )
     return states
 
 

@@ -23,7 +23,6 @@ loss, before and after the temperature.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -189,20 +188,19 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     def score(_: int, trained: Network) -> None:
         epochs.append(_by_task(_logits(trained, splits["test"]), splits["test"].labels, rows))
 
-    with tempfile.TemporaryDirectory() as folder:
-        train_network(
-            network,
-            splits["train"],
-            None,
-            adapter=arm.adapter,
-            posterior=MLE(),
-            settings=settings,
-            directory=Path(folder),
-            feature_scores=(),
-            tasks=rows.tasks,
-            on_epoch=score,
-            description=None,
-        )
+    train_network(
+        network,
+        splits["train"],
+        None,
+        adapter=arm.adapter,
+        posterior=MLE(),
+        settings=settings,
+        directory=None,
+        feature_scores=(),
+        tasks=rows.tasks,
+        on_epoch=score,
+        description=None,
+    )
     held_out = _logits(network, splits["validation"])
     factor = best_scale([(_among_own(held_out, rows.validation), splits["validation"].labels)])[0]
     scaled = factor * _logits(network, splits["test"])

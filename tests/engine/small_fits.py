@@ -45,7 +45,7 @@ class Fit:
             adapter=self.adapter,
             posterior=self.posterior,
             settings=self.settings,
-            directory=Path(directory),
+            directory=None if directory is None else Path(directory),
             description=None,
             **options,
         )

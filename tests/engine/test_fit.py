@@ -324,6 +324,18 @@ def test_a_fit_leaves_the_callers_random_numbers_alone(encoder, tmp_path):
     assert (random.random(), np.random.rand(), torch.rand(())) == expected
 
 
+def test_without_a_directory_nothing_is_written(encoder, tmp_path, monkeypatch):
+    """A fit that nobody can resume needs no checkpoints; it keeps the same epoch."""
+    scripted(monkeypatch, iter([0.5, 0.9] * 2))
+    whole, other = (fresh(encoder, MLE()) for _ in range(2))
+    expected = whole.run(tmp_path / "fit", validates=True, fit_last=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert other.run(None, validates=True, fit_last=False) == expected
+    assert expected.best_epoch == 1
+    assert equal_states(whole.network.trained_state(), other.network.trained_state())
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_no_more_than_two_checkpoints_are_kept(encoder, tmp_path):
     for validates in (False, True):
         folder = tmp_path / str(validates)
