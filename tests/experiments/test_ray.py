@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,48 +36,39 @@ def cluster():
         local.shutdown()
 
 
-def killed_worker(out, done):
-    """Kill a Ray worker that computes a cell; append its process id to `done`."""
-    while not done:
-        busy = list(out.glob("work/*/model"))
-        for stat in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = stat.read_text()
-            except OSError:
-                continue
-            if busy and "ray::_compute_remotely" in command:
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-                done.append(stat.parent.name)
-                return
-        time.sleep(0.02)
+def worker_at_work():
+    """Return the process id of a Ray worker that computes a cell; None if there is none."""
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if "ray::_compute_remotely" in command.read_text():
+                return int(command.parent.name)
+    return None
 
 
-def test_a_killed_worker_loses_nothing(cluster, finished, grid, tmp_path, scores):
-    done = []
-    killer = threading.Thread(target=killed_worker, args=(tmp_path / "out", done), daemon=True)
-    killer.start()
+def test_a_killed_worker_and_a_lost_machine_lose_nothing(cluster, finished, grid, tmp_path, scores):
+    killed, over = [], threading.Event()
+
+    def break_things():
+        while not over.is_set() and cluster.second is not None:
+            fits = list((tmp_path / "out").glob("work/*/model"))
+            worker = worker_at_work() if fits else None
+            if worker is not None and not killed:
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+            elif worker not in (None, *killed):
+                cluster.remove_node(cluster.second, allow_graceful=False)
+                cluster.second = None
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=break_things, daemon=True)
+    thread.start()
     try:
         result = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
     finally:
-        ended = [*done]
-        done.append("over")
-        killer.join()
-    assert ended
-    assert result.failed == {}
-    assert scores(result) == scores(finished[2])
-
-
-def test_a_lost_machine_loses_nothing(cluster, finished, grid, tmp_path, scores):
-    def lose():
-        while not list((tmp_path / "out").glob("work/*/model")):
-            time.sleep(0.02)
-        cluster.remove_node(cluster.second, allow_graceful=False)
-
-    thread = threading.Thread(target=lose, daemon=True)
-    thread.start()
-    result = bl.experiment(grid, tmp_path / "out", ray=cluster.address)
-    thread.join(1)
-    assert not thread.is_alive()
+        over.set()
+        thread.join()
+    assert killed
+    assert cluster.second is None
     assert result.failed == {}
     assert scores(result) == scores(finished[2])
 
