@@ -70,6 +70,8 @@ METHODS = MAIN | {
     "polar-vbll, gradient start, 5 epochs, cv": Method(_GRADIENT, "vbll", "cv", epochs=5),
     "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
     "polar-vbll, head rate of mle, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
+    "lora-mle, 15 epochs, cv": Method("lora", "mle", "cv", epochs=15),
+    "lora-vbll, 15 epochs, cv": Method("lora", "vbll", "cv", epochs=15),
     "polar-vbll, long": Method("polar", "vbll", "long"),
     "lora-mle, long": Method("lora", "mle", "long"),
     "polar-mle, long": Method("polar", "mle", "long"),
