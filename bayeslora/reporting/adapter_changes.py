@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,13 +77,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class AdapterChange:
-    """The change made by the adapter of a model.
-
-    Attributes:
-        label: Short, distinct name of the model.
-        num_members: Number of networks in the model.
-        layers: Layers of the first network.
-    """
+    """The change made by the adapter of a model: the layers of its first network."""
 
     label: str
     num_members: int
@@ -100,11 +94,8 @@ class AdapterChange:
 def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
     """Return the numbers of every model's first member.
 
-    Args:
-        spectrum: Label of a model -> the result of its `spectrum()`.
-
     Raises:
-        InputError: A value is something else, or has no layers.
+        InputError: A value is not the result of `spectrum()`, or has no layers.
     """
     if spectrum is None:
         return ()
@@ -119,12 +110,7 @@ def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
 
 def adapter_words(change: AdapterChange) -> tuple[str, Table]:
     """Return a sentence on one model, with names marked by `text.named`, and a table of layers."""
-    rows = tuple(
-        Row(
-            (_shown(layer),), tuple(Cell(_cell(key, getattr(layer, key))) for key in CHANGE_NUMBERS)
-        )
-        for layer in change.layers
-    )
+    rows = tuple(Row((_shown(layer),), tuple(_cells(layer))) for layer in change.layers)
     caption = f"How far training moved each layer of {named(change.label)}."
     notes = (
         "The norm of the change of the weight, that norm relative to the weight's own, the stable"
@@ -199,8 +185,10 @@ def _shown(layer: LayerChange) -> str:
     return shorten(layer.name, _LAYER_COLUMNS)
 
 
-def _cell(key: str, value: float) -> str:
-    return _percent(value) if key == "relative_norm" else _significant(value)
+def _cells(layer: LayerChange) -> Iterator[Cell]:
+    for key in CHANGE_NUMBERS:
+        form = _percent if key == "relative_norm" else _significant
+        yield Cell(form(getattr(layer, key)))
 
 
 def _percent(value: float) -> str:
@@ -231,26 +219,14 @@ Spectra = Mapping[str, Sequence[float]]
 
 
 def write_spectrum(path: str | Path, label: str, spectra: Spectra) -> None:
-    """Write the figure as an SVG file, atomically.
-
-    Args:
-        path: The SVG file.
-        label: Label of the model.
-        spectra: Spectra of one network.
-    """
+    """Write the figure of one network's spectra as an SVG file, atomically."""
     drawing = render(spectrum_panel("spectrum", label, spectra))
     with atomic_file(path) as temporary:
         temporary.write_text(drawing.standalone, encoding="utf-8")
 
 
 def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
-    """Return the figure of one network's spectra; unchanged layers have no line.
-
-    Args:
-        name: Stem of the figure's file.
-        label: Label of the model.
-        spectra: Spectra of one network.
-    """
+    """Return the figure of one network's spectra; unchanged layers have no line."""
     kinds = list(dict.fromkeys(map(_kind, spectra)))
     roles = {kind: _look(index) for index, kind in enumerate(kinds)}
     slots = {name_slot(index): kind for index, kind in enumerate(kinds)}
@@ -266,12 +242,16 @@ def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
         _mark_decades(axes, changed.values())
     axes.set_xlabel("place")
     axes.set_ylabel("singular value of the change", labelpad=1)
+    parts = [
+        f"{layer}: largest {max(values):.3g}, norm {sum(item**2 for item in values) ** 0.5:.3g}"
+        for layer, values in changed.items()
+    ]
     return Panel(
-        name=name,
-        figure=figure,
-        title=f"Singular values of the changes of {label}",
-        description=_description(changed),
-        texts={TITLE_SLOT: label, **slots},
+        name,
+        figure,
+        f"Singular values of the changes of {label}",
+        "; ".join(parts) or "No layer changed.",
+        {TITLE_SLOT: label, **slots},
     )
 
 
@@ -312,11 +292,3 @@ def _look(index: int) -> Role:
     """Return the style of a kind of layer: colours repeat with other line styles."""
     color, line = (OUTSIDE[n % len(OUTSIDE)] for n in (index, index + index // len(OUTSIDE)))
     return Role(color.color, line.line)
-
-
-def _description(changed: Spectra) -> str:
-    parts = [
-        f"{layer}: largest {max(values):.3g}, norm {sum(item**2 for item in values) ** 0.5:.3g}"
-        for layer, values in changed.items()
-    ]
-    return "; ".join(parts) or "No layer changed."

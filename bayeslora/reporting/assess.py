@@ -1,4 +1,4 @@
-"""Methods with their scores, and the criteria that tables and sentences share.
+"""Methods with their scores and labelled rows, and criteria that tables and sentences share.
 
 Fits of one method with several seeds count as one method if they share their rows.
 """
@@ -16,19 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
+from bayeslora.metrics.calibration import NUM_BINS
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.clusters import check_columns, column_names, values_of
+from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.answers import Answers, answers_of
+from bayeslora.predictions.record import Predictions
 
 Names = str | Sequence[str] | None
 """A name, several names, or None."""
@@ -36,23 +37,18 @@ Names = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of `evaluate` that a report passes on.
+    """Options of `evaluate` that a report passes on, with the same meaning."""
 
-    Attributes:
-        near: Names of the out-of-distribution sets averaged as near sets.
-        far: Names of the out-of-distribution sets averaged as far sets.
-        group_by: Columns whose values are scored separately.
-        by_class: Whether to score every class.
-        cluster_by: Column whose equal values mark rows to resample together.
-        interval: Type of bootstrap intervals.
-    """
-
+    ood_score: str | None = None
     near: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     group_by: tuple[str, ...] = ()
     by_class: bool = False
     cluster_by: str | None = None
     interval: IntervalMethod = "percentile"
+    num_bins: int = NUM_BINS
+    num_resamples: int = 1000
+    seed: int = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,23 +56,15 @@ class Asked:
         return column_names([*self.group_by, *column_names(self.cluster_by)])
 
     @property
-    def pairing(self) -> dict[str, Any]:
-        """The options shared with a paired comparison."""
-        return {"cluster_by": self.cluster_by, "interval": self.interval}
+    def sizes(self) -> dict[str, Any]:
+        """The options that scores of every set of rows share."""
+        return {name: getattr(self, name) for name in ("num_bins", "num_resamples", "seed")}
 
     def check(self, methods: Sequence[Method]) -> None:
-        """Raise InputError if a method lacks a set or a column, before scoring.
-
-        Raises:
-            InputError: A method lacks a set or a column.
-        """
+        """Raise InputError if a method lacks a set or a column, before scoring."""
         for method in methods:
             check_kinds({kind: getattr(self, kind) for kind in KINDS}, [*method.ood])
             check_columns(method.predictions, self.columns)
-
-
-NOTHING = Asked()
-"""The scores of all rows only."""
 
 
 CLOSE = 0.05
@@ -120,6 +108,105 @@ class Point:
         return not self.accuracy_low <= self.confidence <= self.accuracy_high
 
 
+SURE = 0.9
+"""Confidence from which a prediction counts as confident."""
+
+ANSWERED = 0.8
+"""Share of rows that are answered if the least confident rows go to a person."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n rows, with the 95 % Wilson interval of the share; a cluster counts as one row."""
+
+    count: int
+    size: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share, k / n."""
+        return self.count / self.size
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The labelled rows of a method.
+
+    `confidence`, `correct`, `labels` (class indices) and `clusters`, if any, have a value for each
+    of the [n] rows; `class_counts` holds the [C] numbers of rows per label.
+    """
+
+    confidence: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    class_counts: NDArray[np.int64]
+    clusters: NDArray[np.int64] | None = None
+
+    def units(self, chosen: NDArray[np.bool_]) -> int:
+        """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
+        return int(clusters_in(chosen, self.clusters, 2)[1])
+
+    def wrong_though_sure(self) -> Share | None:
+        """Return the share of errors among rows of confidence `SURE` or more; None without any."""
+        chosen = self.confidence >= SURE
+        return self._share(~self.correct, chosen) if chosen.any() else None
+
+    def surest(self) -> tuple[Share, Share] | None:
+        """Return the accuracy on the `ANSWERED` most confident rows and on the others.
+
+        None if either part is empty. Rows tied with the last answered row are answered too.
+        """
+        count = max(round(ANSWERED * len(self.correct)), 1)
+        chosen = self.confidence >= np.sort(self.confidence)[-count]
+        if chosen.all():
+            return None
+        return self._share(self.correct, chosen), self._share(self.correct, ~chosen)
+
+    def _share(self, hits: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> Share:
+        count, size, units = int((hits & chosen).sum()), int(chosen.sum()), self.units(chosen)
+        low, high = wilson(count / size * units, units)
+        return Share(count, size, float(low), float(high))
+
+    def weakest_class(self) -> tuple[int, Share] | None:
+        """Return the class with the lowest accuracy, if it is lower beyond chance.
+
+        Its interval is simultaneous over the non-empty classes (Bonferroni), and its upper end must
+        be below the lower end of the interval of the accuracy on all other classes together.
+        """
+        present = np.flatnonzero(self.class_counts)
+        if len(present) < 2:
+            return None
+        hits = np.bincount(self.labels, self.correct, minlength=len(self.class_counts))[present]
+        sizes = self.class_counts[present]
+        units = clusters_in(self.labels, self.clusters)[present]
+        low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
+        worst = int(np.argmin(hits / sizes))
+        others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
+        of_others = self.units(self.labels != present[worst])
+        rest, _ = wilson(others * of_others, of_others)
+        if high[worst] >= rest:
+            return None
+        share = Share(int(hits[worst]), int(sizes[worst]), float(low[worst]), float(high[worst]))
+        return int(present[worst]), share
+
+
+def answers_of(predictions: Predictions, clusters: NDArray[np.int64] | None = None) -> Answers:
+    """Return the labelled rows, at least one, with the cluster of each, if any."""
+    if predictions.labels is None:
+        raise ValueError("answers are judged by labels")
+    rows = predictions.labelled
+    labels = predictions.labels[rows]
+    return Answers(
+        confidence=predictions.confidence[rows],
+        correct=predictions.prediction[rows] == labels,
+        labels=labels,
+        class_counts=np.bincount(labels, minlength=predictions.num_classes),
+        clusters=clusters,
+    )
+
+
 @dataclass(frozen=True)
 class Assessed:
     """A method and its scores.
@@ -161,15 +248,7 @@ class Assessed:
         return occupied(self.scores.bins)
 
 
-def assess(
-    methods: Sequence[Method],
-    *,
-    ood_score: str | None,
-    num_bins: int,
-    seed: int,
-    num_resamples: int,
-    evaluate_options: Asked = NOTHING,
-) -> list[Assessed]:
+def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
     """Score every method on its rows and its out-of-distribution sets, as `evaluate` does."""
     return [
         Assessed(
@@ -177,11 +256,7 @@ def assess(
             evaluate(
                 method.predictions,
                 {name: source.predictions for name, source in method.ood.items()},
-                ood_score=ood_score,
-                num_bins=num_bins,
-                num_resamples=num_resamples,
-                seed=seed,
-                **vars(evaluate_options),
+                **vars(options),
             ),
         )
         for method in methods
@@ -199,14 +274,7 @@ def clusters_of(assessed: Assessed) -> NDArray[np.int64] | None:
 
 def occupied(bins: Sequence[Bin]) -> list[Point]:
     """Return the non-empty bins."""
-    return [
-        Point(item.low, item.high, item.count, item.confidence, item.accuracy, low, high)
-        for item in bins
-        if item.confidence is not None
-        and item.accuracy is not None
-        and (low := item.accuracy_low) is not None
-        and (high := item.accuracy_high) is not None
-    ]
+    return [Point(**vars(item)) for item in bins if None not in vars(item).values()]
 
 
 def overlaps(score: Score, other: Score) -> bool:
@@ -324,14 +392,7 @@ def is_doubtful(p: float) -> bool:
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
-def pair(
-    methods: Sequence[Assessed],
-    *,
-    num_bins: int,
-    seed: int,
-    num_resamples: int,
-    evaluate_options: Asked = NOTHING,
-) -> Comparison | None:
+def pair(methods: Sequence[Assessed], options: Asked) -> Comparison | None:
     """Compare every labelled method with the method of lowest NLL, row by row, under their labels.
 
     Return None if there are fewer than two methods, or they have different rows.
@@ -350,10 +411,9 @@ def pair(
             records,
             reference=with_labels[best].label,
             over_seeds=any(method.fits for method in with_labels),
-            num_bins=num_bins,
-            num_resamples=num_resamples,
-            seed=seed,
-            **evaluate_options.pairing,
+            cluster_by=options.cluster_by,
+            interval=options.interval,
+            **options.sizes,
         )
     except InputError:  # rows, classes or labels differ
         return None
@@ -364,15 +424,16 @@ def pool(fits: Sequence[Assessed]) -> list[Assessed]:
 
     Fits are pooled if they are seeds of one method according to `by_group` and have the same
     labelled rows. Other fits are returned unchanged.
-
-    Args:
-        fits: Fits with their scores.
     """
     by_label = {fit.label: fit for fit in fits}
     pooled = []
     for group, members in by_group([fit.method for fit in fits]).items():
         seeds = [by_label[member.label] for member in members]
-        pooled += [_mean(group, seeds)] if len(seeds) > 1 and _on_the_same_rows(seeds) else seeds
+        if len(seeds) > 1 and _on_the_same_rows(seeds):
+            scores = over_seeds([fit.scores for fit in seeds], group)
+            first = replace(seeds[0].method, label=group)
+            seeds = [Assessed(first, scores, tuple(seeds))]
+        pooled += seeds
     labels = unique_labels([assessed.label for assessed in pooled])
     return [
         replace(assessed, method=replace(assessed.method, label=label))
@@ -385,11 +446,6 @@ def pool(fits: Sequence[Assessed]) -> list[Assessed]:
 def every_fit(methods: Sequence[Assessed]) -> list[Assessed]:
     """Return the fits of all methods, one after the other."""
     return [fit for method in methods for fit in method.each]
-
-
-def _mean(label: str, fits: Sequence[Assessed]) -> Assessed:
-    scores = over_seeds([fit.scores for fit in fits], label)
-    return Assessed(replace(fits[0].method, label=label), scores, tuple(fits))
 
 
 def _on_the_same_rows(fits: Sequence[Assessed]) -> bool:

@@ -23,13 +23,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Figure:
-    """Drawings with a caption.
-
-    Attributes:
-        caption: How to read them, in at most 25 words.
-        drawings: The drawings; empty if there is nothing to draw.
-        heading: A few words, or empty.
-    """
+    """Drawings, maybe none, with a caption of at most 25 words and a heading or none."""
 
     caption: str
     drawings: tuple[Drawing, ...]
@@ -38,12 +32,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks folded on the page.
+    """Blocks folded on the page below a visible line, with names marked by `text.named`.
 
-    Attributes:
-        summary: The visible line, with names marked by `text.named`.
-        blocks: The folded blocks.
-        unfolded: Whether they are unfolded initially, and printed.
+    `unfolded` ones are open initially, and printed.
     """
 
     summary: str
@@ -57,14 +48,11 @@ Block = Prose | Finding | Table | Figure | Overview | Details | Record | Term | 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a report.
+    """A section of a report; an empty one is left out.
 
-    Attributes:
-        id: Its anchor on the page, and the name of its template block.
-        heading: Its heading.
-        blocks: Its content, in order; an empty section is left out.
-        short: Its title in the table of contents, if different from the heading.
-        page_only: Whether to leave it out of the Markdown, as for texts of examples.
+    `id` is its anchor on the page and the name of its template block, `short` its title in the
+    table of contents, if different from the heading. Texts of examples are `page_only`: not in the
+    Markdown.
     """
 
     id: str

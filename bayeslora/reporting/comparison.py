@@ -19,7 +19,7 @@ from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.output import atomic_directory, refuse_target
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.reporting.score_files import write_rows
+from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import (
     PREAMBLE,
@@ -31,7 +31,7 @@ from bayeslora.reporting.tables import (
     to_latex,
     to_markdown,
 )
-from bayeslora.reporting.text import interval, named, number, p_text, whole
+from bayeslora.reporting.text import interval, named, number, p_text
 
 DISTANCE_COLUMNS: Mapping[str, Column] = {
     "tv": Column("TV", "↓"),
@@ -44,12 +44,8 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
     """Return the table of paired differences from the reference, best method first.
 
     A cell holds the difference, its interval, and p; the row of the reference holds its scores.
-    Distances, if measured, have two more columns.
-
-    Args:
-        comparison: The paired comparison.
-        chosen_by: The score by which the reference was chosen on the same rows; empty if the choice
-            did not depend on them.
+    Distances, if measured, have two more columns. `chosen_by` is the score by which the reference
+    was chosen on the same rows; empty if the choice did not depend on them.
     """
     columns = [COLUMNS[key] for key in comparison.keys]
     if comparison.distance_to is not None:
@@ -65,11 +61,8 @@ def comparison_notes(
 ) -> tuple[str, ...]:
     """Return the sentences needed to read the table, with names marked by `text.named`.
 
-    Args:
-        comparison: The paired comparison.
-        chosen_by: As in `difference_table`.
-        mark: The mark of a difference beyond chance.
-        brief: Leave out how intervals and tests were computed.
+    `mark` is the mark of a difference beyond chance; `brief` leaves out how intervals and tests
+    were computed.
     """
     reference = _shown(comparison.reference)
     tested = " and corrected p < 0.05" if comparison.num_permutations else ""
@@ -177,14 +170,11 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     else:
         cells = [_difference_cell(row, key) for key in comparison.keys]
     if comparison.distance_to is not None:
-        cells += [_distance_cell(row, key, comparison.distance_to) for key in DISTANCE_COLUMNS]
+        distances = [score_cell(key, row.distances.get(key)) for key in DISTANCE_COLUMNS]
+        if row.name == comparison.distance_to:
+            distances = [replace(cell, interval="") for cell in distances]
+        cells += distances
     return Row((title,), tuple(cells))
-
-
-def _distance_cell(row: ComparisonRow, key: str, origin: str) -> Cell:
-    if row.name == origin and key in row.distances:
-        return Cell(number(row.distances[key].value))
-    return score_cell(key, row.distances.get(key))
 
 
 def _difference_cell(row: ComparisonRow, key: str) -> Cell:
@@ -212,28 +202,14 @@ LAYOUT = Layout(
 """Contents of a comparison's directory."""
 
 CSV_COLUMNS = (
-    "method",
-    "reference",
-    "score",
-    "value",
-    "low",
-    "high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "n",
+    *("method", "reference", "score", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "n"),
 )
 """Columns of the CSV; p-values follow if there are any, then `HOW_COLUMNS`."""
 
 HOW_COLUMNS = (
-    "seeds",
-    "reference_seeds",
-    "clusters",
-    "intervals",
-    "resamples",
-    "permutations",
-    "seed",
-    "holm_family",
+    *("seeds", "reference_seeds", "clusters", "intervals"),
+    *("resamples", "permutations", "seed", "holm_family"),
 )
 """How the numbers of a line were computed.
 
@@ -326,24 +302,24 @@ def _csv(comparison: Comparison) -> str:
 def _lines(
     row: ComparisonRow, comparison: Comparison, tests: tuple[str, ...]
 ) -> Iterator[tuple[object, ...]]:
+    name = clean(row.name)
     for key, score in row.scores.items():
-        change = row.differences[key]
         yield (
-            clean(row.name),
-            clean(comparison.reference),
-            key,
-            *map(whole, (score.value, score.low, score.high)),
-            *map(whole, (change.value, change.low, change.high)),
+            *(name, clean(comparison.reference), key),
+            *score_numbers(score),
+            *score_numbers(row.differences[key]),
             comparison.n,
-            *(_number(getattr(row, name), key) for name in tests),
+            *(repr(getattr(row, test)[key]) if key in getattr(row, test) else "" for test in tests),
             *_how(row, comparison, SCORES[key].reflected),
         )
     for key, score in row.distances.items():
-        ends = map(whole, (score.value, score.low, score.high))
-        blank = ("",) * len(tests)
-        counts = (*[""] * 3, comparison.n, *blank)
-        settings = _how(row, comparison, reflected=False)
-        yield (clean(row.name), clean(comparison.distance_to or ""), key, *ends, *counts, *settings)
+        yield (
+            *(name, clean(comparison.distance_to or ""), key),
+            *score_numbers(score),
+            *("", "", "", comparison.n),
+            *("" for _ in tests),
+            *_how(row, comparison, reflected=False),
+        )
 
 
 def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
@@ -363,10 +339,6 @@ def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[o
         comparison.seed,
         comparison.num_comparisons if comparison.num_permutations else "",
     )
-
-
-def _number(values: Mapping[str, float], key: str) -> str:
-    return repr(values[key]) if key in values else ""
 
 
 _WRITERS: Mapping[str, Callable[[Comparison], str]] = {

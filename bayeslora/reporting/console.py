@@ -8,12 +8,13 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import NO_INTERVAL, Score, Scores
+from bayeslora.metrics.scores import NO_INTERVAL, Scores
 from bayeslora.plain_text import clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
 from bayeslora.reporting.detectors import detector_notes, score_words
+from bayeslora.reporting.findings import set_sentences
 from bayeslora.reporting.overview import verdict_of
 from bayeslora.reporting.part_tables import (
     CHANCE_COLUMN,
@@ -29,13 +30,11 @@ from bayeslora.reporting.score_tables import (
     COLUMNS,
     LISTED_COLUMNS,
     OOD_COLUMNS,
-    Named,
     clamped_note,
-    score_cell,
     score_table,
     sets_note,
+    value_and_interval,
 )
-from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
 from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, classes_of
 
@@ -67,7 +66,7 @@ def scores_table(
             added for a single method, or if every score is shown.
     """
     labels = unique_labels([result.name or "unnamed" for result in scores])
-    named = [Named(label, result) for label, result in zip(labels, scores, strict=True)]
+    named = [replace(each, name=label) for each, label in zip(scores, labels, strict=True)]
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
@@ -83,7 +82,7 @@ def scores_table(
         *([uncertainty_table(named)] if detailed else []),
         *group_tables(named),
         class_table(named),
-        *confusion_tables([method for method in named if method.scores.classes]),
+        *confusion_tables([method for method in named if method.classes]),
     ]
     blocks += [_within(table, width) for table in tables if table.rows]
     notes = []
@@ -92,9 +91,14 @@ def scores_table(
     if width is not None:
         notes += [_CHANCE] if CHANCE_COLUMN.title in blocks[0] else []
         notes += [NO_INTERVAL_NOTE] if any(NO_INTERVAL in block for block in blocks) else []
-    notes += _of_detectors(named, sets)
-    labelled = [replace(method.scores, name=method.label) for method in named]
-    cut = clamped_note(labelled) if keys is None or "nll" in keys else ""
+    notes += [
+        f"{f'{method.name}, ' if len(named) > 1 else ''}{label}: {note}"
+        for method in named
+        for name, label in sets.items()
+        if name in method.ood
+        for note in detector_notes(method.ood[name])
+    ]
+    cut = clamped_note(named) if keys is None or "nll" in keys else ""
     notes += [cut, *_footnotes(scores)]
     return "\n\n".join([*blocks, _lines(notes, width)])
 
@@ -103,9 +107,6 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     """Return the calibration of every method in one line, and whether any is miscalibrated.
 
     The line is empty if no example has a label, or scores are means over seeds.
-
-    Args:
-        scores: Results of `evaluate`, one per method.
     """
     judged = [
         result for result in scores if "nll" in result and "num_seeds" not in result.intervals
@@ -118,36 +119,14 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     return text, any(kind == "warning" for _, _, kind in verdicts)
 
 
-def _of_detectors(methods: Sequence[Named], sets: Mapping[str, str]) -> list[str]:
-    """Return notes on the uncertainties used for detection."""
-    return [
-        f"{f'{method.label}, ' if len(methods) > 1 else ''}{label}: {note}"
-        for method in methods
-        for name, label in sets.items()
-        if name in method.scores.ood
-        for note in detector_notes(method.scores.ood[name])
-    ]
-
-
 def sets_text(predictions: Predictions, scores: Scores, width: int = WIDTH) -> str:
-    """Return sentences on the prediction sets, as text without a trailing newline.
-
-    Args:
-        predictions: Predictions with sets.
-        scores: Their scores.
-        width: Columns of the terminal.
-    """
+    """Return sentences on the prediction sets, as text without a trailing newline."""
     sentences = set_sentences(predictions, scores)
     return _lines(sentences, width)
 
 
 def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
-    """Return paired differences as text without a trailing newline.
-
-    Args:
-        comparison: Result of `compare`.
-        width: As in `scores_table`.
-    """
+    """Return paired differences as text without a trailing newline, as wide as `scores_table`."""
     table = _within(difference_table(comparison), width)
     notes = [*comparison_notes(comparison, mark="*", brief=width is None)]
     notes += [NO_INTERVAL_NOTE] if NO_INTERVAL in table and width is not None else []
@@ -155,11 +134,7 @@ def compare_table(comparison: Comparison, width: int | None = WIDTH) -> str:
 
 
 def comparison_line(comparison: Comparison) -> str:
-    """Return the best method in one line, and whether its lead is beyond chance.
-
-    Args:
-        comparison: Result of `compare`.
-    """
+    """Return the best method in one line, and whether its lead is beyond chance."""
     best, *others = comparison.rows
     title = SCORES[comparison.by].title
     text = f"Best {title}: {heading(best)}"
@@ -194,31 +169,26 @@ def _within(table: Table, width: int | None) -> str:
     return "\n\n".join(to_text(table.with_columns(part)) for part in parts)
 
 
-def _list_of_scores(method: Named, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
+def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
     rows = []
     for key, column in shown.items():
-        score = method.scores.get(key)
+        score = method.get(key)
         if score is None:
             continue
-        rows.append(Row((column.title_and_arrow,), _value_and_interval(key, score)))
+        rows.append(Row((column.title_and_arrow,), value_and_interval(key, score)))
         if key == "ece":
-            cell = chance_cell(method.scores)
+            cell = chance_cell(method)
             rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))
-    for name, result in method.scores.ood.items() if keys is None else ():
+    for name, result in method.ood.items() if keys is None else ():
         by = f"{sets[name]} ({counted(result.n_out, 'row')}), {score_words(result.score)}"
         detection = result.by_score[result.score]
         for key, column in OOD_COLUMNS.items():
             if key in detection:
-                cells = _value_and_interval(key, detection[key])
+                cells = value_and_interval(key, detection[key])
                 rows.append(Row((f"{column.title_and_arrow} {by}",), cells))
-    heading = f"{method.label} ({counted(method.scores.n_labelled, 'labelled example')})"
+    heading = f"{method.name} ({counted(method.n_labelled, 'labelled example')})"
     return Table("", (heading,), (Column("value"), Column("95 % interval")), tuple(rows))
-
-
-def _value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
-    cell = score_cell(key, score)
-    return Cell(cell.value), Cell(cell.interval)
 
 
 def _footnotes(scores: Sequence[Scores]) -> list[str]:

@@ -10,39 +10,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayeslora.metrics.robustness import Robustness
+from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
-from bayeslora.reporting.advice import advice
-from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.rendering import Drawing
 from bayeslora.reporting.findings import Finding, findings
-from bayeslora.reporting.glossary import (
-    BY_CHANCE,
-    NEAR_AND_FAR,
-    SPECTRUM,
-    UNFAMILIAR,
-    terms_for,
-)
-from bayeslora.reporting.overview import Overview, overview
+from bayeslora.reporting.glossary import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, terms_for
+from bayeslora.reporting.overview import Overview, advice, overview
 from bayeslora.reporting.part_tables import (
     class_table,
     confusion_tables,
     coverage_table,
-    every_score_table,
-    explained,
+    explained_table,
     group_tables,
     near_far_table,
     uncertainty_table,
-    with_chance,
 )
-from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.robustness import robustness_table
-from bayeslora.reporting.run_record import Provenance, method_cards, run_line, run_record
-from bayeslora.reporting.score_tables import Named, detection_table, ood_tables, score_table
+from bayeslora.reporting.ranking import Analysis, Facts
+from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
+from bayeslora.reporting.score_tables import COLUMNS, detection_table, ood_tables
+from bayeslora.reporting.shift import robustness_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, named
 from bayeslora.reporting.wrong_answers import wrong_answers
@@ -55,11 +46,8 @@ TITLE_COLUMNS = 160
 class Document:
     """A report, independent of its format.
 
-    Attributes:
-        title: Its title, cleaned and shortened.
-        facts: One line under the title: numbers of methods, rows, classes, bins.
-        sections: The non-empty sections, in order.
-        view: The file beside the page that shows every example; may be empty.
+    `facts` is one line under the title; only non-empty sections are in it; `view` is the file
+    beside the page that shows every example, or empty.
     """
 
     title: str
@@ -95,53 +83,37 @@ def compose(
 ) -> Document:
     """Compose sentences, tables and figures into a document.
 
-    Args:
-        title: The title; if empty, it names or counts the methods.
-        analysis: The results.
-        drawings: The figures.
-        provenance: Facts about the run from the caller.
-        settings: Settings of the report.
-        example_column: The further column with the rows' texts, if it exists; None leaves examples
-            out.
-        view: The file beside the page that shows every example.
+    Without a title, it names or counts the methods. `example_column` is the further column with the
+    rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
     """
-    methods, facts, changes = analysis.methods, analysis.facts, analysis.changes
-    scores = [Named(method.title, method.scores) for method in methods]
+    methods, changes = analysis.methods, analysis.changes
+    scores = [replace(method.scores, name=method.title) for method in methods]
     fits = every_fit(methods)
     terms = terms_for(_keys(fits, changes))
     record = run_record(fits, analysis.sets, provenance, settings)
-    glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
+    glance, drawings = _first_screen(overview(analysis, fits, scores), drawings, advice(analysis))
+    coverages = [coverage_table(scores, analysis).called("coverages")] if analysis.labelled else []
+    selective: tuple[Block, ...] = (
+        *_drawn(drawings["selective"]),
+        *coverages,
+        *_uncertainties(scores),
+    )
+    detection = _detection(scores, analysis, drawings)
+    parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
+    examples = () if example_column is None else _examples(fits, example_column)
     sections = (
         Section("overview", "At a glance", glance),
-        Section("findings", "Findings", findings(facts)),
-        Section("scores", "Scores", _scores(scores, facts)),
+        Section("findings", "Findings", findings(analysis)),
+        Section("scores", "Scores", _scores(scores, analysis)),
         Section("reliability", "Reliability", _reliability(drawings)),
-        Section(
-            "ood",
-            "Out-of-distribution detection",
-            _detection(scores, facts, drawings),
-            "OOD detection",
-        ),
-        Section(
-            "confidence",
-            "Selective prediction",
-            (*_drawn(drawings.selective), *_coverages(scores, facts), *_uncertainties(scores)),
-        ),
+        Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
+        Section("confidence", "Selective prediction", selective),
         Section("confused", "Confusion matrix", _confusion(scores), "Confusion"),
-        Section(
-            "parts",
-            "Groups and classes",
-            _numbered("parts", [*group_tables(scores), class_table(scores)]),
-        ),
-        Section(
-            "examples",
-            "Most confident errors",
-            () if example_column is None else _examples(fits, example_column),
-            page_only=True,
-        ),
+        Section("parts", "Groups and classes", parts),
+        Section("examples", "Most confident errors", examples, page_only=True),
         Section("robustness", "Under attack", _robustness(analysis.robustness, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
-        Section("methods", "Methods", method_cards(fits)),
+        Section("methods", "Methods", tuple(map(method_card, fits))),
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),
         Section("terms", "Glossary", (Details(f"{len(terms)} terms with formulas", terms),)),
     )
@@ -161,20 +133,16 @@ def _first_screen(
     first: Overview, drawings: Drawings, to_do: Finding | None
 ) -> tuple[tuple[Block, ...], Drawings]:
     """Return the first screen with its figure, and the other figures."""
-    figures = drawings.reliability, drawings.confidence
-    shown = tuple(
-        drawing for figure in figures for drawing in figure.drawings if drawing.name == first.figure
-    )
-    reliability, confidence = (
-        replace(
-            figure, drawings=tuple(drawing for drawing in figure.drawings if drawing not in shown)
-        )
-        for figure in figures
-    )
-    drawings = replace(drawings, reliability=reliability, confidence=confidence)
+    chosen: list[Drawing] = []
+    others = dict(drawings)
+    for topic in ("reliability", "confidence"):
+        panels = drawings[topic].drawings
+        chosen += [drawing for drawing in panels if drawing.name == first.figure]
+        rest = tuple(drawing for drawing in panels if drawing.name != first.figure)
+        others[topic] = replace(drawings[topic], drawings=rest)
     table = [] if first.methods is None else [first.methods.called("overview")]
     advised = [] if to_do is None else [to_do]
-    return (first, *_drawn(Figure(first.caption, shown)), *table, *advised), drawings
+    return (first, *_drawn(Figure(first.caption, tuple(chosen))), *table, *advised), others
 
 
 def _drawn(*figures: Figure) -> tuple[Figure, ...]:
@@ -187,10 +155,10 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
     return tuple(table.called(f"{name}-{number}") for number, table in enumerate(filled, start=1))
 
 
-def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
-    scores = explained(with_chance(score_table(methods, {}, facts=facts), methods))
-    every = every_score_table(methods, facts).called("every")
-    blocks: list[Block] = [scores.called("scores"), Details("All scores", (every,))]
+def _scores(methods: Sequence[Scores], facts: Facts) -> tuple[Block, ...]:
+    scores = explained_table(methods, facts).called("scores")
+    every = explained_table(methods, facts, tuple(COLUMNS)).called("every")
+    blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
     return tuple(blocks)
@@ -198,14 +166,15 @@ def _scores(methods: Sequence[Named], facts: Facts) -> tuple[Block, ...]:
 
 def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     """Return the diagrams of further methods, and other views of reliability."""
-    mass, others = drawings.equal_mass, (drawings.per_class, drawings.shift)
+    mass = drawings["equal_mass"]
+    shown = _drawn(*(drawings[topic] for topic in ("confidence", "per_class", "shift")))
     if len(mass.drawings) < 2:
-        return _drawn(mass, drawings.confidence, *others)
+        return (*_drawn(mass), *shown)
     folded = Details(mass.heading, (replace(mass, heading=""),))
-    return (*_drawn(drawings.reliability, drawings.confidence, *others), folded)
+    return (*_drawn(drawings["reliability"]), *shown, folded)
 
 
-def _detection(methods: Sequence[Named], facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
+def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
     sets = facts.sets
     if not sets:
         return ()
@@ -213,25 +182,21 @@ def _detection(methods: Sequence[Named], facts: Facts, drawings: Drawings) -> tu
     return (
         detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
-        *_drawn(drawings.roc, drawings.densities),
+        *_drawn(drawings["roc"], drawings["densities"]),
         Details("Every uncertainty of every method", _numbered("ood", ood_tables(methods, sets))),
     )
 
 
-def _confusion(methods: Sequence[Named]) -> tuple[Block, ...]:
+def _confusion(methods: Sequence[Scores]) -> tuple[Block, ...]:
     """Return the first confusion matrix, and the others folded."""
     tables = _numbered("confused", confusion_tables(methods))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 
 
-def _coverages(methods: Sequence[Named], facts: Facts) -> list[Table]:
-    return [coverage_table(methods, facts).called("coverages")] if facts.labelled else []
-
-
-def _uncertainties(methods: Sequence[Named]) -> list[Table]:
+def _uncertainties(methods: Sequence[Scores]) -> list[Table]:
     """Return the table of uncertainties if it can compare correct with wrong predictions."""
-    kinds = [means for method in methods for means in method.scores.uncertainty.values()]
+    kinds = [means for method in methods for means in method.uncertainty.values()]
     if not any({"right", "wrong"} & {*means} for means in kinds):
         return []
     return [uncertainty_table(methods).called("uncertainties")]
@@ -259,7 +224,7 @@ def _robustness(curves: Sequence[Robustness], drawings: Drawings) -> tuple[Block
         return ()
     note = "How accurate predictions stay where inputs are perturbed against the classifier."
     table = robustness_table(curves).called("robustness")
-    return (Prose(note), table, *_drawn(drawings.robustness))
+    return (Prose(note), table, *_drawn(drawings["robustness"]))
 
 
 def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Block, ...]:
@@ -268,9 +233,11 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
     blocks: list[Block] = [
         Prose("How far fine-tuning moved the weights of each layer, and in how many directions.")
     ]
-    for number, (change, figure) in enumerate(zip(changes, drawings.spectra, strict=True), start=1):
+    figure = drawings["spectra"]
+    pairs = zip(changes, figure.drawings, strict=True)
+    for number, (change, drawing) in enumerate(pairs, start=1):
         words, table = adapter_words(change)
-        spectrum = table.called(f"spectrum-{number}"), figure
+        spectrum = table.called(f"spectrum-{number}"), replace(figure, drawings=(drawing,))
         blocks.append(Details(f"{named(change.label)}: {words}", spectrum))
     return tuple(blocks)
 

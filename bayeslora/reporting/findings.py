@@ -7,16 +7,20 @@ the method to use, and its first seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bayeslora.metrics.intervals import LEVEL, wilson
-from bayeslora.metrics.scores import Score
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import clean, counted, shorten
-from bayeslora.reporting.answers import SURE, Answers
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     CHANCE,
+    SURE,
+    Answers,
     Assessed,
     Point,
     bias,
@@ -35,9 +39,8 @@ from bayeslora.reporting.detectors import (
     score_words,
 )
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.set_words import set_sentences
 from bayeslora.reporting.text import (
-    listed,
+    listed_names,
     named,
     number,
     p_text,
@@ -59,13 +62,9 @@ Kind = Literal["plain", "good", "warning", "advice"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences on one topic.
+    """Full sentences on one topic, with names marked by `text.named`.
 
-    Attributes:
-        key: Identifier such as `ranking`, `limits` or `ood`, for programs and tests.
-        topic: A few words.
-        sentences: Full sentences, with names marked by `text.named`.
-        kind: Style on the page.
+    `key` is for programs and tests, such as `ranking`, `limits` or `ood`; `kind` is the style.
     """
 
     key: str
@@ -87,7 +86,12 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
             *calibration(every_fit(facts.labelled)),
             limits(leader.each[0], facts.sets),
         ]
-    return (*first, *_sets(facts.methods), *(detection(facts, name) for name in facts.sets))
+    sets = (
+        Finding("sets", f"Prediction sets: {named(fit.label)}", tuple(sentences))
+        for fit in every_fit(facts.methods)
+        if (sentences := set_sentences(fit.method.predictions, fit.scores))
+    )
+    return (*first, *sets, *(detection(facts, name) for name in facts.sets))
 
 
 def _ranking(facts: Facts) -> list[Finding]:
@@ -134,44 +138,40 @@ def _accuracy(leader: Assessed) -> Finding:
     )
 
 
-def calibration(methods: Sequence[Assessed]) -> list[Finding]:
-    """Return which methods are overconfident, underconfident, or unbiased.
+def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
+    """Yield which methods are overconfident, underconfident, or unbiased.
 
     The first screen states the average gap of a single method, so it is not repeated.
     """
-    result, several = [], len(methods) > 1
+    several = len(methods) > 1
     for direction in ("over", "under"):
         chosen = [method for method in methods if bias(method) == direction]
         chosen.sort(key=lambda method: -abs(method.scores["overconfidence"].value))
-        topic = f"{direction.capitalize()}confident"
-        shown_to_be = tuple(_biased(method, several) for method in chosen if miscalibrated(method))
-        perhaps = tuple(_biased(method, several) for method in chosen if not miscalibrated(method))
-        if shown_to_be:
-            slight = all(
-                slightly_biased(method.scores) for method in chosen if miscalibrated(method)
-            )
-            result.append(Finding(direction, topic, shown_to_be, "plain" if slight else "warning"))
+        biased = [method for method in chosen if miscalibrated(method)]
+        perhaps = [method for method in chosen if not miscalibrated(method)]
+        topic, words = f"{direction}confident", [_biased(method, several) for method in biased]
+        if biased:
+            slight = all(slightly_biased(method.scores) for method in biased)
+            kind: Kind = "plain" if slight else "warning"
+            yield Finding(direction, topic.capitalize(), tuple(words), kind)
         if perhaps:
-            sentences = (*perhaps, MAYBE_CHANCE)
-            topic = f"Possibly {direction}confident"
-            result.append(Finding(f"{direction}-or-chance", topic, sentences))
+            words = [*(_biased(method, several) for method in perhaps), MAYBE_CHANCE]
+            yield Finding(f"{direction}-or-chance", f"Possibly {topic}", tuple(words))
     clear = [method for method in methods if bias(method) == "none"]
     hidden = [method for method in clear if miscalibrated(method)]
-    if hidden:
-        sentences = tuple(_hidden(method, several) for method in hidden)
-        topic = "Miscalibrated, though not on average"
-        result.append(Finding("hidden", topic, sentences, "warning"))
     weak = [method for method in clear if doubtful(method)]
+    good = [method for method in clear if not miscalibrated(method) and not doubtful(method)]
+    if hidden:
+        words = [_hidden(method, several) for method in hidden]
+        yield Finding("hidden", "Miscalibrated, though not on average", tuple(words), "warning")
     if weak:
-        sentences = (*(_unbiased(method, several) for method in weak), MAYBE_CHANCE)
-        result.append(Finding("hidden-or-chance", "Possibly miscalibrated", sentences))
-    good = [method for method in clear if method not in (*hidden, *weak)]
+        words = [*(_unbiased(method, several) for method in weak), MAYBE_CHANCE]
+        yield Finding("hidden-or-chance", "Possibly miscalibrated", tuple(words))
     if good:
-        sentences = tuple(_unbiased(method, several) for method in good)
+        words = [_unbiased(method, several) for method in good]
         known = all(is_close(method.scores["overconfidence"]) for method in good)
-        topic = "No sign of miscalibration" if known else "No sign of miscalibration so far"
-        result.append(Finding("no-sign", topic, sentences, "good" if known else "plain"))
-    return result
+        topic = f"No sign of miscalibration{'' if known else ' so far'}"
+        yield Finding("no-sign", topic, tuple(words), "good" if known else "plain")
 
 
 def _biased(method: Assessed, several: bool) -> str:
@@ -205,16 +205,13 @@ def _gap(method: Assessed, subject: str, several: bool) -> str:
 
 
 def _ece(method: Assessed, subject: str) -> str:
-    return f"{subject} is {shown_ece(method.scores)}{_floor(method)}"
-
-
-def _floor(method: Assessed) -> str:
-    floor = method.scores.ece_if_calibrated
+    """Return the ECE with what it would be by chance."""
+    ece, floor = f"{subject} is {shown_ece(method.scores)}", method.scores.ece_if_calibrated
     if floor is None:
-        return ""
+        return ece
     p = method.scores.calibration_p
     by_chance = "" if p is None else f", p = {p_text(p)}"
-    return f" (a calibrated method would read about {number(floor)}{by_chance})"
+    return f"{ece} (a calibrated method would read about {number(floor)}{by_chance})"
 
 
 def bins_that_miss(points: Sequence[Point]) -> str:
@@ -238,17 +235,12 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
 
     It is a warning only if the confidence is shown to be wrong, or out-of-distribution inputs go
     unnoticed: other limits hold for calibrated methods too.
-
-    Args:
-        leader: The method.
-        sets: Name -> label of each out-of-distribution set.
     """
     levels = _levels(leader)
     sentences = (
         *levels,
-        *_sure_and_wrong(leader.answers),
-        *_weak_class(leader),
-        *(line for name, label in sets.items() for line in _outside(leader, name, label)),
+        *_weaknesses(leader),
+        *(_outside(leader, name, sets[name]) for name in sets if name in leader.scores.ood),
         UNSEEN,
     )
     ood = leader.scores.ood
@@ -286,33 +278,25 @@ def _upper(point: Point, answers: Answers, level: float) -> float:
     return float(wilson(point.accuracy * units, units, level)[1])
 
 
-def _sure_and_wrong(answers: Answers) -> list[str]:
-    share = answers.wrong_though_sure()
-    if share is None or not share.count:
-        return []
-    return [
-        f"Even at a confidence of {_SURELY} or more, {percent(share.value)}"
-        f" {share_interval(share.low, share.high)} are wrong: {share.count:,} of"
-        f" {counted(share.size, 'example')}."
-    ]
+def _weaknesses(leader: Assessed) -> Iterator[str]:
+    share, weakest = leader.answers.wrong_though_sure(), leader.answers.weakest_class()
+    if share is not None and share.count:
+        yield (
+            f"Even at a confidence of {_SURELY} or more, {percent(share.value)}"
+            f" {share_interval(share.low, share.high)} are wrong: {share.count:,} of"
+            f" {counted(share.size, 'example')}."
+        )
+    if weakest is not None:
+        index, share = weakest
+        name = named(shorten(clean(leader.method.predictions.classes[index])))
+        yield (
+            f"The weakest class is {name}: correct on {percent(share.value)}"
+            f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')},"
+            " less than on the others."
+        )
 
 
-def _weak_class(leader: Assessed) -> list[str]:
-    weakest = leader.answers.weakest_class()
-    if weakest is None:
-        return []
-    index, share = weakest
-    name = named(shorten(clean(leader.method.predictions.classes[index])))
-    return [
-        f"The weakest class is {name}: correct on {percent(share.value)}"
-        f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')}, less"
-        " than on the others."
-    ]
-
-
-def _outside(leader: Assessed, name: str, label: str) -> list[str]:
-    if name not in leader.scores.ood:
-        return []
+def _outside(leader: Assessed, name: str, label: str) -> str:
     outside, result = leader.method.ood[name].predictions, leader.scores.ood[name]
     surely = float((outside.confidence >= SURE).mean())
     unnoticed = ""
@@ -320,20 +304,11 @@ def _outside(leader: Assessed, name: str, label: str) -> list[str]:
         unnoticed = "; it is more certain of them than of in-distribution examples"
     elif is_blind(result):
         unnoticed = "; it is not shown to notice that they are out of distribution"
-    return [
+    return (
         f"On {named(label)} its mean confidence is {percent(float(outside.confidence.mean()))}, and"
         f" at least {_SURELY} on {percent(surely)} of"
         f" {counted(len(outside), 'example')}{unnoticed}."
-    ]
-
-
-def _sets(methods: Sequence[Assessed]) -> list[Finding]:
-    """Return findings on prediction sets, for each fit with sets."""
-    return [
-        Finding("sets", f"Prediction sets: {named(fit.label)}", tuple(sentences))
-        for fit in every_fit(methods)
-        if (sentences := set_sentences(fit.method.predictions, fit.scores))
-    ]
+    )
 
 
 def detection(facts: Facts, name: str) -> Finding:
@@ -345,7 +320,7 @@ def detection(facts: Facts, name: str) -> Finding:
         f"{named(best.label)} {detects}, by {score_words(result.score)}: AUROC {shown(best.score)}"
         f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){best.clause}."
         f" Flagging 95\N{NO-BREAK SPACE}% of the set flags {percent(result.fpr95.value)} of"
-        " in-distribution examples as well.",
+        " in-distribution examples as well."
     ]
     sentences += [
         f"{named(method.label)}: {note}"
@@ -353,19 +328,19 @@ def detection(facts: Facts, name: str) -> Finding:
         for note in detector_notes(method.scores.ood[name])
     ]
     sentences += _afterthought(tested, name, best.score)
-    wrong_way = [named(method.label) for method in tested if is_reversed(method.scores.ood[name])]
-    blind = [named(method.label) for method in tested if is_blind(method.scores.ood[name])]
+    wrong_way = [method.label for method in tested if is_reversed(method.scores.ood[name])]
+    blind = [method.label for method in tested if is_blind(method.scores.ood[name])]
     open_still = [label for label in blind if label not in wrong_way]
     if open_still:
         verb = "is" if len(open_still) == 1 else "are"
-        whom = f"{listed(open_still)} {verb} not"
+        whom = f"{listed_names(open_still)} {verb} not"
         if len(open_still) == len(tested) > 1:
             whom = "No method is"
         sentences.append(f"{whom} shown to beat chance (interval reaches 0.5).")
     if wrong_way:
         sentences.append(
-            f"{listed(wrong_way)} {'is' if len(wrong_way) == 1 else 'are'} more certain of the set"
-            " than of in-distribution examples (interval below 0.5)."
+            f"{listed_names(wrong_way)} {'is' if len(wrong_way) == 1 else 'are'} more certain of"
+            " the set than of in-distribution examples (interval below 0.5)."
         )
     unfit = len(blind) == len(tested) or not is_usable(result)
     kind: Kind = "warning" if unfit else "plain"
@@ -386,4 +361,73 @@ def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[s
     return [
         f"Picked after the fact, the highest AUROC of all is {shown(auroc)}, of"
         f" {named(method.label)} by {score_words(score)}."
+    ]
+
+
+def set_sentences(predictions: Predictions, scores: Scores) -> list[str]:
+    """Return sentences on the prediction sets; empty without sets."""
+    if "set_size" not in scores:
+        return []
+    sets, available = predictions.sets, predictions.available
+    if sets is not None and (sets.all() if available is None else (sets == available).all()):
+        stated = scores.stated_coverage
+        at_coverage = "" if stated is None else f" at a coverage of {percent(stated)}"
+        return [
+            f"Every set holds all {_options(predictions)}, so{at_coverage} the sets say nothing."
+            " Ask for less coverage (a larger alpha), or fit them on more examples."
+        ]
+    size, share = scores["set_size"].value, scores["empty_sets"].value
+    empty = f" and {percent(share)} none" if share else ""
+    sentences = [
+        f"A set holds {number(size, digits=2)} of {_options(predictions)} on average;"
+        f" {percent(scores['singletons'].value)} of the sets hold exactly one{empty}."
+    ]
+    if "coverage" in scores:
+        sentences = [_covered(scores), *sentences, *_worst_covered(predictions, scores)]
+    return sentences
+
+
+def _options(predictions: Predictions) -> str:
+    if predictions.available is None:
+        return f"{predictions.num_classes} classes"
+    return f"{number(float(predictions.num_options.mean()), digits=2)} options"
+
+
+def _covered(scores: Scores) -> str:
+    score, stated = scores["coverage"], scores.stated_coverage
+    sentence = (
+        f"The set holds the true class for {percent(score.value)}"
+        f" {share_interval(score.low, score.high)} of"
+        f" {counted(scores.n_labelled, 'labelled example')}"
+    )
+    if stated is None:
+        return f"{sentence}."
+    if score.high < stated:
+        return f"{sentence}, fewer than the requested {percent(stated)}."
+    if score.low > stated:
+        return f"{sentence}, more than the requested {percent(stated)}."
+    return f"{sentence}; the requested {percent(stated)} is within chance."
+
+
+def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
+    """Name the class with the lowest coverage, the first if tied."""
+    if predictions.sets is None or predictions.labels is None:
+        return []
+    rows = predictions.labelled
+    labels = predictions.labels[rows]
+    covered = np.take_along_axis(predictions.sets[rows], labels[:, None], 1)[:, 0]
+    counts = np.bincount(labels, minlength=predictions.num_classes)
+    if np.count_nonzero(counts) < 2:
+        return []
+    hits = np.bincount(labels, covered, minlength=predictions.num_classes)
+    shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
+    worst = int(np.argmin(shares))
+    lowest = scores["worst_class_coverage"]
+    name = named(shorten(clean(predictions.classes[worst])))
+    classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
+    advice = " One threshold per class (classwise=true) covers each class as requested."
+    return [
+        f"Coverage is an average over classes. It is lowest for {name}: {percent(shares[worst])} of"
+        f" {counted(int(counts[worst]), 'example')} (interval of the lowest of all classes:"
+        f" {share_interval(lowest.low, lowest.high)}).{'' if classwise else advice}"
     ]

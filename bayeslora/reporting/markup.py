@@ -26,9 +26,7 @@ from bayeslora.reporting.text import NAME_END, NAME_START
 def render_markdown(document: Document, formats: Sequence[str] = FORMATS[:1]) -> str:
     """Return the report as Markdown; external names are escaped.
 
-    Args:
-        document: The report.
-        formats: Formats of the figure files; an image is shown, a PDF is linked.
+    An image is shown if one of the figures' formats is one, else the PDF is linked.
     """
     suffix = next((kind for kind in ("svg", "png") if kind in formats), "pdf")
     parts = [f"# {escape_markdown(document.title)}", escape_markdown(document.facts)]

@@ -21,7 +21,7 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import clean
 from bayeslora.reporting.assess import bias_of, miscalibration_p, occupied
 from bayeslora.reporting.detectors import detector_notes, score_words
-from bayeslora.reporting.score_tables import OOD_COLUMNS, score_cell
+from bayeslora.reporting.score_tables import OOD_COLUMNS, score_cell, value_and_interval
 from bayeslora.reporting.tables import Cell, Column, Row, Table, escape_markdown, to_markdown
 from bayeslora.reporting.text import brief, classes_of, interval, number, p_text, shown_points
 from bayeslora.safe_yaml import load_yaml
@@ -76,20 +76,24 @@ def model_card_section(scores: Scores, *, dataset: str = DATASET) -> str:
     if scores.bins:
         blocks += ["### Accuracy by confidence", _bin_table(scores)]
     if scores.ood:
-        blocks += ["### Out-of-distribution detection", _ood_table(scores), *_ood_notes(scores)]
+        blocks += ["### Out-of-distribution detection", _ood_table(scores)]
+        blocks += [
+            f"{escape_markdown(brief(name))}: {escape_markdown(note)}"
+            for name, result in scores.ood.items()
+            for note in detector_notes(result)
+        ]
     blocks += [f"Made by bayeslora {__version__}.", END]
     return "\n\n".join(blocks)
 
 
 def _score_table(scores: Scores) -> str:
     words = CARD_SCORES if scores.n_labelled else {"mean_confidence": "Mean confidence"}
-    columns = Column("Value"), Column("95 % interval")
     rows = [
-        Row((title,), (Cell(cell.value), Cell(cell.interval)))
+        Row((title,), value_and_interval(key, scores[key]))
         for key, title in words.items()
         if key in scores
-        for cell in [score_cell(key, scores[key])]
     ]
+    columns = Column("Value"), Column("95 % interval")
     return to_markdown(Table("", ("Score",), columns, tuple(rows)))
 
 
@@ -146,14 +150,6 @@ def _ood_table(scores: Scores) -> str:
     return to_markdown(Table("", ("Set", "Uncertainty"), columns, tuple(rows)))
 
 
-def _ood_notes(scores: Scores) -> list[str]:
-    return [
-        f"{escape_markdown(brief(name))}: {escape_markdown(note)}"
-        for name, result in scores.ood.items()
-        for note in detector_notes(result)
-    ]
-
-
 KEY = "model-index"
 
 TASK = "text-classification"
@@ -178,11 +174,7 @@ def model_index(
 ) -> Index:
     """Return the metadata of an evaluation in the format of the Hub.
 
-    Args:
-        scores: Result of `evaluate` for the model.
-        model: Name of the model.
-        dataset: Name of the rows.
-        dataset_type: The data set's id on the Hub; None derives it from `dataset`.
+    `dataset_type` is the data set's id on the Hub; None derives it from `dataset`.
     """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -297,16 +289,12 @@ def _merged(present: Index, new: Index) -> Index:
         if index is None:
             results.append(result)
         else:
-            metrics = _merged_metrics(results[index].get("metrics") or [], result["metrics"])
-            results[index] = {**results[index], "metrics": metrics}
+            newer = {_metric(metric): metric for metric in result["metrics"]}
+            older = results[index].get("metrics") or []
+            metrics = [newer.pop(_metric(metric), metric) for metric in older]
+            results[index] = {**results[index], "metrics": [*metrics, *newer.values()]}
     existing["results"] = results
     return models
-
-
-def _merged_metrics(old: Index, new: Index) -> Index:
-    replacements = {_metric(metric): metric for metric in new}
-    merged = [replacements.pop(_metric(metric), metric) for metric in old]
-    return [*merged, *replacements.values()]
 
 
 def _metric(metric: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -1,18 +1,24 @@
-"""The first screen of a report: verdict, four numbers and diagram of the method to use."""
+"""The first screen of a report: verdict, numbers and diagram of the method to use, and advice.
+
+Advice follows from the scores. Recalibration concerns all methods, everything else the method to
+use. Only the advice on flagging inputs of a set concerns the best detector, if it is clearly better
+than the method to use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import counted
-from bayeslora.reporting.answers import SURE
 from bayeslora.reporting.assess import (
+    SURE,
     Assessed,
     bias_of,
+    doubtful,
     is_close,
     is_doubtful,
     miscalibrated,
@@ -21,13 +27,15 @@ from bayeslora.reporting.assess import (
     occupied,
     slightly_biased,
 )
-from bayeslora.reporting.findings import bins_that_miss, missed_bins
+from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
+from bayeslora.reporting.findings import Finding, bins_that_miss, missed_bins
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.score_tables import Named, bold, score_table
+from bayeslora.reporting.score_tables import bold, score_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import (
     hundredths,
     listed,
+    listed_names,
     named,
     number,
     percent,
@@ -46,13 +54,7 @@ Kind = Literal["good", "warning", "open"]
 
 @dataclass(frozen=True)
 class Tile:
-    """A number of the first screen.
-
-    Attributes:
-        title: Name of the number.
-        value: The number as text.
-        detail: Its interval, or an explanation.
-    """
+    """A number of the first screen as text, with its interval or an explanation."""
 
     title: str
     value: str
@@ -61,18 +63,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Overview:
-    """The first screen.
+    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
 
-    Attributes:
-        verdict: Whether the probabilities can be taken at face value, in a few words; with several
-            methods it names the method, marked by `text.named`.
-        kind: `good`, `warning`, or `open` if the rows are inconclusive.
-        about: Why this method is shown; empty for a single method.
-        tiles: Accuracy, confidence, the gap between them, and the share to pass to a person;
-            without labels, statistics of the confidence.
-        figure: Name of the reliability diagram of that fit; without labels, of the histogram.
-        caption: How to read the diagram.
-        methods: The table of methods by a few scores; None for a single method.
+    With several methods the verdict names the method, marked by `text.named`, and `about` says why
+    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
+    diagram of that fit or, without labels, the histogram.
     """
 
     verdict: str
@@ -84,29 +79,27 @@ class Overview:
     methods: Table | None
 
 
-def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Named]) -> Overview:
+def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Scores]) -> Overview:
     """Return the first screen.
 
-    Args:
-        facts: Facts on the methods.
-        fits: Every fit of the methods, in the order of the figures.
-        named_scores: Scores of the methods with their labels, in the order of the table.
+    `fits` are every fit of the methods in the order of the figures, `named_scores` the scores of
+    the methods in the order of the table.
     """
     leader = facts.leader
     if leader is None:
         return _unlabelled(facts)
     fit = leader.each[0]
-    verdict, kind = verdict_of(fit.scores)
+    words, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
     if len({bias_of(seed_fit.scores) for seed_fit in leader.each if miscalibrated(seed_fit)}) > 1:
-        verdict, kind = f"{named(leader.label)}: seeds disagree", "warning"
+        words, kind = f"{named(leader.label)}: seeds disagree", "warning"
     elif one_of_several:
-        verdict = f"{named(fit.label)}: {verdict[0].lower()}{verdict[1:]}"
+        words = f"{named(fit.label)}: {words[0].lower()}{words[1:]}"
     return Overview(
-        verdict,
+        words,
         kind,
         _about(facts) if one_of_several else "",
-        (*_scores(fit), *_person(fit)),
+        tuple(_tiles(fit)),
         f"reliability-{1 + next(index for index, other in enumerate(fits) if other is fit)}",
         f"Points below the diagonal: overconfident; above it: underconfident."
         f" {bins_that_miss(fit.points)}.",
@@ -136,11 +129,7 @@ def _unlabelled(facts: Facts) -> Overview:
 
 
 def verdict_of(scores: Scores) -> tuple[str, Kind]:
-    """Return whether the probabilities of a fit can be used without recalibration, in a few words.
-
-    Args:
-        scores: Scores of labelled examples.
-    """
+    """Return whether labelled probabilities can be used without recalibration, in a few words."""
     gap, p = scores["overconfidence"], miscalibration_p(scores)
     size = counted(scores.n_labelled, "labelled example")
     if p < SIGNIFICANT:
@@ -154,27 +143,26 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
 
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     way = bias_of(scores)
-    if way == "none":
-        return f"Miscalibrated: {_hidden(scores)}", "warning"
-    points = hundredths(abs(scores["overconfidence"].value))
-    if slightly_biased(scores):
-        return f"Slightly {way}confident ({points} points)", "open"
-    return f"{way.capitalize()}confident by {points} points", "warning"
-
-
-def _hidden(scores: Scores) -> str:
-    """Return the evidence of a miscalibration that cancels on average."""
-    points = occupied(scores.bins)
-    if misses_more_than_chance(points):
-        return missed_bins(points)
+    if way != "none":
+        points = hundredths(abs(scores["overconfidence"].value))
+        if slightly_biased(scores):
+            return f"Slightly {way}confident ({points} points)", "open"
+        return f"{way.capitalize()}confident by {points} points", "warning"
+    points_off = occupied(scores.bins)
+    if misses_more_than_chance(points_off):
+        return f"Miscalibrated: {missed_bins(points_off)}", "warning"
     floor = scores.ece_if_calibrated
     chance = "" if floor is None else f", by chance {number(floor)}"
-    return f"ECE {number(scores['ece'].value)}{chance}"
+    return f"Miscalibrated: ECE {number(scores['ece'].value)}{chance}", "warning"
 
 
 def _about(facts: Facts) -> str:
     """Return why the first screen shows this fit, and which methods are tied."""
-    return "; ".join(filter(None, (_why(facts), _which_seed(facts))))
+    reasons, leader = [_why(facts)], facts.leader
+    if leader is not None and leader.fits:
+        first = named(leader.fits[0].label)
+        reasons.append(f"numbers of {first}, the first of {len(leader.fits)} seeds")
+    return "; ".join(filter(None, reasons))
 
 
 def _why(facts: Facts) -> str:
@@ -187,58 +175,186 @@ def _why(facts: Facts) -> str:
     if not choice.reasons:
         return f"Lowest NLL{other_rows}"
     if choice.equal:
-        tied = listed([named(label) for label in choice.equal], 3)
-        return f"Recommended, tied with {tied}{other_rows}"
+        return f"Recommended, tied with {listed_names(choice.equal, 3)}{other_rows}"
     return f"Recommended: {choice.reasons[0]}{other_rows}"
 
 
-def _which_seed(facts: Facts) -> str:
-    leader = facts.leader
-    if leader is None or not leader.fits:
-        return ""
-    return f"numbers of {named(leader.fits[0].label)}, the first of {len(leader.fits)} seeds"
-
-
-def _scores(fit: Assessed) -> list[Tile]:
+def _tiles(fit: Assessed) -> Iterator[Tile]:
     accuracy, gap = fit.scores["accuracy"], fit.scores["overconfidence"]
-    confidence = fit.scores["mean_confidence"]
     ends = share_interval(accuracy.low, accuracy.high)
-    return [
-        Tile("Accuracy", percent(accuracy.value), ends),
-        Tile("Mean confidence", percent(confidence.value), "stated on average"),
-        Tile(
-            "Calibration gap",
-            hundredths(gap.value, signed=True),
-            f"points {share_interval(gap.low, gap.high, signed=True)}",
-        ),
-    ]
-
-
-def _person(fit: Assessed) -> list[Tile]:
+    yield Tile("Accuracy", percent(accuracy.value), ends)
+    stated = percent(fit.scores["mean_confidence"].value)
+    yield Tile("Mean confidence", stated, "stated on average")
+    ends = share_interval(gap.low, gap.high, signed=True)
+    yield Tile("Calibration gap", hundredths(gap.value, signed=True), f"points {ends}")
     surest = fit.answers.surest()
-    if surest is None:
-        return []
-    sure, rest = surest
-    share = whole_percent(rest.size / (rest.size + sure.size))
-    return [
-        Tile(
-            f"Least confident {share}",
-            percent(rest.value),
-            f"correct; the rest {percent(sure.value)}",
-        )
-    ]
+    if surest is not None:
+        sure, rest = surest
+        share = whole_percent(rest.size / (rest.size + sure.size))
+        correct = f"correct; the rest {percent(sure.value)}"
+        yield Tile(f"Least confident {share}", percent(rest.value), correct)
 
 
-def _methods(named_scores: Sequence[Named], facts: Facts) -> Table:
+def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
     shown = dict(list(facts.sets.items())[:MOST_SETS])
     table = score_table(named_scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows
     )
-    return replace(table, caption=f"{bold(facts)} {_arrows(shown)}", rows=rows, notes="")
+    arrows = "↑ higher, ↓ lower, →0 closer to 0 is better."
+    auroc = " AUROC: out-of-distribution detection." if shown else ""
+    return replace(table, caption=f"{bold(facts)} {arrows}{auroc}", rows=rows, notes="")
 
 
-def _arrows(sets: Mapping[str, str]) -> str:
-    auroc = " AUROC: out-of-distribution detection." if sets else ""
-    return f"↑ higher, ↓ lower, →0 closer to 0 is better.{auroc}"
+WIDE = 0.02
+"""Half-width of the interval of the gap between confidence and accuracy from which to advise more
+labels."""
+
+USABLE = 0.5
+"""Accuracy below which passing the least confident examples to a person does not help."""
+
+
+def advice(facts: Facts) -> Finding | None:
+    """Return the advice, or None if there is none."""
+    leader = facts.leader
+    sentences = []
+    if leader is not None:
+        sentences += [*_advised_choice(facts), *_face_value(facts.labelled)]
+        sentences += _person(leader.each[0], several=_are_several(facts))
+    for name, label in facts.sets.items():
+        sentences += _flags(facts, name, named(label))
+    if leader is not None:
+        sentences += _more_labels(leader, several=_are_several(facts))
+    return Finding("advice", "What to do", tuple(sentences), "advice") if sentences else None
+
+
+def _are_several(facts: Facts) -> bool:
+    return len(facts.methods) > 1 or any(method.fits for method in facts.methods)
+
+
+def _advised_choice(facts: Facts) -> list[str]:
+    """Return which method to use, if the scores show it."""
+    choice = facts.choice
+    if choice is None or not choice.reasons:
+        return []
+    labels = (choice.label, *choice.equal)
+    names = listed_names(labels)
+    words = f"Choose between {names} by cost" if choice.equal else f"Prefer {names}"
+    sentences = [f"{words}: {listed(choice.reasons)}."]
+    fits = [method.label for method in facts.labelled if method.label in labels and not method.fits]
+    if fits and any(method.fits for method in facts.labelled):
+        verb = "is" if len(fits) == 1 else "are each"
+        means = "one fit beside means over seeds: other seeds may do worse."
+        sentences.append(f"{listed_names(fits)} {verb} {means}")
+    return sentences
+
+
+def _face_value(methods: Sequence[Assessed]) -> list[str]:
+    """Return whether the probabilities can be used without recalibration."""
+    unsound = [method for method in methods if miscalibrated(method)]
+    slightly = [
+        method for method in unsound if all(slightly_biased(fit.scores) for fit in method.each)
+    ]
+    badly = [method for method in unsound if method not in slightly]
+    several = len(methods) > 1
+    sentences = []
+    if badly:
+        sentences.append(
+            f"Do not take the probabilities{_of(badly, several=several)} at face value: recalibrate"
+            " on held-out labelled examples (bayeslora recalibrate), then re-evaluate on different"
+            " examples."
+        )
+    if slightly:
+        small = f"The bias{_of(slightly, several=several)} is small; recalibrate if it matters"
+        sentences.append(f"{small}." if badly else f"{small} (bayeslora recalibrate).")
+    if unsound or several:
+        return sentences
+    [only] = methods
+    gap = only.scores["overconfidence"]
+    if not gap.has_interval:
+        return []
+    if doubtful(only):
+        return [
+            "Use the probabilities with care: there is weak evidence of miscalibration, or that is"
+            " chance."
+        ]
+    low, high = (hundredths(end, signed=True) for end in (gap.low, gap.high))
+    size = f"the average calibration gap is {low} to {high} points (95 % interval)"
+    if is_close(gap):
+        return [f"Use the probabilities as they are: no sign of miscalibration, and {size}."]
+    return [
+        "These examples are too few to tell whether the probabilities can be used as they are:"
+        f" {size}."
+    ]
+
+
+def _of(methods: Sequence[Assessed], *, several: bool) -> str:
+    return f" of {listed_names(method.label for method in methods)}" if several else ""
+
+
+def _person(leader: Assessed, *, several: bool) -> list[str]:
+    """Advise passing on the least confident examples if their accuracy is clearly lower."""
+    surest = leader.answers.surest()
+    if surest is None:
+        return []
+    sure, rest = surest
+    if sure.low <= rest.high or sure.value < USABLE:
+        return []
+    passed = whole_percent(rest.size / (sure.size + rest.size))
+    return [
+        f"Let a person check the least confident examples{_of([leader], several=several)}. On the"
+        f" lowest {passed}, for instance, accuracy is {percent(rest.value)}"
+        f" {share_interval(rest.low, rest.high)}; on the others it is {percent(sure.value)}"
+        f" {share_interval(sure.low, sure.high)}. The risk-coverage curve shows other shares."
+    ]
+
+
+def _flags(facts: Facts, name: str, label: str) -> list[str]:
+    """Return how to flag inputs like those of a set, or why not to.
+
+    The detector is that of the method to use unless another is clearly better.
+    """
+    best, result = facts.detectors[name]
+    leader = facts.leader
+    if leader is not None and best.is_top(leader.label):
+        best, result = replace(best, label=leader.label), leader.scores.ood[name]
+    whose = f" of {named(best.label)}" if best.others else ""
+    score, flagged = score_words(result.score), result.fpr95
+    why_not = verdict(result)
+    if why_not == "beaten":
+        return [f"Do not flag inputs like {label} by {score}{whose}. {instead_of(result)}"]
+    if why_not == "blind":
+        why = "is not shown to notice them"
+        if is_reversed(result):
+            why = "is lower on them than on in-distribution examples"
+        return [f"Detect inputs like {label} by other means: {score} {why}."]
+    if why_not == "doubtful":
+        return [f"Do not flag inputs like {label} by {score}{whose}: see below."]
+    if why_not == "costly":
+        return [
+            f"Do not try to catch 95\N{NO-BREAK SPACE}% of inputs like {label}: {score}{whose}"
+            f" would flag {percent(flagged.value)} of in-distribution examples as well."
+        ]
+    kind = "lowest confidence" if result.score == "max_probability" else f"highest {score}"
+    return [
+        f"Flag inputs like {label} by the {kind}{whose}: catching 95\N{NO-BREAK SPACE}% of them"
+        f" flags {percent(flagged.value)} {share_interval(flagged.low, flagged.high)} of"
+        " in-distribution examples."
+    ]
+
+
+def _more_labels(leader: Assessed, *, several: bool) -> list[str]:
+    size = counted(leader.scores.n_labelled, "labelled example")
+    gaps = [fit.scores["overconfidence"] for fit in leader.each]
+    half_widths = [(gap.high - gap.low) / 2 for gap in gaps if gap.has_interval]
+    if not half_widths:
+        return [f"Label more: {size} cannot show whether the probabilities can be trusted."]
+    if max(half_widths) < WIDE:
+        return []
+    whose = f"{' of each seed' if leader.fits else ''}{_of([leader], several=several)}"
+    return [
+        f"Label more if it matters: with {size}, the gap between confidence and accuracy{whose} is"
+        f" known to within ±{hundredths(max(half_widths))} points; four times as many would halve"
+        " that."
+    ]

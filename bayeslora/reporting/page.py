@@ -49,10 +49,6 @@ if TYPE_CHECKING:
 def render_page(document: Document, template: PageTemplate | None = None) -> str:
     """Return the page; the template engine escapes every text.
 
-    Args:
-        document: The report.
-        template: The template; None means the built-in one.
-
     Raises:
         InputError: A user's template is invalid.
     """
@@ -93,50 +89,34 @@ def asset(name: str) -> str:
 ENTRY = "report.html.j2"
 """Name of the page's template, built-in and in a user's directory."""
 
-MACROS = "macros.html.j2"
-"""Name of the built-in template of tables and figures, for import."""
-
 OURS = "bayeslora/"
 """Prefix of the names of built-in templates."""
 
 _MARK = "template of the user: "  # in tracebacks, where a bare name would be ambiguous
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """An error in a user's template.
-
-    Attributes:
-        what: The message, one line.
-        name: Name of the template; empty if unknown.
-        line: Line number from 1, or None.
-    """
-
-    what: str
-    name: str = ""
-    line: int | None = None
+Trouble = Mapping[str, Any]
+"""An error in a user's template: `what` in one line, and `name` and `line` where it is known."""
 
 
-def render(entry: str, sources: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """Render the template `entry` with `values`."""
-    jinja = environment(sources, values.get("sections", ()))
-    page: str = jinja.get_template(entry).render(values)
-    return page
-
-
-def check_syntax(sources: Mapping[str, str]) -> None:
-    """Compile every template."""
-    jinja = environment(sources)
+def render(
+    entry: str, values: Mapping[str, Any] | None, sources: Mapping[str, str] | None = None
+) -> str:
+    """Render the template `entry` with `values`; without values only compile a user's `sources`."""
+    sources = sources or {}
+    jinja = environment(sources, (values or {}).get("sections", ()))
+    if values is not None:
+        page: str = jinja.get_template(entry).render(values)
+        return page
     for name in sources:
         jinja.get_template(name)
+    return ""
 
 
 def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Environment:
     """Return a sandbox that sees only the templates in `sources` and the built-in ones.
 
-    Args:
-        sources: A user's templates by name.
-        sections: Ids of the sections; each becomes a block of the built-in page template.
+    Each of the ids in `sections` becomes a block of the built-in page template.
     """
     from jinja2 import (
         ChoiceLoader,
@@ -191,17 +171,14 @@ def _sort_value(shown: str) -> str:
 
 def trouble_of(error: Exception, sources: Mapping[str, str]) -> Trouble:
     """Return the message and the location of a template error."""
-    name, line = _location(error, sources)
-    return Trouble(_message(error, sources), name, line)
-
-
-def _message(error: Exception, sources: Mapping[str, str]) -> str:
     from jinja2 import TemplateNotFound
 
+    what = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, TemplateNotFound):
-        known = [*sources, *(OURS + name for name in (ENTRY, MACROS))]
-        return str(unknown_choice("template", str(error.name), known))
-    return " ".join(str(error).split()) or type(error).__name__
+        known = [*sources, f"{OURS}{ENTRY}", f"{OURS}macros.html.j2"]
+        what = str(unknown_choice("template", str(error.name), known))
+    name, line = _location(error, sources)
+    return {"what": what, "name": name, "line": line}
 
 
 def _location(error: Exception, sources: Mapping[str, str]) -> tuple[str, int | None]:
@@ -223,13 +200,9 @@ MOST_TEMPLATE_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class PageTemplate:
-    """A template of the page with the templates it can include.
+    """A template of the page with the templates it can include, by name in `sources`.
 
-    Attributes:
-        path: The user's file or directory; None for the built-in template.
-        entry: Name of the template that makes the page.
-        sources: The user's templates by name.
-        sha256: Hash of the user's templates in hexadecimal; empty for the built-in template.
+    `entry` makes the page; the built-in template has no path, and an empty hash.
     """
 
     path: Path | None = None
@@ -237,32 +210,22 @@ class PageTemplate:
     sources: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
 
-    def render(self, values: Mapping[str, Any]) -> str:
-        """Return the page.
-
-        Args:
-            values: Variables of the template by name; must be picklable.
+    def render(self, values: Mapping[str, Any] | None) -> str:
+        """Return the page; `values` must be picklable. None only compiles a user's template.
 
         Raises:
             InputError: The user's template is invalid, or takes too much time or memory; the
                 message names the file and the line if known.
         """
         if self.path is None:
-            return render(self.entry, self.sources, values)
-        return self._page(run_apart(self.entry, self.sources, values))
-
-    def check(self) -> None:
-        """Raise InputError if a user's template does not compile."""
-        self._page(run_apart(self.entry, self.sources, None))
-
-    def _page(self, result: str | Trouble) -> str:
+            return render(self.entry, values)
+        result = run_apart(self.entry, self.sources, values)
         if isinstance(result, str):
             return result
-        path = self.path
-        if path is not None and result.name and not path.is_file():
-            path = path / result.name
-        location = f", line {result.line}" if result.line else ""
-        raise InputError(f"template {path}{location}: {result.what}")
+        is_file = self.path.is_file() or not result.get("name")
+        path = self.path if is_file else self.path / result["name"]
+        location = f", line {result['line']}" if result.get("line") else ""
+        raise InputError(f"template {path}{location}: {result['what']}")
 
 
 def load_template(path: str | Path | None) -> PageTemplate:
@@ -292,14 +255,14 @@ def load_template(path: str | Path | None) -> PageTemplate:
         raise InputError(
             f"template {template_path} has {size:,} bytes; at most {MOST_TEMPLATE_BYTES:,} are read"
         )
-    contents = {name: _read(file) for name, file in files.items()}
+    contents = {name: _content(file) for name, file in files.items()}
     sources = {name: content.decode("utf-8-sig") for name, content in contents.items()}
     template = PageTemplate(template_path, entry, sources, _hash(contents))
-    template.check()
+    template.render(None)
     return template
 
 
-def _read(file: Path) -> bytes:
+def _content(file: Path) -> bytes:
     try:
         content = file.read_bytes()
         content.decode("utf-8-sig")
@@ -339,10 +302,7 @@ def run_apart(
 ) -> str | Trouble:
     """Render the template in another process; return the page, or the error of the template.
 
-    Args:
-        entry: Name of the template.
-        sources: All templates of the user by name.
-        values: Variables of the template; None only compiles it, and the page is empty.
+    Without `values` the templates are only compiled, and the page is empty.
     """
     job = pickle.dumps((entry, dict(sources), values, SECONDS))
     search_path = [part or os.getcwd() for part in sys.path]  # noqa: PTH109
@@ -358,28 +318,26 @@ def run_apart(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Trouble(f"it takes more than {_WALL_SECONDS} seconds")
+        return {"what": f"it takes more than {_WALL_SECONDS} seconds"}
     if process.returncode:
-        return _ended(process.returncode, process.stderr)
+        return {"what": _end(process.returncode, process.stderr)}
     head, _, page = process.stdout.partition(b"\n")
-    trouble = json.loads(head)
-    return Trouble(**trouble) if trouble else page.decode("utf-8")
+    trouble: Trouble | None = json.loads(head)
+    return trouble or page.decode("utf-8")
 
 
 def serve() -> None:
     """Run the job on stdin; write a line of JSON, `null` on success, and the page."""
     entry, sources, values, seconds = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own
     _limit(seconds)
-    page, trouble = b"", None
+    page = b""
+    trouble: Trouble | None = None
     try:
-        if values is None:
-            check_syntax(sources)
-        else:
-            page = render(entry, sources, values).encode("utf-8")
+        page = render(entry, values, sources).encode("utf-8")
     except MemoryError:
         trouble = {"what": f"it needs more than {MEMORY >> 20:,} MB of memory"}
     except Exception as error:  # an expression in a template can raise anything
-        trouble = vars(trouble_of(error, sources))
+        trouble = trouble_of(error, sources)
     if len(page) > MOST_PAGE_BYTES:
         page, trouble = b"", {"what": f"the page has more than {MOST_PAGE_BYTES:,} bytes"}
     sys.stdout.buffer.write(json.dumps(trouble).encode() + b"\n" + page)
@@ -400,12 +358,12 @@ def _limit(seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _ended(code: int, stderr: bytes) -> Trouble:
+def _end(code: int, stderr: bytes) -> str:
     """Return why the process failed."""
     import signal
 
     over = [getattr(signal, name, None) for name in ("SIGXCPU", "SIGKILL")]
     if -code in over:
-        return Trouble(f"it takes more than {SECONDS} seconds of computing, or too much memory")
+        return f"it takes more than {SECONDS} seconds of computing, or too much memory"
     last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-    return Trouble(f"it cannot be rendered (exit code {code}): {' '.join(last)}")
+    return f"it cannot be rendered (exit code {code}): {' '.join(last)}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.selective import COVERAGES
@@ -20,7 +19,6 @@ from bayeslora.reporting.score_tables import (
     BOLD,
     COLUMNS,
     OOD_COLUMNS,
-    Named,
     score_cell,
     score_table,
 )
@@ -61,43 +59,37 @@ def chance_cell(scores: Scores) -> Cell:
     return Cell(number(scores.ece_if_calibrated), p)
 
 
-def with_chance(table: Table, methods: Sequence[Named]) -> Table:
+def with_chance(table: Table, methods: Sequence[Scores]) -> Table:
     """Return a table of methods with `CHANCE_COLUMN` after ECE, if there is an ECE."""
     titles = [column.title for column in table.columns]
     if COLUMNS["ece"].title not in titles:
         return table
     position = titles.index(COLUMNS["ece"].title) + 1
     rows = tuple(
-        replace(
-            row, cells=(*row.cells[:position], chance_cell(method.scores), *row.cells[position:])
-        )
+        replace(row, cells=(*row.cells[:position], chance_cell(method), *row.cells[position:]))
         for row, method in zip(table.rows, methods, strict=True)
     )
     columns = (*table.columns[:position], CHANCE_COLUMN, *table.columns[position:])
     return replace(table, columns=columns, rows=rows)
 
 
-def explained(table: Table) -> Table:
-    """Return a table of methods with explanations of ECE.
+def explained_table(
+    methods: Sequence[Scores], facts: Facts, keys: Sequence[str] | None = None
+) -> Table:
+    """Return the table of methods by some scores with ECE by chance and explanations of ECE.
 
-    Its heading describes the interval, which can end at the value; `HOW_TO_READ_CHANCE` is added to
-    the notes if there is `CHANCE_COLUMN`.
+    The heading of ECE describes the interval, which can end at the value.
     """
+    table = with_chance(score_table(methods, {}, keys, facts), methods)
     columns = tuple(
         replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
         for column in table.columns
     )
     table = replace(table, columns=columns)
-    return table.with_note(HOW_TO_READ_CHANCE) if CHANCE_COLUMN in table.columns else table
+    return table.with_note(HOW_TO_READ_CHANCE) if CHANCE_COLUMN in columns else table
 
 
-def every_score_table(methods: Sequence[Named], facts: Facts) -> Table:
-    """Return the table of every score of the catalogue and of prediction sets, a row per method."""
-    table = score_table(methods, {}, keys=tuple(COLUMNS), facts=facts)
-    return explained(with_chance(table, methods))
-
-
-def coverage_table(methods: Sequence[Named], facts: Facts) -> Table:
+def coverage_table(methods: Sequence[Scores], facts: Facts) -> Table:
     """Return the table of accuracy by coverage; without columns if no example has a label."""
     keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
     table = score_table(methods, {}, keys, facts)
@@ -107,12 +99,12 @@ def coverage_table(methods: Sequence[Named], facts: Facts) -> Table:
     return replace(table, caption=caption, columns=columns, notes=_BRACKETS)
 
 
-def group_tables(methods: Sequence[Named]) -> list[Table]:
+def group_tables(methods: Sequence[Scores]) -> list[Table]:
     """Return a table for every grouping column, with scores per value."""
-    columns = list(dict.fromkeys(column for method in methods for column in method.scores.groups))
+    columns = list(dict.fromkeys(column for method in methods for column in method.groups))
     return [
         _parts(
-            [(method.label, method.scores.groups.get(column, {})) for method in methods],
+            [(method.name, method.groups.get(column, {})) for method in methods],
             column,
             {key: COLUMNS[key] for key in GROUP_KEYS},
             f"Labelled examples by {named(shorten(clean(column)))}; small groups differ by chance.",
@@ -121,45 +113,50 @@ def group_tables(methods: Sequence[Named]) -> list[Table]:
     ]
 
 
-def class_table(methods: Sequence[Named]) -> Table:
+def class_table(methods: Sequence[Scores]) -> Table:
     """Return the table of scores per class; without rows if classes were not scored."""
     return _parts(
-        [(method.label, method.scores.classes) for method in methods],
+        [(method.name, method.classes) for method in methods],
         "class",
         {key: _CLASS_COLUMNS[key] for key in CLASS_KEYS},
         "Scores of every class, one against the rest.",
     )
 
 
-def near_far_table(methods: Sequence[Named]) -> Table:
+def near_far_table(methods: Sequence[Scores]) -> Table:
     """Return the table of detection averaged over near and far sets; without rows if none."""
     rows = [
         Row(
-            (method.label, f"{kind}: {_listed(group.sets)}", score_words(group.score)),
+            (
+                method.name,
+                f"{kind}: {shorten(', '.join(map(clean, group.sets)))}",
+                score_words(group.score),
+            ),
             tuple(score_cell(key, group.scores.get(key)) for key in OOD_COLUMNS),
         )
         for method in methods
-        for kind, group in method.scores.ood_groups.items()
+        for kind, group in method.ood_groups.items()
     ]
     headings = ("Method", "Mean over sets", "Uncertainty")
     caption = "Means over near and over far sets; every set counts the same."
     return Table(caption, headings, tuple(OOD_COLUMNS.values()), tuple(rows), _BRACKETS)
 
 
-def uncertainty_table(methods: Sequence[Named]) -> Table:
+def uncertainty_table(methods: Sequence[Scores]) -> Table:
     """Return the table of mean uncertainties; without rows if no method has any."""
     rows = [
         Row(
-            (method.label, _uncertainty_words(name)),
+            (
+                method.name,
+                f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " "),
+            ),
             tuple(score_cell(part, means.get(part)) for part in PARTS),
         )
         for method in methods
-        for name, means in _distinct(method.scores.uncertainty).items()
+        for name, means in _distinct(method.uncertainty).items()
     ]
     columns = tuple(_UNCERTAINTY_COLUMNS[part] for part in PARTS)
-    is_point = any(
-        _distinct(method.scores.uncertainty) != method.scores.uncertainty for method in methods
-    )
+    is_point = any(_distinct(method.uncertainty) != method.uncertainty for method in methods)
     notes = (
         "In nats; the logit variance in squared units of a logit."
         f" {_BRACKETS}{_ALL_ALEATORIC if is_point else ''}"
@@ -168,22 +165,15 @@ def uncertainty_table(methods: Sequence[Named]) -> Table:
     return Table(caption, ("Method", "Mean"), columns, tuple(rows), notes)
 
 
-def _uncertainty_words(name: str) -> str:
-    return f"{name} uncertainty" if name in UNCERTAINTIES else name.replace("_", " ")
-
-
-def _distinct(
-    uncertainty: Mapping[str, Mapping[str, Score]],
-) -> Mapping[str, Mapping[str, Score]]:
+def _distinct(uncertainty: Mapping[str, Mapping[str, Score]]) -> Mapping[str, Mapping[str, Score]]:
     """Return the uncertainties without redundant ones.
 
     If the epistemic part is 0 on all rows, as for a point estimate, the aleatoric part equals the
     total.
     """
-    epistemic = uncertainty.get("epistemic", {})
-    if "total" not in uncertainty or not epistemic:
-        return uncertainty
-    if any(score != Score(0.0, 0.0, 0.0) for score in epistemic.values()):
+    epistemic = uncertainty.get("epistemic", {}).values()
+    nothing = epistemic and all(score == Score(0.0, 0.0, 0.0) for score in epistemic)
+    if "total" not in uncertainty or not nothing:
         return uncertainty
     return {"total": uncertainty["total"]}
 
@@ -208,10 +198,6 @@ def _parts(
     return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows), _BRACKETS)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return shorten(", ".join(clean(name) for name in names))
-
-
 MOST_CLASSES = 10
 """Most classes of a full matrix; with more, the most frequent mistakes are listed."""
 
@@ -219,47 +205,35 @@ MOST_PAIRS = 20
 """Most mistakes listed per method."""
 
 
-def confusion_tables(methods: Sequence[Named]) -> list[Table]:
+def confusion_tables(methods: Sequence[Scores]) -> list[Table]:
     """Return the confusion matrix of each method, and a table of mistakes for many classes.
 
     Methods without labelled rows are left out, and so are methods without mistakes in the table of
     mistakes.
-
-    Args:
-        methods: Scores with their labels.
     """
-    with_confusion = [method for method in methods if method.scores.confusion]
-    small = [method for method in with_confusion if method.scores.num_classes <= MOST_CLASSES]
-    pairs = _pairs_table([method for method in with_confusion if method not in small])
+    with_confusion = [method for method in methods if method.confusion]
+    small = [method for method in with_confusion if method.num_classes <= MOST_CLASSES]
+    pairs = _pairs_table([m for m in with_confusion if m.num_classes > MOST_CLASSES])
     return [*map(_matrix_table, small), *([pairs] if pairs.rows else [])]
 
 
-def _matrix_table(method: Named) -> Table:
+def _matrix_table(method: Scores) -> Table:
     names = _names(method)
     rows = []
-    for name, line in zip(names, method.scores.confusion, strict=True):
+    for name, line in zip(names, method.confusion, strict=True):
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
-        rows.append(Row((method.label, name), (*cells, Cell(f"{total:,}"))))
+        rows.append(Row((method.name, name), (*cells, Cell(f"{total:,}"))))
     columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
     caption = (
-        f"{named(method.label)}: examples of each class by prediction, with their share of the"
+        f"{named(method.name)}: examples of each class by prediction, with their share of the"
         f" class.{_summed(method)}"
     )
     return Table(caption, ("Method", "Label"), columns, tuple(rows))
 
 
-def _pairs_table(methods: Sequence[Named]) -> Table:
-    rows = [
-        Row(
-            (method.label, names[label], names[prediction]),
-            (Cell(f"{counts[label, prediction]:,}"), Cell(percent(shares[label, prediction]))),
-        )
-        for method in methods
-        for counts, shares in [_counts_and_shares(method)]
-        for names in [_names(method)]
-        for label, prediction in _most_frequent_mistakes(counts)
-    ]
+def _pairs_table(methods: Sequence[Scores]) -> Table:
+    rows = [row for method in methods for row in _most_frequent_mistakes(method)]
     caption = (
         f"The {MOST_PAIRS} most frequent mistakes of each method, with their share of the class."
         f"{''.join(dict.fromkeys(map(_summed, methods)))}"
@@ -268,24 +242,22 @@ def _pairs_table(methods: Sequence[Named]) -> Table:
     return Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows))
 
 
-def _counts_and_shares(method: Named) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    counts = np.array(method.scores.confusion, dtype=np.int64)
-    return counts, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
+    """Yield the rows of the most frequent mistakes; ties go to the first classes."""
+    counts, names = np.array(method.confusion, dtype=np.int64), _names(method)
+    sizes = np.maximum(counts.sum(axis=1), 1)
+    mistakes = counts - np.diag(np.diag(counts))
+    for index in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]:
+        label, prediction = divmod(int(index), len(counts))
+        if count := mistakes[label, prediction]:
+            cells = Cell(f"{count:,}"), Cell(percent(count / sizes[label]))
+            yield Row((method.name, names[label], names[prediction]), cells)
 
 
-def _most_frequent_mistakes(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return (label, prediction) of the most frequent mistakes; ties go to the first classes."""
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
-    cells = (divmod(int(index), len(counts)) for index in order if mistakes.flat[index])
-    return list(cells)
+def _names(method: Scores) -> list[str]:
+    return [shorten(clean(name)) for name in method.class_names]
 
 
-def _names(method: Named) -> list[str]:
-    return [shorten(clean(name)) for name in method.scores.class_names]
-
-
-def _summed(method: Named) -> str:
-    seeds = method.scores.intervals.get("num_seeds")
+def _summed(method: Scores) -> str:
+    seeds = method.intervals.get("num_seeds")
     return f" Counts are sums over {counted(int(seeds), 'seed')}." if seeds else ""

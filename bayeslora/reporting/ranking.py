@@ -1,4 +1,4 @@
-"""The best method by a score, the methods tied with it, and the method to use.
+"""The results of a report: the best method by a score, methods tied with it, the one to use.
 
 For methods scored on the same rows, the paired difference decides: its interval accounts for common
 errors on hard rows, and its p-value for the number of methods compared. Otherwise methods with
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
     GOALS,
     Assessed,
@@ -24,12 +27,13 @@ from bayeslora.reporting.assess import (
     overlaps,
 )
 from bayeslora.reporting.detectors import is_blind
-from bayeslora.reporting.text import listed, named
+from bayeslora.reporting.shift import ShiftCurve
+from bayeslora.reporting.text import listed_names
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The best method by a score, and the methods tied with it.
+    """The best method by a score, and the methods that may be as good.
 
     Attributes:
         label: Label of the best method.
@@ -53,13 +57,13 @@ class Standing:
         """Comparison with the other methods, as the second half of a sentence; empty if none."""
         if not self.others:
             return ""
-        same = listed([named(label) for label in self.equal])
+        same = listed_names(self.equal)
         has = "have" if len(self.equal) > 1 else "has"
         parts = [f"; {same} {has} exactly the same"] if same else []
         behind = [label for label in self.tied if label not in self.equal]
         if behind:
             everyone = len(behind) == self.others > 1
-            whom = "all others" if everyone else listed([named(label) for label in behind])
+            whom = "all others" if everyone else listed_names(behind)
             reason = f"compared {self.paired}" if self.paired else "intervals overlap"
             parts.append(f"; its lead over {whom} may be chance ({reason})")
         elif len(self.equal) < self.others:
@@ -85,11 +89,8 @@ def standing(
 ) -> Standing:
     """Find the best of one or more scores, and the scores whose intervals overlap it.
 
-    Args:
-        key: Key of the score.
-        labels: Labels of the methods.
-        scores: Their scores.
-        wide: The same scores with the intervals to test for overlap; None tests those of `scores`.
+    `wide` holds the same scores with the intervals to test for overlap; None tests those of
+    `scores`.
     """
     apart = scores if wide is None else wide
     best = best_index(key, scores)
@@ -100,23 +101,23 @@ def standing(
         for index, (label, score) in enumerate(zip(labels, apart, strict=True))
         if index != best and overlaps(score, apart[best])
     )
+    # equal up to rounding errors
     equal = tuple(
         label
         for label, score in zip(labels, scores, strict=True)
-        if label in tied and same_value(score, scores[best])
+        if label in tied
+        and math.isclose(score.value, scores[best].value, rel_tol=1e-12, abs_tol=1e-15)
     )
     return Standing(labels[best], scores[best], tied, len(scores) - 1, equal=equal)
 
 
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
     """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
-    labels = [str(index) for index in range(len(scores))]
-    present = {
-        label: score for label, score in zip(labels, scores, strict=True) if score is not None
-    }
+    present = {str(index): score for index, score in enumerate(scores) if score is not None}
     if key not in GOALS or not present:
         return [False] * len(scores)
-    return standing(key, list(present), list(present.values())).marks(labels)
+    best = standing(key, list(present), list(present.values()))
+    return best.marks([str(index) for index in range(len(scores))])
 
 
 def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
@@ -128,21 +129,12 @@ def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
     return Score(score.value, min(s.low for s in scores), max(s.high for s in scores))
 
 
-def same_value(score: Score, other: Score) -> bool:
-    """Return whether two scores are equal up to rounding errors."""
-    return math.isclose(score.value, other.value, rel_tol=1e-12, abs_tol=1e-15)
-
-
 def standing_of(
     key: str, methods: Sequence[Assessed], comparison: Comparison | None = None
 ) -> Standing:
-    """Find the best method by a score.
+    """Find the best method by a score, which all have.
 
-    Args:
-        key: Key of the score.
-        methods: At least one method; all have the score.
-        comparison: Paired differences from one of the methods; where the best method is paired with
-            another, their difference decides.
+    Where the best method is paired with another in `comparison`, their difference decides.
     """
     labels = [method.label for method in methods]
     scores = [method.scores[key] for method in methods]
@@ -150,21 +142,20 @@ def standing_of(
         over_rows_too(method.scores[key], [fit.scores[key] for fit in method.fits])
         for method in methods
     ]
-    by_intervals = standing(key, labels, scores, wide)
-    others = [label for label in labels if label != by_intervals.label]
-    pairs = {label: _pair(comparison, key, by_intervals.label, label) for label in others}
+    best = standing(key, labels, scores, wide)
+    pairs = {
+        label: _pair(comparison, key, best.label, label) for label in labels if label != best.label
+    }
     tied = tuple(
         label
         for label, pair in pairs.items()
-        if (label in by_intervals.tied if pair is None else not pair.is_clear(key))
+        if (label in best.tied if pair is None else not pair.is_clear(key))
     )
-    paired = ""
-    if comparison is not None and None not in pairs.values():
-        paired = (
-            "over seeds and row by row" if comparison.intervals_over == "seeds" else "row by row"
-        )
-    equal = tuple(label for label in by_intervals.equal if label in tied)
-    return replace(by_intervals, tied=tied, equal=equal, paired=paired)
+    equal = tuple(label for label in best.equal if label in tied)
+    if comparison is None or None in pairs.values():
+        return replace(best, tied=tied, equal=equal)
+    over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
+    return replace(best, tied=tied, equal=equal, paired=f"{over_seeds}row by row")
 
 
 def _pair(comparison: Comparison | None, key: str, best: str, other: str) -> ComparisonRow | None:
@@ -179,30 +170,19 @@ def _pair(comparison: Comparison | None, key: str, best: str, other: str) -> Com
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return the method that separates a set best, and its results on that set."""
-    results = {
-        method.label: method.scores.ood[name] for method in methods if name in method.scores.ood
-    }
-    tested = [method for method in methods if method.label in results]
+    tested = {method.label: method for method in methods if name in method.scores.ood}
+    aurocs = [method.scores.ood[name].auroc for method in tested.values()]
     wide = [
-        over_rows_too(
-            results[method.label].auroc, [fit.scores.ood[name].auroc for fit in method.fits]
-        )
-        for method in tested
+        over_rows_too(auroc, [fit.scores.ood[name].auroc for fit in method.fits])
+        for auroc, method in zip(aurocs, tested.values(), strict=True)
     ]
-    aurocs = [result.auroc for result in results.values()]
-    best = standing("auroc", list(results), aurocs, wide)
-    return best, results[best.label]
+    best = standing("auroc", list(tested), aurocs, wide)
+    return best, tested[best.label].scores.ood[name]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The method to use.
-
-    Attributes:
-        label: Label of the method, the subject of the report.
-        equal: Labels of other methods that are as good by every reason.
-        reasons: Reasons in a few words each; empty if none is shown to be better.
-    """
+    """The method to use, others as good by every reason, and reasons, a few words each."""
 
     label: str
     equal: tuple[str, ...] = ()
@@ -214,27 +194,56 @@ class Facts:
     """Facts shared by several sections of a report, computed once.
 
     Attributes:
-        methods: All methods.
-        labelled: Methods with labelled rows.
-        comparison: Paired differences from the method of lowest NLL, if any.
+        methods: All methods, at least one, with their seeds pooled.
+        comparison: Paired differences from the method of lowest NLL; None if methods were not
+            scored on the same rows.
         sets: Name -> label of each out-of-distribution set.
-        nll: Standing by lowest NLL; None if no row has a label, or classes differ.
-        accuracy: Standing by highest accuracy; None in the same cases.
-        detectors: Set name -> the method that separates the set best, and its results on that set.
-        choice: The method to use; None if no row has a label.
-        same_classes: Whether all labelled methods have the same classes; if not, scores are not
-            compared between methods, and the report is about the first.
     """
 
     methods: Sequence[Assessed]
-    labelled: Sequence[Assessed]
-    comparison: Comparison | None
-    sets: Mapping[str, str]
-    nll: Standing | None
-    accuracy: Standing | None
-    detectors: Mapping[str, tuple[Standing, OODScores]]
-    choice: Choice | None
-    same_classes: bool = True
+    comparison: Comparison | None = None
+    sets: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def labelled(self) -> list[Assessed]:
+        """Methods with labelled rows."""
+        return labelled(self.methods)
+
+    @cached_property
+    def same_classes(self) -> bool:
+        """Whether all labelled methods have the same classes.
+
+        If not, scores are not compared between methods, and the report is about the first.
+        """
+        return len({frozenset(each.method.predictions.classes) for each in self.labelled}) < 2
+
+    @cached_property
+    def nll(self) -> Standing | None:
+        """Standing by lowest NLL; None if no row has a label, or classes differ."""
+        return self._standing("nll")
+
+    @cached_property
+    def accuracy(self) -> Standing | None:
+        """Standing by highest accuracy; None in the same cases."""
+        return self._standing("accuracy")
+
+    def _standing(self, key: str) -> Standing | None:
+        if not self.labelled or not self.same_classes:
+            return None
+        return standing_of(key, self.labelled, self.comparison)
+
+    @cached_property
+    def detectors(self) -> dict[str, tuple[Standing, OODScores]]:
+        """Set name -> the method that separates the set best, and its results on that set."""
+        tested = {name for method in self.methods for name in method.scores.ood}
+        return {name: best_detector(self.methods, name) for name in self.sets if name in tested}
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The method to use; None if no row has a label."""
+        if self.nll is not None and self.accuracy is not None:
+            return _choice(self, self.nll, self.accuracy)
+        return Choice(self.labelled[0].label) if self.labelled else None
 
     @property
     def leader(self) -> Assessed | None:
@@ -255,52 +264,15 @@ class Facts:
         """Return for each of `methods` whether a table marks its detection of a set."""
         if not self.same_classes:
             return [False] * len(self.methods)
-        labels = [method.label for method in self.methods]
-        return self.detectors[name][0].marks(labels)
+        return self.detectors[name][0].marks([method.label for method in self.methods])
 
 
-def facts_of(
-    methods: Sequence[Assessed], comparison: Comparison | None, sets: Mapping[str, str]
-) -> Facts:
-    """Compute the facts shared by the sections of a report.
-
-    Args:
-        methods: At least one method.
-        comparison: Paired differences from the method of lowest NLL; None if methods were not
-            scored on the same rows.
-        sets: Name -> label of each out-of-distribution set.
-    """
-    with_labels = labelled(methods)
-    same_classes = (
-        len({frozenset(assessed.method.predictions.classes) for assessed in with_labels}) < 2
-    )
-    ranked = with_labels if same_classes else []
-    nll = standing_of("nll", ranked, comparison) if ranked else None
-    accuracy = standing_of("accuracy", ranked, comparison) if ranked else None
-    detectors = {
-        name: best_detector(methods, name)
-        for name in sets
-        if any(name in method.scores.ood for method in methods)
-    }
-    choice = Choice(with_labels[0].label) if with_labels else None
-    if nll is not None and accuracy is not None:
-        choice = _choice(with_labels, nll, accuracy, detectors, sets)
-    return Facts(
-        methods, with_labels, comparison, sets, nll, accuracy, detectors, choice, same_classes
-    )
-
-
-def _choice(
-    methods: Sequence[Assessed],
-    nll: Standing,
-    accuracy: Standing,
-    detectors: Mapping[str, tuple[Standing, OODScores]],
-    sets: Mapping[str, str],
-) -> Choice:
+def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     """Choose a method of lowest NLL, if possible without a sign of miscalibration.
 
     Ties are resolved by detection, then by the lowest NLL.
     """
+    methods = facts.labelled
     # Without intervals methods cannot be compared, and a few rows should not decide.
     if not nll.others or not all(method.scores["nll"].has_interval for method in methods):
         return Choice(nll.label)
@@ -308,7 +280,9 @@ def _choice(
     reasons = ["lowest NLL" + (" (tied)" if len(leaders) > 1 else "")]
     sound = [method for method in leaders if not miscalibrated(method)]
     chosen = sound or leaders
-    judged = {name: best for name, (best, result) in detectors.items() if not is_blind(result)}
+    judged = {
+        name: best for name, (best, result) in facts.detectors.items() if not is_blind(result)
+    }
     detecting = [
         method for method in chosen if all(best.is_top(method.label) for best in judged.values())
     ]
@@ -319,7 +293,21 @@ def _choice(
         reasons.append(f"no {clear}sign of miscalibration")
     if detecting and len(detecting) < len(chosen):
         chosen = detecting
-        reasons.append(f"best detection of {listed([named(sets[name]) for name in judged])}")
+        reasons.append(f"best detection of {listed_names(facts.sets[name] for name in judged)}")
     first = min(chosen, key=lambda method: method.scores["nll"].value)
     equal = tuple(method.label for method in chosen if method is not first)
     return Choice(first.label, equal, tuple(reasons))
+
+
+@dataclass(frozen=True)
+class Analysis(Facts):
+    """The results of a report: every fit with its scores, in the original order, and more.
+
+    `shift` holds scores of corrupted examples, `changes` adapter changes, `robustness` scores under
+    attack.
+    """
+
+    fits: Sequence[Assessed] = ()
+    shift: Sequence[ShiftCurve] = ()
+    changes: Sequence[AdapterChange] = ()
+    robustness: Sequence[Robustness] = ()

@@ -27,21 +27,22 @@ from bayeslora.predictions.collection import (
     check_column,
     gather,
     load_source,
+    ood_names,
     paths_in,
 )
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading
 from bayeslora.reporting.adapter_changes import SpectrumLike, adapter_changes
-from bayeslora.reporting.analysis import Analysis, analyse
-from bayeslora.reporting.assess import Asked, Assessed, Names
+from bayeslora.reporting.assess import Asked, Names, assess, pair, pool
 from bayeslora.reporting.document import Document, compose
 from bayeslora.reporting.figures.drawings import draw
 from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
-from bayeslora.reporting.robustness import RobustnessLike, robustness_curves
+from bayeslora.reporting.ranking import Analysis
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
+from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
 from bayeslora.reporting.viewer import viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
@@ -187,56 +188,55 @@ def report(
     refuse_inputs(target, *read, *([] if template is None else [template]))
     page_template = load_template(template)
     formats = check_formats(figures)
-    options = {"num_bins": as_num_bins(num_bins), "num_resamples": num_resamples}
-    options["seed"] = as_seed(seed)
-    evaluate_options = Asked(
+    options = Asked(
+        ood_score,
         near=column_names(near),
         far=column_names(far),
         group_by=column_names(group_by),
         by_class=by_class,
         cluster_by=cluster_by,
         interval=interval,
+        num_bins=as_num_bins(num_bins),
+        num_resamples=num_resamples,
+        seed=as_seed(seed),
     )
     Resampling(num_resamples, seed, interval)  # checks before reading anything
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
         shown = () if column is None else (column, *QUESTION_COLUMNS)
-        gathered = gather(
-            items, ood, columns=shown, needed=evaluate_options.columns, reading=reading
-        )
+        gathered = gather(items, ood, columns=shown, needed=options.columns, reading=reading)
         if examples and example_column is not None:
             check_column(gathered, example_column)
         check_classes(per_class, gathered)
-        evaluate_options.check(gathered)
+        options.check(gathered)
         named = {name for method in gathered for name in (method.name, method.predictions.name)}
-        analysis = analyse(
-            gathered,
-            [load_source(predictions, reading=reading) for predictions in worse],
-            evaluate_options=evaluate_options,
-            ood_score=ood_score,
-            over_seeds=over_seeds,
-            changes=adapter_changes(spectrum),
-            robustness=robustness_curves(robustness, named),
-            **options,
+        sources = [load_source(predictions, reading=reading) for predictions in worse]
+        changes = adapter_changes(spectrum)
+        attacked = robustness_curves(robustness, named)
+        fits = assess(gathered, options)
+        methods = pool(fits) if over_seeds else fits
+        analysis = Analysis(
+            methods,
+            pair(methods, options),
+            ood_names(gathered),
+            fits=fits,
+            shift=shift_curves(fits, sources, options),
+            changes=changes,
+            robustness=attacked,
         )
-        resolved = {**arguments, **options, "figures": formats}
+        resolved = {**arguments, **options.sizes, "figures": formats}
         document = compose(
             title,
             analysis,
             draw(analysis, formats=formats, per_class=per_class),
             provenance={**_command(gathered, worse, analysis, resolved), **(provenance or {})},
-            settings={
-                **_settings(analysis.fits, **options),
-                **_seeds(analysis.methods),
-                **_look_settings(column, page_template),
-            },
+            settings=_settings(analysis, options, column, page_template),
             example_column=column,
             view=VIEW if interactive else "",
         )
         _write_pages(temporary, document, page_template, formats)
         if interactive:
-            page = _view(gathered, document.title, analysis, column=column)
-            _write(temporary / VIEW, page)
+            _write(temporary / VIEW, _view(gathered, document.title, analysis, column=column))
         write_csv(temporary / "scores.csv", analysis)
         scores = scores_json(document.title, analysis)
         write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
@@ -244,11 +244,7 @@ def report(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise InputError if a report cannot be written to `target`, before computing anything.
-
-    Raises:
-        InputError: `target` exists and may not be replaced, is not a report, or is not writable.
-    """
+    """Raise InputError if a report cannot be written to `target`, before computing anything."""
     check_writable(target)
     refuse_target(target, LAYOUT, overwrite=overwrite)
 
@@ -286,7 +282,7 @@ def _command(
 
 def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: str | None) -> str:
     """Return the interactive page of every example, with the leading method first."""
-    leader = analysis.facts.leader
+    leader = analysis.leader
     return viewer_page(
         methods,
         title,
@@ -298,36 +294,28 @@ def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: 
 
 
 def _settings(
-    methods: Sequence[Assessed], *, num_bins: int, num_resamples: int, seed: int
+    analysis: Analysis, options: Asked, column: str | None, template: PageTemplate
 ) -> dict[str, str]:
-    method = methods[0].scores.intervals.get("method", "bootstrap")
-    return {
-        "bins": f"{num_bins} of equal width, [low, high), the last one holds 1",
-        "intervals": f"95 %, {method}, {num_resamples:,} resamples",
-        "seed of the bootstrap": str(seed),
+    method = analysis.fits[0].scores.intervals.get("method", "bootstrap")
+    settings = {
+        "bins": f"{options.num_bins} of equal width, [low, high), the last one holds 1",
+        "intervals": f"95 %, {method}, {options.num_resamples:,} resamples",
+        "seed of the bootstrap": str(options.seed),
     }
-
-
-def _seeds(methods: Sequence[Assessed]) -> dict[str, str]:
-    """Return the setting that lists pooled seeds."""
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
-        for method in methods
+        for method in analysis.methods
         if method.fits
     ]
-    return {"seeds whose means are shown": clean("; ".join(seeds))} if seeds else {}
-
-
-def _look_settings(column: str | None, template: PageTemplate) -> dict[str, str]:
-    shown = "left out"
+    if seeds:
+        settings["seeds whose means are shown"] = clean("; ".join(seeds))
+    settings["examples"] = "left out"
     if column is not None:
-        shown = f"at most {MOST} a method, texts from a column {clean(column)!r} where there is one"
-    if template.path is None:
-        return {"examples": shown}
-    return {
-        "examples": shown,
-        "template": f"{clean(str(template.path))} (SHA-256 {template.sha256})",
-    }
+        texts = f"texts from a column {clean(column)!r} where there is one"
+        settings["examples"] = f"at most {MOST} a method, {texts}"
+    if template.path is not None:
+        settings["template"] = f"{clean(str(template.path))} (SHA-256 {template.sha256})"
+    return settings
 
 
 def _write_pages(

@@ -33,6 +33,8 @@ LINK_WORDS = {
 }
 """Link of a distribution of logits to probabilities, in words."""
 
+_LATER: Mapping[str, Mapping[str, Any]] = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}
+
 LONGEST_SUMMARY, LONGEST_SOURCES = 160, 400
 """Widths of a summary and of sources, in terminal columns."""
 
@@ -44,25 +46,15 @@ UNKNOWN = "Its file does not say how it was made; everything here is judged by i
 
 @dataclass(frozen=True)
 class Record:
-    """Facts about a method or a run, plain text.
-
-    Attributes:
-        title: Subject of the facts.
-        rows: Names and values.
-        summary: Summary in a sentence, or empty.
-    """
+    """Facts about a method or a run, plain text: names and values, and a summary or none."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
     summary: str = ""
 
 
-def method_cards(methods: Sequence[Assessed]) -> tuple[Record, ...]:
-    """Return a card for every method, in order."""
-    return tuple(_card(method) for method in methods)
-
-
-def _card(assessed: Assessed) -> Record:
+def method_card(assessed: Assessed) -> Record:
+    """Return the card of a method."""
     notes = assessed.method.predictions.metadata
     parts = [
         _described(notes[key], notes.get(f"{key}_summary", ""))
@@ -78,10 +70,7 @@ def _card(assessed: Assessed) -> Record:
 
 def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if share := notes.get("prior_share"):
-        yield (
-            "prior",
-            f"{brief(share)} of the logits is the language model's own answer",
-        )
+        yield ("prior", f"{brief(share)} of the logits is the language model's own answer")
     if link := notes.get("link"):
         yield "from logits to probabilities", LINK_WORDS.get(link, brief(link))
     if draws := notes.get("num_samples"):
@@ -91,36 +80,28 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield "passes of the adapted layers", brief(passes)
     if before := notes.get("recalibration_before"):
         yield "recalibrated before", brief(before)
-    yield from _later(notes, "recalibration", RECALIBRATORS, "recalibrated")
-    yield from _later(notes, "conformal", CONFORMAL, "prediction sets")
+    for key, title in {"recalibration": "recalibrated", "conformal": "prediction sets"}.items():
+        if key in notes:
+            yield title, _later(notes, key)
     seeds = {"fit": notes.get("fit_seed"), "prediction": notes.get("seed")}
     known = [f"{name} {brief(seed)}" for name, seed in seeds.items() if seed]
     if known:
         yield "seeds", ", ".join(known)
-    yield from _sources(notes)
+    steps = (registry.get(notes.get(key, "")) for key, registry in _LATER.items())
+    sources = [shorten(clean(notes["sources"]), LONGEST_SOURCES)] if notes.get("sources") else []
+    sources += [step.source for step in steps if step is not None]
+    if any(sources):
+        yield "sources", "; ".join(filter(None, sources))
 
 
-def _later(
-    notes: Mapping[str, str], key: str, registry: Mapping[str, Any], title: str
-) -> Iterator[tuple[str, str]]:
-    """Yield the post-hoc step fitted to the predictions, with its number of rows."""
-    if key in notes:
-        rows = _whole(notes.get(f"{key}_rows", ""))
-        fitted = "" if rows is None else f"; fitted to {counted(rows, 'example')}"
-        alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
-        meant = f"; at most a share of {brief(alpha)} missed" if alpha else ""
-        summary = getattr(registry.get(notes[key]), "summary", "")
-        yield title, f"{_described(notes[key], summary)}{meant}{fitted}"
-
-
-def _sources(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    later = {"recalibration": RECALIBRATORS, "conformal": CONFORMAL}
-    entries = [registry.get(notes.get(key, "")) for key, registry in later.items()]
-    known = [shorten(clean(notes["sources"]), LONGEST_SOURCES)] if notes.get("sources") else []
-    known += [entry.source for entry in entries if entry is not None]
-    sources = list(filter(None, known))
-    if sources:
-        yield "sources", "; ".join(sources)
+def _later(notes: Mapping[str, str], key: str) -> str:
+    """Return the post-hoc step fitted to the predictions, with its number of rows."""
+    rows = _whole(notes.get(f"{key}_rows", ""))
+    fitted = "" if rows is None else f"; fitted to {counted(rows, 'example')}"
+    alpha = notes.get("conformal_alpha", "") if key == "conformal" else ""
+    meant = f"; at most a share of {brief(alpha)} missed" if alpha else ""
+    summary = getattr(_LATER[key].get(notes[key]), "summary", "")
+    return f"{_described(notes[key], summary)}{meant}{fitted}"
 
 
 def _described(name: str, summary: str) -> str:
@@ -161,9 +142,7 @@ def origin(source: Source) -> str:
 def python_call(methods: Sequence[Method], **options: object) -> str:
     """Return the call of `report` that reproduces a report; empty unless all inputs are files.
 
-    Args:
-        methods: Methods from `gather`.
-        **options: Options of the call; None values are left out.
+    Options that are None are left out.
     """
     sources = [method.source for method in methods]
     sources += [source for method in methods for source in method.ood.values()]
@@ -184,15 +163,8 @@ Provenance = Mapping[str, str | Mapping[str, str]]
 """Facts about the run by name; a mapping as a value becomes a separate part."""
 
 PACKAGES = (
-    "numpy",
-    "scipy",
-    "netcal",
-    "torchmetrics",
-    "torch",
-    "transformers",
-    "pyarrow",
-    "matplotlib",
-    "jinja2",
+    *("numpy", "scipy", "netcal", "torchmetrics", "torch", "transformers"),
+    *("pyarrow", "matplotlib", "jinja2"),
 )
 """Packages whose installed versions are recorded, without importing them."""
 
@@ -217,14 +189,7 @@ def run_record(
     provenance: Provenance,
     settings: Mapping[str, str],
 ) -> tuple[Record, ...]:
-    """Return everything needed to reproduce the numbers.
-
-    Args:
-        methods: Methods with their scores.
-        sets: Name -> label of each out-of-distribution set.
-        provenance: Facts from the caller: command, data, anything else.
-        settings: Settings of the report: bins, seed, resamples.
-    """
+    """Return everything needed to reproduce the numbers."""
     facts = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
     plain = [(_heading(key), clean(str(value))) for key, value in facts.items() if key != COMMAND]
     if COMMAND in facts:
@@ -264,12 +229,13 @@ def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[
 def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     predictions = assessed.method.predictions
     unlabelled = assessed.scores.n - assessed.scores.n_labelled
+    classes = [shorten(clean(name)) for name in predictions.classes]
     name = clean(assessed.method.name)
     rows = [] if name == assessed.label else [("name", name)]
     rows += [
         ("predictions", origin(assessed.method.source)),
         ("examples", f"{assessed.scores.n:,}, of which {unlabelled:,} unlabelled"),
-        ("classes", _classes(predictions.classes)),
+        ("classes", f"{len(classes)}: {listed(classes, MOST_CLASSES)}"),
     ]
     if assessed.scores.nll_clamped:
         cut = counted(assessed.scores.nll_clamped, "example")
@@ -287,11 +253,6 @@ def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str
         for name, source in assessed.method.ood.items()
     ]
     return tuple(rows)
-
-
-def _classes(names: Sequence[str]) -> str:
-    shown = [shorten(clean(name)) for name in names]
-    return f"{len(names)}: {listed(shown, MOST_CLASSES)}"
 
 
 def _versions(known: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -19,9 +19,9 @@ from bayeslora.files import atomic_file
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
-from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures.rendering import Drawing
+from bayeslora.reporting.ranking import Analysis
 from bayeslora.reporting.text import whole
 
 # Leading apostrophes match too, so that names with apostrophes are read back unchanged.
@@ -33,7 +33,12 @@ def write_rows(stream: TextIO, rows: Iterable[Sequence[object]]) -> None:
     """Write rows of text and numbers to a stream opened with `newline=""`."""
     for row in rows:
         # csv.writer with line feeds between rows leaves carriage returns unquoted.
-        stream.write(",".join(_escaped(quoted(str(cell))) for cell in row) + "\n")
+        stream.write(",".join(_cell(str(cell)) for cell in row) + "\n")
+
+
+def _cell(text: str) -> str:
+    cell = quoted(text)
+    return '"{}"'.format(cell.replace('"', '""')) if _SPECIAL.search(cell) else cell
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
@@ -54,10 +59,6 @@ def unquoted(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def _escaped(cell: str) -> str:
-    return '"{}"'.format(cell.replace('"', '""')) if _SPECIAL.search(cell) else cell
-
-
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -70,18 +71,8 @@ FORMAT_VERSION = 1
 """Version of the layout of `scores.json`."""
 
 CSV_COLUMNS = (
-    "method",
-    "name",
-    "ood",
-    "uncertainty",
-    "score",
-    "value",
-    "low",
-    "high",
-    "n",
-    "n_ood",
-    "by",
-    "part",
+    *("method", "name", "ood", "uncertainty", "score"),
+    *("value", "low", "high", "n", "n_ood", "by", "part"),
 )
 """Columns of `scores.csv`; `ood`, `uncertainty` and `n_ood` are only set for detection.
 
@@ -93,12 +84,7 @@ all fits, with the number of seeds in `method`. Adapter changes come last: `by` 
 
 
 def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
-    """Return the content of `scores.json`.
-
-    Args:
-        title: Title of the report.
-        analysis: The results.
-    """
+    """Return the content of `scores.json`."""
     comparison, curves = analysis.comparison, analysis.robustness
     return {
         "format_version": FORMAT_VERSION,
@@ -151,7 +137,7 @@ def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
     names = (clean(assessed.title), clean(assessed.method.name))
     rows = scores.n_labelled if scores.n_labelled else scores.n
     for key, score in scores.items():
-        yield (*names, "", "", key, *_numbers(score), rows, "", "", "")
+        yield (*names, "", "", key, *score_numbers(score), rows, "", "", "")
     for key in ("ece_if_calibrated", "calibration_p"):
         if (value := getattr(scores, key)) is not None:
             yield (*names, "", "", key, repr(value), "", "", rows, "", "", "")
@@ -159,7 +145,7 @@ def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
         sizes = (result.n_in, result.n_out)
         for uncertainty, by_key in result.by_score.items():
             for key, score in by_key.items():
-                yield (*names, name, uncertainty, key, *_numbers(score), *sizes, "", "")
+                yield (*names, name, uncertainty, key, *score_numbers(score), *sizes, "", "")
     for line in _part_lines(scores):
         yield (*names, *line)
 
@@ -170,15 +156,15 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
         sizes = (scores.n, sum(scores.ood[name].n_out for name in group.sets))
         for uncertainty, by_key in group.by_score.items():
             for key, score in by_key.items():
-                yield ("", uncertainty, key, *_numbers(score), *sizes, "sets", kind)
+                yield ("", uncertainty, key, *score_numbers(score), *sizes, "sets", kind)
     for uncertainty, means in scores.uncertainty.items():
         for part, score in means.items():
-            yield ("", uncertainty, "mean", *_numbers(score), "", "", "answers", part)
+            yield ("", uncertainty, "mean", *score_numbers(score), "", "", "answers", part)
     kinds = {f"group:{column}": parts for column, parts in scores.groups.items()}
     for by, parts in {**kinds, "class": scores.classes}.items():
         for name, part_scores in parts.items():
             for key, score in part_scores.scores.items():
-                yield ("", "", key, *_numbers(score), part_scores.n, "", by, name)
+                yield ("", "", key, *score_numbers(score), part_scores.n, "", by, name)
 
 
 def _change_lines(change: AdapterChange) -> Iterator[tuple[object, ...]]:
@@ -189,5 +175,6 @@ def _change_lines(change: AdapterChange) -> Iterator[tuple[object, ...]]:
             yield (label, label, "", "", key, value, "", "", "", "", "layer", layer.name)
 
 
-def _numbers(score: Score) -> tuple[str, str, str]:
+def score_numbers(score: Score) -> tuple[str, str, str]:
+    """Return value, low and high in full precision."""
     return whole(score.value), whole(score.low), whole(score.high)

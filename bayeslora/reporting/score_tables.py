@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table
@@ -52,16 +52,8 @@ REFLECTED_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Named:
-    """Scores and their display label."""
-
-    label: str
-    scores: Scores
-
-
 def score_table(
-    methods: Sequence[Named],
+    methods: Sequence[Scores],
     sets: Mapping[str, str],
     keys: Sequence[str] | None = None,
     facts: Facts | None = None,
@@ -69,7 +61,7 @@ def score_table(
     """Return the table of methods: one row each, with a column per out-of-distribution set.
 
     Args:
-        methods: Scores with their labels.
+        methods: Scores by the names to show.
         sets: Name -> label of each out-of-distribution set.
         keys: The scores to show, in this order. None means those of `SCORE_COLUMNS`, or the mean
             confidence if no method has any of them, and those of `OF_SETS`.
@@ -77,14 +69,14 @@ def score_table(
             intervals alone.
     """
     if keys is None:
-        some = any(key in method.scores for method in methods for key in SCORE_COLUMNS)
+        some = any(key in method for method in methods for key in SCORE_COLUMNS)
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
-    shown = [key for key in keys if any(key in method.scores for method in methods)]
+    shown = [key for key in keys if any(key in method for method in methods)]
     columns = [COLUMNS[key] for key in shown]
     values = [
         _cells(
             key,
-            [method.scores.get(key) for method in methods],
+            [method.get(key) for method in methods],
             None if facts is None else facts.marks(key),
         )
         for key in shown
@@ -93,14 +85,14 @@ def score_table(
         columns.append(Column("AUROC", "↑", label))
         values.append(
             [
-                replace(cell, p=f"by {score_words(method.scores.ood[name].score)}")
-                if name in method.scores.ood
+                replace(cell, p=f"by {score_words(method.ood[name].score)}")
+                if name in method.ood
                 else cell
                 for cell, method in zip(_auroc_cells(methods, name, facts), methods, strict=True)
             ]
         )
     rows = tuple(
-        Row((method.label,), cells)
+        Row((method.name,), cells)
         for method, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
     words = _scored(methods, facts), _how_to_read(methods, sets, facts)
@@ -108,22 +100,20 @@ def score_table(
 
 
 def detection_table(
-    methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None = None
+    methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None = None
 ) -> Table:
     """Return the table of detection of each set by each method's own uncertainty, one method a row.
 
     It has no rows if no method has a set.
-
-    Args:
-        methods: Scores with their labels.
-        sets: Name -> label of each out-of-distribution set.
-        facts: As in `score_table`.
     """
     values = [_auroc_cells(methods, name, facts) for name in sets]
     rows = tuple(
-        Row((method.label, _judged_by(method)), tuple(column[index] for column in values))
+        Row(
+            (method.name, _words(method.ood.values())),
+            tuple(column[index] for column in values),
+        )
         for index, method in enumerate(methods)
-        if method.scores.ood
+        if method.ood
     )
     marks = f" {bold(facts)}" if len(rows) > 1 else ""
     caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
@@ -132,19 +122,13 @@ def detection_table(
     return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
 
 
-def _auroc_cells(methods: Sequence[Named], name: str, facts: Facts | None) -> list[Cell]:
-    results = [method.scores.ood.get(name) for method in methods]
+def _auroc_cells(methods: Sequence[Scores], name: str, facts: Facts | None) -> list[Cell]:
+    results = [method.ood.get(name) for method in methods]
     aurocs = [None if result is None else result.auroc for result in results]
     return _cells("auroc", aurocs, None if facts is None else facts.marks_on(name))
 
 
-def _judged_by(method: Named) -> str:
-    return " or ".join(
-        map(score_words, sorted({result.score for result in method.scores.ood.values()}))
-    )
-
-
-def ood_tables(methods: Sequence[Named], sets: Mapping[str, str]) -> tuple[Table, ...]:
+def ood_tables(methods: Sequence[Scores], sets: Mapping[str, str]) -> tuple[Table, ...]:
     """Return a table per set of its detection by each uncertainty.
 
     `HIDDEN_SCORES` and constant scores, for which all pairs tie in every resample, are left out.
@@ -152,13 +136,18 @@ def ood_tables(methods: Sequence[Named], sets: Mapping[str, str]) -> tuple[Table
     return tuple(_ood_table(methods, name, label) for name, label in sets.items())
 
 
-def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
+def _words(results: Iterable[OODScores]) -> str:
+    return " or ".join(map(score_words, sorted({result.score for result in results})))
+
+
+def _ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     entries = [
-        (method.label, score, scores)
+        (method.name, score, scores)
         for method in methods
-        if name in method.scores.ood
-        for score, scores in method.scores.ood[name].by_score.items()
-        if score not in HIDDEN_SCORES and not _all_ties(scores)
+        if name in method.ood
+        for score, scores in method.ood[name].by_score.items()
+        if score not in HIDDEN_SCORES
+        and not (scores["auroc"].value == 0.5 and scores["fpr95"].value == 1)
     ]
     columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
     rows = tuple(
@@ -169,7 +158,7 @@ def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
         {
             (result.n_in, result.n_out)
             for method in methods
-            if (result := method.scores.ood.get(name)) is not None
+            if (result := method.ood.get(name)) is not None
         }
     )
     counts = " or ".join(
@@ -183,10 +172,6 @@ def _ood_table(methods: Sequence[Named], name: str, label: str) -> Table:
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
 
-def _all_ties(scores: Mapping[str, Score]) -> bool:
-    return scores["auroc"].value == 0.5 and scores["fpr95"].value == 1
-
-
 def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
     """Return a score as a cell; an empty cell for None."""
     if score is None:
@@ -194,6 +179,12 @@ def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
     signed = key == "overconfidence"
     ends = interval(score.low, score.high, signed=signed)
     return Cell(number(score.value, signed=signed), ends, best)
+
+
+def value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
+    """Return a score and its interval as two cells."""
+    cell = score_cell(key, score)
+    return Cell(cell.value), Cell(cell.interval)
 
 
 def _cells(
@@ -208,46 +199,36 @@ def bold(facts: Facts | None) -> str:
     return BOLD if facts is None or facts.same_classes else DIFFERENT_CLASSES
 
 
-def _scored(methods: Sequence[Named], facts: Facts | None) -> str:
-    kind = "labelled" if any(method.scores.n_labelled for method in methods) else "unlabelled"
-    rows = sorted({method.scores.n_labelled or method.scores.n for method in methods})
+def _scored(methods: Sequence[Scores], facts: Facts | None) -> str:
+    kind = "labelled" if any(method.n_labelled for method in methods) else "unlabelled"
+    rows = sorted({method.n_labelled or method.n for method in methods})
     size = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
-    one_example = "example" if rows == [1] else "examples"
     marks = f" {bold(facts)}" if len(methods) > 1 else ""
-    return f"Scores on {size} {kind} {one_example}.{marks}"
+    return f"Scores on {size} {kind} {'example' if rows == [1] else 'examples'}.{marks}"
 
 
-def _how_to_read(methods: Sequence[Named], sets: Mapping[str, str], facts: Facts | None) -> str:
-    bins = " or ".join(map(str, sorted({method.scores.num_bins for method in methods})))
-    used = sorted(
-        {method.scores.ood[s].score for method in methods for s in sets if s in method.scores.ood}
-    )
+def _how_to_read(methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None) -> str:
+    bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
+    results = [method.ood[s] for method in methods for s in sets if s in method.ood]
+    ties = "Tied with the best: intervals overlap."
+    if facts is not None and facts.comparison is not None:
+        ties = (
+            "Tied with the best: the paired difference is not clear or, where the two are not"
+            " paired below, intervals overlap."
+        )
     parts = (
         f"Calibration errors in {bins} bins; {_brackets(methods)}.",
-        _ties(facts) if len(methods) > 1 else "",
-        f"AUROC by {' or '.join(map(score_words, used))}." if used else "",
-        REFLECTED_NOTE if any(REFLECTED & {*method.scores} for method in methods) else "",
-        clamped_note([replace(method.scores, name=method.label) for method in methods]),
-        sets_note([method.scores for method in methods]),
+        ties if len(methods) > 1 else "",
+        f"AUROC by {_words(results)}." if results else "",
+        REFLECTED_NOTE if any(REFLECTED & {*method} for method in methods) else "",
+        clamped_note(methods),
+        sets_note(methods),
     )
     return " ".join(filter(None, parts))
 
 
-def _ties(facts: Facts | None) -> str:
-    if facts is None or facts.comparison is None:
-        return "Tied with the best: intervals overlap."
-    return (
-        "Tied with the best: the paired difference is not clear or, where the two are not paired"
-        " below, intervals overlap."
-    )
-
-
 def clamped_note(scores: Sequence[Scores]) -> str:
-    """Return a note on the rows whose NLL was clamped; empty if there are none.
-
-    Args:
-        scores: Results of `evaluate`, one per method.
-    """
+    """Return a note on the rows whose NLL was clamped; empty if there are none."""
     clipped = [
         f"{result.nll_clamped:,} of {result.n_labelled:,} examples"
         + (f" of {named(result.name)}" if len(scores) > 1 else "")
@@ -263,11 +244,7 @@ def clamped_note(scores: Sequence[Scores]) -> str:
 
 
 def sets_note(scores: Sequence[Scores]) -> str:
-    """Return a note on the coverage of prediction sets and their intervals; empty without sets.
-
-    Args:
-        scores: Results of `evaluate`, one per method.
-    """
+    """Return a note on the coverage of prediction sets and their intervals; empty without sets."""
     if not any("set_size" in result for result in scores):
         return ""
     stated = sorted({f"{result.stated_coverage:g}" for result in scores if result.stated_coverage})
@@ -275,9 +252,9 @@ def sets_note(scores: Sequence[Scores]) -> str:
     return f"{made}Shares of prediction sets have Wilson intervals."
 
 
-def _brackets(methods: Sequence[Named]) -> str:
+def _brackets(methods: Sequence[Scores]) -> str:
     """Return a note on what intervals are over: rows, or the seeds of a method."""
-    pooled = sum("num_seeds" in method.scores.intervals for method in methods)
+    pooled = sum("num_seeds" in method.intervals for method in methods)
     if not pooled:
         return "brackets hold 95 % bootstrap intervals"
     if pooled == len(methods):

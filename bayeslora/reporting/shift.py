@@ -1,17 +1,25 @@
-"""Scores of corrupted rows by severity: calibration under distribution shift."""
+"""Scores of corrupted rows by severity, and of attacked rows by the radius of the attack."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import shown_path
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.robustness import KEYS, SPACES, Robustness, check_curves
 from bayeslora.metrics.scores import Score
+from bayeslora.plain_text import clean, counted, listed, shorten
 from bayeslora.predictions.collection import Source
-from bayeslora.reporting.assess import Assessed
+from bayeslora.predictions.names import unique_labels
+from bayeslora.reporting.assess import Asked, Assessed
+from bayeslora.reporting.tables import Cell, Column, Row, Table
+
+logger = logging.getLogger(__name__)
 
 SHIFT_KEYS = ("accuracy", "nll", "ece")
 """The scores to keep."""
@@ -21,12 +29,9 @@ _FINGERPRINT = "model_fingerprint"
 
 @dataclass(frozen=True)
 class ShiftCurve:
-    """A method under a corruption.
+    """A method under a corruption such as `typos`, or `attack`.
 
-    Attributes:
-        label: The method's label.
-        kind: The corruption, such as `typos`, or `attack`.
-        scores: Scores of `SHIFT_KEYS` by severity or radius, ascending; 0: uncorrupted rows.
+    `scores` holds those of `SHIFT_KEYS` by severity or radius, ascending; 0: uncorrupted rows.
     """
 
     label: str
@@ -43,15 +48,12 @@ class ShiftCurve:
 
 
 def shift_curves(
-    methods: Sequence[Assessed], shifted: Sequence[Source], **options: Any
+    methods: Sequence[Assessed], shifted: Sequence[Source], options: Asked
 ) -> tuple[ShiftCurve, ...]:
     """Return a curve for each corruption and method.
 
-    Args:
-        methods: Methods with their scores.
-        shifted: Predictions of the same rows, corrupted. Their metadata hold `corruption` and
-            `severity`; the model's fingerprint or the name identifies the method.
-        **options: Options of `evaluate`.
+    `shifted` are predictions of the same rows, corrupted. Their metadata hold `corruption` and
+    `severity`; the model's fingerprint or the name identifies the method.
 
     Raises:
         InputError: Metadata are missing, two sets are the same corruption and severity, or there
@@ -76,11 +78,11 @@ def shift_curves(
 
 
 def _scores(
-    assessed: Assessed, sources: Mapping[int, Source], options: Mapping[str, Any]
+    assessed: Assessed, sources: Mapping[int, Source], options: Asked
 ) -> dict[float, dict[str, Score]]:
     by_severity = {0: assessed.scores}
     for severity in sorted(sources):
-        by_severity[severity] = evaluate(sources[severity].predictions, **options)
+        by_severity[severity] = evaluate(sources[severity].predictions, **options.sizes)
     for severity, scores in by_severity.items():
         if not scores.n_labelled:
             name = assessed.label if severity == 0 else _called(sources[severity])
@@ -129,3 +131,60 @@ def _called(source: Source) -> str:
     if source.path is None:
         return f"predictions {source.predictions.name!r}"
     return shown_path(source.path)
+
+
+_ATTACK_COLUMNS = tuple(map(Column, ("Accuracy", "NLL", "ECE", "Confidence"), ("↑", "↓", "↓", "")))
+RobustnessLike = Robustness | str | Path | Sequence[Robustness | str | Path]
+
+
+def robustness_curves(
+    robustness: RobustnessLike | None, names: Collection[str]
+) -> tuple[Robustness, ...]:
+    """Return the robustness curves of classifiers, read from files if paths are given.
+
+    Logs curves without a method of the same name.
+
+    Raises:
+        InputError: A file holds no curve, or the curves are of different inputs.
+    """
+    if robustness is None:
+        return ()
+    items = [robustness] if isinstance(robustness, Robustness | str | Path) else list(robustness)
+    curves = []
+    for item in items:
+        if not isinstance(item, Robustness | str | Path):
+            raise InputError(f"robustness must be what clf.robustness returns, got {item!r:.80}")
+        curves.append(item if isinstance(item, Robustness) else Robustness.load(item))
+    check_curves(curves)
+    if others := [curve.name for curve in curves if curve.name not in names]:
+        logger.warning(
+            "the report has the robustness of %s, but no predictions of that name", listed(others)
+        )
+    return tuple(curves)
+
+
+def robustness_table(curves: Sequence[Robustness]) -> Table:
+    """Return the table of scores of every classifier by the radius of the perturbation."""
+    first = curves[0]
+    labels = unique_labels([curve.name for curve in curves])
+    rows = tuple(
+        Row(
+            (label if not index else "", f"{point.eps:.4g}"),
+            tuple(Cell(*point.scores[key].said()) for key in KEYS),
+        )
+        for label, curve in zip(labels, curves, strict=True)
+        for index, point in enumerate(curve.points)
+    )
+    scores = ", ".join(
+        f"{clean(shorten(label))} {curve.score:.3f}"
+        for label, curve in zip(labels, curves, strict=True)
+    )
+    unit = "the mean norm of an embedding" if first.space == "embeddings" else "the pixels' range"
+    no_words = " No text need have these embeddings." if first.space == "embeddings" else ""
+    notes = (
+        f"ε is a share of {unit}; {counted(first.steps, 'step')} up the loss of the label, the "
+        f"worst of {counted(first.restarts, 'random start')} counts.{no_words} Mean accuracy over "
+        f"the radii above 0: {scores}."
+    )
+    caption = f"{SPACES[first.space].capitalize()}: scores by the radius ε of the perturbation."
+    return Table(caption, ("Method", "ε"), _ATTACK_COLUMNS, rows, notes)

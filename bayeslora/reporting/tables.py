@@ -9,9 +9,9 @@ font.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby
 
 from bayeslora.metrics.scores import NO_INTERVAL
 from bayeslora.plain_text import display_columns
@@ -20,12 +20,9 @@ from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, pad
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers.
+    """A column of numbers: heading, arrow, and a second line such as the name of a data set.
 
-    Attributes:
-        title: Heading without the arrow.
-        arrow: `↑` if higher is better, `↓` if lower is, `→0` if zero is best; may be empty.
-        detail: Second line of the heading, such as the name of a data set.
+    The arrow is `↑` if higher is better, `↓` if lower is, `→0` if zero is best, or empty.
     """
 
     title: str
@@ -40,13 +37,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value.
+    """A value with its interval and p-values, or the uncertainty it was judged by, as text.
 
-    Attributes:
-        value: The number as text; may be empty.
-        interval: Its interval as text; may be empty.
-        best: Whether it is the best of its column or tied with the best.
-        p: Its p-values, or the uncertainty it was judged by, as text; may be empty.
+    All may be empty. `best` marks the best of its column and those tied with it.
     """
 
     value: str = ""
@@ -76,15 +69,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table, with a name of letters, digits and hyphens for its anchors in a report.
 
-    Attributes:
-        caption: Content of the table, in at most 25 words, with names marked by `text.named`.
-        headings: Titles of the columns of row headings.
-        columns: Columns of numbers.
-        rows: Rows in display order.
-        notes: How the numbers were computed and how to read them, folded on the page.
-        name: Suffix of its anchors in a report: letters, digits and hyphens.
+    The caption says what it holds, in at most 25 words, with names marked by `text.named`; the
+    notes how the numbers were computed and how to read them, folded on the page. `headings` are the
+    titles of the columns of row headings, before those of numbers.
     """
 
     caption: str
@@ -97,15 +86,11 @@ class Table:
     @property
     def spans(self) -> list[int]:
         """Number of rows that each row's first heading spans; 0 if an earlier heading spans it."""
-        starts = [
-            index
-            for index, row in enumerate(self.rows)
-            if index == 0 or len(self.headings) < 2 or row.headings[0] != self._first(index - 1)
-        ]
-        spans = [0] * len(self.rows)
-        for start, end in pairwise([*starts, len(self.rows)]):
-            spans[start] = end - start
-        return spans
+        if len(self.headings) < 2:
+            return [1] * len(self.rows)
+        firsts = groupby(self.rows, key=lambda row: row.headings[0])
+        lengths = [len(list(run)) for _, run in firsts]
+        return [span for length in lengths for span in (length, *[0] * (length - 1))]
 
     def noted(self) -> Table:
         """Return the table with `NO_INTERVAL_NOTE` in its notes, if a cell has no interval."""
@@ -126,32 +111,38 @@ class Table:
         rows = tuple(Row(row.headings, tuple(row.cells[i] for i in indices)) for row in self.rows)
         return replace(self, columns=tuple(self.columns[i] for i in indices), rows=rows)
 
-    def _first(self, index: int) -> str:
-        return self.rows[index].headings[0]
-
 
 def to_markdown(table: Table) -> str:
     """Return a pipe table, with the best values in bold and markup in names escaped."""
-    head = [*table.headings, *map(_markdown_heading, table.columns)]
     rule = ["---"] * len(table.headings) + ["---:"] * len(table.columns)
-    lines = [_pipes(head), _pipes(rule)]
+    head, *rows = _single_lines(table, "**{}**", escape_markdown)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
+
+
+def _single_lines(table: Table, best: str, escape: Callable[[str], str] = str) -> list[list[str]]:
+    """Return the headings and every row as cells of one line, in the order of the table.
+
+    `best` is the format of the best values; `escape` formats external names.
+    """
+    titles = (f"{column.title_and_arrow} {escape(column.detail)}" for column in table.columns)
+    lines = [[*table.headings, *(title.strip() for title in titles)]]
     for row in table.rows:
-        names = [escape_markdown(name) for name in row.headings]
-        lines.append(_pipes([*names, *(_markdown_cell(cell) for cell in row.cells)]))
-    return "\n".join(lines)
+        cells = (
+            (best.format(cell.value) if cell.best else cell.value, *cell.below)
+            for cell in row.cells
+        )
+        lines.append([*map(escape, row.headings), *(" ".join(filter(None, c)) for c in cells)])
+    return lines
 
 
 def to_text(table: Table, *, sparse: bool = False) -> str:
     """Return aligned columns for a terminal, with intervals and p below and stars at best values.
 
-    Args:
-        table: The table.
-        sparse: Output for programs: one line of titles, no rule, and one line per row, with
-            intervals and p beside the values.
+    `sparse` is for programs: one line of titles, no rule, and one line per row, with intervals and
+    p beside the values.
     """
     if sparse:
-        lines = [_headings_in_one_line(table), *map(_row_in_one_line, table.rows)]
-        return _aligned_lines(lines, len(table.headings))
+        return _aligned_lines(_single_lines(table, "{}*"), len(table.headings))
     starred = any(cell.best for row in table.rows for cell in row.cells)
     head = [[*table.headings, *(column.title_and_arrow for column in table.columns)]]
     if any(column.detail for column in table.columns):
@@ -171,22 +162,16 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
     return _aligned_lines(lines, left, ruled_after=len(head))
 
 
-def _headings_in_one_line(table: Table) -> list[str]:
-    titles = (f"{column.title_and_arrow} {column.detail}".strip() for column in table.columns)
-    return [*table.headings, *titles]
-
-
-def _row_in_one_line(row: Row) -> list[str]:
-    cells = (
-        " ".join(filter(None, (cell.value + "*" * cell.best, *cell.below))) for cell in row.cells
-    )
-    return [*row.headings, *cells]
-
-
 def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int = 0) -> str:
     """Align lines of cells as columns, the first `left` of them to the left."""
     widths = [max(map(display_columns, column)) for column in zip(*lines, strict=True)]
-    text = [_aligned(line, widths, left) for line in lines]
+    text = [
+        "  ".join(
+            pad(cell, width, right=index >= left)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
     if ruled_after:
         text.insert(ruled_after, "  ".join("─" * width for width in widths))
     return "\n".join(line.rstrip() for line in text)
@@ -205,26 +190,6 @@ def sentence_to_markdown(text: str) -> str:
 _MARKDOWN = str.maketrans(
     {char: f"\\{char}" for char in "\\`*_{}[]#|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 )
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_heading(column: Column) -> str:
-    return f"{column.title_and_arrow} {escape_markdown(column.detail)}".strip()
-
-
-def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.best else cell.value
-    return " ".join(filter(None, (value, *cell.below)))
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    return "  ".join(
-        pad(cell, width, right=index >= left)
-        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
 
 
 PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
@@ -270,8 +235,11 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """Return a `table` environment with the label `tab:bayeslora-<name>`.
 
-    Columns beyond the width of a page follow below.
+    Columns beyond the width of a page follow below, in parts of about equally many.
     """
+    columns = range(len(table.columns))
+    size = max(1, -(-len(columns) // max(1, -(-len(columns) // MOST_COLUMNS))))
+    parts = (table.with_columns(columns[start : start + size]) for start in columns[::size])
     words = f"{table.caption} {table.notes}".strip()
     lines = [
         r"\begin{table}",
@@ -279,49 +247,31 @@ def to_latex(table: Table) -> str:
         rf"\caption{{{escape_latex(words.replace(NAME_START, '').replace(NAME_END, ''))}}}",
         rf"\label{{tab:bayeslora-{table.name}}}",
         r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
-        "\n\\par\\medskip\n".join(map(_tabular, _latex_parts(table))),
+        "\n\\par\\medskip\n".join(map(_tabular, parts)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_parts(table: Table) -> Iterator[Table]:
-    """Yield the table in parts with about equally many columns."""
-    columns = range(len(table.columns))
-    parts = max(1, -(-len(columns) // MOST_COLUMNS))
-    size = max(1, -(-len(columns) // parts))
-    yield from (table.with_columns(columns[start : start + size]) for start in columns[::size])
-
-
 def _tabular(table: Table) -> str:
     aligned = "l" * len(table.headings) + "r" * len(table.columns)
+    empty = [""] * len(table.headings)
+    titles = (escape_latex(column.title_and_arrow) for column in table.columns)
     lines = [
         rf"\begin{{tabular}}{{{aligned}}}",
         r"\toprule",
-        *_latex_heading(table),
-        r"\midrule",
-        *(line for pair in zip(table.rows, table.spans, strict=True) for line in _latex_row(*pair)),
-        r"\bottomrule",
-        r"\end{tabular}",
+        _latex_cells([*map(_latex_group, table.headings), *titles]),
     ]
-    return "\n".join(lines)
-
-
-def _latex_heading(table: Table) -> Iterator[str]:
-    titles = (escape_latex(column.title_and_arrow) for column in table.columns)
-    yield _latex_cells([*map(_latex_group, table.headings), *titles])
     if any(column.detail for column in table.columns):
-        empty = [""] * len(table.headings)
-        yield _latex_cells([*empty, *(_latex_small(column.detail) for column in table.columns)])
-
-
-def _latex_row(row: Row, span: int) -> Iterator[str]:
-    first, *others = map(_latex_group, row.headings)
-    yield _latex_cells([first if span else "", *others, *map(_latex_value, row.cells)])
-    for line in row.lines_below:
-        yield _latex_cells([*("" for _ in row.headings), *map(_latex_small, line)])
-    if row.lines_below:
-        yield r"\addlinespace[2pt]"
+        details = (_latex_small(column.detail) for column in table.columns)
+        lines.append(_latex_cells([*empty, *details]))
+    lines.append(r"\midrule")
+    for row, span in zip(table.rows, table.spans, strict=True):
+        first, *others = map(_latex_group, row.headings)
+        lines.append(_latex_cells([first if span else "", *others, *map(_latex_value, row.cells)]))
+        lines += [_latex_cells([*empty, *map(_latex_small, line)]) for line in row.lines_below]
+        lines += [r"\addlinespace[2pt]"] if row.lines_below else []
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def _latex_cells(cells: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ characters, direction overrides) are escaped, and they are never wider than a co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import clean, display_columns, shorten
@@ -137,6 +137,11 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def listed_names(labels: Iterable[str], most: int = 6) -> str:
+    """Join labels as `listed`, each with name marks."""
+    return listed([named(label) for label in labels], most)
 
 
 def _ends_in_words(score: Score, ends: str) -> str:

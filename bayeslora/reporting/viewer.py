@@ -98,23 +98,17 @@ def viewer_page(
     examples: bool = True,
     scores: Mapping[str, Scores] | None = None,
 ) -> str:
-    """Return the page.
+    """Return the page, with `leader`, the label of a method, first.
 
-    Args:
-        methods: Methods with their out-of-distribution sets.
-        title: Title of the page.
-        text_column: The further column with the texts; questions have their own columns.
-        leader: Label of the method to show first.
-        examples: Whether the page holds texts, ids and further columns.
-        scores: Label of a method -> its scores in a report; the accuracy of all examples then has
-            the interval stated in the report.
+    `text_column` is the further column with the texts; questions have their own columns. Texts, ids
+    and further columns are in the page if `examples`. `scores` are those of a report by label: the
+    accuracy of all examples then has the interval stated there.
     """
     sources = []
     for method in methods:
         method_scores: Mapping[str, Score] = (scores or {}).get(method.label, {})
         accuracy = method_scores.get("accuracy")
-        sets = {"": method.source, **method.ood}
-        for name, source in sets.items():
+        for name, source in {"": method.source, **method.ood}.items():
             identity = {"method": method.label, "set": name and shorten(clean(name))}
             rows = _rows(source.predictions, text_column if examples else None)
             if accuracy is not None and not name and accuracy.has_interval:
@@ -129,17 +123,15 @@ def viewer_page(
         "policy": content_policy(script),
         "version": __version__,
     }
-    return render(f"{OURS}viewer.html.j2", {}, values).rstrip() + "\n"
+    return render(f"{OURS}viewer.html.j2", values).rstrip() + "\n"
 
 
 def _lowest_nll(methods: Sequence[Method]) -> str:
     """Return the label of the method to show first: the lowest mean NLL, else the first method."""
-    labelled = {
-        method.label: method.predictions for method in methods if method.predictions.labelled.any()
-    }
     losses = {
-        label: float(labelled_rows(predictions).nll.mean())
-        for label, predictions in labelled.items()
+        method.label: float(labelled_rows(method.predictions).nll.mean())
+        for method in methods
+        if method.predictions.labelled.any()
     }
     return min(losses, key=losses.__getitem__, default=methods[0].label)
 

@@ -32,19 +32,12 @@ LONGEST = 20_000
 
 @dataclass(frozen=True)
 class Example:
-    """A wrongly classified row, as plain text.
+    """A wrongly classified row, as plain text; unknown texts are empty.
 
-    Attributes:
-        row: The row's id, or its number from 1.
-        confidence: Probability of the predicted class.
-        predicted: The predicted class.
-        label: The label.
-        label_probability: Predicted probability of the label.
-        text: The text, or its beginning; empty if unknown.
-        rest: The full text if `text` is only its beginning, else empty.
-        length: Length of the full text, and whether it is truncated.
-        image: A PNG image as a data URI, if the text is the path of an existing image.
-        options: For a question, letter, text and probability of every option; else empty.
+    `row` is its id, or its number from 1, `text` its text on one line, or the beginning, of which
+    `rest` is then the whole and `length` its length. `image` is a PNG image as a data URI, if the
+    text is the path of one; `options` are letter, text and probability of every option of a
+    question.
     """
 
     row: str
@@ -61,13 +54,7 @@ class Example:
 
 @dataclass(frozen=True)
 class WrongAnswers:
-    """The most confident errors of a method.
-
-    Attributes:
-        label: The method's label.
-        facts: Numbers of wrong and of shown rows.
-        examples: The errors, the most confident first.
-    """
+    """The errors of a method, the most confident first, and how many there are."""
 
     label: str
     facts: str
@@ -77,10 +64,7 @@ class WrongAnswers:
 def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswers, ...]:
     """Return the most confident errors of every labelled method, sorted by NLL.
 
-    Args:
-        methods: Methods with their scores.
-        column: The further column with the rows' texts; if missing, questions with their contexts
-            are the texts.
+    The texts are those of `column`; if missing, questions with their contexts.
     """
     best_first = sorted(labelled(methods), key=lambda method: method.scores["nll"].value)
     return tuple(_of_method(method, column) for method in best_first)

@@ -17,7 +17,6 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.part_tables import MOST_PAIRS, confusion_tables
-from bayeslora.reporting.score_tables import Named
 
 CLOSE = 1e-12  # ratios of sums of at most a few hundred small integers
 
@@ -106,7 +105,7 @@ def test_json_of_versions_without_a_confusion_matrix_is_read():
 def test_unlabelled_rows_have_no_confusion_matrix():
     scores = evaluate(drawn().replace(labels=None), num_resamples=2)
     assert scores.confusion == ()
-    assert confusion_tables([Named("m", scores)]) == []
+    assert confusion_tables([scores]) == []
 
 
 def test_seeds_add_their_confusion_matrices():
@@ -125,7 +124,7 @@ def test_seeds_with_other_orders_of_classes_have_no_sum():
 
 def test_many_classes_list_the_most_frequent_mistakes():
     data = drawn(classes=30, rows=500)
-    (table,) = confusion_tables([Named("m", evaluate(data, num_resamples=2))])
+    (table,) = confusion_tables([evaluate(data.replace(name="m"), num_resamples=2)])
     counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(30))
     off = np.sort(counts[~np.eye(30, dtype=bool)])[::-1][:MOST_PAIRS]
     assert [int(row.cells[0].value) for row in table.rows] == off.tolist()
@@ -137,7 +136,7 @@ def test_many_classes_list_the_most_frequent_mistakes():
 
 def test_a_matrix_has_a_row_per_label_and_its_sum():
     data = drawn()
-    (table,) = confusion_tables([Named("m", evaluate(data, num_resamples=2))])
+    (table,) = confusion_tables([evaluate(data.replace(name="m"), num_resamples=2)])
     counts = sk.confusion_matrix(data.labels, data.prediction, labels=range(3))
     shown = [[int(cell.value) for cell in row.cells] for row in table.rows]
     np.testing.assert_array_equal(shown, np.column_stack([counts, counts.sum(1)]))

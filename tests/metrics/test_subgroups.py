@@ -8,7 +8,6 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import wilson
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.part_tables import uncertainty_table
-from bayeslora.reporting.score_tables import Named
 
 
 def mixed(rows=300, **parts):
@@ -124,5 +123,5 @@ def test_the_logit_variance_is_among_them_where_it_is_there():
         )
     assert uncertainty["logit_variance"]["mean"].value == pytest.approx(3 - total.mean())
     assert uncertainty["logit_variance"]["right"].value == pytest.approx(3 - total[right].mean())
-    table = uncertainty_table([Named("one", evaluate(whole, num_resamples=10))])
+    table = uncertainty_table([evaluate(whole.replace(name="one"), num_resamples=10)])
     assert [row.headings[1] for row in table.rows] == ["total uncertainty", "logit variance"]

@@ -8,8 +8,8 @@ from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.scores import Bin, OODScores, Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.advice import advice
 from bayeslora.reporting.assess import (
+    Asked,
     Assessed,
     Point,
     misses_more_than_chance,
@@ -23,7 +23,8 @@ from bayeslora.reporting.detectors import (
     verdict,
 )
 from bayeslora.reporting.findings import detection, findings, missed_bins
-from bayeslora.reporting.ranking import best_or_tied, facts_of
+from bayeslora.reporting.overview import advice
+from bayeslora.reporting.ranking import Facts, best_or_tied
 
 ROWS = Predictions([[0.8, 0.2]] * 10, ("a", "b"), [0] * 8 + [1] * 2)
 """Rows behind explicit scores: eight of ten correct, all equally confident."""
@@ -77,7 +78,7 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
 
 def words(methods, comparison=None, sets=None):
     """Return the sentences by key, without the marks around names."""
-    facts = facts_of(methods, comparison, sets or {})
+    facts = Facts(methods, comparison, sets or {})
 
     def plain(text):
         text = text.replace("\N{NO-BREAK SPACE}", " ")
@@ -204,7 +205,7 @@ def test_methods_on_other_examples_are_said_to_be():
 
 def test_no_better_than_a_coin():
     method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
-    facts = facts_of([method], None, {"near": "near"})
+    facts = Facts([method], None, {"near": "near"})
     finding = detection(facts, "near")
     assert finding.kind == "warning"
     assert "0.5" in finding.sentences[-1]
@@ -231,7 +232,7 @@ def test_detection_states_sizes_and_false_alarms():
 def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_score(
     result, is_advised
 ):
-    facts = facts_of([assessed("m", ood={"far": result})], None, {"far": "far"})
+    facts = Facts([assessed("m", ood={"far": result})], None, {"far": "far"})
     [sentence] = [sentence for sentence in advice(facts).sentences if "far" in sentence]
     assert sentence.startswith("Flag") == is_advised
     finding = detection(facts, "far")
@@ -266,7 +267,7 @@ def test_some_methods_blind_to_a_set_are_named():
         assessed("a", ood={"far": detected(0.9, 0.88, 0.92)}),
         assessed("b", ood={"far": detected(0.5, 0.5, 0.5)}),
     ]
-    facts = facts_of(pairs, None, {"far": "far"})
+    facts = Facts(pairs, None, {"far": "far"})
     last = detection(facts, "far").sentences[-1]
     assert "0.5" in last
     assert "\u2068b\u2069" in last
@@ -311,4 +312,4 @@ def test_the_verb_agrees_with_the_bins(missed, bins, verb):
 
 
 def test_one_method_has_no_pair():
-    assert pair([assessed("m")], num_bins=15, num_resamples=10, seed=0) is None
+    assert pair([assessed("m")], Asked(num_resamples=10)) is None

@@ -5,8 +5,14 @@ from xml.etree import ElementTree
 import pytest
 
 from bayeslora.metrics.subgroups import CLASS_KEYS
-from bayeslora.reporting.formulas import Formula
-from bayeslora.reporting.glossary import NEAR_AND_FAR, SPECTRUM, TERMS, UNFAMILIAR, terms_for
+from bayeslora.reporting.glossary import (
+    NEAR_AND_FAR,
+    SPECTRUM,
+    TERMS,
+    UNFAMILIAR,
+    Formula,
+    terms_for,
+)
 from bayeslora.reporting.score_tables import COLUMNS, OOD_COLUMNS
 
 FORMULAS = [formula for term in TERMS for formula in term.formulas]

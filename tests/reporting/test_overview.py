@@ -11,16 +11,14 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.analysis import Analysis
-from bayeslora.reporting.assess import Assessed, assess, every_fit, pair, pool
+from bayeslora.reporting.assess import Asked, Assessed, assess, every_fit, pair, pool
 from bayeslora.reporting.blocks import Figure, walk
 from bayeslora.reporting.document import compose
-from bayeslora.reporting.figures.drawings import Drawings
+from bayeslora.reporting.figures.drawings import CAPTIONS
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.overview import Overview, overview
-from bayeslora.reporting.ranking import facts_of, standing_of
+from bayeslora.reporting.ranking import Analysis, Facts, standing_of
 from bayeslora.reporting.report import report
-from bayeslora.reporting.score_tables import Named
 from bayeslora.reporting.tables import Table
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -30,12 +28,10 @@ MOST_WORDS = 60
 
 
 def first_screen(*items, ood=None):
-    methods = pool(
-        assess(gather(list(items), ood), ood_score=None, num_bins=15, num_resamples=200, seed=0)
-    )
-    named = [Named(method.title, method.scores) for method in methods]
+    methods = pool(assess(gather(list(items), ood), Asked(num_resamples=200)))
+    named = [dataclasses.replace(method.scores, name=method.title) for method in methods]
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(facts_of(methods, None, sets), every_fit(methods), named)
+    return overview(Facts(methods, None, sets), every_fit(methods), named)
 
 
 def composed(items, ood=None):
@@ -46,15 +42,14 @@ def composed(items, ood=None):
 
 def document_of(items, ood=None, title="t"):
     """Return the facts of a report, and its whole document."""
-    options = {"num_bins": 15, "num_resamples": 100, "seed": 0}
-    methods = assess(gather(items, ood), ood_score=None, **options)
-    comparison = pair(methods, **options)
+    options = Asked(num_resamples=100)
+    methods = assess(gather(items, ood), options)
+    comparison = pair(methods, options)
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
-    none = {field.name: Figure("", ()) for field in dataclasses.fields(Drawings)}
-    drawings = Drawings(**{**none, "spectra": ()})
-    analysis = Analysis(methods, methods, comparison, sets)
-    return analysis.facts, compose(title, analysis, drawings, provenance={}, settings={})
+    drawings = dict.fromkeys(CAPTIONS, Figure("", ()))
+    analysis = Analysis(methods, comparison, sets)
+    return analysis, compose(title, analysis, drawings, provenance={}, settings={})
 
 
 def finding(blocks, key):

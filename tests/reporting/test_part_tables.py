@@ -14,14 +14,14 @@ from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.scores import Score, Scores
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.advice import _face_value
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.findings import calibration
 from bayeslora.reporting.model_card import model_card_section
+from bayeslora.reporting.overview import _face_value
 from bayeslora.reporting.part_tables import uncertainty_table
-from bayeslora.reporting.ranking import facts_of
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.report import report
-from bayeslora.reporting.score_tables import COLUMNS, Named
+from bayeslora.reporting.score_tables import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -178,9 +178,7 @@ def test_what_is_not_there_is_named_and_nothing_is_written(
 
 def test_a_point_estimate_lists_its_only_uncertainty_once(methods, make):
     def table(*chosen):
-        return uncertainty_table(
-            [Named(method.name, bl.evaluate(method, **FEW)) for method in chosen]
-        )
+        return uncertainty_table([bl.evaluate(method, **FEW) for method in chosen])
 
     point, _, sampled = methods
     headings = [row.headings for row in table(point, sampled).rows]
@@ -249,6 +247,6 @@ def test_what_may_be_chance_is_no_clear_sign(p, clear):
         )
         for name, item in (("a", assessed(p)), ("b", assessed(0.5)))
     ]
-    choice = facts_of(pair, None, {}).choice
+    choice = Facts(pair, None, {}).choice
     assert len(choice.equal) == 1
     assert ("clear" in choice.reasons[-1]) == clear

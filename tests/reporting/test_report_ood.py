@@ -5,7 +5,7 @@ import pytest
 
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.score_tables import Named, detection_table, ood_tables
+from bayeslora.reporting.score_tables import detection_table, ood_tables
 from bayeslora.reporting.tables import to_markdown
 
 FEW = {"num_resamples": 20}
@@ -13,8 +13,8 @@ FEW = {"num_resamples": 20}
 
 def table_of(inside, outside):
     """Return the rows of the table of one set by uncertainty, and the table."""
-    named = [Named(inside.name, evaluate(inside, {"far": outside}, **FEW))]
-    [table] = ood_tables(named, {"far": "far"})
+    scored = [evaluate(inside, {"far": outside}, **FEW)]
+    [table] = ood_tables(scored, {"far": "far"})
     return {row.headings[1]: row.cells for row in table.rows}, table
 
 
@@ -31,18 +31,16 @@ def apart(make):
 
 
 def test_detection_has_a_table_of_its_own(methods, ood):
-    scored = [
-        Named(method.name, evaluate(method, ood[method.name], **FEW)) for method in methods[1:]
-    ]
-    alone = Named("alone", evaluate(methods[0], **FEW))
+    scored = [evaluate(method, ood[method.name], **FEW) for method in methods[1:]]
+    alone = evaluate(methods[0].replace(name="alone"), **FEW)
     table = detection_table([alone, *scored], {"near": "near ones", "far": "far ones"})
     assert [column.detail for column in table.columns] == ["near ones", "far ones"]
     assert [row.headings for row in table.rows] == [
         ("temperature", score_words("max_probability")),
         ("polar-vbll", "epistemic uncertainty"),
     ]
-    for row, named in zip(table.rows, scored, strict=True):
-        shown = [f"{named.scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
+    for row, scores in zip(table.rows, scored, strict=True):
+        shown = [f"{scores.ood[name].auroc.value:.3f}" for name in ("near", "far")]
         assert [cell.value for cell in row.cells] == shown
     assert detection_table([alone], {}).rows == ()
 

@@ -6,12 +6,12 @@ import pytest
 from bayeslora.errors import InputError
 from bayeslora.predictions.collection import check_column, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import assess
+from bayeslora.reporting.assess import Asked, assess
 from bayeslora.reporting.report import report
 from bayeslora.reporting.run_record import (
     UNKNOWN,
     content_hash,
-    method_cards,
+    method_card,
     python_call,
 )
 from bayeslora.reporting.wrong_answers import BEGINNING, LONGEST, MOST, wrong_answers
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 def assessed(*items):
     options = {"num_bins": 15, "num_resamples": 5, "seed": 0}
-    return assess(gather(list(items)), ood_score=None, **options)
+    return assess(gather(list(items)), Asked(**options))
 
 
 def test_examples_are_the_most_confident_errors(make):
@@ -116,7 +116,7 @@ def test_cards_say_what_the_metadata_say(make):
         "recalibration_rows": "200",
         "prior_share": "0.412",
     }
-    [card] = method_cards(assessed(make("m", metadata=notes)))
+    [card] = map(method_card, assessed(make("m", metadata=notes)))
     rows = dict(card.rows)
     assert card.summary == "polar with theirs (a Gaussian of theirs)"
     assert rows["passes of the adapted layers"] == rows["draws"] == "20"
@@ -142,7 +142,7 @@ def test_cards_say_what_the_metadata_say(make):
     ],
 )
 def test_cards_of_foreign_files_guess_nothing(make, notes):
-    [card] = method_cards(assessed(make("m", metadata=notes)))
+    [card] = map(method_card, assessed(make("m", metadata=notes)))
     assert card.summary.startswith("theirs (zzz") if notes else card.summary == UNKNOWN
     assert all(len(text) <= 400 for text in (card.summary, *dict(card.rows).values()))
     assert ("sources" in dict(card.rows)) == bool(notes)

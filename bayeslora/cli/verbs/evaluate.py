@@ -46,28 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--closed",
         choices=("left", "right"),
-        help="the closed edge of the bins of calibration errors (default: left)",
+        help="closed edge of the bins for calibration errors (default: left)",
     )
     parser.add_argument(
         "--over-seeds",
         action="store_true",
-        help="treat files of one name as seeds of one method: means with t intervals",
+        help="treat files of the same method as its seeds: means with t intervals",
     )
     parser.add_argument(
         "--attack",
         metavar="KEY=VALUE,…",
-        help="perturb the inputs of a fitted classifier against it: the two arguments are then "
-        "MODEL and labelled DATA; eps=0.05,0.1,steps=10,restarts=2: radii (shares of an "
-        "embedding's norm, or of the pixels' range), steps and random starts",
+        help="perturb the inputs of a fitted classifier adversarially; the arguments are then "
+        "MODEL and labelled DATA. For example eps=0.05,0.1,steps=10,restarts=2: radii "
+        "(fractions of an embedding's norm, or of the pixel range), steps and random starts",
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="with --attack: a .json file for report --robustness"
+        "--out", metavar="FILE", help="with --attack: .json file to write, for report --robustness"
     )
     add_multi_task(parser, "DATA, with --attack")
     add_task(parser)
     # An attack reads the model's own columns.
     parser.set_defaults(**dict.fromkeys(_COLUMNS))
-    add_choice_of_scores(parser, "the usual ones")
+    add_choice_of_scores(parser, "a standard selection")
     add_loading(parser)
     add_overwrite(parser)
     add_json(parser)
@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> None:
         return
     for name in ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite"):
         if getattr(args, name):
-            raise InputError(f"--{name.replace('_', '-')} is for --attack; leave it out")
+            raise InputError(
+                f"--{name.replace('_', '-')} has no effect without --attack; remove it"
+            )
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
@@ -119,11 +121,11 @@ def _attack(args: argparse.Namespace) -> None:
     for name in _OF_FILES:
         if getattr(args, name, None):
             raise InputError(
-                f"--{name.replace('_', '-')} has no effect with --attack; leave it out",
+                f"--{name.replace('_', '-')} has no effect with --attack; remove it",
                 code="no-effect",
             )
     if args.ood or args.over_seeds or args.all:
-        raise InputError("--ood, --over-seeds and --all have no effect with --attack")
+        raise InputError("--ood, --over-seeds and --all have no effect with --attack; remove them")
     attack = Attack.of(args.attack)
     if args.seed is not None:
         attack = replace(attack, seed=args.seed)
@@ -143,11 +145,13 @@ def _attack(args: argparse.Namespace) -> None:
     elif isinstance(data, str):
         rows = read(data, args, columns, labels="required")
     else:
-        raise InputError(f"--multi-task is for a model of several tasks, which {model} is not")
+        raise InputError(
+            f"--multi-task requires a model of several tasks, but {model} was fitted to one"
+        )
     encode_for(record, rows)
 
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.reporting.robustness import robustness_table
+    from bayeslora.reporting.shift import robustness_table
     from bayeslora.reporting.tables import to_text
 
     loading = given(args, *LOADING_HERE)
@@ -170,9 +174,9 @@ def _model_and_data(args: argparse.Namespace) -> tuple[str, str | dict[str, str]
     if args.multi_task is not None and len(files) == 1:
         return files[0], named_files(args.multi_task, "--multi-task")
     raise InputError(
-        "--attack takes a model and labelled data, MODEL DATA, or MODEL --multi-task NAME=FILE …, "
-        f"got {counted(len(files), 'argument')}"
-        + (" beside --multi-task" if args.multi_task is not None else "")
+        "--attack requires a model and labelled data, MODEL DATA or MODEL --multi-task NAME=FILE "
+        f"…, got {counted(len(files), 'argument')}"
+        + (" and --multi-task" if args.multi_task is not None else "")
     )
 
 
@@ -203,13 +207,13 @@ def _by_seed(methods: Sequence[Method]) -> dict[str, list[Method]]:
         twins = [method for method in methods if method.name == same[0].name]
         unknown = [method.file for method in twins if not method.seed]
         if len(twins) < 2:
-            problem = f"{quoted(name)} has one file; give at least two seeds of it"
+            problem = f"{quoted(name)} has only one file; pass at least two seeds"
         elif unknown:
-            problem = f"{unknown[0]} does not say its seed (fit_seed, or a name ending in seed-1)"
+            problem = f"{unknown[0]} has no seed (fit_seed, or a name ending in seed-1)"
         else:
             problem = (
-                f"{same[0].file} has the seed ({same[0].seed}) or other rows than its twins, or"
-                " differs from them in more than the seed (fit_options)"
+                f"{same[0].file} has a duplicate seed ({same[0].seed}), or its rows or its "
+                "fit_options differ from those of the other seeds"
             )
         raise InputError(f"--over-seeds: {problem}")
     return groups

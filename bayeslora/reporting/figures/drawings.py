@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
@@ -11,17 +10,18 @@ from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
-from bayeslora.reporting.analysis import Analysis
 from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
-from bayeslora.reporting.figures.confidence import (
+from bayeslora.reporting.figures.curves import (
+    Detector,
     Selective,
-    confidence_panel,
     highest_risk,
     risk_coverage_panel,
+    roc_panel,
+    shift_panel,
 )
-from bayeslora.reporting.figures.detection import Detector, OutsideSet, density_panel, roc_panel
+from bayeslora.reporting.figures.histograms import OutsideSet, confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import (
     EQUAL_MASS,
     MOST_CLASSES,
@@ -29,19 +29,99 @@ from bayeslora.reporting.figures.reliability import (
     class_panels,
     reliability_panel,
 )
-from bayeslora.reporting.figures.rendering import (
-    FORMATS,
-    Panel,
-    drawing_style,
-    render_files,
-)
-from bayeslora.reporting.figures.shift import shift_panel
+from bayeslora.reporting.figures.rendering import FORMATS, Panel, drawing_style, render_files
 from bayeslora.reporting.figures.style import panels_of
+from bayeslora.reporting.ranking import Analysis
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
 
 Numbered = Sequence[tuple[int, Assessed]]
 """Methods with their numbers in the report, from 1."""
+
+Drawings = Mapping[str, Figure]
+"""Topic, a key of `CAPTIONS` -> its figure with the drawings of all methods, maybe none."""
+
+CAPTIONS: Mapping[str, tuple[str, str]] = {
+    "reliability": (
+        "",
+        "Accuracy by confidence, with 95 % Wilson intervals. Points below the diagonal:"
+        " overconfident; above it: underconfident. About one bin in twenty misses it by chance.",
+    ),
+    "equal_mass": (
+        "Bins of equal mass",
+        "The same examples in bins of equal size: narrow where confidences crowd, merged where they"
+        " tie.",
+    ),
+    "per_class": (
+        "One class against the rest",
+        "The probability of each class against its share of examples. Of more than"
+        f" {MOST_CLASSES} classes, those with the largest error are drawn.",
+    ),
+    "shift": (
+        "Calibration under shift",
+        "The same examples made worse on purpose, at rising severity. Confidence should fall with"
+        " accuracy: where ECE rises instead, it does not.",
+    ),
+    "confidence": (
+        "Confidence",
+        "Confidence of correct and wrong predictions. Overconfident where the dashed line (mean"
+        " confidence) is right of the solid one (accuracy).",
+    ),
+    "selective": (
+        "",
+        "Errors among the answered examples, most confident first. Where errors fall with coverage,"
+        " confidence finds them. Points: 80, 90, 95 % coverage.",
+    ),
+    "roc": (
+        "ROC curves",
+        "Share of the set that is flagged against false alarms. Points mark the false alarms at"
+        " 95 % flagged.",
+    ),
+    "densities": (
+        "Distribution of uncertainties",
+        "Uncertainty of in-distribution examples (filled) and of each set (lines), as shares. The"
+        " less they overlap, the better the detection.",
+    ),
+    "spectra": (
+        "",
+        "Singular values of each layer's change, largest first. A steep line is a change in few"
+        " directions.",
+    ),
+    "robustness": (
+        "",
+        "ECE and accuracy by the radius ε of the perturbation, with 95 % intervals.",
+    ),
+}
+"""Heading, a few words or empty, and caption, in at most 25 words, of every figure."""
+
+
+def draw(
+    analysis: Analysis, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
+) -> Drawings:
+    """Draw every figure; `formats` and `per_class` are those of `report`."""
+    methods, sets = every_fit(analysis.methods), analysis.sets
+    numbered = list(enumerate(methods, start=1))
+    labelled = [(index, method) for index, method in numbered if method.scores.bins]
+    rows = [surest_rows(method) for _, method in labelled]
+    panels: Mapping[str, Iterable[Panel]] = {
+        "reliability": starmap(_reliability, labelled),
+        "equal_mass": map(_equal_mass, labelled, rows),
+        "per_class": class_panels(labelled, per_class),
+        "shift": shift_panels(analysis.shift),
+        "confidence": starmap(_confidence, labelled or numbered[:1]),
+        "selective": risk_panels(labelled, rows),
+        "roc": roc_panels(methods, sets),
+        "densities": _densities(numbered, sets),
+        "spectra": starmap(_spectrum, enumerate(analysis.changes, start=1)),
+        "robustness": attack_panels(analysis.robustness),
+    }
+    with drawing_style():
+        return {
+            topic: Figure(
+                caption, tuple(render_files(panel, formats) for panel in panels[topic]), heading
+            )
+            for topic, (heading, caption) in CAPTIONS.items()
+        }
 
 
 def surest_rows(method: Assessed) -> TopLabel:
@@ -51,6 +131,21 @@ def surest_rows(method: Assessed) -> TopLabel:
         ValueError: The method has no labels.
     """
     return top_label(method.answers.confidence, method.answers.correct)
+
+
+def _reliability(index: int, method: Assessed) -> Panel:
+    note = f"ECE {shown_ece(method.scores)}, n = {method.scores.n_labelled:,}"
+    return reliability_panel(f"reliability-{index}", method.label, method.points, note)
+
+
+def _equal_mass(numbered: tuple[int, Assessed], rows: TopLabel) -> Panel:
+    index, method = numbered
+    bins = reliability_bins(
+        rows, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
+    )
+    note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
+    name = f"reliability-mass-{index}"
+    return reliability_panel(name, method.label, occupied(bins), note, words=EQUAL_MASS)
 
 
 def shift_panels(curves: Sequence[ShiftCurve]) -> Iterator[Panel]:
@@ -75,6 +170,15 @@ def attack_panels(curves: Sequence[Robustness]) -> Iterator[Panel]:
         yield shift_panel(stem, panel, "radius ε")
 
 
+def _confidence(index: int, method: Assessed) -> Panel:
+    if method.scores.bins:
+        confidence, correct = method.answers.confidence, method.answers.correct
+    else:
+        confidence, correct = method.method.predictions.confidence, None
+    bins = method.scores.num_bins
+    return confidence_panel(f"confidence-{index}", method.label, confidence, correct, bins)
+
+
 def risk_panels(labelled: Numbered, rows: Sequence[TopLabel]) -> Iterator[Panel]:
     """Yield the risk-coverage curves on a common scale; `rows` holds the rows of each method."""
     methods = [
@@ -94,16 +198,6 @@ def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator
             yield roc_panel(f"roc-{index}-{panel_number}", label, panel)
 
 
-def _equal_mass(index: int, method: Assessed, rows: TopLabel) -> Panel:
-    bins = reliability_bins(
-        rows, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
-    )
-    note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
-    points = occupied(bins)
-    name = f"reliability-mass-{index}"
-    return reliability_panel(name, method.label, points, note, words=EQUAL_MASS)
-
-
 def _detector(assessed: Assessed, name: str) -> Detector:
     result = assessed.scores.ood[name]
     return Detector(
@@ -116,179 +210,42 @@ def _detector(assessed: Assessed, name: str) -> Detector:
     )
 
 
-DRAWN_SCORES: Mapping[str, tuple[float, float] | None] = {
-    "max_probability": (0.0, 1.0),
-    "epistemic": None,
-    "logit_variance": None,
+DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
+    "max_probability": ("", (0.0, 1.0)),
+    "epistemic": (" (nats)", None),
+    "logit_variance": ("", None),
 }
-"""Uncertainty whose density is drawn -> limits of its axis, if fixed."""
-
-UNITS = {"epistemic": " (nats)"}
-"""Units of the drawn uncertainties, if any."""
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Figures by topic, each with the drawings of all methods; may be empty.
-
-    Attributes:
-        reliability: Reliability diagrams with bins of equal width.
-        equal_mass: The same with bins of equal mass.
-        per_class: One class against the rest.
-        shift: Calibration against severity.
-        confidence: Confidence of correct and wrong predictions.
-        selective: Risk-coverage curves.
-        roc: Detection of out-of-distribution rows.
-        densities: Uncertainties of in- and out-of-distribution rows.
-        spectra: Singular values of adapter changes, one figure per model.
-        robustness: Accuracy under attack.
-    """
-
-    reliability: Figure
-    equal_mass: Figure
-    per_class: Figure
-    shift: Figure
-    confidence: Figure
-    selective: Figure
-    roc: Figure
-    densities: Figure
-    spectra: tuple[Figure, ...]
-    robustness: Figure
-
-
-def draw(
-    analysis: Analysis,
-    *,
-    formats: Sequence[str] = FORMATS[:1],
-    per_class: PerClass = False,
-) -> Drawings:
-    """Draw every figure.
-
-    Args:
-        analysis: The results.
-        formats: Formats of the figure files; the page always has SVG.
-        per_class: Whether to draw one-vs-rest diagrams, or the names of the classes to draw.
-    """
-    methods, sets = every_fit(analysis.methods), analysis.sets
-    numbered = list(enumerate(methods, start=1))
-    labelled = [(index, method) for index, method in numbered if method.scores.bins]
-    rows = [surest_rows(method) for _, method in labelled]
-
-    def figure(caption: str, panels: Iterable[Panel], heading: str = "") -> Figure:
-        return Figure(caption, tuple(render_files(panel, formats) for panel in panels), heading)
-
-    with drawing_style():
-        return Drawings(
-            reliability=figure(
-                "Accuracy by confidence, with 95 % Wilson intervals. Points below the diagonal:"
-                " overconfident; above it: underconfident. About one bin in twenty misses it by"
-                " chance.",
-                starmap(_reliability, labelled),
-            ),
-            equal_mass=figure(
-                "The same examples in bins of equal size: narrow where confidences crowd, merged"
-                " where they tie.",
-                (
-                    _equal_mass(index, method, surest)
-                    for (index, method), surest in zip(labelled, rows, strict=True)
-                ),
-                "Bins of equal mass",
-            ),
-            per_class=figure(
-                "The probability of each class against its share of examples. Of more than"
-                f" {MOST_CLASSES} classes, those with the largest error are drawn.",
-                class_panels(labelled, per_class),
-                "One class against the rest",
-            ),
-            shift=figure(
-                "The same examples made worse on purpose, at rising severity. Confidence should"
-                " fall with accuracy: where ECE rises instead, it does not.",
-                shift_panels(analysis.shift),
-                "Calibration under shift",
-            ),
-            confidence=figure(
-                "Confidence of correct and wrong predictions. Overconfident where the dashed line"
-                " (mean confidence) is right of the solid one (accuracy).",
-                starmap(_confidence, labelled or numbered[:1]),
-                "Confidence",
-            ),
-            selective=figure(
-                "Errors among the answered examples, most confident first. Where errors fall with"
-                " coverage, confidence finds them. Points: 80, 90, 95 % coverage.",
-                risk_panels(labelled, rows),
-            ),
-            roc=figure(
-                "Share of the set that is flagged against false alarms. Points mark the false"
-                " alarms at 95 % flagged.",
-                roc_panels(methods, sets),
-                "ROC curves",
-            ),
-            densities=figure(
-                "Uncertainty of in-distribution examples (filled) and of each set (lines), as"
-                " shares. The less they overlap, the better the detection.",
-                _densities(numbered, sets),
-                "Distribution of uncertainties",
-            ),
-            spectra=tuple(
-                figure(
-                    "Singular values of each layer's change, largest first. A steep line is a"
-                    " change in few directions.",
-                    [_spectrum(*change)],
-                )
-                for change in enumerate(analysis.changes, start=1)
-            ),
-            robustness=figure(
-                "ECE and accuracy by the radius ε of the perturbation, with 95 % intervals.",
-                attack_panels(analysis.robustness),
-            ),
-        )
-
-
-def _reliability(index: int, method: Assessed) -> Panel:
-    note = f"ECE {shown_ece(method.scores)}, n = {method.scores.n_labelled:,}"
-    return reliability_panel(f"reliability-{index}", method.label, method.points, note)
-
-
-def _spectrum(index: int, change: AdapterChange) -> Panel:
-    spectra = {layer.name: layer.singular_values for layer in change.layers}
-    return spectrum_panel(f"spectrum-{index}", change.label, spectra)
-
-
-def _confidence(index: int, assessed: Assessed) -> Panel:
-    name, bins = f"confidence-{index}", assessed.scores.num_bins
-    if not assessed.scores.bins:
-        return confidence_panel(
-            name, assessed.label, assessed.method.predictions.confidence, None, bins
-        )
-    answers = assessed.answers
-    return confidence_panel(name, assessed.label, answers.confidence, answers.correct, bins)
+"""Uncertainty whose density is drawn -> its unit, and limits of its axis, if fixed."""
 
 
 def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
     for index, method in numbered:
         for score in DRAWN_SCORES:
-            if (panel := _density(index, method, score, sets)) is not None:
+            outside = [
+                OutsideSet(
+                    sets[name],
+                    source.predictions.uncertainty(score),
+                    f"AUROC {number(method.scores.ood[name].by_score[score]['auroc'].value)}",
+                )
+                for name, source in method.method.ood.items()
+                if score in method.scores.ood[name].by_score
+            ]
+            panel = _density(index, method, score, outside) if outside else None
+            if panel is not None:
                 yield panel
 
 
-def _density(index: int, assessed: Assessed, score: str, sets: Mapping[str, str]) -> Panel | None:
-    outside = [
-        OutsideSet(
-            sets[name],
-            source.predictions.uncertainty(score),
-            f"AUROC {number(assessed.scores.ood[name].by_score[score]['auroc'].value)}",
-        )
-        for name, source in assessed.method.ood.items()
-        if score in assessed.scores.ood[name].by_score
-    ]
-    if not outside:
-        return None
+def _density(
+    index: int, method: Assessed, score: str, outside: Sequence[OutsideSet]
+) -> Panel | None:
+    name, words = f"{score.replace('_', '-')}-{index}", score_words(score)
+    unit, limits = DRAWN_SCORES[score]
+    inside = method.method.predictions.uncertainty(score)
     return density_panel(
-        f"{score.replace('_', '-')}-{index}",
-        assessed.label,
-        score_words(score),
-        assessed.method.predictions.uncertainty(score),
-        outside,
-        axis=score_words(score) + UNITS.get(score, ""),
-        limits=DRAWN_SCORES[score],
+        name, method.label, words, inside, outside, axis=words + unit, limits=limits
     )
+
+
+def _spectrum(index: int, change: AdapterChange) -> Panel:
+    spectra = {layer.name: layer.singular_values for layer in change.layers}
+    return spectrum_panel(f"spectrum-{index}", change.label, spectra)

@@ -22,15 +22,16 @@ from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.figures.style import (
+    GRID,
     INK,
     MARKER_SIZE,
     MEETS,
     MISSES,
     MUTED,
-    RULE,
     TITLE_SLOT,
     add_heading,
     add_key,
+    draw_diagonal,
     figure_with_axes,
 )
 from bayeslora.reporting.text import number
@@ -51,13 +52,9 @@ NARROWEST_LABELLED = 0.04
 class Words:
     """Texts of a kind of reliability diagram.
 
-    Attributes:
-        title: Title, with `{}` for the method's label.
-        across: Predicted quantity, on the horizontal axis and in the description.
-        up: Observed quantity, on the vertical axis.
-        short: Observed quantity in a word or two, for the description.
-        above: Meaning of a point above the diagonal.
-        below: Meaning of a point below the diagonal.
+    The title has `{}` for the method's label. `across` and `up` are the predicted and the observed
+    quantity on the axes, and `short` the latter in a word or two; `above` and `below` say what a
+    point above or below the diagonal means.
     """
 
     title: str
@@ -81,15 +78,10 @@ def reliability_panel(
     words: Words = TOP_LABEL,
     names: Mapping[str, str] | None = None,
 ) -> Panel:
-    """Return the diagram of a method.
+    """Return the diagram of a method from its non-empty bins.
 
-    Args:
-        name: Stem of the figure's file.
-        label: The method's label.
-        points: The non-empty bins.
-        note: Line below the label: the calibration error and its interval.
-        words: Texts of the diagram.
-        names: Slot in the note -> name that fills it.
+    `note` is the line below the label, the calibration error and its interval; `names` maps a slot
+    in it to the name that fills it.
     """
     figure, (main, counts) = figure_with_axes(4.36, (1.2, 2.4), (0.42, 0.62))
     add_heading(figure, note)
@@ -105,16 +97,16 @@ def reliability_panel(
     counts.set_xlabel(words.across)
     texts = {TITLE_SLOT: label, **(names or {})}
     return Panel(
-        name=name,
-        figure=figure,
-        title=filled(words.title.format(TITLE_SLOT), texts),
-        description=_description(points, filled(note, texts), words),
-        texts=texts,
+        name,
+        figure,
+        filled(words.title.format(TITLE_SLOT), texts),
+        _description(points, filled(note, texts), words),
+        texts,
     )
 
 
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
-    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    draw_diagonal(axes)
     for off, role in ((False, MEETS), (True, MISSES)):
         chosen = [point for point in points if point.off_diagonal is off]
         axes.errorbar(
@@ -134,7 +126,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.tick_params(labelbottom=False)
-    axes.grid(color="#e6e6e6", linewidth=0.5)
+    axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
@@ -202,11 +194,7 @@ PerClass = bool | Sequence[str]
 
 
 def check_classes(per_class: PerClass, methods: Sequence[Method]) -> None:
-    """Raise InputError if no method has a class.
-
-    Raises:
-        InputError: A name is not the name of a class.
-    """
+    """Raise InputError if a name is not the name of a class of any method."""
     if isinstance(per_class, bool):
         return
     known = {name for method in methods for name in method.predictions.classes}
@@ -216,12 +204,7 @@ def check_classes(per_class: PerClass, methods: Sequence[Method]) -> None:
 
 
 def class_panels(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> Iterator[Panel]:
-    """Yield a diagram for each labelled method and each class to draw.
-
-    Args:
-        methods: Labelled methods with their numbers in the report.
-        per_class: As in `report`.
-    """
+    """Yield a diagram for each labelled method, with its number, and each class to draw."""
     chosen = _chosen(methods, per_class)
     for index, assessed in methods:
         classes = assessed.method.predictions.classes

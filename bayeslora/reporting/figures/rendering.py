@@ -70,12 +70,9 @@ def drawing_style() -> AbstractContextManager[None]:
 class Panel:
     """A drawn figure.
 
-    Attributes:
-        name: Stem of its file, unique in a report: letters, digits and hyphens.
-        figure: The matplotlib figure.
-        title: Title, a few words.
-        description: Content in words and numbers, for people who cannot see it.
-        texts: Slot in the figure's texts (letters and digits only) -> name that fills it.
+    `name` is the stem of its file, unique in a report: letters, digits and hyphens. `description`
+    says what it shows in words and numbers, for people who cannot see it. `texts` maps the slots in
+    the figure's texts, letters and digits only, to the names that fill them.
     """
 
     name: str
@@ -87,15 +84,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A panel as text.
-
-    Attributes:
-        name: Stem of its file.
-        title: Title, a few words.
-        standalone: A complete SVG file.
-        inline: The same as an element for an HTML page.
-        files: Content of its files by requested format.
-    """
+    """A panel as text: a complete SVG file, the same as an element for a page, files by format."""
 
     name: str
     title: str
@@ -125,10 +114,7 @@ def render(panel: Panel) -> Drawing:
 def filled(text: str, texts: Mapping[str, str], form: Callable[[str], str] = str) -> str:
     """Fill all slots in one pass, so that names that look like slots are unchanged.
 
-    Args:
-        text: A text with slots.
-        texts: Slot -> name that fills it.
-        form: Formatter of names.
+    `texts` maps a slot to the name that fills it, which `form` formats.
     """
     if not texts:
         return text
@@ -175,11 +161,7 @@ _OWN_FONT = re.compile(r" font-family: 'DejaVu Sans'[^;\"]*;?")
 
 
 def compact(body: str) -> str:
-    """Return an SVG with short coordinates, without blanks and repeated fonts.
-
-    Args:
-        body: Output of matplotlib, before external names are filled in.
-    """
+    """Return matplotlib's SVG, without external names, without long numbers, blanks and fonts."""
     body = _COORDINATES.sub(_shortened, body)
     body = re.sub(r">\s+<", "><", _NO_TURN.sub("", body))
     return _OWN_FONT.sub("", body)
@@ -230,15 +212,15 @@ def render_files(panel: Panel, formats: Sequence[str] = FORMATS[:1]) -> Drawing:
 def _raster_or_pdf(panel: Panel, kind: str) -> bytes:
     from matplotlib import rc_context
 
-    about: dict[str, Any] = {"Title": panel.title}
+    about: dict[str, Any] = {"Subject": panel.description, "Creator": None, "Producer": None}
+    about["CreationDate"] = None
     if kind == "png":
-        about |= {"Description": panel.description, "Software": None}
-    else:
-        about |= {"Subject": panel.description, "Creator": None, "Producer": None}
-        about |= {"CreationDate": None}
+        about = {"Description": panel.description, "Software": None}
     buffer = io.BytesIO()
     with drawing_style(), rc_context(_AS_TEXT), _names_in_place(panel):
-        panel.figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=about)
+        panel.figure.savefig(
+            buffer, format=kind, dpi=DOTS_PER_INCH, metadata={"Title": panel.title, **about}
+        )
     return buffer.getvalue()
 
 

@@ -8,14 +8,14 @@ work in grey.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from bayeslora.reporting.figures.rendering import drawing_style, filled
+from bayeslora.reporting.figures.rendering import drawing_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,7 @@ GREEN = "#009E73"
 INK = "#222222"
 MUTED = "#5a5a5a"
 RULE = "#8a8a8a"
+GRID = "#e6e6e6"
 
 WIDTH = 3.4
 """Width of every figure, in inches."""
@@ -61,14 +62,9 @@ Line = Literal["-"] | tuple[float, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Role:
-    """The style of a set of rows in every figure.
+    """The style of a set of rows in every figure: colour, line, hatch and marker, or none.
 
-    Attributes:
-        color: A colour of the palette.
-        line: Line style.
-        hatch: Hatch of its area; empty for none.
-        strength: Share of its colour in its area, mixed with white; 0 for no area.
-        marker: Shape of its points; empty for none.
+    `strength` is the share of its colour in its area, mixed with white; 0 for no area.
     """
 
     color: str
@@ -111,12 +107,7 @@ METHODS = (
 
 
 def figure_with_axes(height: float, *boxes: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Return a figure of the common width with stacked axes at fixed positions.
-
-    Args:
-        height: Height of the figure in inches.
-        boxes: Bottom and height of each axes, in inches.
-    """
+    """Return a figure of the common width with stacked axes: bottoms and heights in inches."""
     from matplotlib.figure import Figure
 
     with drawing_style():
@@ -142,14 +133,7 @@ def add_heading(figure: Figure, note: str) -> None:
 def add_key(
     figure: Figure, entries: Sequence[tuple[Role, str]], *, top: float, left: float = 0.08
 ) -> None:
-    """Draw a legend of swatches and words, one entry per line.
-
-    Args:
-        figure: The figure.
-        entries: Roles and the words beside them.
-        top: Distance of the first line from the upper edge, in inches.
-        left: Distance of the swatches from the left edge, in inches.
-    """
+    """Draw a legend of swatches and words, one entry per line; `top` and `left` are in inches."""
     for row, (role, words) in enumerate(entries):
         level = 1 - (top + row * KEY_ROW) / figure.get_figheight()
         add_swatch(figure, role, left / WIDTH, level)
@@ -159,14 +143,9 @@ def add_key(
 def add_swatch(
     figure: Figure, role: Role, left: float, level: float, *, line: bool = False
 ) -> None:
-    """Draw a sample of a role, in figure coordinates.
+    """Draw a sample of a role, in figure coordinates: left edge and vertical centre.
 
-    Args:
-        figure: The figure.
-        role: The role.
-        left: Left edge.
-        level: Vertical centre.
-        line: For a role with markers, also draw its line.
+    A role with markers gets its line too if `line`.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -211,27 +190,10 @@ Item = TypeVar("Item")
 _LEFT, _INDENT = 0.08, 0.36
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A curve in a legend.
-
-    Attributes:
-        role: Its style.
-        name: Slot of its name, or words.
-        detail: Second line: its numbers.
-    """
-
-    role: Role
-    name: str
-    detail: str
-
-
 def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Item]]]]:
     """Yield the number of each panel, from 1, with its items and their roles.
 
-    Args:
-        items: Methods of a figure. Panels have at most as many as there are roles, and their sizes
-            differ by at most one.
+    Panels have at most as many items as there are roles, and their sizes differ by at most one.
     """
     panels = -(-len(items) // len(METHODS))
     bounds = [-(-len(items) * index // max(1, panels)) for index in range(panels + 1)]
@@ -239,33 +201,35 @@ def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Ite
         yield number, list(zip(METHODS, items[start:end], strict=False))
 
 
-def add_entries(figure: Figure, entries: Sequence[Entry], *, top: float) -> None:
-    """Draw the legend: a line and a point, the name, and the numbers below it.
+def add_entries(
+    figure: Figure, entries: Sequence[tuple[Role, str, str]], *, top: float
+) -> tuple[dict[str, str], str]:
+    """Draw the legend of methods: a line and a point, the name, and the numbers below it.
 
-    Args:
-        figure: The figure.
-        entries: Curves in the order of the legend.
-        top: Distance of the first line from the upper edge, in inches.
+    `entries` are role, name and numbers; `top` is the distance of the first line from the upper
+    edge, in inches. Return slot -> name, and the legend in words with these slots.
     """
-    height = figure.get_figheight()
-    for index, entry in enumerate(entries):
+    height, words = figure.get_figheight(), []
+    for index, (role, _, numbers) in enumerate(entries):
         level = 1 - (top + index * ENTRY_HEIGHT) / height
-        add_swatch(figure, entry.role, _LEFT / WIDTH, level, line=True)
+        add_swatch(figure, role, _LEFT / WIDTH, level, line=True)
         left = (_LEFT + _INDENT) / WIDTH
-        figure.text(left, level, entry.name, fontsize=7.5, color=INK, va="center")
+        figure.text(left, level, name_slot(index), fontsize=7.5, color=INK, va="center")
         below = level - 0.135 / height
-        figure.text(left, below, entry.detail, fontsize=6.5, color=MUTED, va="center")
+        figure.text(left, below, numbers, fontsize=6.5, color=MUTED, va="center")
+        words.append(f"{name_slot(index)}: {numbers}")
+    names = {name_slot(index): name for index, (_, name, _) in enumerate(entries)}
+    return names, f"{'; '.join(words)}."
 
 
-def described(entries: Sequence[Entry], texts: Mapping[str, str]) -> str:
-    """Return a legend in words, with its slots filled by names."""
-    return filled("; ".join(f"{entry.name}: {entry.detail}" for entry in entries), texts) + "."
+def draw_diagonal(axes: Axes) -> None:
+    """Draw the dashed line of equal shares."""
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
 
 
 def draw_curve(axes: Axes, role: Role, across: Values, up: Values) -> None:
     """Draw a curve; it may lie on the edge of the axes."""
-    line_style: Any = {"color": role.color, "linestyle": role.line, "linewidth": 1.4}
-    axes.plot(across, up, **line_style, clip_on=False)
+    axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=1.4, clip_on=False)
 
 
 def draw_points(axes: Axes, role: Role, across: Values, up: Values) -> None:
@@ -296,15 +260,10 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def thinned(
     across: NDArray[np.float64], up: NDArray[np.float64], points: int = POINTS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Thin an increasing curve to points evenly spaced along it, keeping the ends.
+    """Thin an increasing curve, [G] across and up, to about `points` evenly spaced along it.
 
-    No omitted point is farther than one step along the curve from a kept point, and a step is the
-    sum of both ranges over `points`: half a line's width in these figures.
-
-    Args:
-        across: [G] increasing.
-        up: [G] increasing.
-        points: Approximate maximum number of points to keep.
+    The ends are kept. No omitted point is farther than one step along the curve from a kept point,
+    and a step is the sum of both ranges over `points`: half a line's width in these figures.
     """
     along = across + up
     targets = np.linspace(along[0], along[-1], points)

@@ -14,14 +14,20 @@ from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.analysis import Analysis
-from bayeslora.reporting.assess import assess
-from bayeslora.reporting.figures.confidence import MARKED, Selective, risk_coverage_panel
-from bayeslora.reporting.figures.detection import Detector, roc_curve, roc_panel
+from bayeslora.reporting.assess import Asked, assess
+from bayeslora.reporting.figures.curves import (
+    MARKED,
+    Detector,
+    Selective,
+    risk_coverage_panel,
+    roc_curve,
+    roc_panel,
+)
 from bayeslora.reporting.figures.drawings import draw, risk_panels, surest_rows
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
+from bayeslora.reporting.ranking import Analysis
 
 
 def selective(confidence, correct, label="m"):
@@ -30,7 +36,7 @@ def selective(confidence, correct, label="m"):
 
 def scored(*items, ood=None):
     methods = gather(list(items), ood)
-    return assess(methods, ood_score=None, num_bins=15, seed=0, num_resamples=2)
+    return assess(methods, Asked(num_resamples=2))
 
 
 def test_risk_is_the_share_of_errors_among_the_surest():
@@ -180,11 +186,11 @@ def test_of_many_classes_the_worst_are_drawn(make):
 def test_each_set_gets_its_methods_sizes_and_scores(make):
     far = make("m", rows=30, labelled=False, seed=3)
     methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
-    drawings = draw(Analysis(methods, methods, sets={"far": "far away"}))
-    [roc] = drawings.roc.drawings
+    drawings = draw(Analysis(methods, sets={"far": "far away"}))
+    [roc] = drawings["roc"].drawings
     assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
     assert "m: AUROC" not in roc.standalone
-    [risk] = drawings.selective.drawings
+    [risk] = drawings["selective"].drawings
     assert "m: AURC" in risk.standalone
     assert "; n: AURC" in risk.standalone
     assert math.isclose(float(risk.standalone.split('width="')[1].split("pt")[0]), 3.4 * 72)

@@ -8,8 +8,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from bayeslora.metrics.scores import Bin
 from bayeslora.reporting.assess import Point, occupied
-from bayeslora.reporting.figures.confidence import confidence_panel
-from bayeslora.reporting.figures.detection import OutsideSet, density_panel
+from bayeslora.reporting.figures.histograms import OutsideSet, confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import reliability_panel
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import IN_DISTRIBUTION, METHODS, OUTSIDE, RIGHT, WRONG

@@ -1,0 +1,293 @@
+"""Curves of several methods in one panel: risk and coverage, ROC, and calibration under shift.
+
+A risk-coverage curve shows the remaining errors when a method answers only its most confident rows
+(Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206), beside those of a perfect and a random order
+of the rows. Ties in confidence are averaged over all orders, as in AURC. In a ROC curve the rows of
+the out-of-distribution set are the positive class, and each method has the uncertainty of its
+`auroc`; a higher one means "more likely of the set".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslora.metrics.ood import thresholds
+from bayeslora.metrics.selective import risk_coverage
+from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.figures.style import (
+    ENTRY_HEIGHT,
+    GRID,
+    INK,
+    KEY_ROW,
+    RULE,
+    TITLE_SLOT,
+    Role,
+    add_entries,
+    add_heading,
+    add_key,
+    draw_curve,
+    draw_diagonal,
+    draw_points,
+    figure_with_axes,
+    name_slot,
+    sampled_sizes,
+    thinned,
+)
+from bayeslora.reporting.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from bayeslora.metrics.top_label import TopLabel
+    from bayeslora.reporting.shift import ShiftCurve
+
+
+MARKED = (0.8, 0.9, 0.95)
+"""Coverages whose accuracy is marked and stated."""
+
+_RANDOM = Role(RULE, (0, (4, 2)))
+_PERFECT = Role(RULE, (0, (1, 1.5)))
+
+
+@dataclass(frozen=True)
+class Selective:
+    """A method of a risk-coverage panel.
+
+    `rows` holds confidence and correctness of its labelled rows; `aurc` is a text such as `AURC
+    0.021`.
+    """
+
+    label: str
+    rows: TopLabel
+    aurc: str
+
+    def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of errors among the most confident rows, for each number of rows."""
+        answered, wrong = self._errors
+        return np.asarray(np.interp(sizes, answered, wrong) / sizes, dtype=np.float64)
+
+    @cached_property
+    def _errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numbers of answered rows at each threshold, and of errors among them; both start at 0."""
+        coverage, risk = risk_coverage(self.rows)
+        answered = np.round(coverage * len(self.rows))
+        return np.append(0.0, answered), np.append(0.0, risk * answered)
+
+    def accuracy(self, coverage: float) -> float:
+        """Return the accuracy on the fewest most confident rows that reach `coverage`."""
+        # 0.95 · 20 must not be rounded up to the next row
+        size = max(1, int(np.ceil(round(coverage * len(self.rows), 9))))
+        return 1 - float(self.risk(np.array([size]))[0])
+
+    @property
+    def numbers(self) -> str:
+        """Its numbers in the legend."""
+        accuracies = ", ".join(number(self.accuracy(coverage)) for coverage in MARKED)
+        shares = ", ".join(f"{100 * coverage:.0f}" for coverage in MARKED)
+        return f"{self.aurc}; accuracy {accuracies} at {shares} %"
+
+
+def highest_risk(method: Selective) -> float:
+    """Return the largest share of errors at a coverage of a tenth or more.
+
+    The first few rows may all be wrong by chance, which would stretch the axis.
+    """
+    sizes = sampled_sizes(len(method.rows))
+    return float(method.risk(sizes)[sizes / len(method.rows) >= 0.1].max())
+
+
+def risk_coverage_panel(
+    name: str, methods: Sequence[tuple[Role, Selective]], top: float | None = None
+) -> Panel:
+    """Return the risk-coverage curves of some methods.
+
+    The rows of the first determine the reference lines; `top` is the largest share of errors on the
+    axis, if several panels share it.
+    """
+    key = 0.58 + len(methods) * ENTRY_HEIGHT
+    figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
+    sizes = sorted({len(method.rows) for _, method in methods})
+    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first")
+    entries = [(role, method.label, method.numbers) for role, method in methods]
+    texts, words = add_entries(figure, entries, top=0.58)
+    whose = " of the first" if len(methods) > 1 else ""
+    lines = [
+        (_RANDOM, f"examples{whose} in random order"),
+        (_PERFECT, f"examples{whose}, all correct ones first"),
+    ]
+    add_key(figure, lines, top=key)
+    _draw_risks(axes, methods)
+    highest = max(highest_risk(method) for _, method in methods) if top is None else top
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * highest) or 100.0))
+    return Panel(
+        name,
+        figure,
+        "Risk and coverage of " + ", ".join(texts.values()),
+        filled(words, texts),
+        {TITLE_SLOT: "Errors left at each coverage", **texts},
+    )
+
+
+def _draw_risks(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
+    first = methods[0][1].rows
+    sizes = sampled_sizes(len(first))
+    right, rows = float(first.correct.sum()), len(first)
+    random = np.full(2, 1 - right / rows)
+    perfect = np.maximum(0, sizes - right) / sizes
+    axes.plot([0, 1], 100 * random, color=_RANDOM.color, linestyle=_RANDOM.line, linewidth=1.0)
+    axes.plot(
+        sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
+    )
+    for role, method in methods:
+        sizes = sampled_sizes(len(method.rows))
+        draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
+        draw_points(
+            axes, role, MARKED, [100 - 100 * method.accuracy(coverage) for coverage in MARKED]
+        )
+    for marked in MARKED:
+        axes.axvline(marked, color=GRID, linewidth=0.6, zorder=0)
+    axes.set_xlabel("coverage: share of examples answered", color=INK)
+    axes.set_ylabel("errors among them (%)", color=INK)
+
+
+DETECTED = 0.95
+"""Share of the set's rows flagged at the marked point, as in FPR95."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A method of a ROC panel, with its uncertainty in words.
+
+    `inside` holds the [N] uncertainties of in-distribution rows, `outside` the [M] of the set's
+    rows.
+    """
+
+    label: str
+    score: str
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    auroc: float
+    fpr95: float
+
+
+def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -> Panel:
+    """Return the ROC curves of some methods on the set with a label."""
+    key = 0.74 + len(methods) * ENTRY_HEIGHT
+    figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
+    sizes = _sizes([detector for _, detector in methods])
+    add_heading(figure, sizes)
+    marks = "points mark FPR95: 95 % of the set flagged"
+    figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=6.5, color=INK, va="center")
+    scores = {name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)}
+    entries = [
+        (
+            role,
+            detector.label,
+            f"AUROC {number(detector.auroc)}, FPR95 {number(detector.fpr95)}, by {score}",
+        )
+        for score, (role, detector) in zip(scores, methods, strict=True)
+    ]
+    names, words = add_entries(figure, entries, top=0.74)
+    _draw_rocs(axes, methods)
+    texts = {TITLE_SLOT: label, **names, **scores}
+    return Panel(
+        name, figure, f"ROC of detecting {label}", f"{sizes}. {filled(words, texts)}", texts
+    )
+
+
+def roc_curve(
+    inside: NDArray[np.float64], outside: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return [G + 1] shares of flagged in-distribution rows and of flagged rows of the set.
+
+    One point per threshold, from none flagged to all; rows of equal uncertainty are flagged
+    together, and the straight line between points counts ties as half, as in AUROC.
+    """
+    rows = thresholds(inside, outside)
+    hits = np.cumsum(rows.is_out)[rows.ends]
+    alarms = rows.ends + 1 - hits
+    return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
+
+
+def _draw_rocs(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
+    draw_diagonal(axes)
+    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
+    for role, detector in methods:
+        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
+        draw_points(axes, role, [detector.fpr95], [DETECTED])
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("in-distribution examples flagged")
+    axes.set_ylabel("examples of the set flagged")
+
+
+def _sizes(methods: Sequence[Detector]) -> str:
+    sizes = sorted({(len(detector.inside), len(detector.outside)) for detector in methods})
+    counts = [
+        f"{outside:,} of the set (positive), {inside:,} in distribution"
+        for inside, outside in sizes
+    ]
+    return f"Rows: {' or '.join(counts)}"
+
+
+_SHIFTED = (("ece", "ECE"), ("accuracy", "accuracy"))
+_TALL, _GAP = 1.25, 0.25
+
+
+def shift_panel(
+    name: str, curves: Sequence[tuple[Role, ShiftCurve]], axis: str = "severity"
+) -> Panel:
+    """Return ECE and accuracy of some methods, at least one, under one corruption or attack.
+
+    The horizontal axis has the label `axis`.
+    """
+    top = 0.58 + len(curves) * ENTRY_HEIGHT
+    boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
+    figure, axes = figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])
+    add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
+    entries = [(role, curve.label, _ends(curve, axis)) for role, curve in curves]
+    texts, words = add_entries(figure, entries, top=0.58)
+    levels = sorted({level for _, curve in curves for level in curve.scores})
+    for ax, (key, title) in zip(axes, _SHIFTED, strict=True):
+        for index, (role, curve) in enumerate(curves):
+            shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]
+            _draw_shift(ax, role, curve, key, shift)
+        ax.set_ylabel(title, color=INK)
+        if all(float(level).is_integer() for level in levels):
+            ax.set_xticks(levels)
+        ax.set_ylim(bottom=0)
+    axes[-1].set_xlabel(axis, color=INK)
+    kind = curves[0][1].kind.replace("_", " ")
+    return Panel(
+        name,
+        figure,
+        f"Calibration under {kind} of " + ", ".join(texts.values()),
+        filled(words, texts),
+        {TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
+    )
+
+
+def _ends(curve: ShiftCurve, axis: str) -> str:
+    """Return the scores of the lowest and the highest level."""
+    first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
+    parts = (
+        f"{words} {number(first[key].value)} to {number(last[key].value)}"
+        for key, words in _SHIFTED
+    )
+    return f"{', '.join(parts)} at {axis} {max(curve.scores):.4g}"
+
+
+def _draw_shift(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:
+    """Draw a curve, shifted so that the error bars of methods do not overlap."""
+    scores = [by_key[key] for by_key in curve.scores.values()]
+    across = [severity + shift for severity in curve.scores]
+    values = [score.value for score in scores]
+    draw_curve(axes, role, across, values)
+    draw_points(axes, role, across, values)
+    ends = [score.low for score in scores], [score.high for score in scores]
+    axes.vlines(across, *ends, color=role.color, linewidth=0.8)

@@ -1,0 +1,225 @@
+"""Histograms: confidence of correct and wrong predictions, and densities of an uncertainty.
+
+Densities compare the uncertainty of in-distribution rows with that of other rows. All sets share
+the bins of a panel, and each bar is a share of its own set's rows, so that sets of different sizes
+are comparable. A score that spans several powers of ten gets a logarithmic axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from bayeslora.reporting.assess import SURE
+from bayeslora.reporting.figures.rendering import Panel
+from bayeslora.reporting.figures.style import (
+    IN_DISTRIBUTION,
+    INK,
+    KEY_ROW,
+    OUTSIDE,
+    RIGHT,
+    TITLE_SLOT,
+    WRONG,
+    Role,
+    add_heading,
+    add_key,
+    figure_with_axes,
+    mark_powers,
+    name_slot,
+)
+from bayeslora.reporting.text import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+
+_ACCURACY = Role(INK, "-")
+_CERTAINTY = Role(INK, (0, (3, 2)))
+
+
+def confidence_panel(
+    name: str,
+    label: str,
+    confidence: NDArray[np.float64],
+    correct: NDArray[np.bool_] | None,
+    bins: int,
+) -> Panel:
+    """Return the histogram of a method's confidence, in equal-width bins over 0 to 1.
+
+    `confidence` holds the [N] highest class probabilities of the labelled rows, and `correct`
+    whether that class is the label; if no row has a label, it is None and `confidence` of all rows.
+    """
+    means = {"mean confidence": (_CERTAINTY, float(confidence.mean()))}
+    if correct is None:
+        heading = f"{len(confidence)} examples without labels"
+        key = [(RIGHT, "all examples")]
+        wrong, title = np.zeros(len(confidence), dtype=np.bool_), f"Confidence of {label}"
+        counts = f"{len(confidence)} examples"
+    else:
+        heading = f"{len(correct):,} labelled examples"
+        wrong, title = ~correct, f"Confidence of correct and wrong predictions of {label}"
+        errors = int(np.count_nonzero(wrong))
+        right = len(correct) - errors
+        key = [(RIGHT, f"correct ({right})"), (WRONG, f"wrong ({errors})")]
+        means = {"accuracy": (_ACCURACY, float(correct.mean())), **means}
+        counts = f"{right} predictions are correct and {errors} wrong"
+    figure, (axes,) = figure_with_axes(3.1, (0.42, 1.8))
+    add_heading(figure, heading)
+    add_key(figure, key, top=0.58)
+    entries = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
+    add_key(figure, entries, top=0.58, left=1.45)
+    _draw_histogram(axes, confidence, wrong, bins)
+    for role, mean in means.values():
+        axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
+    judged = confidence if correct is None else confidence[wrong]
+    sure = int(np.count_nonzero(judged >= SURE))
+    whose = "" if correct is None else " of the wrong ones"
+    return Panel(
+        name,
+        figure,
+        title,
+        (
+            f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more."
+            f" {', '.join(words for _, words in entries).capitalize()}."
+        ),
+        {TITLE_SLOT: label},
+    )
+
+
+def _draw_histogram(
+    axes: Axes, confidence: NDArray[np.float64], is_wrong: NDArray[np.bool_], bins: int
+) -> None:
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    right, _ = np.histogram(confidence[~is_wrong], edges)
+    wrong, _ = np.histogram(confidence[is_wrong], edges)
+    # Wrong predictions start at the axis: they are few, and their heights are compared.
+    for heights, base, role in ((wrong, np.zeros(bins), WRONG), (right, wrong, RIGHT)):
+        shown = heights > 0
+        axes.bar(
+            edges[:-1][shown],
+            heights[shown],
+            bottom=base[shown],
+            width=1.0 / bins,
+            align="edge",
+            facecolor=role.area,
+            edgecolor=role.color,
+            hatch=role.hatch,
+            linewidth=0.6,
+        )
+    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+NUM_BINS = 30
+"""Bins of a density panel."""
+
+_WIDE = 100.0
+"""Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
+
+
+@dataclass(frozen=True)
+class OutsideSet:
+    """An out-of-distribution set of a density panel.
+
+    `values` holds the [M] scores of its rows, higher = more uncertain; `auroc` is a text such as
+    `AUROC 0.912`.
+    """
+
+    label: str
+    values: NDArray[np.float64]
+    auroc: str
+
+    @property
+    def median(self) -> str:
+        """The median of its values as text."""
+        return number(float(np.median(self.values)))
+
+
+def density_panel(
+    name: str,
+    label: str,
+    score: str,
+    inside: NDArray[np.float64],
+    outside: Sequence[OutsideSet],
+    *,
+    axis: str,
+    limits: tuple[float, float] | None = None,
+) -> Panel | None:
+    """Return the panel of a method and a score in words; None if the score is constant.
+
+    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain. `axis` is
+    the score with its unit; without `limits` of a linear axis, the axis follows from the values.
+    """
+    everything = np.concatenate([inside, *(item.values for item in outside)])
+    everything = everything[np.isfinite(everything)]
+    if everything.size == 0 or float(np.ptp(everything)) == 0.0:
+        return None
+    edges, logarithmic = _edges(everything, limits)
+    key = 0.56 + (len(outside) + 1) * KEY_ROW
+    figure, (axes,) = figure_with_axes(2.2 + key, (0.42, 1.7))
+    add_heading(figure, score)
+    slots = {name_slot(index): item.label for index, item in enumerate(outside)}
+    entries = [(IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
+    for index, (slot, item) in enumerate(zip(slots, outside, strict=True)):
+        entries.append((_role(index), f"{slot} (n {len(item.values)}), {item.auroc}"))
+    add_key(figure, entries, top=0.58)
+    _draw_densities(axes, edges, inside, outside)
+    axes.set(ylabel="% of the set", xlabel=axis)
+    if logarithmic:
+        axes.set(xscale="log", xlabel=f"{axis}, log scale")
+        mark_powers(axes.xaxis)
+    axes.set_xlim(edges[0], edges[-1])
+    medians = [f"median {number(float(np.median(inside)))} in distribution"]
+    medians += [f"{item.median} on {item.label} ({item.auroc})" for item in outside]
+    return Panel(
+        name,
+        figure,
+        f"{score} of {label}, in distribution and outside",
+        f"{', '.join(medians)}.",
+        {TITLE_SLOT: label, **slots},
+    )
+
+
+def _role(index: int) -> Role:
+    return OUTSIDE[index % len(OUTSIDE)]
+
+
+def _edges(
+    values: NDArray[np.float64], limits: tuple[float, float] | None
+) -> tuple[NDArray[np.float64], bool]:
+    """Return the edges of the bins, and whether their axis is logarithmic."""
+    if limits is not None:
+        return np.linspace(*limits, NUM_BINS + 1), False
+    low, high = np.quantile(values, [0.005, 0.995])
+    if low > 0 and high / low > _WIDE:
+        return np.geomspace(low, high, NUM_BINS + 1), True
+    if not high > low:
+        low, high = values.min(), values.max()
+    return np.linspace(low, high, NUM_BINS + 1), False
+
+
+def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the percentage of rows in each bin; values out of range count in the end bins."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return 100 * counts / max(1, len(values))
+
+
+def _draw_densities(
+    axes: Axes,
+    edges: NDArray[np.float64],
+    inside: NDArray[np.float64],
+    outside: Sequence[OutsideSet],
+) -> None:
+    area: dict[str, Any] = {"facecolor": IN_DISTRIBUTION.area, "edgecolor": IN_DISTRIBUTION.color}
+    axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
+    for index, item in enumerate(outside):
+        role = _role(index)
+        look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
+        axes.stairs(_shares(item.values, edges), edges, baseline=None, linewidth=1.4, **look)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_ylim(bottom=0)
