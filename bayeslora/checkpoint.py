@@ -150,8 +150,8 @@ class ModelFiles:
         """Log a warning if the source directory has no file hashes."""
         if self.directory is not None and not self.verified:
             logger.warning(
-                "%s was saved without hashes, so a changed file would not be noticed; fit or save "
-                "it again to add them",
+                "%s was saved without hashes, so changes to its files cannot be detected; fit or "
+                "save it again to add them",
                 self.directory,
             )
 
@@ -218,8 +218,8 @@ def read_record(directory: str | Path) -> ModelRecord:
     if not (folder / RECORD).is_file():
         foreign = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
         advice = (
-            f". Make one of this checkpoint with `bayeslora calibrate {folder} ROWS --out DIR` "
-            "(in Python: from_transformers, then calibrate)"
+            f". To make a model from this checkpoint, run `bayeslora calibrate {folder} ROWS "
+            "--out DIR` (in Python: from_transformers, then calibrate)"
         )
         raise InputError(
             f"{folder} is not a bayeslora model: it has no {RECORD}{advice if foreign else ''}"
@@ -333,7 +333,7 @@ def problem(record: Any, kinds: tuple[str, ...]) -> str:
     for name, keys in _MAPPINGS.items():
         value = getattr(record, name)
         if not isinstance(value, Mapping) or not value.keys() >= keys:
-            return f"{name!r} must hold {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
+            return f"{name!r} must contain {', '.join(map(repr, sorted(keys))) or 'a mapping'}"
     for name, least in _NUMBERS.items():
         value = getattr(record, name)
         if not _is_whole(value) or not least <= value <= _LARGEST:
@@ -347,7 +347,7 @@ def problem(record: Any, kinds: tuple[str, ...]) -> str:
             and all(isinstance(choice, str) for choice in column)
         )
         if not (isinstance(column, str) or several or (name in _ABSENT and column is None)):
-            return f"'columns' must hold names, got {column!r} as {name!r}"
+            return f"'columns' must contain names, got {column!r} as {name!r}"
     return _classes_problem(record) or _backbone_problem(record.backbone, kinds)
 
 
@@ -356,7 +356,7 @@ def _classes_problem(record: Any) -> str:
         return "'classes' must list two or more different names"
     sizes = [*record.tasks.values()]
     if sizes and not (all(map(_is_whole, sizes)) and sum(sizes) == len(record.classes)):
-        return f"'tasks' must hold numbers of classes, {len(record.classes)} in all"
+        return f"'tasks' must map names to numbers of classes that sum to {len(record.classes)}"
     if not isinstance(record.across_tasks, bool):
         return f"'across_tasks' must be true or false, got {str(record.across_tasks)[:40]}"
     return ""
@@ -365,21 +365,21 @@ def _classes_problem(record: Any) -> str:
 def _backbone_problem(backbone: Mapping[str, Any], kinds: tuple[str, ...]) -> str:
     for name in ("name", "fingerprint"):
         if not isinstance(backbone[name], str):
-            return f"'backbone' must hold a text as {name!r}, got {str(backbone[name])[:40]}"
+            return f"'backbone' must have a string as {name!r}, got {str(backbone[name])[:40]}"
     for name, allowed in (("dtype", DTYPES), ("kind", kinds)):
         if backbone[name] not in allowed:
             return (
-                f"'backbone' must hold one of {', '.join(map(repr, allowed))} as {name!r}, got "
+                f"'backbone' must have one of {', '.join(map(repr, allowed))} as {name!r}, got "
                 f"{str(backbone[name])[:40]!r}"
             )
     if not isinstance(backbone.get("settings", {}), Mapping):
-        return "'backbone' must hold a mapping as 'settings'"
+        return "'backbone' must have a mapping as 'settings'"
     for name in ("layer", "template"):
         if not isinstance(backbone.get(name), str | None):
-            return f"'backbone' must hold a text or null as {name!r}"
+            return f"'backbone' must have a string or null as {name!r}"
     depth = backbone.get("depth")
     if depth is not None and not (_is_whole(depth) and depth >= 1):
-        return f"'backbone' must hold an integer >= 1 or null as 'depth', got {str(depth)[:40]}"
+        return f"'backbone' must have an integer >= 1 or null as 'depth', got {str(depth)[:40]}"
     return _verbaliser_problem(backbone.get("verbaliser"))
 
 
@@ -387,7 +387,7 @@ def _verbaliser_problem(verbaliser: Any) -> str:
     words = verbaliser.values() if isinstance(verbaliser, Mapping) else [verbaliser or ""]
     if all(isinstance(word, str) for word in words):
         return ""
-    return "'backbone' must hold a text, words by class or null as 'verbaliser'"
+    return "'backbone' must have a string, a mapping from classes to words, or null as 'verbaliser'"
 
 
 def _is_whole(value: Any) -> bool:

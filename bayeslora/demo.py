@@ -150,8 +150,8 @@ def _provenance(
             "backbone": backbone.name,
             **{name: str(value) for name, value in reading.items()},
             "adapters": f"LoRA and PoLAR, r = {LoRA().r}, on the last {LoRA().num_layers} layers",
-            "tokens": f"at most {MAX_LENGTH} a text",
-            "options": "those of `fit` by default",
+            "tokens": f"at most {MAX_LENGTH} per text",
+            "options": "defaults of `fit`",
             "MC dropout": f"{NUM_PASSES} passes",
             "ensemble": f"{NUM_MEMBERS} members",
         },
@@ -168,7 +168,7 @@ def _fits(record: ModelRecord) -> str:
     count = record.num_members + scale.get("num_fits", 0)
     choices = {"epochs": record.training["epochs"], **record.results["posterior"]}
     if scale:
-        choices["logits times"] = scale["factor"]
+        choices["logit scale"] = scale["factor"]
     chosen = ", ".join(
         f"{key.replace('_', ' ')} {shown_value(value)}" for key, value in choices.items()
     )

@@ -24,9 +24,9 @@ _DEFAULT_GIB = 2.0
 
 FROZEN_STATES, SECOND_MOMENTS, BACKBONES = "frozen-states", "second-moments", "backbones"
 KINDS: Mapping[str, str] = {
-    FROZEN_STATES: "texts as the frozen layers leave them, for the next fit of the same rows",
-    SECOND_MOMENTS: "statistics of a context that adapters start from",
-    BACKBONES: "de-quantised weights of embedded models, a minute to make again",
+    FROZEN_STATES: "outputs of the frozen layers, for the next fit to the same texts",
+    SECOND_MOMENTS: "context statistics from which adapters are initialised",
+    BACKBONES: "de-quantised weights of embedded models, which take a minute to rebuild",
 }
 """Kinds of cached files, with what they hold."""
 
@@ -76,7 +76,7 @@ def most_bytes() -> int:
         gib = -1.0
     if not 0 <= gib <= 1e6:
         raise InputError(
-            f"{SIZE_VARIABLE} must be a number of GiB from 0 (nothing is kept) to a million, got "
+            f"{SIZE_VARIABLE} must be a number of GiB from 0 (no cache) to a million, got "
             f"{chosen!r}"
         )
     return int(gib * (1 << 30))

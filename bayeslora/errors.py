@@ -27,22 +27,22 @@ _KNOWN_AS = {
 }
 
 _DORA = (
-    "DoRA is left out: it divides by norms of the whole changed weight, so that its change is not "
-    "of low rank, which posteriors, export and spectrum rely on"
+    "DoRA is not supported: it normalises the whole changed weight, so its change is not "
+    "low-rank, as posteriors, export and spectrum require"
 )
 _SAMPLERS = (
-    "chains over adapter weights are left out: they need thousands of gradients of the backbone; "
-    "'nuts' runs them over the last layer"
+    "MCMC over adapter weights is not supported: it needs thousands of gradients of the "
+    "backbone; 'nuts' samples the last layer"
 )
 # Names of methods and options that are left out, with the reason.
 _LEFT_OUT = {
     "adapter": {"dora": _DORA},
     "option of adapter lora": {"use_dora": _DORA},
     "posterior": {
-        "sngp": "SNGP is left out: it normalises the backbone's own weights, which stay frozen "
-        "here; 'vbll' and 'gvbll' see distances in features too",
-        "evidential": "evidential networks are left out: their loss is of no posterior; 'gvbll' "
-        "and 'vbll' answer in one pass too",
+        "sngp": "SNGP is not supported: it normalises the backbone's weights, which stay frozen "
+        "here; 'vbll' and 'gvbll' are also sensitive to distances between features",
+        "evidential": "evidential networks are not supported: their loss does not define a "
+        "posterior; 'gvbll' and 'vbll' also predict in one pass",
         "sgld": _SAMPLERS,
         "sghmc": _SAMPLERS,
     },
@@ -50,41 +50,44 @@ _LEFT_OUT = {
 
 
 CODES = {
-    "input": "Something is wrong that has no code of its own; the message says what.",
+    "input": "The input is invalid; the message has the details.",
     "another-backbone": "The model was made for another backbone.",
     "another-fit": "The directory holds an interrupted fit with other options or data.",
     "busy": "Another process writes to the same output.",
     "clash": "Two options cannot be given together.",
-    "damaged": "A file is damaged, or does not fit the others of its model.",
-    "diverged": "Training came to numbers that are not finite.",
-    "exists": "The output exists, and may not be replaced.",
-    "factors-hold-weight": "The adapter's factors hold a part of the pretrained weight.",
-    "factors-move-with-input": "The adapter's change depends on the input while it trains.",
-    "from-start": "The posterior is for a fit from the start, not for a finished network.",
+    "damaged": "A file is damaged, or does not match the other files of its model.",
+    "diverged": "Training produced numbers that are not finite.",
+    "exists": "The output already exists and would be overwritten.",
+    "factors-hold-weight": "The adapter's factors contain part of the pretrained weight.",
+    "factors-move-with-input": "The adapter's change depends on the input during training.",
+    "from-start": "The posterior must be fitted from the start, not to a finished network.",
     "gated": "A gate between the factors makes the change of a weight depend on the input.",
     "missing": "An optional package, an embedded model or a data set is not installed.",
     "needs-validation": "The posterior needs validation data.",
-    "never-trains": "With this layer sampling some layer would never train.",
-    "no-adapter": "The posterior is over the weights of an adapter, and there is none.",
-    "no-dropout": "There is no dropout that the posterior could sample.",
-    "no-effect": "An option would change nothing beside the others.",
+    "never-trains": "With this layer sampling, some layer would never train.",
+    "no-adapter": "The posterior is over adapter weights, and there is no adapter.",
+    "no-dropout": "The posterior samples dropout, and no dropout is active.",
+    "no-effect": "An option has no effect with the other options.",
     "no-factors": "The posterior is over low-rank factors, and the adapter has none.",
-    "no-free-factor": "The posterior scales a first factor that starts at random, as LoRA's.",
-    "no-resting": "The posterior needs every layer in every training step.",
+    "no-free-factor": "The posterior needs an adapter with a random first factor, such as LoRA.",
+    "no-resting": "The posterior needs all layers to train in every step.",
     "not-fitted": "Nothing is fitted yet.",
-    "not-in-episodes": "Training is on few-shot episodes, where this has no part.",
-    "not-on-layers": "The posterior cannot be over whole layers.",
-    "not-on-options": "The posterior is not for questions that are read option by option.",
+    "not-in-episodes": "The option or posterior has no effect when training on few-shot episodes.",
+    "not-on-layers": "The posterior does not support layers trained in full.",
+    "not-on-options": "The posterior does not support the format `options`.",
     "not-shared": "The method cannot be trained by several processes.",
-    "option": "The value of an option is not allowed.",
-    "package": "A method of another package is not what it has to be, or its name is taken.",
-    "row": "A row of predictions is wrong.",
-    "sampled-twice": "The adapter samples layers by options of its own.",
-    "second-gate": "The adapter has a gate, or moves its factors, where the posterior puts one.",
-    "several-networks": "One network is needed, and the model has several.",
-    "shared-layers": "Layers share their weights, and the posterior needs each called once.",
+    "option": "An option has an invalid value.",
+    "package": "A method of another package is invalid, or its name is taken.",
+    "row": "A row of predictions is invalid.",
+    "sampled-twice": "The adapter has its own options for layer sampling.",
+    "second-gate": (
+        "The posterior's gate conflicts with the adapter, which has its own gate or moves its "
+        "factors."
+    ),
+    "several-networks": "Exactly one network is needed, and the model has several.",
+    "shared-layers": "Layers share weights, and the posterior needs each layer to be called once.",
     "too-short": "Training is too short for the posterior.",
-    "unknown": "A name is none of those that exist.",
+    "unknown": "A name is unknown.",
 }
 """Values of `InputError.code` with their meanings; the message has the details."""
 

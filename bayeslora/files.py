@@ -87,7 +87,7 @@ def special_kind(mode: int) -> str:
     """Return the kind of special file of an `os.stat` mode; empty for a file or a directory."""
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""
-    return next((name for check, name in _SPECIAL.items() if check(mode)), "no file")
+    return next((name for check, name in _SPECIAL.items() if check(mode)), "a special file")
 
 
 def shown_path(path: str | Path) -> str:
@@ -105,7 +105,7 @@ def real_path(path: str | Path) -> Path:
     # Path.resolve fails on cycles only before Python 3.13.
     real = Path(os.path.realpath(path))
     if real.is_symlink():
-        raise InputError(f"{path} is a link that leads back to itself")
+        raise InputError(f"{path} is a symbolic link that points back to itself")
     return real
 
 
@@ -119,7 +119,7 @@ def refuse_inputs(out: str | Path, *inputs: str | Path) -> None:
     for path in inputs:
         source = real_path(path)
         if source.is_relative_to(target) and source.exists():
-            relation = "is" if source == target else f"holds {path},"
+            relation = "is" if source == target else f"contains {path},"
             raise InputError(f"{out} {relation} an input of this command; choose another path")
 
 
@@ -145,7 +145,7 @@ def refuse_ground(path: str | Path) -> None:
         InputError: It is or contains the working directory, or is a mount point.
     """
     if Path.cwd().is_relative_to(real_path(path)):
-        raise InputError(f"{path} is, or holds, the working directory; choose another path")
+        raise InputError(f"{path} is or contains the working directory; choose another path")
     if os.path.ismount(path):
         raise InputError(f"{path} is a mount point; choose a path within it")
 

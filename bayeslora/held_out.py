@@ -85,8 +85,8 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], st
     ]
     if fitted.metadata and applied.metadata and changed[0] != changed[1]:
         raise InputError(
-            f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; they must "
-            "have gone the same way"
+            f"{fit_name} was recalibrated by {changed[0]}, {apply_name} by {changed[1]}; both "
+            "need the same recalibration"
         )
     check_classes(f"{fit_name} has", fitted.classes, applied.classes, f"{apply_name} has")
     shared = sorted(_names(fitted) & _names(applied))
@@ -97,8 +97,8 @@ def check_apart(fit: tuple[str, Predictions], apply: tuple[str, Predictions], st
         )
     equal = share_of_equal_rows(fitted.probs, applied.probs)
     problem = (
-        f"{100 * equal:.0f} % of the rows of {apply_name} have the very same probabilities in "
-        f"{fit_name}, up to the digits that were printed"
+        f"{100 * equal:.0f} % of the rows of {apply_name} have the same probabilities in "
+        f"{fit_name}, up to rounding"
     )
     if equal > MOST_EQUAL:
         raise InputError(f"{problem}; {why}")

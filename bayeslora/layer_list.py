@@ -25,11 +25,11 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     best = [(name, items) for name, items in alike if len(items) == longest]
     if len(best) == 1:
         return best[0]
-    problem = "no list of layers of one class"
+    problem = "no list of layers of the same class"
     if best:
         names = ", ".join(name or "itself" for name, _ in best)
         problem = f"several lists of {longest} layers each ({names})"
-    raise InputError(f"{type(model).__name__} has {problem}, so its layers are unknown")
+    raise InputError(f"cannot find the layers of {type(model).__name__}: it has {problem}")
 
 
 def is_sharded(module: nn.Module | type[nn.Module]) -> bool:

@@ -93,14 +93,14 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
         refusal = f"{path} is not overwritten"
     if (foreign := _first_foreign(folder, _patterns(markers))) is not None:
         raise InputError(
-            f"{refusal}: bayeslora did not write {foreign!r} in it; choose another path, or move "
-            "what is there"
+            f"{refusal}: it contains {foreign!r}, which bayeslora did not write; choose another "
+            "path, or move its contents"
         )
     for layout, content in markers.items():
         if content is not None and not layout.recognises(content):
             raise InputError(
-                f"{refusal}: {layout.marker} is damaged, of another program, or of a newer "
-                "bayeslora; choose another path",
+                f"{refusal}: {layout.marker} is damaged, or was written by another program or a "
+                "newer bayeslora; choose another path",
                 code="damaged",
             )
     if not any(content is not None for content in markers.values()):

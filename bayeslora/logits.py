@@ -30,8 +30,8 @@ class GaussianLogits:
         rows, classes = self.mean.shape
         if tuple(self.covariance.shape) not in {(rows, classes), (rows, classes, classes)}:
             raise ValueError(
-                f"covariance must be [{rows}, {classes}] or [{rows}, {classes}, {classes}], "
-                f"got {list(self.covariance.shape)}"
+                f"covariance must have shape [{rows}, {classes}] or [{rows}, {classes}, "
+                f"{classes}], got {list(self.covariance.shape)}"
             )
 
     @property
@@ -113,10 +113,10 @@ class SampledLogits:
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 3:
-            raise ValueError(f"samples must be [S, N, C], got {list(self.samples.shape)}")
+            raise ValueError(f"samples must have shape [S, N, C], got {list(self.samples.shape)}")
         shape = self.samples.shape[1:]
         if self.exact is not None and self.exact.shape != shape:
-            raise ValueError(f"exact must be {list(shape)}, got {list(self.exact.shape)}")
+            raise ValueError(f"exact must have shape {list(shape)}, got {list(self.exact.shape)}")
 
     @property
     def mean(self) -> Tensor:

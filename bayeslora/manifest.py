@@ -153,7 +153,12 @@ def file_states(
             states.append(FileState(name, size, state, early[name]))
         elif hashes[name] != expected["sha256"]:
             states.append(
-                FileState(name, size, "changed", "has other content than was saved (SHA-256)")
+                FileState(
+                    name,
+                    size,
+                    "changed",
+                    "was changed after the model was saved (its SHA-256 differs)",
+                )
             )
         else:
             states.append(FileState(name, size, "ok"))
@@ -192,7 +197,7 @@ def _without_hashing(path: Path, expected: int) -> str:
     size = _size(path)
     if size is None:
         return "is not a regular file" if path.is_symlink() or path.exists() else "is missing"
-    return "" if size == expected else f"has {size:,} bytes, and {expected:,} were saved"
+    return "" if size == expected else f"has {size:,} bytes, expected {expected:,}"
 
 
 def _size(path: Path) -> int | None:

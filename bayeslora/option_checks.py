@@ -79,7 +79,7 @@ def _shown(number: float) -> str:
 
 
 Count = Annotated[int, Range(1)]
-Draws = Annotated[int, Range(0), "Draws of a prediction."]
+Draws = Annotated[int, Range(0), "Number of draws per prediction."]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(low=0)]
 Share = Annotated[float, Range(above=0, below=1)]

@@ -46,7 +46,7 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
         name, options = _parse(kind, value)
     elif isinstance(value, Mapping):
         if "name" not in value:
-            raise InputError(f"{kind} needs a name beside its options, got {dict(value)!r}")
+            raise InputError(f"{kind} needs a 'name' besides its options, got {dict(value)!r}")
         options = {key: _number(key, item) for key, item in value.items() if key != "name"}
         name = str(value.get("name", ""))
     else:
@@ -158,7 +158,7 @@ def _number(key: object, value: Any) -> Any:
     """
     if isinstance(value, int) and value.bit_length() > sys.float_info.max_exp:
         raise InputError(
-            f"{key} must be a number below 1e308, got one of {value.bit_length()} bits",
+            f"{key} must be a number below 1e308, got an integer of {value.bit_length()} bits",
             code="option",
         )
     is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)

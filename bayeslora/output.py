@@ -90,7 +90,7 @@ def _discard(replaced: Path, target: Path, layouts: tuple[Layout, ...]) -> None:
         backup = target.with_name(hidden_name(target, f".old-{replaced.stem[-8:]}")[1:])
         replaced.rename(backup)
         logger.warning(
-            "the previous content of %s is kept in %s, since bayeslora did not write %s",
+            "moved the previous content of %s to %s, because bayeslora did not write %s",
             target,
             backup,
             foreign,

@@ -76,8 +76,8 @@ def check_patterns(prefix: str, patterns: Iterable[str], names: Collection[str])
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{prefix}: its patterns take too long to match (over {_SECONDS:g} s); one of them may "
-            "repeat a group that repeats, as in (a*)*"
+            f"{prefix}: its patterns take too long to match (over {_SECONDS:g} s); one of them "
+            "may contain nested repetition, such as (a*)*"
         ) from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]

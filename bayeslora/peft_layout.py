@@ -32,7 +32,7 @@ REPEATED_STARTS = (EXACT_PISSA, "olora", "loftq")
 """Values that move the same part of a base model every time, as PEFT does on loading."""
 
 CONVERSION = (
-    "save it with PEFT's path_initial_model_for_weight_conversion, which gives a plain LoRA"
+    "save it with PEFT's path_initial_model_for_weight_conversion, which converts it to plain LoRA"
 )
 """Advice for all other values."""
 

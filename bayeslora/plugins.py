@@ -76,7 +76,9 @@ class Offer:
         checked = self.check(loaded, origin)
         if checked.name != self.name:
             raise InputError(
-                f"{origin} calls itself {checked.name!r} in {self.entry.value!r}", code="package"
+                f"{origin}: class {self.entry.value!r} has the name {checked.name!r}; the two "
+                "names must be equal",
+                code="package",
             )
         return checked
 
@@ -131,7 +133,7 @@ class Catalogue(Mapping[str, type[Any]]):
         if len(offers) > 1:
             packages = ", ".join(offer.package for offer in offers)
             raise InputError(
-                f"{self.kind} {name!r} is offered by several packages: {packages}", code="package"
+                f"{self.kind} {name!r} is provided by several packages: {packages}", code="package"
             )
         return offers[0].load()
 
@@ -170,7 +172,7 @@ class Catalogue(Mapping[str, type[Any]]):
         known = self.registered.get(name)
         if known is not None and _place(known) != _place(config):
             raise InputError(
-                f"{self.kind} {name!r} is registered already, by {_place(known)}", code="package"
+                f"{self.kind} {name!r} is already registered by {_place(known)}", code="package"
             )
         self.registered[name] = checked
         return config
@@ -191,8 +193,8 @@ class Catalogue(Mapping[str, type[Any]]):
             known = self.get(name)
             if known is None or not isinstance(value, known):
                 raise InputError(
-                    f"{self.kind} {name!r}: class {_place(type(value))} is not registered; give it "
-                    f"a name of its own and call bayeslora.register_{self.kind} on it",
+                    f"{self.kind} {name!r}: class {_place(type(value))} is not registered; give "
+                    f"it a unique name and call bayeslora.register_{self.kind} on it",
                     code="package",
                 )
         return options.resolve(self.kind, value, self)
@@ -240,8 +242,8 @@ class Catalogue(Mapping[str, type[Any]]):
     def _usable(self, offer: Offer) -> type[Any]:
         if offer.name in self.built_in:
             raise InputError(
-                f"{self.kind} {offer.name!r} of package {offer.package} is not used: the name is "
-                f"that of {'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} that is built in",
+                f"{self.kind} {offer.name!r} of package {offer.package} is not used: a built-in "
+                f"{self.kind} has the same name",
                 code="package",
             )
         return self[offer.name]
@@ -275,8 +277,8 @@ def check_options_class(
     ]
     if missing:
         raise InputError(
-            f"{origin}: {cls.__name__} lacks the class variables "
-            f"{', '.join(map(repr, missing))}; they are text (ClassVar[str])",
+            f"{origin}: {cls.__name__} lacks the class variables {', '.join(map(repr, missing))} "
+            "(each a ClassVar[str])",
             code="package",
         )
     _check_use(cls, origin)
@@ -287,15 +289,16 @@ def _check_use(cls: type[Any], origin: str) -> None:
     """Check that the name is valid in `name:key=value`, and that all options have defaults."""
     if not _NAME.fullmatch(cls.name):
         raise InputError(
-            f"{origin}: name must be lower-case letters, digits and underscores, got {cls.name!r}",
+            f"{origin}: name must consist of lower-case letters, digits and underscores, got "
+            f"{cls.name!r}",
             code="package",
         )
     try:
         cls()
     except Exception as error:
         raise InputError(
-            f"{origin}: every option needs a default that is allowed, but {cls.__name__}() "
-            f"raises {type(error).__name__}: {error}",
+            f"{origin}: every option needs a valid default, but {cls.__name__}() raises "
+            f"{type(error).__name__}: {error}",
             code="package",
         ) from error
 

@@ -46,15 +46,15 @@ def launched() -> tuple[int, int]:
         for name in _MPI_SIZES:
             if _number(name) != 1:
                 raise InputError(
-                    f"{name} is {os.environ[name]!r}, and processes that mpirun starts do not find "
-                    "each other: start them with torchrun or accelerate launch"
+                    f"{name} is {os.environ[name]!r}, but processes started by mpirun cannot "
+                    "connect to each other; start them with torchrun or accelerate launch"
                 )
         return 0, 1
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, and {', '.join(missing)} is not set: "
-            "start several processes with torchrun or accelerate launch, or unset WORLD_SIZE"
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but {', '.join(missing)} is not set; "
+            "start the processes with torchrun or accelerate launch, or unset WORLD_SIZE"
         )
     return _number("RANK", 0), size
 
@@ -308,7 +308,10 @@ def _gpu() -> int:
 
     rank, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if rank >= count:
-        raise InputError(f"there are more processes than GPUs on this machine, which has {count}")
+        raise InputError(
+            f"there are more processes than GPUs on this machine, which has {count}; start one "
+            "process per GPU"
+        )
     return rank
 
 

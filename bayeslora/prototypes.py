@@ -35,7 +35,7 @@ def held_out_cosines(features: Tensor, labels: Tensor, num_classes: int) -> Tens
     counts = torch.bincount(labels, minlength=num_classes)
     if bool((counts < 2).any()):
         raise InputError(
-            "leaving one support example out needs two of each class, and a class has "
+            "leave-one-out needs at least two support examples per class, but a class has "
             f"{int(counts.min())}; give more examples, or choose merge=uniform"
         )
     centres = prototypes(features, labels, num_classes)

@@ -29,7 +29,7 @@ def load_yaml(text: str) -> Any:
     import yaml
 
     if len(text) > MOST_CHARACTERS:
-        raise InputError(f"has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
+        raise InputError(f"has {len(text):,} characters; at most {MOST_CHARACTERS:,} are allowed")
     try:
         return yaml.load(text, Loader=_loader())  # noqa: S506  # a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -74,15 +74,15 @@ def _loader() -> type[Any]:
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 # PyYAML converts tagged text, such as `!!int x`, without a check.
                 kind = node.tag.rpartition(":")[2]
-                raise _problem(f"{node.value!r} is no {kind}", node.start_mark) from None
+                raise _problem(f"{node.value!r} is not a valid {kind}", node.start_mark) from None
 
     def _check_scalar(node: Any) -> None:
         size = len(node.value)
         if node.tag.endswith(":int") and size > MOST_DIGITS:
-            problem = f"a number of {size:,} characters; at most {MOST_DIGITS}"
+            problem = f"an integer of {size:,} characters; at most {MOST_DIGITS} are allowed"
             raise _problem(problem, node.start_mark)
         if any("\ud800" <= char <= "\udfff" for char in node.value):
-            raise _problem("half a surrogate pair, which is no character", node.start_mark)
+            raise _problem("an unpaired surrogate is not a character", node.start_mark)
 
     def _problem(problem: str, mark: Any) -> Exception:
         return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)

@@ -77,7 +77,7 @@ def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = dict(file.metadata() or {})
     if about.pop(_CHECKSUM, None) != _sha256(tensors):
-        raise InputError(f"{path} is damaged (its sha256 is another)", code="damaged")
+        raise InputError(f"{path} is damaged (its SHA-256 differs)", code="damaged")
     return tensors, about
 
 

@@ -134,7 +134,7 @@ def test_tokens_beyond_the_embedding_are_refused(copied):
     path = copied("llama")
     hostile_models.more_words(path)
     backbone = load_backbone(str(path), device="cpu")
-    with pytest.raises(InputError, match=r"token \d+ .* \d+ tokens"):
+    with pytest.raises(InputError, match=r"token id \d+, .* \d+ tokens"):
         tokenise(backbone, ["the cat"], max_length=8)
 
 

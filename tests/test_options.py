@@ -62,7 +62,7 @@ def test_one_meaning_in_every_form(value, expected):
         ("tool:parts=0,x", "thing tool: expected key=value, got 'x'"),
         ("tool:sise=2", "unknown option of thing tool 'sise' (did you mean 'size'?)"),
         ("tool:size=[", "thing tool: size cannot be read"),
-        ({"size": 2}, "thing needs a name beside its options, got {'size': 2}"),
+        ({"size": 2}, "thing needs a 'name' besides its options, got {'size': 2}"),
         ("tool:size=2,label=b,size=3", "thing tool: option 'size' is given twice"),
         ({"name": "tool", "x": 2}, "unknown option of thing tool 'x'"),
         (3, "thing must be a name or an object (tool), got 3"),
@@ -154,10 +154,10 @@ def test_a_name_of_nothing_has_no_hint():
 @pytest.mark.parametrize(
     ("what", "value", "why"),
     [
-        ("adapter", "dora", "DoRA is left out: it divides by norms"),
-        ("adapter", "lora:use_dora=true", "DoRA is left out: it divides by norms"),
-        ("posterior", "SNGP", "SNGP is left out: it normalises"),
-        ("posterior", "sghmc", "'nuts' runs them over the last layer"),
+        ("adapter", "dora", "DoRA is not supported: it normalises"),
+        ("adapter", "lora:use_dora=true", "DoRA is not supported: it normalises"),
+        ("posterior", "SNGP", "SNGP is not supported: it normalises"),
+        ("posterior", "sghmc", "'nuts' samples the last layer"),
     ],
 )
 def test_names_that_were_left_out_say_why(what, value, why):

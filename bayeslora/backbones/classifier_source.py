@@ -50,8 +50,8 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
     if isinstance(source, nn.Module):
         if not hasattr(getattr(source, "config", None), "num_labels"):
             raise InputError(
-                f"{type(source).__name__} is no Hugging Face classifier (it has no config); "
-                "BayesianClassifier.from_module takes any module"
+                f"{type(source).__name__} is not a Hugging Face classifier (it has no config); "
+                "use BayesianClassifier.from_module for other modules"
             )
         path = str(getattr(source, "name_or_path", ""))
         _check_kind(path or IN_MEMORY, type(source).__name__)
@@ -63,7 +63,7 @@ def open_classifier(source: str | nn.Module, trust_remote_code: bool) -> tuple[n
     adapters = named_adapters(source)
     if adapters:
         raise InputError(
-            f"{source} holds PEFT checkpoints by name; pass the directory of one: "
+            f"{source} contains several PEFT checkpoints; pass the directory of one: "
             f"{', '.join(adapters)}"
         )
     check_reachable(source)
@@ -83,20 +83,25 @@ def class_names(config: Any, name: str, classes: Sequence[str] | None = None) ->
             not have distinct names.
     """
     if config.problem_type == "multi_label_classification":
-        raise InputError(f"{name} gives a text any number of labels; only one label a text is read")
+        raise InputError(
+            f"{name} is a multi-label classifier; only classifiers with one label per text are "
+            "supported"
+        )
     if config.num_labels < 2:
         raise InputError(
-            f"{name} has {config.num_labels} output; a classifier has two or more classes"
+            f"{name} has {config.num_labels} output; a classifier needs at least two classes"
         )
     if config.problem_type == "regression":
-        raise InputError(f"{name} predicts {config.num_labels} numbers (a regression), not a class")
+        raise InputError(
+            f"{name} is a regression model with {config.num_labels} outputs, not a classifier"
+        )
     if classes is not None:
         return checked_names(classes, config.num_labels)
     names = [config.id2label.get(index) for index in range(config.num_labels)]
     if None in names or len(set(map(str, names))) < len(names):
         raise InputError(
-            f"{name} has {config.num_labels} outputs and id2label {config.id2label}: name the "
-            "classes in index order with classes (--classes)"
+            f"{name} has {config.num_labels} outputs but id2label {config.id2label}; pass the "
+            "class names in index order with classes (--classes)"
         )
     return tuple(map(str, names))
 
@@ -109,12 +114,12 @@ def checked_names(classes: Sequence[str], num_classes: int | None = None) -> tup
     """
     not_list = isinstance(classes, str) or not isinstance(classes, Sequence)
     if not_list or not all(isinstance(item, str) and item.strip() for item in classes):
-        raise InputError(f"classes must be a list of names in index order, got {classes!r}")
+        raise InputError(f"classes must be a list of class names in index order, got {classes!r}")
     if len(set(classes)) < max(2, len(classes)):
-        raise InputError(f"classes must be two or more distinct names, got {list(classes)!r}")
+        raise InputError(f"classes must be at least two distinct names, got {list(classes)!r}")
     if num_classes is not None and len(classes) != num_classes:
         raise InputError(
-            f"classes has {len(classes)} names and the classifier {num_classes} outputs: "
+            f"classes has {len(classes)} names, but the classifier has {num_classes} outputs: "
             f"{', '.join(map(repr, classes))}"
         )
     return tuple(classes)
@@ -134,8 +139,8 @@ def _from_transformers(source: str, trust_remote_code: bool) -> nn.Module:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(
-            f"{source} is a PEFT checkpoint on the hub, and its tensors are checked on "
-            "disk: download it (`hf download`) and pass the directory"
+            f"{source} is a PEFT checkpoint on the hub; only local PEFT checkpoints can be "
+            "loaded: download it with `hf download` and pass the directory"
         )
     for architecture in getattr(model.config, "architectures", None) or ():
         _check_kind(source, architecture)
@@ -154,6 +159,6 @@ def _check_kind(name: str, architecture: str) -> None:
     for ending, unit in _OTHER_HEADS.items():
         if str(architecture).endswith(ending):
             raise InputError(
-                f"{name} is a {architecture}, which classifies {unit}; a sequence classifier, with "
-                "one label a text, is needed"
+                f"{name} is a {architecture}, which classifies {unit}; expected a sequence "
+                "classifier with one label per text"
             )

@@ -34,8 +34,8 @@ def check_depth(depth: object) -> None:
     share = is_number(depth) and not is_whole(depth) and 0 < depth <= 1
     if not (whole or share):
         raise InputError(
-            "depth must be a number of layers >= 1, a share of them such as 0.8 (1.0 is all), or "
-            f"'auto', got {depth!r}"
+            "depth must be a number of layers >= 1, a fraction such as 0.8 (1.0 is all layers), "
+            f"or 'auto', got {depth!r}"
         )
 
 
@@ -50,8 +50,8 @@ def num_layers(backbone: Backbone) -> int:
     stated = getattr(config, "num_hidden_layers", None)
     if stated != len(layers):
         raise InputError(
-            f"{backbone.name} cannot be read at another depth: it has a list of {len(layers)} "
-            f"layers and its configuration says {stated}"
+            f"depth is not supported for {backbone.name}: it has a list of {len(layers)} layers, "
+            f"but its configuration has {stated}"
         )
     return len(layers)
 
@@ -143,8 +143,8 @@ def read_as_asked(
         template = default if 2 * len(frame) <= max_length else None
         if template is None:
             logger.warning(
-                "texts are read without a template, which is %d of the %d tokens of max_length "
-                "(--max-length)",
+                "no template is used for the texts: it would take %d of the %d tokens of "
+                "max_length (--max-length)",
                 len(frame),
                 max_length,
             )

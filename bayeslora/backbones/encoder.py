@@ -310,7 +310,7 @@ class Encoder(FeatureExtractor):
         self._split = LayerSplit(backbone.model, layers_path, start)
         if not self._cached_answer(f"cut of {layers_path} at {start}", self._split_is_exact):
             logger.warning(
-                "the layers of %s below %d cannot be run separately: all layers run in every pass",
+                "cannot run the layers of %s below layer %d separately; every pass runs all layers",
                 backbone.name,
                 start,
             )
@@ -320,8 +320,8 @@ class Encoder(FeatureExtractor):
         self.one_by_one = padded and not self._cached_answer("padding", self._ignores_padding)
         if self.one_by_one:
             logger.warning(
-                "%s gives a text other features if it is padded: texts are run one by one, but "
-                "trained on in batches",
+                "the features of %s depend on padding: it is trained on batches, but other "
+                "passes run one text at a time",
                 backbone.name,
             )
 
@@ -529,7 +529,7 @@ class Encoder(FeatureExtractor):
             try:
                 save_states(path, states)
             except (OSError, InputError) as error:
-                logger.warning("states of frozen layers cannot be kept in %s: %s", path, error)
+                logger.warning("cannot save the states of the frozen layers to %s: %s", path, error)
         return states
 
     def _from_disk(self, tokens: Tokens | Pixels, key: str) -> PrefixStates | None:
@@ -541,7 +541,7 @@ class Encoder(FeatureExtractor):
                 path, spans_of(tokens.lengths), self.num_scaled, self.backbone.cache_dtype
             )
         except (OSError, InputError) as error:
-            logger.warning("%s; the frozen layers are run again", error)
+            logger.warning("%s; running the frozen layers again", error)
             return None
 
     def _lasting(self, key: str) -> str:

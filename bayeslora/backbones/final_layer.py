@@ -43,8 +43,8 @@ def find_layer(model: nn.Module, run: Callable[[], object], num_classes: int) ->
         run()
     if not ran:
         raise InputError(
-            f"no linear layer with {num_classes} outputs ran; name the final layer, one of "
-            + _last_linear(model)
+            f"no linear layer with {num_classes} outputs ran; pass the name of the final layer "
+            "as layer (--layer), one of " + _last_linear(model)
         )
     return ran[-1]
 
@@ -62,13 +62,13 @@ def check_layer(model: nn.Module, name: str, num_classes: int) -> None:
         matches = [] if module is not None else get_close_matches(name, linear, n=1)
         hint = f" (did you mean {matches[0]!r}?)" if matches else ""
         raise InputError(
-            f"layer {name!r} is no linear layer with {num_classes} outputs{hint}; the last linear "
-            "layers are " + _last_linear(model)
+            f"layer {name!r} is not a linear layer with {num_classes} outputs{hint}; the last "
+            "linear layers are " + _last_linear(model)
         )
     if not module.weight.is_floating_point():
         raise InputError(
-            f"layer {name!r} has quantised weights ({module.weight.dtype}); leave the final layer "
-            "out of the quantisation"
+            f"layer {name!r} has quantised weights ({module.weight.dtype}); exclude the final "
+            "layer from quantisation"
         )
 
 
@@ -100,12 +100,12 @@ def received(layer: nn.Module, name: str, run: Callable[[], Any]) -> tuple[Tenso
     with layer.register_forward_pre_hook(keep, with_kwargs=True):
         output = run()
     if not seen:
-        raise InputError(f"layer {name!r} did not run, so it has no features; name another layer")
+        raise InputError(f"layer {name!r} did not run, so it has no features; choose another layer")
     # Heads that average over dropout masks call the layer several times on the same input.
     if any(item.shape != seen[-1].shape or not torch.equal(item, seen[-1]) for item in seen[:-1]):
         raise InputError(
-            f"layer {name!r} ran {len(seen)} times on different inputs; a posterior over its "
-            "weights needs one input a row"
+            f"layer {name!r} ran {len(seen)} times on different inputs; the posterior needs "
+            "exactly one input per row"
         )
     return seen[-1], output
 
@@ -126,8 +126,8 @@ def check_one_vector(features: Tensor, name: str) -> None:
     """
     if features.ndim != 2:
         raise InputError(
-            f"layer {name!r} receives shape {list(features.shape)}; a posterior needs one vector "
-            "a row, [rows, features]"
+            f"layer {name!r} receives an input of shape {list(features.shape)}; the posterior "
+            "needs one vector per row, [rows, features]"
         )
 
 
@@ -154,18 +154,20 @@ def check_logits(features: Tensor, weight: Tensor, logits: Any, name: str) -> No
     """
     rows, classes = len(features), len(weight)
     if not isinstance(logits, Tensor):
-        raise InputError(f"the classifier returns {type(logits).__name__}, not a tensor of logits")
+        raise InputError(
+            f"the classifier must return a tensor of logits, got {type(logits).__name__}"
+        )
     if list(logits.shape) != [rows, classes]:
         raise InputError(
-            f"the classifier gives logits of shape {list(logits.shape)} for {rows} rows and "
+            f"the classifier returned logits of shape {list(logits.shape)} for {rows} rows and "
             f"{classes} classes; expected {[rows, classes]}"
         )
     if not bool(logits.isfinite().all()):
-        raise InputError("the classifier's logits are not finite")
+        raise InputError("the classifier returned logits that are not finite")
     if gap(features, weight, logits) > 1:
         raise InputError(
-            f"the classifier's logits are not the output of layer {name!r}: something comes after "
-            "it, so a posterior over its weights would not describe them; name another layer"
+            f"the classifier's logits are not the output of layer {name!r}: the model applies "
+            "another operation after it, which the posterior would ignore; choose another layer"
         )
 
 

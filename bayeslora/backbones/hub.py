@@ -34,11 +34,11 @@ def check_reachable(source: str) -> None:
         raise InputError(f"{source} is neither a directory nor a hub id (owner/name)") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"there is no model {source!r} on the Hugging Face hub, or it is private; "
-            "`hf auth login` lets you in"
+            f"model {source!r} does not exist on the Hugging Face hub, or is private; for a "
+            "private model run `hf auth login`"
         ) from None
     except (unreachable, OSError) as error:
         raise InputError(
-            f"{source} is no directory here, is not in the hub's cache, and the hub cannot be "
-            f"reached: {first_line(error)}"
+            f"{source} is not a local directory, is not in the hub's cache, and the hub cannot "
+            f"be reached: {first_line(error)}"
         ) from None

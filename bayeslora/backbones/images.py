@@ -69,7 +69,7 @@ class ImageReader:
             if not numbers or not all(isinstance(number, int | float) for number in value):
                 raise InputError(f"{file}: {name} must be three numbers, got {value!r}")
         if not all(number > 0 for number in values[1]):
-            raise InputError(f"{file}: {_KEYS[1]} must be above 0, got {values[1]!r}")
+            raise InputError(f"{file}: {_KEYS[1]} must be > 0, got {values[1]!r}")
         return cls(tuple(values[0]), tuple(values[1]))
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -204,6 +204,7 @@ def check_vision(name: str, backbone: Backbone) -> None:
     expected = [1, pixels.num_tokens, backbone.num_features]
     if shape != expected:
         raise InputError(
-            f"backbone {name!r} gives states of shape {shape} for an image, expected {expected}: "
-            "take a model with a state for the class and one for each patch, such as ViT or DINOv2"
+            f"backbone {name!r} returns states of shape {shape} for an image, expected "
+            f"{expected}; use a model with a class token and one token per patch, such as ViT or "
+            "DINOv2"
         )

@@ -40,9 +40,9 @@ def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> Pr
     """
     tensors, _ = read_sealed(path)
     if [*tensors] != [_VALUES]:
-        raise InputError(f"{path} holds no states of frozen layers")
+        raise InputError(f"{path} does not contain states of frozen layers")
     values = tensors[_VALUES]
     if values.shape != (int(spans[-1, 1]), width) or values.dtype != dtype:
-        raise InputError(f"{path} holds states of other texts")
+        raise InputError(f"{path} contains states of other texts")
     mark_used(path)
     return PrefixStates(values, spans)

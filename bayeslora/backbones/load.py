@@ -209,7 +209,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def _short_names() -> str:
-    return f"; take a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
+    return f"; use a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
 
 
 def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:
@@ -224,7 +224,7 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
     try:
         check_reachable(source)
         check_directory(source)
-        with reading(f"{source}: no {part} can be loaded"):
+        with reading(f"{source}: the {part} cannot be loaded"):
             loaded: Any = loader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError as error:
         if Path(source).is_dir():
@@ -232,7 +232,7 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
         raise InputError(f"{error}{_short_names()}") from error
     if part == "tokenizer" and not isinstance(loaded.model_max_length, int | float):
         raise InputError(
-            f"{source}: model_max_length of the tokenizer must be a number, got "
+            f"{source}: the tokenizer's model_max_length must be a number, got "
             f"{str(loaded.model_max_length)[:40]!r}"
         )
     # Some tokenizers load without their files and then have no vocabulary.
@@ -250,7 +250,9 @@ def set_padding_token(tokenizer: Any, source: str) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise InputError(f"{source}: the tokenizer has neither a padding token nor one for the end")
+        raise InputError(
+            f"{source}: the tokenizer has neither a padding token nor an end-of-sequence token"
+        )
 
 
 def lasting_name(name: str) -> str:
@@ -282,7 +284,7 @@ def check_finite(subject: str, model: nn.Module, *, infinite: bool = False) -> N
         damaged = content.isnan() if infinite else ~content.isfinite()
         if damaged.any():
             raise InputError(
-                f"{subject} is damaged: {name} has values that are not finite", code="damaged"
+                f"{subject} is damaged: {name} contains values that are not finite", code="damaged"
             )
 
 
@@ -346,7 +348,7 @@ def source_of(name: str) -> str:
         return str(embedded_directory(name))
     check_name(name)
     if Path(name).is_file():
-        raise InputError(f"backbone {name} is a file; name its directory, {Path(name).parent}")
+        raise InputError(f"backbone {name} is a file; pass its directory, {Path(name).parent}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"backbone directory {name} has no config.json")
     if "/" not in name and not Path(name).exists():
@@ -375,8 +377,8 @@ def model_kind(name: str, config: Any) -> Kind:
 
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(
-            f"backbone {name!r} is an encoder-decoder ({config.model_type}); "
-            "take a decoder (such as Llama) or an encoder (such as BERT)"
+            f"backbone {name!r} is an encoder-decoder ({config.model_type}); use a decoder (such "
+            "as Llama) or an encoder (such as BERT)"
         )
     if is_masked(config) and not getattr(config, "is_decoder", False):
         return "encoder"
@@ -385,6 +387,6 @@ def model_kind(name: str, config: Any) -> Kind:
     if is_vision(config):
         return "vision"
     raise InputError(
-        f"backbone {name!r} has model type {config.model_type!r}, which is neither a text model "
-        "nor a vision transformer"
+        f"backbone {name!r} has model type {config.model_type!r}; only text models and vision "
+        "transformers are supported"
     )

@@ -140,7 +140,9 @@ def wrap_module(
     if not isinstance(module, nn.Module):
         raise InputError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if not callable(encode):
-        raise InputError(f"encode must be a function from texts to a batch, got {encode!r}")
+        raise InputError(
+            f"encode must be a function that converts texts to a batch, got {encode!r}"
+        )
     names = checked_names(classes)
     final = layer or _only_layer(module, len(names))
     check_layer(module, final, len(names))
@@ -165,7 +167,7 @@ def _only_layer(module: nn.Module, num_classes: int) -> str:
         raise InputError(
             f"{len(candidates) or 'no'} linear layers have {num_classes} outputs"
             + (f" ({', '.join(candidates)})" if candidates else "")
-            + "; name the final one with layer"
+            + "; pass the name of the final layer as layer"
         )
     return str(candidates[0])
 

@@ -57,7 +57,9 @@ def write_dinov2(path: Path, directory: Path) -> None:
     state = {name: torch.from_numpy(item.copy()) for name, item in dinov2_weights(path).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
-        raise InputError(f"{path} lacks {missing[:3]} and has {unexpected[:3]} beside them")
+        raise InputError(
+            f"{path} does not match the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     model.save_pretrained(directory)
     ImageReader().save_pretrained(directory)
 
@@ -153,7 +155,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             yield tag >> 3, content[position : position + size]
             position += size
         else:
-            raise InputError(f"an ONNX file has no fields of wire type {wire}")
+            raise InputError(f"invalid ONNX file: unknown wire type {wire}")
 
 
 def _varint(content: memoryview, position: int) -> tuple[int, int]:
@@ -176,7 +178,7 @@ def _packed(content: memoryview) -> list[int]:
 
 def _part(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise InputError("an ONNX file has a number where a message belongs")
+        raise InputError("invalid ONNX file: found a number instead of a message")
     return value
 
 

@@ -165,8 +165,8 @@ class OptionsEncoder(Encoder):
         self._vocabulary = head_weight(backbone) if backbone.kind == "decoder" else None
         if not self._cached_answer("options in one sequence", self._packs):
             raise InputError(
-                f"{backbone.name} gives an option other states beside others than alone: its "
-                "attention takes no mask of its own; choose another backbone, or the format "
+                f"{backbone.name} cannot read several options in one sequence, because its "
+                "attention does not accept a custom mask; choose another backbone, or format "
                 "'letters'"
             )
 
@@ -202,7 +202,7 @@ class OptionsEncoder(Encoder):
         """
         if choices is None:
             raise InputError(
-                "the model reads options one by one, and these rows are texts without options"
+                "the model expects questions with options, but the data has texts without options"
             )
         num_options = max(map(len, choices)) if available is None else available.shape[1]
         tokens = self._tokenised(texts, pairs, choices, num_options)

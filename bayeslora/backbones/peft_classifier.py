@@ -93,11 +93,11 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
     base = base_name(source)
     task = _settings(source).get("task_type")
     if task not in (None, "SEQ_CLS"):  # not a set: a list has no hash
-        raise InputError(f"{source} is a PEFT checkpoint of the task {task}, not of SEQ_CLS")
+        raise InputError(f"{source} is a PEFT checkpoint for task {task}, not for SEQ_CLS")
     _check_start(source)
     check_directory(source)
     shapes = _shapes(source)
-    subject = f"{source} (adapters of {base}) cannot be loaded as a sequence classifier"
+    subject = f"{source} (adapter of {base}) cannot be loaded as a sequence classifier"
     plain, untrained = _base(subject, source, _num_classes(source, shapes), trust_remote_code)
     patterns, names = (
         pattern_options(_settings(source)),
@@ -115,10 +115,10 @@ def merged_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Mod
         model.load_adapter(source, "default")
     if not hasattr(model.base_model, "merge_and_unload"):
         raise InputError(
-            f"{source} holds {_settings(source).get('peft_type')}, which cannot be merged into "
-            "its base"
+            f"{source} uses PEFT method {_settings(source).get('peft_type')}, which cannot be "
+            "merged into the base model"
         )
-    with reading(f"{source} cannot be merged into its base {base}"):
+    with reading(f"{source} cannot be merged into its base model {base}"):
         merged: nn.Module = model.merge_and_unload()
     return merged
 
@@ -145,8 +145,8 @@ def _check_start(source: str) -> None:
         raise InputError(f"{source}: init_lora_weights must be a name or a boolean, got {start!r}")
     if not is_plain(start) and start not in REPEATED_STARTS:
         raise InputError(
-            f"{source}: init_lora_weights {start!r} took a part out of the base model's weights "
-            f"that is not in the checkpoint, and PEFT would find another one or none; {CONVERSION}"
+            f"{source}: init_lora_weights {start!r} changed the base model's weights, and the "
+            f"checkpoint does not contain the changed weights; {CONVERSION}"
         )
 
 
@@ -192,7 +192,7 @@ def _make_room(model: Any, source: str, trust_remote_code: bool) -> None:
         return
     from transformers import AutoTokenizer
 
-    with reading(f"{source}: no tokenizer can be loaded"):
+    with reading(f"{source}: the tokenizer cannot be loaded"):
         tokens = len(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code))
     if tokens > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(tokens)
@@ -212,22 +212,23 @@ def _check_tensors(
     missing = sorted(expected - set(stored))
     if missing:
         raise InputError(
-            f"{source} lacks {counted(len(missing), 'tensor')} of its adapters or head, such as "
-            f"{few(missing)}: it is damaged, or {base} is not the base that it was trained on",
+            f"{source} lacks {counted(len(missing), 'tensor')} of its adapter or head, such as "
+            f"{few(missing)}: it is damaged, or {base} is not the base model that it was trained "
+            "on",
             code="damaged",
         )
     random = sorted(key for key in untrained if TENSOR_ROOT + key not in stored)
     if random:
         raise InputError(
-            f"{source}: neither it nor its base {base} has trained weights for {few(random)}; "
-            "name their modules in modules_to_save when training"
+            f"neither {source} nor its base model {base} has trained weights for {few(random)}; "
+            "add these modules to modules_to_save when training"
         )
     known = {_unwrapped(name) for name in model.state_dict()}
     unexpected = sorted(name for name in set(stored) - expected if _unwrapped(name) not in known)
     if unexpected:
         raise InputError(
-            f"{source} holds {counted(len(unexpected), 'tensor')} that {base} has no place for, "
-            f"such as {few(unexpected)}: it was trained on another base"
+            f"{source} has {counted(len(unexpected), 'tensor')} without a matching layer in "
+            f"{base}, such as {few(unexpected)}: it was trained on another base model"
         )
 
 
@@ -244,11 +245,11 @@ def _shapes(source: str) -> dict[str, list[int]]:
     """
     path = Path(source) / WEIGHTS_FILE
     if not path.is_file():
-        raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not read")
+        raise InputError(f"{source} has no {WEIGHTS_FILE}; pickled weights are not supported")
     tensors = read_tensors(path)
     for name, value in tensors.items():
         if not is_finite(value):
-            raise InputError(f"{path}: tensor {name!r} has values that are not finite")
+            raise InputError(f"{path}: tensor {name!r} contains values that are not finite")
     return {name: list(value.shape) for name, value in tensors.items()}
 
 
@@ -256,5 +257,5 @@ def _num_classes(source: str, shapes: dict[str, list[int]]) -> int:
     """Return the number of outputs of a checkpoint's head."""
     heads = [shape for name, shape in shapes.items() if name.endswith(_HEADS)]
     if not heads:
-        raise InputError(f"{source} holds no classification head; save it with modules_to_save")
+        raise InputError(f"{source} has no classification head; save the head with modules_to_save")
     return int(heads[-1][0])

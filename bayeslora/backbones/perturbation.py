@@ -126,7 +126,7 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
         return Inputs("pixel_values", values, batch, ball)
     table = backbone.model.get_input_embeddings()  # type: ignore[operator]
     if not isinstance(table, torch.nn.Embedding):
-        raise InputError(f"{backbone.name} has no table of embeddings that could be perturbed")
+        raise InputError(f"{backbone.name} has no embedding table to perturb")
     ids = batch.pop("input_ids")
     with torch.no_grad():
         values = table(ids).float()

@@ -104,7 +104,7 @@ class LayerSplit:
                 self._last(**inputs)
             except _Reached as reached:
                 return reached.hidden
-        raise RuntimeError("the model ended before its own layers did")
+        raise RuntimeError("the model returned before its layers ran")
 
     def suffix(self, *, hidden: Tensor | None, **inputs: Tensor) -> Tensor:
         """Return the last hidden states [B, T, d], starting from `hidden` if not None."""
@@ -279,8 +279,8 @@ def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {num_bytes:,} bytes are needed here for the states of the "
-                "cached lower layers; make room, or set TMPDIR to another directory",
+                f"{error.strerror}: the states of the cached lower layers need {num_bytes:,} "
+                "bytes; free some space, or set TMPDIR to another directory",
                 str(Path(file.name).parent),
             ) from error
         values = torch.from_file(file.name, shared=True, size=rows * width, dtype=dtype)

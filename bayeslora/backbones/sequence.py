@@ -71,14 +71,13 @@ def load_sequence_classifier(
     if kind == "decoder" and is_masked(config):
         # The first token, from which it reads the class, would attend to no other token.
         raise InputError(
-            f"{name} has the configuration of an encoder with is_decoder = true: each token then "
-            "sees only those before it, and a sequence classifier of this kind reads the first; "
-            "set is_decoder to false"
+            f"{name} is an encoder with is_decoder = true, so the first token, which the "
+            "classifier reads, does not attend to the others; set is_decoder to false"
         )
     names = class_names(config, name, classes)
     if tokenizer is None:
         if not reader:
-            raise InputError("a model in memory does not name its tokenizer; pass tokenizer")
+            raise InputError("a model in memory needs a tokenizer; pass it as tokenizer")
         tokenizer = open_source("tokenizer", reader, trust_remote_code)
     set_padding_token(tokenizer, reader or name)
     check_finite(f"classifier {name!r}", model)
@@ -112,7 +111,7 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
         if gap(features, encoder.weight, expected) <= 1:
             return replace(classifier, padding=padding)
     logger.warning(
-        "%s gives a text other logits if it is padded: texts are run one by one",
+        "the logits of %s depend on padding: it runs one text at a time",
         classifier.backbone.name,
     )
     return replace(classifier, padding="none")

@@ -44,22 +44,22 @@ class Template:
     def __post_init__(self) -> None:
         """Check the frame."""
         if not isinstance(self.frame, str):
-            raise InputError(f"template must be text with {TEXT} in it, got {self.frame!r}")
+            raise InputError(f"template must contain {TEXT}, got {self.frame!r}")
         fields = _FIELD.findall(self.frame)
         unknown = [name for name in fields if name not in (TEXT, PAIR, FILLED)]
         if unknown:
             raise InputError(
-                f"template has {unknown[0]}, which has no meaning; allowed are {TEXT} and {PAIR}, "
-                f"and {FILLED} for questions with a blank"
+                f"template contains the unknown placeholder {unknown[0]}; choose from {TEXT} and "
+                f"{PAIR}, or {FILLED} for questions with a blank"
             )
         if fields.count(TEXT) + fields.count(FILLED) != 1 or fields.count(PAIR) > 1:
             raise InputError(
-                f"template must have {TEXT} once, or {FILLED}, and may have {PAIR} once, "
-                f"got {self.frame!r}"
+                f"template must contain {TEXT} or {FILLED} once, and {PAIR} at most once, got "
+                f"{self.frame!r}"
             )
         if self.fills and not (self.frame.endswith(FILLED) and self.frame[: -len(FILLED)].strip()):
             raise InputError(
-                f"template must end in {FILLED} and have other words before it, got {self.frame!r}"
+                f"template must end in {FILLED}, preceded by other words, got {self.frame!r}"
             )
 
     @property

@@ -146,7 +146,7 @@ def tokenise(
         first = texts[start : start + _AT_A_TIME]
         second = None if pairs is None else pairs[start : start + _AT_A_TIME]
         # Regular expressions of a foreign tokenizer may fail on a text with a Rust panic.
-        with reading(f"the tokenizer of {backbone.name} fails on a text"):
+        with reading(f"the tokenizer of {backbone.name} failed on a text"):
             if template is not None:
                 encoded, num_cut = framed(
                     backbone.tokenizer,
@@ -178,8 +178,8 @@ def _check_template(backbone: Backbone, template: Template, limit: int, *, pairs
     frame = len(backbone.tokenizer(template.filled("").whole)["input_ids"])
     if frame >= limit:
         raise InputError(
-            f"the template alone is {frame} tokens, which leaves no room for a text in the "
-            f"{limit} tokens that are read; shorten it or raise max_length"
+            f"the template alone has {frame} tokens, which leaves no room for a text within "
+            f"{limit} tokens; shorten it or raise max_length"
         )
 
 
@@ -190,8 +190,8 @@ def _check_known(backbone: Backbone, arrays: Sequence[NDArray[np.int64]], pad_id
     highest = max([pad_id, *(int(item.max()) for item in arrays)])
     if known is not None and highest >= known:
         raise InputError(
-            f"the tokenizer gives token {highest} and {backbone.name} knows {known} tokens: it is "
-            "another model's tokenizer"
+            f"the tokenizer returned token id {highest}, but {backbone.name} has only {known} "
+            "tokens: the tokenizer belongs to another model"
         )
 
 
@@ -255,8 +255,8 @@ def check_max_length(backbone: Backbone, max_length: int) -> None:
     limit = position_limit(backbone)
     if limit is not None and max_length > max(limit, MAX_LENGTH):
         raise InputError(
-            f"max_length must be at most {limit}, the positions of {backbone.name}, got "
-            f"{max_length}; longer texts are cut"
+            f"max_length must be at most {limit}, the number of positions of {backbone.name}, "
+            f"got {max_length}; longer texts are truncated"
         )
 
 

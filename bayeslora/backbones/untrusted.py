@@ -59,9 +59,9 @@ def reading(subject: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "weights_only" in text:  # PyTorch advises to unpickle
-        text = "it is a pickle, which is not read"
+        text = "it is a pickle, which is not supported"
     if "ignore_mismatched_sizes" in text:
-        return "its weights have other shapes than its configuration says"
+        return "its weights do not have the shapes in its configuration"
     if len(text) > _LONGEST_REASON:
         text = f"{text[:_LONGEST_REASON]}…"
     name = type(error).__name__
@@ -113,15 +113,15 @@ def check_weights_files(source: str) -> None:
     folder = Path(source)
     if (folder / CONFIG_FILE).is_file():
         raise InputError(
-            f"{folder} holds a PEFT adapter ({CONFIG_FILE}), not a plain model; merge it into its "
-            "base first"
+            f"{folder} is a PEFT adapter ({CONFIG_FILE}), not a plain model; merge it into its "
+            "base model first"
         )
     names = sorted(path.name for path in folder.iterdir())
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
         raise InputError(
-            f"{folder / pickles[0]} is a pickle, which can run any code when it is read; save the "
-            "model as safetensors (save_pretrained of a recent transformers does)"
+            f"{folder / pickles[0]} is a pickle, which can run any code when loaded; save the "
+            "model as safetensors (save_pretrained in a recent transformers)"
         )
     if (folder / _INDEX).is_file() and not (folder / "model.safetensors").is_file():
         _check_index(folder)
@@ -146,8 +146,8 @@ def _check_dtypes(path: Path) -> None:
     ]
     if whole:
         raise InputError(
-            f"{path} holds quantised weights ({few(whole)}: {dtypes[whole[0]]}), which are not "
-            "read; save the model in float32, float16 or bfloat16"
+            f"{path} contains quantised weights ({few(whole)}: {dtypes[whole[0]]}), which are "
+            "not supported; save the model in float32, float16 or bfloat16"
         )
 
 
@@ -173,8 +173,9 @@ def check_fit(subject: str, model: Any, loading: Mapping[str, Any]) -> None:
             strange.append(key)
     if strange:
         raise InputError(
-            f"{subject} has {counted(len(strange), 'weight')} that its {_CONFIG} has no place for, "
-            f"such as {few(strange)}; one of the two is not of this model"
+            f"{subject} has {counted(len(strange), 'weight')} without a matching layer in its "
+            f"{_CONFIG}, such as {few(strange)}; the weights and the configuration belong to "
+            "different models"
         )
 
 
@@ -219,7 +220,7 @@ def _check_index(folder: Path) -> None:
     content = read_json(path)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{path} must map names of tensors to files ('weight_map')")
+        raise InputError(f"{path}: weight_map must map tensor names to files")
     for name in dict.fromkeys(map(str, weight_map.values())):
         if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{path} names {name[:80]!r}, which is no file in {folder}")
+            raise InputError(f"{path} names {name[:80]!r}, which is not a file in {folder}")

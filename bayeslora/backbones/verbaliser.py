@@ -84,8 +84,7 @@ def class_rows(backbone: Backbone, words: Sequence[str]) -> Tensor:
     """
     if backbone.kind != "decoder":
         raise InputError(
-            f"{backbone.name} is an encoder: it names no next token, so it says nothing of the "
-            "classes without labels; choose a decoder"
+            f"a verbaliser needs a decoder, and {backbone.name} is an encoder; choose a decoder"
         )
     head = head_weight(backbone)
     ids = [tokens_after(backbone.tokenizer, backbone.template, phrase) for phrase in words]
@@ -114,8 +113,8 @@ def head_weight(backbone: Backbone) -> Tensor:
         weight = head.weight.detach()
     if weight.ndim != 2 or weight.shape[1] != backbone.num_features:
         raise InputError(
-            f"{backbone.name}: its language-model head has shape {list(weight.shape)}, and states "
-            f"have {backbone.num_features} numbers"
+            f"{backbone.name}: its language-model head has shape {list(weight.shape)}, but its "
+            f"states have {backbone.num_features} features"
         )
     return weight.to(backbone.device)
 

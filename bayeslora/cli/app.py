@@ -141,11 +141,11 @@ def _reason(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, InputError | FailedError):
         return _with_option_first(with_options_alone(str(error)), args)
     if isinstance(error, PermissionError):
-        return f"no permission for {error.filename or error}"
+        return f"permission denied: {error.filename or error}"
     if isinstance(error, OSError) and error.errno in FULL:
         suffix = f" for {error.filename}" if error.filename else ""
         if error.errno == errno.EFBIG:
-            return f"the limit on the size of a file is too low{suffix}"
+            return f"the file size limit is too low{suffix}"
         return f"no space left on the disk{suffix}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
@@ -189,7 +189,7 @@ def _refuse_garbled(words: Sequence[str]) -> None:
         if any("\ud800" <= char <= "\udfff" for char in word):
             raise InputError(f"{word!a} is not UTF-8; rename the path, or set PYTHONUTF8=1")
         if "\0" in word:
-            raise InputError(f"{word!a} holds a null character, which no path can")
+            raise InputError(f"{word!a} contains a null character, which is not allowed in a path")
 
 
 def _prepare_streams() -> None:
@@ -233,9 +233,9 @@ def _processes(args: argparse.Namespace) -> Iterator[None]:
         return
     if args.verb not in _SHARED:
         raise InputError(
-            f"{args.verb} runs in one process, and a launcher has started {size}: only "
-            f"{' and '.join(_SHARED)} share their work; start it without torchrun or accelerate "
-            "launch"
+            f"{args.verb} runs in one process, but a launcher has started {size}; only "
+            f"{' and '.join(_SHARED)} support several processes. Run it without torchrun or "
+            "accelerate launch"
         )
     with together() as world, ExitStack() as stack:
         if not world.is_first:
@@ -276,17 +276,17 @@ def _kept(args: argparse.Namespace, initial: dict[Path, object]) -> str:
         from bayeslora.engine.checkpoints import is_interrupted
 
         if is_interrupted(args.out):
-            message = f"the epochs finished so far are kept in {args.out}"
-            return f"{message}: the same command goes on from there"
+            message = f"finished epochs are saved in {args.out}"
+            return f"{message}; rerun the same command to continue"
     if args.verb == "predict":
         from bayeslora.predictions.parts import PredictionParts
 
         parts = PredictionParts(args.out)
         if parts.num_finished():
-            message = f"the rows finished so far are kept in {parts.folder}"
-            return f"{message}: the same command goes on from there"
+            message = f"finished rows are saved in {parts.folder}"
+            return f"{message}; rerun the same command to continue"
     if args.verb == "experiment" and args.directory is not None:
-        return f"finished cells are kept in {args.directory}: the same command goes on from there"
+        return f"finished cells are saved in {args.directory}; rerun the same command to continue"
     now = _states(args)
     written = [str(path) for path, state in now.items() if state != initial.get(path)]
-    return f"written before that: {', '.join(written)}" if written else "nothing was written"
+    return f"already written: {', '.join(written)}" if written else "nothing was written"

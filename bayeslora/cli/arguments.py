@@ -48,12 +48,12 @@ def one_verbaliser(values: list[dict[str, str] | str]) -> dict[str, str] | str:
         InputError: One of several is `none`, or a class has words twice.
     """
     if "none" in values and len(values) > 1:
-        raise InputError("--verbaliser none stands alone: it asks the language model nothing")
+        raise InputError("--verbaliser none cannot be combined with other values")
     mappings = [value for value in values if isinstance(value, dict)]
     names = [name for mapping in mappings for name in mapping]
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate is not None:
-        raise InputError(f"--verbaliser has words for class {duplicate!r} twice")
+        raise InputError(f"--verbaliser sets class {duplicate!r} twice")
     if not mappings:
         return values[-1]
     return {name: text for mapping in mappings for name, text in mapping.items()}
@@ -65,15 +65,15 @@ def add_task(parser: Parser) -> list[argparse.Action]:
         parser.add_argument(
             "--task",
             metavar="NAME",
-            help="a known task (see `bayeslora tasks`), whose splits the data arguments then "
-            "name; for your own data multiple-choice, text-classification, or a YAML file with "
-            "its columns and the prompt (default: by its columns)",
+            help="a known task (see `bayeslora tasks`); the data arguments are then names of its "
+            "splits. For your own data: multiple-choice, text-classification, or a YAML file "
+            "with the columns and the prompt (default: detected from the columns)",
         ),
         parser.add_argument(
             "--data-dir",
             metavar="DIR",
-            help="directory of the known tasks' files (default: the variable BAYESLORA_DATA, else "
-            "the Hugging Face hub)",
+            help="directory with the files of known tasks (default: the environment variable "
+            "BAYESLORA_DATA, else the Hugging Face hub)",
         ),
     ]
 
@@ -97,8 +97,8 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
         parser.add_argument(
             "--image-column",
             metavar="NAME",
-            help="column with the paths of images, relative to the file (default: image, if the "
-            "data has no texts)",
+            help="column with image paths, relative to the file (default: image, if the data has "
+            "no texts)",
         ),
         *add_reading(parser, of_data=True),
     ]
@@ -115,7 +115,7 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         parser.add_argument(
             "--delimiter",
             metavar="CHAR",
-            help="separator of columns in .csv and .tsv files, such as ';' (default: comma; tab)",
+            help="column separator of .csv and .tsv files, such as ';' (default: comma; tab)",
         ),
         parser.add_argument(
             "--encoding",
@@ -127,7 +127,7 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         blank = parser.add_argument(
             "--blank",
             choices=("refuse", "skip"),
-            help="what to do with a row without text (default: refuse)",
+            help="what to do with rows without text (default: refuse)",
         )
         return [*actions, blank]
     parser.add_argument(
@@ -135,13 +135,12 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         action="append",
         default=[],
         metavar="NAME=CLASS",
-        help="a column with the probability of a class, if it is not called prob_<class>; "
-        "repeatable",
+        help="column with the probability of a class, if not named prob_<class>; repeatable",
     )
     parser.add_argument(
         "--renormalise",
         action="store_true",
-        help="divide each row of probabilities by its sum, which otherwise must be 1",
+        help="divide each row of probabilities by its sum (otherwise the sum must be 1)",
     )
     return actions
 
@@ -149,12 +148,12 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
 def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
     """Add the options for loading a backbone."""
     return [
-        parser.add_argument("--device", help="torch device (default: the GPU if there is one)"),
+        parser.add_argument("--device", help="torch device (default: the GPU, if available)"),
         parser.add_argument(
             "--trust-remote-code",
             action="store_true",
             default=None,
-            help="let code from the backbone's repository run",
+            help="allow code from the backbone's repository to run",
         ),
     ]
 
@@ -229,16 +228,17 @@ def add_predictions(parser: Parser) -> None:
         "files",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), a "
-        "sample log of lm-evaluation-harness, or a run directory: its predictions/test.parquet, "
-        "with the other files there (except train and validation) as out-of-distribution sets",
+        help="a predictions file (.parquet, .csv, .tsv, .jsonl, .json, also .gz; '-' for stdin), "
+        "a sample log of lm-evaluation-harness, or a run directory: its "
+        "predictions/test.parquet, with the other files there (except train and validation) "
+        "as out-of-distribution sets",
     )
     parser.add_argument(
         "--ood",
         action="append",
         default=[],
         metavar="[METHOD:]NAME=FILE",
-        help="predictions on an out-of-distribution set, with METHOD if there are several; "
+        help="predictions on an out-of-distribution set; METHOD is required with several methods; "
         "repeatable",
     )
 
@@ -250,12 +250,12 @@ def add_examples(parser: Parser) -> None:
         dest="examples",
         action="store_const",
         const=False,
-        help="leave out texts and ids",
+        help="omit texts and ids",
     )
     parser.add_argument(
         "--example-column",
         metavar="NAME",
-        help="column with the texts (default: text, if there is one)",
+        help="column with the texts (default: text, if it exists)",
     )
 
 
@@ -265,7 +265,7 @@ def add_scored(parser: Parser) -> None:
     parser.add_argument(
         "--ood-score",
         metavar="SCORE",
-        help="uncertainty score for detection (default: unfamiliarity, else epistemic if it is "
+        help="uncertainty score for detection (default: unfamiliarity, else epistemic if "
         "informative, else max_probability)",
     )
     add_reading(parser, of_data=False)
@@ -297,7 +297,7 @@ def add_scoring(parser: Parser) -> None:
         dest="num_bins",
         type=number,
         metavar="N",
-        help="number of bins of calibration errors (default: 15)",
+        help="number of bins for calibration errors (default: 15)",
     )
     add_seed(parser, "seed of the bootstrap intervals")
 
@@ -307,14 +307,13 @@ def add_resampling(parser: Parser) -> None:
     parser.add_argument(
         "--cluster-by",
         metavar="COLUMN",
-        help="a column whose equal values mark dependent rows, such as twins: resample them "
-        "together",
+        help="column that groups dependent rows, such as twins; each group is resampled as a whole",
     )
     parser.add_argument(
         "--interval",
         choices=("percentile", "bca"),
-        help="kind of bootstrap interval (default: percentile); calibration errors have reflected "
-        "ones",
+        help="type of bootstrap interval (default: percentile); calibration errors have reflected "
+        "intervals",
     )
 
 
@@ -330,7 +329,7 @@ def add_choice_of_scores(parser: Parser, default: str) -> None:
         "--scores",
         type=lambda text: tuple(filter(None, text.split(","))),
         metavar="KEY[,KEY…]",
-        help="scores to show, by their keys in `evaluate --json`, in this order (default: "
+        help="scores to show, in this order, by their keys in `evaluate --json` (default: "
         f"{default})",
     )
     shown.add_argument("--all", action="store_true", help="show every score")
@@ -343,7 +342,7 @@ def add_apart(parser: Parser) -> None:
         dest="over_seeds",
         action="store_const",
         const=False,
-        help="keep seeds of one method separate (default: means over seeds)",
+        help="report each seed of a method separately (default: means over seeds)",
     )
 
 
@@ -358,7 +357,7 @@ def add_parts(parser: Parser) -> None:
             f"--{kind}",
             action="append",
             metavar="NAME",
-            help=f"an out-of-distribution set to average over as a {kind} set; repeatable",
+            help=f"out-of-distribution set to include in the mean over {kind} sets; repeatable",
         )
     parser.add_argument(
         "--group-by",

@@ -35,7 +35,7 @@ def fill(args: argparse.Namespace) -> None:
     for name, value in _read(args.config).items():
         known = str(name).replace("-", "_")
         if known in seen:
-            raise InputError(f"{args.config}: option {name!r} is given twice")
+            raise InputError(f"{args.config}: option {name!r} is set twice")
         seen.add(known)
         if known not in actions:
             raise InputError(f"{args.config}: {unknown_choice('option', str(name), actions)}")
@@ -57,7 +57,7 @@ def _read(path: str) -> Mapping[Any, Any]:
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} must hold names with values, such as `epochs: 5`")
+        raise InputError(f"{path} must be a mapping, such as `epochs: 5`")
     return content
 
 
@@ -77,12 +77,12 @@ def _checked(label: str, value: Any, action: argparse.Action) -> Any:
         return {_as_text(name): _as_text(words) for name, words in value.items()}
     if isinstance(value, Mapping) and action.dest in _BY_TASK:
         if not all(isinstance(file, str) for file in value.values()):
-            raise InputError(f"{label}: must be a file for each task, got {dict(value)!r}")
+            raise InputError(f"{label}: must map each task to a file, got {dict(value)!r}")
         return {str(name): file for name, file in value.items()}
     if isinstance(value, Mapping) and action.dest in _WITH_OPTIONS:
         return dict(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{label}: must be text or a number, got {value!r}")
+        raise InputError(f"{label}: must be a string or a number, got {value!r}")
     try:
         parsed = action.type(str(value)) if callable(action.type) else str(value)
     except argparse.ArgumentTypeError as error:

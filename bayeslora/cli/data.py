@@ -24,7 +24,7 @@ def column_options(args: argparse.Namespace) -> dict[str, Any]:
         options["pair_column"] = args.text_pair_column
     if args.image_column is not None:
         if "text_column" in options:
-            raise InputError("--image-column stands in for --text-column; give one of the two")
+            raise InputError("--image-column replaces --text-column; use only one of them")
         options["image_column"] = args.image_column
     return options
 
@@ -87,8 +87,8 @@ def read(
     _refuse_idle(args)
     if is_description(args.task) and column_options(args):
         raise InputError(
-            f"--task {args.task} names the columns; leave --text-column, --text-pair-column and "
-            "--label-column out"
+            f"--task {args.task} already names the columns; remove --text-column, "
+            "--text-pair-column and --label-column"
         )
     if args.task is None or args.task in KINDS:
         options = reading_options(args)
@@ -122,4 +122,6 @@ def open_rows(
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.data_dir is not None and args.task is None:
-        raise InputError("--data-dir is where the files of known tasks are; give --task with it")
+        raise InputError(
+            "--data-dir, the directory with the files of known tasks, has no effect without --task"
+        )

@@ -28,8 +28,8 @@ def add_multi_task(parser: argparse.ArgumentParser, source: str) -> argparse.Act
         "--multi-task",
         action="append",
         metavar="NAME=FILE",
-        help=f"rows of one of several tasks, in the place of {source}; may be repeated. NAME of a "
-        "known task with --data-dir takes a split, such as sst2_sentences=train",
+        help=f"rows of one of several tasks, instead of {source}; repeatable. For a known task "
+        "with --data-dir, use the name of a split, such as sst2_sentences=train",
     )
 
 
@@ -51,7 +51,7 @@ def named_files(values: Any, option: str) -> dict[str, str]:
         if not equals or not name.strip() or not file:
             raise InputError(f"{option} must be NAME=FILE for each of several tasks, got {value!r}")
         if name in files:
-            raise InputError(f"{option}: task {name!r} is given twice")
+            raise InputError(f"{option}: task {name!r} is listed twice")
         files[name] = file
     return files
 
@@ -67,7 +67,8 @@ def settle_tasks(args: argparse.Namespace) -> None:
         args.multi_task = named_files(args.multi_task, "--multi-task")
         if args.train is not None:
             raise InputError(
-                f"--multi-task takes the place of TRAIN; leave {args.train} out, or give it a name"
+                f"--multi-task replaces TRAIN; remove {args.train}, or pass it as NAME=FILE with "
+                "--multi-task"
             )
         if args.validation is not None:
             args.validation = named_files(args.validation, "--validation")
@@ -77,12 +78,12 @@ def settle_tasks(args: argparse.Namespace) -> None:
             check_tasks(args.validation, [*args.multi_task], "--validation")
         return
     if isinstance(args.validation, Mapping):
-        raise InputError("validation has files by task, and there are no tasks: give multi_task")
+        raise InputError("validation has a file per task, but there are no tasks; set multi_task")
     if isinstance(args.validation, list):
         if len(args.validation) > 1:
             raise InputError(
-                "--validation is given several times, which is for several tasks: --multi-task "
-                "NAME=FILE and --validation NAME=FILE"
+                "several --validation files require several tasks: use --multi-task NAME=FILE "
+                "and --validation NAME=FILE"
             )
         (args.validation,) = args.validation
 
@@ -112,7 +113,7 @@ def read_tasks(
     from bayeslora.tasks.readers import kept
 
     if args.task is not None:
-        raise InputError(f"--multi-task names tasks itself; leave --task {args.task} out")
+        raise InputError(f"--multi-task already names the tasks; remove --task {args.task}")
     rows = {}
     directory, args.data_dir = args.data_dir, None
     try:

@@ -76,7 +76,7 @@ def _cut_off(label: str, scores: Scores) -> list[tuple[str, str]]:
     return [
         (
             f"{label}: cut off",
-            f"{counted(scores.nll_clamped, 'label')} below 1e-12 counted as 1e-12",
+            f"{counted(scores.nll_clamped, 'label')} with probability < 1e-12, set to 1e-12",
         )
     ]
 
@@ -118,7 +118,7 @@ def check_new_file(
     file_kind(target)
     refuse_inputs(target, *inputs)
     if target.is_dir():
-        raise InputError(f"{target} is a directory; --out names a file")
+        raise InputError(f"{target} is a directory; --out must be a file")
     refuse_existing(target, overwrite=overwrite)
     check_writable(target)
 
@@ -131,7 +131,7 @@ def check_new_figure(path: str | Path) -> None:
     """
     target = Path(path)
     if target.suffix != ".svg":
-        raise InputError(f"a figure is written as .svg, got {target.name!r}")
+        raise InputError(f"--figure must end in .svg, got {target.name!r}")
     if target.exists():
         raise InputError(f"{target} exists; choose another --figure", code="exists")
     check_writable(target)

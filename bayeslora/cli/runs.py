@@ -74,10 +74,13 @@ def find(args: argparse.Namespace, ood: Sequence[str] = ()) -> Scored:
     for option in ood:
         label, name, file = _tied(option, called)
         if name in sets[label]:
-            raise InputError(f"--ood {option}: {label} has a set {name!r} already")
+            raise InputError(f"--ood {option}: {label} already has a set {name!r}")
         sets[label][name] = file
     if getattr(args, "ood_score", None) is not None and not any(sets.values()):
-        raise InputError(f"--ood-score {args.ood_score}: no out-of-distribution set is given")
+        raise InputError(
+            f"--ood-score {args.ood_score}: there are no out-of-distribution sets; add them with "
+            "--ood"
+        )
     return Scored(files, sets, reading, tuple(shifted))
 
 
@@ -89,11 +92,11 @@ def _test_file(path: Path) -> Path:
 
         if is_model(path):
             raise InputError(
-                f"{path} is a model and holds no predictions; make some with "
-                f"`bayeslora predict {path} DATA --out FILE.parquet`"
+                f"{path} is a model without predictions; create them with `bayeslora predict "
+                f"{path} DATA --out FILE.parquet`"
             )
         raise InputError(
-            f"{path} has no {TEST}; name a predictions file (.parquet, .csv, .jsonl) or a run "
+            f"{path} has no {TEST}; pass a predictions file (.parquet, .csv, .jsonl) or a run "
             "directory"
         )
     return path / TEST
@@ -123,8 +126,8 @@ def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Pat
             if len(names) > 1:
                 choices = ", ".join(map(quoted, names))
                 raise InputError(
-                    f"--ood {option}: {len(names)} methods are named {quoted(label)}; METHOD must"
-                    f" be one of {choices}"
+                    f"--ood {option}: {len(names)} methods are named {quoted(label)}; METHOD "
+                    f"must be one of {choices}"
                 )
             return names[0], left.removeprefix(f"{label}:"), Path(file)
     method, colon, _ = left.partition(":")
@@ -132,8 +135,8 @@ def _tied(option: str, called: Sequence[tuple[str, str]]) -> tuple[str, str, Pat
         raise InputError(f"--ood {option}: {unknown_choice('method', method, _accepted(called))}")
     if len(called) > 1:
         raise InputError(
-            f"--ood {option}: say which of the {len(called)} methods made these predictions, as "
-            f"METHOD:{option}, with METHOD one of {', '.join(map(quoted, _accepted(called)))}"
+            f"--ood {option}: specify which of the {len(called)} methods made these predictions, "
+            f"as METHOD:{option}, with METHOD one of {', '.join(map(quoted, _accepted(called)))}"
         )
     return called[0][0], left, Path(file)
 

@@ -35,7 +35,9 @@ def stdin_as_file(args: argparse.Namespace) -> Iterator[None]:
         yield
         return
     if current().size > 1:
-        raise InputError("several processes cannot share standard input; name a file, not '-'")
+        raise InputError(
+            "several processes cannot share standard input; pass a file instead of '-'"
+        )
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder:
         path = str(_spooled(Path(folder), getattr(args, "encoding", None)))
         for name in _FILES:
@@ -69,7 +71,7 @@ def _spooled(folder: Path, encoding: str | None) -> Path:
     from bayeslora.tables.reading import suffix_of
 
     if sys.stdin is None:
-        raise InputError("standard input is closed, and '-' names it")
+        raise InputError("standard input is closed, so '-' cannot be read")
     stream = sys.stdin.buffer
     head = stream.read(_HEAD)
     path = folder / f"stdin{suffix_of(head, encoding)}"

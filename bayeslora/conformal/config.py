@@ -13,9 +13,9 @@ from bayeslora.option_checks import NotNegative, OnlyWith, Options, Range, Seed,
 ALPHA = 0.1
 """Default share of labels that may be missed."""
 
-Alpha = Annotated[Share, "The share of labels that may be missed."]
+Alpha = Annotated[Share, "Share of labels that may be outside their set."]
 Classwise = Annotated[
-    bool, "One threshold per class, so that the coverage holds within every class."
+    bool, "Whether each class has its own threshold, so that the coverage holds within every class."
 ]
 
 
@@ -39,15 +39,15 @@ class APSOptions(Options):
     classwise: Classwise = False
     randomised: Annotated[
         bool,
-        "Let a random part of a class's own probability count, which makes the coverage exact and "
-        "lets sets be empty. Without it every set holds the most probable class, and the coverage "
-        "is at least the accuracy.",
+        "Whether to count only a random part of a class's own probability, which makes the "
+        "coverage exact and allows empty sets. Otherwise every set contains the most probable "
+        "class, and the coverage is at least the accuracy.",
     ] = True
-    seed: Annotated[Seed, "Of the random parts."] = 0
+    seed: Annotated[Seed, "Seed of the random parts."] = 0
 
     name: ClassVar[str] = "aps"
     only_with: ClassVar[OnlyWith] = {"seed": (("randomised", True),)}
-    summary: ClassVar[str] = "the most probable classes up to a total; larger where rows are hard"
+    summary: ClassVar[str] = "the most probable classes up to a total; larger sets for hard rows"
     source: ClassVar[str] = "Romano, Sesia and Candes 2020, arXiv 2006.02544"
 
 
@@ -56,11 +56,9 @@ class RAPSOptions(APSOptions):
     """Options of regularised adaptive prediction sets: those of APS and two more."""
 
     penalty: Annotated[
-        NotNegative, "λ, added to the score of a class for each place below `k_reg`."
+        NotNegative, "Penalty λ, added to the score of a class for each rank beyond `k_reg`."
     ] = 0.01
-    k_reg: Annotated[
-        int, Range(0), "Place, from 1, down to which classes are free of the penalty."
-    ] = 1
+    k_reg: Annotated[int, Range(0), "Rank, from 1, up to which classes have no penalty."] = 1
 
     name: ClassVar[str] = "raps"
     summary: ClassVar[str] = "APS with a penalty on improbable classes; fewer very large sets"

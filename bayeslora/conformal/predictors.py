@@ -102,10 +102,12 @@ def say_infinite(thresholds: Array, classes: Sequence[str], alpha: float) -> Non
         return
     needed = ceil(1 / Fraction(repr(float(alpha)))) - 1
     if len(unbounded) == len(classes):
-        logger.warning("fewer than %d labelled rows: every set holds every class", needed)
+        logger.warning("fewer than %d labelled rows: every set contains every class", needed)
         return
     named = ", ".join(map(repr, unbounded[:5])) + (", …" if len(unbounded) > 5 else "")
-    logger.warning("fewer than %d labelled rows of %s: such a class is in every set", needed, named)
+    logger.warning(
+        "fewer than %d labelled rows of %s: every set contains such a class", needed, named
+    )
 
 
 @dataclass(eq=False)

@@ -189,7 +189,7 @@ def moments_on(
         try:
             moments = load_moments(path)
         except InputError as error:
-            logger.warning("%s; the context is run again", error)
+            logger.warning("%s; the second moments are computed again", error)
         else:
             mark_used(path)
             return moments
@@ -208,7 +208,7 @@ def moments_on(
         save_moments(path, moments)
         mark_used(path)
     except (OSError, InputError) as error:
-        logger.warning("second moments cannot be kept in %s: %s", path.parent, error)
+        logger.warning("second moments cannot be cached in %s: %s", path.parent, error)
     return moments
 
 

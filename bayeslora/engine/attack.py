@@ -82,15 +82,15 @@ def attacked(fitted: FittedModel, rows: Examples, attack: Attack) -> dict[float,
     encoder = fitted.network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{fitted.name} was fitted by another library, whose inputs are not at hand; perturbed "
-            "are those of classifiers that were fitted here"
+            f"{fitted.name} was fitted by another library, so its inputs cannot be perturbed; "
+            "attacks need a classifier that was fitted here"
         )
     labels = torch.from_numpy(encode_for(fitted.record, rows))
     missing = np.flatnonzero(labels.numpy() < 0)
     if len(missing):
         raise InputError(
             f"{rows.source}, row {rows.rows[missing[0]]}: the label is missing, and an attack "
-            "raises the loss of the label"
+            "needs it"
         )
     radii = (0.0, *attack.radii(space_of(fitted)))
     num_options = len(classes_for(fitted.record, most_options(rows)))
@@ -141,7 +141,7 @@ class _Piece:
         network = self.fitted.network
         encoder = network.encoder
         if not isinstance(encoder, Encoder):
-            raise TypeError("only an encoder of ours is perturbed")
+            raise TypeError("only inputs of an Encoder can be perturbed")
         generator = torch.Generator().manual_seed(seed)
         clean = open_inputs(encoder, self.texts, range(len(self.rows)))
         delta = ascend(self._losses, clean, eps=eps, steps=attack.steps, generator=generator)

@@ -147,8 +147,9 @@ def adapter_for(adapter: Adapter, posterior: Posterior) -> Adapter:
     check_factors(posterior, low_rank=adapter.has_factors)
     if adapter.input_dependent and posterior.over_factors and posterior.from_start:
         raise InputError(
-            f"posterior {posterior.name!r} is over factors while they train, and with adapter "
-            f"{adapter.name!r} {adapter.input_dependent}; choose another: "
+            f"posterior {posterior.name!r} is over factors during training, which adapter "
+            f"{adapter.name!r} does not support: {adapter.input_dependent}; choose another "
+            "posterior: "
             f"{names_where(lambda config: not (config.over_factors and config.from_start))}",
             code="factors-move-with-input",
         )
@@ -159,9 +160,9 @@ def check_episodes(adapter: Adapter, posterior: Posterior) -> None:
     """Raise InputError if the adapter trains on episodes and the posterior is over its weights."""
     if adapter.episodes is not None and (posterior.from_start or posterior.over_trained):
         raise InputError(
-            f"posterior {posterior.name!r} is not one of the last layer, and adapter "
-            f"{adapter.name!r} trains on few-shot episodes, in which it has no part; choose "
-            f"{_names_of_last_layer()}",
+            f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}, "
+            "which trains on few-shot episodes and supports only posteriors over the last layer; "
+            f"choose {_names_of_last_layer()}",
             code="not-in-episodes",
         )
 
@@ -172,8 +173,8 @@ def _check_called_once(encoder: Encoder, names: Sequence[str], posterior: Poster
     if shared:
         raise InputError(
             f"layers of {encoder.backbone.name} share their weights: {shared[0]} is called "
-            f"{calls[shared[0]]} times in a pass. Posterior {posterior.name!r} draws or measures "
-            "weights at each call, as if they were different ones; choose "
+            f"{calls[shared[0]]} times per pass. Posterior {posterior.name!r} draws or measures "
+            "weights separately at each call; choose "
             f"{names_where(lambda config: not config.calls_once)}",
             code="shared-layers",
         )
@@ -233,21 +234,21 @@ def check_last_layer(
     if gated_by:
         raise InputError(
             f"a network fitted with posterior {gated_by!r} cannot be calibrated or given another "
-            f"posterior: its adapters work through gates that are part of {gated_by!r} and would "
-            "be lost; fit the other posterior from the start",
+            f"posterior: its adapters need the gates of {gated_by!r}; fit the other posterior "
+            "from the start",
             code="gated",
         )
     if posterior.over_trained and not adapted:
         raise InputError(
-            f"posterior {posterior.name!r} is over the weights of an adapter, and here is none: "
-            "the classifier is neither a model of ours nor a LoRA checkpoint that was loaded for "
-            f"it, from_transformers(directory, {posterior.name!r}); choose one that is over the "
-            f"last layer, {_names_of_last_layer()}",
+            f"posterior {posterior.name!r} is over the weights of an adapter, and this classifier "
+            "has none: it is neither a bayeslora model nor a LoRA checkpoint loaded with "
+            f"from_transformers(directory, {posterior.name!r}); choose a posterior over the last "
+            f"layer, {_names_of_last_layer()}",
             code="no-adapter",
         )
     if posterior.over_trained and not with_sites and reason_against_layers(posterior):
         raise InputError(
-            f"posterior {posterior.name!r} is over the factors of an adapter, and this network's "
+            f"posterior {posterior.name!r} is over the factors of an adapter, but this network's "
             f"own layers were trained; choose one over the last layer, {_names_of_last_layer()}",
             code="not-on-layers",
         )
@@ -256,10 +257,9 @@ def check_last_layer(
         over_trained = names_where(lambda config: config.over_trained)
         over = f", or {over_trained} over its adapters" if adapted and with_sites else ""
         raise InputError(
-            f"posterior {posterior.name!r} is not one of the last layer and cannot be fitted to a "
-            f"finished network, or without an adapter (--quick): it {reason}; fit an adapter "
-            "with it from the start, or choose one of the last layer: "
-            f"{_names_of_last_layer()}{over}",
+            f"posterior {posterior.name!r} cannot be fitted to a finished network, or without an "
+            f"adapter (--quick): it {reason}; fit an adapter with it from the start, or choose a "
+            f"posterior over the last layer: {_names_of_last_layer()}{over}",
             code="from-start",
         )
 
@@ -320,10 +320,13 @@ def best_depth(
             bounds[depth] = evidence(features, labels)
         first.forget(prepared)
     best = max(depths, key=bounds.__getitem__)
-    logger.info("depth: %s", {depth: round(value, 3) for depth, value in bounds.items()})
+    logger.info(
+        "depth: evidence per row by number of layers %s",
+        {depth: round(value, 3) for depth, value in bounds.items()},
+    )
     if bounds[best] < _TELLING - math.log(int(labels.max()) + 1):
         logger.warning(
-            "depth 'auto': %d rows are too few to compare layers; the default depth, %d, is used",
+            "depth 'auto': %d rows are too few to compare layers; using the default depth, %d",
             len(examples),
             usual,
         )

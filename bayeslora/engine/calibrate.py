@@ -170,20 +170,22 @@ def zero_shot(
     if texts is not None and texts.choices is not None:
         return _of_questions(formats.settled(choices, texts), backbone, texts, columns)
     if classes is None:
-        raise InputError("zero-shot needs the names of the classes, or questions with options")
+        raise InputError("zero-shot needs class names, or questions with options")
     classes = [classes] if isinstance(classes, str) else list(classes)
     words = _words(classes, choices)
     if texts is not None and len(texts) < _FEWEST_TEXTS:
         raise InputError(
-            f"the mean answer is that to at least {_FEWEST_TEXTS} texts, got {len(texts)}; give "
-            "more, or none"
+            f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
+            "or none"
         )
     whole, cut = _read(choices, backbone, texts)
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     verbaliser = "names" if choices.verbaliser is None else choices.verbaliser
     prior = class_prior(whole, classes, verbaliser, texts)
     if prior is None:
-        raise InputError("zero-shot asks the language model, and verbaliser 'none' does not")
+        raise InputError(
+            "zero-shot uses the language model's answer, which verbaliser 'none' disables"
+        )
     network = build_network(
         cut,
         adapter,
@@ -234,8 +236,8 @@ def _of_questions(
         network.head.set_mean(weight.to(network.head.mean_weight))
     elif not network.head.mean_weight.any():
         raise InputError(
-            f"{whole.name} is an encoder, which says nothing of options without labels; choose a "
-            "decoder"
+            f"{whole.name} is an encoder, which cannot choose between options without labels; "
+            "choose a decoder"
         )
     return _answering(network, choices, cut, classes, columns)
 
@@ -283,7 +285,7 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
     """
     names = all(isinstance(name, str) for name in classes)
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
-        raise InputError(f"zero-shot needs two or more different names of classes, got {classes}")
+        raise InputError(f"zero-shot needs two or more different class names, got {classes}")
     mapping = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
     words = class_words(classes, mapping)
     mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
@@ -294,7 +296,7 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
             ", ".join(map(repr, mute)),
         )
     if len({*words}) < len(words):
-        raise InputError(f"zero-shot needs words that tell the classes apart, got {words}")
+        raise InputError(f"zero-shot needs different words for each class, got {words}")
     return words
 
 
@@ -308,7 +310,7 @@ def _read(
             too large.
     """
     if choices.depth == "auto":
-        raise InputError("depth 'auto' is chosen by labels, and zero-shot has none")
+        raise InputError("depth 'auto' needs labels, and zero-shot has none")
     whole, cut = read_as_asked(
         backbone,
         1.0 if choices.depth is None else choices.depth,
@@ -318,8 +320,8 @@ def _read(
     )
     if cut.depth is not None and texts is None:
         raise InputError(
-            f"at depth {cut.depth} the language model's answer is told from texts, which need no "
-            "labels; give some, or leave the depth out"
+            f"at depth {cut.depth}, zero-shot needs texts (without labels) to read the language "
+            "model's answer; give texts, or leave depth out"
         )
     check_max_length(cut, choices.max_length)
     return whole, cut

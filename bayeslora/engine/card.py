@@ -68,7 +68,7 @@ def _fitted(record: ModelRecord) -> str:
     """Return which rows the posterior was fitted to."""
     name, rows = f"`{record.posterior['name']}`", record.num_train
     if not rows:
-        return "No label was used: the answer is the language model's own."
+        return "No labels were used: the answer is the language model's own."
     validated = bool(record.data.get("validation"))
     learnt = learnt_from(stored_posterior(record.posterior), has_validation=validated)
     if "calibration" not in record.results and learnt != "train":
@@ -80,9 +80,9 @@ def _fitted(record: ModelRecord) -> str:
 def _uncertainty(record: ModelRecord) -> str:
     if record.training.get("keep_folds"):
         return (
-            f"{record.num_members} networks answer together, each fitted without a part of these "
-            "rows; where they differ is epistemic uncertainty. What was measured of the posterior "
-            "below is of the first."
+            f"Predictions average {record.num_members} networks, each fitted without one part of "
+            "these rows; their disagreement is epistemic uncertainty. The posterior's "
+            "measurements below are those of the first network."
         )
     if stored_posterior(record.posterior).is_point:
         return (
@@ -98,9 +98,9 @@ def _calibrated(record: ModelRecord) -> str:
     layer = record.backbone.get("layer")
     suffix = f", {_code(layer)}" if record.backbone["kind"] != ADAPTED and layer else ""
     return (
-        f"\n\nThe network was finished before; the posterior covers only its last layer{suffix}. "
-        "If the network was trained on these rows, they hide its mistakes and the posterior is "
-        "overconfident."
+        "\n\nThe network was trained beforehand; the posterior covers only its last "
+        f"layer{suffix}. If the network was trained on these rows, they hide its mistakes and the "
+        "posterior is overconfident."
     )
 
 
@@ -149,15 +149,15 @@ def _measured(record: ModelRecord) -> str:
             lines.append(f"- adapter {key.replace('_', ' ')}: {value:.3g}")
     if held_out := record.results.get("held_out"):
         lines.append(
-            f"- {held_out['num_rows']:,} held-out rows under a fit without them: "
-            f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}; "
-            f"they chose epoch {held_out['epochs'][0]} and "
-            f"logits times {held_out['logit_scale']:.3g} for this fit to all rows"
+            f"- {held_out['num_rows']:,} held-out rows, scored by a fit without them: NLL "
+            f"{held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}; they chose epoch "
+            f"{held_out['epochs'][0]} and logit scale {held_out['logit_scale']:.3g} for this fit "
+            "to all rows"
         )
     if scale := record.results.get("logit_scale"):
         lines.append(
-            f"- logits times {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
-            f"is {scale['nll']:.3f} nats so, {scale['nll_before']:.3f} without"
+            f"- logit scale {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
+            f"is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
         )
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
@@ -176,7 +176,9 @@ def _compared(record: ModelRecord) -> str:
         lines.append(f"| {row['posterior']} | {' | '.join(scores)} | {difference} |")
     lines += [f"| {name} | left out: {why} | | | |" for name, why in race["left_out"].items()]
     notes = [f"- {note}." for note in race["notes"]]
-    return "\n".join(["## Beside other posteriors", "", *lines, *([""] if notes else []), *notes])
+    return "\n".join(
+        ["## Comparison with other posteriors", "", *lines, *([""] if notes else []), *notes]
+    )
 
 
 def how_compared(race: Mapping[str, Any]) -> str:
@@ -197,9 +199,7 @@ def how_compared(race: Mapping[str, Any]) -> str:
             "higher one on new examples"
         )
     if race.get("as_fitted"):
-        description += (
-            f". {chosen} is scored as it was fitted, with what it chose on these examples"
-        )
+        description += f". {chosen} is scored as fitted, with options chosen on these examples"
     return description
 
 
@@ -252,8 +252,8 @@ def _reading(record: ModelRecord) -> list[str]:
         lines.append(f"template `{visible(template)}`")
     words = record.backbone.get("verbaliser")
     if isinstance(words, dict):
-        listed = ", ".join(f"{_code(name)} by {_code(text)}" for name, text in words.items())
-        lines.append(f"classes asked for: {listed}")
+        listed = ", ".join(f"{_code(name)} as {_code(text)}" for name, text in words.items())
+        lines.append(f"words for classes: {listed}")
     factor = record.results.get("prior_factor")
     share = record.results.get("posterior", {}).get("prior_share")
     if factor is not None and share is not None:

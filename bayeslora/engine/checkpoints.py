@@ -77,7 +77,7 @@ def last_checkpoint(directory: Path | None) -> str | None:
     for folder in lost:
         remove(folder)
     if lost:
-        start = "starts over" if last is None else f"goes on from {last.name}"
+        start = "starts over" if last is None else f"resumes from {last.name}"
         names = ", ".join(folder.name for folder in lost)
         logger.warning("%s in %s: damaged or incomplete; the fit %s", names, directory, start)
     return None if last is None else str(last)
@@ -181,9 +181,9 @@ def refuse(out: str | Path, identity: Mapping[str, Any], *, overwrite: bool = Fa
     refuse_target(folder, *LAYOUTS, overwrite=overwrite or goes_on)
     if not overwrite and is_readable and not _same(mark, _plain(identity)):
         raise InputError(
-            f"{folder} holds an interrupted fit with another "
-            f"{', '.join(_differences(mark, _plain(identity)))}; "
-            "repeat its options, choose another --out, or pass --overwrite",
+            f"{folder} contains an interrupted fit with another "
+            f"{', '.join(_differences(mark, _plain(identity)))}; repeat its options, choose "
+            "another --out, or pass --overwrite",
             code="another-fit",
         )
 

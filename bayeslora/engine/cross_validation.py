@@ -110,7 +110,7 @@ def held_out_parts(
     else:
         count = used = cv
     if count > rows:
-        raise InputError(f"cv must be at most {rows}, the training rows, got {count}")
+        raise InputError(f"cv must be at most {rows}, the number of training rows, got {count}")
     if count < 2:
         return []
     if groups is None:
@@ -178,9 +178,7 @@ def cross_validate(
         return None
     drawing = drawing_of(choices.posterior)
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
-    logger.info(
-        "logits times %.2f: held-out NLL %.3f nats, without the factor %.3f", factor, after, before
-    )
+    logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
     return Folds(network, states, results, scale)
 

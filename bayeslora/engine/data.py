@@ -88,11 +88,13 @@ def read_for(
     """
     if is_union(data):
         if not record.tasks:
-            raise InputError("the classifier was fitted to one task; give its rows alone")
+            raise InputError(
+                "the classifier was fitted to one task; pass its rows without a task name"
+            )
         check_tasks(data, [*record.tasks], "the classifier")
         parts = {task: read_rows(rows, columns, keep) for task, rows in data.items()}
         if not parts:
-            raise InputError("no task is named whose rows these are")
+            raise InputError("data by task is empty; name at least one task")
         return union(parts, None if record.across_tasks else record.tasks)
     if not record.tasks:
         return read_rows(data, columns, keep)
@@ -222,13 +224,13 @@ def check_questions(format: Format | None, classes: Sequence[str], rows: Example
     """
     if format is None and rows.choices is not None:
         raise InputError(
-            f"{rows.source} holds questions with options, and the model classifies texts. Where "
-            "all rows share their options, choose columns: --text-column question --label-column "
-            f"{rows.label_column}"
+            f"{rows.source} contains questions with options, but the model classifies texts. If "
+            "all rows have the same options, choose columns: --text-column question "
+            f"--label-column {rows.label_column}"
         )
     if format is not None and rows.choices is None:
         raise InputError(
-            f"{rows.source} holds texts without options, and the model answers questions: give "
+            f"{rows.source} contains texts without options, but the model answers questions; add "
             "columns 'question' and 'choices'"
         )
     if format == "letters" and rows.choices is not None:
@@ -236,9 +238,9 @@ def check_questions(format: Format | None, classes: Sequence[str], rows: Example
         index = next((n for n, row in enumerate(rows.choices) if len(row) > most), None)
         if index is not None:
             raise InputError(
-                f"{rows.source}, row {rows.rows[index]}: {len(rows.choices[index])} options, and "
-                f"the model knows the letters {classes[0]} to {classes[-1]} of the "
-                "rows that it was fitted to; the format 'options' takes any number"
+                f"{rows.source}, row {rows.rows[index]}: {len(rows.choices[index])} options, but "
+                f"the model only has the letters {classes[0]} to {classes[-1]} of the rows that "
+                "it was fitted to; the format 'options' supports any number"
             )
 
 
@@ -272,14 +274,14 @@ def read_validation(data: Any, columns: DataColumns, train: Examples) -> Example
     shared = rows.num_shared(train)
     if not shared:
         return rows
-    overlap = f"{shared} of {len(rows)} texts are in {train.source} too"
+    overlap = f"{shared} of {len(rows)} texts are also in {train.source}"
     # If texts repeat by nature, such as single words, equal ones are not copies.
     repeats = train.num_texts < MOST_DISTINCT * len(train)
     if shared > MOST_EQUAL * len(rows) and not repeats:
         raise InputError(
-            f"{rows.source}: {overlap}; validation rows must be rows that nothing was fitted to, "
-            "since a prior or temperature chosen on training rows is overconfident. Leave them "
-            "out, or split the data"
+            f"{rows.source}: {overlap}; validation rows must not be used for training, since a "
+            "prior or temperature chosen on training rows is overconfident. Leave them out, or "
+            "split the data"
         )
     logger.warning(
         "%s: %s, so choices by validation rows are slightly overconfident",
@@ -342,8 +344,8 @@ def check_pairs(record: ModelRecord, pair: str | None) -> None:
     """
     if pair is not None and record.columns["pair"] is None and record.backbone["kind"] == ADAPTED:
         raise InputError(
-            "the model was fitted on single texts; it takes no column of second ones "
-            f"(pair_column, --text-pair-column), got {pair!r}"
+            "the model was fitted to single texts and takes no text pairs; leave pair_column "
+            f"(--text-pair-column) out, got {pair!r}"
         )
 
 
@@ -378,7 +380,7 @@ def encode_for(
     advice = [_KEEP_UNKNOWN] if unknown else []
     if foreign and all(_GENERIC.fullmatch(name) for name in classes):
         advice.append(
-            f"The classifier came without class names: name them in index order, classes=[...] "
+            "The classifier has no class names: name them in index order, classes=[...] "
             f"(--classes A,B,...), or give labels as 0 to {len(classes) - 1}"
         )
     return encode_labels(rows, classes, unknown=unknown or "error", advice=". ".join(advice))
@@ -393,13 +395,13 @@ def check_images(rows: Examples, *, images: bool) -> None:
     """
     if rows.images and not images:
         raise InputError(
-            f"{rows.source} has images, and the backbone reads texts; choose a vision transformer "
+            f"{rows.source} has images, but the backbone reads texts; choose a vision transformer "
             "such as 'dinov2-s' (--backbone)"
         )
     if images and not rows.images:
         raise InputError(
-            f"{rows.source} has texts, and the backbone reads images: name the column of their "
-            "paths with image_column (--image-column), or choose a text model (--backbone)"
+            f"{rows.source} has texts, but the backbone reads images; set image_column "
+            "(--image-column) to the column of their paths, or choose a text model (--backbone)"
         )
 
 
@@ -441,7 +443,7 @@ def say_fitted_to(record: ModelRecord, data: str, source: str) -> None:
     rows = record.results.get("calibration", {}).get("fitted_to", "train")
     if rows != "nothing" and data in {record.data.get(rows), record.data.get("whole")}:
         logger.warning(
-            "%s holds the rows that the model was fitted to, so scores on them are optimistic; "
+            "%s contains rows that the model was fitted to, so scores on them are optimistic; "
             "use rows that it has not seen",
             source,
         )
@@ -517,7 +519,9 @@ class CheckedRows:
         """
         import torch
 
-        changed = InputError(f"{self.stream.source} was changed while it was read; run it again")
+        changed = InputError(
+            f"{self.stream.source} changed while it was read; run the command again"
+        )
         count = 0
         for count, rows in enumerate(_whole_pieces(self.stream), 1):
             # Check before a piece is predicted, since its predictions are kept for the next run.

@@ -203,14 +203,16 @@ def _say_layers(adapter: Adapter, backbone: Backbone) -> None:
     layers = getattr(backbone.model.config, "num_hidden_layers", None)
     if num_layers in (None, USUAL_LAYERS) or layers is None or num_layers <= layers:
         return  # the usual number means "as many as there are" in a smaller model
-    logger.warning("num_layers=%d, and the backbone has %d: all are adapted", num_layers, layers)
+    logger.warning(
+        "num_layers=%d, but the backbone has %d layers; all of them are adapted", num_layers, layers
+    )
 
 
 def _say_alike(adapter: Adapter, num_members: int) -> None:
     if num_members > 1 and adapter.start_alike:
         logger.warning(
-            "members with adapter %r start alike: the order of the rows is all that tells them "
-            "apart; %s",
+            "ensemble members with adapter %r start alike and differ only by the order of the "
+            "rows; %s",
             adapter.name,
             adapter.start_alike,
         )

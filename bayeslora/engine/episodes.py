@@ -79,8 +79,9 @@ def draw_episode(labels: Tensor, plan: Episodes, rng: np.random.Generator) -> Ep
     names = classes[counts > plan.shots]
     if len(names) < 2:
         raise InputError(
-            f"an episode takes two classes of at least {plan.shots + 1} rows, and {len(names)} of "
-            f"{len(classes)} have as many; give more rows, or lower shots"
+            f"an episode needs two classes with at least {plan.shots + 1} rows, but only "
+            f"{len(names)} of {len(classes)} classes have that many; give more rows, or lower "
+            "shots"
         )
     chosen = rng.choice(names, min(plan.ways, len(names)), replace=False)
     support, queries = [], []

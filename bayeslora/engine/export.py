@@ -106,7 +106,7 @@ def _readme(fitted: FittedModel) -> str:
     ]
     listed = "\n".join(lines)
     is_pair = frame is not None and PAIR in frame
-    pair_note = " Of longer pairs cut the texts, not the template." if is_pair else ""
+    pair_note = " For longer pairs, truncate the texts, not the template." if is_pair else ""
     return (
         f"# Text classifier for transformers\n\n```python\n{listed}\n```\n\n"
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`\n"
@@ -123,8 +123,8 @@ def tasks_words(fitted: FittedModel) -> str:
         return ""
     return (
         f"\nThe logits are of the classes of all tasks: {', '.join(tasks)}. A class is named "
-        "`task: class`. Take the softmax over the classes of the row's task alone: it is among "
-        "these that rows were classified in training.\n"
+        "`task: class`. Take the softmax over the classes of the row's task only, as in "
+        "training.\n"
     )
 
 
@@ -177,8 +177,9 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
         site.check_fixed()
     if format_of(fitted.record) is not None:
         raise InputError(
-            f"{fitted.name} answers among the options of each question, and an exported last layer "
-            "has the same classes for every row; --format peft without --head writes the adapter"
+            f"{fitted.name} chooses between the options of each question, but an exported last "
+            "layer has the same classes for every row; use --format peft without --head to write "
+            "the adapter"
         )
     encoder = _encoder(fitted)
     network.eval()
@@ -191,8 +192,8 @@ def check_mergeable(fitted: FittedModel) -> Tensor:
             merged: Tensor = (weight / network.feature_scale.double()).cpu()
             return merged
     raise InputError(
-        f"the mean logits of posterior {fitted.posterior.name!r} are no linear function of the "
-        "features, so no linear layer can take their place"
+        f"the mean logits of posterior {fitted.posterior.name!r} are not a linear function of the "
+        "features, so they cannot be exported as a linear layer"
     )
 
 
@@ -200,8 +201,8 @@ def _encoder(fitted: FittedModel) -> Encoder:
     encoder = fitted.network.encoder
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{fitted.name} is a classifier of another library, whose weights are as they were: "
-            "there is nothing to merge"
+            f"{fitted.name} is a classifier of another library, whose weights were not changed, "
+            "so there is nothing to merge"
         )
     return encoder
 
@@ -215,7 +216,10 @@ def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
     """
     encoder = _encoder(fitted)
     if encoder.backbone.kind != "decoder":
-        raise _no_classifier(fitted, "it averages an encoder's states, they have a pooler instead")
+        raise _no_classifier(
+            fitted,
+            "the states of an encoder are averaged here, but pooled by a layer of its own there",
+        )
     from transformers import AutoModelForSequenceClassification
 
     config: Any = copy.deepcopy(plain.config)
@@ -233,14 +237,16 @@ def _classifier(fitted: FittedModel, plain: nn.Module, weight: Tensor) -> Any:
         whole.to(encoder.backbone.device).eval()
         if _agrees(fitted.network, encoder, whole):
             return whole
-    raise _no_classifier(fitted, f"that of {type(plain).__name__} is missing or another function")
+    raise _no_classifier(
+        fitted, f"the one for {type(plain).__name__} is missing or computes something else"
+    )
 
 
 def _no_classifier(fitted: FittedModel, reason: str) -> InputError:
     return InputError(
-        f"no sequence classifier of transformers computes what {fitted.name} does ({reason}); "
-        "--format safetensors (export_safetensors) writes the merged tensors and the last layer, "
-        "--format peft without --head the adapter"
+        f"no sequence classifier of transformers computes the same as {fitted.name} ({reason}); "
+        "use --format safetensors (export_safetensors) to write the merged tensors and the last "
+        "layer, or --format peft without --head for the adapter"
     )
 
 
@@ -284,14 +290,14 @@ NOTE = "bayeslora"
 _KEYS = frozenset({"bayeslora", "format", "files"})
 EXPORTS = {
     "peft": Layout(
-        "a PEFT checkpoint that bayeslora exported",
+        "a PEFT checkpoint exported by bayeslora",
         MANIFEST,
         FORMAT_VERSION,
         _KEYS,
         ("adapter_config.json", "adapter_model.safetensors", "README.md"),
     ),
     "merged": Layout(
-        "a transformers model that bayeslora exported",
+        "a transformers model exported by bayeslora",
         MANIFEST,
         FORMAT_VERSION,
         _KEYS,
@@ -323,7 +329,10 @@ def check_export(
     """
     target = Path(path)
     if kind == "safetensors" and target.suffix != ".safetensors":
-        raise InputError(f"format 'safetensors' is one file .safetensors, got {target.name!r}")
+        raise InputError(
+            "format 'safetensors' needs a file name with the extension .safetensors, got "
+            f"{target.name!r}"
+        )
     refuse_existing(target, overwrite=overwrite)
     refuse_inputs(target, *inputs)
     if kind == "safetensors":
@@ -343,7 +352,7 @@ def _refuse_foreign_file(path: Path) -> None:
     """Raise InputError if `path` exists and is not one of our exports of tensors."""
     if not path.exists():
         return
-    problem = "its metadata is of another program, or of a newer bayeslora"
+    problem = "its metadata was written by another program or a newer bayeslora"
     try:
         with open_tensors(path) as file:
             note = json.loads((file.metadata() or {})[NOTE])

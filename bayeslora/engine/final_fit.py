@@ -100,7 +100,7 @@ def fit_last_layer(
         chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
     if logit_scale is None:
         if held_out is None:
-            raise ValueError("without held-out rows nothing chooses the scale of the logits")
+            raise ValueError("without held-out rows, no scale of the logits can be chosen")
         logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out.features)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
@@ -170,9 +170,9 @@ def _check_scale(norm: float) -> None:
     """Raise InputError if products of the features would overflow or vanish."""
     if not _LEAST_NORM <= norm <= _GREATEST_NORM:
         raise DivergedError(
-            f"the features have a root mean square norm of {norm:.3g}, with which no curvature of "
-            f"the last layer is finite; allowed is {_LEAST_NORM:g} to {_GREATEST_NORM:g}: scale "
-            "what the last layer takes"
+            f"the features have a root mean square norm of {norm:.3g}, for which the curvature of "
+            f"the last layer is not finite; it must be from {_LEAST_NORM:g} to "
+            f"{_GREATEST_NORM:g}: rescale the inputs of the last layer"
         )
 
 
@@ -263,8 +263,8 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
             ",".join(f"{name}={config[name]}" for name in differing) for config in (refused, taken)
         )
         logger.warning(
-            "%s of %d classes and %d features, fitted to %d rows, would take about %s and %.0f MB, "
-            "so it is %s; %s:%s forces it",
+            "%s with %d classes and %d features, fitted to %d rows, would take about %s and %.0f "
+            "MB; using %s instead (to override: %s:%s)",
             dear,
             classes,
             features,
@@ -292,7 +292,7 @@ def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: boo
     seconds = cost.seconds(multiplication_rate())
     if seconds >= WORTH_SAYING:
         logger.info(
-            "final fit: %s of %d classes, about %s, %.0f MB",
+            "final fit: %s with %d classes, about %s, %.0f MB",
             posterior.name,
             sizes.num_classes,
             duration(seconds),

@@ -40,14 +40,14 @@ def settled(choices: Choices, rows: Examples) -> Choices:
     alone = rows.choices is None or choices.format == "letters"
     if template is not None and template.fills and alone:
         raise InputError(
-            f"template {template.frame!r} has {FILLED}, which needs questions with options and the "
-            "format 'options'; write {text} in its place"
+            f"template {template.frame!r} has {FILLED}, which needs questions with options and "
+            "the format 'options'; use {text} instead"
         )
     if rows.choices is None:
         if choices.format is not None:
             raise InputError(
-                f"format {choices.format!r} is for questions with options, and {rows.source} "
-                "holds texts; leave format (--format) out"
+                f"format {choices.format!r} is for questions with options, but {rows.source} has "
+                "texts; leave format (--format) out"
             )
         return choices
     format: Format = choices.format or "options"
@@ -58,12 +58,15 @@ def settled(choices: Choices, rows: Examples) -> Choices:
         )
     if choices.verbaliser not in (None, "none"):
         raise InputError(
-            "verbaliser has no effect on the format 'options', where the language model is asked "
-            "for every option; leave it out",
+            "verbaliser has no effect on the format 'options', in which the language model "
+            "scores the options themselves; leave it out",
             code="no-effect",
         )
     if depth == "auto":
-        raise InputError("depth 'auto' is for one feature of a row; leave it out of 'options'")
+        raise InputError(
+            "depth 'auto' needs one feature per row, but the format 'options' has one per "
+            "option; leave depth out"
+        )
     scores = feature_scores(format, choices.feature_scores)
     return replace(choices, format=format, depth=depth, feature_scores=scores, verbaliser="none")
 
@@ -82,8 +85,8 @@ def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequen
         return names
     if names:
         raise InputError(
-            "feature scores are of one feature of a row, and in the format 'options' every option "
-            "has one; leave feature_scores (--feature-scores) out"
+            "feature scores need one feature per row, but the format 'options' has one per "
+            "option; leave feature_scores (--feature-scores) out"
         )
     return ()
 
@@ -133,12 +136,13 @@ def check_backbone(format: Format | None, whole: Backbone, cut: Backbone, classe
     """
     if whole.template is not None and whole.template.fills and whole.kind != "decoder":
         raise InputError(
-            f"template {whole.template.frame!r} asks a language model, and {whole.name} is an "
-            "encoder, which reads each option beside its question; leave template (--template) out"
+            f"template {whole.template.frame!r} is for language models, but {whole.name} is an "
+            "encoder, which reads each option next to its question; leave template (--template) "
+            "out"
         )
     if format == "options" and whole.kind == "decoder" and cut.depth is not None:
         raise InputError(
-            f"format 'options' asks the language model, which needs all layers of {whole.name}; "
+            f"format 'options' needs all layers of {whole.name} for the language model's answer; "
             "leave depth (--depth) out"
         )
     if format == "letters":
@@ -162,16 +166,17 @@ def check_letters(
     """
     if kind != "decoder":
         raise InputError(
-            f"{name} is an encoder, which names no letter; take the format 'options', or a decoder"
+            f"{name} is an encoder, which cannot answer with a letter; choose the format "
+            "'options', or a decoder"
         )
     letters = LETTERS[:classes]
     tokens = [tuple(tokens_after(tokenizer, template, letter)) for letter in letters]
     for index, ids in enumerate(tokens):
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id or ids in tokens[:index]:
             raise InputError(
-                f"the tokenizer of {name} has no token of its own for the letter "
-                f"{letters[index]!r} after the template; end the template in 'Answer:', or take "
-                "the format 'options'"
+                f"the tokenizer of {name} has no separate token for the letter {letters[index]!r} "
+                "after the template; end the template with 'Answer:', or choose the format "
+                "'options'"
             )
 
 

@@ -122,7 +122,8 @@ class Refits(HeadUpdate):
         """
         if not isinstance(head, Refittable):
             raise TypeError(
-                f"only a head with refit is refitted in training, not {type(head).__name__}"
+                "only a head with a refit method can be refitted in training, got "
+                f"{type(head).__name__}"
             )
         self._head = head
         self._every = every

@@ -33,25 +33,25 @@ def check_sampling(adapter: Adapter, posterior: Posterior, sampling: LayerSampli
     if adapter.layer_sampling is not None:
         if sampling is not None:
             raise InputError(
-                f"adapter {adapter.name!r} samples layers by its own options; leave layer_sampling "
-                "(--layer-sampling) out, which is for the sites of other adapters",
+                f"adapter {adapter.name!r} samples layers by its own options; leave "
+                "layer_sampling (--layer-sampling) out, which is for other adapters",
                 code="sampled-twice",
             )
         reason = reason_against_layers(posterior)
         if reason:
             raise InputError(
-                f"posterior {posterior.name!r} cannot go with adapter {adapter.name!r}: it "
-                f"{reason}; choose "
-                f"{names_where(lambda config: not reason_against_layers(config()))}, or "
-                "another adapter, maybe with layer_sampling",
+                f"posterior {posterior.name!r} cannot be combined with adapter {adapter.name!r}: "
+                f"it {reason}; choose "
+                f"{names_where(lambda config: not reason_against_layers(config()))}, or another "
+                "adapter, optionally with layer_sampling",
                 code="not-on-layers",
             )
         return
     reason = posterior.no_resting
     if sampling is not None and reason:
         raise InputError(
-            f"posterior {posterior.name!r} cannot go with layer_sampling: it {reason}; choose "
-            "another posterior or leave layer_sampling out",
+            f"posterior {posterior.name!r} cannot be combined with layer_sampling: it {reason}; "
+            "choose another posterior or leave layer_sampling out",
             code="no-resting",
         )
 
@@ -92,8 +92,8 @@ def _check_all_drawn(sampler: LayerSampler, num_steps: int, posterior: Posterior
     ]
     if resting:
         raise InputError(
-            f"posterior {posterior.name!r} {posterior.not_idle}, and with this layer_sampling "
-            f"{', '.join(resting)} would never train in {num_steps} steps; take mode=cycle, a "
+            f"posterior {posterior.name!r} {posterior.not_idle}, but with this layer_sampling "
+            f"{', '.join(resting)} would never train in {num_steps} steps; use mode=cycle, a "
             "larger num_active, a shorter interval, or more epochs",
             code="never-trains",
         )
@@ -123,8 +123,8 @@ class LayerSwitches(TrainerCallback, ExportableState):
         kind = str(getattr(args.distributed_state, "distributed_type", "")).rsplit(".", 1)[-1]
         if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM"}:
             raise InputError(
-                f"layer sampling needs whole parameters, and {kind} trains shards of them; run "
-                "it on one device or data-parallel"
+                f"layer sampling needs unsharded parameters, but {kind} shards them; train on one "
+                "device or with data parallelism"
             )
         if self._sampler.options.ramp:
             self._check_rising(kwargs["optimizer"])
@@ -174,10 +174,9 @@ class LayerSwitches(TrainerCallback, ExportableState):
         parameters = {id(item) for group in optimizer.param_groups for item in group["params"]}
         if (self._layers() & parameters) - rising:
             raise InputError(
-                f"ramp={self._sampler.options.ramp} raises the learning rate of the layers that "
-                "were drawn, and groups of this optimiser hold other parameters beside layers; "
-                "give the Trainer an optimiser in which the layers have groups of their own, or "
-                "leave ramp out"
+                f"ramp={self._sampler.options.ramp} raises the learning rate of the drawn layers, "
+                "but groups of this optimiser mix layers with other parameters; give the Trainer "
+                "an optimiser with separate groups for layers, or leave ramp out"
             )
 
     def state(self) -> dict[str, Any]:

@@ -72,14 +72,15 @@ def restore_network(
     if record.tasks and "tasks" in record.head:
         raise InputError(
             f"{_location(files.directory)}: it was fitted to several tasks by an older version, "
-            "with a last layer for each; this one has a last layer for all of them: fit it again"
+            "with one last layer per task; this version has one last layer for all tasks: fit it "
+            "again"
         )
     members = _members(files)
     if record.backbone["kind"] == MODULE:
         network = module_from_files(files, module, encode, loading["device"])
     elif module is not None or encode is not None:
         raise InputError(
-            f"module is for a model that from_module made; this one loads {backbone!r} by itself"
+            f"module is only for models made by from_module; this one loads {backbone!r} by itself"
         )
     elif record.backbone["kind"] == FOREIGN:
         network = foreign_from_files(files, str(backbone), loading)
@@ -138,8 +139,8 @@ def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Back
         raise
     except InputError as error:
         raise InputError(
-            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; "
-            "if it has moved, say where it is now: backbone=... (--backbone)"
+            f"{files.directory}: its backbone cannot be loaded: {first_line(error)}; if it has "
+            "moved, pass its new location: backbone=... (--backbone)"
         ) from None
 
 
@@ -176,7 +177,9 @@ def _members(files: ModelFiles) -> Members:
     count = files.record.num_members
     # Every member has its own tensors; a huge number in a damaged record would loop for hours.
     if count > len(files.posterior) + len(files.adapter):
-        raise InputError(f"{_location(files.directory)}: it has no tensors of {count} members")
+        raise InputError(
+            f"{_location(files.directory)}: it does not have tensors of {count} members"
+        )
     prefixes = [_prefix(member, count) for member in range(count)]
     members: Members = [{} for _ in prefixes]
     for name, tensor in {**files.adapter, **files.posterior}.items():
@@ -225,7 +228,7 @@ def _problem(tensor: Tensor, expected: Tensor) -> str:
 
 def _misfit(directory: Path | None, name: str, problem: str) -> InputError:
     return InputError(
-        f"{_location(directory)}: its tensors do not fit its record: {name!r} {problem}",
+        f"{_location(directory)}: its tensors do not match its record: {name!r} {problem}",
         code="damaged",
     )
 
@@ -370,7 +373,11 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
             is_held = True
     if not is_held:
         raise InputError(
-            (f"{name!r} does not hold" if name != IN_MEMORY else "there is no place that holds")
+            (
+                f"{name!r} does not contain"
+                if name != IN_MEMORY
+                else "no directory or hub id contains"
+            )
             + " the weights of this classifier in memory: save it with its own save_pretrained and "
             "pass that directory to from_transformers"
         )
@@ -430,10 +437,10 @@ def check_backbone(record: ModelRecord, backbone: Backbone) -> None:
     ]
     if backbone.fingerprint != known["fingerprint"]:
         weights = f"fingerprint {backbone.fingerprint}, expected {known['fingerprint']}"
-        changes.insert(0, f"{weights}, that of {known['name']!r} then")
+        changes.insert(0, f"{weights} of {known['name']!r} when the model was made")
     if changes:
         raise InputError(
-            f"the model was made for another backbone than {backbone.name!r} is now: "
+            f"backbone {backbone.name!r} differs from the one that the model was made for: "
             + "; ".join(changes),
             code="another-backbone",
         )

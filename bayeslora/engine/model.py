@@ -180,7 +180,9 @@ class FittedModel:
             InputError: The network was not adapted here.
         """
         if not self.network.is_adapted:
-            raise InputError(f"{self.name} has no adapter of ours, so no weight was changed")
+            raise InputError(
+                f"{self.name} has no bayeslora adapter, so none of its weights were changed"
+            )
         spectra = []
         try:
             for member in self.members:
@@ -204,19 +206,20 @@ class FittedModel:
         """
         if isinstance(self.network.encoder, FinalLayerEncoder) and self.network.is_adapted:
             raise InputError(
-                f"{self.name} has the adapters of a checkpoint, which is a PEFT checkpoint itself: "
-                f"{self.record.backbone['name']}; exports are of adapters that were fitted here"
+                f"{self.name} uses the adapters of a PEFT checkpoint, which needs no export: "
+                f"{self.record.backbone['name']}; only adapters that were fitted here can be "
+                "exported"
             )
         count = len(self.members)
         if number is None and count > 1:
             raise InputError(
-                f"{self.name} has {count} networks; say which one: member=1 to {count} (--member)",
+                f"{self.name} has {count} networks; choose one: member=1 to {count} (--member)",
                 code="several-networks",
             )
         if number is not None and count == 1 and not self.posterior.has_members:
             raise InputError(
-                f"{self.name} is no ensemble, and member={number} (--member) names a network of "
-                "one; leave it out"
+                f"{self.name} is not an ensemble, so it has no members to choose from; leave "
+                f"member={number} (--member) out"
             )
         number = 1 if number is None else number
         if not is_whole(number) or not 1 <= number <= count:

@@ -89,8 +89,8 @@ class Network(nn.Module):
         looks = not (self.training and scaled.is_cuda)
         if looks and not bool(scaled.isfinite().all()):
             raise DivergedError(
-                "the network's features are not finite; where training came to this, it diverged: "
-                "lower the adapter's learning rate (lr)"
+                "the network's features are not finite; if this happened in training, it "
+                "diverged: lower the adapter's learning rate (lr)"
             )
         rest = rows.values[..., width:]
         values = torch.cat([scaled, rest], -1) if rest.shape[-1] else scaled

@@ -59,8 +59,8 @@ def for_new_classes(
     record = fitted.record
     if record.backbone["kind"] != ADAPTED or not isinstance(fitted.network.encoder, Encoder):
         raise InputError(
-            f"{fitted.name} is a classifier of another library, whose classes are fixed; adapt is "
-            "for a classifier that was fitted here"
+            f"{fitted.name} is a classifier of another library, whose classes are fixed; adapt "
+            "needs a classifier that was fitted here"
         )
     check_images(rows, images=fitted.columns.images)
     check_last_layer(posterior, adapted=False)

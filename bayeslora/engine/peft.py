@@ -101,30 +101,30 @@ def _notes(fitted: FittedModel, base: str, folder: str, *, head: bool) -> list[s
     if depth:
         notes.append(
             f"it is for the first {depth} layers of its base: load it with "
-            f"num_hidden_layers={depth}, or its answers are wrong"
+            f"num_hidden_layers={depth}, or its predictions are wrong"
         )
     if head:
         # PEFT's file has no place for the names.
         notes.append(f"num_labels={len(classes)}; its classes are {visible(','.join(classes))}")
     else:
         notes.append(
-            "it gives the backbone's states, not classes: the last layer is not in it"
-            " (--head adds that of a decoder)"
+            "it outputs the backbone's states, not classes: the last layer is not included "
+            "(--head adds that of a decoder)"
         )
     if name in EMBEDDED_MODELS and EMBEDDED_MODELS[name].difference:
         notes.append(
-            f"its base is {base}, of which the embedded {name} is a copy"
-            f" {EMBEDDED_MODELS[name].difference}: outputs differ a little"
+            f"its base is {base}; the embedded {name} is a copy "
+            f"{EMBEDDED_MODELS[name].difference}, so outputs differ slightly"
         )
     if folder and folder == base:
         notes.append(
-            f"its base is the directory {visible(folder)} of this machine; elsewhere load a copy "
-            "of it yourself and pass it to peft.PeftModel.from_pretrained"
+            f"its base is the directory {visible(folder)} on this machine; elsewhere, load a copy "
+            "of it and pass it to peft.PeftModel.from_pretrained"
         )
     elif folder:
         notes.append(
-            f"its base is {base}, from which the directory {visible(folder)} was saved by its own "
-            "account; if its weights were changed since, pass a copy of the directory to "
+            f"its base is {base}, named in the configuration of the directory {visible(folder)}; "
+            "if the weights there were changed, pass a copy of the directory to "
             "peft.PeftModel.from_pretrained"
         )
     return notes
@@ -144,8 +144,8 @@ def _readme(fitted: FittedModel, base: str, exported: PeftExport, *, head: bool)
     facts = [
         f"- Base model: `{base}`" + (f", its first {depth} layers" if depth else ""),
         f"- Made from: {fitted.name}, fingerprint `{fitted.fingerprint}`",
-        f"- Feature of a text: {pooling}; texts are cut after {length} tokens",
-        *([f"- Texts stand in the template `{visible(template)}`"] if template else []),
+        f"- Feature of a text: {pooling}; texts are truncated to {length} tokens",
+        *([f"- Texts are inserted into the template `{visible(template)}`"] if template else []),
         *(f"- {note[0].upper()}{note[1:]}" for note in exported.notes),
     ]
     listed = "\n".join(facts)
@@ -171,7 +171,9 @@ def peft_spectrum(
     """
     base = backbone or read_peft(directory).base_model_name
     if not base:
-        raise InputError(f"{directory} does not name its base model; say backbone=... (--backbone)")
+        raise InputError(
+            f"{directory} does not name its base model; pass backbone=... (--backbone)"
+        )
     with quiet_transformers():
         model = load_backbone(base, **loading).model
     return [spectrum(site) for site in load_peft(model, directory)]

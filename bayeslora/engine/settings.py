@@ -44,61 +44,62 @@ _LAUNCHER_VARIABLES = re.compile(
 class TrainingSettings(Options):
     """Options of one fit that belong to neither the adapter nor the posterior."""
 
-    epochs: Annotated[Count, "Passes over the training rows, at most."]
+    epochs: Annotated[Count, "Maximum number of passes over the training rows."]
     batch_size: Annotated[Count, "Rows per step."] = 16
     head_lr: Annotated[
         Positive,
-        "Learning rate of the head's gradient steps, where the posterior has none itself.",
+        "Learning rate of the head's gradient steps, if the posterior has no option for it.",
     ] = 2e-2
     patience: Annotated[Count, "Epochs without a better validation NLL before training stops."] = 5
     warmup: Annotated[
-        BelowOne, "Share of the steps in which the learning rate rises; it then falls as a cosine."
+        BelowOne, "Share of the steps in which the learning rate rises; it then decays as a cosine."
     ] = 0.03
     max_grad_norm: Annotated[
         Positive,
-        "Limit on the norm of the adapter's gradient; posterior `ivon` has one of its own in its "
-        "place.",
+        "Limit on the norm of the adapter's gradient; posterior `ivon` uses its own limit instead.",
     ] = 1.0
-    seed: Annotated[Seed, "Decides starts, order and dropout."] = 0
+    seed: Annotated[Seed, "Seed of the initialisation, the order of rows and dropout."] = 0
     layer_sampling: Annotated[
         LayerSampling | None,
-        "Which layers of an adapter's sites rest at a step; None lets all train.",
+        "Sampling of the adapted layers that train in each step; None trains all of them.",
     ] = None
     quality_retaining: Annotated[
-        QualityRetaining | None, "A loss that holds what is learnt; None for none."
+        QualityRetaining | None, "A loss that retains what was learnt; None for none."
     ] = None
     cv: Annotated[
         Annotated[int, Range(0)] | Literal["auto"],
-        "Parts of the training rows that are held out in turn to choose the scale of the logits; 0 "
-        "for none, `auto` for as many of five as bring 128 rows.",
+        "Number of folds of the training rows, held out in turn to choose the scale of the "
+        "logits; 0 for none, `auto` for as many of five as give 128 rows.",
     ] = 0
     hold_out: Annotated[
-        BelowOne, "Share of the training rows that serve as validation rows; 0 for none."
+        BelowOne, "Share of the training rows to use as validation rows; 0 for none."
     ] = 0.0
-    refit: Annotated[bool, "Whether a fit to all rows follows, with what they chose."] = False
+    refit: Annotated[
+        bool, "Whether to fit again to all rows, with the choices made on the validation rows."
+    ] = False
     keep_folds: Annotated[
         bool,
-        "Whether the fits without a part each are kept and answer together, in place of a fit to "
-        "all rows; `auto` is five parts then.",
+        "Whether to keep the fits of the folds and average their predictions, instead of a fit "
+        "to all rows; `auto` then means five folds.",
     ] = False
     stop_after: Annotated[
         Annotated[int, Range(0)] | None,
-        "Epochs after which training stops, whatever is left of the schedule; None for none.",
+        "Number of epochs after which training stops, regardless of the schedule; None for none.",
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cv == 1:
-            raise InputError("cv must be at least 2 parts, 0 for none, or 'auto', got 1")
+            raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1")
         if self.keep_folds and not self.cv:
             raise InputError(
-                "keep_folds keeps the fits of cv, and cv is 0: give cv, and no validation data or "
-                "hold_out",
+                "keep_folds keeps the fits of cv, but cv is 0; set cv, and give no validation "
+                "data or hold_out",
                 code="clash",
             )
         if self.refit and not self.hold_out:
             raise InputError(
-                "refit has no effect without hold_out, whose choices it keeps", code="no-effect"
+                "refit has no effect without hold_out, whose choices it uses", code="no-effect"
             )
 
     def num_steps(self, num_train: int) -> int:
@@ -195,7 +196,7 @@ class TrainingData:
             return cls._of_tasks(train, validation, columns, across_tasks=across_tasks)
         if across_tasks:
             raise InputError(
-                "across_tasks (--across-tasks) has no effect with one task: give data by task "
+                "across_tasks (--across-tasks) has no effect with one task; give data by task "
                 "(--multi-task NAME=FILE), or leave it out",
                 code="no-effect",
             )
@@ -230,8 +231,8 @@ class TrainingData:
         """Read several tasks, named by the keys, as one data set."""
         if not is_union(train) or not (validation is None or is_union(validation)):
             raise InputError(
-                "several tasks are named in training and validation data alike: give both as "
-                "mappings from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
+                "training and validation data must both name their tasks; give both as mappings "
+                "from names to data (--multi-task NAME=FILE, --validation NAME=FILE)"
             )
         check_tasks(validation or (), [*train], "validation data")
         parts = {task: read_labelled(data, columns) for task, data in train.items()}

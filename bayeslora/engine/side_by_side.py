@@ -126,7 +126,7 @@ def best_posterior(
     if len(train) < FEWEST_EXAMPLES:
         raise InputError(
             f"posterior {BEST!r} is chosen by cross-validation, which needs at least "
-            f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; name a posterior"
+            f"{FEWEST_EXAMPLES} labelled rows, got {len(train)}; choose a posterior by name"
         )
     race = Race(fitted, train, held_out, FOLDS)
     entries = race.candidates(CANDIDATES)
@@ -217,9 +217,9 @@ def _notes(both: SideBySide, config: Posterior) -> Iterator[str]:
     if bias is not None and bias.high < 0 and config.only_softens:
         sharpen = (name for name in CANDIDATES[1:] if not POSTERIORS[name].only_softens)
         yield (
-            f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} points "
-            f"below its accuracy on {examples}. {both.chosen!r} can only soften; one that can "
-            f"sharpen is {' or '.join(map(repr, sharpen))}"
+            f"the network is underconfident: its mean confidence is {-100 * bias.value:.1f} "
+            f"points below its accuracy on {examples}. {both.chosen!r} can only lower confidence; "
+            f"{' or '.join(map(repr, sharpen))} can also raise it"
         )
 
 

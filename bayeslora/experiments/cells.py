@@ -330,8 +330,8 @@ class Workshop:
         backbone = self.backbone(cell.backbone)
         if fingerprint not in (None, backbone.fingerprint):
             raise InputError(
-                f"backbone {cell.backbone} has other weights than in the finished cells; choose "
-                "another --out"
+                f"the weights of backbone {cell.backbone} differ from those of the finished "
+                "cells; choose another --out"
             )
         requested = setup
         trials: list[dict[str, Any]] = []

@@ -56,7 +56,8 @@ def check_effects(setups: Sequence[Setup], grid: Grid) -> None:
     for key in grid.predict:
         if not any(key in setup.predict for setup in setups):
             raise InputError(
-                f"predict: {key} has no effect: no method of the grid has it", code="no-effect"
+                f"predict: {key} has no effect: no method of the grid has this option",
+                code="no-effect",
             )
 
 

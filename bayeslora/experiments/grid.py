@@ -220,7 +220,7 @@ def as_grid(content: Any) -> Grid:
     ]
     cells = _without(cells, source.get("exclude", []))
     if not cells:
-        raise InputError("exclude: no cell is left")
+        raise InputError("exclude: no cells are left")
     return Grid(
         protocol=chosen,
         tasks=tasks,
@@ -248,7 +248,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 def _mapping(label: str, value: Any, allowed: Sequence[str] | None) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{label} must hold names with values, got {value!r}")
+        raise InputError(f"{label} must be a mapping, got {value!r}")
     for key in value:
         if not isinstance(key, str) or (allowed is not None and key not in allowed):
             raise unknown_choice(f"key of {label}", str(key), allowed or ())
@@ -266,7 +266,7 @@ def _texts(label: str, value: Any) -> list[str]:
     values = _list(label, value)
     texts = [_as_text(label, item) for item in values]
     if duplicates := sorted({text for text in texts if texts.count(text) > 1}):
-        raise InputError(f"{label}: {duplicates[0]!r} is given twice")
+        raise InputError(f"{label}: {duplicates[0]!r} is listed twice")
     return texts
 
 
@@ -279,17 +279,17 @@ def _as_text(label: str, value: Any) -> str:
             f"{key}={json.dumps(option)}" for key, option in value.items() if key != "name"
         )
         return f"{value['name']}:{options}" if options else str(value["name"])
-    raise InputError(f"{label}: expected a name, or a mapping with a name, got {value!r}")
+    raise InputError(f"{label} must be a name or a mapping with a name, got {value!r}")
 
 
 def _tasks(source: Mapping[str, Any]) -> dict[str, Task]:
     if "tasks" not in source:
-        raise InputError("tasks is missing; name one or several")
+        raise InputError("tasks is missing; list at least one task")
     tasks: dict[str, Task] = {}
     for value in _list("tasks", source["tasks"]):
         task = _task(value)
         if task.name in tasks:
-            raise InputError(f"tasks: {task.name!r} is given twice")
+            raise InputError(f"tasks: {task.name!r} is listed twice")
         tasks[task.name] = task
     return tasks
 
@@ -300,15 +300,17 @@ def _task(value: Any) -> Task:
     entry = _mapping("a task", value, _TASK_KEYS)
     name = entry.get("name")
     if not isinstance(name, str) or not name:
-        raise InputError(f"tasks: name is missing in {value!r}")
+        raise InputError(f"tasks: {value!r} has no name")
     files = {key: str(entry[key]) for key in _FILES if key in entry}
     if files and not {"train", "test"} <= files.keys():
-        raise InputError(f"task {name}: give both train and test, or neither for a known task")
+        raise InputError(f"task {name}: set both train and test, or neither for a known task")
     columns = {key: str(entry[key]) for key in ("task", *_COLUMNS) if key in entry}
     if "task" in columns:
         _check_kind(name, columns)
     if columns and not files:
-        raise InputError(f"task {name}: {next(iter(columns))} is for files of one's own")
+        raise InputError(
+            f"task {name}: {next(iter(columns))} is only for your own files (train, test)"
+        )
     return Task(name, files, _ood(name, entry["ood"]) if "ood" in entry else None, columns)
 
 
@@ -317,7 +319,7 @@ def _check_kind(name: str, columns: Mapping[str, str]) -> None:
     kind = columns["task"]
     if is_description(kind):
         if extra := [key for key in columns if key != "task"]:
-            raise InputError(f"task {name}: {kind} names the columns; leave {extra[0]} out")
+            raise InputError(f"task {name}: {kind} already names the columns; remove {extra[0]}")
         read_description(kind)
     elif kind not in KINDS:
         choice = unknown_choice("task", kind, (*KINDS, "a YAML file"))
@@ -347,7 +349,9 @@ def _methods(source: Mapping[str, Any]) -> list[Method]:
         )
     names = [method.name for method in methods]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"methods: {duplicates[0]!r} is there twice; give each a name of its own")
+        raise InputError(
+            f"methods: {duplicates[0]!r} is listed twice; give each method a unique name"
+        )
     return methods
 
 
@@ -358,7 +362,7 @@ def _seeds(source: Mapping[str, Any], chosen: Protocol) -> list[int]:
         if seed > LARGEST_SEED:
             raise InputError(f"seeds must be at most {LARGEST_SEED}, got {seed}")
     if len({*seeds}) < len(seeds):
-        raise InputError(f"seeds: a seed is given twice in {seeds}")
+        raise InputError(f"seeds must be distinct, got {seeds}")
     return seeds
 
 
@@ -376,16 +380,19 @@ def _sizes(source: Mapping[str, Any], chosen: Protocol) -> list[int | None]:
     if not chosen.draws_rows:
         if "rows" in source:
             raise InputError(
-                f"rows has no effect with protocol {chosen.name}, which takes all", code="no-effect"
+                f"rows has no effect with protocol {chosen.name}, which uses all rows",
+                code="no-effect",
             )
         return [None]
     if "rows" not in source:
-        raise InputError(f"rows is missing: protocol {chosen.name} draws so many for each seed")
+        raise InputError(
+            f"rows is missing: protocol {chosen.name} draws this number of rows for each seed"
+        )
     sizes = _list("rows", source["rows"])
     for size in sizes:
         check_integer("rows", size, low=2)
     if len({*sizes}) < len(sizes):
-        raise InputError(f"rows: a number is given twice in {sizes}")
+        raise InputError(f"rows must be distinct, got {sizes}")
     return [*sizes]
 
 
@@ -393,10 +400,10 @@ def _without(cells: list[Cell], excluded: Any) -> list[Cell]:
     for value in excluded if isinstance(excluded, list) else [excluded]:
         rule = _mapping("exclude", value, _EXCLUDE_KEYS)
         if not rule:
-            raise InputError("exclude: an empty rule would leave no cell")
+            raise InputError("exclude: an empty rule would exclude every cell")
         matching = [cell for cell in cells if _matches(cell, rule)]
         if not matching:
-            raise InputError(f"exclude: no cell matches {rule}")
+            raise InputError(f"exclude: rule {rule} matches no cell")
         cells = [cell for cell in cells if cell not in matching]
     return cells
 
@@ -424,7 +431,7 @@ def _corruptions(value: Any) -> tuple[Corruption, ...]:
         except InputError as error:
             raise error.within("corruptions") from None
     if len({*corruptions}) < len(corruptions):
-        raise InputError(f"corruptions: a kind and severity is given twice in {value}")
+        raise InputError(f"corruptions: {value} repeats a kind and severity")
     return tuple(corruptions)
 
 
@@ -438,7 +445,7 @@ def _search(value: Any) -> Search | None:
         raise InputError(f"search: hold_out must be between 0 and 1, got {share!r}")
     ranges = _mapping("search: ranges", options.get("ranges", {}), None)
     if not ranges:
-        raise InputError("search: ranges is missing; name options such as adapter.lr")
+        raise InputError("search: ranges is missing; list options such as adapter.lr")
     for name, values in ranges.items():
         _check_range(name, values)
     return Search(int(trials), share, ranges)  # type: ignore[arg-type]
@@ -449,13 +456,13 @@ def _check_range(name: str, value: Any) -> None:
         raise InputError(f"search: {name!r} must be adapter.OPTION, posterior.OPTION or fit.OPTION")
     if isinstance(value, list):
         if len(value) < 2:
-            raise InputError(f"search: {name} needs two values or more, got {value}")
+            raise InputError(f"search: {name} needs at least two values, got {value}")
         return
     bounds = _mapping(f"search: {name}", value, _RANGE_KEYS)
     low, high = bounds.get("low"), bounds.get("high")
     if not all(
         isinstance(bound, int | float) and not isinstance(bound, bool) for bound in (low, high)
     ):
-        raise InputError(f"search: {name} needs numbers low and high, got {value!r}")
+        raise InputError(f"search: low and high of {name} must be numbers, got {value!r}")
     if not low < high or (bounds.get("log") and low <= 0):  # type: ignore[operator]
-        raise InputError(f"search: {name} needs low < high, above 0 with log, got {value!r}")
+        raise InputError(f"search: {name} needs low < high, and low > 0 with log, got {value!r}")

@@ -69,7 +69,7 @@ def task_rows(
     """
     splits = tuple(task.files) if task.files else splits_of(task.name, data_dir)
     if "train" not in splits:
-        raise InputError(f"task {task.name} has no training rows; it serves as ood of another one")
+        raise InputError(f"task {task.name} has no training rows; use it as ood of another task")
     split = protocol.split
     deviations: tuple[str, ...] = ()
     if split not in splits:
@@ -166,7 +166,7 @@ def _outside(source: str, task: Task, data_dir: str | Path | None) -> Examples:
     try:
         known_name(name)
     except InputError as error:
-        raise InputError(f"task {task.name}: ood {source!r} is no file, and {error}") from None
+        raise InputError(f"task {task.name}: ood {source!r} is not a file, and {error}") from None
     return load_task(name, split or "test", data_dir)
 
 
@@ -211,8 +211,8 @@ def _answerable(dropped: dict[str, int], label: str, examples: Examples, most: i
     indices = [row for row, options in enumerate(examples.choices) if len(options) <= most]
     if not indices:
         raise InputError(
-            f"{label}: every question has more than {most} options, and the model knows {most} "
-            "letters from its training rows"
+            f"{label}: every question has more than {most} options, the maximum in the training "
+            "rows"
         )
     return _counted(
         dropped, f"{label}, more than {most} options", examples.take(indices), previous=examples

@@ -89,7 +89,7 @@ def experiment(
     """
     check_integer("workers", workers, low=1)
     if ray is not None and workers > 1:
-        raise InputError("workers are processes on this machine; give workers or ray")
+        raise InputError("workers are local processes; set either workers or ray")
     parsed, store = _read(grid), Store(out)
     workshop = Workshop(parsed, data_dir)
     cells = [*_checked(workshop, store, shard).settings]
@@ -193,7 +193,7 @@ class _Run:
         """
         waiting = deque(self._indices[cell] for cell in cells)
         done = self._total - len(waiting)
-        logger.info("%s, %d of them finished already", counted(self._total, "cell"), done)
+        logger.info("%s, %d already finished", counted(self._total, "cell"), done)
         try:
             while waiting or self._reserved:
                 while waiting and len(self._reserved) < self._pool.size:
@@ -234,7 +234,7 @@ class _Run:
                 return False
             if not outcome.is_final and self._attempts[outcome.index] < _ATTEMPTS:
                 # The reason is logged only if the retry fails too.
-                logger.info("%s failed; it is tried once more", cell)
+                logger.info("%s failed; retrying once", cell)
                 return True
             self._store.fail(cell, outcome.error, outcome.trace)
             self._failed[str(cell)] = outcome.error

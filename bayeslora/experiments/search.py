@@ -40,7 +40,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise InputError("search needs Optuna: pip install 'bayeslora[tune]'") from None
+        raise InputError("search requires Optuna; run `pip install 'bayeslora[tune]'`") from None
     return optuna
 
 
@@ -139,7 +139,7 @@ def searched(
         for trial in ended
     ]
     if all(trial["nll"] is None for trial in trials):
-        raise InputError(f"every trial of the search failed, the last: {trials[-1].get('error')}")
+        raise InputError(f"every trial of the search failed; last error: {trials[-1].get('error')}")
     best = min(
         (trial for trial in trials if trial["nll"] is not None), key=lambda trial: trial["nll"]
     )

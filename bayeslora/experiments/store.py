@@ -44,14 +44,15 @@ class Store:
             return
         if not marker.is_file():
             raise InputError(
-                f"{self.out} is not the directory of an experiment: it has no {MARKER}; choose "
-                "another path"
+                f"{self.out} is not an experiment directory: it has no {MARKER}; choose another "
+                "path"
             )
         content = read_json(marker)
         version = content.get("format_version") if isinstance(content, Mapping) else None
         if not isinstance(version, int) or version > VERSION:
             raise InputError(
-                f"{marker} is damaged, or of a newer bayeslora; choose another path", code="damaged"
+                f"{marker} is damaged, or was written by a newer bayeslora; choose another path",
+                code="damaged",
             )
 
     @cached_property
@@ -89,8 +90,9 @@ class Store:
             difference = _first_difference(stored["settings"], settings)
             part, key, old, new = difference or ("settings", "digest", "?", "?")
             raise InputError(
-                f"cell {cell} is finished with {part}.{key} = {old}, and the grid has {new}; "
-                f"choose another --out, or delete {self._cells / cell.id}.json to compute it again"
+                f"cell {cell} is finished with {part}.{key} = {old}, but the grid has {new}; "
+                f"choose another --out, or delete {self._cells / cell.id}.json to compute it "
+                "again"
             )
         same_but_seed = {**cell.key, "seed": None}
         for record in self._finished:
@@ -99,8 +101,9 @@ class Store:
                 if difference is not None:
                     part, key, old, new = difference
                     raise InputError(
-                        f"cell {cell} has {part}.{key} = {new}, and seed {record['cell']['seed']} "
-                        f"is finished with {old}; one table would mix them: choose another --out"
+                        f"cell {cell} has {part}.{key} = {new}, but seed "
+                        f"{record['cell']['seed']} is finished with {old}; choose another --out, "
+                        "because one table must not mix both"
                     )
 
     @contextmanager
@@ -150,7 +153,7 @@ class Store:
 def _mapping(file: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict) or not content.keys() >= {"cell", "digest", "scores"}:
-        raise InputError(f"{file} is not the record of a cell; delete it to compute it again")
+        raise InputError(f"{file} is not a cell record; delete it to compute the cell again")
     return content
 
 

@@ -107,8 +107,8 @@ def summary_text(records: Sequence[Record], reference: str) -> str:
     """Return the tables in Markdown: scores, differences, detection and cost."""
     blocks = [
         "# Results",
-        "Means over seeds ± half of the 95 % t interval; one seed has none. Differences are paired "
-        f"by seed, method less *{reference}*. NLL in nats.",
+        "Means over seeds ± half of the 95 % t interval (none for a single seed). Differences "
+        f"are paired by seed, method minus *{reference}*. NLL in nats.",
     ]
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
@@ -151,7 +151,7 @@ def _caption(name: str, records: Sequence[Record]) -> str:
         for deviation, methods in deviations.items()
     ]
     if notes:
-        lines.append("Not as in the protocol:\n\n" + "\n".join(f"- {note}" for note in notes))
+        lines.append("Deviations from the protocol:\n\n" + "\n".join(f"- {note}" for note in notes))
     choices = [_choice(record) for record in records if record["chosen"]]
     if choices:
         lines.append("Chosen by search:\n\n" + "\n".join(f"- {choice}" for choice in choices))
@@ -179,7 +179,7 @@ def _score_tables(records: Sequence[Record], reference: str) -> list[str]:
             for method in methods
             if method != reference
         ]
-        blocks += [f"Less *{reference}*:", markdown_table(["method", *arrows], rows)]
+        blocks += [f"Difference from *{reference}*:", markdown_table(["method", *arrows], rows)]
     return blocks + _shift_tables(records, methods) + _ood_tables(records, methods)
 
 
@@ -222,8 +222,8 @@ def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
     sizes = ", ".join(f"{name} {detection['n_out']:,}" for name, detection in first.items())
     inside = next(iter(first.values()))["n_in"]
     return [
-        f"Detection of out-of-distribution rows, AUROC ↑ ({inside:,} rows inside; {sizes}), and "
-        "scores of the sets that have labels:",
+        f"Detection of out-of-distribution rows, AUROC ↑ ({inside:,} in-distribution rows; "
+        f"{sizes}), and scores of the labelled sets:",
         markdown_table(head, rows),
         *counts,
     ]
@@ -232,7 +232,7 @@ def _ood_tables(records: Sequence[Record], methods: Sequence[str]) -> list[str]:
 def _classes(record: Record) -> str:
     """Return the number of classes or options of the reported rows, and the chance accuracy."""
     mean, most = _mean_options(record).get(REPORTED), record["num_classes"]
-    classes = f"{most} classes" if mean is None else f"up to {most} options, {mean:.3g} in the mean"
+    classes = f"{most} classes" if mean is None else f"up to {most} options, {mean:.3g} on average"
     chance = record["scores"][REPORTED].get("chance_accuracy")
     return classes if chance is None else f"{classes}, chance accuracy {chance:.3f}"
 
@@ -249,8 +249,8 @@ def _options_beside(record: Record) -> list[str]:
     if not differing:
         return []
     return [
-        "Entropies and the highest probability depend on the number of options, so part of what "
-        f"they detect here may be that: {inside:.3g} in the mean of the reported rows, "
+        "Entropies and the highest probability depend on the number of options, which may "
+        f"explain part of their detection: {inside:.3g} options on average in the reported rows, "
         f"{', '.join(differing)}."
     ]
 

@@ -307,7 +307,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), _PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: nothing answers there ({error})") from None
+        raise InputError(f"--ray {address}: cannot connect ({error})") from None
 
 
 def import_ray() -> Any:
@@ -319,7 +319,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("--ray needs Ray: pip install 'bayeslora[ray]'") from None
+        raise InputError("--ray requires Ray; run `pip install 'bayeslora[ray]'`") from None
     return ray
 
 

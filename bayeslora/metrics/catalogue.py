@@ -120,7 +120,7 @@ _ALL = (
     ScoreInfo(
         "brier_reliability",
         "Brier: reliability",
-        "part of Brier that miscalibration of any class costs",
+        "part of the Brier score that is due to miscalibration of any class",
         _DOWN,
         "Murphy 1973",
         high=2.0,
@@ -130,7 +130,7 @@ _ALL = (
     ScoreInfo(
         "brier_resolution",
         "Brier: resolution",
-        "part of Brier that knowing more than the class shares saves",
+        "part by which informative predictions lower the Brier score",
         _UP,
         "Stephenson, Coelho and Jolliffe 2008",
         low=-2.0,
@@ -140,7 +140,7 @@ _ALL = (
     ScoreInfo(
         "brier_uncertainty",
         "Brier: uncertainty",
-        "Brier of always stating the class shares",
+        "Brier score of always predicting the class shares",
         None,
         "Murphy 1973",
         reflected=True,
@@ -157,7 +157,7 @@ _ALL = (
     ScoreInfo(
         "aece",
         "ECE, equal-mass bins",
-        "the same with bins that hold equally many examples",
+        "ECE with bins of equally many examples",
         _DOWN,
         "Nguyen and O'Connor 2015",
         reflected=True,
@@ -165,7 +165,7 @@ _ALL = (
     ScoreInfo(
         "cwece",
         "ECE, class-wise",
-        "the same for the probability of every class, averaged over classes",
+        "ECE of the probability of every class, averaged over classes",
         _DOWN,
         "Kull et al. 2019",
         reflected=True,
@@ -181,7 +181,7 @@ _ALL = (
     ScoreInfo(
         "ece_debiased",
         "ECE, debiased",
-        "ECE minus what noise adds to it, estimated; may be slightly negative",
+        "ECE minus an estimate of its bias from noise; may be slightly negative",
         _DOWN,
         "Kumar, Liang and Ma 2019",
         low=-1.0,
@@ -190,7 +190,7 @@ _ALL = (
     ScoreInfo(
         "smece",
         "ECE, smooth",
-        "kernel in place of bins, at the width that equals the error",
+        "ECE with a kernel instead of bins, whose width equals the error",
         _DOWN,
         "Błasiok and Nakkiran 2023",
         details="∫|(1/n) Σ_i r_i K_σ(t, c_i)|dt with a reflected Gaussian kernel",
@@ -226,7 +226,7 @@ _ALL = (
     ScoreInfo(
         "eaurc",
         "AURC, excess",
-        "AURC minus that of putting all errors last",
+        "AURC minus the AURC with all errors ranked last",
         _DOWN,
         "Geifman et al. 2019",
     ),

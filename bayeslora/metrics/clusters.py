@@ -30,7 +30,7 @@ def check_columns(predictions: Predictions, names: Sequence[str]) -> None:
             available = tuple(predictions.columns)
             if available:
                 raise unknown_choice("column", name, available)
-            raise InputError(f"the predictions carry no column {name!r}; load it with columns=[…]")
+            raise InputError(f"the predictions have no column {name!r}; load it with columns=[…]")
 
 
 def values_of(predictions: Predictions, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -257,7 +257,9 @@ def _loaded(
     predictions: Sequence[PredictionsLike], column: str | None, *, over_seeds: bool
 ) -> list[Predictions]:
     if is_single(predictions):
-        raise InputError("compare needs a list of two or more methods' predictions, got one")
+        raise InputError(
+            "compare needs a list with the predictions of two or more methods, got one"
+        )
     columns = [] if column is None else [column]
     records = [as_predictions(source, columns) for source in predictions]
     paths = [source if isinstance(source, str | Path) else None for source in predictions]
@@ -290,8 +292,8 @@ def _distances(
     for method in methods:
         if method.seeds:
             raise InputError(
-                f"distances are between single fits, and {quoted(method.name)} has the seeds"
-                f" {', '.join(method.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
+                f"distances compare single fits, but {quoted(method.name)} has the seeds "
+                f"{', '.join(method.seeds)}; keep these apart (over_seeds=False, --no-over-seeds)"
             )
     labelled = [fit.take(fit.labelled) for method in methods for fit in method.predictions]
     return distances(labelled, index, resampling, clusters)

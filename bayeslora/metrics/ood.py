@@ -214,9 +214,9 @@ def _compare_options(name: str, inside: Predictions, outside: Predictions) -> No
     same = all(len(np.unique(count)) == 1 for count in counts) and means[0] == means[1]
     if not same:
         logger.warning(
-            "OOD set %r: its rows have %.4g options on average and the in-distribution rows %.4g; "
-            "entropies and the highest probability depend on the number of options, so part of "
-            "what they detect may be that",
+            "OOD set %r: its rows have %.4g options on average and the in-distribution rows "
+            "%.4g; entropies and the highest probability depend on the number of options, which "
+            "may explain part of the detection",
             name,
             means[1],
             means[0],

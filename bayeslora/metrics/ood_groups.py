@@ -34,7 +34,7 @@ def check_kinds(kinds: Mapping[str, Sequence[str]], sets: Sequence[str]) -> None
             if name not in sets:
                 raise unknown_choice(f"{kind} set", name, sets)
             if seen.setdefault(name, kind) != kind:
-                raise InputError(f"OOD set {name!r} is called both {seen[name]} and {kind}")
+                raise InputError(f"OOD set {name!r} is listed as both {seen[name]} and {kind}")
 
 
 def grouped(

@@ -39,12 +39,12 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
     for index, name in enumerate(names):
         if not name or name in names[:index]:
             raise InputError(
-                f"every method needs a name of its own, got {names!r}; "
-                "predictions.replace(name=...) gives one"
+                f"every method needs a unique name, got {names!r}; set one with "
+                "predictions.replace(name=...)"
             )
     first = predictions[0]
     if not first.labelled.any():
-        raise InputError(f"{quoted(first.name)} has no labels, so there is nothing to compare by")
+        raise InputError(f"{quoted(first.name)} has no labels, so it cannot be compared")
     by_id = all(record.ids is not None for record in predictions)
     return [first, *(_like(first, other, by_id) for other in predictions[1:])]
 
@@ -52,7 +52,7 @@ def paired(predictions: Sequence[Predictions]) -> list[Predictions]:
 def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
     names = f"{quoted(first.name)} and {quoted(other.name)}"
     if len(first) != len(other):
-        raise InputError(f"{names} hold different rows: {len(first)} and {len(other)} of them")
+        raise InputError(f"{names} have different rows: {len(first)} and {len(other)} of them")
     if set(first.classes) != set(other.classes):
         unmatched = min(set(first.classes) ^ set(other.classes))
         raise InputError(f"{names} have different classes; only one has {unmatched!r}")
@@ -74,7 +74,7 @@ def _rows_of(first: Predictions, other: Predictions, names: str) -> Predictions:
     if missing.any():
         row = int(np.argmax(missing))
         raise InputError(
-            f"{names} hold different rows: id {str(ids[row])!r} (row {row + 1} of "
+            f"{names} have different rows: id {str(ids[row])!r} (row {row + 1} of "
             f"{quoted(first.name)}) is missing from {quoted(other.name)}"
         )
     return other.take(rows)
@@ -108,8 +108,8 @@ def _check_labels(first: Predictions, other: Predictions, names: str) -> None:
         ]
         at = f"row {row + 1}" + ("" if first.ids is None else f" (id {first.ids[row]!r})")
         raise InputError(
-            f"{names} disagree about the label of {at}: {shown[0]} and {shown[1]}; "
-            f"rows that differ: {int(different.sum())}"
+            f"{names} have different labels in {at}: {shown[0]} and {shown[1]}; rows that differ: "
+            f"{int(different.sum())}"
         )
 
 
@@ -213,8 +213,8 @@ def _check_names(names: Sequence[str]) -> None:
     repeated = [name for index, name in enumerate(names) if name in names[:index]]
     if repeated:
         raise InputError(
-            f"two methods are named {quoted(repeated[0])}: their fits differ in more than the seed"
-            " (fit_options in the metadata); give each method a name of its own"
+            f"two methods are named {quoted(repeated[0])}, but their fits differ in more than the "
+            "seed (fit_options in the metadata); give each method a unique name"
         )
 
 

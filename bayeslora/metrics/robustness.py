@@ -35,13 +35,13 @@ class Attack(Options):
 
     eps: Annotated[
         tuple[Annotated[float, Range(0, 10)], ...] | None,
-        "Radii: for texts shares of the mean norm of an embedding, in L2 for each token; for "
-        "images shares of the pixels' range, in L∞. None takes 0.05, 0.1 and 0.2 for texts, and 1, "
-        "2, 4 and 8 of 255 for images.",
+        "Radii of the perturbation: for texts shares of the mean norm of an embedding, in L2 per "
+        "token; for images shares of the pixel range, in L∞. None means 0.05, 0.1 and 0.2 for "
+        "texts, and 1, 2, 4 and 8 of 255 for images.",
     ] = None
-    steps: Annotated[Count, "Steps up the gradient."] = 10
-    restarts: Annotated[Count, "Random starts, of which the worst one counts for each row."] = 2
-    seed: Annotated[Seed, "Of the starts."] = 0
+    steps: Annotated[Count, "Number of gradient steps."] = 10
+    restarts: Annotated[Count, "Number of random starts; the worst one counts for each row."] = 2
+    seed: Annotated[Seed, "Seed of the random starts."] = 0
 
     @classmethod
     def of(cls, value: object) -> Attack:
@@ -66,7 +66,7 @@ class Attack(Options):
             radii = tuple(sorted({float(radius) for radius in self.eps} - {0.0}))
             object.__setattr__(self, "eps", radii)
             if not radii:
-                raise InputError("eps must hold a number above 0")
+                raise InputError("eps must contain at least one number > 0")
 
     def radii(self, space: str) -> tuple[float, ...]:
         """Return the radii above 0 for a space."""
@@ -163,7 +163,7 @@ class Robustness:
         except (KeyError, TypeError, ValueError):
             is_valid = False
         if not is_valid or not any(point.eps for point in points):
-            raise InputError(f"{path} is no robustness curve of `bayeslora evaluate --attack`")
+            raise InputError(f"{path} is not a robustness curve of `bayeslora evaluate --attack`")
         return curve
 
     def save(self, path: str | Path) -> None:
@@ -189,5 +189,6 @@ def check_curves(curves: Sequence[Robustness]) -> None:
     spaces = sorted({curve.space for curve in curves})
     if len(spaces) > 1:
         raise InputError(
-            f"robustness in {' and in '.join(spaces)} cannot stand in one table; give one of them"
+            f"robustness in {' and in '.join(spaces)} cannot be shown in one table; give only one "
+            "of them"
         )

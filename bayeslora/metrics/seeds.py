@@ -44,13 +44,16 @@ def over_seeds(scores: Sequence[Scores], name: str | None = None) -> Scores:
             or bins.
     """
     if len(scores) < 2:
-        raise InputError(f"an interval over seeds needs at least two of them, got {len(scores)}")
+        raise InputError(f"an interval over seeds needs at least two seeds, got {len(scores)}")
     first = scores[0]
     for index, other in enumerate(scores[1:], 2):
         for field in ("n", "n_labelled", "num_classes", "num_bins", "closed"):
             expected, actual = getattr(first, field), getattr(other, field)
             if expected != actual:
-                raise InputError(f"seed 1 has {field} = {expected}, seed {index} {actual}")
+                raise InputError(
+                    f"all seeds need the same {field}: seed 1 has {expected}, seed {index} has "
+                    f"{actual}"
+                )
     chance = [result.ece_if_calibrated for result in scores if result.ece_if_calibrated is not None]
     return replace(
         first,

@@ -122,8 +122,8 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
     right = np.asarray(correct, dtype=np.float64)
     if sure.ndim != 1 or sure.shape != right.shape or not sure.size:
         raise InputError(
-            f"confidence and correct must be [N] with N of at least 1, "
-            f"got {list(sure.shape)} and {list(right.shape)}"
+            f"confidence and correct must have shape [N] with N >= 1, got {list(sure.shape)} and "
+            f"{list(right.shape)}"
         )
     for name, values, bad in (
         ("confidence", sure, ~((sure >= 0) & (sure <= 1))),
@@ -132,7 +132,7 @@ def top_label(confidence: ArrayLike, correct: ArrayLike) -> TopLabel:
         if bad.any():
             row = int(np.argmax(bad))
             allowed = "from 0 to 1" if name == "confidence" else "0 or 1"
-            raise InputError(f"row {row + 1}: {name} is {values[row]}; allowed is {allowed}")
+            raise InputError(f"row {row + 1}: {name} must be {allowed}, got {values[row]}")
     return TopLabel(sure, right)
 
 

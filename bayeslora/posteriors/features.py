@@ -150,9 +150,9 @@ def check_features(rows: Features, name: str = "features") -> None:
         first = int(invalid.nonzero()[0, 0])
         value = values[first][~(values[first].abs() <= GREATEST)][0].item()
         raise InputError(
-            f"{count} of {len(rows)} rows of {name} hold a number that cannot be computed with, "
-            f"such as {value:g} in row {first + 1}; allowed are finite numbers from "
-            f"{-GREATEST:g} to {GREATEST:g}: correct these rows, or scale all of them"
+            f"{count} of {len(rows)} rows of {name} contain invalid values, such as {value:g} in "
+            f"row {first + 1}; values must be finite and from {-GREATEST:g} to {GREATEST:g}: "
+            "correct these rows, or scale all of them"
         )
 
 

@@ -68,7 +68,7 @@ class TiedGaussian(nn.Module):
         count, (rows, size) = len(means), features.shape
         mean_variance = float(centred.square().sum()) / rows / size
         if not mean_variance > 0:
-            raise InputError("Mahalanobis distances need a class whose rows differ; there is none")
+            raise InputError("Mahalanobis distances need at least one class with different rows")
         values, directions = principal(centred)
         shrinkage = ledoit_wolf(centred, values)
         floor = shrinkage * mean_variance

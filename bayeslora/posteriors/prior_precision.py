@@ -25,10 +25,14 @@ LOG10_GRID = tuple(index / 2 for index in range(-8, 9))
 # changing. With a wider prior, probabilities tend to uniform on unfamiliar rows, which improves the
 # NLL of a very overconfident network for the wrong reason.
 _AT_THE_EDGE = {
-    LOG10_GRID[0]: "the widest prior does not make up for the network's overconfidence; "
-    "calibrate with posterior 'best' compares others",
-    LOG10_GRID[-1]: "the narrowest prior leaves next to no uncertainty, so that predictions are "
-    "nearly the softmax of the mean weights",
+    LOG10_GRID[
+        0
+    ]: "the widest prior does not compensate for the network's overconfidence; calibrate with "
+    "posterior 'best' to compare others",
+    LOG10_GRID[
+        -1
+    ]: "the narrowest prior leaves almost no uncertainty, so predictions are nearly the softmax "
+    "of the mean weights",
 }
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

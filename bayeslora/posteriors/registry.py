@@ -75,16 +75,16 @@ def check_posterior(candidate: Any, description: str) -> type[Any]:
     is_option = "head" in {field.name for field in dataclasses.fields(config)}
     if is_option or not (has_head or _defines(config, "make_head", "over_weights")):
         raise InputError(
-            f"{description}: {config.__name__} lacks the class variables 'head'; it is "
-            "'module:object', or what makes the last layer itself",
+            f"{description}: {config.__name__} lacks the class variable 'head': 'module:object', "
+            "or a callable that makes the last layer",
             code="package",
         )
     has_moment = getattr(config, "over_trained", False) or getattr(config, "from_start", "")
     if _defines(config, "over_weights") and not has_moment:
         raise InputError(
-            f"{description}: {config.__name__} is over the weights of a network, so it has to say "
-            "over_trained = True if it is fitted to adapters that are trained already, or in "
-            "from_start why it cannot be",
+            f"{description}: {config.__name__} is over the weights of a network, so it must set "
+            "over_trained = True if it is fitted to trained adapters, or from_start to the "
+            "reason why it cannot be",
             code="package",
         )
     return completed(config)
@@ -143,8 +143,9 @@ def resolve_posterior(value: object) -> Any:
     """
     if value == BEST:
         raise InputError(
-            f"posterior {BEST!r} is chosen by calibrate among posteriors of a finished network: "
-            f"calibrate(..., posterior={BEST!r}), bayeslora calibrate --posterior {BEST}"
+            f"posterior {BEST!r} compares posteriors for a finished network and is only for "
+            f"calibrate: calibrate(..., posterior={BEST!r}), bayeslora calibrate --posterior "
+            f"{BEST}"
         )
     return CATALOGUE.resolve(value)
 
@@ -154,7 +155,7 @@ def check_link(config: Any, link: str | None) -> None:
 
     Args:
         config: Options of the posterior.
-        link: Requested link; None takes the posterior's own.
+        link: Requested link; None means the posterior's own.
 
     Raises:
         InputError: The link is unknown, or the posterior has none to choose.
@@ -166,7 +167,7 @@ def check_link(config: Any, link: str | None) -> None:
         names = names_where(lambda posterior: bool(posterior.link))
         raise InputError(
             f"link {link!r} has no effect on posterior {config.name!r}, whose probabilities are "
-            "the softmax of its logits, or the mean of that over its draws; leave link (--link) "
+            "the softmax of its logits, or the mean softmax over its draws; leave link (--link) "
             f"out: it is for {names}",
             code="no-effect",
         )
@@ -182,8 +183,8 @@ def check_draws(config: Any, num_samples: int) -> None:
     checked("num_samples", num_samples, Draws)
     if num_samples and config.name in POSTERIORS and config.num_samples is None:
         raise InputError(
-            f"num_samples {num_samples} has no effect on posterior {config.name!r}, which draws "
-            "nothing; leave num_samples (--num-samples) out",
+            f"num_samples {num_samples} has no effect on posterior {config.name!r}, which makes "
+            "no draws; leave num_samples (--num-samples) out",
             code="no-effect",
         )
 
@@ -200,8 +201,8 @@ def check_factors(config: Posterior, *, low_rank: bool) -> None:
     """
     if config.over_factors and not low_rank:
         raise InputError(
-            f"posterior {config.name!r} is over factors, and this adapter has "
-            "none; choose a low-rank adapter, or another posterior: "
+            f"posterior {config.name!r} needs low-rank factors, and this adapter has none; choose "
+            "a low-rank adapter, or another posterior: "
             f"{names_where(lambda posterior: not posterior.over_factors)}",
             code="no-factors",
         )
@@ -215,7 +216,7 @@ def draws_to_predict(config: Any, num_samples: int | None) -> bool:
 
     Args:
         config: Options of the posterior.
-        num_samples: Requested draws; None takes the posterior's default.
+        num_samples: Requested draws; None means the posterior's default.
     """
     if config.name not in POSTERIORS:
         return True
@@ -291,8 +292,8 @@ def _factory(config: Posterior) -> Callable[..., Any]:
 def _shared(config: Posterior, num_features: int, **options: Any) -> LastLayer:
     if type(config).head:
         raise InputError(
-            f"{described(config)} has no last layer for the format 'options', whose options share "
-            "one weight vector; take the format 'letters'",
+            f"{described(config)} does not support the format 'options', whose options share one "
+            "weight vector; choose the format 'letters'",
             code="not-on-options",
         )
     return config.make_shared_head(num_features, **options)
@@ -311,8 +312,8 @@ def _check_head(config: Posterior, head: object) -> None:
     missing = ", ".join(map(repr, completed_head(head)))
     if missing:
         raise InputError(
-            f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; "
-            "bayeslora.posteriors.types.LastLayer says what a last layer must be able to do",
+            f"the head of {described(config)}, a {type(head).__name__}, lacks {missing}; see "
+            "bayeslora.posteriors.types.LastLayer for what a last layer needs",
             code="package",
         )
 
@@ -348,7 +349,9 @@ def build_weights(
         if config.name in POSTERIORS:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FailedError(f"the weights of {described(config)} cannot be made: {reason}") from error
+        raise FailedError(
+            f"the weights of {described(config)} cannot be created: {reason}"
+        ) from error
     if weights is None:
         return None
     draws = hasattr(weights, "draw")
@@ -361,8 +364,8 @@ def build_weights(
         )
     if draws and not config.is_sampled:
         raise InputError(
-            f"the weights of {described(config)} have a method draw that no prediction would call; "
-            f"{type(config).__name__} has to say is_sampled = True",
+            f"the weights of {described(config)} have a method draw, which predictions call only "
+            f"if {type(config).__name__} sets is_sampled = True",
             code="package",
         )
     complete_weights(weights)

@@ -28,13 +28,13 @@ def class_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return two or more distinct, non-empty names."""
     classes = tuple(names)
     if len(classes) < 2:
-        raise InputError(f"classes must be two or more names, got {classes!r}")
+        raise InputError(f"classes must be at least two names, got {classes!r}")
     seen: set[str] = set()
     for index, name in enumerate(classes):
         if not isinstance(name, str) or not name:
             raise InputError(f"class {index + 1}: a name must be a non-empty string, got {name!r}")
         if name in seen:
-            raise InputError(f"class {index + 1}: the name {name!r} is already taken")
+            raise InputError(f"class {index + 1}: duplicate name {name!r}")
         seen.add(name)
     return classes
 
@@ -63,8 +63,8 @@ def probabilities(
         row = int(np.argmax(off > SUM_TOLERANCE))
         raise RowError(
             row,
-            f": probabilities sum to {sums[row]:.9g}; allowed is 1 ± {SUM_TOLERANCE:g} "
-            "(renormalise, --renormalise, divides by the sum)",
+            f": probabilities sum to {sums[row]:.9g}, expected 1 ± {SUM_TOLERANCE:g}; "
+            "renormalise (--renormalise) divides by the sum",
         )
     if off.max() > _EXACT:
         probs = probs if probs.flags.writeable else probs.copy()
@@ -83,8 +83,8 @@ def _check_values(probs: NDArray[np.float64], classes: Sequence[str]) -> None:
             row, column = bad[0]
             raise RowError(
                 int(start + row),
-                f", class {shown(classes[column])}: probability {part[row, column]}; allowed is 0 "
-                "to 1",
+                f", class {shown(classes[column])}: probability {part[row, column]} is not "
+                "between 0 and 1",
             )
 
 
@@ -107,7 +107,9 @@ def label_indices(array: ArrayLike | None, rows: int, columns: int) -> NDArray[n
     bad = (labels < -1) | (labels >= columns)
     if bad.any():
         row = int(np.argmax(bad))
-        raise RowError(row, f": label {labels[row]} is outside 0 to {columns - 1} (-1: unlabelled)")
+        raise RowError(
+            row, f": label {labels[row]} is not between 0 and {columns - 1} (-1: unlabelled)"
+        )
     if not (labels >= 0).any():
         return None
     return _frozen(labels if _is_frozen(array) else labels.astype(np.int64))
@@ -126,7 +128,7 @@ def row_ids(names: Sequence[str] | None, rows: int) -> tuple[str, ...] | None:
     if len(set(ids)) < rows:
         first: dict[str, int] = {}
         row = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
-        raise RowError(row, f": id {shown(ids[row])} is already the id of", first[ids[row]])
+        raise RowError(row, f": id {shown(ids[row])} duplicates the id of", first[ids[row]])
     return ids
 
 
@@ -145,7 +147,7 @@ def finite(name: str, array: ArrayLike, rows: int) -> NDArray[np.float64]:
 def named_score(name: str, array: ArrayLike, rows: int) -> NDArray[np.float64]:
     """Return [N] float64 without NaN or infinities; the name must be free."""
     if name in (*COMPUTED, *UNCERTAINTIES):
-        raise InputError(f"a score cannot be called {name!r}: that name has a fixed meaning")
+        raise InputError(f"a score cannot be named {name!r}: the name is reserved")
     return finite(f"score {name!r}", array, rows)
 
 
@@ -181,19 +183,23 @@ def available_options(
     absent = ~options
     if sets is not None and (sets & absent).any():
         row, column = np.argwhere(sets & absent)[0]
-        raise RowError(int(row), f": option {shown(classes[column])} is in the set, but absent")
+        raise RowError(
+            int(row), f": option {shown(classes[column])} is in the set, but not available"
+        )
     if probs[absent].any():
         row, column = np.argwhere(absent & (probs > 0))[0]
         raise RowError(
             int(row),
-            f", class {shown(classes[column])}: probability {probs[row, column]} of an option that "
-            "the row does not have",
+            f", class {shown(classes[column])}: probability {probs[row, column]} of an option "
+            "that is not available",
         )
     if labels is not None:
         wrong = (labels >= 0) & absent[np.arange(len(labels)), labels]
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise RowError(row, f": the label {shown(classes[labels[row]])} is an absent option")
+            raise RowError(
+                row, f": the label {shown(classes[labels[row]])} is not an available option"
+            )
     return _frozen(options)
 
 
@@ -216,13 +222,13 @@ def check_further(names: Sequence[str]) -> None:
     """Raise InputError if a name is not allowed for a further column."""
     for name in names:
         if is_ours(name):
-            raise InputError(f"a further column cannot be called {name!r}: files use that name")
+            raise InputError(f"a further column cannot be named {name!r}: the name is reserved")
 
 
 def _texts(name: str, texts: Sequence[str | None], rows: int) -> NDArray[Any]:
     check_further([name])
     if len(texts) != rows:
-        raise InputError(f"column {name!r} has {len(texts)} values for {rows} rows")
+        raise InputError(f"column {name!r} has {len(texts)} values, but there are {rows} rows")
     values = np.array([None if value is None else str(value) for value in texts], dtype=object)
     return _frozen(values)
 
@@ -230,7 +236,7 @@ def _texts(name: str, texts: Sequence[str | None], rows: int) -> NDArray[Any]:
 def notes(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata as strings; raise InputError for keys reserved by the file format."""
     for key in sorted(RESERVED & metadata.keys()):
-        raise InputError(f"metadata cannot hold {key!r}: files use that key for themselves")
+        raise InputError(f"metadata cannot have the key {key!r}: the key is reserved")
     return {str(key): str(value) for key, value in metadata.items()}
 
 

@@ -266,12 +266,12 @@ def _by_method(
     if not any(nested):
         if ood and len(names) > 1:
             raise InputError(
-                f"ood set {next(iter(ood))!r}: say which of the {len(names)} methods made its"
-                " predictions, as {method: {set: predictions}} (--ood METHOD:SET=FILE)"
+                f"ood set {next(iter(ood))!r}: state which of the {len(names)} methods made its "
+                f"predictions, as {{method: {{set: predictions}}}} (--ood METHOD:SET=FILE)"
             )
         return [_load_sets(ood, load) for _ in names]
     if not all(nested):
-        raise InputError("ood mixes sets of one method with sets by method; use {method: {set: …}}")
+        raise InputError("ood mixes sets by name with sets by method; use {method: {set: …}}")
     for key in ood:
         if key in labels:
             continue
@@ -279,7 +279,7 @@ def _by_method(
             raise unknown_choice("method in ood", key, {*names, *labels})
         if names.count(key) > 1:
             same = [label for label, name in zip(labels, names, strict=True) if name == key]
-            raise InputError(f"ood names {key!r}, which is not one item; choose from {same}")
+            raise InputError(f"ood key {key!r} is ambiguous; choose from {same}")
     return [
         _load_sets(ood.get(label, ood.get(name, {})), load)
         for label, name in zip(labels, names, strict=True)

@@ -60,7 +60,7 @@ def probability_columns(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         column, equals, name = pair.rpartition("=")
         if not (column and equals and name) or column in classes:
-            problem = "names the column again" if column in classes else "expected NAME=CLASS"
+            problem = "the column is listed twice" if column in classes else "expected NAME=CLASS"
             raise InputError(f"--probability-column {shown(pair)}: {problem}")
         classes[column] = name
     return classes
@@ -102,7 +102,7 @@ def numbers(table: Table, piece: Piece, name: str, *, truths: bool = False) -> N
         return np.array([np.nan if value is None else value for value in values], np.float64)
     except OverflowError:
         raise InputError(
-            f"{table.source}: column {shown(name)} holds an integer beyond float64"
+            f"{table.source}: column {shown(name)} contains an integer too large for float64"
         ) from None
 
 
@@ -152,7 +152,7 @@ def _arrow_numbers(table: Table, values: Any, name: str, *, truths: bool) -> NDA
     import pyarrow.compute as pc
 
     kind = str(values.type)[:60]
-    problem = f"{table.source}: column {shown(name)} holds {kind}, not numbers"
+    problem = f"{table.source}: column {shown(name)} contains {kind}, not numbers"
     if pa.types.is_boolean(values.type) and not truths:
         raise InputError(problem)
     try:
@@ -203,7 +203,7 @@ def truths(table: Table, piece: Piece, name: str) -> NDArray[np.bool_]:
     if bad.any():
         index = int(np.argmax(bad))
         value = None if np.isnan(values[index]) else f"{values[index]:g}"
-        raise _bad(table, piece, index, name, f"{value} is not true or false")
+        raise _bad(table, piece, index, name, f"{value} is not a boolean")
     return np.asarray(values == 1)
 
 
@@ -220,7 +220,7 @@ def texts(table: Table, piece: Piece, name: str) -> Any:
     if name == "id" and isinstance(values, list):
         for index, value in enumerate(values):
             if isinstance(value, list | dict):
-                raise _bad(table, piece, index, name, f"{shown(value)} is no string or number")
+                raise _bad(table, piece, index, name, f"{shown(value)} is not a string or a number")
     try:
         if not isinstance(values, list):
             return strings(values)
@@ -337,8 +337,8 @@ def label_codes(
     raise InputError(
         f"{source}, {where(row)}, column 'label': unknown label {shown(labels[row].as_py())}; "
         f"the classes are {allowed} ("
-        + ("or" if are_indices else "or, where no label is one of them")
-        + f", for every row, an index 0 to {len(classes) - 1})"
+        + ("or" if are_indices else "or, if no label is a class name")
+        + f", for every row, an index from 0 to {len(classes) - 1})"
     )
 
 
@@ -365,7 +365,7 @@ def id_names(source: str, ids: Any, where: Where) -> tuple[str, ...]:
     if ids.null_count:
         row = int(np.argmax(_truths(ids.is_null())))
         raise InputError(
-            f"{source}, {where(row)}, column 'id': empty; give every row an id or none"
+            f"{source}, {where(row)}, column 'id': empty; give every row an id, or no row"
         )
     return tuple(ids.to_pylist())
 

@@ -101,7 +101,7 @@ def fields_of(
     matrix = matrix_of(table, reading)
     _check_further(table, columns)
     if "label" not in columns:
-        check_spelling(table, "label", "labels are in a column 'label'")
+        check_spelling(table, "label", "labels must be in a column 'label'")
     parts = _Parts(table, matrix, columns)
     labels = parts.texts.get("label")
     probs, classes = matrix.probabilities(parts.values, labels, parts.where, parts.available)
@@ -174,7 +174,7 @@ def text_columns(path: str | Path, reading: PredictionsReading = AS_WRITTEN) -> 
     if len(plain) < len(names):
         lost = listed([name for name in names if name not in plain])
         source = table.source
-        logger.warning("%s: left out, as they hold no text or numbers: columns %s", source, lost)
+        logger.warning("%s: skipped columns without text or numbers: %s", source, lost)
     return plain
 
 
@@ -316,11 +316,13 @@ def _renormalise(source: str, probs: NDArray[np.float64], where: Where) -> None:
             "renormalised"
         )
     if np.allclose(sums, 1, rtol=0, atol=SUM_TOLERANCE):
-        logger.warning("%s: renormalise (--renormalise) had no effect: all rows sum to 1", source)
+        logger.warning(
+            "%s: renormalise (--renormalise) had no effect, because all rows sum to 1", source
+        )
         return
     probs /= sums[:, None]
     logger.warning(
-        "%s: rows were divided by their sums, which were %.4g to %.4g",
+        "%s: divided rows by their sums, which ranged from %.4g to %.4g",
         source,
         sums.min(),
         sums.max(),
@@ -332,5 +334,5 @@ def _check_version(table: Table) -> None:
     if not (version.isdecimal() and len(version) < 10 and int(version) <= FORMAT_VERSION):
         raise InputError(
             f"{table.source} has predictions format version {shown(version)}; this version of "
-            f"bayeslora reads up to {FORMAT_VERSION}"
+            f"bayeslora supports versions up to {FORMAT_VERSION}"
         )

@@ -80,12 +80,12 @@ def read_question(path: str | Path, row: int, record: Mapping[str, Any]) -> Ques
         scores, texts = [scores[k] for k in with_context], [texts[k] for k in with_context]
     if len(scores) < 2:
         raise InputError(
-            f"{path}, row {row} has the log-likelihood of one text; only multiple-choice tasks, "
-            "with two or more options, are predictions of classes"
+            f"{path}, row {row} has only one log-likelihood; only multiple-choice tasks, with at "
+            "least two options, are supported"
         )
     name = record.get("doc_id")
     if not isinstance(name, str | int | float | None):
-        raise InputError(f"{path}, row {row}, 'doc_id': {shown(name)} is not a text or a number")
+        raise InputError(f"{path}, row {row}, 'doc_id': {shown(name)} is not a string or a number")
     return Question(
         row,
         None if name is None else str(name),
@@ -118,9 +118,9 @@ def correct_options(path: str | Path, questions: Sequence[Question]) -> NDArray[
         index = next(indices)
         if index is None or not 0 <= index < len(question.scores):
             raise InputError(
-                f"{path}, row {question.row}, 'target': {shown(question.target)} is not one of its "
-                f"{len(question.scores)} options; an index from 0, an option's text, or a letter "
-                "is needed, the same kind in every row"
+                f"{path}, row {question.row}, 'target': {shown(question.target)} is not one of "
+                f"the {len(question.scores)} options; use an index from 0, an option's text, or "
+                "a letter, the same kind in every row"
             )
         labels[row] = index
     return labels
@@ -175,11 +175,13 @@ def _scores(path: str | Path, row: int, record: Mapping[str, Any]) -> list[float
             score = float(value)
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{path}, row {row}: the response {shown(value)} is not a log-likelihood; "
-                "only multiple-choice tasks can be read, not those that generate text"
+                f"{path}, row {row}: the response {shown(value)} is not a log-likelihood; only "
+                "multiple-choice tasks are supported, not text generation"
             ) from None
         if not math.isfinite(score):
-            raise InputError(f"{path}, row {row}, option {option}: log-likelihood {score}")
+            raise InputError(
+                f"{path}, row {row}, option {option}: log-likelihood {score} is not finite"
+            )
         scores.append(score)
     return scores
 
@@ -194,8 +196,8 @@ def _target(path: str | Path, row: int, target: Any) -> str | None:
     is_list = isinstance(target, str) and target.startswith("[") and target.endswith("]")
     if is_list or not isinstance(target, str | int | float | None):
         raise InputError(
-            f"{path}, row {row}, 'target': {shown(target)} may name several right options; "
-            "predictions have one label a row"
+            f"{path}, row {row}, 'target': {shown(target)} may list several correct options; "
+            "predictions have one label per row"
         )
     if target is None or str(target) in _UNLABELLED:
         return None
@@ -262,11 +264,11 @@ def read_sample_log(
         raise unknown_choice("normalise", normalise, NORMALISE)
     if reading.probability_columns or reading.renormalise:
         raise InputError(
-            f"{path} is a sample log: --probability-column and --renormalise are for tables"
+            f"{path} is a sample log; --probability-column and --renormalise apply only to tables"
         )
     if not is_sample_log(path, reading):
         raise InputError(
-            f"{path} is not a sample log of lm-evaluation-harness: a .jsonl file is needed, with "
+            f"{path} is not a sample log of lm-evaluation-harness; expected a .jsonl file with "
             "'doc_id' and 'filtered_resps' in each line"
         )
     questions, further, filters = [], [], set()
@@ -278,8 +280,8 @@ def read_sample_log(
         filters.add(shown(record.get("filter", "none")))
     if len(filters) > 1:
         raise InputError(
-            f"{path} holds every question once a filter ({', '.join(sorted(filters))}); keep the "
-            "lines of one"
+            f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
+            "keep the lines of one filter"
         )
     _check_columns(path, columns, further, reading)
     probs = _probabilities(path, questions, normalise)
@@ -347,8 +349,8 @@ def _lengths(
     for question in questions:
         if "" in question.texts or len(question.texts) != len(question.scores):
             raise InputError(
-                f"{path}, row {question.row} has an option without a text in 'arguments', and "
-                f"normalise={normalise!r} divides by its length; choose 'none'"
+                f"{path}, row {question.row} has an option without text in 'arguments', so "
+                f"normalise={normalise!r} cannot divide by its length; use 'none'"
             )
     texts = [text for question in questions for text in question.texts]
     if normalise == "bytes":
@@ -380,8 +382,8 @@ def _compare(
     differ = int((comparable & (verdicts != (probs.argmax(1) == labels))).sum())
     if differ:
         logger.warning(
-            "%s: %r in the log differs from what 'target' and the log-likelihoods give in %d of "
-            "%d rows; the task may score its answers in a way of its own",
+            "%s: %r in the log differs from the result computed from 'target' and the "
+            "log-likelihoods in %d of %d rows; the task may use its own scoring",
             shown_path(path),
             key,
             differ,

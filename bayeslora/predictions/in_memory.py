@@ -49,7 +49,7 @@ def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None
     logits, labels = _first(output.predictions), _first(getattr(output, "label_ids", None))
     if np.ndim(logits) != 2 or np.shape(logits)[1] < 2:
         raise InputError(
-            f"predictions must be logits [rows, classes] with two or more classes, got shape "
+            "predictions must be logits [rows, classes] with at least two classes, got shape "
             f"{list(np.shape(logits))}; regression and token classification are not supported"
         )
     if labels is not None:
@@ -57,7 +57,7 @@ def output_fields(output: Any, classes: Sequence[Any] | Mapping[Any, str] | None
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise InputError(
                 f"label_ids must be {len(logits)} integers, got {labels.dtype} of shape "
-                f"{list(labels.shape)}; several labels a row are not supported"
+                f"{list(labels.shape)}; multi-label classification is not supported"
             )
         labels = np.where(labels == IGNORED, -1, labels)
     names = _ordered(classes) if isinstance(classes, Mapping) else classes
@@ -71,7 +71,7 @@ def class_names(classes: Sequence[Any] | None, number: int) -> tuple[str, ...]:
         return tuple(map(str, range(number)))
     names = tuple(_arrow(classes, "classes").to_pylist())
     if len(names) != number:
-        raise InputError(f"{len(names)} classes for {number} columns of values")
+        raise InputError(f"{len(names)} classes, but {number} columns of values")
     return names
 
 
@@ -94,8 +94,8 @@ def _matrix(values: ArrayLike) -> NDArray[np.float64]:
         raise InputError(f"values must be an array of numbers: {error}") from None
     if matrix.ndim != 2:
         raise InputError(
-            f"values must be [rows, classes], got shape {list(matrix.shape)}; where a model gives "
-            "one number a row for two classes, stack a column for each"
+            f"values must be [rows, classes], got shape {list(matrix.shape)}; for two classes, "
+            "stack one column per class"
         )
     return matrix
 
@@ -106,7 +106,7 @@ def _codes(labels: Any, names: Sequence[str], rows: int) -> NDArray[np.int64]:
 
     texts = _arrow(labels, "labels")
     if len(texts) != rows:
-        raise InputError(f"{len(texts)} labels for {rows} rows")
+        raise InputError(f"{len(texts)} labels, but {rows} rows")
     if "-1" not in names:
         texts = pc.if_else(pc.equal(texts, "-1"), pa.scalar(None, pa.string()), texts)
     return label_codes(_SOURCE, texts, names)
@@ -121,11 +121,11 @@ def _arrow(values: Any, name: str) -> Any:
         plain = array.tolist() if array.dtype.kind in "USO" else array
         column = pa.array(plain, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(f"{name} must be names or indices of classes: {error}") from None
+        raise InputError(f"{name} must be class names or indices: {error}") from None
     try:
         return strings(column)
     except pa.ArrowException:
-        raise InputError(f"{name} must be names or indices of classes, got {column.type}") from None
+        raise InputError(f"{name} must be class names or indices, got {column.type}") from None
 
 
 def is_frame(value: object) -> bool:
@@ -151,12 +151,12 @@ def frame_fields(frame: Any) -> tuple[dict[str, Any], Where]:
     if not (is_frame(frame) or isinstance(frame, Mapping)):
         raise InputError(
             "expected Predictions, the path of a file, or a data frame with columns prob_<class> "
-            f"and label, got {frame!r:.80}; Predictions.from_arrays takes arrays"
+            f"and label, got {frame!r:.80}; for arrays use Predictions.from_arrays"
         )
     try:
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(f"{source} is not a table of equally long columns: {error}") from None
+        raise InputError(f"the columns of {source} must have equal length: {error}") from None
     names = tuple(table.column_names)
     duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if duplicate is not None:

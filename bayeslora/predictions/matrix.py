@@ -75,7 +75,7 @@ class Matrix:
             row = int(np.argmax(bad))
             raise InputError(
                 f"{self.source}, {where(row)}, column {shown(self.columns[0])}: probability "
-                f"{values[row]}; allowed is 0 to 1"
+                f"{values[row]} is not between 0 and 1"
             )
         return np.column_stack([1 - values, values])
 
@@ -90,9 +90,9 @@ class Matrix:
         others = sorted(known - {name})
         if len(others) > 1:
             raise InputError(
-                f"{self.source} has one column of probabilities, {shown(self.columns[0])}, "
-                f"which is enough for two classes, but the labels are {listed(sorted(known))}; it "
-                "needs a column prob_<class> for each"
+                f"{self.source} has a single probability column, {shown(self.columns[0])}, but "
+                f"more than two classes: the labels are {listed(sorted(known))}; add a column "
+                "prob_<class> for each class"
             )
         return others[0] if others else f"not {name}"
 
@@ -119,17 +119,19 @@ def matrix_of(table: Table, reading: PredictionsReading) -> Matrix:
     }
     if by_prefix["prob_"] and by_prefix["logit_"]:
         raise InputError(
-            f"{table.source} has both prob_<class> and logit_<class> columns; keep one kind"
+            f"{table.source} has both prob_<class> and logit_<class> columns; keep only one kind"
         )
     prefix = "logit_" if by_prefix["logit_"] else "prob_"
     if not by_prefix[prefix]:
         raise InputError(
-            f"{table.source} needs a column prob_<class> (or logit_<class>) for each of two or "
-            f"more classes, or --probability-column NAME=CLASS; its columns are "
+            f"{table.source} has no columns prob_<class> (or logit_<class>); add one for each "
+            "class, or use --probability-column NAME=CLASS. Its columns are "
             f"{listed(table.names)}{_advice(table)}"
         )
     if reading.renormalise and prefix == "logit_":
-        raise InputError(f"{table.source} has logits, which --renormalise is not for")
+        raise InputError(
+            f"{table.source} contains logits; --renormalise applies only to probabilities"
+        )
     names = _in_order(stored, by_prefix[prefix])
     columns = tuple(f"{prefix}{name}" for name in names)
     return Matrix(table.source, columns, names, are_logits=prefix == "logit_", stored=stored)

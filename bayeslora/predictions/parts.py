@@ -109,8 +109,8 @@ class PredictionParts:
         different = self._differences(identity)
         if different and not overwrite:
             raise InputError(
-                f"{self.folder} holds interrupted predictions with another "
-                f"{', '.join(different)}; repeat their options, choose another --out, or pass "
+                f"{self.folder} contains interrupted predictions with another "
+                f"{', '.join(different)}; use the same options, choose another --out, or pass "
                 "--overwrite"
             )
 
@@ -180,7 +180,10 @@ class PredictionParts:
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
-            raise InputError(f"{self.folder} is in the way: it is not a directory; move it")
+            raise InputError(
+                f"{self.folder} is not a directory, but partial predictions are saved there; "
+                "move it"
+            )
         for file in self.folder.iterdir():
             if not _OURS.fullmatch(file.name) or not file.is_file():
                 raise InputError(

@@ -228,7 +228,9 @@ class Predictions:
         """
         selection = np.asarray(rows)
         if selection.size == 0:
-            raise InputError("no rows are taken; give indices or a mask of at least one")
+            raise InputError(
+                "no rows are selected; pass indices or a mask that selects at least one row"
+            )
         chosen = np.arange(len(self))[selection]
 
         def pick(values: NDArray[Any] | None) -> Any:

@@ -47,7 +47,7 @@ def as_table(path: str | Path, columns: Mapping[str, object], metadata: Mapping[
         }
         return pa.table(arrays).replace_schema_metadata(tagged)
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: a name or a label is not valid Unicode: {error}") from None
+        raise InputError(f"{path}: a name or label is not valid Unicode: {error}") from None
 
 
 def write_tables(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
@@ -87,7 +87,7 @@ def file_kind(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"{path}: a predictions file is written as .parquet, .csv or .jsonl, not {suffix!r}"
+            f"{path}: the predictions file must end in .parquet, .csv or .jsonl, got {suffix!r}"
         )
     return suffix
 
@@ -130,9 +130,7 @@ def data_frame(fields: Mapping[str, Any]) -> Any:
     try:
         import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ModuleNotFoundError:
-        raise InputError(
-            "to_pandas needs the package pandas, which is not installed: pip install pandas"
-        ) from None
+        raise InputError("to_pandas requires pandas; run `pip install pandas`") from None
     return pandas.DataFrame(file_columns(fields))
 
 

@@ -47,7 +47,8 @@ class MatrixOptions(Options):
     off_diagonal_scale: Annotated[
         Positive | Literal["cross-validation"],
         "Prior standard deviation of each weight of another class's log-probability; "
-        "`cross-validation` chooses the one with the lowest NLL in folds of the fit rows.",
+        "`cross-validation` chooses the value with the lowest NLL in cross-validation on the fit "
+        "rows.",
     ] = CROSS_VALIDATION
     prior_scale: Annotated[
         Positive,
@@ -79,13 +80,13 @@ class BetaOptions(Options):
 class HistogramOptions(Options):
     """Options of histogram binning."""
 
-    num_bins: Annotated[Count, "B, bins of each class's probability. They are left-closed."] = 15
+    num_bins: Annotated[Count, "Number B of left-closed bins of each class's probability."] = 15
     bins: Annotated[
         Literal["equal-mass", "equal-width"],
         "`equal-mass` (edges at quantiles of the class's probability) or `equal-width`.",
     ] = "equal-mass"
     smoothing: Annotated[
-        NotNegative, "m, how many rows the class's share of all fit rows counts as in each bin."
+        NotNegative, "Weight m, in rows, of the class's overall share in each bin."
     ] = 1.0
 
     name: ClassVar[str] = "histogram"
@@ -99,7 +100,7 @@ class IsotonicOptions(Options):
     """Options of isotonic regression."""
 
     smoothing: Annotated[
-        NotNegative, "m, how many rows the class's share of all fit rows counts as in each block."
+        NotNegative, "Weight m, in rows, of the class's overall share in each block."
     ] = 1.0
 
     name: ClassVar[str] = "isotonic"

@@ -75,7 +75,7 @@ def check_rows(
     if rows >= 2 and rows * parameters <= _MOST_WORK:
         result = _cross_validated(fitted, probs, labels)
     logger.warning(
-        "%s was fitted to %s, few for %s%s",
+        "%s was fitted to only %s for %s%s",
         fitted.title,
         counted(rows, "labelled row"),
         counted(parameters, "parameter"),
@@ -86,8 +86,8 @@ def check_rows(
 
 def _outcome(result: CrossValidated | None) -> str:
     if result is None:
-        return "; what it learned may be chance"
-    change = f"the NLL of rows left out in turn goes from {result.before:.3f} to {result.after:.3f}"
+        return "; the result may be due to chance"
+    change = f"the cross-validated NLL goes from {result.before:.3f} to {result.after:.3f}"
     if result.after > result.before:
         return f": {change}. Keep the probabilities as they are, or fit to more rows"
     return f", though {change}"

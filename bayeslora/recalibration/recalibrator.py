@@ -147,8 +147,8 @@ class Recalibrator(ABC):
         missing = sorted(set(range(len(predictions.classes))) - set(labels.tolist()))
         if missing and self.by_class:
             logger.warning(
-                "%s has no labelled row of %s and lowers its probability, whatever the model "
-                "predicts",
+                "%s has no labelled row of %s, and lowers its probability regardless of the "
+                "model's prediction",
                 self.title,
                 ", ".join(repr(predictions.classes[index]) for index in missing),
             )
@@ -186,8 +186,8 @@ class Recalibrator(ABC):
     def _check_gaps(self, predictions: Predictions) -> None:
         if predictions.available is not None and not self.takes_gaps:
             raise InputError(
-                f"{self.title} changes each class in its own way, and the rows differ in their "
-                "number of options; choose 'temperature'"
+                f"{self.title} maps each class separately, but the rows differ in their number of "
+                "options; choose 'temperature'"
             )
 
     @abstractmethod

@@ -84,7 +84,7 @@ def best_inverse(logits: Array, labels: NDArray[np.int64]) -> float:
     """
     if (logits.argmax(1) == labels).all():
         logger.warning(
-            "no mistake in the %s that the temperature is fitted to, so it stays 1; fit it to more "
+            "no mistakes among the %s used to fit the temperature, so it stays 1; fit it to more "
             "rows, with mistakes among them",
             counted(len(labels), "row"),
         )

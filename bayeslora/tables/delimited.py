@@ -55,8 +55,7 @@ def delimited_records(source: Source, names: Sequence[str], size: int) -> Iterat
                 delimiter = source.reading.delimiter_of(source.path)
                 raise InputError(
                     f"{source}, row {row}: {len(fields)} fields, but the header has {len(names)} "
-                    f"({listed(names)}); a field with {delimiter!r} or a line break inside needs "
-                    "quotation marks"
+                    f"({listed(names)}); quote fields that contain {delimiter!r} or a line break"
                 )
         if rows:
             yield rows, records
@@ -91,10 +90,12 @@ def _records(source: Source, size: int) -> Iterator[Rows]:
 
 def _broken(source: Source, row: int, error: csv.Error) -> InputError:
     if "field limit" in str(error):
-        return InputError(f"{source}, row {row}: {too_long()}; is a quotation mark left open?")
+        return InputError(
+            f"{source}, row {row}: {too_long()}; check for an unclosed quotation mark"
+        )
     return InputError(
-        f"{source}, row {row}: {error}; a field that begins with a quotation mark must end with "
-        "one, and one inside it is written twice"
+        f"{source}, row {row}: {error}; close every quoted field, and double quotation marks "
+        "inside it"
     )
 
 

@@ -79,8 +79,8 @@ def _folder(folder: Path) -> Table:
     parts = [path.relative_to(folder).parts for path in paths]
     if not paths:
         raise InputError(
-            f"{folder} is a directory without images ({', '.join(sorted(SUFFIXES))}); texts come "
-            "in files: .jsonl, .json, .csv, .tsv or .parquet"
+            f"{folder} is a directory without images ({', '.join(sorted(SUFFIXES))}); for texts "
+            "pass a file: .jsonl, .json, .csv, .tsv or .parquet"
         )
     columns = {IMAGE: [str(Path(*part)) for part in parts]}
     if all(len(part) > 1 for part in parts):
@@ -88,8 +88,8 @@ def _folder(folder: Path) -> Table:
     elif any(len(part) > 1 for part in parts):
         alone = next(path for path, part in zip(paths, parts, strict=True) if len(part) == 1)
         raise InputError(
-            f"{folder} has images beside its folders, such as {alone.name}; put every image in the "
-            "folder of its class, or none"
+            f"{folder} contains both folders and images, such as {alone.name}; put every image "
+            "into the folder of its class, or use no folders"
         )
     return columns_table(columns, tuple(columns), str(folder), len(paths))
 
@@ -127,12 +127,12 @@ def _read_file(image: str) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     if not Path(image).is_file():
-        raise InputError(f"the image {image} does not exist")
+        raise InputError(f"image {image} does not exist")
     try:
         with Image.open(image) as opened:
             pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {image} cannot be read: {first_line(error)}") from None
+        raise InputError(f"image {image} cannot be read: {first_line(error)}") from None
     return pixels
 
 
@@ -142,9 +142,9 @@ def _read_row(array: str, row: int) -> NDArray[np.uint8]:
     elif Path(array).is_file():
         images = _array(array, _changed(Path(array)))["images"]
     else:
-        raise InputError(f"the image {array}#{row} does not exist")
+        raise InputError(f"image {array}#{row} does not exist")
     if row >= len(images):
-        raise InputError(f"the image {array}#{row} does not exist: there are {len(images)}")
+        raise InputError(f"image {array}#{row} does not exist: the file has {len(images)} images")
     pixels = images[row]
     if pixels.dtype != np.uint8:
         pixels = (pixels * 255).round().astype(np.uint8)
@@ -216,13 +216,13 @@ def _array(path: str, _changed: tuple[int, int]) -> Mapping[str, NDArray[Any]]:
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if not shaped or images.dtype.kind not in "uf" or not images.size:
         raise InputError(
-            f"{path}: images must have shape [N, H, W] or [N, H, W, 3] and be uint8 or floats, got "
-            f"{images.dtype} of shape {list(images.shape)}"
+            f"{path}: images must have shape [N, H, W] or [N, H, W, 3] and type uint8 or float, "
+            f"got {images.dtype} of shape {list(images.shape)}"
         )
     if images.ndim == 4 and images.shape[3] == 1:
         arrays["images"] = images = images[..., 0]
     if images.dtype.kind == "f" and not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(f"{path}: images of floats must be between 0 and 1, and finite")
+        raise InputError(f"{path}: float images must be finite and between 0 and 1")
     if images.dtype.kind == "u" and images.dtype != np.uint8:
-        raise InputError(f"{path}: images of integers must be uint8, got {images.dtype}")
+        raise InputError(f"{path}: integer images must be uint8, got {images.dtype}")
     return arrays

@@ -49,8 +49,8 @@ def _from_lines(source: Source, rows: list[int]) -> Iterator[Record]:
             record = parse(text)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{source}, row {row}: broken JSON ({_reason(error)}) in {shown(text)}; one object "
-                "a line is expected"
+                f"{source}, row {row}: invalid JSON ({_reason(error)}) in {shown(text)}; "
+                "expected one object per line"
             ) from None
         if type(record) is not dict or "\\u" in text:
             _check(source, row, record, text)
@@ -70,7 +70,7 @@ def _from_list(source: Source, rows: list[int]) -> Iterator[Record]:
             try:
                 record, end = text.decode()
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
+                raise InputError(f"{source}, row {row}: invalid JSON ({_reason(error)})") from None
             raw = text.advance(end)
             _check(source, row, record, raw)
             rows.append(row)
@@ -81,11 +81,11 @@ def _from_list(source: Source, rows: list[int]) -> Iterator[Record]:
                 row += lines + text.skip_space()
             elif not text.take("]"):
                 raise InputError(
-                    f"{source}, row {row}: broken JSON (no ',' or ']' after this object)"
+                    f"{source}, row {row}: invalid JSON (no ',' or ']' after this object)"
                 )
         text.skip_space()
         if text.peek():
-            raise InputError(f"{source}: broken JSON (there is more text after the list)")
+            raise InputError(f"{source}: invalid JSON (text after the end of the list)")
 
 
 class _Window:
@@ -146,7 +146,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Record:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for index, name in enumerate(names) if name in names[:index])
-        raise _RepeatedKeyError(f"the key {shown(repeated)} appears twice")
+        raise _RepeatedKeyError(f"duplicate key {shown(repeated)}")
     return record
 
 
@@ -196,11 +196,11 @@ def _check_surrogates(source: Source, row: int, record: Record) -> None:
             json.dumps({name: value}, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{source}, row {row}, column {shown(name)}: {shown(value)} has half a surrogate "
-                "pair, which is no character"
+                f"{source}, row {row}, column {shown(name)}: {shown(value)} contains an unpaired "
+                "surrogate, which is not valid Unicode"
             ) from None
         except RecursionError as error:
-            raise InputError(f"{source}, row {row}: broken JSON ({_reason(error)})") from None
+            raise InputError(f"{source}, row {row}: invalid JSON ({_reason(error)})") from None
 
 
 def _reason(error: ValueError | RecursionError) -> str:

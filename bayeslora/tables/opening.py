@@ -115,13 +115,13 @@ def _check_alike(
         for name in columns:
             if name not in record:
                 raise InputError(
-                    f"{source}, row {row} has no {shown(name)}, which the first row has; write "
-                    "null where there is none"
+                    f"{source}, row {row} has no {shown(name)}, but the first row does; write "
+                    "null for a missing value"
                 )
         for name in sorted(record.keys() - names):
             if alike(name):
                 raise InputError(
-                    f"{source}, row {row} has {shown(name)}, which the first row has not"
+                    f"{source}, row {row} has {shown(name)}, but the first row does not"
                 )
 
 
@@ -129,7 +129,7 @@ def _check_distinct(names: Sequence[str], source: Source) -> None:
     if len(set(names)) < len(names):
         seen: set[str] = set()
         repeated = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise InputError(f"{source} has the column {shown(repeated)} more than once")
+        raise InputError(f"{source} has a duplicate column {shown(repeated)}")
 
 
 def _delimited_pieces(

@@ -66,7 +66,7 @@ def write_sealed(path: str | Path, schema: Any, tables: Iterable[Any]) -> None:
         writer.add_key_value_metadata({_KEY: f"{_VALUE}{_UNSEALED}"})
     offset = _seal_of(_footer(path))
     if offset is None:
-        raise RuntimeError(f"{path}: the footer does not hold the entry that was written to it")
+        raise RuntimeError(f"{path}: the Parquet footer lacks an entry that was just written")
     with Path(path).open("r+b") as file:
         digest = _hash(path, offset)
         file.seek(offset, os.SEEK_END)
@@ -90,8 +90,8 @@ def open_parquet(path: str | Path, *, check_whole: bool = True, **options: Any) 
 
     if check_whole and not is_intact(path):
         raise InputError(
-            f"{path} is damaged: its content does not match the SHA-256 that was stored when it "
-            "was written; restore it from a copy, or make it again",
+            f"{path} is damaged: its content does not match its stored SHA-256; restore it from "
+            "a copy, or create it again",
             code="damaged",
         )
     return pq.ParquetFile(path, page_checksum_verification=True, **options)
@@ -194,7 +194,8 @@ class ParquetTable:
                 yield batch
         if count != self.num_rows:
             raise InputError(
-                f"{self._source} is damaged: {count} rows, but its footer says {self.num_rows}",
+                f"{self._source} is damaged: it has {count} rows, but its footer says "
+                f"{self.num_rows}",
                 code="damaged",
             )
 
@@ -210,7 +211,7 @@ def python_values(array: Any, *, temporal_as_text: bool) -> list[Any]:
         values: list[Any] = array.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"values of type {array.type} cannot be read: {reason}") from None
+        raise InputError(f"values of type {array.type} are not supported: {reason}") from None
     return values
 
 

@@ -60,16 +60,18 @@ class Reading:
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None and not _is_text_encoding(self.encoding):
             raise InputError(
-                "encoding (--encoding) must be a text encoding that Python knows, such as "
+                "encoding (--encoding) must be a text encoding supported by Python, such as "
                 f"'latin-1', 'cp1252' or 'utf-16', got {shown(self.encoding)}"
             )
 
     def check_for(self, path: Path, kind: Kind) -> None:
         """Raise InputError if an option does not apply to a file of this kind."""
         if self.delimiter is not None and kind != "delimited":
-            raise InputError(f"{path}: --delimiter is for .csv and .tsv files")
+            raise InputError(f"{path}: --delimiter applies only to .csv and .tsv files")
         if self.encoding is not None and kind == "parquet":
-            raise InputError(f"{path}: --encoding is for text files; Parquet is always UTF-8")
+            raise InputError(
+                f"{path}: --encoding applies only to text files; Parquet is always UTF-8"
+            )
 
     def delimiter_of(self, path: Path) -> str:
         """Return the delimiter of a file."""
@@ -98,8 +100,8 @@ def kind_of(path: Path) -> Kind:
     if kind is None or (kind == "parquet" and len(suffixes) > 1):
         extension = f"extension {shown(''.join(suffixes))}" if suffixes else "no extension"
         raise InputError(
-            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} "
-            f"(text formats also with {PACKED})"
+            f"{path} has {extension}; choose from {', '.join(SUFFIXES)} (text formats also "
+            f"with {PACKED})"
         )
     return kind
 
@@ -142,13 +144,13 @@ def suffix_of(head: bytes, encoding: str | None = None) -> str:
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, len(head) * 16)
         except zlib.error as error:
-            raise InputError(f"<stdin> cannot be unpacked by gzip: {error}") from None
+            raise InputError(f"<stdin> cannot be decompressed with gzip: {error}") from None
     if head.startswith(_PARQUET):
         return ".parquet"
     text = head.decode(reading.encoding or "utf-8-sig", errors="replace").lstrip()
     if text.startswith(("{", "[")):
         return ".json"
     if "\0" in text:
-        raise InputError(f"<stdin> is no table; it begins with {shown(text[:20])}")
+        raise InputError(f"<stdin> is not a table; it starts with {shown(text[:20])}")
     line = text.partition("\n")[0]
     return ".tsv" if "\t" in line and "," not in line else ".csv"

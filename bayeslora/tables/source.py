@@ -59,7 +59,7 @@ class Source:
                 else:
                     yield raw
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{self} cannot be unpacked by gzip: {error}") from None
+            raise InputError(f"{self} cannot be decompressed with gzip: {error}") from None
         except OSError as error:
             raise InputError(f"{self} cannot be read: {error.strerror or error}") from None
 
@@ -98,7 +98,7 @@ class Source:
         if encoding != "utf-8-sig":
             reason = getattr(error, "reason", error)
             return InputError(f"{self} cannot be read with encoding {encoding!r}: {reason}")
-        advice = "save the file as UTF-8, or say its encoding with --encoding, such as latin-1"
+        advice = "save the file as UTF-8, or set --encoding, such as latin-1"
         offset = 0
         with self.binary() as stream:
             for number, raw in enumerate(iter(partial(stream.readline, ROW_LIMIT), b""), 1):
@@ -141,10 +141,10 @@ def open_source(path: str | Path, reading: Reading) -> Source:
         raise InputError(f"{file} is empty; at least one row is needed")
     is_packed = start.startswith(_GZIP) and kind != "parquet"
     if file.suffix.lower() == PACKED and not is_packed:
-        raise InputError(f"{file} is not compressed by gzip, as its name says")
+        raise InputError(f"{file} is not gzip-compressed, despite its suffix")
     if kind != "parquet" and reading.encoding is None and start[:2] in _UNICODE_MARKS:
         raise InputError(
-            f"{file} is UTF-16, not UTF-8; save the file as UTF-8, or say --encoding utf-16"
+            f"{file} is UTF-16, not UTF-8; save the file as UTF-8, or set --encoding utf-16"
         )
     return Source(file, kind, reading, is_packed)
 
@@ -156,9 +156,11 @@ def too_long() -> str:
 
 def _problem(status: os.stat_result) -> str:
     if stat.S_ISDIR(status.st_mode):
-        return f"is a directory; name a file ({', '.join(SUFFIXES)})"
+        return f"is a directory; pass a file ({', '.join(SUFFIXES)})"
     kind = special_kind(status.st_mode)
-    return kind and f"is {kind}; name a regular file, or pipe the rows in and name them '-'"
+    return (
+        kind and f"is {kind}; pass a regular file, or pipe the rows to standard input and pass '-'"
+    )
 
 
 class _Unpacked(io.RawIOBase):
@@ -180,7 +182,7 @@ class _Unpacked(io.RawIOBase):
         self._count += len(data)
         if self._count > max(_UNCHECKED, _MOST_PACKED * self._raw.tell()):
             raise InputError(
-                f"{self._source} unpacks to more than {_MOST_PACKED} times its size, which no "
-                "table does; unpack it yourself if it is what you want"
+                f"{self._source} decompresses to more than {_MOST_PACKED} times its size, which "
+                "is unusual for a table; if this is intended, decompress it yourself"
             )
         return len(data)

@@ -50,12 +50,12 @@ class DataColumns:
     def __post_init__(self) -> None:
         if self.images and self.pair is not None:
             raise InputError(
-                f"images have no second text; leave --text-pair-column {self.pair!r} out"
+                f"images cannot have a second text; remove --text-pair-column {self.pair!r}"
             )
         names = [name for name in (self.text, self.label, self.pair) if name is not None]
         if len({*names}) < len(names):
             raise InputError(
-                "texts, second texts and labels need columns of their own: --text-column "
+                "text, second text and label must be in different columns, got --text-column "
                 f"{self.text!r}, --text-pair-column {self.pair!r}, --label-column {self.label!r}"
             )
 
@@ -115,7 +115,7 @@ class RowChecks:
         if self.columns.images:
             self._require(self.columns.text, _IMAGE_COLUMN)
         else:
-            advice = f", or, of images, {_IMAGE_COLUMN}"
+            advice = f", or for images {_IMAGE_COLUMN}"
             if "candidates" in self.table.names:
                 advice = "; rows with candidates need a column 'history' or 'question'"
             self._require(self.columns.text, _TEXT_COLUMN, advice)
@@ -124,7 +124,7 @@ class RowChecks:
         if self.required:
             self._require(self.columns.label, "label_column (--label-column)")
         else:
-            check_spelling(self.table, self.columns.label, "name it with --label-column")
+            check_spelling(self.table, self.columns.label, "set it with --label-column")
         for name in self.keep:
             self._require(name, "keep (--keep)")
 
@@ -216,7 +216,7 @@ class RowChecks:
         if not self.columns.images:
             return text_value(index, value)
         if not isinstance(value, str) or is_blank(value):
-            raise BadValueError(f"{shown(value)} is not the path of an image")
+            raise BadValueError(f"{shown(value)} is not an image path")
         text = text_value(index, value)
         image = located(text, self.table.source)
         try:
@@ -227,7 +227,7 @@ class RowChecks:
 
     def _label(self, _index: int, value: Any) -> Label:
         if value is None and self.required:
-            raise BadValueError("the label is missing, and every row needs one here")
+            raise BadValueError("the label is missing; every row needs a label")
         return _label(value)
 
     def _require(self, name: str, option: str, otherwise: str = "") -> None:
@@ -238,10 +238,12 @@ class RowChecks:
         hint = f" (did you mean {shown(near[0])}?)" if near else ""
         mark = next((mark for mark in ";\t|," if len(names) == 1 and mark in names[0]), None)
         unlike = "" if near or mark else otherwise
-        other = unlike if mark is None else f", or divide columns by {mark!r}: --delimiter {mark!r}"
+        other = (
+            unlike if mark is None else f", or set the separator {mark!r} with --delimiter {mark!r}"
+        )
         raise MissingColumnError(
             f"{source} has no column {shown(name)}{hint}; its columns are {listed(names)}",
-            f"Choose with {option}{other}",
+            f"Use {option}{other}",
             source,
             name,
         )
@@ -285,7 +287,7 @@ def text_value(_index: int, value: Any) -> str:
     elif is_blank(value):
         problem = f"the text {shown(value)} is blank"
     elif len(value) > ROW_LIMIT:
-        problem = f"the text has {len(value):,} characters, at most {ROW_LIMIT:,} are read"
+        problem = f"the text has {len(value):,} characters, the maximum is {ROW_LIMIT:,}"
     if problem is not None:
         raise BadValueError(f"{problem}; expected a text that is not blank")
     return _whole(str(value))
@@ -298,7 +300,7 @@ def _whole(text: str) -> str:
             text.encode()
         except UnicodeEncodeError:
             raise BadValueError(
-                f"{shown(text)} has half a surrogate pair, which is no character"
+                f"{shown(text)} contains an unpaired surrogate, which is not valid Unicode"
             ) from None
     return text
 
@@ -312,7 +314,7 @@ def _as_text(_index: int, value: Any) -> str | None:
     try:
         return _whole(json.dumps(value, ensure_ascii=False, default=str))
     except (RecursionError, ValueError, TypeError):
-        raise BadValueError(f"{shown(value)} cannot be kept as text") from None
+        raise BadValueError(f"{shown(value)} cannot be stored as text") from None
 
 
 def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
@@ -325,18 +327,18 @@ def _id_or_number(piece: Piece, *, has_ids: bool) -> Callable[[int, Any], str]:
 
 
 def _id(value: Any, *, is_expected: bool) -> str:
-    allowed = "a string or an integer is needed, or no id in any row"
+    allowed = "ids must be strings or integers, in every row or in none"
     if value is None:
         raise BadValueError(f"the id is missing; {allowed}")
     if isinstance(value, bool) or not isinstance(value, str | numbers.Integral):
         raise BadValueError(f"the id is {shown(value)}; {allowed}")
     if not is_expected:
-        raise BadValueError(f"the id is {shown(value)}, and the first row has none; {allowed}")
+        raise BadValueError(f"the id is {shown(value)}, but the first row has none; {allowed}")
     return _whole(value if isinstance(value, str) else str(_bounded(value)))
 
 
 def _label(value: Any) -> Label:
-    allowed = "a label is a string or an integer (null or an empty CSV cell where unlabelled)"
+    allowed = "a label must be a string or an integer (null or an empty CSV cell if unlabelled)"
     if value is None:
         return None
     if isinstance(value, str):
@@ -356,7 +358,7 @@ def _bounded(value: Any) -> int:
     """Return an integer with at most `_DIGITS` digits."""
     whole = int(value)
     if abs(whole) >= 10**_DIGITS:
-        raise BadValueError(f"{shown(whole)} is an integer of more than {_DIGITS} digits")
+        raise BadValueError(f"{shown(whole)} has more than {_DIGITS} digits")
     return whole
 
 

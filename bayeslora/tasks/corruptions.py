@@ -82,7 +82,7 @@ def corrupted(examples: Examples, corruption: Corruption) -> Examples:
         InputError: The examples are images.
     """
     if examples.images:
-        raise InputError(f"{examples.source}: corruptions are of texts, not of images")
+        raise InputError(f"{examples.source}: corruptions apply to texts, not to images")
     pairs = examples.pairs
     return replace(
         examples,

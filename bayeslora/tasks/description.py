@@ -59,7 +59,7 @@ def read_description(path: str) -> TaskDescription:
     except InputError as error:
         raise error.within(path) from None
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} must hold names with values, such as `question: stem`")
+        raise InputError(f"{path} must be a mapping, such as `question: stem`")
     for key, value in content.items():
         if key not in _KEYS:
             raise InputError(f"{path}: {unknown_choice('key', str(key), _KEYS)}")
@@ -85,5 +85,5 @@ def _columns(path: str, content: dict[str, Any]) -> DataColumns:
         raise error.within(path) from None
     used = [columns.text, columns.label, *filter(None, [columns.pair]), *names]
     if repeated := next((name for index, name in enumerate(used) if name in used[:index]), None):
-        raise InputError(f"{path}: column {shown(repeated)} is named twice")
+        raise InputError(f"{path}: column {shown(repeated)} is listed twice")
     return columns

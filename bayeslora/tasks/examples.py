@@ -80,7 +80,7 @@ class Examples:
         }
         for name, size in sizes.items():
             if size != len(self.texts):
-                raise ValueError(f"{len(self.texts)} texts but {size} {name}")
+                raise ValueError(f"{len(self.texts)} texts, but {size} {name}")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -227,12 +227,15 @@ def class_names(examples: Examples) -> tuple[str, ...]:
     integers = sorted(label for label in labels if isinstance(label, int))
     strings = sorted(label for label in labels if isinstance(label, str))
     if not labels:
-        raise InputError(f"{location}: no row has a label; training needs labels of two classes")
+        raise InputError(
+            f"{location}: no row has a label; training needs labels of at least two classes"
+        )
     if integers and strings:
         number, string = (examples.labels.index(value) for value in (integers[0], strings[0]))
         raise InputError(
-            f"{location}: row {examples.rows[number]} has the integer {integers[0]} and row "
-            f"{examples.rows[string]} the string {strings[0]!r}; use one kind of label throughout"
+            f"{location}: row {examples.rows[number]} has the integer label {integers[0]}, but "
+            f"row {examples.rows[string]} has the string {strings[0]!r}; use only integers or "
+            "only strings"
         )
     if len(labels) == 1:
         raise InputError(

@@ -68,7 +68,7 @@ def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...
     if split not in source.splits:
         raise InputError(
             f"task {task!r} has no labelled split {split!r} on the Hugging Face hub ({hub_id}), "
-            f"only {', '.join(source.splits)}; give its files with --data-dir"
+            f"only {', '.join(source.splits)}; pass its files with --data-dir"
         )
     hub_split = source.splits[split]
     try:
@@ -76,8 +76,8 @@ def hub_table(task: str, split: str, hub_id: str) -> tuple[Table, tuple[str, ...
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"task {task!r} cannot be read from the Hugging Face hub ({hub_id}): "
-            f"{type(error).__name__}: {reason}; give its files with --data-dir"
+            f"task {task!r} cannot be loaded from the Hugging Face hub ({hub_id}): "
+            f"{type(error).__name__}: {reason}; pass its files with --data-dir"
         ) from error
     names = () if source.classes is None else tuple(rows.features[source.classes].names)
     records = [

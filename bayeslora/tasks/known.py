@@ -85,7 +85,7 @@ def _questions(about: str, hub_id: str | None, licence: str, **rest: object) -> 
 
 
 def _winogrande(rows: int) -> KnownTask:
-    about = f"which of two names fills a blank, {rows:,} training rows in pairs of twins"
+    about = f"choose which of two names fills a blank, {rows:,} training rows in pairs of twins"
     return _questions(about, "allenai/winogrande", "CC BY 2.0", twins=True)
 
 
@@ -127,7 +127,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         derived="2,000 training and 1,270 test rows, both of the official validation split",
     ),
     "boolq-question-only": KnownTask(
-        about="yes/no questions without their passage; 62 % have one answer",
+        about="yes/no questions without their passage; 62 % have the same answer",
         splits=_WITH_TRAIN,
         licence="CC BY-SA 3.0",
         hub_id="google/boolq",
@@ -143,13 +143,13 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
     ),
     **{f"mmlu-{subject}": _mmlu(subject) for subject in MMLU_SUBJECTS},
     "movielens-100k": _questions(
-        "the next of 20 films after ten that a person liked, of the package recbole",
+        "choose the next of 20 films after ten that a user liked, from the package recbole",
         None,
         "GroupLens: research use, no redistribution; cite Harper and Konstan 2015",
         splits=_WITH_VALIDATION,
     ),
     "movielens-small-next": _questions(
-        "the next of 20 films after ten that a person liked",
+        "choose the next of 20 films after ten that a user liked",
         None,
         "GroupLens: research use; cite Harper and Konstan 2015",
     ),
@@ -169,7 +169,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
         ood=(("newsgroups", "near"), ("newsgroups", "far")),
     ),
     "openbookqa": _questions(
-        "school science questions, 4 options, without the fact they rest on",
+        "school science questions, 4 options, without the fact that they rely on",
         "allenai/openbookqa",
         "not verified",
         splits=_WITH_VALIDATION,
@@ -265,7 +265,7 @@ def load_task(name: str, split: str, data_dir: str | Path | None = None) -> Exam
         distinct = remaining
     if dropped:
         logger.warning(
-            "%s: left out %s",
+            "%s: skipped %s",
             examples.source,
             ", ".join(f"{counted(count, 'row')} ({reason})" for reason, count in dropped.items()),
         )
@@ -406,9 +406,9 @@ def _classes(key: str, data_dir: str | Path | None) -> tuple[str, ...]:
     file = _file(key, "classes.json", data_dir)
     names = read_json(file)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file} must hold a list of class names")
+        raise InputError(f"{file} must contain a list of class names")
     if len(set(names)) < max(len(names), 2):
-        raise InputError(f"{file} must name at least two classes, each once; it has {len(names)}")
+        raise InputError(f"{file} must contain at least two distinct class names, got {len(names)}")
     return tuple(names)
 
 
@@ -435,13 +435,14 @@ def _file(key: str, part: str, data_dir: str | Path | None) -> Path:
     hub = (
         "it is not on the Hugging Face hub"
         if task.hub_id is None
-        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is read where the "
+        else f"the original is {task.hub_id!r} on the Hugging Face hub, which is used if the "
         "package datasets is installed and HF_HUB_OFFLINE is not set"
     )
     raise InputError(
-        f"{file} {'does not exist' if directory else 'cannot be found: no data directory is set'}; "
-        f"set the directory with data_dir (--data-dir) or {DATA_VARIABLE}, with JSON lines of id, "
-        f"question and {fields}. Without a directory {hub}"
+        f"{file} "
+        f"{'does not exist' if directory else 'cannot be found: no data directory is set'}; set "
+        f"data_dir (--data-dir) or {DATA_VARIABLE} to a directory of JSON lines with id, "
+        f"question and {fields}. Without a directory, {hub}"
     )
 
 

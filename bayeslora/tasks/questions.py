@@ -106,9 +106,9 @@ def _check_numbering(names: Sequence[str]) -> None:
         return
     expected = [f"{match[1]}_{number}" for number in range(1, max(len(names), 2) + 1)]
     if wrong := [name for name in names if name not in expected]:
-        raise InputError(f"column {wrong[0]!r}: options are numbered {', '.join(expected)}")
+        raise InputError(f"column {wrong[0]!r}: options must be numbered {', '.join(expected)}")
     if missing := [name for name in expected if name not in names]:
-        raise InputError(f"column {missing[0]!r} is missing; a question needs 2 options or more")
+        raise InputError(f"column {missing[0]!r} is missing; a question needs at least two options")
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ class QuestionChecks(RowChecks):
 
         def answer(index: int, value: Any) -> str | None:
             if value is None and self.required:
-                others = ", and other rows have one there" if by_index else ""
+                others = ", because other rows have one" if by_index else ""
                 raise BadValueError(
-                    f"the answer is missing, and every row needs one in this column{others}"
+                    f"the answer is missing; every row needs a value in this column{others}"
                 )
             return self._answer(value, choices[index], by_index=by_index)
 
@@ -196,14 +196,14 @@ class QuestionChecks(RowChecks):
             filled = [k for k, value in enumerate(row) if not is_blank(value)]
             if filled and filled[-1] >= len(filled):
                 empty = next(k for k, value in enumerate(row) if is_blank(value))
-                raise BadValueError(f"{shown(names[empty])} is empty, but not the last of them")
+                raise BadValueError(f"{shown(names[empty])} is empty, but a later option is not")
             return _options(row[: len(filled)])
 
         return self._each(piece, names[0], options, indices)
 
     def _items(self, _index: int, value: Any) -> tuple[str, ...]:
         if value is None:
-            raise BadValueError("the history is missing, and other rows of this table have one")
+            raise BadValueError("the history is missing; other rows of this table have one")
         items = self._list(value)
         if not isinstance(items, list) or not items:
             raise BadValueError(f"{shown(value)} is not a list of one or more texts")
@@ -241,11 +241,13 @@ class QuestionChecks(RowChecks):
             matches |= {*range(last + 1)} & {value}
         if len(matches) > 1:
             raise BadValueError(
-                f"{shown(value)} is the text of one option and the letter or index of another; "
-                "give indices in a column 'answer_index'"
+                f"{shown(value)} is ambiguous: it is the text of one option and the letter or "
+                "index of another; use indices in a column 'answer_index'"
             )
         if not matches:
-            raise BadValueError(f"{shown(value)} is none of the {last + 1} options; {allowed}")
+            raise BadValueError(
+                f"{shown(value)} is not one of the {last + 1} options; expected {allowed}"
+            )
         return LETTERS[int(matches.pop())]
 
 
@@ -269,15 +271,15 @@ def _are_repeated(values: Any) -> bool:
 
 
 def _options(values: Any) -> tuple[str, ...]:
-    allowed = f"a list of 2 to {len(LETTERS)} different texts is needed"
+    allowed = f"expected a list of 2 to {len(LETTERS)} different texts"
     if not isinstance(values, list):
         raise BadValueError(
-            f"the options are missing; every row of this table is a question, and {allowed}"
+            f"the options are missing; every row of this table must be a question; {allowed}"
             if values is None
             else f"{shown(values)} is not a list; {allowed}"
         )
     if not 2 <= len(values) <= len(LETTERS):
-        raise BadValueError(f"{counted(len(values), 'option')}; {allowed}")
+        raise BadValueError(f"got {counted(len(values), 'option')}; {allowed}")
     options = tuple(text_value(0, value) for value in values)
     stripped = [option.strip() for option in options]
     for index, option in enumerate(options):

@@ -50,8 +50,8 @@ def as_texts(data: Any) -> Any:
         return data
     if _looks_like_a_path(data.strip()):
         raise InputError(
-            f"{data.strip()} does not exist; a text that looks like the name of a file is given in "
-            "a list: [text]"
+            f"file {data.strip()} does not exist; to pass a text that looks like a file name, "
+            "use a list: [text]"
         )
     return [data]
 
@@ -122,7 +122,7 @@ def load_examples(
         _check_choices(labels, blank)
         return kept(_known(task, data, split, data_dir, reading), keep)
     if split is not None:
-        raise InputError(f"split={split!r} needs a known task; see `bayeslora tasks`")
+        raise InputError(f"split={split!r} requires a known task; see `bayeslora tasks`")
     columns = described or data_columns(text_column, label_column, pair_column, image_column)
     try:
         examples = load_rows(
@@ -138,7 +138,9 @@ def load_examples(
     except MissingColumnError as error:
         if described is None:
             raise
-        raise InputError(f"{error.problem}; {task} names the columns", code=error.code) from None
+        raise InputError(
+            f"{error.problem}; the columns are set by {task}", code=error.code
+        ) from None
     return examples if described is None else replace(examples, columns=described.recorded())
 
 
@@ -305,13 +307,13 @@ def _known(
     reading: Reading,
 ) -> Examples:
     if reading != DEFAULT:
-        raise InputError(f"--delimiter and --encoding are for files, not for task {task!r}")
+        raise InputError(f"--delimiter and --encoding apply only to files, not to task {task!r}")
     key = known_name(task)
     name = data if split is None else split
     if not isinstance(name, str) or (split is not None and data is not None):
         raise InputError(
-            f"task {task!r} needs the name of one split "
-            f"({', '.join(KNOWN_TASKS[key].splits)}), got data={shown(data)}, split={split!r}"
+            f"task {task!r} needs exactly one split name ({', '.join(KNOWN_TASKS[key].splits)}), "
+            f"got data={shown(data)}, split={split!r}"
         )
     return load_task(key, name, data_dir)
 
@@ -320,12 +322,12 @@ def _table(data: Any, columns: DataColumns, keep: Sequence[str], reading: Readin
     if isinstance(data, str | Path):
         return _file_table(data, columns, reading)
     if reading != DEFAULT:
-        raise InputError("delimiter and encoding are for files, and the data is in memory")
+        raise InputError("delimiter and encoding apply only to files, but the data is in memory")
     names = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(names, Mapping):
         raise InputError(
-            f"the data has several splits ({listed(list(names))}); "
-            f"pass one of them, such as data[{next(iter(names), 'train')!r}]"
+            f"the data has several splits ({listed(list(names))}); pass one split, such as "
+            f"data[{next(iter(names), 'train')!r}]"
         )
     source = f"<{type(data).__name__}>"
     if names is not None:
@@ -367,7 +369,8 @@ def _pair_table(texts: Any, labels: Any, columns: DataColumns) -> Table:
     sizes = [len(column) for column in values.values()]
     if min(sizes) != max(sizes):
         raise InputError(
-            f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; give as many"
+            f"{source}: {counted(sizes[0], 'text')} but {counted(sizes[1], 'label')}; pass one "
+            "label per text"
         )
     return columns_table(values, tuple(values), source, sizes[0])
 

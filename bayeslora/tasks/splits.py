@@ -40,8 +40,8 @@ def stratified_sample(labels: Ints, size: int, seed: int, *, balanced: bool = Fa
     classes = len(np.unique(labels))
     if not classes <= size <= len(labels):
         raise InputError(
-            f"cannot draw {size} of {len(labels)} rows: the size must be between the number of "
-            f"classes, {classes}, and the number of rows"
+            f"cannot draw {size} of {len(labels)} rows: the size must be between {classes} (the "
+            f"number of classes) and {len(labels)} (the number of rows)"
         )
     if balanced:
         _check_enough(labels, -(-size // classes), size)
@@ -72,7 +72,7 @@ def stratified_split(labels: Ints, held_out: int | float, seed: int) -> tuple[In
     if not classes <= size <= len(labels) - classes:
         raise InputError(
             f"cannot hold out {size} of {len(labels)} rows: both parts need at least one row of "
-            f"each of the {classes} classes, so hold out {classes} to {len(labels) - classes}"
+            f"each of the {classes} classes; hold out {classes} to {len(labels) - classes} rows"
         )
     key = np.where(rank == 0, -1, np.where(rank == count - 1, 2, (rank + 0.5) / count))
     out = _smallest(key, labels, size)
@@ -108,8 +108,8 @@ def grouped_split(
     for part in (labels[out], labels[~out]):
         if len(np.unique(part)) < len(np.unique(labels)):
             raise InputError(
-                f"cannot hold out {size} of {len(labels)} rows in whole groups: both parts need "
-                "rows of every class"
+                f"cannot hold out {size} of {len(labels)} rows without splitting groups: both "
+                "parts need rows of every class"
             )
     return np.flatnonzero(~out), np.flatnonzero(out)
 
@@ -140,7 +140,9 @@ def split_examples(examples: Examples, labels: Ints, share: float, seed: int) ->
     seen = np.isin(text[held_out], text[train])
     train, held_out = np.sort(np.concatenate([train, held_out[seen]])), held_out[~seen]
     if not len(held_out):
-        raise InputError("hold_out: every text to hold out repeats in other rows; leave it out")
+        raise InputError(
+            "hold_out: every held-out text also occurs in the other rows; remove hold_out"
+        )
     return train, held_out
 
 
@@ -161,8 +163,8 @@ def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Ints:
     rank = _group_ranks(groups, seed)
     if not 2 <= folds <= rank.max() + 1:
         raise InputError(
-            f"the number of folds must be from 2 to {rank.max() + 1}, the number of groups of "
-            f"rows, got {folds}"
+            f"the number of folds must be from 2 to {rank.max() + 1} (the number of groups), got "
+            f"{folds}"
         )
     return np.asarray(rank % folds)
 
@@ -202,8 +204,8 @@ def _held_out_size(held_out: int | float, rows: int) -> int:
         return held_out
     if not 0 < held_out < 1:
         raise InputError(
-            f"the part to hold out must be a number of rows (an integer) or a fraction between "
-            f"0 and 1, got {held_out!r}"
+            "the held-out part must be a number of rows (int) or a fraction between 0 and 1 "
+            f"(float), got {held_out!r}"
         )
     return round(held_out * rows)
 
@@ -212,10 +214,12 @@ def _ranks(labels: Ints, seed: int) -> tuple[Ints, Ints]:
     """Return the rank of each row in a random order of its class, and the size of the class."""
     labels = np.asarray(labels)
     if labels.size == 0:
-        raise InputError("cannot sample from no rows")
+        raise InputError("cannot sample from an empty data set")
     if labels.min() < 0:
         row = int(np.argmax(labels < 0))
-        raise InputError(f"row {row + 1} is unlabelled; stratified sampling needs all labels")
+        raise InputError(
+            f"row {row + 1} is unlabelled; stratified sampling needs a label in every row"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     counts = np.unique(labels, return_counts=True)[1]
@@ -238,5 +242,5 @@ def _check_enough(labels: Ints, needed: int, size: int | None) -> None:
     if counts[worst] < needed:
         why = "to be in both parts" if size is None else f"for {size} rows of {len(names)} classes"
         raise InputError(
-            f"class {names[worst]} has {counted(counts[worst], 'row')}, {needed} needed {why}"
+            f"class {names[worst]} has {counted(counts[worst], 'row')}, but needs {needed} {why}"
         )

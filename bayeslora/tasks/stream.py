@@ -139,11 +139,13 @@ def _surveyed(checks: RowChecks, survey: Survey) -> Iterator[Examples]:
         _note_labels(survey, examples)
         yield examples
     if not survey.num_rows:
-        raise InputError(f"{checks.table.source}: every row is blank ({total}); none is left")
+        raise InputError(
+            f"{checks.table.source}: every row is blank ({total}), so no rows are left"
+        )
     survey.num_skipped = total - survey.num_rows
     if survey.num_skipped:
         logger.warning(
-            "%s: left out %d of %d rows, which have no text or repeated options",
+            "%s: skipped %d of %d rows, which have no text or repeated options",
             checks.table.source,
             survey.num_skipped,
             total,
@@ -172,8 +174,8 @@ def _check_distinct(checks: RowChecks, hashes: array[int]) -> None:
                 continue
             if name in first:
                 raise InputError(
-                    f"{checks.table.source}, row {row}, column 'id': {shown(name)} is already the "
-                    f"id of row {first[name]}; ids must differ"
+                    f"{checks.table.source}, row {row}, column 'id': {shown(name)} duplicates "
+                    f"the id of row {first[name]}; ids must be unique"
                 )
             first[name] = row
 

@@ -40,12 +40,14 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
     """
     if len(parts) < 2:
         raise InputError(
-            f"several tasks need two names at least, got {listed(list(parts)) or 'none'}; one task "
-            "is given as its data alone"
+            f"several tasks need at least two names, got {listed(list(parts)) or 'none'}; for a "
+            "single task pass its data alone"
         )
     for task in parts:
         if not isinstance(task, str) or not task.strip() or task != task.strip():
-            raise InputError(f"a task needs a name without spaces around it, got {task!r}")
+            raise InputError(
+                f"a task name must be a non-empty string without surrounding spaces, got {task!r}"
+            )
     classes = {
         task: tuple(class_of(task, name) for name in class_names(rows))
         for task, rows in parts.items()
@@ -55,8 +57,8 @@ def union_classes(parts: Mapping[str, Examples]) -> dict[str, tuple[str, ...]]:
         for name in names:
             if name in seen:
                 raise InputError(
-                    f"tasks {seen[name]!r} and {task!r} both have a class that would be called "
-                    f"{name!r}; rename one of the tasks"
+                    f"tasks {seen[name]!r} and {task!r} would both have a class named {name!r}; "
+                    "rename one of the tasks"
                 )
             seen[name] = task
     return classes
@@ -76,19 +78,20 @@ def union(parts: Mapping[str, Examples], tasks: Mapping[str, int] | None) -> Exa
     paired = {task for task, rows in parts.items() if rows.pairs is not None}
     if paired and len(paired) < len(parts):
         raise InputError(
-            f"tasks {listed(sorted(paired))} have a second text and the others none; give all of "
-            "them one, or none"
+            f"tasks {listed(sorted(paired))} have second texts, but the other tasks do not; use "
+            "second texts in all tasks or in none"
         )
     shown = {task for task, rows in parts.items() if rows.images}
     if shown and len(shown) < len(parts):
         raise InputError(
-            f"tasks {listed(sorted(shown))} are of images and the others of texts; give them all "
-            "the one or the other"
+            f"tasks {listed(sorted(shown))} contain images, but the other tasks contain texts; "
+            "use only images or only texts"
         )
     asks = next((task for task, rows in parts.items() if rows.choices is not None), None)
     if asks is not None:
         raise InputError(
-            f"task {asks!r} holds questions with options; several tasks are of texts with labels"
+            f"task {asks!r} contains questions with options; several tasks are supported only "
+            "for texts with labels"
         )
     common = set.intersection(*(set(rows.further) for rows in parts.values())) - {TASK}
     named_parts = [named(task, rows, common) for task, rows in parts.items()]
@@ -157,9 +160,8 @@ def tasks_of(rows: Examples, tasks: Mapping[str, int]) -> NDArray[np.int64]:
 def no_task(source: str, tasks: Iterable[str]) -> InputError:
     """Return the error for rows without a task."""
     return InputError(
-        f"{source}: the classifier was fitted to several tasks ({listed(list(tasks))}); say which "
-        "one the rows are of: {name: data} (--multi-task NAME=FILE), or a column "
-        f"{TASK!r}"
+        f"{source}: the classifier was fitted to several tasks ({listed(list(tasks))}); specify "
+        f"the task of the rows: {{name: data}} (--multi-task NAME=FILE), or a column {TASK!r}"
     )
 
 

@@ -95,11 +95,11 @@ def test_state_names_and_copies():
         (lambda s: s.pop("layers.1.B"), "adapter tensor 'layers.1.B' is missing"),
         (
             lambda s: s.update({"layers.7.A": torch.zeros(2, 6)}),
-            "unexpected adapter tensor 'layers.7.A': the model has no such site",
+            "unexpected adapter tensor 'layers.7.A': the model has no such adapted layer",
         ),
         (
             lambda s: s.update({"layers.2.A": torch.zeros(3, 6)}),
-            "adapter tensor 'layers.2.A' has shape [3, 6], the model needs [2, 6]",
+            "adapter tensor 'layers.2.A' has shape [3, 6], expected [2, 6]",
         ),
     ],
 )

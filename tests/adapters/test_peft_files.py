@@ -26,19 +26,22 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type 'IA3' cannot be read, only 'LORA'"),
-        ({"use_dora": True}, "use_dora = True cannot be read, only plain LoRA"),
-        ({"use_bdlora": True}, "use_bdlora = True cannot be read, only plain LoRA"),
-        ({"velora_config": {"r": 4}}, "velora_config = {'r': 4} cannot be read, only plain LoRA"),
+        ({"peft_type": "IA3"}, "peft_type must be 'LORA', got 'IA3'"),
+        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"use_bdlora": True}, "use_bdlora = True is not supported"),
+        ({"velora_config": {"r": 4}}, "velora_config = {'r': 4} is not supported"),
         ({"target_modules": 3}, "target_modules must be a pattern or a list of names, got 3"),
-        ({"target_modules": "(["}, "target_modules has '([', no pattern: unterminated"),
+        ({"target_modules": "(["}, "target_modules has the invalid pattern '([': unterminated"),
         ({"exclude_modules": [1]}, "exclude_modules must be a pattern or a list of names, got [1]"),
-        ({"layers_to_transform": "x"}, "layers_to_transform must be a number or a list of them"),
+        (
+            {"layers_to_transform": "x"},
+            "layers_to_transform must be a number or a list of numbers, got 'x'",
+        ),
         ({"bias": "all"}, "bias must be 'none', got 'all'"),
         (
             {"init_lora_weights": "pissa_niter_4"},
-            "'pissa_niter_4' changed the base model's weights, and the factors alone do not say "
-            "what it took out of them; save it with PEFT's path_initial_model_for_weight",
+            "'pissa_niter_4' changed the base model's weights, and the factors do not record how; "
+            "save it with PEFT's path_initial_model_for_weight",
         ),
         ({"init_lora_weights": "corda"}, "'corda' changed the base model's weights"),
         ({"init_lora_weights": "olora"}, "'olora' changed the base model's weights"),
@@ -46,8 +49,11 @@ def checkpoint(tmp_path):
         ({"r": 0}, "r must be a number > 0, got 0"),
         ({"lora_alpha": "x"}, "lora_alpha must be a number > 0, got 'x'"),
         ({"alpha_pattern": [1]}, "alpha_pattern must map patterns to numbers, got [1]"),
-        ({"alpha_pattern": {"([": 3}}, "alpha_pattern has '([', no pattern: unterminated"),
-        ({"alpha_pattern": {"(?i)head": 3}}, "alpha_pattern has '(?i)head', no pattern: global"),
+        ({"alpha_pattern": {"([": 3}}, "alpha_pattern has the invalid pattern '([': unterminated"),
+        (
+            {"alpha_pattern": {"(?i)head": 3}},
+            "alpha_pattern has the invalid pattern '(?i)head': global",
+        ),
         ({"alpha_pattern": {"head": "x"}}, "alpha_pattern of 'head' must be a number, got 'x'"),
         ({"rank_pattern": {"head": True}}, "rank_pattern of 'head' must be a number, got True"),
     ],
@@ -107,7 +113,7 @@ def test_a_checkpoint_without_factors_is_refused(checkpoint):
 def test_factors_that_do_not_fit_together_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.head.lora_A.weight": torch.zeros(3, 6)}, path)
-    with pytest.raises(InputError, match=r"'head' .*\[3, 6\], \[4, 2\]"):
+    with pytest.raises(InputError, match=r"'head' .*\[3, 6\] and \[4, 2\]"):
         read_peft(checkpoint)
 
 

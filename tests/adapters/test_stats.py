@@ -118,7 +118,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1  # in a matrix, which comes last
     path.write_bytes(content)
-    with pytest.raises(InputError, match="sha256"):
+    with pytest.raises(InputError, match="SHA-256"):
         load_moments(path)
 
 

@@ -157,7 +157,7 @@ def test_a_model_without_linear_layers_says_so():
 
 
 def test_targets_below_the_chosen_layers_are_named():
-    with pytest.raises(InputError, match=r"1 layers .*1 modules"):
+    with pytest.raises(InputError, match=r"'layers\.0'.*1 modules.*1 layers"):
         find_targets(stack(), ("layers.0",), num_layers=1)
 
 

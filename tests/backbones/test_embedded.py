@@ -66,8 +66,8 @@ def test_another_file_than_the_tested_one_is_refused(package):
     digest = hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(InputError) as caught:
         embedded_directory("minilm")
-    assert f"{folder / 'model.safetensors'} has sha256 {digest}" in str(caught.value)
-    assert f"expected {'0' * 64}; reinstall its package" in str(caught.value)
+    for value in (folder / "model.safetensors", digest, f"expected {'0' * 64}"):
+        assert str(value) in str(caught.value)
 
 
 def test_gguf_needs_its_reader(package, monkeypatch, tmp_path):

@@ -69,7 +69,7 @@ class Spare(BertForSequenceClassification):
 def test_a_near_name_is_offered():
     with pytest.raises(InputError) as caught:
         loaded(model("roberta"), layer="classifier.out_pro")
-    assert "no linear layer with 3 outputs (did you mean 'classifier.out_proj'?)" in str(
+    assert "not a linear layer with 3 outputs (did you mean 'classifier.out_proj'?)" in str(
         caught.value
     )
 
@@ -142,7 +142,7 @@ def test_a_plain_module_is_pointed_to_another_way():
 
 
 def test_a_regression_of_several_numbers_is_refused():
-    with pytest.raises(InputError, match="3 numbers"):
+    with pytest.raises(InputError, match="3 outputs"):
         loaded(model("bert", problem_type="regression"))
 
 

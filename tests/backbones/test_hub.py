@@ -60,7 +60,7 @@ def test_the_answer_is_told_in_a_line(answer, error, message):
     answer(error)
     with pytest.raises(InputError, match=message) as caught:
         open_source("config", "owner/name", trust_remote_code=False)
-    assert "take a directory, a hub id, or a short name" in str(caught.value)
+    assert "a directory, a hub id, or a short name" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
 
 

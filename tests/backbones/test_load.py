@@ -175,7 +175,7 @@ def test_damage_is_seen_in_every_precision(dtype):
 def test_infinities_of_a_mask_may_pass():
     values = nn.ParameterDict({"a": parameter(torch.full((3, 3), -torch.inf).triu(1))})
     load.check_finite("layer", values, infinite=True)
-    with pytest.raises(InputError, match="a has"):
+    with pytest.raises(InputError, match="a contains"):
         load.check_finite("layer", values)
 
 
@@ -183,7 +183,7 @@ def test_weights_of_other_shapes_are_refused(tmp_path):
     path = tiny_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    with pytest.raises(InputError, match="other shapes"):
+    with pytest.raises(InputError, match="shapes"):
         loaded(path)
 
 
@@ -211,8 +211,8 @@ def remove(*names):
         (remove(WEIGHTS), "cannot be loaded: Error no file named model.safetensors"),
         (remove("config.json"), "has no config.json"),
         (write("config.json", "{"), "config.json cannot be read as JSON"),
-        (write("config.json", "{}"), "no config can be loaded"),
-        (write("tokenizer.json", "{"), "no tokenizer can be loaded"),
+        (write("config.json", "{}"), "the config cannot be loaded"),
+        (write("tokenizer.json", "{"), "the tokenizer cannot be loaded"),
         (
             remove("tokenizer.json", "tokenizer_config.json"),
             "the tokenizer has no vocabulary; its files are missing",

@@ -95,7 +95,7 @@ def test_a_wrong_final_layer_is_refused(tmp_path, layer):
     path = saved("bert", tmp_path / "model")
     with pytest.raises(InputError) as caught:
         loaded(path, layer=layer)
-    assert f"layer '{layer}' is no linear layer with 3 outputs" in str(caught.value)
+    assert f"layer '{layer}' is not a linear layer with 3 outputs" in str(caught.value)
     assert "classifier" in str(caught.value)
 
 
@@ -161,8 +161,8 @@ def test_encoder_decoders_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("no head", "holds no classification head; save it with modules_to_save"),
-        ("pickle", "has no adapter_model.safetensors; pickled weights are not read"),
+        ("no head", "has no classification head; save the head with modules_to_save"),
+        ("pickle", "has no adapter_model.safetensors; pickled weights are not supported"),
         ("truncated", "adapter_model.safetensors is damaged or truncated"),
         ("no base name", "does not name its base model"),
         ("no base", "cannot be loaded as a sequence classifier"),

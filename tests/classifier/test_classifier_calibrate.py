@@ -226,7 +226,7 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     clf = bl.BayesianClassifier.from_transformers(
         theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
     ).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="holds the weights"):
+    with pytest.raises(bl.InputError, match="contains the weights"):
         clf.save_pretrained(tmp_path / "model")
 
 
@@ -250,7 +250,7 @@ def test_a_tokenizer_of_ones_own_comes_back(tmp_path):
 WHY = {
     "ensemble": "consists of several trained networks",
     "mc_dropout": "runs a network that was trained with dropout",
-    "swag": "averages the weights that training passes through",
+    "swag": "averages the weights during training",
     "blob": "is trained together with the adapter",
     "ivon": "is trained together with the adapter",
     "scalabl": "is trained together with the adapter",
@@ -358,7 +358,7 @@ def test_a_classifier_without_class_names_says_how_to_name_them(nameless):
     with pytest.raises(bl.InputError) as caught:
         from_transformers(nameless).calibrate(toy_rows(12))
     message = str(caught.value)
-    for part in ("unknown label 'animals'", "came without class names", "--classes", "0 to 2"):
+    for part in ("unknown label 'animals'", "has no class names", "--classes", "0 to 2"):
         assert part in message
 
 
@@ -464,7 +464,7 @@ def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
     with pytest.raises(bl.InputError, match="40 of 40"):
         clf.calibrate(rows, rows)
     clf.calibrate(rows, rows[:10] + toy_rows(30, seed=5))
-    assert "10 of 40 texts are in <list> too" in caplog.text
+    assert "10 of 40 texts are also in <list>" in caplog.text
 
 
 @pytest.mark.parametrize("posterior", ["laplace:prior_precision=1e-9", "vbll:prior_scale=3e3"])

@@ -52,7 +52,7 @@ def test_it_is_the_language_models_softmax_over_the_words(backbones, tmp_path):
     again = BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
     np.testing.assert_array_equal(again.predict(TEXTS).probs, clf.predict(TEXTS).probs)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert all(f"`{name}` by `{word}`" in card for name, word in WORDS.items())
+    assert all(f"`{name}` as `{word}`" in card for name, word in WORDS.items())
     # The whole answer is the language model's, and reports say so.
     assert float(clf.predict(TEXTS).metadata["prior_share"]) == 1
 

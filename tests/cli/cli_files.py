@@ -39,7 +39,7 @@ DATA = {
     ),
     "mixed labels": (
         b'{"text": "a", "label": "x"}\n{"text": "b", "label": 1}',
-        ["row 2", "integer 1", "row 1", "'x'"],
+        ["row 2", "integer label 1", "row 1", "'x'"],
     ),
     "repeated id": (
         b'{"id": 1, "text": "a", "label": "x"}\n{"id": 1, "text": "b", "label": "y"}',

@@ -119,10 +119,10 @@ DAMAGE = {
         ["adapter.safetensors", "truncated"],
     ),
     "misshapen": (lambda m: misshape(m / "adapter.safetensors"), ["has shape [3, 3, 3]"]),
-    "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["do not fit"]),
+    "incomplete": (lambda m: lose(m / "posterior.safetensors"), ["tensors do not match"]),
     "other backbone": (
         lambda m: change_record(m, lambda record: record["backbone"].update(fingerprint="0" * 32)),
-        ["another backbone", "0" * 32],
+        ["backbone", "0" * 32],
     ),
 }
 
@@ -143,7 +143,10 @@ CALIBRATE = {
     "no model": (["/nowhere/model", "{train}"], ["/nowhere/model"]),
     "no classifier": (["{llama}", "{train}"], ["not a fine-tuned sequence classifier"]),
     "no data": (["{classifier}", "/nowhere.jsonl"], ["/nowhere.jsonl does not exist"]),
-    "posterior": (["{classifier}", "{train}", "--posterior", "ensemble"], ["not one of the last"]),
+    "posterior": (
+        ["{classifier}", "{train}", "--posterior", "ensemble"],
+        ["posterior 'ensemble'", "finished network"],
+    ),
     "layer of ours": (["{model}", "{train}", "--layer", "score"], ["--layer is fixed"]),
     "classes of ours": (["{model}", "{train}", "--classes", "a,b"], ["--classes is fixed"]),
     "length of ours": (["{model}", "{train}", "--max-length", "9"], ["--max-length is fixed"]),

@@ -61,7 +61,7 @@ def test_methods_by_name_say_what_each_option_means(run, refused):
     result = run("methods", "temperature", "raps")
     assert "temperature (posterior): " in result.out
     assert "temperature (recalibrator): " in result.out
-    allowed, meaning = "(a number > 0 and < 1)", "The share of labels that may be missed"
+    allowed, meaning = "(a number > 0 and < 1)", "Share of labels that may be outside their set"
     assert f"  alpha = 0.1 {allowed}\n      {meaning}" in result.out
     assert "vbll" not in result.out
     every = run("methods", *ADAPTERS, *POSTERIORS).out

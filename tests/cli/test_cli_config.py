@@ -86,12 +86,12 @@ def test_the_command_line_goes_before_the_file(run, world, tmp_path, config):
         ({"epochs": 2.5}, ["epochs", "2.5"]),
         ({"epochs": True}, ["epochs", "True"]),
         ({"epochs": [3]}, ["epochs", "[3]"]),
-        ({"backbone": {"name": "minilm"}}, ["backbone", "text or a number"]),
+        ({"backbone": {"name": "minilm"}}, ["backbone", "a string or a number"]),
         ({"dtype": "float17"}, ["dtype", "'float17'", "'float32'"]),
         ({"trust_remote_code": "maybe"}, ["trust_remote_code", "true or false"]),
         ({"adapter": {"r": 4}}, ["adapter"]),
         ({"adapter": {"name": "polar", "rank": 4}}, ["option of adapter polar", "'rank'"]),
-        ("- epochs\n", ["names with values"]),
+        ("- epochs\n", ["must be a mapping"]),
         ("epochs: [\n", ["cannot be read as YAML"]),
     ],
 )
@@ -177,7 +177,8 @@ def test_an_option_that_is_given_twice(refused, world, tmp_path, config, text, k
     path = config(text)
     message = refused("fit", world.train, "--out", tmp_path / "m", "--config", path)
     assert path.name in message
-    assert f"{key!r} is given twice" in message
+    assert f"{key!r} is" in message
+    assert "twice" in message
 
 
 @pytest.mark.parametrize("cv", [["--cv", "2"], ["--config"]])

@@ -33,7 +33,7 @@ def test_sets_are_made_shown_and_saved(run, files, method):
     assert written.metadata["conformal"] == method.partition(":")[0]
     assert written.metadata["conformal_alpha"] == "0.2"
     scores = evaluate(written)
-    assert "coverage asked for" in result.out
+    assert "target coverage" in result.out
     for key in SET_KEYS:
         assert f"{scores[key].value:.3f} [" in result.out
     content = json.loads(run("conformal", *files, "--method", method, "--overwrite", "--json").out)
@@ -119,4 +119,4 @@ def test_refusals(refused, files, tmp_path):
         assert "alpha" in message
         assert "got 2" in message
     assert "got -1" in refused("conformal", *files, "--seed", "-1")
-    assert ".csv or .jsonl, not" in refused("conformal", *files[:5], tmp_path / "out.json")
+    assert ".csv or .jsonl, got '.json'" in refused("conformal", *files[:5], tmp_path / "out.json")

@@ -105,7 +105,7 @@ def test_a_generation_log_is_refused_by_every_verb(refused, tmp_path):
     ):
         message = refused(*command)
         assert "row 1" in message
-        assert "not those that generate text" in message
+        assert "'It is 4'" in message
 
 
 def test_seeds_in_other_formats_are_told_apart_by_their_paths(run, tmp_path):

@@ -79,9 +79,9 @@ def test_a_head_that_no_classifier_has_is_refused(run, refused, world, tmp_path)
     options = ("--backbone", world.bert, "--epochs", 1, "--quiet", "--out", tmp_path / "model")
     assert run("fit", world.train, *options).code == 0
     export = ("export", tmp_path / "model", "--head", "--out", tmp_path / "lora")
-    assert "no sequence classifier of transformers computes what" in refused(*export)
+    assert "no sequence classifier of transformers computes the same" in refused(*export)
     assert not (tmp_path / "lora").exists()
-    assert "--head goes with --format peft" in refused(*export, "--format", "merged")
+    assert "--head requires --format peft" in refused(*export, "--format", "merged")
 
 
 def test_an_existing_target_is_refused(refused, world, tmp_path):
@@ -130,7 +130,7 @@ def test_tensors_for_serving_are_one_file(run, world, tmp_path):
 
 def test_other_formats_have_other_targets(refused, run, world, tmp_path):
     export = ("export", world.model, "--format")
-    assert "is one file .safetensors, got 'dir'" in refused(
+    assert "the extension .safetensors, got 'dir'" in refused(
         *export, "safetensors", "--out", tmp_path / "dir"
     )
     (tmp_path / "dir").mkdir()
@@ -138,7 +138,7 @@ def test_other_formats_have_other_targets(refused, run, world, tmp_path):
     message = refused(*export, "merged", "--out", tmp_path / "dir", "--overwrite")
     assert "'mine.txt'" in message
     out = ("--out", tmp_path / "new")
-    assert "goes with --format peft" in refused(*export, "merged", "--prefix", "model.", *out)
+    assert "requires --format peft" in refused(*export, "merged", "--prefix", "model.", *out)
     calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
     assert run(*calibrated, "--quiet").code == 0
     message = refused("export", tmp_path / "foreign", "--format", "merged", *out)
@@ -160,6 +160,6 @@ def test_a_checkpoint_has_the_spectrum_of_the_model_it_came_from(run, refused, w
     config.write_text(
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None})
     )
-    assert "does not name its base model; say" in refused("info", tmp_path / "lora", "--spectrum")
+    assert "does not name its base model; pass" in refused("info", tmp_path / "lora", "--spectrum")
     shown = run("info", tmp_path / "lora", "--spectrum", "--backbone", world.llama)
     assert "stable rank" in shown.out

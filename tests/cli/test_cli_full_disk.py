@@ -62,6 +62,6 @@ def test_a_limit_on_the_size_of_files_is_named(predictions, tmp_path, suffix):
     )
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
-    assert "size of a file" in line
+    assert "file size limit" in line
     assert str(out) in line
     assert sorted(tmp_path.iterdir()) == [predictions]

@@ -87,7 +87,7 @@ def test_interrupted_by_hand_or_scheduler(run, refused, world, whole, tmp_path, 
     code, stdout, stderr = stopped(words_of_fit(world, out), out, kind)
     assert (code, stdout) == (130, "")
     assert str(out) in stderr
-    assert "the same command goes on from there" in stderr
+    assert "rerun the same command to continue" in stderr
     assert "Traceback" not in stderr
     message = refused(*words_of_fit(world, out, seed=2))
     assert "interrupted fit with another seed" in message

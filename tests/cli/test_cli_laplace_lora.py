@@ -22,7 +22,7 @@ def test_fit_predict_and_what_methods_says(run, world, tmp_path):
     assert record["results"]["posterior"]["structure"] == "kron"
     methods = json.loads(run("methods", "--json").out)["posteriors"]
     entry = next(item for item in methods if item["name"] == "laplace_lora")
-    assert entry["passes"] == "2, and one backward per class"
+    assert entry["passes"] == "2, and one backward pass per class"
     assert entry["options"]["structure"] == "kron"
 
 
@@ -42,7 +42,7 @@ def test_calibrate_a_model_of_ours_keeps_its_weights(run, world, tmp_path):
 def test_a_foreign_classifier_is_refused(refused, world, tmp_path):
     calibrate = ["calibrate", world.classifier, world.train, "--out", tmp_path / "out"]
     message = refused(*calibrate, "--posterior", "laplace_lora")
-    assert "over the weights of an adapter, and here is none" in message
+    assert "posterior 'laplace_lora' is over the weights of an adapter" in message
 
 
 def test_a_wrong_option_is_refused(refused, world, tmp_path):

@@ -26,7 +26,7 @@ def test_whole_layers_from_fit_to_spectrum_and_export(run, world, tmp_path):
     assert all(site["norm"] > 0 for site in members[0])
     refused = run("export", tmp_path / "model", "--out", tmp_path / "peft")
     assert refused.code == 2
-    assert "no LoRA that PEFT could load" in refused.err
+    assert "--format merged, safetensors" in refused.err
     merged = run("export", tmp_path / "model", "--format", "merged", "--out", tmp_path / "merged")
     assert merged.code == 0, merged.err
     done = run("predict", tmp_path / "model", world.test, "--out", tmp_path / "p.csv", "--quiet")
@@ -60,7 +60,7 @@ def test_sampling_over_an_adapter_from_options_and_from_a_file(run, world, tmp_p
         (("--layer-sampling", "num_active"), "expected key=value, got 'num_active'"),
         (("--adapter", "lisa:r=4"), "unknown option of adapter lisa 'r'"),
         (("--adapter", LISA, "--layer-sampling", "num_active=1"), "by its own options"),
-        (("--adapter", LISA, "--posterior", "tfb"), "cannot go with adapter 'lisa'"),
+        (("--adapter", LISA, "--posterior", "tfb"), "cannot be combined with adapter 'lisa'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(run, world, tmp_path, options, message):
@@ -74,7 +74,7 @@ def test_methods_lists_both(run):
     content = json.loads(run("methods", "--json").out)
     lisa = next(item for item in content["adapters"] if item["name"] == "lisa")
     assert lisa["options"]["num_active"] == 2
-    assert lisa["parameters"] == "the layers ever drawn"
+    assert lisa["parameters"] == "all layers that are drawn"
     assert "2403.17919" in lisa["source"]
     (sampling,) = content["layer_sampling"]
     assert set(sampling["options"]) < set(lisa["options"])

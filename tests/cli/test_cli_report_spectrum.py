@@ -62,9 +62,9 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_loaded(
     assert "is not a bayeslora model" in refused(*report, "--spectrum", world.llama)
     assert "expected MODEL or LABEL=MODEL" in refused(*report, "--spectrum", "x=")
     twice = ("--spectrum", world.model, "--spectrum", f"model={world.model}")
-    assert f"'model' is {world.model} already; say LABEL=MODEL" in refused(*report, *twice)
-    assert "give --spectrum with it" in refused(*report, "--device", "cpu")
-    assert "give --spectrum with it" in refused(*report, "--trust-remote-code")
+    assert f"'model' is already used for {world.model}" in refused(*report, *twice)
+    assert "--device has no effect" in refused(*report, "--device", "cpu")
+    assert "--trust-remote-code has no effect" in refused(*report, "--trust-remote-code")
     # Errors that do not concern models are also raised before a model is loaded.
     assert "'gif'" in refused(*report, "--spectrum", world.model, "--figures", "gif")
     assert "'sorce'" in refused(*report, "--spectrum", world.model, "--group-by", "sorce")
@@ -74,7 +74,7 @@ def test_a_model_without_an_adapter_is_refused(run, refused, world, file, tmp_pa
     foreign = tmp_path / "foreign"
     assert run("calibrate", world.classifier, world.train, "--out", foreign, "--quiet").code == 0
     message = refused("report", file, "--out", tmp_path / "out", "--spectrum", foreign)
-    assert f"--spectrum {foreign}: it has no adapter of ours" in message
+    assert f"--spectrum {foreign}: it has no bayeslora adapter" in message
 
 
 def test_a_model_that_does_not_load_is_named(refused, world, file, tmp_path):

@@ -119,7 +119,7 @@ def test_wrong_ood_sets_are_refused(refused, files, ood, parts):
 
 def test_a_set_given_twice_is_refused(refused, files):
     twice = ["--ood", f"near={files['near_a']}"] * 2
-    assert "has a set 'near' already" in refused("evaluate", files["a"], *twice)
+    assert "already has a set 'near'" in refused("evaluate", files["a"], *twice)
 
 
 def test_an_unknown_ood_score_is_refused(refused, files):
@@ -279,10 +279,10 @@ def test_seeds_are_pooled(run, refused, tmp_path):
     values = [evaluate(file)["nll"].value for file in seeds]
     assert content["scores"]["nll"]["value"] == pytest.approx(sum(values) / 3)
     assert "t intervals over 3 seeds" in run("evaluate", *seeds, "--over-seeds").out
-    assert "has one file" in refused("evaluate", seeds[0], "--over-seeds")
-    assert "has the seed (1)" in refused("evaluate", seeds[0], seeds[0], "--over-seeds")
+    assert "has only one file" in refused("evaluate", seeds[0], "--over-seeds")
+    assert "duplicate seed (1)" in refused("evaluate", seeds[0], seeds[0], "--over-seeds")
     bare = fake(tmp_path / "bare.parquet", seed=4, name="m")
-    assert "does not say its seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
+    assert "has no seed" in refused("evaluate", seeds[0], bare, "--over-seeds")
 
 
 def test_compare_shows_corrected_p_values_and_a_terminal_how_they_are_made(run, tmp_path, request):

@@ -63,7 +63,7 @@ def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
     fit = ("fit", world.train, "--backbone", world.llama, "--posterior")
     assert run(*fit, "clora", *options, gated).code == 0
     assert run(*fit, "mle", *options, plain).code == 0
-    note = "a gate that differs from input to input is left out"
+    note = "gates that depend on the input are excluded"
     assert note in run("info", gated, "--spectrum").out
     table = run("info", plain, "--spectrum").out
     assert note not in table
@@ -72,12 +72,12 @@ def test_a_gate_that_is_left_out_is_said(run, world, tmp_path):
 
 
 def test_what_has_no_spectrum_is_refused(run, refused, world, tmp_path):
-    assert "--spectrum is of a model" in refused("info", "--spectrum")
-    assert "give --spectrum with it" in refused("info", world.model, "--figure", "a.svg")
+    assert "--spectrum requires a model" in refused("info", "--spectrum")
+    assert "add --spectrum" in refused("info", world.model, "--figure", "a.svg")
     options = ("info", world.model, "--spectrum", "--figure")
-    assert "written as .svg, got 'a.png'" in refused(*options, "a.png")
+    assert ".svg, got 'a.png'" in refused(*options, "a.png")
     (tmp_path / "a.svg").write_text("")
     assert "exists; choose another --figure" in refused(*options, tmp_path / "a.svg")
     calibrated = ("calibrate", world.classifier, world.train, "--out", tmp_path / "foreign")
     assert run(*calibrated, "--quiet").code == 0
-    assert "has no adapter of ours" in refused("info", tmp_path / "foreign", "--spectrum")
+    assert "has no bayeslora adapter" in refused("info", tmp_path / "foreign", "--spectrum")

@@ -39,7 +39,7 @@ def test_the_bar_of_the_context_is_on_stderr(run, world, tmp_path):
     ("adapter", "parts"),
     [
         ("pissa:niter=x", ["niter must be"]),
-        ("corda:mode=kpm", ["mode 'kpm' keeps what a context needs", "context=FILE"]),
+        ("corda:mode=kpm", ["mode 'kpm'", "context=FILE"]),
         ("corda:context=/nowhere.jsonl", ["/nowhere.jsonl"]),
         ("corda:mode=imp", ["did you mean 'ipm'"]),
     ],

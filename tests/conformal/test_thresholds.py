@@ -69,6 +69,6 @@ def test_too_few_rows_are_said(caplog):
         say_infinite(np.array([0.5, 1.0]), ("a", "b"), 0.1)
         assert not caplog.text
         say_infinite(np.array([0.5, np.inf]), ("a", "b"), 0.1)
-        assert "fewer than 9 labelled rows of 'b': such a class is in every set" in caplog.text
+        assert "fewer than 9 labelled rows of 'b': every set contains such a class" in caplog.text
         say_infinite(np.full(2, np.inf), ("a", "b"), 0.05)
-        assert "fewer than 19 labelled rows: every set holds every class" in caplog.text
+        assert "fewer than 19 labelled rows: every set contains every class" in caplog.text

@@ -184,7 +184,7 @@ def test_a_scaled_model_saves_loads_and_exports(backbone, tmp_path):
     assert again.record.results["logit_scale"]["num_fits"] == 2
     assert again.record.training["cv"] == 2
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"logits times {again.record.results['logit_scale']['factor']:.3g}" in card
+    assert f"logit scale {again.record.results['logit_scale']['factor']:.3g}" in card
     clf.export_merged(tmp_path / "merged")
     merged = BayesianClassifier.from_transformers(str(tmp_path / "merged"), "mle", progress=False)
     template = clf.record.backbone["template"]
@@ -366,5 +366,5 @@ def fitted_to(rows, backbone, **options):
 def test_the_card_says_that_several_networks_answer(backbone, tmp_path):
     fitted(backbone, 3, keep_folds=True, out=tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "3 networks answer together" in card
+    assert "average 3 networks" in card
     assert "point estimate" not in card

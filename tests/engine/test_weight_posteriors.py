@@ -253,8 +253,8 @@ def flat(tmp_path_factory):
 @pytest.mark.parametrize("posterior", [BLoB(), ScalaBL(), CLoRA()], ids=lambda item: item.name)
 def test_draws_by_text_need_layers_that_see_texts_apart(flat, tmp_path, posterior):
     message = (
-        r"draws by text, and the adapter at decoder\.layers\.1\.fc1 sees inputs of shape .*, which "
-        "do not begin with the 8 texts of the batch; choose other target_modules"
+        r"draws weights per text, but the adapter at decoder\.layers\.1\.fc1 has inputs of shape "
+        ".*, which does not start with the 8 texts of the batch; choose other target_modules"
     )
     adapter = replace(LORA, target_modules=("fc1",))
     with pytest.raises(InputError, match=message):

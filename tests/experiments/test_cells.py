@@ -89,7 +89,7 @@ def test_weights_that_changed_are_refused_before_a_fit(finished, tmp_path, monke
     more = {**content, "seeds": [7], "posteriors": ["mle"]}
     result = bl.experiment(more, out)
     (error,) = result.failed.values()
-    assert "other weights" in error
+    assert "weights of backbone" in error
     assert Store(out).fingerprint(content["backbones"]) not in (None, "other")
 
 

@@ -89,7 +89,7 @@ def test_an_id_depends_on_the_cell_alone():
         ({"rows": [32]}, ["rows", "bayeslora"]),
         ({"protocol": "label-budget", "rows": [32, 32]}, ["rows", "32"]),
         ({"protocol": "label-budget", "rows": [1]}, ["rows", "1"]),
-        ({"seeds": [0, 0]}, ["seeds", "twice"]),
+        ({"seeds": [0, 0]}, ["seeds", "distinct", "[0, 0]"]),
         ({"seeds": [-1]}, ["seeds", "-1"]),
         ({"seeds": -1}, ["seeds", "-1"]),
         ({"seeds": None}, ["seeds"]),

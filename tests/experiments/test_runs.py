@@ -122,7 +122,7 @@ def test_a_set_with_another_number_of_options_is_marked_in_the_tables(questions,
     assert "five 5" in note
     assert "far" not in note
     chance = (1 / 2 + 1 / 3 + 1 / 3) / 3
-    assert f"up to 3 options, {mean:.3g} in the mean, chance accuracy {chance:.3f}" in text
+    assert f"up to 3 options, {mean:.3g} on average, chance accuracy {chance:.3f}" in text
 
 
 def test_results_have_a_row_per_score(finished):

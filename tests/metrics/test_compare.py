@@ -167,7 +167,7 @@ SMALL = {"rows": 3, "labels": [0, 1, 2], "ids": ["x", "y", "z"]}
         ({"ids": ["x", "w", "z"]}, r"'y' \(row 2 of 'p'\) .*'q'"),
         ({"classes": ("a", "b", "d")}, r"'c'"),
         ({"rows": 4, "labels": [0, 1, 2, 0], "ids": list("xyzw")}, r"rows: 3 and 4"),
-        ({"name": "p"}, r"name .*\['p', 'p'\]"),
+        ({"name": "p"}, r"unique name, .*\['p', 'p'\]"),
         ({"name": ""}, r"name"),
     ],
 )

@@ -36,7 +36,7 @@ def test_an_empty_segment_sums_to_zero():
         ([0.5, float("nan")], [1, 0], "row 2: confidence .*nan"),
         ([0.5, 0.5], [1, 3], "row 2: correct .*3.0"),
         ([0.5], [1, 0], r"\[N\] .*\[1\] and \[2\]"),
-        ([], [], r"at least 1"),
+        ([], [], r"N >= 1, got \[0\]"),
         ([[0.5, 0.5]], [[1, 0]], r"\[1, 2\]"),
     ],
 )

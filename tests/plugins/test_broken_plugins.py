@@ -67,20 +67,20 @@ MISTAKES = {
     "not frozen": ({"content": changed("(frozen=True)", "")}, "Config .*frozen"),
     "no summary": (
         {"content": changed('    summary: ClassVar[str] = "s"\n', "")},
-        "Config .*'summary';",
+        "Config .*'summary'",
     ),
     "an option for a class variable": (
         {"content": changed("passes: ClassVar[str]", "passes: str")},
-        "Config .*'passes';",
+        "Config .*'passes'",
     ),
-    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "Config .*'head';"),
+    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "Config .*'head':"),
     "head without a module": (
         {"content": changed("bayeslora.posteriors.point:PointHead", "mle")},
-        "Config .*'head';",
+        "Config .*'head':",
     ),
     "another name": (
         {"content": changed('"theirs"', '"other"')},
-        "'other' .*'acme_broken_module:Config'",
+        "'acme_broken_module:Config' .*'other'",
     ),
     "a name that cannot be typed": (
         {"content": changed('"theirs"', '"The:irs"'), "name": "The.irs"},
@@ -88,7 +88,7 @@ MISTAKES = {
     ),
     "an option without a default": (
         {"content": changed("size: float = 1.0", "size: float")},
-        r"default .*Config\(\) .*TypeError",
+        r"default, .*Config\(\) .*TypeError",
     ),
 }
 

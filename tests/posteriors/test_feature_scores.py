@@ -132,7 +132,7 @@ def test_a_class_mean_is_at_no_distance_and_far_is_farther():
 
 def test_rows_that_do_not_differ_within_a_class_are_refused():
     features, labels = toy(rows=3, size=4)
-    with pytest.raises(InputError, match="rows differ"):
+    with pytest.raises(InputError, match="one class with different rows"):
         Mahalanobis.fitted(features, labels, relative=False)
 
 

@@ -42,15 +42,18 @@ def test_options_as_text():
         (lambda: VBLL(rank=0), ["rank", "got 0"]),
         (
             lambda: VBLL(covariance="full"),
-            ["covariance 'full' cannot go with polish_bound 'knowles_minka'", "tilted"],
+            ["covariance 'full' cannot be combined with polish_bound 'knowles_minka'", "tilted"],
         ),
         (
             lambda: VBLL(training_covariance="full"),
-            ["training_covariance 'full' cannot go with bound 'jensen'", "gauss_hermite, mc, til"],
+            [
+                "training_covariance 'full' cannot be combined with bound 'jensen'",
+                "gauss_hermite, mc, til",
+            ],
         ),
         (
             lambda: VBLL(training_covariance="full", bound="mc", head_step="refit"),
-            ["training_covariance 'full' cannot go with polish_bound 'knowles_minka'"],
+            ["training_covariance 'full' cannot be combined with polish_bound 'knowles_minka'"],
         ),
         (lambda: VBLL(training_covariance="x"), ["unknown training_covariance 'x'"]),
         (
@@ -107,7 +110,7 @@ def test_the_bounds_that_are_offered_for_a_full_covariance_are_accepted(field):
     covariance = "covariance" if field == "polish_bound" else "training_covariance"
     with pytest.raises(InputError) as raised:
         VBLL(**{covariance: "full", field: "jensen"})
-    offered = str(raised.value).rpartition("choose from ")[2].split(", ")
+    offered = str(raised.value).rpartition(f"choose {field} from ")[2].split(", ")
     assert offered
     for bound in offered:
         VBLL(**{covariance: "full", field: bound})

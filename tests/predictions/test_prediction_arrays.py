@@ -89,9 +89,9 @@ def test_given_arrays_are_left_alone():
         ([[1.0, np.inf]], {"kind": "logits"}, "row 1, column 'logit_1': inf"),
         ([0.5, 0.5], {"kind": "probs"}, r"shape \[2\]"),
         ([["a", "b"]], {"kind": "probs"}, "numbers"),
-        (EVEN, {"kind": "probs", "classes": ["a", "b", "c"]}, "3 classes .*2 columns"),
-        (EVEN, {"kind": "probs", "classes": ["a", "a"]}, "'a'.*taken"),
-        (EVEN, {"kind": "probs", "labels": [0, 1]}, "2 labels .*3 rows"),
+        (EVEN, {"kind": "probs", "classes": ["a", "b", "c"]}, "3 classes.* 2 columns"),
+        (EVEN, {"kind": "probs", "classes": ["a", "a"]}, "duplicate name 'a'"),
+        (EVEN, {"kind": "probs", "labels": [0, 1]}, "2 labels.* 3 rows"),
         (EVEN, {"kind": "probs", "labels": [0, 1, 2]}, "row 3, column 'label'.*'2'"),
         (EVEN, {"kind": "probs", "labels": [0, 1, 0.5]}, "row 3, column 'label'"),
         (EVEN, {"kind": "probs", "labels": [[0], [1], [1]]}, "indices"),
@@ -160,10 +160,10 @@ def test_rows_that_transformers_ignores_have_no_label(output):
     [
         ({"predictions": np.zeros((30, 1))}, None, r"\[30, 1\].*regression"),
         ({"predictions": np.zeros((30, 5, 3))}, None, "token classification"),
-        ({"label_ids": np.zeros((30, 3))}, None, "several labels"),
+        ({"label_ids": np.zeros((30, 3))}, None, "multi-label"),
         ({"label_ids": np.full(30, 3)}, None, "row 1: label 3 .* 2"),
         ({}, {0: "a", 2: "b"}, r"from 0, got \[0, 2\]"),
-        ({}, ["a", "b"], "2 classes .*3 columns"),
+        ({}, ["a", "b"], "2 classes.* 3 columns"),
     ],
 )
 def test_outputs_of_other_tasks_are_refused(output, changes, names, message):

@@ -65,9 +65,9 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
     ("lines", "message"),
     [
         ([], "is empty"),
-        ([GOOD, '{"id": "y", "prob'], "row 2: broken JSON .Unterm"),
+        ([GOOD, '{"id": "y", "prob'], "row 2: invalid JSON .Unterm"),
         ([GOOD, "", "[1, 2]"], r"row 3: .*\[1, 2\]"),
-        ([GOOD, "[" * 100_000], "row 2: broken JSON .nested"),
+        ([GOOD, "[" * 100_000], "row 2: invalid JSON .nested"),
         (
             [GOOD, {"id": "y", "label": "a", "prob_a": 1}],
             "row 2 .*'prob_b'",
@@ -86,7 +86,7 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
         ([GOOD, {**GOOD, "id": None}], "row 2, column 'id': empty"),
         ([GOOD, GOOD], "row 2: id 'x' .*row 1"),
         ([{**GOOD, "label": "q"}], "row 1, column 'label': .*'q'"),
-        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "row 1: broken JSON .Exceeds"),
+        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "row 1: invalid JSON .Exceeds"),
         (
             ['{"label": "\\ud800", "prob_a": 1, "prob_b": 0}'],
             "column 'label'.*surrogate",

@@ -24,7 +24,9 @@ def nll(predictions, new):
 def test_any_number_of_rows_is_fitted_and_noted(caplog, method, count):
     result = bl.recalibrate(rows(count), rows(40, seed=1), method)
     assert (result.cross_validated is None) == (count == 1)
-    notes = [record.getMessage() for record in caplog.records if "few for" in record.getMessage()]
+    notes = [
+        record.getMessage() for record in caplog.records if "fitted to only" in record.getMessage()
+    ]
     assert len(notes) == 1
     assert f" {count} labelled row" in notes[0]
 
@@ -34,7 +36,7 @@ def test_enough_rows_are_not_noted(caplog, method):
     parameters = build(method).num_parameters(CLASSES)
     enough = max(LEAST_ROWS, ROWS_PER_PARAMETER * parameters)
     assert bl.recalibrate(rows(enough), rows(40, seed=1), method).cross_validated is None
-    assert "few for" not in caplog.text
+    assert "fitted to only" not in caplog.text
     assert bl.recalibrate(rows(enough - 1), rows(40, seed=1), method).cross_validated is not None
 
 

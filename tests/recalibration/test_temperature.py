@@ -136,7 +136,7 @@ def test_rows_that_are_all_right_sharpen_nothing(rows, caplog):
     with caplog.at_level(logging.WARNING):
         fitted = Temperature().fit(known)
     assert fitted.temperature == 1
-    assert f"in the {counted(rows, 'row')} that" in caplog.text
+    assert f"the {counted(rows, 'row')} used" in caplog.text
     np.testing.assert_allclose(fitted.apply(known).probs, known.probs)
 
 

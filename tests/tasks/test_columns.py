@@ -40,7 +40,7 @@ def csv_file(tmp_path, text):
         (float("nan"), "nan is not a string"),
         (b"bytes", "b'bytes' is not a string"),
         (["x"], "['x'] is not a string"),
-        ("half \ud83d", "half a surrogate pair"),
+        ("half \ud83d", "surrogate"),
     ],
 )
 def test_bad_texts(value, part):
@@ -149,7 +149,7 @@ def test_labels_in_csv(cells, expected, tmp_path):
 def test_labels_are_optional_unless_required(tmp_path):
     assert load_examples([{"text": "x"}]).labels == (None,)
     text = message(rows({"text": "x"}), labels="required")
-    assert "row 2, column 'label': the label is missing, and every row needs one here" in text
+    assert "row 2, column 'label': the label is missing" in text
     path = csv_file(tmp_path, "text,label\nx,a\ny,\n")
     assert f"{path}, row 3, column 'label': the label is missing" in message(
         path, labels="required"
@@ -168,10 +168,10 @@ def test_ids_are_kept_and_default_to_the_row(tmp_path):
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ("a", "'a' is already the id of row 1; ids must differ"),
+        ("a", "'a' duplicates the id of row 1"),
         (None, "the id is missing"),
         (True, "the id is True"),
-        (2.5, "the id is 2.5; a string or an integer is needed, or no id in any row"),
+        (2.5, "the id is 2.5"),
     ],
 )
 def test_bad_ids(value, part):

@@ -56,8 +56,8 @@ def test_no_labels_is_an_error():
 
 def test_mixed_labels_name_a_row_of_each_kind():
     text = message(class_names, make(["x", 3, "y"]))
-    assert "row 3 has the integer 3" in text
-    assert "row 2 the string 'x'" in text
+    assert "row 3 has the integer label 3" in text
+    assert "row 2 has the string 'x'" in text
 
 
 def test_codes_are_positions_among_the_classes():

@@ -121,17 +121,17 @@ BROKEN = [
     ("noname", b"x", ["no extension", ".csv"]),
     ("a.jsonl", b'{"text": "x"}\n{"text": caf\xe9}\n', ["row 2", "0xe9", "offset 26", "UTF-8"]),
     ("a.csv", b"text\ncaf\xe9\n", ["row 2", "0xe9", "offset 8", "UTF-8"]),
-    ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', ["row 3", "broken JSON", "one object a line"]),
+    ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', ["row 3", "invalid JSON", "one object per line"]),
     ("a.jsonl", b'{"text": "x"}\n["x", 1]\n', ["row 2", "expected an object", "['x', 1]"]),
-    ("a.jsonl", b"[" * 100_000, ["row 1", "broken JSON", "nested too deeply"]),
-    ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", ["row 1", "broken JSON"]),
-    ("a.json", b'[{"text": "x"},\n{"text" "y"}]', ["row 2", "broken JSON"]),
+    ("a.jsonl", b"[" * 100_000, ["row 1", "invalid JSON", "nested too deeply"]),
+    ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", ["row 1", "invalid JSON"]),
+    ("a.json", b'[{"text": "x"},\n{"text" "y"}]', ["row 2", "invalid JSON"]),
     ("a.json", b'[{"text": "x"}\n{"text": "y"}]', ["row 1", "no ',' or ']'"]),
     ("a.json", b'[{"text": "x"}', ["row 1", "no ',' or ']'"]),
-    ("a.json", b'[{"text": "x"},\n]', ["row 2", "broken JSON"]),
-    ("a.json", b'[{"text": "x"}] more', ["more text after the list"]),
+    ("a.json", b'[{"text": "x"},\n]', ["row 2", "invalid JSON"]),
+    ("a.json", b'[{"text": "x"}] more', ["text after the end of the list"]),
     ("a.json", b'[{"text": "x"},\n3]', ["row 2", "expected an object", "got 3"]),
-    ("a.json", b'{"data": [\n1]}', ["row 1", "broken JSON", "one object a line"]),
+    ("a.json", b'{"data": [\n1]}', ["row 1", "invalid JSON", "one object per line"]),
     (
         "a.csv",
         b"text,label\nx,1\na,b,c\n",
@@ -140,7 +140,7 @@ BROKEN = [
     ("a.tsv", b"text\tlabel\nx\n", ["row 2", "1 fields", "header has 2", "'\\t'"]),
     ("a.csv", b'text,label\nx,1\n"open,2\nmore,3\n', ["row 3", "quotation mark"]),
     ("a.csv", b'text,label\n"x" y,1\n', ["row 2", "quotation mark"]),
-    ("a.csv", b"text,text\nx,y\n", ["column 'text' more than once"]),
+    ("a.csv", b"text,text\nx,y\n", ["duplicate column 'text'"]),
     ("a.parquet", b"PAR1 but not really", ["cannot be read as Parquet"]),
 ]
 
@@ -197,7 +197,7 @@ def test_parquet_whose_footer_counts_other_rows(tmp_path):
         with pytest.raises(InputError) as caught:
             load_examples(path)
         messages.append(str(caught.value))
-    assert f"{path} is damaged: 40 rows, but its footer says 30" in messages
+    assert f"{path} is damaged: it has 40 rows, but its footer says 30" in messages
 
 
 def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
@@ -206,7 +206,7 @@ def test_parquet_without_rows_or_with_a_column_twice(tmp_path):
     with pytest.raises(InputError, match=r"'text'.*no rows"):
         load_examples(path)
     pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), path)
-    with pytest.raises(InputError, match=r"'text' .*once"):
+    with pytest.raises(InputError, match=r"duplicate column 'text'"):
         load_examples(path)
 
 

@@ -164,10 +164,10 @@ def test_a_record_without_label_is_named(data_dir):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ('{"a": 1}', "must hold a list of class names"),
-        ('["a", 1]', "must hold a list of class names"),
-        ('["a"]', "at least two classes, each once; it has 1"),
-        ('["a", "b", "a"]', "at least two classes, each once; it has 3"),
+        ('{"a": 1}', "must contain a list of class names"),
+        ('["a", 1]', "must contain a list of class names"),
+        ('["a"]', "at least two distinct class names, got 1"),
+        ('["a", "b", "a"]', "at least two distinct class names, got 3"),
         ("[", "cannot be read as JSON"),
     ],
 )

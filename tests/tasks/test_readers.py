@@ -139,8 +139,8 @@ def test_bad_tasks():
     assert "'clinc150'" in text
     for data, split in [(None, None), ("train", "test"), ([{"text": "x"}], None)]:
         text = message(data, split=split, task="sst2_sentences")
-        assert "the name of one split (train, validation, test)" in text
-    assert "split='test' needs a known task" in message([{"text": "x"}], split="test")
+        assert "(train, validation, test)" in text
+    assert "split='test' requires a known task" in message([{"text": "x"}], split="test")
 
 
 @pytest.mark.parametrize("kind", [FakeDataset, FakeFrame, FakeArrowTable])

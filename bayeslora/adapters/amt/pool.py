@@ -92,8 +92,8 @@ class Pool(Site):
         chosen = torch.tensor(list(weights), dtype=torch.float64)
         if len(chosen) != self.num_members or abs(float(chosen.sum()) - 1) > 1e-6:
             raise InputError(
-                f"a mixture of {self.num_members} members has as many weights that sum to 1, got "
-                f"{list(weights)}"
+                f"a mixture of {self.num_members} members needs as many weights that sum to 1, "
+                f"got {list(weights)}"
             )
         self.mixture.copy_(chosen)
 
@@ -109,7 +109,7 @@ class Pool(Site):
         cancellation.
 
         Args:
-            dtype: Dtype of the computation and the result; None takes the adapter's.
+            dtype: Dtype of the computation and the result; None means the adapter's.
         """
         dtype = dtype or self.A.weight.dtype
         A0, B0 = self.A0.to(dtype), self.B0.to(dtype)

@@ -67,7 +67,7 @@ def corda(
     check_rank(out_features, in_features, r)
     if len(moment.matrix) != in_features:
         raise InputError(
-            f"the second moment is of {len(moment.matrix)} inputs, the layer has {in_features}"
+            f"the second moment has {len(moment.matrix)} inputs, the layer has {in_features}"
         )
     values, basis = _damped(moment.matrix.to(weight.device), damping)
     product = (weight.detach().double() @ basis) * values.pow(power) @ basis.mT
@@ -96,8 +96,8 @@ def warn_of_few(moments: Mapping[str, SecondMoment]) -> None:
     width = len(moment.matrix)
     if moment.count < _TOKENS_PER_INPUT * width:
         logger.warning(
-            "the context has %d tokens for the %d inputs of %s; with fewer than %d the start "
-            "follows their accidents: give a longer context",
+            "the context has %d tokens for the %d inputs of %s; with fewer than %d the "
+            "initialisation is noisy: give a longer context",
             moment.count,
             width,
             name,

@@ -102,9 +102,9 @@ def expert_targets(model: nn.Module, config: EMTAL) -> list[str]:
     blocks = [block for block in find_ffns(model) if split_at_layer(block.up) is not None]
     if not blocks:
         raise InputError(
-            "adapter 'emtal' needs feed-forward networks with a linear layer of their own for the "
-            "hidden units (BERT, ViT, Llama, OPT, GPT-NeoX and the like), and this backbone has "
-            f"none that it knows{_fused(model)}; choose 'lora' or 'polar'"
+            "adapter 'emtal' needs feed-forward networks with a separate linear layer for the "
+            "hidden units (as in BERT, ViT, Llama, OPT, GPT-NeoX), and this backbone has no "
+            f"supported one{_fused(model)}; choose 'lora' or 'polar'"
         )
     ffn_layers = [name for block in blocks for name in block.names]
     extra = config.target_modules
@@ -122,7 +122,7 @@ def _fused(model: nn.Module) -> str:
     """Return a note on a layer that looks like a fused gate and up projection, for a message."""
     ends = ("gate_up_proj", "mlp.Wi", "c_fc")
     names = [name for name, _ in model.named_modules() if name.endswith(ends)]
-    return f" ({names[0]} is another layout)" if names else ""
+    return f" ({names[0]} has another layout)" if names else ""
 
 
 def check_divides(num_units: int, num_experts: int, name: str) -> None:
@@ -135,7 +135,7 @@ def check_divides(num_units: int, num_experts: int, name: str) -> None:
         divisors = [k for k in range(2, min(num_units, 65)) if num_units % k == 0]
         raise InputError(
             f"num_experts must divide the {num_units} hidden units of {name}, got {num_experts}; "
-            f"such as {', '.join(map(str, divisors)) or 1}"
+            f"for example {', '.join(map(str, divisors)) or 1}"
         )
 
 

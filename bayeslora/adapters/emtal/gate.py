@@ -203,8 +203,8 @@ class Fading(TrainerCallback):
         if previous > 0 and fade == 0:
             largest = max(float(site.largest) for site in self._gated)
             logger.info(
-                "the router has faded after %d of %d steps; in its last one it changed hidden "
-                "units by at most %.2g of themselves",
+                "the router has faded out after %d of %d steps; in its last step it changed "
+                "hidden units by at most %.2g of their value",
                 state.global_step,
                 state.max_steps,
                 largest,

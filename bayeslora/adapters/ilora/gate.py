@@ -106,12 +106,12 @@ class InstanceGate(Conditioning):
         """
         gates = self._gates
         if gates is None:
-            raise InputError("adapter 'ilora' was run without the contexts of its examples")
+            raise InputError("adapter 'ilora' was called without the contexts of its examples")
         if len(gates) not in {1, len(h)}:
             raise InputError(
-                f"adapter 'ilora' gates by example, and one of its layers sees inputs of shape "
-                f"{list(h.shape)}, which do not begin with the {len(gates)} examples of the batch; "
-                "choose other target_modules"
+                "adapter 'ilora' has one gate per example, but the inputs of one of its layers "
+                f"have shape {list(h.shape)}, which does not start with the {len(gates)} examples "
+                "of the batch; choose other target_modules"
             )
         expanded = gates.to(h.dtype).repeat_interleave(h.shape[-1] // self.num_experts, -1)
         return h * expanded.view(len(gates), *[1] * (h.ndim - 2), h.shape[-1])
@@ -137,7 +137,7 @@ class InstanceGate(Conditioning):
         if gates is None and (same := self.constant()) is not None:
             gates = same[None]
         if gates is None:
-            raise InputError("adapter 'ilora' needs the context of every example that it is run on")
+            raise InputError("adapter 'ilora' needs a context for every example")
         with self._with_gates(gates):
             yield
 
@@ -192,14 +192,14 @@ class InstanceGate(Conditioning):
             return ""
         if largest > _COLLAPSED:
             return (
-                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, and the others "
+                f"adapter 'ilora': one expert has a mean weight of {largest:.2f}, so the others "
                 "hardly learn; choose fewer experts, or a smaller gate_lr_factor"
             )
         if information < _IGNORES:
             return (
-                f"adapter 'ilora': the gate ignores the example (mutual information "
-                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so this is "
-                "about LoRA of the same rank"
+                "adapter 'ilora': the gate ignores the example (mutual information "
+                f"{information:.3f} of at most {math.log(self.num_experts):.2f} nats), so the "
+                "adapter is close to LoRA of the same rank"
             )
         return ""
 

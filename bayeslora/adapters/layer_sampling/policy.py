@@ -144,8 +144,8 @@ class LayerSampler:
         for key in ("interval", "seed", "active"):
             if expected[key] != state[key]:
                 raise InputError(
-                    f"the interrupted training drew its layers with {key} {state[key]!r}, this one "
-                    f"has {expected[key]!r}; resume it as it was begun"
+                    f"the interrupted training drew its layers with {key} {state[key]!r}, this "
+                    f"one has {expected[key]!r}; resume it with its own options"
                 )
 
     def record(self, num_steps: int) -> dict[str, Any]:

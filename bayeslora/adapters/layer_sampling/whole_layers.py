@@ -97,7 +97,7 @@ class FullLayers:
         mismatched = sorted(expected.keys() ^ tensors.keys())
         if mismatched:
             self.changed = previous
-            problem = "is missing" if mismatched[0] in expected else "is of no layer that may train"
+            problem = "is missing" if mismatched[0] in expected else "belongs to no trainable layer"
             raise InputError(f"trained tensor {mismatched[0]!r} {problem}")
         for items in self.groups.values():
             for name, value in items.items():

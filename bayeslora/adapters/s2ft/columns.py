@@ -75,7 +75,7 @@ class Columns(Site):
         """Return `(A [k, in], B [out, k])` for the change `B·A`; A selects the columns.
 
         Args:
-            dtype: Dtype of the result; None takes the adapter's.
+            dtype: Dtype of the result; None means the adapter's.
         """
         B = self.sel.weight.to(dtype or self.sel.weight.dtype)
         A = torch.zeros(self.k, self.in_features, dtype=B.dtype, device=B.device)

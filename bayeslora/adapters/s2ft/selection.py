@@ -73,7 +73,7 @@ def column_targets(model: nn.Module, config: S2FT) -> list[str]:
     targets = [name for name in names if _ratio(name, config)]
     if not targets:
         kind = "o_ratio" if is_attention_output(names[0]) else "d_ratio"
-        raise InputError(f"{kind} is 0, and target_modules name no other layers: {names}")
+        raise InputError(f"{kind} is 0, and target_modules match no other layers: {names}")
     return targets
 
 
@@ -112,8 +112,8 @@ def choose_columns(
         return largest_units(units, draws, free=free)
     if config.selection == "gradient":
         raise InputError(
-            "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and call "
-            "bayeslora.adapters.s2ft.selection.begin_by_gradient (a fit does so itself)"
+            "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and "
+            "call bayeslora.adapters.s2ft.selection.begin_by_gradient (a fit does this itself)"
         )
     squares = {
         unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments)
@@ -179,8 +179,8 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
                     is_known = True
         if not is_known:
             raise InputError(
-                f"avoid={directory!r} changes none of the layers that columns are chosen of, such "
-                f"as {units[0].name}; is it a model on another backbone?"
+                f"avoid={directory!r} changes none of the layers to select columns from, such as "
+                f"{units[0].name}; was it fitted on another backbone?"
             )
     for ratio, kind in _kinds(units):
         num_free = sum(int(free[unit.name].sum()) for unit in kind)
@@ -188,9 +188,8 @@ def free_units(units: Sequence[Units], config: S2FT) -> dict[str, Tensor] | None
             heads = is_attention_output(kind[0].name)
             raise InputError(
                 f"avoid={list(config.avoid)} leaves {num_free} of "
-                f"{sum(unit.count for unit in kind)} "
-                f"{'heads' if heads else 'channels'}, and {'o' if heads else 'd'}_ratio={ratio:g} "
-                f"takes {budget}"
+                f"{sum(unit.count for unit in kind)} {'heads' if heads else 'channels'}, but "
+                f"{'o' if heads else 'd'}_ratio={ratio:g} needs {budget}"
             )
     return free
 
@@ -203,11 +202,10 @@ def _columns_in(directory: str) -> Choice:
             names = [name for name in file.keys() if name.endswith(".idx")]  # noqa: SIM118
             columns = {name.removesuffix(".idx"): file.get_tensor(name) for name in names}
     except InputError as error:
-        raise error.within(f"avoid={directory!r} is no model directory") from None
+        raise error.within(f"avoid={directory!r} is not a model directory") from None
     if not columns:
         raise InputError(
-            f"avoid={directory!r} holds no adapter of columns ('s2ft'), so there is nothing to "
-            "avoid"
+            f"avoid={directory!r} contains no adapter 's2ft', so there are no columns to avoid"
         )
     return columns
 
@@ -272,14 +270,14 @@ def _squares(
         return norms
     if moments is None or name not in moments:
         raise InputError(
-            f"{name}: selection {selection!r} of adapter 's2ft' is by second moments of the layer's"
-            " inputs; pass moments, from bayeslora.adapters.stats.second_moments (a fit gathers "
-            "them itself)"
+            f"{name}: selection {selection!r} of adapter 's2ft' needs second moments of the "
+            "layer's inputs; pass moments from bayeslora.adapters.stats.second_moments (a fit "
+            "computes them itself)"
         )
     inputs = moments[name].matrix.diagonal()
     if len(inputs) != len(norms):
         raise InputError(
-            f"{name}: the second moment is of {len(inputs)} inputs, the layer has {len(norms)}"
+            f"{name}: the second moment has {len(inputs)} inputs, the layer has {len(norms)}"
         )
     return inputs if selection == "activation" else inputs * norms
 
@@ -295,7 +293,7 @@ def _units(model: nn.Module, name: str, config: S2FT) -> Units:
     heads = _num_heads(model)
     if not heads or width % heads:
         raise InputError(
-            f"{name}: its {width} inputs cannot be cut into heads, as the model's configuration "
+            f"{name}: its {width} inputs cannot be split into heads: the model's configuration "
             f"has num_attention_heads={heads}; choose other target_modules, or o_ratio=0"
         )
     return Units(name, heads, width // heads, config.o_ratio)

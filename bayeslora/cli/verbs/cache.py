@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clear",
         choices=[*KINDS, "all"],
         metavar="KIND",
-        help=f"delete all of one kind ({', '.join(KINDS)}), or 'all'; it is made again when needed",
+        help=f"delete all files of one kind ({', '.join(KINDS)}), or of all kinds ('all'); they "
+        "are created again when needed",
     )
     add_json(parser)
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         )
         return
     print_columns(
-        [("kind", "deleted" if args.clear else "kept", "MiB", "what it is")]
+        [("kind", "deleted" if args.clear else "files", "MiB", "description")]
         + [
             (
                 entry.kind,
@@ -64,6 +65,6 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.clear is None:
         show(
-            f"\n{cache_directory()} ({DIRECTORY_VARIABLE}), at most {limit / (1 << 30):g} GiB a "
-            f"kind but backbones ({SIZE_VARIABLE}, 0 for nothing)"
+            f"\n{cache_directory()} ({DIRECTORY_VARIABLE}), at most {limit / (1 << 30):g} GiB "
+            f"per kind except backbones ({SIZE_VARIABLE}, 0 to keep nothing)"
         )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bayeslora.tasks.columns import DataColumns
     from bayeslora.tasks.examples import Examples
 
-SUMMARY = "fit a posterior to a finished classifier, without changing its weights"
+SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
 
 DEFAULT_POSTERIOR = "laplace"
 
@@ -49,66 +49,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a Hugging Face sequence classifier, a PEFT checkpoint, or a model directory of ours",
+        help="a Hugging Face sequence classifier, a PEFT checkpoint, or a bayeslora model "
+        "directory",
     )
     parser.add_argument(
         "train",
         nargs="?",
         metavar="TRAIN",
-        help="labelled examples, preferably held-out: those that MODEL was trained on hide its "
-        "errors",
+        help="labelled examples, preferably held out: MODEL makes too few errors on its training "
+        "data",
     )
     parser.add_argument(
         "--posterior",
         metavar="NAME[:KEY=VALUE,…]",
-        help="of the last layer, or, over the adapter of a model of ours or of a LoRA checkpoint, "
-        "`laplace_lora` or `tfb`; see `bayeslora methods`; `best` takes the one of lowest "
-        "cross-validated NLL on TRAIN among mle, temperature, laplace and vbll "
+        help="posterior of the last layer, or `laplace_lora` or `tfb` for the adapter of a "
+        "bayeslora model or a LoRA checkpoint; see `bayeslora methods`. `best` chooses the "
+        "lowest cross-validated NLL on TRAIN among mle, temperature, laplace and vbll "
         f"(default: {DEFAULT_POSTERIOR})",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
     parser.add_argument(
         "--new-classes",
         action="store_true",
-        help="TRAIN has a few rows of other classes: the last layer is fitted to them alone, and a "
-        "pool of adapters (amt) is merged anew; MODEL is one of ours (posterior: its own)",
+        help="TRAIN has a few rows of new classes: fit the last layer to these rows only, and "
+        "merge a pool of adapters (amt) again. MODEL must be a bayeslora model; its "
+        "posterior is the default",
     )
     parser.add_argument(
         "--adapter",
         metavar="NAME:KEY=VALUE,…",
-        help="with --new-classes: how the pool of a model of adapter `amt` is merged, such as "
-        "amt:merge=best (default: as it was fitted)",
+        help="with --new-classes: how to merge the pool of an `amt` model, such as amt:merge=best "
+        "(default: as it was fitted)",
     )
     parser.add_argument(
         "--validation",
         action="append",
         metavar="[NAME=]FILE",
-        help="held-out rows: they choose what the posterior chooses, such as a prior, and are "
-        "scored; with --multi-task one of a task each, by its name",
+        help="held-out rows, used to choose options of the posterior, such as a prior, and to "
+        "compute scores; with --multi-task one file per task, as NAME=FILE",
     )
     add_multi_task(parser, "TRAIN")
     parser.add_argument(
         "--hold-out",
         type=number,
         metavar="SHARE",
-        help="share of TRAIN to use as validation data, instead of --validation",
+        help="fraction of TRAIN to use as validation data, instead of --validation",
     )
     parser.add_argument(
-        "--layer", metavar="NAME", help="name of the final linear layer, if it cannot be found"
+        "--layer",
+        metavar="NAME",
+        help="name of the final linear layer, if it is not found automatically",
     )
     parser.add_argument(
         "--classes",
         metavar="A,B[,…]",
-        help="class names in index order, if MODEL has none or others than the data",
+        help="class names in index order, if MODEL has no names or other names than the data",
     )
     parser.add_argument(
         "--max-length",
         type=number,
         metavar="N",
-        help="tokens per text; the rest is cut off (default: 128)",
+        help="maximum number of tokens per text; longer texts are truncated (default: 128)",
     )
-    add_feature_scores(parser, "those of a model of ours, else unfamiliarity")
-    add_columns(parser, "{}, or that of a model of ours")
+    add_feature_scores(parser, "those of a bayeslora model, else unfamiliarity")
+    add_columns(parser, "{}, or that of a bayeslora model")
     add_task(parser)
     add_moved_backbone(parser)
     add_loading(parser)
@@ -124,13 +128,17 @@ def run(args: argparse.Namespace) -> None:
 
     settle_tasks(args)
     if args.train is None and args.multi_task is None:
-        raise InputError("TRAIN is missing; a model of several tasks takes --multi-task NAME=FILE")
+        raise InputError(
+            "TRAIN is missing; for a model of several tasks use --multi-task NAME=FILE"
+        )
     check_new_directory(args.out, overwrite=args.overwrite, inputs=_inputs(args))
     if args.new_classes:
         _adapt(args)
         return
     if args.adapter is not None:
-        raise InputError("--adapter is for --new-classes; leave it out", code="no-effect")
+        raise InputError(
+            "--adapter has no effect without --new-classes; remove it", code="no-effect"
+        )
     if args.hold_out is not None:
         check_hold_out(args.hold_out, validated=args.validation is not None)
     posterior = None
@@ -161,7 +169,7 @@ def _adapt(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(
-                f"--{option} has no effect with --new-classes; leave it out", code="no-effect"
+                f"--{option} has no effect with --new-classes; remove it", code="no-effect"
             )
     if args.posterior is not None:
         resolve_posterior(args.posterior)
@@ -169,7 +177,7 @@ def _adapt(args: argparse.Namespace) -> None:
         resolve_adapter(args.adapter)
     record = _own_record(args)
     if record is None:
-        raise InputError(f"--new-classes is for a model of ours, which {args.model} is not")
+        raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
     rows = read(args.train, args, columns_for(args, record), labels="required")
     classifier = _load(args, None, is_ours=True)
     adapted = classifier.adapt(rows, posterior=args.posterior, adapter=args.adapter)
@@ -202,12 +210,12 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
 
     if not is_model(args.model):
         if args.backbone is not None:
-            raise InputError(f"--backbone is for a model of ours, which {args.model} is not")
+            raise InputError(f"--backbone requires a bayeslora model, but {args.model} is not one")
         return None
     for name in ("layer", "classes", "max_length"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} is fixed in {args.model}, a model of ours; leave it out")
+            raise InputError(f"--{option} is fixed in the bayeslora model {args.model}; remove it")
     return read_record(args.model)
 
 
@@ -222,7 +230,7 @@ def _rows(
 
     tasks = None if record is None else record.tasks
     if isinstance(data, dict) and not tasks:
-        raise InputError(f"{args.model} was fitted to one task; give TRAIN, not --multi-task")
+        raise InputError(f"{args.model} was fitted to one task; use TRAIN instead of --multi-task")
     if record is not None and tasks:
         rows = read_of_tasks(data, args, columns, record, labels="required")
     else:
@@ -278,7 +286,7 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
         rows.append(("validation rows", f"{calibration['validation_rows']:,}, {origin}"))
     chooses_prior = record.posterior.get("prior_precision") == "validation"
     if chooses_prior and not calibration["validation_rows"]:
-        rows.append(("prior", "the default; give --validation or --hold-out to choose it"))
+        rows.append(("prior", "the default; use --validation or --hold-out to choose it"))
     rows += [(key.replace("_", " "), shown_value(value)) for key, value in chosen.items()]
     # The scores of a comparison that cross-fits these rows replace the validation scores.
     if scores is not None and not is_cross_fitted(record.results):
@@ -318,5 +326,5 @@ def _show_side_by_side(race: SideBySide) -> None:
         difference = "chosen" if is_chosen else shown(row.differences["nll"])
         rows.append((row.name, *(shown(row.scores[key]) for key in keys), difference))
     rows += [(name, f"left out: {why}", "", "", "") for name, why in race.left_out.items()]
-    show(f"\n{how_compared(race.to_json())}. Brackets hold 95 % intervals:\n")
+    show(f"\n{how_compared(race.to_json())}. 95 % intervals in brackets:\n")
     print_columns(rows)

@@ -38,23 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_FILE",
         help="predictions on the same examples (see `evaluate --help`), or run directories",
     )
-    parser.add_argument("--by", metavar="SCORE", help="the score to order by (default: nll)")
+    parser.add_argument("--by", metavar="SCORE", help="score to sort by (default: nll)")
     parser.add_argument(
         "--reference",
         metavar="NAME",
-        help="the reference of all comparisons (default: the first)",
+        help="reference of all comparisons (default: the first method)",
     )
     parser.add_argument(
         "--distance-to",
         metavar="NAME",
-        help="the method to measure each one's distance from: total variation of the probabilities "
-        "and ratio of epistemic uncertainty",
+        help="method from which to measure the distance of each method: total variation of the "
+        "probabilities and ratio of epistemic uncertainty",
     )
     parser.add_argument(
         "--out",
         metavar="FILE_OR_DIR",
-        help="write the table too: to a file ending in .md, .tex or .csv, or all three and "
-        "comparison.json to a directory",
+        help="also write the table: to a file ending in .md, .tex or .csv, or to a directory in "
+        "all three formats with comparison.json",
     )
     add_overwrite(parser)
     add_choice_of_scores(parser, "accuracy,nll,brier,ece")
@@ -121,5 +121,7 @@ def _called(option: str, given_name: str, methods: Sequence[Method], *, together
     if given_name in labels or not same:
         return given_name
     if len(same) > 1:
-        raise InputError(f"{option} {quoted(given_name)} may be any of {', '.join(same)}; name one")
+        raise InputError(
+            f"{option} {quoted(given_name)} is ambiguous; choose one of {', '.join(same)}"
+        )
     return next(iter(same))

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=number,
         metavar="SHARE",
-        help="share of labels that the sets may miss (default: 0.1)",
+        help="fraction of labels that the sets may miss (default: 0.1)",
     )
     parser.add_argument(
         "--method",
@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.metrics.evaluate import evaluate
 
     if args.alpha is not None and "alpha=" in args.method:
-        raise InputError(f"--alpha {args.alpha} and --method {args.method}: give alpha once")
+        raise InputError(
+            f"set alpha only once, got --alpha {args.alpha} and --method {args.method}"
+        )
     check_new_file(args.out, overwrite=args.overwrite, inputs=[args.fit, args.apply])
     result = conformal_sets(
         args.fit, args.apply, args.alpha, args.method, predictions_reading(args)
@@ -77,9 +79,9 @@ def _show(args: argparse.Namespace, result: ConformalSets, scores: Scores) -> No
     infinite = sum(value is None for value in thresholds.values())
     rows = [
         ("predictions", str(args.out)),
-        ("method", f"{predictor.name}{', one threshold a class' if predictor.classwise else ''}"),
-        ("coverage asked for", f"{1 - predictor.alpha:.4g}"),
-        ("rows fitted on", f"{predictor.num_rows:,}"),
+        ("method", f"{predictor.name}{', one threshold per class' if predictor.classwise else ''}"),
+        ("target coverage", f"{1 - predictor.alpha:.4g}"),
+        ("calibration rows", f"{predictor.num_rows:,}"),
     ]
     if values:
         low, high = f"{min(values):.4f}", f"{max(values):.4f}"

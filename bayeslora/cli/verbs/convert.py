@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=".parquet (keeps the name), .csv or .jsonl"
     )
-    parser.add_argument("--name", help="what made the predictions (default: as stored)")
+    parser.add_argument("--name", help="name of the method or model (default: as stored)")
     parser.add_argument(
         "--normalise",
         choices=("none", "characters", "bytes"),
-        help="of a sample log: what an option's log-likelihood is divided by; characters as "
-        "acc_norm, bytes as acc_bytes (default: none)",
+        help="for a sample log: divide each option's log-likelihood by its length in characters "
+        "(as acc_norm) or bytes (as acc_bytes) (default: none)",
     )
     add_reading(parser, of_data=False)
     add_keep(parser, "FILE, or a field of a log's doc,")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"output directory (default: {DEFAULT_OUT})",
     )
-    add_seed(parser, "decides starts, order and draws")
+    add_seed(parser, "seed of initialisation, order and draws")
     add_overwrite(parser)
 
 

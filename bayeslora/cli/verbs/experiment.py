@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bayeslora.experiments.plan import Plan
     from bayeslora.experiments.run import Experiment
 
-SUMMARY = "run a grid of fits under a named protocol; the same command continues it"
+SUMMARY = "run a grid of fits under a named protocol; rerun the same command to continue"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything, show the plan with estimated time and memory, compute nothing",
+        help="check everything and show the plan with estimated time and memory, without computing",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "--workers", type=number, metavar="N", help="processes on this machine (default: 1)"
+        "--workers",
+        type=number,
+        metavar="N",
+        help="number of processes on this machine (default: 1)",
     )
     group.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="a Ray cluster: 'local' for one on this machine, 'auto', or host:port",
+        help="address of a Ray cluster: 'local' to start one on this machine, 'auto', or host:port",
     )
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        help="compute cells I, I+N, I+2N … alone, as task I of an array of N jobs does",
+        help="compute only cells I, I+N, I+2N …, as task I of a job array of N tasks",
     )
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="directory of the known tasks' files (default: the variable BAYESLORA_DATA)",
+        help="directory with the files of known tasks (default: the environment variable "
+        "BAYESLORA_DATA)",
     )
     add_json(parser)
 
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         FailedError: A cell failed for another reason.
     """
     if not args.dry_run and args.directory is None:
-        raise InputError("--out is missing; --dry-run alone does without")
+        raise InputError("--out is missing; only --dry-run works without it")
     shard = _shard(args.shard)
 
     from bayeslora.experiments import run as experiments
@@ -79,8 +83,8 @@ def run(args: argparse.Namespace) -> None:
     if result.failed:
         errors = FailedError if result.crashed else InputError
         raise errors(
-            f"{counted(len(result.failed), 'cell')} failed; the reasons are above, with tracebacks "
-            f"in {result.out}/cells/*.error.json"
+            f"{counted(len(result.failed), 'cell')} failed; see the errors above, and the "
+            f"tracebacks in {result.out}/cells/*.error.json"
         )
 
 
@@ -116,7 +120,7 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
             )
         )
     print_columns(rows)
-    without = f", without {counted(unknown, 'cell')} of unknown cost" if unknown else ""
+    without = f", excluding {counted(unknown, 'cell')} of unknown cost" if unknown else ""
     cells = counted(content["num_cells"], "cell")
     show(
         f"\n{cells}, about {in_words(total)} on this machine in one process{without} "
@@ -128,7 +132,7 @@ def _show_plan(args: argparse.Namespace, plan: Plan) -> None:
         deviation for cell in content["cells"] for deviation in cell["deviations"]
     )
     if deviations:
-        show("not as in the protocol:")
+        show("deviations from the protocol:")
     for item in deviations:
         show(f"  {item}")
     for item in plan.notes:
@@ -153,7 +157,7 @@ def _show(args: argparse.Namespace, result: Experiment) -> None:
     if result.failed:
         rows.append(("failed", str(len(result.failed))))
     if result.elsewhere:
-        rows.append(("left to other processes", str(len(result.elsewhere))))
+        rows.append(("run by other processes", str(len(result.elsewhere))))
     if result.records:
         rows += [("results", str(result.out / "results.parquet"))]
         rows += [("tables", str(result.out / "summary.md"))]

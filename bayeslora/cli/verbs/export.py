@@ -15,35 +15,35 @@ FORMATS = ("peft", "merged", "safetensors")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a model directory that `fit` wrote")
+    parser.add_argument("model", metavar="MODEL", help="a model directory written by `fit`")
     parser.add_argument(
-        "--out", required=True, metavar="PATH", help="the directory, or .safetensors file, to write"
+        "--out", required=True, metavar="PATH", help="directory or .safetensors file to write"
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="peft",
-        help="peft: the adapter as a plain LoRA (default); merged: a sequence classifier of "
-        "transformers, of decoders alone; safetensors: one file of tensors for serving. The last "
-        "two are the mean network, without uncertainty",
+        help="peft: the adapter as a plain LoRA (default); merged: a transformers sequence "
+        "classifier (decoders only); safetensors: one file of tensors for serving. merged "
+        "and safetensors contain the mean network, without uncertainty",
     )
     parser.add_argument(
         "--prefix",
         metavar="TEXT",
-        help="with peft: what stands before the layers' names in the model that PEFT will wrap; "
-        "empty for AutoModel, `model.` for AutoModelForCausalLM of most decoders",
+        help="with peft: prefix of the layer names in the model that PEFT will wrap; empty for "
+        "AutoModel, `model.` for AutoModelForCausalLM of most decoders",
     )
     parser.add_argument(
         "--head",
         action="store_true",
-        help="with peft: write the mean last layer too, for AutoModelForSequenceClassification of "
-        "decoders",
+        help="with peft: also write the mean last layer, for AutoModelForSequenceClassification "
+        "of decoders",
     )
     parser.add_argument(
         "--member",
         type=int,
         metavar="N",
-        help="of an ensemble: the number of the network to write, from 1",
+        help="for an ensemble: number of the network to write, from 1",
     )
     add_moved_backbone(parser)
     add_loading(parser)
@@ -53,9 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export the model, then print the path and how to load it."""
     if args.prefix is not None and args.format != "peft":
-        raise InputError("--prefix names layers for PEFT; it goes with --format peft")
+        raise InputError("--prefix, the prefix of layer names for PEFT, requires --format peft")
     if args.head and (args.format != "peft" or args.prefix is not None):
-        raise InputError("--head goes with --format peft, and with no --prefix: it knows its own")
+        raise InputError(
+            "--head requires --format peft, and cannot be combined with --prefix, which it sets "
+            "itself"
+        )
 
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record

@@ -17,7 +17,7 @@ from bayeslora.errors import InputError
 if TYPE_CHECKING:
     from bayeslora.adapters.spectrum import SiteSpectrum
 
-SUMMARY = "show versions, devices and embedded assets, or what a model holds and changed"
+SUMMARY = "show versions, devices and embedded assets, or a model's record and weight changes"
 
 PACKAGES = (
     "bayeslora",
@@ -44,24 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a model directory; with --spectrum, a PEFT checkpoint too",
+        help="a model directory; with --spectrum also a PEFT checkpoint",
     )
     parser.add_argument(
         "--spectrum",
         action="store_true",
-        help="for each adapted layer the size, stable rank and singular values of its change, and "
-        "how far orthonormal factors drifted; loads the model",
+        help="show the size, stable rank and singular values of each adapted layer's weight "
+        "change, and how far orthonormal factors drifted; loads the model",
     )
     parser.add_argument(
         "--figure",
         metavar="FILE.svg",
-        help="with --spectrum: draw the singular values, of the first member",
+        help="with --spectrum: plot the singular values of the first member",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare every file of the model with the size and SHA-256 that were saved with it; "
-        "exit code 2 if one is changed, missing, or does not belong there",
+        help="compare every file of the model with its saved size and SHA-256; exit code 2 if a "
+        "file is changed, missing or unexpected",
     )
     add_moved_backbone(parser)
     add_loading(parser)
@@ -77,10 +77,12 @@ def run(args: argparse.Namespace) -> None:
         _spectrum(args)
         return
     if args.figure is not None:
-        raise InputError("--figure draws the singular values; give --spectrum with it")
+        raise InputError("--figure plots the singular values of --spectrum; add --spectrum")
     if loading := given(args, *LOADING):
         option = next(iter(loading)).replace("_", "-")
-        raise InputError(f"--{option} is about loading the model, which --spectrum alone does")
+        raise InputError(
+            f"--{option} has no effect without --spectrum, because the model is not loaded"
+        )
     content = _machine() if args.model is None else _model(args.model)
     if args.json:
         print_json(content)
@@ -96,7 +98,7 @@ def _model(directory: str) -> dict[str, Any]:
 
 def _verify(args: argparse.Namespace) -> None:
     if args.model is None:
-        raise InputError("--verify is of a model; name its directory")
+        raise InputError("--verify requires a model; pass its directory")
     from bayeslora.checkpoint import verify_model
     from bayeslora.manifest import damage
 
@@ -111,7 +113,7 @@ def _verify(args: argparse.Namespace) -> None:
                 *((state.name, _bytes(state.size), state.state) for state in states),
             ]
         )
-        note("the backbone is not checked here, but whenever the model is loaded, as by predict")
+        note("the backbone is checked only when the model is loaded, such as by predict")
     wrong = [state for state in states if state.problem]
     if wrong:
         raise InputError(damage(args.model, wrong))
@@ -123,7 +125,7 @@ def _bytes(size: int | None) -> str:
 
 def _spectrum(args: argparse.Namespace) -> None:
     if args.model is None:
-        raise InputError("--spectrum is of a model; name its directory")
+        raise InputError("--spectrum requires a model; pass its directory")
     if args.figure is not None:
         check_new_figure(args.figure)
 
@@ -144,7 +146,7 @@ def _spectrum(args: argparse.Namespace) -> None:
             show(f"member {number}")
         print_columns(_spectrum_rows(sites))
     if any(site.is_gated for sites in members for site in sites):
-        show("a gate that differs from input to input is left out: these are the factors alone")
+        show("gates that depend on the input are excluded; these are the factors alone")
 
 
 def _members(model: str, loading: dict[str, Any]) -> list[list[SiteSpectrum]]:

@@ -35,7 +35,10 @@ _SINGULAR = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="show these alone, with what each option means"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="show only these methods, with the meaning of each option",
     )
     add_json(parser)
 
@@ -69,7 +72,9 @@ def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
             many = "" if passes == "1" else f" (passes: {passes})"
             text = f"  {entry['name']}".ljust(indent) + entry["summary"] + _origin(entry) + many
             _show_wrapped(text, " " * indent)
-    show("\n`bayeslora methods NAME` shows source and options of one, --json the defaults of all.")
+    show(
+        "\n`bayeslora methods NAME` shows the source and options of a method, --json all defaults."
+    )
 
 
 def _named(

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         nargs="?",
         metavar="DATA",
-        help="texts, labelled or not; '-' for stdin. For a model of several tasks --multi-task, or "
-        "rows with a column task",
+        help="texts, with or without labels; '-' for stdin. For a model of several tasks use "
+        "--multi-task, or rows with a column task",
     )
     add_multi_task(parser, "DATA")
     parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
@@ -59,19 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-samples",
         type=number,
         metavar="S",
-        help="draws from the posterior; 0 is the mean (default: the posterior's own number)",
+        help="number of posterior draws; 0 uses the mean (default: depends on the posterior)",
     )
     parser.add_argument(
         "--link",
         choices=LINKS,
-        help="from logits to probabilities, where the posterior has a choice (default: its own)",
+        help="how to convert logits to probabilities, if the posterior has a choice (default: "
+        "depends on the posterior)",
     )
     parser.add_argument(
         "--unknown-labels",
         choices=("error", "ood"),
         default="error",
-        help="what to do with a label that is not a class: ood keeps the row, without a label and "
-        "with the one it had in a column unknown_label (default: error)",
+        help="what to do with a label that is not a class: ood keeps the row without a label, and "
+        "stores the label in a column unknown_label (default: error)",
     )
     parser.add_argument(
         "--corrupt",
@@ -81,9 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "truncation, severity 1 to 5 (see `report --shifted`)",
     )
     add_keep(parser, "DATA")
-    add_seed(parser, "seed of the draws, and of --corrupt")
+    add_seed(parser, "seed of the posterior draws and of --corrupt")
     add_moved_backbone(parser)
-    add_columns(parser, "that of the model, such as {}")
+    add_columns(parser, "the model's, such as {}")
     add_task(parser)
     add_loading(parser)
     add_overwrite(parser)
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     world.first(check_out)
     record = read_record(args.model)
     if isinstance(files, dict) and not record.tasks:
-        raise InputError(f"{args.model} was fitted to one task; give DATA, not --multi-task")
+        raise InputError(f"{args.model} was fitted to one task; use DATA instead of --multi-task")
     posterior = stored_posterior(record.posterior)
 
     from bayeslora.engine.pieces import Drawing, identity
@@ -119,10 +120,10 @@ def run(args: argparse.Namespace) -> None:
         and args.corrupt is None
         and not draws_to_predict(posterior, args.num_samples)
     ):
-        note(f"--seed has no effect: posterior {posterior.name!r} draws nothing to predict so")
+        note(f"--seed has no effect: posterior {posterior.name!r} predicts without random draws")
     check_further(args.keep)
     if args.corrupt is not None and len(args.corrupt) > 1:
-        raise InputError(f"--corrupt is given once, got {' and '.join(args.corrupt)}")
+        raise InputError(f"--corrupt must be set only once, got {' and '.join(args.corrupt)}")
     corruption = None if args.corrupt is None else Corruption.of(args.corrupt[0], args.seed or 0)
 
     def checked() -> CheckedRows:
@@ -152,11 +153,11 @@ def run(args: argparse.Namespace) -> None:
 def _files(args: argparse.Namespace) -> str | dict[str, str]:
     """Return DATA, or the files of several tasks by name."""
     if args.multi_task is not None and args.data is not None:
-        raise InputError(f"--multi-task takes the place of DATA; leave {args.data} out")
+        raise InputError(f"--multi-task replaces DATA; remove {args.data}")
     if args.multi_task is not None:
         return named_files(args.multi_task, "--multi-task")
     if args.data is None:
-        raise InputError("DATA is missing; a model of several tasks takes --multi-task NAME=FILE")
+        raise InputError("DATA is missing; for a model of several tasks use --multi-task NAME=FILE")
     return str(args.data)
 
 

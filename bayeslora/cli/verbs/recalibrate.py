@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="temperature",
         metavar="NAME[:KEY=VALUE,…]",
-        help="a recalibrator (default: temperature; `bayeslora methods` lists them)",
+        help="recalibrator (default: temperature; `bayeslora methods` lists them)",
     )
     add_overwrite(parser)
     add_json(parser)
@@ -67,7 +67,7 @@ def _show(
         rows += before_and_after(f"--{name}", before, after)
     if left_out is not None:
         nll = f"{left_out.before:.3f} → {left_out.after:.3f}"
-        rows.append((f"NLL (nats), --fit, left out in {left_out.folds} parts", nll))
+        rows.append((f"NLL (nats), --fit, {left_out.folds}-fold cross-validated", nll))
     print_columns(rows)
 
 

@@ -101,8 +101,8 @@ def add_spectrum(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[LABEL=]MODEL",
-        help="show what the adapter of this model changed, per layer; loads the model; repeatable "
-        "(default label: the directory's name)",
+        help="show how much the adapter of this model changed each layer; loads the model; "
+        "repeatable (default label: the directory's name)",
     )
     add_moved_backbone(group)
     add_loading(group)
@@ -118,7 +118,7 @@ def spectra_of(args: argparse.Namespace) -> Spectra:
     loading = given(args, *LOADING)
     if loading and not args.spectrum:
         option = next(iter(loading)).replace("_", "-")
-        raise InputError(f"--{option} is about the models of --spectrum; give --spectrum with it")
+        raise InputError(f"--{option} has no effect without --spectrum")
     return Spectra(_labelled(args.spectrum), loading)
 
 
@@ -129,7 +129,8 @@ def _labelled(options: Sequence[str]) -> dict[str, Path]:
         _check_model(path)
         if label in models:
             raise InputError(
-                f"--spectrum {option}: {label!r} is {models[label]} already; say LABEL=MODEL"
+                f"--spectrum {option}: label {label!r} is already used for {models[label]}; use "
+                "LABEL=MODEL"
             )
         models[label] = path
     return models
@@ -153,7 +154,7 @@ def _check_model(path: Path) -> None:
     except InputError as error:
         raise _refused_model(path, error) from None
     if record.adapter is None:
-        raise _refused_model(path, "it has no adapter of ours, so no weight was changed")
+        raise _refused_model(path, "it has no bayeslora adapter, so no weights were changed")
 
 
 def _refused_model(path: Path, reason: object) -> InputError:
@@ -184,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="scores under attack, from `bayeslora evaluate --attack --out`; repeatable",
+        help="scores under attack, written by `bayeslora evaluate --attack --out`; repeatable",
     )
     add_spectrum(parser)
     _add_card(parser)
@@ -197,14 +198,15 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--title",
         metavar="TEXT",
-        help="title of the page (default: names one or two methods, counts more)",
+        help="title of the page (default: the names of one or two methods, or the number of "
+        "methods)",
     )
     add_examples(parser)
     parser.add_argument(
         "--interactive",
         action="store_const",
         const=True,
-        help="also write view.html, which filters and sorts every example in a browser",
+        help="also write view.html, to filter and sort all examples in a browser",
     )
     parser.add_argument(
         "--figures",
@@ -216,8 +218,8 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         "--per-class",
         nargs="*",
         metavar="CLASS",
-        help="also draw the reliability of one class against the rest, for every class or those "
-        "named",
+        help="also plot the reliability of each class against the rest, for all classes or the "
+        "listed ones",
     )
     parser.add_argument(
         "--template",
@@ -232,18 +234,18 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
     card.add_argument(
         "--model-card",
         metavar="FILE",
-        help="write the reliability section and the metadata into this Hugging Face model card",
+        help="add the reliability section and the metadata to this Hugging Face model card",
     )
     card.add_argument(
         "--card-method",
         metavar="NAME",
-        help="the method that the card describes, if there are several",
+        help="method to describe in the card, if there are several",
     )
     card.add_argument(
         "--card-model",
         metavar="NAME",
-        help="the model's name in the metadata (default: the first name in the card, else its "
-        "directory's)",
+        help="model name in the metadata (default: the first name in the card, else the name of "
+        "its directory)",
     )
     card.add_argument("--card-dataset", metavar="NAME", help="name of the data set in the card")
 
@@ -307,11 +309,11 @@ def _show(page: Path, card: Sequence[str], *, interactive: bool, as_json: bool) 
 def _refuse_idle(args: argparse.Namespace) -> None:
     """Raise InputError for an option that has no effect beside the others."""
     if args.example_column is not None and args.examples is False:
-        raise InputError("--example-column names texts of examples, which --no-examples leaves out")
+        raise InputError("--example-column has no effect with --no-examples")
     if args.model_card is None:
         for name in given(args, "card_method", "card_model", "card_dataset"):
             option = name.replace("_", "-")
-            raise InputError(f"--{option} is about the model card; give --model-card with it")
+            raise InputError(f"--{option} has no effect without --model-card")
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:
@@ -320,7 +322,7 @@ def _card_method(name: str | None, methods: Sequence[Method]) -> str:
     if name is None:
         if len(labels) > 1:
             known = ", ".join(labels)
-            raise InputError(f"--model-card: say which method with --card-method, one of {known}")
+            raise InputError(f"--model-card: choose a method with --card-method, one of {known}")
         return labels[0]
     if name in labels:
         return name

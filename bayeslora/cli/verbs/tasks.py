@@ -9,7 +9,7 @@ from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_columns, print_json
 
-SUMMARY = "list the data sets that are known by name"
+SUMMARY = "list the known tasks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
         + ", ".join(name.removeprefix("mmlu-") for name in subjects)
     )
     show(
-        f"\nnewsgroups comes with `make setup`; the others are read from --data-dir or "
-        f"{DATA_VARIABLE},\nelse from the Hugging Face hub where the package datasets is "
-        "installed.\nOut-of-distribution sets are splits too, such as ood:arc-easy of openbookqa."
-        "\nA file of your own needs no --task: questions are found by their columns."
+        "\nnewsgroups is installed by `make setup`; the other tasks are read from --data-dir or "
+        f"{DATA_VARIABLE},\nelse from the Hugging Face hub, if the package datasets is "
+        "installed.\nOut-of-distribution sets are splits too, such as ood:arc-easy of "
+        "openbookqa.\nYour own files need no --task: columns of questions are detected."
     )

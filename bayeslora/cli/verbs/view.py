@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     scored = find(args, args.ood)
     if args.out is None:
         if args.overwrite:
-            raise InputError("--overwrite is about --out; give --out with it")
+            raise InputError("--overwrite has no effect without --out")
         out = Path(tempfile.mkdtemp(prefix="bayeslora-view-")) / "view.html"
     else:
         out = _checked(Path(args.out), args, scored.paths)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _checked(out: Path, args: argparse.Namespace, inputs: list[Path]) -> Path:
     if out.suffix != ".html":
-        raise InputError(f"--out {out}: a page is written as .html")
+        raise InputError(f"--out must end in .html, got {out}")
     refuse_inputs(out, *inputs)
     refuse_existing(out, overwrite=args.overwrite)
     check_writable(out)
@@ -67,4 +67,4 @@ def _open(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        hint("no browser was found; open the page yourself")
+        hint("no browser found; open the page manually")

@@ -30,17 +30,20 @@ class QualityRetaining(Options):
     )
 
     momentum: Annotated[
-        BelowOne, "Share of the old logits that a class keeps when rows of it are seen."
+        BelowOne,
+        "Share of the stored logits of a class that is kept when rows of the class are seen.",
     ] = 0.9
-    temperature: Annotated[Positive, "T, which divides logits where they are compared."] = 2.0
-    largest: Annotated[Positive, "Limit of the weight 1 / (running loss of the task)."] = 10.0
+    temperature: Annotated[
+        Positive, "Temperature T, by which logits are divided where they are compared."
+    ] = 2.0
+    largest: Annotated[Positive, "Upper limit of the weight 1 / (running loss of the task)."] = 10.0
     only_correct: Annotated[
-        bool, "Whether rows that are predicted wrongly leave the logits of their class alone."
+        bool, "Whether misclassified rows leave the stored logits of their class unchanged."
     ] = True
     published: Annotated[
         bool,
-        "The published form: the last two logit vectors of each class, zeros before the first, of "
-        "all rows, and no limit.",
+        "The published form: the last two logit vectors of each class from all rows, with zeros "
+        "before the first, and no limit.",
     ] = False
 
 

@@ -43,7 +43,7 @@ LOGIT_SCORES = {
         ),
         FeatureScoreInfo(
             "max_logit",
-            "minus the highest of the same logits",
+            "minus the highest of the shifted mean logits",
             "Hendrycks et al. 2022, arXiv 1911.11132",
         ),
     )
@@ -60,12 +60,12 @@ FEATURE_SCORES = {
         ),
         FeatureScoreInfo(
             "relative_mahalanobis",
-            "the same minus the distance to all training rows taken as one class",
+            "the Mahalanobis distance minus the distance to all training rows taken as one class",
             "Ren et al. 2021, arXiv 2106.09022",
         ),
         FeatureScoreInfo(
             "knn",
-            "distance to the tenth nearest training row, features of length 1",
+            "distance to the tenth-nearest training row, with features scaled to length 1",
             "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
         ),
         FeatureScoreInfo(
@@ -95,7 +95,9 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if names == [NO_SCORE]:
         return ()
     if NO_SCORE in names:
-        raise InputError(f"feature score {NO_SCORE!r} stands alone, got {', '.join(names)}")
+        raise InputError(
+            f"feature score {NO_SCORE!r} cannot be combined with others, got {', '.join(names)}"
+        )
     for name in names:
         if name and name not in FEATURE_SCORES:
             raise unknown_choice("feature score", name, [*FEATURE_SCORES, NO_SCORE])
@@ -122,7 +124,7 @@ def check_feature_scores(names: Sequence[str] | None, posterior: Posterior) -> N
     """
     if names and not has_one_feature(posterior):
         raise InputError(
-            f"feature scores need one set of features, and posterior {posterior.name!r} has "
-            "several; choose a posterior of the last layer, such as 'vbll' or 'laplace'",
+            f"feature scores need one set of features per text, and posterior {posterior.name!r} "
+            "has several; choose a posterior of the last layer, such as 'vbll' or 'laplace'",
             code="several-networks",
         )

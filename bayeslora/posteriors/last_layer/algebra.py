@@ -75,9 +75,9 @@ def precision_factor(precision: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(precision)
     if failed.any():
         raise InputError(
-            "the precision of the weights is not positive definite in float64, as where rows of "
-            "the features differ in size by a factor of 1e8 or more; leave out the largest rows, "
-            "or scale them"
+            "the precision of the weights is not positive definite in float64, which happens if "
+            "the features of some rows are larger by a factor of 1e8 or more; remove the largest "
+            "rows, or scale them"
         )
     result: Tensor = factor
     return result

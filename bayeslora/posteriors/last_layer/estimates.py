@@ -76,7 +76,7 @@ class TemperatureScaling(Posterior):
     is_point: ClassVar[bool] = True
     learns_from: ClassVar[str] = "validation"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
-    use: ClassVar[str] = "Held-out labels and no need of epistemic uncertainty."
+    use: ClassVar[str] = "Held-out labels, and no need for epistemic uncertainty."
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"

@@ -85,7 +85,7 @@ def sampled_logits(
         texts: N texts, whose frozen prefix all draws share.
         passes: Draws S; 0 is one pass with the mean weights.
         seed: Seed of the draws.
-        rows: Indices of the texts to predict; None takes all N.
+        rows: Indices of the texts to predict; None means all N.
         advance: Called with the number of texts after each batch of a pass.
     """
     indices = range(len(texts)) if rows is None else rows

@@ -13,11 +13,11 @@ from bayeslora.posteriors.base import Posterior
 class Ensemble(Posterior):
     """Several adapters and heads, trained from different seeds on one frozen backbone."""
 
-    num_members: Annotated[int, Range(1, 1000), "Networks, a fit each."] = 3
+    num_members: Annotated[int, Range(1, 1000), "Number of networks, each with its own fit."] = 3
 
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "independently trained adapters, averaged"
-    use: ClassVar[str] = "The best probabilities where several fits and passes are affordable."
+    use: ClassVar[str] = "The best probabilities, if several fits and passes are affordable."
     source: ClassVar[str] = "Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474"
     passes: ClassVar[str] = "num_members"
     parameters: ClassVar[str] = "an adapter and a last layer per member"

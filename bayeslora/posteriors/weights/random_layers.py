@@ -57,7 +57,7 @@ def check_texts_apart(name: str, states: Tensor, num_texts: int | None) -> None:
     """
     if num_texts is not None and len(states) != num_texts:
         raise InputError(
-            f"the posterior draws by text, and the adapter at {name} sees inputs of shape "
-            f"{list(states.shape)}, which do not begin with the {num_texts} texts of the batch; "
+            f"the posterior draws weights per text, but the adapter at {name} has inputs of shape "
+            f"{list(states.shape)}, which does not start with the {num_texts} texts of the batch; "
             "choose other target_modules"
         )

@@ -302,7 +302,7 @@ def test_covariances_that_would_not_fit_become_simpler(covariance, monkeypatch, 
     assert ("covariance=full of 3 classes and 4 features" in caplog.text) == (covariance == "full")
     monkeypatch.setattr("bayeslora.posteriors.last_layer.vbll.families._MOST_BYTES", 300)
     assert build_head(config, 4, 3).config.covariance == "eigenbasis"
-    assert "taking covariance=eigenbasis" in caplog.text
+    assert "using covariance=eigenbasis" in caplog.text
 
 
 def test_low_rank_needs_all_precisions_while_it_is_fitted(monkeypatch, caplog):
@@ -361,7 +361,7 @@ def test_an_unconverged_fit_is_said(caplog, monkeypatch):
     monkeypatch.setattr(polish, "polish", short)
     with caplog.at_level(logging.DEBUG):
         head(prior_scale=2.0).fit(Features(features, labels))
-    assert "unconverged" in caplog.text
+    assert "did not converge" in caplog.text
 
 
 def test_prediction_and_polish_do_not_import_pyro():

@@ -102,7 +102,7 @@ def test_the_search_agrees_with_a_scan(threshold, low, width, num_steps):
 
 @pytest.mark.parametrize(
     ("threshold", "expected", "text"),
-    [(0.9, 0.5, "even sigma_max=0.5 is accepted"), (1e-5, 0.0, "not even sigma_min=0.001")],
+    [(0.9, 0.5, "sigma_max=0.5, is accepted"), (1e-5, 0.0, "sigma_min=0.001, is rejected")],
 )
 def test_the_ends_of_the_search_are_said(caplog, threshold, expected, text):
     with caplog.at_level(logging.WARNING):

@@ -19,31 +19,31 @@ class GVBLL(Posterior):
 
     shrinkage: Annotated[
         Annotated[float, Range(above=0, high=1)] | Literal["ledoit-wolf", "validation"],
-        "Weight ρ of the multiple of the identity that the covariance of the features is shrunk "
-        "towards. `validation` minimises the validation NLL, by five-fold cross-validation of the "
-        "rows fitted to where there are no validation rows; `ledoit-wolf` minimises the expected "
-        "squared error of the covariance.",
+        "Weight ρ with which the covariance of the features is shrunk towards a multiple of the "
+        "identity. `validation` minimises the validation NLL, or the five-fold cross-validated "
+        "NLL if there are no validation rows; `ledoit-wolf` minimises the expected squared error "
+        "of the covariance.",
     ] = "validation"
     inflation: Annotated[
         Positive | Literal["validation"],
-        "Factor on that covariance: the likelihood of a row's features counts to the power 1 / "
-        "`inflation`. `validation` as above; 1 takes the Gaussian by its word.",
+        "Factor on that covariance: the likelihood of a row's features is raised to the power 1 "
+        "/ `inflation`. `validation` as above; 1 leaves the Gaussian as it is.",
     ] = "validation"
     prior_rows: Annotated[
         Positive,
-        "Rows that the prior on a class's mean is worth: its covariance is that of the features "
+        "Strength of the prior on a class mean, in rows: its covariance is that of the features "
         "divided by this number.",
     ] = 1.0
     num_samples: Annotated[
         Count,
-        "Draws of the means, which divide uncertainty in its parts; probabilities are in closed "
-        "form.",
+        "Draws of the means, which split the uncertainty into its parts; probabilities are in "
+        "closed form.",
     ] = 200
 
     name: ClassVar[str] = "gvbll"
-    summary: ClassVar[str] = "generative last layer: Gaussian features of each class, random means"
+    summary: ClassVar[str] = "generative last layer: Gaussian features per class, random means"
     use: ClassVar[str] = (
-        "Detecting inputs far from the training data, with held-out examples to choose by."
+        "Detecting inputs far from the training data, with held-out examples to choose its options."
     )
     source: ClassVar[str] = "Harrison, Willes and Snoek 2024, arXiv 2404.11599"
     passes: ClassVar[str] = "1"
@@ -73,7 +73,7 @@ class GVBLL(Posterior):
         """
         raise InputError(
             "posterior 'gvbll' models the features of each class, and the options of a question "
-            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+            "have no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
             code="not-on-options",
         )
 
@@ -81,14 +81,14 @@ class GVBLL(Posterior):
         """Check that there are validation rows if needed, and no cross-validation."""
         if plan.cross_validates:
             raise InputError(
-                "cv has no effect on 'gvbll', whose logits do not grow with its features: "
-                "inflation says how sure it is; leave cv out",
+                "cv has no effect on posterior 'gvbll', whose logits do not grow with its "
+                "features; inflation sets its confidence. Leave cv out",
                 code="no-effect",
             )
         if self.needs_held_out and plan.adapter_trains and not plan.is_validated:
             raise InputError(
-                "posterior 'gvbll' needs validation data: features of rows that the network was "
-                "trained on are too well separated to choose shrinkage and inflation by; give "
-                "validation data, or two numbers",
+                "posterior 'gvbll' needs validation data: the features of training rows are too "
+                "well separated to choose shrinkage and inflation; give validation data, or set "
+                "both to numbers",
                 code="needs-validation",
             )

@@ -166,7 +166,7 @@ class LaplaceHead(AroundPoint):
 
             return refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         if validation is None:
-            logger.debug("no validation data: the prior stays at scale %g", self.config.prior_scale)
+            logger.debug("no validation data: keeping prior scale %g", self.config.prior_scale)
             return self.point.prior_precision
 
         def score(precision: float) -> float:
@@ -197,8 +197,8 @@ class LaplaceHead(AroundPoint):
     def _fitted(self) -> AnyCurvature:
         if self.curvature is None:
             raise InputError(
-                "the Laplace posterior has no covariance yet; call fit first, or calibrate for a "
-                "classifier that is finished",
+                "posterior 'laplace' has no covariance yet; call fit first, or calibrate for a "
+                "finished classifier",
                 code="not-fitted",
             )
         return self.curvature

@@ -17,23 +17,20 @@ if TYPE_CHECKING:
 class Laplace(Posterior):
     """Laplace approximation of the last layer around its trained weights."""
 
-    structure: Annotated[Structure, "Covariance of all head weights: `full`, `kron` or `diag`."] = (
-        "kron"
-    )
+    structure: Annotated[
+        Structure, "Structure of the covariance of all head weights: `full`, `kron` or `diag`."
+    ] = "kron"
     prior_precision: Annotated[
         Positive | Literal["marglik", "validation"],
-        "Precision δ of the Gaussian prior on a weight; `validation` minimises the validation "
-        "NLL, and takes the precision of `prior_scale` where there are no validation rows; "
-        "`marglik` maximises the marginal likelihood, which presumes that the mean weights are "
-        "its optimum.",
+        "Precision δ of the Gaussian prior on a weight. `validation` minimises the validation "
+        "NLL, or means the precision of `prior_scale` if there are no validation rows; `marglik` "
+        "maximises the marginal likelihood, which assumes that the mean weights are its optimum.",
     ] = "validation"
     prior_scale: Annotated[
         PriorScale, "Prior standard deviation of a logit while the mean weights are trained."
     ] = DEFAULT_PRIOR_SCALE
-    link: Annotated[Link, "How logits become probabilities; the same link is used for tuning."] = (
-        "mc"
-    )
-    num_samples: Annotated[Draws, "Draws of the `mc` link."] = 1000
+    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
+    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "laplace"
     only_softens: ClassVar[bool] = True
@@ -41,7 +38,7 @@ class Laplace(Posterior):
     use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
-    parameters: ClassVar[str] = "a covariance of the last layer"
+    parameters: ClassVar[str] = "the covariance of the last layer"
 
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0

@@ -164,8 +164,8 @@ def convergence(draws: Tensor) -> Convergence:
         math.isfinite(result.max_rhat) and math.isfinite(result.min_ess) for result in results
     ):
         raise InputError(
-            "the chains did not move, so they say nothing about the posterior; "
-            "raise num_warmup or num_samples, or lower target_accept"
+            "the chains did not move, so their draws do not represent the posterior; raise "
+            "num_warmup or num_samples, or lower target_accept"
         )
     return Convergence(
         max(result.max_rhat for result in results), min(result.min_ess for result in results)

@@ -137,8 +137,8 @@ class NUTSHead(AroundPoint):
         """
         if self.draws is None or self.noise is None:
             raise InputError(
-                "the posterior 'nuts' has no draws yet; call fit first, or calibrate for a "
-                "classifier that is finished",
+                "posterior 'nuts' has no draws yet; call fit first, or calibrate for a finished "
+                "classifier",
                 code="not-fitted",
             )
         check_features(rows)
@@ -214,8 +214,8 @@ class NUTSHead(AroundPoint):
         self.divergences.fill_(chains.divergences)
         if result.max_rhat > RHAT_LIMIT:
             logger.warning(
-                "the chains differ: R-hat is %.3f at worst, above %g, with %.0f effective draws; "
-                "raise num_samples or num_warmup",
+                "the chains have not converged: the largest R-hat is %.3f, above %g, with %.0f "
+                "effective draws; raise num_samples or num_warmup",
                 result.max_rhat,
                 RHAT_LIMIT,
                 result.min_ess,

@@ -19,29 +19,33 @@ class NUTS(Posterior):
     prior_scale: PriorScale = 2.0
     kernel: Annotated[
         Literal["hmc", "nuts"],
-        "`nuts`, which fits the length of each trajectory to the posterior, or `hmc`, which draws "
-        "it at random: quicker, with fewer effective draws per step.",
+        "`nuts`, which adapts the length of each trajectory to the posterior, or `hmc`, with "
+        "random lengths: faster, with fewer effective draws per step.",
     ] = "nuts"
-    num_chains: Annotated[int, Range(1, 1000), "Independent chains, run one after the other."] = 4
-    num_warmup: Annotated[Count, "Steps of each chain that adapt it and are thrown away."] = 300
+    num_chains: Annotated[
+        int, Range(1, 1000), "Number of independent chains, run one after the other."
+    ] = 4
+    num_warmup: Annotated[Count, "Warm-up steps of each chain, which are discarded."] = 300
     # Each chain is split in two, and a variance takes two draws.
-    num_samples: Annotated[int, Range(4), "Draws of each chain after that."] = 1000
+    num_samples: Annotated[int, Range(4), "Draws of each chain after the warm-up."] = 1000
     max_draws: Annotated[
         Count,
-        "Draws kept for prediction, at most, evenly spaced over all chains; files and predictions "
-        "grow with it.",
+        "Maximum number of draws kept for prediction, evenly spaced over all chains; files and "
+        "predictions grow with it.",
     ] = 1000
     # At most a million gradients per draw; no reasonable posterior of a last layer needs more.
     max_tree_depth: Annotated[
-        int, Range(1, 20), "Limit of a `nuts` trajectory: 2 to this power steps."
+        int,
+        Range(1, 20),
+        "Maximum tree depth: a `nuts` trajectory has at most 2 to this power steps.",
     ] = 10
-    target_accept: Annotated[Share, "Acceptance probability that the step size is adapted to."] = (
+    target_accept: Annotated[Share, "Target acceptance probability for adapting the step size."] = (
         0.8
     )
 
     name: ClassVar[str] = "nuts"
     summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
-    use: ClassVar[str] = "A reference to measure approximations of the last layer against."
+    use: ClassVar[str] = "A reference for measuring approximations of the last layer."
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "max_draws last layers"

@@ -23,13 +23,13 @@ class Prototypes(Posterior):
 
     scale: Annotated[
         Positive | None,
-        "What cosines are multiplied by; None takes what an adapter was tuned with, as `amt`, else "
-        "what validation rows choose, or the rows themselves, left out one at a time.",
+        "Factor on the cosines. None means the factor that the adapter was tuned with (as with "
+        "`amt`), else one chosen on validation rows, or by leave-one-out if there are none.",
     ] = None
 
     name: ClassVar[str] = "prototypes"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
-    use: ClassVar[str] = "Few examples of each class, or classes that training has not seen."
+    use: ClassVar[str] = "Few examples per class, or classes not seen in training."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
@@ -44,8 +44,8 @@ class Prototypes(Posterior):
             InputError: Always.
         """
         raise InputError(
-            "posterior 'prototypes' takes the mean of each class, and the options of a question "
-            "are of no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+            "posterior 'prototypes' uses the mean feature of each class, and the options of a "
+            "question have no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
             code="not-on-options",
         )
 

@@ -155,7 +155,7 @@ def difference_points(
     """
     if mean.shape[-1] != 2:
         raise InputError(
-            f"bound 'gauss_hermite' is for two classes, not {mean.shape[-1]}", code="option"
+            f"bound 'gauss_hermite' needs two classes, got {mean.shape[-1]}", code="option"
         )
     if covariance.ndim == 2:
         variance = covariance.sum(-1)

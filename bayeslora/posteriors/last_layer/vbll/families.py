@@ -86,7 +86,8 @@ def _fitting(name: str, config: VBLL, sizes: tuple[int, int], *, training: bool)
     if simpler is None or 8 * numbers <= _MOST_BYTES:
         return name
     logger.warning(
-        "covariance=%s of %d classes and %d features would take %.1f GiB; taking covariance=%s",
+        "covariance=%s of %d classes and %d features would take %.1f GiB; using covariance=%s "
+        "instead",
         name,
         classes,
         features,

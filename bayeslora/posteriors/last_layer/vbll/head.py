@@ -176,9 +176,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         config = self.config
         if config.polish_mean == "trained" and not self._is_trained():
             raise InputError(
-                "polish_mean is 'trained', but this head has not been trained and was given no "
-                "weights to start from: with its means of zero all classes are equal; allowed "
-                "here are 'refit' and 'validation'"
+                "polish_mean is 'trained', but this head has not been trained and has no initial "
+                "weights, so all classes would be equal; choose 'refit' or 'validation'"
             )
         if isinstance(config.prior_scale, str) and not choose_prior:
             config = replace(config, prior_scale=self.training_prior_scale)
@@ -196,7 +195,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             trained=self._trained(train),
         )
         if not polished.converged:
-            logger.debug("the polish stopped after %d rounds unconverged", len(polished.elbo))
+            logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))
         # Contiguous, as when loaded: products of other layouts differ in the last bit.
         self.fitted_mean = polished.mean.contiguous()
         for name, tensor in polished.covariance().tensors().items():
@@ -250,7 +249,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     def scale_mean(self, factor: float) -> None:
         """Scale the means of the last fit; the covariances do not change."""
         if self.fitted_mean is None:
-            raise ValueError("the head has no fit")
+            raise ValueError("the head is not fitted")
         self.fitted_mean.mul_(factor)
 
     @torch.no_grad()

@@ -206,8 +206,9 @@ class SharedVBLLHead(VBLLHead):
         for field in ("covariance", "training_covariance"):
             if getattr(config, field) not in ("auto", *self.families):
                 raise InputError(
-                    f"{field} {getattr(config, field)!r} is not for the format 'options', whose "
-                    "options share one weight vector; choose 'dense' or 'diagonal'",
+                    f"{field} {getattr(config, field)!r} is not supported for the format "
+                    "'options', whose options share one weight vector; choose 'dense' or "
+                    "'diagonal'",
                     code="not-on-options",
                 )
         super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)

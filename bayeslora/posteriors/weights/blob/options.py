@@ -23,9 +23,9 @@ class BLoB(Posterior):
     With LoRA it is over `A`; with PoLAR over the core, the factors being point estimates.
     """
 
-    prior_std: Annotated[Positive, "Standard deviation of the prior on an entry."] = 0.2
+    prior_std: Annotated[Positive, "Prior standard deviation of an entry."] = 0.2
     initial_std: Annotated[
-        Positive, "Largest standard deviation of an entry at the start; the smallest is half."
+        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
     ] = 2.5e-3
     kl_lr: KLRate = 0.01
     kl_weights: KLWeights = "uniform"

@@ -23,13 +23,13 @@ class CLoRA(Posterior):
     """Gaussian over an r × r matrix inside each adapter, with moments that follow the token."""
 
     prior_std: Annotated[
-        Positive, "Standard deviation of the prior on an entry; its mean is the identity."
+        Positive, "Prior standard deviation of an entry; the prior mean is the identity."
     ] = 0.2
     initial_std: Annotated[
-        Positive, "Largest standard deviation of an entry at the start; the smallest is half."
+        Positive, "Largest initial standard deviation of an entry; the smallest is half of it."
     ] = 0.05
     num_hidden: Annotated[
-        Count, "Hidden units of the small network that gives mean and standard deviation."
+        Count, "Hidden units of the small network that predicts mean and standard deviation."
     ] = 64
     kl_weights: KLWeights = "uniform"
     num_samples: Draws = 10
@@ -38,14 +38,14 @@ class CLoRA(Posterior):
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
-    use: ClassVar[str] = "Uncertainty that depends on the input, where the model needs no export."
+    use: ClassVar[str] = "Uncertainty that depends on the input, for models that need no export."
     source: ClassVar[str] = "Rahmati et al. 2025, arXiv 2505.17773"
     passes: ClassVar[str] = "num_samples"
-    parameters: ClassVar[str] = "a network r, num_hidden, 2 r² per layer"
+    parameters: ClassVar[str] = "a network with sizes r, num_hidden, 2 r² per layer"
     over_factors: ClassVar[bool] = True
     from_start: ClassVar[str] = "is trained together with the adapter"
     not_shared: ClassVar[str] = (
-        "has a KL that is a mean over all tokens of a batch, of which each process sees some"
+        "averages its KL over all tokens of a batch, of which each process has only some"
     )
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
@@ -57,15 +57,15 @@ class CLoRA(Posterior):
         """
         if adapter.from_weight:
             raise InputError(
-                "posterior 'clora' puts noise between the factors, and those of "
-                f"{adapter.name!r} carry a part of the pretrained weight, which would be noisy "
+                "posterior 'clora' adds noise between the factors, and those of adapter "
+                f"{adapter.name!r} contain part of the pretrained weight, which would be noisy "
                 "from the start; choose 'lora' or 'polar'",
                 code="factors-hold-weight",
             )
         if adapter.no_gate:
             raise InputError(
-                f"posterior 'clora' puts a gate between the factors of {adapter.name!r}, and "
-                f"{adapter.no_gate}",
+                "posterior 'clora' needs a gate between the factors, which adapter "
+                f"{adapter.name!r} does not allow: {adapter.no_gate}",
                 code="second-gate",
             )
         return adapter

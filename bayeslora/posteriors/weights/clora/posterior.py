@@ -242,7 +242,7 @@ class CLoRAWeights(nn.Module):
 def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:
     """Return the states at real tokens, [tokens, r], of all calls; a site may have one per row."""
     if not states:
-        raise InputError(f"the adapter at {name} took no part in the network's forward pass")
+        raise InputError(f"the adapter at {name} was not called in the network's forward pass")
     for z in states:
         # The noise of a prediction is indexed by position in a text.
         check_texts_apart(name, z, len(mask))

@@ -56,7 +56,7 @@ class MCDropoutDraws(nn.Module):
         Args:
             module: The network.
             run: Runs it once.
-            among: Names of the modules to consider, such as those that run; None takes all.
+            among: Names of the modules to consider, such as those that run; None means all.
 
         Raises:
             InputError: No dropout in the network is active.
@@ -70,10 +70,14 @@ class MCDropoutDraws(nn.Module):
         }
         live = {name: part for name, part in candidates.items() if rates[name] > 0}
         if not live:
-            idle = f" (they run with 0: {', '.join(candidates)})" if candidates else ""
+            idle = (
+                f" (dropout layers with probability 0: {', '.join(candidates)})"
+                if candidates
+                else ""
+            )
             raise InputError(
-                "no dropout is live in this network, so MC dropout would give one answer only; "
-                f"set a dropout probability > 0 on the adapter or the backbone{idle}",
+                "no dropout is active in this network, so all MC dropout predictions would be "
+                f"equal; set a dropout probability > 0 on the adapter or the backbone{idle}",
                 code="no-dropout",
             )
         self.live = tuple(live)
@@ -116,11 +120,15 @@ def live_dropouts(network: Network) -> MCDropoutDraws:
         return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
     except InputError:
         first = encoder.first_running_layer
-        scope = f"from layer {first} on, the first that runs then," if first else "of the backbone"
+        scope = (
+            f"from layer {first} on (lower layers are not run again)"
+            if first
+            else "of the backbone"
+        )
         raise InputError(
-            "posterior 'mc_dropout' needs a dropout that is live at prediction: the adapter has "
-            f"none, and no layer {scope} has a dropout probability > 0; choose 'lora', or a "
-            "backbone whose configuration has one (hidden_dropout_prob)",
+            "posterior 'mc_dropout' needs active dropout at prediction: the adapter has none, "
+            f"and no layer {scope} has a dropout probability > 0; choose 'lora', or a backbone "
+            "whose configuration has dropout (hidden_dropout_prob)",
             code="no-dropout",
         ) from None
 

@@ -23,22 +23,20 @@ class MCDropout(Posterior):
 
     p: Annotated[
         Share,
-        "Dropout probability on the input of LoRA; other adapters have none, and the backbone's "
-        "dropout keeps its own probability.",
+        "Dropout probability on the input of LoRA; other adapters have no dropout, and the "
+        "backbone's dropout keeps its own probability.",
     ] = 0.1
-    num_samples: Annotated[Draws, "Passes through the network."] = 10
+    num_samples: Annotated[Draws, "Number of passes through the network."] = 10
 
     name: ClassVar[str] = "mc_dropout"
     is_sampled: ClassVar[bool] = True
-    summary: ClassVar[str] = "dropout left on while predicting, several passes"
-    use: ClassVar[str] = (
-        "A model that was trained with dropout, and some passes per prediction to spend."
-    )
+    summary: ClassVar[str] = "dropout kept active at prediction, several passes"
+    use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
     source: ClassVar[str] = "Gal and Ghahramani 2016, arXiv 1506.02142"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "none"
     from_start: ClassVar[str] = (
-        "runs a network that was trained with dropout, and learns nothing from rows"
+        "runs a network that was trained with dropout, and is not fitted to rows"
     )
     not_on_layers: ClassVar[str] = ""
 
@@ -53,17 +51,17 @@ class MCDropout(Posterior):
             if options.dropout not in (0.0, self.p):
                 raise InputError(
                     f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
-                    "posterior 'mc_dropout' are one dropout; leave dropout out, or give both the "
-                    "same value",
+                    "posterior 'mc_dropout' set the same probability; leave dropout out, or set "
+                    "both to the same value",
                     code="clash",
                 )
             with_dropout: Adapter = replace(options, dropout=self.p)
             return with_dropout
         if self.p != MCDropout.p:
             raise InputError(
-                f"p={self.p:g} of posterior 'mc_dropout' is the dropout probability of adapter "
-                f"'lora', and {adapter.name!r} has no dropout of its own; leave p out, and the "
-                "backbone's dropout is sampled, or choose 'lora'",
+                f"p={self.p:g} of posterior 'mc_dropout' sets the dropout of adapter 'lora', but "
+                f"adapter {adapter.name!r} has no dropout; leave p out to sample the backbone's "
+                "dropout, or choose 'lora'",
                 code="no-dropout",
             )
         return adapter

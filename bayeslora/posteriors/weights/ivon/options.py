@@ -23,35 +23,35 @@ class IVON(Posterior):
 
     ess: Annotated[
         Positive,
-        "Effective number of rows: the larger, the narrower the posterior. The training rows' own "
-        "number would be exact; the published recipe takes 1e6 to 1e8.",
+        "Effective number of rows: larger values give a narrower posterior. The number of "
+        "training rows would be exact; the published recipe uses 1e6 to 1e8.",
     ] = 1e7
-    hess_init: Annotated[Positive, "Curvature h of the loss at the start."] = 1e-3
+    hess_init: Annotated[Positive, "Initial curvature h of the loss."] = 1e-3
     lr: Annotated[
         Positive | None,
-        "Learning rate; None takes the adapter's, divided by `clip_radius`: no entry then moves "
-        "further in a step than the adapter's learning rate.",
+        "Learning rate; None means the adapter's, divided by `clip_radius`, so that no entry "
+        "moves further in a step than the adapter's learning rate.",
     ] = None
     clip_radius: Annotated[
-        Positive, "Limit on each entry of the Newton step before the learning rate."
+        Positive, "Limit on each entry of the Newton step, before the learning rate is applied."
     ] = 1e-3
-    beta1: Annotated[BelowOne, "Decay rate of the running gradient."] = 0.9
-    beta2: Annotated[BelowOne, "Decay rate of the running curvature."] = 0.99999
+    beta1: Annotated[BelowOne, "Decay rate of the running mean of the gradient."] = 0.9
+    beta2: Annotated[BelowOne, "Decay rate of the running mean of the curvature."] = 0.99999
     weight_decay: Annotated[
-        NotNegative, "δ, which adds `ess` · δ to the precision of every weight."
+        NotNegative, "δ, a prior around 0 that adds `ess` · δ to the precision of every weight."
     ] = 0.0
     num_samples: Draws = 10
 
     name: ClassVar[str] = "ivon"
     is_sampled: ClassVar[bool] = True
-    summary: ClassVar[str] = "Gaussian with the curvature that the optimiser IVON estimates"
+    summary: ClassVar[str] = "Gaussian with the curvature estimated by the optimiser IVON"
     use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
     source: ClassVar[str] = "Shen et al. 2024, arXiv 2402.17641; Cong et al. 2024, 2411.04421"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one per adapter weight"
     from_start: ClassVar[str] = "is trained together with the adapter"
     no_resting: ClassVar[str] = (
-        "moves all weights at every step by one running mean, so that no layer could rest"
+        "moves all weights at every step by a running mean, so no layer could be paused"
     )
     not_on_layers: ClassVar[str] = no_resting
 
@@ -64,16 +64,16 @@ class IVON(Posterior):
         """
         if adapter.weight_decay:
             raise InputError(
-                "posterior 'ivon' moves the weights by an optimiser with a weight_decay of its own "
-                f"(ivon:weight_decay={adapter.weight_decay:g}); leave that of adapter "
+                "posterior 'ivon' has its own weight decay "
+                f"(ivon:weight_decay={adapter.weight_decay:g}); leave weight_decay of adapter "
                 f"{adapter.name!r} out, got {adapter.weight_decay:g}",
                 code="clash",
             )
         if self.weight_decay and adapter.from_weight:
             raise InputError(
-                f"weight_decay of posterior 'ivon' is a prior around 0, and {adapter.name!r} "
-                "starts from a part of the pretrained weight, which it would shrink; leave it at "
-                f"0, or choose 'lora', got {self.weight_decay!r}",
+                "weight_decay of posterior 'ivon' is a prior around 0, which would shrink the "
+                f"part of the pretrained weight in the factors of adapter {adapter.name!r}; leave "
+                f"it at 0, or choose 'lora', got {self.weight_decay!r}",
                 code="factors-hold-weight",
             )
         return adapter

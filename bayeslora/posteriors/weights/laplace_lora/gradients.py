@@ -110,11 +110,11 @@ def backward(
 
 def _called_once(record: Seen | None, name: str) -> Seen:
     if record is None:
-        raise InputError(f"adapter layer {name} took no part in the network's forward pass")
+        raise InputError(f"adapter layer {name} was not called in the network's forward pass")
     if record.calls > 1:
         raise InputError(
-            f"adapter layer {name} is called {record.calls} times in a pass, since layers share "
-            "its weights; gradients of weights row by row are for layers that are called once",
+            f"adapter layer {name} is called {record.calls} times per pass, because layers share "
+            "its weights; per-row gradients need layers that are called once",
             code="shared-layers",
         )
     return record

@@ -29,22 +29,20 @@ class LaplaceLoRA(Posterior):
 
     structure: Annotated[
         Structure,
-        "Curvature: `kron`, two Kronecker factors a layer; `diag`; or `full`, one matrix over all "
-        "random weights, for few of them.",
+        "Curvature: `kron`, two Kronecker factors per layer; `diag`; or `full`, one matrix over "
+        "all random weights, if there are few.",
     ] = "kron"
     prior_precision: Annotated[
         Positive | Literal["marglik", "validation"],
-        "Precision δ of the Gaussian prior on every random weight; `validation` minimises the "
-        "validation NLL, and does as `marglik` where there are no validation rows; `marglik` "
-        "maximises the marginal likelihood, which presumes that the mean weights are its optimum.",
+        "Precision δ of the Gaussian prior on every random weight. `validation` minimises the "
+        "validation NLL, or means `marglik` if there are no validation rows; `marglik` maximises "
+        "the marginal likelihood, which assumes that the mean weights are its optimum.",
     ] = "validation"
     last_layer: Annotated[bool, "Whether the last layer is random too."] = True
-    link: Annotated[Link, "How logits become probabilities; the same link is used for tuning."] = (
-        "mc"
-    )
-    num_samples: Annotated[Draws, "Draws of the `mc` link; 0 predicts with the mean weights."] = (
-        1000
-    )
+    link: Annotated[Link, "Link from logits to probabilities, also used for tuning."] = "mc"
+    num_samples: Annotated[
+        Draws, "Number of draws of the `mc` link; 0 predicts with the mean weights."
+    ] = 1000
 
     name: ClassVar[str] = "laplace_lora"
     calls_once: ClassVar[bool] = True
@@ -52,9 +50,9 @@ class LaplaceLoRA(Posterior):
     not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "linearised Laplace approximation over the adapter's weights"
-    use: ClassVar[str] = "Uncertainty over a finished LoRA or PoLAR, with few classes."
+    use: ClassVar[str] = "Uncertainty for a finished LoRA or PoLAR model with few classes."
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2308.13111"
-    passes: ClassVar[str] = "2, and one backward per class"
+    passes: ClassVar[str] = "2, and one backward pass per class"
     parameters: ClassVar[str] = "two Kronecker factors per adapter matrix"
 
     def as_chosen(self, chosen: Mapping[str, Any]) -> LaplaceLoRA:

@@ -119,7 +119,7 @@ class LaplaceLoRAWeights(nn.Module):
         for name, diagonal in zip(self.names, curvature.sums(), strict=True):
             if not bool(diagonal.isfinite().all()):
                 raise InputError(
-                    f"the Hessian of {name} is not finite: gradients of the logits overflow there; "
+                    f"the Hessian of {name} is not finite: gradients of the logits overflow; "
                     "lower the adapter's learning rate (lr), or choose dtype 'float32'"
                 )
         curvature.finish()
@@ -175,7 +175,7 @@ class LaplaceLoRAWeights(nn.Module):
                 precision = self._by_validation(unit, validation)
             else:
                 if precision == "validation":
-                    logger.debug("no validation data: the marginal likelihood chooses the prior")
+                    logger.debug("no validation data: choosing the prior by marginal likelihood")
                 precision = refine(evidence, best_on_grid(evidence, unit, "marginal likelihood"))
         self.prior_precision.fill_(precision)
         self.log_evidence.fill_(evidence(precision) / num_rows)
@@ -228,14 +228,15 @@ def affordable_structure(structure: str, shapes: Sequence[tuple[int, int]]) -> s
     total = sum(out * size for out, size in shapes)
     if structure == "full" and total > MOST_FULL:
         raise InputError(
-            f"structure 'full' of posterior 'laplace_lora' is for at most {MOST_FULL} random "
-            f"weights, and here are {total}; choose 'kron' or 'diag', or adapter 'polar', of which "
-            "only the core is random"
+            f"structure 'full' of posterior 'laplace_lora' supports at most {MOST_FULL} random "
+            f"weights, got {total}; choose 'kron' or 'diag', or adapter 'polar', whose core alone "
+            "is random"
         )
     num_bytes = 8 * sum(out**2 + size**2 for out, size in shapes)
     if structure == "kron" and num_bytes > _MOST_BYTES:
         logger.warning(
-            "Kronecker factors of these adapters would take %.1f GiB; taking a diagonal curvature",
+            "Kronecker factors of these adapters would take %.1f GiB; using a diagonal curvature "
+            "instead",
             num_bytes / 2**30,
         )
         return "diag"

@@ -22,32 +22,37 @@ class SWAG(Posterior):
     Training takes all its epochs and keeps the last: the snapshots, not an epoch, are the result.
     """
 
-    num_snapshots: Annotated[int, Range(2), "Snapshots taken, evenly spaced."] = 20
-    start: Annotated[BelowOne, "Share of the training after which the first may be taken."] = 0.5
+    num_snapshots: Annotated[int, Range(2), "Number of snapshots, evenly spaced."] = 20
+    start: Annotated[
+        BelowOne, "Share of the training after which the first snapshot may be taken."
+    ] = 0.5
     rank: Annotated[
-        int, Range(2), "Newest deviations from the running mean that are kept for the covariance."
+        int,
+        Range(2),
+        "Number of most recent deviations from the running mean kept for the covariance.",
     ] = 5
     scale: Annotated[
-        Positive, "Factor of the covariance; 0.5 makes diagonal and low-rank part count half each."
+        Positive,
+        "Factor on the covariance; with 0.5, the diagonal and the low-rank part count half each.",
     ] = 0.5
     schedule: Annotated[
         Literal["constant", "cosine"],
-        "Learning rate after the warm-up: `constant`, so that snapshots spread as wide at the end "
-        "as at the start, or `cosine`.",
+        "Learning rate after the warm-up: `constant`, so that late snapshots spread as widely as "
+        "early ones, or `cosine`.",
     ] = "constant"
     num_samples: Draws = 10
 
     name: ClassVar[str] = "swag"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
-    use: ClassVar[str] = "Long training, without choosing an epoch by validation data."
+    use: ClassVar[str] = "Long training without choosing an epoch on validation data."
     source: ClassVar[str] = "Maddox et al. 2019, arXiv 1902.02476; Onal et al. 2024, 2405.03425"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "2 + rank numbers per trained weight"
-    from_start: ClassVar[str] = "averages the weights that training passes through"
+    from_start: ClassVar[str] = "averages the weights during training"
     not_on_layers: ClassVar[str] = (
-        "would take the spread of weights that rest most of the time: it says when a layer was "
-        "drawn and not how uncertain it is"
+        "would estimate the spread of weights that are paused most of the time, which reflects "
+        "when a layer was drawn and not how uncertain it is"
     )
     chooses_epoch: ClassVar[bool] = False
 

@@ -118,6 +118,6 @@ class SWAGWeights(nn.Module):
     def _check(self) -> None:
         if self.count < 2:
             raise InputError(
-                f"posterior 'swag' has {int(self.count)} snapshots of the weights and needs at "
+                f"posterior 'swag' has {int(self.count)} snapshots of the weights, but needs at "
                 "least 2"
             )

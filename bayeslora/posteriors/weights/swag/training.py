@@ -25,9 +25,9 @@ def snapshot_steps(config: SWAG, num_steps: int) -> list[int]:
     steps = list(range(num_steps, first, -every))[: config.num_snapshots][::-1]
     if len(steps) < 2:
         raise InputError(
-            f"posterior 'swag' needs at least 2 snapshots, and {num_steps} training steps leave "
-            f"room for {len(steps)} after the share start={config.start:g}, and a covariance has "
-            "to have several: train for more epochs, in smaller batches, or take a smaller start",
+            f"posterior 'swag' needs at least 2 snapshots for its covariance, but {num_steps} "
+            f"training steps allow only {len(steps)} after the share start={config.start:g}; "
+            "train for more epochs, use smaller batches, or lower start",
             code="too-short",
         )
     return steps

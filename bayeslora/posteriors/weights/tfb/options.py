@@ -22,26 +22,26 @@ class TFB(Posterior):
 
     tolerance: Annotated[
         Positive,
-        "Loss of `metric` on the anchor rows that is allowed, relative to the mean weights' value.",
+        "Allowed degradation of `metric` on the anchor rows, relative to its value for the mean "
+        "weights.",
     ] = 0.003
-    metric: Annotated[Literal["accuracy", "nll"], "What is compared on the anchor rows."] = "nll"
+    metric: Annotated[Literal["accuracy", "nll"], "Metric compared on the anchor rows."] = "nll"
     labels: Annotated[
         Literal["mean", "true"],
-        "Whose labels the anchor rows are scored by: the `true` ones, or what the `mean` weights "
-        "predict.",
+        "Labels of the anchor rows: the `true` labels, or the predictions of the `mean` weights.",
     ] = "true"
-    num_anchors: Annotated[Count, "Training rows in the search; all, where there are fewer."] = 500
-    sigma_min: Annotated[Positive, "Smallest standard deviation in the search."] = 1e-3
+    num_anchors: Annotated[Count, "Maximum number of training rows in the search."] = 500
+    sigma_min: Annotated[Positive, "Smallest standard deviation of the search."] = 1e-3
     sigma_max: Annotated[
         Positive,
-        "Largest one. Both are of the change ΔW itself, the factor alpha / r included, along each "
-        "of its r output directions.",
+        "Largest standard deviation of the search. Both are of the change ΔW itself, including "
+        "the factor alpha / r, along each of its r output directions.",
     ] = 0.5
     num_steps: Annotated[
-        Count, "Halvings of the interval between the two, on the scale of the logarithm."
+        Count, "Bisections of the interval between the two, on a logarithmic scale."
     ] = 6
     num_search_samples: Annotated[
-        Count, "Draws for each σ of the search, the same noise for all."
+        Count, "Draws for each σ of the search, with the same noise for all σ."
     ] = 10
     num_samples: Draws = 10
 
@@ -51,12 +51,12 @@ class TFB(Posterior):
     summary: ClassVar[str] = (
         "Gaussian noise on a trained adapter, within a limit on the training loss"
     )
-    use: ClassVar[str] = "Uncertainty over a finished adapter, with no training and no gradient."
+    use: ClassVar[str] = "Uncertainty for a finished adapter, without training or gradients."
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2412.05723"
     passes: ClassVar[str] = "num_samples"
     parameters: ClassVar[str] = "one"
     over_factors: ClassVar[bool] = True
-    not_idle: ClassVar[str] = "adds noise along what adapters learned"
+    not_idle: ClassVar[str] = "adds noise along the directions that adapters learned"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -123,7 +123,7 @@ def _directions(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor
     U, d, Vh = torch.linalg.svd(B, full_matrices=False)
     if not d[-1] > _LEAST_RATIO * d[0]:
         raise InputError(
-            f"posterior 'tfb' needs adapters of full rank: the factor of {name} has singular "
+            f"posterior 'tfb' needs adapters of full rank, but the factor of {name} has singular "
             f"values from {float(d[0]):.3g} down to {float(d[-1]):.3g}; choose a smaller r, or "
             "train for longer"
         )
@@ -151,7 +151,7 @@ def largest_accepted(
         num_steps: Number of bisections.
     """
     if accepts(high):
-        logger.warning("posterior 'tfb': even sigma_max=%g is accepted", high)
+        logger.warning("posterior 'tfb': even the largest value, sigma_max=%g, is accepted", high)
         return high
     best, bottom = 0.0, low
     for _ in range(num_steps):
@@ -163,6 +163,8 @@ def largest_accepted(
     if best or accepts(low):
         return best or low
     logger.warning(
-        "posterior 'tfb': not even sigma_min=%g is accepted, so all draws are the mean weights", low
+        "posterior 'tfb': even the smallest value, sigma_min=%g, is rejected, so all draws equal "
+        "the mean weights",
+        low,
     )
     return 0.0
