@@ -261,9 +261,9 @@ class BayesianClassifier:
                 classified among those of its task.
             validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it they are fixed in advance.
-            epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (5
-                with `SWAG`, for which they do not) and for `PoLAR` without validation data; else 5.
-                The adapter's default learning rate depends on it.
+            epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (not
+                with `SWAG`), else 5; fewer than 128 rows are repeated for as many steps as 128
+                take.
             batch_size: Rows per step.
             head_lr: Learning rate of a point estimate's last layer; None uses 0.02. The adapter
                 and `VBLL` have their own options.
@@ -330,7 +330,7 @@ class BayesianClassifier:
         data = current().first_then_all(read)
         validated = data.validation is not None or bool(hold_out)
         if epochs is None:
-            epochs = default_epochs(self.adapter, self.posterior, validated=validated)
+            epochs = default_epochs(self.posterior, len(data.train[0]), validated=validated)
         settings = TrainingSettings(
             epochs,
             batch_size,
@@ -372,7 +372,7 @@ class BayesianClassifier:
             beside = target.with_name(f"{target.name}-rescued")
             with suppress(InputError, OSError):
                 self.save_pretrained(beside)
-                logger.warning("the finished model was saved to %s in the place of %s", beside, out)
+                logger.warning("the finished model was saved to %s instead of %s", beside, out)
             raise
 
     def _cv(self, cv: int | Literal["auto"] | None, *, validated: bool) -> int | Literal["auto"]:
@@ -388,9 +388,9 @@ class BayesianClassifier:
         posterior = self.posterior
         if posterior.head_training().lr is not None:
             raise InputError(
-                f"head_lr has no effect on {posterior.name!r}, whose rate is an option of its own: "
-                f"{type(posterior).__name__}(head_lr={head_lr:g}), "
-                f"--posterior {posterior.name}:head_lr={head_lr:g}",
+                f"head_lr has no effect on posterior {posterior.name!r}; set its own option "
+                f"instead: {type(posterior).__name__}(head_lr={head_lr:g}), --posterior "
+                f"{posterior.name}:head_lr={head_lr:g}",
                 code="no-effect",
             )
         return head_lr
@@ -715,14 +715,14 @@ class BayesianClassifier:
         fitted = self._known()
         if fitted.network.full is not None:
             raise InputError(
-                f"{fitted.name} changed whole weights of the backbone, which is no LoRA that PEFT "
-                "could load; export_merged and export_safetensors (--format merged, safetensors) "
+                f"{fitted.name} changed whole weights of the backbone, which PEFT cannot load as "
+                "LoRA; use export_merged or export_safetensors (--format merged, safetensors) to "
                 "write the changed backbone"
             )
         if not fitted.network.sites:
             raise InputError(
-                f"{fitted.name} has no adapter to export; export_merged (--format merged) writes "
-                "its backbone and last layer"
+                f"{fitted.name} has no adapter to export; use export_merged (--format merged) to "
+                "write its backbone and last layer"
             )
         self._check_export(directory, "peft", overwrite=overwrite)
         with (
@@ -1035,7 +1035,7 @@ class BayesianClassifier:
         if not fitted.record.num_train and fitted.posterior.learns_from != "nothing":
             raise InputError(
                 f"posterior {fitted.posterior.name!r} is not fitted to this classifier yet; call "
-                "calibrate with rows that it was not trained on",
+                "calibrate with rows that the network was not trained on",
                 code="not-fitted",
             )
         return fitted

@@ -102,7 +102,6 @@ class Adapter(Options):
         source: Of the method.
         parameters: What the method trains, for lists.
         default_lr: Learning rate where none is given.
-        long_lr: The same for fits of ten epochs or more; 0 takes `default_lr`.
         only_with: Options that have no effect without another.
         has_sites: Whether modules of ours stand in the place of linear layers.
         has_factors: Whether these are low-rank, so that a posterior can be over their factors.
@@ -112,7 +111,6 @@ class Adapter(Options):
         trains: Whether anything of the backbone changes.
         input_dependent: Why the change of a weight is another one for each input while it trains;
             empty where it is one matrix.
-        trains_long: Whether more epochs help where no validation rows stop the training.
     """
 
     name: ClassVar[str]
@@ -121,7 +119,6 @@ class Adapter(Options):
     source: ClassVar[str]
     parameters: ClassVar[str]
     default_lr: ClassVar[float] = 0.0
-    long_lr: ClassVar[float] = 0.0
     only_with: ClassVar[OnlyWith] = {}
 
     has_sites: ClassVar[bool] = True
@@ -131,38 +128,32 @@ class Adapter(Options):
     from_weight: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     input_dependent: ClassVar[str] = ""
-    trains_long: ClassVar[bool] = False
 
     # Default meaning of these options; an adapter may override them.
-    lr: Annotated[Positive | None, "Learning rate of AdamW; None takes {default_lr}."] = None
+    lr: Annotated[Positive | None, "Learning rate of AdamW; None means {default_lr}."] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.0
-    dropout: Annotated[
-        BelowOne, "Probability that an input of the change is dropped while training."
-    ] = 0.0
+    dropout: Annotated[BelowOne, "Dropout probability of the adapter's inputs during training."] = (
+        0.0
+    )
     target_modules: Annotated[
         tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions of whole names; None takes the "
-        "architecture's own query and value projections.",
+        "Endings of dotted module names, or regular expressions for whole names; None means the "
+        "query and value projections of the architecture.",
     ] = None
     num_layers: Annotated[
         Count | Literal["auto"] | None,
-        "Adapters sit on this many of the last transformer layers; None means all, `auto` 6, or "
-        "half of a decoder's layers where the options of questions are read one by one.",
+        "Number of last transformer layers that get adapters; None means all, `auto` means 6, or "
+        "half of a decoder's layers if the options of questions are scored one by one.",
     ] = None
 
-    def learning_rate(self, *, long: bool = False) -> float:
-        """Return the learning rate.
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate: `lr`, or `default_lr`."""
+        return self.default_lr if self.lr is None else self.lr
 
-        Args:
-            long: Whether training has enough epochs for a higher rate to decay.
-        """
-        if self.lr is not None:
-            return self.lr
-        return self.long_lr or self.default_lr if long else self.default_lr
-
-    def with_rate(self, *, long: bool) -> Self:
-        """Return these options with an explicit learning rate; see `learning_rate`."""
-        return self._with(lr=self.learning_rate(long=long)) if self.trains else self
+    def with_rate(self) -> Self:
+        """Return these options with an explicit learning rate."""
+        return self._with(lr=self.learning_rate) if self.trains else self
 
     @property
     def top_layers(self) -> int | None:
@@ -216,7 +207,7 @@ class Adapter(Options):
     @property
     def start_alike(self) -> str:
         """How to diversify ensemble members that would all start alike; empty if they differ."""
-        return "'lora' and 'polar' start at random" if self.from_weight else ""
+        return "choose 'lora' or 'polar', which start at random" if self.from_weight else ""
 
     @property
     def starts_from_rows(self) -> bool:
@@ -399,7 +390,9 @@ class Adapter(Options):
         Raises:
             InputError: The adapter has none.
         """
-        raise InputError(f"the sites have orthonormal factors, which {self.name!r} cannot train")
+        raise InputError(
+            f"the adapted layers have orthonormal factors, which adapter {self.name!r} cannot train"
+        )
 
 
 class LowRankAdapter(Adapter):
@@ -410,7 +403,7 @@ class LowRankAdapter(Adapter):
     """
 
     has_factors: ClassVar[bool] = True
-    r: Annotated[Count, "Rank of the change of every adapted weight."] = 1
+    r: Annotated[Count, "Rank of the change of each adapted weight."] = 1
 
     @property
     def scale(self) -> float:

@@ -30,8 +30,8 @@ class Frozen(Adapter):
     pooling: Annotated[
         Literal["auto", "last", "mean"],
         "Feature of a text: the state of its `last` token, or the `mean` over its tokens. `auto` "
-        "takes the last token of a decoder with a template, whose end is where the class would be "
-        "named, the class token of a vision model, and the mean otherwise.",
+        "means the last token of a decoder with a template (where it would name the class), the "
+        "class token of a vision model, and the mean otherwise.",
     ] = "auto"
 
     def first_layer(

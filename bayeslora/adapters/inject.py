@@ -120,7 +120,9 @@ def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> 
     stored = [_of_site(site, tensors) for site in sites]
     for name in tensors:
         if name not in expected:
-            raise InputError(f"unexpected adapter tensor {name!r}: the model has no such site")
+            raise InputError(
+                f"unexpected adapter tensor {name!r}: the model has no such adapted layer"
+            )
     needed = {
         f"{site.name}.{key}": shape
         for site, items in zip(sites, stored, strict=True)
@@ -131,8 +133,8 @@ def load_adapter_state(sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> 
             raise InputError(f"adapter tensor {name!r} is missing")
         if tensors[name].shape != shape:
             raise InputError(
-                f"adapter tensor {name!r} has shape {list(tensors[name].shape)}, "
-                f"the model needs {list(shape)}"
+                f"adapter tensor {name!r} has shape {list(tensors[name].shape)}, expected "
+                f"{list(shape)}"
             )
     lay_out(sites, tensors)
     for name, value in _named_tensors(sites).items():
@@ -168,7 +170,7 @@ def linear_at(model: nn.Module, name: str) -> nn.Linear:
     except AttributeError:
         raise InputError(f"the model has no layer {name}") from None
     if type(module) is not nn.Linear:
-        raise InputError(f"{name} is a {type(module).__name__}, only nn.Linear can be adapted")
+        raise InputError(f"{name} is a {type(module).__name__}; only nn.Linear can be adapted")
     return module
 
 

@@ -25,21 +25,20 @@ class LISA(LayerSampling, Adapter):
     name: ClassVar[str] = "lisa"
     has_sites: ClassVar[bool] = False
     summary: ClassVar[str] = "whole layers of the backbone train, a few at a time"
-    use: ClassVar[str] = "Full-rank training of whole layers in the memory of a few of them."
+    use: ClassVar[str] = "Full-rank training of whole layers, with the memory of a few of them."
     source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919"
-    parameters: ClassVar[str] = "the layers ever drawn"
+    parameters: ClassVar[str] = "all layers that are drawn"
     default_lr: ClassVar[float] = 3e-4
-    long_lr: ClassVar[float] = 3e-4
 
     num_layers: Annotated[
         Count | None,
-        "Of the last transformer layers, so many are drawn from; None means all. The layers below "
-        "run once per text.",
+        "Number of last transformer layers to draw from; None means all. The layers below run "
+        "once per text.",
     ] = 6
     train_embedding: Annotated[
         bool,
-        "Whether the embedding trains at every step, as published. It is most of a small model, "
-        "and no layer's output is then known beforehand.",
+        "Whether the embedding trains at every step, as published. It has most parameters of a "
+        "small model, and no layer's outputs can be cached while it trains.",
     ] = False
     lr: float | None = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay of matrices towards zero."] = 0.0
@@ -103,7 +102,7 @@ class LISA(LayerSampling, Adapter):
         return full_optimizer(
             network.full,
             head_parameters,
-            lr=self.learning_rate(),
+            lr=self.learning_rate,
             head_lr=head_lr,
             weight_decay=self.weight_decay,
         )

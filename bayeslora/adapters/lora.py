@@ -31,12 +31,11 @@ class LoRA(LowRankAdapter):
         "low-rank change of frozen weights with two free factors; use_rslora=true for large r"
     )
     use: ClassVar[str] = (
-        "The baseline: exchange with PEFT, MC dropout, and posteriors defined over two factors."
+        "The baseline. Exchange with PEFT, MC dropout, and posteriors over two factors."
     )
     source: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
-    long_lr: ClassVar[float] = 3e-3
 
     r: int = 8
     alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 16.0
@@ -45,13 +44,13 @@ class LoRA(LowRankAdapter):
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
-        "Learning rate of AdamW on both factors; None takes {default_lr}.",
+        "Learning rate of AdamW on both factors; None means {default_lr}.",
     ] = None
     weight_decay: Annotated[NotNegative, "Decoupled weight decay of both factors."] = 0.0
     use_rslora: Annotated[
         bool,
-        "Whether the change is multiplied by `alpha / √r` instead, so that the size of a step "
-        "does not fall with the rank (Kalajdzievski 2023, arXiv 2312.03732).",
+        "Whether the change is multiplied by `alpha / √r` instead, so that the step size does "
+        "not shrink with the rank (Kalajdzievski 2023, arXiv 2312.03732).",
     ] = False
 
     @property

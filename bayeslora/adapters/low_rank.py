@@ -139,7 +139,7 @@ class LowRank(Site):
             raise InputError(
                 f"the adapter at {self.name} cannot be merged or exported: a gate between its "
                 "factors (as in adapter 'ilora' or posterior 'clora') makes the change of the "
-                "weight depend on the input, so there is no one matrix to add or to write",
+                "weight depend on the input",
                 code="gated",
             )
 
@@ -155,7 +155,7 @@ class LowRank(Site):
         depends on the input is left out.
 
         Args:
-            dtype: Dtype of the computation and the result; None takes the adapter's.
+            dtype: Dtype of the computation and the result; None means the adapter's.
         """
         dtype = dtype or self.A.weight.dtype
         A, B = self.A.weight.to(dtype), self.B.weight.to(dtype)

@@ -42,7 +42,7 @@ class AlternatingOptimizer(Optimizer):
         self._is_complete = False
         groups = [group for inner in self._inner() for group in inner.param_groups]
         if not groups:
-            raise InputError("nothing to optimise: there are no adapter sites and no head")
+            raise InputError("nothing to optimise: there are no adapted layers and no head")
         super().__init__(groups, defaults={})
         self._is_complete = True
         self._share()
@@ -124,14 +124,14 @@ def build_optimizer(
     if free and euclidean is not None:
         adapter.append(_named("adapter", euclidean(free)))
     elif free and any(site.centred for site in sites):
-        inner = CentredAdamW(sites, lr=config.learning_rate(), weight_decay=config.weight_decay)
+        inner = CentredAdamW(sites, lr=config.learning_rate, weight_decay=config.weight_decay)
         adapter.append(_named("adapter", inner))
     elif free:
         group = {"params": free, "name": "adapter"}
-        adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=config.weight_decay))
+        adapter.append(AdamW([group], lr=config.learning_rate, weight_decay=config.weight_decay))
     if extra := list(more):
         group = {"params": extra, "name": "posterior"}
-        adapter.append(AdamW([group], lr=config.learning_rate(), weight_decay=0.0))
+        adapter.append(AdamW([group], lr=config.learning_rate, weight_decay=0.0))
     adapter += beside
     # After the cores, so that absorption is the last operation of a step.
     if factors:

@@ -75,12 +75,14 @@ def export_peft(
     changes = {prefix + site.name: site.change() for site in sites}
     changes = {path: (A, B) for path, (A, B) in changes.items() if len(A)}
     if sites and not changes:
-        raise InputError(f"none of the {len(sites)} sites has a column: there is nothing to write")
+        raise InputError(
+            f"nothing to write: none of the {len(sites)} adapted layers has a trained column"
+        )
     shared = {(site.scale, site.dropout_probability) for site in sites}
     if len(shared) != 1:
         raise InputError(
-            f"a PEFT checkpoint holds one (scale, dropout), the {len(sites)} sites have "
-            f"{sorted(shared)}"
+            f"a PEFT checkpoint has one (scale, dropout) for all layers, but the {len(sites)} "
+            f"adapted layers have {sorted(shared)}"
         )
     tensors: dict[str, Tensor] = {}
     for path, (A, B) in changes.items():
@@ -139,8 +141,8 @@ def split_peft(model: nn.Module, directory: str | Path) -> list[Site]:
     checkpoint = read_peft(directory)
     if checkpoint.is_pissa:
         raise InputError(
-            f"{directory} began with init_lora_weights {EXACT_PISSA!r}, whose factors carry a part "
-            f"of the pretrained weight; {CONVERSION}"
+            f"{directory} was initialised with init_lora_weights {EXACT_PISSA!r}, so its factors "
+            f"contain part of the pretrained weight; {CONVERSION}"
         )
     homes = _homes(model, checkpoint)
     sites = [_site(model, home, path, checkpoint) for path, home in homes.items()]
@@ -157,8 +159,8 @@ def _site(model: nn.Module, name: str, path: str, checkpoint: PeftCheckpoint) ->
     if not isinstance(host, nn.Linear) or host.weight.shape != (len(B), A.shape[1]):
         shape = list(host.get_parameter("weight").shape)
         raise InputError(
-            f"the checkpoint's layer {path!r} has {len(B)} outputs and {A.shape[1]} inputs, the "
-            f"model's weight has shape {shape}"
+            f"the checkpoint's layer {path!r} has {len(B)} outputs and {A.shape[1]} inputs, but "
+            f"the model's weight has shape {shape}"
         )
     factors = Factors(A, B, None, orthonormal=False)
     if not checkpoint.is_pissa:
@@ -204,8 +206,8 @@ def _homes(model: nn.Module, checkpoint: PeftCheckpoint) -> dict[str, str]:
         raise InputError(
             f"the checkpoint has no factors of {missing[0]!r}"
             + (f" and {counted(len(missing) - 1, 'other layer')}" if len(missing) > 1 else "")
-            + f", which its {CONFIG_FILE} says are adapted: it is damaged, or was made for a "
-            "model with other layers"
+            + f", which {CONFIG_FILE} lists as adapted: the checkpoint is damaged, or was made "
+            "for a model with other layers"
         )
     return homes
 
@@ -217,7 +219,7 @@ def _home(path: str, names: Collection[str]) -> str:
         problem = (
             "no plain linear layer" if not matches else f"several layers ({', '.join(matches)})"
         )
-        raise InputError(f"the checkpoint's layer {path!r} matches {problem} of the model")
+        raise InputError(f"the checkpoint's layer {path!r} matches {problem} in the model")
     return matches[0]
 
 
@@ -238,14 +240,14 @@ def _homes_of_saved(
         matches = _same(path, parameters)
         if len(matches) > 1:
             raise InputError(
-                f"the checkpoint's {path!r} matches several parameters ({', '.join(matches)}) of "
-                "the model"
+                f"the checkpoint's {path!r} matches several parameters of the model: "
+                f"{', '.join(matches)}"
             )
         pairs += [(parameters[name], path, value) for name in matches]
     for parameter, path, value in pairs:
         if parameter.shape != value.shape:
             raise InputError(
-                f"the checkpoint's {path!r} has shape {list(value.shape)}, the model needs "
-                f"{list(parameter.shape)}"
+                f"the checkpoint's {path!r} has shape {list(value.shape)}, but the model's "
+                f"parameter has {list(parameter.shape)}"
             )
     return [(parameter, value) for parameter, _, value in pairs]

@@ -158,27 +158,29 @@ def _check_rank(
     expected = min(rank, A.shape[1], len(B)) if is_pissa else rank
     if len(A) != expected:
         raise InputError(
-            f"{folder / WEIGHTS_FILE}: the factors of {path!r} have rank {len(A)}, by "
-            f"{CONFIG_FILE} it is {expected:g}"
+            f"{folder / WEIGHTS_FILE}: the factors of {path!r} have rank {len(A)}, expected "
+            f"{expected:g} from {CONFIG_FILE}"
         )
 
 
 def _check_readable(path: Path, options: Any) -> None:
     if not isinstance(options, dict) or "peft_type" not in options:
-        raise InputError(f"{path} is no PEFT configuration: it has no 'peft_type'")
+        raise InputError(f"{path} is not a PEFT configuration: it has no 'peft_type'")
     if options["peft_type"] != "LORA":
-        raise InputError(f"{path}: peft_type {options['peft_type']!r} cannot be read, only 'LORA'")
+        raise InputError(f"{path}: peft_type must be 'LORA', got {options['peft_type']!r}")
     for key in _REFUSED_OPTIONS:
         if options.get(key):
-            raise InputError(f"{path}: {key} = {options[key]!r} cannot be read, only plain LoRA")
+            raise InputError(
+                f"{path}: {key} = {options[key]!r} is not supported; only plain LoRA is"
+            )
     if options.get("bias", "none") != "none":
         raise InputError(f"{path}: bias must be 'none', got {options['bias']!r}")
     start = options.get("init_lora_weights")
     if not is_plain(start) and start != EXACT_PISSA:
         raise InputError(
             f"{path}: init_lora_weights {start!r} changed the base model's weights, and the "
-            f"factors alone do not say what it took out of them; {CONVERSION}, or load it on the "
-            "changed base model, if that was saved, with init_lora_weights set to true"
+            f"factors do not record how; {CONVERSION}, or load it on the changed base model, if "
+            "that was saved, with init_lora_weights set to true"
         )
     base = options.get("base_model_name_or_path")
     if not isinstance(base, str | None):
@@ -197,7 +199,9 @@ def _check_patterns(path: Path, key: str, patterns: Any) -> None:
         try:
             _pattern(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise InputError(f"{path}: {key} has {pattern!r}, no pattern: {error}") from None
+            raise InputError(
+                f"{path}: {key} has the invalid pattern {pattern!r}: {error}"
+            ) from None
         if not _is_number(value):
             raise InputError(f"{path}: {key} of {pattern!r} must be a number, got {value!r}")
 
@@ -213,12 +217,13 @@ def _check_pairs(path: Path, tensors: dict[str, Tensor]) -> None:
         layer, _, factor = name.rpartition(".")
         other = f"{layer}.{'B' if factor == 'A' else 'A'}"
         if other not in tensors:
-            raise InputError(f"{path}: {other!r} is missing beside {name!r}")
+            raise InputError(f"{path}: {name!r} has no matching {other!r}")
         rank = tensors[f"{layer}.B"].shape[-1]
         if value.ndim != 2 or tensors[f"{layer}.A"].shape[0] != rank:
             shapes = [list(tensors[f"{layer}.{key}"].shape) for key in "AB"]
             raise InputError(
-                f"{path}: the factors of {layer!r} have shapes {shapes[0]}, {shapes[1]}"
+                f"{path}: the factors of {layer!r} have incompatible shapes {shapes[0]} and "
+                f"{shapes[1]}"
             )
 
 
@@ -226,8 +231,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
     if not path.exists() and (folder / _PICKLE_FILE).exists():
         raise InputError(
-            f"{folder / 'adapter_model.bin'} is a pickle, which can run any code when it is read; "
-            "save the adapter again with PEFT's save_pretrained(..., safe_serialization=True)"
+            f"{folder / 'adapter_model.bin'} is a pickle, which can run arbitrary code when "
+            "loaded; save the adapter again with PEFT's save_pretrained(..., "
+            "safe_serialization=True)"
         )
     return read_tensors(path)
 
@@ -244,9 +250,11 @@ def _split(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
         if match:
             factors[f"{match['path']}.{match['factor']}"] = value.float()
         elif "lora_" in name:
-            raise InputError(f"{path}: tensor {full_name!r} belongs to no plain linear LoRA layer")
+            raise InputError(
+                f"{path}: tensor {full_name!r} does not belong to a plain linear LoRA layer"
+            )
         else:
             modules_to_save[name] = value
     if not factors:
-        raise InputError(f"{path} holds no tensor named …lora_A.weight or …lora_B.weight")
+        raise InputError(f"{path} contains no tensor named …lora_A.weight or …lora_B.weight")
     return factors, modules_to_save

@@ -75,7 +75,9 @@ def read_targets(options: Mapping[str, Any]) -> Targets | None:
     layers = options.get("layers_to_transform")
     numbers = [layers] if isinstance(layers, int) else layers or []
     if not isinstance(numbers, list) or not all(isinstance(item, int) for item in numbers):
-        raise InputError(f"layers_to_transform must be a number or a list of them, got {layers!r}")
+        raise InputError(
+            f"layers_to_transform must be a number or a list of numbers, got {layers!r}"
+        )
     return Targets(modules, exclude, _listed(saved), tuple(numbers), _listed(lists))
 
 
@@ -134,7 +136,7 @@ def _names(options: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise InputError(f"{key} has {pattern!r}, no pattern: {error}") from None
+            raise InputError(f"{key} has the invalid pattern {pattern!r}: {error}") from None
     return value if isinstance(value, str) else tuple(value)
 
 

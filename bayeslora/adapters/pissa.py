@@ -36,30 +36,27 @@ class PiSSA(LowRankAdapter):
     name: ClassVar[str] = "pissa"
     from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = "two free factors that start at the weight's largest singular vectors"
-    use: ClassVar[str] = "Few training steps, where LoRA has not left its zero start yet."
+    use: ClassVar[str] = "Few training steps, in which LoRA stays close to its zero start."
     source: ClassVar[str] = "Meng, Wang & Zhang 2024, arXiv 2404.02948"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 1e-3
-    long_lr: ClassVar[float] = 1e-3
 
-    r: Annotated[Count, "Rank of the subspace that is trained; the change has rank 2r at most."] = (
-        16
-    )
+    r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
     alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None takes `r`."
+        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
     ] = None
     niter: Annotated[
         Annotated[int, Range(0, 1000)] | None,
-        "Power iterations of a randomised singular value decomposition, of which a few are "
-        "enough; None takes the exact one, of under a second for a layer of a small model.",
+        "Power iterations of a randomised singular value decomposition; a few are enough. None "
+        "means the exact decomposition, which takes under a second for a layer of a small model.",
     ] = None
     target_modules: tuple[str, ...] | None = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None takes {default_lr}."
+        Positive | None, "Learning rate of AdamW on both factors; None means {default_lr}."
     ] = None
     weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of both factors towards their start."
+        NotNegative, "Decoupled weight decay of both factors towards their initial values."
     ] = 0.0
 
     @property
@@ -84,7 +81,7 @@ def pissa(
         r: Rank, at most min(out, in).
         scale: s > 0.
         generator: Source of randomness, on the CPU; unused if `niter` is None.
-        niter: Power iterations of a randomised decomposition; None takes the exact decomposition.
+        niter: Power iterations of a randomised decomposition; None means the exact decomposition.
 
     Raises:
         InputError: The rank is not between 1 and min(out, in).

@@ -27,7 +27,7 @@ def real_tokens(name: str, states: Tensor, mask: Tensor) -> Tensor:
         return torch.ones(rows, dtype=torch.bool, device=states.device)
     if leading not in {(rows, tokens), (rows * tokens,)}:
         raise InputError(
-            f"{name} sees inputs of shape {list(states.shape)}, which are neither {rows} rows of "
-            f"{tokens} tokens nor {rows} rows; choose other target_modules"
+            f"{name} has inputs of shape {list(states.shape)}, expected {rows} rows of {tokens} "
+            f"tokens, or {rows} rows; choose other target_modules"
         )
     return mask.bool().reshape(leading).to(states.device)

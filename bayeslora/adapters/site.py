@@ -68,7 +68,7 @@ class Site(nn.Module):
         """Return `(A [k, in], B [out, k])`; the change of the weight is `s·B·A`.
 
         Args:
-            dtype: Dtype of the result; None takes the adapter's.
+            dtype: Dtype of the result; None means the adapter's.
         """
         raise NotImplementedError
 

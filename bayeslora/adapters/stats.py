@@ -101,7 +101,7 @@ class _Sums:
 
     def moment(self, name: str) -> SecondMoment:
         if name not in self._totals:
-            raise InputError(f"layer {name} is not called when the context is run")
+            raise InputError(f"layer {name} was not called on the context")
         matrix = (self._totals[name] / self._counts[name]).cpu()
         if not bool(matrix.isfinite().all()):
             raise InputError(f"the inputs of layer {name} are not finite on the context")
@@ -140,5 +140,5 @@ def load_moments(path: str | Path) -> dict[str, SecondMoment]:
         }
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} holds no second moments, or is damaged: {error}", code="damaged"
+            f"{path} contains no second moments, or is damaged: {error}", code="damaged"
         ) from None

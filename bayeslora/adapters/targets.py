@@ -67,8 +67,8 @@ def find_targets(
     targets = [name for name in modules if name in chosen and _is_on_top(model, name, num_layers)]
     if not targets:
         raise InputError(
-            f"the last {num_layers} layers hold none of the {len(chosen)} modules that "
-            f"target_modules {tuple(patterns)} match; raise num_layers or pass None for all"
+            f"target_modules {tuple(patterns)} match {len(chosen)} modules, but none in the last "
+            f"{num_layers} layers; raise num_layers or pass None for all"
         )
     return targets
 
@@ -148,7 +148,7 @@ def _default_targets(modules: dict[str, nn.Module]) -> tuple[str, ...]:
 
 def _no_default(modules: dict[str, nn.Module]) -> InputError:
     return InputError(
-        "no default target_modules for this architecture; name some of its linear layers: "
+        "no default target_modules for this architecture; choose from its linear layers: "
         + _linear_endings(modules)
     )
 
@@ -161,7 +161,7 @@ def _matches(modules: dict[str, nn.Module], pattern: str) -> list[str]:
         named = [name for name in modules if is_match(name) and not _is_output(name, pattern)]
     for name in named:
         if isinstance(modules[name], Site):
-            raise InputError(f"{name} carries an adapter already; remove(model) takes it off")
+            raise InputError(f"{name} already has an adapter; call remove(model) first")
     # No subclasses: quantised layers hold packed weights, and torch's attention modules read the
     # weight of their output layer without calling it.
     linear = [name for name in named if type(modules[name]) is nn.Linear]
@@ -207,8 +207,8 @@ def _regular_expression(pattern: str) -> Callable[[str], bool]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(
-            f"target_modules {pattern!r} is neither the end of a module's name nor a regular "
-            f"expression: {error}"
+            f"target_modules {pattern!r} is neither the ending of a module name nor a valid "
+            f"regular expression: {error}"
         ) from None
     return lambda name: compiled.fullmatch(name) is not None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from bayeslora._version import __version__
@@ -52,7 +52,7 @@ class PrintCompletion(argparse.Action):
         try:
             import shtab
         except ImportError:
-            parser.error("completion needs shtab: pip install 'bayeslora[completion]'")
+            parser.error("completion requires shtab; run `pip install 'bayeslora[completion]'`")
         for action in _actions(parser):
             # Recognised by the metavar, so that no argument needs another mark.
             if any(path in str(action.metavar) for path in _PATHS):
@@ -108,8 +108,8 @@ VERBS: Mapping[str, Verb] = {
 
 EXAMPLES = """examples:
   bayeslora fit train.jsonl --out my-model                  fine-tune a calibrated classifier
-  bayeslora calibrate MODEL rows.jsonl --out calibrated     add uncertainty to one that you have
-  bayeslora report predictions.csv --out my-report          check probabilities of any tool"""
+  bayeslora calibrate MODEL rows.jsonl --out calibrated     add uncertainty to your classifier
+  bayeslora report predictions.csv --out my-report          check the probabilities of any tool"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,13 +124,6 @@ class _VerbParser(_Parser):
     """A verb's parser, which accepts files before, between and after options."""
 
     _mixing = False
-    late_epilog: Callable[[], str] | None = None
-
-    def format_help(self) -> str:
-        """Return the help, computing an epilog that needs the methods only now."""
-        if self.late_epilog is not None:
-            self.epilog = self.late_epilog()
-        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, left = super().parse_known_args(args, namespace)
@@ -160,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         action=PrintCompletion,
         default=argparse.SUPPRESS,
         choices=SHELLS,
-        help="print a script that completes verbs, options and files with the tab key",
+        help="print a shell completion script for verbs, options and files",
     )
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="verb", required=True, parser_class=_VerbParser
@@ -173,7 +166,6 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        verb_parser.late_epilog = getattr(verb, "epilog", None)
         verb.add_arguments(verb_parser)
         add_talk(verb_parser)
         names = {action.dest: action.option_strings for action in verb_parser._actions}

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.adapters.base import USUAL_LAYERS, Adapter, layers_that_answer
+from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
 from bayeslora.backbones.depth import cut, num_layers, read_as_asked, recorded_reading, usual_depth
 from bayeslora.backbones.load import Backbone
@@ -48,15 +48,6 @@ from bayeslora.processes import current
 from bayeslora.tasks.examples import data_hash
 
 logger = logging.getLogger(__name__)
-
-# With fewer epochs, higher rates have no time to decay.
-_LONG = 10
-
-
-def _rated(choices: Choices, settings: TrainingSettings) -> Adapter:
-    """Return the adapter with its learning rate, which depends on the number of epochs."""
-    long = settings.epochs >= _LONG and choices.posterior.chooses_epoch
-    return choices.adapter.with_rate(long=long)
 
 
 def fit_classifier(
@@ -245,7 +236,7 @@ def _with_defaults(choices: Choices, data: TrainingData, settings: TrainingSetti
     """Return the choices with the feature scores and the adapter of this fit."""
     scores = settled_scores(choices.feature_scores, choices.posterior)
     held_out = None if data.validation is None else data.validation[0]
-    adapter = adapter_for(_rated(choices, settings), choices.posterior)
+    adapter = adapter_for(choices.adapter.with_rate(), choices.posterior)
     return replace(
         choices,
         feature_scores=() if settings.keep_folds or choices.adapter.has_members else scores,
@@ -269,7 +260,7 @@ def _by_parts(
     """
     if settings.refit and data.validation is not None:
         plain = replace(choices, feature_scores=())
-        fitted = fit(plain, part=Part(None, "without-held-out", "fit without them"))
+        fitted = fit(plain, part=Part(None, "without-held-out", "fit without held-out rows"))
         held_out = what_was_chosen(fitted, choices.posterior, data.validation)
         posterior = as_chosen(choices.posterior, fitted[2])
         choices = replace(choices, posterior=posterior, logit_scale=held_out.logit_scale)
@@ -292,8 +283,8 @@ def _kept_folds(
     folds = cross_validate(fit, choices, data.train, settings)
     if folds is None:
         raise InputError(
-            "keep_folds needs rows to hold out, and every text is in several rows, or alone in its "
-            "class; leave it out"
+            "keep_folds needs rows to hold out, but every text occurs in several rows or is the "
+            "only one of its class; leave keep_folds out"
         )
     return *folds.kept(), {"logit_scale": dataclasses.asdict(folds.scale)}
 

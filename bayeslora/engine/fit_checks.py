@@ -30,6 +30,7 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         adapter_trains=choices.adapter.trains,
+        head_trains=choices.adapter.trains and choices.adapter.episodes is None,
         is_validated=data.validation is not None,
         cross_validates=bool(settings.cv),
         holds_out=bool(
@@ -50,29 +51,28 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
         _check_shared(choices.adapter, posterior)
     if settings.cv and data.validation is not None:
         raise InputError(
-            "cv chooses by parts of the training rows what validation data choose; give one of the "
-            "two",
+            "cv and validation data both provide held-out rows; use only one of them",
             code="clash",
         )
     plan = fit_plan(choices, data, settings)
     if settings.quality_retaining is not None and data.train[0].choices is not None:
         raise InputError(
-            "quality_retaining holds rows near others of their class, and the options of a "
-            "question are no classes; leave it out"
+            "quality_retaining keeps rows near others of their class, but the options of a "
+            "question are not classes; leave it out"
         )
     if settings.keep_folds:
         _check_keep_folds(choices)
     check_feature_scores(choices.feature_scores, posterior)
     if MAHALANOBIS & {*(choices.feature_scores or ())} and not _differ(data):
         raise InputError(
-            "Mahalanobis distances need a class with rows that differ, and every class has one "
-            "text; leave that feature score out, or give more rows"
+            "Mahalanobis distances need a class with different texts, but every class has only "
+            "one text; leave that feature score out, or give more rows"
         )
     choices.adapter.check_rows(data.train[0])
     if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
         raise InputError(
-            f"cv and keep_folds fit parts of the rows, and adapter {choices.adapter.name!r} trains "
-            "on episodes of them; leave them out, or give validation data",
+            f"cv and keep_folds fit to parts of the rows, but adapter {choices.adapter.name!r} "
+            "trains on episodes; leave them out, or give validation data",
             code="not-in-episodes",
         )
     if choices.format == "options":
@@ -87,11 +87,11 @@ def _check_shared(adapter: Adapter, posterior: Posterior) -> None:
     """Raise InputError if several processes cannot share the training."""
     subject, reason = f"posterior {posterior.name!r}", posterior.not_shared
     if adapter.episodes is not None:
-        subject, reason = f"adapter {adapter.name!r}", "takes its steps on few-shot episodes"
+        subject, reason = f"adapter {adapter.name!r}", "trains on few-shot episodes"
     if adapter.trains and reason:
         raise InputError(
-            f"{subject} cannot be trained by several processes: it {reason}; start one, without "
-            "torchrun or accelerate launch",
+            f"{subject} cannot be trained by several processes: it {reason}; start a single "
+            "process, without torchrun or accelerate launch",
             code="not-shared",
         )
 
@@ -101,12 +101,12 @@ def check_division(choices: Choices, data: TrainingData, settings: TrainingSetti
     check_hold_out(settings.hold_out, validated=data.validation is not None)
     if settings.cv:
         raise InputError(
-            "hold_out and cv both choose by held-out rows; give one of the two", code="clash"
+            "hold_out and cv both provide held-out rows; use only one of them", code="clash"
         )
     if settings.refit and choices.posterior.learns_from == "validation":
         raise InputError(
-            f"refit leaves posterior {choices.posterior.name!r} no rows to fit it to; leave refit "
-            "out, or take cv with posterior 'mle', whose factor is the inverse of a temperature",
+            f"refit leaves no rows to fit posterior {choices.posterior.name!r} to; leave refit "
+            "out, or use cv with posterior 'mle', whose logit scale is an inverse temperature",
             code="clash",
         )
 
@@ -116,7 +116,7 @@ def _check_keep_folds(choices: Choices) -> None:
     posterior = choices.posterior
     if not (posterior.is_point or posterior.scales_logits):
         raise InputError(
-            f"keep_folds is not for posterior {posterior.name!r}, but for "
+            f"keep_folds does not support posterior {posterior.name!r}, only "
             f"{names_where(lambda config: config.is_point or config.scales_logits)}; leave it out",
             code="clash",
         )
@@ -126,8 +126,8 @@ def _check_keep_folds(choices: Choices) -> None:
         )
     if choices.feature_scores:
         raise InputError(
-            "feature scores need one set of features, and with keep_folds there are several; leave "
-            "one of the two out",
+            "feature scores need one set of features, but keep_folds has several; leave one of "
+            "the two out",
             code="clash",
         )
 
@@ -151,7 +151,7 @@ def refuse_training_options(adapter: Adapter, **options: Any) -> None:
         if value != defaults.get(name):
             reason = "fits the last layer alone"
             if adapter.trains:
-                reason = "trains on few-shot episodes, whose number is an option of its own"
+                reason = "trains on few-shot episodes and has its own option for their number"
             raise InputError(
                 f"{name} has no effect with adapter {adapter.name!r}, which {reason}; leave it "
                 "out, or choose an adapter such as 'polar' or 'lora'",

@@ -168,9 +168,9 @@ def made_plan(workshop: Workshop, cells: Sequence[Cell]) -> Plan:
     sizes = {name: backbone_size(name) for name in dict.fromkeys(cell.backbone for cell in cells)}
     for name, size in sizes.items():
         if size is None:
-            notes[f"{name}: its size is unknown here"] = None
+            notes[f"{name}: size unknown (not on this machine)"] = None
         elif size.source == "name":
-            notes[f"{name}: no config.json here; its size is guessed from its name"] = None
+            notes[f"{name}: no config.json on this machine; size guessed from the name"] = None
     if workshop.grid.search is not None:
         from bayeslora.experiments.search import check_search
 
@@ -192,8 +192,8 @@ def _check_positions(setup: Setup, size: BackboneSize | None) -> None:
     length = int(setup.model.get("max_length", MAX_LENGTH))
     if size is not None and size.positions and length > max(size.positions, MAX_LENGTH):
         raise InputError(
-            f"cell {setup.cell}: max_length must be at most {size.positions}, the positions of the "
-            f"backbone, got {length}"
+            f"cell {setup.cell}: max_length must be at most {size.positions}, the number of "
+            f"positions of the backbone, got {length}"
         )
 
 
@@ -205,8 +205,8 @@ def _check_depth(setup: Setup, size: BackboneSize | None) -> None:
     is_smaller = isinstance(depth, int | float) and _layers_read(depth, size) < size.num_layers
     if is_smaller and (size.source == "config.json" or isinstance(depth, float)):
         raise InputError(
-            f"cell {setup.cell}: depth must be left out with format 'options', which needs all "
-            f"{size.num_layers} layers of the backbone, got {depth}"
+            f"cell {setup.cell}: format 'options' needs all {size.num_layers} layers of the "
+            f"backbone; remove depth, which is {depth}"
         )
 
 
@@ -321,7 +321,7 @@ def _config(name: str) -> Mapping[str, Any] | None:
             return None
     content = read_json(file)
     if not isinstance(content, Mapping):
-        raise InputError(f"{file} holds no configuration of a model")
+        raise InputError(f"{file} is not a model configuration")
     # Multimodal models have a separate configuration for text.
     text = content.get("text_config", content)
     return text if isinstance(text, Mapping) else content
@@ -378,7 +378,7 @@ def _epochs(setup: Setup) -> int:
     if "epochs" in setup.fit:
         return int(setup.fit["epochs"])
     validated = bool(setup.fit.get("hold_out"))
-    return default_epochs(setup.adapter, setup.posterior, validated=validated)
+    return default_epochs(setup.posterior, len(setup.train), validated=validated)
 
 
 def _num_fits(setup: Setup) -> int:

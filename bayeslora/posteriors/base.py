@@ -30,13 +30,13 @@ PriorScale = Annotated[Positive, "Prior standard deviation of a logit."]
 
 KLRate = Annotated[
     Positive,
-    "Learning rate of the gradient steps on the KL, which follow the adapter's own; it rises and "
-    "falls with the adapter's.",
+    "Learning rate of the gradient steps on the KL, which are taken after the adapter's steps; "
+    "it follows the adapter's schedule.",
 ]
 KLWeights = Annotated[
     Literal["cyclic", "uniform"],
-    "Weight of the KL in a step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in "
-    "cycles in which the weights sum to one, as published for BLoB.",
+    "Weight of the KL per step: `uniform`, 1 / N, or `cyclic`, doubling from step to step in "
+    "cycles whose weights sum to one, as published for BLoB.",
 ]
 
 FEW_ROWS = 256
@@ -53,6 +53,7 @@ class FitPlan:
         epochs: Passes over the training rows.
         batch_size: Rows per step.
         adapter_trains: Whether an adapter trains; otherwise only the last layer is fitted.
+        head_trains: Whether the last layer trains with it, which it does not in episodes.
         is_validated: Whether there are validation rows.
         cross_validates: Whether cross-validation on the training rows was requested.
         holds_out: Whether cross-validation holds out any row.
@@ -63,6 +64,7 @@ class FitPlan:
     epochs: int
     batch_size: int
     adapter_trains: bool
+    head_trains: bool
     is_validated: bool
     cross_validates: bool
     holds_out: bool
@@ -81,7 +83,7 @@ class HeadTraining:
         step: `gradient` steps before each adapter step, one `joint` gradient for both, or
             closed-form `refit`s.
         count: Gradient steps per adapter step, or refits per epoch.
-        lr: Learning rate of the gradient steps; None takes that of the fit.
+        lr: Learning rate of the gradient steps; None means that of the fit.
     """
 
     step: str = "gradient"
@@ -288,7 +290,7 @@ class Posterior(Options):
         """Return the number of draws of a prediction.
 
         Args:
-            num_samples: Requested number; None takes the posterior's default.
+            num_samples: Requested number; None means the posterior's default.
         """
         return (self.num_samples or 0) if num_samples is None else num_samples
 

@@ -60,18 +60,27 @@ MAIN = {
 }
 """Methods in the figure."""
 
-_GRADIENT = "polar:init=gradient"
+_GRADIENT, _LOW_GRADIENT = "polar:init=gradient", "polar:init=gradient,lr=0.004"
 METHODS = MAIN | {
     "lora-ensemble": Method("lora", "ensemble:num_members=3"),
     "lora-dropout": Method("lora", "mc_dropout"),
+    # The default until rule 11 was decided.
+    "polar-vbll, 15 epochs, cv": Method("polar", "vbll", "cv", epochs=15),
+    "polar-mle, 15 epochs, cv": Method("polar", "mle", "cv", epochs=15),
+    "polar-vbll, 15 epochs, folds": Method("polar", "vbll", "folds", epochs=15),
+    "polar-vbll, 5 epochs at 0.004, cv": Method("polar:lr=0.004", "vbll", "cv", epochs=5),
     "polar-vbll, 5 epochs, cv": Method("polar", "vbll", "cv", epochs=5),
-    "polar-vbll, 5 epochs at 0.01, cv": Method("polar:lr=0.01", "vbll", "cv", epochs=5),
-    "polar-vbll, gradient start, cv": Method(_GRADIENT, "vbll", "cv"),
-    "polar-vbll, gradient start, 5 epochs, cv": Method(_GRADIENT, "vbll", "cv", epochs=5),
+    "polar-vbll, gradient start, cv": Method(_GRADIENT, "vbll", "cv", epochs=15),
+    "polar-vbll, gradient start, 5 epochs, cv": Method(_LOW_GRADIENT, "vbll", "cv", epochs=5),
     "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
     "polar-vbll, head rate of mle, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
+    "lora-mle, 5 epochs, cv": Method("lora", "mle", "cv", epochs=5),
+    "lora-vbll, 5 epochs, cv": Method("lora", "vbll", "cv", epochs=5),
+    "lora-laplace, 5 epochs": Method("lora", "laplace:prior_precision=marglik", epochs=5),
     "lora-mle, 15 epochs, cv": Method("lora", "mle", "cv", epochs=15),
     "lora-vbll, 15 epochs, cv": Method("lora", "vbll", "cv", epochs=15),
+    "polar-swag at 0.004": Method("polar:lr=0.004", "swag"),
+    "polar-swag": Method("polar", "swag"),
     "polar-vbll, long": Method("polar", "vbll", "long"),
     "lora-mle, long": Method("lora", "mle", "long"),
     "polar-mle, long": Method("polar", "mle", "long"),
@@ -79,11 +88,12 @@ METHODS = MAIN | {
 }
 # Earlier fits: the factor also scaled deviations, and means were refitted after few steps.
 BEFORE = ", before"
-# Starts with the fits of `cv` without the factor chosen by held-out rows.
+# Fits of `cv` without the factor chosen by held-out rows.
+_WITHOUT_SCALE = tuple(name.removesuffix(", cv") for name in METHODS if name.endswith(", cv"))
 ROWS = (
-    *("polar-vbll", "lora-mle", "polar-mle", "lora-vbll"),
+    *_WITHOUT_SCALE,
     *METHODS,
-    *(f"{name}{BEFORE}" for name in ("polar-vbll", "lora-vbll", *METHODS) if "vbll" in name),
+    *(f"{name}{BEFORE}" for name in (*_WITHOUT_SCALE, *METHODS) if "vbll" in name),
 )
 KEY = ("backbone", "task", "size", "method", "seed")
 BACKBONES = ("smollm2-135m", "minilm")

@@ -27,7 +27,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.epochs import DEFAULT_EPOCHS, default_epochs
+from bayeslora.engine.epochs import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
@@ -256,18 +256,12 @@ class Fits:
     def rate(self, regime: str) -> float:
         """Return the learning rate of a regime."""
         if regime == "none":
-            return self.adapter.learning_rate(long=self._is_long)
+            return self.adapter.learning_rate
         return self.best_rate() if regime == "tuned" else self.rates[0]
 
     def epochs(self, regime: str) -> int:
         """Return the number of epochs in a regime."""
-        return SHORT if regime == "none" and not self._is_long else LONG
-
-    @property
-    def _is_long(self) -> bool:
-        """Whether the default of `fit` without validation rows is a long training."""
-        epochs = default_epochs(self.adapter, self.posterior, validated=False)
-        return epochs > DEFAULT_EPOCHS
+        return SHORT if regime == "none" else LONG
 
     def best_rate(self) -> float:
         """Return the learning rate of the tuned regime, chosen once with the first seed."""

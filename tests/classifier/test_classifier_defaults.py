@@ -30,36 +30,28 @@ def planned(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "validates", "epochs", "rate"),
+    ("options", "rows", "validates", "epochs", "rate"),
     [
-        ({"posterior": "vbll:head_lr=0.05"}, False, 15, PoLAR.long_lr),
-        ({"posterior": "vbll:head_lr=0.03"}, False, 15, PoLAR.long_lr),
-        ({"posterior": "vbll:head_step=refit"}, False, 15, PoLAR.long_lr),
-        ({"posterior": "vbll:head_lr=0.03,polish_mean=refit"}, False, 15, PoLAR.long_lr),
-        ({}, True, 15, PoLAR.long_lr),
-        ({"posterior": "mle"}, False, 15, PoLAR.long_lr),
-        ({"adapter": "lora", "posterior": "mle"}, False, 5, LoRA.default_lr),
-        ({"posterior": "swag"}, False, 5, PoLAR.default_lr),
-        ({"posterior": "laplace"}, True, 15, PoLAR.long_lr),
-        ({"adapter": "lora"}, True, 15, LoRA.long_lr),
-        ({"adapter": "lora", "posterior": "vbll:head_lr=0.05"}, False, 5, LoRA.default_lr),
-        ({"adapter": "polar:lr=0.02"}, True, 15, 0.02),
-        ({"posterior": "swag"}, True, 5, PoLAR.default_lr),
+        ({}, 128, False, 5, PoLAR.default_lr),
+        ({}, 129, False, 5, PoLAR.default_lr),
+        ({}, 32, False, 20, PoLAR.default_lr),
+        ({}, 100, False, 6, PoLAR.default_lr),
+        ({}, 16, True, 15, PoLAR.default_lr),
+        ({"posterior": "mle"}, 64, False, 10, PoLAR.default_lr),
+        ({"adapter": "lora", "posterior": "mle"}, 16, False, 40, LoRA.default_lr),
+        ({"adapter": "lora"}, 16, True, 15, LoRA.default_lr),
+        ({"adapter": "polar:lr=0.02"}, 16, True, 15, 0.02),
+        # Validation rows do not choose the epoch.
+        ({"posterior": "swag"}, 16, True, 40, PoLAR.default_lr),
     ],
 )
-def test_epochs_and_rate_follow_the_posterior_and_the_validation_rows(
-    llama, planned, options, validates, epochs, rate
+def test_epochs_follow_the_rows_and_whether_others_choose_among_them(
+    llama, planned, options, rows, validates, epochs, rate
 ):
     validation = toy_rows(16, seed=1) if validates else None
-    choices, settings = planned(new(llama, **options), toy_rows(16), validation, batch_size=4)
+    choices, settings = planned(new(llama, **options), toy_rows(rows), validation, batch_size=4)
     assert settings.epochs == epochs
     assert choices.adapter.lr == rate
-
-
-def test_few_epochs_keep_the_lower_rate(llama):
-    clf = new(llama).fit(toy_rows(8), toy_rows(8, seed=1), epochs=2, batch_size=8)
-    assert clf.record.adapter["lr"] == PoLAR.default_lr
-    assert clf.record.training["epochs"] == 2
 
 
 @pytest.mark.parametrize(

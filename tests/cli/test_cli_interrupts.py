@@ -44,7 +44,8 @@ def fit_and_wait(*words):
 
     def waiting(checkpoint):
         seal(checkpoint)
-        signal.pause()
+        while True:  # a signal just before `signal.pause` would be waited for in vain
+            time.sleep(0.01)
 
     trainer.seal = episodes.seal = waiting
     bayeslora(*words)

@@ -47,11 +47,10 @@ class AMT(Adapter):
 
     name: ClassVar[str] = "amt"
     summary: ClassVar[str] = "pool of LoRA adapters, meta-trained under adversarial attacks"
-    use: ClassVar[str] = "Few examples of each class, or inputs that an adversary may perturb."
+    use: ClassVar[str] = "Few examples per class, or adversarially perturbed inputs."
     source: ClassVar[str] = "Yang, Liu & Wei 2024, NeurIPS 2024"
     parameters: ClassVar[str] = "4 r (in + out) per layer"
     default_lr: ClassVar[float] = 5e-4
-    long_lr: ClassVar[float] = 5e-4
     only_with: ClassVar[OnlyWith] = {
         "top": (("merge", "published"),),
         "gamma": (("merge", "published"),),
@@ -59,42 +58,43 @@ class AMT(Adapter):
     }
 
     r: Annotated[Count, "Rank of each member."] = 8
-    ways: Annotated[int, Range(2), "Classes of an episode; fewer if the data has fewer."] = 5
-    shots: Annotated[Count, "Support examples of a class."] = 5
-    queries: Annotated[Count, "Query examples of a class, at most."] = 10
-    num_episodes: Annotated[Count, "Episodes of each member."] = 500
+    ways: Annotated[int, Range(2), "Classes per episode; fewer if the data has fewer."] = 5
+    shots: Annotated[Count, "Support examples per class."] = 5
+    queries: Annotated[Count, "Maximum number of query examples per class."] = 10
+    num_episodes: Annotated[Count, "Episodes per member."] = 500
     eps: Annotated[
         Strengths | None,
-        "Strength of the perturbation of inputs, one for each member: for texts a share of the "
-        "mean norm of an embedding, for images a share of the pixels' range. None takes 0, 0.05, "
+        "Perturbation strength of the inputs, one number per member: for texts a share of the "
+        "mean norm of an embedding, for images a share of the pixel range. None means 0, 0.05, "
         "0.1 and 0.2 for texts, and 0, 2, 4 and 8 of 255 for images.",
     ] = None
     weight_eps: Annotated[
-        Strengths, "Strength of the perturbation of the factors, a share of their norm, likewise."
+        Strengths,
+        "Perturbation strength of the factors, one number per member: a share of their norm.",
     ] = (0.0, 0.002, 0.005, 0.01)
     penalty: Annotated[
-        NotNegative, "Weight of the divergence between clean and perturbed answers."
+        NotNegative, "Weight of the divergence between clean and perturbed predictions."
     ] = 6.0
-    steps: Annotated[Count, "Steps of the perturbation of inputs."] = 3
+    steps: Annotated[Count, "Steps of the input perturbation."] = 3
     merge: Annotated[
         Literal["uniform", "best", "published", "ensemble"],
-        "`uniform` averages the members, `best` takes the one of lowest leave-one-out NLL, "
-        "`published` weighs the `top` ones by how well the classes are apart, `ensemble` averages "
-        "their probabilities, with a pass for each.",
+        "`uniform` averages the members, `best` uses the member with the lowest leave-one-out "
+        "NLL, `published` weights the `top` members by how well they separate the classes, "
+        "`ensemble` averages their probabilities, with one pass per member.",
     ] = "uniform"
-    top: Annotated[Count, "Members that `published` averages."] = 2
+    top: Annotated[Count, "Number of members averaged by `published`."] = 2
     gamma: Annotated[
-        UpToOne, "Weight of the similarity within classes against that between them."
+        UpToOne, "Weight of the similarity within classes relative to that between classes."
     ] = 0.6
     beta: Annotated[NotNegative, "Inverse temperature of the members' weights."] = 1.0
     start: Annotated[
         Literal["svd", "random"],
-        "`svd` starts at the weight's largest singular vectors, `random` as LoRA.",
+        "`svd` starts at the weight's largest singular vectors, `random` as LoRA does.",
     ] = "svd"
-    lr: Annotated[Positive | None, "Learning rate of SGD; None takes {default_lr}."] = None
+    lr: Annotated[Positive | None, "Learning rate of SGD; None means {default_lr}."] = None
     target_modules: Annotated[
         tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions of whole names; None takes all "
+        "Endings of dotted module names, or regular expressions for whole names; None means all "
         "linear layers in the transformer layers.",
     ] = None
     num_layers: int | None = None
@@ -104,15 +104,17 @@ class AMT(Adapter):
         members = len(self.weight_eps)
         if len(self.eps or _TEXTS) != members:
             raise InputError(
-                f"eps and weight_eps have a number for each member, got {len(self.eps or _TEXTS)} "
-                f"and {members}"
+                "eps and weight_eps must have one number per member, got "
+                f"{len(self.eps or _TEXTS)} and {members}"
             )
         if self.merge == "published" and self.top > members:
-            raise InputError(f"top must be at most {members}, the members, got {self.top}")
+            raise InputError(
+                f"top must be at most {members}, the number of members, got {self.top}"
+            )
         if self.merge in ("best", "published") and self.shots < 2:
             raise InputError(
-                f"merge={self.merge} leaves one support example out at a time, and shots=1 has no "
-                "other; choose merge=uniform or more shots"
+                f"merge={self.merge} leaves out one support example at a time and needs at least "
+                f"two per class, got shots={self.shots}; choose merge=uniform or more shots"
             )
 
     @property
@@ -128,7 +130,7 @@ class AMT(Adapter):
             self.shots,
             self.queries,
             self.num_episodes,
-            self.learning_rate(),
+            self.learning_rate,
             0.9,
             self.penalty,
             self.steps,
@@ -173,15 +175,15 @@ class AMT(Adapter):
         """Raise InputError if a class has too few rows for the support and a query."""
         if getattr(rows, "choices", None) is not None:
             raise InputError(
-                f"{rows.source}: adapter 'amt' is tuned on episodes of classes, and questions with "
-                "options have none; choose another adapter"
+                f"{rows.source}: adapter 'amt' trains on episodes of classes, and questions with "
+                "options have no classes; choose another adapter"
             )
         counts = Counter(map(str, rows.labels))
         name, least = min(counts.items(), key=lambda pair: (pair[1], pair[0]))
         if least <= self.shots:
             raise InputError(
-                f"{rows.source}: an episode takes {self.shots} support rows of a class and a "
-                f"query, and class {name!r} has {counted(least, 'row')}; give more rows, or lower "
+                f"{rows.source}: an episode needs {self.shots} support rows and a query row per "
+                f"class, but class {name!r} has {counted(least, 'row')}; give more rows, or lower "
                 "shots"
             )
 
@@ -218,7 +220,7 @@ class AMT(Adapter):
             if type(module) is Linear
         ]
         if not names:
-            raise InputError("the transformer layers hold no linear layers; name target_modules")
+            raise InputError("the transformer layers contain no linear layers; set target_modules")
         return names
 
     def make_sites(

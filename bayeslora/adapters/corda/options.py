@@ -36,56 +36,56 @@ class CorDA(LowRankAdapter):
     name: ClassVar[str] = "corda"
     from_weight: ClassVar[bool] = True
     summary: ClassVar[str] = (
-        "two free factors that start at directions chosen by sample activations"
+        "two free factors that start along directions chosen from sample activations"
     )
-    use: ClassVar[str] = "Adapting to one domain (`ipm`), or keeping what a context needs (`kpm`)."
+    use: ClassVar[str] = (
+        "Adapting to one domain (`ipm`), or preserving what a context needs (`kpm`)."
+    )
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2406.05223"
     parameters: ClassVar[str] = "r (in + out) per layer"
     default_lr: ClassVar[float] = 3e-3
-    long_lr: ClassVar[float] = 3e-3
 
-    r: Annotated[Count, "Rank of the subspace that is trained; the change has rank 2r at most."] = (
-        16
-    )
+    r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
     alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None takes `r`."
+        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
     ] = None
     mode: Annotated[
         Literal["ipm", "kpm"],
-        "`ipm` (instruction-previewed) trains what matters most on the context, `kpm` "
-        "(knowledge-preserved) what matters least, so that what the context needs is kept.",
+        "`ipm` (instruction-previewed) trains the directions that matter most on the context, "
+        "`kpm` (knowledge-preserved) those that matter least, so that knowledge of the context "
+        "is preserved.",
     ] = "ipm"
     context: Annotated[
         str | tuple[str, ...] | None,
-        "A data file, whose texts are in the column of the training texts; or the texts "
-        "themselves. None takes the training rows, for `ipm` only.",
+        "A data file with the same text column as the training data, or a list of texts. None "
+        "means the training rows, for `ipm` only.",
     ] = None
     context_rows: Annotated[
-        Count, "Texts of the context that are run, at most, evenly spread over it."
+        Count, "Maximum number of texts of the context that are run, evenly spread over it."
     ] = 1000
     power: Annotated[
         UpToOne,
-        "Of the second moment that the weight is multiplied by. 1 is CorDA, 0.5 the best "
-        "approximation of the layer's outputs, 0 PiSSA; reports say so where it is not 1.",
+        "Exponent of the second moment by which the weight is multiplied. 1 is CorDA, 0.5 the "
+        "best approximation of the layer's outputs, 0 PiSSA; reports show it unless it is 1.",
     ] = 1.0
     damping: Annotated[
-        Positive, "Added to the second moment's diagonal, relative to the mean of that."
+        Positive, "Added to the diagonal of the second moment, relative to its mean."
     ] = 0.01
     target_modules: tuple[str, ...] | None = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on both factors; None takes {default_lr}."
+        Positive | None, "Learning rate of AdamW on both factors; None means {default_lr}."
     ] = None
     weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of both factors towards their start."
+        NotNegative, "Decoupled weight decay of both factors towards their initial values."
     ] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode == "kpm" and self.context is None:
             raise InputError(
-                "mode 'kpm' keeps what a context needs, and none is named: context=FILE, or a list "
-                "of texts in Python"
+                "mode 'kpm' preserves what a context needs, and no context is given; set "
+                "context=FILE, or a list of texts in Python"
             )
 
     @property
@@ -121,8 +121,9 @@ class CorDA(LowRankAdapter):
         shared = set(texts) & set(held_out)
         if shared:
             raise InputError(
-                f"the context holds {len(shared)} of the validation texts, such as "
-                f"{min(shared)[:40]!r}: rows that judge a model may not shape it; take other texts"
+                f"the context contains {len(shared)} of the validation texts, such as "
+                f"{min(shared)[:40]!r}; validation rows must not influence the model: choose "
+                "other texts"
             )
         return self._with(context=tuple(texts))
 
@@ -145,8 +146,9 @@ class CorDA(LowRankAdapter):
         """
         if moment is None:
             raise InputError(
-                "adapter 'corda' starts from second moments of the layer's inputs; pass moments, "
-                "from bayeslora.adapters.stats.second_moments (a fit gathers them itself)"
+                "adapter 'corda' is initialised from second moments of the layer's inputs; pass "
+                "moments from bayeslora.adapters.stats.second_moments (a fit computes them "
+                "itself)"
             )
         from bayeslora.adapters.corda.start import corda
 

@@ -36,49 +36,52 @@ class EMTAL(LowRankAdapter):
     has_dropout: ClassVar[bool] = True
     is_free: ClassVar[bool] = True
     summary: ClassVar[str] = (
-        "LoRA, and a gate over groups of hidden units that fades out in training"
+        "LoRA with a gate over groups of hidden units that fades out in training"
     )
-    use: ClassVar[str] = "LoRA on feed-forward layers too, guided by experts while it trains."
+    use: ClassVar[str] = (
+        "LoRA that includes feed-forward layers, guided by experts during training."
+    )
     source: ClassVar[str] = "Zhong et al. 2024, arXiv 2501.06884"
     parameters: ClassVar[str] = "r (in + out) per layer; K in a router, unused after training"
     default_lr: ClassVar[float] = 1e-3
-    long_lr: ClassVar[float] = 1e-3
     input_dependent: ClassVar[str] = (
-        "its router weighs hidden units by the token until it has faded"
+        "its router weights hidden units by token until it has faded out"
     )
     only_with: ClassVar[OnlyWith] = {}
 
     r: int = 8
     alpha: Annotated[
-        Positive | None, "The change is multiplied by `alpha / r`; None takes `r`."
+        Positive | None, "The change is multiplied by `alpha / r`; None means `r`."
     ] = None
     num_experts: Annotated[
-        Count, "Experts K in a feed-forward network, a divisor of its hidden units; 1 is LoRA."
+        Count,
+        "Number K of experts per feed-forward network, a divisor of its hidden units; 1 is LoRA.",
     ] = 16
     router_temperature: Annotated[
-        Positive, "τ of the router's softmax; a large one keeps experts' weights near 1."
+        Positive,
+        "Temperature τ of the router's softmax; a large value keeps the experts' weights near 1.",
     ] = 5.0
-    fade_from: Annotated[UpToOne, "Share of the steps before the router's influence falls."] = 0.25
-    fade_to: Annotated[UpToOne, "Share of the steps after which it is 0; 0 trains without it."] = (
-        0.75
-    )
+    fade_from: Annotated[UpToOne, "Share of the steps before the router starts to fade out."] = 0.25
+    fade_to: Annotated[
+        UpToOne, "Share of the steps after which its influence is 0; 0 trains without it."
+    ] = 0.75
     init: Annotated[
         Literal["gaussian", "zero"],
-        "`zero` starts as the pretrained network, with the second factor and the router at 0; "
-        "`gaussian` draws both factors from N(0, 0.02²), as the published code does.",
+        "`zero` starts from the pretrained network, with the second factor and the router at 0; "
+        "`gaussian` draws both factors from N(0, 0.02²), as in the published code.",
     ] = "zero"
     dropout: float = 0.0
     target_modules: Annotated[
         tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions of whole names, that carry LoRA "
-        "beside the feed-forward layers; None takes all other linear layers of the same "
+        "Endings of dotted module names, or regular expressions for whole names, of layers with "
+        "LoRA besides the feed-forward layers; None means all other linear layers of the same "
         "transformer layers, which are those of the attention.",
     ] = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on factors and router; None takes {default_lr}."
+        Positive | None, "Learning rate of AdamW on factors and router; None means {default_lr}."
     ] = None
-    weight_decay: Annotated[NotNegative, "Decoupled weight decay of both."] = 0.0
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay of factors and router."] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

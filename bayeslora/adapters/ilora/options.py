@@ -37,20 +37,22 @@ class ILoRA(LoRA):
     """LoRA whose rank falls into experts that a gate weighs for each example."""
 
     name: ClassVar[str] = "ilora"
-    summary: ClassVar[str] = "LoRA split into experts, which a gate weights for each example"
-    use: ClassVar[str] = "Sequences of users or items whose examples differ in kind."
+    summary: ClassVar[str] = "LoRA split into experts that a gate weights for each example"
+    use: ClassVar[str] = "Sequences of users or items with different kinds of examples."
     source: ClassVar[str] = "Kong et al. 2024, arXiv 2408.10159"
     parameters: ClassVar[str] = "r (in + out) per layer, and num_experts (context + 1)"
 
     r: Annotated[
-        Count, "Rank of the change of every adapted weight, a multiple of `num_experts`."
+        Count, "Rank of the change of each adapted weight, a multiple of `num_experts`."
     ] = 8
-    num_experts: Annotated[Count, "Parts of the rank, each with a gate; 1 is LoRA."] = 4
+    num_experts: Annotated[
+        Count, "Number of parts of the rank, each with its own gate; 1 is LoRA."
+    ] = 4
     context: Annotated[
         Literal["auto", "history", "text"],
-        "What the gate sees of an example: its `history` of items, encoded by which items occur "
-        "together in the training rows, or the frozen backbone's feature of the `text`. `auto` "
-        "takes the history where the rows have one.",
+        "Input of the gate: the `history` of items, encoded by which items occur together in the "
+        "training rows, or the frozen backbone's feature of the `text`. `auto` means the history "
+        "if the rows have one, else the text.",
     ] = "auto"
     gate_lr_factor: Annotated[
         Positive, "Learning rate of the router, relative to that of the factors."
@@ -60,21 +62,21 @@ class ILoRA(LoRA):
         super().__post_init__()
         if self.r % self.num_experts:
             raise InputError(
-                f"r must be a multiple of num_experts, so that all experts have the same rank; got "
+                "r must be a multiple of num_experts, since all experts have the same rank; got "
                 f"r={self.r} and num_experts={self.num_experts}"
             )
 
     @property
     def no_gate(self) -> str:
         """Another gate is impossible, since this adapter has its own."""
-        return "it has one of its own there"
+        return "it already has its own gate there"
 
     def check_rows(self, rows: Any) -> None:
         """Raise InputError if `context` is `history` and the rows have no history."""
         if self.context == "history" and getattr(rows, "history", None) is None:
             raise InputError(
                 f"{rows.source}: context=history needs rows with a history of items (columns "
-                "history, candidates, answer); leave it out, and the gate sees the text"
+                "history, candidates, answer); leave context out to gate by the text"
             )
 
     def conditioning(self, sites: Sequence[Site], num_features: int) -> Conditioning:
@@ -103,7 +105,7 @@ class ILoRA(LoRA):
         if gate is None:
             raise InputError("the network was built for another adapter")
         group = {"params": list(gate.parameters()), "name": "router"}
-        rate = self.gate_lr_factor * self.learning_rate()
+        rate = self.gate_lr_factor * self.learning_rate
         router = AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)
         return build_optimizer(
             network.sites,

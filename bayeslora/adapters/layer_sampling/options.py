@@ -25,45 +25,43 @@ class LayerSampling(Options):
 
     name: ClassVar[str] = "layer_sampling"
     summary: ClassVar[str] = "train the adapters of a few randomly drawn layers at a time"
-    source: ClassVar[str] = (
-        "Pan et al. 2024, arXiv 2403.17919, for whole layers; over adapters ours"
-    )
+    source: ClassVar[str] = "Pan et al. 2024, arXiv 2403.17919, for whole layers; ours for adapters"
     parameters: ClassVar[str] = "none"
 
-    num_active: Annotated[Count, "Layers that train at a time."] = 2
+    num_active: Annotated[Count, "Number of layers that train at a time."] = 2
     interval: Annotated[
         Count | None,
-        "Optimiser steps between draws; None takes as many as give each layer about four draws, 1 "
-        "to 20.",
+        "Optimiser steps between draws; None means as many as give each layer about four draws, "
+        "1 to 20.",
     ] = None
     mode: Annotated[
         Literal["cycle", "fixed", "uniform", "weighted"],
         "How layers are drawn: `uniform` (as published), `cycle` (each layer once before any "
-        "comes again), `weighted` (more often by `weights`), or `fixed` (one draw for the whole "
-        "fit, a control).",
+        "repeats), `weighted` (in proportion to `weights`), or `fixed` (one draw for the whole "
+        "fit, as a control).",
     ] = "uniform"
     weights: Annotated[
         tuple[NotNegative, ...] | None,
-        "For `weighted`: one number >= 0 a layer, lowest layer first; a layer's share of the "
-        "draws is in proportion, up to all of them.",
+        "For `weighted`: one number >= 0 per layer, lowest layer first; a layer is drawn in "
+        "proportion to its number, at most in every draw.",
     ] = None
     state: Annotated[
         Literal["drop", "keep", "offload"],
-        "`drop` forgets the optimiser's moments of a layer that comes to rest, `keep` keeps them, "
-        "and `offload` keeps them in the CPU's memory.",
+        "Optimiser state of a layer that stops training: `drop` discards it, `keep` keeps it, "
+        "and `offload` moves it to CPU memory.",
     ] = "drop"
     ramp: Annotated[
         int,
         Range(0),
-        "Steps in which the learning rate of the layers rises after each draw; 0 for none.",
+        "Steps after each draw in which the learning rate of the drawn layers rises; 0 for none.",
     ] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.weights is None) == (self.mode == "weighted"):
             raise InputError(
-                "mode 'weighted' needs weights, one number >= 0 for each layer, and no other mode "
-                f"takes them, got mode {self.mode!r} and weights {self.weights!r}"
+                "weights must be given for mode 'weighted', one number >= 0 per layer, and for "
+                f"no other mode; got mode {self.mode!r} and weights {self.weights!r}"
             )
         if self.weights is not None and sum(map(bool, self.weights)) < self.num_active:
             raise InputError(
@@ -80,15 +78,15 @@ class LayerSampling(Options):
         self._check_active(num_layers)
         if self.weights is not None and len(self.weights) != num_layers:
             raise InputError(
-                f"weights must be {num_layers} numbers, one for each layer to draw from, got "
-                f"{len(self.weights)}"
+                f"weights must have one number for each of the {num_layers} layers to draw from, "
+                f"got {len(self.weights)}"
             )
 
     def _check_active(self, num_layers: int) -> None:
         if self.num_active > num_layers:
             raise InputError(
-                f"num_active must be from 1 to {num_layers}, the layers to draw from, got "
-                f"{self.num_active}"
+                f"num_active must be from 1 to {num_layers}, the number of layers to draw from, "
+                f"got {self.num_active}"
             )
 
     def interval_of(self, num_steps: int, num_layers: int) -> int:
@@ -115,7 +113,8 @@ def resolve_sampling(value: Any) -> LayerSampling | None:
     if isinstance(value, Adapter):
         name = type(value).__name__
         raise InputError(
-            f"{name} is an adapter (adapter={name}(...)); layer_sampling is LayerSampling"
+            f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
+            "LayerSampling"
         )
     sampling: LayerSampling = options.resolve(name, value, {name: LayerSampling})
     return sampling

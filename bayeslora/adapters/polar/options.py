@@ -31,15 +31,13 @@ class PoLAR(LowRankAdapter):
     """Two orthonormal factors around a free r × r core that starts at zero."""
 
     name: ClassVar[str] = "polar"
-    trains_long: ClassVar[bool] = True
     summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
     use: ClassVar[str] = (
         "The default. A few hundred to a few thousand labelled examples, with any last layer."
     )
     source: ClassVar[str] = "Lion, Zhang, Li & He 2025, arXiv 2506.03133"
     parameters: ClassVar[str] = "r (in + out + r) per layer"
-    default_lr: ClassVar[float] = 4e-3
-    long_lr: ClassVar[float] = 1e-2
+    default_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
         "landing_lambda": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
@@ -50,35 +48,37 @@ class PoLAR(LowRankAdapter):
     alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 32.0
     init: Annotated[
         Literal["random", "gradient"],
-        "Where the direction factors start: `random`, or at the leading singular vectors of the "
-        "loss's gradient in the frozen weight, on up to 1,000 training rows (`gradient`).",
+        "Start of the direction factors: `random`, or the leading singular vectors of the loss's "
+        "gradient with respect to the frozen weight, on up to 1,000 training rows (`gradient`).",
     ] = "random"
     target_modules: tuple[str, ...] | None = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
         Positive | None,
-        "Learning rate of the factors and of the core; None takes {default_lr}, or {long_lr} "
-        "where `fit` trains for ten epochs or more (not with `swag`, which averages its way).",
+        "Learning rate of the factors and the core; None means {default_lr}.",
     ] = None
     weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of the core, which is exactly that of the change."
+        NotNegative,
+        "Decoupled weight decay of the core, which is equivalent to that of the change.",
     ] = 0.0
     constraint: Annotated[
         Literal["euclidean-penalty", "landing", "retraction"],
         "How the direction factors are kept orthonormal: `retraction` (Riemannian AdamW, exactly "
-        "orthonormal after every step), `landing` (a field that attracts to the manifold, under "
-        "AdamW) or `euclidean-penalty` (gradient plus penalty, under AdamW).",
+        "orthonormal after every step), `landing` (AdamW with a field that attracts to the "
+        "manifold) or `euclidean-penalty` (AdamW with a penalty).",
     ] = "retraction"
-    landing_lambda: Annotated[NotNegative, "Weight of the attraction in the last two."] = 5e-3
+    landing_lambda: Annotated[
+        NotNegative, "Weight of the attraction or penalty under `landing` and `euclidean-penalty`."
+    ] = 5e-3
     absorb_every: Annotated[
         int,
         Range(0),
-        "In the last two, orthonormality is restored without changing the function every so many "
-        "steps; 0 means never.",
+        "Steps between restorations of orthonormality under `landing` and `euclidean-penalty`, "
+        "which do not change the function; 0 means never.",
     ] = 1
-    max_rotation: Annotated[Positive, "Largest step of a factor in radians under `retraction`."] = (
-        0.3
-    )
+    max_rotation: Annotated[
+        Positive, "Largest rotation of a factor per step under `retraction`, in radians."
+    ] = 0.3
 
     @property
     def scale(self) -> float:
@@ -91,9 +91,9 @@ class PoLAR(LowRankAdapter):
         if self.constraint == "retraction" or not self.absorb_every:
             return ""
         return (
-            "moving their drift past it into the core (constraint "
-            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change what the network "
-            "computes; choose constraint='retraction' or absorb_every=0"
+            "moving drift of the factors past a gate into the core (constraint "
+            f"{self.constraint!r}, absorb_every={self.absorb_every}) would change the network's "
+            "outputs; choose constraint='retraction' or absorb_every=0"
         )
 
     def start(
@@ -113,7 +113,11 @@ class PoLAR(LowRankAdapter):
     @property
     def start_alike(self) -> str:
         """A gradient gives every member nearly the same directions."""
-        return "'init=random' gives each directions of its own" if self.starts_from_rows else ""
+        return (
+            "choose init=random, which gives each member other directions"
+            if self.starts_from_rows
+            else ""
+        )
 
     def begin(self, rows: TrainingRows) -> None:
         """Initialise every site at the leading singular vectors of its weight's gradient."""
@@ -132,11 +136,11 @@ class PoLAR(LowRankAdapter):
 
         if self.constraint == "retraction":
             return RiemannianAdamW(
-                manifold_parameters(sites), lr=self.learning_rate(), max_rotation=self.max_rotation
+                manifold_parameters(sites), lr=self.learning_rate, max_rotation=self.max_rotation
             )
         return LandingAdamW(
             [site for site in sites if isinstance(site, LowRank)],
-            lr=self.learning_rate(),
+            lr=self.learning_rate,
             landing_lambda=self.landing_lambda,
             absorb_every=self.absorb_every,
             project=self.constraint == "landing",

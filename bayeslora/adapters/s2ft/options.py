@@ -36,14 +36,13 @@ class S2FT(Adapter):
     """
 
     name: ClassVar[str] = "s2ft"
-    summary: ClassVar[str] = "a few heads and channels of the weights themselves, the rest frozen"
+    summary: ClassVar[str] = "trains a few heads and channels of the weights, the rest stays frozen"
     use: ClassVar[str] = (
-        "Training single heads and channels, or merging several fits that leave each other alone."
+        "Training single heads and channels, or merging several fits that change different columns."
     )
     source: ClassVar[str] = "Yang et al. 2024, arXiv 2412.06289"
     parameters: ClassVar[str] = "out per column"
     default_lr: ClassVar[float] = 1e-2
-    long_lr: ClassVar[float] = 1e-2
     only_with: ClassVar[OnlyWith] = {
         "largest": tuple(("selection", name) for name in ("weight", *LEARNED)),
         "context_rows": tuple(("selection", name) for name in LEARNED),
@@ -51,36 +50,40 @@ class S2FT(Adapter):
 
     o_ratio: Annotated[
         UpToOne,
-        "Share of the attention heads that are trained, at least one; 0 leaves attention as it is.",
+        "Share of the attention heads to train, at least one; 0 leaves attention unchanged.",
     ] = 0.052
-    d_ratio: Annotated[UpToOne, "Share of the feed-forward channels, likewise."] = 0.02
+    d_ratio: Annotated[
+        UpToOne,
+        "Share of the feed-forward channels to train, at least one; 0 leaves them unchanged.",
+    ] = 0.02
     selection: Annotated[
         Literal["activation", "gradient", "product", "random", "weight"],
-        "`random`; or by the norm of the columns (`weight`), of the inputs that they meet on "
-        "training rows (`activation`), of both together (`product`), or of the loss's gradient "
-        "there (`gradient`).",
+        "Selection of heads and channels: `random`; or by the norm of the columns (`weight`), of "
+        "their inputs on training rows (`activation`), of both together (`product`), or of the "
+        "loss's gradient (`gradient`).",
     ] = "random"
-    largest: Annotated[bool, "Whether the largest are taken, or the smallest."] = True
+    largest: Annotated[bool, "Whether to select the largest norms; otherwise the smallest."] = True
     avoid: Annotated[
         tuple[str, ...] | None,
-        "Model directories, whose columns are left alone, so that their changes and this one can "
-        "be added to one weight. The budgets stay shares of all heads and channels.",
+        "Model directories whose columns are not selected, so that their changes and this one "
+        "can be added to the same weight. The ratios remain shares of all heads and channels.",
     ] = None
     context_rows: Annotated[
-        Count, "Training rows that are run for a selection, at most, evenly spread over them."
+        Count,
+        "Maximum number of training rows that are run for a selection, evenly spread over them.",
     ] = 1000
     target_modules: Annotated[
         tuple[str, ...] | None,
-        "Endings of dotted module names, or regular expressions of whole names; None takes the "
-        "architecture's own output and down projections. An attention output is cut into heads "
-        "and everything else into channels.",
+        "Endings of dotted module names, or regular expressions for whole names; None means the "
+        "output and down projections of the architecture. An attention output is split into "
+        "heads, any other layer into channels.",
     ] = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
-        Positive | None, "Learning rate of AdamW on the columns; None takes {default_lr}."
+        Positive | None, "Learning rate of AdamW on the columns; None means {default_lr}."
     ] = None
     weight_decay: Annotated[
-        NotNegative, "Decoupled weight decay of their change, so towards the pretrained columns."
+        NotNegative, "Decoupled weight decay of the columns towards their pretrained values."
     ] = 0.0
 
     def __post_init__(self) -> None:
@@ -97,7 +100,9 @@ class S2FT(Adapter):
     def start_alike(self) -> str:
         """All selections except `random` give every member the same columns."""
         return (
-            "" if self.selection == "random" else "'selection=random' gives each columns of its own"
+            ""
+            if self.selection == "random"
+            else "choose selection=random, which gives each member other columns"
         )
 
     def targets(self, model: nn.Module) -> list[str]:

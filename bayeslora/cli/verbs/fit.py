@@ -46,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             nargs="?",
             metavar="TRAIN",
             help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or "
-            ".npz file of images; with the --task of a known task the name of a split (default "
-            "then: train)",
+            ".npz file of images; with --task and a known task, the name of a split "
+            "(default: train)",
         ),
         parser.add_argument(
             "--validation",
             action="append",
             metavar="[NAME=]FILE",
-            help="held-out examples; they choose the epoch and the options that the posterior "
-            "chooses. With --multi-task one file per task, by its name",
+            help="held-out examples, used to choose the epoch and options of the posterior; with "
+            "--multi-task one file per task, as NAME=FILE",
         ),
         add_multi_task(parser, "TRAIN"),
         parser.add_argument("--out", metavar="DIR", help="output directory"),
@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--zero-shot",
             action="store_true",
             default=None,
-            help="use the language model's own answer, without labels; the classes are those of "
-            "--verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional",
+            help="classify with the language model itself, without training; the classes are "
+            "those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional",
         ),
         *_model_options(parser),
         *_training_options(parser),
@@ -81,27 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file with these names (train, out, batch_size, …); the command line takes "
+        help="YAML file with these options (train, out, batch_size, …); the command line takes "
         "precedence",
     )
     add_json(parser)
     parser.set_defaults(actions={option.dest: option for option in options})
-
-
-def epilog() -> str:
-    """Return the table of default epochs at the end of the help."""
-    from bayeslora.engine.epochs import epochs_table
-
-    held_out, alone = "with --validation or --hold-out", "without"
-    rows = [
-        f"  {name:<{_METHOD}} {with_rows:>{len(held_out)}}  {without:>{len(alone)}}"
-        for name, with_rows, without in epochs_table()
-    ]
-    head = f"  {'':<{_METHOD}} {held_out}  {alone}"
-    return "\n".join(["default of --epochs:", head, *rows])
-
-
-_METHOD = 16
 
 
 def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -109,31 +93,34 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         parser.add_argument(
             "--backbone",
             metavar="NAME",
-            help="smollm2-135m, minilm, dinov2-s for images, a directory or a hub id (default: "
+            help="smollm2-135m, minilm, dinov2-s (for images), a directory or a hub id (default: "
             "smollm2-135m)",
         ),
         parser.add_argument(
             "--adapter",
             metavar="NAME[:KEY=VALUE,…]",
-            help="such as polar:r=4,lr=2e-3; see `bayeslora methods` (default: polar)",
+            help="adapter and its options, such as polar:r=4,lr=2e-3; see `bayeslora methods` "
+            "(default: polar)",
         ),
         parser.add_argument(
             "--posterior",
             metavar="NAME[:KEY=VALUE,…]",
-            help="such as vbll:prior_scale=2; see `bayeslora methods` (default: vbll)",
+            help="posterior and its options, such as vbll:prior_scale=2; see `bayeslora methods` "
+            "(default: vbll)",
         ),
         parser.add_argument(
             "--max-length",
             type=number,
             metavar="N",
-            help="tokens per text, patches per image; the rest is cut off (default: 128)",
+            help="maximum number of tokens per text, or patches per image; longer inputs are "
+            "truncated (default: 128)",
         ),
         parser.add_argument(
             "--depth",
             type=number,
             metavar="N|SHARE|auto",
-            help="layers of the backbone to use: a number, a share, or auto, which decides by the "
-            "training data (default: 0.8 of a decoder's, all of an encoder's)",
+            help="layers of the backbone to use: a number, a fraction, or auto, which depends on "
+            "the training data (default: 0.8 for a decoder, all layers for an encoder)",
         ),
         parser.add_argument(
             "--template",
@@ -147,18 +134,18 @@ def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             action="append",
             type=verbaliser,
             metavar="CLASS=WORDS",
-            help="the language model's words for a class; its own answer then is the prior mean of "
-            "the last layer. 'names': the class names; 'none': a prior mean of zero (default: "
-            "names for few examples on a decoder, see docs/reading.md, else none)",
+            help="words for a class; the language model's own answer becomes the prior mean of "
+            "the last layer. 'names': the class names; 'none': a prior mean of zero "
+            "(default: names for few examples on a decoder, see docs/reading.md, else none)",
         ),
         parser.add_argument(
             "--format",
             choices=FORMATS,
-            help="multiple choice: score each option after the question (options), or list all in "
-            "the prompt and answer with a letter (letters) (default: options)",
+            help="multiple choice: score each option after the question (options), or list all "
+            "options in the prompt and answer with a letter (letters) (default: options)",
         ),
         parser.add_argument(
-            "--dtype", choices=DTYPES, help="type of the frozen weights (default: auto)"
+            "--dtype", choices=DTYPES, help="data type of the frozen weights (default: auto)"
         ),
     ]
 
@@ -169,8 +156,8 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--epochs",
             type=number,
             metavar="N",
-            help="maximum number of epochs (default: depends on adapter and posterior, see "
-            "below; printed when the fit starts)",
+            help="maximum number of epochs (default: 15 if validation data choose the epoch, else "
+            "5; fewer than 128 examples are repeated for as many steps as 128 take)",
         ),
         parser.add_argument(
             "--batch-size", type=number, metavar="N", help="examples per step (default: 16)"
@@ -179,59 +166,61 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--head-lr",
             type=number,
             metavar="X",
-            help="learning rate of a point estimate's last layer; vbll has its own (default: 0.02)",
+            help="learning rate of the last layer, for point estimates; vbll has its own "
+            "(default: 0.02)",
         ),
         parser.add_argument(
             "--patience",
             type=number,
             metavar="N",
-            help="epochs without a better validation NLL before training stops (default: 5)",
+            help="stop after N epochs without a better validation NLL (default: 5)",
         ),
         parser.add_argument(
             "--cv",
             type=number,
             metavar="K|auto",
-            help="cross-validate: hold out each of K parts from one more fit, and choose the scale "
-            "of the logits on them; 0: no cross-validation (default: auto for vbll with an adapter "
-            "and without --validation, as many of five parts as give 128 examples; else 0)",
+            help="cross-validation: fit K more times, each time holding out one part, and choose "
+            "the scale of the logits on the held-out parts; 0: no cross-validation (default: "
+            "auto for vbll with an adapter and without --validation, holding out as many "
+            "of five parts as give 128 examples; else 0)",
         ),
         parser.add_argument(
             "--keep-folds",
             action="store_true",
             default=None,
-            help="keep the fits of --cv as an ensemble, instead of one fit to all examples "
-            "(auto: five)",
+            help="keep the models of --cv as an ensemble, instead of one model fitted to all "
+            "examples (auto: five)",
         ),
         parser.add_argument(
             "--hold-out",
             type=number,
             metavar="SHARE",
-            help="share of TRAIN to use as validation data, instead of --validation and --cv",
+            help="fraction of TRAIN to use as validation data, instead of --validation and --cv",
         ),
         parser.add_argument(
             "--refit",
             action="store_true",
             default=None,
-            help="then fit to all examples, with the choices made on the data of --hold-out",
+            help="then refit to all examples, with the choices made on the data of --hold-out",
         ),
         parser.add_argument(
             "--layer-sampling",
             metavar="KEY=VALUE,…",
-            help="train only some adapted layers at a time, such as num_active=2,interval=5; "
-            "see `bayeslora methods` (default: train all)",
+            help="train only some adapted layers at a time, with options such as "
+            "num_active=2,interval=5; see `bayeslora methods` (default: train all)",
         ),
         parser.add_argument(
             "--quality-retaining",
             metavar="on|KEY=VALUE,…",
-            help="penalise logits far from the recent ones of their class, such as momentum=0.8; "
-            "see `bayeslora methods` (default: off)",
+            help="penalise logits that are far from recent logits of the same class, with options "
+            "such as momentum=0.8; see `bayeslora methods` (default: off)",
         ),
         parser.add_argument(
             "--across-tasks",
             action="store_true",
             default=None,
             help="with --multi-task: classify among the classes of all tasks, so that predictions "
-            "need no task (default: among those of the example's task)",
+            "need no task (default: among the classes of the example's task)",
         ),
         add_feature_scores(parser, "unfamiliarity, if one pass gives the features"),
         add_seed(parser, "seed of initialisation, order and draws"),
@@ -248,12 +237,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.quick:
         if args.adapter is not None:
-            raise InputError(f"--quick is --adapter none; leave --adapter {args.adapter} out")
+            raise InputError(f"--quick means --adapter none; remove --adapter {args.adapter}")
         args.adapter = "none"
     _settle_task(args)
     for name, shown in (("train", "TRAIN"), ("out", "--out")):
         if getattr(args, name) is None and not (name == "train" and args.multi_task):
-            raise InputError(f"{shown} is missing; name it here or in --config")
+            raise InputError(f"{shown} is missing; set it on the command line or in --config")
     world = current()
     world.first(partial(_check_out, args))
     _refuse_idle(args)
@@ -278,7 +267,10 @@ def run(args: argparse.Namespace) -> None:
         overwrite=bool(args.overwrite),
     )
     if args.patience is not None and args.validation is None and not args.hold_out:
-        note("--patience has no effect without --validation or --hold-out, whose NLL it watches")
+        note(
+            "--patience has no effect without --validation or --hold-out, because it monitors "
+            "the validation NLL"
+        )
     _show(args, classifier.record, time.monotonic() - began)
 
 
@@ -322,14 +314,14 @@ _IDLE_WITHOUT_LABELS = (
 def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
     if current().size > 1:
-        raise InputError("--zero-shot trains nothing; start it without torchrun or accelerate")
+        raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
     for name in (*_IDLE_WITHOUT_LABELS, *(("task", "data_dir") if args.train is None else ())):
         if getattr(args, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} has no effect with --zero-shot", code="no-effect"
             )
     if args.out is None:
-        raise InputError("--out is missing; name it here or in --config")
+        raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)
     words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
     columns = columns_for(args, None)
@@ -343,8 +335,8 @@ def _zero_shot(args: argparse.Namespace) -> None:
     are_questions = texts is not None and texts.choices is not None
     if not classes and not are_questions:
         raise InputError(
-            "--zero-shot needs classes: --verbaliser CLASS=WORDS for each, or labels in TRAIN, "
-            "of which the names alone are read"
+            "--zero-shot needs classes: pass --verbaliser CLASS=WORDS for each class, or labels "
+            "in TRAIN, of which only the names are used"
         )
 
     from bayeslora.classifier import BayesianClassifier
@@ -352,7 +344,7 @@ def _zero_shot(args: argparse.Namespace) -> None:
     began = time.monotonic()
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
     if columns.images:
-        raise InputError("--zero-shot asks a language model, which reads no images")
+        raise InputError("--zero-shot needs a language model, which cannot read images")
     classifier.zero_shot(
         None if are_questions else classes,
         texts,
@@ -395,15 +387,15 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
     rows = [("model", str(args.out))]
     if results["history"]:
         epochs = f"{results['best_epoch']} of {len(results['history'])}"
-        rows.append((f"epoch kept{whose}", epochs))
+        rows.append((f"best epoch{whose}", epochs))
     if scale := results.get("logit_scale"):
         nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
-        chosen = f"{scale['factor']:.2f} by {scale['num_rows']:,} held-out rows ({nll})"
+        chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
     if held_out := results.get("held_out"):
         scores = f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}"
         rows.append(
-            (f"{held_out['num_rows']:,} held-out rows", f"{scores}; then a fit to all rows")
+            (f"{held_out['num_rows']:,} held-out rows", f"{scores}; then refitted to all rows")
         )
     if "validation_nll" in results:
         rows += [

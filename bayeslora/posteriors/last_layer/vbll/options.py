@@ -54,69 +54,69 @@ class VBLL(Posterior):
 
     prior_scale: Annotated[
         Positive | Literal["auto", "cross-validation", "empirical-bayes", "validation"],
-        "Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` takes "
-        "the maximum of the ELBO (0.5 where means are held), and `validation` the power of 2 from "
-        "0.25 to 16 with the lowest validation NLL, or what empirical Bayes gives where there are "
-        "no validation rows; "
-        "`cross-validation` takes 8 or the maximum of the ELBO, by the NLL of five parts of the "
-        "training rows. `auto` is `cross-validation` in a fit without an adapter and validation "
-        "rows to at most 256 rows, else `empirical-bayes`.",
+        "Prior standard deviation of a logit. In the closed-form refit, `empirical-bayes` "
+        "maximises the ELBO (0.5 if the means are fixed), `validation` takes the power of 2 from "
+        "0.25 to 16 with the lowest validation NLL, or is `empirical-bayes` if there are no "
+        "validation rows, and `cross-validation` takes 8 or the maximum of the ELBO, by the NLL "
+        "of five-fold cross-validation on the training rows. `auto` is `cross-validation` in a "
+        "fit to at most 256 rows without an adapter and validation rows, else `empirical-bayes`.",
     ] = AUTO
     training_prior_scale: Annotated[
         Positive | None,
-        "Prior standard deviation of a logit while the adapter trains; None takes `prior_scale`, "
-        f"and {DEFAULT_PRIOR_SCALE:g} where that is a name.",
+        "Prior standard deviation of a logit while the adapter trains; None means `prior_scale` "
+        f"if that is a number, else {DEFAULT_PRIOR_SCALE:g}.",
     ] = None
     bound: Annotated[
         Bound,
         "Bound on the expected log-likelihood that the adapter trains against: `jensen`, "
-        "`knowles_minka`, `tilted` (the only closed form that sees covariances between classes; "
-        "the same as `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` "
+        "`knowles_minka`, `tilted` (the only closed form that uses covariances between classes; "
+        "equal to `knowles_minka` without them), `gauss_hermite` (two classes, exact) or `mc` "
         "(sampled, unbiased).",
     ] = "jensen"
-    polish_bound: Annotated[ClosedFormBound, "Bound of the final fit: any of these but `mc`."] = (
-        "knowles_minka"
-    )
+    polish_bound: Annotated[
+        ClosedFormBound, "Bound of the final fit: any of these except `mc`."
+    ] = "knowles_minka"
     polish_mean: Annotated[
         Literal["validation", "refit", "trained"],
-        "Means of the final fit. `refit`: in closed form, with the covariances. `trained`: those "
-        "of the last training step; only the covariances are refitted. `validation`: whichever of "
-        "the two has the lower validation NLL. Without validation rows, `validation` means "
-        "`refit` in `calibrate`, without an adapter, with `head_step=refit`, and in a short fit "
-        "that holds out no rows; else it means `trained`, with a higher learning rate of the "
-        "head where steps are few.",
+        "Means of the final fit. `refit`: fitted in closed form, with the covariances. "
+        "`trained`: those of the last training step; only the covariances are refitted. "
+        "`validation`: whichever of the two has the lower validation NLL. Without validation "
+        "rows, `validation` means `refit` in `calibrate`, without an adapter, with "
+        "`head_step=refit`, and in a short fit that holds out no rows; otherwise it means "
+        "`trained`, with a higher learning rate of the head if there are few steps.",
     ] = "validation"
     covariance: Annotated[
         Covariance,
         "Covariance of the weights after the closed-form refit: per class `dense`, `diagonal`, "
         "`eigenbasis` (diagonal along the eigenvectors of the features' second moment, which "
         "classes share), or `low_rank` (diagonal plus `rank` directions); `full` over all "
-        "classes. `auto` takes `dense`, or logs that it takes `eigenbasis` where a dense one would "
+        "classes. `auto` means `dense`, or `eigenbasis` (logged) if a dense covariance would "
         "take most of a minute or more than 100 MB.",
     ] = AUTO
-    rank: Annotated[Count, "Directions of a `low_rank` covariance."] = 16
+    rank: Annotated[Count, "Number of directions of a `low_rank` covariance."] = 16
     head_step: Annotated[
         HeadStep,
-        "How the head follows the adapter: `gradient` steps before each of the adapter's, one "
-        "`joint` gradient for both, or a closed-form `refit` under `bound` (under `polish_bound` "
-        "where `bound` is sampled).",
+        "How the head trains with the adapter: `gradient` steps before each step of the adapter, "
+        "one `joint` gradient for both, or a closed-form `refit` under `bound` (under "
+        "`polish_bound` if `bound` is sampled).",
     ] = "gradient"
     training_covariance: Annotated[
         TrainingCovariance, "Covariance of the weights while the adapter trains."
     ] = "diagonal"
     head_lr: Annotated[Positive, "Learning rate of the head's gradient steps."] = 5e-3
     head_steps: Annotated[
-        int, Range(1, 1000), "Gradient steps of the head for each step of the adapter."
+        int, Range(1, 1000), "Gradient steps of the head per step of the adapter."
     ] = 1
     refits_per_epoch: Annotated[
-        Count, "Closed-form refits in an epoch, where `head_step` is `refit`."
+        Count, "Closed-form refits per epoch if `head_step` is `refit`."
     ] = 2
-    num_bound_samples: Annotated[int, Range(1, 1000), "Draws of the `mc` bound."] = 16
+    num_bound_samples: Annotated[int, Range(1, 1000), "Number of draws of the `mc` bound."] = 16
     laplace_refinement: Annotated[
-        bool, "Replace the refit's covariance by the Laplace one at the same mean."
+        bool,
+        "Whether to replace the refit's covariance by the Laplace covariance at the same mean.",
     ] = False
-    link: Annotated[Link, "How logits become probabilities."] = "mc"
-    num_samples: Annotated[Draws, "Draws of the `mc` link."] = 1000
+    link: Annotated[Link, "Link from logits to probabilities."] = "mc"
+    num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "vbll"
     scales_logits: ClassVar[bool] = True
@@ -222,7 +222,7 @@ class VBLL(Posterior):
             config = replace(config, prior_scale=CROSS_VALIDATION)
         if self.polish_mean != "validation":
             return config
-        if not plan.adapter_trains or self.head_step == "refit":
+        if not plan.head_trains or self.head_step == "refit":
             return replace(config, polish_mean="refit")
         reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
         required_lr = self.head_lr * max(1.0, _REACH / reach)
@@ -268,8 +268,8 @@ def check_classes(config: VBLL, num_classes: int) -> None:
         if getattr(config, field) == "gauss_hermite" and num_classes != 2:
             alternatives = ", ".join(repr(name) for name in allowed if name != "gauss_hermite")
             raise InputError(
-                f"{field} 'gauss_hermite' is for two classes, not {num_classes}: its quadrature is "
-                f"over the one difference of two logits; choose from {alternatives}",
+                f"{field} 'gauss_hermite' needs two classes, got {num_classes}: it integrates "
+                f"over the difference of two logits; choose from {alternatives}",
                 code="option",
             )
 
@@ -279,7 +279,8 @@ def _check_seen(bound_field: str, bound: str, covariance_field: str, covariance:
         choices = CLOSED_FORM_BOUNDS if bound_field == "polish_bound" else BOUNDS
         allowed = ", ".join(sorted(set(choices) - set(MARGINAL_BOUNDS)))
         raise InputError(
-            f"{covariance_field} {covariance!r} cannot go with {bound_field} {bound!r}, which sees "
-            f"no covariance between classes and would drive it to zero; choose from {allowed}",
+            f"{covariance_field} {covariance!r} cannot be combined with {bound_field} {bound!r}, "
+            "which ignores covariances between classes and would drive them to zero; choose "
+            f"{bound_field} from {allowed}",
             code="option",
         )

@@ -40,8 +40,8 @@ def require_ivon() -> None:
     """
     if find_spec("ivon") is None:
         raise MissingAssetError(
-            "posterior 'ivon' trains with the package ivon-opt, which is not installed: "
-            "pip install bayeslora[ivon]"
+            "posterior 'ivon' needs the package ivon-opt, which is not installed: pip install "
+            "bayeslora[ivon]"
         )
 
 
@@ -112,7 +112,7 @@ def ivon_training(config: IVON, run: TrainingRun) -> WeightTraining:
     def build(parameters: list[nn.Parameter]) -> Optimizer:
         optimizer = build_ivon(
             parameters,
-            lr=config.lr or run.adapter.learning_rate() / config.clip_radius,
+            lr=config.lr or run.adapter.learning_rate / config.clip_radius,
             ess=config.ess,
             hess_init=config.hess_init,
             beta1=config.beta1,
