@@ -41,7 +41,7 @@ def test_groups_by_name_and_rate():
         key: [(group["name"], group["lr"]) for group in Problem(config).optimizer.param_groups]
         for key, config in CONFIGS.items()
     }
-    polar = [("adapter", 4e-3), ("factors", 4e-3), ("head", 0.02)]
+    polar = [("adapter", 1e-2), ("factors", 1e-2), ("head", 0.02)]
     assert names == {
         "lora": [("adapter", 3e-3), ("head", 0.02)],
         "polar": polar,
@@ -113,8 +113,8 @@ def test_steps_equal_those_of_separate_optimizers():
     """The combination adds nothing: two plain optimisers give the same bits."""
     together, apart = Problem(CONFIGS["polar"]), Problem(CONFIGS["polar"])
     site = apart.sites[0]
-    core = AdamW([site.core.weight], lr=4e-3, weight_decay=0.1)
-    factors = RiemannianAdamW([site.A.weight, site.B.weight], lr=4e-3, max_rotation=0.3)
+    core = AdamW([site.core.weight], lr=1e-2, weight_decay=0.1)
+    factors = RiemannianAdamW([site.A.weight, site.B.weight], lr=1e-2, max_rotation=0.3)
     head = AdamW(apart.head.parameters(), lr=0.02, weight_decay=0.0)
     for step in range(5):
         together.turn(step)

@@ -46,7 +46,7 @@ def test_export_and_calibrate_say_why_they_cannot(refused, world, model, tmp_pat
     assert "cannot be merged or exported" in message
     assert "depend on the input" in message
     calibrate = ["calibrate", model, world.valid, "--out", tmp_path / "out", "--quiet"]
-    assert "part of 'clora'" in refused(*calibrate, "--posterior", "laplace")
+    assert "gates of 'clora'" in refused(*calibrate, "--posterior", "laplace")
 
 
 def test_a_wrong_option_is_refused(refused, world, tmp_path):

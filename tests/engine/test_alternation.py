@@ -214,7 +214,7 @@ def test_a_refit_lowers_the_heads_own_loss(decoder):
 
 def test_a_head_without_a_closed_form_is_not_refitted(decoder):
     fit = fresh(decoder, MLE())
-    with pytest.raises(TypeError, match="not PointHead"):
+    with pytest.raises(TypeError, match="PointHead"):
         Refits(fit.network.head, 1, TrainingFeatures(fit.train))
 
 
