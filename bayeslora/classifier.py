@@ -262,7 +262,7 @@ class BayesianClassifier:
             validation: Held-out labelled data, or a mapping for several tasks. Its NLL selects the
                 epoch and the posterior's hyperparameters; without it they are fixed in advance.
             epochs: Maximum number of epochs. None uses 15 if validation data select the epoch (not
-                with `SWAG`), else 5; fewer than 128 rows are repeated for as many steps as 128
+                with `SWAG`), else 5, and more with fewer than 128 rows, for as many steps as 128
                 take.
             batch_size: Rows per step.
             head_lr: Learning rate of a point estimate's last layer; None uses 0.02. The adapter

@@ -53,7 +53,7 @@ class FitPlan:
         epochs: Passes over the training rows.
         batch_size: Rows per step.
         adapter_trains: Whether an adapter trains; otherwise only the last layer is fitted.
-        head_trains: Whether the last layer trains with it, which it does not in episodes.
+        head_trains: Whether the last layer trains with the adapter (not in few-shot episodes).
         is_validated: Whether there are validation rows.
         cross_validates: Whether cross-validation on the training rows was requested.
         holds_out: Whether cross-validation holds out any row.

@@ -157,7 +157,7 @@ def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             type=number,
             metavar="N",
             help="maximum number of epochs (default: 15 if validation data choose the epoch, else "
-            "5; fewer than 128 examples are repeated for as many steps as 128 take)",
+            "5; more with fewer than 128 examples, for as many steps as 128 take)",
         ),
         parser.add_argument(
             "--batch-size", type=number, metavar="N", help="examples per step (default: 16)"
