@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bayeslora.adapters.layer_sampling.options import resolve_sampling
-from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.adapters.registry import resolve_adapter, stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories
@@ -66,7 +66,7 @@ from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, chec
 from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors.feature_scores import options as feature_options
-from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior
+from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.predictions.writing import file_kind
@@ -1006,8 +1006,8 @@ class BayesianClassifier:
         record = fitted.record
         clf = cls(
             backbone,
-            record.adapter or "polar",
-            record.posterior,
+            stored_adapter(record.adapter) if record.adapter else "polar",
+            stored_posterior(record.posterior),
             seed=record.seed,
             max_length=record.max_length,
             depth=record.backbone.get("depth") or 1.0,

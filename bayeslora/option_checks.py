@@ -22,7 +22,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from numbers import Integral
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from bayeslora.errors import InputError, unknown_choice
 
@@ -247,7 +257,14 @@ def _either(words: Iterable[str]) -> str:
 
 
 class Options:
-    """Base of dataclasses whose annotations define the allowed values; see `check_options`."""
+    """Base of dataclasses whose annotations define the allowed values; see `check_options`.
+
+    Attributes:
+        retired: Options of earlier versions, which change nothing in a fitted model: they may stand
+            in its record.
+    """
+
+    retired: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

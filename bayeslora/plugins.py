@@ -208,15 +208,19 @@ class Catalogue(Mapping[str, type[Any]]):
         Raises:
             InputError: No installed package provides it, or an option is not allowed.
         """
-        name = None if record is None else str(record.get("name"))
-        if name is not None and name not in self:
+        if record is None:
+            return options.resolve(self.kind, None, self)
+        name = str(record.get("name"))
+        if name not in self:
             raise InputError(
                 f"the model's {self.kind} {name!r} is not built in and no installed package "
                 "provides it; install the package that does, or call "
                 f"bayeslora.register_{self.kind} on its class",
                 code="package",
             )
-        return options.resolve(self.kind, record, self)
+        retired = getattr(self[name], "retired", ())
+        current = {key: value for key, value in record.items() if key not in retired}
+        return options.resolve(self.kind, current, self)
 
     def provider(self, config: Any) -> dict[str, str]:
         """Return name and version of a method's package; empty for built-in and registered ones."""

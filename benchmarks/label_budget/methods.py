@@ -60,7 +60,7 @@ MAIN = {
 }
 """Methods in the figure."""
 
-_GRADIENT, _LOW_GRADIENT = "polar:init=gradient", "polar:init=gradient,lr=0.004"
+_GRADIENT, _LOW_GRADIENT = "polar_gradient", "polar_gradient:lr=0.004"
 METHODS = MAIN | {
     "lora-ensemble": Method("lora", "ensemble:num_members=3"),
     "lora-dropout": Method("lora", "mc_dropout"),

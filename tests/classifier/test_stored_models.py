@@ -5,6 +5,7 @@ its predictions; `tiny-llama` is their backbone, with random weights.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,20 @@ def test_predictions_are_those_of_the_day_it_was_saved(name):
         np.testing.assert_allclose(getattr(predictions, key), expected.pop(key), atol=1e-6)
     for key, values in expected.items():
         np.testing.assert_allclose(predictions.scores[key], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_record_with_an_option_that_only_trained_loads(tmp_path):
+    """PoLAR once recorded how its factors were initialised."""
+    shutil.copytree(STORED / "polar-vbll", tmp_path / "model")
+    path = tmp_path / "model" / "bayeslora.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["adapter"]["init"] = "random"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    backbone = str(STORED / "tiny-llama")
+    clf = bl.BayesianClassifier.from_pretrained(
+        tmp_path / "model", backbone=backbone, progress=False
+    )
+    assert clf.predict(toy_rows(6, seed=2)).probs.shape == (6, 3)
 
 
 def test_there_is_one_of_every_posterior_of_that_day():

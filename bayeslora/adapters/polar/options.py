@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from bayeslora.adapters.base import LowRankAdapter, TrainingRows
+from bayeslora.adapters.base import LowRankAdapter
 from bayeslora.option_checks import NotNegative, OnlyWith, Positive, Range
 
 if TYPE_CHECKING:
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.low_rank import LowRank
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
-
-_GRADIENT_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,10 @@ class PoLAR(LowRankAdapter):
         "absorb_every": (("constraint", "landing"), ("constraint", "euclidean-penalty")),
         "max_rotation": (("constraint", "retraction"),),
     }
+    retired: ClassVar[frozenset[str]] = frozenset({"init"})
 
     r: int = 8
     alpha: Annotated[Positive, "The change is multiplied by `alpha / r`."] = 32.0
-    init: Annotated[
-        Literal["random", "gradient"],
-        "Start of the direction factors: `random`, or the leading singular vectors of the loss's "
-        "gradient with respect to the frozen weight, on up to 1,000 training rows (`gradient`).",
-    ] = "random"
     target_modules: tuple[str, ...] | None = None
     num_layers: int | Literal["auto"] | None = "auto"
     lr: Annotated[
@@ -104,28 +97,6 @@ class PoLAR(LowRankAdapter):
 
         out_features, in_features = weight.shape
         return random_factors(out_features, in_features, self.r, generator)
-
-    @property
-    def starts_from_rows(self) -> bool:
-        """Whether training rows choose the directions."""
-        return self.init == "gradient"
-
-    @property
-    def start_alike(self) -> str:
-        """A gradient gives every member nearly the same directions."""
-        return (
-            "choose init=random, which gives each member other directions"
-            if self.starts_from_rows
-            else ""
-        )
-
-    def begin(self, rows: TrainingRows) -> None:
-        """Initialise every site at the leading singular vectors of its weight's gradient."""
-        from bayeslora.adapters.polar.start import gradient_factors, gradients
-
-        weight_gradients = gradients(rows.sites, lambda: rows.backward(_GRADIENT_ROWS))
-        for site, gradient in zip(rows.sites, weight_gradients, strict=True):
-            cast("LowRank", site).begin(gradient_factors(gradient, self.r))
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
         """Return the optimiser for the constraint."""

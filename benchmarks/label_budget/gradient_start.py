@@ -4,19 +4,51 @@
 
 Initially only Θ moves, by XᵀGY. Among orthonormal X and Y these capture the most of G; random ones
 capture r²/(out·in) of its squared norm. LoRA is initialised like this in Wang, Yu & Li 2024 (arXiv
-2407.05000) and Zhang, Liu & Chen 2025 (arXiv 2502.01235); with PoLAR's factors it is ours.
+2407.05000) and Zhang, Liu & Chen 2025 (arXiv 2502.01235); with PoLAR's factors it is ours. It was
+an option of PoLAR until rule 7 of the study was decided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from bayeslora.adapters.base import TrainingRows
 from bayeslora.adapters.factors import Factors, check_rank
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
+
+_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class GradientPoLAR(PoLAR):
+    """PoLAR, initialised from the gradient of the loss on up to 1,000 training rows."""
+
+    name: ClassVar[str] = "polar_gradient"
+    summary: ClassVar[str] = "PoLAR from the directions of the loss's gradient"
+
+    @property
+    def starts_from_rows(self) -> bool:
+        """Training rows choose the directions."""
+        return True
+
+    @property
+    def start_alike(self) -> str:
+        """A gradient gives every member nearly the same directions."""
+        return "choose adapter 'polar', which gives each member other directions"
+
+    def begin(self, rows: TrainingRows) -> None:
+        """Initialise every site at the leading singular vectors of its weight's gradient."""
+        weight_gradients = gradients(rows.sites, lambda: rows.backward(_ROWS))
+        for site, gradient in zip(rows.sites, weight_gradients, strict=True):
+            cast(LowRank, site).begin(gradient_factors(gradient, self.r))
 
 
 def gradient_factors(gradient: Tensor, r: int) -> Factors:

@@ -1,4 +1,4 @@
-"""PoLAR's directions from the loss: the most that orthonormal factors can capture of it."""
+"""A benchmark's directions from the loss: the most that orthonormal factors can capture of it."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar.options import PoLAR
-from bayeslora.adapters.polar.start import gradient_factors
 from bayeslora.adapters.polar.stiefel import random_factors
 from bayeslora.engine import adapter_start
 from bayeslora.engine.adapter_start import begin_adapter
+from benchmarks.label_budget.gradient_start import GradientPoLAR, gradient_factors
 
-GRADIENT = PoLAR(r=4, num_layers=2, init="gradient")
+GRADIENT = GradientPoLAR(r=4, num_layers=2)
 
 
 def started(backbone, adapter=GRADIENT):
