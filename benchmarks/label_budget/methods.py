@@ -97,4 +97,4 @@ ROWS = (
 )
 KEY = ("backbone", "task", "size", "method", "seed")
 BACKBONES = ("smollm2-135m", "minilm")
-OURS, FEWEST_TO_LEAD = "polar-vbll, cv", 128
+OURS, LONG, FEWEST_TO_LEAD = "polar-vbll, cv", "polar-vbll, long", 128

@@ -18,6 +18,9 @@ from benchmarks.label_budget.methods import (
     BEFORE,
     FEWEST_TO_LEAD,
     KEY,
+    LONG,
+    LONG_BATCH,
+    LONG_STEPS,
     MAIN,
     METHODS,
     OURS,
@@ -171,6 +174,9 @@ def _tables(stored: Stored) -> list[str]:
             stored, tasks, lambda size: size >= FEWEST_TO_LEAD
         ),
         "The same with fewer rows:": _leads(stored, tasks, lambda size: size < FEWEST_TO_LEAD),
+        f"{LONG}: {LONG_STEPS:,} steps of {LONG_BATCH} rows, nothing chosen, less each other:": (
+            _leads(stored, tasks, lambda _: True, LONG)
+        ),
     }
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
@@ -197,11 +203,15 @@ def _gains(
 
 
 def _leads(
-    stored: Stored, tasks: Sequence[str], belongs: Callable[[int], bool]
+    stored: Stored, tasks: Sequence[str], belongs: Callable[[int], bool], ours: str = OURS
 ) -> list[tuple[str, ...]]:
     sizes = {key: rows for key, rows in stored.items() if belongs(key[0])}
-    rivals = [name for name in ROWS if name != OURS]
-    return [row for name in rivals for row in _by_size(sizes, tasks, OURS, name, label=name)]
+    rivals = [name for name in ROWS if name != ours and (ours == OURS or _is_long(name))]
+    return [row for name in rivals for row in _by_size(sizes, tasks, ours, name, label=name)]
+
+
+def _is_long(name: str) -> bool:
+    return name in METHODS and METHODS[name].scheme == "long"
 
 
 def _by_size(

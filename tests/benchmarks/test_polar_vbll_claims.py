@@ -47,6 +47,17 @@ def test_gains_are_paired_and_small_files_say_nothing(tmp_path):
     assert claims[f"lower NLL than {polar_vbll.RIVALS['lora-laplace']}"].verdict == NOT_RUN
 
 
+def test_the_long_budget_has_its_own_pairs(tmp_path):
+    for seed in range(3):
+        scores = {"accuracy": 0.8, "ece": 0.1}
+        cell(tmp_path, polar_vbll.LONG, 640, seed, nll=0.4, **scores)
+        cell(tmp_path, "lora-mle, long", 640, seed, nll=0.6 + seed / 100, **scores)
+        cell(tmp_path, label_budget_methods.OURS, 640, seed, nll=0.3, **scores)
+    lead = polar_vbll.far_ahead(polar_vbll.label_budget(tmp_path, "minilm"))
+    assert lead.gains == pytest.approx((0.1, 0.11, 0.12))
+    assert lead.verdict == REPRODUCED
+
+
 def choice_rows(method, seed, *, task="openbookqa", seconds=1.0, **sets):
     cell = {"protocol": "label-budget", "task": task, "backbone": "tiny", "rows": 640}
     shared = {**cell, "method": method, "seed": seed, "split": "test", "by": None}
