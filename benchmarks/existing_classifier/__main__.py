@@ -150,7 +150,7 @@ def write_summary(out: Path) -> None:
         "as it is by default. 800 test rows. Means over seeds ± half a 95 % t interval; Δ is "
         "after − before, paired by seed. The rows are the same for every seed, so the intervals "
         "speak of the fine-tuning, not of the choice of rows. Before, and with a temperature, the "
-        "last layer has no variance to tell far text by. Made by `python "
+        "last layer has no variance to tell far OOD examples by. Made by `python "
         "-m benchmarks.existing_classifier --data-dir DIR`.",
         "",
         "| data | method | seeds | " + " | ".join([*COLUMNS, "Δ nll", "Δ ece"]) + " |",

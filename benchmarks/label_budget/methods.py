@@ -62,6 +62,8 @@ MAIN = {
 
 _GRADIENT, _LOW_GRADIENT = "polar_gradient", "polar_gradient:lr=0.004"
 METHODS = MAIN | {
+    "polar-vbll, cv 0": Method("polar", "vbll"),
+    "polar-vbll, cv 0, refitted means": Method("polar", "vbll:polish_mean=refit"),
     "lora-ensemble": Method("lora", "ensemble:num_members=3"),
     "lora-dropout": Method("lora", "mc_dropout"),
     # The default until rule 11 was decided.
@@ -70,8 +72,10 @@ METHODS = MAIN | {
     "polar-vbll, 15 epochs, folds": Method("polar", "vbll", "folds", epochs=15),
     "polar-vbll, 5 epochs at 0.004, cv": Method("polar:lr=0.004", "vbll", "cv", epochs=5),
     "polar-vbll, 5 epochs, cv": Method("polar", "vbll", "cv", epochs=5),
-    "polar-vbll, gradient start, cv": Method(_GRADIENT, "vbll", "cv", epochs=15),
-    "polar-vbll, gradient start, 5 epochs, cv": Method(_LOW_GRADIENT, "vbll", "cv", epochs=5),
+    "polar-vbll, 15 epochs, gradient start, cv": Method(_GRADIENT, "vbll", "cv", epochs=15),
+    "polar-vbll, 5 epochs at 0.004, gradient start, cv": Method(
+        _LOW_GRADIENT, "vbll", "cv", epochs=5
+    ),
     "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
     "polar-vbll, head rate of mle, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
     "lora-mle, 5 epochs, cv": Method("lora", "mle", "cv", epochs=5),

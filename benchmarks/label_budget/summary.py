@@ -28,7 +28,7 @@ from benchmarks.label_budget.methods import (
 )
 from benchmarks.lib.pools import JUDGED
 from benchmarks.lib.results import Results
-from benchmarks.lib.tables import mean_and_half, shown, table
+from benchmarks.lib.tables import mean_and_half, shown, shown_over_sets, table
 
 _WORDS = {
     "polar-vbll": "PoLAR-VBLL",
@@ -38,6 +38,7 @@ _WORDS = {
     "lora-temperature": "LoRA + temperature",
     "lora-laplace": "LoRA + Laplace",
 }
+DETECTORS = ("unfamiliarity", "mahalanobis", "max_probability", "epistemic", "logit_variance")
 _SHOWN = (-0.15, 0.5)
 _BACKBONES = {"smollm2-135m": "SmolLM2-135M", "minilm": "MiniLM"}
 _SCHEMES = (
@@ -60,10 +61,14 @@ def write_table(out: Path) -> None:
         "steps as those of 128), and at most 15 if a fifth is held out. *Before*: as `fit` was "
         "until the factor multiplied means alone, and few steps no longer meant refitted means. "
         "The figure has every pair of set, seed and size of at least "
-        f"{FEWEST_TO_LEAD} rows, their mean and its 95 % interval. Made by "
+        f"{FEWEST_TO_LEAD} rows, their mean and its 95 % interval. Intervals *over pairs* speak of "
+        "these sets: a seed's rows at one size are among its rows at the next, and scoring rows "
+        "are the same. Those *over sets* take each set as one value, so they speak of other sets, "
+        "too, and are wide. A method without `cv` is the fit of `cv` without its factor. Made by "
         "`python -m benchmarks.label_budget --data-dir DIR`, whose first lines have the rules.",
         "![NLL above that of PoLAR-VBLL, by method](leads.svg)",
     ]
+    lines += ["## Both backbones", *_pooled(out)]
     for backbone in BACKBONES:
         stored = _stored(out, backbone)
         if stored:
@@ -161,7 +166,7 @@ def _tables(stored: Stored) -> list[str]:
             over_sets = f"{mean(full):.3f}" if len(full) == len(tasks) else ""
             fits = mean(row["fits"] for cell in cells for row in cell)
             rows.append((str(size), name, *written, over_sets, f"{fits:.0f}"))
-    head = ("", "rows", *tasks, "all, ± half a 95 % interval")
+    head = ("", "rows", *tasks, "over pairs, ± half a 95 % interval", "over sets")
     gaps = {
         "Scale by cross-validation less none, nats a row, paired by set and seed:": _gains(
             stored, tasks, ", cv", ""
@@ -178,10 +183,91 @@ def _tables(stored: Stored) -> list[str]:
             _leads(stored, tasks, lambda _: True, LONG)
         ),
     }
+    detected = _detection(stored)
+    by_score = table(("unusual rows", "set", "rows", *DETECTORS, "fits"), detected)
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
+        *((f"AUROC of {OURS} by uncertainty:", by_score) if detected else ()),
         *(part for words, rows in gaps.items() if rows for part in (words, table(head, rows))),
     ]
+
+
+_QUESTIONS = (
+    ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (128, 640)),
+    ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (32,)),
+    (
+        "LoRA with 15 epochs minus PoLAR-VBLL, both with cv",
+        ("lora-mle, 15 epochs, cv", OURS),
+        (32,),
+    ),
+    (
+        "LoRA, 5 epochs (ten steps) minus 15",
+        ("lora-mle, 5 epochs, cv", "lora-mle, 15 epochs, cv"),
+        (32,),
+    ),
+    ("PoLAR-VBLL without the scale minus with it", ("polar-vbll", OURS), (32, 128, 640)),
+    (
+        "PoLAR-VBLL with refitted means, cv 0, minus cv 0",
+        ("polar-vbll, cv 0, refitted means", "polar-vbll, cv 0"),
+        (8,),
+    ),
+    (
+        "PoLAR-VBLL with refitted means, cv 0, minus cv 0",
+        ("polar-vbll, cv 0, refitted means", "polar-vbll, cv 0"),
+        (32, 128),
+    ),
+    ("PoLAR-VBLL, cv: 15 epochs minus 5", ("polar-vbll, 15 epochs, cv", OURS), (128, 640)),
+    (
+        "PoLAR-VBLL, 15 epochs, cv: random minus gradient start",
+        ("polar-vbll, 15 epochs, cv", "polar-vbll, 15 epochs, gradient start, cv"),
+        (128,),
+    ),
+    ("PoLAR-VBLL, cv minus folds", (OURS, "polar-vbll, folds"), (128,)),
+    ("LoRA, cv minus folds", ("lora-mle, cv", "lora-mle, folds"), (128,)),
+)
+"""Pairs of methods whose difference the documentation quotes, and the numbers of rows."""
+
+
+def _pooled(out: Path) -> list[str]:
+    """Return differences over the pairs of both backbones, and detection by each score."""
+    lines = []
+    for words, (first, second), sizes in _QUESTIONS:
+        by_score = []
+        num_pairs = 0
+        for score in ("nll", "accuracy", "ece"):
+            by_task: dict[str, list[float]] = {}
+            for backbone in BACKBONES:
+                stored = _stored(out, backbone)
+                for task in sorted({task for *_, task in stored}):
+                    for size in sizes:
+                        by_task.setdefault(task, []).extend(
+                            _paired(stored, size, task, first, second, score=score)
+                        )
+            pairs = [gap for gaps in by_task.values() for gap in gaps]
+            num_pairs = len(pairs)
+            by_score.append(shown(pairs))
+            if score == "nll":
+                by_score.append(shown_over_sets(list(by_task.values())))
+        if num_pairs:
+            rows = ", ".join(map(str, sizes))
+            lines.append((words, rows, str(num_pairs), *by_score))
+    head = ("difference", "rows", "pairs", "NLL over pairs", "NLL over sets", "accuracy", "ECE")
+    return ["± is half a 95 % interval.", table(head, lines)]
+
+
+def _detection(stored: Stored) -> list[tuple[str, ...]]:
+    """Return the mean AUROC of each kind of out-of-distribution rows by score, for `OURS`."""
+    rows = []
+    for (size, method, task), fits in sorted(stored.items(), key=lambda item: item[0][::2]):
+        for kind in ("far", "near"):
+            scored = [[fit.get(f"{kind} {score}") for fit in fits] for score in DETECTORS]
+            if method == OURS and None not in scored[0]:
+                means = [
+                    f"{mean(value for value in values if value is not None):.3f}"
+                    for values in scored
+                ]
+                rows.append((kind, task, str(size), *means, str(len(fits))))
+    return sorted(rows)
 
 
 def _cell(rows: list[dict[str, float]]) -> str:
@@ -219,22 +305,31 @@ def _by_size(
 ) -> list[tuple[str, ...]]:
     """Return differences in NLL at each size, and over all sizes."""
     rows = []
-    pooled: list[float] = []
+    pooled: dict[str, list[float]] = {task: [] for task in tasks}
     for size in sorted({size for size, *_ in stored}):
         by_task = {task: _paired(stored, size, task, ours, theirs) for task in tasks}
         gaps = [gap for task_gaps in by_task.values() for gap in task_gaps]
-        pooled += gaps
         if gaps:
             written = [
                 f"{mean(task_gaps):+.3f}" if task_gaps else "" for task_gaps in by_task.values()
             ]
-            rows.append((label, str(size), *written, shown(gaps)))
-    return [*rows, (label, "all", *([""] * len(tasks)), shown(pooled))] if len(rows) > 1 else rows
+            rows.append(
+                (label, str(size), *written, shown(gaps), shown_over_sets(by_task.values()))
+            )
+            for task, task_gaps in by_task.items():
+                pooled[task] += task_gaps
+    if len(rows) < 2:
+        return rows
+    every = [gap for gaps in pooled.values() for gap in gaps]
+    whole = (label, "all", *([""] * len(tasks)), shown(every), shown_over_sets(pooled.values()))
+    return [*rows, whole]
 
 
-def _paired(stored: Stored, size: int, task: str, ours: str, theirs: str) -> list[float]:
+def _paired(
+    stored: Stored, size: int, task: str, ours: str, theirs: str, *, score: str = "nll"
+) -> list[float]:
     first, second = (
-        {row["seed"]: row["nll"] for row in stored.get((size, method, task), [])}
+        {row["seed"]: row[score] for row in stored.get((size, method, task), [])}
         for method in (ours, theirs)
     )
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]

@@ -4,7 +4,7 @@ A claim has one gain per seed (or layer, or repeat), paired if there is a rival.
 support the claim.
 
     reproduced                 the 95 % t interval of the mean gain lies above 0
-    reproduced in direction    the mean gain is above 0, the interval is not
+    in direction only          the mean gain is above 0, the interval is not: no clear difference
     not reproduced             the mean gain is not above 0, the interval does not lie below
     contradicted               the interval lies below 0
     too few                    fewer than three gains, unless they are exact
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from benchmarks.lib.tables import mean_and_half, shown, table
 
 REPRODUCED = "reproduced"
-IN_DIRECTION = "reproduced in direction"
+IN_DIRECTION = "in direction only"
 NOT_REPRODUCED = "not reproduced"
 CONTRADICTED = "contradicted"
 TOO_FEW = "too few"

@@ -1,4 +1,4 @@
-"""Do the text's own tokens tell far text better than the token that the head reads?
+"""Do the text's own tokens tell far OOD examples better than the token that the head reads?
 
 In a template the head reads the frame's last token, whose state is made for the class and is much
 alike in all rows. Here states of the finished fit are pooled over the text's own tokens as well,
@@ -175,7 +175,7 @@ def write_table(out: Path) -> None:
         (len(areas) for by_column in cells.values() for areas in by_column.values()), default=0
     )
     lines = [
-        "# Far text by the states of its own tokens",
+        "# Far OOD examples by the states of its own tokens",
         "AUROC of out-of-distribution rows against rows of the set, PoLAR-VBLL with 640 rows, "
         f"means of up to {count} seeds; `template`: the default reading, `raw`: all layers of the "
         "text alone. "
