@@ -108,7 +108,7 @@ def _preamble() -> str:
         "SmolLM2-135M, every adapter at its default size in the last 6 of 30 layers, 640 training, "
         "320 validation and 500 test rows, 250 rows of each out-of-distribution set, at most "
         f"{MAX_LENGTH} tokens a text, at most {EPOCHS} epochs, where `fit` would take 15: what "
-        "needs more is at a loss. bfloat16, but for LISA, which trains and so computes in float32. "
+        "needs more epochs is at a disadvantage. bfloat16, except LISA, which trains in float32. "
         "Epoch, learning rate (with one seed: the better of two, then on in its direction until "
         f"one is worse, at most {MOST_RATES}) and the posterior's own number are chosen by "
         "validation NLL. Values are means over seeds ± half a 95 % t "

@@ -85,10 +85,11 @@ def write_summary(out: Path) -> None:
         "is not before the last step; loss on passages at a loss on questions that both reach, "
         "minus LoRA's.\n\n" + _best_table(runs, base),
         "## Forgetting by the rival's rate\n\n"
-        f"What {GENTLEST}, at its best rate, forgets less than a rival at each of the rival's "
-        "rates, in nats on passages where both are at the same loss on questions, half-way "
-        "between the two lowest of the one that learned less: the lower the rate, the less is "
-        "learned and forgotten by then.\n\n" + _forgetting_table(runs, base),
+        f"How much less {GENTLEST} forgets at its best rate than each rival at each of its rates: "
+        "the difference of their losses on passages, in nats, when both have the same loss on "
+        "questions. That loss lies half-way between the two lowest of the adapter that learned "
+        "less. At a lower rate, less is learned and forgotten by then.\n\n"
+        + _forgetting_table(runs, base),
         "## Claims\n\n" + claims_table(claims(out)),
     ]
     with atomic_file(out / "summary.md") as temporary:

@@ -1,7 +1,7 @@
 """Which bound and which head step should be the default of PoLAR-VBLL?
 
 One fit for each (bound in the adapter's loss, head step) on each data set and seed; after every
-epoch the dense Knowles-Minka polish is fitted to the training features and scored by validation
+epoch the dense Knowles-Minka refit is fitted to the training features and scored by validation
 NLL. Nothing here looks at a test row.
 
     python -m benchmarks.head_steps --data-dir DIR
@@ -123,10 +123,11 @@ def write_summary(out: Path) -> None:
         "# Head steps of PoLAR-VBLL",
         "",
         f"Validation NLL in nats, {EPOCHS} epochs on 640 rows, {MAX_LENGTH} tokens, bfloat16. "
-        "Every state is scored under the dense Knowles-Minka polish. Best and last are over the "
-        "epochs scored; the prior scale of the polish is chosen on the same validation rows "
-        "(columns 4 to 6), is 2 (column 7), or is empirical Bayes (column 8), which look at no "
-        "validation row. Made by `python -m benchmarks.head_steps --data-dir DIR`.",
+        "Every state is scored after a dense closed-form refit under the Knowles-Minka bound. "
+        "Best and last are over the epochs scored; the prior scale of that refit is chosen on the "
+        "same validation rows (columns 4 to 6), is 2 (column 7), or is empirical Bayes (column 8), "
+        "which look at no validation row. "
+        "Made by `python -m benchmarks.head_steps --data-dir DIR`.",
         "",
         "| data | bound, head step, prior scale in training | seeds | best (epochs) | mean | last "
         "| last, scale 2 | last, empirical Bayes | last, as trained |",

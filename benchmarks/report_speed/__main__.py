@@ -69,10 +69,10 @@ def summary(result: dict[str, Any]) -> str:
     return (
         "# Time and memory of a report\n\n"
         f"`bayeslora report` on a Parquet file of {result['rows']:,} rows and {result['classes']}"
-        " classes with ids and labels, 1,000 resamples, all of the program from start to end:"
-        f" **{median(seconds):.1f} s** by the clock, the median of {len(seconds)} runs"
-        f" ({min(seconds):.1f} to {max(seconds):.1f}; allowed are {LIMIT:g}), on a machine of two"
-        f" cores that did nothing else. At most {result['peak_gib']:.2f} GiB of resident memory;"
+        " classes with ids and labels, 1,000 resamples, the whole command:"
+        f" **{median(seconds):.1f} s** of wall time, the median of {len(seconds)} runs"
+        f" ({min(seconds):.1f} to {max(seconds):.1f}; the limit is {LIMIT:g}), on an idle machine"
+        f" with two cores. At most {result['peak_gib']:.2f} GiB of resident memory;"
         f" the report is {result['report_mb']:.1f} MB."
         " Made by `python -m benchmarks.report_speed`.\n"
     )

@@ -224,14 +224,10 @@ class VBLL(Posterior):
             return config
         if not plan.head_trains or self.head_step == "refit":
             return replace(config, polish_mean="refit")
-        reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
-        required_lr = self.head_lr * max(1.0, _REACH / reach)
-        is_default = self.head_lr == VBLL.head_lr
-        may_rise = is_default and plan.epochs >= _ENOUGH_EPOCHS
-        grown = reach >= _REACH or (may_rise and required_lr <= _FASTEST_HEAD)
-        if not (grown or plan.holds_out):
-            return replace(config, polish_mean="refit")
-        rate = min(_FASTEST_HEAD, required_lr) if is_default else self.head_lr
+        rate = self.head_lr
+        if rate == VBLL.head_lr:
+            reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
+            rate = min(_FASTEST_HEAD, rate * max(1.0, _REACH / reach))
         return replace(config, head_lr=rate, polish_mean="trained")
 
     def _reach(self, num_rows: int, batch_size: int) -> float:
