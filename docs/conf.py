@@ -68,6 +68,8 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
+# Single backticks in docstrings are code.
+default_role = "code"
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 
