@@ -172,7 +172,7 @@ def load_backbone(
     probe = torch.zeros(1, 2, dtype=torch.long, device=target)
     with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
-            check_vision(name, backbone)
+            check_vision(name, model, tokenizer)
         else:
             model(input_ids=probe, attention_mask=torch.ones_like(probe))
     return backbone

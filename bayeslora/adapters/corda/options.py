@@ -46,9 +46,7 @@ class CorDA(LowRankAdapter):
     default_lr: ClassVar[float] = 3e-3
 
     r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
-    ] = None
+    alpha: float | None = None
     mode: Annotated[
         Literal["ipm", "kpm"],
         "`ipm` (instruction-previewed) trains the directions that matter most on the context, "
@@ -87,11 +85,6 @@ class CorDA(LowRankAdapter):
                 "mode 'kpm' preserves what a context needs, and no context is given; set "
                 "context=FILE, or a list of texts in Python"
             )
-
-    @property
-    def scale(self) -> float:
-        """The factor s in front of the product of the factors."""
-        return 1.0 if self.alpha is None else self.alpha / self.r
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,12 +23,14 @@ from torch.nn import functional as F
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bayeslora.adapters.emtal.experts import FFN, balanced_clusters
-from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.layers import trained_layer
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
 from bayeslora.errors import InputError
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.emtal.options import EMTAL
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from bayeslora.posteriors.last_layer.gvbll.density import (
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 from bayeslora.posteriors.mahalanobis import TiedGaussian
-from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.point import AroundPoint
 
 _MEASURED = ("inflation", "label_bound")
 
@@ -58,18 +58,8 @@ class GVBLLHead(AroundPoint):
     inflation: Tensor
     label_bound: Tensor
 
-    def __init__(
-        self,
-        config: GVBLL,
-        num_features: int,
-        num_classes: int,
-        *,
-        mean_sq_norm: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm))
-        self.config = config
-        self.seed = seed
+    def __init__(self, config: GVBLL, num_features: int, num_classes: int, **options: Any) -> None:
+        super().__init__(config, num_features, num_classes, **options)
         self.gaussian: TiedGaussian | None = None
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
         for name in _MEASURED:

@@ -18,7 +18,6 @@ from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
 from bayeslora.posteriors.last_layer.algebra import RowSpace, bounding_factor, precision_factor
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
-from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import AnyTarget
 
 _ITERATIONS = 500
@@ -90,11 +89,6 @@ class SharedTarget:
 
 class SharedNUTSHead(NUTSHead):
     """The Markov chain reference for options: features are [N, C, d]."""
-
-    def __init__(
-        self, config: NUTS, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> None:
-        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         centre = self._prior_mean().cpu()

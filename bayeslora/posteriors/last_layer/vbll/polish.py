@@ -25,7 +25,7 @@ from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll.ascent import Ascent, State
 from bayeslora.posteriors.last_layer.vbll.bounds import curvature
-from bayeslora.posteriors.last_layer.vbll.covariance import Covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Problem
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES
 from bayeslora.posteriors.last_layer.vbll.options import CROSS_VALIDATION, PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.scores import nll
@@ -111,13 +111,8 @@ class Polished:
         logits = self._rows.logits(self.mean)
         zeros = torch.zeros_like(self._state.blocks.train_covariance)
         weights = curvature(logits, zeros, logits.softmax(-1))
-        blocks = self.family.blocks(
-            inside,
-            weights,
-            1 / self.prior_variance,
-            rank=self._rank,
-            previous=self._state.blocks,
-        )
+        precision, previous = 1 / self.prior_variance, self._state.blocks
+        blocks = self.family.blocks(Problem(inside, weights, precision, self._rank, previous))
         return replace(self, _state=replace(self._state, blocks=blocks, weights=weights))
 
     @property
