@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from bayeslora import options
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.option_checks import (
     BelowOne,
     Count,
@@ -431,15 +431,13 @@ class LowRankAdapter(Adapter):
 
         starts = []
         for name, host in hosts.items():
-            try:
+            with located(name):
                 # A start from the weight costs a decomposition; a random one costs nothing.
                 starts.append(
                     blank_factors(host.out_features, host.in_features, self.r)
                     if blank and self.from_weight
                     else self.start(host.weight, generator, (moments or {}).get(name))
                 )
-            except InputError as error:
-                raise error.within(name) from None
         return [
             LowRank(name, host, factors, self.scale, self.dropout)
             for (name, host), factors in zip(hosts.items(), starts, strict=True)

@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
-from bayeslora.backbones.kept_states import load_states, save_states
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, spans_of
+from bayeslora.backbones.prefix import (
+    LayerSplit,
+    PrefixStates,
+    compute_prefix,
+    load_states,
+    save_states,
+    spans_of,
+)
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
     Batch,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from bayeslora.adapters.base import LowRankAdapter, TrainingRows
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, UpToOne
 
 if TYPE_CHECKING:
@@ -165,9 +165,6 @@ class CorDA(LowRankAdapter):
         moments = rows.moments(self.context_rows, context)
         warn_of_few(moments)
         for site in rows.sites:
-            try:
-                cast("LowRank", site).begin(
-                    self.start(site.weight, Generator(), moments[site.name])
-                )
-            except InputError as error:
-                raise error.within(site.name) from None
+            with located(site.name):
+                factors = self.start(site.weight, Generator(), moments[site.name])
+                cast("LowRank", site).begin(factors)

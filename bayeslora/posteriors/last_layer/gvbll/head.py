@@ -79,20 +79,14 @@ class GVBLLHead(AroundPoint):
         """
         check_fit(train, validation)
         config = self.config if choose_prior else _unchosen(self.config)
-        classes, size = self.point.weight.shape
         train = train.double()
-        labels, device = train.targets, train.values.device
-        scatter = Scatter.of(train.values, labels, classes, config.prior_rows)
+        labels = train.targets
+        scatter = Scatter.of(train.values, labels, len(self.counts), config.prior_rows)
         shrinkage, inflation = choose(config, train, scatter, validation)
         values, floor = scatter.shrunk(shrinkage)
-        gaussian = TiedGaussian(classes, size, len(values)).to(device)
-        gaussian.means.copy_(scatter.means)
-        # Contiguous, as when loaded: products of other layouts differ in the last bit.
-        gaussian.directions = scatter.directions.contiguous()
-        gaussian.precisions.copy_(1 / (inflation * values))
-        gaussian.beyond.fill_(1 / (inflation * floor))
-        gaussian.shrinkage.fill_(shrinkage)
-        self.gaussian = gaussian
+        self.gaussian = gaussian = TiedGaussian.of(
+            scatter.means, scatter.directions, inflation * values, inflation * floor, shrinkage
+        )
         self.counts.copy_(scatter.counts)
         self.inflation.fill_(inflation)
         bound = label_bound(self._distances(gaussian, train), labels)
