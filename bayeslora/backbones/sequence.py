@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.classifier_source import class_names, open_classifier
@@ -81,10 +79,8 @@ class SequenceEncoder(FinalLayerEncoder):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        choices: Sequence[Sequence[str]] | None = None,
-        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
-        keep: bool = False,
+        **_: Any,
     ) -> PreparedTexts:
         """Tokenise texts like the classifier's owner, without running the model."""
         tokens = tokenise(
@@ -209,7 +205,7 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
     Raises:
         InputError: The final layer's output differs from the classifier's logits.
     """
-    encoder = _probing(classifier, "right")
+    encoder = SequenceEncoder(replace(classifier, padding="right"), max_length=32)
     alone = []
     for text in UNEQUAL_TEXTS:
         features, logits = encoder.run(_probe(encoder, [text]))
@@ -226,10 +222,6 @@ def _checked(classifier: SequenceClassifier) -> SequenceClassifier:
         classifier.backbone.name,
     )
     return replace(classifier, padding="none")
-
-
-def _probing(classifier: SequenceClassifier, padding: Padding) -> SequenceEncoder:
-    return SequenceEncoder(replace(classifier, padding=padding), max_length=32)
 
 
 def _probe(encoder: SequenceEncoder, texts: Sequence[str]) -> Batch:

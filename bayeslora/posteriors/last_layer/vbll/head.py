@@ -205,10 +205,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             self.prior_mean,
             self.families,
         )
-        polished = polisher.fit(
-            self._start(train, *self._posterior()),
-            trained=self._trained(train),
-        )
+        trained = self._start(train, self.mean, self.covariance) if self._is_trained() else None
+        polished = polisher.fit(self._start(train, *self._posterior()), trained)
         if not polished.converged:
             logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))
         # Contiguous, as when loaded: products of other layouts differ in the last bit.
@@ -364,10 +362,6 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         }
         tensors = {name: part for name, part in parts.items() if part is not None}
         return self.fitted_mean, self._family.of_tensors(tensors)
-
-    def _trained(self, rows: Features) -> Start | None:
-        """Return the trained posterior; None if training never moved the means."""
-        return self._start(rows, self.mean, self.covariance) if self._is_trained() else None
 
     def _is_trained(self) -> bool:
         """Return whether the means ever left the prior mean."""
