@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from bayeslora import VBLL, Ensemble, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.feature_scores import nearest
+from bayeslora.posteriors.feature_scores import fitted as nearest
 from bayeslora.posteriors.feature_scores.fitted import FeatureScores, NearestRows
 from bayeslora.posteriors.feature_scores.options import (
     FEATURE_SCORES,
