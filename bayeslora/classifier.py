@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bayeslora.adapters.layer_sampling.options import resolve_sampling
-from bayeslora.adapters.registry import resolve_adapter, stored_adapter
+from bayeslora.adapters.registry import resolve_adapter, resolve_sampling, stored_adapter
 from bayeslora.adapters.spectrum import SiteSpectrum
 from bayeslora.backbones.depth import Depth, check_depth
 from bayeslora.backbones.embedded import directories

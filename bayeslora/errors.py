@@ -6,7 +6,8 @@ one or two lines naming the file, the row, the column, the value and the allowed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from bayeslora.plain_text import quoted
@@ -109,6 +110,15 @@ class InputError(ValueError):
     def within(self, location: object) -> InputError:
         """Return the same error with its location at the start of the message."""
         return InputError(f"{location}: {self}", code=self.code)
+
+
+@contextmanager
+def located(location: object) -> Iterator[None]:
+    """Put a location at the start of the message of an `InputError` that is raised within."""
+    try:
+        yield
+    except InputError as error:
+        raise error.within(location) from None
 
 
 class FailedError(RuntimeError):

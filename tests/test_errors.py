@@ -9,8 +9,7 @@ import pytest
 from refusal import refused
 
 import bayeslora
-from bayeslora.adapters.layer_sampling.options import resolve_sampling
-from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.adapters.registry import resolve_adapter, resolve_sampling
 from bayeslora.errors import CODES, DivergedError, InputError, MissingAssetError, RowError
 from bayeslora.posteriors.registry import resolve_posterior
 

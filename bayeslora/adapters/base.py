@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from bayeslora import options
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.option_checks import (
     BelowOne,
     Count,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.layer_sampling.options import LayerSampling
     from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
-    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
     from bayeslora.adapters.site import Site
     from bayeslora.adapters.stats import SecondMoment
     from bayeslora.conditioning import Conditioning
@@ -364,25 +363,13 @@ class Adapter(Options):
         """
         return ()
 
-    def optimizer(
-        self,
-        network: Adapted,
-        head_parameters: Iterable[nn.Parameter],
-        head_lr: float,
-        *,
-        more: Iterable[nn.Parameter] = (),
-        euclidean: Euclidean | None = None,
-    ) -> AlternatingOptimizer:
-        """Return the optimiser of an adapted network; see `optimizers.build_optimizer`.
+    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
+        """Return optimisers, with named groups, of what is trained besides the sites.
 
         Raises:
-            InputError: Nothing is trainable, or the network was built for another adapter.
+            InputError: The network was built for another adapter.
         """
-        from bayeslora.adapters.optimizers import build_optimizer
-
-        return build_optimizer(
-            network.sites, head_parameters, self, head_lr, more=more, euclidean=euclidean
-        )
+        return ()
 
     def manifold_optimizer(self, sites: Sequence[Site]) -> Optimizer:
         """Return the optimiser, with one group, of the parameters on a manifold.
@@ -405,10 +392,14 @@ class LowRankAdapter(Adapter):
     has_factors: ClassVar[bool] = True
     r: Annotated[Count, "Rank of the change of each adapted weight."] = 1
 
+    alpha: Annotated[
+        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
+    ] = None
+
     @property
     def scale(self) -> float:
         """The factor s in front of the product of the factors."""
-        raise NotImplementedError
+        return 1.0 if self.alpha is None else self.alpha / self.r
 
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
@@ -440,15 +431,13 @@ class LowRankAdapter(Adapter):
 
         starts = []
         for name, host in hosts.items():
-            try:
+            with located(name):
                 # A start from the weight costs a decomposition; a random one costs nothing.
                 starts.append(
                     blank_factors(host.out_features, host.in_features, self.r)
                     if blank and self.from_weight
                     else self.start(host.weight, generator, (moments or {}).get(name))
                 )
-            except InputError as error:
-                raise error.within(name) from None
         return [
             LowRank(name, host, factors, self.scale, self.dropout)
             for (name, host), factors in zip(hosts.items(), starts, strict=True)

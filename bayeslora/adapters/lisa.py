@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -13,9 +13,9 @@ from bayeslora.option_checks import Count, NotNegative
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
-    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
 
 
 @dataclass(frozen=True)
@@ -81,28 +81,12 @@ class LISA(LayerSampling, Adapter):
         """Return the index of the lowest trainable layer."""
         return 0 if self.num_layers is None else max(0, num_layers - self.num_layers)
 
-    def optimizer(
-        self,
-        network: Adapted,
-        head_parameters: Iterable[nn.Parameter],
-        head_lr: float,
-        *,
-        more: Iterable[nn.Parameter] = (),
-        euclidean: Euclidean | None = None,
-    ) -> AlternatingOptimizer:
-        """Return AdamW on all trainable parameters and the head; see `full_optimizer`.
+    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
+        """Return AdamW on all trainable parameters.
 
         Raises:
             InputError: The network was built for another adapter.
         """
-        from bayeslora.adapters.layer_sampling.whole_layers import full_optimizer
-
         if network.full is None:
             raise InputError("the network was not built for adapter 'lisa'")
-        return full_optimizer(
-            network.full,
-            head_parameters,
-            lr=self.learning_rate,
-            head_lr=head_lr,
-            weight_decay=self.weight_decay,
-        )
+        return [network.full.optimizer(self.learning_rate, self.weight_decay)]

@@ -21,6 +21,14 @@ Euclidean = Callable[[list[nn.Parameter]], Optimizer]
 """From parameters to their optimiser, with one group."""
 
 
+def closure_loss(closure: Callable[[], float] | None) -> float | None:
+    """Return what the closure of an optimiser's step returns, if there is one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class AlternatingOptimizer(Optimizer):
     """Several optimisers behind the interface of one.
 
@@ -49,10 +57,7 @@ class AlternatingOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the adapter's parameters; return the closure's loss if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         for inner in self._adapter:
             inner.step()
         return loss

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.peft_targets import Targets, read_targets
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.files import read_json
 from bayeslora.patterns import check_patterns, pattern_options
 from bayeslora.peft_layout import (
@@ -93,7 +93,8 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
     tensors, modules_to_save = _split(folder / WEIGHTS_FILE, _read_weights(folder))
     _check_pairs(folder / WEIGHTS_FILE, tensors)
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
-    targets = _targets(folder / CONFIG_FILE, options)
+    with located(folder / CONFIG_FILE):
+        targets = read_targets(options)
     check_patterns(str(folder / CONFIG_FILE), pattern_options(options), paths)
     is_pissa = options.get("init_lora_weights") == EXACT_PISSA
     ranks, alphas = _of_layers(options, "r", paths), _of_layers(options, "lora_alpha", paths)
@@ -116,13 +117,6 @@ def read_peft(directory: str | Path) -> PeftCheckpoint:
         modules_to_save,
         embedded_base(folder) or options.get("base_model_name_or_path"),
     )
-
-
-def _targets(path: Path, options: dict[str, Any]) -> Targets | None:
-    try:
-        return read_targets(options)
-    except InputError as error:
-        raise error.within(path) from None
 
 
 def _scale(options: dict[str, Any], alpha: float, rank: float) -> float:

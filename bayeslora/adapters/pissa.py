@@ -42,9 +42,7 @@ class PiSSA(LowRankAdapter):
     default_lr: ClassVar[float] = 1e-3
 
     r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
-    ] = None
+    alpha: float | None = None
     niter: Annotated[
         Annotated[int, Range(0, 1000)] | None,
         "Power iterations of a randomised singular value decomposition; a few are enough. None "
@@ -58,11 +56,6 @@ class PiSSA(LowRankAdapter):
     weight_decay: Annotated[
         NotNegative, "Decoupled weight decay of both factors towards their initial values."
     ] = 0.0
-
-    @property
-    def scale(self) -> float:
-        """The factor s in front of the product of the factors."""
-        return 1.0 if self.alpha is None else self.alpha / self.r
 
     def start(
         self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from bayeslora import options
 from bayeslora.adapters.amt.options import AMT
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.frozen import Frozen
 from bayeslora.adapters.ilora.options import ILoRA
+from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.adapters.lisa import LISA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
@@ -87,3 +89,26 @@ def table_name(recorded: Mapping[str, Any]) -> str:
     """
     known = CATALOGUE.get(str(recorded["name"]))
     return str(recorded["name"] if known is None else known.table_name(recorded))
+
+
+def resolve_sampling(value: Any) -> LayerSampling | None:
+    """Return the options given as an object, a mapping or text such as `num_active=2`.
+
+    Raises:
+        InputError: An option or its value is invalid.
+    """
+    if value is None:
+        return None
+    name = LayerSampling.name
+    if isinstance(value, str):
+        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
+    elif isinstance(value, Mapping):
+        value = {"name": name, **value}
+    if isinstance(value, Adapter):
+        name = type(value).__name__
+        raise InputError(
+            f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
+            "LayerSampling"
+        )
+    sampling: LayerSampling = options.resolve(name, value, {name: LayerSampling})
+    return sampling

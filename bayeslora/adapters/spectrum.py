@@ -70,17 +70,7 @@ class SiteSpectrum:
 def spectrum(site: Site) -> SiteSpectrum:
     """Return the statistics of one site, computed in float64."""
     values = singular_values(site)
-    norm = float(torch.linalg.vector_norm(values))
-    frozen = float(torch.linalg.vector_norm(site.weight.detach().double()))
-    return SiteSpectrum(
-        site.name,
-        tuple(values.tolist()),
-        norm,
-        norm / frozen if frozen else math.nan,
-        _stable_rank(values),
-        drift(site),
-        site.is_gated,
-    )
+    return _spectrum(site.name, values, site.weight.detach().double(), drift(site), site.is_gated)
 
 
 def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
@@ -90,17 +80,20 @@ def full_spectrum(full: FullLayers) -> list[SiteSpectrum]:
     out.
     """
     return [
-        _full_spectrum(name.removesuffix(".weight"), change, start)
+        _spectrum(name.removesuffix(".weight"), torch.linalg.svdvals(change), start)
         for name, change, start in full.changes()
         if change.ndim == 2
     ]
 
 
-def _full_spectrum(name: str, change: Tensor, start: Tensor) -> SiteSpectrum:
-    values = torch.linalg.svdvals(change)
-    norm, frozen = (float(torch.linalg.vector_norm(tensor)) for tensor in (values, start))
-    relative = norm / frozen if frozen else math.nan
-    return SiteSpectrum(name, tuple(values.tolist()), norm, relative, _stable_rank(values), 0.0)
+def _spectrum(
+    name: str, values: Tensor, frozen: Tensor, drift: float = 0.0, is_gated: bool = False
+) -> SiteSpectrum:
+    """Return the statistics of a change with these singular values to a frozen weight."""
+    norm, size = (float(torch.linalg.vector_norm(tensor)) for tensor in (values, frozen))
+    relative = norm / size if size else math.nan
+    rank = _stable_rank(values)
+    return SiteSpectrum(name, tuple(values.tolist()), norm, relative, rank, drift, is_gated)
 
 
 def summary(sites: Sequence[Site]) -> dict[str, float]:

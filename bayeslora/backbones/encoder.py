@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
-from bayeslora.backbones.kept_states import load_states, save_states
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.prefix import LayerSplit, PrefixStates, compute_prefix, spans_of
+from bayeslora.backbones.prefix import (
+    LayerSplit,
+    PrefixStates,
+    compute_prefix,
+    load_states,
+    save_states,
+    spans_of,
+)
 from bayeslora.backbones.tokens import (
     UNEQUAL_TEXTS,
     Batch,
@@ -105,7 +111,8 @@ def read_inputs(
 ) -> Tokens | Pixels:
     """Return texts as tokens, or for a vision model images at these paths as pixels."""
     if backbone.kind == "vision":
-        return read_pixels(backbone, texts, max_length=max_length)
+        config = backbone.model.config
+        return read_pixels(texts, backbone.tokenizer, config, max_length=max_length)
     return tokenise(backbone, texts, pairs, max_length=max_length, keep_end=keep_end)
 
 
@@ -443,7 +450,8 @@ class Encoder(FeatureExtractor):
     def _raw(self, texts: Sequence[str]) -> Tokens | Pixels:
         """Return tokens of texts without the template, which may need pairs, or blank images."""
         if self.backbone.kind == "vision":
-            return blank_pixels(self.backbone, len(texts), max_length=self.max_length)
+            reader, config = self.backbone.tokenizer, self.model.config
+            return blank_pixels(len(texts), reader, config, max_length=self.max_length)
         return tokenise(replace(self.backbone, template=None), texts, max_length=self.max_length)
 
     def _cached_answer(self, question: str, answer: Callable[[], bool]) -> bool:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from torch import Tensor, nn
 from bayeslora.errors import InputError
 from bayeslora.files import read_json
 from bayeslora.tables.images import read_image
-
-if TYPE_CHECKING:
-    from bayeslora.backbones.load import Backbone
 
 READER_FILE = "preprocessor_config.json"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -127,12 +124,15 @@ class Pixels:
         return {"pixel_values": values, "attention_mask": mask}
 
 
-def read_pixels(backbone: Backbone, images: Sequence[str], *, max_length: int) -> Pixels:
+def read_pixels(
+    images: Sequence[str], reader: ImageReader, config: Any, *, max_length: int
+) -> Pixels:
     """Return images as pixels, resized to the largest square of at most `max_length` tokens.
 
     Args:
-        backbone: A vision model.
         images: Paths of N images.
+        reader: Scales the pixels.
+        config: Configuration of the vision model.
         max_length: Maximal number of tokens per image.
 
     Raises:
@@ -140,28 +140,27 @@ def read_pixels(backbone: Backbone, images: Sequence[str], *, max_length: int) -
     """
     from PIL import Image
 
-    side, length = size_for(backbone, max_length)
+    side, length = size_for(config, max_length)
     arrays = []
     for image in images:
         opened = Image.fromarray(read_image(image))
         shrunk = opened.resize((side, side), Image.Resampling.BICUBIC)
         arrays.append(np.array(shrunk))
-    return Pixels(tuple(arrays), length, backbone.tokenizer)
+    return Pixels(tuple(arrays), length, reader)
 
 
-def blank_pixels(backbone: Backbone, count: int, *, max_length: int) -> Pixels:
+def blank_pixels(count: int, reader: ImageReader, config: Any, *, max_length: int) -> Pixels:
     """Return deterministic noise images for probing a model."""
-    side, length = size_for(backbone, max_length)
+    side, length = size_for(config, max_length)
     noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return Pixels(tuple(noise), length, backbone.tokenizer)
+    return Pixels(tuple(noise), length, reader)
 
 
-def size_for(backbone: Backbone, max_length: int) -> tuple[int, int]:
+def size_for(config: Any, max_length: int) -> tuple[int, int]:
     """Return side in pixels and token count of the largest square of at most `max_length` tokens.
 
     It is at most the model's image size and has at least one patch.
     """
-    config: Any = backbone.model.config
     num_extra = extra_tokens(config)
     max_patches = config.image_size // config.patch_size
     patches = min(max(math.isqrt(max(max_length - num_extra, 1)), 1), max_patches)
@@ -192,16 +191,16 @@ def run_vision(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
     return model(pixel_values=values, **({"interpolate_pos_encoding": True} if takes else {}))
 
 
-def check_vision(name: str, backbone: Backbone) -> None:
+def check_vision(name: str, model: Any, reader: ImageReader) -> None:
     """Raise InputError if a vision model does not return a state per patch.
 
     Raises:
         InputError: The states have an unexpected shape.
     """
-    pixels = blank_pixels(backbone, 1, max_length=5)
-    inputs = {key: value.to(backbone.device) for key, value in pixels.pad([0]).items()}
-    shape = list(run_vision(backbone.model, inputs).last_hidden_state.shape)
-    expected = [1, pixels.num_tokens, backbone.num_features]
+    pixels = blank_pixels(1, reader, model.config, max_length=5)
+    inputs = {key: value.to(model.device) for key, value in pixels.pad([0]).items()}
+    shape = list(run_vision(model, inputs).last_hidden_state.shape)
+    expected = [1, pixels.num_tokens, model.config.hidden_size]
     if shape != expected:
         raise InputError(
             f"backbone {name!r} returns states of shape {shape} for an image, expected "

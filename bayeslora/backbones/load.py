@@ -172,7 +172,7 @@ def load_backbone(
     probe = torch.zeros(1, 2, dtype=torch.long, device=target)
     with reading(f"backbone {name!r} cannot be run"), torch.no_grad():
         if kind == "vision":
-            check_vision(name, backbone)
+            check_vision(name, model, tokenizer)
         else:
             model(input_ids=probe, attention_mask=torch.ones_like(probe))
     return backbone
@@ -208,10 +208,6 @@ def pick_device(name: str | None) -> torch.device:
     return number.device
 
 
-def _short_names() -> str:
-    return f"; use a directory, a hub id, or a short name: {', '.join(EMBEDDED_MODELS)}"
-
-
 def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_code: bool) -> Any:
     """Return the configuration or the tokenizer of a directory or hub id.
 
@@ -229,7 +225,8 @@ def open_source(part: Literal["config", "tokenizer"], source: str, trust_remote_
     except InputError as error:
         if Path(source).is_dir():
             raise
-        raise InputError(f"{error}{_short_names()}") from error
+        names = ", ".join(EMBEDDED_MODELS)
+        raise InputError(f"{error}; use a directory, a hub id, or a short name: {names}") from error
     if part == "tokenizer" and not isinstance(loaded.model_max_length, int | float):
         raise InputError(
             f"{source}: the tokenizer's model_max_length must be a number, got "

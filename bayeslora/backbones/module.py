@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.classifier_source import checked_names
@@ -86,10 +85,8 @@ class ModuleEncoder(FinalLayerEncoder):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        choices: Sequence[Sequence[str]] | None = None,
-        available: NDArray[np.bool_] | None = None,
         advance: Callable[[int], object] = lambda _: None,
-        keep: bool = False,
+        **_: Any,
     ) -> EncodedTexts:
         """Keep the texts; they are encoded when their batch is run."""
         # Broadcast zeros: only the lengths are used.

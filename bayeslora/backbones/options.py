@@ -37,7 +37,6 @@ from bayeslora.backbones.tokens import Batch, Tokens, model_inputs, padded
 from bayeslora.backbones.verbaliser import head_weight
 from bayeslora.errors import InputError
 from bayeslora.logits import ABSENT
-from bayeslora.option_checks import Pooling
 from bayeslora.runtime import row_slices
 
 FRAME = "Question: {text}\nAnswer:"
@@ -68,6 +67,22 @@ class OptionTokens(Tokens):
     positions: tuple[NDArray[np.int64], ...] = ()
     scored: tuple[NDArray[np.int64], ...] = ()
     num_options: int = 2
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[_Row], num_options: int, *, num_truncated: int = 0, pad_id: int = 0
+    ) -> OptionTokens:
+        """Return the tokens of rows that were read alike."""
+        return cls(
+            tuple(row.ids for row in rows),
+            num_truncated,
+            pad_id,
+            tuple(row.types for row in rows) if len(rows[0].types) else None,
+            groups=tuple(row.groups for row in rows),
+            positions=tuple(row.positions for row in rows),
+            scored=tuple(row.scored for row in rows),
+            num_options=num_options,
+        )
 
     def take(self, rows: Sequence[int]) -> OptionTokens:
         """Return some of the questions."""
@@ -140,28 +155,14 @@ class OptionsEncoder(Encoder):
     for a decoder the column before it is the mean log-likelihood of the option's tokens.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        layers_path: str,
-        start: int,
-        max_length: int,
-        pooling: Pooling | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, **options: Any) -> None:
         """Wrap a backbone; see `Encoder`.
 
         Raises:
             InputError: The model cannot read several options in one sequence, or its
                 language-model head is not a linear layer of its states.
         """
-        super().__init__(
-            backbone,
-            layers_path=layers_path,
-            start=start,
-            max_length=max_length,
-            pooling=pooling,
-        )
+        super().__init__(backbone, **options)
         self._vocabulary = head_weight(backbone) if backbone.kind == "decoder" else None
         if not self._cached_answer("options in one sequence", self._packs):
             raise InputError(
@@ -205,7 +206,9 @@ class OptionsEncoder(Encoder):
                 "the model expects questions with options, but the data has texts without options"
             )
         num_options = max(map(len, choices)) if available is None else available.shape[1]
-        tokens = self._tokenised(texts, pairs, choices, num_options)
+        rows, cut = _read_rows(self.backbone, texts, pairs, choices, self.max_length)
+        pad_id = int(self.backbone.tokenizer.pad_token_id or 0)
+        tokens = OptionTokens.of(rows, num_options, num_truncated=cut, pad_id=pad_id)
         return self.with_prefix(tokens, advance, keep=keep)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -242,40 +245,15 @@ class OptionsEncoder(Encoder):
         states = features[..., : self.num_scaled][present]
         return float(states.double().square().sum(-1).mean().sqrt())
 
-    def _tokenised(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None,
-        choices: Sequence[Sequence[str]],
-        num_options: int,
-    ) -> OptionTokens:
-        causal = self.backbone.kind == "decoder"
-        build_rows = _decoder_rows if causal else _encoder_rows
-        rows, cut = build_rows(self.backbone, texts, pairs, choices, self.max_length)
-        pad_id = int(self.backbone.tokenizer.pad_token_id or 0)
-        return OptionTokens(
-            tuple(row.ids for row in rows),
-            cut,
-            pad_id,
-            tuple(row.types for row in rows) if len(rows[0].types) else None,
-            groups=tuple(row.groups for row in rows),
-            positions=tuple(row.positions for row in rows),
-            scored=tuple(row.scored for row in rows),
-            num_options=num_options,
-        )
-
     def _packs(self) -> bool:
         """Return whether an option has the same states among other options as alone."""
-        rows, _ = (_decoder_rows if self.backbone.kind == "decoder" else _encoder_rows)(
-            replace(self.backbone, template=None),
-            ["a question"],
-            None,
-            [["one", "and another one"]],
-            self.max_length,
-        )
-        row = rows[0]
+        plain_backbone = replace(self.backbone, template=None)
+        choices = [["one", "and another one"]]
+        (row,), _ = _read_rows(plain_backbone, ["a question"], None, choices, self.max_length)
         whole = LayerSplit(self.model, "", 0)
-        packed = whole.suffix(hidden=None, **model_inputs(_batch([row]), self.backbone.device))
+        packed = whole.suffix(
+            hidden=None, **model_inputs(OptionTokens.of([row], 2).pad([0]), self.backbone.device)
+        )
         for number in (1, 2):
             chosen = np.flatnonzero((row.groups == 0) | (row.groups == number))
             alone = row.take(chosen)
@@ -310,18 +288,16 @@ class _Row:
         return _Row(ids, groups, positions, scored, types)
 
 
-def _batch(rows: Sequence[_Row]) -> Batch:
-    tokens = OptionTokens(
-        tuple(row.ids for row in rows),
-        0,
-        0,
-        tuple(row.types for row in rows) if len(rows[0].types) else None,
-        groups=tuple(row.groups for row in rows),
-        positions=tuple(row.positions for row in rows),
-        scored=tuple(row.scored for row in rows),
-        num_options=max(int(row.groups.max()) for row in rows),
-    )
-    return tokens.pad(range(len(rows)))
+def _read_rows(
+    backbone: Backbone,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    choices: Sequence[Sequence[str]],
+    max_length: int,
+) -> tuple[list[_Row], int]:
+    """Tokenise questions with their options; return the rows and the number that were cut."""
+    read = _decoder_rows if backbone.kind == "decoder" else _encoder_rows
+    return read(backbone, texts, pairs, choices, max_length)
 
 
 def _decoder_rows(

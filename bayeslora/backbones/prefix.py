@@ -23,9 +23,13 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, run_vision
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
+from bayeslora.disk_cache import make_room, mark_used
+from bayeslora.errors import InputError
 from bayeslora.processes import current
+from bayeslora.tensor_files import read_sealed, write_sealed
 
 _IN_MEMORY_BYTES = 2 << 30
+_VALUES = "values"
 
 
 class _Reached(Exception):  # noqa: N818 - carries a result up through the model, not an error
@@ -215,6 +219,39 @@ class PrefixStates:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
         pieces = [self.values[start:end] for start, end in self.spans[list(rows)].tolist()]
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+
+
+def save_states(path: Path, states: PrefixStates) -> None:
+    """Write states with a checksum.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    make_room(path)
+    write_sealed(path, {_VALUES: states.values})
+    mark_used(path)
+
+
+def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> PrefixStates:
+    """Read what `save_states` wrote for texts of the same lengths.
+
+    Args:
+        path: The file.
+        spans: [N, 2] int64, as in `PrefixStates`.
+        width: Hidden size d.
+        dtype: Dtype of the states.
+
+    Raises:
+        InputError: The file is damaged or has other content.
+    """
+    tensors, _ = read_sealed(path)
+    if [*tensors] != [_VALUES]:
+        raise InputError(f"{path} does not contain states of frozen layers")
+    values = tensors[_VALUES]
+    if values.shape != (int(spans[-1, 1]), width) or values.dtype != dtype:
+        raise InputError(f"{path} contains states of other texts")
+    mark_used(path)
+    return PrefixStates(values, spans)
 
 
 def spans_of(lengths: NDArray[np.int64]) -> Tensor:

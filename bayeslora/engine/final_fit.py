@@ -25,8 +25,7 @@ from bayeslora.posteriors.cost import FitCost, affordable, multiplication_rate
 from bayeslora.posteriors.feature_scores.fitted import FeatureScores
 from bayeslora.posteriors.features import Features, centred_logits
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.types import LastLayer
-from bayeslora.posteriors.weights.training import FinalFit
+from bayeslora.posteriors.types import FinalFit, LastLayer
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,7 @@ from bayeslora.backbones.load import (
 )
 from bayeslora.backbones.module import Encode, ModuleClassifier, ModuleEncoder, wrap_module
 from bayeslora.backbones.peft_classifier import is_peft
-from bayeslora.backbones.sequence import load_sequence_classifier
-from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions

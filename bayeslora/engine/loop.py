@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.layer_sampling.policy import LayerSampler
-from bayeslora.adapters.optimizers import AlternatingOptimizer
+from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.adapter_start import begin_adapter
 from bayeslora.engine.callbacks import (
@@ -56,7 +56,7 @@ from bayeslora.links import link_probabilities
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.scores import nll
-from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightTraining
 from bayeslora.processes import current
 from bayeslora.runtime import restored_random_state
 
@@ -337,12 +337,14 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
     lr = fit.posterior.head_training().lr
     head_lr = fit.settings.head_lr if lr is None else lr
-    return adapter.optimizer(
-        network,
-        list(network.head.parameters()),
+    return build_optimizer(
+        network.sites,
+        network.head.parameters(),
+        adapter,
         head_lr,
         more=weights.parameters,
         euclidean=weights.optimizer,
+        beside=adapter.further_optimizers(network),
     )
 
 

@@ -45,7 +45,7 @@ from bayeslora.engine.network import Network, under
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.weights.training import PassNoise
+from bayeslora.posteriors.types import PassNoise
 from bayeslora.processes import current
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from bayeslora.adapters.base import Adapter
+from bayeslora.errors import InputError
 from bayeslora.option_checks import OnlyWith, Options, Positive
 from bayeslora.posteriors.cost import FREE, FitCost
 
@@ -17,8 +19,15 @@ if TYPE_CHECKING:
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.logits import GaussianLogits, SampledLogits
     from bayeslora.posteriors.features import Features
-    from bayeslora.posteriors.types import LastLayer, Network, WeightPosterior
-    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
+    from bayeslora.posteriors.types import (
+        FinalFit,
+        LastLayer,
+        Network,
+        TrainingRun,
+        WeightDefaults,
+        WeightPosterior,
+        WeightTraining,
+    )
 
 T = TypeVar("T")
 
@@ -104,8 +113,16 @@ class Posterior(Options):
         source: Of the method.
         passes: Passes of the backbone in a prediction, for lists.
         parameters: What the method adds to a model, for lists.
-        head: Makes the last layer of another package's posterior, `module:object` or the object;
-            empty where `make_head` does.
+        head: Makes the last layer, `module:object` or the object; called as
+            `head(config, num_features, num_classes, mean_sq_norm=…, seed=…)`.
+        shared_head: The same for a last layer whose weights all options of a row share, called with
+            one class; empty where there is none.
+        per_class: Why the last layer needs classes, which the options of a row are not; empty where
+            it does not.
+        weights: Makes the posterior over the weights of a network, `module:object`, called as
+            `weights(config, network, seed=…, fitted=…)`. It then has the members of
+            `WeightDefaults`, which the hooks of these options call. Empty where only the last layer
+            is random, or `over_weights` is overridden.
         only_with: Options that have no effect without another.
         is_point: Whether it is one network with one softmax, and nothing is random.
         is_sampled: Whether a prediction takes `num_samples` passes, each with weights drawn anew.
@@ -122,7 +139,7 @@ class Posterior(Options):
         not_shared: Why several processes cannot share the rows of its training; empty where they
             can.
         not_on_layers: Why it cannot be over whole layers, which have no sites; empty where it can.
-            Where it says nothing, one with `over_weights` of its own cannot.
+            Where it says nothing, one over weights cannot.
         link: How logits become probabilities; None where that is not a choice.
         num_samples: Draws of a prediction; None where nothing is drawn.
         num_members: Networks that are trained.
@@ -139,7 +156,10 @@ class Posterior(Options):
     passes: ClassVar[str]
     parameters: ClassVar[str]
 
-    head: ClassVar[str | Callable[..., Any]] = ""
+    head: ClassVar[str | Callable[..., Any]] = "bayeslora.posteriors.point:PointHead.of"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.point:SharedPointHead.of"
+    per_class: ClassVar[str] = ""
+    weights: ClassVar[str] = ""
     only_with: ClassVar[OnlyWith] = {}
 
     is_point: ClassVar[bool] = False
@@ -167,7 +187,7 @@ class Posterior(Options):
     def make_head(
         self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
-        """Return an untrained last layer, here a point estimate without a prior.
+        """Return an untrained last layer: what `head` makes.
 
         Args:
             num_features: d, including the constant column, if any.
@@ -178,14 +198,14 @@ class Posterior(Options):
         Raises:
             InputError: An option does not support this number of classes.
         """
-        from bayeslora.posteriors.point import PointHead
-
-        return PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm)
+        head = type(self).head  # of the class, where a function is not bound to the options
+        make: Callable[..., LastLayer] = resolve_name(head) if isinstance(head, str) else head
+        return make(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def make_shared_head(
         self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
     ) -> LastLayer:
-        """Return an untrained last layer with one weight vector shared by all options of a row.
+        """Return an untrained last layer with one weight vector, which all options of a row share.
 
         Its weights are [1, d], and its features [N, C, d]; see `posteriors.features`.
 
@@ -197,9 +217,14 @@ class Posterior(Options):
         Raises:
             InputError: The posterior does not support options.
         """
-        from bayeslora.posteriors.point import SharedPointHead
-
-        return SharedPointHead(num_features, mean_sq_norm=mean_sq_norm)
+        if self.per_class:
+            raise InputError(
+                f"posterior {self.name!r} {self.per_class}, and the options of a question have no "
+                "class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
+                code="not-on-options",
+            )
+        make: Callable[..., LastLayer] = resolve_name(self.shared_head)
+        return make(self, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def head_training(self) -> HeadTraining:
         """Return how the last layer is updated while the adapter trains."""
@@ -263,17 +288,24 @@ class Posterior(Options):
         Raises:
             InputError: The method does not support the network.
         """
-        return None
+        if not self.weights:
+            return None
+        make: Callable[..., nn.Module] = resolve_name(self.weights)
+        return make(self, network, seed=seed, fitted=fitted)
+
+    def own_weights(self, network: Network) -> WeightDefaults:
+        """Return the network's posterior over its weights if it is of these options."""
+        from bayeslora.posteriors.types import WeightDefaults
+
+        return cast("WeightDefaults", network.weights) if self.weights else WeightDefaults()
 
     def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
         """Return the parameters that train beside each adapter site, and rest when it rests."""
-        return [() for _ in network.sites]
+        return self.own_weights(network).site_parameters(network)
 
     def training(self, run: TrainingRun) -> WeightTraining:
         """Return how the posterior takes part in training; by default it does not."""
-        from bayeslora.posteriors.weights.training import WeightTraining
-
-        return WeightTraining()
+        return self.own_weights(run.network).weight_training(run)
 
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Run before the last layer of a trained or finished network is fitted.
@@ -281,10 +313,11 @@ class Posterior(Options):
         Returns:
             Whether the network's features have changed.
         """
-        return False
+        return self.own_weights(fit.network).before_last_layer(fit)
 
     def after_last_layer(self, fit: FinalFit) -> None:
         """Run after the last layer is fitted."""
+        self.own_weights(fit.network).after_last_layer(fit)
 
     def num_draws(self, num_samples: int | None = None) -> int:
         """Return the number of draws of a prediction.
@@ -355,7 +388,9 @@ class Posterior(Options):
             num_samples: As in `num_draws`.
             advance: Called with the number of texts after each batch of a pass.
         """
-        return None
+        if self.num_draws(num_samples) <= 0:
+            return None
+        return self.own_weights(network).gaussian_logits(network, texts, rows, advance)
 
 
 def completed(config: type[T]) -> type[T]:

@@ -65,18 +65,33 @@ class TiedGaussian(nn.Module):
             InputError: The rows of every group are identical.
         """
         means, centred = _about_means(features, groups)
-        count, (rows, size) = len(means), features.shape
+        rows, size = features.shape
         mean_variance = float(centred.square().sum()) / rows / size
         if not mean_variance > 0:
             raise InputError("Mahalanobis distances need at least one class with different rows")
         values, directions = principal(centred)
         shrinkage = ledoit_wolf(centred, values)
         floor = shrinkage * mean_variance
-        gaussian = cls(count, size, len(values)).to(features.device)
+        variances = (1 - shrinkage) * values + floor
+        return cls.of(means, directions, variances, floor, shrinkage)
+
+    @classmethod
+    def of(
+        cls,
+        means: Tensor,
+        directions: Tensor,
+        variances: Tensor,
+        variance_beyond: float,
+        shrinkage: float,
+    ) -> TiedGaussian:
+        """Return the Gaussian with these eigenvalues of Σ, [r] and in every other direction."""
+        count, size = means.shape
+        gaussian = cls(count, size, len(variances)).to(means.device)
         gaussian.means.copy_(means)
+        # Copied into a contiguous buffer: products of other layouts differ in the last bit.
         gaussian.directions.copy_(directions)
-        gaussian.precisions.copy_(1 / ((1 - shrinkage) * values + floor))
-        gaussian.beyond.fill_(1 / floor)
+        gaussian.precisions.copy_(1 / variances)
+        gaussian.beyond.fill_(1 / variance_beyond)
         gaussian.shrinkage.fill_(shrinkage)
         return gaussian
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayerDefaults
 
@@ -52,6 +53,21 @@ class PointHead(LastLayerDefaults, nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
         self.register_buffer("mean_sq_norm", torch.tensor(mean_sq_norm, dtype=torch.float64))
         self.register_buffer("prior_mean", None)
+
+    @classmethod
+    def of(
+        cls,
+        config: Posterior,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+        seed: int = 0,
+    ) -> Self:
+        """Return the head of a posterior's options, with their prior if they have one."""
+        del seed
+        scale = getattr(config, "prior_scale", None)
+        return cls(num_features, num_classes, prior_scale=scale, mean_sq_norm=mean_sq_norm)
 
     @property
     def prior_precision(self) -> float:
@@ -168,11 +184,6 @@ class SharedPointHead(PointHead):
     Source: McFadden 1974, Conditional logit analysis of qualitative choice behavior.
     """
 
-    def __init__(
-        self, num_features: int, *, prior_scale: float | None = None, mean_sq_norm: float = 1.0
-    ) -> None:
-        super().__init__(num_features, 1, prior_scale=prior_scale, mean_sq_norm=mean_sq_norm)
-
     @torch.no_grad()
     def scale_mean(self, factor: float) -> None:
         """Multiply the weights."""
@@ -184,13 +195,23 @@ class AroundPoint(LastLayerDefaults, nn.Module):
 
     Attributes:
         point: The point estimate.
+        config: Options of the posterior.
+        seed: Seed of its draws.
     """
 
-    point: PointHead
-
-    def __init__(self, point: PointHead) -> None:
+    def __init__(
+        self,
+        config: Any,
+        num_features: int,
+        num_classes: int,
+        *,
+        mean_sq_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        self.point = point
+        self.point = PointHead.of(config, num_features, num_classes, mean_sq_norm=mean_sq_norm)
+        self.config = config
+        self.seed = seed
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return the objective of the point estimate."""

@@ -63,7 +63,7 @@ def check_posterior(candidate: Any, description: str) -> type[Any]:
     Args:
         candidate: A frozen dataclass with the class variables `name`, `summary`, `source`,
             `passes`, `parameters` (text) and `head` (`module:object`, or the object). A subclass
-            of `Posterior` that defines `make_head` or `over_weights` needs no `head`.
+            of `Posterior` that defines `make_head`, or is over weights, needs no `head`.
         description: Description and owner of the class, for messages.
 
     Raises:
@@ -71,16 +71,16 @@ def check_posterior(candidate: Any, description: str) -> type[Any]:
     """
     config = check_options_class(candidate, description, _TEXTS)
     head = getattr(config, "head", None)
-    has_head = callable(head) or (isinstance(head, str) and ":" in head)
+    has_head = callable(head) or (isinstance(head, str) and ":" in head and head != Posterior.head)
     is_option = "head" in {field.name for field in dataclasses.fields(config)}
-    if is_option or not (has_head or _defines(config, "make_head", "over_weights")):
+    if is_option or not (has_head or _defines(config, "make_head") or is_over_weights(config)):
         raise InputError(
             f"{description}: {config.__name__} lacks the class variable 'head': 'module:object', "
             "or a callable that makes the last layer",
             code="package",
         )
     has_moment = getattr(config, "over_trained", False) or getattr(config, "from_start", "")
-    if _defines(config, "over_weights") and not has_moment:
+    if is_over_weights(config) and not has_moment:
         raise InputError(
             f"{description}: {config.__name__} is over the weights of a network, so it must set "
             "over_trained = True if it is fitted to trained adapters, or from_start to the "
@@ -90,10 +90,15 @@ def check_posterior(candidate: Any, description: str) -> type[Any]:
     return completed(config)
 
 
-def _defines(config: type[Any], *hooks: str) -> bool:
-    """Return whether a class derives from `Posterior` and overrides one of the hooks."""
-    return issubclass(config, Posterior) and any(
-        getattr(config, hook) is not getattr(Posterior, hook) for hook in hooks
+def is_over_weights(config: type[Any]) -> bool:
+    """Return whether options are of a posterior over the weights of a network."""
+    return _defines(config, "weights") or _defines(config, "over_weights")
+
+
+def _defines(config: type[Any], member: str) -> bool:
+    """Return whether a class derives from `Posterior` and overrides a member."""
+    return issubclass(config, Posterior) and getattr(config, member) is not getattr(
+        Posterior, member
     )
 
 
@@ -242,8 +247,6 @@ def build_head(
 ) -> LastLayer:
     """Build the head of a posterior: an `nn.Module` that satisfies `LastLayer`.
 
-    The posterior's `make_head` makes it, or, for another package's posterior, its `head`.
-
     Args:
         config: Options of the posterior.
         num_features: d, including the constant column, if any.
@@ -258,10 +261,11 @@ def build_head(
             this number of classes, or a third party's head cannot be loaded or is no `LastLayer`.
     """
     if shared:
-        head = _shared(config, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
+        _check_shared(config)
+        head = config.make_shared_head(num_features, mean_sq_norm=mean_sq_norm, seed=seed)
     else:
-        make = _factory(config)
-        head = make(config, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
+        _check_loads(config)
+        head = config.make_head(num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
     _check_head(config, head)
     try:
         head.prepare(extra or {})
@@ -272,31 +276,29 @@ def build_head(
     return head
 
 
-def _factory(config: Posterior) -> Callable[..., Any]:
-    # Looked up on the class, where a function is not bound to the options.
-    head: str | Callable[..., Any] = type(config).head
-    if not head:
-        return type(config).make_head
-    if not isinstance(head, str):
-        return head
+def _check_loads(config: Posterior) -> None:
+    head = type(config).head
     try:
-        factory: Callable[..., Any] = resolve_name(head)
+        if isinstance(head, str):
+            resolve_name(head)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"the head of {described(config)}, {head!r}, cannot be loaded: {error}",
             code="package",
         ) from error
-    return factory
 
 
-def _shared(config: Posterior, num_features: int, **options: Any) -> LastLayer:
-    if type(config).head:
-        raise InputError(
-            f"{described(config)} does not support the format 'options', whose options share one "
-            "weight vector; choose the format 'letters'",
-            code="not-on-options",
-        )
-    return config.make_shared_head(num_features, **options)
+def _check_shared(config: Posterior) -> None:
+    home = next(kind for kind in type(config).__mro__ if "head" in vars(kind))
+    usual = Posterior.shared_head
+    # A head has no form for options unless the class that names it names that form too.
+    if home is Posterior or vars(home).get("shared_head", usual) != usual or config.per_class:
+        return
+    raise InputError(
+        f"{described(config)} does not support the format 'options', whose options share one "
+        "weight vector; choose the format 'letters'",
+        code="not-on-options",
+    )
 
 
 def _check_head(config: Posterior, head: object) -> None:

@@ -1,19 +1,25 @@
-"""Protocols of last-layer posteriors, weight posteriors and their network."""
+"""Protocols of last-layer posteriors, weight posteriors and their network, and of their fits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from bayeslora.adapters.base import Adapter
+from bayeslora.adapters.optimizers import Euclidean
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.encoder import FeatureExtractor
+from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
 from bayeslora.backbones.tokens import Batch
-from bayeslora.logits import Logits
+from bayeslora.logits import GaussianLogits, Logits
 from bayeslora.posteriors.features import Features
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 def _count(_: int) -> None:
@@ -38,6 +44,12 @@ class LastLayerDefaults:
     def fit_steps(self) -> int:
         """Steps of a long fit, for its progress bar; 0 for no bar."""
         return 0
+
+    @property
+    def trained_mean(self: Any) -> Tensor:
+        """[C, d]: the mean as training left it, if a fit moves it; detached."""
+        weight: Tensor = self.mean_weight
+        return weight
 
     def fit_report(self, rows: Features) -> dict[str, float]:
         """Return further results of a fit to these training rows, beside `report`, JSON-ready."""
@@ -70,9 +82,41 @@ class LastLayerDefaults:
 class WeightDefaults:
     """Optional members of a posterior over weights, like `LastLayerDefaults` of a last layer."""
 
+    @classmethod
+    def of(cls, config: Any, network: Network, **options: Any) -> Self:
+        """Return the posterior over a network's weights; see `Posterior.over_weights`."""
+        make: Any = cls
+        weights: Self = make(config, network.sites, options["seed"])
+        return weights
+
     def report(self) -> dict[str, float | str]:
         """Return the choices and results of the fit, JSON-ready."""
         return {}
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the parameters that train beside each adapter site, and rest when it rests."""
+        return [() for _ in network.sites]
+
+    def weight_training(self, run: TrainingRun) -> WeightTraining:
+        """Return how the posterior takes part in training; by default it does not."""
+        return WeightTraining()
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Run before the last layer is fitted; return whether the features have changed."""
+        return False
+
+    def after_last_layer(self, fit: FinalFit) -> None:
+        """Run after the last layer is fitted."""
+
+    def gaussian_logits(
+        self,
+        network: Network,
+        texts: PreparedTexts,
+        rows: Features,
+        advance: Callable[[int], object],
+    ) -> GaussianLogits | None:
+        """Return Gaussian logits of texts; None if the last layer alone determines them."""
+        return None
 
 
 class LastLayer(Protocol):
@@ -99,6 +143,11 @@ class LastLayer(Protocol):
     @property
     def scales_mean(self) -> bool:
         """Whether `scale_mean` scales the means of the logits alone."""
+        ...
+
+    @property
+    def trained_mean(self) -> Tensor:
+        """[C, d]: the mean as training left it, detached."""
         ...
 
     @property
@@ -298,3 +347,70 @@ class Network(Protocol):
     def eval(self) -> Any:
         """Switch to evaluation mode."""
         ...
+
+
+PassNoise = Callable[[Batch], AbstractContextManager[object]]
+"""Opens the context of a training pass of a batch, such as a draw of the weights."""
+Advance = Callable[[int], object]
+"""Advances a progress bar by a number of texts."""
+OpenBar = Callable[[str, int], AbstractContextManager[Advance]]
+"""Opens a progress bar with a title and the total number of texts."""
+Rows = tuple[PreparedTexts, Tensor]
+"""Texts and their labels [N] int64."""
+
+
+@dataclass(frozen=True)
+class WeightTraining:
+    """How a posterior over adapter weights takes part in training; by default it does not.
+
+    Attributes:
+        noise: Context of each training pass.
+        callbacks: Callbacks of the steps.
+        parameters: Parameters trained with the adapter, at the learning rate of the adapter.
+        optimizer: Optimiser of the adapter's parameters that are on no manifold; None is AdamW.
+        schedule: Learning-rate schedule after the warm-up: `cosine` or `constant`.
+    """
+
+    noise: PassNoise = nullcontext
+    callbacks: tuple[TrainerCallback, ...] = ()
+    parameters: tuple[nn.Parameter, ...] = ()
+    optimizer: Euclidean | None = None
+    schedule: str = "cosine"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run before its start.
+
+    Attributes:
+        network: Fresh, with the posterior in `weights`.
+        adapter: Adapter, whose learning rate applies.
+        num_train: Training rows N.
+        num_steps: Optimiser steps without early stopping.
+        batch_size: Rows per step.
+    """
+
+    network: Network
+    adapter: Adapter
+    num_train: int
+    num_steps: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class FinalFit:
+    """A final fit to rows, for a network with trained adapters.
+
+    Attributes:
+        network: Trained, with the posterior in `weights`.
+        train: Rows to fit to.
+        held_out: Held-out rows, or None.
+        seed: Seed of the draws of the fit.
+        open_bar: Opens a progress bar, which may be invisible.
+    """
+
+    network: Network
+    train: Rows
+    held_out: Rows | None
+    seed: int
+    open_bar: OpenBar

@@ -24,6 +24,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.ilora.items import NUM_COORDINATES, ItemVectors
 from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.lora import LoRA
+from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
@@ -143,7 +144,13 @@ def fit(study: Study, arm: str, train: Examples, seed: int) -> Fitted:
         network.conditioning.learn(train)
     texts, z = _prepared(network, vectors, train, permuted)
     scorer = Scorer(study.titles.shape[1], given_z=arm == "lora-with-z")
-    optimizer = adapter.optimizer(network, list(scorer.parameters()), study.head_lr)
+    optimizer = build_optimizer(
+        network.sites,
+        scorer.parameters(),
+        adapter,
+        study.head_lr,
+        beside=adapter.further_optimizers(network),
+    )
     sampler = LengthBatchSampler(texts.tokens.lengths, study.batch_size, seed)
     steps = study.epochs * len(sampler)
     schedule = torch.optim.lr_scheduler.LambdaLR(

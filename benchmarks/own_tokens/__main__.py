@@ -29,7 +29,7 @@ from bayeslora.backbones.template import DEFAULT_FRAME, RAW, TEXT
 from bayeslora.backbones.tokens import model_inputs
 from bayeslora.engine.build import last_layer
 from bayeslora.files import atomic_file
-from bayeslora.posteriors.feature_scores.nearest import NearestRows
+from bayeslora.posteriors.feature_scores.fitted import NearestRows
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.tasks.examples import Examples, class_names, encode_labels

@@ -59,7 +59,7 @@ def test_features_do_not_depend_on_the_batch(vit, images):
     ("max_length", "side", "tokens"), [(1, 2, 2), (5, 4, 5), (12, 6, 10), (17, 8, 17), (99, 8, 17)]
 )
 def test_an_image_has_at_most_so_many_tokens(vit, max_length, side, tokens):
-    assert size_for(vit, max_length) == (side, tokens)
+    assert size_for(vit.model.config, max_length) == (side, tokens)
 
 
 def test_smaller_images_are_read_too(vit, images):
@@ -73,7 +73,7 @@ def test_pixels_are_scaled_as_the_model_asks(tmp_path, images):
         json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1.0]})
     )
     backbone = load_backbone(str(path), dtype="float32", device="cpu")
-    pixels = read_pixels(backbone, images[:1], max_length=17)
+    pixels = read_pixels(images[:1], backbone.tokenizer, backbone.model.config, max_length=17)
     raw = torch.from_numpy(pixels.ids[0]).permute(2, 0, 1).double() / 255
     expected = (raw - 0.5) / torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64).view(3, 1, 1)
     torch.testing.assert_close(pixels.pad([0])["pixel_values"][0].double(), expected)

@@ -8,8 +8,7 @@ from foreign_models import FAMILIES, logits, model, saved, saved_peft
 from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_tokenizer, toy_rows
 
-from bayeslora.backbones.sequence import load_sequence_classifier
-from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.errors import InputError
 
 # peft reads an attribute that transformers renamed.

@@ -10,8 +10,7 @@ import torch
 from foreign_models import ARCHITECTURES, model, saved
 from tiny import CLASSES, tiny_tokenizer, toy_rows
 
-from bayeslora.backbones.sequence import load_sequence_classifier
-from bayeslora.backbones.sequence_encoder import SequenceEncoder
+from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.errors import InputError
 
 # Texts of many lengths, with an unknown word among them.

@@ -10,7 +10,7 @@ from tiny import tiny_albert, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.posteriors.weights.ivon import training as ivon
+from bayeslora.posteriors.weights.ivon import options as ivon
 
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 POSTERIORS = (*WITH_PLAIN_MEAN, "clora")

@@ -8,7 +8,7 @@ from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
 from bayeslora.engine.final_fit import final_fit
 from bayeslora.engine.predict import answer
-from bayeslora.posteriors.weights.tfb.search import degradation_on_anchors
+from bayeslora.posteriors.weights.tfb.posterior import degradation_on_anchors
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.clora.training import KLGradient, measure
+from bayeslora.posteriors.weights.clora.posterior import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)
 
@@ -64,7 +64,7 @@ def test_each_step_of_training_asks_for_its_weight(encoder, tmp_path, monkeypatc
         assert (name, num_train, batch_size) == ("cyclic", 30, 8)
         return lambda step: steps.append(step) or 1 / 30
 
-    monkeypatch.setattr("bayeslora.posteriors.weights.clora.training.kl_weight", weight)
+    monkeypatch.setattr("bayeslora.posteriors.weights.clora.posterior.kl_weight", weight)
     fresh(encoder, CLoRA(kl_weights="cyclic"), LORA, epochs=2).run(tmp_path)
     assert steps == list(range(8))
 
@@ -99,7 +99,7 @@ def test_what_it_reports_is_the_mean_over_the_tokens_of_the_training_rows(encode
     expected = {"kl": kl, "gate_change": change**0.5, "gate_std": std**0.5}
     assert {name: report[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert report["kl"] > 0
-    measure(fit.network, weights, texts)
+    weights.before_last_layer(SimpleNamespace(network=fit.network, train=(texts, None)))
     assert weights.report() == {name: report[name] for name in expected}
 
 

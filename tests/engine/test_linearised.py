@@ -16,8 +16,8 @@ from bayeslora.engine.final_fit import fit_posterior
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.laplace_lora import linearised
-from bayeslora.posteriors.weights.training import WeightTraining
+from bayeslora.posteriors.types import WeightTraining
+from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
 
 LORA = LoRA(r=2, num_layers=2)
 POLAR = PoLAR(r=2, num_layers=2)

@@ -8,6 +8,7 @@ from packages import install
 from bayeslora import VBLL, plugins
 from bayeslora.cli import main
 from bayeslora.errors import FailedError, InputError
+from bayeslora.posteriors.base import completed
 from bayeslora.posteriors.registry import (
     CATALOGUE,
     POSTERIORS,
@@ -188,7 +189,7 @@ def test_a_head_that_is_none_is_refused(site, head, message):
     config = dataclasses.make_dataclass("Config", [], frozen=True)
     config.name, config.head = "theirs", head
     with pytest.raises(InputError, match=message):
-        build_head(config(), 4, 3)
+        build_head(completed(config)(), 4, 3)
 
 
 def test_a_head_of_a_package_is_refused_with_its_package(site):

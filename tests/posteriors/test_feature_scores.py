@@ -14,9 +14,8 @@ from sklearn.neighbors import NearestNeighbors
 from bayeslora import VBLL, Ensemble, MCDropout
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
-from bayeslora.posteriors.feature_scores import nearest
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
-from bayeslora.posteriors.feature_scores.nearest import NearestRows
+from bayeslora.posteriors.feature_scores import fitted as nearest
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores, NearestRows
 from bayeslora.posteriors.feature_scores.options import (
     FEATURE_SCORES,
     check_feature_scores,
@@ -175,7 +174,7 @@ def test_knn_in_parts_makes_no_difference(monkeypatch):
     score = NearestRows.fitted(features, seed=0)
     whole = score(features)
     monkeypatch.setattr(
-        "bayeslora.posteriors.feature_scores.nearest.row_slices", partial(row_slices, most=90)
+        "bayeslora.posteriors.feature_scores.fitted.row_slices", partial(row_slices, most=90)
     )
     torch.testing.assert_close(score(features), whole, rtol=0, atol=1e-7)
 

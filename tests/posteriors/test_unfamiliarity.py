@@ -8,8 +8,7 @@ import torch
 from bayeslora import VBLL
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.ood import detection, thresholds
-from bayeslora.posteriors.feature_scores.fitted import FeatureScores
-from bayeslora.posteriors.feature_scores.unfamiliarity import Unfamiliarity
+from bayeslora.posteriors.feature_scores.fitted import FeatureScores, Unfamiliarity
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.episodes import Adversary, Episodes
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, OnlyWith, Positive, Range, UpToOne
 from bayeslora.plain_text import counted
 
@@ -240,14 +240,12 @@ class AMT(Adapter):
 
         sites: list[Site] = []
         for name, host in hosts.items():
-            try:
+            with located(name):
                 if blank:
                     factors = blank_factors(host.out_features, host.in_features, self.r)
                 elif self.start == "svd":
                     factors = pissa(host.weight, self.r, 1.0, generator)
                 else:
                     factors = kaiming_zero(host.out_features, host.in_features, self.r, generator)
-            except InputError as error:
-                raise error.within(name) from None
             sites.append(Pool(name, host, factors, len(self.weight_eps)))
         return sites

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from bayeslora.adapters.base import LowRankAdapter, TrainingRows
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, UpToOne
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class CorDA(LowRankAdapter):
     default_lr: ClassVar[float] = 3e-3
 
     r: Annotated[Count, "Rank of the trained subspace; the change has rank 2r at most."] = 16
-    alpha: Annotated[
-        Positive | None, "The product of the factors is multiplied by `alpha / r`; None means `r`."
-    ] = None
+    alpha: float | None = None
     mode: Annotated[
         Literal["ipm", "kpm"],
         "`ipm` (instruction-previewed) trains the directions that matter most on the context, "
@@ -87,11 +85,6 @@ class CorDA(LowRankAdapter):
                 "mode 'kpm' preserves what a context needs, and no context is given; set "
                 "context=FILE, or a list of texts in Python"
             )
-
-    @property
-    def scale(self) -> float:
-        """The factor s in front of the product of the factors."""
-        return 1.0 if self.alpha is None else self.alpha / self.r
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -172,9 +165,6 @@ class CorDA(LowRankAdapter):
         moments = rows.moments(self.context_rows, context)
         warn_of_few(moments)
         for site in rows.sites:
-            try:
-                cast("LowRank", site).begin(
-                    self.start(site.weight, Generator(), moments[site.name])
-                )
-            except InputError as error:
-                raise error.within(site.name) from None
+            with located(site.name):
+                factors = self.start(site.weight, Generator(), moments[site.name])
+                cast("LowRank", site).begin(factors)

@@ -15,7 +15,6 @@ Malinen and Fränti 2014.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,8 +167,3 @@ def balanced_clusters(
         labels = new_labels
         centres = np.stack([X[labels == k].mean(0) for k in range(num_clusters)])
     return labels
-
-
-def in_order(labels: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the permutation that makes the hidden units of each expert contiguous."""
-    return np.argsort(np.asarray(labels), kind="stable")

@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from bayeslora.adapters.emtal.experts import FFN, balanced_clusters
-from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.factors import Factors, check_rank
 from bayeslora.adapters.layers import trained_layer
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.site import Site
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, located
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.emtal.options import EMTAL
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +145,8 @@ def expert_sites(
     """
     sites: list[Site] = []
     for name, host in hosts.items():
-        try:
+        with located(name):
             factors = config.start(host.weight, generator)
-        except InputError as error:
-            raise error.within(name) from None
         if name not in blocks:
             sites.append(LowRank(name, host, factors, config.scale, config.dropout))
             continue
@@ -188,13 +188,7 @@ class Fading(TrainerCallback):
         self._config = config
         self._gated = [site for site in sites if isinstance(site, GatedUnits)]
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the influence of this step; log when the router has faded."""
         fade = self._config.fade(state.global_step / state.max_steps)
         previous = self._gated[0].fade
@@ -210,13 +204,7 @@ class Fading(TrainerCallback):
                 largest,
             )
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the gate off."""
         for site in self._gated:
             site.set_fade(0.0)

@@ -90,11 +90,6 @@ class EMTAL(LowRankAdapter):
                 f"fade_to must be at least fade_from = {self.fade_from!r}, got {self.fade_to!r}"
             )
 
-    @property
-    def scale(self) -> float:
-        """The factor s in front of the change."""
-        return 1.0 if self.alpha is None else self.alpha / self.r
-
     def fade(self, share: float) -> float:
         """Return the router's influence, from 1 to 0, after a share of the training steps."""
         if share >= self.fade_to:

@@ -13,7 +13,7 @@ with batch normalisation, which makes the gate depend on the batch; ours is a li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -23,9 +23,8 @@ from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch.optim import Optimizer
 
-    from bayeslora.adapters.optimizers import AlternatingOptimizer, Euclidean
     from bayeslora.adapters.site import Site
     from bayeslora.conditioning import Conditioning
 
@@ -87,32 +86,16 @@ class ILoRA(LoRA):
         gate.attach(sites)
         return gate
 
-    def optimizer(
-        self,
-        network: Adapted,
-        head_parameters: Iterable[nn.Parameter],
-        head_lr: float,
-        *,
-        more: Iterable[nn.Parameter] = (),
-        euclidean: Euclidean | None = None,
-    ) -> AlternatingOptimizer:
-        """Return LoRA's optimiser with an additional optimiser for the router."""
+    def further_optimizers(self, network: Adapted) -> Sequence[Optimizer]:
+        """Return the optimiser of the router.
+
+        Raises:
+            InputError: The network was built for another adapter.
+        """
         from torch.optim import AdamW
 
-        from bayeslora.adapters.optimizers import build_optimizer
-
-        gate = network.conditioning
-        if gate is None:
+        if network.conditioning is None:
             raise InputError("the network was built for another adapter")
-        group = {"params": list(gate.parameters()), "name": "router"}
+        group = {"params": list(network.conditioning.parameters()), "name": "router"}
         rate = self.gate_lr_factor * self.learning_rate
-        router = AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)
-        return build_optimizer(
-            network.sites,
-            head_parameters,
-            self,
-            head_lr,
-            more=more,
-            euclidean=euclidean,
-            beside=[router],
-        )
+        return [AdamW([group], lr=rate, weight_decay=ROUTER_DECAY)]

@@ -6,12 +6,9 @@ freezes some of them; over the backbone's own layers it is LISA.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from bayeslora import options
-from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, NotNegative, Options, Range
 
@@ -95,26 +92,3 @@ class LayerSampling(Options):
             return self.interval
         interval = num_steps * self.num_active // (_DRAWS_A_LAYER * num_layers)
         return max(1, min(_LONGEST_INTERVAL, interval))
-
-
-def resolve_sampling(value: Any) -> LayerSampling | None:
-    """Return the options given as an object, a mapping or text such as `num_active=2`.
-
-    Raises:
-        InputError: An option or its value is invalid.
-    """
-    if value is None:
-        return None
-    name = LayerSampling.name
-    if isinstance(value, str):
-        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
-    elif isinstance(value, Mapping):
-        value = {"name": name, **value}
-    if isinstance(value, Adapter):
-        name = type(value).__name__
-        raise InputError(
-            f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
-            "LayerSampling"
-        )
-    sampling: LayerSampling = options.resolve(name, value, {name: LayerSampling})
-    return sampling

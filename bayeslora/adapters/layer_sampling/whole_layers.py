@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 
@@ -123,42 +122,27 @@ class FullLayers:
             "delta_norm": squared**0.5,
         }
 
+    def optimizer(self, lr: float, weight_decay: float = 0.0) -> AdamW:
+        """Return AdamW on all trainable parameters.
 
-def full_optimizer(
-    full: FullLayers,
-    head_parameters: Iterable[nn.Parameter],
-    *,
-    lr: float,
-    head_lr: float,
-    weight_decay: float = 0.0,
-) -> AlternatingOptimizer:
-    """Return AdamW on all trainable parameters and a head.
-
-    It holds all layers from the start, in up to four groups: schedulers ignore later groups, and a
-    layer added after a rest would never train. Matrices decay, biases and normalisations do not.
-
-    Args:
-        full: The trainable parameters by group.
-        head_parameters: Parameters that `head_step()` updates, without weight decay; may be empty.
-        lr: Learning rate of everything else.
-        head_lr: Learning rate of the head.
-        weight_decay: Weight decay of matrices.
-    """
-    layers = [
-        item for group, items in full.groups.items() if group != ALWAYS for item in items.values()
-    ]
-    always = [*full.groups.get(ALWAYS, {}).values()]
-    groups = [
-        {"params": chosen, "name": name, "weight_decay": decay}
-        for name, items in (("adapter", layers), ("outside", always))
-        for decay, matrices in ((weight_decay, True), (0.0, False))
-        if (chosen := [item for item in items if (item.ndim > 1) == matrices])
-    ]
-    head = {"params": list(head_parameters), "name": "head"}
-    return AlternatingOptimizer(
-        [AdamW(groups, lr=lr)],
-        [AdamW([head], lr=head_lr, weight_decay=0.0)] if head["params"] else [],
-    )
+        It holds all layers from the start, in up to four groups: schedulers ignore later groups,
+        and a layer added after a rest would never train. Matrices decay, biases and normalisations
+        do not.
+        """
+        layers = [
+            item
+            for group, items in self.groups.items()
+            if group != ALWAYS
+            for item in items.values()
+        ]
+        always = [*self.groups.get(ALWAYS, {}).values()]
+        groups = [
+            {"params": chosen, "name": name, "weight_decay": decay}
+            for name, items in (("adapter", layers), ("outside", always))
+            for decay, matrices in ((weight_decay, True), (0.0, False))
+            if (chosen := [item for item in items if (item.ndim > 1) == matrices])
+        ]
+        return AdamW(groups, lr=lr)
 
 
 def _is_always(name: str, path: str, after: Collection[str], embedding: bool) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch.optim import AdamW
 
 from bayeslora.adapters.low_rank import LowRank
-from bayeslora.adapters.optimizers import manifold_parameters
+from bayeslora.adapters.optimizers import closure_loss, manifold_parameters
 from bayeslora.adapters.polar.stiefel import (
     absorb,
     landing_field,
@@ -59,10 +59,7 @@ class LandingAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Replace each gradient by its field, step, and absorb if due."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         (group,) = self.param_groups
         for factor in group["params"]:
             if factor.grad is not None:

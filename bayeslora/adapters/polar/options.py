@@ -74,11 +74,6 @@ class PoLAR(LowRankAdapter):
     ] = 0.3
 
     @property
-    def scale(self) -> float:
-        """The factor s in front of the change."""
-        return self.alpha / self.r
-
-    @property
     def no_gate(self) -> str:
         """A gate is impossible if absorption moves drift of the factors past it into the core."""
         if self.constraint == "retraction" or not self.absorb_every:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayeslora.adapters.optimizers import closure_loss
 from bayeslora.adapters.polar.stiefel import polar_retraction, tall, tangent
 from bayeslora.errors import InputError
 
@@ -62,10 +63,7 @@ class RiemannianAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every factor that has a gradient; return the closure's loss if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure_loss(closure)
         for group in self.param_groups:
             by_shape: dict[tuple[Any, ...], list[nn.Parameter]] = {}
             for factor in group["params"]:

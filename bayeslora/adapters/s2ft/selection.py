@@ -18,17 +18,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.s2ft.columns import Columns, check_columns
-from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.adapters.targets import coupled_targets, find_targets, is_attention_output
 from bayeslora.errors import InputError
 from bayeslora.tensor_files import open_tensors
+
+if TYPE_CHECKING:
+    from bayeslora.adapters.s2ft.options import S2FT
 
 Choice = dict[str, Tensor]
 """Columns, [k] int64, by name of the layer."""

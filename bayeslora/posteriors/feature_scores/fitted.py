@@ -1,4 +1,4 @@
-"""Container of the scores fitted beside a posterior, for fitting, saving and scoring."""
+"""The scores fitted beside a posterior, and their container for fitting, saving and scoring."""
 
 from __future__ import annotations
 
@@ -7,19 +7,109 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.feature_scores.nearest import NearestRows
 from bayeslora.posteriors.feature_scores.options import DISTANCE, UNFAMILIARITY, USUAL_SCORES
-from bayeslora.posteriors.feature_scores.unfamiliarity import Unfamiliarity
 from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
-
-AnyScore = Mahalanobis | NearestRows | Unfamiliarity
+from bayeslora.runtime import row_slices
 
 FORMER = {"combined"}
 """Scores of earlier versions, ignored when a model is loaded."""
 
 _RELATIVE = {"mahalanobis": False, "relative_mahalanobis": True}
+
+
+NEIGHBOUR = 10
+"""k; at most the number of stored rows."""
+
+MAX_ROWS = 10_000
+"""Largest number of stored training rows; more are subsampled with a seed."""
+
+
+_WEIGHT = 0.25
+# Floors for rows whose predicted class has probability 1, and rows equal to their class mean.
+_LEAST_DOUBT, _LEAST_DISTANCE = 1e-12, 1e-12
+
+
+class NearestRows(nn.Module):
+    """Distance of features to their k-th nearest training row, all features scaled to length 1.
+
+    Source: Sun, Ming, Zhu and Li 2022, arXiv 2204.06507, equation 3. They choose k on validation
+    data; here it is 10, small enough for hundreds of training rows.
+
+    Attributes:
+        rows: [M, d] float32, training features of length 1.
+    """
+
+    rows: Tensor
+
+    def __init__(self, num_rows: int, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(num_rows, num_features))
+
+    @classmethod
+    def fitted(cls, features: Tensor, seed: int) -> NearestRows:
+        """Store [N, d] training features, at most `MAX_ROWS` of them."""
+        if len(features) > MAX_ROWS:
+            generator = torch.Generator().manual_seed(seed)
+            indices = torch.randperm(len(features), generator=generator)[:MAX_ROWS].sort().values
+            features = features[indices.to(features.device)]
+        nearest = cls(*features.shape).to(features.device)
+        nearest.rows.copy_(normalize(features.double()))
+        return nearest
+
+    @classmethod
+    def empty(cls, extra: Mapping[str, Any], num_features: int) -> NearestRows:
+        """Return an empty score with the shape in `extra_config`, to load tensors into."""
+        return cls(int(extra["rows"]), num_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score [N], 0 to 2, of [N, d] float64 features."""
+        rows, queries = normalize(self.rows.double()), normalize(features)
+        k = min(NEIGHBOUR, len(rows))
+        parts = [
+            (queries[chunk] @ rows.T).topk(k, dim=1).values[:, -1]
+            for chunk in row_slices(len(queries), len(rows))
+        ]
+        cosine = torch.cat(parts)
+        return (2 - 2 * cosine).clamp_min(0).sqrt()
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return the number of rows and k."""
+        return {"rows": len(self.rows), "neighbour": min(NEIGHBOUR, len(self.rows))}
+
+
+class Unfamiliarity(nn.Module):
+    """One score for near and far shifts, from a row's distance and the doubt about its class.
+
+        unfamiliarity = log d + ¼ log(1 − max_c p_c)
+
+    with d the squared Mahalanobis distance of the features to the nearest class. Rows near the
+    border of two classes have a low probability and an ordinary distance; rows far from all
+    training rows may be classified confidently but have a larger distance. With logarithms the
+    ranking does not depend on the scale of the distance, which depends on features and rows. The
+    weight was chosen on development sets: smaller weights are better for far rows of a decoder,
+    larger ones for near rows and encoders (`benchmarks/unfamiliarity_weight`).
+    """
+
+    def forward(self, doubt: Tensor, distance: Tensor) -> Tensor:
+        """Return the score [N].
+
+        Args:
+            doubt: [N] float64, 1 − highest probability.
+            distance: [N] float64, squared Mahalanobis distance.
+        """
+        log_distance = distance.clamp_min(_LEAST_DISTANCE).log()
+        score: Tensor = log_distance + _WEIGHT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
+        return score
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return nothing: it has no shapes."""
+        return {}
+
+
+AnyScore = Mahalanobis | NearestRows | Unfamiliarity
 
 
 class FeatureScores(nn.Module):

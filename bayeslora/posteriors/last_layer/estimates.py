@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitPlan, Posterior, PriorScale
-
-if TYPE_CHECKING:
-    from bayeslora.posteriors.types import LastLayer
 
 
 @dataclass(frozen=True)
@@ -43,26 +40,6 @@ class MAP(Posterior):
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "none"
 
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate under the prior."""
-        from bayeslora.posteriors.point import PointHead
-
-        return PointHead(
-            num_features, num_classes, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
-        )
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate of options under the prior."""
-        from bayeslora.posteriors.point import SharedPointHead
-
-        return SharedPointHead(
-            num_features, prior_scale=self.prior_scale, mean_sq_norm=mean_sq_norm
-        )
-
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""
         return not adapter_trains
@@ -74,28 +51,14 @@ class TemperatureScaling(Posterior):
 
     name: ClassVar[str] = "temperature"
     is_point: ClassVar[bool] = True
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.tempered:TemperedHead.of"
+    shared_head: ClassVar[str] = head
     learns_from: ClassVar[str] = "validation"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"
     use: ClassVar[str] = "Held-out labels, and no need for epistemic uncertainty."
     source: ClassVar[str] = "Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "one"
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate with temperature 1."""
-        from bayeslora.posteriors.last_layer.tempered import TemperedHead
-
-        return TemperedHead(num_features, num_classes)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained point estimate of options with temperature 1."""
-        from bayeslora.posteriors.last_layer.tempered import TemperedHead
-
-        return TemperedHead(num_features, 1)
 
     def check_fit(self, plan: FitPlan) -> None:
         """Check that there are validation rows."""

@@ -5,10 +5,13 @@ Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2.
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 
 from bayeslora.logits import GaussianLogits
+from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_fit
 from bayeslora.posteriors.point import PointHead
 from bayeslora.recalibration.temperature import best_inverse
@@ -27,6 +30,12 @@ class TemperedHead(PointHead):
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def of(cls, config: Posterior, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return the head of options, which have no prior."""
+        del config, options
+        return cls(num_features, num_classes)
 
     @torch.no_grad()
     def fit(

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback
 
 from bayeslora.option_checks import check_count
-from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
+from bayeslora.posteriors.types import TrainingRun, WeightDefaults, WeightTraining
 
 # N^(π/8), with the published digits of π.
 _CYCLE_EXPONENT = 3.14159 / 8
-
-
-class MovesToPrior(Protocol):
-    """A posterior over weights that trains under noise and can move towards its prior."""
-
-    def kl_step(self, rate: float) -> None:
-        """Take a gradient step of length `rate` on the KL."""
-
-    def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
-        """Draw weights for each text of a pass."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that train beside the adapter."""
 
 
 KLWeight = Callable[[int], float]
@@ -78,20 +65,32 @@ class KLSteps(TrainerCallback):
         self._weights.kl_step(self._lr * share * self._weight(state.global_step))
 
 
-def noise_and_kl_steps(
-    weights: MovesToPrior, run: TrainingRun, *, kl_lr: float, kl_weights: str
-) -> WeightTraining:
-    """Return a training under noise, with a step on the KL after each adapter step.
+class MovesToPrior(WeightDefaults, nn.Module):
+    """Base of posteriors that train under noise, with a step on the KL after each adapter step.
 
-    Args:
-        weights: The posterior.
-        run: The training run.
-        kl_lr: Learning rate of the KL steps, before the schedule.
-        kl_weights: `cyclic` or `uniform`.
+    Attributes:
+        config: Options, with the learning rate of the KL steps and their weights.
+        prior_std: σp.
     """
-    weight = kl_weight(kl_weights, run.num_train, run.batch_size)
-    return WeightTraining(
-        noise=lambda batch: weights.noise(len(batch["attention_mask"])),
-        callbacks=(KLSteps(weights, kl_lr, weight),),
-        parameters=tuple(weights.parameters()),
-    )
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.prior_std = config.prior_std
+
+    def kl_step(self, rate: float) -> None:
+        """Take a gradient step of length `rate` on the KL."""
+        raise NotImplementedError
+
+    def noise(self, num_texts: int | None = None) -> AbstractContextManager[None]:
+        """Draw weights for each text of a pass."""
+        raise NotImplementedError
+
+    def weight_training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with a step on the KL after each adapter step."""
+        weight = kl_weight(self.config.kl_weights, run.num_train, run.batch_size)
+        return WeightTraining(
+            noise=lambda batch: self.noise(len(batch["attention_mask"])),
+            callbacks=(KLSteps(self, self.config.kl_lr, weight),),
+            parameters=tuple(self.parameters()),
+        )

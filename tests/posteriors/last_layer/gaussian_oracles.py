@@ -15,16 +15,16 @@ TRAINABLE = ["dense", "diagonal", "full", "low_rank"]
 def matrix(covariance):
     """Return the covariance of all weights, ordered by class."""
     if isinstance(covariance, Diagonal):
-        return torch.diag(covariance.std.square().flatten())
+        return torch.diag(covariance.scale.square().flatten())
     if isinstance(covariance, Eigenbasis):
-        blocks = covariance.basis @ torch.diag_embed(covariance.std.square()) @ covariance.basis.T
+        blocks = covariance.basis @ torch.diag_embed(covariance.scale.square()) @ covariance.basis.T
         return torch.block_diag(*blocks)
     if isinstance(covariance, Dense):
-        return torch.block_diag(*(covariance.lower @ covariance.lower.mT))
+        return torch.block_diag(*(covariance.scale @ covariance.scale.mT))
     if isinstance(covariance, DiagonalPlusLowRank):
-        blocks = torch.diag_embed(covariance.std.square())
+        blocks = torch.diag_embed(covariance.scale.square())
         return torch.block_diag(*(blocks + covariance.factor @ covariance.factor.mT))
-    return covariance.lower @ covariance.lower.T
+    return covariance.scale @ covariance.scale.T
 
 
 def kl_to_prior(mean, covariance, prior_variance):

@@ -11,13 +11,13 @@ from bayeslora.testing.toy import toy
 
 
 def default_heads():
-    """Return the default posterior of each head class; the first is a point estimate.
+    """Return the default posterior of each head, with and without a prior.
 
     GVBLL and NUTS have their own tolerances in `test_gvbll.py` and `test_nuts_laws.py`.
     """
     by_head = {}
     for posterior in POSTERIORS.values():
-        by_head.setdefault(posterior.make_head, posterior)
+        by_head.setdefault((posterior.head, hasattr(posterior, "prior_scale")), posterior)
     return [posterior for posterior in by_head.values() if posterior not in (GVBLL, NUTS)]
 
 

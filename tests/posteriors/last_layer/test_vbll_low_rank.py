@@ -20,11 +20,11 @@ def test_a_deviation_that_wants_to_be_zero_keeps_the_determinant_exact(seed):
         weighted = weights * (1 + turn / 10)
         blocks = LowRankBlocks(rows, weighted, prior, rank=3, previous=blocks)
         stored = blocks.stored()
-        covariance = torch.diag_embed(stored.std.square()) + stored.factor @ stored.factor.mT
+        covariance = torch.diag_embed(stored.scale.square()) + stored.factor @ stored.factor.mT
         # k by k and d by d determinants of the same matrix, with a condition number near 1e9.
         expected = float(torch.linalg.slogdet(covariance)[1])
         assert blocks.log_determinant == pytest.approx(expected, abs=1e-6)
         precision = rows.T @ (weighted * rows) + prior * torch.eye(8, dtype=F64)
         independent = precision.diagonal().rsqrt()
-        assert (stored.std[0] > 1e-4 * independent).all()
-    assert (stored.std[0] / independent).min() < 0.01
+        assert (stored.scale[0] > 1e-4 * independent).all()
+    assert (stored.scale[0] / independent).min() < 0.01

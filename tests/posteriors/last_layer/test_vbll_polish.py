@@ -55,7 +55,7 @@ def test_gradient_of_the_elbo_vanishes(bound, family, rows):
     free = {
         name: item.clone().requires_grad_() for name, item in fitted.covariance().to_free().items()
     }
-    covariance = TRAINABLE[family].from_free(free["spread"], free.get("factor"), classes)
+    covariance = TRAINABLE[family].from_free(free["spread"], free.get("factor"))
     value = elbo((features, labels), mean, covariance, bound=bound)
     assert fitted.elbo[-1] == pytest.approx(value.item(), rel=1e-8)
     # The ascent stops on the value of the bound: a gap of 1e-13 · 60 nats allows a slope near 1e-5.

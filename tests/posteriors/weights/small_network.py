@@ -12,8 +12,11 @@ from bayeslora import LaplaceLoRA
 from bayeslora.backbones.tokens import length_batches
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.point import PointHead
-from bayeslora.posteriors.weights.laplace_lora.linearised import fit_laplace_lora, linearised_logits
-from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
+from bayeslora.posteriors.weights.laplace_lora.posterior import (
+    LaplaceLoRAWeights,
+    fit_laplace_lora,
+    linearised_logits,
+)
 
 F64 = torch.float64
 SITES = {"lora": lora_site, "polar": polar_site, "columns": columns_site}

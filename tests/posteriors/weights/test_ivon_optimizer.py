@@ -6,7 +6,7 @@ from torch import nn
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.errors import MissingAssetError
-from bayeslora.posteriors.weights.ivon.training import build_ivon, require_ivon, sampled
+from bayeslora.posteriors.weights.ivon.posterior import build_ivon, require_ivon, sampled
 
 OPTIONS = {
     "lr": 0.1,
@@ -145,7 +145,7 @@ def test_a_parameter_without_a_gradient_counts_as_flat():
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    from bayeslora.posteriors.weights.ivon import training as ivon
+    from bayeslora.posteriors.weights.ivon import options as ivon
 
     monkeypatch.setattr(ivon, "find_spec", lambda name: None)
     for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):

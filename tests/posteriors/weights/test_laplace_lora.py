@@ -22,8 +22,8 @@ from small_network import (
 )
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.laplace_lora import linearised
 from bayeslora.posteriors.weights.laplace_lora import posterior as laplace_lora
+from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
 from bayeslora.posteriors.weights.laplace_lora.curvature import LAYER_STRUCTURES, fisher_root
 from bayeslora.posteriors.weights.laplace_lora.gradients import LayerGradients, backward, watched
 

@@ -8,7 +8,6 @@ from torch import nn
 from bayeslora import SWAG
 from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
-from bayeslora.posteriors.weights.swag.training import snapshot_steps
 
 
 def weights_of(*shapes):
@@ -148,12 +147,12 @@ def test_one_snapshot_is_not_enough():
     ],
 )
 def test_snapshots_are_evenly_spaced_up_to_the_last_step(num_steps, options, expected):
-    assert snapshot_steps(SWAG(**options), num_steps) == expected
+    assert SWAG(**options).snapshot_steps(num_steps) == expected
 
 
 def test_a_training_too_short_is_refused_before_it_starts():
     with pytest.raises(InputError, match=r"2 snapshots.* 2 "):
-        snapshot_steps(SWAG(), 2)
+        SWAG().snapshot_steps(2)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_columns_of_the_change_have_covariance_sigma_squared_times_the_projector
     5 · √2 · σ² / √8000 = 0.08 σ².
     """
     site = make(scale=3.0)
-    weights = TFBWeights([site])
+    weights = TFBWeights(TFB(), [site])
     turn(site)
     weights.sigma.fill_(0.3)
     mean, B = site.delta().double(), site.factors()[1].double()
@@ -64,7 +64,7 @@ def test_a_site_of_lower_rank_is_refused(make):
     weight = site.B.weight if site.core is None else site.core.weight
     weight.data[:, 1] = weight.data[:, 0]
     with pytest.raises(InputError, match=r"layer\.0\.query .*singular"):
-        TFBWeights([site]).fit(TFB(), lambda: 0.0)
+        TFBWeights(TFB(), [site]).fit(TFB(), lambda: 0.0)
 
 
 def test_an_untrained_adapter_is_refused():
@@ -77,7 +77,7 @@ def test_an_untrained_adapter_is_refused():
 def test_without_noise_a_draw_is_the_mean():
     site = lora_site()
     before = site.delta().clone()
-    assert torch.equal(drawn(TFBWeights([site]), site.delta, 1)[0].float(), before)
+    assert torch.equal(drawn(TFBWeights(TFB(), [site]), site.delta, 1)[0].float(), before)
 
 
 @given(

@@ -36,7 +36,7 @@ from bayeslora.posteriors.last_layer.gvbll.density import (
 from bayeslora.posteriors.last_layer.gvbll.options import GVBLL
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 from bayeslora.posteriors.mahalanobis import TiedGaussian
-from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.point import AroundPoint
 
 _MEASURED = ("inflation", "label_bound")
 
@@ -58,18 +58,8 @@ class GVBLLHead(AroundPoint):
     inflation: Tensor
     label_bound: Tensor
 
-    def __init__(
-        self,
-        config: GVBLL,
-        num_features: int,
-        num_classes: int,
-        *,
-        mean_sq_norm: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm))
-        self.config = config
-        self.seed = seed
+    def __init__(self, config: GVBLL, num_features: int, num_classes: int, **options: Any) -> None:
+        super().__init__(config, num_features, num_classes, **options)
         self.gaussian: TiedGaussian | None = None
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.float64))
         for name in _MEASURED:
@@ -89,20 +79,14 @@ class GVBLLHead(AroundPoint):
         """
         check_fit(train, validation)
         config = self.config if choose_prior else _unchosen(self.config)
-        classes, size = self.point.weight.shape
         train = train.double()
-        labels, device = train.targets, train.values.device
-        scatter = Scatter.of(train.values, labels, classes, config.prior_rows)
+        labels = train.targets
+        scatter = Scatter.of(train.values, labels, len(self.counts), config.prior_rows)
         shrinkage, inflation = choose(config, train, scatter, validation)
         values, floor = scatter.shrunk(shrinkage)
-        gaussian = TiedGaussian(classes, size, len(values)).to(device)
-        gaussian.means.copy_(scatter.means)
-        # Contiguous, as when loaded: products of other layouts differ in the last bit.
-        gaussian.directions = scatter.directions.contiguous()
-        gaussian.precisions.copy_(1 / (inflation * values))
-        gaussian.beyond.fill_(1 / (inflation * floor))
-        gaussian.shrinkage.fill_(shrinkage)
-        self.gaussian = gaussian
+        self.gaussian = gaussian = TiedGaussian.of(
+            scatter.means, scatter.directions, inflation * values, inflation * floor, shrinkage
+        )
         self.counts.copy_(scatter.counts)
         self.inflation.fill_(inflation)
         bound = label_bound(self._distances(gaussian, train), labels)

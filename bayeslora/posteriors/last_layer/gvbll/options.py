@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Positive, Range
 from bayeslora.posteriors.base import FitPlan, Posterior
-
-if TYPE_CHECKING:
-    from bayeslora.posteriors.types import LastLayer
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class GVBLL(Posterior):
     ] = 200
 
     name: ClassVar[str] = "gvbll"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.gvbll.head:GVBLLHead"
+    per_class: ClassVar[str] = "models the features of each class"
     summary: ClassVar[str] = "generative last layer: Gaussian features per class, random means"
     use: ClassVar[str] = (
         "Detecting inputs far from the training data, with held-out examples to choose its options."
@@ -54,28 +53,6 @@ class GVBLL(Posterior):
     def needs_held_out(self) -> bool:
         """Whether an option is chosen on rows that the network was not trained on."""
         return "validation" in (self.shrinkage, self.inflation)
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer."""
-        from bayeslora.posteriors.last_layer.gvbll.head import GVBLLHead
-
-        return GVBLLHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Raise InputError: options have no class densities.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(
-            "posterior 'gvbll' models the features of each class, and the options of a question "
-            "have no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
-            code="not-on-options",
-        )
 
     def check_fit(self, plan: FitPlan) -> None:
         """Check that there are validation rows if needed, and no cross-validation."""

@@ -30,7 +30,7 @@ from bayeslora.posteriors.last_layer.laplace.curvature import (
     KronCurvature,
 )
 from bayeslora.posteriors.last_layer.laplace.options import Laplace
-from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.point import AroundPoint
 from bayeslora.posteriors.prior_precision import (
     best_on_grid,
     log_marginal_likelihood,
@@ -81,18 +81,9 @@ class LaplaceHead(AroundPoint):
     log_evidence: Tensor
 
     def __init__(
-        self,
-        config: Laplace,
-        num_features: int,
-        num_classes: int,
-        *,
-        mean_sq_norm: float = 1.0,
+        self, config: Laplace, num_features: int, num_classes: int, **options: Any
     ) -> None:
-        point = PointHead(
-            num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
-        )
-        super().__init__(point)
-        self.config = config
+        super().__init__(config, num_features, num_classes, **options)
         self.curvature: AnyCurvature | None = None
         self.rank = 0
         for name in ("prior_precision", "log_evidence"):

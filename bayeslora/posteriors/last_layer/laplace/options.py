@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, Posterior, PriorScale
-
-if TYPE_CHECKING:
-    from bayeslora.posteriors.types import LastLayer
 
 
 @dataclass(frozen=True)
@@ -33,28 +30,14 @@ class Laplace(Posterior):
     num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "laplace"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace.head:LaplaceHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.laplace.shared:SharedLaplaceHead"
     only_softens: ClassVar[bool] = True
     summary: ClassVar[str] = "Laplace approximation of the last layer, exact on cached features"
     use: ClassVar[str] = "Adding uncertainty to a finished, overconfident network."
     source: ClassVar[str] = "Daxberger et al. 2021, arXiv 2106.14806"
     passes: ClassVar[str] = "1"
     parameters: ClassVar[str] = "the covariance of the last layer"
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer."""
-        from bayeslora.posteriors.last_layer.laplace.head import LaplaceHead
-
-        return LaplaceHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer of options."""
-        from bayeslora.posteriors.last_layer.laplace.shared import SharedLaplaceHead
-
-        return SharedLaplaceHead(self, num_features, mean_sq_norm=mean_sq_norm)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True without an adapter: the weights are then the optimum for fixed features."""

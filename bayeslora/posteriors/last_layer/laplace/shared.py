@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from bayeslora.posteriors.last_layer.algebra import precision_factor
 from bayeslora.posteriors.last_layer.laplace.head import LaplaceHead
-from bayeslora.posteriors.last_layer.laplace.options import Laplace
 from bayeslora.runtime import row_slices
 
 
@@ -105,6 +104,3 @@ class SharedLaplaceHead(LaplaceHead):
         "full": SharedCurvature,
         "kron": SharedCurvature,
     }
-
-    def __init__(self, config: Laplace, num_features: int, *, mean_sq_norm: float = 1.0) -> None:
-        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm)

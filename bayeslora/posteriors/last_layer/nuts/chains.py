@@ -61,7 +61,8 @@ def run_chains(
     """
     draws, energies, divergences = [], [], 0
     for chain in range(config.num_chains):
-        samples, count = _run_chain(target, config, _chain_seed(seed, chain), advance)
+        # Fits with neighbouring seeds share no chain.
+        samples, count = _run_chain(target, config, seed * 1_000_003 + chain, advance)
         draws.append(samples)
         divergences += count
         energies.append(torch.stack([target.potential(sample) for sample in samples]))
@@ -121,11 +122,6 @@ def _kernel(mcmc: Any, target: AnyTarget, config: NUTS) -> Any:
 def _length() -> float:
     low, high = _LENGTHS
     return low + (high - low) * float(torch.rand(()))
-
-
-def _chain_seed(seed: int, chain: int) -> int:
-    # Fits with neighbouring seeds share no chain.
-    return seed * 1_000_003 + chain
 
 
 RHAT_LIMIT = 1.01

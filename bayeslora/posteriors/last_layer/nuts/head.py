@@ -34,7 +34,7 @@ from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.nuts.chains import RHAT_LIMIT, Chains, convergence, run_chains
 from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import AnyTarget, Target
-from bayeslora.posteriors.point import AroundPoint, PointHead
+from bayeslora.posteriors.point import AroundPoint
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +65,8 @@ class NUTSHead(AroundPoint):
     min_ess: Tensor
     divergences: Tensor
 
-    def __init__(
-        self,
-        config: NUTS,
-        num_features: int,
-        num_classes: int,
-        *,
-        mean_sq_norm: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        point = PointHead(
-            num_features, num_classes, prior_scale=config.prior_scale, mean_sq_norm=mean_sq_norm
-        )
-        super().__init__(point)
-        self.config = config
-        self.seed = seed
+    def __init__(self, config: NUTS, num_features: int, num_classes: int, **options: Any) -> None:
+        super().__init__(config, num_features, num_classes, **options)
         for name in ("draws", "noise", "basis"):
             self.register_buffer(name, None)
         for name in _MEASURED:

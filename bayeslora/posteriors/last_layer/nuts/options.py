@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from bayeslora.option_checks import Count, OnlyWith, Range, Share
 from bayeslora.posteriors.base import Posterior, PriorScale
-
-if TYPE_CHECKING:
-    from bayeslora.posteriors.types import LastLayer
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class NUTS(Posterior):
     )
 
     name: ClassVar[str] = "nuts"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts.head:NUTSHead"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.nuts.shared:SharedNUTSHead"
     summary: ClassVar[str] = "exact posterior of the last layer by Markov chains: the reference"
     use: ClassVar[str] = "A reference for measuring approximations of the last layer."
     source: ClassVar[str] = "Hoffman and Gelman 2014, arXiv 1111.4246"
@@ -51,22 +50,6 @@ class NUTS(Posterior):
     parameters: ClassVar[str] = "max_draws last layers"
     moves_mean: ClassVar[bool] = True
     only_with: ClassVar[OnlyWith] = {"max_tree_depth": (("kernel", "nuts"),)}
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer."""
-        from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
-
-        return NUTSHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer of options."""
-        from bayeslora.posteriors.last_layer.nuts.shared import SharedNUTSHead
-
-        return SharedNUTSHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def starts_over(self, *, adapter_trains: bool) -> bool:
         """Return True: the chains depend on the features and the prior only."""

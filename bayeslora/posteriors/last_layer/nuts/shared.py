@@ -18,31 +18,22 @@ from bayeslora.posteriors.features import Features, mean_logits, weight_gradient
 from bayeslora.posteriors.last_layer.algebra import RowSpace, bounding_factor, precision_factor
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 from bayeslora.posteriors.last_layer.nuts.head import NUTSHead
-from bayeslora.posteriors.last_layer.nuts.options import NUTS
 from bayeslora.posteriors.last_layer.nuts.target import AnyTarget
 
 _ITERATIONS = 500
 
 
-@dataclass(frozen=True)
-class SharedTarget:
+@dataclass(frozen=True, kw_only=True)
+class SharedTarget(AnyTarget):
     """A posterior over z [1, d], with weights mode + R⁻ᵀ z; float64.
 
     Attributes:
         features: [N, C, d].
-        offset: [N, C], known logits plus those of the prior mean.
-        linear: [1, d], the gradient of Σ_n z_{n,y_n}.
-        mode: [1, d], the MAP weights.
         factor: [d, d], R with R Rᵀ the Hessian at the mode.
-        precision: δ of the prior.
     """
 
     features: Tensor
-    offset: Tensor
-    linear: Tensor
-    mode: Tensor
     factor: Tensor
-    precision: float
 
     @classmethod
     def of(
@@ -71,30 +62,27 @@ class SharedTarget:
         weighted = (probs[..., None] * features).flatten(0, 1)
         hessian = weighted.T @ features.flatten(0, 1) - mean.T @ mean
         hessian.diagonal().add_(precision)
-        linear = weight_gradient(features, targets)
-        return cls(features, offset, linear, mode, precision_factor(hessian), precision)
+        return cls(
+            features=features,
+            factor=precision_factor(hessian),
+            mode=mode,
+            linear=weight_gradient(features, targets),
+            precision=precision,
+            offset=offset,
+        )
 
-    def potential(self, z: Tensor) -> Tensor:
-        """Return the energy U at [..., 1, d] coordinates, in nats up to a constant."""
-        weights = self.class_weights(z)
-        logits = self.offset + torch.einsum("ncd,...d->...nc", self.features, weights[..., 0, :])
-        normaliser = logits.logsumexp(-1).sum(-1)
-        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
-        return normaliser + quadratic.sum((-2, -1))
-
-    def class_weights(self, z: Tensor) -> Tensor:
-        """Return the [..., 1, d] weights at [..., 1, d] coordinates."""
+    def weights(self, z: Tensor) -> Tensor:
+        """Return the [..., 1, d] weights at z."""
         unwhitened: Tensor = torch.linalg.solve_triangular(self.factor.T, z.mT, upper=True).mT
         return self.mode + unwhitened
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """Return the logits [..., N, C] of [..., 1, d] weights."""
+        return torch.einsum("ncd,...d->...nc", self.features, weights[..., 0, :])
 
 
 class SharedNUTSHead(NUTSHead):
     """The Markov chain reference for options: features are [N, C, d]."""
-
-    def __init__(
-        self, config: NUTS, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> None:
-        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
 
     def _target(self, rows: Features) -> tuple[AnyTarget, RowSpace]:
         centre = self._prior_mean().cpu()

@@ -15,7 +15,6 @@ rotated once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,46 +26,57 @@ from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 _ITERATIONS = 500
 
 
-class AnyTarget(Protocol):
-    """A posterior over coordinates z of the weights, nearly a standard normal; float64."""
+@dataclass(frozen=True, kw_only=True)
+class AnyTarget:
+    """A posterior over coordinates z of the weights, nearly a standard normal; float64.
 
-    @property
-    def mode(self) -> Tensor:
-        """Weights of maximal density, in the shape of z."""
-        ...
+    Attributes:
+        mode: Weights of maximal density, in the shape of z.
+        linear: The gradient of Σ_n z_{n,y_n}, in the shape of z.
+        precision: δ of the prior.
+        offset: [N, C], known logits plus those of the prior mean.
+    """
+
+    mode: Tensor
+    linear: Tensor
+    precision: float
+    offset: Tensor
 
     def potential(self, z: Tensor) -> Tensor:
         """Return the energy at z, in nats up to a constant."""
-        ...
+        weights = self.weights(z)
+        normaliser = (self.offset + self.logits(weights)).logsumexp(-1).sum(-1)
+        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
+        return normaliser + quadratic.sum((-2, -1))
+
+    def weights(self, z: Tensor) -> Tensor:
+        """Return the weights at z, in the shape of z."""
+        raise NotImplementedError
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """Return the logits [..., N, C] of weights in the shape of z, without the offset."""
+        raise NotImplementedError
 
     def class_weights(self, z: Tensor) -> Tensor:
         """Return the [S, C, r] weights of S draws of z, relative to the prior mean."""
-        ...
+        return self.weights(z)
 
 
-@dataclass(frozen=True)
-class Target:
+@dataclass(frozen=True, kw_only=True)
+class Target(AnyTarget):
     """A posterior over z [C−1, r], with weights mode + scale · z; float64.
 
     Attributes:
         features: [N, r] in the eigenvectors of ΦᵀΦ.
         contrasts: [C, C−1] in the eigenvectors of B.
         directions: [r, r], the eigenvectors of ΦᵀΦ.
-        linear: [C−1, r], the gradient of Σ_n z_{n,y_n}.
-        mode: [C−1, r], the MAP weights.
         scale: [C−1, r] approximate posterior standard deviations.
-        precision: δ of the prior.
-        offset: [N, C], logits of the prior mean.
     """
 
     features: Tensor
     contrasts: Tensor
     directions: Tensor
-    linear: Tensor
-    mode: Tensor
     scale: Tensor
-    precision: float
-    offset: Tensor
 
     @classmethod
     def of(
@@ -116,15 +126,14 @@ class Target:
             offset=offset,
         )
 
-    def potential(self, z: Tensor) -> Tensor:
-        """Return the energy U at [..., C−1, r] coordinates, in nats up to a constant."""
-        weights = self.mode + self.scale * z
-        logits = self.offset + self.features @ weights.transpose(-1, -2) @ self.contrasts.T
-        normaliser = logits.logsumexp(-1).sum(-1)
-        quadratic = 0.5 * self.precision * weights.square() - self.linear * weights
-        return normaliser + quadratic.sum((-2, -1))
+    def weights(self, z: Tensor) -> Tensor:
+        """Return the [..., C−1, r] weights at z."""
+        return self.mode + self.scale * z
+
+    def logits(self, weights: Tensor) -> Tensor:
+        """Return the logits [..., N, C] of [..., C−1, r] weights."""
+        return self.features @ weights.transpose(-1, -2) @ self.contrasts.T
 
     def class_weights(self, z: Tensor) -> Tensor:
         """Return the [S, C, r] weights of [S, C−1, r] draws; they sum to zero over classes."""
-        turned = self.mode + self.scale * z
-        return self.contrasts @ turned @ self.directions.T
+        return self.contrasts @ self.weights(z) @ self.directions.T

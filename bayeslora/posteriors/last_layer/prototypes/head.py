@@ -10,17 +10,17 @@ Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayeslora.adapters.site import Site
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
-from bayeslora.posteriors.point import AroundPoint, PointHead
-from bayeslora.posteriors.types import Network
+from bayeslora.posteriors.point import AroundPoint
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes
 from bayeslora.recalibration.temperature import best_inverse
 
@@ -44,9 +44,9 @@ class PrototypeHead(AroundPoint):
     given_scale: Tensor
 
     def __init__(
-        self, config: Prototypes, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0
+        self, config: Prototypes, num_features: int, num_classes: int, **options: Any
     ) -> None:
-        super().__init__(PointHead(num_features, num_classes, mean_sq_norm=mean_sq_norm))
+        super().__init__(config, num_features, num_classes, **options)
         centres = torch.full((num_classes, num_features), math.nan, dtype=torch.float64)
         self.register_buffer("centres", centres)
         self.register_buffer("scale", torch.tensor(USUAL_SCALE, dtype=torch.float64))
@@ -106,6 +106,15 @@ class PrototypeHead(AroundPoint):
         logits = logits if rows.known is None else logits + rows.known
         return torch.nn.functional.cross_entropy(logits, rows.targets)
 
+    def take_scale(self, sites: Sequence[Site]) -> None:
+        """Fix the scale to the one that an adapter was tuned with, if any."""
+        for site in sites:
+            scales = getattr(site, "cosine_scales", None)
+            if scales is not None:
+                mixture = getattr(site, "mixture")  # noqa: B009 - of sites that have scales
+                self.given_scale.fill_(float((scales.double() * mixture.double()).sum()))
+                return
+
     def extra_config(self) -> dict[str, Any]:
         """Return an empty mapping: all shapes are known."""
         return {}
@@ -116,14 +125,3 @@ class PrototypeHead(AroundPoint):
     def report(self) -> dict[str, float | str]:
         """Return κ."""
         return {"scale": float(self.scale)}
-
-
-def take_scale(network: Network) -> None:
-    """Set the scale of a network's head to the one that its adapter was tuned with, if any."""
-    head = network.head
-    for site in network.sites:
-        scales = getattr(site, "cosine_scales", None)
-        if scales is not None and isinstance(head, PrototypeHead):
-            mixture = getattr(site, "mixture")  # noqa: B009 - of sites that have scales
-            head.given_scale.fill_(float((scales.double() * mixture.double()).sum()))
-            return

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
-from bayeslora.errors import InputError
 from bayeslora.option_checks import Positive
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
-    from bayeslora.posteriors.types import LastLayer
-    from bayeslora.posteriors.weights.training import FinalFit
+    from bayeslora.posteriors.last_layer.prototypes.head import PrototypeHead
+    from bayeslora.posteriors.types import FinalFit
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class Prototypes(Posterior):
     ] = None
 
     name: ClassVar[str] = "prototypes"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.prototypes.head:PrototypeHead"
+    per_class: ClassVar[str] = "uses the mean feature of each class"
     summary: ClassVar[str] = "point estimate, cosine with the mean feature of each class"
     use: ClassVar[str] = "Few examples per class, or classes not seen in training."
     source: ClassVar[str] = "Snell, Swersky and Zemel 2017, arXiv 1703.05175"
@@ -35,32 +36,8 @@ class Prototypes(Posterior):
     parameters: ClassVar[str] = "none"
     moves_mean: ClassVar[bool] = True
 
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Raise InputError: options have no class means.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(
-            "posterior 'prototypes' uses the mean feature of each class, and the options of a "
-            "question have no class; choose 'vbll', 'laplace' or 'nuts', or the format 'letters'",
-            code="not-on-options",
-        )
-
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer."""
-        from bayeslora.posteriors.last_layer.prototypes.head import PrototypeHead
-
-        return PrototypeHead(self, num_features, num_classes, mean_sq_norm=mean_sq_norm)
-
     def before_last_layer(self, fit: FinalFit) -> bool:
         """Take over the scale of an adapter that was tuned with one."""
-        from bayeslora.posteriors.last_layer.prototypes.head import take_scale
-
         if self.scale is None:
-            take_scale(fit.network)
+            cast("PrototypeHead", fit.network.head).take_scale(fit.network.sites)
         return False

@@ -22,7 +22,7 @@ from torch import Tensor
 from bayeslora.posteriors.features import mean_logits
 from bayeslora.posteriors.last_layer.means import MeanProblem, maximise_mean
 from bayeslora.posteriors.last_layer.vbll.bounds import ASCENT_BOUNDS, AscentBound
-from bayeslora.posteriors.last_layer.vbll.covariance import Blocks, Covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import Blocks, Covariance, Problem
 
 # Below this share of the full covariance step, the gain is not worth a factorisation.
 _SMALLEST_STEP = 1e-3
@@ -197,14 +197,8 @@ class Ascent:
         return float(state.mean.square().sum()) + self.outside + state.blocks.trace
 
     def _blocks(self, weights: Tensor, precision: float, previous: Blocks | None) -> Blocks:
-        return self.family.blocks(
-            self.features,
-            weights,
-            precision,
-            rank=self.rank,
-            previous=previous,
-            dtype=self.dtype,
-        )
+        problem = Problem(self.features, weights, precision, self.rank, previous, self.dtype)
+        return self.family.blocks(problem)
 
     def _rated(self, state: State) -> State:
         """Return the state with its bound evaluated: likelihood − KL."""

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -275,43 +274,18 @@ def wright_omega(x: Tensor) -> Tensor:
     return torch.where(x < -40, x.exp(), omega)
 
 
-class AscentBound(Protocol):
+@dataclass(frozen=True)
+class AscentBound:
     """A lower bound of the expected log-likelihood of N rows, with moments [N, C] and [N, C(, C)].
 
-    A tilt is [N, C]; bounds without one carry zeros.
-    """
-
-    @property
-    def follows_means(self) -> bool:
-        """Whether the tilt, and with it the shifts, depends on the means."""
-        ...
-
-    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Return the best tilt."""
-        ...
-
-    def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
-        """Return the bound, [N] nats."""
-        ...
-
-    def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the shifts h [K, N, C] and their weights s [K]."""
-        ...
-
-    def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
-        """Return W in the covariance's shape."""
-        ...
-
-
-@dataclass(frozen=True)
-class TiltedBound:
-    """Jensen's bound, or the tilted one at its best tilt.
+    Here it is Jensen's bound, or the tilted one at its best tilt. A tilt is [N, C].
 
     Attributes:
-        follows_means: False fixes the tilt at zero, which is Jensen's bound.
+        follows_means: Whether the tilt, and with it the shifts, depends on the means; otherwise it
+            is zero, which is Jensen's bound.
     """
 
-    follows_means: bool
+    follows_means: bool = False
 
     def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """Return the best tilt, or zeros."""
@@ -322,7 +296,7 @@ class TiltedBound:
         return tilted(mean, covariance, labels, tilt)
 
     def shifts(self, covariance: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the single shift, and its weight 1."""
+        """Return the shifts h [K, N, C] and their weights s [K], here a single one."""
         return tilt_terms(covariance, tilt)[0][None], tilt.new_ones(1)
 
     def curvature(self, mean: Tensor, covariance: Tensor, tilt: Tensor) -> Tensor:
@@ -330,15 +304,8 @@ class TiltedBound:
         return curvature(mean, covariance, tilt)
 
 
-@dataclass(frozen=True)
-class QuadratureBound:
-    """The expected log-likelihood of two classes, by Gauss-Hermite quadrature."""
-
-    follows_means: bool = False
-
-    def tilt(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Return zeros."""
-        return torch.zeros_like(mean)
+class QuadratureBound(AscentBound):
+    """The expected log-likelihood of two classes, by Gauss-Hermite quadrature, without a tilt."""
 
     def value(self, mean: Tensor, covariance: Tensor, labels: Tensor, tilt: Tensor) -> Tensor:
         """Return the expectation, [N] nats."""
@@ -363,7 +330,7 @@ class QuadratureBound:
 
 ASCENT_BOUNDS: dict[str, AscentBound] = {
     "gauss_hermite": QuadratureBound(),
-    "jensen": TiltedBound(follows_means=False),
-    "knowles_minka": TiltedBound(follows_means=True),
-    "tilted": TiltedBound(follows_means=True),
+    "jensen": AscentBound(),
+    "knowles_minka": AscentBound(follows_means=True),
+    "tilted": AscentBound(follows_means=True),
 }

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -30,8 +32,32 @@ from torch import Tensor
 from bayeslora.runtime import row_slices
 
 
-class Blocks(Protocol):
+@dataclass(frozen=True)
+class Problem:
+    """Rows with the curvature of their bound, and a prior, that determine a covariance.
+
+    Attributes:
+        features: [N, d] float64.
+        weights: Curvatures W of the bound, [N, C], or [N, C, C] if classes are coupled.
+        prior_precision: 1/σ0².
+        rank: Directions k per class.
+        previous: Solution of a similar problem, to save work.
+        dtype: Dtype of triangles; in float32 logit variances are accurate to about 1e-5.
+    """
+
+    features: Tensor
+    weights: Tensor
+    prior_precision: float
+    rank: int = 1
+    previous: Blocks | None = None
+    dtype: torch.dtype = torch.float64
+
+
+class Blocks:
     """The optimal covariance S of C classes' weights in d dimensions; all tensors float64.
+
+    The methods are those of a covariance that is stored as it is, with the Cholesky factor of a
+    precision that bounds those of the means.
 
     Attributes:
         train_covariance: Covariance of the training rows' logits, [N, C] or [N, C, C].
@@ -40,26 +66,36 @@ class Blocks(Protocol):
         prior_precision: 1/σ0² inside the precisions.
     """
 
-    prior_precision: float
     train_covariance: Tensor
     log_determinant: float
     trace: float
+    _covariance: Covariance
+    _factor: Tensor
+
+    def __init__(self, prior_precision: float) -> None:
+        self.prior_precision = prior_precision
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return the logits' covariance, [M, C] or [M, C, C], for [M, d] features."""
-        ...
+        return self._covariance.of_logits(features)
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return an approximate inverse Hessian times a [C, d] gradient of the means."""
-        ...
+        return torch.cholesky_solve(gradient.T, self._factor).T
 
     def stored(self) -> Covariance:
         """Return the covariance in its form for predictions and files."""
-        ...
+        return self._covariance
+
+    def _trace(self, size: int, weights: Tensor) -> float:
+        """Return tr S: tr(S S⁻¹), the size, splits into the prior's part and the rows' part."""
+        rows = float((weights * self.train_covariance).sum())
+        return (size - rows) / self.prior_precision
 
 
+@dataclass(frozen=True)
 class Covariance(ABC):
-    """A covariance of the weights; each subclass is a family.
+    """A covariance of the weights; each subclass is a family, whose fields are the stored tensors.
 
     Attributes:
         name: Name of the family.
@@ -106,49 +142,33 @@ class Covariance(ABC):
         return 0.0
 
     @classmethod
-    @abstractmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Self:
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Return the covariance with these `tensors()`."""
+        make: Any = cls
+        covariance: Self = make(**tensors)
+        return covariance
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def double(self) -> Self:
+        """Return the same in float64."""
+        return self.of_tensors({name: item.double() for name, item in self.tensors().items()})
 
     @classmethod
     @abstractmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> Blocks:
-        """Return the optimal covariance of the family.
-
-        Args:
-            features: [N, d] float64.
-            weights: Curvatures W of the bound, [N, C], or [N, C, C] if classes are coupled.
-            prior_precision: 1/σ0².
-            rank: Directions k per class.
-            previous: Solution of a similar problem, to save work.
-            dtype: Dtype of triangles; in float32 logit variances are accurate to about 1e-5.
-        """
+    def blocks(cls, problem: Problem) -> Blocks:
+        """Return the optimal covariance of the family."""
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Covariance:
         """Return the covariance of `blocks` alone."""
-        return cls.blocks(features, weights, prior_precision).stored()
+        return cls.blocks(Problem(features, weights, prior_precision)).stored()
 
     @abstractmethod
     def of_logits(self, features: Tensor) -> Tensor:
         """Return the logits' covariance, [N, C] or [N, C, C], for [N, d] features."""
-
-    @abstractmethod
-    def double(self) -> Self:
-        """Return the same in float64."""
-
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the stored tensors by name."""
 
     def to_free(self) -> dict[str, Tensor]:
         """Return the free parameters, see `Trainable`.
@@ -159,6 +179,7 @@ class Covariance(ABC):
         raise TypeError(f"a covariance of the family {self.name!r} does not train")
 
 
+@dataclass(frozen=True)
 class Trainable(Covariance):
     """A covariance that gradient steps can move.
 
@@ -180,7 +201,7 @@ class Trainable(Covariance):
 
     @classmethod
     @abstractmethod
-    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Self:
+    def from_free(cls, spread: Tensor, factor: Tensor | None) -> Self:
         """Return the covariance with these free parameters."""
 
     @staticmethod
@@ -198,16 +219,22 @@ class Trainable(Covariance):
         """
 
 
+def pyro_distributions() -> Any:
+    """Return Pyro's distributions, whose own annotations are partial, and which load slowly."""
+    import pyro.distributions
+
+    return pyro.distributions
+
+
 def isotropic(mean: Tensor, prior_variance: Tensor) -> Any:
     """Return a prior N(0, σ0² I) of the vectors [..., d], as diagonal plus a zero low-rank part.
 
     Its KL costs d² per class, that of a full prior covariance d³.
     """
-    import pyro.distributions
-
-    dist: Any = pyro.distributions  # Pyro's own annotations are partial
     zero, variance = torch.zeros_like(mean), prior_variance.to(mean).expand_as(mean)
-    return dist.LowRankMultivariateNormal(zero, zero[..., None], variance).to_event(1)
+    return (
+        pyro_distributions().LowRankMultivariateNormal(zero, zero[..., None], variance).to_event(1)
+    )
 
 
 def class_precisions(features: Tensor, weights: Tensor, prior_precision: float) -> Tensor:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayeslora.posteriors.cost import FitCost
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
 from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasis
 from bayeslora.posteriors.last_layer.vbll.low_rank import DiagonalPlusLowRank
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.triangular import Dense, Full
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.last_layer.vbll.options import VBLL
 
 logger = logging.getLogger(__name__)
 

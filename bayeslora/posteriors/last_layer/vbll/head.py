@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,12 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.vbll import bounds
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Trainable
-from bayeslora.posteriors.last_layer.vbll.families import FAMILIES, TRAINABLE
-from bayeslora.posteriors.last_layer.vbll.options import VBLL
+from bayeslora.posteriors.last_layer.vbll.families import (
+    FAMILIES,
+    TRAINABLE,
+    affordable_covariance,
+)
+from bayeslora.posteriors.last_layer.vbll.options import VBLL, check_classes
 from bayeslora.posteriors.last_layer.vbll.polish import Polisher, Start, polish
 from bayeslora.posteriors.last_layer.vbll.triangular import packed, unpacked
 from bayeslora.posteriors.types import LastLayerDefaults
@@ -104,6 +108,17 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         # Triangles are stored without their zeros; older versions stored them in full.
         self._packs = self._family.is_triangular
 
+    @classmethod
+    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return a head whose covariances fit into memory.
+
+        Raises:
+            InputError: A bound does not support this number of classes.
+        """
+        check_classes(config, num_classes)
+        fitting = affordable_covariance(config, num_features, num_classes)
+        return cls(fitting, num_features, num_classes, **options)
+
     @property
     def training_prior_scale(self) -> float:
         """τ while training."""
@@ -118,7 +133,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     @property
     def covariance(self) -> Trainable:
         """Covariance of the weights while training; gradients reach the parameters."""
-        return self._trained_family.from_free(self.spread, self.factor, len(self.mean))
+        return self._trained_family.from_free(self.spread, self.factor)
 
     def loss(self, rows: Features, num_train: int) -> Tensor:
         """Return −mean bound + KL / `num_train`, in nats per row.
@@ -138,7 +153,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     def data_loss(self, rows: Features) -> Tensor:
         """Return −mean bound with q held constant, in nats per row."""
         detached = (self.spread.detach(), None if self.factor is None else self.factor.detach())
-        covariance = self._trained_family.from_free(*detached, len(self.mean))
+        covariance = self._trained_family.from_free(*detached)
         return -self._bound(rows, self.mean.detach(), covariance).mean()
 
     @torch.no_grad()
@@ -190,10 +205,8 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             self.prior_mean,
             self.families,
         )
-        polished = polisher.fit(
-            self._start(train, *self._posterior()),
-            trained=self._trained(train),
-        )
+        trained = self._start(train, self.mean, self.covariance) if self._is_trained() else None
+        polished = polisher.fit(self._start(train, *self._posterior()), trained)
         if not polished.converged:
             logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))
         # Contiguous, as when loaded: products of other layouts differ in the last bit.
@@ -234,6 +247,11 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             closed = bounds.CLOSED_FORM[bound](logits.mean, logits.covariance, labels)
             total += float((sampled - closed).sum())
         return total / len(rows)
+
+    @property
+    def trained_mean(self) -> Tensor:
+        """[C, d]: the means of the last training step, detached."""
+        return self.mean.detach()
 
     @property
     def mean_weight(self) -> Tensor:
@@ -343,11 +361,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             "basis": self.fitted_basis,
         }
         tensors = {name: part for name, part in parts.items() if part is not None}
-        return self.fitted_mean, self._family.of_tensors(tensors, len(self.mean))
-
-    def _trained(self, rows: Features) -> Start | None:
-        """Return the trained posterior; None if training never moved the means."""
-        return self._start(rows, self.mean, self.covariance) if self._is_trained() else None
+        return self.fitted_mean, self._family.of_tensors(tensors)
 
     def _is_trained(self) -> bool:
         """Return whether the means ever left the prior mean."""

@@ -20,7 +20,9 @@ from bayeslora.posteriors.last_layer.algebra import bounding_factor
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
+    Problem,
     Trainable,
+    pyro_distributions,
 )
 
 
@@ -29,10 +31,10 @@ class Diagonal(Trainable):
     """Independent weights.
 
     Attributes:
-        std: [C, d] standard deviations.
+        scale: [C, d] standard deviations.
     """
 
-    std: Tensor
+    scale: Tensor
     name: ClassVar[str] = "diagonal"
     turns: ClassVar[bool] = False
 
@@ -42,35 +44,13 @@ class Diagonal(Trainable):
         return {"scale": (num_classes, size)}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Diagonal:
-        """Return the covariance with these standard deviations."""
-        return cls(tensors["scale"])
-
-    @classmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> DiagonalBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal variances."""
-        return DiagonalBlocks(features, weights, prior_precision)
+        return DiagonalBlocks(problem.features, problem.weights, problem.prior_precision)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² φ_i², [N, C], for [N, d] features."""
-        return features.square() @ self.std.square().T
-
-    def double(self) -> Diagonal:
-        """Return the same in float64."""
-        return Diagonal(self.std.double())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the stored tensors by name."""
-        return {"scale": self.std}
+        return features.square() @ self.scale.square().T
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
@@ -78,13 +58,13 @@ class Diagonal(Trainable):
         return {"spread": torch.full((num_classes, size), log_std)}
 
     @classmethod
-    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Diagonal:
+    def from_free(cls, spread: Tensor, factor: Tensor | None) -> Diagonal:
         """Return the covariance with these log standard deviations."""
         return cls(spread.exp())
 
     def to_free(self) -> dict[str, Tensor]:
         """Return the log standard deviations."""
-        return {"spread": self.std.log()}
+        return {"spread": self.scale.log()}
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
@@ -93,19 +73,17 @@ class Diagonal(Trainable):
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
         """Return independent normal distributions of the weights."""
-        import pyro.distributions
-
-        dist: Any = pyro.distributions  # Pyro's own annotations are partial
+        dist = pyro_distributions()
         zero, deviation = torch.zeros_like(mean), prior_variance.to(mean).sqrt().expand_as(mean)
-        prior, posterior = dist.Normal(zero, deviation), dist.Normal(mean, self.std)
+        prior, posterior = dist.Normal(zero, deviation), dist.Normal(mean, self.scale)
         return prior.to_event(2), posterior.to_event(2)
 
 
-class DiagonalBlocks:
+class DiagonalBlocks(Blocks):
     """The optimum of independent weights, [C, d]."""
 
     def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         squares = features.square()
         self._variances = 1 / (weights.T @ squares + prior_precision)
         self.train_covariance = squares @ self._variances.T
@@ -113,18 +91,11 @@ class DiagonalBlocks:
         self.trace = float(self._variances.sum())
         # Features correlate: the diagonal alone would be a poor preconditioner for the means.
         self._factor = bounding_factor(features, prior_precision)
+        self._covariance = Diagonal(self._variances.sqrt())
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i S_ci φ_i², [M, C]."""
         return features.square() @ self._variances.T
-
-    def precondition(self, gradient: Tensor) -> Tensor:
-        """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
-        return torch.cholesky_solve(gradient.T, self._factor).T
-
-    def stored(self) -> Covariance:
-        """Return the standard deviations."""
-        return Diagonal(self._variances.sqrt())
 
 
 @dataclass(frozen=True)
@@ -134,11 +105,11 @@ class Eigenbasis(Covariance):
     It cannot be trained: the basis is that of the final features.
 
     Attributes:
-        std: [C, d] standard deviations along the basis.
+        scale: [C, d] standard deviations along the basis.
         basis: [d, d], orthonormal columns.
     """
 
-    std: Tensor
+    scale: Tensor
     basis: Tensor
     name: ClassVar[str] = "eigenbasis"
 
@@ -153,38 +124,18 @@ class Eigenbasis(Covariance):
         return size * (num_rows * size + 10.0 * size * size) / ROUNDS
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Eigenbasis:
-        """Return the covariance with these deviations and this basis."""
-        return cls(tensors["scale"], tensors["basis"])
-
-    @classmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> EigenbasisBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal variances along the eigenvectors of the features."""
-        return EigenbasisBlocks(features, weights, prior_precision, previous)
+        return EigenbasisBlocks(
+            problem.features, problem.weights, problem.prior_precision, problem.previous
+        )
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² (u_iᵀφ)², [N, C], for [N, d] features."""
-        return (features @ self.basis).square() @ self.std.square().T
-
-    def double(self) -> Eigenbasis:
-        """Return the same in float64."""
-        return Eigenbasis(self.std.double(), self.basis.double())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the stored tensors by name."""
-        return {"scale": self.std, "basis": self.basis}
+        return (features @ self.basis).square() @ self.scale.square().T
 
 
-class EigenbasisBlocks:
+class EigenbasisBlocks(Blocks):
     """The optimum of weights that are independent along the eigenvectors of ΦᵀΦ."""
 
     def __init__(
@@ -202,7 +153,7 @@ class EigenbasisBlocks:
             prior_precision: 1/σ0².
             previous: Covariances for the same features, whose basis is reused.
         """
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         reused = previous if isinstance(previous, EigenbasisBlocks) else None
         self._basis: Tensor = (
             torch.linalg.eigh(features.T @ features)[1] if reused is None else reused._basis
@@ -214,16 +165,9 @@ class EigenbasisBlocks:
         self.train_covariance = self._squares @ self._variances.T
         self.log_determinant = float(self._variances.log().sum())
         self.trace = float(self._variances.sum())
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return Σ_i S_ci (u_iᵀφ)², [M, C]."""
-        return self.stored().of_logits(features)
+        self._covariance = Eigenbasis(self._variances.sqrt(), self._basis)
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return S_c g_c: nearly Newton's step of each class with the others fixed."""
         solved: Tensor = ((gradient @ self._basis) * self._variances) @ self._basis.T
         return solved
-
-    def stored(self) -> Covariance:
-        """Return the standard deviations and the basis."""
-        return Eigenbasis(self._variances.sqrt(), self._basis)

@@ -25,9 +25,11 @@ from bayeslora.posteriors.last_layer.algebra import bounding_factor
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
+    Problem,
     Trainable,
     class_precisions,
     isotropic,
+    pyro_distributions,
 )
 from bayeslora.posteriors.last_layer.vbll.independent import Diagonal, Eigenbasis
 from bayeslora.posteriors.last_layer.vbll.triangular import Dense
@@ -49,11 +51,11 @@ class DiagonalPlusLowRank(Trainable):
     """Independent weights plus a few common directions.
 
     Attributes:
-        std: [C, d] standard deviations of the independent part.
+        scale: [C, d] standard deviations of the independent part.
         factor: [C, d, k] directions F_c.
     """
 
-    std: Tensor
+    scale: Tensor
     factor: Tensor
     name: ClassVar[str] = "low_rank"
     turns: ClassVar[bool] = False
@@ -76,39 +78,22 @@ class DiagonalPlusLowRank(Trainable):
         return Dense.multiplications(num_classes, num_rows, size)
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> DiagonalPlusLowRank:
-        """Return the covariance with these standard deviations and directions."""
-        return cls(tensors["scale"], tensors["factor"])
-
-    @classmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> LowRankBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return an optimal covariance of each class, with at most d directions."""
-        rank = min(rank, features.shape[1])
-        return LowRankBlocks(features, weights, prior_precision, rank=rank, previous=previous)
+        return LowRankBlocks(
+            problem.features,
+            problem.weights,
+            problem.prior_precision,
+            rank=min(problem.rank, problem.features.shape[1]),
+            previous=problem.previous,
+        )
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Σ_i s_ci² φ_i² + ‖F_cᵀφ‖², [N, C], for [N, d] features."""
         classes, size, rank = self.factor.shape
         projected = features @ self.factor.permute(1, 0, 2).reshape(size, classes * rank)
         along = projected.view(-1, classes, rank).square().sum(-1)
-        return features.square() @ self.std.square().T + along
-
-    def double(self) -> DiagonalPlusLowRank:
-        """Return the same in float64."""
-        return DiagonalPlusLowRank(self.std.double(), self.factor.double())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the stored tensors by name."""
-        return {"scale": self.std, "factor": self.factor}
+        return features.square() @ self.scale.square().T + along
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
@@ -119,9 +104,7 @@ class DiagonalPlusLowRank(Trainable):
         return {"spread": spread, "factor": _START * spread.exp()[..., None] * noise}
 
     @classmethod
-    def from_free(
-        cls, spread: Tensor, factor: Tensor | None, num_classes: int
-    ) -> DiagonalPlusLowRank:
+    def from_free(cls, spread: Tensor, factor: Tensor | None) -> DiagonalPlusLowRank:
         """Return the covariance with these log standard deviations and directions."""
         if factor is None:
             raise TypeError("a low-rank covariance needs its directions")
@@ -129,7 +112,7 @@ class DiagonalPlusLowRank(Trainable):
 
     def to_free(self) -> dict[str, Tensor]:
         """Return the log standard deviations and the directions."""
-        return {"spread": self.std.log(), "factor": self.factor}
+        return {"spread": self.scale.log(), "factor": self.factor}
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
@@ -140,14 +123,13 @@ class DiagonalPlusLowRank(Trainable):
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
         """Return low-rank normal distributions of each class."""
-        import pyro.distributions
-
-        dist: Any = pyro.distributions  # Pyro's own annotations are partial
-        posterior = dist.LowRankMultivariateNormal(mean, self.factor, self.std.square())
+        posterior = pyro_distributions().LowRankMultivariateNormal(
+            mean, self.factor, self.scale.square()
+        )
         return isotropic(mean, prior_variance), posterior.to_event(1)
 
 
-class LowRankBlocks:
+class LowRankBlocks(Blocks):
     """The optimum of diagonal plus rank-k covariances of C classes."""
 
     def __init__(
@@ -168,7 +150,7 @@ class LowRankBlocks:
             rank: Directions k per class.
             previous: Solution of a similar problem, as a second start.
         """
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         problem = _Problem(class_precisions(features, weights, prior_precision))
         covariance = problem.minimise(problem.start(rank))
         start = previous.stored() if previous is not None else None
@@ -176,21 +158,9 @@ class LowRankBlocks:
             covariance = problem.better(covariance, problem.minimise(start))
         self._covariance = covariance
         self.train_covariance = self.of_logits(features)
-        self.log_determinant = float(log_determinants(covariance.std, covariance.factor).sum())
-        self.trace = float(covariance.std.square().sum() + covariance.factor.square().sum())
+        self.log_determinant = float(log_determinants(covariance.scale, covariance.factor).sum())
+        self.trace = float(covariance.scale.square().sum() + covariance.factor.square().sum())
         self._factor = bounding_factor(features, prior_precision)
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return φᵀS_cφ, [M, C]."""
-        return self._covariance.of_logits(features)
-
-    def precondition(self, gradient: Tensor) -> Tensor:
-        """Return (I/σ0² + ½ΦᵀΦ)⁻¹ g_c."""
-        return torch.cholesky_solve(gradient.T, self._factor).T
-
-    def stored(self) -> Covariance:
-        """Return deviations and directions."""
-        return self._covariance
 
 
 def log_determinants(std: Tensor, factor: Tensor) -> Tensor:
@@ -218,7 +188,7 @@ class _Problem:
 
     def values(self, covariance: DiagonalPlusLowRank) -> Tensor:
         """Return each class's objective, [C]."""
-        std, factor = covariance.std, covariance.factor
+        std, factor = covariance.scale, covariance.factor
         diagonal = self.precision.diagonal(dim1=-2, dim2=-1)
         trace = (std.square() * diagonal).sum(-1)
         trace = trace + (factor * (self.precision @ factor)).sum((-2, -1))
@@ -229,7 +199,7 @@ class _Problem:
     ) -> DiagonalPlusLowRank:
         """Return the better of two covariances, class by class."""
         wins = (self.values(first) <= self.values(second))[:, None]
-        std = torch.where(wins, first.std, second.std)
+        std = torch.where(wins, first.scale, second.scale)
         return DiagonalPlusLowRank(std, torch.where(wins[..., None], first.factor, second.factor))
 
     def start(self, rank: int) -> DiagonalPlusLowRank:
@@ -248,8 +218,8 @@ class _Problem:
         # In units of the best independent deviations, all numbers are near one.
         units = self.precision.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
         shortest = units[..., 0] * math.exp(-_MOST_LOG_RATIO)
-        start = DiagonalPlusLowRank(start.std.clamp_min(shortest), start.factor)
-        ratios = torch.cat([(start.std[..., None] / units).log(), start.factor / units], dim=-1)
+        start = DiagonalPlusLowRank(start.scale.clamp_min(shortest), start.factor)
+        ratios = torch.cat([(start.scale[..., None] / units).log(), start.factor / units], dim=-1)
 
         def from_ratios(ratios: Tensor) -> DiagonalPlusLowRank:
             return DiagonalPlusLowRank(

@@ -119,6 +119,8 @@ class VBLL(Posterior):
     num_samples: Annotated[Draws, "Number of draws of the `mc` link."] = 1000
 
     name: ClassVar[str] = "vbll"
+    head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.head:VBLLHead.of"
+    shared_head: ClassVar[str] = "bayeslora.posteriors.last_layer.vbll.shared:SharedVBLLHead.of"
     scales_logits: ClassVar[bool] = True
     summary: ClassVar[str] = "variational Bayesian last layer, refitted in closed form"
     use: ClassVar[str] = "The default. One pass per prediction, with or without validation data."
@@ -164,25 +166,6 @@ class VBLL(Posterior):
         """Return the options with `auto` replaced by a family of covariances."""
         return replace(self, covariance=family) if self.covariance == AUTO else self
 
-    def make_head(
-        self, num_features: int, num_classes: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer, with covariances that fit into memory."""
-        from bayeslora.posteriors.last_layer.vbll.families import affordable_covariance
-        from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
-
-        check_classes(self, num_classes)
-        fitting = affordable_covariance(self, num_features, num_classes)
-        return VBLLHead(fitting, num_features, num_classes, mean_sq_norm=mean_sq_norm, seed=seed)
-
-    def make_shared_head(
-        self, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> LastLayer:
-        """Return an untrained last layer of options."""
-        from bayeslora.posteriors.last_layer.vbll.shared import SharedVBLLHead
-
-        return SharedVBLLHead(self, num_features, mean_sq_norm=mean_sq_norm, seed=seed)
-
     def head_training(self) -> HeadTraining:
         """Return the configured step, with its count and learning rate."""
         count = self.refits_per_epoch if self.head_step == "refit" else self.head_steps
@@ -201,9 +184,7 @@ class VBLL(Posterior):
 
         For another VBLL these are the trained means, so that they can be kept here too.
         """
-        from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
-
-        return head.mean.detach() if isinstance(head, VBLLHead) else head.mean_weight
+        return head.trained_mean
 
     def settled(self, plan: FitPlan) -> VBLL:
         """Return the options with means and head learning rate chosen without validation rows.

@@ -10,7 +10,7 @@ previous stage: in the eigenbasis, in float32, and finally in float64 like all o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,7 +25,7 @@ from bayeslora.posteriors.features import Features, mean_logits
 from bayeslora.posteriors.last_layer.algebra import RowSpace
 from bayeslora.posteriors.last_layer.vbll.ascent import Ascent, State
 from bayeslora.posteriors.last_layer.vbll.bounds import curvature
-from bayeslora.posteriors.last_layer.vbll.covariance import Covariance
+from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Problem
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES
 from bayeslora.posteriors.last_layer.vbll.options import CROSS_VALIDATION, PRIOR_SCALE_GRID, VBLL
 from bayeslora.posteriors.scores import nll
@@ -111,13 +111,8 @@ class Polished:
         logits = self._rows.logits(self.mean)
         zeros = torch.zeros_like(self._state.blocks.train_covariance)
         weights = curvature(logits, zeros, logits.softmax(-1))
-        blocks = self.family.blocks(
-            inside,
-            weights,
-            1 / self.prior_variance,
-            rank=self._rank,
-            previous=self._state.blocks,
-        )
+        precision, previous = 1 / self.prior_variance, self._state.blocks
+        blocks = self.family.blocks(Problem(inside, weights, precision, self._rank, previous))
         return replace(self, _state=replace(self._state, blocks=blocks, weights=weights))
 
     @property
@@ -160,44 +155,31 @@ def polish(
         tolerance: Relative change of the bound below which to stop.
     """
     rows = rows.double()
-    features, labels, known = rows.values, rows.targets, rows.known
+    features, family = rows.values, families[covariance]
     # A diagonal covariance is not diagonal in rotated coordinates.
-    family = families[covariance]
     space = RowSpace.of(features) if family.turns else RowSpace(None)
-    shared = features.ndim == 3
-    targets = torch.nn.functional.one_hot(labels, features.shape[1] if shared else num_classes)
-    targets = targets.double()
+    targets = _one_hot(rows, num_classes)
     centre = features.new_zeros(num_classes, features.shape[-1])
     centre = centre if prior_mean is None else prior_mean.double()
-    offset = None if prior_mean is None else mean_logits(features, centre)
-    if known is not None:
-        offset = known if offset is None else offset + known
     start = Start(centre, torch.zeros_like(targets)) if start is None else start
     start_mean = start.mean.double() - centre
     ascent = Ascent(
         space.coordinates(features),
-        labels,
+        rows.targets,
         targets,
         bound,
         family,
         rank,
         tolerance,
         outside=float(space.outside(start_mean).sum()) if hold_mean else 0.0,
-        offset=offset,
+        offset=_offset(rows, prior_mean),
     )
-    logit_covariance = _in_shape(start.covariance.double(), is_full=family.couples_classes)
-    mean, blocks = space.coordinates(start_mean), None
     climb = partial(
         _climb, learn_prior=learn_prior, hold_mean=hold_mean, max_iterations=max_iterations
     )
-    for stage in _rough_stages(ascent):
-        try:
-            state = climb(stage, stage.begin(mean, logit_covariance, prior_variance, blocks))[0]
-        except InputError:  # rows differ in size by more than float32 can hold
-            continue
-        mean, logit_covariance, blocks = state.mean, state.blocks.train_covariance, state.blocks
-        prior_variance = state.prior_variance
-    state, trace = climb(ascent, ascent.begin(mean, logit_covariance, prior_variance, blocks))
+    logit_covariance = _in_shape(start.covariance.double(), is_full=family.couples_classes)
+    begin = (space.coordinates(start_mean), logit_covariance, prior_variance)
+    state, trace = _climb_in_stages(ascent, climb, *begin)
     return Polished(
         mean=start.mean.double() if hold_mean else centre + space.expand(state.mean),
         prior_variance=state.prior_variance,
@@ -209,6 +191,39 @@ def polish(
         _rows=rows,
         _rank=rank,
     )
+
+
+def _one_hot(rows: Features, num_classes: int) -> Tensor:
+    """Return the labels as [N, C] float64; C is the number of options if rows have these."""
+    classes = rows.values.shape[1] if rows.values.ndim == 3 else num_classes
+    return torch.nn.functional.one_hot(rows.targets, classes).double()
+
+
+def _offset(rows: Features, prior_mean: Tensor | None) -> Tensor | None:
+    """Return the known logits plus those of the prior mean, [N, C]; None for zero."""
+    if prior_mean is None:
+        return rows.known
+    offset = mean_logits(rows.values, prior_mean.double())
+    return offset if rows.known is None else offset + rows.known
+
+
+def _climb_in_stages(
+    ascent: Ascent,
+    climb: Callable[[Ascent, State], tuple[State, list[float]]],
+    mean: Tensor,
+    logit_covariance: Tensor,
+    prior_variance: float,
+) -> tuple[State, list[float]]:
+    """Climb through cheaper problems, each from the solution of the last, to the full one."""
+    blocks = None
+    for stage in _rough_stages(ascent):
+        try:
+            state = climb(stage, stage.begin(mean, logit_covariance, prior_variance, blocks))[0]
+        except InputError:  # rows differ in size by more than float32 can hold
+            continue
+        mean, logit_covariance, blocks = state.mean, state.blocks.train_covariance, state.blocks
+        prior_variance = state.prior_variance
+    return climb(ascent, ascent.begin(mean, logit_covariance, prior_variance, blocks))
 
 
 def _rough_stages(ascent: Ascent) -> list[Ascent]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from bayeslora.posteriors.last_layer.algebra import (
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
+    Problem,
     Trainable,
 )
 from bayeslora.posteriors.last_layer.vbll.head import VBLLHead
@@ -45,7 +46,7 @@ class SharedDense(Dense):
     """One full covariance.
 
     Attributes:
-        lower: [1, d, d] lower triangle with a positive diagonal.
+        scale: [1, d, d] lower triangle with a positive diagonal.
     """
 
     turns: ClassVar[bool] = False
@@ -55,31 +56,17 @@ class SharedDense(Dense):
     approach: ClassVar[tuple[tuple[type[Covariance], torch.dtype], ...]] = ()
 
     @classmethod
-    def blocks(  # type: ignore[override]
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> SharedBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal covariance for [N, C, d] features and [N, C, C] weights."""
+        features, weights, prior = problem.features, problem.weights, problem.prior_precision
         precision = shared_gram(features, weights)
-        precision.diagonal().add_(prior_precision)
-        lower = precision_to_lower(precision)
-        return SharedBlocks(
-            cls(lower[None]), features, weights, prior_precision, precision_factor(precision)
-        )
+        precision.diagonal().add_(prior)
+        lower, factor = precision_to_lower(precision), precision_factor(precision)
+        return SharedBlocks(cls(lower[None]), features, weights, prior, factor)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
-        return _gram_of_options(features, lambda part: part @ self.lower[0])
-
-    def double(self) -> SharedDense:
-        """Return the same in float64."""
-        return SharedDense(self.lower.double())
+        return _gram_of_options(features, lambda part: part @ self.scale[0])
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> SharedDense:
@@ -94,39 +81,26 @@ class SharedDiagonal(Diagonal):
     """Independent weights.
 
     Attributes:
-        std: [1, d] standard deviations.
+        scale: [1, d] standard deviations.
     """
 
     couples_classes: ClassVar[bool] = True
 
     @classmethod
-    def blocks(  # type: ignore[override]
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> SharedBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal variances for [N, C, d] features and [N, C, C] weights."""
-        precision = ((weights @ features) * features).sum((0, 1)) + prior_precision
+        features, weights, prior = problem.features, problem.weights, problem.prior_precision
+        precision = ((weights @ features) * features).sum((0, 1)) + prior
         # Features correlate: the diagonal alone would be a poor preconditioner for the means.
-        factor = bounding_factor(features.flatten(0, 1), prior_precision)
-        deviations = cls(precision.rsqrt()[None])
-        return SharedBlocks(deviations, features, weights, prior_precision, factor)
+        factor = bounding_factor(features.flatten(0, 1), prior)
+        return SharedBlocks(cls(precision.rsqrt()[None]), features, weights, prior, factor)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return Φ S Φᵀ, [N, C, C], for [N, C, d] features."""
-        return _gram_of_options(features, lambda part: part * self.std[0])
-
-    def double(self) -> SharedDiagonal:
-        """Return the same in float64."""
-        return SharedDiagonal(self.std.double())
+        return _gram_of_options(features, lambda part: part * self.scale[0])
 
 
-class SharedBlocks:
+class SharedBlocks(Blocks):
     """The optimum of either family, with a Cholesky factor that preconditions the means."""
 
     def __init__(
@@ -146,28 +120,14 @@ class SharedBlocks:
             prior_precision: 1/σ0².
             factor: [d, d], Cholesky factor of the precision of the means, or of a bound on it.
         """
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         self._covariance = covariance
         self._factor = factor
         self.train_covariance = covariance.of_logits(features)
-        scale = covariance.tensors()["scale"][0]
+        scale = covariance.scale[0]
         deviations = scale.diagonal() if scale.ndim == 2 else scale
         self.log_determinant = 2 * float(deviations.log().sum())
-        # tr(S P) = d splits into the prior's part and the rows' part, in both families.
-        rows = float((weights * self.train_covariance).sum())
-        self.trace = (len(deviations) - rows) / prior_precision
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return Φ S Φᵀ, [M, C, C]."""
-        return self._covariance.of_logits(features)
-
-    def precondition(self, gradient: Tensor) -> Tensor:
-        """Return nearly Newton's step for a [1, d] gradient."""
-        return torch.cholesky_solve(gradient.T, self._factor).T
-
-    def stored(self) -> Covariance:
-        """Return the covariance."""
-        return self._covariance
+        self.trace = self._trace(len(deviations), weights)
 
 
 def shared_gram(features: Tensor, weights: Tensor) -> Tensor:
@@ -186,29 +146,25 @@ def _gram_of_options(features: Tensor, root: Callable[[Tensor], Tensor]) -> Tens
 class SharedVBLLHead(VBLLHead):
     """The variational last layer for options: `mean` is [1, d], and features are [N, C, d]."""
 
-    families: ClassVar[Mapping[str, type[Covariance]]] = {
-        "dense": SharedDense,
-        "diagonal": SharedDiagonal,
-    }
     trainable: ClassVar[Mapping[str, type[Trainable]]] = {
         "dense": SharedDense,
         "diagonal": SharedDiagonal,
     }
+    families: ClassVar[Mapping[str, type[Covariance]]] = trainable
 
-    def __init__(
-        self, config: VBLL, num_features: int, *, mean_sq_norm: float = 1.0, seed: int = 0
-    ) -> None:
-        """Check the families.
+    @classmethod
+    def of(cls, config: VBLL, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return a head for options.
 
         Raises:
             InputError: A covariance is neither `dense` nor `diagonal`.
         """
         for field in ("covariance", "training_covariance"):
-            if getattr(config, field) not in ("auto", *self.families):
+            if getattr(config, field) not in ("auto", *cls.families):
                 raise InputError(
                     f"{field} {getattr(config, field)!r} is not supported for the format "
                     "'options', whose options share one weight vector; choose 'dense' or "
                     "'diagonal'",
                     code="not-on-options",
                 )
-        super().__init__(config, num_features, 1, mean_sq_norm=mean_sq_norm, seed=seed)
+        return cls(config, num_features, num_classes, **options)

@@ -20,9 +20,11 @@ from bayeslora.posteriors.last_layer.algebra import precision_factor, precision_
 from bayeslora.posteriors.last_layer.vbll.covariance import (
     Blocks,
     Covariance,
+    Problem,
     Trainable,
     class_precisions,
     isotropic,
+    pyro_distributions,
     weighted_gram,
 )
 from bayeslora.posteriors.last_layer.vbll.independent import (
@@ -33,14 +35,15 @@ from bayeslora.posteriors.last_layer.vbll.independent import (
 from bayeslora.runtime import row_slices
 
 
+@dataclass(frozen=True)
 class _Triangular(Trainable):
     """Base of both families.
 
     Attributes:
-        lower: [..., n, n] lower triangles with a positive diagonal.
+        scale: [..., n, n] lower triangles with a positive diagonal.
     """
 
-    lower: Tensor
+    scale: Tensor
     is_triangular: ClassVar[bool] = True
 
     @classmethod
@@ -49,13 +52,9 @@ class _Triangular(Trainable):
         *counts, rows, _ = cls.shapes(num_classes, size, rank)["scale"]
         return math.prod(counts) * rows * (rows + 1) // 2
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the stored tensors by name."""
-        return {"scale": self.lower}
-
     def to_free(self) -> dict[str, Tensor]:
         """Return the free parameters of the triangles."""
-        return {"spread": raw_triangle(self.lower)}
+        return {"spread": raw_triangle(self.scale)}
 
     @staticmethod
     def shift_log_std(spread: Tensor, factor: Tensor | None, change: float) -> None:
@@ -70,10 +69,9 @@ class Dense(_Triangular):
     """A separate covariance for each class.
 
     Attributes:
-        lower: [C, d, d] lower triangles with a positive diagonal.
+        scale: [C, d, d] lower triangles with a positive diagonal.
     """
 
-    lower: Tensor
     name: ClassVar[str] = "dense"
     simpler: ClassVar[type[Covariance] | None] = Eigenbasis
     simpler_in_training: ClassVar[type[Trainable] | None] = Diagonal
@@ -89,23 +87,15 @@ class Dense(_Triangular):
         return num_classes * size * (2.0 * num_rows * size + size * size / 3)
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Dense:
-        """Return the covariance with these triangles."""
-        return cls(tensors["scale"])
-
-    @classmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> DenseBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal covariance of each class."""
-        return DenseBlocks(features, weights, prior_precision, previous=previous, dtype=dtype)
+        return DenseBlocks(
+            problem.features,
+            problem.weights,
+            problem.prior_precision,
+            previous=problem.previous,
+            dtype=problem.dtype,
+        )
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Dense:
@@ -115,17 +105,13 @@ class Dense(_Triangular):
     def of_logits(self, features: Tensor) -> Tensor:
         """Return ‖L_cᵀφ‖², [N, C], for [N, d] features."""
         # One product [rows, d] x [d, C d] instead of C small ones.
-        classes, size, _ = self.lower.shape
-        triangles = self.lower.permute(1, 0, 2).reshape(size, classes * size)
+        classes, size, _ = self.scale.shape
+        triangles = self.scale.permute(1, 0, 2).reshape(size, classes * size)
         parts = [
             (features[rows] @ triangles).view(-1, classes, size).square().sum(-1)
             for rows in row_slices(len(features), classes * size)
         ]
         return torch.cat(parts)
-
-    def double(self) -> Dense:
-        """Return the same in float64."""
-        return Dense(self.lower.double())
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
@@ -133,20 +119,17 @@ class Dense(_Triangular):
         return {"spread": torch.diag_embed(torch.full((num_classes, size), log_std))}
 
     @classmethod
-    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Dense:
+    def from_free(cls, spread: Tensor, factor: Tensor | None) -> Dense:
         """Return the covariance with these free triangles."""
         return cls(lower_triangle(spread))
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
         """Return multivariate normal distributions of each class."""
-        import pyro.distributions
-
-        dist: Any = pyro.distributions  # Pyro's own annotations are partial
-        posterior = dist.MultivariateNormal(mean, scale_tril=self.lower)
+        posterior = pyro_distributions().MultivariateNormal(mean, scale_tril=self.scale)
         return isotropic(mean, prior_variance), posterior.to_event(1)
 
 
-class DenseBlocks:
+class DenseBlocks(Blocks):
     """The optimum of a full d x d covariance for each class.
 
     It is stored as the Cholesky factor R_c of its precision.
@@ -170,7 +153,7 @@ class DenseBlocks:
             previous: Covariances for the same features, whose eigenvectors are reused.
             dtype: Dtype of the matrices; in float32 logit variances are accurate to about 1e-5.
         """
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         self._precision = class_precisions(features.to(dtype), weights.to(dtype), prior_precision)
         self._factor = precision_factor(self._precision)
         self._near: EigenbasisBlocks = EigenbasisBlocks(
@@ -182,9 +165,7 @@ class DenseBlocks:
         self.train_covariance = self.of_logits(features)
         diagonal = self._factor.diagonal(dim1=-2, dim2=-1).double()
         self.log_determinant = -2 * float(diagonal.log().sum())
-        # tr(S_c S_c⁻¹) = d splits into the prior's part and the rows' part.
-        rows = float((weights * self.train_covariance).sum())
-        self.trace = (diagonal.numel() - rows) / prior_precision
+        self.trace = self._trace(diagonal.numel(), weights)
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return φᵀS_cφ = ‖R_c⁻¹φ‖², [M, C]."""
@@ -214,12 +195,9 @@ class Full(_Triangular):
     """One covariance of all weights, with correlations between classes.
 
     Attributes:
-        lower: [C d, C d] lower triangle with a positive diagonal.
-        num_classes: C.
+        scale: [C d, C d] lower triangle with a positive diagonal.
     """
 
-    lower: Tensor
-    num_classes: int
     name: ClassVar[str] = "full"
     couples_classes: ClassVar[bool] = True
     simpler: ClassVar[type[Covariance] | None] = Dense
@@ -236,23 +214,9 @@ class Full(_Triangular):
         return Dense.multiplications(1, num_rows, num_classes * size)
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_classes: int) -> Full:
-        """Return the covariance with this triangle."""
-        return cls(tensors["scale"], num_classes)
-
-    @classmethod
-    def blocks(
-        cls,
-        features: Tensor,
-        weights: Tensor,
-        prior_precision: float,
-        *,
-        rank: int = 1,
-        previous: Blocks | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> FullBlocks:
+    def blocks(cls, problem: Problem) -> Blocks:
         """Return the optimal covariance of all weights."""
-        return FullBlocks(features, weights, prior_precision)
+        return FullBlocks(problem.features, problem.weights, problem.prior_precision)
 
     @classmethod
     def best(cls, features: Tensor, weights: Tensor, prior_precision: float) -> Full:
@@ -261,21 +225,17 @@ class Full(_Triangular):
         gram = weighted_gram(features, weights.flatten(1)).view(classes, classes, size, size)
         precision = gram.transpose(1, 2).reshape(classes * size, classes * size)
         precision.diagonal().add_(prior_precision)
-        return cls(precision_to_lower(precision), classes)
+        return cls(precision_to_lower(precision))
 
     def of_logits(self, features: Tensor) -> Tensor:
         """Return (I ⊗ φ)ᵀ S (I ⊗ φ), [N, C, C], for [N, d] features."""
-        total = len(self.lower)
-        blocks = self.lower.view(self.num_classes, total // self.num_classes, total)
+        total, size = len(self.scale), features.shape[1]
+        blocks = self.scale.view(total // size, size, total)
         parts = []
-        for rows in row_slices(len(features), self.num_classes * total):
+        for rows in row_slices(len(features), len(blocks) * total):
             projected = torch.einsum("nd,cde->nce", features[rows], blocks)
             parts.append(projected @ projected.mT)
         return torch.cat(parts)
-
-    def double(self) -> Full:
-        """Return the same in float64."""
-        return Full(self.lower.double(), self.num_classes)
 
     @staticmethod
     def free_start(num_classes: int, size: int, rank: int, log_std: float) -> dict[str, Tensor]:
@@ -283,21 +243,18 @@ class Full(_Triangular):
         return {"spread": torch.diag_embed(torch.full((num_classes * size,), log_std))}
 
     @classmethod
-    def from_free(cls, spread: Tensor, factor: Tensor | None, num_classes: int) -> Full:
+    def from_free(cls, spread: Tensor, factor: Tensor | None) -> Full:
         """Return the covariance with this free triangle."""
-        return cls(lower_triangle(spread), num_classes)
+        return cls(lower_triangle(spread))
 
     def distributions(self, mean: Tensor, prior_variance: Tensor) -> tuple[Any, Any]:
         """Return a multivariate normal prior and posterior of all weights as one vector."""
-        import pyro.distributions
-
-        dist: Any = pyro.distributions  # Pyro's own annotations are partial
         vector = mean.reshape(1, -1)
-        posterior = dist.MultivariateNormal(vector, scale_tril=self.lower[None])
+        posterior = pyro_distributions().MultivariateNormal(vector, scale_tril=self.scale[None])
         return isotropic(vector, prior_variance), posterior.to_event(1)
 
 
-class FullBlocks:
+class FullBlocks(Blocks):
     """The optimum of one [C d, C d] covariance, stored as its triangle."""
 
     def __init__(self, features: Tensor, weights: Tensor, prior_precision: float) -> None:
@@ -308,27 +265,17 @@ class FullBlocks:
             weights: [N, C, C].
             prior_precision: 1/σ0².
         """
-        self.prior_precision = prior_precision
+        super().__init__(prior_precision)
         self._covariance = Full.best(features, weights, prior_precision)
+        self._lower = self._covariance.scale
         self.train_covariance = self.of_logits(features)
-        diagonal = self._covariance.lower.diagonal()
-        self.log_determinant = 2 * float(diagonal.log().sum())
-        # tr(S S⁻¹) = C d splits into the prior's part and the rows' part.
-        rows = float((weights * self.train_covariance).sum())
-        self.trace = (len(diagonal) - rows) / prior_precision
-
-    def of_logits(self, features: Tensor) -> Tensor:
-        """Return (I ⊗ φ)ᵀ S (I ⊗ φ), [M, C, C]."""
-        return self._covariance.of_logits(features)
+        self.log_determinant = 2 * float(self._lower.diagonal().log().sum())
+        self.trace = self._trace(len(self._lower), weights)
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Return S g: Newton's step of all classes jointly."""
-        lower = self._covariance.lower
+        lower = self._lower
         return (lower @ (lower.T @ gradient.reshape(-1, 1))).view_as(gradient)
-
-    def stored(self) -> Covariance:
-        """Return the lower triangle L with L Lᵀ = S."""
-        return self._covariance
 
 
 def packed(lower: Tensor) -> Tensor:

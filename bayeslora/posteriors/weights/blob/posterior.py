@@ -32,24 +32,24 @@ import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
 from bayeslora.posteriors.weights.gaussian import gaussian_kl, initial_root, step_root
+from bayeslora.posteriors.weights.kl_steps import MovesToPrior
 from bayeslora.posteriors.weights.random_layers import RandomLayer, check_texts_apart
 
 
-class BLoBWeights(nn.Module):
+class BLoBWeights(MovesToPrior):
     """Standard deviations of the random factors, whose means are those of the adapters.
 
     Attributes:
         roots: G of each site, trained; standard deviations are G².
-        prior_std: σp.
     """
 
     def __init__(self, config: BLoB, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Start with small standard deviations around the factors of `sites`, which keep them."""
-        super().__init__()
-        self.prior_std = config.prior_std
+        super().__init__(config)
         self._random = tuple(
             RandomLayer(site, "A" if site.core is None else "core") for site in sites
         )
@@ -106,6 +106,10 @@ class BLoBWeights(nn.Module):
         ]
         with replaced(weights, values):
             yield
+
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the root of each site's standard deviations."""
+        return [[root] for root in self.roots]
 
     @torch.no_grad()
     def report(self) -> dict[str, float | str]:

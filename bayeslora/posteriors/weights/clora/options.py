@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import KLWeights, Posterior
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,7 @@ class CLoRA(Posterior):
     num_samples: Draws = 10
 
     name: ClassVar[str] = "clora"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.clora.posterior:CLoRAWeights.of"
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian inside each adapter, with mean and variance set by the input"
@@ -69,33 +63,3 @@ class CLoRA(Posterior):
                 code="second-gate",
             )
         return adapter
-
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Attach gates between the factors of each adapter, and return them."""
-        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
-        from bayeslora.posteriors.weights.training import low_rank_sites
-
-        return CLoRAWeights(self, low_rank_sites(network), seed)
-
-    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
-        """Return the parameters of each site's gate."""
-        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
-        from bayeslora.posteriors.weights.training import own_weights
-
-        weights = own_weights(network, CLoRAWeights)
-        return [list(gate.parameters()) for gate in weights.gates]
-
-    def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with the KL's gradient added."""
-        from bayeslora.posteriors.weights.clora.training import clora_training
-
-        return clora_training(self, run)
-
-    def before_last_layer(self, fit: FinalFit) -> bool:
-        """Measure the quantities of the posterior's report, on the training rows."""
-        from bayeslora.posteriors.weights.clora.posterior import CLoRAWeights
-        from bayeslora.posteriors.weights.clora.training import measure
-        from bayeslora.posteriors.weights.training import own_weights
-
-        measure(fit.network, own_weights(fit.network, CLoRAWeights), fit.train[0])
-        return False

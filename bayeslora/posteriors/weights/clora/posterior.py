@@ -29,21 +29,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.real_tokens import real_tokens
+from bayeslora.backbones.tokens import Batch
 from bayeslora.errors import InputError
+from bayeslora.posteriors.types import (
+    FinalFit,
+    Network,
+    TrainingRun,
+    WeightDefaults,
+    WeightTraining,
+)
 from bayeslora.posteriors.weights.clora.options import CLoRA
 from bayeslora.posteriors.weights.gaussian import gaussian_kl, initial_root
+from bayeslora.posteriors.weights.kl_steps import KLWeight, kl_weight
 from bayeslora.posteriors.weights.random_layers import check_texts_apart
 
 StateNoise = Callable[[Tensor], Tensor]
 """Maps states [..., r] to standard normal numbers, broadcastable to [..., r, r]."""
 
-_BLOCK = 64
+_BATCH, _BLOCK = 64, 64
 
 
 class TokenGate(nn.Module):
@@ -137,7 +148,7 @@ Seen = list[list[Tensor]]
 _LEAST_STD = 1e-8
 
 
-class CLoRAWeights(nn.Module):
+class CLoRAWeights(WeightDefaults, nn.Module):
     """The gates of all sites, which take part in every pass of the network.
 
     Attributes:
@@ -152,6 +163,7 @@ class CLoRAWeights(nn.Module):
     def __init__(self, config: CLoRA, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Attach a gate to each of `sites`, whose outputs do not change."""
         super().__init__()
+        self.config = config
         self.prior_std = config.prior_std
         self._names = tuple(site.name for site in sites)
         generator = torch.Generator().manual_seed(seed)
@@ -209,6 +221,35 @@ class CLoRAWeights(nn.Module):
         with self._under([PositionNoise(seed) for seed in seeds]):
             yield
 
+    def site_parameters(self, network: Network) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the parameters of each site's gate."""
+        return [list(gate.parameters()) for gate in self._gates]
+
+    def weight_training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training under noise, with the KL's gradient added."""
+        weight = kl_weight(self.config.kl_weights, run.num_train, run.batch_size)
+        gradient = KLGradient(self, weight)
+        return WeightTraining(
+            noise=gradient.noise, callbacks=(gradient,), parameters=tuple(self.parameters())
+        )
+
+    @torch.no_grad()
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Store the quantities of the report, as means over the real tokens of training rows."""
+        network, (texts, _) = fit.network, fit.train
+        network.eval()
+        total, num_tokens = torch.zeros(3, dtype=torch.float64), 0
+        for rows in network.encoder.batches(texts.tokens.lengths, _BATCH):
+            batch = texts.collate(rows)
+            with self.watching() as seen:
+                network(batch)
+            mask = batch["attention_mask"]
+            count = int(mask.sum())
+            total += count * self.figures(seen, mask)
+            num_tokens += count
+        self.measured.copy_(total / num_tokens)
+        return False
+
     def report(self) -> dict[str, float | str]:
         """Return the KL in nats and the root mean squares of M and σ, at the training rows."""
         kl, change, std = self.measured.tolist()
@@ -237,6 +278,30 @@ class CLoRAWeights(nn.Module):
             gate.moments(_real(states, mask, name))
             for gate, states, name in zip(self._gates, seen, self._names, strict=True)
         ]
+
+
+class KLGradient(TrainerCallback):
+    """Adds the gradient of the weighted KL to that of each pass, for the same optimiser step.
+
+    The step count is the Trainer's, which is in the checkpoints.
+    """
+
+    def __init__(self, weights: CLoRAWeights, weight: KLWeight) -> None:
+        self._weights = weights
+        self._weight = weight
+        self._step = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read the number of steps taken."""
+        self._step = state.global_step
+
+    @contextmanager
+    def noise(self, batch: Batch) -> Iterator[None]:
+        """Run a pass, forward and backward, under noise; then add the KL's gradient."""
+        with self._weights.noise(), self._weights.watching() as seen:
+            yield
+        kl = self._weights.kl(seen, batch["attention_mask"])
+        (self._weight(self._step) * kl).backward()  # type: ignore[no-untyped-call]
 
 
 def _real(states: Sequence[Tensor], mask: Tensor, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
-from bayeslora.posteriors.types import Network, WeightPosterior
+from bayeslora.posteriors.types import Network, WeightDefaults, WeightPosterior
 from bayeslora.runtime import restored_random_state
 
 _DROPOUTS = frozenset(
@@ -38,7 +38,7 @@ _DROPOUTS = frozenset(
 _ATTENTION = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
 
 
-class MCDropoutDraws(nn.Module):
+class MCDropoutDraws(WeightDefaults, nn.Module):
     """A weight posterior whose draws are dropout masks.
 
     Attributes:
@@ -84,6 +84,31 @@ class MCDropoutDraws(nn.Module):
         # A tuple, so that they are not submodules of this module, which has no tensors.
         self._dropping = tuple(live.values())
 
+    @classmethod
+    def of(cls, config: Any, network: Network, **_: Any) -> Self:
+        """Return draws from the dropouts of a pass after the cached lower layers.
+
+        Raises:
+            InputError: None of them is active.
+        """
+        del config
+        encoder: Any = network.encoder
+        try:
+            return cls(encoder.model, encoder.run_probe, encoder.running())
+        except InputError:
+            first = encoder.first_running_layer
+            scope = (
+                f"from layer {first} on (lower layers are not run again)"
+                if first
+                else "of the backbone"
+            )
+            raise InputError(
+                "posterior 'mc_dropout' needs active dropout at prediction: the adapter has none, "
+                f"and no layer {scope} has a dropout probability > 0; choose 'lora', or a backbone "
+                "whose configuration has dropout (hidden_dropout_prob)",
+                code="no-dropout",
+            ) from None
+
     @contextmanager
     def draw(self, generator: torch.Generator) -> Iterator[None]:
         """Activate dropout within the context, with masks seeded by the generator's next number.
@@ -107,30 +132,6 @@ class MCDropoutDraws(nn.Module):
     def report(self) -> dict[str, float | str]:
         """Return the names of the live dropouts."""
         return {"live_dropouts": ", ".join(self.live)}
-
-
-def live_dropouts(network: Network) -> MCDropoutDraws:
-    """Return draws from the dropouts of a pass after the cached lower layers.
-
-    Raises:
-        InputError: None of them is active.
-    """
-    encoder: Any = network.encoder
-    try:
-        return MCDropoutDraws(encoder.model, encoder.run_probe, encoder.running())
-    except InputError:
-        first = encoder.first_running_layer
-        scope = (
-            f"from layer {first} on (lower layers are not run again)"
-            if first
-            else "of the backbone"
-        )
-        raise InputError(
-            "posterior 'mc_dropout' needs active dropout at prediction: the adapter has none, "
-            f"and no layer {scope} has a dropout probability > 0; choose 'lora', or a backbone "
-            "whose configuration has dropout (hidden_dropout_prob)",
-            code="no-dropout",
-        ) from None
 
 
 def dropout_draws(network: Network, texts: PreparedTexts) -> WeightPosterior:

@@ -11,8 +11,6 @@ from bayeslora.option_checks import Draws, Share
 from bayeslora.posteriors.base import Posterior
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bayeslora.backbones.encoder import PreparedTexts
     from bayeslora.posteriors.types import Network, WeightPosterior
 
@@ -29,6 +27,7 @@ class MCDropout(Posterior):
     num_samples: Annotated[Draws, "Number of passes through the network."] = 10
 
     name: ClassVar[str] = "mc_dropout"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.dropout.draws:MCDropoutDraws.of"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "dropout kept active at prediction, several passes"
     use: ClassVar[str] = "A model trained with dropout, and time for several passes per prediction."
@@ -65,12 +64,6 @@ class MCDropout(Posterior):
                 code="no-dropout",
             )
         return adapter
-
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return draws from the dropouts of a pass after the cached lower layers."""
-        from bayeslora.posteriors.weights.dropout.draws import live_dropouts
-
-        return live_dropouts(network)
 
     def draws(self, network: Network, texts: PreparedTexts) -> WeightPosterior:
         """Return draws of masks, also for a network that was trained for another posterior."""

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from importlib.util import find_spec
+from typing import Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
-from bayeslora.errors import InputError
+from bayeslora.errors import InputError, MissingAssetError
 from bayeslora.option_checks import BelowOne, Draws, NotNegative, Positive
 from bayeslora.posteriors.base import FitPlan, Posterior
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class IVON(Posterior):
     num_samples: Draws = 10
 
     name: ClassVar[str] = "ivon"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.ivon.posterior:IVONWeights.of"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian with the curvature estimated by the optimiser IVON"
     use: ClassVar[str] = "A posterior from the optimiser, at the cost of ordinary training."
@@ -54,6 +50,10 @@ class IVON(Posterior):
         "moves all weights at every step by a running mean, so no layer could be paused"
     )
     not_on_layers: ClassVar[str] = no_resting
+
+    def check_fit(self, plan: FitPlan) -> None:
+        """Check that the optimiser is installed."""
+        require_ivon()
 
     def adapter_for(self, adapter: Adapter) -> Adapter:
         """Return the adapter.
@@ -78,20 +78,15 @@ class IVON(Posterior):
             )
         return adapter
 
-    def check_fit(self, plan: FitPlan) -> None:
-        """Raise MissingAssetError if the optimiser's package is not installed."""
-        from bayeslora.posteriors.weights.ivon.training import require_ivon
 
-        require_ivon()
+def require_ivon() -> None:
+    """Check that the optimiser is installed.
 
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return the curvature of the adapter's weights that live on no manifold."""
-        from bayeslora.posteriors.weights.ivon.posterior import IVONWeights
-
-        return IVONWeights(self, network.sites)
-
-    def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training by IVON, each pass at a draw of the weights."""
-        from bayeslora.posteriors.weights.ivon.training import ivon_training
-
-        return ivon_training(self, run)
+    Raises:
+        MissingAssetError: The package is not installed.
+    """
+    if find_spec("ivon") is None:
+        raise MissingAssetError(
+            "posterior 'ivon' needs the package ivon-opt, which is not installed: pip install "
+            "bayeslora[ivon]"
+        )

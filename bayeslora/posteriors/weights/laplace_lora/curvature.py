@@ -184,11 +184,7 @@ def covariances(
     """
     result = torch.zeros(())
     for values, jacobian in zip(curvature.eigenvalues(), curvature.turned(layers), strict=True):
-        parts = [_gram(jacobian * (values + precision).rsqrt()) for precision in precisions]
-        result = result.to(jacobian) + torch.stack(parts)
+        roots = [jacobian * (values + precision).rsqrt() for precision in precisions]
+        # M Mᵀ is symmetric and positive semi-definite.
+        result = result.to(jacobian) + torch.stack([root @ root.mT for root in roots])
     return result
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """Return M Mᵀ, which is symmetric and positive semi-definite."""
-    return rows @ rows.mT

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from bayeslora.option_checks import Draws, Link, Positive, Structure
 from bayeslora.posteriors.base import Posterior
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from bayeslora.backbones.encoder import PreparedTexts
-    from bayeslora.logits import GaussianLogits
-    from bayeslora.posteriors.features import Features
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import FinalFit
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,9 @@ class LaplaceLoRA(Posterior):
     ] = 1000
 
     name: ClassVar[str] = "laplace_lora"
+    weights: ClassVar[str] = (
+        "bayeslora.posteriors.weights.laplace_lora.posterior:LaplaceLoRAWeights.of"
+    )
     calls_once: ClassVar[bool] = True
     over_trained: ClassVar[bool] = True
     not_on_layers: ClassVar[str] = "is over the factors of an adapter, and whole layers have none"
@@ -61,49 +55,6 @@ class LaplaceLoRA(Posterior):
             return self
         return replace(self, prior_precision=chosen["prior_precision"])
 
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return an empty curvature of the adapter's weights and the last layer's."""
-        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
-
-        classes, width = network.head.mean_weight.shape
-        weights = LaplaceLoRAWeights(self, network.sites, (classes, width))
-        if fitted:
-            weights.prepare()
-        return weights
-
-    def after_last_layer(self, fit: FinalFit) -> None:
-        """Fit the curvature around the trained weights, and choose the prior precision."""
-        from bayeslora.posteriors.weights.laplace_lora.linearised import fit_laplace_lora
-        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
-        from bayeslora.posteriors.weights.training import own_weights
-
-        weights = own_weights(fit.network, LaplaceLoRAWeights)
-        total = len(fit.train[0])
-        if fit.held_out is not None and self.prior_precision == "validation":
-            total += len(fit.held_out[0])
-        with fit.open_bar("curvature", total) as advance:
-            fit_laplace_lora(fit.network, weights, fit.train, fit.held_out, advance)
-
     def num_passes(self, num_samples: int | None = None) -> int:
         """Return 2 forward passes: the mean has its own, to be bitwise identical."""
         return 2 if self.num_draws(num_samples) > 0 else 1
-
-    def gaussian_logits(
-        self,
-        network: Network,
-        texts: PreparedTexts,
-        rows: Features,
-        *,
-        num_samples: int | None,
-        advance: Callable[[int], object],
-    ) -> GaussianLogits | None:
-        """Return the logits linearised in the random weights; None if only the mean is needed."""
-        from bayeslora.posteriors.weights.laplace_lora.linearised import linearised_logits
-        from bayeslora.posteriors.weights.laplace_lora.posterior import LaplaceLoRAWeights
-        from bayeslora.posteriors.weights.training import own_weights
-
-        if self.num_draws(num_samples) <= 0:
-            return None
-        weights = own_weights(network, LaplaceLoRAWeights)
-        mean: Tensor = network.head.predict(rows).mean
-        return linearised_logits(network, weights, texts, mean, advance)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Draws, Positive
 from bayeslora.posteriors.base import KLRate, KLWeights, Posterior
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import TrainingRun, WeightTraining
 
 
 @dataclass(frozen=True)
@@ -31,6 +25,7 @@ class ScalaBL(Posterior):
     num_samples: Draws = 10
 
     name: ClassVar[str] = "scalabl"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.scalabl.posterior:ScalaBLWeights.of"
     calls_once: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian over the r scales of each LoRA adapter, trained with it"
@@ -58,19 +53,3 @@ class ScalaBL(Posterior):
                 code="no-free-factor",
             )
         return adapter
-
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return a Gaussian over the scales of each adapter."""
-        from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
-        from bayeslora.posteriors.weights.training import low_rank_sites
-
-        return ScalaBLWeights(self, low_rank_sites(network), seed)
-
-    def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training under noise, with a step on the KL after each adapter step."""
-        from bayeslora.posteriors.weights.kl_steps import noise_and_kl_steps
-        from bayeslora.posteriors.weights.scalabl.posterior import ScalaBLWeights
-        from bayeslora.posteriors.weights.training import own_weights
-
-        weights = own_weights(run.network, ScalaBLWeights)
-        return noise_and_kl_steps(weights, run, kl_lr=self.kl_lr, kl_weights=self.kl_weights)

@@ -23,26 +23,25 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
 from bayeslora.posteriors.weights.gaussian import gaussian_kl
+from bayeslora.posteriors.weights.kl_steps import MovesToPrior
 from bayeslora.posteriors.weights.random_layers import check_texts_apart
 from bayeslora.posteriors.weights.scalabl.options import ScalaBL
 
 
-class ScalaBLWeights(nn.Module):
+class ScalaBLWeights(MovesToPrior):
     """Means and standard deviations of the scales of all sites.
 
     Attributes:
         log_mean: [sites, r] parameter, log m.
         log_std: [sites, r] parameter, log σ.
         held: [sites, r], the log m in the adapters; equal to `log_mean` outside a step.
-        prior_std: σp.
     """
 
     held: Tensor
 
     def __init__(self, config: ScalaBL, sites: Sequence[LowRank], seed: int = 0) -> None:
         """Rotate the fresh adapters `sites` to their singular directions, and start there."""
-        super().__init__()
-        self.prior_std = config.prior_std
+        super().__init__(config)
         self._layers = tuple(site.A for site in sites)
         self._names = tuple(site.name for site in sites)
         generator = torch.Generator().manual_seed(seed)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from bayeslora.errors import InputError
 from bayeslora.option_checks import BelowOne, Draws, Positive, Range
 from bayeslora.posteriors.base import FitPlan, Posterior
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import FinalFit, TrainingRun, WeightTraining
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class SWAG(Posterior):
     num_samples: Draws = 10
 
     name: ClassVar[str] = "swag"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.swag.posterior:SWAGWeights.of"
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = "Gaussian around the average of the weights in late training"
     use: ClassVar[str] = "Long training without choosing an epoch on validation data."
@@ -58,27 +54,24 @@ class SWAG(Posterior):
 
     def check_fit(self, plan: FitPlan) -> None:
         """Raise InputError if the training has room for fewer than two snapshots."""
-        from bayeslora.posteriors.weights.swag.training import snapshot_steps
+        self.snapshot_steps(plan.num_steps)
 
-        snapshot_steps(self, plan.num_steps)
+    def snapshot_steps(self, num_steps: int) -> list[int]:
+        """Return the steps, counted from 1, after which snapshots are taken in `num_steps` steps.
 
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return running moments of all trained weights, including the last layer's."""
-        from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
+        They are evenly spaced and end with the last step.
 
-        adapter = [parameter for site in network.sites for parameter in site.trainable().values()]
-        return SWAGWeights(self, [*adapter, *network.head.parameters()])
-
-    def training(self, run: TrainingRun) -> WeightTraining:
-        """Return a training that takes snapshots of the weights."""
-        from bayeslora.posteriors.weights.swag.training import swag_training
-
-        return swag_training(self, run)
-
-    def before_last_layer(self, fit: FinalFit) -> bool:
-        """Set the weights to the mean of the snapshots."""
-        from bayeslora.posteriors.weights.swag.posterior import SWAGWeights
-        from bayeslora.posteriors.weights.training import own_weights
-
-        own_weights(fit.network, SWAGWeights).put_mean()
-        return True
+        Raises:
+            InputError: There is room for fewer than 2 snapshots.
+        """
+        first = int(self.start * num_steps)
+        every = max(1, (num_steps - first) // self.num_snapshots)
+        steps = list(range(num_steps, first, -every))[: self.num_snapshots][::-1]
+        if len(steps) < 2:
+            raise InputError(
+                f"posterior 'swag' needs at least 2 snapshots for its covariance, but {num_steps} "
+                f"training steps allow only {len(steps)} after the share start={self.start:g}; "
+                "train for more epochs, use smaller batches, or lower start",
+                code="too-short",
+            )
+        return steps

@@ -15,16 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from bayeslora.errors import InputError
+from bayeslora.posteriors.types import (
+    FinalFit,
+    Network,
+    TrainingRun,
+    WeightDefaults,
+    WeightTraining,
+)
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
 from bayeslora.posteriors.weights.swag.options import SWAG
 
 
-class SWAGWeights(nn.Module):
+class SWAGWeights(WeightDefaults, nn.Module):
     """Running moments of weights, and draws from the Gaussian that they describe.
 
     Attributes:
@@ -48,6 +57,7 @@ class SWAGWeights(nn.Module):
             parameters: The weights, which are not registered as parameters of this module.
         """
         super().__init__()
+        self._config = config
         self.scale = config.scale
         # A tuple, so that they are not parameters of this module.
         self._weights = tuple(parameters)
@@ -56,6 +66,26 @@ class SWAGWeights(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("deviations", torch.zeros(config.rank, size))
+
+    @classmethod
+    def of(cls, config: SWAG, network: Network, **_: Any) -> Self:
+        """Return the moments of all trained weights, including the last layer's."""
+        adapter = [parameter for site in network.sites for parameter in site.trainable().values()]
+        return cls(config, [*adapter, *network.head.parameters()])
+
+    def weight_training(self, run: TrainingRun) -> WeightTraining:
+        """Return a training that takes snapshots, over all epochs.
+
+        Raises:
+            InputError: There is room for fewer than 2 snapshots.
+        """
+        steps = self._config.snapshot_steps(run.num_steps)
+        return WeightTraining(callbacks=(Snapshots(self, steps),), schedule=self._config.schedule)
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Set the weights to the mean of the snapshots."""
+        self.put_mean()
+        return True
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -121,3 +151,16 @@ class SWAGWeights(nn.Module):
                 f"posterior 'swag' has {int(self.count)} snapshots of the weights, but needs at "
                 "least 2"
             )
+
+
+class Snapshots(TrainerCallback):
+    """Collects a snapshot after each of the given steps."""
+
+    def __init__(self, weights: SWAGWeights, steps: list[int]) -> None:
+        self._weights = weights
+        self._steps = frozenset(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Collect a snapshot if the step is one of `steps`."""
+        if state.global_step in self._steps:
+            self._weights.collect()

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Count, Draws, Positive
 from bayeslora.posteriors.base import Posterior
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from bayeslora.posteriors.types import Network
-    from bayeslora.posteriors.weights.training import FinalFit
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,7 @@ class TFB(Posterior):
     num_samples: Draws = 10
 
     name: ClassVar[str] = "tfb"
+    weights: ClassVar[str] = "bayeslora.posteriors.weights.tfb.posterior:TFBWeights.of"
     over_trained: ClassVar[bool] = True
     is_sampled: ClassVar[bool] = True
     summary: ClassVar[str] = (
@@ -65,17 +60,3 @@ class TFB(Posterior):
                 f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}",
                 code="option",
             )
-
-    def over_weights(self, network: Network, *, seed: int, fitted: bool = False) -> nn.Module:
-        """Return noise on the first factor of each adapter; zero before the search."""
-        from bayeslora.posteriors.weights.tfb.posterior import TFBWeights
-        from bayeslora.posteriors.weights.training import low_rank_sites
-
-        return TFBWeights(low_rank_sites(network))
-
-    def before_last_layer(self, fit: FinalFit) -> bool:
-        """Search for the widest noise tolerated on anchor rows; see `choose_sigma`."""
-        from bayeslora.posteriors.weights.tfb.search import choose_sigma
-
-        choose_sigma(self, fit)
-        return True

@@ -18,15 +18,20 @@ Source: Shi, Wang, Han, Zhang and Wang 2024, arXiv 2412.05723.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
-from bayeslora.posteriors.weights.draws import replaced, standard_normal
+from bayeslora.posteriors.scores import nll
+from bayeslora.posteriors.types import FinalFit, Network, WeightDefaults, WeightPosterior
+from bayeslora.posteriors.weights.draws import replaced, sampled_logits, standard_normal
 from bayeslora.posteriors.weights.tfb.options import TFB
 
 logger = logging.getLogger(__name__)
@@ -35,7 +40,7 @@ logger = logging.getLogger(__name__)
 _LEAST_RATIO = 1e-6
 
 
-class TFBWeights(nn.Module):
+class TFBWeights(WeightDefaults, nn.Module):
     """One standard deviation for the noise on all adapters.
 
     Attributes:
@@ -44,11 +49,34 @@ class TFBWeights(nn.Module):
 
     sigma: Tensor
 
-    def __init__(self, sites: Sequence[LowRank]) -> None:
+    def __init__(self, config: TFB, sites: Sequence[LowRank]) -> None:
         """Start without noise on the adapters `sites`, which are not registered as submodules."""
         super().__init__()
+        self._config = config
         self._sites = tuple(sites)
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64))
+
+    @classmethod
+    def of(cls, config: TFB, network: Network, **_: Any) -> Self:
+        """Return noise on the first factor of each adapter; zero before the search."""
+        return cls(config, cast("Sequence[LowRank]", network.sites))
+
+    def before_last_layer(self, fit: FinalFit) -> bool:
+        """Search for the widest noise that is tolerated on anchors, some of the training rows.
+
+        Raises:
+            InputError: An adapter's factors are rank deficient.
+        """
+        config, (texts, labels) = self._config, fit.train
+        # The mean's pass, the upper end of the search, and its steps.
+        passes = 1 + config.num_search_samples * (1 + config.num_steps)
+        total = passes * min(config.num_anchors, len(labels))
+        with fit.open_bar("search for sigma", total) as advance:
+            degradation = degradation_on_anchors(
+                config, fit.network, self, texts, labels, seed=fit.seed, advance=advance
+            )
+            self.fit(config, degradation)
+        return True
 
     def fit(self, config: TFB, degradation: Callable[[], float]) -> None:
         """Rotate the factors to their singular directions and choose σ.
@@ -168,3 +196,56 @@ def largest_accepted(
         low,
     )
     return 0.0
+
+
+def degradation_on_anchors(
+    config: TFB,
+    network: Network,
+    weights: WeightPosterior,
+    texts: PreparedTexts,
+    labels: Tensor,
+    *,
+    seed: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Callable[[], float]:
+    """Return a function that measures the relative deterioration of a metric under weight draws.
+
+    Args:
+        config: Metric, labels, and numbers of anchors and draws.
+        network: Trained, with the mean weights.
+        weights: Posterior to draw from, with the same noise each time.
+        texts: The training texts.
+        labels: [N] int64.
+        seed: Seed of the choice of rows and of the noise.
+        advance: Called with the number of texts after each batch of a pass.
+    """
+    network.eval()
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(texts), generator=generator)[: config.num_anchors].tolist()
+
+    def probs(num_samples: int) -> Tensor:
+        logits = sampled_logits(
+            network, weights, texts, num_samples, seed=seed, rows=rows, advance=advance
+        )
+        return logits.samples.softmax(-1).mean(0)
+
+    mean = probs(0)
+    truth = mean.argmax(1) if config.labels == "mean" else labels[rows].to(mean.device)
+    baseline = _badness(config, mean, truth)
+
+    def degradation() -> float:
+        score = _badness(config, probs(config.num_search_samples), truth)
+        # For the accuracy, the loss is relative to the accuracy.
+        reference = 1 - baseline if config.metric == "accuracy" else baseline
+        if score <= baseline:
+            return 0.0
+        return (score - baseline) / reference if reference > 0 else math.inf
+
+    return degradation
+
+
+def _badness(config: TFB, probs: Tensor, labels: Tensor) -> float:
+    """Return the NLL in nats per row, or the error rate."""
+    if config.metric == "nll":
+        return nll(probs, labels)
+    return float((probs.argmax(1) != labels).double().mean())
