@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.calibration import NUM_BINS
+from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod, wilson
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
@@ -37,7 +38,11 @@ Names = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of `evaluate` that a report passes on, with the same meaning."""
+    """Options of `evaluate` that a report passes on, with the same meaning.
+
+    Raises:
+        InputError: `num_bins`, `seed` or `interval` is wrong.
+    """
 
     ood_score: str | None = None
     near: tuple[str, ...] = ()
@@ -49,6 +54,18 @@ class Asked:
     num_bins: int = NUM_BINS
     num_resamples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_bins", as_num_bins(self.num_bins))
+        object.__setattr__(self, "seed", as_seed(self.seed))
+        Resampling(self.num_resamples, self.seed, self.interval)  # checks the method
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Asked:
+        """Return the options among the arguments of `report`, with names of columns as tuples."""
+        chosen = {option.name: arguments[option.name] for option in fields(cls)}
+        names = {name: column_names(chosen[name]) for name in ("near", "far", "group_by")}
+        return cls(**{**chosen, **names})
 
     @property
     def columns(self) -> tuple[str, ...]:
