@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
@@ -93,14 +93,10 @@ CHANCE = 0.05
 
 _TESTS = 3
 
-GOALS: Mapping[str, float] = {
-    **{key: info.goal for key, info in SCORES.items() if info.goal is not None},
-    "auroc": math.inf,
-    "aupr": math.inf,
-    "fpr95": -math.inf,
-    "aupr_in": math.inf,
+ORDERED: Mapping[str, ScoreInfo] = {
+    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
 }
-"""Best value of each score: inf, -inf, or zero.
+"""The scores that order methods.
 
 Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
 coverage should match the requested one.
@@ -301,15 +297,11 @@ def overlaps(score: Score, other: Score) -> bool:
 
 def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
     """Return the index of the best score, the first if tied; None if the score has no order."""
-    goal = GOALS.get(key)
-    if goal is None:
+    info = ORDERED.get(key)
+    if info is None:
         return None
-
-    def loss(score: Score) -> float:
-        return abs(score.value) if goal == 0 else -math.copysign(1.0, goal) * score.value
-
-    present = [(loss(score), index) for index, score in enumerate(scores) if score is not None]
-    return min(present)[1] if present else None
+    losses = [(info.loss(s.value), index) for index, s in enumerate(scores) if s is not None]
+    return min(losses)[1] if losses else None
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:

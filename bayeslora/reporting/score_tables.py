@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
+from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
 from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts, best_or_tied
@@ -32,10 +32,7 @@ OF_SETS = ("coverage", "set_size")
 """Scores of prediction sets in the table of methods, if a method has sets."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
-    "auroc": Column("AUROC", "↑"),
-    "aupr": Column("AUPR", "↑"),
-    "fpr95": Column("FPR95", "↓"),
-    "aupr_in": Column("AUPR, in-distribution", "↑"),
+    key: Column(info.title, info.arrow) for key, info in DETECTION_SCORES.items()
 }
 """Key -> column of the table of out-of-distribution detection."""
 
