@@ -28,7 +28,7 @@ from bayeslora.metrics.differences import distances, over_rows, over_seeds_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
-from bayeslora.metrics.scores import Score, without_nan
+from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
@@ -125,6 +125,16 @@ class Comparison:
         """Number of methods compared with the reference, which the p-values are corrected for."""
         return len(self.rows) - 1
 
+    @property
+    def base(self) -> ComparisonRow:
+        """The row of the reference."""
+        return next(row for row in self.rows if row.name == self.reference)
+
+    def digits(self, row: ComparisonRow, key: str) -> int:
+        """Return the decimals of a difference, as of `difference_digits`."""
+        terms = (row.scores[key].value, self.base.scores[key].value)
+        return difference_digits(row.differences[key].value, *terms)
+
     def __repr__(self) -> str:
         """Return one line: the methods, best first, with the score that orders them."""
         methods = ", ".join(
@@ -151,7 +161,7 @@ class Comparison:
             cells.append(" ".join(row.scores[key].said()))
             difference = row.differences[key]
             p = f" p = {row.p_holm[key]:.2g}" if key in row.p_holm else ""
-            value, ends = difference.said()
+            value, ends = difference.said(self.digits(row, key))
             text = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
             cells.append("" if row.name == self.reference else text)
         return cells

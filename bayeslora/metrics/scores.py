@@ -17,6 +17,23 @@ fewer rows are too narrow."""
 NO_INTERVAL = "no interval"
 """Text for a missing interval."""
 
+DIGITS = 3
+"""Decimals of a score in a table; a percentage has two fewer."""
+
+
+def difference_digits(difference: float, first: float, second: float) -> int:
+    """Return the decimals of the difference first − second, beside both with `DIGITS` decimals.
+
+    It needs one more where the rounded numbers differ by another one, which would read as a
+    mistake: 0.831 − 0.819 beside +0.011, if these are 0.8308, 0.8194 and 0.0114.
+
+    Example:
+        >>> difference_digits(0.0114, 0.8308, 0.8194), difference_digits(0.012, 0.831, 0.819)
+        (4, 3)
+    """
+    apart = round(round(first, DIGITS) - round(second, DIGITS), DIGITS)
+    return DIGITS if apart == round(difference, DIGITS) else DIGITS + 1
+
 
 @dataclass(frozen=True)
 class Score:
@@ -38,10 +55,11 @@ class Score:
         """Whether there is an interval."""
         return not (math.isnan(self.low) or math.isnan(self.high))
 
-    def said(self) -> tuple[str, str]:
-        """Return the value and its interval as text."""
-        ends = f"[{self.low:.3f}, {self.high:.3f}]" if self.has_interval else NO_INTERVAL
-        return f"{self.value:.3f}", ends
+    def said(self, digits: int = DIGITS) -> tuple[str, str]:
+        """Return the value and its interval as text with `digits` decimals."""
+        low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
+        ends = f"[{low}, {high}]" if self.has_interval else NO_INTERVAL
+        return f"{self.value:.{digits}f}", ends
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Score:
@@ -221,6 +239,12 @@ class Scores(Mapping[str, Score]):
     class_names: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     chance_accuracy: float | None = None
+
+    @property
+    def gap_digits(self) -> int:
+        """Decimals of `overconfidence` beside mean confidence and accuracy; for labelled rows."""
+        keys = ("overconfidence", "mean_confidence", "accuracy")
+        return difference_digits(*(self[key].value for key in keys))
 
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]

@@ -177,7 +177,8 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
 def _biased(method: Assessed, several: bool) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
-    average = f" by {shown_points(size)} on average" if several else ""
+    points = shown_points(size, digits=method.scores.gap_digits)
+    average = f" by {points} on average" if several else ""
     return f"{named(method.label)} is {bias(method)}confident{average}. {_ece(method, 'Its ECE')}."
 
 
@@ -200,7 +201,8 @@ def _gap(method: Assessed, subject: str, several: bool) -> str:
     gap = method.scores["overconfidence"]
     if not gap.has_interval:
         return f"{subject} cannot be judged"
-    size = f" {shown_points(gap, signed=True)}," if several else ""
+    points = shown_points(gap, signed=True, digits=method.scores.gap_digits)
+    size = f" {points}," if several else ""
     return f"{subject} is{size} within chance"
 
 
