@@ -8,8 +8,8 @@ import pytest
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.scores import difference_digits
+from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 from bayeslora.reporting.viewer import view
