@@ -25,12 +25,12 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
+from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
 from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
-from bayeslora.predictions.record import Predictions
 
 Names = str | Sequence[str] | None
 """A name, several names, or None."""
@@ -145,17 +145,25 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The labelled rows of a method.
+    """The labelled rows of a method, at least one, with the [n] cluster of each, if any."""
 
-    `confidence`, `correct`, `labels` (class indices) and `clusters`, if any, have a value for each
-    of the [n] rows; `class_counts` holds the [C] numbers of rows per label.
-    """
-
-    confidence: NDArray[np.float64]
-    correct: NDArray[np.bool_]
-    labels: NDArray[np.int64]
-    class_counts: NDArray[np.int64]
+    rows: LabelledRows
     clusters: NDArray[np.int64] | None = None
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """[n] highest probabilities."""
+        return self.rows.confidence
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """[n]: whether the most probable class is the label."""
+        return self.rows.correct.astype(np.bool_)
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """[C] numbers of rows per label."""
+        return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1])
 
     def units(self, chosen: NDArray[np.bool_]) -> int:
         """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
@@ -188,36 +196,22 @@ class Answers:
         Its interval is simultaneous over the non-empty classes (Bonferroni), and its upper end must
         be below the lower end of the interval of the accuracy on all other classes together.
         """
-        present = np.flatnonzero(self.class_counts)
+        labels, counts = self.rows.labels, self.class_counts
+        present = np.flatnonzero(counts)
         if len(present) < 2:
             return None
-        hits = np.bincount(self.labels, self.correct, minlength=len(self.class_counts))[present]
-        sizes = self.class_counts[present]
-        units = clusters_in(self.labels, self.clusters)[present]
+        hits = np.bincount(labels, self.rows.correct, minlength=len(counts))[present]
+        sizes = counts[present]
+        units = clusters_in(labels, self.clusters)[present]
         low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
         worst = int(np.argmin(hits / sizes))
         others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
-        of_others = self.units(self.labels != present[worst])
+        of_others = self.units(labels != present[worst])
         rest, _ = wilson(others * of_others, of_others)
         if high[worst] >= rest:
             return None
         share = Share(int(hits[worst]), int(sizes[worst]), float(low[worst]), float(high[worst]))
         return int(present[worst]), share
-
-
-def answers_of(predictions: Predictions, clusters: NDArray[np.int64] | None = None) -> Answers:
-    """Return the labelled rows, at least one, with the cluster of each, if any."""
-    if predictions.labels is None:
-        raise ValueError("answers are judged by labels")
-    rows = predictions.labelled
-    labels = predictions.labels[rows]
-    return Answers(
-        confidence=predictions.confidence[rows],
-        correct=predictions.prediction[rows] == labels,
-        labels=labels,
-        class_counts=np.bincount(labels, minlength=predictions.num_classes),
-        clusters=clusters,
-    )
 
 
 @dataclass(frozen=True)
@@ -253,7 +247,7 @@ class Assessed:
     @cached_property
     def answers(self) -> Answers:
         """The labelled rows, at least one; for several seeds, those of the first."""
-        return answers_of(self.method.predictions, clusters_of(self))
+        return Answers(row_scores(self.method.predictions), clusters_of(self))
 
     @property
     def points(self) -> list[Point]:

@@ -18,7 +18,7 @@ from bayeslora.layouts import Layout
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.output import atomic_directory, refuse_target
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import (
@@ -49,7 +49,7 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
     """
     columns = [COLUMNS[key] for key in comparison.keys]
     if comparison.distance_to is not None:
-        detail = f"to {shorten(clean(comparison.distance_to))}"
+        detail = f"to {as_label(comparison.distance_to)}"
         columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_row(row, comparison) for row in comparison.rows)
     caption, *notes = comparison_notes(comparison, chosen_by)
@@ -98,12 +98,12 @@ def comparison_notes(
 
 def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
-    name = shorten(clean(row.name))
+    name = as_label(row.name)
     return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
 
 
 def _shown(name: str) -> str:
-    return named(shorten(clean(name)))
+    return named(as_label(name))
 
 
 def _seeds(comparison: Comparison) -> str:

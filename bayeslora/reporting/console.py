@@ -9,7 +9,7 @@ from textwrap import fill
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Scores
-from bayeslora.plain_text import clean, counted, display_columns, shorten
+from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
@@ -146,7 +146,7 @@ def comparison_line(comparison: Comparison) -> str:
     clear = [row for row in pairs if row.is_clear(comparison.by)]
     if best.name != comparison.reference:
         words = "clearly" if clear else "not clearly"
-        return f"{text}; {words} better than the reference, {shorten(clean(comparison.reference))}"
+        return f"{text}; {words} better than the reference, {as_label(comparison.reference)}"
     worse = ", ".join(heading(row) for row in clear)
     return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
 

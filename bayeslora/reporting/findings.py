@@ -15,7 +15,7 @@ import numpy as np
 
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.metrics.scores import Score, Scores
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     CHANCE,
@@ -290,7 +290,7 @@ def _weaknesses(leader: Assessed) -> Iterator[str]:
         )
     if weakest is not None:
         index, share = weakest
-        name = named(shorten(clean(leader.method.predictions.classes[index])))
+        name = named(as_label(leader.method.predictions.classes[index]))
         yield (
             f"The weakest class is {name}: correct on {percent(share.value)}"
             f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')},"
@@ -425,7 +425,7 @@ def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
     shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
     worst = int(np.argmin(shares))
     lowest = scores["worst_class_coverage"]
-    name = named(shorten(clean(predictions.classes[worst])))
+    name = named(as_label(predictions.classes[worst]))
     classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
     advice = " One threshold per class (classwise=true) covers each class as requested."
     return [

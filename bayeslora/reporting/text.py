@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from bayeslora.metrics.scores import DIGITS, LEAST_ROWS, NO_INTERVAL, Score, Scores
-from bayeslora.plain_text import clean, display_columns, shorten
+from bayeslora.plain_text import as_label, display_columns
 
 NO_INTERVAL_NOTE = (
     f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
@@ -26,7 +26,7 @@ names."""
 
 def brief(text: str) -> str:
     """Return external `text` for use in a line: cleaned, and no wider than 60 columns."""
-    return shorten(clean(text), 60)
+    return as_label(text, 60)
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
