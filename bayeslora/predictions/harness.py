@@ -271,18 +271,7 @@ def read_sample_log(
             f"{path} is not a sample log of lm-evaluation-harness; expected a .jsonl file with "
             "'doc_id' and 'filtered_resps' in each line"
         )
-    questions, further, filters = [], [], set()
-    rows: list[int] = []
-    for record in json_records(open_source(path, reading.table), rows):
-        row = rows[-1]
-        questions.append(read_question(path, row, record))
-        further.append(_fields(path, row, record, columns))
-        filters.add(shown(record.get("filter", "none")))
-    if len(filters) > 1:
-        raise InputError(
-            f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
-            "keep the lines of one filter"
-        )
+    questions, further = _questions(path, columns, reading)
     _check_columns(path, columns, further, reading)
     classes = _classes(questions)
     sizes = np.array([len(question.scores) for question in questions])
@@ -304,6 +293,25 @@ def read_sample_log(
         "columns": {name: [values.get(name) for values in further] for name in columns},
     }
     return fields, lambda index: f"row {questions[index].row}"
+
+
+def _questions(
+    path: str | Path, columns: Sequence[str], reading: PredictionsReading
+) -> tuple[list[Question], list[dict[str, str | None]]]:
+    """Return the questions of a log, and the values of `columns` of each."""
+    questions, further, filters = [], [], set()
+    rows: list[int] = []
+    for record in json_records(open_source(path, reading.table), rows):
+        row = rows[-1]
+        questions.append(read_question(path, row, record))
+        further.append(_fields(path, row, record, columns))
+        filters.add(shown(record.get("filter", "none")))
+    if len(filters) > 1:
+        raise InputError(
+            f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
+            "keep the lines of one filter"
+        )
+    return questions, further
 
 
 def _fields(
