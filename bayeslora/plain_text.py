@@ -141,6 +141,11 @@ def shorten(text: str, columns: int = LABEL_COLUMNS, *, middle: bool = False) ->
     return f"{_beginning(text, columns - 1 - display_columns(tail)).rstrip()}…{tail}"
 
 
+def as_label(text: str, columns: int = LABEL_COLUMNS) -> str:
+    """Return external text for one line: cleaned, and shortened to `columns`."""
+    return shorten(clean(text), columns)
+
+
 def _beginning(text: str, columns: int) -> str:
     """Return the longest prefix of `text` that is not wider than `columns`."""
     used = 0

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from bayeslora.metrics.clusters import num_units
 from bayeslora.option_checks import check_count
 from bayeslora.runtime import threaded
 
@@ -30,7 +31,7 @@ MAX_ROWS = 50_000
 """Number of rows above which resamples are drawn from a random subset."""
 
 BLOCK = 60_000
-"""Counts held in memory at a time, to fit in the processor's cache; see `block_size`."""
+"""Counts held in memory at a time, to fit in the processor's cache; see `blocks`."""
 
 LEAST_BLOCK = 4
 """Smallest number of resamples in a block, if they have fewer than `MOST_NUMBERS` counts."""
@@ -103,15 +104,14 @@ def bootstrap_deviations(
     generators, groups = _groups(sizes, clusters, seed, stream)
     statistic = prepare(*(group.rows for group in groups))
     centre = statistic(*(np.ones(len(group.rows)) for group in groups))
-    block = block_size(max(width, *(len(group.rows) for group in groups)))
+    sizes_of_blocks = blocks(num_resamples, max(width, *(len(group.rows) for group in groups)))
 
     def resample(drawn: list[NDArray[np.int64]]) -> NDArray[np.float64]:
         each = zip(groups, drawn, strict=True)
         return statistic(*(group.of_rows(_counts(group, units)) for group, units in each))
 
     def draws() -> Iterator[list[NDArray[np.int64]]]:
-        for done in range(0, num_resamples, block):
-            size = min(block, num_resamples - done)
+        for size in sizes_of_blocks:
             each = zip(groups, generators, strict=True)
             yield [
                 generator.integers(group.units, size=(size, group.draws))
@@ -122,10 +122,11 @@ def bootstrap_deviations(
     return np.asarray(np.concatenate(parts, axis=-1).T - centre)
 
 
-def block_size(numbers: int) -> int:
-    """Return the number of resamples per block, with `numbers` stored numbers each."""
-    least = min(LEAST_BLOCK, MOST_NUMBERS // numbers)
-    return max(1, least, BLOCK // numbers)
+def blocks(resamples: int, numbers: int) -> Iterator[int]:
+    """Yield the number of resamples in each block, with `numbers` stored numbers each."""
+    size = max(1, min(LEAST_BLOCK, MOST_NUMBERS // numbers), BLOCK // numbers)
+    for done in range(0, resamples, size):
+        yield min(size, resamples - done)
 
 
 def acceleration(
@@ -187,7 +188,7 @@ def _drawn(size: int, cluster: NDArray[np.int64] | None, generator: np.random.Ge
         if size > MAX_ROWS:
             rows = np.sort(generator.choice(size, MAX_ROWS, replace=False))
         return Drawn(rows, len(rows), size, None)
-    units = int(cluster.max()) + 1
+    units = num_units(cluster, size)
     if size <= MAX_ROWS:
         return Drawn(np.arange(size), units, units, cluster)
     sample = np.sort(generator.choice(units, max(1, MAX_ROWS * units // size), replace=False))

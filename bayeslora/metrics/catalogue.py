@@ -55,6 +55,12 @@ class ScoreInfo:
         """`↑` if higher is better, `↓` if lower is, `→0` if zero is; empty without a direction."""
         return {None: "", 0.0: "→0"}.get(self.goal, "↑" if (self.goal or 0) > 0 else "↓")
 
+    def loss(self, value: float) -> float:
+        """Return a value as a loss, of which less is better; for scores with a goal."""
+        if self.goal == 0:
+            return abs(value)
+        return -value if self.goal == math.inf else value
+
     def bounds(self, num_classes: int) -> tuple[float, float]:
         """Return the lowest and the highest possible value for a number of classes."""
         return self.low, self.high if math.isfinite(self.high) else float(num_classes)

@@ -21,9 +21,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import block_size, cell_matrix
+from bayeslora.metrics.bootstrap import blocks, cell_matrix
 from bayeslora.metrics.calibration import BinSums, bin_places, ece_debiased, equal_mass_edges
 from bayeslora.metrics.classwise import ClasswiseSums, brier_parts
+from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
 from bayeslora.metrics.smooth import fixed_points, grid_matrix
 from bayeslora.metrics.top_label import first_above, top_label
@@ -52,6 +53,9 @@ SIGNIFICANT = 0.05
 
 Measure = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From labels [N, R] to scores [K, R]."""
+
+Measured = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""From random numbers between 0 and 1, [R, units], to scores [K, R]."""
 
 
 def errors_by_chance(rows: LabelledRows, scoring: Scoring) -> NDArray[np.float64]:
@@ -89,19 +93,14 @@ def drawn_errors(
             drawn with one random number: maximal dependence, which makes errors by chance
             conservatively large.
     """
-    generator = np.random.default_rng([seed, 3])
-    units = len(probs) if clusters is None else int(clusters.max()) + 1
     running = np.cumsum(probs, axis=1).T
     running[-1] = np.inf  # a sum rounded below 1 would leave a draw without a class
-    draws, block = _affordable(draws, len(probs)), block_size(len(probs))
 
     def measured(level: NDArray[np.float64]) -> NDArray[np.float64]:
         level = level if clusters is None else level[:, clusters]
         return measure(np.ascontiguousarray(first_above(running, level).T))
 
-    sizes = (min(block, draws - done) for done in range(0, draws, block))
-    parts = threaded(measured, (generator.random((size, units)) for size in sizes))
-    return np.concatenate(list(parts), axis=-1)
+    return _over_draws(measured, draws, seed, len(probs), num_units(clusters, len(probs)))
 
 
 def ece_by_chance(
@@ -124,20 +123,16 @@ def ece_by_chance(
         draws: Maximum number of draws; fewer if they exceed `MOST_LABELS` rows in total.
         seed: Seed of the generator.
     """
-    generator = np.random.default_rng([seed, 3])
     n, groups = len(confidence), int(cell.max()) // num_bins + 1
     ones = np.ones(n)
     matrix = cell_matrix(cell, np.arange(n), ones, (groups * num_bins, n))
     stated, size = matrix @ confidence, (matrix @ ones).reshape(groups, -1).sum(1)
-    draws, block = _affordable(draws, n), block_size(n)
 
     def measured(level: NDArray[np.float64]) -> NDArray[np.float64]:
         gaps = matrix @ (level < confidence).T.astype(np.float64) - stated[:, None]
         return np.asarray(np.abs(gaps).reshape(groups, num_bins, -1).sum(1) / size[:, None])
 
-    sizes = (min(block, draws - done) for done in range(0, draws, block))
-    parts = threaded(measured, (generator.random((count, n)) for count in sizes))
-    return np.concatenate(list(parts), axis=1)
+    return _over_draws(measured, draws, seed, n, n)
 
 
 def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,8 +147,14 @@ def p_values(drawn: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArr
     return np.asarray((1 + reached) / (1 + drawn.shape[1]))
 
 
-def _affordable(draws: int, rows: int) -> int:
-    return min(draws, max(LEAST_DRAWS, MOST_LABELS // rows))
+def _over_draws(
+    measured: Measured, draws: int, seed: int, rows: int, units: int
+) -> NDArray[np.float64]:
+    """Return what is measured for random numbers of each draw, [units], along the last axis."""
+    generator = np.random.default_rng([seed, 3])
+    affordable = min(draws, max(LEAST_DRAWS, MOST_LABELS // rows))
+    levels = (generator.random((size, units)) for size in blocks(affordable, rows))
+    return np.concatenate(list(threaded(measured, levels)), axis=-1)
 
 
 def _measure(rows: LabelledRows, scoring: Scoring) -> Measure:

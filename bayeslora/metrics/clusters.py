@@ -55,6 +55,11 @@ def without_gaps(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
+def num_units(clusters: NDArray[np.int64] | None, rows: int) -> int:
+    """Return the number of clusters, numbered from 0 without gaps; `rows` without clusters."""
+    return rows if clusters is None else int(clusters.max()) + 1
+
+
 def clusters_in(
     group: NDArray[np.int64] | NDArray[np.bool_],
     clusters: NDArray[np.int64] | None,
@@ -68,6 +73,6 @@ def clusters_in(
         groups: Minimum number of groups G.
     """
     if clusters is not None:
-        width = int(clusters.max()) + 1
+        width = num_units(clusters, 0)
         group = np.unique(group * width + clusters) // width
     return np.bincount(group, minlength=groups)

@@ -11,7 +11,6 @@ has several fits, the intervals are Student's t over seeds (`differences.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,12 +23,12 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import SCORES, chosen_keys
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.clusters import values_of, without_gaps
+from bayeslora.metrics.clusters import num_units, values_of, without_gaps
 from bayeslora.metrics.differences import distances, over_rows, over_seeds_of
 from bayeslora.metrics.intervals import IntervalMethod, Resampling
 from bayeslora.metrics.pairing import Contest, Fits, chosen_statistic, fits_of
 from bayeslora.metrics.permutation import holm, permutation_p
-from bayeslora.metrics.scores import Score, without_nan
+from bayeslora.metrics.scores import Score, difference_digits, without_nan
 from bayeslora.option_checks import as_seed, check_count
 from bayeslora.plain_text import counted, quoted, table_html
 from bayeslora.predictions.collection import PredictionsLike, as_predictions, is_single
@@ -126,6 +125,16 @@ class Comparison:
         """Number of methods compared with the reference, which the p-values are corrected for."""
         return len(self.rows) - 1
 
+    @property
+    def base(self) -> ComparisonRow:
+        """The row of the reference."""
+        return next(row for row in self.rows if row.name == self.reference)
+
+    def digits(self, row: ComparisonRow, key: str) -> int:
+        """Return the decimals of a difference, as of `difference_digits`."""
+        terms = (row.scores[key].value, self.base.scores[key].value)
+        return difference_digits(row.differences[key].value, *terms)
+
     def __repr__(self) -> str:
         """Return one line: the methods, best first, with the score that orders them."""
         methods = ", ".join(
@@ -152,17 +161,15 @@ class Comparison:
             cells.append(" ".join(row.scores[key].said()))
             difference = row.differences[key]
             p = f" p = {row.p_holm[key]:.2g}" if key in row.p_holm else ""
-            value, ends = difference.said()
+            value, ends = difference.said(self.digits(row, key))
             text = f"{'+' * (difference.value > 0)}{value} {ends}{p}"
             cells.append("" if row.name == self.reference else text)
         return cells
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
-        return {
-            **without_nan(asdict(self)),
-            "rows": [without_nan({**asdict(row), "seeds": row.seeds}) for row in self.rows],
-        }
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
 
 
 def compare(
@@ -246,7 +253,7 @@ def compare(
         interval=interval,
         cluster_by=cluster_by,
         num_permutations=num_permutations,
-        num_clusters=None if clusters is None else int(clusters.max()) + 1,
+        num_clusters=None if clusters is None else num_units(clusters, 0),
         intervals_over="seeds" if use_seeds else "rows",
         same_seeds=contest.same_seeds,
         nll_clamped=sum(rows.clamped for method in methods for rows in method.rows),
@@ -301,15 +308,13 @@ def _distances(
 
 def _order(methods: Sequence[Fits], by: str, num_bins: int) -> list[int]:
     """Return the indices of the methods, best first; ties keep their order."""
-    goal = SCORES[by].goal
 
     def loss(method: Fits) -> float:
         scores = [
             float(chosen_statistic(rows, num_bins, (by,))(np.ones(len(rows)))[0])
             for rows in method.rows
         ]
-        value = sum(scores) / len(scores)
-        return abs(value) if goal == 0 else -value if goal == math.inf else value
+        return SCORES[by].loss(sum(scores) / len(scores))
 
     losses = [loss(method) for method in methods]
     return sorted(range(len(methods)), key=losses.__getitem__)

@@ -200,25 +200,16 @@ def distances(
     spread = (resampling or Resampling()).spread(
         lambda rows: lambda counts: statistic(rows, counts), [len(base)], [clusters]
     )
-    results: list[Mapping[str, Score]] = []
-    for method, epistemic in enumerate(uncertainties):
-        keys = DISTANCES if rated and epistemic is not None else DISTANCES[:1]
+
+    def measured(method: int) -> dict[str, Score]:
+        keys = DISTANCES if rated and uncertainties[method] is not None else DISTANCES[:1]
+        own = {key: (k, float(values[k, method])) for k, key in enumerate(keys)}
         equal = _are_equal([predictions[method].probs], [base.probs])
         if method == index or (equal and np.array_equal(doubts[method], doubts[index])):
-            results.append(
-                {key: Score(*[float(values[k, method])] * 3) for k, key in enumerate(keys)}
-            )
-            continue
-        results.append(
-            {
-                key: spread.score(
-                    k * width + method,
-                    float(values[k, method]),
-                    0.0,
-                    _CEILINGS[key],
-                    kind="mean",
-                )
-                for k, key in enumerate(keys)
-            }
-        )
-    return results
+            return {key: Score(value, value, value) for key, (_, value) in own.items()}
+        return {
+            key: spread.score(k * width + method, value, 0.0, _CEILINGS[key], kind="mean")
+            for key, (k, value) in own.items()
+        }
+
+    return [measured(method) for method in range(width)]

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.bootstrap import Prepare, Rows, Statistic, acceleration, bootstrap_deviations
 from bayeslora.metrics.catalogue import SCORES, Kind
+from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.scores import LEAST_ROWS, Score
 from bayeslora.option_checks import as_seed
 
@@ -82,7 +83,7 @@ class Resampling:
         if self.interval == "bca":
             speed = acceleration(prepare, sizes, self.seed, clusters, stream=stream)
         groups = zip(sizes, clusters or [None] * len(sizes), strict=True)
-        units = min(size if cluster is None else int(cluster.max()) + 1 for size, cluster in groups)
+        units = min(num_units(cluster, size) for size, cluster in groups)
         return Spread(deviations, speed, self.interval, units)
 
 
@@ -152,6 +153,12 @@ def wilson(
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     # rounding may leave a share of 0 or 1 just outside
     return np.clip(centre - half, 0, share), np.clip(centre + half, share, 1)
+
+
+def share_score(share: float, trials: int) -> Score:
+    """Return a share of `trials` rows with its Wilson interval."""
+    low, high = wilson(round(share * trials), trials)
+    return Score(share, min(float(low), share), max(float(high), share))
 
 
 def interval_of(

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslora.metrics.bootstrap import block_size, cell_matrix
+from bayeslora.metrics.bootstrap import blocks, cell_matrix
 from bayeslora.metrics.calibration import bin_places
+from bayeslora.metrics.clusters import num_units
 from bayeslora.metrics.pairing import (
     MEANS,
     Contest,
@@ -55,16 +56,14 @@ def permutation_p(contest: Contest, num_permutations: int, *, seed: int = 0) -> 
     """
     first, clusters = contest.methods[0].rows[0], contest.clusters
     n = len(first)
-    units = n if clusters is None else int(clusters.max()) + 1
+    units = num_units(clusters, n)
     generator = np.random.default_rng([seed, 7])
     differences = _differences(contest)
     observed = differences(np.zeros((n, 1)))
     # equal differences may differ by a rounding error
     least = np.abs(observed) - 1e-12 * np.maximum(1, np.abs(observed))
     reached = np.zeros(observed.shape[:2], dtype=np.int64)
-    block = block_size(numbers_kept(first, contest.num_bins, contest.keys))
-    for done in range(0, num_permutations, block):
-        size = min(block, num_permutations - done)
+    for size in blocks(num_permutations, numbers_kept(first, contest.num_bins, contest.keys)):
         exchanged = generator.integers(2, size=(size, units), dtype=np.int8).T.astype(np.float64)
         rows = exchanged if clusters is None else exchanged[clusters]
         reached += (np.abs(differences(rows)) >= least).sum(axis=-1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslora.metrics.catalogue import SET_SCORES, Kind
 from bayeslora.metrics.clusters import without_gaps
-from bayeslora.metrics.intervals import LEVEL, Resampling, resampled_means, wilson
+from bayeslora.metrics.intervals import LEVEL, Resampling, resampled_means, share_score, wilson
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.record import Predictions
 
@@ -99,13 +99,8 @@ def _means(
     for index, (key, values) in enumerate(zip(columns, table, strict=True)):
         info = SET_SCORES[key]
         if info.kind == "share" and clusters is None:
-            scores[key] = _share(values)
+            scores[key] = share_score(float(values.mean()), len(values))
         else:
             bounds = info.bounds(sets.shape[1])
             scores[key] = spread.score(index, float(values.mean()), *bounds, kind=info.kind)
     return scores
-
-
-def _share(hits: NDArray[np.float64]) -> Score:
-    low, high = wilson(hits.sum(), len(hits))
-    return Score(float(hits.mean()), float(low), float(high))

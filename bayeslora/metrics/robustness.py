@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -117,16 +117,6 @@ class Robustness:
 
     def to_json(self) -> dict[str, Any]:
         """Return the curve as plain mappings, lists and numbers, the format that `load` reads."""
-        points = [
-            {
-                "eps": point.eps,
-                "scores": {
-                    key: {"value": score.value, "low": score.low, "high": score.high}
-                    for key, score in point.scores.items()
-                },
-            }
-            for point in self.points
-        ]
         content = {
             "format_version": _FORMAT,
             "name": self.name,
@@ -135,7 +125,7 @@ class Robustness:
             "restarts": self.restarts,
             "n": self.num_rows,
             "robustness": self.score,
-            "points": points,
+            "points": [asdict(point) for point in self.points],
         }
         plain: dict[str, Any] = without_nan(content)
         return plain
@@ -152,7 +142,7 @@ class Robustness:
             points = tuple(
                 RobustnessPoint(
                     float(point["eps"]),
-                    {key: _score(point["scores"][key]) for key in KEYS},
+                    {key: Score.from_json(point["scores"][key]) for key in KEYS},
                 )
                 for point in content["points"]
             )
@@ -160,7 +150,7 @@ class Robustness:
             name, space = str(content["name"]), str(content["space"])
             curve = cls(name, space, steps, restarts, rows, points)
             is_valid = content["format_version"] == _FORMAT and curve.space in SPACES
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             is_valid = False
         if not is_valid or not any(point.eps for point in points):
             raise InputError(f"{path} is not a robustness curve of `bayeslora evaluate --attack`")
@@ -170,14 +160,6 @@ class Robustness:
         """Write the curve as JSON."""
         text = json.dumps(self.to_json(), indent=2) + "\n"
         Path(path).write_text(text, encoding="utf-8")
-
-
-def _score(content: Mapping[str, Any]) -> Score:
-    return Score(*(_number(content[name]) for name in ("value", "low", "high")))
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def check_curves(curves: Sequence[Robustness]) -> None:

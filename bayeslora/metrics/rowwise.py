@@ -18,6 +18,8 @@ from bayeslora.predictions.record import Predictions
 CLAMP = 1e-12
 """Lower bound on the label's probability in `nll`, which is thus at most 27.6."""
 
+_BY_ROW = ("probs", "labels", "confidence", "correct", "nll", "brier", "index")
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
@@ -67,8 +69,7 @@ class LabelledRows:
     def then(self, other: LabelledRows) -> LabelledRows:
         """Return these rows followed by others."""
         arrays = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in ("probs", "labels", "confidence", "correct", "nll", "brier", "index")
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _BY_ROW
         }
         available = None
         if self.available is not None or other.available is not None:
@@ -78,17 +79,9 @@ class LabelledRows:
 
     def take(self, rows: NDArray[np.int64]) -> LabelledRows:
         """Return some of the rows."""
-        return LabelledRows(
-            self.probs[rows],
-            self.labels[rows],
-            self.confidence[rows],
-            self.correct[rows],
-            self.nll[rows],
-            self.brier[rows],
-            self.clamped,
-            self.index[rows],
-            None if self.available is None else self.available[rows],
-        )
+        available = None if self.available is None else self.available[rows]
+        arrays = {name: getattr(self, name)[rows] for name in _BY_ROW}
+        return LabelledRows(clamped=self.clamped, available=available, **arrays)
 
 
 def labelled_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bayeslora.errors import InputError
@@ -16,6 +16,23 @@ fewer rows are too narrow."""
 
 NO_INTERVAL = "no interval"
 """Text for a missing interval."""
+
+DIGITS = 3
+"""Decimals of a score in a table; a percentage has two fewer."""
+
+
+def difference_digits(difference: float, first: float, second: float) -> int:
+    """Return the decimals of the difference first − second, beside both with `DIGITS` decimals.
+
+    It needs one more where the rounded numbers differ by another one, which would read as a
+    mistake: 0.831 − 0.819 beside +0.011, if these are 0.8308, 0.8194 and 0.0114.
+
+    Example:
+        >>> difference_digits(0.0114, 0.8308, 0.8194), difference_digits(0.012, 0.831, 0.819)
+        (4, 3)
+    """
+    apart = round(round(first, DIGITS) - round(second, DIGITS), DIGITS)
+    return DIGITS if apart == round(difference, DIGITS) else DIGITS + 1
 
 
 @dataclass(frozen=True)
@@ -38,10 +55,16 @@ class Score:
         """Whether there is an interval."""
         return not (math.isnan(self.low) or math.isnan(self.high))
 
-    def said(self) -> tuple[str, str]:
-        """Return the value and its interval as text."""
-        ends = f"[{self.low:.3f}, {self.high:.3f}]" if self.has_interval else NO_INTERVAL
-        return f"{self.value:.3f}", ends
+    def said(self, digits: int = DIGITS) -> tuple[str, str]:
+        """Return the value and its interval as text with `digits` decimals."""
+        low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
+        ends = f"[{low}, {high}]" if self.has_interval else NO_INTERVAL
+        return f"{self.value:.{digits}f}", ends
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Score:
+        """Return a score from a mapping of its attributes, with None for NaN."""
+        return cls(**{key: math.nan if end is None else float(end) for key, end in content.items()})
 
     @classmethod
     def alone(cls, value: float) -> Score:
@@ -217,6 +240,12 @@ class Scores(Mapping[str, Score]):
     confusion: tuple[tuple[int, ...], ...] = ()
     chance_accuracy: float | None = None
 
+    @property
+    def gap_digits(self) -> int:
+        """Decimals of `overconfidence` beside mean confidence and accuracy; for labelled rows."""
+        keys = ("overconfidence", "mean_confidence", "accuracy")
+        return difference_digits(*(self[key].value for key in keys))
+
     def __getitem__(self, key: str) -> Score:
         return self.scores[key]
 
@@ -245,13 +274,8 @@ class Scores(Mapping[str, Score]):
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain mappings, lists and numbers, ready for `json.dumps`."""
-        content = asdict(self)
-        for key in ("bins", "risk_coverage", "class_names"):
-            content[key] = list(content[key])
-        content["confusion"] = [list(row) for row in content["confusion"]]
-        for group in content["ood_groups"].values():
-            group["sets"] = list(group["sets"])
-        return {key: without_nan(value) for key, value in content.items()}
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
@@ -262,17 +286,17 @@ class Scores(Mapping[str, Score]):
         """
         try:
             return cls(**{**content, **_parts(content)})
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"this is not the JSON of scores: {error!r}") from None
 
 
 def without_nan(content: Any) -> Any:
-    """Return plain mappings and lists with None for NaN, which JSON does not support."""
+    """Return plain mappings and lists, with None for NaN and infinities, which JSON lacks."""
     if isinstance(content, Mapping):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,13 +321,7 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _each_score(content: Mapping[str, Any]) -> dict[str, Score]:
-    return {key: _one_score(score) for key, score in content.items()}
-
-
-def _one_score(content: Mapping[str, Any]) -> Score:
-    if content.get("low", 0.0) is None:
-        return replace(Score(**content), low=math.nan, high=math.nan)
-    return Score(**content)
+    return {key: Score.from_json(score) for key, score in content.items()}
 
 
 def _each_mapping(content: Mapping[str, Any]) -> dict[str, dict[str, Score]]:

@@ -134,16 +134,6 @@ def answered(rows: TopLabel, counts: NDArray[Any] | None = None) -> Answered:
     return Selection(rows)(rows.weighed(counts))
 
 
-def risk_coverage(rows: TopLabel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coverage, [G], and risk, [G], at each confidence threshold, highest first.
-
-    Coverage is the share of answered rows, risk the share of errors among them.
-    """
-    upto = len(rows) - rows.runs[-2::-1]
-    wrong = np.cumsum(1 - rows.correct[::-1])[upto - 1]
-    return upto / len(rows), wrong / upto
-
-
 def risk_curve(rows: TopLabel) -> tuple[CoveragePoint, ...]:
     """Return the risk-coverage curve at the distinct row counts of 1 %, 2 %, … 100 % coverage."""
     curve = answered(rows)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslora.metrics.bootstrap import Rows, Statistic, block_size, cell_matrix
+from bayeslora.metrics.bootstrap import Rows, Statistic, blocks, cell_matrix
 from bayeslora.metrics.calibration import bin_places
 from bayeslora.metrics.catalogue import ALL_SCORES, Kind
 from bayeslora.metrics.chance import (
@@ -40,11 +40,11 @@ from bayeslora.metrics.intervals import (
     IntervalMethod,
     from_zero,
     interval_of,
-    wilson,
+    share_score,
     with_rare_errors,
 )
 from bayeslora.metrics.rowwise import LabelledRows, Scoring
-from bayeslora.metrics.scores import PartScores, Score
+from bayeslora.metrics.scores import PartScores
 
 GROUP_KEYS = ("accuracy", "nll", "brier", "ece", "overconfidence", "coverage", "set_size")
 """Scores of a group, in order; the last two only with prediction sets."""
@@ -101,12 +101,6 @@ def group_scores(
     return results
 
 
-def share_score(share: float, trials: int) -> Score:
-    """Return a proportion of `trials` rows with its Wilson interval."""
-    low, high = wilson(round(share * trials), trials)
-    return Score(share, min(float(low), share), max(float(high), share))
-
-
 def _group_statistic(
     rows: LabelledRows,
     group: NDArray[np.int64],
@@ -157,10 +151,8 @@ def _resampled(
     size = np.bincount(of_unit)
     start, size = (np.cumsum(size) - size)[of_unit], size[of_unit]
     generator = np.random.default_rng([resampling.seed, 5])
-    block = block_size(len(group))
     parts = []
-    for done in range(0, resampling.num_resamples, block):
-        resamples = min(block, resampling.num_resamples - done)
+    for resamples in blocks(resampling.num_resamples, len(group)):
         drawn = start + (generator.random((resamples, len(start))) * size).astype(np.int64)
         drawn += len(start) * np.arange(resamples)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=resamples * len(start))

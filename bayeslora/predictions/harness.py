@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.files import shown_path
 from bayeslora.plain_text import shown
-from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, as_text
+from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, as_text, softmax
 from bayeslora.tables.json_records import Record, json_records
 from bayeslora.tables.source import open_source
 
@@ -271,6 +271,34 @@ def read_sample_log(
             f"{path} is not a sample log of lm-evaluation-harness; expected a .jsonl file with "
             "'doc_id' and 'filtered_resps' in each line"
         )
+    questions, further = _questions(path, columns, reading)
+    _check_columns(path, columns, further, reading)
+    classes = _classes(questions)
+    sizes = np.array([len(question.scores) for question in questions])
+    available = np.arange(len(classes)) < sizes[:, None]
+    probs = _probabilities(path, questions, classes, available, normalise)
+    labels = correct_options(path, questions)
+    _compare(path, questions, probs, labels, NORMALISE[normalise])
+    _, task = _model_and_task(path)
+    ids = [question.id for question in questions]
+    fields = {
+        "probs": probs,
+        "classes": classes,
+        "available": available,
+        "labels": labels,
+        "ids": None if None in ids else tuple(map(str, ids)),
+        "name": log_name(path),
+        "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
+        | ({"task": task} if task else {}),
+        "columns": {name: [values.get(name) for values in further] for name in columns},
+    }
+    return fields, lambda index: f"row {questions[index].row}"
+
+
+def _questions(
+    path: str | Path, columns: Sequence[str], reading: PredictionsReading
+) -> tuple[list[Question], list[dict[str, str | None]]]:
+    """Return the questions of a log, and the values of `columns` of each."""
     questions, further, filters = [], [], set()
     rows: list[int] = []
     for record in json_records(open_source(path, reading.table), rows):
@@ -283,25 +311,7 @@ def read_sample_log(
             f"{path} contains every question once per filter ({', '.join(sorted(filters))}); "
             "keep the lines of one filter"
         )
-    _check_columns(path, columns, further, reading)
-    probs = _probabilities(path, questions, normalise)
-    sizes = np.array([len(question.scores) for question in questions])
-    labels = correct_options(path, questions)
-    _compare(path, questions, probs, labels, NORMALISE[normalise])
-    _, task = _model_and_task(path)
-    ids = [question.id for question in questions]
-    fields = {
-        "probs": probs,
-        "classes": _classes(questions),
-        "available": np.arange(probs.shape[1]) < sizes[:, None],
-        "labels": labels,
-        "ids": None if None in ids else tuple(map(str, ids)),
-        "name": log_name(path),
-        "metadata": {"source": "lm-evaluation-harness", "normalise": normalise}
-        | ({"task": task} if task else {}),
-        "columns": {name: [values.get(name) for values in further] for name in columns},
-    }
-    return fields, lambda index: f"row {questions[index].row}"
+    return questions, further
 
 
 def _fields(
@@ -329,18 +339,20 @@ def _check_columns(
 
 
 def _probabilities(
-    path: str | Path, questions: Sequence[Question], normalise: str
+    path: str | Path,
+    questions: Sequence[Question],
+    classes: Sequence[str],
+    available: NDArray[np.bool_],
+    normalise: str,
 ) -> NDArray[np.float64]:
     """Return [N, C]: the softmax over each question's options, 0 for missing options."""
-    sizes = np.array([len(question.scores) for question in questions])
     scores = np.concatenate([question.scores for question in questions])
     if normalise != "none":
         scores = scores / _lengths(path, questions, normalise)
-    logits = np.full((len(questions), sizes.max()), -np.inf)
-    logits[np.arange(sizes.max()) < sizes[:, None]] = scores
-    logits -= logits.max(1, keepdims=True)
-    np.exp(logits, out=logits)
-    return np.asarray(logits / logits.sum(1, keepdims=True))
+    logits = np.empty(available.shape)
+    logits[available] = scores
+    softmax(str(path), logits, classes, available=available)
+    return logits
 
 
 def _lengths(

@@ -21,7 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bayeslora.files import shown_path
-from bayeslora.plain_text import LABEL_COLUMNS, clean, display_columns, shorten
+from bayeslora.plain_text import LABEL_COLUMNS, as_label, clean, display_columns, shorten
 from bayeslora.predictions.record import Predictions
 
 _TELLING = ("fit_options", "recalibration_before", "recalibration")
@@ -266,7 +266,7 @@ def unique_labels(
     cut_alike = Counter(map(shorten, set(cleaned)))
     shown = [shorten(name, middle=cut_alike[shorten(name)] > 1) for name in cleaned]
     marks = [
-        shorten(clean(hint), 10) if hint and shown.count(short) > 1 else ""
+        as_label(hint, 10) if hint and shown.count(short) > 1 else ""
         for short, hint in zip(shown, hints or [""] * len(shown), strict=True)
     ]
     if places is not None:
@@ -305,7 +305,7 @@ def _with_places(
 def _telling(paths: Sequence[Sequence[str]], columns: int) -> list[str]:
     """Return the part of each path at the depth that distinguishes most of the paths."""
     levels = [
-        [part and shorten(clean(part), max(10, columns)) for part in level]
+        [part and as_label(part, max(10, columns)) for part in level]
         for level in zip_longest(*paths, fillvalue="")
     ]
     return max(levels, key=lambda level: (len(set(level)), all(level)), default=[])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bayeslora.plain_text import clean, shorten, table_html
+from bayeslora.plain_text import as_label, clean, table_html
 
 SHOWN_ROWS = 10
 """Rows of a table in a notebook."""
@@ -58,5 +58,5 @@ def rows_html(caption: str, rows: Sequence[PredictedRow]) -> str:
     shown = {name: values for name, values in columns.items() if any(values)}
     names = [str(index) if row.id is None else row.id for index, row in enumerate(rows)]
     cells = zip(names, *shown.values(), strict=True)
-    texts = [["" if cell is None else shorten(clean(cell)) for cell in row] for row in cells]
+    texts = [["" if cell is None else as_label(cell) for cell in row] for row in cells]
     return table_html(clean(caption), ("", *shown), texts)

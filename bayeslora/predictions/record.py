@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslora.errors import InputError, RowError, unknown_choice
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions import checks
 from bayeslora.predictions.checks import COMPUTED
 from bayeslora.predictions.columns import AS_WRITTEN, PredictionsReading, Where, row_number
@@ -157,7 +157,7 @@ class Predictions:
         return rows_html(f"{self.name or 'unnamed'}: {self._size()}{rest}", first)
 
     def _size(self) -> str:
-        shown = ", ".join(map(shorten, map(clean, self.classes[:_SHOWN_CLASSES])))
+        shown = ", ".join(map(as_label, self.classes[:_SHOWN_CLASSES]))
         more = ", …" if self.num_classes > _SHOWN_CLASSES else ""
         rows = f"{counted(len(self), 'row')} ({int(self.labelled.sum())} labelled)"
         return f"{rows}, {counted(self.num_classes, 'class')} ({shown}{more})"

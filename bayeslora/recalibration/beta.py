@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from bayeslora.recalibration.config import BetaOptions
 from bayeslora.recalibration.recalibrator import (
     FLOOR,
+    Array,
     Recalibrator,
     minimise,
     one_hot,
     renormalised,
 )
-
-Array = NDArray[np.float64]
 
 
 @dataclass(eq=False)

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from bayeslora.recalibration.config import HistogramOptions
 from bayeslora.recalibration.recalibrator import (
+    Array,
     Recalibrator,
     base_rates,
     one_hot,
     renormalised,
 )
-
-Array = NDArray[np.float64]
 
 
 @dataclass(eq=False)

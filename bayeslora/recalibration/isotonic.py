@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from bayeslora.recalibration.config import IsotonicOptions
 from bayeslora.recalibration.recalibrator import (
+    Array,
     Recalibrator,
     base_rates,
     one_hot,
     renormalised,
 )
 
-Array = NDArray[np.float64]
 Knots = tuple[Array, Array]
 
 

@@ -32,13 +32,12 @@ from bayeslora.recalibration.config import MatrixOptions, VectorOptions
 from bayeslora.recalibration.recalibrator import (
     EXACT,
     ROUGH,
+    Array,
     Recalibrator,
     log_probs,
     minimise,
     one_hot,
 )
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,10 @@ from scipy.special import softmax
 from bayeslora.plain_text import counted
 from bayeslora.recalibration.config import TemperatureOptions
 from bayeslora.recalibration.recalibrator import (
+    Array,
     Recalibrator,
     log_probs,
 )
-
-Array = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
+from bayeslora.metrics.scores import without_nan
 from bayeslora.plain_text import clean, counted, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.figures.rendering import Panel, render
@@ -85,10 +86,8 @@ class AdapterChange:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; non-finite numbers are None."""
-        layers = [
-            {key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers
-        ]
-        return {"label": self.label, "num_members": self.num_members, "layers": layers}
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
 
 
 def adapter_changes(spectrum: SpectrumLike | None) -> tuple[AdapterChange, ...]:
@@ -199,12 +198,6 @@ def _percent(value: float) -> str:
 def _significant(value: float) -> str:
     """Format with three significant digits, for numbers of very different magnitudes."""
     return _EXPONENT.sub(r"e\1", f"{value:.3g}") if math.isfinite(value) else "–"
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _TALL = 2.0

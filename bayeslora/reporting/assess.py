@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
-from bayeslora.metrics.calibration import NUM_BINS
-from bayeslora.metrics.catalogue import SCORES
+from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
+from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.intervals import LEVEL, IntervalMethod, wilson
+from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
 from bayeslora.metrics.pairing import paired
+from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
-from bayeslora.predictions.record import Predictions
 
 Names = str | Sequence[str] | None
 """A name, several names, or None."""
@@ -37,7 +38,11 @@ Names = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of `evaluate` that a report passes on, with the same meaning."""
+    """Options of `evaluate` that a report passes on, with the same meaning.
+
+    Raises:
+        InputError: `num_bins`, `seed` or `interval` is wrong.
+    """
 
     ood_score: str | None = None
     near: tuple[str, ...] = ()
@@ -49,6 +54,18 @@ class Asked:
     num_bins: int = NUM_BINS
     num_resamples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_bins", as_num_bins(self.num_bins))
+        object.__setattr__(self, "seed", as_seed(self.seed))
+        Resampling(self.num_resamples, self.seed, self.interval)  # checks the method
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Asked:
+        """Return the options among the arguments of `report`, with names of columns as tuples."""
+        chosen = {option.name: arguments[option.name] for option in fields(cls)}
+        names = {name: column_names(chosen[name]) for name in ("near", "far", "group_by")}
+        return cls(**{**chosen, **names})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,14 +93,10 @@ CHANCE = 0.05
 
 _TESTS = 3
 
-GOALS: Mapping[str, float] = {
-    **{key: info.goal for key, info in SCORES.items() if info.goal is not None},
-    "auroc": math.inf,
-    "aupr": math.inf,
-    "fpr95": -math.inf,
-    "aupr_in": math.inf,
+ORDERED: Mapping[str, ScoreInfo] = {
+    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
 }
-"""Best value of each score: inf, -inf, or zero.
+"""The scores that order methods.
 
 Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
 coverage should match the requested one.
@@ -132,17 +145,25 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The labelled rows of a method.
+    """The labelled rows of a method, at least one, with the [n] cluster of each, if any."""
 
-    `confidence`, `correct`, `labels` (class indices) and `clusters`, if any, have a value for each
-    of the [n] rows; `class_counts` holds the [C] numbers of rows per label.
-    """
-
-    confidence: NDArray[np.float64]
-    correct: NDArray[np.bool_]
-    labels: NDArray[np.int64]
-    class_counts: NDArray[np.int64]
+    rows: LabelledRows
     clusters: NDArray[np.int64] | None = None
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """[n] highest probabilities."""
+        return self.rows.confidence
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """[n]: whether the most probable class is the label."""
+        return self.rows.correct.astype(np.bool_)
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """[C] numbers of rows per label."""
+        return np.bincount(self.rows.labels, minlength=self.rows.probs.shape[1])
 
     def units(self, chosen: NDArray[np.bool_]) -> int:
         """Return the number of independent rows, the clusters, among the rows of a mask [n]."""
@@ -175,36 +196,22 @@ class Answers:
         Its interval is simultaneous over the non-empty classes (Bonferroni), and its upper end must
         be below the lower end of the interval of the accuracy on all other classes together.
         """
-        present = np.flatnonzero(self.class_counts)
+        labels, counts = self.rows.labels, self.class_counts
+        present = np.flatnonzero(counts)
         if len(present) < 2:
             return None
-        hits = np.bincount(self.labels, self.correct, minlength=len(self.class_counts))[present]
-        sizes = self.class_counts[present]
-        units = clusters_in(self.labels, self.clusters)[present]
+        hits = np.bincount(labels, self.rows.correct, minlength=len(counts))[present]
+        sizes = counts[present]
+        units = clusters_in(labels, self.clusters)[present]
         low, high = wilson(hits / sizes * units, units, 1 - (1 - LEVEL) / len(present))
         worst = int(np.argmin(hits / sizes))
         others = (hits.sum() - hits[worst]) / (sizes.sum() - sizes[worst])
-        of_others = self.units(self.labels != present[worst])
+        of_others = self.units(labels != present[worst])
         rest, _ = wilson(others * of_others, of_others)
         if high[worst] >= rest:
             return None
         share = Share(int(hits[worst]), int(sizes[worst]), float(low[worst]), float(high[worst]))
         return int(present[worst]), share
-
-
-def answers_of(predictions: Predictions, clusters: NDArray[np.int64] | None = None) -> Answers:
-    """Return the labelled rows, at least one, with the cluster of each, if any."""
-    if predictions.labels is None:
-        raise ValueError("answers are judged by labels")
-    rows = predictions.labelled
-    labels = predictions.labels[rows]
-    return Answers(
-        confidence=predictions.confidence[rows],
-        correct=predictions.prediction[rows] == labels,
-        labels=labels,
-        class_counts=np.bincount(labels, minlength=predictions.num_classes),
-        clusters=clusters,
-    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +247,7 @@ class Assessed:
     @cached_property
     def answers(self) -> Answers:
         """The labelled rows, at least one; for several seeds, those of the first."""
-        return answers_of(self.method.predictions, clusters_of(self))
+        return Answers(row_scores(self.method.predictions), clusters_of(self))
 
     @property
     def points(self) -> list[Point]:
@@ -284,15 +291,11 @@ def overlaps(score: Score, other: Score) -> bool:
 
 def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
     """Return the index of the best score, the first if tied; None if the score has no order."""
-    goal = GOALS.get(key)
-    if goal is None:
+    info = ORDERED.get(key)
+    if info is None:
         return None
-
-    def loss(score: Score) -> float:
-        return abs(score.value) if goal == 0 else -math.copysign(1.0, goal) * score.value
-
-    present = [(loss(score), index) for index, score in enumerate(scores) if score is not None]
-    return min(present)[1] if present else None
+    losses = [(info.loss(s.value), index) for index, s in enumerate(scores) if s is not None]
+    return min(losses)[1] if losses else None
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:

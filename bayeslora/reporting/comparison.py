@@ -18,7 +18,7 @@ from bayeslora.layouts import Layout
 from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.output import atomic_directory, refuse_target
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.reporting.score_files import score_numbers, write_rows
 from bayeslora.reporting.score_tables import COLUMNS, score_cell
 from bayeslora.reporting.tables import (
@@ -49,7 +49,7 @@ def difference_table(comparison: Comparison, chosen_by: str = "") -> Table:
     """
     columns = [COLUMNS[key] for key in comparison.keys]
     if comparison.distance_to is not None:
-        detail = f"to {shorten(clean(comparison.distance_to))}"
+        detail = f"to {as_label(comparison.distance_to)}"
         columns += [replace(column, detail=detail) for column in DISTANCE_COLUMNS.values()]
     rows = tuple(_row(row, comparison) for row in comparison.rows)
     caption, *notes = comparison_notes(comparison, chosen_by)
@@ -98,12 +98,12 @@ def comparison_notes(
 
 def heading(row: ComparisonRow) -> str:
     """Return a method's name with the number of its seeds."""
-    name = shorten(clean(row.name))
+    name = as_label(row.name)
     return f"{name} ({counted(len(row.seeds), 'seed')})" if row.seeds else name
 
 
 def _shown(name: str) -> str:
-    return named(shorten(clean(name)))
+    return named(as_label(name))
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -168,7 +168,7 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
         title = f"{title} (reference)"
         cells = [Cell(score_cell(key, row.scores[key]).value) for key in comparison.keys]
     else:
-        cells = [_difference_cell(row, key) for key in comparison.keys]
+        cells = [_difference_cell(row, key, comparison) for key in comparison.keys]
     if comparison.distance_to is not None:
         distances = [score_cell(key, row.distances.get(key)) for key in DISTANCE_COLUMNS]
         if row.name == comparison.distance_to:
@@ -177,12 +177,12 @@ def _row(row: ComparisonRow, comparison: Comparison) -> Row:
     return Row((title,), tuple(cells))
 
 
-def _difference_cell(row: ComparisonRow, key: str) -> Cell:
-    score = row.differences[key]
+def _difference_cell(row: ComparisonRow, key: str, comparison: Comparison) -> Cell:
+    score, digits = row.differences[key], comparison.digits(row, key)
     p = f"p {p_text(row.p_holm[key])} ({p_text(row.p[key])})" if key in row.p else ""
     return Cell(
-        number(score.value, signed=True),
-        interval(score.low, score.high, signed=True),
+        number(score.value, signed=True, digits=digits),
+        interval(score.low, score.high, signed=True, digits=digits),
         row.is_clear(key),
         p,
     )
@@ -325,13 +325,12 @@ def _lines(
 def _how(row: ComparisonRow, comparison: Comparison, reflected: bool) -> tuple[object, ...]:
     """Return the values of `HOW_COLUMNS`."""
     over_seeds = comparison.intervals_over == "seeds"
-    [reference] = [row for row in comparison.rows if row.name == comparison.reference]
     kind = "t, paired by seed" if comparison.same_seeds else "t (Welch)"
     shape = "reflected" if reflected else comparison.interval
     drawn = "rows" if comparison.num_clusters is None else "clusters"
     return (
         len(row.seeds) or 1,
-        len(reference.seeds) or 1,
+        len(comparison.base.seeds) or 1,
         "" if comparison.num_clusters is None else comparison.num_clusters,
         f"{kind}, over seeds" if over_seeds else f"{shape} bootstrap over {drawn}",
         "" if over_seeds else comparison.num_resamples,

@@ -8,8 +8,8 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import NO_INTERVAL, Scores
-from bayeslora.plain_text import clean, counted, display_columns, shorten
+from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Scores
+from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.comparison import comparison_notes, difference_table, heading
@@ -30,6 +30,7 @@ from bayeslora.reporting.score_tables import (
     COLUMNS,
     LISTED_COLUMNS,
     OOD_COLUMNS,
+    cell_digits,
     clamped_note,
     score_table,
     sets_note,
@@ -145,7 +146,7 @@ def comparison_line(comparison: Comparison) -> str:
     clear = [row for row in pairs if row.is_clear(comparison.by)]
     if best.name != comparison.reference:
         words = "clearly" if clear else "not clearly"
-        return f"{text}; {words} better than the reference, {shorten(clean(comparison.reference))}"
+        return f"{text}; {words} better than the reference, {as_label(comparison.reference)}"
     worse = ", ".join(heading(row) for row in clear)
     return f"{text}; clearly better than {worse}" if clear else f"{text}; no clear difference"
 
@@ -171,12 +172,14 @@ def _within(table: Table, width: int | None) -> str:
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
+    digits = cell_digits(method, shown)
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        rows.append(Row((column.title_and_arrow,), value_and_interval(key, score)))
+        cells = value_and_interval(key, score, digits.get(key, DIGITS))
+        rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
             cell = chance_cell(method)
             rows.append(Row((CHANCE_COLUMN.title,), (Cell(cell.value), Cell(cell.interval))))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import Scores
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.assess import Assessed, every_fit
 from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
@@ -122,7 +122,7 @@ def compose(
         labels = [methods[0].method.predictions.name or labels[0]]
     whose = listed(labels) if len(labels) < 3 else f"{len(labels)} methods"
     return Document(
-        title=shorten(clean(title or f"Reliability of {whose}"), TITLE_COLUMNS),
+        title=as_label(title or f"Reliability of {whose}", TITLE_COLUMNS),
         facts=_facts(methods),
         sections=tuple(section for section in sections if section.blocks),
         view=view,

@@ -15,7 +15,7 @@ import numpy as np
 
 from bayeslora.metrics.intervals import LEVEL, wilson
 from bayeslora.metrics.scores import Score, Scores
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     CHANCE,
@@ -177,7 +177,8 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
 def _biased(method: Assessed, several: bool) -> str:
     score = method.scores["overconfidence"]
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
-    average = f" by {shown_points(size)} on average" if several else ""
+    points = shown_points(size, digits=method.scores.gap_digits)
+    average = f" by {points} on average" if several else ""
     return f"{named(method.label)} is {bias(method)}confident{average}. {_ece(method, 'Its ECE')}."
 
 
@@ -200,7 +201,8 @@ def _gap(method: Assessed, subject: str, several: bool) -> str:
     gap = method.scores["overconfidence"]
     if not gap.has_interval:
         return f"{subject} cannot be judged"
-    size = f" {shown_points(gap, signed=True)}," if several else ""
+    points = shown_points(gap, signed=True, digits=method.scores.gap_digits)
+    size = f" {points}," if several else ""
     return f"{subject} is{size} within chance"
 
 
@@ -288,7 +290,7 @@ def _weaknesses(leader: Assessed) -> Iterator[str]:
         )
     if weakest is not None:
         index, share = weakest
-        name = named(shorten(clean(leader.method.predictions.classes[index])))
+        name = named(as_label(leader.method.predictions.classes[index]))
         yield (
             f"The weakest class is {name}: correct on {percent(share.value)}"
             f" {share_interval(share.low, share.high)} of its {counted(share.size, 'example')},"
@@ -423,7 +425,7 @@ def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
     shares = np.where(counts > 0, hits / np.maximum(counts, 1), np.inf)
     worst = int(np.argmin(shares))
     lowest = scores["worst_class_coverage"]
-    name = named(shorten(clean(predictions.classes[worst])))
+    name = named(as_label(predictions.classes[worst]))
     classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
     advice = " One threshold per class (classwise=true) covers each class as requested."
     return [

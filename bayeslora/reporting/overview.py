@@ -144,7 +144,7 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     way = bias_of(scores)
     if way != "none":
-        points = hundredths(abs(scores["overconfidence"].value))
+        points = hundredths(abs(scores["overconfidence"].value), digits=scores.gap_digits)
         if slightly_biased(scores):
             return f"Slightly {way}confident ({points} points)", "open"
         return f"{way.capitalize()}confident by {points} points", "warning"
@@ -185,8 +185,10 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
     yield Tile("Accuracy", percent(accuracy.value), ends)
     stated = percent(fit.scores["mean_confidence"].value)
     yield Tile("Mean confidence", stated, "stated on average")
-    ends = share_interval(gap.low, gap.high, signed=True)
-    yield Tile("Calibration gap", hundredths(gap.value, signed=True), f"points {ends}")
+    digits = fit.scores.gap_digits
+    value = hundredths(gap.value, signed=True, digits=digits)
+    ends = share_interval(gap.low, gap.high, signed=True, digits=digits)
+    yield Tile("Calibration gap", value, f"points {ends}")
     surest = fit.answers.surest()
     if surest is not None:
         sure, rest = surest

@@ -11,7 +11,7 @@ from bayeslora.metrics.scores import PartScores, Score, Scores
 from bayeslora.metrics.selective import COVERAGES
 from bayeslora.metrics.subgroups import CLASS_KEYS, GROUP_KEYS
 from bayeslora.metrics.uncertainties import PARTS
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted, shorten
 from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts
@@ -107,7 +107,7 @@ def group_tables(methods: Sequence[Scores]) -> list[Table]:
             [(method.name, method.groups.get(column, {})) for method in methods],
             column,
             {key: COLUMNS[key] for key in GROUP_KEYS},
-            f"Labelled examples by {named(shorten(clean(column)))}; small groups differ by chance.",
+            f"Labelled examples by {named(as_label(column))}; small groups differ by chance.",
         )
         for column in columns
     ]
@@ -188,14 +188,14 @@ def _parts(
     keys = [key for key in columns if any(key in part.scores for part in all_parts)]
     rows = [
         Row(
-            (label, shorten(clean(name))),
+            (label, as_label(name)),
             (Cell(f"{part.n:,}"), *(score_cell(key, part.scores.get(key)) for key in keys)),
         )
         for label, parts in methods
         for name, part in parts.items()
     ]
     titles = (Column("Examples"), *(columns[key] for key in keys))
-    return Table(caption, ("Method", shorten(clean(heading))), titles, tuple(rows), _BRACKETS)
+    return Table(caption, ("Method", as_label(heading)), titles, tuple(rows), _BRACKETS)
 
 
 MOST_CLASSES = 10
@@ -255,7 +255,7 @@ def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:
 
 
 def _names(method: Scores) -> list[str]:
-    return [shorten(clean(name)) for name in method.class_names]
+    return [as_label(name) for name in method.class_names]
 
 
 def _summed(method: Scores) -> str:

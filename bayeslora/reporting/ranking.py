@@ -18,7 +18,7 @@ from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
-    GOALS,
+    ORDERED,
     Assessed,
     best_index,
     doubtful,
@@ -114,7 +114,7 @@ def standing(
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
     """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
     present = {str(index): score for index, score in enumerate(scores) if score is not None}
-    if key not in GOALS or not present:
+    if key not in ORDERED or not present:
         return [False] * len(scores)
     best = standing(key, list(present), list(present.values()))
     return best.marks([str(index) for index in range(len(scores))])
@@ -255,7 +255,7 @@ class Facts:
     def marks(self, key: str) -> list[bool]:
         """Return for each of `methods` whether a table marks its score."""
         scored = [method for method in self.methods if key in method.scores]
-        if key not in GOALS or not scored or not self.same_classes:
+        if key not in ORDERED or not scored or not self.same_classes:
             return [False] * len(self.methods)
         best = standing_of(key, scored, self.comparison)
         return best.marks([method.label for method in self.methods])

@@ -11,10 +11,8 @@ from typing import Any
 
 from bayeslora.files import check_writable, refuse_inputs, write_json
 from bayeslora.layouts import Layout
-from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
-from bayeslora.metrics.clusters import column_names
-from bayeslora.metrics.intervals import IntervalMethod, Resampling
-from bayeslora.option_checks import as_seed
+from bayeslora.metrics.calibration import NUM_BINS
+from bayeslora.metrics.intervals import IntervalMethod
 from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.plain_text import clean
 from bayeslora.predictions.collection import (
@@ -23,6 +21,7 @@ from bayeslora.predictions.collection import (
     Method,
     OodLike,
     PredictionsLike,
+    Source,
     as_list,
     check_column,
     gather,
@@ -182,65 +181,64 @@ def report(
     arguments = locals()  # every option, for the call that repeats the report
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    items = as_list(items)
-    worse = as_list(shifted)
+    items, worse = as_list(items), as_list(shifted)
     read = [*paths_in(items, ood or {}), *paths_in(worse, {})]
     refuse_inputs(target, *read, *([] if template is None else [template]))
     page_template = load_template(template)
     formats = check_formats(figures)
-    options = Asked(
-        ood_score,
-        near=column_names(near),
-        far=column_names(far),
-        group_by=column_names(group_by),
-        by_class=by_class,
-        cluster_by=cluster_by,
-        interval=interval,
-        num_bins=as_num_bins(num_bins),
-        num_resamples=num_resamples,
-        seed=as_seed(seed),
-    )
-    Resampling(num_resamples, seed, interval)  # checks before reading anything
+    options = Asked.of(arguments)
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
         shown = () if column is None else (column, *QUESTION_COLUMNS)
-        gathered = gather(items, ood, columns=shown, needed=options.columns, reading=reading)
+        methods = gather(items, ood, columns=shown, needed=options.columns, reading=reading)
         if examples and example_column is not None:
-            check_column(gathered, example_column)
-        check_classes(per_class, gathered)
-        options.check(gathered)
-        named = {name for method in gathered for name in (method.name, method.predictions.name)}
+            check_column(methods, example_column)
+        check_classes(per_class, methods)
+        options.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
-        changes = adapter_changes(spectrum)
-        attacked = robustness_curves(robustness, named)
-        fits = assess(gathered, options)
-        methods = pool(fits) if over_seeds else fits
-        analysis = Analysis(
-            methods,
-            pair(methods, options),
-            ood_names(gathered),
-            fits=fits,
-            shift=shift_curves(fits, sources, options),
-            changes=changes,
-            robustness=attacked,
-        )
+        analysis = _analysed(methods, options, sources, spectrum, robustness, over_seeds=over_seeds)
         resolved = {**arguments, **options.sizes, "figures": formats}
         document = compose(
             title,
             analysis,
             draw(analysis, formats=formats, per_class=per_class),
-            provenance={**_command(gathered, worse, analysis, resolved), **(provenance or {})},
+            provenance={**_command(methods, worse, analysis, resolved), **(provenance or {})},
             settings=_settings(analysis, options, column, page_template),
             example_column=column,
             view=VIEW if interactive else "",
         )
-        _write_pages(temporary, document, page_template, formats)
+        _write_files(temporary, document, analysis, page_template, formats)
         if interactive:
-            _write(temporary / VIEW, _view(gathered, document.title, analysis, column=column))
-        write_csv(temporary / "scores.csv", analysis)
+            _write(temporary / VIEW, _view(methods, document.title, analysis, column=column))
         scores = scores_json(document.title, analysis)
         write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
     return Report(target / PAGE)
+
+
+def _analysed(
+    methods: Sequence[Method],
+    options: Asked,
+    shifted: Sequence[Source],
+    spectrum: SpectrumLike | None,
+    robustness: RobustnessLike | None,
+    *,
+    over_seeds: bool,
+) -> Analysis:
+    """Score everything that the report is about; inputs are checked before the first score."""
+    changes = adapter_changes(spectrum)
+    named = {name for method in methods for name in (method.name, method.predictions.name)}
+    attacked = robustness_curves(robustness, named)
+    fits = assess(methods, options)
+    pooled = pool(fits) if over_seeds else fits
+    return Analysis(
+        pooled,
+        pair(pooled, options),
+        ood_names(methods),
+        fits=fits,
+        shift=shift_curves(fits, shifted, options),
+        changes=changes,
+        robustness=attacked,
+    )
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -318,14 +316,19 @@ def _settings(
     return settings
 
 
-def _write_pages(
-    folder: Path, document: Document, page_template: PageTemplate, formats: tuple[str, ...]
+def _write_files(
+    folder: Path,
+    document: Document,
+    analysis: Analysis,
+    page_template: PageTemplate,
+    formats: tuple[str, ...],
 ) -> None:
-    """Write the page, its figures, the Markdown and the LaTeX tables."""
+    """Write the page, its figures, the Markdown, the LaTeX tables and the scores as CSV."""
     write_figures(folder / "figures", document.drawings)
     _write(folder / PAGE, render_page(document, page_template))
     _write(folder / "report.md", render_markdown(document, formats))
     _write(folder / "tables.tex", render_latex(document))
+    write_csv(folder / "scores.csv", analysis)
 
 
 def _write(path: Path, text: str) -> None:

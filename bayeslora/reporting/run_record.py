@@ -18,7 +18,7 @@ from typing import Any
 from bayeslora._version import __version__
 from bayeslora.conformal.config import CONFORMAL
 from bayeslora.files import STDIN, shown_path
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
@@ -88,7 +88,7 @@ def _rows(notes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if known:
         yield "seeds", ", ".join(known)
     steps = (registry.get(notes.get(key, "")) for key, registry in _LATER.items())
-    sources = [shorten(clean(notes["sources"]), LONGEST_SOURCES)] if notes.get("sources") else []
+    sources = [as_label(notes["sources"], LONGEST_SOURCES)] if notes.get("sources") else []
     sources += [step.source for step in steps if step is not None]
     if any(sources):
         yield "sources", "; ".join(filter(None, sources))
@@ -105,7 +105,7 @@ def _later(notes: Mapping[str, str], key: str) -> str:
 
 
 def _described(name: str, summary: str) -> str:
-    shown = shorten(clean(summary), LONGEST_SUMMARY) if summary else ""
+    shown = as_label(summary, LONGEST_SUMMARY) if summary else ""
     return f"{brief(name)} ({shown})" if shown else brief(name)
 
 
@@ -178,7 +178,7 @@ MOST_CLASSES = 40
 def run_line(provenance: Provenance, settings: Mapping[str, str]) -> str:
     """Return the run in one line: its command if known, version and settings."""
     command = provenance.get(COMMAND)
-    first = [shorten(clean(command), 100)] if isinstance(command, str) else []
+    first = [as_label(command, 100)] if isinstance(command, str) else []
     last = [settings["intervals"]] if "intervals" in settings else []
     return " · ".join([*first, f"bayeslora {__version__}", *last])
 
@@ -210,7 +210,7 @@ def run_record(
 
 
 def _heading(text: object) -> str:
-    return shorten(clean(str(text)))
+    return as_label(str(text))
 
 
 def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[Record]:
@@ -229,7 +229,7 @@ def _method_parts(methods: Sequence[Assessed], sets: Mapping[str, str]) -> list[
 def _method_rows(assessed: Assessed, sets: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     predictions = assessed.method.predictions
     unlabelled = assessed.scores.n - assessed.scores.n_labelled
-    classes = [shorten(clean(name)) for name in predictions.classes]
+    classes = [as_label(name) for name in predictions.classes]
     name = clean(assessed.method.name)
     rows = [] if name == assessed.label else [("name", name)]
     rows += [

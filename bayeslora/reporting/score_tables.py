@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bayeslora.metrics.catalogue import ALL_SCORES, REFLECTED
-from bayeslora.metrics.scores import OODScores, Score, Scores
+from bayeslora.metrics.catalogue import ALL_SCORES, DETECTION_SCORES, REFLECTED
+from bayeslora.metrics.scores import DIGITS, OODScores, Score, Scores
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts, best_or_tied
 from bayeslora.reporting.tables import Cell, Column, Row, Table
@@ -32,10 +32,7 @@ OF_SETS = ("coverage", "set_size")
 """Scores of prediction sets in the table of methods, if a method has sets."""
 
 OOD_COLUMNS: Mapping[str, Column] = {
-    "auroc": Column("AUROC", "↑"),
-    "aupr": Column("AUPR", "↑"),
-    "fpr95": Column("FPR95", "↓"),
-    "aupr_in": Column("AUPR, in-distribution", "↑"),
+    key: Column(info.title, info.arrow) for key, info in DETECTION_SCORES.items()
 }
 """Key -> column of the table of out-of-distribution detection."""
 
@@ -73,11 +70,13 @@ def score_table(
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
     shown = [key for key in keys if any(key in method for method in methods)]
     columns = [COLUMNS[key] for key in shown]
+    digits = [cell_digits(method, shown) for method in methods]
     values = [
         _cells(
             key,
             [method.get(key) for method in methods],
             None if facts is None else facts.marks(key),
+            [by_key.get(key, DIGITS) for by_key in digits],
         )
         for key in shown
     ]
@@ -172,26 +171,38 @@ def _ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
 
-def score_cell(key: str, score: Score | None, best: bool = False) -> Cell:
+def cell_digits(method: Scores, shown: Collection[str]) -> dict[str, int]:
+    """Return the decimals of scores, by key, that need others than `DIGITS` among those shown."""
+    terms = {"overconfidence", "mean_confidence", "accuracy"}
+    beside = terms <= {*shown} and terms <= method.keys()
+    return {"overconfidence": method.gap_digits} if beside else {}
+
+
+def score_cell(key: str, score: Score | None, best: bool = False, *, digits: int = DIGITS) -> Cell:
     """Return a score as a cell; an empty cell for None."""
     if score is None:
         return Cell()
     signed = key == "overconfidence"
-    ends = interval(score.low, score.high, signed=signed)
-    return Cell(number(score.value, signed=signed), ends, best)
+    ends = interval(score.low, score.high, signed=signed, digits=digits)
+    return Cell(number(score.value, signed=signed, digits=digits), ends, best)
 
 
-def value_and_interval(key: str, score: Score) -> tuple[Cell, Cell]:
+def value_and_interval(key: str, score: Score, digits: int = DIGITS) -> tuple[Cell, Cell]:
     """Return a score and its interval as two cells."""
-    cell = score_cell(key, score)
+    cell = score_cell(key, score, digits=digits)
     return Cell(cell.value), Cell(cell.interval)
 
 
 def _cells(
-    key: str, scores: Sequence[Score | None], marked: Sequence[bool] | None = None
+    key: str,
+    scores: Sequence[Score | None],
+    marked: Sequence[bool] | None = None,
+    digits: Sequence[int] | None = None,
 ) -> list[Cell]:
     marked = best_or_tied(key, scores) if marked is None else marked
-    return [score_cell(key, score, best) for score, best in zip(scores, marked, strict=True)]
+    decimals = [DIGITS] * len(scores) if digits is None else digits
+    cells = zip(scores, marked, decimals, strict=True)
+    return [score_cell(key, score, best, digits=places) for score, best, places in cells]
 
 
 def bold(facts: Facts | None) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Score, Scores
-from bayeslora.plain_text import clean, display_columns, shorten
+from bayeslora.metrics.scores import DIGITS, LEAST_ROWS, NO_INTERVAL, Score, Scores
+from bayeslora.plain_text import as_label, display_columns
 
 NO_INTERVAL_NOTE = (
     f"{NO_INTERVAL.capitalize()}: fewer than {LEAST_ROWS} examples, or examples all alike, cannot"
@@ -26,7 +26,7 @@ names."""
 
 def brief(text: str) -> str:
     """Return external `text` for use in a line: cleaned, and no wider than 60 columns."""
-    return shorten(clean(text), 60)
+    return as_label(text, 60)
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
@@ -40,7 +40,7 @@ def named(label: str) -> str:
     return f"{NAME_START}{label}{NAME_END}"
 
 
-def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
+def number(value: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     """Format `value` with a fixed number of digits and a true minus sign; ∞, and – for NaN."""
     if math.isnan(value):
         return "–"
@@ -52,7 +52,7 @@ def number(value: float, *, signed: bool = False, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
+def interval(low: float, high: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     """Return `[low, high]` formatted by `number`, or `NO_INTERVAL`."""
     if math.isnan(low) or math.isnan(high):
         return NO_INTERVAL
@@ -79,20 +79,22 @@ def shown_ece(scores: Scores, key: str = "ece") -> str:
     return f"{number(score.value)} ({why})"
 
 
-def hundredths(share: float, *, signed: bool = False) -> str:
-    """Return a share in hundredths with one digit, rounded consistently with `number`."""
-    return number(100 * round(share, 3), signed=signed, digits=1)
+def hundredths(share: float, *, signed: bool = False, digits: int = DIGITS) -> str:
+    """Return a share in hundredths, rounded as `number` with `digits` decimals rounds the share."""
+    return number(100 * round(share, digits), signed=signed, digits=digits - 2)
 
 
-def shown_points(score: Score, *, signed: bool = False) -> str:
-    """Return a difference of shares as `8.3 points [6.1, 10.9]`."""
-    ends = share_interval(score.low, score.high, signed=signed)
-    return f"{hundredths(score.value, signed=signed)} points {_ends_in_words(score, ends)}"
+def shown_points(score: Score, *, signed: bool = False, digits: int = DIGITS) -> str:
+    """Return a difference of shares as `8.3 points [6.1, 10.9]`; `digits` as in `hundredths`."""
+    value = hundredths(score.value, signed=signed, digits=digits)
+    ends = share_interval(score.low, score.high, signed=signed, digits=digits)
+    return f"{value} points {_ends_in_words(score, ends)}"
 
 
-def share_interval(low: float, high: float, *, signed: bool = False) -> str:
-    """Return the interval of a share in percent: `[61.0, 68.2]`."""
-    return interval(100 * round(low, 3), 100 * round(high, 3), signed=signed, digits=1)
+def share_interval(low: float, high: float, *, signed: bool = False, digits: int = DIGITS) -> str:
+    """Return the interval of a share in percent: `[61.0, 68.2]`; `digits` as in `hundredths`."""
+    ends = (100 * round(end, digits) for end in (low, high))
+    return interval(*ends, signed=signed, digits=digits - 2)
 
 
 def whole(value: float) -> str:

@@ -16,7 +16,7 @@ from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.rowwise import labelled_rows
 from bayeslora.metrics.scores import Score, Scores
-from bayeslora.plain_text import clean, shorten
+from bayeslora.plain_text import as_label, clean
 from bayeslora.predictions.collection import (
     EXAMPLE_COLUMN,
     QUESTION_COLUMNS,
@@ -109,14 +109,14 @@ def viewer_page(
         method_scores: Mapping[str, Score] = (scores or {}).get(method.label, {})
         accuracy = method_scores.get("accuracy")
         for name, source in {"": method.source, **method.ood}.items():
-            identity = {"method": method.label, "set": name and shorten(clean(name))}
+            identity = {"method": method.label, "set": name and as_label(name)}
             rows = _rows(source.predictions, text_column if examples else None)
             if accuracy is not None and not name and accuracy.has_interval:
                 rows["accuracy"] = [accuracy.low, accuracy.high]
             sources.append({**identity, **rows})
     script = asset("viewer.js")
     values = {
-        "title": shorten(clean(title), 160),
+        "title": as_label(title, 160),
         "data": _json({"sources": sources, "leader": leader}),
         "style": f"{asset('report.css')}\n{asset('viewer.css')}",
         "script": script,
@@ -147,7 +147,7 @@ def _json(content: Any) -> str:
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
     """Return predictions as columns in the format of the script."""
     rows: dict[str, Any] = {
-        "classes": [shorten(clean(name)) for name in predictions.classes],
+        "classes": [as_label(name) for name in predictions.classes],
         "prediction": predictions.prediction.tolist(),
         "confidence": predictions.confidence.tolist(),
         "label": None if predictions.labels is None else predictions.labels.tolist(),
@@ -165,7 +165,7 @@ def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
     if texts is not None:
         rows["text"] = [None if text is None else clean(text)[:LONGEST] for text in texts]
     if predictions.ids is not None:
-        rows["id"] = [shorten(clean(name)) for name in predictions.ids]
+        rows["id"] = [as_label(name) for name in predictions.ids]
     if QUESTION_COLUMNS[-1] in predictions.columns:
         rows["options"] = [options_of(predictions, row) for row in range(len(predictions))]
     return {**rows, "columns": _groups(predictions, text_column)}
@@ -179,6 +179,6 @@ def _groups(predictions: Predictions, text_column: str) -> dict[str, list[str | 
         if name not in (text_column, *QUESTION_COLUMNS) and len(set(values)) <= MOST_VALUES
     }
     return {
-        shorten(clean(name)): [None if value is None else shorten(clean(value)) for value in values]
+        as_label(name): [None if value is None else as_label(value) for value in values]
         for name, values in list(columns.items())[:MOST_COLUMNS]
     }

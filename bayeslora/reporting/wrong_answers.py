@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, clean, counted
 from bayeslora.predictions.collection import QUESTION_COLUMNS
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Assessed, labelled
@@ -71,33 +70,29 @@ def wrong_answers(methods: Sequence[Assessed], column: str) -> tuple[WrongAnswer
 
 
 def _of_method(assessed: Assessed, column: str) -> WrongAnswers:
-    predictions = assessed.method.predictions
-    labels = predictions.labels
-    if labels is None:
-        raise ValueError("there are no wrong answers without labels")
-    wrong = np.flatnonzero(predictions.labelled & (predictions.prediction != labels))
-    order = np.argsort(-predictions.confidence[wrong], kind="stable")
-    chosen = wrong[order[:MOST]]
+    predictions, rows = assessed.method.predictions, assessed.answers.rows
+    wrong = np.flatnonzero(rows.correct == 0)
+    chosen = wrong[np.argsort(-rows.confidence[wrong], kind="stable")[:MOST]]
     facts = f"{len(wrong):,} of {counted(assessed.scores.n_labelled, 'labelled example')} wrong"
     if len(wrong) > MOST:
         facts += f"; the {MOST} most confident are shown"
     texts = predictions.columns.get(column, questions(predictions))
     examples = tuple(
-        _example(predictions, labels, row, None if texts is None else texts[row])
-        for row in chosen.tolist()
+        _example(predictions, row, label, None if texts is None else texts[row])
+        for row, label in zip(
+            rows.index[chosen].tolist(), rows.labels[chosen].tolist(), strict=True
+        )
     )
     return WrongAnswers(assessed.label, facts, examples)
 
 
-def _example(
-    predictions: Predictions, labels: NDArray[np.int64], row: int, text: str | None
-) -> Example:
-    guess, label = int(predictions.prediction[row]), int(labels[row])
+def _example(predictions: Predictions, row: int, label: int, text: str | None) -> Example:
+    guess = int(predictions.probs[row].argmax())
     return Example(
-        row=f"row {row + 1:,}" if predictions.ids is None else shorten(clean(predictions.ids[row])),
+        row=f"row {row + 1:,}" if predictions.ids is None else as_label(predictions.ids[row]),
         confidence=certain(float(predictions.probs[row, guess])),
-        predicted=shorten(clean(predictions.classes[guess])),
-        label=shorten(clean(predictions.classes[label])),
+        predicted=as_label(predictions.classes[guess]),
+        label=as_label(predictions.classes[label]),
         label_probability=certain(float(predictions.probs[row, label])),
         options=options_of(predictions, row),
         **_shown_text(text),
@@ -127,7 +122,7 @@ def options_of(predictions: Predictions, row: int) -> tuple[tuple[str, str, str]
     if not isinstance(options, list) or len(options) != len(stated):
         return ()
     return tuple(
-        (shorten(clean(name)), clean(str(text))[:BEGINNING], certain(prob))
+        (as_label(name), clean(str(text))[:BEGINNING], certain(prob))
         for (name, prob), text in zip(stated.items(), options, strict=True)
     )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslora.metrics.selective import aurc, harmonic_numbers, risk_coverage
+from bayeslora.metrics.selective import answered, aurc, harmonic_numbers
 from bayeslora.metrics.top_label import top_label
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
@@ -26,14 +26,13 @@ def test_four_rows_by_hand():
     # from the surest: right, wrong, right, wrong
     rows = top_label([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 0])
     assert aurc(rows) == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4, abs=CLOSE)
-    coverage, risk = risk_coverage(rows)
-    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
-    np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 2], rtol=1e-15)
+    assert answered(rows).errors_in(np.arange(1.0, 5)).tolist() == [0, 1, 1, 2]
 
 
 def test_tied_rows_enter_together():
-    coverage, risk = risk_coverage(top_label([0.5, 0.9, 0.5, 0.5], [0, 1, 1, 0]))
-    assert (coverage.tolist(), risk.tolist()) == ([0.25, 1.0], [0.0, 0.5])
+    tied = answered(top_label([0.5, 0.9, 0.5, 0.5], [0, 1, 1, 0]))
+    assert (tied.before.tolist(), tied.upto.tolist(), tied.errors.tolist()) == ([1], [4], [2])
+    assert tied.errors_in(np.array([1.0, 4.0])).tolist() == [0, 2]
 
 
 @settings(max_examples=60, deadline=None)

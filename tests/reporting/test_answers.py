@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from bayeslora.metrics.rowwise import row_scores
 from bayeslora.predictions.collection import gather
-from bayeslora.reporting.assess import Asked, answers_of, assess, pair
+from bayeslora.reporting.assess import Answers, Asked, assess, pair
 from bayeslora.reporting.findings import findings
 from bayeslora.reporting.overview import advice
 from bayeslora.reporting.ranking import Facts
@@ -125,19 +126,19 @@ def test_a_weak_class_is_one_that_chance_does_not_explain(make):
     correct[:10] = False
     # 40 of 50 against 150 of 150: the interval at level 1 - 0.05/4 ends at 0.90, the other starts
     # at 0.975
-    index, share = answers_of(one_hot(make, correct, labels)).weakest_class()
+    index, share = Answers(row_scores(one_hot(make, correct, labels))).weakest_class()
     assert (index, share.count, share.size) == (0, 40, 50)
     assert share.high == pytest.approx(0.904, abs=0.001)
     correct[:] = True
     correct[:2] = False
-    assert answers_of(one_hot(make, correct, labels)).weakest_class() is None
+    assert Answers(row_scores(one_hot(make, correct, labels))).weakest_class() is None
 
 
 def test_shares_are_those_of_the_rows(make):
     labels = np.zeros(100, dtype=int)
     correct = np.ones(100, dtype=bool)
     correct[:7] = False
-    answers = answers_of(one_hot(make, correct, labels))
+    answers = Answers(row_scores(one_hot(make, correct, labels)))
     wrong = answers.wrong_though_sure()
     assert (wrong.count, wrong.size) == (7, 100)
     # Wilson interval of 7 of 100, from the closed form

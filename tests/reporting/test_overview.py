@@ -107,12 +107,24 @@ def test_the_numbers_are_those_of_the_scores(make):
     scores = evaluate(predictions, num_resamples=200)
     assert accuracy.value.startswith(f"{100 * round(scores['accuracy'].value, 3):.1f}")
     assert confidence.value.startswith(f"{100 * round(scores['mean_confidence'].value, 3):.1f}")
-    assert gap.value == f"{100 * round(scores['overconfidence'].value, 3):+.1f}".replace("-", "−")
+    digits = scores.gap_digits
+    value = 100 * round(scores["overconfidence"].value, digits)
+    assert gap.value == f"{value:+.{digits - 2}f}".replace("-", "−")
     order = np.argsort(predictions.confidence)
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
     assert "20" in person.title
     assert person.value.startswith(f"{100 * round(right, 3):.1f}")
+
+
+@pytest.mark.parametrize(("confidence", "gap"), [(0.8306, "+1.11"), (0.831, "+1.2")])
+def test_a_gap_that_rounded_numbers_contradict_has_one_more_digit(confidence, gap):
+    rows = [[confidence, 1 - confidence]] * 997
+    labels = [0] * 817 + [1] * 180  # 81.946 % right
+    tiles = {tile.title: tile for tile in first_screen(Predictions(rows, ("a", "b"), labels)).tiles}
+    assert tiles["Accuracy"].value == "81.9 %"
+    assert tiles["Mean confidence"].value == "83.1 %"
+    assert tiles["Calibration gap"].value == gap
 
 
 def test_the_diagram_is_that_of_the_leader(make):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.scores import NO_INTERVAL, Score
+from bayeslora.metrics.scores import NO_INTERVAL, Score, difference_digits
 from bayeslora.plain_text import LABEL_COLUMNS, clean, counted, display_columns, shorten
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
@@ -46,7 +46,19 @@ def test_intervals_percentages_and_points():
     assert interval(math.nan, 1.0) == "no interval"
     assert shown(Score(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
     assert shown_points(Score(0.083, 0.061, 0.109)) == "8.3 points [6.1, 10.9]"
+    assert shown_points(Score(0.0114, -0.02, 0.03), digits=4) == "1.14 points [−2.00, 3.00]"
     assert percent(0.0345).replace("\N{NO-BREAK SPACE}", " ") == "3.5 %"
+
+
+@given(st.integers(0, 999), st.floats(0, 1))
+def test_a_difference_never_contradicts_the_rounded_numbers_beside_it(right, confidence):
+    accuracy = right / 999
+    gap = confidence - accuracy
+    digits = difference_digits(gap, confidence, accuracy)
+    apart = float(number(confidence)) - float(number(accuracy))
+    same = number(apart) == number(gap)
+    assert digits == (3 if same else 4)
+    assert abs(apart - gap) <= 0.001 + 1e-12
 
 
 @given(st.integers(0, 2000), st.integers(1, 2000))

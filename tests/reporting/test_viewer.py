@@ -8,6 +8,7 @@ import pytest
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import difference_digits
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
@@ -245,8 +246,10 @@ def test_unlabelled_examples_count_towards_the_workload_but_not_the_risk(two, vi
     shown = tiles(page)
     assert shown["Examples"] == "270"
     assert shown["Mean confidence"] == f"{100 * confidence.mean():.1f}{space}%"
-    gap = 100 * (first.confidence.mean() - (first.prediction == first.labels).mean())
-    assert shown["Calibration gap"].replace("\N{MINUS SIGN}", "-") == f"{gap:+.1f}"
+    means = first.confidence.mean(), (first.prediction == first.labels).mean()
+    gap = means[0] - means[1]
+    digits = difference_digits(gap, *means) - 2
+    assert shown["Calibration gap"].replace("\N{MINUS SIGN}", "-") == f"{100 * gap:+.{digits}f}"
     details = page.locator("#tiles .interval").all_text_contents()
     assert details[0] == "240 of 270 labelled"
     assert [detail.split(", ")[-1] for detail in details[1:]] == [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslora.metrics.ood import thresholds
-from bayeslora.metrics.selective import risk_coverage
+from bayeslora.metrics.selective import Answered, answered
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.figures.style import (
     ENTRY_HEIGHT,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from bayeslora.reporting.shift import ShiftCurve
 
 
-MARKED = (0.8, 0.9, 0.95)
-"""Coverages whose accuracy is marked and stated."""
+MARKED = (80, 90, 95)
+"""Coverages in percent whose accuracy is marked and stated."""
 
 _RANDOM = Role(RULE, (0, (4, 2)))
 _PERFECT = Role(RULE, (0, (1, 1.5)))
@@ -67,30 +67,20 @@ class Selective:
     rows: TopLabel
     aurc: str
 
+    @cached_property
+    def answered(self) -> Answered:
+        """Its errors by decreasing confidence."""
+        return answered(self.rows)
+
     def risk(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the share of errors among the most confident rows, for each number of rows."""
-        answered, wrong = self._errors
-        return np.asarray(np.interp(sizes, answered, wrong) / sizes, dtype=np.float64)
-
-    @cached_property
-    def _errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Numbers of answered rows at each threshold, and of errors among them; both start at 0."""
-        coverage, risk = risk_coverage(self.rows)
-        answered = np.round(coverage * len(self.rows))
-        return np.append(0.0, answered), np.append(0.0, risk * answered)
-
-    def accuracy(self, coverage: float) -> float:
-        """Return the accuracy on the fewest most confident rows that reach `coverage`."""
-        # 0.95 · 20 must not be rounded up to the next row
-        size = max(1, int(np.ceil(round(coverage * len(self.rows), 9))))
-        return 1 - float(self.risk(np.array([size]))[0])
+        return np.asarray(self.answered.errors_in(sizes.astype(np.float64)) / sizes)
 
     @property
     def numbers(self) -> str:
         """Its numbers in the legend."""
-        accuracies = ", ".join(number(self.accuracy(coverage)) for coverage in MARKED)
-        shares = ", ".join(f"{100 * coverage:.0f}" for coverage in MARKED)
-        return f"{self.aurc}; accuracy {accuracies} at {shares} %"
+        accuracies = (number(float(self.answered.accuracy_at(percent))) for percent in MARKED)
+        return f"{self.aurc}; accuracy {', '.join(accuracies)} at {', '.join(map(str, MARKED))} %"
 
 
 def highest_risk(method: Selective) -> float:
@@ -147,11 +137,10 @@ def _draw_risks(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
     for role, method in methods:
         sizes = sampled_sizes(len(method.rows))
         draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
-        draw_points(
-            axes, role, MARKED, [100 - 100 * method.accuracy(coverage) for coverage in MARKED]
-        )
-    for marked in MARKED:
-        axes.axvline(marked, color=GRID, linewidth=0.6, zorder=0)
+        errors = [100 - 100 * float(method.answered.accuracy_at(percent)) for percent in MARKED]
+        draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
+    for percent in MARKED:
+        axes.axvline(percent / 100, color=GRID, linewidth=0.6, zorder=0)
     axes.set_xlabel("coverage: share of examples answered", color=INK)
     axes.set_ylabel("errors among them (%)", color=INK)
 

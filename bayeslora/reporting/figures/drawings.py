@@ -220,7 +220,7 @@ DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
 
 def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
     for index, method in numbered:
-        for score in DRAWN_SCORES:
+        for score, (unit, limits) in DRAWN_SCORES.items():
             outside = [
                 OutsideSet(
                     sets[name],
@@ -230,20 +230,15 @@ def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
                 for name, source in method.method.ood.items()
                 if score in method.scores.ood[name].by_score
             ]
-            panel = _density(index, method, score, outside) if outside else None
+            if not outside:
+                continue
+            name, words = f"{score.replace('_', '-')}-{index}", score_words(score)
+            inside = method.method.predictions.uncertainty(score)
+            panel = density_panel(
+                name, method.label, words, inside, outside, axis=words + unit, limits=limits
+            )
             if panel is not None:
                 yield panel
-
-
-def _density(
-    index: int, method: Assessed, score: str, outside: Sequence[OutsideSet]
-) -> Panel | None:
-    name, words = f"{score.replace('_', '-')}-{index}", score_words(score)
-    unit, limits = DRAWN_SCORES[score]
-    inside = method.method.predictions.uncertainty(score)
-    return density_panel(
-        name, method.label, words, inside, outside, axis=words + unit, limits=limits
-    )
 
 
 def _spectrum(index: int, change: AdapterChange) -> Panel:

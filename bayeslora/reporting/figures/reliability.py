@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
-from bayeslora.plain_text import clean, counted, shorten
+from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.assess import Assessed, clusters_of, occupied
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.figures.style import (
@@ -224,7 +224,7 @@ def _panel(name: str, assessed: Assessed, class_index: int) -> Panel:
         occupied(reliability_bins(rows, bins, clusters=clusters_of(assessed))),
         f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {number(error)}",
         words=ONE_CLASS,
-        names={CLASS_SLOT: shorten(clean(assessed.method.predictions.classes[class_index]), 20)},
+        names={CLASS_SLOT: as_label(assessed.method.predictions.classes[class_index], 20)},
     )
 
 

@@ -121,7 +121,10 @@
       tiles.push(tile("Accuracy", percent(right / n), `${all ? "" : "Wilson "}[${low}, ${high}]${only}`));
       tiles.push(...confidence);
       const gap = 100 * (mean(labelled) - right / n);
-      tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(1)}`, `points${only}`));
+      // one more digit where the rounded numbers beside it differ by another one
+      const [stated, correct] = [mean(labelled), right / n].map((share) => Number((100 * share).toFixed(1)));
+      const digits = Number((stated - correct).toFixed(1)) === Number(gap.toFixed(1)) ? 1 : 2;
+      tiles.push(tile("Calibration gap", `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(digits)}`, `points${only}`));
       tiles.push(tile("ECE", number(error), `${BINS} bins${only}`));
     } else tiles.push(...confidence);
     $("tiles").replaceChildren(...tiles);

@@ -65,8 +65,8 @@ def test_the_mean_risk_is_aurc(rows):
 def test_accuracy_is_that_of_the_fewest_rows_that_reach_the_coverage():
     # 0.95 · 20 is 19 rows, though the float64 product is slightly larger
     method = selective(np.linspace(0.5, 0.9, 20), [0] + [1] * 19)
-    assert method.accuracy(0.95) == 1
-    assert method.accuracy(0.951) == pytest.approx(19 / 20)
+    assert method.answered.accuracy_at(95) == 1
+    assert method.answered.accuracy_at(96) == pytest.approx(19 / 20)
 
 
 def test_the_panel_marks_and_tells_the_accuracies():
@@ -76,7 +76,7 @@ def test_the_panel_marks_and_tells_the_accuracies():
     [drawn] = [line.get_xydata().tolist() for line in marks]
     assert drawn == [[0.8, 0.0], [0.9, 0.0], pytest.approx([0.95, 100 / 19])]
     assert panel.description == "m: AURC 0.1; accuracy 1.000, 1.000, 0.947 at 80, 90, 95 %."
-    assert MARKED == (0.8, 0.9, 0.95)
+    assert MARKED == (80, 90, 95)
 
 
 @settings(deadline=None)
