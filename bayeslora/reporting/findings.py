@@ -317,7 +317,10 @@ def detection(facts: Facts, name: str) -> Finding:
     """Return how well the methods detect an out-of-distribution set."""
     best, result = facts.detectors[name]
     tested = [method for method in facts.methods if name in method.scores.ood]
-    detects = "detects the set best" if best.others else "detects the set"
+    if is_blind(result):
+        detects = "does not detect the set"
+    else:
+        detects = "detects the set best" if best.others else "detects the set"
     sentences = [
         f"{named(best.label)} {detects}, by {score_words(result.score)}: AUROC {shown(best.score)}"
         f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){best.clause}."
@@ -429,7 +432,7 @@ def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
     classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
     advice = " One threshold per class (classwise=true) covers each class as requested."
     return [
-        f"Coverage is an average over classes. It is lowest for {name}: {percent(shares[worst])} of"
+        f"Coverage is an average over examples. It is lowest for {name}: {percent(shares[worst])} of"
         f" {counted(int(counts[worst]), 'example')} (interval of the lowest of all classes:"
         f" {share_interval(lowest.low, lowest.high)}).{'' if classwise else advice}"
     ]

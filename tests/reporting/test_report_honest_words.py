@@ -55,6 +55,7 @@ def test_detection_in_the_wrong_direction_is_called_that(tmp_path, inverted):
     text = page(tmp_path, made(200, 1), ood={"odd": inverted})
     assert "interval below 0.5" in text
     assert "interval reaches 0.5" not in text
+    assert "detects the set" not in text
 
 
 def test_few_unfamiliar_rows_show_nothing(tmp_path):
