@@ -108,7 +108,7 @@ def compose(
         Section("reliability", "Reliability", _reliability(drawings)),
         Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
         Section("confidence", "Selective prediction", selective),
-        Section("confused", "Confusion matrix", _confusion(scores), "Confusion"),
+        Section("confused", "Confusion matrix", _confusion(scores, analysis.leader), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
         Section("robustness", "Under attack", _robustness(analysis.robustness, drawings)),
@@ -187,9 +187,11 @@ def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> t
     )
 
 
-def _confusion(methods: Sequence[Scores]) -> tuple[Block, ...]:
-    """Return the first confusion matrix, and the others folded."""
-    tables = _numbered("confused", confusion_tables(methods))
+def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Block, ...]:
+    """Return the confusion matrix of the leader, else the first, and the others folded."""
+    first = leader.title if leader is not None else ""
+    ordered = sorted(methods, key=lambda method: method.name != first)
+    tables = _numbered("confused", confusion_tables(ordered))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 
