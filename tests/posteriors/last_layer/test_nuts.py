@@ -9,7 +9,6 @@ import torch
 from refusal import refused
 
 from bayeslora import NUTS, VBLL, Laplace
-from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, link_probabilities
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
@@ -235,7 +234,7 @@ def test_a_trained_mean_is_kept_until_there_are_draws():
     head.set_mean(start)
     assert torch.equal(head.mean_weight, start)
     assert head.report() == {"fitted": "no"}
-    with pytest.raises(InputError, match="call fit"):
+    with refused("not-fitted"):
         head.predict(Features(features))
     head.fit(Features(features, labels))
     torch.testing.assert_close(
