@@ -61,9 +61,16 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
 
 
 @pytest.mark.parametrize(
-    "posterior", ["vbll", "laplace", "map", "mle", "gvbll:shrinkage=0.5,inflation=1"]
+    ("posterior", "depth"),
+    [
+        ("vbll", 1.0),
+        ("vbll", 2),
+        ("laplace", 1.0),
+        ("map", 2),
+        ("mle", 1.0),
+        ("gvbll:shrinkage=0.5,inflation=1", 2),
+    ],
 )
-@pytest.mark.parametrize("depth", [1.0, 2])
 def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior, depth, tmp_path):
     clf = fitted(backbone, posterior, depth=depth)
     assert 0 <= clf.record.results["prior_factor"] <= 4
