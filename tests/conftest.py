@@ -89,8 +89,11 @@ def blank_figures():
 
 
 @pytest.fixture(scope="module")
-def beside_nothing():
-    """Skip the comparison of calibrations with other posteriors, which is most of their work."""
+def beside_nothing(few_resamples):
+    """Skip the comparison of calibrations with other posteriors; score them with few resamples.
+
+    Both together are most of a calibration's work.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         yield

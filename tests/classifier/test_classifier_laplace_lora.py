@@ -8,6 +8,8 @@ from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 FRESH = toy_rows(24, seed=5)
 
 

@@ -8,6 +8,8 @@ from usage import TEST, check_parts, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 QUICK = bl.NUTS(kernel="hmc", num_chains=2, num_warmup=30, num_samples=40)
 
 

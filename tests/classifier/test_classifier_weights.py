@@ -12,6 +12,8 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.posteriors.weights.ivon import training as ivon
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 POSTERIORS = (*WITH_PLAIN_MEAN, "clora")
 
