@@ -10,7 +10,7 @@ STAMP := $(VENV)/.bayeslora-ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit slow check browser lint wording docs bench bench-speed faults clean
+.PHONY: help setup demo test suite unit slow check browser lint wording docs bench bench-speed faults clean
 
 help:
 	@echo "make demo    set up, then fine-tune a real model on real text and write reports/demo"
@@ -43,7 +43,11 @@ $(STAMP): pyproject.toml constraints.txt requirements-assets.txt
 demo: $(STAMP)
 	$(BIN)/bayeslora demo --out reports/demo --overwrite
 
-test: $(STAMP) browser lint
+# mypy needs one core for a minute or two, which the tests use meanwhile.
+test: $(STAMP) browser
+	@$(MAKE) --no-print-directory -j 2 lint suite
+
+suite: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30 --durations-min 4
 
 unit: $(STAMP)

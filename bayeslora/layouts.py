@@ -87,14 +87,15 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
         return
     refusal = f"{path} is not {layouts[0].kind} and is not overwritten"
     if not folder.is_dir():
-        raise InputError(f"{refusal}: it is a file; choose another path")
+        raise InputError(f"{refusal}: it is a file; choose another path", code="exists")
     markers = _markers(folder, layouts)
     if any(layout.recognises(content) for layout, content in markers.items()):
         refusal = f"{path} is not overwritten"
     if (foreign := _first_foreign(folder, _patterns(markers))) is not None:
         raise InputError(
             f"{refusal}: it contains {foreign!r}, which bayeslora did not write; choose another "
-            "path, or move its contents"
+            "path, or move its contents",
+            code="exists",
         )
     for layout, content in markers.items():
         if content is not None and not layout.recognises(content):
@@ -104,7 +105,9 @@ def refuse_foreign(path: str | Path, *layouts: Layout) -> None:
                 code="damaged",
             )
     if not any(content is not None for content in markers.values()):
-        raise InputError(f"{refusal}: it has no {layouts[0].marker}; choose another path")
+        raise InputError(
+            f"{refusal}: it has no {layouts[0].marker}; choose another path", code="exists"
+        )
 
 
 def remove_ours(folder: Path, layouts: Sequence[Layout]) -> str | None:

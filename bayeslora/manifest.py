@@ -176,7 +176,7 @@ def check_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None
     wrong = [state for state in file_states(directory, files) if state.problem]
     if wrong:
         advice = "`bayeslora info MODEL --verify` lists its files"
-        raise InputError(f"{damage(directory, wrong)}; {advice}")
+        raise InputError(f"{damage(directory, wrong)}; {advice}", code="damaged")
 
 
 def damage(directory: str | Path, wrong: Sequence[FileState]) -> str:

@@ -21,7 +21,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Use the same examples in every run, so that results change only with the code.
 # `pytest --hypothesis-profile=default` searches for new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# A deadline would fail on a busy machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 
@@ -88,8 +89,11 @@ def blank_figures():
 
 
 @pytest.fixture(scope="module")
-def beside_nothing():
-    """Skip the comparison of calibrations with other posteriors, which is most of their work."""
+def beside_nothing(few_resamples):
+    """Skip the comparison of calibrations with other posteriors; score them with few resamples.
+
+    Both together are most of a calibration's work.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bayeslora.engine.calibrate.beside_others", lambda *_: None)
         yield

@@ -26,7 +26,7 @@ METHODS = [
 def result(tmp_path_factory):
     path = tiny.tiny_llama(tmp_path_factory.mktemp("demo") / "llama")
     backbone = load_backbone(str(path), dtype="float32")
-    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((60, 30, 12))]
+    rows = [load_examples(tiny.toy_rows(size, seed)) for seed, size in enumerate((36, 30, 12))]
     train, test, other = rows
     posts = NewsgroupsDemo(train, train.take([]), test, other, other, classes=("cats", "space"))
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def test_methods_differ_where_they_should(result):
 
 
 def test_what_was_run_names_data_fits_and_versions(result):
-    assert result.provenance["data"]["training rows"] == "60"
+    assert result.provenance["data"]["training rows"] == "36"
     assert "torch" in result.provenance["versions"]
     fits = result.provenance["fits"]
     assert list(fits) == METHODS

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from refusal import refused
 
 from bayeslora import disk_cache
 from bayeslora.disk_cache import (
@@ -19,7 +20,6 @@ from bayeslora.disk_cache import (
     may_keep,
     most_bytes,
 )
-from bayeslora.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_nothing_may_be_kept_under_a_limit_of_zero(monkeypatch):
 @pytest.mark.parametrize("value", ["x", "-1", "nan", "inf", "1e7", "1_0"])
 def test_a_limit_that_is_no_size_is_refused(monkeypatch, value):
     monkeypatch.setenv("BAYESLORA_CACHE_GIB", value)
-    with pytest.raises(InputError, match=r"BAYESLORA_CACHE_GIB.*" + value):
+    with refused("input", "BAYESLORA_CACHE_GIB", value):
         most_bytes()
 
 

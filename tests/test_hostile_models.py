@@ -12,6 +12,7 @@ import hostile_models
 import pytest
 from foreign_models import saved_peft
 from hostile_models import EVIL, HARMLESS
+from refusal import refused
 from tiny import tiny_bert, tiny_classifier, tiny_llama
 
 from bayeslora import patterns
@@ -83,7 +84,7 @@ def test_a_hostile_backbone_loads_or_is_refused(copied, case):
 def test_a_model_that_cannot_run_is_refused(copied, name, load):
     path = copied(name)
     hostile_models.odd("config.json", "num_attention_heads", "negative")(path)
-    with pytest.raises(InputError, match="cannot be run"):
+    with refused("input", "RuntimeError"):
         load(str(path), device="cpu")
 
 
@@ -91,7 +92,7 @@ def test_a_model_that_cannot_run_is_refused(copied, name, load):
 def test_architectures_that_are_no_list_are_refused(copied, value):
     path = copied("classifier")
     hostile_models.odd("config.json", "architectures", value)(path)
-    with pytest.raises(InputError, match="architectures"):
+    with refused("input", "architectures"):
         load_sequence_classifier(str(path))
 
 
@@ -119,14 +120,14 @@ def test_weights_that_the_configuration_leaves_out_are_named(copied, name, load,
     path = copied(name)
     load(path)  # unused heads of another task are allowed
     cut(path)
-    with pytest.raises(InputError, match=tensor):
+    with refused("input", tensor):
         load(path)
 
 
 def test_so_are_those_of_a_checkpoints_base(tmp_path):
     path, _ = saved_peft("bert", tmp_path)
     cut(tmp_path / "base")
-    with pytest.raises(InputError, match=r"encoder\.layer\.1"):
+    with refused("input", "encoder.layer.1"):
         merged_classifier(str(path))
 
 
@@ -134,7 +135,7 @@ def test_tokens_beyond_the_embedding_are_refused(copied):
     path = copied("llama")
     hostile_models.more_words(path)
     backbone = load_backbone(str(path), device="cpu")
-    with pytest.raises(InputError, match=r"token id \d+, .* \d+ tokens"):
+    with refused("input", "tokens"):
         tokenise(backbone, ["the cat"], max_length=8)
 
 
@@ -168,13 +169,13 @@ def test_a_hostile_checkpoint_is_refused(sources, copied, case):
 
 def test_a_pattern_that_never_ends_is_stopped(monkeypatch):
     monkeypatch.setattr(patterns, "_SECONDS", 0.5)
-    with pytest.raises(InputError, match=r"patterns .*0\.5 s"):
+    with refused("input", "patterns", "0.5 s"):
         check_patterns("config", [EVIL], ["model.layers.0.self_attn.q_proj"])
 
 
 @pytest.mark.parametrize("pattern", ["(", "(" * 5000, "a{5,2}", "(?P<x>a)(?P<x>b)"])
 def test_a_pattern_that_is_none_is_refused(pattern):
-    with pytest.raises(InputError, match=r"^config"):
+    with refused("input", "config"):
         check_patterns("config", [pattern], ["a"])
 
 
@@ -191,7 +192,7 @@ def test_slow_patterns_of_a_checkpoint_are_refused(copied, monkeypatch, key):
     path = copied("adapted/peft")
     hostile_models.of_patterns()[f"adapter_config.json: slow {key}"](path)
     for load in (read_peft, merged_classifier):
-        with pytest.raises(InputError, match=r"patterns .*0\.5 s"):
+        with refused("input", "patterns", "0.5 s"):
             load(str(path))
 
 
@@ -204,7 +205,7 @@ def test_weights_in_whole_numbers_are_refused(copied):
     name = next(name for name in weights if name.endswith("query.weight"))
     weights[name] = (100 * weights[name]).to(torch.int8)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="quantised"):
+    with refused("input", "quantised"):
         load_sequence_classifier(str(path))
 
 
@@ -215,7 +216,7 @@ def test_a_tokenizer_that_panics_is_an_input_error(copied):
     content["pre_tokenizer"] = {**split, "invert": False}
     (path / "tokenizer.json").write_text(json.dumps(content))
     backbone = load_sequence_classifier(str(path)).backbone
-    with pytest.raises(InputError, match="tokenizer"):
+    with refused("input", "tokenizer"):
         tokenise(backbone, ["a" * 60 + "b"], max_length=64)
 
 
@@ -223,7 +224,7 @@ def test_chunked_layers_are_refused(copied):
     path = copied("classifier")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "chunk_size_feed_forward": 2}))
-    with pytest.raises(InputError, match="chunk_size_feed_forward"):
+    with refused("input", "chunk_size_feed_forward"):
         load_sequence_classifier(str(path))
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise, entropy, link_probabilities, probit
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.option_checks import LINKS
@@ -197,7 +197,7 @@ def test_one_sample_has_no_epistemic_part():
 
 
 def test_unknown_link_names_the_known_ones():
-    with pytest.raises(InputError, match=r"'probitt'.*'bridge', 'mc', 'probit'"):
+    with refused("unknown", "'probitt'", "'bridge', 'mc', 'probit'"):
         link_probabilities(gaussian(), "probitt")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 from safetensors.torch import load_file, save_file
 from test_checkpoint import files
 from tiny import tiny_tokenizer, without_hashes
@@ -107,23 +108,21 @@ MUTATIONS = {
 def test_a_changed_directory_is_refused(model, case):
     name, harm = MUTATIONS[case]
     harm(model)
-    with pytest.raises(InputError, match=re.escape(name)):
+    with refused("damaged", name):
         read_model(model)
-    with pytest.raises(InputError, match=re.escape(name)):
-        verify_model_strictly(model)
-
-
-def verify_model_strictly(model):
-    wrong = [item for item in verify_model(model) if item.problem]
-    assert len(wrong) == 1
-    assert wrong[0].state in ("changed", "missing", "not listed")
-    raise InputError(wrong[0].name)
+    if name == "bayeslora.json":
+        with refused("damaged", name):
+            verify_model(model)
+    else:
+        (wrong,) = [item for item in verify_model(model) if item.problem]
+        assert wrong.name == name
+        assert wrong.state in ("changed", "missing", "not listed")
 
 
 @pytest.mark.parametrize("name", LISTED[:2])
 def test_tensors_of_another_fit_are_refused(saved, model, name):
     shutil.copy(saved / "other" / name, model / name)
-    with pytest.raises(InputError, match=name):
+    with refused("damaged", name):
         read_model(model)
 
 

@@ -362,5 +362,6 @@ def _refuse_foreign_file(path: Path) -> None:
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
             f"{path} was not exported by bayeslora, so it is not overwritten: {problem}; choose "
-            "another path"
+            "another path",
+            code="exists",
         )

@@ -130,7 +130,9 @@ def data_frame(fields: Mapping[str, Any]) -> Any:
     try:
         import pandas  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ModuleNotFoundError:
-        raise InputError("to_pandas requires pandas; run `pip install pandas`") from None
+        raise InputError(
+            "to_pandas requires pandas; run `pip install pandas`", code="missing"
+        ) from None
     return pandas.DataFrame(file_columns(fields))
 
 

@@ -258,6 +258,8 @@ class MissingColumnError(InputError):
         column: Name of the missing column.
     """
 
+    code = "unknown"
+
     def __init__(self, problem: str, advice: str, source: str, column: str) -> None:
         """Store the parts of the message, the source and the missing column."""
         super().__init__(f"{problem}. {advice}" if advice else problem)

@@ -313,5 +313,6 @@ def _unknown_label(
     return InputError(
         f"{examples.source}, row {examples.rows[position]}, column {examples.label_column!r}: "
         f"unknown label {shown(examples.labels[position])}{hint}; "
-        f"the classes are {listed(classes)}" + (f". {advice}" if advice else "")
+        f"the classes are {listed(classes)}" + (f". {advice}" if advice else ""),
+        code="unknown",
     )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusal import refused
 from tiny_hosts import tiny_llama, tokens
 from torch import nn
 from torch.nn import functional as F
@@ -17,7 +18,6 @@ from bayeslora.adapters.inject import (
 from bayeslora.adapters.s2ft.columns import Columns
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.adapters.spectrum import spectrum, summary
-from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output, randomise, stack
 
 LLAMA = S2FT(o_ratio=0.3, d_ratio=0.2)
@@ -214,18 +214,18 @@ def test_the_spectrum_is_that_of_the_change():
 
 
 @pytest.mark.parametrize(
-    ("idx", "message"),
+    ("idx", "named"),
     [
-        (torch.tensor([1, 3, 1]), "here: .* 1 .*twice"),
-        (torch.tensor([0, 7]), "here: .* 6, .* 7$"),
-        (torch.tensor([-1]), "here: .* 6, .* -1$"),
-        (torch.tensor([[1]]), r"here: .*integers, got \[1, 1\]"),
-        (torch.tensor([0.5]), r"here: .*integers, .*torch.float32"),
-        (torch.arange(7, 27), " 7, 8, 9, 10, 11, 12, 13, 14 .*12"),
+        (torch.tensor([1, 3, 1]), ("here", "1")),
+        (torch.tensor([0, 7]), ("here", "6", "7")),
+        (torch.tensor([-1]), ("here", "6", "-1")),
+        (torch.tensor([[1]]), ("here", "[1, 1]")),
+        (torch.tensor([0.5]), ("here", "torch.float32")),
+        (torch.arange(7, 27), ("7", "8", "9", "10", "11", "12", "13", "14")),
     ],
 )
-def test_columns_that_are_not_there_are_refused(idx, message):
-    with pytest.raises(InputError, match=message):
+def test_columns_that_are_not_there_are_refused(idx, named):
+    with refused("input", *named):
         Columns("here", nn.Linear(7, 5), idx)
 
 
@@ -245,25 +245,28 @@ def test_saved_columns_are_those_of_the_model_that_loads_them():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "tensor", "value"),
     [
-        (lambda state, at: state.pop(f"{at}.idx"), "'{}.idx'.*missing"),
-        (lambda state, at: state.pop(f"{at}.sel"), "'{}.sel'.*missing"),
+        (lambda state, at: state.pop(f"{at}.idx"), "idx", "missing"),
+        (lambda state, at: state.pop(f"{at}.sel"), "sel", "missing"),
         (
             lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"].flip(0)}),
-            "'{}.idx'.*order",
+            "idx",
+            "order",
         ),
         (
             lambda state, at: state.update({f"{at}.idx": state[f"{at}.idx"] + 100}),
-            "{}: .*0 to 23, got",
+            "",
+            "23",
         ),
         (
             lambda state, at: state.update({f"{at}.sel": state[f"{at}.sel"][:, :-1]}),
-            "'{}.sel' .*shape",
+            "sel",
+            "[16, 5]",
         ),
     ],
 )
-def test_damaged_tensors_are_refused_and_nothing_is_loaded(change, message):
+def test_damaged_tensors_are_refused_and_nothing_is_loaded(change, tensor, value):
     sites = inject(tiny_llama(), LLAMA, seed=0)
     randomise(sites)
     state = adapter_state(sites)
@@ -272,7 +275,7 @@ def test_damaged_tensors_are_refused_and_nothing_is_loaded(change, message):
     others = inject(tiny_llama(), LLAMA, seed=0)
     randomise(others, seed=9)
     before = adapter_state(others)
-    with pytest.raises(InputError, match=message.format(at.replace(".", r"\."))):
+    with refused("input", f"{at}.{tensor}".rstrip("."), value):
         load_adapter_state(others, state)
     after = adapter_state(others)
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny_hosts import SIZES, tiny_bert, tiny_llama, tokens
 
@@ -11,7 +12,6 @@ from bayeslora.adapters.peft_bridge import export_peft, load_peft, read_peft
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
-from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output, randomise, stack
 
 # PEFT reads an attribute of transformers by a deprecated name.
@@ -188,9 +188,9 @@ def test_sites_of_different_scales_are_refused(tmp_path):
     model = stack()
     sites = inject(model, LoRA(r=1, target_modules=("layers.0",), num_layers=None), seed=0)
     sites += inject(model, LoRA(r=2, target_modules=("head",)), seed=0)
-    with pytest.raises(InputError, match=r"\[\(8\.0, 0\.0"):
+    with refused("input", "[(8.0,", "0.0"):
         export_peft(sites, tmp_path / "out")
-    with pytest.raises(InputError, match="the 0 adapted layers"):
+    with refused("input", "0 adapted"):
         export_peft([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -206,13 +206,13 @@ def test_a_missing_factor_is_named(checkpoint):
     tensors = load_file(path)
     del tensors["base_model.model.head.lora_B.weight"]
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"'head\.A' .*'head\.B'"):
+    with refused("input", "'head.A'", "'head.B'"):
         load_peft(stack(), checkpoint)
 
 
 def test_a_layer_that_the_model_lacks_is_named(checkpoint):
     model = tiny_llama()
-    with pytest.raises(InputError, match="'head'"):
+    with refused("input", "'head'"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -220,15 +220,14 @@ def test_a_layer_that_the_model_lacks_is_named(checkpoint):
 def test_a_layer_of_another_shape_is_named(checkpoint):
     model = stack()
     model.head = torch.nn.Linear(6, 5)
-    message = r"'head' .* 4 .* 6 .*\[5, 6\]"
-    with pytest.raises(InputError, match=message):
+    with refused("input", "'head'", "4 outputs", "6 inputs", "[5, 6]"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
 
 def test_an_ambiguous_layer_is_named(checkpoint):
     model = torch.nn.ModuleDict({"a": stack(), "b": stack()})
-    with pytest.raises(InputError, match=r"'head' .*\(a\.head, b\.head\)"):
+    with refused("input", "'head'", "(a.head, b.head)"):
         load_peft(model, checkpoint)
 
 
@@ -236,7 +235,7 @@ def test_a_saved_module_of_the_wrong_shape_is_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.layers.0.bias": torch.zeros(2)}, path)
     model = stack()
-    with pytest.raises(InputError, match=r"'layers\.0\.bias' .*\[2\].*\[6\]"):
+    with refused("input", "'layers.0.bias'", "[2]", "[6]"):
         load_peft(model, checkpoint)
     assert not find_sites(model)
 
@@ -248,8 +247,7 @@ def test_a_saved_parameter_that_means_several_is_named(checkpoint):
     heads = {name: torch.nn.ModuleDict({"score": torch.nn.Linear(6, 2)}) for name in "ab"}
     model.update(heads)
     before = heads["a"]["score"].weight.clone()
-    message = r"'score\.weight' .*: a\.score\.weight, b\.score\.weight"
-    with pytest.raises(InputError, match=message):
+    with refused("input", "'score.weight'", "a.score.weight, b.score.weight"):
         load_peft(model, checkpoint)
     assert torch.equal(heads["a"]["score"].weight, before)
     assert not find_sites(model)
@@ -258,6 +256,6 @@ def test_a_saved_parameter_that_means_several_is_named(checkpoint):
 def test_columns_without_any_are_nothing_to_write(tmp_path):
     config = S2FT(o_ratio=0.5, d_ratio=0, num_layers=2)
     sites = inject(tiny_llama(), config, seed=0, blank=True)
-    with pytest.raises(InputError, match=f"{len(sites)} adapted layers"):
+    with refused("input", f"{len(sites)} adapted layers"):
         export_peft(sites, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -69,13 +69,13 @@ def test_variants_that_cannot_be_read(checkpoint, change, message):
 
 def test_foreign_json_is_named(checkpoint):
     (checkpoint / "adapter_config.json").write_text("[1]")
-    with pytest.raises(InputError, match="PEFT configuration"):
+    with refused("input", "PEFT"):
         read_peft(checkpoint)
 
 
 def test_pickles_are_not_opened(checkpoint):
     (checkpoint / "adapter_model.safetensors").rename(checkpoint / "adapter_model.bin")
-    with pytest.raises(InputError, match="pickle"):
+    with refused("input", "pickle"):
         read_peft(checkpoint)
 
 
@@ -85,9 +85,9 @@ def test_missing_and_damaged_files_are_named(checkpoint):
     with refused("damaged"):
         read_peft(checkpoint)
     path.unlink()
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors"):
+    with refused("input", "adapter_model.safetensors"):
         read_peft(checkpoint)
-    with pytest.raises(InputError, match=r"adapter_config\.json"):
+    with refused("input", "adapter_config.json"):
         read_peft(checkpoint / "nowhere")
 
 
@@ -98,7 +98,7 @@ def test_missing_and_damaged_files_are_named(checkpoint):
 def test_tensors_of_other_layers_are_refused(checkpoint, name):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {name: torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=name):
+    with refused("input", name):
         read_peft(checkpoint)
 
 
@@ -106,21 +106,21 @@ def test_a_checkpoint_without_factors_is_refused(checkpoint):
     save_file(
         {"base_model.model.score.weight": torch.zeros(2)}, checkpoint / "adapter_model.safetensors"
     )
-    with pytest.raises(InputError, match="no tensor"):
+    with refused("input", "lora_A.weight", "lora_B.weight"):
         read_peft(checkpoint)
 
 
 def test_factors_that_do_not_fit_together_are_named(checkpoint):
     path = checkpoint / "adapter_model.safetensors"
     save_file(load_file(path) | {"base_model.model.head.lora_A.weight": torch.zeros(3, 6)}, path)
-    with pytest.raises(InputError, match=r"'head' .*\[3, 6\] and \[4, 2\]"):
+    with refused("input", "'head'", "[3, 6] and [4, 2]"):
         read_peft(checkpoint)
 
 
 def test_another_rank_than_that_of_the_configuration_is_named(checkpoint):
     path = checkpoint / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
-    with pytest.raises(InputError, match=r"'head' .*rank 2.* 3"):
+    with refused("input", "'head'", "rank 2", "3"):
         read_peft(checkpoint)
 
 
@@ -129,7 +129,7 @@ def test_values_that_are_not_finite_are_named(checkpoint, name):
     path = checkpoint / "adapter_model.safetensors"
     broken = torch.full((2, 6), torch.nan)
     save_file(load_file(path) | {f"base_model.model.{name}": broken}, path)
-    with pytest.raises(InputError, match=f"{name}'.*not finite"):
+    with refused("input", name):
         read_peft(checkpoint)
 
 

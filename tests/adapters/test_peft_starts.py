@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from refusal import refused
 from tiny_hosts import tiny_llama, tokens
 
 from bayeslora.adapters.inject import remove
 from bayeslora.adapters.peft_bridge import load_peft
-from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output
 
 pytestmark = pytest.mark.filterwarnings(
@@ -108,7 +108,7 @@ def test_a_start_that_leaves_the_base_alone_is_read(peft, tmp_path):
 def test_a_start_that_is_lost_is_refused(peft, tmp_path, start):
     trained(peft, tiny_llama(), start).save_pretrained(tmp_path)
     model = tiny_llama()
-    with pytest.raises(InputError, match=f"'{start}'.*base model"):
+    with refused("input", "init_lora_weights", f"'{start}'"):
         load_peft(model, tmp_path)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from tiny_hosts import tiny_llama, tokens
 from torch import nn
 
@@ -11,7 +12,6 @@ from bayeslora.adapters.inject import adapter_state, inject
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA, pissa
-from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output, stack
 
 
@@ -88,10 +88,10 @@ def test_global_random_state_is_left_alone(niter):
 
 @pytest.mark.parametrize("r", [0, 5])
 def test_impossible_ranks_are_refused(r):
-    with pytest.raises(InputError, match=f" 4 .*got {r}"):
+    with refused("input", "4", r):
         pissa(matrix(4, 9), r, 1.0, seeded())
     model = tiny_llama()
-    with pytest.raises(InputError, match=r"k_proj: r .* 8 .*got 9"):
+    with refused("input", "k_proj", "8", "9"):
         inject(model, PiSSA(r=9, target_modules=("k_proj",)), seed=0, blank=True)
 
 

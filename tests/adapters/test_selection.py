@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusal import refused
 from safetensors.torch import save_file
 from tiny_hosts import moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
@@ -23,7 +24,6 @@ from bayeslora.adapters.s2ft.selection import (
 )
 from bayeslora.adapters.stats import SecondMoment
 from bayeslora.checkpoint import ADAPTER
-from bayeslora.errors import InputError
 from bayeslora.testing.adapter import output, randomise, stack
 
 HEADS, CHANNELS = 4, 24
@@ -106,9 +106,9 @@ def test_without_a_ratio_a_kind_of_layer_is_left_as_it_is():
     assert all("o_proj" in name for name in column_targets(model, S2FT(d_ratio=0)))
     sites = inject(tiny_llama(), S2FT(o_ratio=0, target_modules=("o_proj", "up_proj")), seed=0)
     assert {site.name.split(".")[-1] for site in sites} == {"up_proj"}
-    with pytest.raises(InputError, match="o_ratio"):
+    with refused("input", "o_ratio"):
         column_targets(model, S2FT(o_ratio=0, target_modules=("o_proj",)))
-    with pytest.raises(InputError, match="d_ratio"):
+    with refused("input", "d_ratio"):
         column_targets(model, S2FT(d_ratio=0, target_modules=("down_proj",)))
 
 
@@ -230,13 +230,13 @@ def test_the_choices_differ():
 def test_what_a_selection_needs_is_said():
     model = tiny_llama()
     for selection in ("activation", "product"):
-        with pytest.raises(InputError, match=r"o_proj: .*moments"):
+        with refused("input", "o_proj", "moments"):
             inject(model, S2FT(selection=selection), seed=0)
-    with pytest.raises(InputError, match=r"'gradient' .*loss"):
+    with refused("input", "'gradient'", "loss"):
         inject(model, S2FT(selection="gradient"), seed=0)
     config = S2FT(o_ratio=0, selection="activation")
     wrong = {name: SecondMoment(torch.eye(5), 1) for name in column_targets(model, config)}
-    with pytest.raises(InputError, match=r"5 inputs.* 24"):
+    with refused("input", "5 inputs", "24"):
         inject(model, config, seed=0, moments=wrong)
 
 
@@ -245,31 +245,31 @@ def test_a_gradient_that_does_not_come_is_said():
     model = tiny_llama()
     sites = inject(model, config, seed=0, blank=True)
     units = units_at(model, [site.name for site in sites], config)
-    with pytest.raises(InputError, match=r"gradient .*layers\.0\.mlp"):
+    with refused("input", "gradient", "layers.0.mlp"):
         begin_by_gradient(sites, units, lambda: None)
 
 
 def test_heads_that_cannot_be_told_apart_are_refused():
     model = stack()
     model.o_proj = nn.Linear(6, 6)
-    with pytest.raises(InputError, match=r"o_proj: .*6 inputs .*=None"):
+    with refused("input", "o_proj", "6 inputs", "=None"):
         inject(model, S2FT(target_modules=("o_proj",)), seed=0)
     llama = tiny_llama()
     llama.config.num_attention_heads = 3
-    with pytest.raises(InputError, match=r"16 inputs .*num_attention_heads=3"):
+    with refused("input", "16 inputs", "num_attention_heads=3"):
         inject(llama, S2FT(), seed=0)
     assert not any(type(module).__name__ == "Columns" for module in llama.modules())
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(InputError, match="target_modules"):
+    with refused("input", "target_modules"):
         inject(stack(), S2FT(), seed=0)
 
 
 def test_an_adapted_layer_is_refused():
     model = tiny_llama()
     randomise(inject(model, S2FT(), seed=0))
-    with pytest.raises(InputError, match="already"):
+    with refused("input", "o_proj"):
         inject(model, S2FT(), seed=1)
 
 
@@ -331,26 +331,29 @@ def test_the_best_of_the_rest_is_taken():
 def test_what_cannot_be_avoided_is_said(tmp_path):
     config = S2FT(o_ratio=0.6, d_ratio=0.25)
     saved_columns(tmp_path / "most", config)
-    with pytest.raises(InputError, match=r"avoid=\['.*most'\] .*5 of 12 .*o_ratio=0.6 .*7"):
+    with refused("input", "avoid=['", "most']", "5", "12", "o_ratio=0.6", "7"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "most")), seed=0)
-    with pytest.raises(InputError, match="avoid='nowhere'"):
+    with refused("input", "avoid='nowhere'"):
         inject(tiny_llama(), replace(config, avoid="nowhere"), seed=0)
     (tmp_path / "lora").mkdir()
     save_file({"adapter.x.A": torch.zeros(2)}, tmp_path / "lora" / ADAPTER)
-    with pytest.raises(InputError, match=r"'s2ft'"):
+    with refused("input", "'s2ft'"):
         inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
-    for tensors, message in (
-        ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, "none of"),
+    for tensors, named in (
+        ({"adapter.encoder.down_proj.idx": torch.tensor([1])}, ("layers.0.self_attn.o_proj",)),
         (
             {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([24])},
-            r"adapter\.layers\.1\.mlp\.down_proj: .* 23, got 24",
+            ("adapter.layers.1.mlp.down_proj", "23", "24"),
         ),
-        ({"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])}, "integers"),
+        (
+            {"adapter.layers.1.mlp.down_proj.idx": torch.tensor([0.5])},
+            ("adapter.layers.1.mlp.down_proj", "float32"),
+        ),
     ):
         save_file(tensors, tmp_path / "lora" / ADAPTER)
-        with pytest.raises(InputError, match=message):
+        with refused("input", *named):
             inject(tiny_llama(), replace(config, avoid=str(tmp_path / "lora")), seed=0)
-    with pytest.raises(InputError, match=r"avoid .*got ''"):
+    with refused("option", "avoid", "''"):
         S2FT(avoid=("a", ""))
-    with pytest.raises(InputError, match=r"avoid .*got 3"):
+    with refused("option", "avoid", "3"):
         S2FT(avoid=3)

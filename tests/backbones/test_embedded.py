@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusal import refused
 from tiny import toy_rows
 
 from bayeslora.backbones import embedded
@@ -75,7 +76,7 @@ def test_gguf_needs_its_reader(package, monkeypatch, tmp_path):
     monkeypatch.setenv("BAYESLORA_CACHE", str(tmp_path / "cache"))
     find = embedded.find_spec
     monkeypatch.setattr(embedded, "find_spec", lambda name: None if name == "gguf" else find(name))
-    with pytest.raises(MissingAssetError, match=r"gguf.*bayeslora\[emb"):
+    with refused("missing", "gguf", "bayeslora[embedded]"):
         embedded_directory("minilm")
     assert not (tmp_path / "cache").exists()
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from foreign_models import model
+from refusal import refused
 from tiny import CLASSES, tiny_tokenizer
 from torch import nn
 from transformers import (
@@ -75,12 +76,12 @@ def test_a_near_name_is_offered():
 
 
 def test_logits_that_are_changed_after_the_layer_are_refused():
-    with pytest.raises(InputError, match="'classifier'"):
+    with refused("input", "'classifier'"):
         loaded(of_class(Scaled))
 
 
 def test_a_layer_with_several_inputs_a_row_is_refused():
-    with pytest.raises(InputError, match="'classifier' ran 2 times"):
+    with refused("input", "'classifier'", "2 times"):
         loaded(of_class(Twice))
 
 
@@ -91,14 +92,14 @@ def test_a_layer_that_sees_the_same_input_again_is_read():
 def test_a_layer_that_does_not_run_is_refused():
     network = of_class(Spare)
     assert loaded(network).layer == "classifier"
-    with pytest.raises(InputError, match="'spare'"):
+    with refused("input", "'spare'"):
         loaded(network, layer="spare")
 
 
 def test_quantised_final_layers_are_refused():
     network = model("bert")
     network.classifier.weight = nn.Parameter(torch.ones(3, 16, dtype=torch.int8), False)
-    with pytest.raises(InputError, match=r"torch.int8"):
+    with refused("input", "torch.int8"):
         loaded(network, layer="classifier")
 
 
@@ -106,7 +107,7 @@ def test_logits_that_are_not_finite_are_refused():
     network = model("bert")
     # The weights are finite, but their sums are not.
     network.classifier.weight.data[0] = 3e38
-    with pytest.raises(InputError, match="not finite"):
+    with refused("input", "logits", "finite"):
         loaded(network)
 
 
@@ -118,31 +119,31 @@ def test_the_hook_is_gone_after_an_error():
 
 
 @pytest.mark.parametrize(
-    ("kind", "family", "what"),
+    ("kind", "family"),
     [
-        (BertForTokenClassification, "bert", "token"),
-        (LlamaForTokenClassification, "llama", "token"),
-        (BertForQuestionAnswering, "bert", "spans"),
+        (BertForTokenClassification, "bert"),
+        (LlamaForTokenClassification, "llama"),
+        (BertForQuestionAnswering, "bert"),
     ],
 )
-def test_other_heads_are_refused(tmp_path, kind, family, what):
+def test_other_heads_are_refused(tmp_path, kind, family):
     """Llama's token classifier stores its weights under the names of the text classifier."""
     network = of_class(kind, family)
     network.name_or_path = ""
     network.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     for source in (network, str(tmp_path)):
-        with pytest.raises(InputError, match=f"{kind.__name__}.*{what}"):
+        with refused("input", kind.__name__):
             loaded(source)
 
 
 def test_a_plain_module_is_pointed_to_another_way():
-    with pytest.raises(InputError, match=r"Linear .*from_module"):
+    with refused("input", "Linear", "from_module"):
         loaded(nn.Linear(3, 2))
 
 
 def test_a_regression_of_several_numbers_is_refused():
-    with pytest.raises(InputError, match="3 outputs"):
+    with refused("input", "3 outputs"):
         loaded(model("bert", problem_type="regression"))
 
 
@@ -152,17 +153,17 @@ def test_class_names_can_be_given():
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"),
+    ("classes", "named"),
     [
-        (["x", "y"], "2 names.* 3 outputs"),
-        (["x", "y", "x"], "distinct names"),
-        (["x", " ", "y"], "names"),
-        ([1, 2, 3], "names"),
-        ("xyz", "names"),
+        (["x", "y"], ("2 names", "3 outputs")),
+        (["x", "y", "x"], ("['x', 'y', 'x']",)),
+        (["x", " ", "y"], ("['x', ' ', 'y']",)),
+        ([1, 2, 3], ("[1, 2, 3]",)),
+        ("xyz", ("'xyz'",)),
     ],
 )
-def test_wrong_class_names_are_refused(classes, message):
-    with pytest.raises(InputError, match=message):
+def test_wrong_class_names_are_refused(classes, named):
+    with refused("input", "classes", *named):
         loaded(model("bert"), classes=classes)
 
 
@@ -170,6 +171,6 @@ def test_wrong_class_names_are_refused(classes, message):
 def test_class_names_that_do_not_tell_classes_apart_are_refused(names):
     network = model("bert")
     network.config.id2label = names
-    with pytest.raises(InputError, match="classes"):
+    with refused("input", "classes"):
         loaded(network)
     assert loaded(network, classes=["x", "y", "z"]).classes == ("x", "y", "z")

@@ -7,6 +7,7 @@ import torch
 from architectures import backbone, batch, last_hidden
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 from safetensors.torch import load_file, save_file
 from tiny import SIZES, tiny_bert, tiny_llama
 from torch import nn
@@ -59,7 +60,7 @@ def test_auto_stays_in_float32_where_the_device_has_no_bfloat16(tmp_path, monkey
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"'float16'.*'auto', 'bfloat16', 'float32'"):
+    with refused("unknown", "'float16'", "'auto', 'bfloat16', 'float32'"):
         loaded(tmp_path, "float16")
 
 
@@ -124,7 +125,7 @@ def test_missing_weights_are_refused(tmp_path):
     tensors = load_file(path / WEIGHTS)
     del tensors["bert.encoder.layer.1.output.dense.weight"]
     save_file(tensors, path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(InputError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
+    with refused("input", "encoder.layer.1.output.dense.weight"):
         loaded(path)
 
 
@@ -137,8 +138,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
     name = next(name for name in tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
     tensors[name][2, 3] = value
     save_file(tensors, path / WEIGHTS, {"format": "pt"})
-    message = r"model' .*layers\.1\.self_attn\.q_proj\.weight .*finite"
-    with pytest.raises(InputError, match=message):
+    with refused("damaged", path, "layers.1.self_attn.q_proj.weight"):
         loaded(path, dtype)
 
 
@@ -168,14 +168,14 @@ def test_other_weights_are_no_damage(values):
 def test_damage_is_seen_in_every_precision(dtype):
     values = nn.ParameterDict({"a": parameter(torch.tensor([1.0, torch.nan]).to(dtype))})
     for infinite in (False, True):
-        with pytest.raises(InputError, match=r"layer .*: a "):
+        with refused("damaged", "layer"):
             load.check_finite("layer", values, infinite=infinite)
 
 
 def test_infinities_of_a_mask_may_pass():
     values = nn.ParameterDict({"a": parameter(torch.full((3, 3), -torch.inf).triu(1))})
     load.check_finite("layer", values, infinite=True)
-    with pytest.raises(InputError, match="a contains"):
+    with refused("damaged"):
         load.check_finite("layer", values)
 
 
@@ -183,7 +183,7 @@ def test_weights_of_other_shapes_are_refused(tmp_path):
     path = tiny_llama(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    with pytest.raises(InputError, match="shapes"):
+    with refused("input", "model"):
         loaded(path)
 
 
@@ -228,9 +228,12 @@ def test_a_damaged_directory_is_an_input_error(tmp_path, change, message):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["minilmm", "smollm2", "smollm2-135"])
-def test_a_mistyped_short_name_gets_a_hint(name):
-    with pytest.raises(InputError, match=r"'(minilm|smollm2-135m)'"):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("minilmm", "minilm"), ("smollm2", "smollm2-135m"), ("smollm2-135", "smollm2-135m")],
+)
+def test_a_mistyped_short_name_gets_a_hint(name, hint):
+    with refused("unknown", f"'{name}'", f"'{hint}'"):
         loaded(name)
 
 
@@ -238,7 +241,7 @@ def test_encoder_decoders_are_refused(tmp_path):
     from transformers import T5Config
 
     T5Config().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"encoder-decoder \(t5\)"):
+    with refused("input", "(t5)"):
         loaded(tmp_path)
 
 
@@ -246,7 +249,7 @@ def test_models_of_other_things_are_refused(tmp_path):
     from transformers import ResNetConfig
 
     ResNetConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="'resnet'"):
+    with refused("input", "'resnet'"):
         loaded(tmp_path)
 
 

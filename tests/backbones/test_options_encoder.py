@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny import tiny_bert, tiny_llama, tiny_opt, toy_rows
 from transformers import AutoModelForCausalLM
 
@@ -13,7 +14,6 @@ from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.options import OptionsEncoder
 from bayeslora.backbones.template import Template
-from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 from bayeslora.logits import ABSENT
 
@@ -189,13 +189,13 @@ def test_a_long_context_is_cut_before_the_question_and_the_options(tmp_path):
 def test_a_model_whose_attention_takes_no_such_mask_is_refused(tmp_path):
     backbone = loaded(tiny_llama, tmp_path)
     backbone.known["options in one sequence"] = False
-    with pytest.raises(InputError, match="letters"):
+    with refused("input", "letters"):
         options_encoder(backbone)
 
 
 def test_texts_without_options_are_refused(tmp_path):
     encoder = options_encoder(loaded(tiny_llama, tmp_path))
-    with pytest.raises(InputError, match="options"):
+    with refused("input", "options"):
         encoder.prepare(["a text"])
 
 

@@ -8,10 +8,10 @@ import dataclasses
 import pytest
 import torch
 from foreign_models import ARCHITECTURES, model, saved
+from refusal import refused
 from tiny import CLASSES, tiny_tokenizer, toy_rows
 
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
-from bayeslora.errors import InputError
 
 # Texts of many lengths, with an unknown word among them.
 TEXTS = [*(row["text"] for row in toy_rows(6, seed=2)), "xylophone", "the cat " * 15]
@@ -158,5 +158,5 @@ def test_half_precision_in_memory_is_read():
 
 def test_another_models_tokenizer_is_refused():
     words = [*(row["text"] for row in toy_rows(3)), "words that it has never heard of " * 2]
-    with pytest.raises(InputError, match=r"token .* 6 tokens"):
+    with refused("input", "6 tokens"):
         loaded(model("bert", vocab_size=6), tokenizer=tiny_tokenizer(["text and more", *words]))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusal import refused
 from tiny import tiny_bert, tiny_llama, tiny_opt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -11,7 +12,6 @@ from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import class_rows, class_words, tokens_after
-from bayeslora.errors import InputError
 
 
 def loaded(builder, folder):
@@ -41,7 +41,7 @@ def test_words_can_be_given():
 
 @pytest.mark.parametrize("verbaliser", [{"2": "a"}, {"0": ""}, {"0": "1"}, {"0": "a", "1": "a"}])
 def test_words_that_tell_no_classes_apart_are_refused(verbaliser):
-    with pytest.raises(InputError, match="verbaliser"):
+    with refused("input", "verbaliser"):
         class_words(["0", "1"], verbaliser)
 
 
@@ -64,7 +64,7 @@ def test_rows_give_the_language_models_own_logits(builder, tmp_path):
 
 
 def test_an_encoder_says_nothing_of_classes(tmp_path):
-    with pytest.raises(InputError, match="encoder"):
+    with refused("input", "encoder"):
         class_rows(loaded(tiny_bert, tmp_path), ["cat", "dog"])
 
 

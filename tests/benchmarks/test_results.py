@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.files import write_json
 from benchmarks.lib.results import Results, import_cells
 
@@ -72,7 +72,7 @@ def test_a_damaged_line_is_named(results):
     results.append(row("a", 32, 0))
     with results.path.open("a") as file:
         file.write("[1]\n")
-    with pytest.raises(InputError, match="line 2"):
+    with refused("input", "line 2"):
         results.rows()
 
 
@@ -114,7 +114,7 @@ def test_cells_are_imported_from_files(tmp_path):
         ("smollm2", 0.125),
     ]
     assert len(results.path.read_text().splitlines()) == 3
-    with pytest.raises(InputError, match="backbone"):
+    with refused("input", "backbone"):
         import_cells(results, folder)
-    with pytest.raises(InputError, match="nowhere"):
+    with refused("input", "nowhere"):
         import_cells(results, tmp_path / "nowhere")

@@ -226,7 +226,7 @@ def test_a_classifier_without_a_place_is_not_saved(tmp_path):
     clf = bl.BayesianClassifier.from_transformers(
         theirs, "laplace", tokenizer=tiny_tokenizer(), progress=False
     ).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="contains the weights"):
+    with refused("input", "save_pretrained"):
         clf.save_pretrained(tmp_path / "model")
 
 
@@ -312,9 +312,9 @@ def test_held_out_rows_are_validation_rows(foreign, tmp_path):
 @pytest.mark.parametrize("share", [-0.1, 1.0, "half"])
 def test_a_share_to_hold_out_is_checked(foreign, share):
     clf = from_transformers(foreign)
-    with pytest.raises(bl.InputError, match="hold_out"):
+    with refused("option", "hold_out"):
         clf.calibrate(toy_rows(30), hold_out=share)
-    with pytest.raises(bl.InputError, match="hold_out"):
+    with refused("clash", "hold_out", "validation"):
         clf.calibrate(toy_rows(30), toy_rows(15, seed=1), hold_out=0.2)
 
 
@@ -377,7 +377,7 @@ def test_named_classes_are_kept(nameless, tmp_path):
 
 def test_labels_beyond_the_outputs_are_refused(nameless):
     rows = [{"text": f"the cat {label}", "label": label} for label in (0, 1, 2, 3)]
-    with pytest.raises(bl.InputError, match=r"label 3.*'0', '1', '2'"):
+    with refused("unknown", "label 3", "'0', '1', '2'"):
         from_transformers(nameless).calibrate(rows)
 
 
@@ -401,7 +401,7 @@ def test_a_bias_has_the_prior_of_any_weight(foreign):
 def test_a_calibration_that_fails_changes_nothing(llama):
     clf = fitted(llama, "polar:r=4", "laplace")
     before = clf.predict(TEST)
-    with pytest.raises(bl.InputError, match="Mahalanobis"):
+    with refused("input", "Mahalanobis"):
         clf.calibrate(toy_rows(3), feature_scores="mahalanobis")
     assert same(clf.predict(TEST), before)
 
@@ -444,7 +444,7 @@ def test_a_classifier_that_went_on_training_in_memory_is_not_saved(foreign, tmp_
     with torch.no_grad():
         theirs.classifier.weight.add_(0.1)
     clf = from_transformers(theirs).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="in memory"):
+    with refused("input", foreign, "save_pretrained"):
         clf.save_pretrained(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -454,14 +454,14 @@ def test_rows_of_one_class_are_refused_and_missing_classes_named(foreign, caplog
     rows = [row for row in toy_rows(60) if row["label"] != "food"]
     clf.calibrate(rows, posterior="vbll")
     assert "no row of 'food'" in caplog.text
-    with pytest.raises(bl.InputError, match=r"20 rows.*'animals'"):
+    with refused("input", "20 rows", "'animals'"):
         clf.calibrate([row for row in rows if row["label"] == "animals"])
 
 
 def test_validation_rows_are_no_rows_that_were_fitted_to(foreign, caplog):
     clf = from_transformers(foreign)
     rows = toy_rows(40)
-    with pytest.raises(bl.InputError, match="40 of 40"):
+    with refused("input", "40 of 40"):
         clf.calibrate(rows, rows)
     clf.calibrate(rows, rows[:10] + toy_rows(30, seed=5))
     assert "10 of 40 texts are also in <list>" in caplog.text
@@ -496,5 +496,5 @@ def test_a_classifier_whose_settings_changed_in_memory_is_not_saved(foreign, tmp
 
     theirs = AutoModelForSequenceClassification.from_pretrained(foreign, hidden_act="relu")
     clf = from_transformers(theirs).calibrate(toy_rows(20))
-    with pytest.raises(bl.InputError, match="in memory"):
+    with refused("input", foreign, "save_pretrained"):
         clf.save_pretrained(tmp_path / "model")

@@ -10,7 +10,6 @@ from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows, without_hashes
 
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.errors import InputError
 
 ADAPTER = "s2ft:o_ratio=0.3,d_ratio=0.2,num_layers=2,lr=5e-3"
 POSTERIORS = [
@@ -64,8 +63,14 @@ def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, posterior):
     assert keys == {"sel", "idx"}
 
 
-@pytest.mark.parametrize("posterior", ["swag:num_samples=3,start=0.0", "laplace_lora", "mle"])
-@pytest.mark.parametrize("selection", ["activation", "product", "gradient", "weight"])
+@pytest.mark.parametrize(
+    ("selection", "posterior"),
+    [
+        *((name, "mle") for name in ("activation", "product", "gradient", "weight")),
+        ("gradient", "swag:num_samples=3,start=0.0"),
+        ("gradient", "laplace_lora"),
+    ],
+)
 def test_rows_choose_the_columns_once(backbone, tmp_path, monkeypatch, selection, posterior):
     clf = fitted(backbone, posterior, f",selection={selection}", out=tmp_path / "model")
     assert sum(map(len, columns(clf).values())) == 2 * 4 + 10
@@ -103,7 +108,7 @@ def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeyp
         raise AssertionError("rows are run first")
 
     monkeypatch.setattr("bayeslora.engine.loop.begin_adapter", never)
-    with pytest.raises(InputError, match="avoid='/nowhere'"):
+    with refused("input", "avoid='/nowhere'"):
         fitted(backbone, "mle", ",selection=gradient,avoid=/nowhere")
 
 
@@ -192,6 +197,8 @@ def test_damaged_columns_are_named(backbone, tmp_path, key):
     name = next(name for name in tensors if name.endswith(f"down_proj.{key}"))
     tensors[name] = tensors[name] + 1000 if key == "idx" else tensors[name][:, 1:].contiguous()
     save_file(tensors, path)
-    message = r"down_proj: .* 23, got" if key == "idx" else r"down_proj\.sel' .*shape"
-    with pytest.raises(InputError, match=message):
+    refusal = (
+        ("input", "down_proj", " 23,") if key == "idx" else ("damaged", "down_proj.sel", "shape")
+    )
+    with refused(*refusal):
         BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)

@@ -8,6 +8,8 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine import fit as procedure
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 
 class PlannedError(Exception):
     """Carries the plan of a fit."""

@@ -7,6 +7,8 @@ from usage import TEST, fitted, from_transformers, load, same
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 
 @pytest.fixture(scope="module")
 def generative(llama):

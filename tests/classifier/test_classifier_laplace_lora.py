@@ -8,6 +8,8 @@ from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 FRESH = toy_rows(24, seed=5)
 
 
@@ -116,5 +118,5 @@ def test_a_damaged_curvature_is_named(lora, tmp_path):
     del tensors[name]
     save_file(tensors, path)
     without_hashes(tmp_path / "model")
-    with pytest.raises(bl.InputError, match=f"{name}|fingerprint|tensors"):
+    with refused("damaged", name):
         load(tmp_path / "model")

@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import bayeslora as bl
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.errors import InputError
 
 WHOLE = "lisa:num_active=1,interval=3,num_layers=2,lr=1e-3"
 
@@ -154,7 +153,7 @@ def test_a_fitted_posterior_can_be_another_one_of_the_last_layer(backbone):
 
 def test_merged_is_the_mean_network_and_a_lora_it_is_not(backbone, tmp_path):
     clf = fitted(backbone)
-    with pytest.raises(InputError, match="whole weights"):
+    with refused("input", "export_merged"):
         clf.export_peft(tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
     clf.export_merged(tmp_path / "merged")
@@ -178,13 +177,16 @@ def test_a_damaged_model_says_what_is_wrong(backbone, tmp_path):
     path = without_hashes(tmp_path / "model") / "adapter.safetensors"
     tensors = load_file(path)
     name = next(name for name in tensors if name.endswith("up_proj.weight"))
-    for broken, problem in (
-        ({key: item for key, item in tensors.items() if key != name}, "is missing"),
-        ({**tensors, "adapter.layers.0.mlp.up_proj.weight": torch.zeros(2)}, "is not expected"),
-        ({**tensors, name: torch.zeros(2, 2)}, r"has shape \[2, 2\]"),
+    for broken, named in (
+        ({key: item for key, item in tensors.items() if key != name}, (name, "missing")),
+        (
+            {**tensors, "adapter.layers.0.mlp.up_proj.weight": torch.zeros(2)},
+            ("layers.0.mlp.up_proj.weight",),
+        ),
+        ({**tensors, name: torch.zeros(2, 2)}, (name, "[2, 2]")),
     ):
         save_file(broken, path)
-        with pytest.raises(InputError, match=problem):
+        with refused("damaged", *named):
             BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
 
 
@@ -204,7 +206,7 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
         patch.setattr(fit_module, "fit_posterior", die)
         with pytest.raises(KeyboardInterrupt):
             begin(layer_sampling=sampling)
-    with pytest.raises(InputError, match="another training"):
+    with refused("another-fit", "training"):
         begin()
     clf = begin(layer_sampling="num_active=1,interval=3")
     whole = fresh(backbone, "lora:r=2,num_layers=2").fit(
@@ -216,19 +218,19 @@ def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("adapter", "sampling", "message"),
+    ("adapter", "sampling", "refusal"),
     [
-        (WHOLE, "num_active=1", "'lisa'.*options"),
-        ("lora", "num_active=9", r"num_active.* 3.*got 9"),
-        ("lora", "active=2", "'active'"),
-        ("lora", bl.LISA(), r"adapter=LISA"),
-        ("lora", 3, "layer_sampling .*name"),
-        ("lora", "mode=weighted,weights=[1,2]", "weights .* 3 "),
-        ("lisa:num_active=4", None, "num_active .*1 to 3"),
+        (WHOLE, "num_active=1", ("sampled-twice", "'lisa'")),
+        ("lora", "num_active=9", ("input", "num_active", "1 to 3", "9")),
+        ("lora", "active=2", ("unknown", "'active'")),
+        ("lora", bl.LISA(), ("input", "adapter=LISA")),
+        ("lora", 3, ("option", "layer_sampling", "3")),
+        ("lora", "mode=weighted,weights=[1,2]", ("input", "weights", "3", "2")),
+        ("lisa:num_active=4", None, ("input", "num_active", "1 to 3", "4")),
     ],
 )
-def test_sampling_that_is_not_allowed(backbone, tmp_path, adapter, sampling, message):
+def test_sampling_that_is_not_allowed(backbone, tmp_path, adapter, sampling, refusal):
     clf = fresh(backbone, adapter)
-    with pytest.raises(InputError, match=message):
+    with refused(*refusal):
         clf.fit(toy_rows(30), layer_sampling=sampling, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()

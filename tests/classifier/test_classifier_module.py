@@ -160,7 +160,7 @@ def test_feature_scores_are_fitted_to_a_module():
 def test_a_saved_posterior_needs_its_module_again(tmp_path):
     module = Net()
     wrapped(module).calibrate(TRAIN).save_pretrained(tmp_path / "model")
-    with pytest.raises(bl.InputError, match=r"Net\).*module=..., encode="):
+    with refused("input", "Net)", "module=", "encode="):
         load(tmp_path / "model")
     with refused("another-backbone"):
         load(tmp_path / "model", module=Net(seed=1), encode=encode)
@@ -179,58 +179,58 @@ def test_running_means_are_part_of_a_module(tmp_path):
 
 
 def test_other_models_take_no_module(model):
-    with pytest.raises(bl.InputError, match="from_module"):
+    with refused("input", "from_module"):
         load(model, module=Net(), encode=encode)
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("kind", "named"),
     [
-        (Positions, r"'fc' .*\[\d+, 1, 12\]"),
-        (Halved, "logits .*'fc'"),
-        (Lazy, "'fc' did not run"),
-        (Doubled, r"'fc' .*\d+ rows .*\d+ texts"),
-        (Tupled, "tuple"),
+        (Positions, ("'fc'", ", 1, 12]")),
+        (Halved, ("'fc'", "logits")),
+        (Lazy, ("'fc'", "not run")),
+        (Doubled, ("'fc'", "120 rows", "60 texts")),
+        (Tupled, ("tuple",)),
     ],
 )
-def test_modules_without_features_are_refused(kind, message):
-    with pytest.raises(bl.InputError, match=message):
+def test_modules_without_features_are_refused(kind, named):
+    with refused("input", *named):
         wrapped(kind()).calibrate(TRAIN)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "refusal"),
     [
-        ({"layer": "fcc"}, r"3 outputs .*'fc'"),
-        ({"layer": "hidden.0"}, "3 outputs"),
-        ({"classes": ["a", "b"]}, "2 outputs"),
-        ({"classes": ["a", "b"], "layer": "fc"}, "2 outputs"),
-        ({"classes": ["a"]}, "distinct names"),
-        ({"encode": "words"}, "encode"),
-        ({"device": "nowhere"}, "device 'nowhere'"),
-        ({"posterior": "swag"}, "'swag'"),
+        ({"layer": "fcc"}, ("input", "3 outputs", "'fc'")),
+        ({"layer": "hidden.0"}, ("input", "3 outputs")),
+        ({"classes": ["a", "b"]}, ("input", "2 outputs")),
+        ({"classes": ["a", "b"], "layer": "fc"}, ("input", "2 outputs")),
+        ({"classes": ["a"]}, ("input", "classes", "['a']")),
+        ({"encode": "words"}, ("input", "encode", "'words'")),
+        ({"device": "nowhere"}, ("input", "device", "'nowhere'")),
+        ({"posterior": "swag"}, ("from-start", "'swag'")),
     ],
 )
-def test_wrong_arguments_are_refused(options, message):
-    with pytest.raises(bl.InputError, match=message):
+def test_wrong_arguments_are_refused(options, refusal):
+    with refused(*refusal):
         wrapped(Net(), **options)
 
 
 def test_only_a_module_is_taken():
-    with pytest.raises(bl.InputError, match="function"):
+    with refused("input", "function"):
         wrapped(encode)
 
 
 def test_a_module_with_values_that_are_not_finite_is_refused():
     module = Net()
     module.fc.weight.data[0, 0] = torch.nan
-    with pytest.raises(bl.InputError, match=r"fc\.weight"):
+    with refused("damaged", "fc.weight"):
         wrapped(module)
 
 
 def test_one_of_several_layers_has_to_be_named():
     module = nn.Sequential(nn.Linear(WORDS, 3), nn.Linear(3, 3))
-    with pytest.raises(bl.InputError, match=r"3 outputs \(0, 1\)"):
+    with refused("input", "3 outputs", "0, 1"):
         wrapped(module)
     clf = wrapped(module, "mle", layer="1").calibrate(TRAIN)
     np.testing.assert_allclose(clf.predict(TEST).probs, softmax_of(module), atol=1e-6)
@@ -295,5 +295,5 @@ def test_features_out_of_reach_are_refused_with_their_size(posterior):
         layer="fc",
         progress=False,
     )
-    with pytest.raises(bl.InputError, match=r"norm .*1e-12"):
+    with refused("diverged", "1e-12"):
         clf.calibrate(HELD)

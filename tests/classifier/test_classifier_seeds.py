@@ -10,6 +10,8 @@ from bayeslora.predictions.names import group_seeds
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import recalibrate
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 TRAIN, HELD = toy_rows(24), toy_rows(12, seed=1)
 
 

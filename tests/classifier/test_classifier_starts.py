@@ -10,7 +10,6 @@ from tiny import QUICK_VBLL, tiny_llama, toy_rows
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.errors import InputError
 
 ADAPTERS = {
     "pissa": "pissa:r=4,num_layers=2,lr=5e-3,niter=1",
@@ -49,8 +48,14 @@ def fitted(backbone, adapter, posterior, **options):
     return clf.fit(toy_rows(30), held_out, epochs=2, batch_size=8, **options)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [
+        *(("pissa", posterior) for posterior in POSTERIORS),
+        ("corda", "mle"),
+        ("corda", "laplace_lora:prior_precision=1"),
+    ],
+)
 def test_saved_and_loaded_it_predicts_the_same(backbone, tmp_path, monkeypatch, adapter, posterior):
     clf = fitted(backbone, adapter, posterior, out=tmp_path / "model")
     expected = clf.predict(toy_rows(9, 5)).probs
@@ -127,7 +132,7 @@ def test_validation_rows_are_no_context(backbone):
     validation = toy_rows(18, 1)
     adapter = CorDA(context=["something else", validation[3]["text"]])
     clf = BayesianClassifier(backbone, adapter, "mle", progress=False)
-    with pytest.raises(InputError, match=r"\b1 of .*validation"):
+    with refused("input", "context", "1 of"):
         clf.fit(toy_rows(30), validation)
 
 

@@ -6,6 +6,8 @@ from refusal import refused
 from tiny import QUICK_VBLL, toy_rows
 from usage import TEST, fitted, from_transformers, load, same
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 FRESH, HELD = toy_rows(24, seed=5), toy_rows(12, seed=6)
 QUICK = "tfb:num_samples=3,num_search_samples=2,num_steps=3"
 

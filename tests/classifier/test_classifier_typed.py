@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from refusal import refused
 from tiny import CLASSES
 from usage import TEST
 
@@ -47,7 +48,7 @@ def test_probabilities_alone(shared):
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file"])
 def test_a_missing_file_is_not_a_text(shared, name):
-    with pytest.raises(bl.InputError, match=name):
+    with refused("input", name):
         shared.predict(name)
 
 

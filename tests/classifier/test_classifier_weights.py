@@ -12,6 +12,8 @@ from usage import TEST, fitted, load, new, same
 import bayeslora as bl
 from bayeslora.posteriors.weights.ivon import options as ivon
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 WITH_PLAIN_MEAN = ("swag", "tfb", "blob", "ivon", "scalabl")
 POSTERIORS = (*WITH_PLAIN_MEAN, "clora")
 
@@ -102,7 +104,7 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_written(bert, tmp_p
 def test_a_missing_package_is_said_before_the_backbone_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(ivon, "find_spec", lambda name: None)
     clf = new(str(tmp_path / "no-backbone"), "lora", "ivon")
-    with pytest.raises(bl.InputError, match=r"pip install bayeslora\[ivon\]"):
+    with refused("missing", "bayeslora[ivon]"):
         clf.fit(toy_rows(24), out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

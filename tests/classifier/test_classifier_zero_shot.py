@@ -12,6 +12,8 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.cli import main
 from bayeslora.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 FRAME = "today {text} is"
 ROWS = toy_rows(24)
 TEXTS = [row["text"] for row in ROWS]

@@ -182,7 +182,7 @@ def check_same(actual, expected, name, *, every_bit):
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.usefixtures("beside_nothing")
+@pytest.mark.usefixtures("beside_nothing")  # neither comparison nor intervals are in the record
 def test_finished_networks_are_calibrated_or_refused_as_before(backbone, golden, adapter, caplog):
     caplog.set_level(logging.ERROR)
     _, expected, every_bit = golden

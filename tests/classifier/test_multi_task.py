@@ -188,13 +188,14 @@ def test_predictions_in_a_file_are_those_in_memory(backbone, tmp_path):
             "a: b: animals",
         ),
         ({"a": toy_rows(9), "b": [{**r, "label": "x"} for r in toy_rows(9)]}, None, "'x'"),
-        (TRAIN, {"topic": binary(9, 1)}, "'no'|'yes'"),
+        (TRAIN, {"topic": binary(9, 1)}, "'yes'"),
     ],
 )
 def test_bad_tasks_are_refused_before_a_model_is_loaded(train, validation, name):
     clf = BayesianClassifier("/nowhere/at/all", LORA, "mle", progress=False)
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError) as caught:
         clf.fit(train, validation, epochs=1)
+    assert name in str(caught.value)
 
 
 def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
@@ -203,10 +204,11 @@ def test_a_task_has_to_be_named_and_known_in_prediction(backbone):
         (toy_rows(3), "task"),
         ({"colour": toy_rows(3)}, "colour"),
         ([{**row, "task": "colour"} for row in toy_rows(3)], "colour"),
-        ({"topic": binary(3)}, "'topic: (yes|no)'"),
+        ({"topic": binary(3)}, "'topic: "),
     ):
-        with pytest.raises(InputError, match=name):
+        with pytest.raises(InputError) as caught:
             clf.predict(data)
+        assert name in str(caught.value)
     outside = clf.predict({"topic": binary(3)}, unknown_labels="ood")
     assert outside.labels is None
 

@@ -16,7 +16,7 @@ from bayeslora.engine import episodes, trainer
 from bayeslora.engine import fit as procedure
 from bayeslora.engine import loop as training
 
-EPOCHS = 8
+EPOCHS = 5
 
 
 def words_of_fit(world, out, **changes):

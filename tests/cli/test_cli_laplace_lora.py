@@ -7,6 +7,8 @@ import torch
 from foreign_models import saved_peft
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.usefixtures("beside_nothing")
+
 
 def test_fit_predict_and_what_methods_says(run, world, tmp_path):
     posterior = "laplace_lora:structure=kron,prior_precision=marglik"

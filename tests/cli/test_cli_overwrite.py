@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import refusal
 from cli_files import fake
 from tiny import QUICK_VBLL_ARGS
 
@@ -193,13 +194,12 @@ def test_what_is_no_file_is_never_replaced(refused, outputs, world, tmp_path, ki
 
 
 def test_a_pipe_is_not_replaced_from_python_either(tmp_path):
-    from bayeslora.errors import InputError
     from bayeslora.files import refuse_existing
     from bayeslora.predictions.record import Predictions
 
     os.mkfifo(tmp_path / "p.csv")
-    with pytest.raises(InputError, match="a pipe"):
+    with refusal.refused("input", "p.csv"):
         Predictions.load(fake(tmp_path / "q.csv")).save(tmp_path / "p.csv")
     # Only the check: a wrong writer would replace the device of this machine.
-    with pytest.raises(InputError, match="device"):
+    with refusal.refused("input", "device"):
         refuse_existing("/dev/zero", overwrite=True)

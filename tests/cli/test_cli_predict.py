@@ -8,13 +8,13 @@ import weakref
 
 import numpy as np
 import pytest
+import refusal
 import tiny
 from cli_files import write_rows
 from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data as checked_rows
-from bayeslora.errors import InputError
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -115,7 +115,7 @@ def test_other_predictions_do_not_go_on(clf, data, tmp_path, monkeypatch, change
         stop_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             write(clf, data, out)
-    with pytest.raises(InputError, match=f"another {named}"):
+    with refusal.refused("input", named):
         write(clf, data, out, **change)
     write(clf, data, out, overwrite=True, **change)
     whole = write(clf, data, tmp_path / "whole.parquet", **change)
@@ -155,7 +155,7 @@ def test_data_that_changes_while_it_is_read_is_refused(clf, data, tmp_path, monk
         claim(self, *args, **options)
 
     monkeypatch.setattr(PredictionParts, "claim", changed)
-    with pytest.raises(InputError, match=r"data\.jsonl.*changed"):
+    with refusal.refused("input", "data.jsonl"):
         write(clf, data, tmp_path / "p.parquet")
     assert not (tmp_path / "p.parquet").exists()
 
@@ -173,7 +173,7 @@ def test_pieces_of_changed_data_are_not_kept(clf, data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(PredictionParts, "claim", changed)
-        with pytest.raises(InputError, match="changed"):
+        with refusal.refused("input", "data.jsonl"):
             write(clf, data, out)
     assert PredictionParts(out).num_finished() == 1
     data.write_text(original)

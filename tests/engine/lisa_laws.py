@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusal import refused
 from small_fits import equal_states, fresh
 from transformers import TrainerCallback
 
@@ -195,7 +196,7 @@ class SamplingLaws:
     def test_stored_checkpoints_of_other_draws_are_refused(self, backbone, tmp_path, monkeypatch):
         with pytest.raises(StoppedError), monkeypatch.context() as patch:
             self._watched(self.begin(backbone), tmp_path, patch, StopAt(4))
-        with pytest.raises(Exception, match="interval 3"):
+        with refused("input", "interval 3"):
             self.begin(backbone, interval=2).run(tmp_path)
 
     @staticmethod

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from refusal import refused
 from small_fits import equal_states, fresh
 from test_fit import KilledError, die_after
 from tiny import toy_rows
@@ -16,7 +17,6 @@ from bayeslora.adapters.corda.start import corda
 from bayeslora.adapters.stats import load_moments, second_moments
 from bayeslora.engine import adapter_start
 from bayeslora.engine.adapter_start import begin_adapter, read_texts
-from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
 
@@ -173,10 +173,10 @@ def test_a_file_of_texts_is_read_by_the_column_of_the_training_texts(tmp_path):
     assert result.context == ("a cat", "rain")
     assert result.recorded()["context"].startswith("2 texts, sha256 ")
     assert adapter.recorded()["context"] == str(path)
-    with pytest.raises(InputError, match="'text'"):
+    with refused("unknown", "'text'"):
         read_texts(adapter, DataColumns())
-    with pytest.raises(InputError, match=r"nowhere\.jsonl"):
+    with refused("input", "nowhere.jsonl"):
         read_texts(CorDA(context=str(tmp_path / "nowhere.jsonl")), DataColumns())
     examples = load_examples([{"sentence": "rain"}], text_column="sentence")
-    with pytest.raises(InputError, match=r"\b1 of .*'rain'"):
+    with refused("input", "1", "'rain'"):
         read_texts(adapter, DataColumns("sentence", "label", None), examples)

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from refusal import refused
 from scipy.special import log_softmax
 from tiny import QUICK_VBLL, tiny_bert, tiny_llama, toy_rows
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.class_prior import best_factor, lens, varied
-from bayeslora.errors import InputError
 from bayeslora.tasks.readers import load_examples
 
 F64 = torch.float64
@@ -61,9 +61,16 @@ def test_at_full_depth_it_is_the_language_models_restricted_softmax_less_its_mea
 
 
 @pytest.mark.parametrize(
-    "posterior", ["vbll", "laplace", "map", "mle", "gvbll:shrinkage=0.5,inflation=1"]
+    ("posterior", "depth"),
+    [
+        ("vbll", 1.0),
+        ("vbll", 2),
+        ("laplace", 1.0),
+        ("map", 2),
+        ("mle", 1.0),
+        ("gvbll:shrinkage=0.5,inflation=1", 2),
+    ],
 )
-@pytest.mark.parametrize("depth", [1.0, 2])
 def test_every_last_layer_starts_there_and_is_saved_with_it(backbone, posterior, depth, tmp_path):
     clf = fitted(backbone, posterior, depth=depth)
     assert 0 <= clf.record.results["prior_factor"] <= 4
@@ -114,12 +121,12 @@ def test_by_default_only_a_last_layer_that_is_fitted_at_once_asks(
 
 
 def test_an_encoder_has_no_answer(tmp_path):
-    with pytest.raises(InputError, match="encoder"):
+    with refused("input", "encoder"):
         fitted(str(tiny_bert(tmp_path / "bert")))
 
 
 def test_a_class_that_is_not_there_is_refused(backbone):
-    with pytest.raises(InputError, match="sports"):
+    with refused("input", "sports"):
         fitted(backbone, verbaliser={"sports": "goal"})
 
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from refusal import refused
 from small_fits import fresh
 
 from bayeslora import CLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
-from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.clora.posterior import KLGradient
 
 LORA = LoRA(r=2, num_layers=2)
@@ -118,7 +118,7 @@ def test_the_mean_pass_of_a_fit_has_the_gate(encoder, tmp_path):
 @pytest.mark.parametrize("constraint", ["landing", "euclidean-penalty"])
 def test_absorbing_drift_past_the_gate_is_refused(encoder, constraint):
     adapter = PoLAR(r=2, num_layers=2, constraint=constraint)
-    with pytest.raises(InputError, match=f"constraint '{constraint}', absorb_every=1"):
+    with refused("second-gate", f"constraint '{constraint}'", "absorb_every=1"):
         build_network(encoder, adapter, CLoRA(), num_classes=3, seed=0, max_length=32)
     soft = replace(adapter, absorb_every=0)
     build_network(encoder, soft, CLoRA(), num_classes=3, seed=0, max_length=32)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 from small_fits import fresh
 
 from bayeslora import BLoB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.kl_steps import KLSteps, cyclic_weight, kl_weight, uniform_weight
 
 
@@ -40,7 +40,7 @@ def test_cycles_have_the_published_lengths(num_train, length):
 @pytest.mark.parametrize("name", ["cyclic", "uniform"])
 @pytest.mark.parametrize("num_train", [0, None])
 def test_a_number_of_rows_that_is_none_is_refused(name, num_train):
-    with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
+    with refused("option", "num_train", num_train):
         kl_weight(name, num_train, 4)
 
 

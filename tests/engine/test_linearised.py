@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusal import refused
 from small_fits import equal_states, fresh, rows, training_run
 from test_fit import KilledError, die_after
 
@@ -15,7 +16,6 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.final_fit import fit_posterior
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
-from bayeslora.errors import InputError
 from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
 
@@ -208,7 +208,7 @@ def test_a_full_curvature_that_is_too_large_is_refused_before_training(encoder, 
 
     monkeypatch.setattr(laplace_lora, "MOST_FULL", 100)
     posterior = LaplaceLoRA(structure="full")
-    with pytest.raises(InputError, match="100 random weights"):
+    with refused("input", "100 random"):
         build_network(encoder, LORA, posterior, num_classes=3, seed=0, max_length=32)
     build_network(encoder, POLAR, posterior, num_classes=3, seed=0, max_length=32)
 

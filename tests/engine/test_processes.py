@@ -84,8 +84,6 @@ def assert_close(first, second, tolerance=1e-5):
 
 CASES = {
     "lora-mle": ("lora:r=4,num_layers=2", "mle"),
-    "polar-mle": ("polar:r=4,num_layers=2", "mle"),
-    "lora-vbll": ("lora:r=4,num_layers=2", tiny.QUICK_VBLL),
     "polar-vbll": ("polar:r=4,num_layers=2", tiny.QUICK_VBLL),
     "polar-refit": ("polar:r=4,num_layers=2", f"{tiny.QUICK_VBLL},head_step=refit"),
     "ilora-mle": ("ilora:num_layers=2", "mle"),

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from refusal import refused
 from tiny import tiny_llama
 
 import bayeslora as bl
@@ -93,5 +94,5 @@ def test_a_machine_without_the_backbone_is_named_before_the_work(grid, tmp_path,
 
 
 def test_a_cluster_that_is_not_there_is_an_error(grid, tmp_path):
-    with pytest.raises(InputError, match="--ray"):
+    with refused("input", "--ray"):
         bl.experiment(grid, tmp_path / "out", ray="127.0.0.1:1")

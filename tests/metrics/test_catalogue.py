@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.catalogue import ALL_SCORES, SCORE_KEYS, SCORES, SET_SCORES, chosen_keys
 from bayeslora.metrics.intervals import Resampling
@@ -29,7 +29,7 @@ def test_only_the_size_of_sets_grows_with_the_classes():
 
 def test_keys_are_chosen_in_the_order_given():
     assert chosen_keys(["nll", "ece", "nll"]) == ("nll", "ece")
-    with pytest.raises(InputError, match=r"'ecce'.*'ece'"):
+    with refused("unknown", "'ecce'", "'ece'"):
         chosen_keys(["ecce"])
 
 

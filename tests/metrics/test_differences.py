@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.differences import DISTANCES, distances
 from bayeslora.metrics.intervals import Resampling
@@ -122,5 +122,5 @@ def test_only_labelled_rows_count_and_the_rest_of_a_comparison_stays():
 
 def test_an_unknown_method_is_refused():
     pair = [method("first", 0), method("second", 1)]
-    with pytest.raises(InputError, match="'nuts'"):
+    with refused("unknown", "'nuts'"):
         compare(pair, distance_to="nuts")

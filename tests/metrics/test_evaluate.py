@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.chance import CHANCE_KEYS
 from bayeslora.metrics.evaluate import REFLECTED, SCORE_KEYS, evaluate
 from bayeslora.metrics.scores import Scores
@@ -166,27 +166,27 @@ def test_a_point_estimate_has_no_epistemic_uncertainty_to_detect_by():
 
 
 def test_a_score_that_one_set_lacks_is_refused():
-    with pytest.raises(InputError, match=r"'far'.*'epistemic'.*'entropy'"):
+    with refused("input", "'far'", "'epistemic'", "'entropy'"):
         quick(calibrated(), {"far": calibrated(epistemic=np.ones(300))}, ood_score="epistemic")
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "refusal"),
     [
-        ({"num_bins": 0}, "num_bins .*got 0"),
-        ({"num_bins": 10_001}, "num_bins .*10000, got 10001"),
-        ({"num_bins": 10.0}, r"num_bins .*got 10\.0"),
-        ({"num_bins": True}, "num_bins .*got True"),
-        ({"seed": 1.0}, r"seed .*4,294,967,295, got 1\.0"),
-        ({"interval": "bcaa"}, "'bcaa'.*'bca'"),
-        ({"closed": "both"}, "'both'"),
-        ({"group_by": "source"}, "'source'"),
-        ({"near": "far"}, "'far'"),
-        ({"num_resamples": 0}, "num_resamples .*got 0"),
+        ({"num_bins": 0}, ("input", "num_bins", "0")),
+        ({"num_bins": 10_001}, ("input", "num_bins", "10000", "10001")),
+        ({"num_bins": 10.0}, ("input", "num_bins", "10.0")),
+        ({"num_bins": True}, ("input", "num_bins", "True")),
+        ({"seed": 1.0}, ("option", "seed", "4,294,967,295", "1.0")),
+        ({"interval": "bcaa"}, ("unknown", "'bcaa'", "'bca'")),
+        ({"closed": "both"}, ("unknown", "'both'")),
+        ({"group_by": "source"}, ("input", "'source'")),
+        ({"near": "far"}, ("input", "'far'")),
+        ({"num_resamples": 0}, ("option", "num_resamples", "0")),
     ],
 )
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
+def test_wrong_options_are_refused(options, refusal):
+    with refused(*refusal):
         quick(calibrated(), **options)
 
 
@@ -228,5 +228,5 @@ def test_json_has_the_promised_keys_and_comes_back():
 
 @pytest.mark.parametrize("content", [{}, {"scores": {}, "bins": [], "ood": {}}, {"scores": [1]}])
 def test_other_json_is_refused(content):
-    with pytest.raises(InputError, match="JSON"):
+    with refused("input", "JSON"):
         Scores.from_json(content)

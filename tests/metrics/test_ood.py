@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.ood import detection, thresholds
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
@@ -83,11 +83,11 @@ def test_extremes():
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
     [
-        ([], [0.5], "in-distribution .*finite"),
-        ([0.5], [], "OOD .*finite"),
-        ([0.5], [float("nan")], "OOD uncertainties"),
+        ([], [0.5], "in-distribution"),
+        ([0.5], [], "OOD"),
+        ([0.5], [float("nan")], "OOD"),
     ],
 )
 def test_empty_sets_and_nan_are_refused(inside, outside, message):
-    with pytest.raises(InputError, match=message):
+    with refused("input", message):
         thresholds(inside, outside)

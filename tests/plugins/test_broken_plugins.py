@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 from packages import install
+from refusal import refused
 
 from bayeslora import VBLL, plugins
 from bayeslora.cli import main
-from bayeslora.errors import FailedError, InputError
+from bayeslora.errors import FailedError
 from bayeslora.posteriors.base import completed
 from bayeslora.posteriors.registry import (
     CATALOGUE,
@@ -58,52 +59,55 @@ OVER_WEIGHTS = "from bayeslora.posteriors.base import Posterior" + OVER_WEIGHTS
 MISTAKES = {
     "over weights, and fitted who knows when": (
         {"content": OVER_WEIGHTS},
-        "over_trained = True .*from_start",
+        ("over_trained = True", "from_start"),
     ),
-    "no such module": ({"value": "acme_nowhere:Config"}, "'acme_nowhere:Config': ModuleNotFound"),
-    "no such class": ({"value": "acme_broken_module:Other"}, "AttributeError: .*'Other'"),
-    "error on import": ({"content": "1 / 0"}, "ZeroDivisionError: division by zero"),
-    "no class": ({"content": "Config = 3"}, "frozen dataclass.* got 3"),
-    "no dataclass": ({"content": "class Config: pass"}, "frozen dataclass"),
-    "not frozen": ({"content": changed("(frozen=True)", "")}, "Config .*frozen"),
+    "no such module": (
+        {"value": "acme_nowhere:Config"},
+        ("'acme_nowhere:Config'", "ModuleNotFoundError"),
+    ),
+    "no such class": ({"value": "acme_broken_module:Other"}, ("AttributeError", "'Other'")),
+    "error on import": ({"content": "1 / 0"}, ("ZeroDivisionError",)),
+    "no class": ({"content": "Config = 3"}, ("3",)),
+    "no dataclass": ({"content": "class Config: pass"}, ("acme_broken_module.Config",)),
+    "not frozen": ({"content": changed("(frozen=True)", "")}, ("dataclass Config",)),
     "no summary": (
         {"content": changed('    summary: ClassVar[str] = "s"\n', "")},
-        "Config .*'summary'",
+        ("Config", "'summary'"),
     ),
     "an option for a class variable": (
         {"content": changed("passes: ClassVar[str]", "passes: str")},
-        "Config .*'passes'",
+        ("Config", "'passes'"),
     ),
-    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, "Config .*'head':"),
+    "no head": ({"content": GOOD.rsplit("    head", 1)[0]}, ("Config", "'head'")),
     "head without a module": (
         {"content": changed("bayeslora.posteriors.point:PointHead", "mle")},
-        "Config .*'head':",
+        ("Config", "'head'"),
     ),
     "another name": (
         {"content": changed('"theirs"', '"other"')},
-        "'acme_broken_module:Config' .*'other'",
+        ("'acme_broken_module:Config'", "'other'"),
     ),
     "a name that cannot be typed": (
         {"content": changed('"theirs"', '"The:irs"'), "name": "The.irs"},
-        "name .*got 'The:irs'",
+        ("name", "'The:irs'"),
     ),
     "an option without a default": (
         {"content": changed("size: float = 1.0", "size: float")},
-        r"default, .*Config\(\) .*TypeError",
+        ("Config()", "TypeError"),
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named_with_its_package(site, mistake, caplog, capsys):
-    about, message = MISTAKES[mistake]
+    about, named = MISTAKES[mistake]
     about = {"content": None} | about
     offer(site, about.pop("content"), **about)
     name = about.get("name", "theirs")
     where = f"posterior '{name}' of package acme-broken 0.3"
-    with pytest.raises(InputError, match=f"^{where}.*{message}"):
+    with refused("package", where, *named):
         resolve_posterior(name)
-    with pytest.raises(InputError, match=where):
+    with refused("package", where):
         stored_posterior({"name": name})
     assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert where in caplog.text
@@ -130,7 +134,7 @@ def test_the_name_of_a_built_in_posterior_stays_its_own(site, caplog):
     assert "posterior 'vbll' of package acme-broken 0.3 is not used" in caplog.text
     from acme_broken_module import Config
 
-    with pytest.raises(InputError, match=r"'vbll'.*acme_broken_module\.Config"):
+    with refused("package", "'vbll'", "acme_broken_module.Config"):
         resolve_posterior(Config())
 
 
@@ -138,7 +142,7 @@ def test_two_packages_with_one_name_are_both_named(site, caplog):
     offer(site, GOOD)
     offer(site, GOOD, package="bond-broken")
     both = "acme-broken 0.3, bond-broken 0.3"
-    with pytest.raises(InputError, match=f"'theirs' .*{both}"):
+    with refused("package", "'theirs'", both):
         resolve_posterior("theirs")
     assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert both in caplog.text
@@ -151,7 +155,7 @@ def test_a_damaged_list_of_entry_points_is_said(monkeypatch, caplog):
     monkeypatch.setattr(plugins, "entry_points", damaged)
     assert [item.config for item in CATALOGUE.listed()] == list(POSTERIORS.values())
     assert "entry points of the installed packages cannot be read: no '=' in line 3" in caplog.text
-    with pytest.raises(InputError, match="'theirs'"):
+    with refused("unknown", "'theirs'"):
         resolve_posterior("theirs")
 
 
@@ -171,16 +175,16 @@ def test_packages_are_not_looked_through_for_what_is_built_in(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("head", "message"),
+    ("head", "named"),
     [
-        ("acme_nowhere:Head", r"'theirs', 'acme_nowhere:Head'"),
-        ("bayeslora.posteriors.point:no", "'no'"),
-        ("not a module:Head", "'not a module:Head'"),
-        (lambda *_, **__: {}, "dict"),
-        ("acme_heads:linear", "Linear.*'data_loss', 'extra_config', 'fit', 'loss'"),
+        ("acme_nowhere:Head", ("'theirs', 'acme_nowhere:Head'",)),
+        ("bayeslora.posteriors.point:no", ("'no'",)),
+        ("not a module:Head", ("'not a module:Head'",)),
+        (lambda *_, **__: {}, ("dict",)),
+        ("acme_heads:linear", ("Linear", "'data_loss', 'extra_config', 'fit', 'loss'")),
     ],
 )
-def test_a_head_that_is_none_is_refused(site, head, message):
+def test_a_head_that_is_none_is_refused(site, head, named):
     (site / "acme_heads.py").write_text(
         "from torch.nn import Linear\n"
         "def linear(config, num_features, num_classes, *, mean_sq_norm, seed):\n"
@@ -188,13 +192,13 @@ def test_a_head_that_is_none_is_refused(site, head, message):
     )
     config = dataclasses.make_dataclass("Config", [], frozen=True)
     config.name, config.head = "theirs", head
-    with pytest.raises(InputError, match=message):
+    with refused("package", *named):
         build_head(completed(config)(), 4, 3)
 
 
 def test_a_head_of_a_package_is_refused_with_its_package(site):
     offer(site, changed("bayeslora.posteriors.point:PointHead", "acme_nowhere:Head"))
-    with pytest.raises(InputError, match=r"'theirs'.*acme-broken 0\.3,"):
+    with refused("package", "'theirs'", "acme-broken 0.3"):
         build_head(resolve_posterior("theirs"), 4, 3)
 
 
@@ -203,8 +207,7 @@ def test_weights_that_cannot_draw_are_named(site):
         "    is_sampled", "    over_trained: ClassVar[bool] = True\n    is_sampled"
     )
     offer(site, trained)
-    message = r"'theirs' .*acme-broken 0\.3 .*Module .*draw, got object"
-    with pytest.raises(InputError, match=message):
+    with refused("package", "'theirs'", "acme-broken 0.3", "draw", "object"):
         build_weights(resolve_posterior("theirs"), None)
 
 
@@ -220,7 +223,7 @@ class Weights(nn.Module):
 """
     )
     offer(site, content)
-    with pytest.raises(InputError, match="is_sampled"):
+    with refused("package", "is_sampled"):
         build_weights(resolve_posterior("theirs"), None)
 
 
@@ -230,5 +233,6 @@ def test_a_failure_over_weights_names_the_package(site):
         '        return {}["layers.0"]\n    from_start: ClassVar[str] = "is trained with it"',
     )
     offer(site, content)
-    with pytest.raises(FailedError, match=r"'theirs' of package acme-broken 0\.3 .*KeyError"):
+    with pytest.raises(FailedError, match="KeyError") as caught:
         build_weights(resolve_posterior("theirs"), None)
+    assert "'theirs' of package acme-broken 0.3" in str(caught.value)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from packages import install_guide
+from refusal import refused
 from tiny import toy_rows
 from torch import nn
 
@@ -103,7 +104,7 @@ def test_a_factor_is_of_the_means_alone_where_a_head_can_scale_them():
 
 
 def test_it_is_known_by_its_name_from_then_on():
-    with pytest.raises(bl.InputError, match="'wide'"):
+    with refused("unknown", "'wide'"):
         resolve_posterior("wide")
     assert bl.register_posterior(Wide) is Wide
     assert resolve_posterior("wide:width=3") == Wide(3.0)
@@ -127,7 +128,7 @@ def test_a_function_makes_the_head():
 
 
 def test_an_object_of_a_class_that_is_not_registered_says_what_to_do():
-    with pytest.raises(bl.InputError, match=r"\.Wide .*register_posterior"):
+    with refused("package", ".Wide", "register_posterior"):
         bl.BayesianClassifier(posterior=Wide())
     bl.register_posterior(Wide)
     assert bl.BayesianClassifier(posterior=Wide()).posterior == Wide()
@@ -141,7 +142,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
     loaded = bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
     assert loaded.posterior == Wide(3.0)
     monkeypatch.setattr("bayeslora.posteriors.registry.CATALOGUE.registered", {})
-    with pytest.raises(bl.InputError, match=r"'wide'.*register_posterior"):
+    with refused("damaged", "'wide'", "register_posterior"):
         bl.BayesianClassifier.from_pretrained(tmp_path / "model", **options)
 
 
@@ -149,7 +150,7 @@ def test_a_fit_is_saved_and_loaded_in_a_session_that_registers_it(llama, tmp_pat
 def test_names_of_built_in_posteriors_are_taken(name):
     theirs = dataclasses.make_dataclass("Theirs", [], bases=(Wide,), frozen=True)
     theirs.name = name
-    with pytest.raises(bl.InputError, match=f"'{name}'.*built in"):
+    with refused("package", f"'{name}'"):
         bl.register_posterior(theirs)
 
 
@@ -160,14 +161,14 @@ def test_a_class_replaces_its_own_earlier_self_alone():
     bl.register_posterior(again)
     assert type(resolve_posterior("wide")) is again
     other = dataclasses.make_dataclass("Other", [], bases=(Wide,), frozen=True)
-    with pytest.raises(bl.InputError, match=r"'wide'.*registered.*\.Wide"):
+    with refused("package", "'wide'", "registered", ".Wide"):
         bl.register_posterior(other)
 
 
 def test_what_is_no_class_of_options_is_refused():
-    with pytest.raises(bl.InputError, match=r"frozen dataclass.*3"):
+    with refused("package", "3"):
         bl.register_posterior(3)
-    with pytest.raises(bl.InputError, match=r"'wide'.*frozen dataclass"):
+    with refused("package", "'wide'"):
         bl.register_posterior(Wide())
 
 

@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.predictions import writing
 from bayeslora.predictions.record import Predictions
 
@@ -103,7 +103,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_half_a_character_in_a_name_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"p\.csv.*Unicode"):
+    with refused("input", "p.csv", "Unicode"):
         random_predictions(3, ["a", "\ud800"]).save(tmp_path / "p.csv")
     assert not list(tmp_path.iterdir())
 
@@ -183,61 +183,61 @@ def test_foreign_class_lists_give_way_to_the_columns(tmp_path, stored):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("", "is empty"),
-        ("prob_a,prob_b\n", "no rows"),
+        ("", ()),
+        ("prob_a,prob_b\n", ("'prob_a', 'prob_b'",)),
         (
             "label,text\na,b\n",
-            r"prob_<class> .*'label', 'text'",
+            ("prob_<class>", "'label', 'text'"),
         ),
-        ("prob_a,label\n1,b\n1,c\n", r"'prob_a'.*'b', 'c'"),
-        ("prob_a\n0.5\n1.5\n", "row 3, column 'prob_a': .*1.5"),
-        ("prob_a,prob_b,logit_a\n1,0,3\n", "prob_<class> and logit_<class>"),
-        ("prob_a,prob_b,prob_a\n1,0,1\n", "duplicate column 'prob_a'"),
-        ("prob_a,prob_b\n1,0\n0.5,x\n", "row 3, column 'prob_b': 'x'"),
-        ("prob_a,prob_b\n1,0\n0.5\n", "row 3: 1 fields.* 2"),
-        ("prob_a,prob_b\n1,0\n,1\n", "row 3, class 'a': .*nan"),
-        ("prob_a,prob_b\nnan,1\n", "row 2, class 'a': .*nan"),
-        ("prob_a,prob_b\n1,inf\n", "row 2, class 'b': .*inf"),
-        ("prob_a,prob_b\n1.5,-0.5\n", "row 2, class 'b': .*-0.5"),
-        ("prob_a,prob_b\n1,0\n0.7,0.7\n", "row 3: .*1.4"),
-        ("logit_a,logit_b\n0,1\n0,-inf\n", "row 3, column 'logit_b': -inf"),
-        ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", "row 4: id 'x' .*row 2"),
-        ("id,prob_a,prob_b\nx,1,0\n,1,0\n", "row 3, column 'id': empty"),
+        ("prob_a,label\n1,b\n1,c\n", ("'prob_a'", "'b', 'c'")),
+        ("prob_a\n0.5\n1.5\n", ("row 3, column 'prob_a'", "1.5")),
+        ("prob_a,prob_b,logit_a\n1,0,3\n", ("prob_<class>", "logit_<class>")),
+        ("prob_a,prob_b,prob_a\n1,0,1\n", ("'prob_a'",)),
+        ("prob_a,prob_b\n1,0\n0.5,x\n", ("row 3, column 'prob_b': 'x'",)),
+        ("prob_a,prob_b\n1,0\n0.5\n", ("row 3: 1 fields", "2")),
+        ("prob_a,prob_b\n1,0\n,1\n", ("row 3, class 'a'", "nan")),
+        ("prob_a,prob_b\nnan,1\n", ("row 2, class 'a'", "nan")),
+        ("prob_a,prob_b\n1,inf\n", ("row 2, class 'b'", "inf")),
+        ("prob_a,prob_b\n1.5,-0.5\n", ("row 2, class 'b'", "-0.5")),
+        ("prob_a,prob_b\n1,0\n0.7,0.7\n", ("row 3", "1.4")),
+        ("logit_a,logit_b\n0,1\n0,-inf\n", ("row 3, column 'logit_b': -inf",)),
+        ("id,prob_a,prob_b\nx,1,0\ny,1,0\nx,1,0\n", ("row 4: id 'x'", "row 2")),
+        ("id,prob_a,prob_b\nx,1,0\n,1,0\n", ("row 3, column 'id'",)),
         (
             "label,prob_a,prob_b\na,1,0\nq,1,0\n",
-            "row 3.*'q'.*'a', 'b'",
+            ("row 3", "'q'", "'a', 'b'"),
         ),
-        ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", "row 3, column 'label': .*'2'.* 1"),
-        ("label,prob_a,prob_b\na,1,0\n1,1,0\n", "row 3, column 'label': .*'1'"),
-        ("total,prob_a,prob_b\n1,1,0\n,1,0\n", "row 3: total .*nan"),
-        ("score_s,prob_a,prob_b\ninf,1,0\n", "row 2: score 's' .*inf"),
+        ("label,prob_a,prob_b\n0,1,0\n2,1,0\n", ("row 3, column 'label'", "'2'", "1")),
+        ("label,prob_a,prob_b\na,1,0\n1,1,0\n", ("row 3, column 'label'", "'1'")),
+        ("total,prob_a,prob_b\n1,1,0\n,1,0\n", ("row 3: total", "nan")),
+        ("score_s,prob_a,prob_b\ninf,1,0\n", ("row 2: score 's'", "inf")),
     ],
 )
-def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, message):
-    with pytest.raises(InputError, match=rf"(?s)p\.csv.*{message}"):
+def test_a_wrong_csv_is_refused_by_file_row_and_value(tmp_path, text, named):
+    with refused("input", "p.csv", *named):
         read_csv(tmp_path, text)
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.parquet .*exist"):
+    with refused("input", "none.parquet"):
         Predictions.load(tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"p\.txt .*exist"):
+    with refused("input", "p.txt"):
         Predictions.load(tmp_path / "p.txt")
-    with pytest.raises(InputError, match=r"p\.json: .*\.parquet, \.csv or \.jsonl"):
+    with refused("input", "p.json", ".parquet", ".csv", ".jsonl"):
         random_predictions(2, ["a", "b"]).save(tmp_path / "p.json")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(InputError, match=r"bad\.parquet.*Parquet"):
+    with refused("input", "bad.parquet", "Parquet"):
         Predictions.load(tmp_path / "bad.parquet")
     (tmp_path / "latin.csv").write_bytes("prob_ä,prob_b\n1,0\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin\.csv, row 1: .*0xe4 .*--encoding"):
+    with refused("input", "latin.csv", "row 1", "0xe4", "--encoding"):
         Predictions.load(tmp_path / "latin.csv")
 
 
 def test_text_in_a_parquet_probability_is_named(tmp_path):
     pa.parquet.write_table(pa.table({"prob_a": ["x"], "prob_b": [0.0]}), tmp_path / "p.parquet")
-    with pytest.raises(InputError, match=r"p\.parquet: column 'prob_a'.*string"):
+    with refused("input", "p.parquet", "'prob_a'", "string"):
         Predictions.load(tmp_path / "p.parquet")
 
 
@@ -246,7 +246,7 @@ def test_a_newer_format_is_refused(tmp_path, version):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5]})
     table = table.replace_schema_metadata({"bayeslora.format_version": version})
     pa.parquet.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(InputError, match=rf"p\.parquet .*'{version}'.* 1"):
+    with refused("input", "p.parquet", f"'{version}'"):
         Predictions.load(tmp_path / "p.parquet")
 
 
@@ -288,14 +288,14 @@ def test_set_columns_of_some_classes_alone_are_other_columns(tmp_path):
 def test_a_set_column_of_something_else_is_refused(tmp_path, value, message):
     path = tmp_path / "p.csv"
     path.write_text(f"prob_a,prob_b,set_a,set_b\n0.5,0.5,1,1\n0.2,0.8,0,{value}\n")
-    with pytest.raises(InputError, match=message):
+    with refused("input", message):
         Predictions.load(path)
 
 
 def test_a_missing_value_in_a_set_column_is_refused(tmp_path):
     table = pa.table({"prob_a": [0.5], "prob_b": [0.5], "set_a": [True], "set_b": [None]})
     pa.parquet.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(InputError, match="'set_b': None"):
+    with refused("input", "'set_b'", "None"):
         Predictions.load(tmp_path / "p.parquet")
 
 
@@ -317,18 +317,18 @@ def test_further_columns_are_kept_where_they_are_asked_for(tmp_path, suffix):
 def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     path = tmp_path / "p.parquet"
     random_predictions(3, ["a", "b"]).replace(columns={"source": ["s", "t", "u"]}).save(path)
-    with pytest.raises(InputError, match=r"'sauce'.*source"):
+    with refused("input", "'sauce'", "source"):
         Predictions.load(path, columns=["sauce"])
 
 
 @pytest.mark.parametrize("name", ["id", "prob_a", "set_a", "epistemic", "confidence"])
 def test_a_further_column_cannot_take_a_name_that_files_use(name):
-    with pytest.raises(InputError, match=name):
+    with refused("input", f"'{name}'"):
         random_predictions(2, ["a", "b"]).replace(columns={name: ["x", "y"]})
 
 
 def test_a_further_column_has_a_value_a_row():
-    with pytest.raises(InputError, match=r"3 .* 2 rows"):
+    with refused("input", "3", "2 rows"):
         random_predictions(2, ["a", "b"]).replace(columns={"source": ["x", "y", "z"]})
 
 
@@ -338,7 +338,7 @@ def test_one_name_among_the_labels_makes_all_of_them_names(tmp_path, suffix):
     probs = {"prob_1": [0.8, 0.1, 0.4]} | {f"prob_{k}": [0.1, 0.45, 0.3] for k in "23"}
     file = tmp_path / f"stars{suffix}"
     write_columns(file, {"label": [1, 2, 0], **probs})
-    with pytest.raises(InputError, match=r"row [34], .*'0'"):
+    with refused("input", "'label'", "'0'"):
         Predictions.load(file)
     write_columns(file, {"label": [0, 0, 0], **probs})
     assert Predictions.load(file).labels.tolist() == [0, 0, 0]
@@ -357,7 +357,7 @@ def test_columns_of_lists_are_refused_by_name(tmp_path, name):
     file = tmp_path / "nested.parquet"
     columns = {"prob_a": [0.8, 0.1], "prob_b": [0.2, 0.9]}
     write_columns(file, columns | {name: [["x"], ["y"]]})
-    with pytest.raises(InputError, match=rf"nested.parquet: column '{name}'"):
+    with refused("input", "nested.parquet", f"'{name}'"):
         Predictions.load(file, columns=["source"] if name == "source" else [])
 
 

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.predictions.record import Predictions
 
 
@@ -62,55 +62,55 @@ GOOD = {"id": "x", "label": "a", "prob_a": 0.5, "prob_b": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "named"),
     [
-        ([], "is empty"),
-        ([GOOD, '{"id": "y", "prob'], "row 2: invalid JSON .Unterm"),
-        ([GOOD, "", "[1, 2]"], r"row 3: .*\[1, 2\]"),
-        ([GOOD, "[" * 100_000], "row 2: invalid JSON .nested"),
+        ([], ()),
+        ([GOOD, '{"id": "y", "prob'], ("row 2", "JSON", "column 13")),
+        ([GOOD, "", "[1, 2]"], ("row 3", "[1, 2]")),
+        ([GOOD, "[" * 100_000], ("row 2", "JSON")),
         (
             [GOOD, {"id": "y", "label": "a", "prob_a": 1}],
-            "row 2 .*'prob_b'",
+            ("row 2", "'prob_b'"),
         ),
-        ([GOOD, {"id": "y", "prob_a": 1, "prob_b": 0}], "row 2 .*'label'.*null"),
+        ([GOOD, {"id": "y", "prob_a": 1, "prob_b": 0}], ("row 2", "'label'")),
         (
             [GOOD, {**GOOD, "id": "y", "prob_c": 0}],
-            "row 2 .*'prob_c'",
+            ("row 2", "'prob_c'"),
         ),
-        ([{"prob_a": 1, "prob_b": 0}, GOOD], "row 2 .*'id'"),
-        ([GOOD, {**GOOD, "prob_b": "half"}], "row 2, column 'prob_b': 'half'"),
-        ([GOOD, {**GOOD, "prob_b": True}], "row 2, column 'prob_b': True"),
-        ([GOOD, {**GOOD, "prob_b": 10**400}], "'prob_b' .*float64"),
-        ([{**GOOD, "prob_b": None}], "row 1, class 'b': .*nan"),
-        (['{"prob_a": NaN, "prob_b": 1}'], "row 1, class 'a': .*nan"),
-        ([GOOD, {**GOOD, "id": None}], "row 2, column 'id': empty"),
-        ([GOOD, GOOD], "row 2: id 'x' .*row 1"),
-        ([{**GOOD, "label": "q"}], "row 1, column 'label': .*'q'"),
-        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], "row 1: invalid JSON .Exceeds"),
+        ([{"prob_a": 1, "prob_b": 0}, GOOD], ("row 2", "'id'")),
+        ([GOOD, {**GOOD, "prob_b": "half"}], ("row 2, column 'prob_b': 'half'",)),
+        ([GOOD, {**GOOD, "prob_b": True}], ("row 2, column 'prob_b': True",)),
+        ([GOOD, {**GOOD, "prob_b": 10**400}], ("'prob_b'", "float64")),
+        ([{**GOOD, "prob_b": None}], ("row 1, class 'b'", "nan")),
+        (['{"prob_a": NaN, "prob_b": 1}'], ("row 1, class 'a'", "nan")),
+        ([GOOD, {**GOOD, "id": None}], ("row 2, column 'id'",)),
+        ([GOOD, GOOD], ("row 2: id 'x'", "row 1")),
+        ([{**GOOD, "label": "q"}], ("row 1, column 'label'", "'q'")),
+        (['{"prob_a": 1' + "0" * 5000 + ', "prob_b": 1}'], ("row 1", "JSON", "4300")),
         (
             ['{"label": "\\ud800", "prob_a": 1, "prob_b": 0}'],
-            "column 'label'.*surrogate",
+            ("column 'label'", r"'\ud800'"),
         ),
-        ([{"label": "a"}], r"prob_<class> .*'label'"),
-        ([{"probs": [0.5, 0.5]}], r"prob_<class> .*'probs'"),
+        ([{"label": "a"}], ("prob_<class>", "'label'")),
+        ([{"probs": [0.5, 0.5]}], ("prob_<class>", "'probs'")),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path, lines, message):
-    with pytest.raises(InputError, match=rf"(?s)p\.jsonl.*{message}"):
+def test_a_wrong_line_is_named(tmp_path, lines, named):
+    with refused("input", "p.jsonl", *named):
         read(tmp_path, *lines)
 
 
 @pytest.mark.parametrize("value", [["x"], {"a": 1}, []])
 def test_an_id_that_is_no_text_is_refused(tmp_path, value):
     row = {"prob_a": 1, "prob_b": 0}
-    with pytest.raises(InputError, match="'id'"):
+    with refused("input", "'id'"):
         read(tmp_path, {"id": "y", **row}, {"id": value, **row})
 
 
 def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"id": "caf\xe9"}\n')
-    with pytest.raises(InputError, match=r"row 2: .*0xe9 .* 67 .*UTF-8"):
+    with refused("input", "row 2", "0xe9", "67", "UTF-8"):
         Predictions.load(path)
 
 
@@ -151,7 +151,7 @@ def test_a_wrong_logit_in_a_later_piece_is_named_by_its_row(tmp_path, kind, monk
         lines = (json.dumps({"logit_a": value, "logit_b": 0.0}) for value in logits)
         path.write_text("\n".join(lines))
     monkeypatch.setattr("bayeslora.predictions.files._PIECE", 3)
-    with pytest.raises(InputError, match="row 8, column 'logit_a': inf"):
+    with refused("input", "row 8, column 'logit_a': inf"):
         Predictions.load(path)
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from crashes import survivors
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.predictions import parts as module
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
@@ -70,7 +70,7 @@ def test_other_predictions_are_refused_or_begun_anew(tmp_path):
     parts.claim(IDENTITY, overwrite=False)
     add_all(parts, made())
     other = {**IDENTITY, "seed": "1"}
-    with pytest.raises(InputError, match="another seed"):
+    with refused("input", "seed"):
         parts.claim(other, overwrite=False)
     assert parts.missing(6) == []
     parts.claim(other, overwrite=True)
@@ -83,7 +83,7 @@ def test_foreign_files_are_never_deleted(tmp_path):
     parts.folder.mkdir()
     (parts.folder / "thesis.tex").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"thesis\.tex"):
+        with refused("input", "thesis.tex"):
             parts.claim(IDENTITY, overwrite=overwrite)
     assert (parts.folder / "thesis.tex").read_text() == "mine"
 
@@ -93,7 +93,7 @@ def test_damaged_notes_count_as_other_predictions(tmp_path):
     parts.claim(IDENTITY, overwrite=False)
     add_all(parts, made())
     (parts.folder / "predictions.json").write_text('{"seed": ')
-    with pytest.raises(InputError, match="another seed"):
+    with refused("input", "seed"):
         parts.claim(IDENTITY, overwrite=False)
     parts.claim(IDENTITY, overwrite=True)
     assert parts.missing(6) == [0, 1, 2, 3, 4, 5]

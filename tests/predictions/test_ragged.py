@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from bayeslora import compare, conformal_sets, evaluate, recalibrate
-from bayeslora.errors import InputError
 from bayeslora.metrics.classwise import brier_parts, classwise_bins
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
@@ -80,7 +80,7 @@ def test_every_class_of_every_row_is_none():
 )
 def test_what_a_row_does_not_have_is_named(changes):
     probs = [[0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]
-    with pytest.raises(InputError, match="row 2"):
+    with refused("row", "row 2"):
         Predictions(probs, "ABC", **changes)
 
 
@@ -124,7 +124,7 @@ def test_foreign_files_with_nulls(tmp_path):
     path.write_text("label,logit_a,logit_b,logit_c\na,0,0,\nc,1,1,1\n")
     np.testing.assert_allclose(Predictions.load(path).probs, [[0.5, 0.5, 0], [1 / 3] * 3])
     path.write_text("label,prob_a,prob_b,prob_c\nc,0.5,0.5,\n")
-    with pytest.raises(InputError, match="row 2"):
+    with refused("input", "row 2"):
         Predictions.load(path)
 
 
@@ -132,7 +132,7 @@ def test_foreign_files_with_nulls(tmp_path):
 def test_what_is_no_question_is_refused(tmp_path, cells):
     path = tmp_path / "p.csv"
     path.write_text(f"prob_a,prob_b,prob_c\n0.2,0.3,0.5\n{cells}\n")
-    with pytest.raises(InputError, match="row 3"):
+    with refused("input", "row 3"):
         Predictions.load(path)
 
 
@@ -219,7 +219,7 @@ def test_temperature_is_that_of_the_options_that_are_there():
 
 @pytest.mark.parametrize("method", [name for name in RECALIBRATORS if name != "temperature"])
 def test_methods_by_class_need_the_same_classes_in_every_row(method):
-    with pytest.raises(InputError, match="'temperature'"):
+    with refused("input", "'temperature'"):
         recalibrate(ragged(60, seed=1), ragged(60, seed=2), method)
 
 
@@ -235,7 +235,7 @@ def test_comparisons_need_the_same_options():
     comparison = compare([first, turned], num_resamples=20)
     assert comparison is not None
     other = first.replace(name="other", available=first.probs > -1)
-    with pytest.raises(InputError, match="options"):
+    with refused("input", "options"):
         compare([first, other], num_resamples=20)
 
 

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 from crashes import survivors
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.metrics.compare import COMPARED, compare
 from bayeslora.reporting.comparison import comparison_files, write_comparison
 from bayeslora.reporting.text import p_text
@@ -178,19 +178,19 @@ def test_what_exists_is_kept_unless_it_may_be_replaced(comparison, tmp_path):
     target.write_text("mine")
     write_comparison(comparison, tmp_path / "out")
     for out in (target, tmp_path / "out"):
-        with pytest.raises(InputError, match=r"exists.*overwrite"):
+        with refused("exists"):
             write_comparison(comparison, out)
         write_comparison(comparison, out, overwrite=True)
     assert "tabular" in target.read_text(encoding="utf-8")
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     for place, foreign in ((tmp_path, "out/"), (tmp_path / "out", "thesis.tex")):
-        with pytest.raises(InputError, match=foreign):
+        with refused("exists", foreign):
             write_comparison(comparison, place, overwrite=True)
 
 
 def test_wrong_targets_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"suffix '\.txt'.*\.md, \.tex, \.csv"):
+    with refused("input", "'.txt'", ".md", ".tex", ".csv"):
         comparison_files(tmp_path / "table.txt")
     (tmp_path / "plain").write_text("")
-    with pytest.raises(InputError, match="plain "):
+    with refused("input", "plain"):
         comparison_files(tmp_path / "plain")

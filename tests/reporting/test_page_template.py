@@ -3,8 +3,8 @@
 import hashlib
 
 import pytest
+from refusal import refused
 
-from bayeslora.errors import InputError
 from bayeslora.reporting import page as page_module
 from bayeslora.reporting.page import load_template
 from bayeslora.reporting.report import report
@@ -67,21 +67,21 @@ def test_a_directory_includes_its_own_files(template, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("a\n{% if %}", r"mine\.html\.j2, line 2: Expected"),
-        ("a\nb\n{{ nothing.here }}", r"mine\.html\.j2, line 3: 'nothing'"),
-        ("{{ 1 / 0 }}", r"mine\.html\.j2, line 1: division"),
-        ("\n{% include 'x.j2' %}", r"line 2: .*'x\.j2'.*'bayeslora/macros"),
-        ("{% extends '../../secret' %}", r"line 1: .*'\.\./\.\./secret'"),
-        ("{{ version.__class__.__mro__ }}", r"line 1: .*(unsafe|undefined)"),
-        ("{{ ''.__class__.__base__.__subclasses__() }}", r"line 1: "),
-        ("{{ sizes.append(1) }}", r"line 1: "),
+        ("a\n{% if %}", ("line 2",)),
+        ("a\nb\n{{ nothing.here }}", ("line 3", "'nothing'")),
+        ("{{ 1 / 0 }}", ("line 1", "division by zero")),
+        ("\n{% include 'x.j2' %}", ("line 2", "'x.j2'", "bayeslora/macros")),
+        ("{% extends '../../secret' %}", ("line 1", "'../../secret'")),
+        ("{{ version.__class__.__mro__ }}", ("line 1", "__class__")),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", ("line 1",)),
+        ("{{ sizes.append(1) }}", ("line 1",)),
     ],
 )
-def test_errors_name_the_file_and_the_line(template, text, message):
+def test_errors_name_the_file_and_the_line(template, text, named):
     path = template(text)
-    with pytest.raises(InputError, match=message):
+    with refused("input", "mine.html.j2", *named):
         load_template(path).render({"version": "1", "sizes": [1]})
 
 
@@ -97,7 +97,7 @@ def test_errors_name_the_file_and_the_line(template, text, message):
 def test_a_template_cannot_go_on_for_ever(template, monkeypatch, text):
     monkeypatch.setattr(page_module, "SECONDS", 1)
     path = template(text)
-    with pytest.raises(InputError, match=r"mine\.html\.j2"):
+    with refused("input", "mine.html.j2"):
         load_template(path).render({})
 
 
@@ -116,20 +116,20 @@ def test_a_machine_that_gives_it_one_percent_of_a_core_is_waited_for(template, m
 
 def test_a_huge_template_is_not_read(template, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_TEMPLATE_BYTES", 10)
-    with pytest.raises(InputError, match="at most 10"):
+    with refused("input", "10"):
         load_template(template("x" * 11))
 
 
 def test_syntax_is_checked_before_anything_is_read(template, tmp_path):
     path = template("{% block a %}")
-    with pytest.raises(InputError, match="line 1"):
+    with refused("input", "line 1"):
         report(tmp_path / "missing.parquet", out=tmp_path / "out", template=path)
 
 
 @pytest.mark.parametrize("name", ["missing.j2", "folder"])
 def test_a_missing_template_is_named(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=rf"template .*{name}"):
+    with refused("input", name):
         load_template(tmp_path / name)
 
 
@@ -141,5 +141,5 @@ def test_values_are_escaped_in_templates_too(template):
 def test_a_template_that_is_not_text_is_named(tmp_path):
     path = tmp_path / "binary.j2"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="UTF-8"):
+    with refused("input", "UTF-8"):
         load_template(path)

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -152,18 +151,18 @@ def test_sets_are_clustered_where_their_file_has_the_column(files):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"near": "mear"}, "near set 'mear'"),
-        ({"near": "near", "far": "near"}, "near and far"),
+        ({"near": "mear"}, "'mear'"),
+        ({"near": "near", "far": "near"}, "'near'"),
         ({"group_by": "sorce<b>"}, "sorce<b>"),
         ({"cluster_by": "twins"}, "twins"),
-        ({"interval": "bcc"}, "interval 'bcc'"),
+        ({"interval": "bcc"}, "'bcc'"),
     ],
 )
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_what_is_not_there_is_named_and_nothing_is_written(
-    files, tmp_path, options, message, in_memory
+    files, tmp_path, options, named, in_memory
 ):
     inside, near = files["m"], files["near"]
     if in_memory:
@@ -171,8 +170,9 @@ def test_what_is_not_there_is_named_and_nothing_is_written(
             Predictions.load(inside, columns=("source<b>", "twin")),
             Predictions.load(near),
         )
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError) as caught:
         report(inside, ood={"near": near}, out=tmp_path / "out", **options, **FEW)
+    assert named in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

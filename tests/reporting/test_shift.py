@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from refusal import refused
 
 from bayeslora.cli import main
-from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.predictions.collection import Source, gather
 from bayeslora.reporting.assess import Asked, assess
@@ -59,15 +59,15 @@ def test_several_methods_are_told_apart_by_fingerprint_or_name(make):
 
 def test_what_is_not_said_is_refused(make):
     clean = make("m")
-    with pytest.raises(InputError, match="corruption"):
+    with refused("input", "corruption"):
         curves([clean], clean)
-    with pytest.raises(InputError, match="severity"):
+    with refused("input", "severity"):
         curves([clean], clean.replace(metadata={"corruption": "typos", "severity": "x"}))
-    with pytest.raises(InputError, match="severity 1"):
+    with refused("input", "severity 1"):
         curves([clean], worse(clean, 1), worse(clean, 1))
-    with pytest.raises(InputError, match="labels"):
+    with refused("input", "labels"):
         curves([clean], worse(clean, 1).replace(labels=None))
-    with pytest.raises(InputError, match="'a', 'b'"):
+    with refused("input", "'a', 'b'"):
         curves([make("a"), make("b")], worse(clean, 1))
 
 

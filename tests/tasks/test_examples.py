@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 
 from bayeslora.errors import InputError
 from bayeslora.tasks.examples import (
@@ -130,5 +131,5 @@ def test_fields_of_other_lengths_are_refused():
 def test_tasks_of_images_and_of_texts_do_not_mix():
     texts = make(["x", "y"])
     images = replace(texts, images=True)
-    with pytest.raises(InputError, match="'pictures'"):
+    with refused("input", "'pictures'"):
         union({"pictures": images, "tone": texts}, None)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from refusal import refused
 
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
@@ -106,7 +107,7 @@ def test_a_description_is_named_where_its_column_is_missing(tmp_path):
     description = tmp_path / "columns.yaml"
     description.write_text("question: q\nchoices: c\nanswer: kee\n")
     rows = [{"q": "?", "c": ["a", "b"], "key": "A"}]
-    with pytest.raises(InputError, match=r"'kee'.*columns\.yaml"):
+    with refused("unknown", "'kee'", "columns.yaml"):
         load_examples(rows, task=str(description), labels="required")
 
 
@@ -217,7 +218,7 @@ def test_a_task_of_choices_says_that_texts_have_none(tmp_path):
 
 
 def test_candidates_without_a_history_name_the_column_that_is_missing():
-    with pytest.raises(InputError, match="'history'"):
+    with refused("unknown", "'history'"):
         load_examples([{"candidates": ["c", "d"], "answer": "c"}])
 
 

@@ -116,7 +116,7 @@ def _verify(args: argparse.Namespace) -> None:
         note("the backbone is checked only when the model is loaded, such as by predict")
     wrong = [state for state in states if state.problem]
     if wrong:
-        raise InputError(damage(args.model, wrong))
+        raise InputError(damage(args.model, wrong), code="damaged")
 
 
 def _bytes(size: int | None) -> str:

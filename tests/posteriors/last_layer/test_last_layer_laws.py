@@ -1,9 +1,9 @@
 """The laws of last-layer posteriors, checked for each posterior of the package."""
 
 import pytest
+from refusal import refused
 
 from bayeslora import GVBLL, NUTS, VBLL, Laplace
-from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import POSTERIORS, build_head
 from bayeslora.testing.last_layer import LastLayerLaws
@@ -70,5 +70,5 @@ def test_a_number_of_rows_that_is_none_is_refused(posterior, num_train):
     """The number of rows divides the prior term of the loss."""
     features, labels = toy()
     head = build_head(POSTERIORS[posterior](), 4, 3)
-    with pytest.raises(InputError, match=f"num_train .*got {num_train}"):
+    with refused("option", "num_train", num_train):
         head.loss(Features(features.float(), labels), num_train)

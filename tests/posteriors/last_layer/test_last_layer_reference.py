@@ -73,7 +73,7 @@ def test_two_classes_two_features_against_a_grid():
     assert max(gaps["full"], gaps["gh"]) < 0.02
 
 
-def hamiltonian_draws(features, labels, *, chains=1000, rounds=40, leaps=8, size=0.2):
+def hamiltonian_draws(features, labels, *, chains=1000, rounds=15, leaps=8, size=0.2):
     """Return [chains, C, d] draws from the posterior: the final states of parallel chains."""
     classes = int(labels.max()) + 1
     generator = torch.Generator().manual_seed(0)

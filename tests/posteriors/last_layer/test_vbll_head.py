@@ -13,7 +13,6 @@ from gaussian_oracles import FAMILIES, TRAINABLE, bound_for, kl_to_prior
 from refusal import refused
 
 from bayeslora import VBLL
-from bayeslora.errors import InputError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.vbll import bounds
@@ -236,7 +235,7 @@ def test_the_report_says_which_means_the_fit_has():
 
 def test_means_that_were_never_trained_are_not_held():
     made = build_head(VBLL(polish_mean="trained"), 4, 3)
-    with pytest.raises(InputError, match=r"polish_mean .*'trained', .*'refit' .*'validation'"):
+    with refused("input", "polish_mean", "'trained'", "'refit'", "'validation'"):
         made.fit(Features(*toy()))
     made.set_mean(torch.ones(3, 4))
     made.fit(Features(*toy()))
@@ -289,8 +288,7 @@ def test_a_record_of_another_covariance_is_refused(wrong):
 
 
 def test_quadrature_is_refused_for_three_classes():
-    message = "polish_bound 'gauss_hermite' .* 3.*'jensen', 'kno"
-    with pytest.raises(InputError, match=message):
+    with refused("option", "polish_bound 'gauss_hermite'", "3", "'jensen', 'knowles_minka'"):
         build_head(VBLL(polish_bound="gauss_hermite"), 4, 3)
 
 
@@ -320,7 +318,7 @@ def test_rows_of_very_different_size_are_an_error_that_says_so(family):
     features, labels = toy()
     features[3] *= 1e9
     made = build_head(VBLL(covariance=family, polish_bound=bound_for(family)), features.shape[1], 3)
-    with pytest.raises(InputError, match="positive definite"):
+    with refused("input", "1e8"):
         made.fit(Features(features, labels))
 
 

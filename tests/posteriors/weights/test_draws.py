@@ -7,7 +7,6 @@ import torch
 from refusal import refused
 from torch import nn
 
-from bayeslora.errors import InputError
 from bayeslora.posteriors.weights.draws import sample_logits
 from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws
 
@@ -134,7 +133,7 @@ def test_layers_that_call_the_function_are_found():
     draws = draws_of(model)
     assert draws.live == ("0",)
     assert sample_logits(draws, model, batches(), 3).variance.max() > 0
-    with pytest.raises(InputError, match=r"0: 0\)"):
+    with refused("no-dropout", "0)"):
         draws_of(nn.Sequential(Functional(0.0)))
 
 
@@ -202,15 +201,15 @@ def test_zero_samples_is_one_quiet_pass():
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "inputs", "message"),
+    ("num_samples", "inputs", "refusal"),
     [
-        (-1, batches(), "num_samples .*got -1"),
-        (2, [], "no rows"),
+        (-1, batches(), ("option", "num_samples", "-1")),
+        (2, [], ("input", "no rows")),
     ],
 )
-def test_refusals_of_the_loop(num_samples, inputs, message):
+def test_refusals_of_the_loop(num_samples, inputs, refusal):
     model = network(residual=0.5)
-    with pytest.raises(InputError, match=message):
+    with refused(*refusal):
         sample_logits(draws_of(model), model, inputs, num_samples)
 
 

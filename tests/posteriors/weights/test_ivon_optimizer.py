@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from refusal import refused
 from torch import nn
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.errors import MissingAssetError
 from bayeslora.posteriors.weights.ivon.posterior import build_ivon, require_ivon, sampled
 
 OPTIONS = {
@@ -149,5 +149,5 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(ivon, "find_spec", lambda name: None)
     for act in (require_ivon, lambda: build_ivon(parameters(), **OPTIONS)):
-        with pytest.raises(MissingAssetError, match=r"ivon-opt.*bayeslora\[ivon\]"):
+        with refused("missing", "ivon-opt", "bayeslora[ivon]"):
             act()
