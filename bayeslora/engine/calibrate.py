@@ -82,7 +82,8 @@ def calibrate(
     classes, size = fitted.network.head.mean_weight.shape
     sizes = TrainingSizes(classes, size, len(train))
     posterior = settle_posterior(posterior, sizes)
-    announce_final_fit(posterior, sizes, shown=fitted.progress)
+    if fitted.progress:
+        announce_final_fit(posterior, sizes)
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from bayeslora.engine.callbacks import (
 from bayeslora.engine.checkpoints import last_checkpoint
 from bayeslora.engine.class_prior import ClassPrior, centre
 from bayeslora.engine.final_fit import (
+    LastFit,
     TrainingSizes,
     announce_final_fit,
     announce_training,
@@ -116,6 +117,33 @@ def validation_metrics(
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """Inputs of a training, and what it reads from its checkpoints.
+
+    Attributes:
+        checkpoint: Directory of the checkpoint to resume from, or None.
+    """
+
+    network: Network
+    train: LabelledTexts
+    validation: LabelledTexts | None
+    adapter: Adapter
+    posterior: Posterior
+    settings: TrainingSettings
+    directory: Path | None
+    checkpoint: str | None
+    on_epoch: EpochHook | None
+    tasks: Mapping[str, int]
+    restore: Restore
+    title: str | None
+
+    @property
+    def num_train(self) -> int:
+        """Number of training rows."""
+        return len(self.train.labels)
+
+
 @restored_random_state()
 def train_network(
     network: Network,
@@ -123,13 +151,10 @@ def train_network(
     validation: LabelledTexts | None,
     *,
     adapter: Adapter,
-    posterior: Posterior,
+    last: LastFit,
     settings: TrainingSettings,
     directory: Path | None,
-    early_stopping: bool = True,
     fit_last: bool = True,
-    feature_scores: Sequence[str] | None = (),
-    logit_scale: float | None = 1.0,
     on_epoch: EpochHook | None = None,
     prior: ClassPrior | None = None,
     tasks: Mapping[str, int] | None = None,
@@ -144,16 +169,14 @@ def train_network(
     Args:
         network: A fresh network.
         train: Training rows.
-        validation: Held-out rows; without them the last epoch is kept.
+        validation: Held-out rows. Training stops after `settings.patience` epochs without a better
+            NLL on them, and keeps the best epoch; without them the last epoch is kept.
         adapter: Learning rates and constraints.
-        posterior: Determines how the head is updated in training.
+        last: Options of the posterior's fit at the end; the posterior determines how the head is
+            updated in training.
         settings: Epochs, batch size, seed.
         directory: Directory for checkpoints; None writes none.
-        early_stopping: Whether to stop after `settings.patience` epochs without a better
-            validation NLL, and keep the best epoch; otherwise the last one is kept.
         fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
-        feature_scores: Names of scores to fit beside the posterior at the end.
-        logit_scale: Factor of the logits at the end; None chooses it on `validation`.
         on_epoch: Called after each epoch with its number, from 1, and the network.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         tasks: Number of classes of each of several tasks, in the order of the classes.
@@ -161,46 +184,45 @@ def train_network(
         description: Title of the progress bar; None shows none.
     """
     torch.manual_seed(settings.seed)
-    shown = description is not None
-    last = current().first(lambda: last_checkpoint(directory))
-    fit = _Fit(network, train, adapter, posterior, settings, tasks or {}, last)
+    posterior, shown = last.posterior, description is not None
+    checkpoint = current().first(lambda: last_checkpoint(directory))
     if network.conditioning is not None and train.texts.contexts is not None:
         network.conditioning.begin(train.texts.contexts)
     begin_adapter(
-        network, adapter, posterior, train, seed=settings.seed, last=fit.last, shown=shown
+        network, adapter, posterior, train, seed=settings.seed, last=checkpoint, shown=shown
     )
     began = time.perf_counter()
     num_passed = set_feature_scale(network, train.texts)
-    passed = (time.perf_counter() - began) * len(train.labels) / num_passed
+    pass_seconds = (time.perf_counter() - began) * len(train.labels) / num_passed
     # A final fit that starts over computes the prior mean from the final features: the language
     # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
     factor = None if prior is None or waits else centre(network, prior, train)
-    held_out = validation if early_stopping else None
-    if shown:
-        _announce(fit, held_out, pass_seconds=passed, fit_last=fit_last)
-    trainer, sampler = _trained(
-        fit, held_out, directory=directory, on_epoch=on_epoch, restore=restore, title=description
+    fit = _Fit(
+        network,
+        train,
+        validation,
+        adapter,
+        posterior,
+        settings,
+        directory,
+        checkpoint,
+        on_epoch,
+        tasks or {},
+        restore,
+        description,
     )
+    if shown:
+        _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
+    trainer, sampler = _trained(fit)
     chosen: dict[str, float | str] = {}
     if fit_last:
-        posterior.before_last_layer(
-            final_fit(network, train, validation, seed=settings.seed, shown=shown)
-        )
+        posterior.before_last_layer(final_fit(network, last, train, validation))
         if prior is not None and waits:
             network.eval()
             factor = centre(network, prior, train, start=False)
-        chosen = fit_posterior(
-            network,
-            posterior,
-            train,
-            validation,
-            feature_scores=feature_scores,
-            logit_scale=logit_scale,
-            seed=settings.seed,
-            progress=shown,
-        )
+        chosen = fit_posterior(network, last, train, validation)
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
@@ -211,38 +233,14 @@ def train_network(
     )
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Inputs of a training.
-
-    Attributes:
-        network: The network.
-        train: Training rows.
-        adapter: Options of the adapter.
-        posterior: Options of the posterior.
-        settings: Training options.
-        tasks: Number of classes of each of several tasks.
-        last: The checkpoint to resume from.
-    """
-
-    network: Network
-    train: LabelledTexts
-    adapter: Adapter
-    posterior: Posterior
-    settings: TrainingSettings
-    tasks: Mapping[str, int]
-    last: str | None
-
-
-def _announce(
-    fit: _Fit, held_out: LabelledTexts | None, *, pass_seconds: float, fit_last: bool
-) -> None:
+def _announce(fit: _Fit, *, pass_seconds: float, fit_last: bool) -> None:
     """Log the estimated time of the training and the final fit."""
     classes, features = fit.network.head.mean_weight.shape
-    num_validation = 0 if held_out is None else len(held_out.labels)
-    sizes = TrainingSizes(classes, features, len(fit.train.labels), num_validation)
+    num_validation = 0 if fit.validation is None else len(fit.validation.labels)
+    sizes = TrainingSizes(classes, features, fit.num_train, num_validation)
     announce_training(fit.settings, fit.posterior, sizes, pass_seconds=pass_seconds)
-    announce_final_fit(fit.posterior, sizes, shown=fit_last)
+    if fit_last:
+        announce_final_fit(fit.posterior, sizes)
 
 
 def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
@@ -255,81 +253,54 @@ def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
     return figures
 
 
-def _trained(
-    fit: _Fit,
-    held_out: LabelledTexts | None,
-    *,
-    directory: Path | None,
-    on_epoch: EpochHook | None,
-    restore: Restore,
-    title: str | None,
-) -> tuple[AlternatingTrainer, LayerSampler | None]:
+def _trained(fit: _Fit) -> tuple[AlternatingTrainer, LayerSampler | None]:
     """Train the network and load its best epoch.
 
     Returns:
         The trainer, and the policy of layer sampling, if used.
     """
-    network, settings, num_train = fit.network, fit.settings, len(fit.train.labels)
-    steps = settings.num_steps(num_train)
-    run = TrainingRun(network, fit.adapter, num_train, steps, settings.batch_size)
+    network, settings = fit.network, fit.settings
+    steps = settings.num_steps(fit.num_train)
+    run = TrainingRun(network, fit.adapter, fit.num_train, steps, settings.batch_size)
     weights = fit.posterior.training(run)
-    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, num_train)
+    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, fit.num_train)
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         if network.encoder.backbone.device.type == "cuda":
             # The Trainer makes the network's GPU the current one.
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
-        trainer = _trainer(
-            fit,
-            held_out,
-            weights,
-            sampler,
-            directory=directory,
-            on_epoch=on_epoch,
-            restore=restore,
-            title=title,
-        )
+        trainer = _trainer(fit, weights, sampler)
         if sampler is not None:
             stack.callback(sampler.finish)
-        trainer.train(resume_from_checkpoint=fit.last)
+        trainer.train(resume_from_checkpoint=fit.checkpoint)
         trainer.load_best()
     return trainer, sampler
 
 
 def _trainer(
-    fit: _Fit,
-    held_out: LabelledTexts | None,
-    weights: WeightTraining,
-    sampler: LayerSampler | None,
-    *,
-    directory: Path | None,
-    on_epoch: EpochHook | None,
-    restore: Restore,
-    title: str | None,
+    fit: _Fit, weights: WeightTraining, sampler: LayerSampler | None
 ) -> AlternatingTrainer:
     """Return the trainer of a fit, which chooses the epoch on held-out rows, if there are any."""
-    network, train = fit.network, fit.train
-    rows = TrainingFeatures(train)
-    validate = _validation(fit, rows, held_out)
+    rows = TrainingFeatures(fit.train)
+    validate = _validation(fit, rows)
     return AlternatingTrainer(
-        network,
+        fit.network,
         _optimizer(fit, weights),
-        train=train.texts,
-        labels=train.labels,
+        train=fit.train,
         update_head=_head_update(fit, rows),
-        settings=what_is_left(fit.settings, fit.last),
-        directory=directory,
+        settings=what_is_left(fit.settings, fit.checkpoint),
+        directory=fit.directory,
         validate=validate,
         callbacks=[
-            *_callbacks(fit.settings, validate is not None, on_epoch, title),
-            *fit.adapter.callbacks(network),
+            *_callbacks(fit, validate is not None),
+            *fit.adapter.callbacks(fit.network),
             *_figures(fit),
             *weights.callbacks,
             # Last, since it restores the learning rates that a posterior's own steps use.
-            *([] if sampler is None else [LayerSwitches(sampler, network)]),
+            *([] if sampler is None else [LayerSwitches(sampler, fit.network)]),
         ],
         noise=weights.noise,
         schedule=weights.schedule,
-        restore=restore,
+        restore=fit.restore,
     )
 
 
@@ -346,10 +317,9 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(
-    fit: _Fit, rows: TrainingFeatures, held_out: LabelledTexts | None
-) -> Validate | None:
+def _validation(fit: _Fit, rows: TrainingFeatures) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
+    held_out = fit.validation
     if held_out is None:
         return None
     if not fit.posterior.chooses_epoch:
@@ -379,14 +349,14 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
 
 
 def _posteriors_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
-    training, num_train = fit.posterior.head_training(), len(fit.train.labels)
+    training = fit.posterior.head_training()
     if training.step == "refit":
-        steps_per_epoch = math.ceil(num_train / fit.settings.batch_size)
+        steps_per_epoch = math.ceil(fit.num_train / fit.settings.batch_size)
         every = max(1, steps_per_epoch // training.count)
         return Refits(fit.network.head, every, rows)
     if training.step == "joint":
-        return JointSteps(num_train)
-    return GradientSteps(training.count, num_train)
+        return JointSteps(fit.num_train)
+    return GradientSteps(training.count, fit.num_train)
 
 
 class _AfterEpoch(TrainerCallback):
@@ -397,18 +367,16 @@ class _AfterEpoch(TrainerCallback):
         self._hook(round(state.epoch), kwargs["model"])
 
 
-def _callbacks(
-    settings: TrainingSettings, validates: bool, on_epoch: EpochHook | None, title: str | None
-) -> list[TrainerCallback]:
+def _callbacks(fit: _Fit, validates: bool) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = []
-    if title is not None:
-        callbacks.append(TrainingBar(title))
+    if fit.title is not None:
+        callbacks.append(TrainingBar(fit.title))
     if validates:
-        callbacks.append(Patience(settings.patience))
-    if settings.stop_after is not None:
-        callbacks.append(StopAfter(settings.stop_after))
-    if on_epoch is not None:
-        callbacks.append(_AfterEpoch(on_epoch))
+        callbacks.append(Patience(fit.settings.patience))
+    if fit.settings.stop_after is not None:
+        callbacks.append(StopAfter(fit.settings.stop_after))
+    if fit.on_epoch is not None:
+        callbacks.append(_AfterEpoch(fit.on_epoch))
     return callbacks
 
 

@@ -29,7 +29,7 @@ from bayeslora.engine.data import (
     most_options,
     split,
 )
-from bayeslora.engine.final_fit import final_fit, fit_last_layer
+from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.load import model_tensors
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
@@ -310,21 +310,13 @@ class FittedModel:
         """
         network, rows = self.network, train.rows
         config = self.posterior
-        held_out = None if validation is None else validation.rows.source
-        seed = self.record.seed
-        fit = final_fit(network, rows.source, held_out, seed=seed, shown=self.progress)
+        held_out = None if validation is None else validation.rows
+        last = LastFit(config, feature_scores, seed=self.record.seed, progress=self.progress)
+        fit = final_fit(network, last, rows.source, None if held_out is None else held_out.source)
         if config.before_last_layer(fit):
             rows = feature_rows(network, rows.source)
         accuracy = _accuracy(network, rows.features, train.examples.source)
-        chosen = fit_last_layer(
-            network,
-            config,
-            rows,
-            None if validation is None else validation.rows,
-            feature_scores=feature_scores,
-            seed=seed,
-            progress=self.progress,
-        )
+        chosen = fit_last_layer(network, last, rows, held_out)
         old = self.record.results
         record = replace(
             self.record,

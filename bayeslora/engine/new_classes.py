@@ -17,7 +17,7 @@ from bayeslora.engine.card import fit_options
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import fit_frozen
 from bayeslora.engine.episodes import choose_mixtures, mix
-from bayeslora.engine.final_fit import final_fit
+from bayeslora.engine.final_fit import LastFit, final_fit
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
@@ -76,16 +76,13 @@ def for_new_classes(
     pool = merged is not None and merged.episodes is not None
     mixtures = choose_mixtures(network, merged, support) if merged and pool else [[]]
     scores = settled_scores(None, posterior) if len(mixtures) == 1 and _differ(labels) else ()
+    last = LastFit(posterior, scores, seed=record.seed)
     members, results = [], []
     for weights in mixtures:
         if pool:
             mix(network, weights)
-        posterior.before_last_layer(
-            final_fit(network, support, None, seed=record.seed, shown=False)
-        )
-        results.append(
-            fit_frozen(network, posterior, support, None, feature_scores=scores, seed=record.seed)
-        )
+        posterior.before_last_layer(final_fit(network, last, support, None))
+        results.append(fit_frozen(network, last, support, None))
         members.append(network.trained_state())
     network.load_trained_state(members[0])
     new_record = replace(

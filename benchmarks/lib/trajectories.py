@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
+from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
@@ -119,10 +120,9 @@ def _train(
         lab.texts(TRAIN),
         None,
         adapter=spec.adapter,
-        posterior=spec.posterior,
+        last=LastFit(spec.posterior),
         settings=TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
         directory=None,
-        early_stopping=False,
         fit_last=False,
         on_epoch=keep,
         description=title,

@@ -39,6 +39,7 @@ from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
+from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
@@ -193,10 +194,9 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
         splits["train"],
         None,
         adapter=arm.adapter,
-        posterior=MLE(),
+        last=LastFit(MLE(), seed=settings.seed),
         settings=settings,
         directory=None,
-        feature_scores=(),
         tasks=rows.tasks,
         on_epoch=score,
         description=None,

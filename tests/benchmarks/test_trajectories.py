@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
+from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.predict import Answer, to_predictions
 from bayeslora.engine.settings import TrainingSettings
@@ -51,7 +52,7 @@ def test_every_epoch_is_kept(backbone, lab, spec, states, tmp_path):
         lab.texts(TRAIN),
         None,
         adapter=spec.adapter,
-        posterior=spec.posterior,
+        last=LastFit(spec.posterior),
         settings=TrainingSettings(epochs=2, seed=spec.seed),
         directory=tmp_path,
         fit_last=False,

@@ -10,6 +10,7 @@ from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
+from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import train_network
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.settings import TrainingSettings
@@ -43,7 +44,7 @@ class Fit:
             self.train,
             validation,
             adapter=self.adapter,
-            posterior=self.posterior,
+            last=LastFit(self.posterior, seed=self.settings.seed),
             settings=self.settings,
             directory=None if directory is None else Path(directory),
             description=None,
