@@ -111,11 +111,11 @@ def fit_members(
             format=choices.format,
         )
         if network.conditioning is not None:
-            network.conditioning.learn(data.train[0])
+            network.conditioning.learn(data.rows)
         # Later members reuse the frozen layers' states, and the notes are logged once.
         first = number == 0
         if first:
-            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.train[0]))
+            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.rows))
             work = begin()
         train, validation = _prepared(network, data, shown=choices.progress and first, say=say)
         say = False
@@ -123,7 +123,7 @@ def fit_members(
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
         if part is not None and part.rows is not None:
             train = train.take(part.rows.tolist())
-            own_settings = _in_as_many_steps(own_settings, len(data.train[0]), len(part.rows))
+            own_settings = _in_as_many_steps(own_settings, len(data.rows), len(part.rows))
         title = "fit" if part is None else part.title
         name = f"member-{number}" + (f"-{part.name}" if part else "")
         member = _Member(

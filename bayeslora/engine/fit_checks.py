@@ -26,7 +26,7 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     """
     return FitPlan(
         num_classes=len(data.classes),
-        num_rows=len(data.train[0]),
+        num_rows=len(data.rows),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         adapter_trains=choices.adapter.trains,
@@ -35,10 +35,10 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         cross_validates=bool(settings.cv),
         holds_out=bool(
             held_out_parts(
-                data.train[0].strata(data.train[1].numpy()),
+                data.rows.strata(data.train[1].numpy()),
                 settings.cv,
                 settings.seed,
-                groups=data.train[0].groups,
+                groups=data.rows.groups,
             )
         ),
     )
@@ -55,7 +55,7 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
             code="clash",
         )
     plan = fit_plan(choices, data, settings)
-    if settings.quality_retaining is not None and data.train[0].choices is not None:
+    if settings.quality_retaining is not None and data.rows.choices is not None:
         raise InputError(
             "quality_retaining keeps rows near others of their class, but the options of a "
             "question are not classes; leave it out"
@@ -68,7 +68,7 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
         )
-    choices.adapter.check_rows(data.train[0])
+    choices.adapter.check_rows(data.rows)
     if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {choices.adapter.name!r} "
@@ -134,7 +134,7 @@ def _check_keep_folds(choices: Choices) -> None:
 
 def _differ(data: TrainingData) -> bool:
     """Return whether a class has training rows with different texts."""
-    rows = data.train[0]
+    rows = data.rows
     pairs = rows.pairs or [None] * len(rows)
     return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 

@@ -256,12 +256,21 @@ class TrainingData:
         validation = splits[1] if held_out else None
         return cls(columns, classes, splits[0], validation, sizes, across_tasks)
 
+    @property
+    def rows(self) -> Examples:
+        """The training rows."""
+        return self.train[0]
+
+    @property
+    def held_out(self) -> Examples | None:
+        """The held-out rows, or None."""
+        return None if self.validation is None else self.validation[0]
+
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""
-        validation_hash = None if self.validation is None else data_hash(self.validation[0])
-        return {"train": data_hash(self.train[0]), "validation": validation_hash}
+        validation = None if self.held_out is None else data_hash(self.held_out)
+        return {"train": data_hash(self.rows), "validation": validation}
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Return how many rows were dropped on reading, by split and reason."""
-        validation = None if self.validation is None else self.validation[0]
-        return dropped_by_split(train=self.train[0], validation=validation)
+        return dropped_by_split(train=self.rows, validation=self.held_out)
