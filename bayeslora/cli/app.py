@@ -169,7 +169,8 @@ def _with_option_first(text: str, args: argparse.Namespace) -> str:
     name = refused[1]
     if name in getattr(args, "from_config", ()):
         return f"{args.config}: {text}"
-    options = getattr(args, "option_names", {}).get(name)
+    action = getattr(args, "actions", {}).get(name)
+    options = [] if action is None else action.option_strings
     return text.replace(name, options[-1], 1) if options else text
 
 

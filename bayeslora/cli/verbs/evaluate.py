@@ -11,12 +11,14 @@ from bayeslora.cli.arguments import (
     add_choice_of_scores,
     add_json,
     add_loading,
+    add_options,
     add_overwrite,
     add_parts,
     add_resampling,
     add_scored,
     add_task,
     given,
+    refuse,
 )
 from bayeslora.cli.data import read
 from bayeslora.cli.messages import show, show_last
@@ -53,15 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="treat files of the same method as its seeds: means with t intervals",
     )
-    parser.add_argument(
-        "--attack",
-        metavar="KEY=VALUE,…",
-        help="perturb the inputs of a fitted classifier adversarially; the arguments are then "
-        "MODEL and labelled DATA. For example eps=0.05,0.1,steps=10,restarts=2: radii "
-        "(fractions of an embedding's norm, or of the pixel range), steps and random starts",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="with --attack: .json file to write, for report --robustness"
+    add_options(
+        parser,
+        {
+            "--attack KEY=VALUE,…": "perturb the inputs of a fitted classifier adversarially; the "
+            "arguments are then MODEL and labelled DATA. For example "
+            "eps=0.05,0.1,steps=10,restarts=2: radii (fractions of an embedding's norm, or of the "
+            "pixel range), steps and random starts",
+            "--out FILE": "with --attack: .json file to write, for report --robustness",
+        },
     )
     add_multi_task(parser, "DATA, with --attack")
     add_task(parser)
@@ -78,11 +80,8 @@ def run(args: argparse.Namespace) -> None:
     if args.attack is not None:
         _attack(args)
         return
-    for name in ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite"):
-        if getattr(args, name):
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect without --attack; remove it"
-            )
+    of_attack = ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite")
+    refuse(args, of_attack, "has no effect without --attack; remove it")
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
@@ -118,12 +117,7 @@ def _attack(args: argparse.Namespace) -> None:
     from bayeslora.metrics.robustness import Attack
 
     model, data = _model_and_data(args)
-    for name in _OF_FILES:
-        if getattr(args, name, None):
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect with --attack; remove it",
-                code="no-effect",
-            )
+    refuse(args, _OF_FILES, "has no effect with --attack; remove it", "no-effect")
     if args.ood or args.over_seeds or args.all:
         raise InputError("--ood, --over-seeds and --all have no effect with --attack; remove them")
     attack = Attack.of(args.attack)

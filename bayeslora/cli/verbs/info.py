@@ -9,7 +9,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import LOADING, add_json, add_loading, add_moved_backbone, given
+from bayeslora.cli.arguments import (
+    LOADING,
+    add_json,
+    add_loading,
+    add_moved_backbone,
+    given,
+    refuse,
+)
 from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
 from bayeslora.errors import InputError
@@ -78,11 +85,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.figure is not None:
         raise InputError("--figure plots the singular values of --spectrum; add --spectrum")
-    if loading := given(args, *LOADING):
-        option = next(iter(loading)).replace("_", "-")
-        raise InputError(
-            f"--{option} has no effect without --spectrum, because the model is not loaded"
-        )
+    refuse(args, LOADING, "has no effect without --spectrum, because the model is not loaded")
     content = _machine() if args.model is None else _model(args.model)
     if args.json:
         print_json(content)

@@ -6,7 +6,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bayeslora.cli.arguments import add_examples, add_overwrite, add_predictions, add_reading, given
+from bayeslora.cli.arguments import (
+    add_examples,
+    add_options,
+    add_overwrite,
+    add_predictions,
+    add_reading,
+    given,
+)
 from bayeslora.cli.messages import hint, show
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -19,10 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
     add_predictions(parser)
     add_reading(parser, of_data=False)
-    parser.add_argument(
-        "--out", metavar="FILE", help="output file, .html (default: a temporary file)"
+    add_options(
+        parser,
+        {
+            "--out FILE": "output file, .html (default: a temporary file)",
+            "--title TEXT": "title of the page",
+        },
     )
-    parser.add_argument("--title", metavar="TEXT", help="title of the page")
     add_examples(parser)
     parser.add_argument(
         "--no-browser", action="store_true", help="only write the page and print its path"
