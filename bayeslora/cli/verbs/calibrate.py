@@ -18,9 +18,17 @@ from bayeslora.cli.arguments import (
     given,
     refuse,
 )
-from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.data import (
+    add_multi_task,
+    column_options,
+    columns_for,
+    files_of,
+    labelled_rows,
+    read,
+    refuse_tasks,
+    settle_tasks,
+)
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, read_of_tasks, settle_tasks
 from bayeslora.cli.outputs import (
     SCORE_NAMES,
     before_and_after,
@@ -37,8 +45,6 @@ if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
-    from bayeslora.tasks.columns import DataColumns
-    from bayeslora.tasks.examples import Examples
 
 SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
 
@@ -135,10 +141,11 @@ def run(args: argparse.Namespace) -> None:
         check_feature_scores(args.feature_scores, posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
-    train = _rows(args.multi_task or args.train, args, columns, record)
-    validation = None
-    if args.validation is not None:
-        validation = _rows(args.validation, args, columns, record)
+    refuse_tasks(args.multi_task, record, args.model, "TRAIN")
+    train, validation = (
+        None if files is None else labelled_rows(files, args, columns, record)
+        for files in (args.multi_task or args.train, args.validation)
+    )
 
     classifier = _load(args, posterior, is_ours=record is not None)
     options = given(args, "feature_scores", "hold_out") | column_options(args)
@@ -199,27 +206,6 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
     fixed = ("layer", "classes", "max_length")
     refuse(args, fixed, f"is fixed in the bayeslora model {args.model}; remove it")
     return read_record(args.model)
-
-
-def _rows(
-    data: str | dict[str, str],
-    args: argparse.Namespace,
-    columns: DataColumns,
-    record: ModelRecord | None,
-) -> Examples:
-    """Return labelled rows, checking the labels if the classes are already known."""
-    from bayeslora.engine.data import encode_for
-
-    tasks = None if record is None else record.tasks
-    if isinstance(data, dict) and not tasks:
-        raise InputError(f"{args.model} was fitted to one task; use TRAIN instead of --multi-task")
-    if record is not None and tasks:
-        rows = read_of_tasks(data, args, columns, record, labels="required")
-    else:
-        rows = read(str(data), args, columns, labels="required")
-    if record is not None:
-        encode_for(record, rows)
-    return rows
 
 
 def _load(

@@ -20,9 +20,14 @@ from bayeslora.cli.arguments import (
     given,
     refuse,
 )
-from bayeslora.cli.data import read
+from bayeslora.cli.data import (
+    add_multi_task,
+    files_of,
+    labelled_rows,
+    named_files,
+    refuse_tasks,
+)
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, named_files, read_of_tasks
 from bayeslora.cli.outputs import print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
@@ -130,19 +135,12 @@ def _attack(args: argparse.Namespace) -> None:
         refuse_inputs(args.out, *files_of(data), model)
 
     from bayeslora.checkpoint import read_record
-    from bayeslora.engine.data import columns_of, encode_for
+    from bayeslora.engine.data import columns_of
 
     record = read_record(model)
     columns = columns_of(record)
-    if record.tasks:
-        rows = read_of_tasks(data, args, columns, record, labels="required")
-    elif isinstance(data, str):
-        rows = read(data, args, columns, labels="required")
-    else:
-        raise InputError(
-            f"--multi-task requires a model of several tasks, but {model} was fitted to one"
-        )
-    encode_for(record, rows)
+    refuse_tasks(data, record, model, "DATA")
+    rows = labelled_rows(data, args, columns, record)
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.reporting.shift import robustness_table

@@ -22,9 +22,16 @@ from bayeslora.cli.arguments import (
     template,
     verbaliser,
 )
-from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.data import (
+    add_multi_task,
+    column_options,
+    columns_for,
+    files_of,
+    read,
+    read_tasks,
+    settle_tasks,
+)
 from bayeslora.cli.messages import note, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, read_tasks, settle_tasks
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
