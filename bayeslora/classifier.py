@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +24,7 @@ from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
 from bayeslora.engine import export as merged
-from bayeslora.engine import load as foreign
-from bayeslora.engine import load as restore
+from bayeslora.engine import load
 from bayeslora.engine.calibrate import calibrate, zero_shot
 from bayeslora.engine.card import fit_words, learnt_from, model_card
 from bayeslora.engine.data import (
@@ -673,7 +671,7 @@ class BayesianClassifier:
         files = self._calibrated().files()
         refuse_foreign(directory, *LAYOUTS)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
-            foreign.check_place(files.record, trust_remote_code=self._trust)
+            load.check_place(files.record, trust_remote_code=self._trust)
         # A saved model is useless without its backbone.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
@@ -815,31 +813,17 @@ class BayesianClassifier:
         """
         files = read_model(directory)
         source = files.record.backbone["name"] if backbone is None else backbone
-        if isinstance(source, Path):
-            source = str(source)
-        with quiet_transformers():
-            network, members = restore.restore_network(
-                files,
-                source,
-                {
-                    "dtype": files.record.backbone["dtype"],
-                    "device": device,
-                    "trust_remote_code": trust_remote_code,
-                },
-                module,
-                encode,
-            )
-        files.warn_unverified()
-        record = files.record
-        if isinstance(source, str) and module is None:
-            # If saved again, the model names the current location of its backbone.
-            record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
-        return cls._around(
-            FittedModel(record, network, members, progress),
+        source = str(source) if isinstance(source, Path) else source
+        fitted = load.saved_model(
+            files,
             source,
+            module,
+            encode,
             device=device,
             trust_remote_code=trust_remote_code,
+            progress=progress,
         )
+        return cls._around(fitted, source, device=device, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_transformers(
@@ -878,23 +862,21 @@ class BayesianClassifier:
             InputError: The model does not exist or lacks weights, its final layer has no features,
                 or the posterior is neither over the last layer nor over existing adapters.
         """
-        if isinstance(model, Path):
-            model = str(model)
         checked("max_length", max_length, Count)
-        with quiet_transformers():
-            network, record = foreign.foreign_network(
-                model,
-                resolve_posterior(posterior),
-                tokenizer=tokenizer,
-                layer=layer,
-                classes=classes,
-                max_length=max_length,
-                device=device,
-                trust_remote_code=trust_remote_code,
-            )
+        fitted = load.foreign_model(
+            str(model) if isinstance(model, Path) else model,
+            resolve_posterior(posterior),
+            tokenizer=tokenizer,
+            layer=layer,
+            classes=classes,
+            max_length=max_length,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
         clf = cls._around(
-            FittedModel(record, network, [network.trained_state()], progress),
-            record.backbone["name"],
+            fitted,
+            fitted.record.backbone["name"],
             device=device,
             trust_remote_code=trust_remote_code,
         )
@@ -939,12 +921,8 @@ class BayesianClassifier:
         """
         config = resolve_posterior(posterior)
         classifier = wrap_module(module, encode, classes, layer=layer, device=device)
-        network, record = foreign.module_network(classifier, config)
-        return cls._around(
-            FittedModel(record, network, [network.trained_state()], progress),
-            record.backbone["name"],
-            device=device,
-        )
+        fitted = load.module_model(classifier, config, progress=progress)
+        return cls._around(fitted, fitted.record.backbone["name"], device=device)
 
     def zero_shot(
         self,

@@ -30,7 +30,6 @@ from bayeslora.engine.data import (
     split,
 )
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
-from bayeslora.engine.load import model_tensors
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
@@ -66,6 +65,14 @@ _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
 
+Members = list[dict[str, Tensor]]
+
+
+def member_prefix(number: int, count: int) -> str:
+    """Return the prefix of the tensors of a member, counted from 0, in a model directory."""
+    return f"member-{number}." if count > 1 else ""
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """Trained networks and their record.
@@ -81,7 +88,7 @@ class FittedModel:
 
     record: ModelRecord
     network: Network
-    members: list[dict[str, Tensor]]
+    members: Members
     progress: bool = True
     validation_scores: tuple[Scores, Scores] | None = None
     side_by_side: SideBySide | None = None
@@ -104,7 +111,13 @@ class FittedModel:
 
     def files(self) -> ModelFiles:
         """Return the content of the model directory."""
-        return ModelFiles(self.record, *model_tensors(self.members))
+        files = ModelFiles(self.record, adapter={}, posterior={})
+        for number, tensors in enumerate(self.members):
+            prefix = member_prefix(number, len(self.members))
+            for name, tensor in tensors.items():
+                part = files.adapter if name.startswith("adapter.") else files.posterior
+                part[prefix + name] = tensor.contiguous()
+        return files
 
     @cached_property
     def fingerprint(self) -> str:
