@@ -429,7 +429,14 @@ class BayesianClassifier:
         rows = read_for(fitted.record, data, fitted.columns, keep)
         say_fitted_to(fitted.record, data_hash(rows), rows.source)
         return fitted.predict(
-            rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
+            rows,
+            Drawing.of(
+                fitted.posterior,
+                num_samples=num_samples,
+                link=link,
+                seed=seed,
+                unknown=unknown_labels,
+            ),
         )
 
     def predict_proba(

@@ -15,7 +15,7 @@ from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.class_prior import ClassPrior, centre
+from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.layer_sampling import layer_sampler
@@ -289,7 +289,7 @@ def fit_frozen(
     network.eval()
     states = [_states(network, rows, shown=last.progress) for rows in (train, validation) if rows]
     network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
-    factor = None if prior is None else centre(network, prior, train, states[0])
+    factor = None if prior is None else prior.centre(network, train, states[0])
     rows = [
         FeatureRows(source, network.scaled(features, source.labels))
         for source, features in zip((train, validation), states, strict=False)

@@ -23,7 +23,6 @@ from bayeslora.engine.build import adapter_for, best_depth, pooling_of
 from bayeslora.engine.checkpoints import abandon, claim, refuse, restored
 from bayeslora.engine.class_prior import ClassPrior, class_prior
 from bayeslora.engine.cross_validation import (
-    as_chosen,
     cross_validate,
     split_off,
     what_was_chosen,
@@ -294,7 +293,7 @@ def _fitted(
         plain = replace(choices, feature_scores=())
         partly = fit(plain, part=Part(None, "without-held-out", "fit without held-out rows"))
         chosen = what_was_chosen(partly, choices.posterior, data.validation)
-        posterior = as_chosen(choices.posterior, partly[2])
+        posterior = choices.posterior.as_chosen(partly[2][0].posterior)
         choices = replace(choices, posterior=posterior, logit_scale=chosen.logit_scale)
         whole = fit(choices, data=final, stops=chosen.epochs, say=False)
         return whole, {"held_out": dataclasses.asdict(chosen)}

@@ -29,7 +29,7 @@ from bayeslora.engine.callbacks import (
     what_is_left,
 )
 from bayeslora.engine.checkpoints import last_checkpoint
-from bayeslora.engine.class_prior import ClassPrior, centre
+from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.final_fit import (
     LastFit,
     TrainingSizes,
@@ -198,7 +198,7 @@ def train_network(
     # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
-    factor = None if prior is None or waits else centre(network, prior, train)
+    factor = None if prior is None or waits else prior.centre(network, train)
     fit = _Fit(
         network,
         train,
@@ -221,7 +221,7 @@ def train_network(
         posterior.before_last_layer(final_fit(network, last, train, validation))
         if prior is not None and waits:
             network.eval()
-            factor = centre(network, prior, train, start=False)
+            factor = prior.centre(network, train, start=False)
         chosen = fit_posterior(network, last, train, validation)
     return FitResult(
         _history(trainer.state.log_history),

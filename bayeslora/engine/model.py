@@ -21,7 +21,6 @@ from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
 from bayeslora.engine.card import answering, fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.data import (
-    Unknown,
     classes_for,
     columns_of,
     encode_for,
@@ -34,7 +33,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import FeatureRows, KnownRows, LabelledTexts, feature_rows, prepare
+from bayeslora.engine.rows import KnownRows, LabelledTexts, feature_rows, prepare
 from bayeslora.engine.side_by_side import SideBySide
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -134,37 +133,25 @@ class FittedModel:
             )
 
     def predict(
-        self,
-        rows: Examples,
-        *,
-        num_samples: int | None,
-        link: str | None,
-        unknown: Unknown,
-        seed: int,
-        known: FeatureRows | None = None,
-        say: bool = True,
+        self, rows: Examples, drawing: Drawing | None = None, *, say: bool = True
     ) -> Predictions:
         """Return the predictions of rows; see `BayesianClassifier.predict`.
 
-        `known` holds the rows' features if this network has computed them already; `say=False`
-        suppresses the notes on the rows.
+        Args:
+            rows: Rows, labelled or not.
+            drawing: Options of the prediction; None for the defaults.
+            say: Whether to warn about truncated texts.
         """
-        drawing = Drawing.of(
-            self.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown
-        )
-        if known is not None:
-            passes = num_passes(self.posterior, num_samples, len(self.members))
-            with progress_bar(
-                "predict", passes * len(rows), shown=self.progress, unit="text"
-            ) as advance:
-                return predict_texts(
-                    self, rows, known.source, drawing, advance=advance, features=known.features
-                )
-        labels = torch.from_numpy(encode_for(self.record, rows, unknown))
-        pieces = split(rows, labels)
-        most = most_options(rows)
+        drawing = Drawing.of(self.posterior) if drawing is None else drawing
+        labels = torch.from_numpy(encode_for(self.record, rows, drawing.unknown))
         predictions = predict_pieces(
-            self, pieces, drawing, total=len(rows), most_options=most, keep=True, say=say
+            self,
+            split(rows, labels),
+            drawing,
+            total=len(rows),
+            most_options=most_options(rows),
+            keep=True,
+            say=say,
         )
         return joined(list(predictions))
 
@@ -379,24 +366,21 @@ class FittedModel:
 
     def answers(self, rows: KnownRows, num_samples: int | None = None) -> Predictions:
         """Return the predictions of rows with known features."""
-        return self.predict(
-            rows.examples,
-            num_samples=num_samples,
-            link=None,
-            unknown="error",
-            seed=0,
-            known=rows.rows,
-            say=False,
-        )
+        drawing = Drawing.of(self.posterior, num_samples=num_samples)
+        texts, features = rows.rows.source, rows.rows.features
+        passes = num_passes(self.posterior, num_samples, len(self.members))
+        total = passes * len(rows.examples)
+        with progress_bar("predict", total, shown=self.progress, unit="text") as advance:
+            return predict_texts(
+                self, rows.examples, texts, drawing, advance=advance, features=features
+            )
 
     def measured(self, rows: Examples) -> FittedModel:
         """Return the model with NLL and accuracy on labelled rows in its record.
 
         They are those of the saved classifier's default predictions with all its members.
         """
-        predictions = self.predict(
-            rows, num_samples=None, link=None, unknown="error", seed=0, say=False
-        )
+        predictions = self.predict(rows, say=False)
         scores = row_scores(predictions)
         metrics: dict[str, Any] = {
             "validation_nll": float(scores.nll.mean()),
