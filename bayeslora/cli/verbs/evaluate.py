@@ -28,7 +28,7 @@ from bayeslora.cli.data import (
     refuse_tasks,
 )
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.outputs import print_json, table_width
+from bayeslora.cli.outputs import check_new_file, print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, quoted
@@ -118,7 +118,7 @@ _OF_FILES = ("ood_score", "num_bins", "closed", *PART_OPTIONS, "scores", "interv
 
 def _attack(args: argparse.Namespace) -> None:
     """Score a classifier on perturbed inputs."""
-    from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
+    from bayeslora.files import atomic_file
     from bayeslora.metrics.robustness import Attack
 
     model, data = _model_and_data(args)
@@ -129,10 +129,8 @@ def _attack(args: argparse.Namespace) -> None:
     if args.seed is not None:
         attack = replace(attack, seed=args.seed)
     if args.out is not None:
-        if not args.out.endswith(".json"):
-            raise InputError(f"--out must end in .json, got {args.out}")
-        refuse_existing(args.out, overwrite=bool(args.overwrite))
-        refuse_inputs(args.out, *files_of(data), model)
+        inputs = [*files_of(data), model]
+        check_new_file(args.out, overwrite=args.overwrite, inputs=inputs, ending=".json")
 
     from bayeslora.checkpoint import read_record
     from bayeslora.engine.data import columns_of
