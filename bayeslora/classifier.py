@@ -40,7 +40,6 @@ from bayeslora.engine.data import (
     read_validation,
     say_fitted_to,
 )
-from bayeslora.engine.epochs import default_epochs
 from bayeslora.engine.export import (
     EXPORTS,
     ExportKind,
@@ -310,39 +309,31 @@ class BayesianClassifier:
             current().first(partial(check_writable, out))
         # Imported here: transformers' training loop takes a second that predictions need not spend.
         from bayeslora.engine.fit import fit_classifier
-        from bayeslora.engine.fit_checks import refuse_training_options
+        from bayeslora.engine.fit_checks import refuse_training_options, settled_settings
 
         scores = feature_options.feature_scores(feature_scores)
-        if not self.adapter.trains or self.adapter.episodes is not None:
-            refuse_training_options(
-                self.adapter,
-                epochs=epochs,
-                batch_size=batch_size,
-                head_lr=head_lr,
-                patience=patience,
-                layer_sampling=layer_sampling,
-                quality_retaining=quality_retaining or None,
-            )
+        trained: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "head_lr": head_lr,
+            "patience": patience,
+            "layer_sampling": resolve_sampling(layer_sampling),
+            "quality_retaining": resolve_retaining(quality_retaining),
+        }
+        refuse_training_options(self.adapter, trained)
         columns = data_columns(text_column, label_column, pair_column, image_column)
         read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
         data = current().first_then_all(read)
-        validated = data.validation is not None or bool(hold_out)
-        if epochs is None:
-            epochs = default_epochs(self.posterior, len(data.train[0]), validated=validated)
-        settings = TrainingSettings(
-            epochs,
-            batch_size,
-            head_lr=self._head_lr(head_lr),
-            patience=patience,
-            seed=self.seed,
-            layer_sampling=resolve_sampling(layer_sampling),
-            quality_retaining=resolve_retaining(quality_retaining),
-            cv=self._cv(cv, validated=validated),
+        choices = self._choices(scores)
+        settings = settled_settings(
+            choices,
+            data,
+            trained,
+            cv=cv,
             keep_folds=keep_folds,
             hold_out=hold_out,
             refit=refit,
         )
-        choices = self._choices(scores)
         with (
             together() as world,
             world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
@@ -372,26 +363,6 @@ class BayesianClassifier:
                 self.save_pretrained(beside)
                 logger.warning("the finished model was saved to %s instead of %s", beside, out)
             raise
-
-    def _cv(self, cv: int | Literal["auto"] | None, *, validated: bool) -> int | Literal["auto"]:
-        if cv is not None:
-            return cv
-        scales = self.posterior.scales_logits and not validated
-        by_rows = self.adapter.trains and self.adapter.episodes is None
-        return "auto" if scales and by_rows else 0
-
-    def _head_lr(self, head_lr: float | None) -> float:
-        if head_lr is None:
-            return TrainingSettings.head_lr
-        posterior = self.posterior
-        if posterior.head_training().lr is not None:
-            raise InputError(
-                f"head_lr has no effect on posterior {posterior.name!r}; set its own option "
-                f"instead: {type(posterior).__name__}(head_lr={head_lr:g}), --posterior "
-                f"{posterior.name}:head_lr={head_lr:g}",
-                code="no-effect",
-            )
-        return head_lr
 
     def predict(
         self,
