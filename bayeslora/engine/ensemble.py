@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.layer_sampling import layer_sampler
-from bayeslora.engine.loop import FitResult, train_network
+from bayeslora.engine.loop import FitResult, Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
@@ -97,50 +97,58 @@ def fit_members(
     states: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(choices.posterior, settings.seed)
+    title = "fit" if part is None else part.title
+    suffix = "" if part is None else f"-{part.name}"
     if say:
         _say_alike(choices.adapter, len(seeds))
         _say_layers(choices.adapter, backbone)
     for number, seed in enumerate(seeds):
-        network = build_network(
-            backbone,
-            choices.adapter,
-            choices.posterior,
-            num_classes=len(data.classes),
-            seed=seed,
-            max_length=choices.max_length,
-            format=choices.format,
-        )
-        if network.conditioning is not None:
-            network.conditioning.learn(data.rows)
+        network = _fresh(choices, data, backbone, seed)
         # Later members reuse the frozen layers' states, and the notes are logged once.
-        first = number == 0
-        if first:
+        if number == 0:
             layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.rows))
             work = begin()
-        train, validation = _prepared(network, data, shown=choices.progress and first, say=say)
+        train, validation = _prepared(network, data, shown=choices.progress, say=say)
         say = False
         stop = None if stops is None else stops[number]
         own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
         if part is not None and part.rows is not None:
             train = train.take(part.rows.tolist())
             own_settings = _in_as_many_steps(own_settings, len(data.rows), len(part.rows))
-        title = "fit" if part is None else part.title
-        name = f"member-{number}" + (f"-{part.name}" if part else "")
-        member = _Member(
-            choices,
+        many = "" if len(seeds) == 1 else f" member {number + 1} of {len(seeds)}"
+        training = Training(
             network,
-            (train, validation),
-            settings=own_settings,
-            directory=None if work is None else work / name,
+            train,
+            validation,
+            choices.adapter,
+            _last(choices, seed),
+            own_settings,
+            directory=None if work is None else work / f"member-{number}{suffix}",
             prior=prior,
             tasks=data.tasks,
             restore=restore,
-            title=title if len(seeds) == 1 else f"{title} member {number + 1} of {len(seeds)}",
+            title=f"{title}{many}" if choices.progress else None,
         )
-        results.append(member.fit())
-        states += member.states()
+        results.append(_fitted(training))
+        states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
+
+
+def _fresh(choices: Choices, data: TrainingData, backbone: Backbone, seed: int) -> Network:
+    """Return an untrained network."""
+    network = build_network(
+        backbone,
+        choices.adapter,
+        choices.posterior,
+        num_classes=len(data.classes),
+        seed=seed,
+        max_length=choices.max_length,
+        format=choices.format,
+    )
+    if network.conditioning is not None:
+        network.conditioning.learn(data.rows)
+    return network
 
 
 def _prepared(
@@ -153,85 +161,50 @@ def _prepared(
     return train, prepare(network.encoder, data.validation, progress=shown and say, say=say)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
-    """One network of a classifier, to be fitted in place to training and validation rows.
+def _last(choices: Choices, seed: int) -> LastFit:
+    return LastFit(
+        choices.posterior, choices.feature_scores, choices.logit_scale, seed, choices.progress
+    )
 
-    Attributes:
-        directory: Directory for its checkpoints, or None for none.
-        tasks: Number of classes of each of several tasks.
-        title: Title of its progress bar.
-    """
 
-    choices: Choices
-    network: Network
-    rows: tuple[LabelledTexts, LabelledTexts | None]
-    settings: TrainingSettings
-    directory: Path | None
-    prior: ClassPrior | None
-    tasks: Mapping[str, int]
-    restore: Restore
-    title: str
-
-    def fit(self) -> FitResult:
-        """Fit the network: its adapter, if it trains, and the last layer."""
-        adapter = self.choices.adapter
-        description = self.title if self.choices.progress else None
-        if adapter.episodes is not None:
-            losses = meta_tune(
-                self.network,
-                adapter.episodes,
-                self.rows[0],
-                seed=self.settings.seed,
-                directory=self.directory,
-                restore=self.restore,
-                description=description,
-            )
-            weights = choose_mixtures(self.network, adapter, self.rows[0])[0]
-            result = self._fit_mixture(weights, progress=self.choices.progress)
-            figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
-            return dataclasses.replace(result, adapter=summary(self.network.sites) | figures)
-        last = self._last(progress=self.choices.progress)
-        if not adapter.trains:
-            return fit_frozen(self.network, last, *self.rows, prior=self.prior)
-        return train_network(
-            self.network,
-            *self.rows,
-            adapter=adapter,
-            last=last,
-            settings=self.settings,
-            directory=self.directory,
-            prior=self.prior,
-            tasks=self.tasks,
-            restore=self.restore,
-            description=description,
+def _fitted(fit: Training) -> FitResult:
+    """Fit a network in place: its adapter, if it trains, and the last layer."""
+    network, adapter = fit.network, fit.adapter
+    if adapter.episodes is not None:
+        losses = meta_tune(
+            network,
+            adapter.episodes,
+            fit.train,
+            seed=fit.settings.seed,
+            directory=fit.directory,
+            restore=fit.restore,
+            description=fit.title,
         )
+        result = _fit_mixture(fit, choose_mixtures(network, adapter, fit.train)[0])
+        figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
+        return dataclasses.replace(result, adapter=summary(network.sites) | figures)
+    if not adapter.trains:
+        return fit_frozen(network, fit.last, fit.train, fit.validation, prior=fit.prior)
+    return train_network(fit)
 
-    def states(self) -> list[dict[str, Tensor]]:
-        """Return the trained tensors of the network, and of a pool's other separate members."""
-        states = [self.network.trained_state()]
-        if self.choices.adapter.has_members:
-            for weights in choose_mixtures(self.network, self.choices.adapter, self.rows[0])[1:]:
-                self._fit_mixture(weights, progress=False)
-                states.append(self.network.trained_state())
-        return states
 
-    def _fit_mixture(self, weights: Sequence[float], *, progress: bool) -> FitResult:
-        """Fit the last layer to the features of a mixture of a pool's members."""
-        mix(self.network, weights)
-        last = self._last(progress=progress)
-        last.posterior.before_last_layer(final_fit(self.network, last, *self.rows))
-        return fit_frozen(self.network, last, *self.rows, prior=self.prior)
+def _fit_mixture(fit: Training, weights: Sequence[float]) -> FitResult:
+    """Fit the last layer to the features of a mixture of a pool's members."""
+    network, last = fit.network, fit.last
+    mix(network, weights)
+    last.posterior.before_last_layer(final_fit(network, last, fit.train, fit.validation))
+    return fit_frozen(network, last, fit.train, fit.validation, prior=fit.prior)
 
-    def _last(self, *, progress: bool) -> LastFit:
-        choices = self.choices
-        return LastFit(
-            choices.posterior,
-            choices.feature_scores,
-            choices.logit_scale,
-            self.settings.seed,
-            progress,
-        )
+
+def _member_states(fit: Training) -> list[dict[str, Tensor]]:
+    """Return the trained tensors of a network, and of a pool's other separate members."""
+    states = [fit.network.trained_state()]
+    if fit.adapter.has_members:
+        quiet = dataclasses.replace(fit, last=dataclasses.replace(fit.last, progress=False))
+        for weights in choose_mixtures(fit.network, fit.adapter, fit.train)[1:]:
+            _fit_mixture(quiet, weights)
+            states.append(fit.network.trained_state())
+    return states
 
 
 def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) -> TrainingSettings:

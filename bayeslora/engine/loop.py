@@ -118,55 +118,10 @@ def validation_metrics(
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Inputs of a training, and what it reads from its checkpoints.
+class Training:
+    """What a network is trained on, and how.
 
     Attributes:
-        checkpoint: Directory of the checkpoint to resume from, or None.
-    """
-
-    network: Network
-    train: LabelledTexts
-    validation: LabelledTexts | None
-    adapter: Adapter
-    posterior: Posterior
-    settings: TrainingSettings
-    directory: Path | None
-    checkpoint: str | None
-    on_epoch: EpochHook | None
-    tasks: Mapping[str, int]
-    restore: Restore
-    title: str | None
-
-    @property
-    def num_train(self) -> int:
-        """Number of training rows."""
-        return len(self.train.labels)
-
-
-@restored_random_state()
-def train_network(
-    network: Network,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
-    *,
-    adapter: Adapter,
-    last: LastFit,
-    settings: TrainingSettings,
-    directory: Path | None,
-    fit_last: bool = True,
-    on_epoch: EpochHook | None = None,
-    prior: ClassPrior | None = None,
-    tasks: Mapping[str, int] | None = None,
-    restore: Restore = nothing_to_restore,
-    description: str | None = "fit",
-) -> FitResult:
-    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
-
-    A checkpoint is written to `directory`, if there is one, after each epoch. Training resumes from
-    the last one in it, with the same result as without interruption.
-
-    Args:
         network: A fresh network.
         train: Training rows.
         validation: Held-out rows. Training stops after `settings.patience` epochs without a better
@@ -176,64 +131,91 @@ def train_network(
             updated in training.
         settings: Epochs, batch size, seed.
         directory: Directory for checkpoints; None writes none.
-        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
-        on_epoch: Called after each epoch with its number, from 1, and the network.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         tasks: Number of classes of each of several tasks, in the order of the classes.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
-        description: Title of the progress bar; None shows none.
+        title: Title of the progress bar; None shows none.
+        on_epoch: Called after each epoch with its number, from 1, and the network.
     """
-    torch.manual_seed(settings.seed)
-    posterior, shown = last.posterior, description is not None
-    checkpoint = current().first(lambda: last_checkpoint(directory))
-    if network.conditioning is not None and train.texts.contexts is not None:
-        network.conditioning.begin(train.texts.contexts)
+
+    network: Network
+    train: LabelledTexts
+    validation: LabelledTexts | None
+    adapter: Adapter
+    last: LastFit
+    settings: TrainingSettings
+    directory: Path | None = None
+    prior: ClassPrior | None = None
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    restore: Restore = nothing_to_restore
+    title: str | None = "fit"
+    on_epoch: EpochHook | None = None
+
+    @property
+    def posterior(self) -> Posterior:
+        """Options of the posterior."""
+        return self.last.posterior
+
+    @property
+    def num_train(self) -> int:
+        """Number of training rows."""
+        return len(self.train.labels)
+
+
+@restored_random_state()
+def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
+    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+
+    A checkpoint is written to the directory, if there is one, after each epoch. Training resumes
+    from the last one in it, with the same result as without interruption.
+
+    Args:
+        fit: Network, rows and options.
+        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
+    """
+    network, posterior, prior = fit.network, fit.posterior, fit.prior
+    torch.manual_seed(fit.settings.seed)
+    checkpoint = current().first(lambda: last_checkpoint(fit.directory))
+    if network.conditioning is not None and fit.train.texts.contexts is not None:
+        network.conditioning.begin(fit.train.texts.contexts)
     begin_adapter(
-        network, adapter, posterior, train, seed=settings.seed, last=checkpoint, shown=shown
+        network,
+        fit.adapter,
+        posterior,
+        fit.train,
+        seed=fit.settings.seed,
+        last=checkpoint,
+        shown=fit.title is not None,
     )
     began = time.perf_counter()
-    num_passed = set_feature_scale(network, train.texts)
-    pass_seconds = (time.perf_counter() - began) * len(train.labels) / num_passed
+    num_passed = set_feature_scale(network, fit.train.texts)
+    pass_seconds = (time.perf_counter() - began) * fit.num_train / num_passed
     # A final fit that starts over computes the prior mean from the final features: the language
     # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
-    factor = None if prior is None or waits else prior.centre(network, train)
-    fit = _Fit(
-        network,
-        train,
-        validation,
-        adapter,
-        posterior,
-        settings,
-        directory,
-        checkpoint,
-        on_epoch,
-        tasks or {},
-        restore,
-        description,
-    )
-    if shown:
+    factor = None if prior is None or waits else prior.centre(network, fit.train)
+    if fit.title is not None:
         _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
-    trainer, sampler = _trained(fit)
+    trainer, sampler = _trained(fit, checkpoint)
     chosen: dict[str, float | str] = {}
     if fit_last:
-        posterior.before_last_layer(final_fit(network, last, train, validation))
+        posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
         if prior is not None and waits:
             network.eval()
-            factor = prior.centre(network, train, start=False)
-        chosen = fit_posterior(network, last, train, validation)
+            factor = prior.centre(network, fit.train, start=False)
+        chosen = fit_posterior(network, fit.last, fit.train, fit.validation)
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
         chosen,
-        _adapted(network, train),
+        _adapted(network, fit.train),
         {} if sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
 
 
-def _announce(fit: _Fit, *, pass_seconds: float, fit_last: bool) -> None:
+def _announce(fit: Training, *, pass_seconds: float, fit_last: bool) -> None:
     """Log the estimated time of the training and the final fit."""
     classes, features = fit.network.head.mean_weight.shape
     num_validation = 0 if fit.validation is None else len(fit.validation.labels)
@@ -253,7 +235,9 @@ def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
     return figures
 
 
-def _trained(fit: _Fit) -> tuple[AlternatingTrainer, LayerSampler | None]:
+def _trained(
+    fit: Training, checkpoint: str | None
+) -> tuple[AlternatingTrainer, LayerSampler | None]:
     """Train the network and load its best epoch.
 
     Returns:
@@ -268,16 +252,19 @@ def _trained(fit: _Fit) -> tuple[AlternatingTrainer, LayerSampler | None]:
         if network.encoder.backbone.device.type == "cuda":
             # The Trainer makes the network's GPU the current one.
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
-        trainer = _trainer(fit, weights, sampler)
+        trainer = _trainer(fit, checkpoint, weights, sampler)
         if sampler is not None:
             stack.callback(sampler.finish)
-        trainer.train(resume_from_checkpoint=fit.checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.load_best()
     return trainer, sampler
 
 
 def _trainer(
-    fit: _Fit, weights: WeightTraining, sampler: LayerSampler | None
+    fit: Training,
+    checkpoint: str | None,
+    weights: WeightTraining,
+    sampler: LayerSampler | None,
 ) -> AlternatingTrainer:
     """Return the trainer of a fit, which chooses the epoch on held-out rows, if there are any."""
     rows = TrainingFeatures(fit.train)
@@ -287,7 +274,7 @@ def _trainer(
         _optimizer(fit, weights),
         train=fit.train,
         update_head=_head_update(fit, rows),
-        settings=what_is_left(fit.settings, fit.checkpoint),
+        settings=what_is_left(fit.settings, checkpoint),
         directory=fit.directory,
         validate=validate,
         callbacks=[
@@ -304,7 +291,7 @@ def _trainer(
     )
 
 
-def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
+def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
     lr = fit.posterior.head_training().lr
     head_lr = fit.settings.head_lr if lr is None else lr
@@ -317,7 +304,7 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(fit: _Fit, rows: TrainingFeatures) -> Validate | None:
+def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
     held_out = fit.validation
     if held_out is None:
@@ -338,7 +325,7 @@ def _validation(fit: _Fit, rows: TrainingFeatures) -> Validate | None:
     return validate
 
 
-def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+def _head_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
     update = _posteriors_update(fit, rows)
     options = fit.settings.quality_retaining
     if options is None:
@@ -348,7 +335,7 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
     return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 
-def _posteriors_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+def _posteriors_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
     training = fit.posterior.head_training()
     if training.step == "refit":
         steps_per_epoch = math.ceil(fit.num_train / fit.settings.batch_size)
@@ -367,7 +354,7 @@ class _AfterEpoch(TrainerCallback):
         self._hook(round(state.epoch), kwargs["model"])
 
 
-def _callbacks(fit: _Fit, validates: bool) -> list[TrainerCallback]:
+def _callbacks(fit: Training, validates: bool) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = []
     if fit.title is not None:
         callbacks.append(TrainingBar(fit.title))
@@ -380,7 +367,7 @@ def _callbacks(fit: _Fit, validates: bool) -> list[TrainerCallback]:
     return callbacks
 
 
-def _figures(fit: _Fit) -> list[TrainerCallback]:
+def _figures(fit: Training) -> list[TrainerCallback]:
     conditioning, contexts = fit.network.conditioning, fit.train.texts.contexts
     if conditioning is None or contexts is None:
         return []
