@@ -317,22 +317,12 @@ class FittedModel:
             rows = feature_rows(network, rows.source)
         accuracy = _accuracy(network, rows.features, train.examples.source)
         chosen = fit_last_layer(network, last, rows, held_out)
-        old = self.record.results
-        record = replace(
+        record = refitted_record(
             self.record,
-            columns=columns.recorded(),
-            num_train=len(train.examples),
-            data={
-                "before": fit_options(self.record),
-                "train": data_hash(train.examples),
-                "validation": None if validation is None else data_hash(validation.examples),
-            },
-            dropped=dropped_by_split(
-                train=train.examples,
-                validation=None if validation is None else validation.examples,
-            ),
-            head=network.head.extra_config(),
-            feature_scores=network.feature_scores.extra_config(),
+            network,
+            train.examples,
+            None if validation is None else validation.examples,
+            columns=columns,
             # Drop the fit's validation results, which were measured under another posterior.
             results={
                 "posterior": chosen,
@@ -342,8 +332,7 @@ class FittedModel:
                     "validation_rows": 0 if validation is None else len(validation.examples),
                     "fitted_to": learnt_from(config, has_validation=validation is not None),
                 },
-            }
-            | ({"adapter": old["adapter"]} if "adapter" in old else {}),
+            },
         )
         members = [network.trained_state()]
         return replace(
@@ -433,6 +422,42 @@ class FittedModel:
         }
         record = replace(self.record, results={**self.record.results, "validation": scores})
         return replace(self, record=record, validation_scores=(before, after))
+
+
+def refitted_record(
+    record: ModelRecord,
+    network: Network,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    results: dict[str, Any],
+) -> ModelRecord:
+    """Return the record of a model whose last layer was fitted to other rows.
+
+    Args:
+        record: Record of the model before.
+        network: Network with the fitted last layer.
+        train: Rows that it was fitted to.
+        validation: Held-out rows, or None.
+        columns: Columns that the rows were read from.
+        results: Results of the fit; those on the adapter are taken over.
+    """
+    adapter = {name: value for name, value in record.results.items() if name == "adapter"}
+    return replace(
+        record,
+        columns=columns.recorded(),
+        num_train=len(train),
+        data={
+            "before": fit_options(record),
+            "train": data_hash(train),
+            "validation": None if validation is None else data_hash(validation),
+        },
+        dropped=dropped_by_split(train=train, validation=validation),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        results=results | adapter,
+    )
 
 
 def _accuracy(network: Network, rows: Features, source: str) -> float:
