@@ -23,8 +23,7 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
-from bayeslora.engine import export as merged
-from bayeslora.engine import load
+from bayeslora.engine import export, load
 from bayeslora.engine.calibrate import calibrate, zero_shot
 from bayeslora.engine.card import fit_words, learnt_from, model_card
 from bayeslora.engine.data import (
@@ -40,12 +39,6 @@ from bayeslora.engine.data import (
     read_validation,
     say_fitted_to,
 )
-from bayeslora.engine.export import (
-    EXPORTS,
-    ExportKind,
-    check_export,
-    write_manifest,
-)
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing, predict_to_file
@@ -54,13 +47,12 @@ from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.side_by_side import SideBySide
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_writable, real_path, refuse_existing, refuse_inputs
+from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
-from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors.feature_scores import options as feature_options
 from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
@@ -688,26 +680,8 @@ class BayesianClassifier:
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
-        fitted = self._known()
-        if fitted.network.full is not None:
-            raise InputError(
-                f"{fitted.name} changed whole weights of the backbone, which PEFT cannot load as "
-                "LoRA; use export_merged or export_safetensors (--format merged, safetensors) to "
-                "write the changed backbone"
-            )
-        if not fitted.network.sites:
-            raise InputError(
-                f"{fitted.name} has no adapter to export; use export_merged (--format merged) to "
-                "write its backbone and last layer"
-            )
-        self._check_export(directory, "peft", overwrite=overwrite)
-        with (
-            fitted.one_member(member) as model,
-            atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as temporary,
-        ):
-            export = write_peft(model, temporary, prefix=prefix, head=head)
-            write_manifest(temporary, "peft")
-        return export
+        with self._known().one_member(member) as model:
+            return write_peft(model, directory, prefix=prefix, head=head, overwrite=overwrite)
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -727,14 +701,7 @@ class BayesianClassifier:
                 classifier of transformers computes what this one does, as of all encoders.
         """
         with self._known().one_member(member) as model:
-            merged.check_mergeable(model)
-            self._check_export(directory, "merged", overwrite=overwrite)
-            with (
-                atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as temporary,
-                quiet_transformers(),
-            ):
-                merged.write_merged(model, temporary)
-                write_manifest(temporary, "merged")
+            export.export_merged(model, directory, overwrite=overwrite)
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -754,13 +721,8 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is no adapter, or no such
                 member.
         """
-        self._check_export(path, "safetensors", overwrite=overwrite)
-        with self._known().one_member(member) as model, atomic_file(path) as temporary:
-            merged.write_tensors(model, temporary)
-
-    def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
-        backbone = self._known().network.encoder.backbone
-        check_export(path, kind, overwrite=overwrite, inputs=directories(backbone.name))
+        with self._known().one_member(member) as model:
+            export.export_tensors(model, path, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(
