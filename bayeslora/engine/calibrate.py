@@ -10,7 +10,7 @@ import torch
 
 from bayeslora import options
 from bayeslora.adapters.registry import NO_ADAPTER
-from bayeslora.backbones.depth import read_as_asked, recorded_reading
+from bayeslora.backbones.depth import read_as_asked
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_rows, class_words
@@ -252,9 +252,6 @@ def _answering(
 ) -> FittedModel:
     """Return the classifier for a network whose last layer is the language model's answer."""
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    reading = recorded_reading(cut)
-    reading |= {} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}
-    reading |= {} if choices.format is None else {"format": choices.format}
     record = ModelRecord(
         backbone={
             "name": lasting_name(choices.backbone),
@@ -262,8 +259,8 @@ def _answering(
             "fingerprint": cut.fingerprint,
             "settings": cut.settings,
             "kind": ADAPTED,
-        }
-        | reading,
+            **formats.recorded_reading(choices, cut),
+        },
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),

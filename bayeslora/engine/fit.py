@@ -13,7 +13,7 @@ from typing import Any
 from bayeslora import options
 from bayeslora.adapters.base import USUAL_LAYERS, layers_that_answer
 from bayeslora.adapters.registry import provider as adapter_provider
-from bayeslora.backbones.depth import cut, num_layers, read_as_asked, recorded_reading, usual_depth
+from bayeslora.backbones.depth import cut, num_layers, read_as_asked, usual_depth
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
@@ -86,7 +86,7 @@ def fit_classifier(
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
     choices = _settled(choices, data, backbone, len(final.rows))
-    reading = _reading(choices, backbone, final)
+    reading = formats.recorded_reading(choices, backbone, final.rows)
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
@@ -251,18 +251,6 @@ def _prior(choices: Choices, data: TrainingData, whole: Backbone) -> ClassPrior 
         ),
         leads=choices.format == "letters",
     )
-
-
-def _reading(choices: Choices, backbone: Backbone, data: TrainingData) -> dict[str, Any]:
-    """Return the record's entries on how the backbone reads the rows."""
-    reading = recorded_reading(backbone)
-    if choices.verbaliser is not None:
-        reading["verbaliser"] = choices.verbaliser
-    if choices.format is not None:
-        reading["format"] = choices.format
-        prompts = formats.prompt_hash(choices.format, backbone.template, data.rows)
-        reading["prompt_sha256"] = prompts
-    return reading
 
 
 def _fitted(

@@ -54,9 +54,8 @@ def saved_model(
     module: nn.Module | None = None,
     encode: Encode | None = None,
     *,
-    device: str | None,
-    trust_remote_code: bool,
     progress: bool,
+    **loading: Any,
 ) -> FittedModel:
     """Return the fitted model of a model directory.
 
@@ -65,9 +64,8 @@ def saved_model(
         backbone: Name of the backbone, or the backbone itself.
         module: The module, for a model made by `from_module`.
         encode: The function that encodes its texts.
-        device: Torch device; None for the GPU if there is one.
-        trust_remote_code: Whether code from the backbone's repository may run.
         progress: Whether to show progress bars.
+        **loading: `device` and `trust_remote_code`, as for `load_backbone`.
 
     Raises:
         InputError: The backbone has changed, or a tensor is missing, unexpected, not finite, or of
@@ -89,12 +87,12 @@ def saved_model(
         )
     with quiet_transformers():
         if record.backbone["kind"] == ADAPTED:
-            network = _adapted(files, backbone, members[0], device, trust_remote_code)
+            network = _adapted(files, backbone, members[0], loading)
         else:
             encoder = (
-                _module_encoder(files, module, encode, device)
+                _module_encoder(files, module, encode, loading["device"])
                 if is_module
-                else _sequence_encoder(files, str(backbone), device, trust_remote_code)
+                else _sequence_encoder(files, str(backbone), loading)
             )
             network = _restored(record, encoder, str(backbone))
         width = network.head.mean_weight.shape[1]
@@ -114,25 +112,18 @@ def _adapted(
     files: ModelFiles,
     backbone: str | Backbone,
     tensors: Mapping[str, Tensor],
-    device: str | None,
-    trust_remote_code: bool,
+    loading: Mapping[str, Any],
 ) -> Network:
     """Return the network of a model that was fitted here, before its tensors are loaded."""
     record = files.record
     if isinstance(backbone, str):
-        backbone = _load_base(
-            backbone,
-            files,
-            dtype=record.backbone["dtype"],
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        backbone = _load_base(backbone, files, loading)
     template = record.backbone.get("template")
     template = None if template is None else Template(template)
     base = read_at(backbone, record.backbone.get("depth"), template)
     check_backbone(record, base)
     return build_network(
-        with_saved_tokenizer(base, files, trust_remote_code=trust_remote_code),
+        with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"]),
         stored_adapter(record.adapter),
         stored_posterior(record.posterior),
         num_classes=len(record.classes),
@@ -155,18 +146,16 @@ def _check_results(files: ModelFiles) -> None:
         ) from None
 
 
-def _load_base(
-    name: str, files: ModelFiles, *, dtype: str, device: str | None, trust_remote_code: bool
-) -> Backbone:
+def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
     """Return the backbone of a saved model.
 
     Raises:
         InputError: It cannot be loaded; the message says how to pass its new location.
         MissingAssetError: It is an embedded model whose package is not installed.
     """
-    pick_device(device)  # no other backbone would help
+    pick_device(loading["device"])  # no other backbone would help
     try:
-        return load_backbone(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        return load_backbone(name, dtype=files.record.backbone["dtype"], **loading)
     except MissingAssetError:
         raise
     except InputError as error:
@@ -258,14 +247,17 @@ def foreign_model(
     posterior: Posterior,
     *,
     max_length: int,
-    tokenizer: Any,
-    layer: str | None,
-    classes: Sequence[str] | None,
-    device: str | None,
-    trust_remote_code: bool,
     progress: bool,
+    **loading: Any,
 ) -> FittedModel:
     """Return a model around a sequence classifier, with the classifier's weights in its head.
+
+    Args:
+        model: A directory, hub id or PEFT checkpoint, or the model itself.
+        posterior: Options of the posterior.
+        max_length: Maximum tokens per text.
+        progress: Whether to show progress bars.
+        **loading: Options of `load_sequence_classifier`.
 
     Raises:
         InputError: There is no such model, `max_length` exceeds its positions, or the posterior is
@@ -274,14 +266,7 @@ def foreign_model(
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
     with quiet_transformers():
-        classifier = load_sequence_classifier(
-            model,
-            tokenizer=tokenizer,
-            layer=layer,
-            classes=classes,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        classifier = load_sequence_classifier(model, **loading)
         check_max_length(classifier.backbone, max_length)
         encoder = SequenceEncoder(classifier, max_length=max_length)
         sites = split_peft(classifier.backbone.model, str(model)) if split else []
@@ -341,19 +326,16 @@ def _unfitted(
     return FittedModel(record, network, [network.trained_state()], progress)
 
 
-def _sequence_encoder(
-    files: ModelFiles, name: str, device: str | None, trust_remote_code: bool
-) -> SequenceEncoder:
+def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:
     """Return the encoder of a saved model around a classifier of transformers."""
     record = files.record
     classifier = load_sequence_classifier(
         name,
         # The tokenizer that was used may differ from the one in the classifier's directory.
-        tokenizer=saved_tokenizer(files, trust_remote_code=trust_remote_code),
+        tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
-        device=device,
-        trust_remote_code=trust_remote_code,
+        **loading,
     )
     return SequenceEncoder(classifier, max_length=record.max_length)
 
