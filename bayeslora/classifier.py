@@ -295,9 +295,8 @@ class BayesianClassifier:
                 written.
         """
         if out is not None:
-            sources = (*_parts(train), *_parts(validation))
-            files = [source for source in sources if isinstance(source, str | Path)]
-            refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
+            files = [*_files(train, validation), *self.adapter.files]
+            refuse_inputs(out, *files, *directories(self._backbone))
             current().first(partial(check_writable, out))
         # Imported here: transformers' training loop takes a second that predictions need not spend.
         from bayeslora.engine.fit import fit_classifier
@@ -459,7 +458,7 @@ class BayesianClassifier:
         world = current()
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
-        refuse_inputs(out, *(part for part in _parts(data) if isinstance(part, str | Path)))
+        refuse_inputs(out, *_files(data))
         fitted = self._calibrated()
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
@@ -896,8 +895,7 @@ class BayesianClassifier:
             InputError: The backbone is an encoder, or the classes, words or texts are not allowed.
         """
         if out is not None:
-            files = [texts] if isinstance(texts, str | Path) else []
-            refuse_inputs(out, *files, *directories(self._backbone))
+            refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
         columns = DataColumns(text_column, pair=pair_column)
@@ -987,6 +985,7 @@ class BayesianClassifier:
         )
 
 
-def _parts(data: Any) -> list[Any]:
-    """Return the data of each task; a list of one element for a single task."""
-    return [*data.values()] if is_union(data) else [data]
+def _files(*data: Any) -> list[str | Path]:
+    """Return the files among data, or among the data of several tasks."""
+    parts = [part for item in data for part in (item.values() if is_union(item) else [item])]
+    return [part for part in parts if isinstance(part, str | Path)]
