@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +22,7 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
-from bayeslora.engine import export as merged
-from bayeslora.engine import load as foreign
-from bayeslora.engine import load as restore
+from bayeslora.engine import export, load
 from bayeslora.engine.calibrate import calibrate, zero_shot
 from bayeslora.engine.card import fit_words, learnt_from, model_card
 from bayeslora.engine.data import (
@@ -41,13 +38,6 @@ from bayeslora.engine.data import (
     read_validation,
     say_fitted_to,
 )
-from bayeslora.engine.epochs import default_epochs
-from bayeslora.engine.export import (
-    EXPORTS,
-    ExportKind,
-    check_export,
-    write_manifest,
-)
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing, predict_to_file
@@ -56,13 +46,12 @@ from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.side_by_side import SideBySide
 from bayeslora.errors import InputError
-from bayeslora.files import atomic_file, check_writable, real_path, refuse_existing, refuse_inputs
+from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
 from bayeslora.locks import writing_to
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.metrics.scores import Scores
 from bayeslora.option_checks import MAX_LENGTH, Count, Dtype, Format, Seed, checked
-from bayeslora.output import atomic_directory
 from bayeslora.plain_text import table_html
 from bayeslora.posteriors.feature_scores import options as feature_options
 from bayeslora.posteriors.registry import BEST, OWN_SOFTMAX, resolve_posterior, stored_posterior
@@ -305,45 +294,36 @@ class BayesianClassifier:
                 written.
         """
         if out is not None:
-            sources = (*_parts(train), *_parts(validation))
-            files = [source for source in sources if isinstance(source, str | Path)]
-            refuse_inputs(out, *files, *self.adapter.files, *directories(self._backbone))
+            files = [*_files(train, validation), *self.adapter.files]
+            refuse_inputs(out, *files, *directories(self._backbone))
             current().first(partial(check_writable, out))
         # Imported here: transformers' training loop takes a second that predictions need not spend.
         from bayeslora.engine.fit import fit_classifier
-        from bayeslora.engine.fit_checks import refuse_training_options
+        from bayeslora.engine.fit_checks import refuse_training_options, settled_settings
 
         scores = feature_options.feature_scores(feature_scores)
-        if not self.adapter.trains or self.adapter.episodes is not None:
-            refuse_training_options(
-                self.adapter,
-                epochs=epochs,
-                batch_size=batch_size,
-                head_lr=head_lr,
-                patience=patience,
-                layer_sampling=layer_sampling,
-                quality_retaining=quality_retaining or None,
-            )
+        trained: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "head_lr": head_lr,
+            "patience": patience,
+            "layer_sampling": resolve_sampling(layer_sampling),
+            "quality_retaining": resolve_retaining(quality_retaining),
+        }
+        refuse_training_options(self.adapter, trained)
         columns = data_columns(text_column, label_column, pair_column, image_column)
         read = partial(TrainingData.read, train, validation, columns, across_tasks=across_tasks)
         data = current().first_then_all(read)
-        validated = data.validation is not None or bool(hold_out)
-        if epochs is None:
-            epochs = default_epochs(self.posterior, len(data.train[0]), validated=validated)
-        settings = TrainingSettings(
-            epochs,
-            batch_size,
-            head_lr=self._head_lr(head_lr),
-            patience=patience,
-            seed=self.seed,
-            layer_sampling=resolve_sampling(layer_sampling),
-            quality_retaining=resolve_retaining(quality_retaining),
-            cv=self._cv(cv, validated=validated),
+        choices = self._choices(scores)
+        settings = settled_settings(
+            choices,
+            data,
+            trained,
+            cv=cv,
             keep_folds=keep_folds,
             hold_out=hold_out,
             refit=refit,
         )
-        choices = self._choices(scores)
         with (
             together() as world,
             world.first_holds(lambda: nullcontext() if out is None else writing_to(out)),
@@ -373,26 +353,6 @@ class BayesianClassifier:
                 self.save_pretrained(beside)
                 logger.warning("the finished model was saved to %s instead of %s", beside, out)
             raise
-
-    def _cv(self, cv: int | Literal["auto"] | None, *, validated: bool) -> int | Literal["auto"]:
-        if cv is not None:
-            return cv
-        scales = self.posterior.scales_logits and not validated
-        by_rows = self.adapter.trains and self.adapter.episodes is None
-        return "auto" if scales and by_rows else 0
-
-    def _head_lr(self, head_lr: float | None) -> float:
-        if head_lr is None:
-            return TrainingSettings.head_lr
-        posterior = self.posterior
-        if posterior.head_training().lr is not None:
-            raise InputError(
-                f"head_lr has no effect on posterior {posterior.name!r}; set its own option "
-                f"instead: {type(posterior).__name__}(head_lr={head_lr:g}), --posterior "
-                f"{posterior.name}:head_lr={head_lr:g}",
-                code="no-effect",
-            )
-        return head_lr
 
     def predict(
         self,
@@ -430,7 +390,14 @@ class BayesianClassifier:
         rows = read_for(fitted.record, data, fitted.columns, keep)
         say_fitted_to(fitted.record, data_hash(rows), rows.source)
         return fitted.predict(
-            rows, num_samples=num_samples, link=link, unknown=unknown_labels, seed=seed
+            rows,
+            Drawing.of(
+                fitted.posterior,
+                num_samples=num_samples,
+                link=link,
+                seed=seed,
+                unknown=unknown_labels,
+            ),
         )
 
     def predict_proba(
@@ -490,7 +457,7 @@ class BayesianClassifier:
         world = current()
         world.first(PredictionParts(out).sweep)
         world.first(partial(refuse_existing, out, overwrite=overwrite))
-        refuse_inputs(out, *(part for part in _parts(data) if isinstance(part, str | Path)))
+        refuse_inputs(out, *_files(data))
         fitted = self._calibrated()
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
@@ -672,7 +639,7 @@ class BayesianClassifier:
         files = self._calibrated().files()
         refuse_foreign(directory, *LAYOUTS)
         if self._in_memory and files.record.backbone["kind"] == FOREIGN:
-            foreign.check_place(files.record, trust_remote_code=self._trust)
+            load.check_place(files.record, trust_remote_code=self._trust)
         # A saved model is useless without its backbone.
         refuse_inputs(directory, *directories(files.record.backbone["name"]))
         write_model(
@@ -711,26 +678,8 @@ class BayesianClassifier:
                 its change of the weights depends on the input (posterior `clora`), or whole layers
                 were trained (adapter `lisa`), or no such classifier computes what this one does.
         """
-        fitted = self._known()
-        if fitted.network.full is not None:
-            raise InputError(
-                f"{fitted.name} changed whole weights of the backbone, which PEFT cannot load as "
-                "LoRA; use export_merged or export_safetensors (--format merged, safetensors) to "
-                "write the changed backbone"
-            )
-        if not fitted.network.sites:
-            raise InputError(
-                f"{fitted.name} has no adapter to export; use export_merged (--format merged) to "
-                "write its backbone and last layer"
-            )
-        self._check_export(directory, "peft", overwrite=overwrite)
-        with (
-            fitted.one_member(member) as model,
-            atomic_directory(directory, EXPORTS["peft"], overwrite=overwrite) as temporary,
-        ):
-            export = write_peft(model, temporary, prefix=prefix, head=head)
-            write_manifest(temporary, "peft")
-        return export
+        with self._known().one_member(member) as model:
+            return write_peft(model, directory, prefix=prefix, head=head, overwrite=overwrite)
 
     def export_merged(
         self, directory: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -750,14 +699,7 @@ class BayesianClassifier:
                 classifier of transformers computes what this one does, as of all encoders.
         """
         with self._known().one_member(member) as model:
-            merged.check_mergeable(model)
-            self._check_export(directory, "merged", overwrite=overwrite)
-            with (
-                atomic_directory(directory, EXPORTS["merged"], overwrite=overwrite) as temporary,
-                quiet_transformers(),
-            ):
-                merged.write_merged(model, temporary)
-                write_manifest(temporary, "merged")
+            export.export_merged(model, directory, overwrite=overwrite)
 
     def export_safetensors(
         self, path: str | Path, *, member: int | None = None, overwrite: bool = False
@@ -777,13 +719,8 @@ class BayesianClassifier:
             InputError: It exists and `overwrite` is false, or there is no adapter, or no such
                 member.
         """
-        self._check_export(path, "safetensors", overwrite=overwrite)
-        with self._known().one_member(member) as model, atomic_file(path) as temporary:
-            merged.write_tensors(model, temporary)
-
-    def _check_export(self, path: str | Path, kind: ExportKind, *, overwrite: bool) -> None:
-        backbone = self._known().network.encoder.backbone
-        check_export(path, kind, overwrite=overwrite, inputs=directories(backbone.name))
+        with self._known().one_member(member) as model:
+            export.export_tensors(model, path, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(
@@ -814,31 +751,17 @@ class BayesianClassifier:
         """
         files = read_model(directory)
         source = files.record.backbone["name"] if backbone is None else backbone
-        if isinstance(source, Path):
-            source = str(source)
-        with quiet_transformers():
-            network, members = restore.restore_network(
-                files,
-                source,
-                {
-                    "dtype": files.record.backbone["dtype"],
-                    "device": device,
-                    "trust_remote_code": trust_remote_code,
-                },
-                module,
-                encode,
-            )
-        files.warn_unverified()
-        record = files.record
-        if isinstance(source, str) and module is None:
-            # If saved again, the model names the current location of its backbone.
-            record = replace(record, backbone={**record.backbone, "name": lasting_name(source)})
-        return cls._around(
-            FittedModel(record, network, members, progress),
+        source = str(source) if isinstance(source, Path) else source
+        fitted = load.saved_model(
+            files,
             source,
+            module,
+            encode,
             device=device,
             trust_remote_code=trust_remote_code,
+            progress=progress,
         )
+        return cls._around(fitted, source, device=device, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_transformers(
@@ -877,23 +800,21 @@ class BayesianClassifier:
             InputError: The model does not exist or lacks weights, its final layer has no features,
                 or the posterior is neither over the last layer nor over existing adapters.
         """
-        if isinstance(model, Path):
-            model = str(model)
         checked("max_length", max_length, Count)
-        with quiet_transformers():
-            network, record = foreign.foreign_network(
-                model,
-                resolve_posterior(posterior),
-                tokenizer=tokenizer,
-                layer=layer,
-                classes=classes,
-                max_length=max_length,
-                device=device,
-                trust_remote_code=trust_remote_code,
-            )
+        fitted = load.foreign_model(
+            str(model) if isinstance(model, Path) else model,
+            resolve_posterior(posterior),
+            tokenizer=tokenizer,
+            layer=layer,
+            classes=classes,
+            max_length=max_length,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
         clf = cls._around(
-            FittedModel(record, network, [network.trained_state()], progress),
-            record.backbone["name"],
+            fitted,
+            fitted.record.backbone["name"],
             device=device,
             trust_remote_code=trust_remote_code,
         )
@@ -938,12 +859,8 @@ class BayesianClassifier:
         """
         config = resolve_posterior(posterior)
         classifier = wrap_module(module, encode, classes, layer=layer, device=device)
-        network, record = foreign.module_network(classifier, config)
-        return cls._around(
-            FittedModel(record, network, [network.trained_state()], progress),
-            record.backbone["name"],
-            device=device,
-        )
+        fitted = load.module_model(classifier, config, progress=progress)
+        return cls._around(fitted, fitted.record.backbone["name"], device=device)
 
     def zero_shot(
         self,
@@ -977,8 +894,7 @@ class BayesianClassifier:
             InputError: The backbone is an encoder, or the classes, words or texts are not allowed.
         """
         if out is not None:
-            files = [texts] if isinstance(texts, str | Path) else []
-            refuse_inputs(out, *files, *directories(self._backbone))
+            refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
         columns = DataColumns(text_column, pair=pair_column)
@@ -1068,6 +984,7 @@ class BayesianClassifier:
         )
 
 
-def _parts(data: Any) -> list[Any]:
-    """Return the data of each task; a list of one element for a single task."""
-    return [*data.values()] if is_union(data) else [data]
+def _files(*data: Any) -> list[str | Path]:
+    """Return the files among data, or among the data of several tasks."""
+    parts = [part for item in data for part in (item.values() if is_union(item) else [item])]
+    return [part for part in parts if isinstance(part, str | Path)]

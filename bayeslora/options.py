@@ -10,11 +10,13 @@ import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.plain_text import quoted
 from bayeslora.safe_yaml import load_yaml
+
+T = TypeVar("T")
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 # Commas between options, not those inside brackets.
@@ -67,6 +69,25 @@ def resolve(kind: str, value: object, choices: Mapping[str, type[Any]]) -> Any:
     if isinstance(value, str):  # typed by a user; records and mappings state all options
         refuse_idle(owner, config, options)
     return config
+
+
+def resolve_one(config: type[T], value: object) -> T:
+    """Return the options of a class that is the only one of its kind, such as `LayerSampling`.
+
+    Args:
+        config: The class.
+        value: An instance, its options as a mapping, or as text such as `num_active=2`.
+
+    Raises:
+        InputError: An option or its value is not allowed.
+    """
+    name: str = config.name  # type: ignore[attr-defined]
+    if isinstance(value, str):
+        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
+    elif isinstance(value, Mapping):
+        value = {"name": name, **value}
+    resolved: T = resolve(name, value, {name: config})
+    return resolved
 
 
 def refuse_idle(owner: str, config: Any, names: Iterable[str]) -> None:

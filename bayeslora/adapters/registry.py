@@ -99,16 +99,10 @@ def resolve_sampling(value: Any) -> LayerSampling | None:
     """
     if value is None:
         return None
-    name = LayerSampling.name
-    if isinstance(value, str):
-        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
-    elif isinstance(value, Mapping):
-        value = {"name": name, **value}
     if isinstance(value, Adapter):
         name = type(value).__name__
         raise InputError(
             f"{name} is an adapter: pass adapter={name}(...); layer_sampling must be a "
             "LayerSampling"
         )
-    sampling: LayerSampling = options.resolve(name, value, {name: LayerSampling})
-    return sampling
+    return options.resolve_one(LayerSampling, value)

@@ -164,19 +164,17 @@ def _with_option_first(text: str, args: argparse.Namespace) -> str:
     For a value from a configuration file, the message begins with the file instead.
     """
     refused = _REFUSED.fullmatch(text)
-    if refused is None or not _is(refused[2], args, refused[1]):
+    if refused is None:
         return text
-    name = refused[1]
+    name, shown = refused.groups()
+    value = getattr(args, name, None)
+    if shown not in {str(value), repr(value)}:
+        return text
     if name in getattr(args, "from_config", ()):
         return f"{args.config}: {text}"
-    options = getattr(args, "option_names", {}).get(name)
+    action = getattr(args, "actions", {}).get(name)
+    options = [] if action is None else action.option_strings
     return text.replace(name, options[-1], 1) if options else text
-
-
-def _is(shown: str, args: argparse.Namespace, name: str) -> bool:
-    """Return whether an option has the value shown in a message."""
-    value = getattr(args, name, None)
-    return shown in {str(value), repr(value)}
 
 
 def _refuse_garbled(words: Sequence[str]) -> None:

@@ -7,12 +7,15 @@ once. The Python API also validates the values, before a model is loaded.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from bayeslora.errors import InputError
 
 Parser = argparse.ArgumentParser
+
+_NUMBERS = ("N", "X", "S", "K", "SHARE")
 
 LOADING = ("backbone", "device", "trust_remote_code")
 """Options of `add_moved_backbone` and `add_loading`, by their names in Python."""
@@ -59,26 +62,43 @@ def one_verbaliser(values: list[dict[str, str] | str]) -> dict[str, str] | str:
     return {name: text for mapping in mappings for name, text in mapping.items()}
 
 
-def add_task(parser: Parser) -> list[argparse.Action]:
+def add_options(
+    parser: argparse._ActionsContainer, options: Mapping[str, str], **shared: Any
+) -> None:
+    """Add arguments, each as its name and metavar with its help.
+
+    `--quick` is a flag; `--out DIR` takes text; `--epochs N` and other metavars of `_NUMBERS` take
+    a number, or text, which the Python API validates. An option that is not set is None.
+
+    Args:
+        parser: The parser to add them to.
+        options: Help by name and metavar.
+        **shared: Further keyword arguments of `add_argument` for all of them.
+    """
+    for option, about in options.items():
+        name, _, metavar = option.partition(" ")
+        if not metavar:
+            parser.add_argument(name, action="store_true", default=None, help=about)
+            continue
+        kind = number if metavar.partition("|")[0] in _NUMBERS else str
+        parser.add_argument(name, metavar=metavar, type=kind, help=about, **shared)
+
+
+def add_task(parser: Parser) -> None:
     """Add the options that name a known task."""
-    return [
-        parser.add_argument(
-            "--task",
-            metavar="NAME",
-            help="a known task (see `bayeslora tasks`); the data arguments are then names of its "
-            "splits. For your own data: multiple-choice, text-classification, or a YAML file "
-            "with the columns and the prompt (default: detected from the columns)",
-        ),
-        parser.add_argument(
-            "--data-dir",
-            metavar="DIR",
-            help="directory with the files of known tasks (default: the environment variable "
-            "BAYESLORA_DATA, else the Hugging Face hub)",
-        ),
-    ]
+    add_options(
+        parser,
+        {
+            "--task NAME": "a known task (see `bayeslora tasks`); the data arguments are then "
+            "names of its splits. For your own data: multiple-choice, text-classification, or a "
+            "YAML file with the columns and the prompt (default: detected from the columns)",
+            "--data-dir DIR": "directory with the files of known tasks (default: the environment "
+            "variable BAYESLORA_DATA, else the Hugging Face hub)",
+        },
+    )
 
 
-def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
+def add_columns(parser: Parser, default: str = "{}") -> None:
     """Add the options for the columns of the data and for reading its files.
 
     Args:
@@ -86,50 +106,41 @@ def add_columns(parser: Parser, default: str = "{}") -> list[argparse.Action]:
         default: Default column in the help, with `{}` for its name.
     """
     text, label = default.format("text"), default.format("label")
-    return [
-        parser.add_argument(
-            "--text-column", metavar="NAME", help=f"column with the text (default: {text})"
-        ),
-        parser.add_argument(
-            "--label-column", metavar="NAME", help=f"column with the label (default: {label})"
-        ),
-        parser.add_argument("--text-pair-column", metavar="NAME", help="column with a second text"),
-        parser.add_argument(
-            "--image-column",
-            metavar="NAME",
-            help="column with image paths, relative to the file (default: image, if the data has "
-            "no texts)",
-        ),
-        *add_reading(parser, of_data=True),
-    ]
+    add_options(
+        parser,
+        {
+            "--text-column NAME": f"column with the text (default: {text})",
+            "--label-column NAME": f"column with the label (default: {label})",
+            "--text-pair-column NAME": "column with a second text",
+            "--image-column NAME": "column with image paths, relative to the file (default: "
+            "image, if the data has no texts)",
+        },
+    )
+    add_reading(parser, of_data=True)
 
 
-def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
+def add_reading(parser: Parser, *, of_data: bool) -> None:
     """Add the options for reading text files in other formats than their names imply.
 
     Args:
         parser: The parser to add them to.
         of_data: Whether the files hold texts rather than predictions.
     """
-    actions = [
-        parser.add_argument(
-            "--delimiter",
-            metavar="CHAR",
-            help="column separator of .csv and .tsv files, such as ';' (default: comma; tab)",
-        ),
-        parser.add_argument(
-            "--encoding",
-            metavar="NAME",
-            help="encoding of text files, such as latin-1 (default: utf-8)",
-        ),
-    ]
+    add_options(
+        parser,
+        {
+            "--delimiter CHAR": "column separator of .csv and .tsv files, such as ';' (default: "
+            "comma; tab)",
+            "--encoding NAME": "encoding of text files, such as latin-1 (default: utf-8)",
+        },
+    )
     if of_data:
-        blank = parser.add_argument(
+        parser.add_argument(
             "--blank",
             choices=("refuse", "skip"),
             help="what to do with rows without text (default: refuse)",
         )
-        return [*actions, blank]
+        return
     parser.add_argument(
         "--probability-column",
         action="append",
@@ -142,20 +153,17 @@ def add_reading(parser: Parser, *, of_data: bool) -> list[argparse.Action]:
         action="store_true",
         help="divide each row of probabilities by its sum (otherwise the sum must be 1)",
     )
-    return actions
 
 
-def add_loading(parser: argparse._ActionsContainer) -> list[argparse.Action]:
+def add_loading(parser: argparse._ActionsContainer) -> None:
     """Add the options for loading a backbone."""
-    return [
-        parser.add_argument("--device", help="torch device (default: the GPU, if available)"),
-        parser.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            default=None,
-            help="allow code from the backbone's repository to run",
-        ),
-    ]
+    parser.add_argument("--device", help="torch device (default: the GPU, if available)")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        default=None,
+        help="allow code from the backbone's repository to run",
+    )
 
 
 def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
@@ -167,9 +175,9 @@ def add_moved_backbone(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_overwrite(parser: Parser) -> argparse.Action:
+def add_overwrite(parser: Parser) -> None:
     """Add the option that allows an output to be replaced."""
-    return parser.add_argument(
+    parser.add_argument(
         "--overwrite", action="store_true", default=None, help="replace --out if it exists"
     )
 
@@ -202,19 +210,19 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_seed(parser: Parser, purpose: str) -> argparse.Action:
+def add_seed(parser: Parser, purpose: str) -> None:
     """Add the seed, with its `purpose` as help."""
-    return parser.add_argument("--seed", type=number, metavar="N", help=f"{purpose} (default: 0)")
+    parser.add_argument("--seed", type=number, metavar="N", help=f"{purpose} (default: 0)")
 
 
-def add_feature_scores(parser: Parser, default: str) -> argparse.Action:
+def add_feature_scores(parser: Parser, default: str) -> None:
     """Add the option for the out-of-distribution scores to fit.
 
     Args:
         parser: The parser to add it to.
         default: Default in the help.
     """
-    return parser.add_argument(
+    parser.add_argument(
         "--feature-scores",
         metavar="NAME[,NAME…]",
         help="out-of-distribution scores to fit with the posterior: mahalanobis, "
@@ -274,19 +282,15 @@ def add_scored(parser: Parser) -> None:
 
 def add_fit_and_apply(parser: Parser) -> None:
     """Add the predictions to fit a last step on, those to apply it to, and the output."""
-    parser.add_argument(
-        "--fit",
+    add_options(
+        parser,
+        {
+            "--fit FILE": "labelled predictions on examples that the model was not trained on",
+            "--apply FILE": "predictions on other examples by the same model",
+            "--out FILE": ".parquet, .csv or .jsonl",
+        },
         required=True,
-        metavar="FILE",
-        help="labelled predictions on examples that the model was not trained on",
     )
-    parser.add_argument(
-        "--apply",
-        required=True,
-        metavar="FILE",
-        help="predictions on other examples by the same model",
-    )
-    parser.add_argument("--out", required=True, metavar="FILE", help=".parquet, .csv or .jsonl")
     add_reading(parser, of_data=False)
 
 
@@ -376,3 +380,9 @@ def add_parts(parser: Parser) -> None:
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the options among `names` that the user set, as keyword arguments."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def refuse(args: argparse.Namespace, names: Iterable[str], reason: str, code: str = "") -> None:
+    """Raise InputError with a reason for the first of the options `names` that the user set."""
+    for name in given(args, *names):
+        raise InputError(f"--{name.replace('_', '-')} {reason}", code=code)

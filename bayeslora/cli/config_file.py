@@ -21,8 +21,8 @@ def fill(args: argparse.Namespace) -> None:
     Their names are stored in `args.from_config`.
 
     Args:
-        args: Parsed arguments, with None for missing options. Verbs with `--config` store the
-            options that a file may set as `actions`, by name.
+        args: Parsed arguments, with None for missing options, and as `actions` the arguments that a
+            file may set, by name.
 
     Raises:
         InputError: The file, a name or a value in it is wrong.

@@ -104,18 +104,30 @@ def table_width() -> int | None:
 
 
 def check_new_file(
-    path: str | Path, *, overwrite: bool | None, inputs: Sequence[str | Path] = ()
+    path: str | Path,
+    *,
+    overwrite: bool | None,
+    inputs: Sequence[str | Path] = (),
+    ending: str | None = None,
 ) -> None:
-    """Raise InputError if a predictions file cannot be written, before anything is computed.
+    """Raise InputError if a file cannot be written, before anything is computed.
+
+    Args:
+        path: The file.
+        overwrite: Whether it may exist.
+        inputs: Files that it is made from.
+        ending: Suffix of its name; None for the suffixes of predictions files.
 
     Raises:
-        InputError: The suffix is not that of a predictions file, the file is one of `inputs`, or
-            it exists.
+        InputError: Its suffix is another, it is one of `inputs`, or it exists.
     """
     from bayeslora.predictions.writing import file_kind
 
     target = Path(path)
-    file_kind(target)
+    if ending is None:
+        file_kind(target)
+    elif target.suffix != ending:
+        raise InputError(f"--out must end in {ending}, got {path}")
     refuse_inputs(target, *inputs)
     if target.is_dir():
         raise InputError(f"{target} is a directory; --out must be a file")

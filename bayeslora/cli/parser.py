@@ -8,32 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from importlib import import_module
+from typing import Any, NoReturn
 
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import add_talk
 from bayeslora.cli.messages import say
-from bayeslora.cli.verbs import (
-    cache,
-    calibrate,
-    compare,
-    conformal,
-    convert,
-    demo,
-    evaluate,
-    experiment,
-    export,
-    fit,
-    info,
-    methods,
-    predict,
-    recalibrate,
-    report,
-    tasks,
-    view,
-)
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+_NOT_IN_FILES = ("help", "config", "json", "quiet", "verbose")
+"""Arguments that a configuration file cannot set."""
 
 _PATHS = ("FILE", "DIR", "PATH", "MODEL", "TRAIN", "DATA")
 
@@ -70,40 +55,18 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(verb)
 
 
-class Verb(Protocol):
-    """Interface of the modules in `verbs`."""
-
-    SUMMARY: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the verb's own arguments."""
-        ...
-
-    def run(self, args: argparse.Namespace) -> None:
-        """Run the verb, with results on stdout and everything else on stderr."""
-        ...
-
-
-VERBS: Mapping[str, Verb] = {
-    "demo": demo,
-    "fit": fit,
-    "predict": predict,
-    "evaluate": evaluate,
-    "calibrate": calibrate,
-    "recalibrate": recalibrate,
-    "conformal": conformal,
-    "export": export,
-    "convert": convert,
-    "compare": compare,
-    "report": report,
-    "view": view,
-    "experiment": experiment,
-    "tasks": tasks,
-    "methods": methods,
-    "info": info,
-    "cache": cache,
+VERBS: Mapping[str, Any] = {
+    name: import_module(f"bayeslora.cli.verbs.{name}")
+    for name in (
+        *("demo", "fit", "predict", "evaluate", "calibrate", "recalibrate", "conformal"),
+        *("export", "convert", "compare", "report", "view", "experiment"),
+        *("tasks", "methods", "info", "cache"),
+    )
 }
-"""All verbs by name, in the order of the help."""
+"""The module of each verb, in the order of the help.
+
+Each has a `SUMMARY`, `add_arguments(parser)` and `run(args)`, which prints results to stdout and
+everything else to stderr."""
 
 
 EXAMPLES = """examples:
@@ -168,6 +131,10 @@ def build_parser() -> argparse.ArgumentParser:
         )
         verb.add_arguments(verb_parser)
         add_talk(verb_parser)
-        names = {action.dest: action.option_strings for action in verb_parser._actions}
-        verb_parser.set_defaults(run=verb.run, option_names=names)
+        actions = {
+            action.dest: action
+            for action in verb_parser._actions
+            if action.dest not in _NOT_IN_FILES
+        }
+        verb_parser.set_defaults(run=verb.run, actions=actions)
     return parser

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, load_moments, save_moments, second_moments
 from bayeslora.backbones.encoder import FeatureExtractor, PreparedTexts
-from bayeslora.backbones.tokens import Batch
 from bayeslora.disk_cache import SECOND_MOMENTS, kept_file, make_room, mark_used, may_keep
 from bayeslora.engine.checkpoints import checkpoint_state
 from bayeslora.engine.data import read_rows
@@ -137,11 +136,7 @@ class _Rows:
         """Backpropagate through a fitted last layer: the network's own is zero."""
         network, train = self.network, self.train
         rows = spread(len(train.texts), count)
-        lengths = train.texts.tokens.lengths[rows]
-        batches = [
-            [rows[index] for index in indices]
-            for indices in network.encoder.batches(lengths, _GRADIENT_BATCH)
-        ]
+        batches = _batches(network.encoder, train.texts, rows, _GRADIENT_BATCH)
         network.eval()
         with torch.no_grad():
             features = torch.cat([network.encoder(train.texts.collate(batch)) for batch in batches])
@@ -198,7 +193,7 @@ def moments_on(
         moments = second_moments(
             network.encoder,
             {site.name: site for site in network.sites},
-            _batches(network.encoder, texts, rows),
+            map(texts.collate, _batches(network.encoder, texts, rows, _MOMENTS_BATCH)),
             advance,
         )
     if not may_keep(sum(moment.matrix.nbytes for moment in moments.values())):
@@ -212,9 +207,12 @@ def moments_on(
     return moments
 
 
-def _batches(encoder: FeatureExtractor, texts: PreparedTexts, rows: list[int]) -> Iterator[Batch]:
-    for indices in encoder.batches(texts.tokens.lengths[rows], _MOMENTS_BATCH):
-        yield texts.collate([rows[index] for index in indices])
+def _batches(
+    encoder: FeatureExtractor, texts: PreparedTexts, rows: list[int], size: int
+) -> list[list[int]]:
+    """Return the row numbers of batches of similar length."""
+    lengths = texts.tokens.lengths[rows]
+    return [[rows[index] for index in indices] for indices in encoder.batches(lengths, size)]
 
 
 def _key(network: Network, texts: PreparedTexts, rows: list[int]) -> str:

@@ -7,7 +7,7 @@ weights the attack targets their mean, and stronger attacks may exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.robustness import KEYS, Attack, Robustness, RobustnessPoint
+from bayeslora.predictions.files import UNCERTAINTIES
 from bayeslora.predictions.parts import joined
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.examples import Examples
@@ -182,28 +183,18 @@ def _worst_of(answers: Sequence[Predictions], labels: NDArray[np.int64]) -> Pred
     rows = np.arange(len(labels))
     label_probs = np.stack([answer.probs[rows, labels] for answer in answers])
     worst = label_probs.argmin(0)
+
+    def chosen(values: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        picked: NDArray[np.float64] = np.stack([*values])[worst, rows]
+        return picked
+
     first = answers[0]
-    return replace(
-        first,
-        probs=np.stack([answer.probs for answer in answers])[worst, rows],
+    return first.replace(
+        probs=chosen(answer.probs for answer in answers),
+        scores={name: chosen(answer.scores[name] for answer in answers) for name in first.scores},
         **{
-            name: np.stack([getattr(answer, name) for answer in answers])[worst, rows]
-            for name in _uncertainties(answers)
+            name: chosen(getattr(answer, name) for answer in answers)
+            for name in UNCERTAINTIES
+            if getattr(first, name) is not None
         },
-        scores=_scores(answers, worst, rows),
     )
-
-
-def _uncertainties(answers: Sequence[Predictions]) -> Iterator[str]:
-    for name in ("total", "aleatoric", "epistemic"):
-        if all(getattr(answer, name) is not None for answer in answers):
-            yield name
-
-
-def _scores(
-    answers: Sequence[Predictions], worst: NDArray[np.int64], rows: NDArray[np.int64]
-) -> Mapping[str, NDArray[np.float64]]:
-    return {
-        name: np.stack([answer.scores[name] for answer in answers])[worst, rows]
-        for name in answers[0].scores
-    }

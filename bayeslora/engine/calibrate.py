@@ -10,7 +10,7 @@ import torch
 
 from bayeslora import options
 from bayeslora.adapters.registry import NO_ADAPTER
-from bayeslora.backbones.depth import read_as_asked, recorded_reading
+from bayeslora.backbones.depth import read_as_asked
 from bayeslora.backbones.load import Backbone, lasting_name
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.backbones.verbaliser import class_rows, class_words
@@ -82,7 +82,8 @@ def calibrate(
     classes, size = fitted.network.head.mean_weight.shape
     sizes = TrainingSizes(classes, size, len(train))
     posterior = settle_posterior(posterior, sizes)
-    announce_final_fit(posterior, sizes, shown=fitted.progress)
+    if fitted.progress:
+        announce_final_fit(posterior, sizes)
     # A new head even if the posterior is the same: the present one may have fixed its means, and
     # remains the classifier's if the fit fails.
     try:
@@ -251,9 +252,6 @@ def _answering(
 ) -> FittedModel:
     """Return the classifier for a network whose last layer is the language model's answer."""
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
-    reading = recorded_reading(cut)
-    reading |= {} if choices.verbaliser is None else {"verbaliser": choices.verbaliser}
-    reading |= {} if choices.format is None else {"format": choices.format}
     record = ModelRecord(
         backbone={
             "name": lasting_name(choices.backbone),
@@ -261,8 +259,8 @@ def _answering(
             "fingerprint": cut.fingerprint,
             "settings": cut.settings,
             "kind": ADAPTED,
-        }
-        | reading,
+            **formats.recorded_reading(choices, cut),
+        },
         adapter=options.as_mapping(adapter),
         posterior=options.as_mapping(posterior),
         classes=list(classes),

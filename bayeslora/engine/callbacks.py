@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from bayeslora.conditioning import Conditioning
@@ -32,13 +32,7 @@ class Patience(TrainerCallback):
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop training when patience has run out."""
         if epochs_without_gain(state.log_history) >= self._epochs:
             control.should_training_stop = True
@@ -50,15 +44,9 @@ class StopAfter(TrainerCallback):
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop training after the last of these epochs."""
-        if round(state.epoch or 0) >= self._epochs:
+        if round(state.epoch) >= self._epochs:
             control.should_training_stop = True
 
 
@@ -74,21 +62,15 @@ class Figures(TrainerCallback):
         self._conditioning = conditioning
         self._contexts = contexts
 
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add an entry to the log, which checkpoints hold."""
         figures = self._conditioning.figures(self._contexts)
         words = ", ".join(
             f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()
         )
-        logger.info("epoch %d: %s", round(state.epoch or 0), words)
+        logger.info("epoch %d: %s", round(state.epoch), words)
         entry = {f"{FIGURE}{name}": value for name, value in figures.items()}
-        state.log_history.append({"epoch": state.epoch or 0.0, "step": state.global_step, **entry})
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **entry})
 
 
 class TrainingBar(TrainerCallback):
@@ -98,47 +80,23 @@ class TrainingBar(TrainerCallback):
         self._description = description
         self._bar: Any = None
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar, at the step where a resumed run left off."""
-        self._bar = open_bar(
-            self._description, state.max_steps, unit="step", done=state.global_step
-        )
+        total, done = state.max_steps, state.global_step
+        self._bar = open_bar(self._description, total, unit="step", done=done)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance by one step."""
         self._bar.update(1)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> None:
         """Show the epoch's validation NLL."""
         if self._bar is not None and metrics:
             self._bar.set_postfix({"validation NLL": f"{metrics['eval_nll']:.3f}"})
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self._bar.close()
 

@@ -59,27 +59,30 @@ class ClassPrior:
     leads: bool = False
 
     @torch.no_grad()
-    def mean(
+    def centre(
         self,
         network: Network,
         train: LabelledTexts,
         states: Tensor | None = None,
         *,
-        fresh: bool = True,
-    ) -> tuple[Tensor, float]:
-        """Return the prior mean [C, d] of a network's last layer, and the factor c in it.
+        start: bool = True,
+    ) -> float:
+        """Centre a last layer's prior at the language model's answer; return its factor c.
 
         Args:
             network: Network with its feature scale set.
             train: Texts for the lens, and labels for the factor.
             states: [N, d] unscaled features of the texts; None computes them.
-            fresh: Whether its adapter, if any, changes nothing yet.
+            start: Whether the network is fresh: its adapter, if any, changes nothing yet, and its
+                weights start at the prior mean too.
         """
         states = network.encoder.features(train.texts) if states is None else states
-        weight, answers, rows = self.weight(network, train.texts, states, fresh=fresh)
+        weight, answers, rows = self.weight(network, train.texts, states, fresh=start)
         # From the language model's own logits, since an adapter's features have seen the labels.
         factor = best_factor(answers.numpy(), train.labels.cpu().numpy()[rows])
-        return factor * float(network.feature_scale) * weight, factor
+        mean = factor * float(network.feature_scale) * weight
+        network.head.set_prior_mean(mean.to(network.head.mean_weight), start=start)
+        return factor
 
     @torch.no_grad()
     def weight(
@@ -91,7 +94,7 @@ class ClassPrior:
             network: Network that computes the features.
             texts: N texts; labels are not needed.
             states: [N, d] their unscaled features.
-            fresh: See `mean`.
+            fresh: Whether its adapter, if any, changes nothing yet.
 
         Returns:
             Rows [C, d] for unscaled features, the answers to M of the texts as logits [M, C], and
@@ -142,28 +145,6 @@ def _last_states(
 ) -> Tensor:
     """Return the features [N, d] float64 of texts."""
     return unscaled(encoder, encoder.features(texts, rows=rows).double()).values
-
-
-def centre(
-    network: Network,
-    prior: ClassPrior,
-    train: LabelledTexts,
-    states: Tensor | None = None,
-    *,
-    start: bool = True,
-) -> float:
-    """Centre the last layer's prior at the language model's answer; return its factor c.
-
-    Args:
-        network: See `ClassPrior.mean`.
-        prior: The language model's rows for the classes.
-        train: Training rows.
-        states: Their unscaled features; None computes them.
-        start: Whether the network is fresh, and the weights start at the prior mean too.
-    """
-    mean, factor = prior.mean(network, train, states, fresh=start)
-    network.head.set_prior_mean(mean.to(network.head.mean_weight), start=start)
-    return factor
 
 
 def class_prior(

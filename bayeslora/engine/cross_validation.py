@@ -212,11 +212,6 @@ def split_off(data: TrainingData, share: float, seed: int) -> TrainingData:
     return dataclasses.replace(data, train=train, validation=validation)
 
 
-def as_chosen(posterior: Posterior, results: Sequence[FitResult]) -> Posterior:
-    """Return the posterior with the options that its first network chose on held-out rows."""
-    return posterior.as_chosen(results[0].posterior)
-
-
 def what_was_chosen(
     fitted: tuple[Network, Sequence[Mapping[str, Tensor]], Sequence[FitResult]],
     posterior: Posterior,

@@ -49,11 +49,9 @@ def open_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     Raises:
         InputError: As `open_examples`, or a column name is reserved for predictions.
     """
-    keep = (keep,) if isinstance(keep, str) else keep
-    check_further(keep)
     if isinstance(data, Examples):
-        return stream_of(kept(data, keep))
-    return open_examples(as_texts(data), columns, keep=keep)
+        return stream_of(kept(data, _checked_names(keep)))
+    return open_examples(as_texts(data), columns, keep=_checked_names(keep))
 
 
 def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -> Examples:
@@ -64,11 +62,15 @@ def read_rows(data: Any, columns: DataColumns, keep: str | Sequence[str] = ()) -
     Raises:
         InputError: As `load_examples`, or a column name is reserved for predictions.
     """
-    keep = (keep,) if isinstance(keep, str) else keep
-    check_further(keep)
     if isinstance(data, Examples):
-        return kept(data, keep)
-    return load_rows(as_texts(data), columns, keep=keep)
+        return kept(data, _checked_names(keep))
+    return load_rows(as_texts(data), columns, keep=_checked_names(keep))
+
+
+def _checked_names(keep: str | Sequence[str]) -> Sequence[str]:
+    names = (keep,) if isinstance(keep, str) else keep
+    check_further(names)
+    return names
 
 
 def read_for(
@@ -161,11 +163,15 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
     Raises:
         InputError: As `load_examples`, or a label is missing.
     """
-    rows = data
-    if isinstance(data, Examples):
-        _require_labels(data)
-    else:
-        rows = load_rows(data, columns, labels="required")
+    rows: Examples = (
+        data if isinstance(data, Examples) else load_rows(data, columns, labels="required")
+    )
+    missing = next((index for index, label in enumerate(rows.labels) if label is None), None)
+    if missing is not None:
+        raise InputError(
+            f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
+            "the label is missing"
+        )
     if rows.duplicates:
         logger.warning(
             "%s: %d of %d rows repeat an earlier row (same text and label)",
@@ -173,8 +179,7 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
             rows.duplicates,
             len(rows),
         )
-    labelled: Examples = rows
-    return labelled
+    return rows
 
 
 def format_of(record: ModelRecord) -> Format | None:
@@ -319,15 +324,6 @@ def check_labels(record: ModelRecord, rows: Examples, *, moves: bool) -> None:
             "%s: no row of %s; a posterior fitted to the other classes lowers its probability",
             rows.source,
             ", ".join(map(repr, missing)),
-        )
-
-
-def _require_labels(rows: Examples) -> None:
-    missing = next((index for index, label in enumerate(rows.labels) if label is None), None)
-    if missing is not None:
-        raise InputError(
-            f"{rows.source}, row {rows.rows[missing]}, column {rows.label_column!r}: "
-            "the label is missing"
         )
 
 

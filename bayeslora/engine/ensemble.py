@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.class_prior import ClassPrior, centre
+from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
-from bayeslora.engine.final_fit import final_fit, fit_last_layer
+from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.layer_sampling import layer_sampler
-from bayeslora.engine.loop import FitResult, train_network
+from bayeslora.engine.loop import FitResult, Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
@@ -30,6 +30,9 @@ from bayeslora.posteriors.base import Posterior
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
+
+Fitted = tuple[Network, list[dict[str, Tensor]], list[FitResult]]
+"""A network with the first member's tensors, and the trained tensors and results of all members."""
 
 SEED_STEP = 1000
 """Step between the seeds of members."""
@@ -72,7 +75,7 @@ def fit_members(
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
-) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
+) -> Fitted:
     """Train the members of the posterior in turn.
 
     Returns the first network, the trained tensors and the results of each member.
@@ -91,100 +94,117 @@ def fit_members(
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
     """
     work: Path | None = None
-    members: list[dict[str, Tensor]] = []
+    states: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
     seeds = member_seeds(choices.posterior, settings.seed)
+    title = "fit" if part is None else part.title
+    suffix = "" if part is None else f"-{part.name}"
     if say:
         _say_alike(choices.adapter, len(seeds))
         _say_layers(choices.adapter, backbone)
-    for member, seed in enumerate(seeds):
-        network = build_network(
-            backbone,
-            choices.adapter,
-            choices.posterior,
-            num_classes=len(data.classes),
-            seed=seed,
-            max_length=choices.max_length,
-            format=choices.format,
-        )
-        if network.conditioning is not None:
-            network.conditioning.learn(data.train[0])
+    for number, seed in enumerate(seeds):
+        network = _fresh(choices, data, backbone, seed)
         # Later members reuse the frozen layers' states, and the notes are logged once.
-        first = member == 0
-        if first:
-            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.train[0]))
+        if number == 0:
+            layer_sampler(network, choices.adapter, choices.posterior, settings, len(data.rows))
             work = begin()
-        shown, say = choices.progress and first and say, first and say
-        train = prepare(network.encoder, data.train, progress=shown, say=say)
-        stop = None if stops is None else stops[member]
-        member_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
+        train, validation = _prepared(network, data, shown=choices.progress, say=say)
+        say = False
+        stop = None if stops is None else stops[number]
+        own_settings = dataclasses.replace(settings, seed=seed, stop_after=stop)
         if part is not None and part.rows is not None:
             train = train.take(part.rows.tolist())
-            member_settings = _in_as_many_steps(member_settings, len(data.train[0]), len(part.rows))
-        validation = None
-        if data.validation is not None:
-            validation = prepare(network.encoder, data.validation, progress=shown, say=say)
-        title = "fit" if part is None else part.title
-        title = title if len(seeds) == 1 else f"{title} member {member + 1} of {len(seeds)}"
-        name = f"member-{member}" + (f"-{part.name}" if part else "")
-        results.append(
-            _trained(
-                choices,
-                network,
-                (train, validation),
-                settings=member_settings,
-                directory=None if work is None else work / name,
-                prior=prior,
-                tasks=data.tasks,
-                restore=restore,
-                title=title,
-            )
+            own_settings = _in_as_many_steps(own_settings, len(data.rows), len(part.rows))
+        many = "" if len(seeds) == 1 else f" member {number + 1} of {len(seeds)}"
+        training = Training(
+            network,
+            train,
+            validation,
+            choices.adapter,
+            _last(choices, seed),
+            own_settings,
+            directory=None if work is None else work / f"member-{number}{suffix}",
+            prior=prior,
+            tasks=data.tasks,
+            restore=restore,
+            title=f"{title}{many}" if choices.progress else None,
         )
-        members += _member_states(choices, network, (train, validation), seed=seed, prior=prior)
-    network.load_trained_state(members[0])
-    return network, members, results
+        results.append(_fitted(training))
+        states += _member_states(training)
+    network.load_trained_state(states[0])
+    return network, states, results
 
 
-def _member_states(
-    choices: Choices,
-    network: Network,
-    rows: tuple[LabelledTexts, LabelledTexts | None],
-    *,
-    seed: int,
-    prior: ClassPrior | None,
-) -> list[dict[str, Tensor]]:
-    """Return the trained tensors of a network, and of a pool's other separate members."""
-    states = [network.trained_state()]
-    if choices.adapter.has_members:
-        for weights in choose_mixtures(network, choices.adapter, rows[0])[1:]:
-            _fit_mixture(choices, network, rows, weights, seed=seed, prior=prior, shown=False)
-            states.append(network.trained_state())
-    return states
-
-
-def _fit_mixture(
-    choices: Choices,
-    network: Network,
-    rows: tuple[LabelledTexts, LabelledTexts | None],
-    weights: Sequence[float],
-    *,
-    seed: int,
-    prior: ClassPrior | None,
-    shown: bool,
-) -> FitResult:
-    """Fit the last layer in place to the features of a mixture of a pool's members."""
-    mix(network, weights)
-    choices.posterior.before_last_layer(final_fit(network, *rows, seed=seed, shown=shown))
-    return fit_frozen(
-        network,
+def _fresh(choices: Choices, data: TrainingData, backbone: Backbone, seed: int) -> Network:
+    """Return an untrained network."""
+    network = build_network(
+        backbone,
+        choices.adapter,
         choices.posterior,
-        *rows,
-        prior=prior,
-        feature_scores=choices.feature_scores,
-        logit_scale=choices.logit_scale,
+        num_classes=len(data.classes),
         seed=seed,
-        progress=shown,
+        max_length=choices.max_length,
+        format=choices.format,
     )
+    if network.conditioning is not None:
+        network.conditioning.learn(data.rows)
+    return network
+
+
+def _prepared(
+    network: Network, data: TrainingData, *, shown: bool, say: bool
+) -> tuple[LabelledTexts, LabelledTexts | None]:
+    """Return the training and validation rows prepared for a network."""
+    train = prepare(network.encoder, data.train, progress=shown and say, say=say)
+    if data.validation is None:
+        return train, None
+    return train, prepare(network.encoder, data.validation, progress=shown and say, say=say)
+
+
+def _last(choices: Choices, seed: int) -> LastFit:
+    return LastFit(
+        choices.posterior, choices.feature_scores, choices.logit_scale, seed, choices.progress
+    )
+
+
+def _fitted(fit: Training) -> FitResult:
+    """Fit a network in place: its adapter, if it trains, and the last layer."""
+    network, adapter = fit.network, fit.adapter
+    if adapter.episodes is not None:
+        losses = meta_tune(
+            network,
+            adapter.episodes,
+            fit.train,
+            seed=fit.settings.seed,
+            directory=fit.directory,
+            restore=fit.restore,
+            description=fit.title,
+        )
+        result = _fit_mixture(fit, choose_mixtures(network, adapter, fit.train)[0])
+        figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
+        return dataclasses.replace(result, adapter=summary(network.sites) | figures)
+    if not adapter.trains:
+        return fit_frozen(network, fit.last, fit.train, fit.validation, prior=fit.prior)
+    return train_network(fit)
+
+
+def _fit_mixture(fit: Training, weights: Sequence[float]) -> FitResult:
+    """Fit the last layer to the features of a mixture of a pool's members."""
+    network, last = fit.network, fit.last
+    mix(network, weights)
+    last.posterior.before_last_layer(final_fit(network, last, fit.train, fit.validation))
+    return fit_frozen(network, last, fit.train, fit.validation, prior=fit.prior)
+
+
+def _member_states(fit: Training) -> list[dict[str, Tensor]]:
+    """Return the trained tensors of a network, and of a pool's other separate members."""
+    states = [fit.network.trained_state()]
+    if fit.adapter.has_members:
+        quiet = dataclasses.replace(fit, last=dataclasses.replace(fit.last, progress=False))
+        for weights in choose_mixtures(fit.network, fit.adapter, fit.train)[1:]:
+            _fit_mixture(quiet, weights)
+            states.append(fit.network.trained_state())
+    return states
 
 
 def _in_as_many_steps(settings: TrainingSettings, num_rows: int, num_part: int) -> TrainingSettings:
@@ -218,75 +238,14 @@ def _say_alike(adapter: Adapter, num_members: int) -> None:
         )
 
 
-def _trained(
-    choices: Choices,
-    network: Network,
-    rows: tuple[LabelledTexts, LabelledTexts | None],
-    *,
-    settings: TrainingSettings,
-    directory: Path | None,
-    prior: ClassPrior | None,
-    tasks: Mapping[str, int],
-    restore: Restore,
-    title: str,
-) -> FitResult:
-    """Fit one network in place to training and validation rows."""
-    adapter = choices.adapter
-    if adapter.episodes is not None:
-        losses = meta_tune(
-            network,
-            adapter.episodes,
-            rows[0],
-            seed=settings.seed,
-            directory=directory,
-            restore=restore,
-            description=title if choices.progress else None,
-        )
-        weights = choose_mixtures(network, adapter, rows[0])[0]
-        result = _fit_mixture(
-            choices, network, rows, weights, seed=settings.seed, prior=prior, shown=choices.progress
-        )
-        figures = {f"loss_{member}": loss for member, loss in enumerate(losses, 1)}
-        return dataclasses.replace(result, adapter=summary(network.sites) | figures)
-    if not adapter.trains:
-        return fit_frozen(
-            network,
-            choices.posterior,
-            *rows,
-            prior=prior,
-            feature_scores=choices.feature_scores,
-            logit_scale=choices.logit_scale,
-            seed=settings.seed,
-            progress=title is not None and choices.progress,
-        )
-    return train_network(
-        network,
-        *rows,
-        adapter=adapter,
-        posterior=choices.posterior,
-        settings=settings,
-        directory=directory,
-        prior=prior,
-        tasks=tasks,
-        restore=restore,
-        feature_scores=choices.feature_scores,
-        logit_scale=choices.logit_scale,
-        description=title if choices.progress else None,
-    )
-
-
 @restored_random_state()
 def fit_frozen(
     network: Network,
-    posterior: Posterior,
+    last: LastFit,
     train: LabelledTexts,
     validation: LabelledTexts | None,
     *,
     prior: ClassPrior | None = None,
-    feature_scores: Sequence[str] | None = (),
-    logit_scale: float | None = 1.0,
-    seed: int = 0,
-    progress: bool = False,
 ) -> FitResult:
     """Fit the last layer of a network with a frozen backbone.
 
@@ -295,35 +254,22 @@ def fit_frozen(
 
     Args:
         network: Network without adapters.
-        posterior: Posterior of its last layer.
+        last: Options of the fit.
         train: Training rows.
         validation: Held-out rows, on which the posterior chooses options.
         prior: The language model's rows for the classes; None for a prior mean of zero.
-        feature_scores: Names of scores to fit to the same features.
-        logit_scale: Factor of the fitted logits; None chooses it on `validation`.
-        seed: Seed of the rows that a score keeps.
-        progress: Whether to show progress bars.
     """
     network.eval()
-    states = [_states(network, rows, shown=progress) for rows in (train, validation) if rows]
+    states = [_states(network, rows, shown=last.progress) for rows in (train, validation) if rows]
     network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
-    factor = None if prior is None else centre(network, prior, train, states[0])
+    factor = None if prior is None else prior.centre(network, train, states[0])
     rows = [
         FeatureRows(source, network.scaled(features, source.labels))
         for source, features in zip((train, validation), states, strict=False)
         if source is not None
     ]
     network.head.solve(rows[0].features)
-    chosen = fit_last_layer(
-        network,
-        posterior,
-        rows[0],
-        rows[1] if len(rows) > 1 else None,
-        feature_scores=feature_scores,
-        logit_scale=logit_scale,
-        seed=seed,
-        progress=progress,
-    )
+    chosen = fit_last_layer(network, last, rows[0], rows[1] if len(rows) > 1 else None)
     return FitResult(posterior=chosen, prior_factor=factor)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,18 @@ from torch import Tensor, nn
 
 from bayeslora._version import __version__
 from bayeslora.adapters.inject import export
+from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.engine.data import format_of
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
+from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
-from bayeslora.files import check_writable, refuse_existing, refuse_inputs, write_json
+from bayeslora.files import atomic_file, check_writable, refuse_existing, refuse_inputs, write_json
 from bayeslora.layouts import Layout
 from bayeslora.manifest import TOKENIZER_FILES
-from bayeslora.output import listed_files, refuse_target
+from bayeslora.output import atomic_directory, listed_files, refuse_target
 from bayeslora.posteriors.features import Features
 from bayeslora.tensor_files import open_tensors
 
@@ -65,24 +68,26 @@ _FIELDS = {TEXT: "text", PAIR: "text_pair"}
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def write_merged(fitted: FittedModel, directory: Path) -> None:
+def export_merged(fitted: FittedModel, directory: str | Path, *, overwrite: bool) -> None:
     """Write the mean network as a model for transformers' `AutoModelForSequenceClassification`.
 
     Args:
         fitted: A single adapted network.
-        directory: Existing directory.
+        directory: Output directory.
+        overwrite: Whether an export there may be replaced.
 
     Raises:
-        InputError: See `check_mergeable`; or no such classifier computes the same function.
+        InputError: See `check_mergeable` and `check_export`; or no such classifier computes the
+            same function.
     """
-    weight = check_mergeable(fitted)
-    encoder = _encoder(fitted)
-    _classifier(fitted, export(encoder.model), weight).save_pretrained(directory)
-    tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
-    # Keeps the same tokens with truncation=True.
-    tokenizer.model_max_length = encoder.max_length
-    tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(_readme(fitted), encoding="utf-8")
+    weight, encoder = check_mergeable(fitted), _encoder(fitted)
+    with open_export(fitted, directory, "merged", overwrite=overwrite) as temporary:
+        _classifier(fitted, export(encoder.model), weight).save_pretrained(temporary)
+        tokenizer = copy.deepcopy(encoder.backbone.tokenizer)
+        # Keeps the same tokens with truncation=True.
+        tokenizer.model_max_length = encoder.max_length
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(_readme(fitted), encoding="utf-8")
 
 
 def _readme(fitted: FittedModel) -> str:
@@ -143,7 +148,7 @@ def classifier_head(fitted: FittedModel) -> tuple[str, dict[str, Tensor]]:
     return f"{whole.base_model_prefix}.", {"score.weight": weight}
 
 
-def write_tensors(fitted: FittedModel, path: Path) -> None:
+def export_tensors(fitted: FittedModel, path: str | Path, *, overwrite: bool) -> None:
     """Write the tensors of the mean network to one safetensors file.
 
     Names are those of the backbone with the prefix `backbone.`, and `head.weight` [C, d] for pooled
@@ -151,8 +156,9 @@ def write_tensors(fitted: FittedModel, path: Path) -> None:
     length.
 
     Raises:
-        InputError: See `check_mergeable`.
+        InputError: See `check_mergeable` and `check_export`.
     """
+    check_export(path, "safetensors", overwrite=overwrite, inputs=_sources(fitted))
     weight = check_mergeable(fitted)
     plain = export(_encoder(fitted).model)
     tensors = {f"backbone.{name}": item for name, item in plain.state_dict().items()}
@@ -161,7 +167,8 @@ def write_tensors(fitted: FittedModel, path: Path) -> None:
     copies = {name: item.detach().cpu().clone().contiguous() for name, item in tensors.items()}
     config: Any = _encoder(fitted).model.config
     note = json.dumps({**_note(fitted), "config": json.loads(config.to_json_string())})
-    save_file(copies, str(path), metadata={"format": "pt", NOTE: note})
+    with atomic_file(path) as temporary:
+        save_file(copies, str(temporary), metadata={"format": "pt", NOTE: note})
 
 
 @torch.no_grad()
@@ -342,10 +349,28 @@ def check_export(
     check_writable(target)
 
 
-def write_manifest(directory: Path, kind: ExportKind) -> None:
-    """Write the marker of a finished export, with the names of its files."""
-    about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
-    write_json(directory / MANIFEST, {**about, "files": listed_files(directory)})
+@contextmanager
+def open_export(
+    fitted: FittedModel, directory: str | Path, kind: ExportKind, *, overwrite: bool
+) -> Iterator[Path]:
+    """Yield a directory that replaces `directory` with a marker and its list of files at the end.
+
+    Raises:
+        InputError: As `check_export`.
+    """
+    check_export(directory, kind, overwrite=overwrite, inputs=_sources(fitted))
+    with (
+        atomic_directory(directory, EXPORTS[kind], overwrite=overwrite) as temporary,
+        quiet_transformers(),
+    ):
+        yield temporary
+        about = {"format_version": FORMAT_VERSION, "bayeslora": __version__, "format": kind}
+        write_json(temporary / MANIFEST, {**about, "files": listed_files(temporary)})
+
+
+def _sources(fitted: FittedModel) -> list[Path]:
+    """Return the directories that an export is made from."""
+    return directories(fitted.network.encoder.backbone.name)
 
 
 def _refuse_foreign_file(path: Path) -> None:

@@ -32,40 +32,37 @@ logger = logging.getLogger(__name__)
 _LEAST_NORM, _GREATEST_NORM = 1e-12, 1e12
 
 
+@dataclass(frozen=True)
+class LastFit:
+    """Options of the fit of a last layer to the features of a trained network.
+
+    Attributes:
+        posterior: Posterior of the network.
+        feature_scores: Names of scores to fit to the same features; None for the default ones.
+        logit_scale: Factor of the fitted logits, see `scale_logits`; None for the factor of lowest
+            NLL on the held-out rows.
+        seed: Seed of the rows that a score keeps, and of the draws of the posterior's hooks.
+        progress: Whether to show progress bars on stderr for long fits: the steps of Markov chains,
+            the gradients of a Laplace approximation.
+    """
+
+    posterior: Posterior
+    feature_scores: Sequence[str] | None = ()
+    logit_scale: float | None = 1.0
+    seed: int = 0
+    progress: bool = False
+
+
 def fit_posterior(
-    network: Network,
-    posterior: Posterior,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
-    *,
-    feature_scores: Sequence[str] | None = (),
-    logit_scale: float | None = 1.0,
-    seed: int = 0,
-    progress: bool = False,
+    network: Network, last: LastFit, train: LabelledTexts, validation: LabelledTexts | None
 ) -> dict[str, float | str]:
     """Fit the last layer to the features of the trained adapter; see `fit_last_layer`."""
-    return fit_last_layer(
-        network,
-        posterior,
-        feature_rows(network, train),
-        None if validation is None else feature_rows(network, validation),
-        feature_scores=feature_scores,
-        logit_scale=logit_scale,
-        seed=seed,
-        progress=progress,
-    )
+    held_out = None if validation is None else feature_rows(network, validation)
+    return fit_last_layer(network, last, feature_rows(network, train), held_out)
 
 
 def fit_last_layer(
-    network: Network,
-    posterior: Posterior,
-    train: FeatureRows,
-    held_out: FeatureRows | None,
-    *,
-    feature_scores: Sequence[str] | None = (),
-    logit_scale: float | None = 1.0,
-    seed: int = 0,
-    progress: bool = False,
+    network: Network, last: LastFit, train: FeatureRows, held_out: FeatureRows | None
 ) -> dict[str, float | str]:
     """Fit the last layer to features of the trained adapter; return its chosen options.
 
@@ -73,42 +70,32 @@ def fit_last_layer(
 
     Args:
         network: Network with the last layer.
-        posterior: Posterior of the network.
+        last: Options of the fit.
         train: Training rows.
         held_out: Held-out rows, for choosing the prior.
-        feature_scores: Names of scores to fit to the same features; None for the default ones.
-        logit_scale: Factor of the fitted logits, see `scale_logits`; None for the factor of lowest
-            NLL on the held-out rows.
-        seed: Seed of the rows that a score keeps.
-        progress: Whether to show a progress bar for long fits: the steps of Markov chains, the
-            gradients of a Laplace approximation.
 
     Raises:
         InputError: The features or the curvature are not finite, or their scale is out of range.
     """
     rows = train.features
-    with _watched(network.head, shown=progress):
+    with _watched(network.head, shown=last.progress):
         fit_head(network, rows, None if held_out is None else held_out.features)
     chosen = network.head.report() | network.head.fit_report(rows)
     validation = None if held_out is None else held_out.source
-    posterior.after_last_layer(
-        final_fit(network, train.source, validation, seed=seed, shown=progress)
-    )
+    last.posterior.after_last_layer(final_fit(network, last, train.source, validation))
     centre = network.head.prior_centre()
     if centre is not None:
         chosen["prior_share"] = prior_share(rows.values, network.head.mean_weight, centre)
+    logit_scale = last.logit_scale
     if logit_scale is None:
         if held_out is None:
             raise ValueError("without held-out rows, no scale of the logits can be chosen")
         logit_scale = chosen["logit_scale"] = scale_by(network.head, held_out.features)
     network.feature_scores = FeatureScores()
     by_features = scale_logits(network, logit_scale)
-    if feature_scores is None or feature_scores:
+    if last.feature_scores is None or last.feature_scores:
         network.feature_scores = FeatureScores.fitted(
-            feature_scores,
-            rows.values * by_features,
-            rows.targets,
-            seed,
+            last.feature_scores, rows.values * by_features, rows.targets, last.seed
         )
     weights: Any = network.weights
     return chosen if weights is None else chosen | weights.report()
@@ -176,25 +163,19 @@ def _check_scale(norm: float) -> None:
 
 
 def final_fit(
-    network: Network,
-    train: LabelledTexts,
-    held_out: LabelledTexts | None,
-    *,
-    seed: int,
-    shown: bool,
+    network: Network, last: LastFit, train: LabelledTexts, held_out: LabelledTexts | None
 ) -> FinalFit:
     """Return the final fit for the hooks of a posterior.
 
     Args:
         network: Trained network.
+        last: Options of the fit.
         train: Training rows.
         held_out: Held-out rows, or None.
-        seed: Seed of the fit's draws.
-        shown: Whether to show progress bars on stderr.
     """
     validation = None if held_out is None else (held_out.texts, held_out.labels)
-    open_bar = partial(progress_bar, shown=shown, unit="text")
-    return FinalFit(network, (train.texts, train.labels), validation, seed, open_bar)
+    open_bar = partial(progress_bar, shown=last.progress, unit="text")
+    return FinalFit(network, (train.texts, train.labels), validation, last.seed, open_bar)
 
 
 def drawing_of(posterior: Posterior | None) -> dict[str, Any]:
@@ -277,16 +258,10 @@ def settle_posterior(posterior: Posterior, sizes: TrainingSizes) -> Posterior:
     return settled
 
 
-def announce_final_fit(posterior: Posterior, sizes: TrainingSizes, *, shown: bool) -> None:
-    """Log the estimated time of a long final fit.
-
-    Args:
-        posterior: The posterior to fit.
-        sizes: Sizes of the problem.
-        shown: Whether to estimate and log it.
-    """
+def announce_final_fit(posterior: Posterior, sizes: TrainingSizes) -> None:
+    """Log the estimated time of a long final fit."""
     cost = _dearest(posterior, sizes)
-    if not shown or not cost.multiplications:
+    if not cost.multiplications:
         return
     seconds = cost.seconds(multiplication_rate())
     if seconds >= WORTH_SAYING:

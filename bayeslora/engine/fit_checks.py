@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.data import check_hold_out
 from bayeslora.engine.layer_sampling import check_sampling
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings, default_epochs
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.feature_scores.options import MAHALANOBIS, check_feature_scores
@@ -26,7 +26,7 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
     """
     return FitPlan(
         num_classes=len(data.classes),
-        num_rows=len(data.train[0]),
+        num_rows=len(data.rows),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         adapter_trains=choices.adapter.trains,
@@ -35,10 +35,10 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         cross_validates=bool(settings.cv),
         holds_out=bool(
             held_out_parts(
-                data.train[0].strata(data.train[1].numpy()),
+                data.rows.strata(data.train[1].numpy()),
                 settings.cv,
                 settings.seed,
-                groups=data.train[0].groups,
+                groups=data.rows.groups,
             )
         ),
     )
@@ -55,7 +55,7 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
             code="clash",
         )
     plan = fit_plan(choices, data, settings)
-    if settings.quality_retaining is not None and data.train[0].choices is not None:
+    if settings.quality_retaining is not None and data.rows.choices is not None:
         raise InputError(
             "quality_retaining keeps rows near others of their class, but the options of a "
             "question are not classes; leave it out"
@@ -68,7 +68,7 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
             "Mahalanobis distances need a class with different texts, but every class has only "
             "one text; leave that feature score out, or give more rows"
         )
-    choices.adapter.check_rows(data.train[0])
+    choices.adapter.check_rows(data.rows)
     if choices.adapter.episodes is not None and (settings.cv or settings.keep_folds):
         raise InputError(
             f"cv and keep_folds fit to parts of the rows, but adapter {choices.adapter.name!r} "
@@ -134,20 +134,22 @@ def _check_keep_folds(choices: Choices) -> None:
 
 def _differ(data: TrainingData) -> bool:
     """Return whether a class has training rows with different texts."""
-    rows = data.train[0]
+    rows = data.rows
     pairs = rows.pairs or [None] * len(rows)
     return len({*zip(rows.texts, pairs, rows.labels, strict=True)}) > len(data.classes)
 
 
-def refuse_training_options(adapter: Adapter, **options: Any) -> None:
+def refuse_training_options(adapter: Adapter, trained: Mapping[str, Any]) -> None:
     """Raise InputError if a training option has no effect with an adapter.
 
     Args:
-        adapter: Trains on episodes, or not at all.
-        **options: Options of `BayesianClassifier.fit`; defaults if not passed.
+        adapter: Options of the adapter; it may train on episodes, or not at all.
+        trained: Options of `BayesianClassifier.fit`; None or the default if not passed.
     """
+    if adapter.trains and adapter.episodes is None:
+        return
     defaults = {"batch_size": TrainingSettings.batch_size, "patience": TrainingSettings.patience}
-    for name, value in options.items():
+    for name, value in trained.items():
         if value != defaults.get(name):
             reason = "fits the last layer alone"
             if adapter.trains:
@@ -157,3 +159,43 @@ def refuse_training_options(adapter: Adapter, **options: Any) -> None:
                 "out, or choose an adapter such as 'polar' or 'lora'",
                 code="no-effect",
             )
+
+
+def settled_settings(
+    choices: Choices,
+    data: TrainingData,
+    trained: Mapping[str, Any],
+    *,
+    cv: int | Literal["auto"] | None,
+    hold_out: float,
+    **others: Any,
+) -> TrainingSettings:
+    """Return the training options, with defaults that depend on the method and the rows.
+
+    Args:
+        choices: Choices for the classifier.
+        data: Training and validation data.
+        trained: As for `refuse_training_options`.
+        cv: As for `BayesianClassifier.fit`.
+        hold_out: As for `BayesianClassifier.fit`.
+        **others: `keep_folds` and `refit`.
+
+    Raises:
+        InputError: An option is not allowed, or has no effect.
+    """
+    posterior, adapter = choices.posterior, choices.adapter
+    validated = data.validation is not None or bool(hold_out)
+    chosen = {name: value for name, value in trained.items() if value is not None}
+    if "head_lr" in chosen and posterior.head_training().lr is not None:
+        lr = f"head_lr={chosen['head_lr']:g}"
+        raise InputError(
+            f"head_lr has no effect on posterior {posterior.name!r}; set its own option instead: "
+            f"{type(posterior).__name__}({lr}), --posterior {posterior.name}:{lr}",
+            code="no-effect",
+        )
+    if "epochs" not in chosen:
+        chosen["epochs"] = default_epochs(posterior, len(data.rows), validated=validated)
+    if cv is None:
+        by_rows = adapter.trains and adapter.episodes is None
+        cv = "auto" if posterior.scales_logits and not validated and by_rows else 0
+    return TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from bayeslora.backbones import depth
 from bayeslora.backbones import options as option_reading
 from bayeslora.backbones.encoder import with_letters
 from bayeslora.backbones.load import Backbone, Kind
@@ -51,10 +52,10 @@ def settled(choices: Choices, rows: Examples) -> Choices:
             )
         return choices
     format: Format = choices.format or "options"
-    depth = 1.0 if choices.depth is None else choices.depth
+    layers = 1.0 if choices.depth is None else choices.depth
     if format == "letters":
         return replace(
-            choices, format=format, depth=depth, verbaliser=choices.verbaliser or "names"
+            choices, format=format, depth=layers, verbaliser=choices.verbaliser or "names"
         )
     if choices.verbaliser not in (None, "none"):
         raise InputError(
@@ -62,13 +63,13 @@ def settled(choices: Choices, rows: Examples) -> Choices:
             "scores the options themselves; leave it out",
             code="no-effect",
         )
-    if depth == "auto":
+    if layers == "auto":
         raise InputError(
             "depth 'auto' needs one feature per row, but the format 'options' has one per "
             "option; leave depth out"
         )
     scores = feature_scores(format, choices.feature_scores)
-    return replace(choices, format=format, depth=depth, feature_scores=scores, verbaliser="none")
+    return replace(choices, format=format, depth=layers, feature_scores=scores, verbaliser="none")
 
 
 def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequence[str] | None:
@@ -178,6 +179,26 @@ def check_letters(
                 "after the template; end the template with 'Answer:', or choose the format "
                 "'options'"
             )
+
+
+def recorded_reading(
+    choices: Choices, backbone: Backbone, rows: Examples | None = None
+) -> dict[str, Any]:
+    """Return a record's entries on how a backbone reads rows, without those that are not set.
+
+    Args:
+        choices: Settled choices.
+        backbone: Backbone at its depth.
+        rows: Rows whose prompts are hashed, if they are questions.
+    """
+    reading = depth.recorded_reading(backbone)
+    if choices.verbaliser is not None:
+        reading["verbaliser"] = choices.verbaliser
+    if choices.format is not None:
+        reading["format"] = choices.format
+        if rows is not None:
+            reading["prompt_sha256"] = prompt_hash(choices.format, backbone.template, rows)
+    return reading
 
 
 def prompt_hash(format: Format, template: Template | None, rows: Examples) -> str:

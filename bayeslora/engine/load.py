@@ -32,35 +32,39 @@ from bayeslora.backbones.peft_classifier import is_peft
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
-from bayeslora.checkpoint import FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
+from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
 from bayeslora.engine.card import model_card
 from bayeslora.engine.data import format_of
+from bayeslora.engine.model import FittedModel, Members, member_prefix
 from bayeslora.engine.network import Network
+from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.fitted import FORMER, FeatureScores
 from bayeslora.posteriors.registry import build_head, build_weights, provider, stored_posterior
 
-Members = list[dict[str, Tensor]]
 _FORMER = tuple(f"scores.{name}." for name in sorted(FORMER))
 
 
-def restore_network(
+def saved_model(
     files: ModelFiles,
     backbone: str | Backbone,
-    loading: Mapping[str, Any],
     module: nn.Module | None = None,
     encode: Encode | None = None,
-) -> tuple[Network, Members]:
-    """Return the network of a saved model and the trained tensors of its members.
+    *,
+    progress: bool,
+    **loading: Any,
+) -> FittedModel:
+    """Return the fitted model of a model directory.
 
     Args:
         files: The model directory's content.
         backbone: Name of the backbone, or the backbone itself.
-        loading: Options of `load_backbone`.
         module: The module, for a model made by `from_module`.
         encode: The function that encodes its texts.
+        progress: Whether to show progress bars.
+        **loading: `device` and `trust_remote_code`, as for `load_backbone`.
 
     Raises:
         InputError: The backbone has changed, or a tensor is missing, unexpected, not finite, or of
@@ -75,37 +79,59 @@ def restore_network(
             "again"
         )
     members = _members(files)
-    if record.backbone["kind"] == MODULE:
-        network = module_from_files(files, module, encode, loading["device"])
-    elif module is not None or encode is not None:
+    is_module = record.backbone["kind"] == MODULE
+    if not is_module and (module is not None or encode is not None):
         raise InputError(
             f"module is only for models made by from_module; this one loads {backbone!r} by itself"
         )
-    elif record.backbone["kind"] == FOREIGN:
-        network = foreign_from_files(files, str(backbone), loading)
-    else:
-        base = _load_base(backbone, files, loading) if isinstance(backbone, str) else backbone
-        base = read_at(base, record.backbone.get("depth"), _template(record))
-        check_backbone(record, base)
-        base = with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"])
-        network = build_network(
-            base,
-            stored_adapter(record.adapter),
-            stored_posterior(record.posterior),
-            num_classes=len(record.classes),
-            seed=record.seed,
-            max_length=record.max_length,
-            format=format_of(record),
-            extra=record.head,
-            trained=members[0],
-        )
-    width = network.head.mean_weight.shape[1]
-    scores = FeatureScores.empty(record.feature_scores, width)
-    network.feature_scores = scores.to(network.feature_scale.device)
-    # Load each member once to detect damaged tensors now; the first stays loaded.
-    for tensors in reversed(members):
-        _load(network, tensors, files.directory)
-    return network.eval(), members
+    with quiet_transformers():
+        if record.backbone["kind"] == ADAPTED:
+            network = _adapted(files, backbone, members[0], loading)
+        else:
+            encoder = (
+                _module_encoder(files, module, encode, loading["device"])
+                if is_module
+                else _sequence_encoder(files, str(backbone), loading)
+            )
+            network = _restored(record, encoder, str(backbone))
+        width = network.head.mean_weight.shape[1]
+        scores = FeatureScores.empty(record.feature_scores, width)
+        network.feature_scores = scores.to(network.feature_scale.device)
+        # Load each member once to detect damaged tensors now; the first stays loaded.
+        for tensors in reversed(members):
+            _load(network, tensors, files.directory)
+    files.warn_unverified()
+    if isinstance(backbone, str) and not is_module:
+        # If saved again, the model names the current location of its backbone.
+        record = replace(record, backbone={**record.backbone, "name": lasting_name(backbone)})
+    return FittedModel(record, network.eval(), members, progress)
+
+
+def _adapted(
+    files: ModelFiles,
+    backbone: str | Backbone,
+    tensors: Mapping[str, Tensor],
+    loading: Mapping[str, Any],
+) -> Network:
+    """Return the network of a model that was fitted here, before its tensors are loaded."""
+    record = files.record
+    if isinstance(backbone, str):
+        backbone = _load_base(backbone, files, loading)
+    template = record.backbone.get("template")
+    template = None if template is None else Template(template)
+    base = read_at(backbone, record.backbone.get("depth"), template)
+    check_backbone(record, base)
+    return build_network(
+        with_saved_tokenizer(base, files, trust_remote_code=loading["trust_remote_code"]),
+        stored_adapter(record.adapter),
+        stored_posterior(record.posterior),
+        num_classes=len(record.classes),
+        seed=record.seed,
+        max_length=record.max_length,
+        format=format_of(record),
+        extra=record.head,
+        trained=tensors,
+    )
 
 
 def _check_results(files: ModelFiles) -> None:
@@ -119,11 +145,6 @@ def _check_results(files: ModelFiles) -> None:
         ) from None
 
 
-def _template(record: ModelRecord) -> Template | None:
-    frame = record.backbone.get("template")
-    return None if frame is None else Template(frame)
-
-
 def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Backbone:
     """Return the backbone of a saved model.
 
@@ -133,7 +154,7 @@ def _load_base(name: str, files: ModelFiles, loading: Mapping[str, Any]) -> Back
     """
     pick_device(loading["device"])  # no other backbone would help
     try:
-        return load_backbone(name, **loading)
+        return load_backbone(name, dtype=files.record.backbone["dtype"], **loading)
     except MissingAssetError:
         raise
     except InputError as error:
@@ -160,18 +181,6 @@ def with_saved_tokenizer(
     return backbone if tokenizer is None else replace(backbone, tokenizer=tokenizer)
 
 
-def model_tensors(members: Members) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return (adapter, posterior) tensors by name; an ensemble's with the member's number."""
-    adapter: dict[str, Tensor] = {}
-    posterior: dict[str, Tensor] = {}
-    for member, tensors in enumerate(members):
-        prefix = _prefix(member, len(members))
-        for name, tensor in tensors.items():
-            target = adapter if name.startswith("adapter.") else posterior
-            target[prefix + name] = tensor.contiguous()
-    return adapter, posterior
-
-
 def _members(files: ModelFiles) -> Members:
     count = files.record.num_members
     # Every member has its own tensors; a huge number in a damaged record would loop for hours.
@@ -179,7 +188,7 @@ def _members(files: ModelFiles) -> Members:
         raise InputError(
             f"{_location(files.directory)}: it does not have tensors of {count} members"
         )
-    prefixes = [_prefix(member, count) for member in range(count)]
+    prefixes = [member_prefix(member, count) for member in range(count)]
     members: Members = [{} for _ in prefixes]
     for name, tensor in {**files.adapter, **files.posterior}.items():
         member = next((n for n, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
@@ -189,10 +198,6 @@ def _members(files: ModelFiles) -> Members:
         if not key.startswith(_FORMER):
             members[member][key] = tensor
     return members
-
-
-def _prefix(member: int, count: int) -> str:
-    return f"member-{member}." if count > 1 else ""
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
@@ -236,18 +241,22 @@ def _location(directory: Path | None) -> str:
     return "the model" if directory is None else str(directory)
 
 
-def foreign_network(
+def foreign_model(
     model: str | nn.Module,
     posterior: Posterior,
     *,
     max_length: int,
-    tokenizer: Any = None,
-    layer: str | None = None,
-    classes: Sequence[str] | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[Network, ModelRecord]:
-    """Return a network around a sequence classifier, with the classifier's weights in its head.
+    progress: bool,
+    **loading: Any,
+) -> FittedModel:
+    """Return a model around a sequence classifier, with the classifier's weights in its head.
+
+    Args:
+        model: A directory, hub id or PEFT checkpoint, or the model itself.
+        posterior: Options of the posterior.
+        max_length: Maximum tokens per text.
+        progress: Whether to show progress bars.
+        **loading: Options of `load_sequence_classifier`.
 
     Raises:
         InputError: There is no such model, `max_length` exceeds its positions, or the posterior is
@@ -255,45 +264,44 @@ def foreign_network(
     """
     split = posterior.over_trained and isinstance(model, str) and is_peft(model)
     check_last_layer(posterior, adapted=split)
-    classifier = load_sequence_classifier(
-        model,
-        tokenizer=tokenizer,
-        layer=layer,
-        classes=classes,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
-    check_max_length(classifier.backbone, max_length)
-    encoder = SequenceEncoder(classifier, max_length=max_length)
-    sites = split_peft(classifier.backbone.model, str(model)) if split else []
-    network, record = _around(encoder, FOREIGN, classifier.classes, posterior, sites)
-    if split:
-        record = replace(record, adapter=options.as_mapping(read_peft(str(model)).config))
-    return network, record
+    with quiet_transformers():
+        classifier = load_sequence_classifier(model, **loading)
+        check_max_length(classifier.backbone, max_length)
+        encoder = SequenceEncoder(classifier, max_length=max_length)
+        sites = split_peft(classifier.backbone.model, str(model)) if split else []
+    fitted = _unfitted(encoder, FOREIGN, classifier.classes, posterior, sites, progress=progress)
+    if not split:
+        return fitted
+    adapter = options.as_mapping(read_peft(str(model)).config)
+    return replace(fitted, record=replace(fitted.record, adapter=adapter))
 
 
-def module_network(
-    classifier: ModuleClassifier, posterior: Posterior
-) -> tuple[Network, ModelRecord]:
-    """Return a network around a module, with the weights of its final layer in the head.
+def module_model(
+    classifier: ModuleClassifier, posterior: Posterior, *, progress: bool
+) -> FittedModel:
+    """Return a model around a module, with the weights of its final layer in the head.
 
     Raises:
         InputError: The posterior is not over the last layer.
     """
     check_last_layer(posterior, adapted=False)
-    return _around(ModuleEncoder(classifier), MODULE, classifier.classes, posterior)
+    encoder = ModuleEncoder(classifier)
+    return _unfitted(encoder, MODULE, classifier.classes, posterior, [], progress=progress)
 
 
-def _around(
+def _unfitted(
     encoder: FinalLayerEncoder,
     kind: str,
     classes: Sequence[str],
     posterior: Posterior,
-    sites: list[Site] | None = None,
-) -> tuple[Network, ModelRecord]:
+    sites: list[Site],
+    *,
+    progress: bool,
+) -> FittedModel:
+    """Return a model whose posterior is not fitted yet."""
     backbone = encoder.backbone
     head = last_layer(posterior, encoder.weight)
-    network = Network(encoder, sites or [], head)
+    network = Network(encoder, sites, head)
     network.weights = build_weights(posterior, network)
     network.to(backbone.device).eval()
     record = ModelRecord(
@@ -314,15 +322,11 @@ def _around(
         head=head.extra_config(),
         versions=library_versions() | provider(posterior),
     )
-    return network, record
+    return FittedModel(record, network, [network.trained_state()], progress)
 
 
-def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> Network:
-    """Return the network of a saved model around the classifier named in its record.
-
-    Raises:
-        InputError: The classifier cannot be loaded or has changed.
-    """
+def _sequence_encoder(files: ModelFiles, name: str, loading: Mapping[str, Any]) -> SequenceEncoder:
+    """Return the encoder of a saved model around a classifier of transformers."""
     record = files.record
     classifier = load_sequence_classifier(
         name,
@@ -330,14 +334,44 @@ def foreign_from_files(files: ModelFiles, name: str, loading: Mapping[str, Any])
         tokenizer=saved_tokenizer(files, trust_remote_code=loading["trust_remote_code"]),
         layer=record.backbone.get("layer"),
         classes=record.classes,
-        device=loading["device"],
-        trust_remote_code=loading["trust_remote_code"],
+        **loading,
     )
-    encoder = SequenceEncoder(classifier, max_length=record.max_length)
+    return SequenceEncoder(classifier, max_length=record.max_length)
+
+
+def _module_encoder(
+    files: ModelFiles, module: nn.Module | None, encode: Encode | None, device: str | None
+) -> ModuleEncoder:
+    """Return the encoder of a saved model around its module.
+
+    Raises:
+        InputError: `module` or `encode` is missing.
+    """
+    record = files.record
+    if module is None or encode is None:
+        raise InputError(
+            f"{files.directory} holds a posterior for a module in memory "
+            f"({record.backbone['name']}): load it in Python with "
+            "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
+        )
+    layer = record.backbone.get("layer")
+    return ModuleEncoder(wrap_module(module, encode, record.classes, layer=layer, device=device))
+
+
+def _restored(record: ModelRecord, encoder: FinalLayerEncoder, name: str) -> Network:
+    """Return the network of a saved model around another library's classifier.
+
+    Raises:
+        InputError: The classifier has changed.
+    """
     check_backbone(record, encoder.backbone)
     # Their tensors, which the posterior may have rotated, are loaded afterwards.
-    sites = split_peft(classifier.backbone.model, name) if record.adapter else []
-    return _restored(record, encoder, sites)
+    sites = split_peft(encoder.backbone.model, name) if record.adapter else []
+    posterior = stored_posterior(record.posterior)
+    head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
+    network = Network(encoder, sites, head)
+    network.weights = build_weights(posterior, network, fitted=True)
+    return network.to(encoder.backbone.device)
 
 
 def saved_tokenizer(files: ModelFiles, *, trust_remote_code: bool) -> Any:
@@ -380,43 +414,6 @@ def check_place(record: ModelRecord, *, trust_remote_code: bool) -> None:
             + " the weights of this classifier in memory: save it with its own save_pretrained and "
             "pass that directory to from_transformers"
         )
-
-
-def module_from_files(
-    files: ModelFiles, module: nn.Module | None, encode: Encode | None, device: str | None
-) -> Network:
-    """Return the network of a saved model around its module.
-
-    Raises:
-        InputError: `module` or `encode` is missing, or the module is another one.
-    """
-    record = files.record
-    if module is None or encode is None:
-        raise InputError(
-            f"{files.directory} holds a posterior for a module in memory "
-            f"({record.backbone['name']}): load it in Python with "
-            "BayesianClassifier.from_pretrained(directory, module=..., encode=...)"
-        )
-    classifier = wrap_module(
-        module,
-        encode,
-        record.classes,
-        layer=record.backbone.get("layer"),
-        device=device,
-    )
-    encoder = ModuleEncoder(classifier)
-    check_backbone(record, encoder.backbone)
-    return _restored(record, encoder)
-
-
-def _restored(
-    record: ModelRecord, encoder: FinalLayerEncoder, sites: list[Site] | None = None
-) -> Network:
-    posterior = stored_posterior(record.posterior)
-    head = build_head(posterior, encoder.num_features, len(record.classes), extra=record.head)
-    network = Network(encoder, sites or [], head)
-    network.weights = build_weights(posterior, network, fitted=True)
-    return network.to(encoder.backbone.device)
 
 
 def check_backbone(record: ModelRecord, backbone: Backbone) -> None:

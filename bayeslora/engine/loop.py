@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,9 @@ from bayeslora.engine.callbacks import (
     what_is_left,
 )
 from bayeslora.engine.checkpoints import last_checkpoint
-from bayeslora.engine.class_prior import ClassPrior, centre
+from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.final_fit import (
+    LastFit,
     TrainingSizes,
     announce_final_fit,
     announce_training,
@@ -116,133 +117,112 @@ def validation_metrics(
     return {"nll": nll(probs, rows.targets), "accuracy": accuracy.item()}
 
 
-@restored_random_state()
-def train_network(
-    network: Network,
-    train: LabelledTexts,
-    validation: LabelledTexts | None,
-    *,
-    adapter: Adapter,
-    posterior: Posterior,
-    settings: TrainingSettings,
-    directory: Path | None,
-    early_stopping: bool = True,
-    fit_last: bool = True,
-    feature_scores: Sequence[str] | None = (),
-    logit_scale: float | None = 1.0,
-    on_epoch: EpochHook | None = None,
-    prior: ClassPrior | None = None,
-    tasks: Mapping[str, int] | None = None,
-    restore: Restore = nothing_to_restore,
-    description: str | None = "fit",
-) -> FitResult:
-    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+@dataclass(frozen=True)
+class Training:
+    """What a network is trained on, and how.
 
-    A checkpoint is written to `directory`, if there is one, after each epoch. Training resumes from
-    the last one in it, with the same result as without interruption.
-
-    Args:
+    Attributes:
         network: A fresh network.
         train: Training rows.
-        validation: Held-out rows; without them the last epoch is kept.
+        validation: Held-out rows. Training stops after `settings.patience` epochs without a better
+            NLL on them, and keeps the best epoch; without them the last epoch is kept.
         adapter: Learning rates and constraints.
-        posterior: Determines how the head is updated in training.
+        last: Options of the posterior's fit at the end; the posterior determines how the head is
+            updated in training.
         settings: Epochs, batch size, seed.
         directory: Directory for checkpoints; None writes none.
-        early_stopping: Whether to stop after `settings.patience` epochs without a better
-            validation NLL, and keep the best epoch; otherwise the last one is kept.
-        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
-        feature_scores: Names of scores to fit beside the posterior at the end.
-        logit_scale: Factor of the logits at the end; None chooses it on `validation`.
-        on_epoch: Called after each epoch with its number, from 1, and the network.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         tasks: Number of classes of each of several tasks, in the order of the classes.
         restore: Called before each checkpoint; see `AlternatingTrainer`.
-        description: Title of the progress bar; None shows none.
+        title: Title of the progress bar; None shows none.
+        on_epoch: Called after each epoch with its number, from 1, and the network.
     """
-    torch.manual_seed(settings.seed)
-    shown = description is not None
-    last = current().first(lambda: last_checkpoint(directory))
-    fit = _Fit(network, train, adapter, posterior, settings, tasks or {}, last)
-    if network.conditioning is not None and train.texts.contexts is not None:
-        network.conditioning.begin(train.texts.contexts)
+
+    network: Network
+    train: LabelledTexts
+    validation: LabelledTexts | None
+    adapter: Adapter
+    last: LastFit
+    settings: TrainingSettings
+    directory: Path | None = None
+    prior: ClassPrior | None = None
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    restore: Restore = nothing_to_restore
+    title: str | None = "fit"
+    on_epoch: EpochHook | None = None
+
+    @property
+    def posterior(self) -> Posterior:
+        """Options of the posterior."""
+        return self.last.posterior
+
+    @property
+    def num_train(self) -> int:
+        """Number of training rows."""
+        return len(self.train.labels)
+
+
+@restored_random_state()
+def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
+    """Train adapter and head in alternation, keep the best epoch, fit the posterior.
+
+    A checkpoint is written to the directory, if there is one, after each epoch. Training resumes
+    from the last one in it, with the same result as without interruption.
+
+    Args:
+        fit: Network, rows and options.
+        fit_last: Whether to fit the posterior at the end; otherwise the head stays as trained.
+    """
+    network, posterior, prior = fit.network, fit.posterior, fit.prior
+    torch.manual_seed(fit.settings.seed)
+    checkpoint = current().first(lambda: last_checkpoint(fit.directory))
+    if network.conditioning is not None and fit.train.texts.contexts is not None:
+        network.conditioning.begin(fit.train.texts.contexts)
     begin_adapter(
-        network, adapter, posterior, train, seed=settings.seed, last=fit.last, shown=shown
+        network,
+        fit.adapter,
+        posterior,
+        fit.train,
+        seed=fit.settings.seed,
+        last=checkpoint,
+        shown=fit.title is not None,
     )
     began = time.perf_counter()
-    num_passed = set_feature_scale(network, train.texts)
-    passed = (time.perf_counter() - began) * len(train.labels) / num_passed
+    num_passed = set_feature_scale(network, fit.train.texts)
+    pass_seconds = (time.perf_counter() - began) * fit.num_train / num_passed
     # A final fit that starts over computes the prior mean from the final features: the language
     # model's answer would be a poor start for training the adapters.
     leads = prior is not None and prior.leads
     waits = posterior.starts_over(adapter_trains=True) and not leads
-    factor = None if prior is None or waits else centre(network, prior, train)
-    held_out = validation if early_stopping else None
-    if shown:
-        _announce(fit, held_out, pass_seconds=passed, fit_last=fit_last)
-    trainer, sampler = _trained(
-        fit, held_out, directory=directory, on_epoch=on_epoch, restore=restore, title=description
-    )
+    factor = None if prior is None or waits else prior.centre(network, fit.train)
+    if fit.title is not None:
+        _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
+    trainer, sampler = _trained(fit, checkpoint)
     chosen: dict[str, float | str] = {}
     if fit_last:
-        posterior.before_last_layer(
-            final_fit(network, train, validation, seed=settings.seed, shown=shown)
-        )
+        posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))
         if prior is not None and waits:
             network.eval()
-            factor = centre(network, prior, train, start=False)
-        chosen = fit_posterior(
-            network,
-            posterior,
-            train,
-            validation,
-            feature_scores=feature_scores,
-            logit_scale=logit_scale,
-            seed=settings.seed,
-            progress=shown,
-        )
+            factor = prior.centre(network, fit.train, start=False)
+        chosen = fit_posterior(network, fit.last, fit.train, fit.validation)
     return FitResult(
         _history(trainer.state.log_history),
         _best_epoch(trainer),
         chosen,
-        _adapted(network, train),
+        _adapted(network, fit.train),
         {} if sampler is None else sampler.record(trainer.state.global_step),
         factor,
     )
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Inputs of a training.
-
-    Attributes:
-        network: The network.
-        train: Training rows.
-        adapter: Options of the adapter.
-        posterior: Options of the posterior.
-        settings: Training options.
-        tasks: Number of classes of each of several tasks.
-        last: The checkpoint to resume from.
-    """
-
-    network: Network
-    train: LabelledTexts
-    adapter: Adapter
-    posterior: Posterior
-    settings: TrainingSettings
-    tasks: Mapping[str, int]
-    last: str | None
-
-
-def _announce(
-    fit: _Fit, held_out: LabelledTexts | None, *, pass_seconds: float, fit_last: bool
-) -> None:
+def _announce(fit: Training, *, pass_seconds: float, fit_last: bool) -> None:
     """Log the estimated time of the training and the final fit."""
     classes, features = fit.network.head.mean_weight.shape
-    num_validation = 0 if held_out is None else len(held_out.labels)
-    sizes = TrainingSizes(classes, features, len(fit.train.labels), num_validation)
+    num_validation = 0 if fit.validation is None else len(fit.validation.labels)
+    sizes = TrainingSizes(classes, features, fit.num_train, num_validation)
     announce_training(fit.settings, fit.posterior, sizes, pass_seconds=pass_seconds)
-    announce_final_fit(fit.posterior, sizes, shown=fit_last)
+    if fit_last:
+        announce_final_fit(fit.posterior, sizes)
 
 
 def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
@@ -256,84 +236,62 @@ def _adapted(network: Network, train: LabelledTexts) -> dict[str, float]:
 
 
 def _trained(
-    fit: _Fit,
-    held_out: LabelledTexts | None,
-    *,
-    directory: Path | None,
-    on_epoch: EpochHook | None,
-    restore: Restore,
-    title: str | None,
+    fit: Training, checkpoint: str | None
 ) -> tuple[AlternatingTrainer, LayerSampler | None]:
     """Train the network and load its best epoch.
 
     Returns:
         The trainer, and the policy of layer sampling, if used.
     """
-    network, settings, num_train = fit.network, fit.settings, len(fit.train.labels)
-    steps = settings.num_steps(num_train)
-    run = TrainingRun(network, fit.adapter, num_train, steps, settings.batch_size)
+    network, settings = fit.network, fit.settings
+    steps = settings.num_steps(fit.num_train)
+    run = TrainingRun(network, fit.adapter, fit.num_train, steps, settings.batch_size)
     weights = fit.posterior.training(run)
-    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, num_train)
+    sampler = layer_sampler(network, fit.adapter, fit.posterior, settings, fit.num_train)
     with quiet_transformers(), plain_environment(), ExitStack() as stack:
         if network.encoder.backbone.device.type == "cuda":
             # The Trainer makes the network's GPU the current one.
             stack.callback(torch.cuda.set_device, torch.cuda.current_device())
-        trainer = _trainer(
-            fit,
-            held_out,
-            weights,
-            sampler,
-            directory=directory,
-            on_epoch=on_epoch,
-            restore=restore,
-            title=title,
-        )
+        trainer = _trainer(fit, checkpoint, weights, sampler)
         if sampler is not None:
             stack.callback(sampler.finish)
-        trainer.train(resume_from_checkpoint=fit.last)
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.load_best()
     return trainer, sampler
 
 
 def _trainer(
-    fit: _Fit,
-    held_out: LabelledTexts | None,
+    fit: Training,
+    checkpoint: str | None,
     weights: WeightTraining,
     sampler: LayerSampler | None,
-    *,
-    directory: Path | None,
-    on_epoch: EpochHook | None,
-    restore: Restore,
-    title: str | None,
 ) -> AlternatingTrainer:
     """Return the trainer of a fit, which chooses the epoch on held-out rows, if there are any."""
-    network, train = fit.network, fit.train
-    rows = TrainingFeatures(train)
-    validate = _validation(fit, rows, held_out)
+    rows = TrainingFeatures(fit.train)
+    validate = _validation(fit, rows)
     return AlternatingTrainer(
-        network,
+        fit.network,
         _optimizer(fit, weights),
-        train=train.texts,
-        labels=train.labels,
+        train=fit.train,
         update_head=_head_update(fit, rows),
-        settings=what_is_left(fit.settings, fit.last),
-        directory=directory,
+        settings=what_is_left(fit.settings, checkpoint),
+        directory=fit.directory,
         validate=validate,
         callbacks=[
-            *_callbacks(fit.settings, validate is not None, on_epoch, title),
-            *fit.adapter.callbacks(network),
+            *_callbacks(fit, validate is not None),
+            *fit.adapter.callbacks(fit.network),
             *_figures(fit),
             *weights.callbacks,
             # Last, since it restores the learning rates that a posterior's own steps use.
-            *([] if sampler is None else [LayerSwitches(sampler, network)]),
+            *([] if sampler is None else [LayerSwitches(sampler, fit.network)]),
         ],
         noise=weights.noise,
         schedule=weights.schedule,
-        restore=restore,
+        restore=fit.restore,
     )
 
 
-def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
+def _optimizer(fit: Training, weights: WeightTraining) -> AlternatingOptimizer:
     network, adapter = fit.network, fit.adapter
     lr = fit.posterior.head_training().lr
     head_lr = fit.settings.head_lr if lr is None else lr
@@ -348,10 +306,9 @@ def _optimizer(fit: _Fit, weights: WeightTraining) -> AlternatingOptimizer:
     )
 
 
-def _validation(
-    fit: _Fit, rows: TrainingFeatures, held_out: LabelledTexts | None
-) -> Validate | None:
+def _validation(fit: Training, rows: TrainingFeatures) -> Validate | None:
     """Return the metrics function that chooses the epoch; None for no choice."""
+    held_out = fit.validation
     if held_out is None:
         return None
     if not fit.posterior.chooses_epoch:
@@ -370,7 +327,7 @@ def _validation(
     return validate
 
 
-def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
+def _head_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
     update = _posteriors_update(fit, rows)
     options = fit.settings.quality_retaining
     if options is None:
@@ -380,15 +337,15 @@ def _head_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
     return Retaining(update, Retained(options, task_of.to(fit.network.feature_scale.device)))
 
 
-def _posteriors_update(fit: _Fit, rows: TrainingFeatures) -> HeadUpdate:
-    training, num_train = fit.posterior.head_training(), len(fit.train.labels)
+def _posteriors_update(fit: Training, rows: TrainingFeatures) -> HeadUpdate:
+    training = fit.posterior.head_training()
     if training.step == "refit":
-        steps_per_epoch = math.ceil(num_train / fit.settings.batch_size)
+        steps_per_epoch = math.ceil(fit.num_train / fit.settings.batch_size)
         every = max(1, steps_per_epoch // training.count)
         return Refits(fit.network.head, every, rows)
     if training.step == "joint":
-        return JointSteps(num_train)
-    return GradientSteps(training.count, num_train)
+        return JointSteps(fit.num_train)
+    return GradientSteps(training.count, fit.num_train)
 
 
 class _AfterEpoch(TrainerCallback):
@@ -399,22 +356,20 @@ class _AfterEpoch(TrainerCallback):
         self._hook(round(state.epoch), kwargs["model"])
 
 
-def _callbacks(
-    settings: TrainingSettings, validates: bool, on_epoch: EpochHook | None, title: str | None
-) -> list[TrainerCallback]:
+def _callbacks(fit: Training, validates: bool) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = []
-    if title is not None:
-        callbacks.append(TrainingBar(title))
+    if fit.title is not None:
+        callbacks.append(TrainingBar(fit.title))
     if validates:
-        callbacks.append(Patience(settings.patience))
-    if settings.stop_after is not None:
-        callbacks.append(StopAfter(settings.stop_after))
-    if on_epoch is not None:
-        callbacks.append(_AfterEpoch(on_epoch))
+        callbacks.append(Patience(fit.settings.patience))
+    if fit.settings.stop_after is not None:
+        callbacks.append(StopAfter(fit.settings.stop_after))
+    if fit.on_epoch is not None:
+        callbacks.append(_AfterEpoch(fit.on_epoch))
     return callbacks
 
 
-def _figures(fit: _Fit) -> list[TrainerCallback]:
+def _figures(fit: Training) -> list[TrainerCallback]:
     conditioning, contexts = fit.network.conditioning, fit.train.texts.contexts
     if conditioning is None or contexts is None:
         return []

@@ -21,7 +21,6 @@ from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
 from bayeslora.engine.card import answering, fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.data import (
-    Unknown,
     classes_for,
     columns_of,
     encode_for,
@@ -29,13 +28,12 @@ from bayeslora.engine.data import (
     most_options,
     split,
 )
-from bayeslora.engine.final_fit import final_fit, fit_last_layer
-from bayeslora.engine.load import model_tensors
+from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.rows import FeatureRows, KnownRows, LabelledTexts, feature_rows, prepare
+from bayeslora.engine.rows import KnownRows, LabelledTexts, feature_rows, prepare
 from bayeslora.engine.side_by_side import SideBySide
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
@@ -66,6 +64,14 @@ _WORSE, _STANDARD_ERRORS, _FEWEST_ROWS = 0.05, 2, 20
 _RECORDED_SCORES = ("accuracy", "nll", "ece")
 
 
+Members = list[dict[str, Tensor]]
+
+
+def member_prefix(number: int, count: int) -> str:
+    """Return the prefix of the tensors of a member, counted from 0, in a model directory."""
+    return f"member-{number}." if count > 1 else ""
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """Trained networks and their record.
@@ -81,7 +87,7 @@ class FittedModel:
 
     record: ModelRecord
     network: Network
-    members: list[dict[str, Tensor]]
+    members: Members
     progress: bool = True
     validation_scores: tuple[Scores, Scores] | None = None
     side_by_side: SideBySide | None = None
@@ -104,7 +110,13 @@ class FittedModel:
 
     def files(self) -> ModelFiles:
         """Return the content of the model directory."""
-        return ModelFiles(self.record, *model_tensors(self.members))
+        files = ModelFiles(self.record, adapter={}, posterior={})
+        for number, tensors in enumerate(self.members):
+            prefix = member_prefix(number, len(self.members))
+            for name, tensor in tensors.items():
+                part = files.adapter if name.startswith("adapter.") else files.posterior
+                part[prefix + name] = tensor.contiguous()
+        return files
 
     @cached_property
     def fingerprint(self) -> str:
@@ -121,37 +133,25 @@ class FittedModel:
             )
 
     def predict(
-        self,
-        rows: Examples,
-        *,
-        num_samples: int | None,
-        link: str | None,
-        unknown: Unknown,
-        seed: int,
-        known: FeatureRows | None = None,
-        say: bool = True,
+        self, rows: Examples, drawing: Drawing | None = None, *, say: bool = True
     ) -> Predictions:
         """Return the predictions of rows; see `BayesianClassifier.predict`.
 
-        `known` holds the rows' features if this network has computed them already; `say=False`
-        suppresses the notes on the rows.
+        Args:
+            rows: Rows, labelled or not.
+            drawing: Options of the prediction; None for the defaults.
+            say: Whether to warn about truncated texts.
         """
-        drawing = Drawing.of(
-            self.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown
-        )
-        if known is not None:
-            passes = num_passes(self.posterior, num_samples, len(self.members))
-            with progress_bar(
-                "predict", passes * len(rows), shown=self.progress, unit="text"
-            ) as advance:
-                return predict_texts(
-                    self, rows, known.source, drawing, advance=advance, features=known.features
-                )
-        labels = torch.from_numpy(encode_for(self.record, rows, unknown))
-        pieces = split(rows, labels)
-        most = most_options(rows)
+        drawing = Drawing.of(self.posterior) if drawing is None else drawing
+        labels = torch.from_numpy(encode_for(self.record, rows, drawing.unknown))
         predictions = predict_pieces(
-            self, pieces, drawing, total=len(rows), most_options=most, keep=True, say=say
+            self,
+            split(rows, labels),
+            drawing,
+            total=len(rows),
+            most_options=most_options(rows),
+            keep=True,
+            say=say,
         )
         return joined(list(predictions))
 
@@ -310,37 +310,19 @@ class FittedModel:
         """
         network, rows = self.network, train.rows
         config = self.posterior
-        held_out = None if validation is None else validation.rows.source
-        seed = self.record.seed
-        fit = final_fit(network, rows.source, held_out, seed=seed, shown=self.progress)
+        held_out = None if validation is None else validation.rows
+        last = LastFit(config, feature_scores, seed=self.record.seed, progress=self.progress)
+        fit = final_fit(network, last, rows.source, None if held_out is None else held_out.source)
         if config.before_last_layer(fit):
             rows = feature_rows(network, rows.source)
         accuracy = _accuracy(network, rows.features, train.examples.source)
-        chosen = fit_last_layer(
-            network,
-            config,
-            rows,
-            None if validation is None else validation.rows,
-            feature_scores=feature_scores,
-            seed=seed,
-            progress=self.progress,
-        )
-        old = self.record.results
-        record = replace(
+        chosen = fit_last_layer(network, last, rows, held_out)
+        record = refitted_record(
             self.record,
-            columns=columns.recorded(),
-            num_train=len(train.examples),
-            data={
-                "before": fit_options(self.record),
-                "train": data_hash(train.examples),
-                "validation": None if validation is None else data_hash(validation.examples),
-            },
-            dropped=dropped_by_split(
-                train=train.examples,
-                validation=None if validation is None else validation.examples,
-            ),
-            head=network.head.extra_config(),
-            feature_scores=network.feature_scores.extra_config(),
+            network,
+            train.examples,
+            None if validation is None else validation.examples,
+            columns=columns,
             # Drop the fit's validation results, which were measured under another posterior.
             results={
                 "posterior": chosen,
@@ -350,8 +332,7 @@ class FittedModel:
                     "validation_rows": 0 if validation is None else len(validation.examples),
                     "fitted_to": learnt_from(config, has_validation=validation is not None),
                 },
-            }
-            | ({"adapter": old["adapter"]} if "adapter" in old else {}),
+            },
         )
         members = [network.trained_state()]
         return replace(
@@ -374,24 +355,21 @@ class FittedModel:
 
     def answers(self, rows: KnownRows, num_samples: int | None = None) -> Predictions:
         """Return the predictions of rows with known features."""
-        return self.predict(
-            rows.examples,
-            num_samples=num_samples,
-            link=None,
-            unknown="error",
-            seed=0,
-            known=rows.rows,
-            say=False,
-        )
+        drawing = Drawing.of(self.posterior, num_samples=num_samples)
+        texts, features = rows.rows.source, rows.rows.features
+        passes = num_passes(self.posterior, num_samples, len(self.members))
+        total = passes * len(rows.examples)
+        with progress_bar("predict", total, shown=self.progress, unit="text") as advance:
+            return predict_texts(
+                self, rows.examples, texts, drawing, advance=advance, features=features
+            )
 
     def measured(self, rows: Examples) -> FittedModel:
         """Return the model with NLL and accuracy on labelled rows in its record.
 
         They are those of the saved classifier's default predictions with all its members.
         """
-        predictions = self.predict(
-            rows, num_samples=None, link=None, unknown="error", seed=0, say=False
-        )
+        predictions = self.predict(rows, say=False)
         scores = row_scores(predictions)
         metrics: dict[str, Any] = {
             "validation_nll": float(scores.nll.mean()),
@@ -444,6 +422,42 @@ class FittedModel:
         }
         record = replace(self.record, results={**self.record.results, "validation": scores})
         return replace(self, record=record, validation_scores=(before, after))
+
+
+def refitted_record(
+    record: ModelRecord,
+    network: Network,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    columns: DataColumns,
+    results: dict[str, Any],
+) -> ModelRecord:
+    """Return the record of a model whose last layer was fitted to other rows.
+
+    Args:
+        record: Record of the model before.
+        network: Network with the fitted last layer.
+        train: Rows that it was fitted to.
+        validation: Held-out rows, or None.
+        columns: Columns that the rows were read from.
+        results: Results of the fit; those on the adapter are taken over.
+    """
+    adapter = {name: value for name, value in record.results.items() if name == "adapter"}
+    return replace(
+        record,
+        columns=columns.recorded(),
+        num_train=len(train),
+        data={
+            "before": fit_options(record),
+            "train": data_hash(train),
+            "validation": None if validation is None else data_hash(validation),
+        },
+        dropped=dropped_by_split(train=train, validation=validation),
+        head=network.head.extra_config(),
+        feature_scores=network.feature_scores.extra_config(),
+        results=results | adapter,
+    )
 
 
 def _accuracy(network: Network, rows: Features, source: str) -> float:

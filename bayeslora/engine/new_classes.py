@@ -13,12 +13,11 @@ from bayeslora.adapters.registry import stored_adapter
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.checkpoint import ADAPTED
 from bayeslora.engine.build import check_last_layer
-from bayeslora.engine.card import fit_options
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import fit_frozen
 from bayeslora.engine.episodes import choose_mixtures, mix
-from bayeslora.engine.final_fit import final_fit
-from bayeslora.engine.model import FittedModel
+from bayeslora.engine.final_fit import LastFit, final_fit
+from bayeslora.engine.model import FittedModel, refitted_record
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
@@ -30,8 +29,6 @@ from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
-    data_hash,
-    dropped_by_split,
     encode_labels,
 )
 
@@ -67,46 +64,30 @@ def for_new_classes(
     merged = _merge_of(fitted, adapter)
     classes = class_names(rows)
     labels = torch.from_numpy(encode_labels(rows, classes))
-    network = _copied(fitted.network)
-    head = build_head(posterior, network.encoder.num_features, len(classes), seed=record.seed)
-    network = Network(network.encoder, network.sites, head, network.full)
-    network.to(fitted.network.feature_scale.device).eval()
+    network = _with_head(fitted, posterior, len(classes))
     with quiet_transformers():
         support = prepare(network.encoder, (rows, labels), progress=fitted.progress)
     pool = merged is not None and merged.episodes is not None
     mixtures = choose_mixtures(network, merged, support) if merged and pool else [[]]
     scores = settled_scores(None, posterior) if len(mixtures) == 1 and _differ(labels) else ()
-    members, results = [], []
+    last = LastFit(posterior, scores, seed=record.seed)
+    members, fits = [], []
     for weights in mixtures:
         if pool:
             mix(network, weights)
-        posterior.before_last_layer(
-            final_fit(network, support, None, seed=record.seed, shown=False)
-        )
-        results.append(
-            fit_frozen(network, posterior, support, None, feature_scores=scores, seed=record.seed)
-        )
+        posterior.before_last_layer(final_fit(network, last, support, None))
+        fits.append(fit_frozen(network, last, support, None))
         members.append(network.trained_state())
     network.load_trained_state(members[0])
+    results = {"posterior": fits[0].posterior, "history": []}
     new_record = replace(
-        record,
+        refitted_record(record, network, rows, None, columns=columns, results=results),
         adapter=record.adapter if merged is None else merged.recorded(),
         posterior=options.as_mapping(posterior),
         classes=list(classes),
         tasks={},
         across_tasks=False,
-        columns=columns.recorded(),
-        num_train=len(rows),
         num_members=len(members),
-        head=network.head.extra_config(),
-        feature_scores=network.feature_scores.extra_config(),
-        data={"before": fit_options(record), "train": data_hash(rows), "validation": None},
-        dropped=dropped_by_split(train=rows),
-        results={
-            "posterior": results[0].posterior,
-            "history": [],
-            **({"adapter": record.results["adapter"]} if "adapter" in record.results else {}),
-        },
         versions=record.versions | provider(posterior),
     )
     return replace(
@@ -139,10 +120,13 @@ def _differ(labels: torch.Tensor) -> bool:
     return bool((torch.bincount(labels) > 1).any())
 
 
-def _copied(network: Network) -> Network:
-    """Return a copy of a network that shares its parameters, tokenizer and caches."""
-    encoder = network.encoder
-    shared = [*network.parameters(), encoder.backbone.tokenizer]
+def _with_head(fitted: FittedModel, posterior: Posterior, num_classes: int) -> Network:
+    """Return a copy of the network that shares its parameters and caches, with an unfitted head."""
+    encoder = fitted.network.encoder
+    shared = [*fitted.network.parameters(), encoder.backbone.tokenizer]
     shared += [encoder.backbone.prefix_states, encoder.backbone.known]
-    memo = {id(item): item for item in shared}
-    return copy.deepcopy(network, memo)
+    network = copy.deepcopy(fitted.network, {id(item): item for item in shared})
+    size, seed = network.encoder.num_features, fitted.record.seed
+    head = build_head(posterior, size, num_classes, seed=seed)
+    network = Network(network.encoder, network.sites, head, network.full)
+    return network.to(fitted.network.feature_scale.device).eval()

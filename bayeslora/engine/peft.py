@@ -46,7 +46,9 @@ class PeftExport:
     notes: tuple[str, ...]
 
 
-def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool) -> PeftExport:
+def write_peft(
+    fitted: FittedModel, directory: str | Path, *, prefix: str, head: bool, overwrite: bool
+) -> PeftExport:
     """Write the adapter, and with `head` the mean last layer, to a directory that PEFT loads.
 
     `task_type` is that of the class that the adapter was fitted in: feature extraction, or sequence
@@ -56,14 +58,27 @@ def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool)
     without a hub id is named by its path, with a note.
 
     Args:
-        fitted: A single network with sites.
-        directory: Existing directory.
+        fitted: A single network.
+        directory: Output directory.
         prefix: Prefix of the layers' names in the model that PEFT will wrap.
         head: Whether to include the mean last layer; `prefix` is then that of the classifier.
+        overwrite: Whether an export there may be replaced.
 
     Raises:
-        InputError: With `head`, see `export.classifier_head`; else see `export_peft`.
+        InputError: There is no adapter; see `export.check_export`; with `head`, see
+            `export.classifier_head`; else see `export_peft`.
     """
+    if fitted.network.full is not None:
+        raise InputError(
+            f"{fitted.name} changed whole weights of the backbone, which PEFT cannot load as "
+            "LoRA; use export_merged or export_safetensors (--format merged, safetensors) to "
+            "write the changed backbone"
+        )
+    if not fitted.network.sites:
+        raise InputError(
+            f"{fitted.name} has no adapter to export; use export_merged (--format merged) to "
+            "write its backbone and last layer"
+        )
     network, name = fitted.network, fitted.record.backbone["name"]
     last: dict[str, Tensor] = {}
     if head:
@@ -73,17 +88,19 @@ def write_peft(fitted: FittedModel, directory: Path, *, prefix: str, head: bool)
     base = embedded.hub_id if embedded else str(network.encoder.model.name_or_path or name)
     folder = str(Path(base).resolve()) if Path(base).is_dir() else ""
     base = (_origin(Path(folder)) or folder) if folder else base
-    export_peft(
-        network.sites,
-        directory,
-        base,
-        prefix,
-        last,
-        task_type=task,
-        embedded=name if embedded else None,
-    )
     exported = PeftExport(_LOADERS[task], tuple(_notes(fitted, base, folder, head=head)))
-    (directory / NOTE).write_text(_readme(fitted, base, exported, head=head), encoding="utf-8")
+    with merged.open_export(fitted, directory, "peft", overwrite=overwrite) as temporary:
+        export_peft(
+            network.sites,
+            temporary,
+            base,
+            prefix,
+            last,
+            task_type=task,
+            embedded=name if embedded else None,
+        )
+        readme = _readme(fitted, base, exported, head=head)
+        (temporary / NOTE).write_text(readme, encoding="utf-8")
     return exported
 
 

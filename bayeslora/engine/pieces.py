@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import library_versions
 from bayeslora.engine import data
@@ -167,21 +167,20 @@ def predict_texts(
     unknown = unknown_labels(examples, codes) if drawing.unknown == "ood" else {}
     # Reports show the images of listed rows.
     images = {EXAMPLE_COLUMN: examples.texts} if examples.images else {}
-    options: dict[str, Any] = {
-        "link": drawing.link,
-        "num_samples": posterior.num_samples or 0 if draws is None else draws,
-        "seed": drawing.seed,
-        "feature_scores": fitted.network.feature_scores,
-        "notes": fitted.notes(num_passes(posterior, draws, len(fitted.members)), draws),
-    }
-    fields: dict[str, Any] = {
-        "name": method_name(fitted.record, draws),
-        "labels": codes if (codes >= 0).any() else None,
-        "ids": examples.ids,
-        "columns": {**images, **question_columns(examples), **examples.further, **unknown},
-    }
-    available = examples.available(len(classes))
-    return to_predictions(answers, classes, available=available, **options, **fields)
+    return to_predictions(
+        answers,
+        classes,
+        link=drawing.link,
+        num_samples=posterior.num_samples or 0 if draws is None else draws,
+        seed=drawing.seed,
+        feature_scores=fitted.network.feature_scores,
+        available=examples.available(len(classes)),
+        notes=fitted.notes(num_passes(posterior, draws, len(fitted.members)), draws),
+        name=method_name(fitted.record, draws),
+        labels=codes if (codes >= 0).any() else None,
+        ids=examples.ids,
+        columns={**images, **question_columns(examples), **examples.further, **unknown},
+    )
 
 
 def predict_to_file(

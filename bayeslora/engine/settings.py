@@ -107,6 +107,30 @@ class TrainingSettings(Options):
         return self.epochs * math.ceil(num_train / self.batch_size)
 
 
+DEFAULT_EPOCHS = 5
+DEFAULT_EPOCHS_LONG = 15
+FULL_ROWS = 128
+"""Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
+
+
+def default_epochs(
+    posterior: Posterior | type[Posterior], num_rows: int, *, validated: bool
+) -> int:
+    """Return the default number of epochs.
+
+    Without validation rows to stop training it is short, since adapters separate the training rows
+    early.
+
+    Args:
+        posterior: Posterior or its class.
+        num_rows: Number of training rows.
+        validated: Whether there are validation rows.
+    """
+    if validated and posterior.chooses_epoch:
+        return DEFAULT_EPOCHS_LONG
+    return round(DEFAULT_EPOCHS * max(1.0, FULL_ROWS / num_rows))
+
+
 @contextmanager
 def plain_environment() -> Iterator[None]:
     """Hide the environment variables by which launchers and schedulers configure accelerate.
@@ -256,12 +280,21 @@ class TrainingData:
         validation = splits[1] if held_out else None
         return cls(columns, classes, splits[0], validation, sizes, across_tasks)
 
+    @property
+    def rows(self) -> Examples:
+        """The training rows."""
+        return self.train[0]
+
+    @property
+    def held_out(self) -> Examples | None:
+        """The held-out rows, or None."""
+        return None if self.validation is None else self.validation[0]
+
     def hashes(self) -> dict[str, str | None]:
         """Return a hash of each split."""
-        validation_hash = None if self.validation is None else data_hash(self.validation[0])
-        return {"train": data_hash(self.train[0]), "validation": validation_hash}
+        validation = None if self.held_out is None else data_hash(self.held_out)
+        return {"train": data_hash(self.rows), "validation": validation}
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Return how many rows were dropped on reading, by split and reason."""
-        validation = None if self.validation is None else self.validation[0]
-        return dropped_by_split(train=self.train[0], validation=validation)
+        return dropped_by_split(train=self.rows, validation=self.held_out)

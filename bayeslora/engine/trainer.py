@@ -29,7 +29,6 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from bayeslora.adapters.optimizers import AlternatingOptimizer
-from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Batch
 from bayeslora.durable import naming_full_disk
 from bayeslora.engine.checkpoints import (
@@ -42,6 +41,7 @@ from bayeslora.engine.checkpoints import (
 )
 from bayeslora.engine.head_updates import HeadUpdate, Moment
 from bayeslora.engine.network import Network, under
+from bayeslora.engine.rows import LabelledTexts
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
@@ -71,8 +71,7 @@ class AlternatingTrainer(Trainer):
         network: Network,
         optimizer: AlternatingOptimizer,
         *,
-        train: PreparedTexts,
-        labels: Tensor,
+        train: LabelledTexts,
         update_head: HeadUpdate,
         settings: TrainingSettings,
         directory: Path | None,
@@ -87,8 +86,7 @@ class AlternatingTrainer(Trainer):
         Args:
             network: The network to train; its adapter and head parameters are in `optimizer`.
             optimizer: Optimiser of adapter and head.
-            train: The training texts.
-            labels: [N] int64 class indices.
+            train: The training rows.
             update_head: Update of the head in each step.
             settings: Epochs, batch size, warm-up, seed.
             directory: Directory for checkpoints, one per epoch; None writes none.
@@ -99,7 +97,7 @@ class AlternatingTrainer(Trainer):
             schedule: Learning rates after the warm-up: `cosine` or `constant`.
             restore: Called before each checkpoint; recreates the directory if it was deleted.
         """
-        sampler = LengthBatchSampler(train.tokens.lengths, settings.batch_size, settings.seed)
+        sampler = LengthBatchSampler(train.texts.tokens.lengths, settings.batch_size, settings.seed)
         self._batches = sampler
         self._validate = validate
         self._update_head = update_head
@@ -117,8 +115,8 @@ class AlternatingTrainer(Trainer):
                 device=network.feature_scale.device,
                 schedule=schedule,
             ),
-            data_collator=Collator(train, labels),
-            train_dataset=RowNumbers(len(train)),
+            data_collator=Collator(train),
+            train_dataset=RowNumbers(len(train.labels)),
             eval_dataset=RowNumbers(0) if validate is not None else None,
             optimizers=(optimizer, None),
             callbacks=callbacks,
@@ -427,10 +425,9 @@ class LengthBatchSampler(Sampler[list[int]]):
 class Collator:
     """Turns row numbers into a padded batch with labels."""
 
-    def __init__(self, prepared: PreparedTexts, labels: Tensor) -> None:
-        """Store the texts and their labels [N] int64."""
-        self._prepared = prepared
-        self._labels = labels
+    def __init__(self, rows: LabelledTexts) -> None:
+        """Store the rows."""
+        self._rows = rows
 
     def __call__(self, rows: list[int]) -> Batch:
         """Return the batch of `rows`, with `labels` [B] int64.
@@ -438,4 +435,5 @@ class Collator:
         Each of several processes gets its share of the texts, at least one, and all labels.
         """
         part = rows[current().share(len(rows))] or rows[:1]
-        return {**self._prepared.collate(part), "labels": self._labels[torch.tensor(rows)]}
+        labels = self._rows.labels[torch.tensor(rows)]
+        return {**self._rows.texts.collate(part), "labels": labels}

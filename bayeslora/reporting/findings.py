@@ -432,7 +432,7 @@ def _worst_covered(predictions: Predictions, scores: Scores) -> list[str]:
     classwise = predictions.metadata.get("conformal_classwise", "").lower() == "true"
     advice = " One threshold per class (classwise=true) covers each class as requested."
     return [
-        f"Coverage is an average over examples. It is lowest for {name}: {percent(shares[worst])} of"
-        f" {counted(int(counts[worst]), 'example')} (interval of the lowest of all classes:"
+        f"Coverage is an average over examples. It is lowest for {name}: {percent(shares[worst])}"
+        f" of {counted(int(counts[worst]), 'example')} (interval of the lowest of all classes:"
         f" {share_interval(lowest.low, lowest.high)}).{'' if classwise else advice}"
     ]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bayeslora import VBLL, options
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.loop import train_network
+from bayeslora.engine.final_fit import LastFit
+from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.files import read_json, write_json
@@ -114,19 +115,17 @@ def _train(
     def keep(epoch: int, trained: Network) -> None:
         states[epoch] = {name: item.contiguous() for name, item in trained.trained_state().items()}
 
-    train_network(
+    training = Training(
         lab.network,
         lab.texts(TRAIN),
         None,
-        adapter=spec.adapter,
-        posterior=spec.posterior,
-        settings=TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
-        directory=None,
-        early_stopping=False,
-        fit_last=False,
+        spec.adapter,
+        LastFit(spec.posterior),
+        TrainingSettings(epochs=spec.epochs, head_lr=spec.head_lr, seed=spec.seed),
+        title=title,
         on_epoch=keep,
-        description=title,
     )
+    train_network(training, fit_last=False)
     return states
 
 

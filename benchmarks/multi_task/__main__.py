@@ -39,7 +39,8 @@ from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.loop import train_network
+from bayeslora.engine.final_fit import LastFit
+from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
@@ -188,19 +189,18 @@ def fit(backbone: Backbone, arm: Arm, rows: Rows, seed: int) -> dict[str, Any]:
     def score(_: int, trained: Network) -> None:
         epochs.append(_by_task(_logits(trained, splits["test"]), splits["test"].labels, rows))
 
-    train_network(
+    training = Training(
         network,
         splits["train"],
         None,
-        adapter=arm.adapter,
-        posterior=MLE(),
-        settings=settings,
-        directory=None,
-        feature_scores=(),
+        arm.adapter,
+        LastFit(MLE(), seed=settings.seed),
+        settings,
         tasks=rows.tasks,
+        title=None,
         on_epoch=score,
-        description=None,
     )
+    train_network(training)
     held_out = _logits(network, splits["validation"])
     factor = best_scale([(_among_own(held_out, rows.validation), splits["validation"].labels)])[0]
     scaled = factor * _logits(network, splits["test"])

@@ -8,7 +8,8 @@ import torch
 from refusal import refused
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
-from bayeslora.engine.loop import train_network
+from bayeslora.engine.final_fit import LastFit
+from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.predict import Answer, to_predictions
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.logits import GaussianLogits, SampledLogits
@@ -47,17 +48,17 @@ def test_every_epoch_is_kept(backbone, lab, spec, states, tmp_path):
     assert not equal(states[1], states[2])
     # The last state is the result of a plain fit without validation.
     network = fresh_network(backbone, spec, 3)
-    train_network(
+    training = Training(
         network,
         lab.texts(TRAIN),
         None,
-        adapter=spec.adapter,
-        posterior=spec.posterior,
-        settings=TrainingSettings(epochs=2, seed=spec.seed),
+        spec.adapter,
+        LastFit(spec.posterior),
+        TrainingSettings(epochs=2, seed=spec.seed),
         directory=tmp_path,
-        fit_last=False,
-        description=None,
+        title=None,
     )
+    train_network(training, fit_last=False)
     assert equal(states[2], network.trained_state())
 
 

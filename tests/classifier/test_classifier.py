@@ -11,6 +11,7 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, check_parts, fitted, load, new, same
 
 import bayeslora as bl
+from bayeslora.engine.pieces import Drawing
 from bayeslora.tasks.readers import load_examples
 
 
@@ -112,7 +113,7 @@ def test_a_link_that_would_be_ignored_is_refused(shared, posterior):
     record = dataclasses.replace(fitted.record, posterior={"name": posterior})
     other = dataclasses.replace(fitted, record=record)
     with refused("no-effect", "'mc'", f"'{posterior}'"):
-        other.predict(None, num_samples=None, link="mc", unknown="error", seed=0)
+        Drawing.of(other.posterior, link="mc")
 
 
 def test_objects_names_and_mappings_mean_the_same():

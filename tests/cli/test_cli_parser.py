@@ -13,8 +13,12 @@ from bayeslora import BayesianClassifier
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
-from bayeslora.engine.epochs import DEFAULT_EPOCHS, DEFAULT_EPOCHS_LONG, FULL_ROWS
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.settings import (
+    DEFAULT_EPOCHS,
+    DEFAULT_EPOCHS_LONG,
+    FULL_ROWS,
+    TrainingSettings,
+)
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 

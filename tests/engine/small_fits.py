@@ -10,7 +10,8 @@ from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.loop import train_network
+from bayeslora.engine.final_fit import LastFit
+from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
@@ -38,17 +39,18 @@ class Fit:
     def run(self, directory, **options):
         """Train; without `validates=True` the last epoch is kept."""
         validation = self.validation if options.pop("validates", False) else None
-        return train_network(
+        training = Training(
             self.network,
             self.train,
             validation,
-            adapter=self.adapter,
-            posterior=self.posterior,
-            settings=self.settings,
+            self.adapter,
+            LastFit(self.posterior, seed=self.settings.seed),
+            self.settings,
             directory=None if directory is None else Path(directory),
-            description=None,
-            **options,
+            title=None,
+            on_epoch=options.pop("on_epoch", None),
         )
+        return train_network(training, **options)
 
 
 def rows(count, seed):

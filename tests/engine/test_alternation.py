@@ -42,8 +42,7 @@ def trainer_of(fit, directory, update_head=None):
     trainer = AlternatingTrainer(
         fit.network,
         optimizer,
-        train=fit.train.texts,
-        labels=fit.train.labels,
+        train=fit.train,
         update_head=update_head or GradientSteps(1, len(fit.train.labels)),
         settings=fit.settings,
         directory=directory,

@@ -6,7 +6,7 @@ from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.final_fit import final_fit
+from bayeslora.engine.final_fit import LastFit, final_fit
 from bayeslora.engine.predict import answer
 from bayeslora.posteriors.weights.tfb.posterior import degradation_on_anchors
 
@@ -85,10 +85,10 @@ def test_the_search_shows_a_bar_where_training_does(encoder, tmp_path, capsys, t
     fit = fresh(encoder, TFB(num_steps=2, num_search_samples=2), LoRA(r=2, num_layers=2))
     fit.run(tmp_path, fit_last=False)
     assert capsys.readouterr().err == ""
-    quiet = final_fit(fit.network, fit.train, None, seed=0, shown=False)
+    quiet = final_fit(fit.network, LastFit(fit.posterior), fit.train, None)
     fit.posterior.before_last_layer(quiet)
     assert capsys.readouterr().err == ""
-    loud = final_fit(fit.network, fit.train, None, seed=0, shown=True)
+    loud = final_fit(fit.network, LastFit(fit.posterior, progress=True), fit.train, None)
     fit.posterior.before_last_layer(loud)
     shown = capsys.readouterr()
     assert "search for sigma" in shown.err

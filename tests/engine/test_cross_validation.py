@@ -1,5 +1,7 @@
 """The scale of the logits from held-out rows: the parts, the factor, and fits with it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -196,13 +198,13 @@ def test_parts_that_are_done_are_not_trained_again(backbone, tmp_path, monkeypat
     train, rows = members.train_network, []
 
     def interrupted_in(last):
-        def training(network, texts, *args, **options):
+        def training(fit):
             def hook(epoch, _):
-                rows.append((len(texts.labels), epoch))
+                rows.append((fit.num_train, epoch))
                 if len(rows) == last:
                     raise KeyboardInterrupt
 
-            return train(network, texts, *args, **options, on_epoch=hook)
+            return train(replace(fit, on_epoch=hook))
 
         return training
 
@@ -305,9 +307,9 @@ def test_kept_folds_answer_with_the_mean_of_their_probabilities(backbone, poster
 def test_each_kept_fold_has_the_factor_and_none_has_all_rows(backbone, monkeypatch):
     train, sizes = members.train_network, []
 
-    def watched(network, texts, *args, **options):
-        sizes.append(len(texts.labels))
-        return train(network, texts, *args, **options)
+    def watched(fit):
+        sizes.append(fit.num_train)
+        return train(fit)
 
     monkeypatch.setattr(members, "train_network", watched)
     plain = fitted(backbone, 3)

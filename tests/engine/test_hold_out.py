@@ -1,5 +1,7 @@
 """A part of the training file as validation rows, equal to a separate file, and the refit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,12 +94,12 @@ def test_a_refit_follows_the_schedule_of_all_epochs_and_stops_earlier(backbone, 
     """Its first epoch equals that of a fit to all rows with the maximum number of epochs."""
     train, seen = members.train_network, []
 
-    def watched(network, texts, *args, **options):
+    def watched(fit):
         def hook(epoch, model):
             trained = [value.detach().clone() for value in model.trained_state().values()]
-            seen.append((len(texts.labels), epoch, trained))
+            seen.append((fit.num_train, epoch, trained))
 
-        return train(network, texts, *args, **options, on_epoch=hook)
+        return train(replace(fit, on_epoch=hook))
 
     monkeypatch.setattr(members, "train_network", watched)
     adapter, most = "lora:r=2,lr=0.05", 6
@@ -120,13 +122,13 @@ def test_an_interrupted_refit_goes_on(backbone, tmp_path, monkeypatch):
     train, rows = members.train_network, []
 
     def interrupted_at(last):
-        def training(network, texts, *args, **options):
+        def training(fit):
             def hook(epoch, _):
-                rows.append((len(texts.labels), epoch))
+                rows.append((fit.num_train, epoch))
                 if rows.count((len(ROWS), 1)) == last:
                     raise KeyboardInterrupt
 
-            return train(network, texts, *args, **options, on_epoch=hook)
+            return train(replace(fit, on_epoch=hook))
 
         return training
 

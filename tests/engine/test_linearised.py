@@ -13,7 +13,7 @@ from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
-from bayeslora.engine.final_fit import fit_posterior
+from bayeslora.engine.final_fit import LastFit, fit_posterior
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
 from bayeslora.posteriors.types import WeightTraining
@@ -76,7 +76,7 @@ def refitted(backbone, fit, posterior):
     other.network.load_trained_state(
         state | {f"weights.{name}": item for name, item in own.items()}
     )
-    fit_posterior(other.network, posterior, other.train, None)
+    fit_posterior(other.network, LastFit(posterior), other.train, None)
     return other
 
 

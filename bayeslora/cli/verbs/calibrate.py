@@ -12,14 +12,23 @@ from bayeslora.cli.arguments import (
     add_json,
     add_loading,
     add_moved_backbone,
+    add_options,
     add_overwrite,
     add_task,
     given,
-    number,
+    refuse,
 )
-from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.data import (
+    add_multi_task,
+    column_options,
+    columns_for,
+    files_of,
+    labelled_rows,
+    read,
+    refuse_tasks,
+    settle_tasks,
+)
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, read_of_tasks, settle_tasks
 from bayeslora.cli.outputs import (
     SCORE_NAMES,
     before_and_after,
@@ -36,8 +45,6 @@ if TYPE_CHECKING:
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
-    from bayeslora.tasks.columns import DataColumns
-    from bayeslora.tasks.examples import Examples
 
 SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
 
@@ -89,27 +96,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "compute scores; with --multi-task one file per task, as NAME=FILE",
     )
     add_multi_task(parser, "TRAIN")
-    parser.add_argument(
-        "--hold-out",
-        type=number,
-        metavar="SHARE",
-        help="fraction of TRAIN to use as validation data, instead of --validation",
-    )
-    parser.add_argument(
-        "--layer",
-        metavar="NAME",
-        help="name of the final linear layer, if it is not found automatically",
-    )
-    parser.add_argument(
-        "--classes",
-        metavar="A,B[,…]",
-        help="class names in index order, if MODEL has no names or other names than the data",
-    )
-    parser.add_argument(
-        "--max-length",
-        type=number,
-        metavar="N",
-        help="maximum number of tokens per text; longer texts are truncated (default: 128)",
+    add_options(
+        parser,
+        {
+            "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "
+            "--validation",
+            "--layer NAME": "name of the final linear layer, if it is not found automatically",
+            "--classes A,B[,…]": "class names in index order, if MODEL has no names or other "
+            "names than the data",
+            "--max-length N": "maximum number of tokens per text; longer texts are truncated "
+            "(default: 128)",
+        },
     )
     add_feature_scores(parser, "those of a bayeslora model, else unfamiliarity")
     add_columns(parser, "{}, or that of a bayeslora model")
@@ -135,10 +132,7 @@ def run(args: argparse.Namespace) -> None:
     if args.new_classes:
         _adapt(args)
         return
-    if args.adapter is not None:
-        raise InputError(
-            "--adapter has no effect without --new-classes; remove it", code="no-effect"
-        )
+    refuse(args, ["adapter"], "has no effect without --new-classes; remove it", "no-effect")
     if args.hold_out is not None:
         check_hold_out(args.hold_out, validated=args.validation is not None)
     posterior = None
@@ -147,10 +141,11 @@ def run(args: argparse.Namespace) -> None:
         check_feature_scores(args.feature_scores, posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
-    train = _rows(args.multi_task or args.train, args, columns, record)
-    validation = None
-    if args.validation is not None:
-        validation = _rows(args.validation, args, columns, record)
+    refuse_tasks(args.multi_task, record, args.model, "TRAIN")
+    train, validation = (
+        None if files is None else labelled_rows(files, args, columns, record)
+        for files in (args.multi_task or args.train, args.validation)
+    )
 
     classifier = _load(args, posterior, is_ours=record is not None)
     options = given(args, "feature_scores", "hold_out") | column_options(args)
@@ -165,12 +160,8 @@ def _adapt(args: argparse.Namespace) -> None:
     from bayeslora.engine.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
 
-    for name in ("validation", "hold_out", "feature_scores", "multi_task"):
-        if getattr(args, name) is not None:
-            option = name.replace("_", "-")
-            raise InputError(
-                f"--{option} has no effect with --new-classes; remove it", code="no-effect"
-            )
+    idle = ("validation", "hold_out", "feature_scores", "multi_task")
+    refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
     if args.posterior is not None:
         resolve_posterior(args.posterior)
     if args.adapter is not None:
@@ -212,32 +203,9 @@ def _own_record(args: argparse.Namespace) -> ModelRecord | None:
         if args.backbone is not None:
             raise InputError(f"--backbone requires a bayeslora model, but {args.model} is not one")
         return None
-    for name in ("layer", "classes", "max_length"):
-        if getattr(args, name) is not None:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} is fixed in the bayeslora model {args.model}; remove it")
+    fixed = ("layer", "classes", "max_length")
+    refuse(args, fixed, f"is fixed in the bayeslora model {args.model}; remove it")
     return read_record(args.model)
-
-
-def _rows(
-    data: str | dict[str, str],
-    args: argparse.Namespace,
-    columns: DataColumns,
-    record: ModelRecord | None,
-) -> Examples:
-    """Return labelled rows, checking the labels if the classes are already known."""
-    from bayeslora.engine.data import encode_for
-
-    tasks = None if record is None else record.tasks
-    if isinstance(data, dict) and not tasks:
-        raise InputError(f"{args.model} was fitted to one task; use TRAIN instead of --multi-task")
-    if record is not None and tasks:
-        rows = read_of_tasks(data, args, columns, record, labels="required")
-    else:
-        rows = read(str(data), args, columns, labels="required")
-    if record is not None:
-        encode_for(record, rows)
-    return rows
 
 
 def _load(

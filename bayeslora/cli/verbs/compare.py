@@ -9,6 +9,7 @@ from bayeslora.cli.arguments import (
     add_apart,
     add_choice_of_scores,
     add_json,
+    add_options,
     add_overwrite,
     add_reading,
     add_resampling,
@@ -38,23 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_FILE",
         help="predictions on the same examples (see `evaluate --help`), or run directories",
     )
-    parser.add_argument("--by", metavar="SCORE", help="score to sort by (default: nll)")
-    parser.add_argument(
-        "--reference",
-        metavar="NAME",
-        help="reference of all comparisons (default: the first method)",
-    )
-    parser.add_argument(
-        "--distance-to",
-        metavar="NAME",
-        help="method from which to measure the distance of each method: total variation of the "
-        "probabilities and ratio of epistemic uncertainty",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE_OR_DIR",
-        help="also write the table: to a file ending in .md, .tex or .csv, or to a directory in "
-        "all three formats with comparison.json",
+    add_options(
+        parser,
+        {
+            "--by SCORE": "score to sort by (default: nll)",
+            "--reference NAME": "reference of all comparisons (default: the first method)",
+            "--distance-to NAME": "method from which to measure the distance of each method: "
+            "total variation of the probabilities and ratio of epistemic uncertainty",
+            "--out FILE_OR_DIR": "also write the table: to a file ending in .md, .tex or .csv, or "
+            "to a directory in all three formats with comparison.json",
+        },
     )
     add_overwrite(parser)
     add_choice_of_scores(parser, "accuracy,nll,brier,ece")

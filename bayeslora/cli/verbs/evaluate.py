@@ -11,17 +11,24 @@ from bayeslora.cli.arguments import (
     add_choice_of_scores,
     add_json,
     add_loading,
+    add_options,
     add_overwrite,
     add_parts,
     add_resampling,
     add_scored,
     add_task,
     given,
+    refuse,
 )
-from bayeslora.cli.data import read
+from bayeslora.cli.data import (
+    add_multi_task,
+    files_of,
+    labelled_rows,
+    named_files,
+    refuse_tasks,
+)
 from bayeslora.cli.messages import show, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, named_files, read_of_tasks
-from bayeslora.cli.outputs import print_json, table_width
+from bayeslora.cli.outputs import check_new_file, print_json, table_width
 from bayeslora.cli.runs import find
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, quoted
@@ -53,15 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="treat files of the same method as its seeds: means with t intervals",
     )
-    parser.add_argument(
-        "--attack",
-        metavar="KEY=VALUE,…",
-        help="perturb the inputs of a fitted classifier adversarially; the arguments are then "
-        "MODEL and labelled DATA. For example eps=0.05,0.1,steps=10,restarts=2: radii "
-        "(fractions of an embedding's norm, or of the pixel range), steps and random starts",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="with --attack: .json file to write, for report --robustness"
+    add_options(
+        parser,
+        {
+            "--attack KEY=VALUE,…": "perturb the inputs of a fitted classifier adversarially; the "
+            "arguments are then MODEL and labelled DATA. For example "
+            "eps=0.05,0.1,steps=10,restarts=2: radii (fractions of an embedding's norm, or of the "
+            "pixel range), steps and random starts",
+            "--out FILE": "with --attack: .json file to write, for report --robustness",
+        },
     )
     add_multi_task(parser, "DATA, with --attack")
     add_task(parser)
@@ -78,11 +85,8 @@ def run(args: argparse.Namespace) -> None:
     if args.attack is not None:
         _attack(args)
         return
-    for name in ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite"):
-        if getattr(args, name):
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect without --attack; remove it"
-            )
+    of_attack = ("out", "multi_task", "task", "data_dir", *LOADING_HERE, "overwrite")
+    refuse(args, of_attack, "has no effect without --attack; remove it")
     from bayeslora.reporting.console import scores_table, summary_line
 
     keys = _keys(args)
@@ -114,41 +118,27 @@ _OF_FILES = ("ood_score", "num_bins", "closed", *PART_OPTIONS, "scores", "interv
 
 def _attack(args: argparse.Namespace) -> None:
     """Score a classifier on perturbed inputs."""
-    from bayeslora.files import atomic_file, refuse_existing, refuse_inputs
+    from bayeslora.files import atomic_file
     from bayeslora.metrics.robustness import Attack
 
     model, data = _model_and_data(args)
-    for name in _OF_FILES:
-        if getattr(args, name, None):
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect with --attack; remove it",
-                code="no-effect",
-            )
+    refuse(args, _OF_FILES, "has no effect with --attack; remove it", "no-effect")
     if args.ood or args.over_seeds or args.all:
         raise InputError("--ood, --over-seeds and --all have no effect with --attack; remove them")
     attack = Attack.of(args.attack)
     if args.seed is not None:
         attack = replace(attack, seed=args.seed)
     if args.out is not None:
-        if not args.out.endswith(".json"):
-            raise InputError(f"--out must end in .json, got {args.out}")
-        refuse_existing(args.out, overwrite=bool(args.overwrite))
-        refuse_inputs(args.out, *files_of(data), model)
+        inputs = [*files_of(data), model]
+        check_new_file(args.out, overwrite=args.overwrite, inputs=inputs, ending=".json")
 
     from bayeslora.checkpoint import read_record
-    from bayeslora.engine.data import columns_of, encode_for
+    from bayeslora.engine.data import columns_of
 
     record = read_record(model)
     columns = columns_of(record)
-    if record.tasks:
-        rows = read_of_tasks(data, args, columns, record, labels="required")
-    elif isinstance(data, str):
-        rows = read(data, args, columns, labels="required")
-    else:
-        raise InputError(
-            f"--multi-task requires a model of several tasks, but {model} was fitted to one"
-        )
-    encode_for(record, rows)
+    refuse_tasks(data, record, model, "DATA")
+    rows = labelled_rows(data, args, columns, record)
 
     from bayeslora.classifier import BayesianClassifier
     from bayeslora.reporting.shift import robustness_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bayeslora.cli.arguments import add_json, given, number
+from bayeslora.cli.arguments import add_json, add_options, given
 from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import print_columns, print_json
 from bayeslora.errors import FailedError, InputError
@@ -29,27 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="check everything and show the plan with estimated time and memory, without computing",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--workers",
-        type=number,
-        metavar="N",
-        help="number of processes on this machine (default: 1)",
+    add_options(
+        group,
+        {
+            "--workers N": "number of processes on this machine (default: 1)",
+            "--ray ADDRESS": "address of a Ray cluster: 'local' to start one on this machine, "
+            "'auto', or host:port",
+        },
     )
-    group.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="address of a Ray cluster: 'local' to start one on this machine, 'auto', or host:port",
-    )
-    parser.add_argument(
-        "--shard",
-        metavar="I/N",
-        help="compute only cells I, I+N, I+2N …, as task I of a job array of N tasks",
-    )
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="directory with the files of known tasks (default: the environment variable "
-        "BAYESLORA_DATA)",
+    add_options(
+        parser,
+        {
+            "--shard I/N": "compute only cells I, I+N, I+2N …, as task I of a job array of N tasks",
+            "--data-dir DIR": "directory with the files of known tasks (default: the environment "
+            "variable BAYESLORA_DATA)",
+        },
     )
     add_json(parser)
 

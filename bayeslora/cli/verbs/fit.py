@@ -12,18 +12,26 @@ from bayeslora.cli.arguments import (
     add_feature_scores,
     add_json,
     add_loading,
+    add_options,
     add_overwrite,
     add_seed,
     add_task,
     given,
-    number,
     one_verbaliser,
+    refuse,
     template,
     verbaliser,
 )
-from bayeslora.cli.data import column_options, columns_for, read
+from bayeslora.cli.data import (
+    add_multi_task,
+    column_options,
+    columns_for,
+    files_of,
+    read,
+    read_tasks,
+    settle_tasks,
+)
 from bayeslora.cli.messages import note, show_last
-from bayeslora.cli.multi_task import add_multi_task, files_of, read_tasks, settle_tasks
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
@@ -40,44 +48,39 @@ SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own arguments."""
-    options = [
-        parser.add_argument(
-            "train",
-            nargs="?",
-            metavar="TRAIN",
-            help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or "
-            ".npz file of images; with --task and a known task, the name of a split "
-            "(default: train)",
-        ),
-        parser.add_argument(
-            "--validation",
-            action="append",
-            metavar="[NAME=]FILE",
-            help="held-out examples, used to choose the epoch and options of the posterior; with "
-            "--multi-task one file per task, as NAME=FILE",
-        ),
-        add_multi_task(parser, "TRAIN"),
-        parser.add_argument("--out", metavar="DIR", help="output directory"),
-        parser.add_argument(
-            "--quick",
-            action="store_true",
-            default=None,
-            help="fit only the last layer, on frozen features, in seconds; same as --adapter none",
-        ),
-        parser.add_argument(
-            "--zero-shot",
-            action="store_true",
-            default=None,
-            help="classify with the language model itself, without training; the classes are "
-            "those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is optional",
-        ),
-        *_model_options(parser),
-        *_training_options(parser),
-        *add_loading(parser),
-        *add_columns(parser),
-        *add_task(parser),
-        add_overwrite(parser),
-    ]
+    parser.add_argument(
+        "train",
+        nargs="?",
+        metavar="TRAIN",
+        help=".jsonl, .json, .csv, .tsv or .parquet, also .gz; '-' for stdin; a directory or "
+        ".npz file of images; with --task and a known task, the name of a split "
+        "(default: train)",
+    )
+    parser.add_argument(
+        "--validation",
+        action="append",
+        metavar="[NAME=]FILE",
+        help="held-out examples, used to choose the epoch and options of the posterior; with "
+        "--multi-task one file per task, as NAME=FILE",
+    )
+    add_multi_task(parser, "TRAIN")
+    add_options(
+        parser,
+        {
+            "--out DIR": "output directory",
+            "--quick": "fit only the last layer, on frozen features, in seconds; same as "
+            "--adapter none",
+            "--zero-shot": "classify with the language model itself, without training; the "
+            "classes are those of --verbaliser CLASS=WORDS and of the labels in TRAIN, which is "
+            "optional",
+        },
+    )
+    _model_options(parser)
+    _training_options(parser)
+    add_loading(parser)
+    add_columns(parser)
+    add_task(parser)
+    add_overwrite(parser)
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -85,146 +88,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "precedence",
     )
     add_json(parser)
-    parser.set_defaults(actions={option.dest: option for option in options})
 
 
-def _model_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        parser.add_argument(
-            "--backbone",
-            metavar="NAME",
-            help="smollm2-135m, minilm, dinov2-s (for images), a directory or a hub id (default: "
-            "smollm2-135m)",
-        ),
-        parser.add_argument(
-            "--adapter",
-            metavar="NAME[:KEY=VALUE,…]",
-            help="adapter and its options, such as polar:r=4,lr=2e-3; see `bayeslora methods` "
-            "(default: polar)",
-        ),
-        parser.add_argument(
-            "--posterior",
-            metavar="NAME[:KEY=VALUE,…]",
-            help="posterior and its options, such as vbll:prior_scale=2; see `bayeslora methods` "
-            "(default: vbll)",
-        ),
-        parser.add_argument(
-            "--max-length",
-            type=number,
-            metavar="N",
-            help="maximum number of tokens per text, or patches per image; longer inputs are "
-            "truncated (default: 128)",
-        ),
-        parser.add_argument(
-            "--depth",
-            type=number,
-            metavar="N|SHARE|auto",
-            help="layers of the backbone to use: a number, a fraction, or auto, which depends on "
-            "the training data (default: 0.8 for a decoder, all layers for an encoder)",
-        ),
-        parser.add_argument(
-            "--template",
-            type=template,
-            metavar="TEXT",
-            help=r"prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
-            r"for none (default: 'Text: {text}\nCategory:', none for an encoder)",
-        ),
-        parser.add_argument(
-            "--verbaliser",
-            action="append",
-            type=verbaliser,
-            metavar="CLASS=WORDS",
-            help="words for a class; the language model's own answer becomes the prior mean of "
-            "the last layer. 'names': the class names; 'none': a prior mean of zero "
-            "(default: names for few examples on a decoder, see docs/reading.md, else none)",
-        ),
-        parser.add_argument(
-            "--format",
-            choices=FORMATS,
-            help="multiple choice: score each option after the question (options), or list all "
-            "options in the prompt and answer with a letter (letters) (default: options)",
-        ),
-        parser.add_argument(
-            "--dtype", choices=DTYPES, help="data type of the frozen weights (default: auto)"
-        ),
-    ]
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    add_options(
+        parser,
+        {
+            "--backbone NAME": "smollm2-135m, minilm, dinov2-s (for images), a directory or a hub "
+            "id (default: smollm2-135m)",
+            "--adapter NAME[:KEY=VALUE,…]": "adapter and its options, such as polar:r=4,lr=2e-3; "
+            "see `bayeslora methods` (default: polar)",
+            "--posterior NAME[:KEY=VALUE,…]": "posterior and its options, such as "
+            "vbll:prior_scale=2; see `bayeslora methods` (default: vbll)",
+            "--max-length N": "maximum number of tokens per text, or patches per image; longer "
+            "inputs are truncated (default: 128)",
+            "--depth N|SHARE|auto": "layers of the backbone to use: a number, a fraction, or "
+            "auto, which depends on the training data (default: 0.8 for a decoder, all layers for "
+            "an encoder)",
+        },
+    )
+    parser.add_argument(
+        "--template",
+        type=template,
+        metavar="TEXT",
+        help=r"prompt around each text, such as 'Review: {text}\nSentiment:'; '{text}' "
+        r"for none (default: 'Text: {text}\nCategory:', none for an encoder)",
+    )
+    parser.add_argument(
+        "--verbaliser",
+        action="append",
+        type=verbaliser,
+        metavar="CLASS=WORDS",
+        help="words for a class; the language model's own answer becomes the prior mean of "
+        "the last layer. 'names': the class names; 'none': a prior mean of zero "
+        "(default: names for few examples on a decoder, see docs/reading.md, else none)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="multiple choice: score each option after the question (options), or list all "
+        "options in the prompt and answer with a letter (letters) (default: options)",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="data type of the frozen weights (default: auto)"
+    )
 
 
-def _training_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        parser.add_argument(
-            "--epochs",
-            type=number,
-            metavar="N",
-            help="maximum number of epochs (default: 15 if validation data choose the epoch, else "
-            "5; more with fewer than 128 examples, for as many steps as 128 take)",
-        ),
-        parser.add_argument(
-            "--batch-size", type=number, metavar="N", help="examples per step (default: 16)"
-        ),
-        parser.add_argument(
-            "--head-lr",
-            type=number,
-            metavar="X",
-            help="learning rate of the last layer, for point estimates; vbll has its own "
-            "(default: 0.02)",
-        ),
-        parser.add_argument(
-            "--patience",
-            type=number,
-            metavar="N",
-            help="stop after N epochs without a better validation NLL (default: 5)",
-        ),
-        parser.add_argument(
-            "--cv",
-            type=number,
-            metavar="K|auto",
-            help="cross-validation: fit K more times, each time holding out one part, and choose "
-            "the scale of the logits on the held-out parts; 0: no cross-validation (default: "
-            "auto for vbll with an adapter and without --validation, holding out as many "
-            "of five parts as give 128 examples; else 0)",
-        ),
-        parser.add_argument(
-            "--keep-folds",
-            action="store_true",
-            default=None,
-            help="keep the models of --cv as an ensemble, instead of one model fitted to all "
-            "examples (auto: five)",
-        ),
-        parser.add_argument(
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    add_options(
+        parser,
+        {
+            "--epochs N": "maximum number of epochs (default: 15 if validation data choose the "
+            "epoch, else 5; more with fewer than 128 examples, for as many steps as 128 take)",
+            "--batch-size N": "examples per step (default: 16)",
+            "--head-lr X": "learning rate of the last layer, for point estimates; vbll has its "
+            "own (default: 0.02)",
+            "--patience N": "stop after N epochs without a better validation NLL (default: 5)",
+            "--cv K|auto": "cross-validation: fit K more times, each time holding out one part, "
+            "and choose the scale of the logits on the held-out parts; 0: no cross-validation "
+            "(default: auto for vbll with an adapter and without --validation, holding out as "
+            "many of five parts as give 128 examples; else 0)",
+            "--keep-folds": "keep the models of --cv as an ensemble, instead of one model fitted "
+            "to all examples (auto: five)",
+            "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "
+            "--validation and --cv",
+            "--refit": "then refit to all examples, with the choices made on the data of "
             "--hold-out",
-            type=number,
-            metavar="SHARE",
-            help="fraction of TRAIN to use as validation data, instead of --validation and --cv",
-        ),
-        parser.add_argument(
-            "--refit",
-            action="store_true",
-            default=None,
-            help="then refit to all examples, with the choices made on the data of --hold-out",
-        ),
-        parser.add_argument(
-            "--layer-sampling",
-            metavar="KEY=VALUE,…",
-            help="train only some adapted layers at a time, with options such as "
-            "num_active=2,interval=5; see `bayeslora methods` (default: train all)",
-        ),
-        parser.add_argument(
-            "--quality-retaining",
-            metavar="on|KEY=VALUE,…",
-            help="penalise logits that are far from recent logits of the same class, with options "
-            "such as momentum=0.8; see `bayeslora methods` (default: off)",
-        ),
-        parser.add_argument(
-            "--across-tasks",
-            action="store_true",
-            default=None,
-            help="with --multi-task: classify among the classes of all tasks, so that predictions "
-            "need no task (default: among the classes of the example's task)",
-        ),
-        add_feature_scores(parser, "unfamiliarity, if one pass gives the features"),
-        add_seed(parser, "seed of initialisation, order and draws"),
-    ]
+            "--layer-sampling KEY=VALUE,…": "train only some adapted layers at a time, with "
+            "options such as num_active=2,interval=5; see `bayeslora methods` (default: train all)",
+            "--quality-retaining on|KEY=VALUE,…": "penalise logits that are far from recent "
+            "logits of the same class, with options such as momentum=0.8; see `bayeslora methods` "
+            "(default: off)",
+            "--across-tasks": "with --multi-task: classify among the classes of all tasks, so "
+            "that predictions need no task (default: among the classes of the example's task)",
+        },
+    )
+    add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
+    add_seed(parser, "seed of initialisation, order and draws")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -305,21 +245,15 @@ _TRAINING = (
     *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
     *("layer_sampling", "quality_retaining", "across_tasks", "feature_scores"),
 )
-_IDLE_WITHOUT_LABELS = (
-    *("validation", "multi_task", "quick", "adapter", "posterior", "seed"),
-    *_TRAINING,
-)
 
 
 def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
-    for name in (*_IDLE_WITHOUT_LABELS, *(("task", "data_dir") if args.train is None else ())):
-        if getattr(args, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} has no effect with --zero-shot", code="no-effect"
-            )
+    of_data = ("task", "data_dir") if args.train is None else ()
+    idle = ("validation", "multi_task", "quick", "adapter", "posterior", "seed", *_TRAINING)
+    refuse(args, (*idle, *of_data), "has no effect with --zero-shot", "no-effect")
     if args.out is None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)

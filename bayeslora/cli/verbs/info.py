@@ -9,7 +9,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bayeslora.cli.arguments import LOADING, add_json, add_loading, add_moved_backbone, given
+from bayeslora.cli.arguments import (
+    LOADING,
+    add_json,
+    add_loading,
+    add_moved_backbone,
+    given,
+    refuse,
+)
 from bayeslora.cli.messages import note, show
 from bayeslora.cli.outputs import check_new_figure, print_columns, print_json
 from bayeslora.errors import InputError
@@ -78,22 +85,14 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.figure is not None:
         raise InputError("--figure plots the singular values of --spectrum; add --spectrum")
-    if loading := given(args, *LOADING):
-        option = next(iter(loading)).replace("_", "-")
-        raise InputError(
-            f"--{option} has no effect without --spectrum, because the model is not loaded"
-        )
-    content = _machine() if args.model is None else _model(args.model)
+    refuse(args, LOADING, "has no effect without --spectrum, because the model is not loaded")
+    from bayeslora.checkpoint import read_record
+
+    content = _machine() if args.model is None else dataclasses.asdict(read_record(args.model))
     if args.json:
         print_json(content)
     else:
         print_columns(_rows(content))
-
-
-def _model(directory: str) -> dict[str, Any]:
-    from bayeslora.checkpoint import read_record
-
-    return dataclasses.asdict(read_record(directory))
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -110,17 +109,16 @@ def _verify(args: argparse.Namespace) -> None:
         print_columns(
             [
                 ("file", "bytes", "state"),
-                *((state.name, _bytes(state.size), state.state) for state in states),
+                *(
+                    (state.name, "-" if state.size is None else f"{state.size:,}", state.state)
+                    for state in states
+                ),
             ]
         )
         note("the backbone is checked only when the model is loaded, such as by predict")
     wrong = [state for state in states if state.problem]
     if wrong:
         raise InputError(damage(args.model, wrong), code="damaged")
-
-
-def _bytes(size: int | None) -> str:
-    return "-" if size is None else f"{size:,}"
 
 
 def _spectrum(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from bayeslora.cli.outputs import print_json, terminal_width
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
-    from bayeslora.plugins import Catalogue, Listed
+    from bayeslora.plugins import Catalogue
 
 SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
@@ -110,7 +110,8 @@ def _print_options(methods: dict[str, list[dict[str, Any]]]) -> None:
                 _show_wrapped(f"  {text}", "  ")
             for name, default in entry["options"].items():
                 allowed = entry["allowed"].get(name, "")
-                _show_wrapped(f"  {name} = {_as_typed(default)}" + (allowed and f" ({allowed})"))
+                typed = default if isinstance(default, str) else json.dumps(default)
+                _show_wrapped(f"  {name} = {typed}" + (allowed and f" ({allowed})"))
                 _show_wrapped(f"      {entry['meanings'].get(name, '')}")
             show()
 
@@ -120,11 +121,6 @@ def _show_wrapped(text: str, indent: str = " " * 6) -> None:
     width = max(40, min(terminal_width(), _WIDEST))
     for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
         show(line)
-
-
-def _as_typed(value: object) -> str:
-    """Return a default as written on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _catalogues() -> list[Catalogue]:
@@ -143,7 +139,8 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (
-        [_with_origin(method) for method in kind.listed()] for kind in _catalogues()
+        [{**_described(method.config), "package": method.package} for method in kind.listed()]
+        for kind in _catalogues()
     )
     return {
         "adapters": adapters,
@@ -155,10 +152,6 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
         "logit_scores": [_listed(info) for info in LOGIT_SCORES.values()],
         "feature_scores": [_listed(info) for info in FEATURE_SCORES.values()],
     }
-
-
-def _with_origin(method: Listed) -> dict[str, Any]:
-    return {**_described(method.config), "package": method.package}
 
 
 def _listed(info: Any) -> dict[str, Any]:

@@ -20,15 +20,16 @@ from bayeslora.cli.arguments import (
     given,
     number,
 )
-from bayeslora.cli.data import columns_for, open_rows
-from bayeslora.cli.messages import next_step, note, show_last
-from bayeslora.cli.multi_task import (
+from bayeslora.cli.data import (
     add_multi_task,
+    columns_for,
     files_of,
     named_files,
+    open_rows,
     read_of_tasks,
-    scores_by_task,
+    refuse_tasks,
 )
+from bayeslora.cli.messages import next_step, note, show_last
 from bayeslora.cli.outputs import check_new_file, print_columns, print_json, score_rows
 from bayeslora.errors import InputError
 from bayeslora.option_checks import LINKS
@@ -38,6 +39,8 @@ from bayeslora.processes import current
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.engine.data import CheckedRows
+    from bayeslora.metrics.scores import Scores
+    from bayeslora.predictions.record import Predictions
     from bayeslora.tasks.stream import ExampleStream
 
 SUMMARY = "predict class probabilities and uncertainties, and write them to a file"
@@ -107,8 +110,7 @@ def run(args: argparse.Namespace) -> None:
     check_out = partial(check_new_file, args.out, overwrite=args.overwrite, inputs=inputs)
     world.first(check_out)
     record = read_record(args.model)
-    if isinstance(files, dict) and not record.tasks:
-        raise InputError(f"{args.model} was fitted to one task; use DATA instead of --multi-task")
+    refuse_tasks(files, record, args.model, "DATA")
     posterior = stored_posterior(record.posterior)
 
     from bayeslora.engine.pieces import Drawing, identity
@@ -188,14 +190,11 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
 
     predictions = Predictions.load(args.out, name, columns=["task"] if by_task else ())
     scores = evaluate(predictions)
-    of_tasks = scores_by_task(predictions) if by_task else {}
+    of_tasks = _scores_by_task(predictions) if by_task else {}
     if args.json:
-        tasks = (
-            {"tasks": {task: result.to_json() for task, result in of_tasks.items()}}
-            if by_task
-            else {}
-        )
-        print_json({**scores.to_json(), "file": str(args.out), **tasks})
+        tasks = {task: result.to_json() for task, result in of_tasks.items()}
+        more = {"tasks": tasks} if by_task else {}
+        print_json({**scores.to_json(), "file": str(args.out), **more})
         return
     print_columns([line, *score_rows(scores)])
     for task, result in of_tasks.items():
@@ -205,3 +204,22 @@ def _report(args: argparse.Namespace, rows: CheckedRows, name: str, *, by_task: 
     made = f"{counted(rows.stream.num_rows, 'prediction')} by {name}"
     show_last(f"Saved {args.out}: {', '.join([made, *figures])}")
     next_step("report", args.out, "--out", f"{Path(args.out).with_suffix('')}-report")
+
+
+def _scores_by_task(predictions: Predictions) -> dict[str, Scores]:
+    """Return the scores of the labelled rows of each task, by name.
+
+    Args:
+        predictions: Predictions with a column `task`.
+    """
+    import numpy as np
+
+    from bayeslora.metrics.evaluate import evaluate
+    from bayeslora.tasks.union import TASK
+
+    names = np.asarray(predictions.columns[TASK])
+    return {
+        str(task): evaluate(predictions.take(chosen))
+        for task in dict.fromkeys(names.tolist())
+        if (chosen := (names == task) & predictions.labelled).any()
+    }

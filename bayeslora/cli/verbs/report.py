@@ -18,11 +18,13 @@ from bayeslora.cli.arguments import (
     add_json,
     add_loading,
     add_moved_backbone,
+    add_options,
     add_overwrite,
     add_parts,
     add_resampling,
     add_scored,
     given,
+    refuse,
 )
 from bayeslora.cli.messages import show
 from bayeslora.cli.outputs import print_json
@@ -115,11 +117,9 @@ def spectra_of(args: argparse.Namespace) -> Spectra:
         InputError: One is not a bayeslora model, has no adapter or shares its label, or a loading
             option is set without any model.
     """
-    loading = given(args, *LOADING)
-    if loading and not args.spectrum:
-        option = next(iter(loading)).replace("_", "-")
-        raise InputError(f"--{option} has no effect without --spectrum")
-    return Spectra(_labelled(args.spectrum), loading)
+    if not args.spectrum:
+        refuse(args, LOADING, "has no effect without --spectrum")
+    return Spectra(_labelled(args.spectrum), given(args, *LOADING))
 
 
 def _labelled(options: Sequence[str]) -> dict[str, Path]:
@@ -231,23 +231,17 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
 def _add_card(parser: argparse.ArgumentParser) -> None:
     """Add the options for the model card to update with the scores."""
     card = parser.add_argument_group("model card")
-    card.add_argument(
-        "--model-card",
-        metavar="FILE",
-        help="add the reliability section and the metadata to this Hugging Face model card",
+    add_options(
+        card,
+        {
+            "--model-card FILE": "add the reliability section and the metadata to this Hugging "
+            "Face model card",
+            "--card-method NAME": "method to describe in the card, if there are several",
+            "--card-model NAME": "model name in the metadata (default: the first name in the "
+            "card, else the name of its directory)",
+            "--card-dataset NAME": "name of the data set in the card",
+        },
     )
-    card.add_argument(
-        "--card-method",
-        metavar="NAME",
-        help="method to describe in the card, if there are several",
-    )
-    card.add_argument(
-        "--card-model",
-        metavar="NAME",
-        help="model name in the metadata (default: the first name in the card, else the name of "
-        "its directory)",
-    )
-    card.add_argument("--card-dataset", metavar="NAME", help="name of the data set in the card")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -311,9 +305,8 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     if args.example_column is not None and args.examples is False:
         raise InputError("--example-column has no effect with --no-examples")
     if args.model_card is None:
-        for name in given(args, "card_method", "card_model", "card_dataset"):
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} has no effect without --model-card")
+        of_card = ("card_method", "card_model", "card_dataset")
+        refuse(args, of_card, "has no effect without --model-card")
 
 
 def _card_method(name: str | None, methods: Sequence[Method]) -> str:

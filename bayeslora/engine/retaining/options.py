@@ -5,7 +5,6 @@ Source: Zhong et al. 2024, arXiv 2501.06884, section 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -59,12 +58,6 @@ def resolve_retaining(value: Any) -> QualityRetaining | None:
     """
     if value is None or value is False:
         return None
-    name = QualityRetaining.name
     if value is True or value == "on":
         return QualityRetaining()
-    if isinstance(value, str):
-        value = f"{name}:{value.removeprefix(name).removeprefix(':')}"
-    elif isinstance(value, Mapping):
-        value = {"name": name, **value}
-    config: QualityRetaining = options.resolve(name, value, {name: QualityRetaining})
-    return config
+    return options.resolve_one(QualityRetaining, value)
