@@ -19,11 +19,7 @@ from bayeslora.processes import current
 
 
 def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
-    """Return the facts about the fit that the posterior may use.
-
-    Raises:
-        InputError: There are fewer rows than parts of them.
-    """
+    """Return the facts about the fit that the posterior may use."""
     return FitPlan(
         num_classes=len(data.classes),
         num_rows=len(data.rows),
@@ -33,14 +29,6 @@ def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -
         head_trains=choices.adapter.trains and choices.adapter.episodes is None,
         is_validated=data.validation is not None,
         cross_validates=bool(settings.cv),
-        holds_out=bool(
-            held_out_parts(
-                data.rows.strata(data.train[1].numpy()),
-                settings.cv,
-                settings.seed,
-                groups=data.rows.groups,
-            )
-        ),
     )
 
 
@@ -54,6 +42,9 @@ def check_fit(choices: Choices, data: TrainingData, settings: TrainingSettings) 
             "cv and validation data both provide held-out rows; use only one of them",
             code="clash",
         )
+    # Refuses fewer rows or groups than parts.
+    strata = data.rows.strata(data.train[1].numpy())
+    held_out_parts(strata, settings.cv, settings.seed, groups=data.rows.groups)
     plan = fit_plan(choices, data, settings)
     if settings.quality_retaining is not None and data.rows.choices is not None:
         raise InputError(

@@ -65,7 +65,6 @@ class FitPlan:
         head_trains: Whether the last layer trains with the adapter (not in few-shot episodes).
         is_validated: Whether there are validation rows.
         cross_validates: Whether cross-validation on the training rows was requested.
-        holds_out: Whether cross-validation holds out any row.
     """
 
     num_classes: int
@@ -76,7 +75,6 @@ class FitPlan:
     head_trains: bool
     is_validated: bool
     cross_validates: bool
-    holds_out: bool
 
     @property
     def num_steps(self) -> int:

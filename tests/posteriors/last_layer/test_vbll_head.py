@@ -233,10 +233,12 @@ def test_the_report_says_which_means_the_fit_has():
         assert made.report()["polish_mean"] == means
 
 
-def test_means_that_were_never_trained_are_not_held():
+def test_means_that_were_never_trained_are_refitted(caplog):
     made = build_head(VBLL(polish_mean="trained"), 4, 3)
-    with refused("input", "polish_mean", "'trained'", "'refit'", "'validation'"):
-        made.fit(Features(*toy()))
+    made.fit(Features(*toy()))
+    assert made.report()["polish_mean"] == "refit"
+    assert len(caplog.records) == 1
+    made = build_head(VBLL(polish_mean="trained"), 4, 3)
     made.set_mean(torch.ones(3, 4))
     made.fit(Features(*toy()))
     assert torch.equal(made.mean_weight, torch.ones(3, 4, dtype=F64))

@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from bayeslora.errors import InputError
 from bayeslora.links import antithetic_noise
 from bayeslora.logits import GaussianLogits
 from bayeslora.option_checks import check_count
@@ -184,16 +183,15 @@ class VBLLHead(LastLayerDefaults, nn.Module):
     ) -> None:
         """Fit the posterior that `predict` uses, starting from the last fit.
 
+        Means that training never moved, as from texts that all read alike, are refitted.
+
         Raises:
-            InputError: The features are not finite, or the means to keep are untrained.
+            InputError: The features are not finite.
         """
         check_fit(train, validation)
-        config = self.config
-        if config.polish_mean == "trained" and not self._is_trained():
-            raise InputError(
-                "polish_mean is 'trained', but this head has not been trained and has no initial "
-                "weights, so all classes would be equal; choose 'refit' or 'validation'"
-            )
+        config, is_trained = self.config, self._is_trained()
+        if config.polish_mean == "trained" and not is_trained:
+            logger.warning("the last layer has no trained weights to keep, so they are refitted")
         if isinstance(config.prior_scale, str) and not choose_prior:
             config = replace(config, prior_scale=self.training_prior_scale)
         polisher = Polisher(
@@ -205,7 +203,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             self.prior_mean,
             self.families,
         )
-        trained = self._start(train, self.mean, self.covariance) if self._is_trained() else None
+        trained = self._start(train, self.mean, self.covariance) if is_trained else None
         polished = polisher.fit(self._start(train, *self._posterior()), trained)
         if not polished.converged:
             logger.debug("the closed-form refit did not converge in %d rounds", len(polished.elbo))

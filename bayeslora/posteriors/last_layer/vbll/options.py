@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from bayeslora.posteriors.types import LastLayer
 
 # Distance that the head's gradient steps should be able to move a weight, with Adam's steps at most
-# the learning rate; largest rate to which that of a head with few steps is raised for this; and the
-# number of epochs that a higher rate needs to decay again.
+# the learning rate; and the largest rate to which that of a head with few steps is raised for this.
 _REACH = 2.5
 _FASTEST_HEAD = 0.05
-_ENOUGH_EPOCHS = 10
 
 PRIOR_SCALE_GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CROSS_VALIDATION: Literal["cross-validation"] = "cross-validation"
@@ -81,9 +79,9 @@ class VBLL(Posterior):
         "Means of the final fit. `refit`: fitted in closed form, with the covariances. "
         "`trained`: those of the last training step; only the covariances are refitted. "
         "`validation`: whichever of the two has the lower validation NLL. Without validation "
-        "rows, `validation` means `refit` in `calibrate`, without an adapter, with "
-        "`head_step=refit`, and in a short fit that holds out no rows; otherwise it means "
-        "`trained`, with a higher learning rate of the head if there are few steps.",
+        "rows, `validation` means `refit` in `calibrate`, without an adapter and with "
+        "`head_step=refit`; otherwise it means `trained`, with a higher learning rate of the head "
+        "if there are few steps.",
     ] = "validation"
     covariance: Annotated[
         Covariance,
@@ -191,10 +189,9 @@ class VBLL(Posterior):
 
         For a last layer on frozen features of few rows, the prior is chosen too.
 
-        Trained means are kept if held-out rows choose a factor for them, or if they had enough
-        steps to grow: those of a closed-form fit are too large once the adapter has separated the
-        training rows. With few steps, the head's default learning rate is raised; if nothing
-        compensates for means that stayed small, they are refitted.
+        Means that were trained are kept: those of a closed-form fit are too large once the adapter
+        has separated the training rows (rule 15 of `benchmarks/label_budget`). With few steps, the
+        head's default learning rate is raised.
         """
         if plan.is_validated:
             return self
