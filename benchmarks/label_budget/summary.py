@@ -212,8 +212,8 @@ _QUESTIONS = (
         (8,),
     ),
     (
-        "PoLAR-VBLL with refitted means, cv 0, minus cv 0",
-        ("polar-vbll, cv 0, refitted means", "polar-vbll, cv 0"),
+        "PoLAR-VBLL with refitted means, cv 0, minus without the scale",
+        ("polar-vbll, cv 0, refitted means", "polar-vbll"),
         (32, 128),
     ),
     ("PoLAR-VBLL, cv: 15 epochs minus 5", ("polar-vbll, 15 epochs, cv", OURS), (128, 640)),
