@@ -42,7 +42,7 @@ from bayeslora.reporting.ranking import Analysis
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
 from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
-from bayeslora.reporting.viewer import viewer_page
+from bayeslora.reporting.viewer import browsed_columns, viewer_page
 from bayeslora.reporting.wrong_answers import MOST
 
 if sys.platform == "win32":  # a path class must be derived from the system's own class
@@ -189,7 +189,9 @@ def report(
     options = Asked.of(arguments)
     column = (example_column or EXAMPLE_COLUMN) if examples else None
     with atomic_directory(target, LAYOUT, overwrite=overwrite) as temporary:
-        shown = () if column is None else (column, *QUESTION_COLUMNS)
+        shown: Sequence[str] = () if column is None else (column, *QUESTION_COLUMNS)
+        if interactive and shown:
+            shown = [*shown, *browsed_columns(read, reading)]
         methods = gather(items, ood, columns=shown, needed=options.columns, reading=reading)
         if examples and example_column is not None:
             check_column(methods, example_column)

@@ -8,7 +8,7 @@ names and texts are cleaned here and set as plain text by the script.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,8 @@ def view(
         InputError: An input is wrong, or no method has `example_column`.
     """
     items = as_list(items)
-    paths = paths_in(items, ood or {})
-    columns = sorted({name for path in paths for name in text_columns(path, reading)})
-    methods = gather(items, ood, columns=columns if examples else (), reading=reading)
+    columns = browsed_columns(paths_in(items, ood or {}), reading) if examples else ()
+    methods = gather(items, ood, columns=columns, reading=reading)
     if examples and example_column is not None:
         check_column(methods, example_column)
     page = viewer_page(
@@ -87,6 +86,11 @@ def view(
     with atomic_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
     return Path(out)
+
+
+def browsed_columns(paths: Iterable[Path], reading: PredictionsReading) -> Sequence[str]:
+    """Return the names of all further columns with texts in predictions files."""
+    return sorted({name for path in paths for name in text_columns(path, reading)})
 
 
 def viewer_page(

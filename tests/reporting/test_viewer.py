@@ -82,6 +82,14 @@ def test_a_report_has_it_on_request(make, tmp_path):
     report(with_texts(make), out=tmp_path / "out", num_resamples=5, overwrite=True)
 
 
+def test_a_report_has_the_columns_of_files_in_it(make, tmp_path):
+    grouped = with_texts(make)
+    columns = {**grouped.columns, "group": ["a", "b"] * 120}
+    grouped.replace(columns=columns).save(tmp_path / "p.parquet")
+    page = report(tmp_path / "p.parquet", out=tmp_path / "out", num_resamples=5, interactive=True)
+    assert data_of(page.with_name("view.html"))[0]["columns"]["group"][:2] == ["a", "b"]
+
+
 def test_the_method_shown_first_is_that_of_the_report_with_its_interval(make, tmp_path):
     items = [with_texts(make, "worse", sharpness=3.0), with_texts(make, "better")]
     assert content_of(view(items, out=tmp_path / "v.html"))["leader"] == "better"
