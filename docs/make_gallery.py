@@ -30,6 +30,7 @@ ROWS = 1200
 SIGNAL = 2.0
 DRAWS = 24
 
+GALLERY = Path(__file__).parent / "gallery"
 KEPT = "predictions.parquet"
 """File of predictions stored with their page, since making them takes too long for a test."""
 
@@ -55,7 +56,7 @@ class Page(NamedTuple):
 def main() -> None:
     """Write the reports of the gallery, one `index.html` each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gallery")
+    parser.add_argument("--out", type=Path, default=GALLERY)
     parser.add_argument("--only", nargs="+", choices=PAGES, metavar="NAME", help="some of them")
     parser.add_argument(
         "--no-training", action="store_true", help="take kept predictions as they are"
@@ -76,7 +77,7 @@ def write(page: Page, folder: Path, *, train: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {"command": "python docs/make_gallery.py", "data": page.data}
     if page.kept and not train:
-        methods, ood = [Predictions.load(folder / KEPT)], None
+        methods, ood = [Predictions.load(GALLERY / folder.name / KEPT)], None
     else:
         methods, ood = page.make()
     if page.kept:
