@@ -100,15 +100,11 @@ def test_every_method_of_the_paper_size_run_ends_on_a_tiny_llama(small, place, t
 
 
 def test_the_paper_size_run_ends_on_a_tiny_llama(small, tmp_path):
-    """Run one epoch of 600 rows, 150 steps; the plan above covers the steps of all ten epochs."""
-    train = tmp_path / "train.jsonl"
-    train.write_text("".join(json.dumps(row) + "\n" for row in toy_rows(600, 5)))
-    tasks = [{**small["tasks"][0], "train": str(train)}]
+    """Run one of its ten epochs, 500 steps; the plan above covers the steps of all ten."""
     methods = [method for method in small["methods"] if method["name"] == "PoLAR-VBLL"]
-    changes = {"tasks": tasks, "methods": methods, "fit": {"epochs": 1}}
-    result = bl.experiment({**small, **changes}, tmp_path / "out")
+    result = bl.experiment({**small, "methods": methods, "fit": {"epochs": 1}}, tmp_path / "out")
     (record,) = result.records
-    assert record["steps"] == {"protocol": 5_000, "at_most": 150}
+    assert record["steps"] == {"protocol": 5_000, "at_most": 500}
     assert record["split"] == "validation"
     assert record["scores"]["reported"]["scores"]["accuracy"]["value"] > 0.6
     assert [text for text in record["deviations"] if text.startswith("steps:")]

@@ -113,7 +113,7 @@ def test_a_report_has_all_tables(made):
     ]
     assert r"\usepackage{booktabs}" in text
     markdown = (made / "report.md").read_text(encoding="utf-8")
-    bold = {part.replace("−", "$-$") for part in re.findall(r"\*\*([+−]?\d\.\d{3})\*\*", markdown)}
+    bold = {part.replace("−", "$-$") for part in re.findall(r"\*\*([+−]?\d\.\d{3,})\*\*", markdown)}
     assert bold
     assert set(re.findall(r"\\textbf\{([^}]+)\}", text)) == bold
 

@@ -89,7 +89,7 @@ def test_a_generic_optimiser_finds_the_same_optimum(bound, family):
 
     def made():
         lower = lower_triangle(raw)
-        return Full(lower, classes) if family == "full" else Dense(lower)
+        return (Full if family == "full" else Dense)(lower)
 
     def closure():
         optimiser.zero_grad()
