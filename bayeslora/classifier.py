@@ -273,9 +273,9 @@ class BayesianClassifier:
                 model; not needed for data with a column `image` and no `text`, image directories
                 and image arrays.
             feature_scores: Out-of-distribution scores to fit with the posterior and add to
-                predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `unfamiliarity`. None
-                uses `unfamiliarity`, which includes `mahalanobis`, if one pass gives the features
-                and the rows of a class differ; `none` uses none.
+                predictions: `mahalanobis`, `relative_mahalanobis`, `knn`, `middle_mahalanobis`,
+                `unfamiliarity`. None uses `unfamiliarity` with the two distances that it combines,
+                if one pass gives the features and the rows of a class differ; `none` uses none.
             layer_sampling: `LayerSampling(...)`, or its options as a mapping or as text such as
                 `num_active=2,interval=5`: trains only some layers of the adapter at a time. None
                 trains all. The adapter `LISA` has these options itself.

@@ -71,6 +71,7 @@ CODES = {
     "no-effect": "An option has no effect with the other options.",
     "no-factors": "The posterior is over low-rank factors, and the adapter has none.",
     "no-free-factor": "The posterior needs an adapter with a random first factor, such as LoRA.",
+    "no-middle": "The score needs states in the middle of the backbone, and the model has none.",
     "no-resting": "The posterior needs all layers to train in every step.",
     "not-fitted": "Nothing is fitted yet.",
     "not-in-episodes": "The option or posterior has no effect when training on few-shot episodes.",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
+from bayeslora.backbones.middle import MiddleLayer, middle_layer
 from bayeslora.backbones.prefix import (
     LayerSplit,
     PrefixStates,
@@ -144,6 +145,8 @@ class FeatureExtractor(nn.Module):
     Attributes:
         one_by_one: Whether texts are run singly, since padding would change their features.
         conditioning: Makes passes depend on the example; None if they do not.
+        middle: The layer in the middle of the backbone whose input is one state per token; None if
+            there is none.
     """
 
     one_by_one = False
@@ -152,6 +155,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conditioning = None
+        self.middle: MiddleLayer | None = None
 
     @property
     def num_features(self) -> int:
@@ -239,7 +243,6 @@ class FeatureExtractor(nn.Module):
             return nullcontext()
         return self.conditioning.applied(batch.get("contexts"))
 
-    @torch.no_grad()
     def features(
         self,
         prepared: PreparedTexts,
@@ -258,21 +261,53 @@ class FeatureExtractor(nn.Module):
             batch_size: Texts per pass.
             advance: Called with the number of finished texts.
         """
+        return self.features_and_middle(
+            prepared, rows=rows, batch_size=batch_size, advance=advance
+        )[0]
+
+    @torch.no_grad()
+    def features_and_middle(
+        self,
+        prepared: PreparedTexts,
+        *,
+        rows: Sequence[int] | None = None,
+        batch_size: int = 64,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return `features`, and the mean states [N, d] float32 of the tokens in the middle.
+
+        The latter come from the same passes; None without `middle`.
+        """
         chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows)
         result = torch.zeros(len(chosen), self.num_features)
+        middle: Tensor | None = None
         world = current()
         batches = self.batches(prepared.tokens.lengths[chosen], batch_size)
         for number, taken in enumerate(world.rounds(batches)):
             indices, is_own = world.turn(taken)
             with world.own_noise(number):
-                features = self(prepared.collate(chosen[indices].tolist()))
+                features, means = self._run(prepared.collate(chosen[indices].tolist()))
             if features.shape[1:] != result.shape[1:]:
                 result = torch.zeros(len(chosen), *features.shape[1:])
+            if means is not None and middle is None:
+                middle = torch.zeros(len(chosen), means.shape[1])
             if is_own:
                 result[indices] = features.cpu()
+                if means is not None and middle is not None:
+                    middle[indices] = means.cpu()
             advance(sum(map(len, taken)))
         world.merge_(result)
-        return result
+        if middle is not None:
+            world.merge_(middle)
+        return result, middle
+
+    def _run(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the features of a batch, and the mean states [B, d] in the middle."""
+        if self.middle is None:
+            return self(batch), None
+        with self.middle.watched() as states:
+            features = self(batch)
+        return features, pool(states[0], batch["attention_mask"].to(states[0].device), "mean")
 
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of texts with [N] lengths in batches of similar length."""
@@ -331,6 +366,11 @@ class Encoder(FeatureExtractor):
                 "passes run one text at a time",
                 backbone.name,
             )
+        layer = middle_layer(backbone.model, self._split.start) if padded else None
+        if layer is not None and self._cached_answer(
+            f"middle from {self._split.start}", lambda: layer.reads_tokens(self._run_unequal)
+        ):
+            self.middle = layer
 
     @property
     def num_features(self) -> int:
@@ -433,6 +473,12 @@ class Encoder(FeatureExtractor):
         """Run the whole model on a short text."""
         with self._closed():
             self.model(**self._probe())
+
+    def _run_unequal(self) -> Tensor:
+        """Run the whole model on texts of unequal length and return their mask [B, T]."""
+        batch = model_inputs(self._raw(UNEQUAL_TEXTS).pad([0, 1]), self.backbone.device)
+        self.model(**batch)
+        return batch["attention_mask"]
 
     def count_calls(self) -> Counter[str]:
         """Return the number of calls of each module, by name, in a pass of the whole model."""

@@ -163,6 +163,7 @@ class OptionsEncoder(Encoder):
                 language-model head is not a linear layer of its states.
         """
         super().__init__(backbone, **options)
+        self.middle = None  # scores of texts do not apply to options
         self._vocabulary = head_weight(backbone) if backbone.kind == "decoder" else None
         if not self._cached_answer("options in one sequence", self._packs):
             raise InputError(

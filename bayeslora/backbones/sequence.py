@@ -37,6 +37,7 @@ from bayeslora.backbones.load import (
     pick_device,
     set_padding_token,
 )
+from bayeslora.backbones.middle import middle_layer
 from bayeslora.backbones.tokens import UNEQUAL_TEXTS, Batch, model_inputs, tokenise, usable_length
 from bayeslora.backbones.untrusted import reading
 from bayeslora.errors import InputError
@@ -73,6 +74,9 @@ class SequenceEncoder(FinalLayerEncoder):
         self._padding = classifier.padding
         self.one_by_one = classifier.padding == "none"
         self._takes = named_inputs(self.model)
+        layer = middle_layer(self.model)
+        if layer is not None and layer.reads_tokens(self._run_unequal):
+            self.middle = layer
 
     def prepare(
         self,
@@ -108,6 +112,12 @@ class SequenceEncoder(FinalLayerEncoder):
             states = states[torch.arange(len(states), device=device), self._last(batch).to(device)]
         check_one_vector(states, self.layer)
         return with_constant(states, self._final), getattr(output, "logits", output)
+
+    def _run_unequal(self) -> Tensor:
+        """Run the model on texts of unequal length and return their mask [B, T]."""
+        batch = _probe(self, UNEQUAL_TEXTS)
+        self.run(batch)
+        return batch["attention_mask"]
 
     def _call(self, inputs: Batch) -> Any:
         if self._skipped_id is not None:

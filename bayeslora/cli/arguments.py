@@ -226,7 +226,8 @@ def add_feature_scores(parser: Parser, default: str) -> None:
         "--feature-scores",
         metavar="NAME[,NAME…]",
         help="out-of-distribution scores to fit with the posterior: mahalanobis, "
-        f"relative_mahalanobis, knn, unfamiliarity, or none (default: {default})",
+        "relative_mahalanobis, knn, middle_mahalanobis, unfamiliarity, or none "
+        f"(default: {default})",
     )
 
 

@@ -27,6 +27,7 @@ from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.trainer import Restore, nothing_to_restore
 from bayeslora.option_checks import LARGEST_SEED
 from bayeslora.posteriors.base import Posterior
+from bayeslora.posteriors.feature_scores.options import check_middle
 from bayeslora.runtime import restored_random_state
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ def _fresh(choices: Choices, data: TrainingData, backbone: Backbone, seed: int) 
         max_length=choices.max_length,
         format=choices.format,
     )
+    check_middle(choices.feature_scores, has_middle=network.encoder.middle is not None)
     if network.conditioning is not None:
         network.conditioning.learn(data.rows)
     return network
@@ -261,11 +263,12 @@ def fit_frozen(
     """
     network.eval()
     states = [_states(network, rows, shown=last.progress) for rows in (train, validation) if rows]
-    network.feature_scale.fill_(network.encoder.root_mean_square(states[0]))
-    factor = None if prior is None else prior.centre(network, train, states[0])
+    features, _ = states[0]
+    network.feature_scale.fill_(network.encoder.root_mean_square(features))
+    factor = None if prior is None else prior.centre(network, train, features)
     rows = [
-        FeatureRows(source, network.scaled(features, source.labels))
-        for source, features in zip((train, validation), states, strict=False)
+        FeatureRows(source, network.scaled(features, source.labels, middle))
+        for source, (features, middle) in zip((train, validation), states, strict=False)
         if source is not None
     ]
     network.head.solve(rows[0].features)
@@ -273,6 +276,7 @@ def fit_frozen(
     return FitResult(posterior=chosen, prior_factor=factor)
 
 
-def _states(network: Network, rows: LabelledTexts, *, shown: bool) -> Tensor:
+def _states(network: Network, rows: LabelledTexts, *, shown: bool) -> tuple[Tensor, Tensor | None]:
+    """Return features of rows, and their states in the middle of the backbone."""
     with progress_bar("features", len(rows.texts), shown=shown, unit="text") as advance:
-        return network.encoder.features(rows.texts, advance=advance)
+        return network.encoder.features_and_middle(rows.texts, advance=advance)

@@ -95,7 +95,11 @@ def fit_last_layer(
     by_features = scale_logits(network, logit_scale)
     if last.feature_scores is None or last.feature_scores:
         network.feature_scores = FeatureScores.fitted(
-            last.feature_scores, rows.values * by_features, rows.targets, last.seed
+            last.feature_scores,
+            rows.values * by_features,
+            rows.targets,
+            middle=rows.middle,
+            seed=last.seed,
         )
     weights: Any = network.weights
     return chosen if weights is None else chosen | weights.report()

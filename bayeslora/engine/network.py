@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.inject import adapter_state, lay_out, load_adapter_state
 from bayeslora.adapters.layer_sampling.whole_layers import FullLayers
 from bayeslora.adapters.site import Site
-from bayeslora.backbones.encoder import Encoder, FeatureExtractor
+from bayeslora.backbones.encoder import Encoder, FeatureExtractor, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.backbones.tokens import Batch
 from bayeslora.conditioning import Conditioning
@@ -70,12 +70,36 @@ class Network(nn.Module):
         """Return features [B, d] float32, scaled so that their mean square norm starts at 1."""
         return self.scaled(self.encoder(batch))
 
-    def scaled(self, features: Tensor, labels: Tensor | None = None) -> Features:
+    def features_of(
+        self,
+        texts: PreparedTexts,
+        labels: Tensor | None = None,
+        *,
+        batch_size: int = 64,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> Features:
+        """Return the scaled features of N texts, with their states in the middle.
+
+        Args:
+            texts: The texts.
+            labels: [N] int64.
+            batch_size: Texts per pass.
+            advance: Called with the number of finished texts.
+        """
+        features, middle = self.encoder.features_and_middle(
+            texts, batch_size=batch_size, advance=advance
+        )
+        return self.scaled(features, labels, middle)
+
+    def scaled(
+        self, features: Tensor, labels: Tensor | None = None, middle: Tensor | None = None
+    ) -> Features:
         """Return features [N, ...] of the encoder scaled for the head, on the head's device.
 
         Args:
             features: Features, followed by known logits, if any.
             labels: [N] int64.
+            middle: [N, d] states in the middle of the backbone; None if there are none.
 
         Raises:
             InputError: The features are not finite.
@@ -94,7 +118,8 @@ class Network(nn.Module):
             )
         rest = rows.values[..., width:]
         values = torch.cat([scaled, rest], -1) if rest.shape[-1] else scaled
-        return Features(values, None if labels is None else labels.to(device), rows.known)
+        labels, middle = (None if part is None else part.to(device) for part in (labels, middle))
+        return Features(values, labels, rows.known, middle)
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training changes: adapter, head, scale, posterior."""

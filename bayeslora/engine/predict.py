@@ -81,8 +81,7 @@ def answer(
         yield Answer(sampled)
         return
     if features is None:
-        raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-        features = network.scaled(raw)
+        features = network.features_of(texts, batch_size=_BATCH, advance=advance)
     gaussian = posterior.gaussian_logits(
         network, texts, features, num_samples=num_samples, advance=advance
     )
@@ -105,8 +104,8 @@ def _of_members(
     try:
         for state in members:
             network.load_trained_state(state)
-            raw = network.encoder.features(texts, batch_size=_BATCH, advance=advance)
-            pieces = network.scaled(raw).split(_ROWS)
+            features = network.features_of(texts, batch_size=_BATCH, advance=advance)
+            pieces = features.split(_ROWS)
             by_member.append(
                 [_last_layer_logits(network.head, piece, num_samples) for piece in pieces]
             )
@@ -124,7 +123,9 @@ def _last_layer_logits(head: LastLayer, rows: Features, num_samples: int | None)
 
 
 def _scores(network: Network, rows: Features) -> dict[str, Tensor]:
-    return network.feature_scores.of_features(rows.values) | network.head.scores_of(rows)
+    return network.feature_scores.of_features(rows.values, rows.middle) | network.head.scores_of(
+        rows
+    )
 
 
 def to_predictions(

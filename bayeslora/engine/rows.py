@@ -121,4 +121,4 @@ class KnownRows:
 def feature_rows(network: Network, rows: LabelledTexts) -> FeatureRows:
     """Return rows with their features from the network in evaluation mode."""
     network.eval()
-    return FeatureRows(rows, network.scaled(network.encoder.features(rows.texts), rows.labels))
+    return FeatureRows(rows, network.features_of(rows.texts, rows.labels))

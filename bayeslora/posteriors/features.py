@@ -28,11 +28,14 @@ class Features:
         values: [N, d] floats, or of options [N, C, d].
         labels: [N] int64 class indices; None if unknown.
         known: [N, C] logits known in advance; None for zero.
+        middle: [N, d] mean states of the tokens in the middle of the backbone, which only feature
+            scores use; None if there are none.
     """
 
     values: Tensor
     labels: Tensor | None = None
     known: Tensor | None = None
+    middle: Tensor | None = None
 
     def __len__(self) -> int:
         """Return N."""
@@ -56,8 +59,10 @@ class Features:
 
     def take(self, rows: Tensor | slice) -> Features:
         """Return a subset of the rows, by index [n] int64 or mask [N] bool."""
-        labels, known = (None if part is None else part[rows] for part in (self.labels, self.known))
-        return Features(self.values[rows], labels, known)
+        labels, known, middle = (
+            None if part is None else part[rows] for part in (self.labels, self.known, self.middle)
+        )
+        return Features(self.values[rows], labels, known, middle)
 
     def split(self, size: int) -> Iterator[Features]:
         """Yield the rows in chunks of `size`."""
@@ -80,9 +85,11 @@ class Features:
         return self.map(torch.Tensor.detach)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """Return the rows with a function applied to values and known logits."""
-        known = None if self.known is None else change(self.known)
-        return Features(change(self.values), self.labels, known)
+        """Return the rows with a function applied to values, known logits and middle states."""
+        known, middle = (
+            None if part is None else change(part) for part in (self.known, self.middle)
+        )
+        return Features(change(self.values), self.labels, known, middle)
 
 
 def mean_logits(values: Tensor, weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ SCORE_WORDS = {
     "log_density": "negative log density of the features",
     "mahalanobis": "Mahalanobis distance",
     "relative_mahalanobis": "relative Mahalanobis distance",
+    "middle_mahalanobis": "Mahalanobis distance in the middle of the backbone",
     "knn": "distance to the nearest neighbours",
     "unfamiliarity": "probability and distance combined",
 }

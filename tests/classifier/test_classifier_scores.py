@@ -1,11 +1,13 @@
 """Out-of-distribution scores of a classifier: in its predictions, on disk, through calibration."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from refusal import refused
-from safetensors.torch import load_file
-from tiny import toy_rows
+from safetensors.torch import load_file, save_file
+from tiny import tiny_albert, toy_rows, without_hashes
 from usage import TEST, fitted, from_transformers, load, new, same
 
 import bayeslora as bl
@@ -14,6 +16,7 @@ from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES
 pytestmark = pytest.mark.usefixtures("beside_nothing")
 
 ALWAYS = {"logit_variance", "energy", "max_logit"}
+USUAL = ("mahalanobis", "middle_mahalanobis", "unfamiliarity")
 EVERY = ",".join(FEATURE_SCORES)
 
 
@@ -59,15 +62,36 @@ def test_the_probabilities_do_not_depend_on_scores(scored, llama):
 
 def test_the_distance_of_the_features_is_there_unless_told_otherwise(llama, foreign, scored):
     usual = fitted(llama)
-    assert list(usual.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
+    assert list(usual.record.feature_scores) == list(USUAL)
     predictions, expected = (clf.predict(TEST) for clf in (usual, scored))
-    for name in ("mahalanobis", "unfamiliarity"):
+    for name in USUAL:
         np.testing.assert_array_equal(predictions.scores[name], expected.scores[name])
+    weights = {"mahalanobis": 0.75, "middle_mahalanobis": 0.25, "max_probability": 0.25}
+    combined = sum(
+        weight * np.log(predictions.uncertainty(name)) for name, weight in weights.items()
+    )
+    np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
+    calibrated = from_transformers(foreign).calibrate(toy_rows(30))
+    assert list(calibrated.record.feature_scores) == list(USUAL)
+
+
+def test_a_model_of_an_earlier_version_keeps_its_definition(llama, tmp_path):
+    """Such a model has no distance in the middle; a calibration adds it."""
+    fitted(llama).save_pretrained(tmp_path / "model")
+    record = without_hashes(tmp_path / "model") / "bayeslora.json"
+    tensors = tmp_path / "model" / "posterior.safetensors"
+    content = json.loads(record.read_text())
+    del content["feature_scores"]["middle_mahalanobis"]
+    record.write_text(json.dumps(content))
+    save_file(
+        {name: item for name, item in load_file(tensors).items() if "middle" not in name}, tensors
+    )
+    former = load(tmp_path / "model")
+    predictions = former.predict(TEST)
     doubt = np.log(predictions.uncertainty("max_probability")) / 4
     combined = np.log(predictions.scores["mahalanobis"]) + doubt
     np.testing.assert_allclose(predictions.scores["unfamiliarity"], combined, rtol=1e-9)
-    calibrated = from_transformers(foreign).calibrate(toy_rows(30))
-    assert list(calibrated.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
+    assert list(former.calibrate(toy_rows(30)).record.feature_scores) == list(USUAL)
 
 
 @pytest.mark.parametrize("posterior", ["ensemble:num_members=2", "mc_dropout:num_samples=2"])
@@ -109,7 +133,8 @@ def test_calibration_fits_scores_kept_or_named(foreign, tmp_path):
     clf = from_transformers(foreign).calibrate(
         toy_rows(30), feature_scores=["knn", "unfamiliarity"]
     )
-    assert list(clf.record.feature_scores) == ["knn", "mahalanobis", "unfamiliarity"]
+    names = ["mahalanobis", "knn", "middle_mahalanobis", "unfamiliarity"]
+    assert list(clf.record.feature_scores) == names
     first = clf.predict(TEST).scores
     clf.save_pretrained(tmp_path / "model")
     again = load(tmp_path / "model")
@@ -128,6 +153,15 @@ def test_markov_chains_have_the_scores_too(foreign):
     clf = from_transformers(foreign, posterior)
     clf.calibrate(toy_rows(30), toy_rows(15, seed=1), feature_scores=EVERY)
     assert set(clf.predict(TEST).scores) == ALWAYS | set(FEATURE_SCORES)
+
+
+def test_a_backbone_without_a_list_of_layers_has_no_middle(tmp_path):
+    albert = tiny_albert(tmp_path / "albert")
+    options = {"epochs": 1, "batch_size": 8}
+    with refused("no-middle", "middle_mahalanobis"):
+        new(albert).fit(toy_rows(16), feature_scores="middle_mahalanobis", **options)
+    clf = new(albert).fit(toy_rows(16), **options)
+    assert list(clf.record.feature_scores) == ["mahalanobis", "unfamiliarity"]
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_loaded(foreign):

@@ -182,7 +182,9 @@ def all_fitted(rows=60, size=6):
     features, labels = toy(rows=rows, size=size)
     head = build_head(VBLL(prior_scale=2.0), size, 3)
     head.fit(Features(features, labels))
-    return head, FeatureScores.fitted(tuple(FEATURE_SCORES), features.float(), labels)
+    middle = toy(rows=rows, size=size + 1, seed=9)[0]
+    names = tuple(FEATURE_SCORES)
+    return head, FeatureScores.fitted(names, features.float(), labels, middle=middle)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])
@@ -193,8 +195,9 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
     loaded = FeatureScores.empty(extra, size)
     loaded.load_state_dict(scores.state_dict())
     other = toy(rows=10, size=size, seed=3)[0].float()
-    expected, actual = scores.of_features(other), loaded.of_features(other)
-    assert list(expected) == ["mahalanobis", "relative_mahalanobis", "knn"]
+    rows = other, toy(rows=10, size=size + 1, seed=4)[0]
+    expected, actual = scores.of_features(*rows), loaded.of_features(*rows)
+    assert list(expected) == ["mahalanobis", "relative_mahalanobis", "knn", "middle_mahalanobis"]
     assert all(torch.equal(actual[name], values) for name, values in expected.items())
     assert all(values.dtype == F64 and values.shape == (10,) for values in actual.values())
     logits = head.predict(Features(other))
@@ -214,12 +217,36 @@ def test_saved_and_loaded_is_bit_equal(rows, size):
         {"unfamiliarity": {}},
         {"unfamiliarity": {"rows": 3}},
         {"novelty": {}},
+        {"middle_mahalanobis": {"rank": 3}},
         {"knn": 3},
     ],
 )
 def test_damaged_records_are_refused(extra):
     with refused("damaged"):
         FeatureScores.empty(extra, 4)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(60, 6), (9, 20)])
+def test_the_distance_in_the_middle_is_that_of_one_gaussian(rows, size):
+    """Ledoit and Wolf's covariance of all rows, by scikit-learn."""
+    features, labels = toy(rows=rows, size=4)
+    middle, other = (toy(rows=count, size=size, seed=5)[0] for count in (rows, 10))
+    scores = FeatureScores.fitted(["middle_mahalanobis"], features, labels, middle=middle)
+    assert list(scores.parts) == ["middle_mahalanobis"]
+    reference = LedoitWolf().fit(middle.numpy())
+    actual = scores.of_features(toy(rows=10, size=4)[0], other)["middle_mahalanobis"]
+    np.testing.assert_allclose(actual, reference.mahalanobis(other.numpy()), rtol=1e-8)
+
+
+def test_unfamiliarity_takes_the_distance_in_the_middle_where_there_is_one():
+    features, labels = toy(rows=30, size=6)
+    for names in (None, ("mahalanobis", "unfamiliarity")):
+        with_it = FeatureScores.fitted(names, features, labels, middle=features)
+        assert list(with_it.parts) == ["mahalanobis", "middle_mahalanobis", "unfamiliarity"]
+        without = FeatureScores.fitted(names, features, labels)
+        assert list(without.parts) == ["mahalanobis", "unfamiliarity"]
+    with refused("no-middle"):
+        FeatureScores.fitted(["middle_mahalanobis"], features, labels)
 
 
 def test_a_score_of_an_earlier_version_is_left_out():

@@ -75,12 +75,15 @@ def test_near_and_far_shifts_are_both_seen(seed):
 
 
 def test_the_definition():
-    doubt, distance = torch.tensor([[0.3], [7.0]], dtype=F64)
-    expected = math.log(7) + math.log(0.3) / 4
-    assert Unfamiliarity()(doubt, distance).item() == pytest.approx(expected)
+    doubt, distance, middle = torch.tensor([[0.3], [7.0], [5.0]], dtype=F64)
+    alone = math.log(7) + math.log(0.3) / 4
+    assert Unfamiliarity()(doubt, distance).item() == pytest.approx(alone)
+    both = 0.75 * math.log(7) + 0.25 * math.log(5) + 0.25 * math.log(0.3)
+    assert Unfamiliarity()(doubt, distance, middle).item() == pytest.approx(both)
 
 
 def test_rows_without_doubt_and_at_a_mean_have_a_finite_score():
     zero = torch.zeros(2, dtype=F64)
     assert torch.isfinite(Unfamiliarity()(zero, zero)).all()
+    assert torch.isfinite(Unfamiliarity()(zero, zero, zero)).all()
     assert (Unfamiliarity()(zero + 0.1, zero) > Unfamiliarity()(zero, zero)).all()

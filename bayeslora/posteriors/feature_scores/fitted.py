@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bayeslora.errors import InputError
-from bayeslora.posteriors.feature_scores.options import DISTANCE, UNFAMILIARITY, USUAL_SCORES
-from bayeslora.posteriors.mahalanobis import Mahalanobis, rows_differ
+from bayeslora.posteriors.feature_scores.options import (
+    DISTANCE,
+    FEATURE_SCORES,
+    MIDDLE,
+    UNFAMILIARITY,
+    USUAL_SCORES,
+    check_middle,
+)
+from bayeslora.posteriors.mahalanobis import Mahalanobis, TiedGaussian, rows_differ
 from bayeslora.runtime import row_slices
 
 FORMER = {"combined"}
@@ -27,7 +34,8 @@ MAX_ROWS = 10_000
 """Largest number of stored training rows; more are subsampled with a seed."""
 
 
-_WEIGHT = 0.25
+# Weights of the distance in the middle and of the doubt.
+_MIDDLE, _DOUBT = 0.25, 0.25
 # Floors for rows whose predicted class has probability 1, and rows equal to their class mean.
 _LEAST_DOUBT, _LEAST_DISTANCE = 1e-12, 1e-12
 
@@ -80,28 +88,69 @@ class NearestRows(nn.Module):
         return {"rows": len(self.rows), "neighbour": min(NEIGHBOUR, len(self.rows))}
 
 
-class Unfamiliarity(nn.Module):
-    """One score for near and far shifts, from a row's distance and the doubt about its class.
+class MiddleDistance(nn.Module):
+    """Squared Mahalanobis distance of a text's mean state in the middle of the backbone.
 
-        unfamiliarity = log d + ¼ log(1 − max_c p_c)
+        (h − μ)ᵀ Σ⁻¹ (h − μ),  h the mean over tokens, μ and Σ of all training rows, shrunk
 
-    with d the squared Mahalanobis distance of the features to the nearest class. Rows near the
-    border of two classes have a low probability and an ordinary distance; rows far from all
-    training rows may be classified confidently but have a larger distance. With logarithms the
-    ranking does not depend on the scale of the distance, which depends on features and rows. The
-    weight was chosen on development sets: smaller weights are better for far rows of a decoder,
-    larger ones for near rows and encoders (`benchmarks/unfamiliarity_weight`).
+    Attributes:
+        all_rows: The Gaussian, with one mean.
     """
 
-    def forward(self, doubt: Tensor, distance: Tensor) -> Tensor:
+    def __init__(self, all_rows: TiedGaussian) -> None:
+        super().__init__()
+        self.all_rows = all_rows
+
+    @classmethod
+    def fitted(cls, states: Tensor) -> MiddleDistance:
+        """Fit the score to [N, d] states of training rows."""
+        groups = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        return cls(TiedGaussian.fitted(states.double(), groups)).to(states.device)
+
+    @classmethod
+    def empty(cls, extra: Mapping[str, Any]) -> MiddleDistance:
+        """Return an empty score with the shape in `extra_config`, to load tensors into."""
+        return cls(TiedGaussian(1, int(extra["width"]), int(extra["rank"])))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the score [N] of [N, d] states."""
+        return self.all_rows.distances(states.double())[:, 0]
+
+    def extra_config(self) -> dict[str, Any]:
+        """Return the shape, and the shrinkage of the covariance."""
+        width, rank = self.all_rows.directions.shape
+        return {"width": width, "rank": rank, "shrinkage": float(self.all_rows.shrinkage)}
+
+
+class Unfamiliarity(nn.Module):
+    """One score for near and far shifts, from a row's distances and the doubt about its class.
+
+        unfamiliarity = ¾ log d + ¼ log m + ¼ log(1 − max_c p_c)
+
+    with d the squared Mahalanobis distance of the features to the nearest class, and m that of the
+    states in the middle of the backbone; m = d where there are no such states.
+
+    Rows near the border of two classes have a low probability and ordinary distances; rows far from
+    all training rows may be classified confidently but have a larger distance. Features of an
+    adapter keep what tells the classes apart, so that a far row may lie among them; the middle of
+    the backbone still tells it apart. With logarithms the ranking does not depend on the scale of a
+    distance, which depends on features and rows. The weights were chosen on development sets
+    (`benchmarks/unfamiliarity_weight`).
+    """
+
+    def forward(self, doubt: Tensor, distance: Tensor, middle: Tensor | None = None) -> Tensor:
         """Return the score [N].
 
         Args:
             doubt: [N] float64, 1 − highest probability.
-            distance: [N] float64, squared Mahalanobis distance.
+            distance: [N] float64, d.
+            middle: [N] float64, m; None if there are no states in the middle.
         """
         log_distance = distance.clamp_min(_LEAST_DISTANCE).log()
-        score: Tensor = log_distance + _WEIGHT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
+        if middle is not None:
+            log_middle = middle.clamp_min(_LEAST_DISTANCE).log()
+            log_distance = torch.lerp(log_distance, log_middle, _MIDDLE)
+        score: Tensor = log_distance + _DOUBT * doubt.clamp_min(_LEAST_DOUBT).log().to(distance)
         return score
 
     def extra_config(self) -> dict[str, Any]:
@@ -109,14 +158,14 @@ class Unfamiliarity(nn.Module):
         return {}
 
 
-AnyScore = Mahalanobis | NearestRows | Unfamiliarity
+AnyScore = Mahalanobis | NearestRows | MiddleDistance | Unfamiliarity
 
 
 class FeatureScores(nn.Module):
     """Feature scores by name; may be empty.
 
     Attributes:
-        parts: The scores, in the requested order.
+        parts: The scores, in the order of `FEATURE_SCORES`.
     """
 
     def __init__(self, parts: Mapping[str, AnyScore] | None = None) -> None:
@@ -129,27 +178,42 @@ class FeatureScores(nn.Module):
     @classmethod
     @torch.no_grad()
     def fitted(
-        cls, names: Sequence[str] | None, features: Tensor, labels: Tensor, seed: int = 0
+        cls,
+        names: Sequence[str] | None,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        middle: Tensor | None = None,
+        seed: int = 0,
     ) -> FeatureScores:
         """Fit scores to training rows.
 
         Args:
             names: Keys of `FEATURE_SCORES`, `mahalanobis` with `unfamiliarity`; None takes
-                `USUAL_SCORES` if rows of a class differ.
+                `USUAL_SCORES` if rows of a class differ. With states in the middle,
+                `unfamiliarity` also takes `middle_mahalanobis`.
             features: [N, d], as the head sees them.
             labels: [N] int64.
+            middle: [N, d] states in the middle of the backbone; None if there are none.
             seed: Seed for the choice of rows that `knn` keeps.
 
         Raises:
             InputError: The rows do not allow a score.
         """
         rows = features.double()
-        parts: dict[str, AnyScore] = {}
         if names is None:
             names = USUAL_SCORES if rows_differ(rows, labels) else ()
-        for name in names:
+        if UNFAMILIARITY in names and MIDDLE not in names and middle is not None:
+            names = [*names, MIDDLE]
+        check_middle(names, has_middle=middle is not None)
+        parts: dict[str, AnyScore] = {}
+        for name in FEATURE_SCORES:
+            if name not in names:
+                continue
             if name in _RELATIVE:
                 parts[name] = Mahalanobis.fitted(rows, labels, relative=_RELATIVE[name])
+            elif name == MIDDLE and middle is not None:
+                parts[name] = MiddleDistance.fitted(middle)
             elif name == UNFAMILIARITY:
                 parts[name] = Unfamiliarity()
             else:
@@ -168,6 +232,8 @@ class FeatureScores(nn.Module):
             for name, config in extra.items():
                 if name in _RELATIVE:
                     parts[name] = Mahalanobis.empty(config, num_features, relative=_RELATIVE[name])
+                elif name == MIDDLE:
+                    parts[name] = MiddleDistance.empty(config)
                 elif name in FORMER:
                     continue
                 elif name == UNFAMILIARITY and not config and DISTANCE in extra:
@@ -181,10 +247,19 @@ class FeatureScores(nn.Module):
         return cls(parts)
 
     @torch.no_grad()
-    def of_features(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each score [N] of [N, d] features, float64, except `unfamiliarity`."""
+    def of_features(self, features: Tensor, middle: Tensor | None = None) -> dict[str, Tensor]:
+        """Return each score [N], float64, except `unfamiliarity`.
+
+        Args:
+            features: [N, d], as the head sees them.
+            middle: [N, d] states in the middle of the backbone, for `middle_mahalanobis`.
+        """
         rows = features.double()
-        return {name: part(rows) for name, part in self._by_name().items() if name != UNFAMILIARITY}
+        return {
+            name: part(middle if name == MIDDLE else rows)
+            for name, part in self._by_name().items()
+            if name != UNFAMILIARITY
+        }
 
     @torch.no_grad()
     def of_probabilities(self, doubt: Tensor, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,7 +271,8 @@ class FeatureScores(nn.Module):
         """
         if UNFAMILIARITY not in self.parts:
             return {}
-        return {UNFAMILIARITY: self._by_name()[UNFAMILIARITY](doubt, scores[DISTANCE])}
+        combined = self._by_name()[UNFAMILIARITY]
+        return {UNFAMILIARITY: combined(doubt, scores[DISTANCE], scores.get(MIDDLE))}
 
     def extra_config(self) -> dict[str, Any]:
         """Return the shapes and settings of each score, JSON-ready."""

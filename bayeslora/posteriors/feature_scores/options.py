@@ -9,6 +9,7 @@ from bayeslora.errors import InputError, unknown_choice
 from bayeslora.posteriors.base import Posterior
 
 UNFAMILIARITY, DISTANCE, NO_SCORE = "unfamiliarity", "mahalanobis", "none"
+MIDDLE = "middle_mahalanobis"
 USUAL_SCORES = (DISTANCE, UNFAMILIARITY)
 MAHALANOBIS = {DISTANCE, "relative_mahalanobis"}
 
@@ -69,8 +70,13 @@ FEATURE_SCORES = {
             "Sun, Ming, Zhu and Li 2022, arXiv 2204.06507",
         ),
         FeatureScoreInfo(
+            MIDDLE,
+            "squared Mahalanobis distance of the mean state in the middle of the backbone",
+            "ours",
+        ),
+        FeatureScoreInfo(
             UNFAMILIARITY,
-            "log mahalanobis plus a quarter of the log of 1 − highest probability",
+            "¾ log mahalanobis + ¼ log middle_mahalanobis + ¼ log(1 − highest probability)",
             "ours",
         ),
     )
@@ -104,6 +110,20 @@ def feature_scores(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if UNFAMILIARITY in names and DISTANCE not in names:
         names.insert(names.index(UNFAMILIARITY), DISTANCE)
     return tuple(dict.fromkeys(filter(None, names)))
+
+
+def check_middle(names: Sequence[str] | None, *, has_middle: bool) -> None:
+    """Raise InputError for a score of states in the middle of a backbone that has none.
+
+    Raises:
+        InputError: The model's layers are not one list, or do not have one state per token.
+    """
+    if MIDDLE in (names or ()) and not has_middle:
+        raise InputError(
+            f"feature score {MIDDLE!r} needs one state per token in the middle of the backbone, "
+            "which this model does not have; leave it out",
+            code="no-middle",
+        )
 
 
 def has_one_feature(posterior: Posterior) -> bool:
