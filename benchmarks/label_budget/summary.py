@@ -38,7 +38,11 @@ _WORDS = {
     "lora-temperature": "LoRA + temperature",
     "lora-laplace": "LoRA + Laplace",
 }
-DETECTORS = ("unfamiliarity", "mahalanobis", "max_probability", "epistemic", "logit_variance")
+DETECTORS = ("mahalanobis", "max_probability", "epistemic", "logit_variance")
+DEFAULT_SCORE = (
+    "the default score, which combines several, is in "
+    "[unfamiliarity-weight](../unfamiliarity-weight/summary.md)"
+)
 _SHOWN = (-0.15, 0.5)
 _BACKBONES = {"smollm2-135m": "SmolLM2-135M", "minilm": "MiniLM"}
 _SCHEMES = (
@@ -187,7 +191,7 @@ def _tables(stored: Stored) -> list[str]:
     by_score = table(("unusual rows", "set", "rows", *DETECTORS, "fits"), detected)
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
-        *((f"AUROC of {OURS} by uncertainty:", by_score) if detected else ()),
+        *((f"AUROC of {OURS} by single scores ({DEFAULT_SCORE}):", by_score) if detected else ()),
         *(part for words, rows in gaps.items() if rows for part in (words, table(head, rows))),
     ]
 

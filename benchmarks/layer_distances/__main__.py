@@ -3,13 +3,14 @@
 The states of a text's tokens are averaged after every sixth of the backbone's layers, without an
 adapter and before any fit. The training rows of a label budget define a Gaussian per layer (shrunk
 covariance, one mean for all classes); the score of a row is its squared Mahalanobis distance d, and
-for several layers the mean of log d. Beside it stand the scores of the finished fits of
-`label_budget` at the same rows and seeds.
+for several layers the mean of log d. Beside it stand the scores of the fits of
+`unfamiliarity_weight` at the same rows and seeds.
 
 Rule, written when prototypes of single layers had been seen and none of several: the mean over all
 layers is worth building into fits if its mean far AUROC over the development sets, 128 and 640 rows
 and both backbones exceeds that of `unfamiliarity` by .02, and that of no development set is lower
-by more than .02. Sets that judge are shown and choose nothing.
+by more than .02. `unfamiliarity` was log d of the features + ¼ log(1 − max p) then. Sets that judge
+are shown and choose nothing.
 
     python -m benchmarks.layer_distances --data-dir DIR
 """
@@ -27,19 +28,21 @@ from torch import Tensor
 from bayeslora.backbones.encoder import pool
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.tokens import model_inputs, tokenise
+from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.mahalanobis import TiedGaussian
-from benchmarks.label_budget.methods import BACKBONES, OURS
-from benchmarks.label_budget.methods import KEY as FITS_KEY
+from benchmarks.label_budget.methods import BACKBONES
 from benchmarks.lib.detection import auroc
-from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, drawn, pools_of
+from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.lib.task_rows import TASKS
+from benchmarks.unfamiliarity_weight.__main__ import BEFORE, TAKEN
 
 SIZES, PARTS = (128, 640), 6
 KEY = ("backbone", "task", "size", "seed")
-FITTED = ("unfamiliarity", "mahalanobis", "max_probability")
+FITTED = {BEFORE: "before", TAKEN: "unfamiliarity", "max_probability": "max_probability"}
+"""Scores of fits, and their names in the table."""
 _SCORED, _BATCH = 600, 32
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/layer-distances"))
-    parser.add_argument("--fits", type=Path, default=Path("reports/label-budget"))
+    parser.add_argument("--fits", type=Path, default=Path("reports/unfamiliarity-weight"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES)
     parser.add_argument("--threads", type=int, default=2)
@@ -130,9 +133,7 @@ def layer_means(backbone: Backbone, texts: tuple[str, ...]) -> Tensor:
 def write_table(out: Path, fits: Path) -> None:
     """Write `summary.md` from the stored rows and those of finished fits."""
     rows = Results(out, KEY).rows()
-    fitted = {
-        tuple(row[key] for key in KEY): row for row in Results(fits, FITS_KEY).rows(method=OURS)
-    }
+    fitted = {tuple(row[key] for key in KEY): row for row in Results(fits, KEY).rows()}
     names = [*map(str, range(PARTS + 1)), "all"]
     lines: list[list[str]] = []
     by_set: dict[str, list[tuple[float, float]]] = {}
@@ -148,7 +149,7 @@ def write_table(out: Path, fits: Path) -> None:
         paired = [
             (row, twin)
             for row, twin in zip(own, twins, strict=True)
-            if twin is not None and f"{kind} {FITTED[0]}" in twin
+            if twin is not None and f"{kind} {BEFORE}" in twin
         ]
         beside = [
             f"{mean(twin[f'{kind} {score}'] for _, twin in paired):.3f}" if paired else ""
@@ -156,7 +157,7 @@ def write_table(out: Path, fits: Path) -> None:
         ]
         if kind == "far" and task in TASKS:
             by_set.setdefault(task, []).extend(
-                (row["far all"], twin[f"far {FITTED[0]}"]) for row, twin in paired
+                (row["far all"], twin[f"far {BEFORE}"]) for row, twin in paired
             )
         values = [f"{mean(row[f'{kind} {part}'] for row in own):.3f}" for part in names]
         lines.append([kind, name, task, str(size), *values, *beside, f"{len(own)}, {len(paired)}"])
@@ -170,10 +171,10 @@ def write_table(out: Path, fits: Path) -> None:
         "# Distances at several layers\n\n"
         "AUROC of out-of-distribution rows by the Mahalanobis distance of the mean state after "
         "each sixth of the layers of the frozen backbone (0/6: embeddings), by the mean of its log "
-        "over all seven (*all*), and by the scores of the finished PoLAR-VBLL fits with `cv`; "
-        "means over seeds.\n\n"
-        + table([*head, "all", *FITTED, "seeds: distances, fits"], lines)
-        + f"\n\nAll layers minus `{FITTED[0]}`, far, development sets (pairs): {gains}.\n"
+        "over all seven (*all*), and by scores of PoLAR-VBLL fits: `unfamiliarity` as it is and "
+        "*before*, without the middle layer. Means over seeds.\n\n"
+        + table([*head, "all", *FITTED.values(), "seeds: distances, fits"], lines)
+        + f"\n\nAll layers minus *before*, far, development sets (pairs): {gains}.\n"
         "\nMade by `python -m benchmarks.layer_distances --data-dir DIR`.\n"
     )
     with atomic_file(out / "summary.md") as path:
