@@ -113,6 +113,18 @@ CASES: dict[str, Case] = {
         quick=False,
         usual=False,
     ),
+    "methods": Case(
+        "fit as by default, 24 words, loading left out, by method",
+        {
+            "PoLAR-VBLL": whole_fit(),
+            "PoLAR-VBLL, cv 0": whole_fit(cv=0),
+            "LoRA-MLE, cv 0": whole_fit("lora", "mle", cv=0),
+            "LoRA-MLE, cv 2": whole_fit("lora", "mle", cv=2),
+        },
+        repeats=3,
+        quick=False,
+        usual=False,
+    ),
     "second-fit": Case(
         "second fit of the same rows, last layer alone, default reading",
         {"states from disk": second_fit(cached=True), "pass again": second_fit(cached=False)},
@@ -147,6 +159,15 @@ CASES: dict[str, Case] = {
             "LoRA-VBLL": our_prediction("bfloat16", "vbll"),
         },
         quick=False,
+    ),
+    "predict-methods": Case(
+        f"{PREDICTED} predictions as by default, by method",
+        {
+            "PoLAR-VBLL": our_prediction("float32", "vbll", adapter="polar", default_reading=True),
+            "LoRA-MLE": our_prediction("float32", "mle", default_reading=True),
+        },
+        quick=False,
+        usual=False,
     ),
     "predict-folds": Case(
         f"{PREDICTED} predictions by the five networks of `--cv 5 --keep-folds`, default reading",

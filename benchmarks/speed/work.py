@@ -73,16 +73,19 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
     return run
 
 
-def whole_fit(adapter: str = "polar", **reading: Any) -> Run:
-    """Return a run of a default fit to texts of 24 words."""
+def whole_fit(
+    adapter: str = "polar", posterior: str = "vbll", cv: int | None = None, **reading: Any
+) -> Run:
+    """Return a run of a default fit to texts of 24 words; `cv` None is that of the posterior."""
 
     def run() -> float:
         from bayeslora import BayesianClassifier
         from bayeslora.backbones.load import load_backbone
 
         rows, backbone = texts("train", ROWS, 24), load_backbone("smollm2-135m")
-        clf = BayesianClassifier(backbone, adapter, progress=False, **reading)
-        return clock(lambda: clf.fit(rows))
+        clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **reading)
+        options = {} if cv is None else {"cv": cv}
+        return clock(lambda: clf.fit(rows, **options))
 
     return run
 
@@ -151,7 +154,12 @@ def peft_fit(dtype: str, epochs: int, upper: int = 6) -> Run:
 
 
 def our_prediction(
-    dtype: str, posterior: str, *, default_reading: bool = False, **fit_options: Any
+    dtype: str,
+    posterior: str,
+    *,
+    adapter: str = "lora",
+    default_reading: bool = False,
+    **fit_options: Any,
 ) -> Run:
     """Return a run of predictions by a short fit, frozen layers included."""
 
@@ -161,7 +169,7 @@ def our_prediction(
 
         backbone = load_backbone("smollm2-135m", dtype=dtype)
         options = accepted(BayesianClassifier, **({} if default_reading else WHOLE))
-        clf = BayesianClassifier(backbone, "lora", posterior, progress=False, **options)
+        clf = BayesianClassifier(backbone, adapter, posterior, progress=False, **options)
         clf.fit(texts("train", 96), epochs=1, **accepted(clf.fit, **{"cv": 0} | fit_options))
         rows = texts("test", PREDICTED)
         clf.predict(rows.take(range(32)))
