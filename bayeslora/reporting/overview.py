@@ -17,6 +17,7 @@ from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import (
     SURE,
     Assessed,
+    Share,
     bias_of,
     doubtful,
     is_close,
@@ -28,7 +29,7 @@ from bayeslora.reporting.assess import (
     slightly_biased,
 )
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
-from bayeslora.reporting.findings import Finding, bins_that_miss, missed_bins
+from bayeslora.reporting.findings import Finding, bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import bold, score_table
 from bayeslora.reporting.tables import Table
@@ -37,7 +38,6 @@ from bayeslora.reporting.text import (
     listed,
     listed_names,
     named,
-    number,
     percent,
     share_interval,
     whole_percent,
@@ -150,10 +150,14 @@ def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
         return f"{way.capitalize()}confident by {points} points", "warning"
     points_off = occupied(scores.bins)
     if misses_more_than_chance(points_off):
-        return f"Miscalibrated: {missed_bins(points_off)}", "warning"
+        missed = sum(point.off_diagonal for point in points_off)
+        return (
+            f"Miscalibrated: confidence is off in {missed} of {len(points_off)} ranges",
+            "warning",
+        )
     floor = scores.ece_if_calibrated
-    chance = "" if floor is None else f", by chance {number(floor)}"
-    return f"Miscalibrated: ECE {number(scores['ece'].value)}{chance}", "warning"
+    chance = "" if floor is None else f" (chance: {hundredths(floor)})"
+    return f"Miscalibrated: off by {hundredths(scores['ece'].value)} points{chance}", "warning"
 
 
 def _about(facts: Facts) -> str:
@@ -193,8 +197,9 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
     if surest is not None:
         sure, rest = surest
         share = whole_percent(rest.size / (rest.size + sure.size))
-        correct = f"correct; the rest {percent(sure.value)}"
-        yield Tile(f"Least confident {share}", percent(rest.value), correct)
+        task = ": hand to a person" if _should_be_checked(sure, rest) else ""
+        detail = f"correct{task}; the rest {percent(sure.value)}"
+        yield Tile(f"Least confident {share}", percent(rest.value), detail)
 
 
 def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
@@ -295,13 +300,18 @@ def _of(methods: Sequence[Assessed], *, several: bool) -> str:
     return f" of {listed_names(method.label for method in methods)}" if several else ""
 
 
+def _should_be_checked(sure: Share, rest: Share) -> bool:
+    """Return whether a person should check the least confident examples, the `rest`."""
+    return sure.low > rest.high and sure.value >= USABLE
+
+
 def _person(leader: Assessed, *, several: bool) -> list[str]:
     """Advise passing on the least confident examples if their accuracy is clearly lower."""
     surest = leader.answers.surest()
     if surest is None:
         return []
     sure, rest = surest
-    if sure.low <= rest.high or sure.value < USABLE:
+    if not _should_be_checked(sure, rest):
         return []
     passed = whole_percent(rest.size / (sure.size + rest.size))
     return [

@@ -114,6 +114,7 @@ def test_the_numbers_are_those_of_the_scores(make):
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
     assert "20" in person.title
+    assert "person" in person.detail
     assert person.value.startswith(f"{100 * round(right, 3):.1f}")
 
 
