@@ -7,14 +7,16 @@ than the method to use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import (
+    CLOSE,
     SURE,
     Assessed,
     Share,
@@ -128,8 +130,11 @@ def _unlabelled(facts: Facts) -> Overview:
     )
 
 
-def verdict_of(scores: Scores) -> tuple[str, Kind]:
-    """Return whether labelled probabilities can be used without recalibration, in a few words."""
+def verdict_of(scores: Scores, *, brief: bool = True) -> tuple[str, Kind]:
+    """Return whether labelled probabilities can be used without recalibration, in a few words.
+
+    If the examples cannot tell, `brief` leaves out what they cannot tell and how many could.
+    """
     gap, p = scores["overconfidence"], miscalibration_p(scores)
     size = counted(scores.n_labelled, "labelled example")
     if p < SIGNIFICANT:
@@ -138,7 +143,31 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
         return "Possibly miscalibrated", "open"
     if gap.has_interval and is_close(gap):
         return "Well calibrated on average", "good"
-    return f"Can't tell: {size}", "open"
+    if brief:
+        return f"Can't tell: {size}", "open"
+    needed = labels_needed(gap, scores.n_labelled)
+    enough = "" if needed is None else f" (about {needed:,} could show it)"
+    return f"Can't tell from {size} whether confidence matches accuracy{enough}", "open"
+
+
+def labels_needed(gap: Score, size: int) -> int | None:
+    """Return about how many labelled examples could show whether the gap is zero or small.
+
+    The interval of the gap narrows with the square root of their number. It shows a bias once it
+    excludes zero, and calibration once it is within `CLOSE`, whichever comes first if the gap stays
+    as it is. Rounded up to two digits; None without an interval.
+
+    Args:
+        gap: Mean confidence minus accuracy.
+        size: Number of labelled examples.
+    """
+    if not gap.has_interval:
+        return None
+    half_width = max(gap.high - gap.value, gap.value - gap.low)
+    target_width = max(abs(gap.value), CLOSE - abs(gap.value))
+    needed = size * (half_width / target_width) ** 2
+    unit = 10.0 ** max(math.floor(math.log10(needed)) - 1, 0)
+    return int(math.ceil(needed / unit) * unit)
 
 
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
