@@ -239,7 +239,7 @@ def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
         for row in table.rows
     )
     arrows = "↑ higher, ↓ lower, →0 closer to 0 is better."
-    auroc = " AUROC: out-of-distribution detection." if shown else ""
+    auroc = " AUROC: OOD detection." if shown else ""
     return replace(table, caption=f"{bold(facts)} {arrows}{auroc}", rows=rows, notes="")
 
 

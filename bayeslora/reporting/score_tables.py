@@ -41,7 +41,7 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties listed only in `scores.json` and `scores.csv`: entropy equals the total, and the
 aleatoric part is not designed to detect out-of-distribution examples."""
 
-BOLD = "Bold: best or tied with it; no bold: no clear difference."
+BOLD = "Bold: best or tied; no bold: no clear difference."
 TIED_BY_INTERVALS = "Tied with the best of a column: intervals overlap."
 DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
 REFLECTED_NOTE = (
