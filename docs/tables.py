@@ -10,6 +10,7 @@ and posteriors are created.
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -125,11 +126,12 @@ def methods(*kind: str) -> str:
 
 
 def about(kind: str, name: str) -> str:
-    """Return the summary of an adapter or posterior: use, example, cost, limits and options."""
+    """Return the summary of a method: formula, use, example, cost, limits and options."""
     [entry] = (entry for entry in catalogue()[kind] if entry["name"] == name)
     config = _config(kind, name)
     use = f" **When to use it:** {entry['use']}" if entry["use"] else ""
     parts = [
+        f"```\n{formula(config)}\n```\n",
         f"{entry['summary'][0].upper()}{entry['summary'][1:]}.{use}\n",
         _example(kind, config),
         table(("", ""), _facts(kind, config, entry)),
@@ -153,6 +155,30 @@ _LIMITS = {
 def _config(kind: str, name: str) -> type[Any]:
     registry = adapters if kind == "adapters" else posteriors
     return next(item.config for item in registry.CATALOGUE.listed() if item.config.name == name)
+
+
+_FORMULA_FILES = ("gate.py", "head.py", "posterior.py", "start.py")
+"""Files of a method whose docstrings begin with a formula, beside that of its options."""
+
+_FORMULA = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
+
+
+def formula(config: type[Any]) -> str:
+    """Return the formulas of an adapter or posterior: indented lines of its docstrings.
+
+    Of the class, else the first ones of the file with its options and of `_FORMULA_FILES`.
+    """
+    if own := _FORMULA.search((inspect.getdoc(config) or "").partition("Attributes:")[0]):
+        return inspect.cleandoc(own[0])
+    options = Path(inspect.getfile(config))
+    beside = [options.with_name(name) for name in _FORMULA_FILES if options.name == "options.py"]
+    docstrings = [
+        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for path in (options, *beside)
+        if path.exists()
+    ]
+    blocks = [block[0] for text in docstrings if (block := _FORMULA.search(f"{text}\n"))]
+    return "\n".join(inspect.cleandoc(block) for block in blocks)
 
 
 def _example(kind: str, config: type[Any]) -> str:

@@ -55,6 +55,7 @@ def test_the_page_of_a_method_tells_what_it_is_without_the_site(tables, kind):
         text = (DOCS / "methods" / kind / f"{name}.md").read_text(encoding="utf-8")
         assert f"<!-- about {kind} {name}: " in text
         about = tables.about(kind, name)
+        assert re.match(r"```\n\S", about)  # its formula
         assert all(entry[key] in about for key in ("use", "source"))
         assert all(f"| `{option}` | " in about for option in entry["options"])
 

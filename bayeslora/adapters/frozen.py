@@ -1,4 +1,9 @@
-"""No adapter: a last layer on features of the frozen backbone."""
+"""No adapter: a last layer on features of the frozen backbone.
+
+    z = W φ(x)        φ is frozen, W is fitted
+
+Source: Alain and Bengio 2017, arXiv 1610.01644.
+"""
 
 from __future__ import annotations
 

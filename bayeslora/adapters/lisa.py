@@ -1,4 +1,12 @@
-"""LISA: train whole layers of the backbone, a few at a time."""
+"""LISA: train whole layers of the backbone, a few at a time.
+
+    every K steps:  draw γ of the last N layers
+    every step:     θ_l ← AdamW(θ_l) for the drawn layers l ;   the others rest
+
+`layer_sampling/policy.py` has the draws.
+
+Source: Pan et al. 2024, arXiv 2403.17919.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """PiSSA: initialisation at the principal singular vectors of the pretrained weight.
 
+    y = x W0ᵀ + b + s · x (B A − B_0 A_0)ᵀ ,   s = alpha / r
     U, S, Vᵀ = svd(W0) ;   B_0 = U_r √(S_r / s) ;   A_0 = √(S_r / s) V_rᵀ
 
 so that `s·B_0·A_0` is the best rank-r approximation of W0. The paper trains A and B around the

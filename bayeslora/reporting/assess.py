@@ -20,7 +20,7 @@ from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
 from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
-from bayeslora.metrics.compare import Comparison, compare
+from bayeslora.metrics.compare import COMPARED, Comparison, compare
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.intervals import LEVEL, IntervalMethod, Resampling, wilson
 from bayeslora.metrics.ood_groups import KINDS, check_kinds
@@ -395,31 +395,42 @@ def is_doubtful(p: float) -> bool:
     return SIGNIFICANT <= p < _TESTS * SIGNIFICANT
 
 
-def pair(methods: Sequence[Assessed], options: Asked) -> Comparison | None:
-    """Compare every labelled method with the method of lowest NLL, row by row, under their labels.
+def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison]:
+    """Compare every labelled method row by row with the best one by each score of `COMPARED`.
 
-    Return None if there are fewer than two methods, or they have different rows.
+    Return score -> paired differences from the method that is best by it; those of NLL cover all
+    scores of `COMPARED`. Empty if there are fewer than two methods, or they have different rows.
     """
     with_labels = labelled(methods)
-    best = best_index("nll", [method.scores["nll"] for method in with_labels])
-    if best is None or len(with_labels) < 2:
-        return None
+    if len(with_labels) < 2:
+        return {}
+    best = {key: _best_label(key, with_labels) for key in COMPARED}
     records = [
         named_predictions(replace(fit.method, group=method.label), over_seeds=bool(method.fits))
         for method in with_labels
         for fit in method.each
     ]
     try:
-        return compare(
-            records,
-            reference=with_labels[best].label,
-            over_seeds=any(method.fits for method in with_labels),
-            cluster_by=options.cluster_by,
-            interval=options.interval,
-            **options.sizes,
-        )
+        by_reference = {
+            reference: compare(
+                records,
+                reference=reference,
+                scores=[key for key in COMPARED if reference in (best[key], best["nll"])],
+                over_seeds=any(method.fits for method in with_labels),
+                cluster_by=options.cluster_by,
+                interval=options.interval,
+                **options.sizes,
+            )
+            for reference in dict.fromkeys(best.values())
+        }
     except InputError:  # rows, classes or labels differ
-        return None
+        return {}
+    return {key: by_reference[reference] for key, reference in best.items()}
+
+
+def _best_label(key: str, methods: Sequence[Assessed]) -> str:
+    best = min(methods, key=lambda method: SCORES[key].loss(method.scores[key].value))
+    return best.label
 
 
 def pool(fits: Sequence[Assessed]) -> list[Assessed]:

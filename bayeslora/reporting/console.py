@@ -112,7 +112,7 @@ def summary_line(scores: Sequence[Scores]) -> tuple[str, bool]:
     judged = [
         result for result in scores if "nll" in result and "num_seeds" not in result.intervals
     ]
-    verdicts = [(result.name or "unnamed", *verdict_of(result)) for result in judged]
+    verdicts = [(result.name or "unnamed", *verdict_of(result, brief=False)) for result in judged]
     if len(scores) == 1:
         text = "".join(verdict for _, verdict, _ in verdicts)
     else:

@@ -7,16 +7,19 @@ than the method to use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.scores import Scores
+from bayeslora.metrics.scores import Score, Scores
 from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import (
+    CLOSE,
     SURE,
     Assessed,
+    Share,
     bias_of,
     doubtful,
     is_close,
@@ -28,7 +31,7 @@ from bayeslora.reporting.assess import (
     slightly_biased,
 )
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
-from bayeslora.reporting.findings import Finding, bins_that_miss, missed_bins
+from bayeslora.reporting.findings import Finding, bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import bold, score_table
 from bayeslora.reporting.tables import Table
@@ -37,7 +40,6 @@ from bayeslora.reporting.text import (
     listed,
     listed_names,
     named,
-    number,
     percent,
     share_interval,
     whole_percent,
@@ -128,8 +130,11 @@ def _unlabelled(facts: Facts) -> Overview:
     )
 
 
-def verdict_of(scores: Scores) -> tuple[str, Kind]:
-    """Return whether labelled probabilities can be used without recalibration, in a few words."""
+def verdict_of(scores: Scores, *, brief: bool = True) -> tuple[str, Kind]:
+    """Return whether labelled probabilities can be used without recalibration, in a few words.
+
+    If the examples cannot tell, `brief` leaves out what they cannot tell and how many could.
+    """
     gap, p = scores["overconfidence"], miscalibration_p(scores)
     size = counted(scores.n_labelled, "labelled example")
     if p < SIGNIFICANT:
@@ -138,7 +143,31 @@ def verdict_of(scores: Scores) -> tuple[str, Kind]:
         return "Possibly miscalibrated", "open"
     if gap.has_interval and is_close(gap):
         return "Well calibrated on average", "good"
-    return f"Can't tell: {size}", "open"
+    if brief:
+        return f"Can't tell: {size}", "open"
+    needed = labels_needed(gap, scores.n_labelled)
+    enough = "" if needed is None else f" (about {needed:,} could show it)"
+    return f"Can't tell from {size} whether confidence matches accuracy{enough}", "open"
+
+
+def labels_needed(gap: Score, size: int) -> int | None:
+    """Return about how many labelled examples could show whether the gap is zero or small.
+
+    The interval of the gap narrows with the square root of their number. It shows a bias once it
+    excludes zero, and calibration once it is within `CLOSE`, whichever comes first if the gap stays
+    as it is. Rounded up to two digits; None without an interval.
+
+    Args:
+        gap: Mean confidence minus accuracy.
+        size: Number of labelled examples.
+    """
+    if not gap.has_interval:
+        return None
+    half_width = max(gap.high - gap.value, gap.value - gap.low)
+    target_width = max(abs(gap.value), CLOSE - abs(gap.value))
+    needed = size * (half_width / target_width) ** 2
+    unit = 10.0 ** max(math.floor(math.log10(needed)) - 1, 0)
+    return int(math.ceil(needed / unit) * unit)
 
 
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
@@ -150,10 +179,14 @@ def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
         return f"{way.capitalize()}confident by {points} points", "warning"
     points_off = occupied(scores.bins)
     if misses_more_than_chance(points_off):
-        return f"Miscalibrated: {missed_bins(points_off)}", "warning"
+        missed = sum(point.off_diagonal for point in points_off)
+        return (
+            f"Miscalibrated: confidence is off in {missed} of {len(points_off)} ranges",
+            "warning",
+        )
     floor = scores.ece_if_calibrated
-    chance = "" if floor is None else f", by chance {number(floor)}"
-    return f"Miscalibrated: ECE {number(scores['ece'].value)}{chance}", "warning"
+    chance = "" if floor is None else f" (chance: {hundredths(floor)})"
+    return f"Miscalibrated: off by {hundredths(scores['ece'].value)} points{chance}", "warning"
 
 
 def _about(facts: Facts) -> str:
@@ -193,8 +226,9 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
     if surest is not None:
         sure, rest = surest
         share = whole_percent(rest.size / (rest.size + sure.size))
-        correct = f"correct; the rest {percent(sure.value)}"
-        yield Tile(f"Least confident {share}", percent(rest.value), correct)
+        task = ": hand to a person" if _should_be_checked(sure, rest) else ""
+        detail = f"correct{task}; the rest {percent(sure.value)}"
+        yield Tile(f"Least confident {share}", percent(rest.value), detail)
 
 
 def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
@@ -205,7 +239,7 @@ def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
         for row in table.rows
     )
     arrows = "↑ higher, ↓ lower, →0 closer to 0 is better."
-    auroc = " AUROC: out-of-distribution detection." if shown else ""
+    auroc = " AUROC: OOD detection." if shown else ""
     return replace(table, caption=f"{bold(facts)} {arrows}{auroc}", rows=rows, notes="")
 
 
@@ -295,13 +329,18 @@ def _of(methods: Sequence[Assessed], *, several: bool) -> str:
     return f" of {listed_names(method.label for method in methods)}" if several else ""
 
 
+def _should_be_checked(sure: Share, rest: Share) -> bool:
+    """Return whether a person should check the least confident examples, the `rest`."""
+    return sure.low > rest.high and sure.value >= USABLE
+
+
 def _person(leader: Assessed, *, several: bool) -> list[str]:
     """Advise passing on the least confident examples if their accuracy is clearly lower."""
     surest = leader.answers.surest()
     if surest is None:
         return []
     sure, rest = surest
-    if sure.low <= rest.high or sure.value < USABLE:
+    if not _should_be_checked(sure, rest):
         return []
     passed = whole_percent(rest.size / (sure.size + rest.size))
     return [

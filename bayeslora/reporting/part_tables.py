@@ -19,6 +19,7 @@ from bayeslora.reporting.score_tables import (
     BOLD,
     COLUMNS,
     OOD_COLUMNS,
+    TIED_BY_INTERVALS,
     score_cell,
     score_table,
 )
@@ -94,9 +95,10 @@ def coverage_table(methods: Sequence[Scores], facts: Facts) -> Table:
     keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
     table = score_table(methods, {}, keys, facts)
     columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
-    bold = f" {BOLD}" if len(methods) > 1 else ""
-    caption = f"Accuracy by coverage, the share answered, most confident first.{bold}"
-    return replace(table, caption=caption, columns=columns, notes=_BRACKETS)
+    caption, notes = "Accuracy by coverage, the share answered, most confident first.", _BRACKETS
+    if len(methods) > 1:
+        caption, notes = f"{caption} {BOLD}", f"{notes} {TIED_BY_INTERVALS}"
+    return replace(table, caption=caption, columns=columns, notes=notes)
 
 
 def group_tables(methods: Sequence[Scores]) -> list[Table]:

@@ -1,9 +1,10 @@
 """The results of a report: the best method by a score, methods tied with it, the one to use.
 
-For methods scored on the same rows, the paired difference decides: its interval accounts for common
-errors on hard rows, and its p-value for the number of methods compared. Otherwise methods with
-overlapping intervals are tied. Verdict, figures, tables, advice and findings of a report all use
-`standing_of` and `Facts`, so that they agree.
+For methods scored on the same rows, the paired difference from the best by the score decides: its
+interval accounts for common errors on hard rows, and its p-value for the number of methods
+compared. Otherwise, and for scores outside `COMPARED`, methods with overlapping intervals are tied.
+Verdict, figures, tables, advice and findings of a report all use `standing_of` and `Facts`, so that
+they agree.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from bayeslora.metrics.compare import Comparison, ComparisonRow
+from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.adapter_changes import AdapterChange
@@ -92,10 +93,10 @@ def standing(
     `wide` holds the same scores with the intervals to test for overlap; None tests those of
     `scores`.
     """
-    apart = scores if wide is None else wide
     best = best_index(key, scores)
     if best is None:
         raise ValueError("no scores to choose from")
+    apart = [_distance(key, score) for score in (scores if wide is None else wide)]
     tied = tuple(
         label
         for index, (label, score) in enumerate(zip(labels, apart, strict=True))
@@ -109,6 +110,14 @@ def standing(
         and math.isclose(score.value, scores[best].value, rel_tol=1e-12, abs_tol=1e-15)
     )
     return Standing(labels[best], scores[best], tied, len(scores) - 1, equal=equal)
+
+
+def _distance(key: str, score: Score) -> Score:
+    """Return the distance from zero of a score for which zero is best; other scores unchanged."""
+    if ORDERED[key].goal != 0:
+        return score
+    near, far = sorted((abs(score.low), abs(score.high)))
+    return Score(abs(score.value), 0.0 if score.low <= 0 <= score.high else near, far)
 
 
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
@@ -134,7 +143,7 @@ def standing_of(
 ) -> Standing:
     """Find the best method by a score, which all have.
 
-    Where the best method is paired with another in `comparison`, their difference decides.
+    Differences in `comparison` decide if its reference is the best method, else intervals do.
     """
     labels = [method.label for method in methods]
     scores = [method.scores[key] for method in methods]
@@ -143,29 +152,13 @@ def standing_of(
         for method in methods
     ]
     best = standing(key, labels, scores, wide)
-    pairs = {
-        label: _pair(comparison, key, best.label, label) for label in labels if label != best.label
-    }
-    tied = tuple(
-        label
-        for label, pair in pairs.items()
-        if (label in best.tied if pair is None else not pair.is_clear(key))
-    )
+    if comparison is None or comparison.reference != best.label:
+        return best
+    clear = {row.name for row in comparison.rows if row.is_clear(key)}
+    tied = tuple(label for label in labels if label != best.label and label not in clear)
     equal = tuple(label for label in best.equal if label in tied)
-    if comparison is None or None in pairs.values():
-        return replace(best, tied=tied, equal=equal)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
     return replace(best, tied=tied, equal=equal, paired=f"{over_seeds}row by row")
-
-
-def _pair(comparison: Comparison | None, key: str, best: str, other: str) -> ComparisonRow | None:
-    """Return the row with the difference of two methods; None if not measured."""
-    if comparison is None or key not in comparison.keys:
-        return None
-    if comparison.reference not in (best, other):
-        return None
-    apart = other if comparison.reference == best else best
-    return next((row for row in comparison.rows if row.name == apart), None)
 
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
@@ -195,14 +188,19 @@ class Facts:
 
     Attributes:
         methods: All methods, at least one, with their seeds pooled.
-        comparison: Paired differences from the method of lowest NLL; None if methods were not
-            scored on the same rows.
+        comparisons: Score -> paired differences from the best method by it, as `pair` returns them;
+            empty if methods were not scored on the same rows.
         sets: Name -> label of each out-of-distribution set.
     """
 
     methods: Sequence[Assessed]
-    comparison: Comparison | None = None
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     sets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Paired differences from the method of lowest NLL, in every compared score."""
+        return self.comparisons.get("nll")
 
     @cached_property
     def labelled(self) -> list[Assessed]:
@@ -230,7 +228,7 @@ class Facts:
     def _standing(self, key: str) -> Standing | None:
         if not self.labelled or not self.same_classes:
             return None
-        return standing_of(key, self.labelled, self.comparison)
+        return standing_of(key, self.labelled, self.comparisons.get(key))
 
     @cached_property
     def detectors(self) -> dict[str, tuple[Standing, OODScores]]:
@@ -257,7 +255,7 @@ class Facts:
         scored = [method for method in self.methods if key in method.scores]
         if key not in ORDERED or not scored or not self.same_classes:
             return [False] * len(self.methods)
-        best = standing_of(key, scored, self.comparison)
+        best = standing_of(key, scored, self.comparisons.get(key))
         return best.marks([method.label for method in self.methods])
 
     def marks_on(self, name: str) -> list[bool]:

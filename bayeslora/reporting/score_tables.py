@@ -41,7 +41,8 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 """Uncertainties listed only in `scores.json` and `scores.csv`: entropy equals the total, and the
 aleatoric part is not designed to detect out-of-distribution examples."""
 
-BOLD = "Bold: best or tied with it; no bold: no clear difference."
+BOLD = "Bold: best or tied; no bold: no clear difference."
+TIED_BY_INTERVALS = "Tied with the best of a column: intervals overlap."
 DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
@@ -94,7 +95,7 @@ def score_table(
         Row((method.name,), cells)
         for method, cells in zip(methods, zip(*values, strict=True), strict=True)
     )
-    words = _scored(methods, facts), _how_to_read(methods, sets, facts)
+    words = _scored(methods, facts), _how_to_read(methods, sets, shown, facts)
     return Table(words[0], ("Method",), tuple(columns), rows, words[1])
 
 
@@ -117,7 +118,8 @@ def detection_table(
     marks = f" {bold(facts)}" if len(rows) > 1 else ""
     caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
-    notes = f"The set is the positive class; {_brackets(methods)}."
+    ties = f" {TIED_BY_INTERVALS}" if len(rows) > 1 else ""
+    notes = f"The set is the positive class; {_brackets(methods)}.{ties}"
     return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
 
 
@@ -165,8 +167,8 @@ def _ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts}). {BOLD}"
     notes = (
-        "The set is the positive class; higher = more uncertain. Tied with the best: intervals"
-        f" overlap; {_brackets(methods)}."
+        f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
+        f" {TIED_BY_INTERVALS}"
     )
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
@@ -218,24 +220,36 @@ def _scored(methods: Sequence[Scores], facts: Facts | None) -> str:
     return f"Scores on {size} {kind} {'example' if rows == [1] else 'examples'}.{marks}"
 
 
-def _how_to_read(methods: Sequence[Scores], sets: Mapping[str, str], facts: Facts | None) -> str:
+def _how_to_read(
+    methods: Sequence[Scores], sets: Mapping[str, str], keys: Sequence[str], facts: Facts | None
+) -> str:
     bins = " or ".join(map(str, sorted({method.num_bins for method in methods})))
     results = [method.ood[s] for method in methods for s in sets if s in method.ood]
-    ties = "Tied with the best: intervals overlap."
-    if facts is not None and facts.comparison is not None:
-        ties = (
-            "Tied with the best: the paired difference is not clear or, where the two are not"
-            " paired below, intervals overlap."
-        )
     parts = (
         f"Calibration errors in {bins} bins; {_brackets(methods)}.",
-        ties if len(methods) > 1 else "",
+        _ties(keys, facts) if len(methods) > 1 else "",
         f"AUROC by {_words(results)}." if results else "",
         REFLECTED_NOTE if any(REFLECTED & {*method} for method in methods) else "",
         clamped_note(methods),
         sets_note(methods),
     )
     return " ".join(filter(None, parts))
+
+
+def _ties(keys: Sequence[str], facts: Facts | None) -> str:
+    """Return which methods a table marks as tied with the best of a column."""
+    compared = {} if facts is None else facts.comparisons
+    paired = [COLUMNS[key].title for key in keys if key in compared]
+    overlap = "intervals overlap"
+    if "overconfidence" in keys:
+        overlap += f" ({COLUMNS['overconfidence'].title} without its sign)"
+    if not paired:
+        return f"Tied with the best of a column: {overlap}."
+    return (
+        f"Tied with the best of a column: for {listed(paired)}, the paired difference from it is"
+        " within chance (its interval holds 0, or p is 0.05 or more with Holm's correction);"
+        f" otherwise, {overlap}."
+    )
 
 
 def clamped_note(scores: Sequence[Scores]) -> str:

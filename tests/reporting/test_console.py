@@ -1,12 +1,16 @@
 """Tables for the terminal."""
 
+import math
+
 import pytest
 
 from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.compare import compare
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.metrics.scores import Score
 from bayeslora.plain_text import display_columns
 from bayeslora.reporting.console import compare_table, scores_table, summary_line
+from bayeslora.reporting.overview import labels_needed
 from bayeslora.reporting.text import number
 
 
@@ -137,3 +141,23 @@ def test_the_last_line_names_the_miscalibrated(make):
     assert all(name in text for name in ("sharp", "fine"))
     assert not line(fine)[1]
     assert line(make("m", labelled=False)) == ("", False)
+
+
+def test_the_last_line_says_how_many_examples_could_tell(make):
+    scores = evaluate(make("few", rows=60), num_resamples=200)
+    gap = scores["overconfidence"]
+    [text, warns] = summary_line([scores])
+    assert not warns
+    assert "60 labelled examples" in text
+    assert f"about {labels_needed(gap, 60):,} " in text
+
+
+@pytest.mark.parametrize(
+    ("gap", "needed"),
+    [((0.0, -0.1, 0.1), 240), ((0.1, -0.1, 0.3), 240), ((0.03, -0.02, 0.08), 170)],
+    ids=["until it is small", "until it excludes zero", "the earlier of both"],
+)
+def test_labels_needed_follow_the_width_of_the_interval(gap, needed):
+    """60 (0.1 / 0.05)², 60 (0.2 / 0.1)², and 60 (0.05 / 0.03)² = 166.7, rounded up."""
+    assert labels_needed(Score(*gap), 60) == needed
+    assert labels_needed(Score(gap[0], math.nan, math.nan), 60) is None

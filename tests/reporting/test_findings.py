@@ -78,7 +78,7 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
 
 def words(methods, comparison=None, sets=None):
     """Return the sentences by key, without the marks around names."""
-    facts = Facts(methods, comparison, sets or {})
+    facts = Facts(methods, {} if comparison is None else {"nll": comparison}, sets or {})
 
     def plain(text):
         text = text.replace("\N{NO-BREAK SPACE}", " ")
@@ -205,7 +205,7 @@ def test_methods_on_other_examples_are_said_to_be():
 
 def test_no_better_than_a_coin():
     method = assessed("m", ood={"near": detected(0.52, 0.47, 0.57)})
-    facts = Facts([method], None, {"near": "near"})
+    facts = Facts([method], {}, {"near": "near"})
     finding = detection(facts, "near")
     assert finding.kind == "warning"
     assert "0.5" in finding.sentences[-1]
@@ -232,7 +232,7 @@ def test_detection_states_sizes_and_false_alarms():
 def test_no_threshold_is_advised_that_flags_half_the_examples_or_by_a_useless_score(
     result, is_advised
 ):
-    facts = Facts([assessed("m", ood={"far": result})], None, {"far": "far"})
+    facts = Facts([assessed("m", ood={"far": result})], {}, {"far": "far"})
     [sentence] = [sentence for sentence in advice(facts).sentences if "far" in sentence]
     assert sentence.startswith("Flag") == is_advised
     finding = detection(facts, "far")
@@ -267,7 +267,7 @@ def test_some_methods_blind_to_a_set_are_named():
         assessed("a", ood={"far": detected(0.9, 0.88, 0.92)}),
         assessed("b", ood={"far": detected(0.5, 0.5, 0.5)}),
     ]
-    facts = Facts(pairs, None, {"far": "far"})
+    facts = Facts(pairs, {}, {"far": "far"})
     last = detection(facts, "far").sentences[-1]
     assert "0.5" in last
     assert "\u2068b\u2069" in last
@@ -312,4 +312,4 @@ def test_the_verb_agrees_with_the_bins(missed, bins, verb):
 
 
 def test_one_method_has_no_pair():
-    assert pair([assessed("m")], Asked(num_resamples=10)) is None
+    assert pair([assessed("m")], Asked(num_resamples=10)) == {}

@@ -31,7 +31,7 @@ def first_screen(*items, ood=None):
     methods = pool(assess(gather(list(items), ood), Asked(num_resamples=200)))
     named = [dataclasses.replace(method.scores, name=method.title) for method in methods]
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(Facts(methods, None, sets), every_fit(methods), named)
+    return overview(Facts(methods, {}, sets), every_fit(methods), named)
 
 
 def composed(items, ood=None):
@@ -44,11 +44,11 @@ def document_of(items, ood=None, title="t"):
     """Return the facts of a report, and its whole document."""
     options = Asked(num_resamples=100)
     methods = assess(gather(items, ood), options)
-    comparison = pair(methods, options)
+    comparisons = pair(methods, options)
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
     drawings = dict.fromkeys(CAPTIONS, Figure("", ()))
-    analysis = Analysis(methods, comparison, sets)
+    analysis = Analysis(methods, comparisons, sets)
     return analysis, compose(title, analysis, drawings, provenance={}, settings={})
 
 
@@ -114,6 +114,7 @@ def test_the_numbers_are_those_of_the_scores(make):
     handed = order[: round(0.2 * len(order))]
     right = (predictions.prediction == predictions.labels)[handed].mean()
     assert "20" in person.title
+    assert "person" in person.detail
     assert person.value.startswith(f"{100 * round(right, 3):.1f}")
 
 
@@ -167,16 +168,49 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     assert best_by_nll(blocks) == [{"one"}] * 3
 
 
-def test_a_pair_decides_whichever_of_the_two_is_the_reference():
-    """a has the lowest NLL and is the reference, b has the highest accuracy, c is paired with a."""
+def marked(methods, title):
+    """Return the methods marked in a column of the table of methods."""
+    _, blocks = composed(methods)
+    [table] = [block for block in blocks if isinstance(block, Table) and block.name == "scores"]
+    [place] = [place for place, column in enumerate(table.columns) if column.title == title]
+    return {row.headings[0] for row in table.rows if row.cells[place].best}
+
+
+def test_marks_of_a_column_depend_on_no_method_that_leads_another(make):
+    """The paired difference is clear though intervals overlap, whichever method has lowest NLL."""
+    first, calibrated = make("first", sharpness=3.0), make("calibrated")
+    probs = np.array(first.probs)
+    right = np.flatnonzero(first.prediction == first.labels)[:16]
+    probs[right] = np.roll(probs[right], 1, axis=1)  # 16 errors more
+    second = first.replace(probs=probs, name="second", total=None, aleatoric=None, epistemic=None)
+    assert marked([first, second], "Accuracy") == {"first"}
+    assert marked([first, second, calibrated], "NLL") == {"calibrated"}
+    assert marked([first, second, calibrated], "Accuracy") == {"first", "calibrated"}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "tied"),
+    [((0.050, -0.051), ("b",)), ((0.01, -0.09), ()), ((-0.02, 0.05), ("b",))],
+)
+def test_gaps_are_tied_by_their_size(gaps, tied):
+    methods = [
+        Assessed(
+            Method(name, name, None, {}), {"overconfidence": Score(gap, gap - 0.02, gap + 0.02)}
+        )
+        for name, gap in zip("ab", gaps, strict=True)
+    ]
+    assert standing_of("overconfidence", methods).tied == tied
+
+
+def test_only_differences_from_the_best_method_decide():
     zero = Score(0.0, 0.0, 0.0)
 
     def row(name, accuracy):
         return ComparisonRow(name, {"accuracy": zero}, {"accuracy": accuracy})
 
-    rows = row("a", zero), row("b", Score(0.02, 0.01, 0.03)), row("c", Score(0.01, 0.005, 0.02))
+    rows = row("a", zero), row("b", Score(-0.02, -0.03, -0.01)), row("c", Score(-0.01, -0.03, 0.01))
     comparison = Comparison("nll", "a", 100, 15, 100, 0, rows)
-    values = {"a": 0.80, "b": 0.82, "c": 0.81}
+    values = {"a": 0.82, "b": 0.80, "c": 0.81}
     methods = [
         Assessed(
             Method(name, name, None, {}), {"accuracy": Score(value, value - 0.05, value + 0.05)}
@@ -184,7 +218,9 @@ def test_a_pair_decides_whichever_of_the_two_is_the_reference():
         for name, value in values.items()
     ]
     standing = standing_of("accuracy", methods, comparison)
-    assert (standing.label, standing.tied, standing.paired) == ("b", ("c",), "")
+    assert (standing.label, standing.tied, standing.paired) == ("a", ("c",), "row by row")
+    elsewhere = dataclasses.replace(comparison, reference="b")
+    assert standing_of("accuracy", methods, elsewhere).tied == ("b", "c")
 
 
 def test_up_to_two_methods_are_named_in_the_title(make):

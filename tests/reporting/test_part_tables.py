@@ -247,6 +247,6 @@ def test_what_may_be_chance_is_no_clear_sign(p, clear):
         )
         for name, item in (("a", assessed(p)), ("b", assessed(0.5)))
     ]
-    choice = Facts(pair, None, {}).choice
+    choice = Facts(pair, {}, {}).choice
     assert len(choice.equal) == 1
     assert ("clear" in choice.reasons[-1]) == clear

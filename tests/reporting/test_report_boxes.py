@@ -30,7 +30,7 @@ def boxes(predictions, ood=None):
     """Return the keys of the findings that a report marks as warnings."""
     methods = assess(gather(predictions, ood), Asked(num_resamples=50))
     sets = dict.fromkeys(ood or {}, "far")
-    facts = Facts(methods, None, sets)
+    facts = Facts(methods, {}, sets)
     return [finding.key for finding in findings(facts) if finding.kind == "warning"]
 
 

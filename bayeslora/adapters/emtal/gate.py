@@ -1,7 +1,7 @@
 """The up projection of a feed-forward network, gated by a router during training.
 
     ω = K · softmax(x Rᵀ / τ)              per token; the mean over the K experts is 1
-    y = (x Wᵀ + b + s · B A x) · (1 + f (ω_e − 1)),       e = expert of the unit
+    y = (x Wᵀ + b + s · x (B A)ᵀ) · (1 + f (ω_e − 1)),       e = expert of the unit
 
 The gate acts on the pre-activation, including the bias, as published. In a gated network (SwiGLU)
 the up projection is a factor of the input of the down projection, so that this input is gated. f

@@ -72,9 +72,8 @@ def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
             many = "" if passes == "1" else f" (passes: {passes})"
             text = f"  {entry['name']}".ljust(indent) + entry["summary"] + _origin(entry) + many
             _show_wrapped(text, " " * indent)
-    show(
-        "\n`bayeslora methods NAME` shows the source and options of a method, --json all defaults."
-    )
+    show()
+    _show_wrapped("`bayeslora methods NAME` shows source and options, --json all defaults.", "")
 
 
 def _named(

@@ -11,7 +11,12 @@ from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE, FitPlan, Posterior, P
 
 @dataclass(frozen=True)
 class MLE(Posterior):
-    """Maximum likelihood: softmax regression on the features, no prior."""
+    """Maximum likelihood: softmax regression on the features.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n]
+
+    There is no prior.
+    """
 
     name: ClassVar[str] = "mle"
     is_point: ClassVar[bool] = True
@@ -25,7 +30,12 @@ class MLE(Posterior):
 
 @dataclass(frozen=True)
 class MAP(Posterior):
-    """Maximum a posteriori under a Gaussian prior on the head weights."""
+    """Maximum a posteriori under a Gaussian prior on the head weights.
+
+        Ŵ = argmin −(1/N) Σ_n log softmax(W φ_n)[y_n] + ‖W‖² / (2 σ0² N) ,   σ0² = τ² / mean ‖φ‖²
+
+    τ is the prior scale.
+    """
 
     prior_scale: PriorScale = DEFAULT_PRIOR_SCALE
 
@@ -47,7 +57,12 @@ class MAP(Posterior):
 
 @dataclass(frozen=True)
 class TemperatureScaling(Posterior):
-    """A point estimate whose logits are divided by a temperature fitted to held-out rows."""
+    """A point estimate whose logits are divided by a temperature.
+
+        p(y | x) = softmax(z(x) / T) ,   T = argmin −Σ_n log softmax(z(x_n) / T)[y_n]
+
+    The sum is over held-out rows.
+    """
 
     name: ClassVar[str] = "temperature"
     is_point: ClassVar[bool] = True

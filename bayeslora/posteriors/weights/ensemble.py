@@ -1,4 +1,10 @@
-"""An ensemble: several networks, trained from different seeds, that predict together."""
+"""An ensemble: several networks, trained from different seeds, that predict together.
+
+    p(y | x) = (1/M) Σ_m p_m ,   p_m = softmax(z_m(x))
+    epistemic uncertainty = H[p] − (1/M) Σ_m H[p_m]
+
+Source: Lakshminarayanan, Pritzel and Blundell 2017, arXiv 1612.01474.
+"""
 
 from __future__ import annotations
 

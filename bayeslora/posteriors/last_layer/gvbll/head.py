@@ -1,11 +1,12 @@
 """Generative last layer (G-VBLL) in conjugate form: class means are random, Σ is estimated.
 
     y ~ Cat(π),   φ | y = c ~ N(μ_c, Σ),   μ_c ~ N(m0, Σ/κ),   Σ = a ((1 − ρ) S + ρ t I)
+    q(μ_c) = N(m_c, S_c),   m_c = m0 + n_c / (n_c + κ) (φ̄_c − m0),   S_c = Σ / (n_c + κ)
+    p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ)
 
-Given Σ, the posterior of the means is exact, q(μ_c) = N(m_c, S_c) with S_c = Σ / (n_c + κ), and so
-is the prediction p(c | φ) ∝ π_c N(φ; m_c, S_c + Σ), so no bound is optimised. ρ shrinks the scatter
-S of the rows (`scatter.py`), and a > 1 compensates for features that are not Gaussian; both are
-chosen by the NLL of held-out rows (`choice.py`).
+Given Σ, the posterior q of the means is exact, and so is the prediction: no bound is optimised. ρ
+shrinks the scatter S of the rows (`scatter.py`), and a > 1 compensates for features that are not
+Gaussian; both are chosen by the NLL of held-out rows (`choice.py`).
 
 The adapter trains with a softmax layer by maximum likelihood; `fit` replaces it in predictions.
 

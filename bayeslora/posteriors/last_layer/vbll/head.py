@@ -1,12 +1,10 @@
 """Variational Bayesian last layer: a Gaussian over the weights of each class.
 
     z_c = θ_cᵀφ,   p(y | φ, Θ) = softmax(z)_y,   θ_c ~ N(m0_c, σ0² I),   q(Θ) = Π_c N(μ_c, S_c)
+    min over q:   −(1/N) Σ_n bound_n + KL(q ‖ prior) / N,   bound_n ≤ E_q log p(y_n | φ_n, Θ)
 
-While the adapter trains, q is updated by gradient steps on
-
-    −(1/B) Σ_batch bound(φ_n, y_n; q)  +  KL(q ‖ prior) / N
-
-or by closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
+While the adapter trains, q is updated by gradient steps on the objective of a batch, or by
+closed-form refits. Afterwards `fit` finds the optimum for the final features in closed form,
 at the trained means or over the means too (`polish.py`), and stores it separately from the training
 parameters.
 

@@ -1,4 +1,9 @@
-"""Options of Monte Carlo dropout."""
+"""Options of Monte Carlo dropout.
+
+    p(y | x) = (1/S) Σ_s softmax(z(x; ε_s)) ,   ε_s the dropout mask of pass s
+
+Source: Gal and Ghahramani 2016, arXiv 1506.02142.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Laplace-LoRA: a Laplace approximation over the adapter's weights, linearised for prediction.
 
-    q(θ) = N(θ̂, (H + δI)⁻¹),   z(x) ~ N( f(x; θ̂), J(x) (H + δI)⁻¹ J(x)ᵀ ),   J = ∂z/∂θ [C, P]
+    q(θ) = N(θ̂, (H + δI)⁻¹),   H = Σ_n J_nᵀ (diag p_n − p_n p_nᵀ) J_n,   J = ∂z/∂θ [C, P]
+    z(x) ~ N( f(x; θ̂), J(x) (H + δI)⁻¹ J(x)ᵀ )
 
 θ are the free weights of the adapters (A and B of LoRA, the columns of S²FT, and the core Θ of
 PoLAR, whose X and Y are point estimates) and those of the last layer. The mean is the trained
