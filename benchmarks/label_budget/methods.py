@@ -64,6 +64,7 @@ _GRADIENT, _LOW_GRADIENT = "polar_gradient", "polar_gradient:lr=0.004"
 METHODS = MAIN | {
     "polar-vbll, cv 0": Method("polar", "vbll"),
     "polar-vbll, cv 0, refitted means": Method("polar", "vbll:polish_mean=refit"),
+    "last layer alone, cv": Method("none", "vbll", "cv"),
     "lora-ensemble": Method("lora", "ensemble:num_members=3"),
     "lora-dropout": Method("lora", "mc_dropout"),
     # The default until rule 11 was decided.
