@@ -77,8 +77,11 @@ METHODS = MAIN | {
     "polar-vbll, 5 epochs at 0.004, gradient start, cv": Method(
         _LOW_GRADIENT, "vbll", "cv", epochs=5
     ),
-    "polar-mle, head rate of vbll, cv": Method("polar", "mle", "cv", head_lr=5e-3),
-    "polar-vbll, head rate of mle, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
+    # VBLL's rate in fits of 128 rows or fewer, and that of MLE.
+    "polar-mle, head rate 0.05, cv": Method("polar", "mle", "cv", head_lr=0.05),
+    "lora-mle, head rate 0.05, cv": Method("lora", "mle", "cv", head_lr=0.05),
+    "polar-mle, head rate 0.005, cv": Method("polar", "mle", "cv", head_lr=5e-3),
+    "polar-vbll, head rate 0.02, cv": Method("polar", "vbll:head_lr=0.02", "cv"),
     "lora-mle, 5 epochs, cv": Method("lora", "mle", "cv", epochs=5),
     "lora-vbll, 5 epochs, cv": Method("lora", "vbll", "cv", epochs=5),
     "lora-laplace, 5 epochs": Method("lora", "laplace:prior_precision=marglik", epochs=5),
