@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, blank_pixels, extra_tokens, read_pixels
 from bayeslora.backbones.load import Backbone, Kind, lasting_name
-from bayeslora.backbones.middle import MiddleLayer, middle_layer
+from bayeslora.backbones.middle import MiddleLayer, mean_state, middle_layer
 from bayeslora.backbones.prefix import (
     LayerSplit,
     PrefixStates,
@@ -56,7 +56,7 @@ _KEPT_BYTES = 4 << 30
 # States that take less time to compute are not worth a file.
 _WORTH_SECONDS = 1.0
 # Version; increase it when a change of this package changes the states of a backbone.
-_STATES = 1
+_STATES = 2
 # Relative to the largest value; real differences exceed rounding by orders of magnitude.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
@@ -84,7 +84,7 @@ class PreparedTexts:
         """Return some of the texts, without copying their states."""
         prefix = self.prefix
         if prefix is not None:
-            prefix = replace(prefix, spans=prefix.spans[list(rows)])
+            prefix = prefix.take(rows)
         contexts = None if self.contexts is None else self.contexts[list(rows)]
         known = None if self.known is None else self.known[list(rows)]
         tokens = self.tokens.take(rows)
@@ -95,6 +95,8 @@ class PreparedTexts:
         batch = self.tokens.pad(rows)
         if self.prefix is not None:
             batch["hidden"] = self.prefix.pad(rows)
+            if self.prefix.middle is not None:
+                batch["middle"] = self.prefix.middle[list(rows)]
         if self.contexts is not None:
             batch["contexts"] = self.contexts[list(rows)]
         if self.known is not None:
@@ -134,9 +136,7 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "last":
         rows, steps = (torch.arange(n, device=hidden.device) for n in attention_mask.shape)
         return hidden[rows, (attention_mask * steps).argmax(1)].float()
-    states = hidden.float()
-    weights = attention_mask.unsqueeze(-1).float()
-    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+    return mean_state(hidden, attention_mask)
 
 
 class FeatureExtractor(nn.Module):
@@ -303,11 +303,11 @@ class FeatureExtractor(nn.Module):
 
     def _run(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the features of a batch, and the mean states [B, d] in the middle."""
-        if self.middle is None:
-            return self(batch), None
+        if self.middle is None or "middle" in batch:
+            return self(batch), batch.get("middle")
         with self.middle.watched() as states:
             features = self(batch)
-        return features, pool(states[0], batch["attention_mask"].to(states[0].device), "mean")
+        return features, mean_state(states[0], batch["attention_mask"])
 
     def batches(self, lengths: NDArray[np.int64], batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of texts with [N] lengths in batches of similar length."""
@@ -366,9 +366,9 @@ class Encoder(FeatureExtractor):
                 "passes run one text at a time",
                 backbone.name,
             )
-        layer = middle_layer(backbone.model, self._split.start) if padded else None
+        layer = middle_layer(backbone.model) if padded else None
         if layer is not None and self._cached_answer(
-            f"middle from {self._split.start}", lambda: layer.reads_tokens(self._run_unequal)
+            "middle", lambda: layer.reads_tokens(self._run_unequal)
         ):
             self.middle = layer
 
@@ -424,6 +424,11 @@ class Encoder(FeatureExtractor):
             return PreparedTexts(tokens, self._prefix(tokens, advance, keep=keep))
         finally:
             self.model.train(was_training)
+
+    @property
+    def _middle_is_frozen(self) -> bool:
+        """Whether the middle is below the split, so that its states are computed once."""
+        return self.middle is not None and self.middle.number < self._split.start
 
     def probe(self) -> PreparedTexts:
         """Return two short texts of unequal length, without template and states."""
@@ -576,6 +581,7 @@ class Encoder(FeatureExtractor):
             device=self.backbone.device,
             batch_size=1 if self.one_by_one else _PREFIX_BATCH,
             advance=advance,
+            middle=self.middle if self._middle_is_frozen else None,
         )
         took_long = time.perf_counter() - start >= _WORTH_SECONDS
         if keep and took_long and may_keep(states.num_bytes) and current().is_first:
@@ -592,7 +598,11 @@ class Encoder(FeatureExtractor):
             if not path.is_file():
                 return None
             return load_states(
-                path, spans_of(tokens.lengths), self.num_scaled, self.backbone.cache_dtype
+                path,
+                spans_of(tokens.lengths),
+                self.num_scaled,
+                self.backbone.cache_dtype,
+                with_middle=self._middle_is_frozen,
             )
         except (OSError, InputError) as error:
             logger.warning("%s; running the frozen layers again", error)
@@ -619,7 +629,9 @@ class Encoder(FeatureExtractor):
     def _key(self, tokens: Tokens | Pixels) -> str:
         # Clones that share the cache may compute in another precision.
         dtype = next(self.model.parameters()).dtype
-        digest = hashlib.sha256(f"{self.backbone.fingerprint}|{dtype}|{self._split.start}".encode())
+        middle = self.middle.number if self.middle and self._middle_is_frozen else None
+        content = f"{self.backbone.fingerprint}|{dtype}|{self._split.start}|{middle}"
+        digest = hashlib.sha256(content.encode())
         digest.update(tokens.lengths.tobytes())
         for item in tokens.arrays():
             digest.update(item.tobytes())

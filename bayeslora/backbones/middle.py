@@ -19,9 +19,15 @@ from bayeslora.layer_list import find_layers
 
 @dataclass(frozen=True)
 class MiddleLayer:
-    """A layer whose input states are taken while the model runs."""
+    """A layer whose input states are taken while the model runs.
+
+    Attributes:
+        layer: The layer.
+        number: Its index.
+    """
 
     layer: nn.Module
+    number: int
 
     @contextmanager
     def watched(self) -> Iterator[list[Tensor]]:
@@ -49,18 +55,18 @@ class MiddleLayer:
         return len(states) == 1 and states[0].ndim == 3 and states[0].shape[:2] == mask.shape
 
 
-def middle_layer(model: nn.Module, first_running: int = 0) -> MiddleLayer | None:
-    """Return the layer at half of a model's depth, or the first that runs if that is higher.
-
-    Args:
-        model: The model.
-        first_running: Index of the first layer that runs for every text.
-
-    Returns:
-        The layer; None if the model has no list of layers.
-    """
+def middle_layer(model: nn.Module) -> MiddleLayer | None:
+    """Return the layer at half of a model's depth; None if the model has no list of layers."""
     try:
         _, layers = find_layers(model)
     except InputError:
         return None
-    return MiddleLayer(layers[max(first_running, len(layers) // 2)])
+    number = len(layers) // 2
+    return MiddleLayer(layers[number], number)
+
+
+def mean_state(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the mean [B, d] float32 of the states [B, T, d] at positions whose mask is 1."""
+    states = states.float()
+    weights = attention_mask.to(states.device).unsqueeze(-1).float()
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)

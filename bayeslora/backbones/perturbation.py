@@ -115,7 +115,8 @@ def open_inputs(encoder: Encoder, prepared: PreparedTexts, rows: Sequence[int]) 
     """
     backbone, device = encoder.backbone, encoder.backbone.device
     batch = {name: item.to(device) for name, item in prepared.collate(rows).items()}
-    batch.pop("hidden", None)
+    for name in ("hidden", "middle"):
+        batch.pop(name, None)
     if backbone.kind == "vision":
         values = batch.pop("pixel_values")
         std, mean = (

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bayeslora.backbones.images import Pixels, run_vision
+from bayeslora.backbones.middle import MiddleLayer, mean_state
 from bayeslora.backbones.tokens import Tokens, length_batches, model_inputs
 from bayeslora.disk_cache import make_room, mark_used
 from bayeslora.errors import InputError
@@ -29,7 +30,7 @@ from bayeslora.processes import current
 from bayeslora.tensor_files import read_sealed, write_sealed
 
 _IN_MEMORY_BYTES = 2 << 30
-_VALUES = "values"
+_VALUES, _MIDDLE = "values", "middle"
 
 
 class _Reached(Exception):  # noqa: N818 - carries a result up through the model, not an error
@@ -205,15 +206,24 @@ class PrefixStates:
     Attributes:
         values: [sum of lengths, d] in the cache's dtype, in memory or memory-mapped.
         spans: [N, 2] int64: text n holds rows `spans[n, 0]` to `spans[n, 1]`.
+        middle: [N, d] float32, mean states of each text's tokens in the middle of the backbone, if
+            that is below the split; else None.
     """
 
     values: Tensor
     spans: Tensor
+    middle: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Size of the states in bytes."""
-        return self.values.numel() * self.values.itemsize
+        means = 0 if self.middle is None else self.middle.numel() * self.middle.itemsize
+        return self.values.numel() * self.values.itemsize + means
+
+    def take(self, rows: Sequence[int]) -> PrefixStates:
+        """Return the states of some of the texts, without copying the values."""
+        middle = None if self.middle is None else self.middle[list(rows)]
+        return replace(self, spans=self.spans[list(rows)], middle=middle)
 
     def pad(self, rows: Sequence[int]) -> Tensor:
         """Return [B, T, d]: the states of `rows`, padded with zeros on the right."""
@@ -228,11 +238,14 @@ def save_states(path: Path, states: PrefixStates) -> None:
         OSError: The file cannot be written.
     """
     make_room(path)
-    write_sealed(path, {_VALUES: states.values})
+    middle = {} if states.middle is None else {_MIDDLE: states.middle}
+    write_sealed(path, {_VALUES: states.values, **middle})
     mark_used(path)
 
 
-def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> PrefixStates:
+def load_states(
+    path: Path, spans: Tensor, width: int, dtype: torch.dtype, *, with_middle: bool
+) -> PrefixStates:
     """Read what `save_states` wrote for texts of the same lengths.
 
     Args:
@@ -240,18 +253,20 @@ def load_states(path: Path, spans: Tensor, width: int, dtype: torch.dtype) -> Pr
         spans: [N, 2] int64, as in `PrefixStates`.
         width: Hidden size d.
         dtype: Dtype of the states.
+        with_middle: Whether the middle of the backbone is below the split.
 
     Raises:
         InputError: The file is damaged or has other content.
     """
     tensors, _ = read_sealed(path)
-    if [*tensors] != [_VALUES]:
+    if {*tensors} != {_VALUES, *([_MIDDLE] if with_middle else [])}:
         raise InputError(f"{path} does not contain states of frozen layers")
-    values = tensors[_VALUES]
-    if values.shape != (int(spans[-1, 1]), width) or values.dtype != dtype:
+    values, middle = tensors[_VALUES], tensors.get(_MIDDLE)
+    shapes = [values.shape, (len(spans), width) if middle is None else middle.shape]
+    if shapes != [(int(spans[-1, 1]), width), (len(spans), width)] or values.dtype != dtype:
         raise InputError(f"{path} contains states of other texts")
     mark_used(path)
-    return PrefixStates(values, spans)
+    return PrefixStates(values, spans, middle)
 
 
 def spans_of(lengths: NDArray[np.int64]) -> Tensor:
@@ -270,6 +285,7 @@ def compute_prefix(
     device: torch.device,
     batch_size: int,
     advance: Callable[[int], object],
+    middle: MiddleLayer | None = None,
 ) -> PrefixStates:
     """Run the layers below the split once over all texts.
 
@@ -281,23 +297,31 @@ def compute_prefix(
         device: Device of the model; the states are stored on the CPU.
         batch_size: Texts per pass.
         advance: Called with the number of texts after each pass, for a progress bar.
+        middle: A layer below the split whose mean input states are kept; None for none.
     """
     lengths = tokens.lengths
     spans = spans_of(lengths)
     values = _allocate(int(lengths.sum()), width, dtype)
+    means = None if middle is None else torch.zeros(len(lengths), width)
     world = current()
     if world.size > 1:
         values.zero_()
     for taken in world.rounds(length_batches(lengths, batch_size)):
         rows, is_own = world.turn(taken)
         inputs = tokens.pad(rows)
-        hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
+        watched = nullcontext() if middle is None else middle.watched()
+        with watched as states:
+            hidden = split.prefix(**model_inputs(inputs, device)).to("cpu", dtype)
         if is_own:
             indices = torch.cat([torch.arange(start, end) for start, end in spans[rows].tolist()])
             values[indices] = hidden[inputs["attention_mask"].bool()]
+            if means is not None and states:
+                means[rows] = mean_state(states[0], inputs["attention_mask"]).cpu()
         advance(sum(map(len, taken)))
     world.merge_(values)
-    return PrefixStates(values, spans)
+    if means is not None:
+        world.merge_(means)
+    return PrefixStates(values, spans, means)
 
 
 def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:

@@ -142,7 +142,7 @@ class FitLaws(LastLayerCase):
     def test_a_prior_that_is_not_chosen_is_that_of_the_training(self) -> None:
         """`choose_prior=False` makes epochs comparable."""
         head = self.make()
-        head.fit(self.toy(), self.held_out(), choose_prior=False)
+        head.fit(self.toy(), choose_prior=False)
         expected = self.training_prior_scale
         assert head.report().get("prior_scale", expected) == pytest.approx(expected)
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from architectures import UNCUT, backbone
 from foreign_models import FAMILIES, saved
+from refusal import refused
 from torch import nn
 
 from bayeslora.backbones.encoder import Encoder, pool
 from bayeslora.backbones.middle import middle_layer
+from bayeslora.backbones.prefix import load_states, save_states
 from bayeslora.backbones.sequence import SequenceEncoder, load_sequence_classifier
 from bayeslora.backbones.tokens import model_inputs
 
@@ -28,23 +30,41 @@ def expected(reader, texts, layer):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["bert", "llama", "modernbert", "qwen2"])
 @pytest.mark.parametrize("start", [0, 1, 2])
-def test_states_are_those_of_the_layer_at_half_depth_or_the_first_that_runs(name, start):
+def test_states_are_those_of_the_layer_at_half_depth_cached_or_not(name, start):
     host, path = backbone(name)
+    layer = host.model.config.num_hidden_layers // 2
     reader = Encoder(host, layers_path=path, start=start, max_length=32)
-    features, middle = reader.features_and_middle(reader.prepare(TEXTS), batch_size=2)
-    layer = max(start, host.model.config.num_hidden_layers // 2)
+    prepared = reader.prepare(TEXTS)
+    assert (prepared.prefix is not None and prepared.prefix.middle is not None) == (start > layer)
+    features, middle = reader.features_and_middle(prepared, batch_size=2)
     torch.testing.assert_close(middle, expected(reader, TEXTS, layer), atol=1e-5, rtol=1e-5)
     assert torch.equal(features, reader.features(reader.prepare(TEXTS), batch_size=2))
 
 
 @torch.no_grad()
-def test_some_rows_have_the_same_states():
+@pytest.mark.parametrize("start", [1, 2])
+def test_some_rows_have_the_same_states(start):
     host, path = backbone("llama")
-    reader = Encoder(host, layers_path=path, start=1, max_length=32)
+    reader = Encoder(host, layers_path=path, start=start, max_length=32)
     prepared = reader.prepare(TEXTS)
     _, every = reader.features_and_middle(prepared)
-    _, some = reader.features_and_middle(prepared, rows=[3, 0])
-    torch.testing.assert_close(some, every[[3, 0]], atol=1e-6, rtol=1e-6)
+    for part, rows in ((prepared, [3, 0]), (prepared.take([4, 3, 0]), [1, 2])):
+        _, some = reader.features_and_middle(part, rows=rows)
+        torch.testing.assert_close(some, every[[3, 0]], atol=1e-6, rtol=1e-6)
+
+
+def test_cached_states_come_back_from_disk(tmp_path):
+    host, path = backbone("llama")
+    reader = Encoder(host, layers_path=path, start=2, max_length=32)
+    states = reader.prepare(TEXTS).prefix
+    file = tmp_path / "states"
+    save_states(file, states)
+    like = states.spans, states.values.shape[1], states.values.dtype
+    again = load_states(file, *like, with_middle=True)
+    assert torch.equal(again.values, states.values)
+    assert torch.equal(again.middle, states.middle)
+    with refused("input"):
+        load_states(file, *like, with_middle=False)
 
 
 @pytest.mark.parametrize("name", UNCUT)

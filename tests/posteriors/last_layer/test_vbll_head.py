@@ -244,6 +244,18 @@ def test_means_that_were_never_trained_are_refitted(caplog):
     assert torch.equal(made.mean_weight, torch.ones(3, 4, dtype=F64))
 
 
+def test_epochs_are_compared_by_the_posterior_that_is_used():
+    """Kept means have the same prior then, not that of the training."""
+    made = build_head(VBLL(polish_mean="trained"), 4, 3)
+    made.set_mean(torch.ones(3, 4))
+    train, held_out = (Features(*toy(rows=rows)) for rows in (30, 20))
+    variances = []
+    for chooses in (False, True):
+        made.fit(train, held_out, choose_prior=chooses)
+        variances.append(made.predict(held_out).variance)
+    torch.testing.assert_close(*variances)
+
+
 @pytest.mark.parametrize("covariance", FAMILIES)
 def test_fit_takes_the_configured_covariance(covariance):
     features, labels = toy()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -190,8 +189,6 @@ class VBLLHead(LastLayerDefaults, nn.Module):
         config, is_trained = self.config, self._is_trained()
         if config.polish_mean == "trained" and not is_trained:
             logger.warning("the last layer has no trained weights to keep, so they are refitted")
-        if isinstance(config.prior_scale, str) and not choose_prior:
-            config = replace(config, prior_scale=self.training_prior_scale)
         polisher = Polisher(
             config,
             train,
@@ -200,6 +197,7 @@ class VBLLHead(LastLayerDefaults, nn.Module):
             validation,
             self.prior_mean,
             self.families,
+            fixed_scale=None if choose_prior else self.training_prior_scale,
         )
         trained = self._start(train, self.mean, self.covariance) if is_trained else None
         polished = polisher.fit(self._start(train, *self._posterior()), trained)

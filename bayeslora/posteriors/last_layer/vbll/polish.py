@@ -273,6 +273,8 @@ class Polisher:
             `empirical-bayes`, as `auto` does here, and means `validation` are refitted.
         prior_mean: [C, d]; None for zero.
         families: Families by the names in `config`.
+        fixed_scale: Prior scale of refitted means in the place of one that must be chosen, where
+            epochs are compared; None chooses it.
     """
 
     config: VBLL
@@ -282,6 +284,7 @@ class Polisher:
     validation: Features | None = None
     prior_mean: Tensor | None = None
     families: Mapping[str, type[Covariance]] = field(default_factory=lambda: FAMILIES)
+    fixed_scale: float | None = None
 
     def fit(self, start: Start | None = None, trained: Start | None = None) -> Polished:
         """Fit the posterior as configured.
@@ -302,10 +305,12 @@ class Polisher:
         scale = self.config.prior_scale
         if not isinstance(scale, str):
             return self._fit(scale, start, hold_mean=hold_mean)
-        if scale == "validation" and self.validation is not None:
+        if scale == "validation" and self.validation is not None and self.fixed_scale is None:
             return self._on_grid(start, hold_mean=hold_mean)
         if hold_mean:
             return self._fit(HELD_PRIOR_SCALE, start, hold_mean=True)
+        if self.fixed_scale is not None:
+            return self._fit(self.fixed_scale, start, hold_mean=False)
         if scale == CROSS_VALIDATION and self._wide_is_better():
             return self._fit(WIDE_PRIOR_SCALE, start, hold_mean=False)
         return self._learned(start)
