@@ -283,9 +283,9 @@ def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
         "PMI_RANK": "1",
         "PMI_SIZE": "",
     }
-    told = forked.command(*words, tmp_path / "told", env=variables)
-    _, err = told.communicate()
-    assert told.returncode == 0, err
+    done = forked.command(*words, tmp_path / "told", env=variables)
+    _, err = done.communicate()
+    assert done.returncode == 0, err
     expected, actual = (
         load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "told")
     )
