@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,10 @@ module."""
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that affect a fit's results."""
     names = ("bayeslora", "torch", "transformers", "pyro-ppl", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+_version = cache(version)  # it parses the metadata of a package
 
 
 @dataclass(frozen=True)

@@ -462,13 +462,9 @@ class BayesianClassifier:
         drawing = Drawing.of(
             fitted.posterior, num_samples=num_samples, link=link, seed=seed, unknown=unknown_labels
         )
-        rows = data
-        if not isinstance(data, CheckedRows):
-            stream = open_for(fitted.record, data, fitted.columns, keep)
-            rows = CheckedRows.of(fitted.record, stream, unknown_labels)
-        say_fitted_to(fitted.record, rows.data_hash, rows.stream.source)
-        with world.first_holds(partial(writing_to, out)):
-            predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
+        stream = open_for(fitted.record, data, fitted.columns, keep)
+        rows = CheckedRows.of(fitted.record, stream, unknown_labels)
+        predict_to_file(fitted, rows, drawing, out, overwrite=overwrite)
 
     def calibrate(
         self,

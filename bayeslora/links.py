@@ -98,6 +98,12 @@ def link_probabilities(
     return _decompose(probs, information)
 
 
+def nll(probs: Tensor, labels: Tensor) -> float:
+    """Return the mean negative log-likelihood of [N, C] float64 probabilities, in nats per row."""
+    picked = probs.gather(1, labels[:, None])[:, 0]
+    return float(-picked.clamp_min(torch.finfo(probs.dtype).tiny).log().mean())
+
+
 def entropy(probs: Tensor) -> Tensor:
     """Return the entropy of [..., C] probabilities in nats, [...]."""
     terms: Tensor = torch.special.entr(probs)

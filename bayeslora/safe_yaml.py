@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.files import check_readable
 
 MOST_CHARACTERS = 200_000
 """Characters of a document; PyYAML takes seconds for more, and options fill a page."""
@@ -14,6 +16,23 @@ MOST_LEVELS = 32
 
 MOST_DIGITS = 400
 """Digits of an integer; the largest float has 309, and Python refuses to read more than 4,300."""
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the value of a YAML file; see `load_yaml`.
+
+    Raises:
+        InputError: The file is missing or cannot be read, or as `load_yaml`; the message names it.
+    """
+    check_readable(path)
+    try:
+        return load_yaml(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from None
+    except InputError as error:
+        raise error.within(path) from None
 
 
 def load_yaml(text: str) -> Any:

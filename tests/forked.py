@@ -12,8 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         "pandas",  # Arrow imports it
         "peft",
@@ -37,7 +37,7 @@ class Forked:
     def __init__(self, target, *arguments, env=None):
         self._files = [Path(tempfile.mkstemp(prefix="bayeslora-")[1]) for _ in range(2)]
         environment = {**os.environ, **(env or {})}
-        self._process = _CONTEXT.Process(
+        self._process = CONTEXT.Process(
             target=_begin,
             args=(target, arguments, environment, Path.cwd(), self._files),
             daemon=True,

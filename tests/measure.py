@@ -60,7 +60,7 @@ class Measure:
         name = shared_name(fixturedef, request.node.nodeid, request.param_index)
 
         def add(seconds):
-            self.results["shared"][name] = max(seconds, self.found["shared"][name])
+            self.results["shared"][name] = max(seconds, self.results["shared"][name])
 
         with self.timed(add):
             return (yield)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from bayeslora.errors import InputError
-from bayeslora.held_out import held_out, settled_order
-from bayeslora.predictions.equal_rows import share_of_equal_rows
+from bayeslora.held_out import held_out, settled_order, share_of_equal_rows
 from bayeslora.predictions.record import Predictions
 
 WHAT = "a last step"

@@ -1,7 +1,9 @@
 """The tests that the list of slow tests names."""
 
+from types import SimpleNamespace
+
 import pytest
-from measure import slow_tests
+from measure import Measure, slow_tests
 
 FILE = "engine/test_fit.py"
 CASE, QUICK = f"{FILE}::test_it", f"{FILE}::test_quick"
@@ -32,3 +34,15 @@ def test_what_did_not_run_stays_until_all_tests_run():
     before = [MADE, "gone/test_it.py::test_it"]
     assert listed(0.6, before) == [MADE, CASE]
     assert listed(0.6, before, whole=True) == [CASE]
+
+
+def test_a_shared_fixture_is_measured_once_per_file():
+    measure = Measure()
+    fixture = SimpleNamespace(scope="module", argname="world")
+    request = SimpleNamespace(node=SimpleNamespace(nodeid=CASE), param_index=0)
+    for _ in range(2):
+        hook = measure.pytest_fixture_setup(fixture, request)
+        next(hook)
+        with pytest.raises(StopIteration):
+            hook.send("the value")
+    assert [*measure.results["shared"]] == [f"{FILE}::world[0]"]

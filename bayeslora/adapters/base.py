@@ -261,7 +261,6 @@ class Adapter(Options):
         hosts: Mapping[str, nn.Linear],
         generator: Generator,
         *,
-        moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
         """Return the adapted layers, not yet inserted into the model; their change is zero.
@@ -270,11 +269,10 @@ class Adapter(Options):
             model: The backbone.
             hosts: The linear layers to adapt, by their dotted names.
             generator: Source of randomness, on the CPU.
-            moments: Second moments of the layers' inputs by name, if the initialisation uses them.
             blank: Whether to skip work that loaded tensors or `begin` will replace.
 
         Raises:
-            InputError: The adapter does not fit a layer, or a second moment is missing.
+            InputError: The adapter does not fit a layer.
         """
         raise NotImplementedError
 
@@ -401,18 +399,17 @@ class LowRankAdapter(Adapter):
         """The factor s in front of the product of the factors."""
         return 1.0 if self.alpha is None else self.alpha / self.r
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return the initial factors of one layer; their change is zero.
+
+        Not called if `begin` replaces factors that are taken from the weight.
 
         Args:
             weight: [out, in], frozen.
             generator: Source of randomness, on the CPU.
-            moment: Second moment of the layer's inputs, if the initialisation uses it.
 
         Raises:
-            InputError: The rank exceeds the layer's size, or the second moment is missing.
+            InputError: The rank exceeds the layer's size.
         """
         raise NotImplementedError
 
@@ -422,7 +419,6 @@ class LowRankAdapter(Adapter):
         hosts: Mapping[str, nn.Linear],
         generator: Generator,
         *,
-        moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
         """Return a `LowRank` for each layer; see `Adapter.make_sites`."""
@@ -436,7 +432,7 @@ class LowRankAdapter(Adapter):
                 starts.append(
                     blank_factors(host.out_features, host.in_features, self.r)
                     if blank and self.from_weight
-                    else self.start(host.weight, generator, (moments or {}).get(name))
+                    else self.start(host.weight, generator)
                 )
         return [
             LowRank(name, host, factors, self.scale, self.dropout)

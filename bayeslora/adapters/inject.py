@@ -10,7 +10,6 @@ from torch import Generator, Tensor, nn
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.site import Site
-from bayeslora.adapters.stats import SecondMoment
 from bayeslora.errors import InputError
 
 
@@ -19,7 +18,6 @@ def inject(
     config: Adapter,
     seed: int,
     *,
-    moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
 ) -> list[Site]:
     """Replace linear layers of `model` by adapted layers, in place, and freeze the rest.
@@ -30,19 +28,18 @@ def inject(
         model: The host; only adapter parameters still require a gradient afterwards.
         config: The adapter's options.
         seed: Seed of the random initialisation; the same seed gives the same factors.
-        moments: Second moments of the inputs of the adapted layers by name, for CorDA and for S²FT
-            if it selects by them.
         blank: Whether to skip an initialisation from the weights and start with zeros, or without
-            columns, because the adapter's tensors will be loaded.
+            columns, because the adapter's tensors will be loaded. An adapter that starts from
+            training rows is always blank until its `begin`.
 
     Returns:
         The sites, in module order.
 
     Raises:
-        InputError: See `find_targets`; or the rank exceeds a layer's size, a second moment is
-            missing, or S²FT selects by gradients. The model is then unchanged.
+        InputError: See `find_targets`; or the rank exceeds a layer's size. The model is then
+            unchanged.
     """
-    return inject_at(model, config.targets(model), config, seed, moments=moments, blank=blank)
+    return inject_at(model, config.targets(model), config, seed, blank=blank)
 
 
 def inject_at(
@@ -51,7 +48,6 @@ def inject_at(
     config: Adapter,
     seed: int,
     *,
-    moments: Mapping[str, SecondMoment] | None = None,
     blank: bool = False,
 ) -> list[Site]:
     """Inject adapters into the linear layers with exactly these names; see `inject`.
@@ -61,7 +57,8 @@ def inject_at(
     """
     hosts = {name: linear_at(model, name) for name in names}
     generator = Generator().manual_seed(seed)
-    return put(model, config.make_sites(model, hosts, generator, moments=moments, blank=blank))
+    blank = blank or config.starts_from_rows
+    return put(model, config.make_sites(model, hosts, generator, blank=blank))
 
 
 def put(model: nn.Module, sites: Sequence[Site]) -> list[Site]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.stats import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,7 @@ class LoRA(LowRankAdapter):
         """The factor s in front of the change."""
         return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return a random first factor and a zero second factor."""
         out_features, in_features = weight.shape
         return kaiming_zero(out_features, in_features, self.r, generator)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from bayeslora.adapters.factors import Factors
-    from bayeslora.adapters.stats import SecondMoment
 
 # Directions beyond the requested r, so that a few iterations separate the r well.
 _OVERSAMPLING = 8
@@ -58,9 +57,7 @@ class PiSSA(LowRankAdapter):
         NotNegative, "Decoupled weight decay of both factors towards their initial values."
     ] = 0.0
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return the factors of the principal part of the weight."""
         return pissa(weight, self.r, self.scale, generator, self.niter)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import check_readable
-from bayeslora.safe_yaml import load_yaml
+from bayeslora.safe_yaml import read_yaml
 
 _WITH_OPTIONS = ("adapter", "posterior", "layer_sampling", "quality_retaining", "verbaliser")
 _BY_TASK = ("multi_task", "validation")
@@ -45,15 +43,7 @@ def fill(args: argparse.Namespace) -> None:
 
 
 def _read(path: str) -> Mapping[Any, Any]:
-    check_readable(path)
-    try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from None
-    except InputError as error:
-        raise error.within(path) from None
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, Mapping):

@@ -122,8 +122,7 @@ def _sites(clone: Backbone, adapter: Adapter, seed: int, *, is_fresh: bool) -> l
     """
     if not adapter.has_sites:
         return []
-    blank = not is_fresh or adapter.starts_from_rows
-    sites = inject(clone.model, adapter, seed, blank=blank)
+    sites = inject(clone.model, adapter, seed, blank=not is_fresh)
     if is_fresh:
         adapter.check_start(clone.model, [site.name for site in sites])
     return sites

@@ -33,7 +33,7 @@ from bayeslora.engine.side_by_side import (
 )
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
-from bayeslora.posteriors.feature_scores.options import check_feature_scores, settled_scores
+from bayeslora.posteriors.feature_scores.options import settled_scores
 from bayeslora.posteriors.registry import OWN_SOFTMAX
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import Examples, class_names, data_hash
@@ -78,7 +78,6 @@ def calibrate(
     race: SideBySide | None = None
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows.features, rows)
-        check_feature_scores(feature_scores, posterior)
     classes, size = fitted.network.head.mean_weight.shape
     sizes = TrainingSizes(classes, size, len(train))
     posterior = settle_posterior(posterior, sizes)

@@ -22,12 +22,11 @@ from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.settings import Choices, LabelledExamples, TrainingData, TrainingSettings
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import AnyLogits
 from bayeslora.plain_text import counted
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.logit_scale import best_scale
-from bayeslora.posteriors.scores import nll
 from bayeslora.tasks.splits import grouped_folds, split_examples, stratified_folds
 
 logger = logging.getLogger(__name__)

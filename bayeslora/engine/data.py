@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
+from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
 from bayeslora.predictions.checks import check_further
-from bayeslora.predictions.equal_rows import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
 from bayeslora.tasks.readers import as_texts, kept, load_rows, open_examples

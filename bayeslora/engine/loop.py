@@ -53,10 +53,9 @@ from bayeslora.engine.retaining.loss import Retained, Retaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
 from bayeslora.engine.settings import TrainingSettings, plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
-from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.types import TrainingRun, WeightTraining
 from bayeslora.processes import current
 from bayeslora.runtime import restored_random_state

@@ -265,10 +265,9 @@ class FittedModel:
     def with_posterior(self, config: Posterior) -> FittedModel:
         """Return the same network with an unfitted posterior that starts from the current mean.
 
-        Raises:
-            InputError: As `check_takes`.
+        Args:
+            config: Options of a posterior that the network takes; see `check_takes`.
         """
-        self.check_takes(config)
         head = last_layer(
             config,
             config.start_from(self.network.head),

@@ -21,6 +21,7 @@ from bayeslora.engine.data import (
     CheckedRows,
     Unknown,
     classes_for,
+    say_fitted_to,
     say_truncation,
     unknown_labels,
 )
@@ -193,7 +194,8 @@ def predict_to_file(
 ) -> None:
     """Write the predictions of rows to a file, resuming an interrupted run.
 
-    Several processes share the passes inside `processes.together`; only the first writes.
+    Warns if the classifier was fitted to the rows. Several processes share the passes inside
+    `processes.together`; only the first writes.
 
     Args:
         fitted: The classifier.
@@ -206,6 +208,7 @@ def predict_to_file(
         InputError: There are pieces of other predictions beside `out`, the rows have changed, or
             another process is writing to `out`.
     """
+    say_fitted_to(fitted.record, rows.data_hash, rows.stream.source)
     world, parts = current(), PredictionParts(out)
     model = {"model": fitted.fingerprint, "device": str(fitted.network.feature_scale.device)}
 

@@ -98,6 +98,8 @@ class AlternatingTrainer(Trainer):
             restore: Called before each checkpoint; recreates the directory if it was deleted.
         """
         sampler = LengthBatchSampler(train.texts.tokens.lengths, settings.batch_size, settings.seed)
+        # Accelerate wraps nothing: to the Trainer, each of several processes is alone.
+        self.network = network
         self._batches = sampler
         self._validate = validate
         self._update_head = update_head
@@ -123,12 +125,6 @@ class AlternatingTrainer(Trainer):
         )
         # It prints to stdout, which belongs to results.
         self.remove_callback(PrinterCallback)
-
-    @property
-    def network(self) -> Network:
-        """The unwrapped network."""
-        network: Network = self.accelerator.unwrap_model(self.model)
-        return network
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of similar length in an order fixed by seed and epoch."""

@@ -16,9 +16,8 @@ from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.protocols import Protocol, protocol
-from bayeslora.files import check_readable
 from bayeslora.option_checks import KINDS, LARGEST_SEED, Draws, Link, check_integer, checked
-from bayeslora.safe_yaml import load_yaml
+from bayeslora.safe_yaml import read_yaml
 from bayeslora.tasks.corruptions import SEVERITIES, Corruption
 from bayeslora.tasks.description import is_description, read_description
 
@@ -180,15 +179,7 @@ def read_grid(path: str | Path) -> Grid:
     Raises:
         InputError: The file, a key or a value in it is wrong; the message names the key.
     """
-    check_readable(path)
-    try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from None
-    except InputError as error:
-        raise error.within(path) from None
+    content = read_yaml(path)
     try:
         return as_grid(content)
     except InputError as error:

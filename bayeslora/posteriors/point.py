@@ -1,4 +1,4 @@
-"""Point estimates of the last layer: maximum likelihood, and maximum a posteriori.
+"""Point estimates of the last layer: maximum likelihood, maximum a posteriori, a temperature.
 
     MLE   minimise  mean_n −log softmax(W φ_n)_{y_n}
     MAP   the same + ‖W − M‖² / (2 σ0² N),   W ~ N(M, σ0²) entry by entry, σ0² = τ² / mean ‖φ‖²
@@ -23,6 +23,7 @@ from bayeslora.option_checks import check_count
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.types import LastLayerDefaults
+from bayeslora.recalibration.temperature import best_inverse
 
 _STEPS = 200
 
@@ -250,3 +251,48 @@ class AroundPoint(LastLayerDefaults, nn.Module):
     def set_mean_sq_norm(self, value: float) -> None:
         """Set the features' mean squared norm, which converts prior scales to precisions."""
         self.point.set_mean_sq_norm(value)
+
+
+class TemperedHead(PointHead):
+    """Softmax regression whose logits are divided by one number; a `LastLayer`.
+
+    Source: Guo, Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2.
+
+    Attributes:
+        temperature: T, the divisor of the logits, float64 scalar; 1 before `fit`.
+    """
+
+    uses_training_features = False
+    temperature: Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def of(cls, config: Posterior, num_features: int, num_classes: int, **options: Any) -> Self:
+        """Return the head of options, which have no prior."""
+        del config, options
+        return cls(num_features, num_classes)
+
+    @torch.no_grad()
+    def fit(
+        self, train: Features, validation: Features | None = None, *, choose_prior: bool = True
+    ) -> None:
+        """Fit the temperature of lowest NLL on the validation rows, if any, else on `train`.
+
+        Rows that the weights were trained on yield a temperature that is too low.
+        """
+        check_fit(train, validation)
+        rows = train if validation is None else validation
+        logits = super().predict(rows).mean
+        self.temperature.fill_(1 / best_inverse(logits.cpu().numpy(), rows.targets.cpu().numpy()))
+
+    @torch.no_grad()
+    def predict(self, rows: Features) -> GaussianLogits:
+        """Return the scaled logits, without variance, in float64."""
+        return super().predict(rows).scaled(1 / float(self.temperature))
+
+    def report(self) -> dict[str, float | str]:
+        """Return the temperature."""
+        return {"temperature": float(self.temperature)}

@@ -14,13 +14,11 @@ named have their usual names (see `questions`). In the prompt, `{text}` is the q
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError, unknown_choice
-from bayeslora.files import check_readable
 from bayeslora.plain_text import shown
-from bayeslora.safe_yaml import load_yaml
+from bayeslora.safe_yaml import read_yaml
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.questions import QUESTIONS
 
@@ -51,13 +49,7 @@ def read_description(path: str) -> TaskDescription:
     Raises:
         InputError: The file is missing or not YAML, or a key or value is not allowed.
     """
-    check_readable(path)
-    try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from None
-    except InputError as error:
-        raise error.within(path) from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} must be a mapping, such as `question: stem`")
     for key, value in content.items():

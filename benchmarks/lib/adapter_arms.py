@@ -8,7 +8,7 @@ nor on the rate.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
+from bayeslora.adapters.site import Site
 from bayeslora.adapters.stats import SecondMoment, second_moments
 from bayeslora.adapters.targets import find_targets
 from bayeslora.files import atomic_file
@@ -181,6 +182,23 @@ MEMORY_ARMS: dict[str, Arm] = {
 """Arms of `adapter_memory`."""
 
 
+@dataclass(frozen=True)
+class ContextRows:
+    """Known second moments, as `bayeslora.adapters.base.TrainingRows`."""
+
+    model: nn.Module
+    sites: Sequence[Site]
+    known: Mapping[str, SecondMoment]
+
+    def moments(self, count: int, texts: Sequence[str] | None = None) -> Mapping[str, SecondMoment]:
+        """Return the known second moments."""
+        return self.known
+
+    def backward(self, count: int) -> None:
+        """Raise, as an arm has no rows with labels."""
+        raise NotImplementedError
+
+
 def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
     """Return the initial tensors of an adapter that starts from the weights, cached on disk."""
     context = setting.texts.contexts[arm.context] if arm.context else None
@@ -192,8 +210,11 @@ def start_of(setting: Setting, arm: Arm) -> dict[str, Tensor]:
     if not file.is_file():
         model = open_model(setting.source)
         config = _configured(arm, 1.0)
-        moments = None if context is None else moments_of(model, config, context)
-        tensors = adapter_state(inject(model, config, 0, moments=moments))
+        moments = {} if context is None else moments_of(model, config, context)
+        sites = inject(model, config, 0)
+        if config.starts_from_rows:
+            config.begin(ContextRows(model, sites, moments))
+        tensors = adapter_state(sites)
         with atomic_file(file) as temporary:
             save_file(tensors, str(temporary))
     return load_file(file)

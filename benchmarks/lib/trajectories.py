@@ -15,17 +15,15 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bayeslora import VBLL, options
+from bayeslora import VBLL, links, options
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import TrainingSettings
 from bayeslora.files import read_json, write_json
-from bayeslora.links import link_probabilities
 from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory
-from bayeslora.posteriors import scores
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.examples import data_hash
@@ -155,4 +153,4 @@ def validation_nll(
 
 def nll(logits: Logits, labels: Tensor) -> float:
     """Return the mean negative log-likelihood in nats, with the `mc` link."""
-    return scores.nll(link_probabilities(logits).probs, labels)
+    return links.nll(links.link_probabilities(logits).probs, labels)

@@ -9,14 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
-from tiny_hosts import moments_on, tiny_llama
+from tiny_hosts import inject_with, moments_on, tiny_llama
 
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.corda.start import corda
-from bayeslora.adapters.inject import inject
 from bayeslora.adapters.pissa import pissa
 from bayeslora.adapters.stats import SecondMoment
-from bayeslora.testing.adapter import stack
 
 F64 = torch.float64
 
@@ -143,16 +141,6 @@ def test_what_cannot_be_decomposed_is_named(moments, r, named):
         corda(normal(8, 6), moments, r, 1.0)
 
 
-def test_moments_are_asked_for_by_layer():
-    model = stack()
-    config = CorDA(r=2, target_modules=("layers.0", "head"))
-    moments = moments_on(model, ["layers.0"], torch.randn(5, 6))
-    with refused("input", "head", "'corda'"):
-        inject(model, config, seed=0, moments=moments)
-    with refused("input", "layers.0", "'corda'"):
-        inject(model, config, seed=0)
-
-
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("mode", ["ipm", "kpm"])
 def test_peft_starts_at_the_same_product(monkeypatch, mode):
@@ -183,7 +171,7 @@ def test_peft_starts_at_the_same_product(monkeypatch, mode):
         num_layers=None,
     )
     names = [f"layers.{n}.self_attn.{kind}" for n in range(3) for kind in ("q_proj", "v_proj")]
-    for site in inject(host, ours, seed=0, moments=moments_on(host, names, ids)):
+    for site in inject_with(moments_on(host, names, ids), host, ours):
         layer = theirs.base_model.model.get_submodule(site.name)
         product = 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
         # PEFT works in float32 with an explicit inverse.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from refusal import refused
 from safetensors.torch import save_file
-from tiny_hosts import moments_on, tiny_bert, tiny_llama, tokens
+from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.inject import adapter_state, inject
@@ -22,7 +22,6 @@ from bayeslora.adapters.s2ft.selection import (
     largest_units,
     units_at,
 )
-from bayeslora.adapters.stats import SecondMoment
 from bayeslora.checkpoint import ADAPTER
 from bayeslora.testing.adapter import output, randomise, stack
 
@@ -156,8 +155,10 @@ def test_random_units_are_uniform_over_all_layers():
     assert (counts - 500).abs().max() < 116
 
 
-def chosen(model, config, **options):
-    return {site.name: site.idx.tolist() for site in inject(model, config, seed=0, **options)}
+def chosen(model, config, moments):
+    is_learned = config.selection in ("activation", "product")
+    sites = inject_with(moments, model, config) if is_learned else inject(model, config, seed=0)
+    return {site.name: site.idx.tolist() for site in sites}
 
 
 def full_scores(model, config, squares):
@@ -200,7 +201,7 @@ def test_selections_are_what_they_say(selection, largest):
         }[selection]
     expected = full_scores(model, config, squares)
     if selection != "gradient":
-        assert chosen(model, config, moments=moments) == expected
+        assert chosen(model, config, moments) == expected
         return
     sites = inject(model, config, seed=0, blank=True)
     units = units_at(model, names, config)
@@ -220,24 +221,11 @@ def test_the_choices_differ():
     config = {"o_ratio": 0.4, "d_ratio": 0.3}
     moments = moments_on(model, column_targets(model, S2FT(**config)), tokens())
     choices = [
-        chosen(tiny_llama(), S2FT(**config, selection=selection, largest=largest), moments=moments)
+        chosen(tiny_llama(), S2FT(**config, selection=selection, largest=largest), moments)
         for selection in ("random", "weight", "activation", "product")
         for largest in (True, False)[: 1 if selection == "random" else 2]
     ]
     assert all(choice != other for place, choice in enumerate(choices) for other in choices[:place])
-
-
-def test_what_a_selection_needs_is_said():
-    model = tiny_llama()
-    for selection in ("activation", "product"):
-        with refused("input", "o_proj", "moments"):
-            inject(model, S2FT(selection=selection), seed=0)
-    with refused("input", "'gradient'", "loss"):
-        inject(model, S2FT(selection="gradient"), seed=0)
-    config = S2FT(o_ratio=0, selection="activation")
-    wrong = {name: SecondMoment(torch.eye(5), 1) for name in column_targets(model, config)}
-    with refused("input", "5 inputs", "24"):
-        inject(model, config, seed=0, moments=wrong)
 
 
 def test_a_gradient_that_does_not_come_is_said():
@@ -309,7 +297,7 @@ def test_columns_of_other_models_are_left_alone(tmp_path, selection):
         begin_by_gradient(sites, units, backward, free=free_units(units, away))
         columns = {site.name: site.idx.tolist() for site in sites}
     else:
-        columns = chosen(model, away, moments=moments)
+        columns = chosen(model, away, moments)
     assert not any(taken[n][name] & set(idx) for n in (0, 1) for name, idx in columns.items())
     # Three of twelve heads of four columns, and 18 of 72 channels.
     assert sum(len(idx) for name, idx in columns.items() if "o_proj" in name) == 3 * 4

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tiny_hosts import moments_on, tiny_bert, tiny_llama, tokens
+from tiny_hosts import inject_with, moments_on, tiny_bert, tiny_llama, tokens
 from torch import nn
 
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.factors import Factors
-from bayeslora.adapters.inject import inject
 from bayeslora.adapters.lora import LoRA, kaiming_zero
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.pissa import PiSSA
@@ -104,7 +103,7 @@ class OnContext:
     def put(self, model, seed=0):
         names = find_targets(model, self.config.target_modules, self.config.top_layers)
         moments = moments_on(model, names, self.inputs())
-        return inject(model, self.config, seed=seed, moments=moments)
+        return inject_with(moments, model, self.config, seed)
 
 
 class TestCorDAOnStack(OnContext, OnStack):
@@ -140,7 +139,7 @@ class TestColumnsByProductOnLlama(OnLlama):
 
     def put(self, model, seed=0):
         moments = moments_on(model, column_targets(model, self.config), self.inputs())
-        return inject(model, self.config, seed=seed, moments=moments)
+        return inject_with(moments, model, self.config, seed)
 
 
 def by_hand(dropout=0.0, core=True):

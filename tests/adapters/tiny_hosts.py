@@ -1,8 +1,13 @@
 """Small random hosts for adapter tests: a decoder, an encoder and a plain stack of layers."""
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from bayeslora.adapters.stats import second_moments
+import torch
+from torch import nn
+
+from bayeslora.adapters.inject import inject
+from bayeslora.adapters.stats import SecondMoment, second_moments
 
 SIZES = {
     "vocab_size": 40,
@@ -42,3 +47,22 @@ def moments_on(model, names, inputs):
     return second_moments(
         lambda batch: model(batch["inputs"]), layers, [{"inputs": inputs, "attention_mask": mask}]
     )
+
+
+@dataclass(frozen=True)
+class KnownMoments:
+    """Training rows whose second moments are known, for `begin`."""
+
+    model: nn.Module
+    sites: list
+    known: Mapping[str, SecondMoment]
+
+    def moments(self, count, texts=None):
+        return self.known
+
+
+def inject_with(moments, model, config, seed=0):
+    """Insert adapters that start from second moments of the inputs of their layers."""
+    sites = inject(model, config, seed)
+    config.begin(KnownMoments(model, sites, moments))
+    return sites

@@ -17,6 +17,8 @@ from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.tasks.readers import load_examples
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):

@@ -15,6 +15,8 @@ from bayeslora.backbones import embedded
 from bayeslora.cli.app import main
 from bayeslora.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory):

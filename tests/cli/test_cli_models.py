@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import forked
@@ -285,14 +283,9 @@ def test_what_launchers_tell_accelerate_changes_nothing(run, world, tmp_path):
         "PMI_RANK": "1",
         "PMI_SIZE": "",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "bayeslora", *map(str, words), str(tmp_path / "told")],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = forked.command(*words, tmp_path / "told", env=variables)
+    _, err = done.communicate()
+    assert done.returncode == 0, err
     expected, actual = (
         load_file(tmp_path / name / "adapter.safetensors") for name in ("plain", "told")
     )

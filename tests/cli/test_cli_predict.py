@@ -15,6 +15,7 @@ from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data as checked_rows
+from bayeslora.engine import load
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns
@@ -95,13 +96,13 @@ def test_python_and_files_agree_in_every_byte(clf, data, tmp_path, monkeypatch, 
     assert (tmp_path / f"q{suffix}").read_bytes() == out.read_bytes()
 
 
-def test_rows_that_the_reader_leaves_out_do_not_move_the_others(clf, world, tmp_path):
+def test_rows_that_the_reader_leaves_out_do_not_move_the_others(run, clf, world, tmp_path):
     rows = [{"text": row["text"]} for row in tiny.toy_rows(ROWS, seed=5)]
     data = write_rows(tmp_path / "data.jsonl", [*rows[:3], {"text": " "}, *rows[3:]])
     stream = open_examples(data, DataColumns(), blank="skip")
     checked = checked_rows.CheckedRows.of(clf.record, stream, "error")
     assert [len(examples) for examples, _ in checked.pieces()] == [8, 8, 8, 6]
-    clf.predict_to_file(checked, tmp_path / "p.parquet")
+    run("predict", world.model, data, "--blank", "skip", "--out", tmp_path / "p.parquet")
     assert np.array_equal(Predictions.load(tmp_path / "p.parquet").probs, clf.predict(rows).probs)
 
 
@@ -130,7 +131,7 @@ def test_other_options_are_refused_before_the_model_is_loaded(
         stop_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             write(clf, data, out)
-    monkeypatch.setattr(BayesianClassifier, "from_pretrained", None)
+    monkeypatch.setattr(load, "saved_model", None)
     assert "another seed" in refused(*command(world, data, out), "--seed", 4)
 
 
@@ -181,7 +182,7 @@ def test_pieces_of_changed_data_are_not_kept(clf, data, tmp_path, monkeypatch):
 
 
 def test_a_repeated_id_is_found_before_the_model_is_loaded(refused, world, tmp_path, monkeypatch):
-    monkeypatch.setattr(BayesianClassifier, "from_pretrained", None)
+    monkeypatch.setattr(load, "saved_model", None)
     rows = tiny.toy_rows(ROWS)
     rows[-1]["id"] = rows[0]["id"]
     data = write_rows(tmp_path / "data.jsonl", rows)

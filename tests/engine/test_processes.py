@@ -182,23 +182,29 @@ def test_stdout_and_messages_appear_once(folder):
     assert "--patience" not in errs[1]
 
 
+MEET = """
+from bayeslora.processes import together
+with together() as world:
+    print(world.rank, world.size, world.told(world.rank), flush=True)
+"""
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_launchers(folder, launcher):
-    """Accelerate starts one process if it finds no GPU."""
-    start = {
-        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+def test_launchers(tmp_path, launcher):
+    """The processes of a launcher meet; accelerate starts one process if it finds no GPU."""
+    start, lines = {
+        "torchrun": (["torch.distributed.run", "--nproc-per-node", "2"], ["0 2 0", "1 2 0"]),
+        "accelerate": (["accelerate.commands.launch", "--cpu", "--num_processes", "1"], ["0 1 0"]),
     }[launcher]
-    model = folder / launcher
-    words = fit_words(folder, model, "lora:r=2,num_layers=1", "mle", epochs=1)
+    (tmp_path / "meet.py").write_text(MEET)
     done = subprocess.run(
-        [sys.executable, "-m", *start, "-m", "bayeslora", *words],
+        [sys.executable, "-m", *start, tmp_path / "meet.py"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Saved ") == 1
+    assert sorted(done.stdout.splitlines()) == lines
 
 
 @pytest.mark.parametrize("victim", [1])

@@ -8,6 +8,8 @@ from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
 
+RESAMPLES = bl.evaluate.__kwdefaults__["num_resamples"]
+
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
@@ -43,7 +45,10 @@ def grid(place):
 def finished(place, tmp_path_factory):
     """Return the grid after its run: its content, its directory and its results."""
     content, out = small_grid(place), tmp_path_factory.mktemp("finished") / "out"
-    return content, out, bl.experiment(content, out)
+    with pytest.MonkeyPatch.context() as patch:
+        # The same intervals as in other processes, where `few_resamples` has no effect.
+        patch.setitem(bl.evaluate.__kwdefaults__, "num_resamples", RESAMPLES)
+        return content, out, bl.experiment(content, out)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from bayeslora.experiments.rows import task_rows
 from bayeslora.experiments.store import Store
 from bayeslora.predictions.record import Predictions
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from bayeslora.experiments.grid import read_grid
 from benchmarks.label_budget.methods import MAIN
 from benchmarks.regimes.__main__ import EPOCHS, LEARNING_RATES, LONG
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 
 

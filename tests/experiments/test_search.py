@@ -10,6 +10,7 @@ from bayeslora.errors import InputError
 from bayeslora.experiments import search as searching
 
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install 'bayeslora[tune]'")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from bayeslora.adapters.site import Site
-    from bayeslora.adapters.stats import SecondMoment
 
 _TEXTS = (0.0, 0.05, 0.1, 0.2)
 _IMAGES = (0.0, 2 / 255, 4 / 255, 8 / 255)
@@ -229,7 +228,6 @@ class AMT(Adapter):
         hosts: Mapping[str, nn.Linear],
         generator: Generator,
         *,
-        moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
         """Return a `Pool` for each layer; see `Adapter.make_sites`."""

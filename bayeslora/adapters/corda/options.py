@@ -18,11 +18,7 @@ from bayeslora.errors import InputError, located
 from bayeslora.option_checks import Count, NotNegative, Positive, UpToOne
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.low_rank import LowRank
-    from bayeslora.adapters.stats import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -129,42 +125,22 @@ class CorDA(LowRankAdapter):
             mapping["context"] = f"{len(texts)} texts, sha256 {digest}"
         return mapping
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
-        """Return the factors of the part of the weight that matters most, or least, on the context.
-
-        Raises:
-            InputError: The second moment is missing; see also `start.corda`.
-        """
-        if moment is None:
-            raise InputError(
-                "adapter 'corda' is initialised from second moments of the layer's inputs; pass "
-                "moments from bayeslora.adapters.stats.second_moments (a fit computes them "
-                "itself)"
-            )
-        from bayeslora.adapters.corda.start import corda
-
-        return corda(
-            weight,
-            moment,
-            self.r,
-            self.scale,
-            mode=self.mode,
-            power=self.power,
-            damping=self.damping,
-        )
-
     def begin(self, rows: TrainingRows) -> None:
         """Initialise every site from the second moment of its inputs on the context."""
-        from torch import Generator
-
-        from bayeslora.adapters.corda.start import warn_of_few
+        from bayeslora.adapters.corda.start import corda, warn_of_few
 
         context = self.context if isinstance(self.context, tuple) else None
         moments = rows.moments(self.context_rows, context)
         warn_of_few(moments)
         for site in rows.sites:
             with located(site.name):
-                factors = self.start(site.weight, Generator(), moments[site.name])
+                factors = corda(
+                    site.weight,
+                    moments[site.name],
+                    self.r,
+                    self.scale,
+                    mode=self.mode,
+                    power=self.power,
+                    damping=self.damping,
+                )
                 cast("LowRank", site).begin(factors)

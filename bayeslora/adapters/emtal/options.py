@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.site import Site
-    from bayeslora.adapters.stats import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,7 @@ class EMTAL(LowRankAdapter):
 
         return expert_targets(model, self)
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return LoRA's initial factors, or those of the published code."""
         from bayeslora.adapters.emtal.gate import gaussian
         from bayeslora.adapters.lora import kaiming_zero
@@ -121,7 +118,6 @@ class EMTAL(LowRankAdapter):
         hosts: Mapping[str, nn.Linear],
         generator: Generator,
         *,
-        moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
         """Return a `LowRank` for each layer, gated if its outputs are hidden units.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.factors import Factors
     from bayeslora.adapters.site import Site
-    from bayeslora.adapters.stats import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,7 @@ class PoLAR(LowRankAdapter):
             "outputs; choose constraint='retraction' or absorb_every=0"
         )
 
-    def start(
-        self, weight: Tensor, generator: Generator, moment: SecondMoment | None = None
-    ) -> Factors:
+    def start(self, weight: Tensor, generator: Generator) -> Factors:
         """Return random orthonormal factors around a zero core."""
         from bayeslora.adapters.polar.stiefel import random_factors
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bayeslora.adapters.s2ft.columns import Columns
     from bayeslora.adapters.site import Site
-    from bayeslora.adapters.stats import SecondMoment
 
 LEARNED = ("activation", "gradient", "product")
 """Selections that run training rows."""
@@ -117,7 +116,6 @@ class S2FT(Adapter):
         hosts: Mapping[str, nn.Linear],
         generator: Generator,
         *,
-        moments: Mapping[str, SecondMoment] | None = None,
         blank: bool = False,
     ) -> list[Site]:
         """Return a `Columns` for each layer, without columns if `blank`."""
@@ -130,7 +128,7 @@ class S2FT(Adapter):
         if not blank:
             units = units_at(model, list(hosts), self)
             weights = {name: host.get_parameter("weight") for name, host in hosts.items()}
-            columns = choose_columns(units, weights, self, generator, moments)
+            columns = choose_columns(units, weights, self, generator)
         none = torch.zeros(0, dtype=torch.int64)
         return [Columns(name, host, columns.get(name, none)) for name, host in hosts.items()]
 

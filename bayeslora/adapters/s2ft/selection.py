@@ -100,25 +100,20 @@ def choose_columns(
     Args:
         units: Units of each layer.
         hosts: Weights [out, in] by name of the layer.
-        config: Options.
+        config: Options; any selection but `gradient`, which is of `begin_by_gradient`.
         generator: Source of randomness, on the CPU.
-        moments: Second moments of the layers' inputs by name, if the selection uses them.
+        moments: Second moments of the layers' inputs by name, for the selections `activation` and
+            `product`.
 
     Raises:
-        InputError: The selection is by gradients, or second moments are missing or not finite; see
-            `free_units`.
+        InputError: See `free_units`.
     """
     free = free_units(units, config)
     if config.selection == "random":
         draws = {unit.name: torch.rand(unit.count, generator=generator) for unit in units}
         return largest_units(units, draws, free=free)
-    if config.selection == "gradient":
-        raise InputError(
-            "selection 'gradient' of adapter 's2ft' needs a loss; inject with blank=True and "
-            "call bayeslora.adapters.s2ft.selection.begin_by_gradient (a fit does this itself)"
-        )
     squares = {
-        unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments)
+        unit.name: _squares(unit.name, hosts[unit.name], config.selection, moments or {})
         for unit in units
     }
     return largest_units(units, _scores(units, squares), largest=config.largest, free=free)
@@ -264,23 +259,13 @@ def _scores(units: Sequence[Units], squares: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _squares(
-    name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment] | None
+    name: str, weight: Tensor, selection: str, moments: Mapping[str, SecondMoment]
 ) -> Tensor:
     """Return the squared score of each column, [in] float64."""
     norms = weight.detach().double().square().sum(0).cpu()
     if selection == "weight":
         return norms
-    if moments is None or name not in moments:
-        raise InputError(
-            f"{name}: selection {selection!r} of adapter 's2ft' needs second moments of the "
-            "layer's inputs; pass moments from bayeslora.adapters.stats.second_moments (a fit "
-            "computes them itself)"
-        )
     inputs = moments[name].matrix.diagonal()
-    if len(inputs) != len(norms):
-        raise InputError(
-            f"{name}: the second moment has {len(inputs)} inputs, the layer has {len(norms)}"
-        )
     return inputs if selection == "activation" else inputs * norms
 
 

@@ -120,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check the output, the options and the rows; then load, fit, save and print."""
     from bayeslora.engine.data import check_hold_out
-    from bayeslora.posteriors.feature_scores.options import check_feature_scores
+    from bayeslora.posteriors.feature_scores.options import check_feature_scores, feature_scores
     from bayeslora.posteriors.registry import BEST, resolve_posterior
 
     settle_tasks(args)
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     posterior = None
     if args.posterior != BEST:
         posterior = resolve_posterior(args.posterior or DEFAULT_POSTERIOR)
-        check_feature_scores(args.feature_scores, posterior)
+        check_feature_scores(feature_scores(args.feature_scores), posterior)
     record = _own_record(args)
     columns = columns_for(args, record)
     refuse_tasks(args.multi_task, record, args.model, "TRAIN")
@@ -162,16 +162,14 @@ def _adapt(args: argparse.Namespace) -> None:
 
     idle = ("validation", "hold_out", "feature_scores", "multi_task")
     refuse(args, idle, "has no effect with --new-classes; remove it", "no-effect")
-    if args.posterior is not None:
-        resolve_posterior(args.posterior)
-    if args.adapter is not None:
-        resolve_adapter(args.adapter)
+    posterior = None if args.posterior is None else resolve_posterior(args.posterior)
+    adapter = None if args.adapter is None else resolve_adapter(args.adapter)
     record = _own_record(args)
     if record is None:
         raise InputError(f"--new-classes requires a bayeslora model, but {args.model} is not one")
     rows = read(args.train, args, columns_for(args, record), labels="required")
     classifier = _load(args, None, is_ours=True)
-    adapted = classifier.adapt(rows, posterior=args.posterior, adapter=args.adapter)
+    adapted = classifier.adapt(rows, posterior=posterior, adapter=adapter)
     adapted.save_pretrained(args.out, overwrite=bool(args.overwrite))
     if args.json:
         print_json({"model": str(args.out), "classes": list(adapted.classes)})

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslora.cli.arguments import (
-    LOADING,
     add_columns,
     add_json,
     add_keep,
@@ -96,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the output path, the record and every row; then load the model and predict."""
-    from bayeslora.checkpoint import read_record
+    from bayeslora.checkpoint import read_model, read_record
     from bayeslora.engine.data import CheckedRows
     from bayeslora.posteriors.registry import draws_to_predict, stored_posterior
     from bayeslora.predictions.checks import check_further
@@ -113,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_tasks(files, record, args.model, "DATA")
     posterior = stored_posterior(record.posterior)
 
-    from bayeslora.engine.pieces import Drawing, identity
+    from bayeslora.engine.pieces import Drawing, identity, predict_to_file
 
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
@@ -136,17 +135,20 @@ def run(args: argparse.Namespace) -> None:
 
     rows = world.first_then_all(checked)
 
-    from bayeslora.classifier import BayesianClassifier
     from bayeslora.engine.card import method_name
+    from bayeslora.engine.load import saved_model
     from bayeslora.tasks.union import TASK
 
     overwrite = bool(args.overwrite)
     world.first(partial(parts.refuse, identity(rows, drawing), overwrite=overwrite))
-    loading = given(args, *LOADING)
-    classifier = BayesianClassifier.from_pretrained(args.model, progress=not args.quiet, **loading)
-    classifier.predict_to_file(
-        rows, args.out, unknown_labels=args.unknown_labels, overwrite=overwrite, **options
+    fitted = saved_model(
+        read_model(args.model),
+        args.backbone or record.backbone["name"],
+        progress=not args.quiet,
+        device=args.device,
+        trust_remote_code=bool(args.trust_remote_code),
     )
+    predict_to_file(fitted, rows, drawing, args.out, overwrite=overwrite)
     if world.is_first:
         by_task = bool(record.tasks) and TASK in next(rows.stream.pieces(1)).further
         _report(args, rows, method_name(record, drawing.num_samples), by_task=by_task)

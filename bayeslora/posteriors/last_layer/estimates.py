@@ -66,7 +66,7 @@ class TemperatureScaling(Posterior):
 
     name: ClassVar[str] = "temperature"
     is_point: ClassVar[bool] = True
-    head: ClassVar[str] = "bayeslora.posteriors.last_layer.tempered:TemperedHead.of"
+    head: ClassVar[str] = "bayeslora.posteriors.point:TemperedHead.of"
     shared_head: ClassVar[str] = head
     learns_from: ClassVar[str] = "validation"
     summary: ClassVar[str] = "point estimate with one temperature fitted to held-out rows"

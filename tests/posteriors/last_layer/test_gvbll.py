@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from torch.testing import assert_close
 
 from bayeslora import GVBLL, MLE
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.gvbll import density as gvbll_density
 from bayeslora.posteriors.last_layer.gvbll.choice import SHRINKAGE_GRID, _folds
@@ -26,7 +26,6 @@ from bayeslora.posteriors.last_layer.gvbll.density import (
 )
 from bayeslora.posteriors.last_layer.gvbll.scatter import Scatter
 from bayeslora.posteriors.registry import build_head
-from bayeslora.posteriors.scores import nll
 from bayeslora.testing.last_layer import LastLayerLaws
 from bayeslora.testing.toy import toy
 

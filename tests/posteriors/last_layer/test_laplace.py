@@ -233,8 +233,7 @@ def test_a_precision_at_the_edge_is_said(caplog):
 
 
 def test_validation_chooses_a_better_precision_than_the_default():
-    from bayeslora.links import link_probabilities
-    from bayeslora.posteriors.scores import nll
+    from bayeslora.links import link_probabilities, nll
 
     features, labels = toy(rows=60)
     validation = toy(rows=200, seed=8)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.last_layer.estimates import MAP
@@ -20,7 +20,6 @@ from bayeslora.posteriors.last_layer.prototypes.options import Prototypes
 from bayeslora.posteriors.last_layer.vbll.options import VBLL
 from bayeslora.posteriors.last_layer.vbll.polish import polish
 from bayeslora.posteriors.registry import build_head
-from bayeslora.posteriors.scores import nll
 
 SIZES, WIDTH, ROWS = (3, 2), 6, 40
 CLASSES = sum(SIZES)

@@ -7,8 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 from gaussian_oracles import FAMILIES, bound_for, elbo, matrix
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bayeslora import VBLL
 from bayeslora.posteriors.features import Features
@@ -125,21 +123,17 @@ def test_richer_families_have_higher_bounds():
     assert alone == pytest.approx(reached[4], rel=1e-12)
 
 
-@given(
-    seed=st.integers(0, 1000),
-    tau=st.floats(0.3, 10),
-    rows=st.integers(4, 40),
-    choice=st.tuples(st.sampled_from(CASES), st.booleans()),
-)
-@settings(max_examples=40, deadline=None)
-def test_the_bound_never_falls(seed, tau, rows, choice):
-    (bound, covariance), learn_prior = choice
+@pytest.mark.parametrize("learn_prior", [False, True])
+@pytest.mark.parametrize(("bound", "covariance"), CASES)
+def test_the_bound_never_falls(bound, covariance, learn_prior):
+    seed = 2 * CASES.index((bound, covariance)) + learn_prior
     classes = 2 if bound == "gauss_hermite" else 4
-    features, labels = toy(rows=rows, size=8, classes=classes, seed=seed)
+    # From fewer rows than features to five times as many, under narrow and wide priors.
+    features, labels = toy(rows=4 + 7 * seed % 37, size=8, classes=classes, seed=seed)
     fitted = polish(
         Features(features, labels),
         classes,
-        prior_variance=tau**2,
+        prior_variance=(0.3, 1.0, 3.0, 10.0)[seed % 4] ** 2,
         bound=bound,
         covariance=covariance,
         learn_prior=learn_prior,
@@ -177,8 +171,9 @@ def test_moments_are_those_of_the_stored_covariance(covariance):
 def test_an_eigenbasis_is_a_diagonal_in_that_basis(rows, learn_prior):
     features, labels = toy(rows=rows, size=9)
     basis = torch.linalg.eigh(features.T @ features)[1]
-    fitted = fit(features, labels, covariance="eigenbasis", learn_prior=learn_prior)
-    turned = fit(features @ basis, labels, covariance="diagonal", learn_prior=learn_prior)
+    options = {"learn_prior": learn_prior, "tolerance": 1e-11}
+    fitted = fit(features, labels, covariance="eigenbasis", **options)
+    turned = fit(features @ basis, labels, covariance="diagonal", **options)
     assert fitted.elbo[-1] == pytest.approx(turned.elbo[-1], rel=1e-8)
     # The searches approach from different sides, and the bound is flat at its maximum.
     torch.testing.assert_close(fitted.mean, turned.mean @ basis.T, atol=1e-4, rtol=1e-3)
@@ -239,7 +234,7 @@ def test_precision_is_the_weighted_sum_of_outer_products(monkeypatch):
 def test_stages_before_the_last_change_nothing_but_the_way_there(monkeypatch, size):
     features, labels = toy(rows=40, size=5, classes=3)
     features[0] *= size
-    options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-11}
+    options = {"covariance": "dense", "learn_prior": True, "tolerance": 1e-9}
     staged = fit(features, labels, **options)
     monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: [])
     direct = fit(features, labels, **options)
@@ -252,9 +247,9 @@ def test_a_stage_that_float32_cannot_hold_is_left_out(monkeypatch):
     features[0] *= 1e5
     stages = polishing._rough_stages
     monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: stages(ascent)[1:])
-    single = fit(features, labels, covariance="dense", max_iterations=50)
+    single = fit(features, labels, covariance="dense", max_iterations=15)
     monkeypatch.setattr(polishing, "_rough_stages", lambda ascent: [])
-    assert single.elbo == fit(features, labels, covariance="dense", max_iterations=50).elbo
+    assert single.elbo == fit(features, labels, covariance="dense", max_iterations=15).elbo
 
 
 def test_float32_matrices_are_right_to_rounding():
@@ -311,9 +306,9 @@ def test_a_learned_prior_of_separate_classes_is_the_best(rows, size, classes):
             labels,
             prior_variance=factor * fitted.prior_variance,
             start=fitted.start,
-            tolerance=1e-10,
+            tolerance=1e-8,
         ).elbo[-1]
-        for factor in (0.8, 0.9, 1.0, 1.1, 1.25)
+        for factor in (0.9, 1.0, 1.1)
     )
     # A few times the tolerance: the last round may gain as much as all remaining rounds.
     assert fitted.elbo[-1] == pytest.approx(best, rel=5e-5)
@@ -335,7 +330,7 @@ def test_cross_validation_takes_a_wide_prior_where_labels_follow_the_features(si
     features = centres[labels] + 0.2 * torch.randn(40, 50, generator=generator, dtype=F64)
     if not signal:
         labels = labels[torch.randperm(40, generator=generator)]
-    config = VBLL(prior_scale="cross-validation", num_samples=200)
+    config = VBLL(prior_scale="cross-validation", num_samples=50)
     norm = features.square().sum(1).mean().item()
     polished = Polisher(config, Features(features, labels), 4, norm).fit()
     wide = polished.prior_variance == pytest.approx(WIDE_PRIOR_SCALE**2 / norm)

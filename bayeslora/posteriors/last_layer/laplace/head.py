@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features, check_features, check_fit
 from bayeslora.posteriors.last_layer.laplace.curvature import (
@@ -36,7 +36,6 @@ from bayeslora.posteriors.prior_precision import (
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 from bayeslora.posteriors.features import Features, mean_logits
@@ -28,7 +28,6 @@ from bayeslora.posteriors.last_layer.vbll.bounds import curvature
 from bayeslora.posteriors.last_layer.vbll.covariance import Covariance, Problem
 from bayeslora.posteriors.last_layer.vbll.families import FAMILIES
 from bayeslora.posteriors.last_layer.vbll.options import CROSS_VALIDATION, PRIOR_SCALE_GRID, VBLL
-from bayeslora.posteriors.scores import nll
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,7 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.posteriors.types import Network
 from bayeslora.posteriors.weights.blob.options import BLoB
 from bayeslora.posteriors.weights.draws import replaced, standard_normal
-from bayeslora.posteriors.weights.gaussian import gaussian_kl, initial_root, step_root
-from bayeslora.posteriors.weights.kl_steps import MovesToPrior
+from bayeslora.posteriors.weights.kl_steps import MovesToPrior, gaussian_kl, initial_root, step_root
 from bayeslora.posteriors.weights.random_layers import RandomLayer, check_texts_apart
 
 

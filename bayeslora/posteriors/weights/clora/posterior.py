@@ -47,8 +47,7 @@ from bayeslora.posteriors.types import (
     WeightTraining,
 )
 from bayeslora.posteriors.weights.clora.options import CLoRA
-from bayeslora.posteriors.weights.gaussian import gaussian_kl, initial_root
-from bayeslora.posteriors.weights.kl_steps import KLWeight, kl_weight
+from bayeslora.posteriors.weights.kl_steps import KLWeight, gaussian_kl, initial_root, kl_weight
 from bayeslora.posteriors.weights.random_layers import check_texts_apart
 
 StateNoise = Callable[[Tensor], Tensor]

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from bayeslora.adapters.site import Site
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
-from bayeslora.links import link_probabilities
+from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import GaussianLogits
 from bayeslora.posteriors.features import Features, feature_gradient
 from bayeslora.posteriors.prior_precision import (
@@ -39,7 +39,6 @@ from bayeslora.posteriors.prior_precision import (
     log_marginal_likelihood,
     refine,
 )
-from bayeslora.posteriors.scores import nll
 from bayeslora.posteriors.types import Advance, FinalFit, Network, Rows, WeightDefaults
 from bayeslora.posteriors.weights.laplace_lora.curvature import (
     LAYER_STRUCTURES,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.errors import InputError
-from bayeslora.posteriors.scores import nll
+from bayeslora.links import nll
 from bayeslora.posteriors.types import FinalFit, Network, WeightDefaults, WeightPosterior
 from bayeslora.posteriors.weights.draws import replaced, sampled_logits, standard_normal
 from bayeslora.posteriors.weights.tfb.options import TFB
