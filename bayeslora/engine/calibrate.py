@@ -74,7 +74,7 @@ def calibrate(
     held_out = None if validation is None else fitted.known(validation)
     rows = None if held_out is None else held_out.rows.features
     before = None if held_out is None else fitted.scores_of(held_out)
-    known = fitted.known(train)
+    known = fitted.known(train, to_fit=True)
     race: SideBySide | None = None
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows.features, rows)

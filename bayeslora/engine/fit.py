@@ -86,7 +86,8 @@ def fit_classifier(
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
     choices = _settled(choices, data, backbone, len(final.rows))
-    reading = formats.recorded_reading(choices, backbone, final.rows)
+    read = formats.rows_to_fit(final.rows, choices.format, settings.seed)
+    reading = formats.recorded_reading(choices, backbone, read)
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading

@@ -22,6 +22,7 @@ from bayeslora.engine.settings import Choices
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.tasks.examples import LETTERS, Examples
+from bayeslora.tasks.questions import with_shuffled_options
 
 LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
@@ -90,6 +91,22 @@ def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequen
             "option; leave feature_scores (--feature-scores) out"
         )
     return ()
+
+
+def rows_to_fit(rows: Examples, format: Format | None, seed: int) -> Examples:
+    """Return rows as a fit reads them: with letters, candidates for the next item are shuffled.
+
+    Lists of candidates often have a fixed order, such as the right one first, and a last layer with
+    a row per letter would learn the position. Rows to predict keep their order.
+
+    Args:
+        rows: Training rows.
+        format: Format of questions; None for texts.
+        seed: Seed of the fit.
+    """
+    if format != "letters" or rows.history is None:
+        return rows
+    return with_shuffled_options(rows, seed)
 
 
 def default_template(

@@ -29,6 +29,7 @@ from bayeslora.engine.data import (
     split,
 )
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
@@ -339,13 +340,18 @@ class FittedModel:
             self, record=record, members=members, validation_scores=None, side_by_side=None
         )
 
-    def known(self, rows: Examples) -> KnownRows:
+    def known(self, rows: Examples, *, to_fit: bool = False) -> KnownRows:
         """Return labelled rows with their features, which no posterior of the last layer changes.
+
+        Args:
+            rows: Labelled rows.
+            to_fit: Whether a last layer is fitted to them; see `rows_to_fit`.
 
         Raises:
             InputError: A label is unknown.
         """
-        return KnownRows(rows, feature_rows(self.network, self.prepare(rows)))
+        read = rows_to_fit(rows, format_of(self.record), self.record.seed) if to_fit else rows
+        return KnownRows(rows, feature_rows(self.network, self.prepare(read)))
 
     def scores_of(self, rows: KnownRows) -> Scores:
         """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
