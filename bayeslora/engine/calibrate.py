@@ -240,7 +240,10 @@ def _of_questions(
             f"{whole.name} is an encoder, which cannot choose between options without labels; "
             "choose a decoder"
         )
-    return _answering(network, choices, cut, classes, columns)
+    fitted = _answering(network, choices, cut, classes, columns)
+    mass = formats.letter_mass(choices, network, whole, rows)
+    record = replace(fitted.record, results=fitted.record.results | mass)
+    return replace(fitted, record=record)
 
 
 def _answering(

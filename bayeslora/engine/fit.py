@@ -108,11 +108,12 @@ def fit_classifier(
             abandon(out)
         raise
     _say_advice(network, results)
+    mass = formats.letter_mass(choices, network, whole, data.held_out or read)
     record = ModelRecord(
         **planned | _settled_entries(planned, choices, backbone, reading),
         **_fitted_entries(network, all_data, final, settings),
         num_members=len(members),
-        results=dataclasses.asdict(results[0]) | learnt,
+        results=dataclasses.asdict(results[0]) | learnt | mass,
     )
     fitted = FittedModel(record, network, members, choices.progress)
     rows = None if settings.refit else data.held_out

@@ -29,7 +29,7 @@ from bayeslora.engine.data import (
     split,
 )
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
-from bayeslora.engine.formats import rows_to_fit
+from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
@@ -447,9 +447,10 @@ def refitted_record(
         train: Rows that it was fitted to.
         validation: Held-out rows, or None.
         columns: Columns that the rows were read from.
-        results: Results of the fit; those on the adapter are taken over.
+        results: Results of the fit; those on the network are taken over.
     """
-    adapter = {name: value for name, value in record.results.items() if name == "adapter"}
+    lasting = ("adapter", LETTER_MASS)
+    of_network = {name: record.results[name] for name in lasting if name in record.results}
     return replace(
         record,
         columns=columns.recorded(),
@@ -462,7 +463,7 @@ def refitted_record(
         dropped=dropped_by_split(train=train, validation=validation),
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
-        results=results | adapter,
+        results=results | of_network,
     )
 
 

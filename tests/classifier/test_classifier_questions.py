@@ -455,3 +455,44 @@ def test_the_position_of_the_next_item_gives_nothing_away_in_letters(model):
     assert clf.record.data["train"] == data_hash(read)  # of the rows as the user has them
     same = (fitted_to(data, "options").predict(shown).probs for data in (read, as_questions))
     np.testing.assert_array_equal(*same)
+
+
+@torch.no_grad()
+def vocabulary_share(model, rows):
+    """Return the mean probability of a row's letters as next token, from transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    shares = []
+    for row in rows:
+        options = row["choices"]
+        lines = "\n".join(f"{'ABCD'[k]}) {text}" for k, text in enumerate(options))
+        prompt = f"Pick the correct option.\nQuestion: {row['question']}\n{lines}\nAnswer:"
+        logits = network(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].double()
+        letters = tokenizer.convert_tokens_to_ids(list("ABCD"[: len(options)]))
+        shares.append(logits.softmax(-1)[letters].sum().item())
+    return np.mean(shares)
+
+
+def test_the_share_of_the_letters_in_the_vocabulary_is_recorded(model, tmp_path, caplog):
+    rows, validation = toy_questions(12), toy_questions(8, 1)
+    caplog.set_level("INFO", logger="bayeslora.engine.formats")
+
+    def new(adapter, **more):
+        clf = bl.BayesianClassifier(
+            model, adapter, "map", format="letters", dtype="float32", **OPTIONS, **more
+        )
+        return clf.fit(rows, validation, **({} if adapter == "none" else {"epochs": 1}))
+
+    frozen = new("none")
+    expected = vocabulary_share(model, validation)
+    assert frozen.record.results["letter_mass"] == pytest.approx(expected, rel=1e-4)
+    assert f"{expected:.3g}" in caplog.text
+    untrained = bl.BayesianClassifier(model, format="letters", dtype="float32", **OPTIONS)
+    mass = untrained.zero_shot(texts=validation).record.results["letter_mass"]
+    assert mass == pytest.approx(expected, rel=1e-4)
+    assert new("lora:r=2,lr=1e-2").record.results["letter_mass"] != pytest.approx(expected, 1e-4)
+    frozen.calibrate(rows, posterior="laplace").save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.record.results["letter_mass"] == frozen.record.results["letter_mass"]
+    for clf in (new("none", depth=2), new("none", verbaliser="none")):
+        assert "letter_mass" not in clf.record.results
