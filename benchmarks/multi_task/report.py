@@ -168,6 +168,7 @@ def write_report(results: Results, out: Path, known: Iterable[str]) -> None:
                 shown([row["epochs"][-1][task][key] for row in of_arm])
                 for key in ("accuracy", "nll", "ece")
             ),
+            shown([row["scaled"][task]["ece"] for row in of_arm]),
             shown(
                 [
                     max(e[task]["accuracy"] for e in row["epochs"])
@@ -209,6 +210,7 @@ def write_report(results: Results, out: Path, known: Iterable[str]) -> None:
                     "accuracy",
                     "NLL",
                     "ECE",
+                    "ECE, one temperature",
                     "drop from its best epoch",
                     "accuracy among all classes",
                 ],
