@@ -219,8 +219,8 @@ def letter_mass(
 
     It is the mean over rows of Σ_c p(letter c), the probability of the letters of a row's options
     as next token, in the softmax over the whole vocabulary that the logits of letters are taken
-    from. Empty if the answer of the language model is not in use: another format, fewer layers,
-    other words or none for the letters.
+    from. Empty if the features are not the states that the language model answers from, or the
+    format or the words for the letters are others.
 
     Args:
         choices: Settled choices.
@@ -228,16 +228,16 @@ def letter_mass(
         whole: Backbone with all its layers and its template.
         rows: Questions; if there are more than 256, that many of them, evenly spaced.
     """
-    uses_letters = choices.format == "letters" and choices.verbaliser == "names"
     encoder = network.encoder
-    if not uses_letters or not isinstance(encoder, Encoder) or encoder.backbone.depth is not None:
+    if choices.format != "letters" or choices.verbaliser != "names":
+        return {}
+    if not isinstance(encoder, Encoder) or encoder.backbone.depth or encoder.pooling != "last":
         return {}
     count = min(len(rows), _ENOUGH_ROWS)
     rows = rows.take(np.linspace(0, len(rows) - 1, count).round().astype(int))
     prepared = encoder.with_contexts(encoder.prepare(**inputs(rows)), rows)
     network.eval()
     states = unscaled(encoder, encoder.features(prepared)).values
-    encoder.forget(prepared)
     head = head_weight(whole).float().cpu()
     options = rows.choices or ()
     letters = LETTERS[: max(map(len, options))]
