@@ -74,7 +74,7 @@ def calibrate(
     held_out = None if validation is None else fitted.known(validation)
     rows = None if held_out is None else held_out.rows.features
     before = None if held_out is None else fitted.scores_of(held_out)
-    known = fitted.known(train)
+    known = fitted.known(train, to_fit=True)
     race: SideBySide | None = None
     if posterior is None:
         posterior, race = best_posterior(fitted, known.rows.features, rows)
@@ -239,7 +239,10 @@ def _of_questions(
             f"{whole.name} is an encoder, which cannot choose between options without labels; "
             "choose a decoder"
         )
-    return _answering(network, choices, cut, classes, columns)
+    fitted = _answering(network, choices, cut, classes, columns)
+    mass = formats.letter_mass(choices, network, whole, rows)
+    record = replace(fitted.record, results=fitted.record.results | mass)
+    return replace(fitted, record=record)
 
 
 def _answering(

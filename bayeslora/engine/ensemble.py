@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.formats import rows_to_fit
 from bayeslora.engine.layer_sampling import layer_sampler
 from bayeslora.engine.loop import FitResult, Training, train_network
 from bayeslora.engine.network import Network
@@ -25,10 +27,11 @@ from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
 from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
 from bayeslora.engine.trainer import Restore, nothing_to_restore
-from bayeslora.option_checks import LARGEST_SEED
+from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import check_middle
 from bayeslora.runtime import restored_random_state
+from bayeslora.tasks.examples import encode_labels
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ def fit_members(
         prior: The language model's rows for the classes; None for a prior mean of zero.
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
     """
+    data = _to_fit(data, choices.format, settings.seed)
     work: Path | None = None
     states: list[dict[str, Tensor]] = []
     results: list[FitResult] = []
@@ -134,6 +138,15 @@ def fit_members(
         states += _member_states(training)
     network.load_trained_state(states[0])
     return network, states, results
+
+
+def _to_fit(data: TrainingData, format: Format | None, seed: int) -> TrainingData:
+    """Return the data with the training rows as a fit reads them; see `rows_to_fit`."""
+    rows = rows_to_fit(data.rows, format, seed)
+    if rows is data.rows:
+        return data
+    labels = torch.from_numpy(encode_labels(rows, data.classes))
+    return dataclasses.replace(data, train=(rows, labels))
 
 
 def _fresh(choices: Choices, data: TrainingData, backbone: Backbone, seed: int) -> Network:

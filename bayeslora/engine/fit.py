@@ -86,7 +86,8 @@ def fit_classifier(
         current().first(partial(refuse, out, identity, overwrite=overwrite))
     whole, backbone = _read(choices, data, load())
     choices = _settled(choices, data, backbone, len(final.rows))
-    reading = formats.recorded_reading(choices, backbone, final.rows)
+    read = formats.rows_to_fit(final.rows, choices.format, settings.seed)
+    reading = formats.recorded_reading(choices, backbone, read)
     # `identity` keeps the requested options.
     identity["weights of the backbone"] = backbone.fingerprint
     identity |= {"depth": None, "template": None, "verbaliser": None} | reading
@@ -107,11 +108,12 @@ def fit_classifier(
             abandon(out)
         raise
     _say_advice(network, results)
+    mass = formats.letter_mass(choices, network, whole, data.held_out or read)
     record = ModelRecord(
         **planned | _settled_entries(planned, choices, backbone, reading),
         **_fitted_entries(network, all_data, final, settings),
         num_members=len(members),
-        results=dataclasses.asdict(results[0]) | learnt,
+        results=dataclasses.asdict(results[0]) | learnt | mass,
     )
     fitted = FittedModel(record, network, members, choices.progress)
     rows = None if settings.refit else data.held_out

@@ -7,28 +7,42 @@ options   every option is scored after the question, by one weight vector for al
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import torch
+
 from bayeslora.backbones import depth
 from bayeslora.backbones import options as option_reading
-from bayeslora.backbones.encoder import with_letters
+from bayeslora.backbones.encoder import Encoder, with_letters
 from bayeslora.backbones.load import Backbone, Kind
 from bayeslora.backbones.template import FILLED, Template, at_blank
-from bayeslora.backbones.verbaliser import tokens_after
+from bayeslora.backbones.verbaliser import head_weight, tokens_after
+from bayeslora.engine.network import Network, unscaled
+from bayeslora.engine.rows import inputs
 from bayeslora.engine.settings import Choices
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
+from bayeslora.runtime import row_slices
 from bayeslora.tasks.examples import LETTERS, Examples
+from bayeslora.tasks.questions import with_shuffled_options
+
+logger = logging.getLogger(__name__)
 
 LETTERS_FRAME = "Pick the correct option.\n{text}\nAnswer:"
 LETTERS_PAIR_FRAME = "Pick the correct option.\n{text_pair}\n{text}\nAnswer:"
 """Default templates of the format `letters`; `{text}` is the question with its options, each on its
 own line after its letter."""
 
+LETTER_MASS = "letter_mass"
+"""Name of the entry of `letter_mass` in the results of a record."""
+
 _HASHED = 100
+_ENOUGH_ROWS = 256
 
 
 def settled(choices: Choices, rows: Examples) -> Choices:
@@ -90,6 +104,22 @@ def feature_scores(format: Format | None, names: Sequence[str] | None) -> Sequen
             "option; leave feature_scores (--feature-scores) out"
         )
     return ()
+
+
+def rows_to_fit(rows: Examples, format: Format | None, seed: int) -> Examples:
+    """Return rows as a fit reads them: with letters, candidates for the next item are shuffled.
+
+    Lists of candidates often have a fixed order, such as the right one first, and a last layer with
+    a row per letter would learn the position. Rows to predict keep their order.
+
+    Args:
+        rows: Training rows.
+        format: Format of questions; None for texts.
+        seed: Seed of the fit.
+    """
+    if format != "letters" or rows.history is None:
+        return rows
+    return with_shuffled_options(rows, seed)
 
 
 def default_template(
@@ -179,6 +209,47 @@ def check_letters(
                 "after the template; end the template with 'Answer:', or choose the format "
                 "'options'"
             )
+
+
+@torch.no_grad()
+def letter_mass(
+    choices: Choices, network: Network, whole: Backbone, rows: Examples
+) -> dict[str, float]:
+    """Return an entry for the record: how far the language model answers with a letter at all.
+
+    It is the mean over rows of Σ_c p(letter c), the probability of the letters of a row's options
+    as next token, in the softmax over the whole vocabulary that the logits of letters are taken
+    from. Empty if the features are not the states that the language model answers from, or the
+    format or the words for the letters are others.
+
+    Args:
+        choices: Settled choices.
+        network: Trained network; its adapters act.
+        whole: Backbone with all its layers and its template.
+        rows: Questions; if there are more than 256, that many of them, evenly spaced.
+    """
+    encoder = network.encoder
+    if choices.format != "letters" or choices.verbaliser != "names":
+        return {}
+    if not isinstance(encoder, Encoder) or encoder.backbone.depth or encoder.pooling != "last":
+        return {}
+    count = min(len(rows), _ENOUGH_ROWS)
+    rows = rows.take(np.linspace(0, len(rows) - 1, count).round().astype(int))
+    prepared = encoder.with_contexts(encoder.prepare(**inputs(rows)), rows)
+    network.eval()
+    states = unscaled(encoder, encoder.features(prepared)).values
+    head = head_weight(whole).float().cpu()
+    options = rows.choices or ()
+    letters = LETTERS[: max(map(len, options))]
+    ids = [tokens_after(whole.tokenizer, whole.template, letter)[0] for letter in letters]
+    present = torch.arange(len(letters)) < torch.tensor([len(row) for row in options])[:, None]
+    masses = [
+        ((states[part] @ head.T).softmax(-1)[:, ids] * present[part]).sum(-1)
+        for part in row_slices(len(states), len(head))
+    ]
+    mass = float(torch.cat(masses).mean())
+    logger.info("the language model gives the letters of the options %.3g of its probability", mass)
+    return {LETTER_MASS: mass}
 
 
 def recorded_reading(

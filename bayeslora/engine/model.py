@@ -29,6 +29,7 @@ from bayeslora.engine.data import (
     split,
 )
 from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
 from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
@@ -338,13 +339,18 @@ class FittedModel:
             self, record=record, members=members, validation_scores=None, side_by_side=None
         )
 
-    def known(self, rows: Examples) -> KnownRows:
+    def known(self, rows: Examples, *, to_fit: bool = False) -> KnownRows:
         """Return labelled rows with their features, which no posterior of the last layer changes.
+
+        Args:
+            rows: Labelled rows.
+            to_fit: Whether a last layer is fitted to them; see `rows_to_fit`.
 
         Raises:
             InputError: A label is unknown.
         """
-        return KnownRows(rows, feature_rows(self.network, self.prepare(rows)))
+        read = rows_to_fit(rows, format_of(self.record), self.record.seed) if to_fit else rows
+        return KnownRows(rows, feature_rows(self.network, self.prepare(read)))
 
     def scores_of(self, rows: KnownRows) -> Scores:
         """Return the scores of labelled rows; an unfitted posterior is scored at its mean."""
@@ -440,9 +446,10 @@ def refitted_record(
         train: Rows that it was fitted to.
         validation: Held-out rows, or None.
         columns: Columns that the rows were read from.
-        results: Results of the fit; those on the adapter are taken over.
+        results: Results of the fit; those on the network are taken over.
     """
-    adapter = {name: value for name, value in record.results.items() if name == "adapter"}
+    lasting = ("adapter", LETTER_MASS)
+    of_network = {name: record.results[name] for name in lasting if name in record.results}
     return replace(
         record,
         columns=columns.recorded(),
@@ -455,7 +462,7 @@ def refitted_record(
         dropped=dropped_by_split(train=train, validation=validation),
         head=network.head.extra_config(),
         feature_scores=network.feature_scores.extra_config(),
-        results=results | adapter,
+        results=results | of_network,
     )
 
 

@@ -18,8 +18,10 @@ import json
 import numbers
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from bayeslora.errors import InputError
 from bayeslora.plain_text import counted, shown
@@ -249,6 +251,23 @@ class QuestionChecks(RowChecks):
                 f"{shown(value)} is not one of the {last + 1} options; expected {allowed}"
             )
         return LETTERS[int(matches.pop())]
+
+
+def with_shuffled_options(questions: Examples, seed: int) -> Examples:
+    """Return questions with the options of each in a random order of its own.
+
+    Args:
+        questions: Questions with options, labelled or not; labels follow their options.
+        seed: Seed of the orders.
+    """
+    rng = np.random.default_rng(seed)
+    choices, labels = [], []
+    for options, label in zip(questions.choices or (), questions.labels, strict=True):
+        order = rng.permutation(len(options)).tolist()
+        choices.append(tuple(options[place] for place in order))
+        is_known = label is not None
+        labels.append(LETTERS[order.index(LETTERS.index(str(label)))] if is_known else None)
+    return replace(questions, choices=tuple(choices), labels=tuple(labels))
 
 
 def question_columns(examples: Examples) -> dict[str, tuple[str | None, ...]]:

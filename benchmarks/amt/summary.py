@@ -32,9 +32,8 @@ there are several seeds; made by `python -m benchmarks.amt`.
 
 The published numbers are of ImageNet episodes at 8/255, and tune the merge on tasks of each test
 domain; here nothing is tuned on test classes. At 8/255 the frozen encoder has no answer left: a
-pilot of it on the test classes chose the strength that is scored. Left out: the arms with one
-adversary (`inputs`, `weights`), 600 test episodes and intervals over episodes,
-2,000 training episodes, ten steps with two restarts, texts (20 newsgroups,
+pilot of it on the test classes chose the strength that is scored. Left out: 600 test episodes and
+intervals over episodes, 2,000 training episodes, ten steps with two restarts, texts (20 newsgroups,
 clinc150) and their typos.
 """
 
@@ -42,9 +41,14 @@ clinc150) and their typos.
 def write_summary(reports: Path) -> None:
     """Write the table and the claims."""
     folder = reports / "amt"
-    parts = [_HEAD, _table(Results(folder, KEY)), "## Claims", claims_table(claims(folder))]
+    results = Results(folder, KEY)
+    missing = [f"`{arm}`" for arm in ARMS if not results.rows(arm=arm)]
+    not_run = f"Arms that have not run: {', '.join(missing)}." if missing else ""
+    parts = [_HEAD, not_run, _table(results), "## Claims", claims_table(claims(folder))]
     with atomic_file(folder / "summary.md") as temporary:
-        temporary.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+        temporary.write_text(
+            "\n\n".join(part.strip() for part in parts if part) + "\n", encoding="utf-8"
+        )
 
 
 def _table(results: Results) -> str:

@@ -7,7 +7,9 @@ LoRA's default (3e-3), that nothing was chosen by. 250 test rows a task score ev
 others choose one temperature at the end.
 
 Arms: LoRA, LoRA with the loss, EMTAL (experts by clusters), EMTAL with the loss, EMTAL with experts
-in file order, and LoRA on each task alone.
+in file order, and LoRA on each task alone. The first four also across tasks, the published form:
+rows are classified among the classes of all tasks, in training, by the temperature and in all
+scores, and no task is known. These are compared with each other alone.
 
 Judged by, before the first run, paired by seed:
  1. the worst drop of a task: the largest of best minus last accuracy over the epochs, over tasks;
@@ -87,12 +89,14 @@ class Arm:
         retains: Whether to use the quality-retaining loss.
         in_file_order: Whether experts are contiguous hidden units instead of clusters.
         apart: Whether to fit each task separately.
+        across: Whether to classify rows among the classes of all tasks, in training and in scores.
     """
 
     adapter: Adapter
     retains: bool = False
     in_file_order: bool = False
     apart: bool = False
+    across: bool = False
 
 
 ARMS = {
@@ -102,6 +106,10 @@ ARMS = {
     "emtal+retaining": Arm(EXPERTS, retains=True),
     "emtal in file order": Arm(EXPERTS, in_file_order=True),
     "lora apart": Arm(LORA, apart=True),
+    "lora across": Arm(LORA, across=True),
+    "lora+retaining across": Arm(LORA, retains=True, across=True),
+    "emtal across": Arm(EXPERTS, across=True),
+    "emtal+retaining across": Arm(EXPERTS, retains=True, across=True),
 }
 
 
@@ -143,8 +151,10 @@ def _sample(rows: Examples, count: int) -> Examples:
     return rows.take(stratified_sample(codes.astype(np.int64), count, 0))
 
 
-def together(splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...]) -> Rows:
-    """Combine the rows of the given tasks."""
+def together(
+    splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...], *, across: bool = False
+) -> Rows:
+    """Combine the rows of the given tasks; `across` allows the classes of all tasks for each."""
     parts = {split: {task: rows[task] for task in tasks} for split, rows in splits.items()}
     if len(tasks) == 1:
         (task,) = tasks
@@ -154,7 +164,8 @@ def together(splits: Mapping[str, Mapping[str, Examples]], tasks: tuple[str, ...
     classes = union_classes(parts["train"])
     names = [name for group in classes.values() for name in group]
     sizes = counts(classes)
-    alike = (union(parts[split], sizes) for split in ("train", "validation", "test"))
+    own = None if across else sizes
+    alike = (union(parts[split], own) for split in ("train", "validation", "test"))
     return Rows(*alike, tuple(names), sizes)
 
 
@@ -223,7 +234,7 @@ def _logits(network: Network, rows: LabelledTexts) -> Tensor:
 
 
 def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:
-    """Restrict logits [N, C] to the classes of each row's task."""
+    """Restrict logits [N, C] to the classes of each row's task, unless it may have all."""
     own = examples.available()
     if own is not None:
         logits = torch.where(torch.from_numpy(own), logits, ABSENT)
@@ -231,7 +242,7 @@ def _among_own(logits: Tensor, examples: Examples) -> GaussianLogits:
 
 
 def _by_task(logits: Tensor, labels: Tensor, rows: Rows) -> dict[str, Any]:
-    """Return accuracy, NLL and ECE of each task among its classes, and accuracy among all."""
+    """Return accuracy, NLL and ECE of each task, and accuracy among the classes of all tasks."""
     scores = {}
     names = np.array(rows.test.further[TASK])
     probs = _among_own(logits, rows.test).mean.softmax(-1)
@@ -255,7 +266,9 @@ def run(
     """Return the scores of one arm and seed, combined over its fits."""
     arm, began = ARMS[name], time.perf_counter()
     groups = [(task,) for task in TASKS] if arm.apart else [TASKS]
-    parts = [fit(backbone, arm, together(splits, group), seed) for group in groups]
+    parts = [
+        fit(backbone, arm, together(splits, group, across=arm.across), seed) for group in groups
+    ]
     epochs = [
         {task: scores for part in parts for task, scores in part["epochs"][epoch].items()}
         for epoch in range(EPOCHS)
@@ -285,7 +298,7 @@ def main() -> None:
                     results.append({"arm": name, "seed": seed, **result})
                     print(name, seed, f"{result['seconds']:.0f} s", flush=True)
     results.sort()
-    write_report(results, args.out)
+    write_report(results, args.out, ARMS)
 
 
 if __name__ == "__main__":

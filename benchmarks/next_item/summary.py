@@ -61,7 +61,9 @@ def write_summary(out: Path) -> None:
         "is the accuracy over all rows; `risk at 50 %` is the error of the more confident half; I "
         "is the mutual information of row and expert in nats, at most 1.386. Means over seeds ± "
         "half a 95 % t interval. A difference of HR@1 under .04 on so few rows is noise. This says "
-        "nothing of the paper's language model of 7 billion parameters that reads the candidates. "
+        "nothing of the paper's language model of 7 billion parameters that reads the candidates: "
+        "its + 11.4 % is a relative gain in HR@1, a mean over LastFM, MovieLens and Steam with "
+        "Llama-2-7B, and only its direction can be tested here. "
         "Made by `python -m benchmarks.next_item`.",
         _arms(out),
         "## Paired differences in HR@1\n\n" + _differences(out),

@@ -410,13 +410,13 @@ def test_every_row_is_run_once(foreign, monkeypatch):
     counts = []
     clf = from_transformers(foreign)
     encoder = type(clf._known().network.encoder)
-    features = encoder.features
+    features = encoder.features_and_middle
 
     def counted(self, prepared, **options):
         counts.append(len(prepared))
         return features(self, prepared, **options)
 
-    monkeypatch.setattr(encoder, "features", counted)
+    monkeypatch.setattr(encoder, "features_and_middle", counted)
     clf.calibrate(toy_rows(30), toy_rows(20, seed=3))
     assert sorted(counts) == [20, 30]
     before, after = clf.validation_scores

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
-from tiny import QUICK_VBLL, toy_next_items, toy_rows
+from tiny import QUICK_VBLL, lettered_llama, toy_next_items, toy_rows
 from usage import TEST, fitted, load, new, same
 
 import bayeslora as bl
@@ -178,3 +178,18 @@ def test_a_gate_of_texts_is_under_attack_with_them(llama):
 def test_the_next_item_is_attacked_through_its_question(recommender):
     curve = recommender.robustness(NEXT, "eps=1,steps=4,restarts=1")
     assert curve.points[1].scores["nll"].value > curve.points[0].scores["nll"].value
+
+
+def test_the_published_form_asks_for_a_letter_under_the_gate(tmp_path):
+    llama = lettered_llama(tmp_path / "lettered")
+    adapter = "ilora:r=4,num_experts=2,lr=0.05,gate_lr_factor=10"
+    clf = new(llama, adapter, "map", format="letters", max_length=48)
+    clf.fit(toy_next_items(24), toy_next_items(12, seed=1), epochs=2, batch_size=8)
+    assert clf._fitted.network.conditioning.sees_history
+    assert 0 < clf.record.results["letter_mass"] < 1
+    predictions = clf.predict(NEXT)
+    assert predictions.classes == ("A", "B", "C", "D")
+    absent = [[k >= len(row["candidates"]) for k in range(4)] for row in NEXT]
+    assert not predictions.probs[np.array(absent)].any()
+    clf.save_pretrained(tmp_path / "model")
+    assert same(load(tmp_path / "model").predict(NEXT), predictions)

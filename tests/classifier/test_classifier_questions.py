@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,22 @@ import pytest
 import torch
 from record_lm_eval import COUNT, FILE, SEED
 from refusal import refused
-from tiny import lettered_llama, tiny_bert, tiny_llama, toy_questions, toy_rows
+from tiny import (
+    lettered_llama,
+    tiny_bert,
+    tiny_llama,
+    toy_next_items,
+    toy_questions,
+    toy_rows,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bayeslora as bl
 from bayeslora.cli import main
 from bayeslora.posteriors.registry import POSTERIORS
+from bayeslora.tasks.examples import data_hash
+from bayeslora.tasks.questions import with_shuffled_options
+from bayeslora.tasks.readers import load_examples
 
 FORMATS = ("letters", "options")
 SHORT = {"nuts": "nuts:num_chains=1,num_warmup=60,num_samples=60", "vbll": "vbll:prior_scale=2"}
@@ -408,3 +419,81 @@ def test_half_of_the_layers_adapt_where_a_language_model_scores_options(model, m
     assert adapted("lora:r=2,num_layers=1", "options", questions) == 1
     assert adapted("lora:r=2", "letters", questions) == 1
     assert adapted("lora:r=2", None, toy_rows(12)) == 1
+
+
+def first_is_right(n, seed=0):
+    """Return next items whose answer is always the first candidate."""
+    rows = []
+    for row in toy_next_items(n, seed):
+        others = [item for item in row["candidates"] if item != row["answer"]]
+        rows.append({**row, "candidates": [row["answer"], *others]})
+    return rows
+
+
+def test_the_position_of_the_next_item_gives_nothing_away_in_letters(model):
+    """Shuffled rows, as questions with a fixed order, give the same fit in every bit."""
+    rows, test = first_is_right(36), first_is_right(12, 1)
+    read, shown = load_examples(rows), load_examples(test)
+    shuffled = replace(with_shuffled_options(read, 0), history=None)
+    assert len({*shuffled.labels}) == 4
+
+    def fitted_to(data, format="letters"):
+        clf = bl.BayesianClassifier(model, "none", "laplace", format=format, **OPTIONS)
+        return clf.fit(data)
+
+    clf = fitted_to(read)
+    predictions, expected = (part.predict(shown) for part in (clf, fitted_to(shuffled)))
+    np.testing.assert_array_equal(predictions.probs, expected.probs)
+    assert predictions.columns["choices"][0] == json.dumps(test[0]["candidates"])
+
+    as_questions = replace(read, history=None)
+    by_position = fitted_to(as_questions)
+    clf.calibrate(read, posterior="map")
+    by_position.calibrate(as_questions, posterior="map")
+    assert by_position.predict(shown).probs[:, 0].mean() > 0.7
+    assert clf.predict(shown).probs[:, 0].mean() < 0.5
+    assert clf.record.data["train"] == data_hash(read)  # of the rows as the user has them
+    same = (fitted_to(data, "options").predict(shown).probs for data in (read, as_questions))
+    np.testing.assert_array_equal(*same)
+
+
+@torch.no_grad()
+def vocabulary_share(model, rows):
+    """Return the mean probability of a row's letters as next token, from transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    shares = []
+    for row in rows:
+        options = row["choices"]
+        lines = "\n".join(f"{'ABCD'[k]}) {text}" for k, text in enumerate(options))
+        prompt = f"Pick the correct option.\nQuestion: {row['question']}\n{lines}\nAnswer:"
+        logits = network(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].double()
+        letters = tokenizer.convert_tokens_to_ids(list("ABCD"[: len(options)]))
+        shares.append(logits.softmax(-1)[letters].sum().item())
+    return np.mean(shares)
+
+
+def test_the_share_of_the_letters_in_the_vocabulary_is_recorded(model, tmp_path, caplog):
+    rows, validation = toy_questions(12), toy_questions(8, 1)
+    caplog.set_level("INFO", logger="bayeslora.engine.formats")
+
+    def new(adapter, **more):
+        clf = bl.BayesianClassifier(
+            model, adapter, "map", format="letters", dtype="float32", **OPTIONS, **more
+        )
+        return clf.fit(rows, validation, **({"epochs": 1} if adapter.startswith("lora") else {}))
+
+    frozen = new("none")
+    expected = vocabulary_share(model, validation)
+    assert frozen.record.results["letter_mass"] == pytest.approx(expected, rel=1e-4)
+    assert f"{expected:.3g}" in caplog.text
+    untrained = bl.BayesianClassifier(model, format="letters", dtype="float32", **OPTIONS)
+    mass = untrained.zero_shot(texts=validation).record.results["letter_mass"]
+    assert mass == pytest.approx(expected, rel=1e-4)
+    assert new("lora:r=2,lr=1e-2").record.results["letter_mass"] != pytest.approx(expected, 1e-4)
+    frozen.calibrate(rows, posterior="laplace").save_pretrained(tmp_path / "model")
+    again = bl.BayesianClassifier.from_pretrained(tmp_path / "model", progress=False)
+    assert again.record.results["letter_mass"] == frozen.record.results["letter_mass"]
+    others = new("none", depth=2), new("none:pooling=mean"), new("none", verbaliser="none")
+    for clf in others:
+        assert "letter_mass" not in clf.record.results

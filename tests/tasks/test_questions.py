@@ -16,6 +16,7 @@ from bayeslora.tasks.examples import (
     without_duplicates,
     without_overlap,
 )
+from bayeslora.tasks.questions import with_shuffled_options
 from bayeslora.tasks.readers import load_examples, load_rows
 from tests.tasks.test_readers import FakeArrowTable, FakeDataset, FakeFrame, message
 
@@ -45,6 +46,23 @@ def test_they_are_found_by_their_columns(tmp_path):
 def test_letters_of_all_options_are_classes_whatever_is_right():
     rows = [{"question": "q", "choices": ["x", "y", "z"], "answer": 0}] * 2
     assert class_names(load_examples(rows)) == ("A", "B", "C")
+
+
+def test_shuffled_options_keep_their_answers():
+    rows = load_examples([*ROWS, *[ROWS[0] | {"question": f"{n}"} for n in range(300)]])
+    shuffled = with_shuffled_options(rows, 7)
+    assert shuffled == with_shuffled_options(rows, 7) != with_shuffled_options(rows, 8)
+    assert shuffled.texts == rows.texts
+    assert shuffled.labels[3] is None
+    for before, after, letters in zip(
+        rows.choices, shuffled.choices, zip(rows.labels, shuffled.labels, strict=True), strict=True
+    ):
+        assert sorted(after) == sorted(before)
+        if letters[0] is not None:
+            assert after["ABCD".index(letters[1])] == before["ABCD".index(letters[0])]
+    counts = [shuffled.labels[4:].count(letter) for letter in "ABC"]
+    # The variance of a count is 300 · 1/3 · 2/3.
+    np.testing.assert_allclose(counts, 100, atol=4 * 200**0.5 / 3**0.5)
 
 
 @pytest.mark.parametrize("named", [("answer_index", 1), ("answer", "b"), ("answer", "y")])
