@@ -1,7 +1,8 @@
 """The states in the middle of a backbone, taken while it runs.
 
-Upper layers keep what tells the training classes apart, and map an unusual text onto a usual one;
-middle layers still tell the two apart (`benchmarks/layer_distances`).
+The upper layers of an encoder keep what tells the training classes apart, and may map an unusual
+text onto a usual one; its middle layers still tell the two apart. In a decoder all layers do about
+as well (`benchmarks/layer_distances`).
 """
 
 from __future__ import annotations

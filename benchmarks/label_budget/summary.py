@@ -196,6 +196,7 @@ def _tables(stored: Stored) -> list[str]:
     ]
 
 
+_UNITS = ("draws", "sets")
 _QUESTIONS = (
     ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (128, 640)),
     ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (32,)),
@@ -226,6 +227,27 @@ _QUESTIONS = (
         ("polar-vbll, 15 epochs, cv", "polar-vbll, 15 epochs, gradient start, cv"),
         (128,),
     ),
+    *(
+        (
+            f"{words} with the head rate of VBLL, 0.05, minus {other}, all with cv",
+            (name, less),
+            sizes,
+        )
+        for words, name, plain in (
+            ("LoRA", "lora-mle, head rate 0.05, cv", "lora-mle, cv"),
+            ("PoLAR", "polar-mle, head rate 0.05, cv", "polar-mle, cv"),
+        )
+        for other, less in (("0.02", plain), ("PoLAR-VBLL", OURS))
+        for sizes in ((32,), (128,))
+    ),
+    ("LoRA without the scale minus with it", ("lora-mle", "lora-mle, cv"), (32, 128, 640)),
+    (
+        "VBLL without an adapter: without the scale minus with it",
+        ("last layer alone", "last layer alone, cv"),
+        (128,),
+    ),
+    ("PoLAR-VBLL, split minus cv", ("polar-vbll, split", OURS), (128,)),
+    ("PoLAR-VBLL, split and refit minus cv", ("polar-vbll, refit", OURS), (128,)),
     ("PoLAR-VBLL, cv minus folds", (OURS, "polar-vbll, folds"), (128,)),
     ("LoRA, cv minus folds", ("lora-mle, cv", "lora-mle, folds"), (128,)),
 )
@@ -233,30 +255,40 @@ _QUESTIONS = (
 
 
 def _pooled(out: Path) -> list[str]:
-    """Return differences over the pairs of both backbones, and detection by each score."""
+    """Return differences over both backbones, by draw of rows and by set."""
+    stored = [_stored(out, backbone) for backbone in BACKBONES]
     lines = []
     for words, (first, second), sizes in _QUESTIONS:
-        by_score = []
-        num_pairs = 0
+        columns: list[str] = []
+        num_pairs = num_draws = 0
         for score in ("nll", "accuracy", "ece"):
-            by_task: dict[str, list[float]] = {}
-            for backbone in BACKBONES:
-                stored = _stored(out, backbone)
-                for task in sorted({task for *_, task in stored}):
-                    for size in sizes:
-                        by_task.setdefault(task, []).extend(
-                            _paired(stored, size, task, first, second, score=score)
-                        )
-            pairs = [gap for gaps in by_task.values() for gap in gaps]
-            num_pairs = len(pairs)
-            by_score.append(shown(pairs))
-            if score == "nll":
-                by_score.append(shown_over_sets(list(by_task.values())))
-        if num_pairs:
+            by_draw = differences(stored, first, second, sizes, score)
+            sets = [[mean(gaps) for gaps in draws.values()] for draws in by_draw.values()]
+            draws = [gap for gaps in sets for gap in gaps]
+            num_draws = len(draws)
+            num_pairs = sum(len(gaps) for draws in by_draw.values() for gaps in draws.values())
+            columns += [shown(draws), shown_over_sets(sets)]
+        if num_draws:
             rows = ", ".join(map(str, sizes))
-            lines.append((words, rows, str(num_pairs), *by_score))
-    head = ("difference", "rows", "pairs", "NLL over pairs", "NLL over sets", "accuracy", "ECE")
-    return ["± is half a 95 % interval.", table(head, lines)]
+            lines.append((words, rows, f"{num_draws} ({num_pairs})", *columns))
+    scores = [f"{score} over {unit}" for score in ("NLL", "accuracy", "ECE") for unit in _UNITS]
+    return [
+        "± is half a 95 % interval. A draw is a seed's rows of a set: the differences of both "
+        "backbones and of all sizes there are averaged first, since they share rows.",
+        table(("difference", "rows", "draws (pairs)", *scores), lines),
+    ]
+
+
+def differences(
+    stored: Sequence[Stored], first: str, second: str, sizes: Sequence[int], score: str
+) -> dict[str, dict[int, list[float]]]:
+    """Return the differences between two methods by set and seed, over backbones and sizes."""
+    by_draw: dict[str, dict[int, list[float]]] = {}
+    for cells, size in product(stored, sizes):
+        for task in sorted({task for *_, task in cells}):
+            for seed, gap in _by_seed(cells, size, task, first, second, score=score):
+                by_draw.setdefault(task, {}).setdefault(seed, []).append(gap)
+    return by_draw
 
 
 def _detection(stored: Stored) -> list[tuple[str, ...]]:
@@ -329,11 +361,16 @@ def _by_size(
     return [*rows, whole]
 
 
-def _paired(
+def _paired(stored: Stored, size: int, task: str, ours: str, theirs: str) -> list[float]:
+    return [gap for _, gap in _by_seed(stored, size, task, ours, theirs)]
+
+
+def _by_seed(
     stored: Stored, size: int, task: str, ours: str, theirs: str, *, score: str = "nll"
-) -> list[float]:
+) -> list[tuple[int, float]]:
+    """Return the seeds that both methods have, with the difference."""
     first, second = (
-        {row["seed"]: row[score] for row in stored.get((size, method, task), [])}
+        {int(row["seed"]): row[score] for row in stored.get((size, method, task), [])}
         for method in (ours, theirs)
     )
-    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    return [(seed, first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
