@@ -119,7 +119,7 @@ CASES: dict[str, Case] = {
             "PoLAR-VBLL": whole_fit(),
             "PoLAR-VBLL, cv 0": whole_fit(cv=0),
             "LoRA-MLE, cv 0": whole_fit("lora", "mle", cv=0),
-            "LoRA-MLE, cv 2": whole_fit("lora", "mle", cv=2),
+            "LoRA-MLE, cv auto": whole_fit("lora", "mle", cv="auto"),
         },
         repeats=3,
         quick=False,

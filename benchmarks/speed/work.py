@@ -74,7 +74,7 @@ def our_fit(dtype: str, epochs: int, adapter: str = "polar") -> Run:
 
 
 def whole_fit(
-    adapter: str = "polar", posterior: str = "vbll", cv: int | None = None, **reading: Any
+    adapter: str = "polar", posterior: str = "vbll", cv: int | str | None = None, **reading: Any
 ) -> Run:
     """Return a run of a default fit to texts of 24 words; `cv` None is that of the posterior."""
 
