@@ -303,8 +303,10 @@ class FeatureExtractor(nn.Module):
 
     def _run(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the features of a batch, and the mean states [B, d] in the middle."""
-        if self.middle is None or "middle" in batch:
-            return self(batch), batch.get("middle")
+        if self.middle is None:
+            return self(batch), None
+        if "middle" in batch:
+            return self(batch), batch["middle"]
         with self.middle.watched() as states:
             features = self(batch)
         return features, mean_state(states[0], batch["attention_mask"])

@@ -79,6 +79,7 @@ def test_other_scores_go_with_it(foreign):
     expected = {
         "unfamiliarity",
         "mahalanobis",
+        "middle_mahalanobis",
         "log_density",
         "logit_variance",
         "energy",
