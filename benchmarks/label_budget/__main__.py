@@ -69,8 +69,8 @@ Written before any long fit, ensemble or fit with another head rate:
    training is its rate.
 
    VBLL's rate is .05 in such short fits. LoRA at .05 is level with LoRA at its own .02 (.015 ± .123
-   at 32 rows, −.006 ± .045 at 128; MiniLM, three and four pairs), PoLAR too (.008 ± .083, .000 ±
-   .103).
+   at 32 rows, −.001 ± .034 at 128; MiniLM, three and five pairs), PoLAR too (.008 ± .083, .015 ±
+   .046).
 
 Written when one cell with five epochs was there (newsgroups, MiniLM, 128 rows: .468; 15: .493):
 
