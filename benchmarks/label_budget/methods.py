@@ -89,6 +89,8 @@ METHODS = MAIN | {
     "lora-vbll, 15 epochs, cv": Method("lora", "vbll", "cv", epochs=15),
     "polar-swag at 0.004": Method("polar:lr=0.004", "swag"),
     "polar-swag": Method("polar", "swag"),
+    "lora-swag": Method("lora", "swag"),
+    "lora-laplace of the adapter": Method("lora", "laplace_lora"),
     "polar-vbll, long": Method("polar", "vbll", "long"),
     "lora-mle, long": Method("lora", "mle", "long"),
     "polar-mle, long": Method("polar", "mle", "long"),

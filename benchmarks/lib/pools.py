@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,19 @@ NUM_OOD, TEXT_TOKENS, _BATCH = 300, 32, TrainingSettings.batch_size
 
 @dataclass(frozen=True)
 class Pools:
-    """Pool of training rows, scoring rows, and out-of-distribution rows by name."""
+    """The rows of a set.
+
+    Attributes:
+        train: Pool of training rows.
+        score: Scoring rows of the same distribution.
+        ood: Out-of-distribution rows by name.
+        shifted: Labelled rows of a shifted distribution by name.
+    """
 
     train: Examples
     score: Examples
     ood: dict[str, Examples]
+    shifted: dict[str, Examples] = field(default_factory=dict)
 
 
 def development(task: str, data_dir: Path | None) -> Pools:
@@ -39,7 +47,9 @@ def development(task: str, data_dir: Path | None) -> Pools:
         posts = load_newsgroups(
             num_train=3200, num_validation=800, num_near=NUM_OOD, num_far=NUM_OOD
         )
-        return Pools(posts.train, posts.validation, {"near": posts.near, "far": posts.far})
+        ood = {"near": posts.near, "far": posts.far}
+        # The groups' later posts, by date.
+        return Pools(posts.train, posts.validation, ood, {"later": posts.test})
     pool = without_duplicates(load_known(task, "train", data_dir))
     if task == "sst2_sentences":
         score = load_known(task, "validation", data_dir)
