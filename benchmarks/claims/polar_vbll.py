@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,14 @@ def page(reports: Path) -> str:
     for backbone in BACKBONES:
         cells = label_budget(reports / "label-budget", backbone)
         few = label_budget(reports / "label-budget", backbone, size=FEW)
-        judged = label_budget(reports / "label-budget", backbone, judged=True)
+        judged = label_budget(reports / "label-budget", backbone, JUDGED)
         scored = Results(reports / "unfamiliarity-weight", DETECTION_KEY).rows(backbone=backbone)
         parts += [
             f"## One labelled file, {backbone}",
             "Every method has the same labelled rows and nothing else, "
-            f"{FEWEST_TO_LEAD} or more (at 640 rows the grid is not complete); development rows of "
-            "three sets, the default reading ([label-budget](../reports/label-budget/summary.md)). "
+            f"{FEWEST_TO_LEAD} or more (from 640 rows on the grid is not complete); development "
+            "rows of three sets, the default reading "
+            "([label-budget](../reports/label-budget/summary.md)). "
             "Detection is that of fits without `cv` "
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
             claims_table([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
@@ -135,20 +136,20 @@ def tally(text: str) -> str:
 
 
 def label_budget(
-    out: Path, backbone: str, *, judged: bool = False, size: int | None = None
+    out: Path, backbone: str, tasks: Collection[str] = TASKS, *, size: int | None = None
 ) -> dict[Key, Row]:
-    """Return the cells of a backbone on development or judged sets.
+    """Return the cells of a backbone.
 
     Args:
         out: Directory of the results.
         backbone: The backbone.
-        judged: Whether the sets are those that nothing was chosen on.
+        tasks: Names of the sets.
         size: Labelled rows; None for all that count for a lead.
     """
     return {
         (row["task"], row["size"], row["seed"], row["method"]): row
         for row in Results(out, KEY).rows(backbone=backbone)
-        if (row["task"] in JUDGED) == judged
+        if row["task"] in tasks
         and (row["size"] >= FEWEST_TO_LEAD if size is None else row["size"] == size)
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -26,9 +26,10 @@ from benchmarks.label_budget.methods import (
     OURS,
     ROWS,
 )
-from benchmarks.lib.pools import JUDGED
+from benchmarks.lib.pools import JUDGED, LONGER
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import mean_and_half, shown, shown_over_sets, table
+from benchmarks.lib.task_rows import TASKS
 
 _WORDS = {
     "polar-vbll": "PoLAR-VBLL",
@@ -77,9 +78,12 @@ def write_table(out: Path) -> None:
         stored = _stored(out, backbone)
         if stored:
             lines += [f"## {backbone}", *_tables(stored)]
-        judged = _stored(out, backbone, judged=True)
-        if judged:
-            lines += [f"## {backbone}: sets that nothing was chosen on", *_tables(judged)]
+        for tasks, words in (
+            (JUDGED, "sets that nothing was chosen on"),
+            (LONGER, "128 tokens of a text"),
+        ):
+            if stored := _stored(out, backbone, tasks):
+                lines += [f"## {backbone}: {words}", *_tables(stored)]
     with atomic_file(out / "summary.md") as temporary:
         temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     with atomic_file(out / "leads.svg") as temporary:
@@ -151,10 +155,10 @@ def _in_words(name: str) -> str:
     return _WORDS.get(method, method) + comma + scheme
 
 
-def _stored(out: Path, backbone: str, *, judged: bool = False) -> Stored:
+def _stored(out: Path, backbone: str, tasks: Collection[str] = TASKS) -> Stored:
     stored: Stored = {}
     for row in Results(out, KEY).rows(backbone=backbone):
-        if (row["task"] in JUDGED) == judged:
+        if row["task"] in tasks:
             stored.setdefault((row["size"], row["method"], row["task"]), []).append(row)
     return stored
 

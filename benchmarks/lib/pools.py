@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +33,14 @@ class Pools:
         score: Scoring rows of the same distribution.
         ood: Out-of-distribution rows by name.
         shifted: Labelled rows of a shifted distribution by name.
+        num_tokens: Number of tokens of a text that are read.
     """
 
     train: Examples
     score: Examples
     ood: dict[str, Examples]
     shifted: dict[str, Examples] = field(default_factory=dict)
+    num_tokens: int = TEXT_TOKENS
 
 
 def development(task: str, data_dir: Path | None) -> Pools:
@@ -61,7 +63,9 @@ def development(task: str, data_dir: Path | None) -> Pools:
 
 
 def pools_of(task: str, data_dir: Path | None) -> Pools:
-    """Return the pools of a development set or of a judged set."""
+    """Return the pools of a development set, of a judged set, or of texts read in full."""
+    if task in LONGER:
+        return replace(development(LONGER[task], data_dir), num_tokens=128)
     return (judgement if task in JUDGED else development)(task, data_dir)
 
 
@@ -103,3 +107,6 @@ def frame_tokens(backbone: Backbone, frame: str) -> int:
 
 JUDGED = ("clinc150_20", "boolq_question_only", "reuters_r8")
 """20 random intents, questions with uninformative class names, and newswire by topic."""
+
+LONGER = {"newsgroups_128_tokens": "newsgroups", "ag_news_128_tokens": "ag_news_10k"}
+"""Development sets of which 128 tokens of a text are read."""

@@ -37,6 +37,8 @@ ARMS = {
     "S at five times the rate": Arm(posterior=VBLLVariant(deviations="fast")),
     "S by running sums": Arm(posterior=VBLLVariant()),
     "S by running sums, training prior 1": Arm(posterior=VBLLVariant(training_prior_scale=1.0)),
+    "means refitted": Arm(posterior=VBLL(polish_mean="refit")),
+    "S by running sums, means refitted": Arm(posterior=VBLLVariant(polish_mean="refit")),
     "gradient start": Arm(PoLARVariant(start_from="gradient")),
     "EVA start": Arm(PoLARVariant(start_from="eva")),
     "an epoch of LoRA first": Arm(

@@ -23,7 +23,13 @@ def test_the_page_is_what_the_stored_numbers_give():
 
 
 def cell(folder, method, size, seed, **scores):
-    place = {"backbone": "minilm", "task": "sst2", "size": size, "seed": seed, "method": method}
+    place = {
+        "backbone": "minilm",
+        "task": "sst2_sentences",
+        "size": size,
+        "seed": seed,
+        "method": method,
+    }
     Results(folder, label_budget_methods.KEY).append(place | scores)
 
 
