@@ -10,7 +10,7 @@ from bayeslora.engine.data import read_rows
 from bayeslora.tasks.columns import DataColumns
 from benchmarks.lib.pools import Pools
 from benchmarks.parts.adapters import weight_change
-from benchmarks.soups.__main__ import BOTH, FIT, FOLDS, KEPT, METHODS, compared, load_average
+from benchmarks.soups.__main__ import BOTH, FIT, KINDS, METHODS, compared, load_average
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_averages(backbone, adapter, posterior):
 def test_every_kind_of_network_has_scores(backbone, method):
     train, test = (read_rows(toy_rows(count), DataColumns()) for count in (30, 40))
     rows = compared(backbone, method, train, Pools(train=train, score=test, ood={}), 0)
-    assert set(rows) == {FIT, FOLDS, BOTH, KEPT}
+    assert set(rows) == set(KINDS)
     clf = BayesianClassifier(
         backbone, *(kind() for kind in METHODS[method]), max_length=38, progress=False
     )
