@@ -169,6 +169,27 @@ class LowRank(Site):
         A0, B0 = self.A0.to(dtype), self.B0.to(dtype)
         return torch.cat([A, A - A0]), torch.cat([B - B0, B0], 1)
 
+    @property
+    def can_set_change(self) -> bool:
+        """Whether any factors are allowed, neither centred nor gated."""
+        return not self.centred and not self._gate
+
+    @torch.no_grad()
+    def set_change(self, A: Tensor, B: Tensor) -> None:
+        """Set the factors to those of the change of rank r nearest to `s·B·A` (Eckart & Young)."""
+        missing = max(0, self.r - len(A))  # zeros, which the decompositions complete
+        A, B = F.pad(A.double(), (0, 0, 0, missing)), F.pad(B.double(), (0, missing))
+        QA, RA = torch.linalg.qr(A.T)
+        QB, RB = torch.linalg.qr(B)
+        U, S, Vh = torch.linalg.svd(RB @ RA.T)
+        U, S, Vh = QB @ U[:, : self.r], S[: self.r], Vh[: self.r] @ QA.T
+        if self.core is None:
+            U, Vh = U * S.sqrt(), S.sqrt()[:, None] * Vh
+        else:
+            self.core.weight.copy_(S.diag())
+        self.A.weight.copy_(Vh)
+        self.B.weight.copy_(U)
+
     @torch.no_grad()
     def begin(self, factors: Factors) -> None:
         """Reset to factors of the same kind and shapes, in place."""

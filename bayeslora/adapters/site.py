@@ -72,6 +72,20 @@ class Site(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def can_set_change(self) -> bool:
+        """Whether `set_change` is possible."""
+        return False
+
+    def set_change(self, A: Tensor, B: Tensor) -> None:
+        """Set the change to the nearest one to `s·B·A` that the parameters can express.
+
+        Args:
+            A: [k, in].
+            B: [out, k].
+        """
+        raise NotImplementedError
+
     def linears(self) -> dict[str, nn.Linear]:
         """Return the linear layers that hold the parameters, each called once per forward pass."""
         raise NotImplementedError

@@ -159,6 +159,10 @@ def _measured(record: ModelRecord) -> str:
             f"- logit scale {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
             f"is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
         )
+    if averaged := record.results.get("averaged"):
+        lines.append(
+            f"- average of {averaged} networks, {averaged - 1} of them of part of the rows"
+        )
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
 

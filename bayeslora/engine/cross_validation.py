@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayeslora.engine.averaging import Average, can_average
 from bayeslora.engine.ensemble import Part
 from bayeslora.engine.final_fit import drawing_of, scale_logits
 from bayeslora.engine.loop import FitResult
@@ -62,12 +63,14 @@ class Folds:
         states: Trained tensors of each fit; empty unless the folds are kept.
         results: Results of each fit; empty unless the folds are kept.
         scale: The scale chosen on the held-out rows.
+        average: The networks, to average that of all rows with; None if they cannot be averaged.
     """
 
     network: Network
     states: list[dict[str, Tensor]]
     results: list[FitResult]
     scale: ChosenScale
+    average: Average | None = None
 
     def kept(self) -> tuple[Network, list[dict[str, Tensor]], list[FitResult]]:
         """Return the fits as `fit_members` does, each with the scale applied."""
@@ -156,7 +159,7 @@ def cross_validate(
         )
     plain = replace(choices, feature_scores=())
     answers: list[tuple[AnyLogits, Tensor]] = []
-    states, results = [], []
+    states, results, average = [], [], Average()
     for number, (part_rows, unseen_rows) in enumerate(zip(parts, unseen, strict=True)):
         train_rows = np.setdiff1d(np.arange(len(labels)), part_rows)
         part = Part(train_rows, f"without-{number}", f"part {number + 1} of {len(parts)}")
@@ -164,6 +167,8 @@ def cross_validate(
         if keep:
             states += members
             results += measured
+        elif len(members) == 1 and can_average(network):
+            average.add(network)
         if not len(unseen_rows):
             continue
         texts = prepare(network.encoder, train, progress=False, say=False).texts
@@ -179,7 +184,7 @@ def cross_validate(
     factor, before, after = best_scale(answers, means_alone=network.head.scales_mean, **drawing)
     logger.info("logit scale %.2f: held-out NLL %.3f nats, without it %.3f", factor, after, before)
     scale = ChosenScale(factor, after, before, sum(map(len, unseen)), len(parts))
-    return Folds(network, states, results, scale)
+    return Folds(network, states, results, scale, average if average.count else None)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
+from bayeslora.engine.averaging import Average
 from bayeslora.engine.build import build_network
 from bayeslora.engine.class_prior import ClassPrior
 from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
@@ -79,6 +80,7 @@ def fit_members(
     say: bool = True,
     prior: ClassPrior | None = None,
     restore: Restore = nothing_to_restore,
+    average: Average | None = None,
 ) -> Fitted:
     """Train the members of the posterior in turn.
 
@@ -96,6 +98,7 @@ def fit_members(
         say: Whether to log notes on data and backbone, if no earlier call did.
         prior: The language model's rows for the classes; None for a prior mean of zero.
         restore: Recreates the checkpoint directory if it was deleted; returns whether it was.
+        average: Networks to average a single member with.
     """
     data = _to_fit(data, choices.format, settings.seed)
     work: Path | None = None
@@ -133,6 +136,7 @@ def fit_members(
             tasks=data.tasks,
             restore=restore,
             title=f"{title}{many}" if choices.progress else None,
+            average=average,
         )
         results.append(_fitted(training))
         states += _member_states(training)

@@ -298,7 +298,10 @@ def _fitted(
     learnt = {"logit_scale": dataclasses.asdict(folds.scale)}
     if settings.keep_folds:
         return folds.kept(), learnt
-    return fit(replace(choices, logit_scale=folds.scale.factor), data=final, say=False), learnt
+    scaled = replace(choices, logit_scale=folds.scale.factor)
+    average = folds.average
+    whole = fit(scaled, data=final, say=False, average=average)
+    return whole, learnt if average is None else learnt | {"averaged": average.count}
 
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

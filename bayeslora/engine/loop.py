@@ -20,6 +20,7 @@ from bayeslora.adapters.layer_sampling.policy import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
 from bayeslora.engine.adapter_start import begin_adapter
+from bayeslora.engine.averaging import Average
 from bayeslora.engine.callbacks import (
     FIGURE,
     Figures,
@@ -135,6 +136,7 @@ class Training:
         restore: Called before each checkpoint; see `AlternatingTrainer`.
         title: Title of the progress bar; None shows none.
         on_epoch: Called after each epoch with its number, from 1, and the network.
+        average: Networks to average the trained one with, before the posterior is fitted.
     """
 
     network: Network
@@ -149,6 +151,7 @@ class Training:
     restore: Restore = nothing_to_restore
     title: str | None = "fit"
     on_epoch: EpochHook | None = None
+    average: Average | None = None
 
     @property
     def posterior(self) -> Posterior:
@@ -197,6 +200,10 @@ def train_network(fit: Training, *, fit_last: bool = True) -> FitResult:
     if fit.title is not None:
         _announce(fit, pass_seconds=pass_seconds, fit_last=fit_last)
     trainer, sampler = _trained(fit, checkpoint)
+    if fit.average is not None:
+        fit.average.add(network)
+        fit.average.load(network)
+        logger.info("averaged %d networks", fit.average.count)
     chosen: dict[str, float | str] = {}
     if fit_last:
         posterior.before_last_layer(final_fit(network, fit.last, fit.train, fit.validation))

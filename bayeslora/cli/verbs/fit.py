@@ -326,6 +326,8 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
         nll = f"NLL {scale['nll']:.3f}, without {scale['nll_before']:.3f}"
         chosen = f"{scale['factor']:.2f}, chosen on {scale['num_rows']:,} held-out rows ({nll})"
         rows.append(("scale of the logits", chosen))
+    if averaged := results.get("averaged"):
+        rows.append(("networks averaged", str(averaged)))
     if held_out := results.get("held_out"):
         scores = f"NLL {held_out['nll']:.3f} nats, accuracy {held_out['accuracy']:.3f}"
         rows.append(

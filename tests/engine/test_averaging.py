@@ -1,0 +1,112 @@
+"""Fits to parts of the rows, averaged with the one to all rows."""
+
+import pytest
+import torch
+from tiny import QUICK_VBLL, tiny_llama, toy_rows
+
+from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.registry import resolve_adapter
+from bayeslora.classifier import BayesianClassifier
+from bayeslora.engine import averaging
+from bayeslora.engine.averaging import Average
+
+ROWS = toy_rows(24)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("average") / "llama"))
+
+
+def fitted(backbone, adapter, posterior, **options):
+    clf = BayesianClassifier(backbone, adapter, posterior, dtype="float32", progress=False)
+    return clf.fit(ROWS, epochs=2, batch_size=8, **options)
+
+
+def site(adapter, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    host = torch.nn.Linear(6, 7)
+    ((_, made),) = {
+        "layer": resolve_adapter(adapter).make_sites(host, {"layer": host}, generator)[0]
+    }.items()
+    with torch.no_grad():
+        for parameter in made.trainable().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize("adapter", ["polar:r=3", "lora:r=3", "lora:r=3,use_rslora=true"])
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_the_nearest_change_is_set(adapter, rank):
+    """The oracle is the singular value decomposition of the dense matrix."""
+    made = site(adapter)
+    generator = torch.Generator().manual_seed(1)
+    A, B = torch.randn(rank, 6, generator=generator), torch.randn(7, rank, generator=generator)
+    made.set_change(A, B)
+    U, S, Vh = torch.linalg.svd(made.scale * (B @ A))
+    torch.testing.assert_close(
+        made.delta(), U[:, :3] * S[:3] @ Vh[:3], rtol=0, atol=1e-5 * float(S[0])
+    )
+    for key in made.manifold():
+        factor = made.trainable()[key]
+        gram = factor @ factor.T if key == "A" else factor.T @ factor
+        torch.testing.assert_close(gram, torch.eye(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "posterior"),
+    [("polar:r=2", f"{QUICK_VBLL},polish_mean=trained"), ("lora:r=2", "mle")],
+)
+def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posterior, monkeypatch):
+    added = []
+
+    class Watched(Average):
+        def add(self, network):
+            deltas = [site.delta().detach().double() for site in network.sites]
+            added.append((deltas, network.head.trained_mean / network.feature_scale))
+            super().add(network)
+
+    monkeypatch.setattr("bayeslora.engine.cross_validation.Average", Watched)
+    clf = fitted(backbone, adapter, posterior, cv=3)
+    assert len(added) == clf.record.results["averaged"] == 4
+    network = clf._known().network
+    for place, found in enumerate(network.sites):
+        mean = torch.stack([deltas[place] for deltas, _ in added]).mean(0)
+        U, S, Vh = torch.linalg.svd(mean)
+        kept = (U[:, :2] * S[:2] @ Vh[:2]).float()
+        torch.testing.assert_close(found.delta(), kept, rtol=0, atol=1e-6)
+    weight = torch.stack([weight for _, weight in added]).mean(0)
+    if posterior == "mle":  # its factor is in the scale of the features
+        weight = weight * clf.record.results["logit_scale"]["factor"]
+    torch.testing.assert_close(network.head.trained_mean / network.feature_scale, weight)
+
+
+def test_the_average_of_equal_networks_is_that_network(backbone):
+    network = fitted(backbone, "polar:r=2", "mle", cv=0)._known().network
+    before = [site.delta().detach().clone() for site in network.sites]
+    weight = network.head.trained_mean.clone()
+    average = Average()
+    for _ in range(3):
+        average.add(network)
+    average.load(network)
+    for made, delta in zip(network.sites, before, strict=True):
+        torch.testing.assert_close(made.delta(), delta, rtol=0, atol=1e-6)
+    torch.testing.assert_close(network.head.trained_mean, weight)
+
+
+@pytest.mark.parametrize(
+    "adapter", ["none", "pissa:r=2", "s2ft", "lisa", "ilora:r=4,num_experts=2"]
+)
+def test_networks_that_cannot_be_averaged_are_fitted_to_all_rows(backbone, adapter):
+    length = {} if adapter == "none" else {"epochs": 1, "batch_size": 8}
+    clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
+    clf.fit(ROWS, cv=2, **length)
+    assert not averaging.can_average(clf._known().network)
+    assert "averaged" not in clf.record.results
+    assert clf.record.results["logit_scale"]["num_fits"] == 2
+
+
+def test_centred_factors_have_no_nearest_change():
+    made = site("pissa:r=3")
+    assert isinstance(made, LowRank)
+    assert not made.can_set_change
