@@ -175,8 +175,8 @@ def scores(predictions: Predictions) -> dict[str, float]:
     def at(log_factor: float) -> float:
         return nll((math.exp(log_factor) * logs).softmax(1), labels)
 
-    found = minimize_scalar(at, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-3})
-    return row | {"nll_scaled": float(found.fun), "factor": math.exp(found.x)}
+    optimum = minimize_scalar(at, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-3})
+    return row | {"nll_scaled": float(optimum.fun), "factor": math.exp(optimum.x)}
 
 
 def soups(
@@ -206,7 +206,7 @@ def soups(
     ]
     whole = networks[0]
     sites = cast(Sequence[LowRank], whole.sites)
-    kept = fmean(_kept(change, site) for change, site in zip(changes, sites, strict=True))
+    share = fmean(_kept(change, site) for change, site in zip(changes, sites, strict=True))
     means = torch.stack(
         [net.head.trained_mean * (whole.feature_scale / net.feature_scale) for net in networks]
     ).mean(0)
@@ -215,7 +215,7 @@ def soups(
     labels = torch.from_numpy(encode_labels(train, fits[0].classes))
     for arm, means_of in ((SOUP_OF_MEANS, "trained"), (SOUP, "refit")):
         refitted(whole, (train, labels), means_of)
-        rows[arm] = scores(fits[0].predict(pools.score)) | {"kept": kept}
+        rows[arm] = scores(fits[0].predict(pools.score)) | {"kept": share}
     return {arm: row | {"seconds": seconds} for arm, row in rows.items()}
 
 
@@ -270,11 +270,11 @@ def write_summary(out: Path) -> None:
             )
             head = ("exchanged", *columns, "draws", "seconds")
             parts += [f"## {words}", table(head, lines)]
-    kept = [row["kept"] for row in stored.get(SOUP, {}).values()]
-    if kept:
+    shares = [row["kept"] for row in stored.get(SOUP, {}).values()]
+    if shares:
         parts.append(
-            f"The part of rank r keeps {min(kept):.0%} to {max(kept):.0%} of the squared norm of "
-            "the mean of three changes."
+            f"The part of rank r keeps {min(shares):.0%} to {max(shares):.0%} of the squared norm "
+            "of the mean of three changes."
         )
     with atomic_file(out / "summary.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -58,8 +58,8 @@ class PoLARVariant(PoLAR):
         """Initialise every site."""
         sites = [cast(LowRank, site) for site in rows.sites]
         if self.start_from == "gradient":
-            found = gradients(sites, lambda: rows.backward(_ROWS))
-            starts = [gradient_factors(gradient, self.r) for gradient in found]
+            weight_gradients = gradients(sites, lambda: rows.backward(_ROWS))
+            starts = [gradient_factors(gradient, self.r) for gradient in weight_gradients]
         elif self.start_from == "eva":
             moments = rows.moments(_ROWS)
             starts = [eva_factors(site, moments[site.name].matrix) for site in sites]
@@ -211,8 +211,8 @@ class Averaging(TrainerCallback):
         if not self._changes:
             self._changes, self._mean = changes, mean.clone()
             return
-        for kept, change in zip(self._changes, changes, strict=True):
-            kept.lerp_(change, share)
+        for total, change in zip(self._changes, changes, strict=True):
+            total.lerp_(change, share)
         self._mean.lerp_(mean, share)
 
     @torch.no_grad()

@@ -40,15 +40,15 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayeslora import MLE, VBLL, BayesianClassifier, LoRA, PoLAR
-from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
+from bayeslora.engine.averaging import Average
 from bayeslora.engine.final_fit import LastFit, fit_posterior, scale_logits
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import prepare
@@ -60,7 +60,6 @@ from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.task_rows import TASKS
 from benchmarks.parts.__main__ import scores
-from benchmarks.parts.adapters import set_changes, weight_change
 
 KEY = ("backbone", "task", "size", "method", "kind", "seed")
 BACKBONES, NUM_FOLDS = ("minilm", "smollm2-135m"), 5
@@ -112,18 +111,19 @@ def compared(
 ) -> dict[str, dict[str, float]]:
     """Return the scores of each kind of network, with the same factor."""
     start = time.perf_counter()
-    kept = _fit(backbone, method, train, pools, seed, cv=NUM_FOLDS, keep_folds=True)
-    factor = kept.record.results["logit_scale"]["factor"]
-    rows = {KEPT: scores(kept.predict(pools.score))}
+    with_folds = _fit(backbone, method, train, pools, seed, cv=NUM_FOLDS, keep_folds=True)
+    factor = with_folds.record.results["logit_scale"]["factor"]
+    rows = {KEPT: scores(with_folds.predict(pools.score))}
     clf = _fit(backbone, method, train, pools, seed, cv=0)
     seconds = time.perf_counter() - start
     network, fit = clf._known().network, dict(clf._known().members[0])
     labels = torch.from_numpy(encode_labels(train, clf.classes))
-    # `kept` applies the factor to each network; a point estimate's is in the scale of its features.
+    # `with_folds` applies the factor to each network; that of a point estimate is in the scale of
+    # its features.
     undone = 1.0 if network.head.scales_mean else factor
     folds = [
         {**state, "feature_scale": undone * state["feature_scale"]}
-        for state in kept._known().members
+        for state in with_folds._known().members
     ]
     averaged = {FIT: [fit], FIRST: [folds[0], fit], FOLDS: folds, BOTH: [*folds, fit]}
     for kind, states in averaged.items():
@@ -144,15 +144,11 @@ def load_average(network: Network, states: Sequence[State]) -> None:
         network: Network of `LowRank` sites; the covariances of its head are not fitted.
         states: Trained tensors of networks like it.
     """
-    sites = cast(Sequence[LowRank], network.sites)
-    sums = [torch.zeros_like(site.weight, dtype=torch.float64) for site in sites]
-    weights = []
+    average = Average()
     for state in states:
         network.load_trained_state(state)
-        sums = [total + weight_change(site) for total, site in zip(sums, sites, strict=True)]
-        weights.append(network.head.trained_mean / network.feature_scale)
-    set_changes(sites, [total / len(states) for total in sums])
-    network.head.set_mean(torch.stack(weights).mean(0) * network.feature_scale)
+        average.add(network)
+    average.load(network)
 
 
 def _fit(

@@ -180,11 +180,11 @@ def test_a_start_from_changes_is_exact(toy):
     backbone, train, _ = toy
     arm = ARMS["an epoch of LoRA first"]
     network = fitted(backbone, arm, train, 0)[0]._known().network
-    found = PoLARVariant.changes
+    changes = PoLARVariant.changes
     for layer in network.sites:
         arm.adapter.begin(SimpleNamespace(sites=[layer]))
-        assert found[layer.name].any()
-        torch.testing.assert_close(weight_change(layer), found[layer.name], rtol=0, atol=1e-6)
+        assert changes[layer.name].any()
+        torch.testing.assert_close(weight_change(layer), changes[layer.name], rtol=0, atol=1e-6)
 
 
 def test_the_soup_of_equal_fits_is_that_fit(toy, monkeypatch):

@@ -9,6 +9,7 @@ from bayeslora.backbones.load import load_backbone
 from bayeslora.engine.data import read_rows
 from bayeslora.tasks.columns import DataColumns
 from benchmarks.lib.pools import Pools
+from benchmarks.parts.__main__ import scores
 from benchmarks.parts.adapters import weight_change
 from benchmarks.soups.__main__ import BOTH, FIT, KINDS, METHODS, compared, load_average
 
@@ -42,8 +43,8 @@ def test_averages(backbone, adapter, posterior):
         U, S, Vh = torch.linalg.svd(mean)
         best = U[:, :2] * S[:2] @ Vh[:2]
         torch.testing.assert_close(weight_change(site), best, rtol=0, atol=1e-6)
-    found = network.head.trained_mean / network.feature_scale
-    torch.testing.assert_close(found, (weights[0] + weights[1]) / 2)
+    mean_weight = network.head.trained_mean / network.feature_scale
+    torch.testing.assert_close(mean_weight, (weights[0] + weights[1]) / 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,7 +56,6 @@ def test_every_kind_of_network_has_scores(backbone, method):
         backbone, *(kind() for kind in METHODS[method]), max_length=38, progress=False
     )
     clf.fit(train, cv=5)
-    from benchmarks.parts.__main__ import scores
-
-    assert rows[FIT]["nll"] == pytest.approx(scores(clf.predict(test))["nll"], rel=1e-6)
-    assert rows[BOTH]["nll"] != pytest.approx(rows[FIT]["nll"], rel=1e-6)
+    # as `fit` does
+    assert rows[BOTH]["nll"] == pytest.approx(scores(clf.predict(test))["nll"], rel=1e-5)
+    assert rows[BOTH]["nll"] != pytest.approx(rows[FIT]["nll"], rel=1e-5)

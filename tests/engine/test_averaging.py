@@ -70,11 +70,11 @@ def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posteri
     clf = fitted(backbone, adapter, posterior, cv=3)
     assert len(added) == clf.record.results["averaged"] == 4
     network = clf._known().network
-    for place, found in enumerate(network.sites):
+    for place, layer in enumerate(network.sites):
         mean = torch.stack([deltas[place] for deltas, _ in added]).mean(0)
         U, S, Vh = torch.linalg.svd(mean)
-        kept = (U[:, :2] * S[:2] @ Vh[:2]).float()
-        torch.testing.assert_close(found.delta(), kept, rtol=0, atol=1e-6)
+        nearest = (U[:, :2] * S[:2] @ Vh[:2]).float()
+        torch.testing.assert_close(layer.delta(), nearest, rtol=0, atol=1e-6)
     weight = torch.stack([weight for _, weight in added]).mean(0)
     if posterior == "mle":  # its factor is in the scale of the features
         weight = weight * clf.record.results["logit_scale"]["factor"]
