@@ -195,14 +195,33 @@ def _tables(stored: Stored) -> list[str]:
     by_score = table(("unusual rows", "set", "rows", *DETECTORS, "fits"), detected)
     return [
         table(("rows", "method", *tasks, "mean NLL", "fits"), rows),
+        *_later(stored),
         *((f"AUROC of {OURS} by single scores ({DEFAULT_SCORE}):", by_score) if detected else ()),
         *(part for words, rows in gaps.items() if rows for part in (words, table(head, rows))),
     ]
 
 
+def _later(stored: Stored) -> list[str]:
+    """Return the scores on newsgroups' later posts beside those on posts of the same time."""
+    rows = []
+    for (size, method, _), fits in sorted(stored.items()):
+        scored = [fit for fit in fits if "later nll" in fit]
+        if scored:
+            keys = ("nll", "later nll", "ece", "later ece", "accuracy", "later accuracy")
+            means = [f"{mean(fit[key] for fit in scored):.3f}" for key in keys]
+            rows.append((str(size), method, *means, str(len(scored))))
+    if not rows:
+        return []
+    words = [f"{score}{which}" for score in ("NLL", "ECE", "accuracy") for which in ("", ", later")]
+    return [
+        "Newsgroups: posts of the training file, and later posts, a shift by date:",
+        table(("rows", "method", *words, "fits"), rows),
+    ]
+
+
 _UNITS = ("draws", "sets")
 _QUESTIONS = (
-    ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (128, 640)),
+    ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (128, 640, 960)),
     ("LoRA minus PoLAR-VBLL, both with cv", ("lora-mle, cv", OURS), (32,)),
     (
         "LoRA with 15 epochs minus PoLAR-VBLL, both with cv",
