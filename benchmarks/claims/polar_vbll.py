@@ -22,6 +22,7 @@ from benchmarks.lib.results import Results
 from benchmarks.lib.task_rows import TASKS
 from benchmarks.lib.verdicts import Claim, claims_table
 from benchmarks.posteriors.choices import KEY as POSTERIORS_KEY
+from benchmarks.soups import __main__ as soups
 from benchmarks.stable_rank import summary as stable_rank
 from benchmarks.unfamiliarity_weight.__main__ import KEY as DETECTION_KEY
 from benchmarks.unfamiliarity_weight.__main__ import TAKEN
@@ -48,13 +49,20 @@ LONG_RIVALS = {
     "polar-mle, long": "PoLAR",
     "lora-vbll, long": "LoRA-VBLL",
 }
-FEW = 32
+FEW, SOUP_SIZE = 32, 128
 FEW_RIVALS = {
     "lora-mle, cv": "LoRA with temperature by cross-validation",
     "lora-mle, 15 epochs, cv": "LoRA with 15 epochs and a temperature",
     "lora-mle, head rate 0.05, cv": "LoRA with VBLL's head rate and a temperature",
     "polar-mle, cv": "PoLAR with temperature by cross-validation",
     "lora-vbll, cv": "LoRA-VBLL",
+}
+AVERAGED = f"PoLAR-VBLL, {soups.BOTH}"
+AVERAGED_RIVALS = {
+    f"PoLAR-VBLL, {soups.FIT}": "its network of all rows alone",
+    f"LoRA, {soups.FIT}": "LoRA with temperature by cross-validation",
+    f"LoRA, {soups.BOTH}": "the same, averaged",
+    f"PoLAR-VBLL, {soups.KEPT}": "the folds, kept, at five passes",
 }
 LONG_LEAD = 0.1
 JENSEN = "refit, bound jensen"
@@ -99,6 +107,9 @@ def page(reports: Path) -> str:
             "Detection is that of fits without `cv` "
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
             claims_table([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
+            "The average of the networks that `cv` trains, which is what `fit` returns, with "
+            f"{SOUP_SIZE} rows ([soups](../reports/soups/summary.md)).",
+            claims_table([*ahead(averages(reports, backbone), AVERAGED_RIVALS, AVERAGED)]),
             f"{FEW} labelled rows, three draws. The same rows chose the number of steps, the scale "
             "and the means of VBLL.",
             claims_table([*ahead(few, FEW_RIVALS)]),
@@ -151,6 +162,15 @@ def label_budget(
         for row in Results(out, KEY).rows(backbone=backbone)
         if row["task"] in tasks
         and (row["size"] >= FEWEST_TO_LEAD if size is None else row["size"] == size)
+    }
+
+
+def averages(reports: Path, backbone: str) -> dict[Key, Row]:
+    """Return the cells of averages of networks."""
+    rows = Results(reports / "soups", soups.KEY).rows(backbone=backbone, size=SOUP_SIZE)
+    return {
+        (row["task"], row["size"], row["seed"], f"{row['method']}, {row['kind']}"): row
+        for row in rows
     }
 
 

@@ -55,7 +55,7 @@ from bayeslora.engine.rows import prepare
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import Examples, encode_labels
-from benchmarks.lib.pools import Pools, frame_tokens, pools_of
+from benchmarks.lib.pools import JUDGED, Pools, frame_tokens, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 from benchmarks.lib.task_rows import TASKS
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("reports/soups"))
     parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=(*TASKS, *JUDGED), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[128])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
@@ -168,27 +168,30 @@ def _fit(
 
 def write_summary(out: Path) -> None:
     """Write the scores of each kind, and its differences from `cv` and from PoLAR-VBLL."""
-    stored: dict[tuple[str, int, str, str], dict[tuple[str, int], dict[str, float]]] = {}
+    stored: dict[tuple[str, str, str, str], dict[tuple[str, int], dict[str, float]]] = {}
     for row in Results(out, KEY).rows():
-        key = (row["backbone"], row["size"], row["method"], row["kind"])
+        words = f"{row['size']} rows"
+        if row["task"] in JUDGED:
+            words += ", sets that nothing was chosen on"
+        key = (row["backbone"], words, row["method"], row["kind"])
         stored.setdefault(key, {})[row["task"], row["seed"]] = row
     parts = [
         "# Averages of the networks of cross-validation",
-        "Development rows of three sets. NLL in nats, the factor of the logits by `cv`; *at the "
+        "NLL in nats, the factor of the logits by `cv`; *at the "
         "best scale* of the log-probabilities, chosen on the scoring rows. Differences are paired "
         "by set and draw, ± half a 95 % interval. Made by `python -m benchmarks.soups --data-dir "
         "DIR`, whose first lines have the rules.",
     ]
-    for backbone, size in sorted({key[:2] for key in stored}):
+    for backbone, words in sorted({key[:2] for key in stored}):
         lines = []
         for method, kind in product(METHODS, KINDS):
-            cells = stored.get((backbone, size, method, kind), {})
+            cells = stored.get((backbone, words, method, kind), {})
             if not cells:
                 continue
             values = [fmean(row[score] for row in cells.values()) for score in _SCORES]
             tasks = sorted({task for task, _ in cells})
-            of_fit = stored.get((backbone, size, method, FIT), {})
-            ours = stored.get((backbone, size, "PoLAR-VBLL", kind), {})
+            of_fit = stored.get((backbone, words, method, FIT), {})
+            ours = stored.get((backbone, words, "PoLAR-VBLL", kind), {})
             by_task = ", ".join(f"{_mean_gap(cells, of_fit, task):+.3f}" for task in tasks)
             lines.append(
                 (
@@ -201,7 +204,7 @@ def write_summary(out: Path) -> None:
                 )
             )
         parts += [
-            f"## {backbone}, {size} rows",
+            f"## {backbone}, {words}",
             table(
                 (
                     *("method", "network", "NLL", "at the best scale", "accuracy", "ECE"),
