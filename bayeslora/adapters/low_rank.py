@@ -171,8 +171,9 @@ class LowRank(Site):
 
     @property
     def can_set_change(self) -> bool:
-        """Whether any factors are allowed, neither centred nor gated."""
-        return not self.centred and not self._gate
+        """Whether the parameters are free factors, or orthonormal ones around a core."""
+        keys = {"A", "B", "core"} if self.orthonormal else {"A", "B"}
+        return self.trainable().keys() == keys and not self.centred and not self._gate
 
     @torch.no_grad()
     def set_change(self, A: Tensor, B: Tensor) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from bayeslora.engine.network import Network
+from bayeslora.errors import DivergedError
+from bayeslora.processes import current
 
 
 class Average:
@@ -31,9 +33,21 @@ class Average:
 
     @torch.no_grad()
     def add(self, network: Network) -> None:
-        """Add a trained network."""
-        self._changes.append([site.change(torch.float64) for site in network.sites])
-        self._weights.append(network.head.trained_mean.double() / network.feature_scale)
+        """Add a trained network.
+
+        Raises:
+            InputError: Its tensors are not finite.
+        """
+        changes = [site.change() for site in network.sites]
+        weight = network.head.trained_mean.double() / network.feature_scale
+        tensors = [weight, *(factor for change in changes for factor in change)]
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise DivergedError(
+                "the weights of the adapter are not finite: training diverged; lower its lr"
+            )
+        # On the CPU, since they stay during the next fit.
+        self._changes.append([(A.cpu().clone(), B.cpu().clone()) for A, B in changes])
+        self._weights.append(weight.cpu())
         self.count += 1
 
     @torch.no_grad()
@@ -41,9 +55,12 @@ class Average:
         """Give a network the average of those added; its last layer has yet to be fitted."""
         for site, changes in zip(network.sites, zip(*self._changes, strict=True), strict=True):
             As, Bs = zip(*changes, strict=True)
-            site.set_change(torch.cat(As), torch.cat(Bs, 1) / self.count)
-        weight = torch.stack(self._weights).mean(0) * network.feature_scale
-        network.head.set_mean(weight.to(network.head.trained_mean))
+            device = site.weight.device
+            site.set_change(torch.cat(As).to(device), torch.cat(Bs, 1).to(device) / self.count)
+        weight = torch.stack(self._weights).mean(0).to(network.feature_scale.device)
+        network.head.set_mean((weight * network.feature_scale).to(network.head.trained_mean))
+        # Decompositions may differ between machines.
+        current().broadcast_([item for site in network.sites for item in site.trainable().values()])
 
 
 def can_average(network: Network) -> bool:

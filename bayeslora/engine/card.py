@@ -156,13 +156,11 @@ def _measured(record: ModelRecord) -> str:
         )
     if scale := record.results.get("logit_scale"):
         lines.append(
-            f"- logit scale {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} held-out rows "
-            f"is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
+            f"- logit scale {scale['factor']:.3g}: the NLL of {scale['num_rows']:,} rows, by fits "
+            f"without them, is {scale['nll']:.3f} nats with it, {scale['nll_before']:.3f} without"
         )
     if averaged := record.results.get("averaged"):
-        lines.append(
-            f"- average of {averaged} networks, {averaged - 1} of them of part of the rows"
-        )
+        lines.append(f"- average of {averaged} networks, {averaged - 1} fitted to part of the rows")
     return "## Measured\n\n" + "\n".join(lines) if lines else ""
 
 

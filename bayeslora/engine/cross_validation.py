@@ -1,4 +1,4 @@
-"""Choose options of the fit to all rows on rows held out of further fits."""
+"""Further fits, each without a part of the rows: they choose the scale, and may be averaged."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def cross_validate(
         if keep:
             states += members
             results += measured
-        elif len(members) == 1 and can_average(network):
+        elif choices.adapter.averages and len(members) == 1 and can_average(network):
             average.add(network)
         if not len(unseen_rows):
             continue

@@ -295,13 +295,13 @@ def _fitted(
         )
     if folds is None:
         return fit(choices, data=final), {}
-    learnt = {"logit_scale": dataclasses.asdict(folds.scale)}
+    learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
     if settings.keep_folds:
         return folds.kept(), learnt
     scaled = replace(choices, logit_scale=folds.scale.factor)
-    average = folds.average
-    whole = fit(scaled, data=final, say=False, average=average)
-    return whole, learnt if average is None else learnt | {"averaged": average.count}
+    if folds.average is not None:
+        learnt["averaged"] = folds.average.count + 1
+    return fit(scaled, data=final, say=False, average=folds.average), learnt
 
 
 def _read(choices: Choices, data: TrainingData, loaded: Backbone) -> tuple[Backbone, Backbone]:

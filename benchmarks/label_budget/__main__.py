@@ -8,8 +8,8 @@ further fits and trains on all (with LoRA-MLE it is temperature scaling by cross
 (`fit(cv="auto", keep_folds=True)`). Rows are scored on the development rows of `reading`. All
 methods read texts as `fit` does by default. The number of fits stands beside each score.
 
-With `cv` the network of all rows answers alone here, as in `fit(cv="auto")` until `soups` found
-that its average with the others is better.
+With `cv` the network of all rows predicts alone here, as in `fit(cv="auto")` until the study
+`soups`: with PoLAR, `fit` now returns its average with the others.
 
 Rules, written before the run (the cells of `reading`, and prototypes at 128 rows with seed 0,
 had been seen):

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from refusal import refused
 from tiny import QUICK_VBLL, tiny_llama, toy_rows
 
 from bayeslora.adapters.low_rank import LowRank
+from bayeslora.adapters.polar.stiefel import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import averaging
+from bayeslora.engine import loop
 from bayeslora.engine.averaging import Average
 
 ROWS = toy_rows(24)
@@ -26,9 +28,7 @@ def fitted(backbone, adapter, posterior, **options):
 def site(adapter, seed=0):
     generator = torch.Generator().manual_seed(seed)
     host = torch.nn.Linear(6, 7)
-    ((_, made),) = {
-        "layer": resolve_adapter(adapter).make_sites(host, {"layer": host}, generator)[0]
-    }.items()
+    (made,) = resolve_adapter(adapter).make_sites(host, {"layer": host}, generator)
     with torch.no_grad():
         for parameter in made.trainable().values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -55,7 +55,7 @@ def test_the_nearest_change_is_set(adapter, rank):
 
 @pytest.mark.parametrize(
     ("adapter", "posterior"),
-    [("polar:r=2", f"{QUICK_VBLL},polish_mean=trained"), ("lora:r=2", "mle")],
+    [("polar:r=2", f"{QUICK_VBLL},polish_mean=trained"), ("polar:r=2", "mle")],
 )
 def test_a_fit_with_cv_is_the_average_of_its_networks(backbone, adapter, posterior, monkeypatch):
     added = []
@@ -94,19 +94,49 @@ def test_the_average_of_equal_networks_is_that_network(backbone):
     torch.testing.assert_close(network.head.trained_mean, weight)
 
 
-@pytest.mark.parametrize(
-    "adapter", ["none", "pissa:r=2", "s2ft", "lisa", "ilora:r=4,num_experts=2"]
-)
-def test_networks_that_cannot_be_averaged_are_fitted_to_all_rows(backbone, adapter):
+OTHERS = ["none", "lora:r=2", "pissa:r=2", "s2ft", "lisa", "ilora:r=4,num_experts=2"]
+
+
+@pytest.mark.parametrize("adapter", OTHERS)
+def test_other_adapters_keep_the_network_of_all_rows(backbone, adapter):
     length = {} if adapter == "none" else {"epochs": 1, "batch_size": 8}
     clf = BayesianClassifier(backbone, adapter, "mle", dtype="float32", progress=False)
     clf.fit(ROWS, cv=2, **length)
-    assert not averaging.can_average(clf._known().network)
     assert "averaged" not in clf.record.results
     assert clf.record.results["logit_scale"]["num_fits"] == 2
 
 
-def test_centred_factors_have_no_nearest_change():
-    made = site("pissa:r=3")
-    assert isinstance(made, LowRank)
-    assert not made.can_set_change
+def test_neither_centred_factors_nor_other_parameters_have_a_nearest_change():
+    assert not site("pissa:r=3").can_set_change
+
+    class Gained(LowRank):
+        def linears(self):
+            return {**super().linears(), "gain": torch.nn.Linear(1, 1)}
+
+    host = torch.nn.Linear(6, 7)
+    factors = random_factors(7, 6, 2, torch.Generator())
+    assert LowRank("layer", host, factors, 1.0).can_set_change
+    assert not Gained("layer", host, factors, 1.0).can_set_change
+    assert not LowRank("layer", host, factors._replace(core=None), 1.0).can_set_change
+
+
+@pytest.mark.parametrize("broken", ["adapter", "head"])
+def test_a_diverged_network_is_an_error_and_leaves_nothing(backbone, broken, tmp_path, monkeypatch):
+    train, fits = loop._trained, []
+
+    def diverging(fit, checkpoint):
+        trained = train(fit, checkpoint)
+        fits.append(fit)
+        if len(fits) == 3:  # the one to all rows
+            parameters = {
+                "adapter": fit.network.sites[0].trainable().values(),
+                "head": fit.network.head.parameters(),
+            }
+            with torch.no_grad():
+                next(iter(parameters[broken])).fill_(float("nan"))
+        return trained
+
+    monkeypatch.setattr(loop, "_trained", diverging)
+    with refused("diverged"):
+        fitted(backbone, "polar:r=2", "mle", cv=2, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -145,8 +145,8 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
             "own (default: 0.02)",
             "--patience N": "stop after N epochs without a better validation NLL (default: 5)",
             "--cv K|auto": "cross-validation: fit K more times, each time holding out one part, "
-            "and choose the scale of the logits on the held-out parts; the result is the average "
-            "of all models for lora and polar; 0: no cross-validation "
+            "and choose the scale of the logits on the held-out parts; with polar, the result "
+            "is the average of all models; 0: no cross-validation "
             "(default: auto for vbll with an adapter and without --validation, holding out as "
             "many of five parts as give 128 examples; else 0)",
             "--keep-folds": "keep the models of --cv as an ensemble, instead of one model fitted "
