@@ -104,7 +104,8 @@ def page(reports: Path) -> str:
             f"{FEWEST_TO_LEAD} or more (from 640 rows on the grid is not complete); development "
             "rows of three sets, the default reading "
             "([label-budget](../reports/label-budget/summary.md)). "
-            "Detection is that of fits without `cv` "
+            "With `cv`, the network of all rows predicts alone. Detection is that of fits without "
+            "`cv` "
             "([unfamiliarity-weight](../reports/unfamiliarity-weight/summary.md)).",
             claims_table([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
             "The average of the networks that `cv` trains, which is what `fit` returns, with "
