@@ -275,6 +275,9 @@ def write_summary(out: Path) -> None:
             )
             head = ("exchanged", *columns, "draws", "seconds")
             parts += [f"## {words}", table(head, lines)]
+    missing = [arm for arm in ARMS if arm not in stored]
+    if missing:
+        parts.append(f"Not run: {', '.join(missing)}.")
     shares = [row["kept"] for row in stored.get(SOUP, {}).values()]
     if shares:
         parts.append(
