@@ -7,6 +7,7 @@ uncertainty fall on the same side of every threshold.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -279,6 +280,40 @@ def _detect(
         spread,
         doubt(inside, outside),
     )
+
+
+def auroc_difference_p(
+    first: tuple[NDArray[np.float64], NDArray[np.float64]],
+    second: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> float:
+    """Return the two-sided p-value of the difference of two AUROCs on the same rows.
+
+    DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44: the placement of an OOD row is the share
+    of in-distribution rows with a lower uncertainty, ties counting half, and conversely. AUROC is
+    their mean, so the variance of the difference is that of the paired differences of placements
+    over OOD rows, divided by their number, plus the same over in-distribution rows.
+
+    Args:
+        first: [N_in] uncertainties of in-distribution rows and [N_out] of OOD rows, by a method;
+            at least two of each.
+        second: The same rows by another method.
+    """
+    from scipy.stats import norm, rankdata
+
+    def placements(pair: tuple[NDArray[np.float64], NDArray[np.float64]]) -> list[NDArray[Any]]:
+        inside, outside = pair
+        ranks = rankdata(np.concatenate(pair))
+        higher = (ranks[inside.size :] - rankdata(outside)) / inside.size
+        lower = 1 - (ranks[: inside.size] - rankdata(inside)) / outside.size
+        return [lower, higher]
+
+    pairs = zip(placements(first), placements(second), strict=True)
+    gaps = [one - other for one, other in pairs]
+    difference = float(gaps[1].mean())
+    if difference == 0:
+        return 1.0
+    deviation = math.sqrt(sum(float(gap.var(ddof=1)) / gap.size for gap in gaps))
+    return 0.0 if deviation == 0 else float(2 * norm.sf(abs(difference) / deviation))
 
 
 def detection_areas(

@@ -64,6 +64,13 @@ def _like(first: Predictions, other: Predictions, by_id: bool) -> Predictions:
     return other
 
 
+def are_same_rows(first: Predictions, other: Predictions) -> bool:
+    """Return whether two predictions have the same rows in the same order, as far as they tell."""
+    if first.ids is not None and other.ids is not None:
+        return np.array_equal(first.ids, other.ids)
+    return len(first) == len(other)
+
+
 def _rows_of(first: Predictions, other: Predictions, names: str) -> Predictions:
     ids = np.asarray(first.ids)
     other_ids = np.asarray(other.ids)

@@ -2,7 +2,8 @@
 
 For methods scored on the same rows, the paired difference from the best by the score decides: its
 interval accounts for common errors on hard rows, and its p-value for the number of methods
-compared. Otherwise, and for scores outside `COMPARED`, methods with overlapping intervals are tied.
+compared; the same holds for AUROC. Otherwise, and for scores outside `COMPARED`, methods with
+overlapping intervals are tied.
 Verdict, figures, tables, advice and findings of a report all use `standing_of` and `Facts`, so that
 they agree.
 """
@@ -14,7 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.ood import auroc_difference_p
+from bayeslora.metrics.pairing import are_same_rows
+from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.adapter_changes import AdapterChange
@@ -170,7 +178,44 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
         for auroc, method in zip(aurocs, tested.values(), strict=True)
     ]
     best = standing("auroc", list(tested), aurocs, wide)
-    return best, tested[best.label].scores.ood[name]
+    return _paired(best, tested, name), tested[best.label].scores.ood[name]
+
+
+def _paired(best: Standing, tested: Mapping[str, Assessed], name: str) -> Standing:
+    """Decide which methods are tied by their differences row by row.
+
+    That needs the same rows for all methods, a single fit of each, and independent rows.
+    """
+    others = [label for label in tested if label != best.label]
+    first, *rest = tested.values()
+    comparable = all(
+        are_same_rows(*records)
+        for method in rest
+        for records in (
+            (first.method.predictions, method.method.predictions),
+            (first.method.ood[name].predictions, method.method.ood[name].predictions),
+        )
+    ) and not any(
+        method.fits
+        or "cluster_by" in method.scores.intervals
+        or not method.scores.ood[name].auroc.has_interval
+        for method in tested.values()
+    )
+    if not others or not comparable:
+        return best
+    leader = _uncertainties(tested[best.label], name)
+    p = holm([auroc_difference_p(leader, _uncertainties(tested[label], name)) for label in others])
+    tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
+    equal = tuple(label for label in best.equal if label in tied)
+    return replace(best, tied=tied, equal=equal, paired="row by row")
+
+
+def _uncertainties(method: Assessed, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the uncertainties of the evaluation rows and of a set, by the method's own score."""
+    score = method.scores.ood[name].score
+    records = method.method.predictions, method.method.ood[name].predictions
+    inside, outside = (np.asarray(record.uncertainty(score)) for record in records)
+    return inside, outside
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def detection_table(
     marks = f" {bold(facts)}" if len(rows) > 1 else ""
     caption = f"Detection of each set by the method's own uncertainty; 0.5 is chance.{marks}"
     columns = tuple(Column("AUROC", "↑", label) for label in sets.values())
-    ties = f" {TIED_BY_INTERVALS}" if len(rows) > 1 else ""
+    ties = f" {_ties((), sets, facts)}" if len(rows) > 1 else ""
     notes = f"The set is the positive class; {_brackets(methods)}.{ties}"
     return Table(caption, ("Method", "Uncertainty"), columns, rows, notes)
 
@@ -227,7 +227,7 @@ def _how_to_read(
     results = [method.ood[s] for method in methods for s in sets if s in method.ood]
     parts = (
         f"Calibration errors in {bins} bins; {_brackets(methods)}.",
-        _ties(keys, facts) if len(methods) > 1 else "",
+        _ties(keys, sets, facts) if len(methods) > 1 else "",
         f"AUROC by {_words(results)}." if results else "",
         REFLECTED_NOTE if any(REFLECTED & {*method} for method in methods) else "",
         clamped_note(methods),
@@ -236,10 +236,12 @@ def _how_to_read(
     return " ".join(filter(None, parts))
 
 
-def _ties(keys: Sequence[str], facts: Facts | None) -> str:
+def _ties(keys: Sequence[str], sets: Iterable[str], facts: Facts | None) -> str:
     """Return which methods a table marks as tied with the best of a column."""
-    compared = {} if facts is None else facts.comparisons
+    compared, detectors = ({}, {}) if facts is None else (facts.comparisons, facts.detectors)
     paired = [COLUMNS[key].title for key in keys if key in compared]
+    if any(detectors[name][0].paired for name in sets if name in detectors):
+        paired.append("AUROC")
     overlap = "intervals overlap"
     if "overconfidence" in keys:
         overlap += f" ({COLUMNS['overconfidence'].title} without its sign)"

@@ -1,13 +1,14 @@
-"""Detection scores against scikit-learn, enumerated pairs, and numbers by hand."""
+"""Detection scores against scikit-learn, enumerated pairs, resamples, and numbers by hand."""
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import auroc_difference_p, detection, thresholds
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 
@@ -55,6 +56,61 @@ def test_counts_mean_repeated_rows(data, seed):
 def test_exchanging_the_sets_mirrors_auroc(data):
     forth, back = detection(thresholds(*data))[0], detection(thresholds(*data[::-1]))[0]
     assert forth + back == pytest.approx(1, abs=CLOSE)
+
+
+def paired_sets(seed, sizes=(80, 60), *, gain=0.0, levels=10**6):
+    """Return uncertainties of the same rows by two methods; the second separates better."""
+    generator = np.random.default_rng(seed)
+    shared = [generator.normal(shift, 1, size) for shift, size in zip((0, 1), sizes, strict=True)]
+    return [
+        tuple(
+            np.round((part + better * is_out + generator.normal(0, 0.7, part.size)) * levels)
+            for is_out, part in enumerate(shared)
+        )
+        for better in (0.0, gain)
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 10**6]))
+def test_the_test_of_a_difference_by_enumerated_pairs(seed, levels):
+    first, second = paired_sets(seed, (25, 18), gain=0.5, levels=levels)
+    wins = [
+        np.array([[(out > value) + (out == value) / 2 for value in inside] for out in outside])
+        for inside, outside in (first, second)
+    ]  # [N_out, N_in]
+    gap = wins[0] - wins[1]
+    variance = gap.mean(1).var(ddof=1) / 18 + gap.mean(0).var(ddof=1) / 25
+    expected = 2 * scipy.stats.norm.sf(abs(gap.mean()) / np.sqrt(variance))
+    assert auroc_difference_p(first, second) == pytest.approx(expected, rel=1e-9)
+    assert auroc_difference_p(second, first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_detection_is_no_difference():
+    first, _ = paired_sets(0)
+    assert auroc_difference_p(first, tuple(np.exp(part / 1e7) for part in first)) == 1
+    apart = np.zeros(5), np.ones(5)
+    assert auroc_difference_p(apart, apart) == 1
+    assert auroc_difference_p(apart, apart[::-1]) == 0
+
+
+def test_the_test_agrees_with_resamples_of_the_rows():
+    first, second = paired_sets(3, gain=0.3)
+    generator = np.random.default_rng(0)
+    counts = [
+        generator.multinomial(size, np.full(size, 1 / size), 4000).T for size in map(len, first)
+    ]
+    gaps = np.subtract(*(detection(thresholds(*pair), *counts)[0] for pair in (first, second)))
+    value = np.subtract(*(detection(thresholds(*pair))[0] for pair in (first, second)))
+    deviation = abs(value) / scipy.stats.norm.isf(auroc_difference_p(first, second) / 2)
+    # the resampled deviation is known to 1 / sqrt(8000), and of 60 rows too small by 1 %
+    assert gaps.std() == pytest.approx(deviation, rel=0.06)
+
+
+def test_without_a_difference_one_in_twenty_is_significant():
+    p = [auroc_difference_p(*paired_sets(seed)) for seed in range(400)]
+    # 20 expected; within four binomial deviations of 4.4
+    assert 3 <= sum(value < 0.05 for value in p) <= 38
 
 
 def test_five_rows_by_hand():

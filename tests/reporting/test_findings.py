@@ -72,7 +72,9 @@ def assessed(label, *, nll=(0.5, 0.4, 0.6), bias=(0.0, -0.02, 0.02), bins=(ON,),
         ood=ood or {},
         ece_if_calibrated=0.021,
     )
-    outside = {name: Source(ROWS) for name in ood or {}}
+    # Other rows for each method, so that its scores alone are compared.
+    rows = ROWS.replace(ids=tuple(f"{label}-{row}" for row in range(len(ROWS))))
+    outside = {name: Source(rows) for name in ood or {}}
     return Assessed(Method(label, label, Source(ROWS), outside), made)
 
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from bayeslora.metrics.evaluate import evaluate
+from bayeslora.predictions.collection import Method, Source
+from bayeslora.reporting.assess import Asked, assess
 from bayeslora.reporting.detectors import score_words
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import detection_table, ood_tables
 from bayeslora.reporting.tables import to_markdown
 
@@ -16,6 +19,60 @@ def table_of(inside, outside):
     scored = [evaluate(inside, {"far": outside}, **FEW)]
     [table] = ood_tables(scored, {"far": "far"})
     return {row.headings[1]: row.cells for row in table.rows}, table
+
+
+@pytest.fixture
+def better(make):
+    """Return rows and a set with their uncertainties by two methods, the second a little better."""
+    inside, outside = make("first"), make("first", rows=150, labelled=False, signal=1.2, seed=1)
+    second = outside.replace(name="second", total=outside.total + 0.05)
+    return [inside, inside.replace(name="second")], [outside, second]
+
+
+def standing(inside, outside, **options):
+    """Return the standing of methods by their detection of a set, and its table."""
+    methods = [
+        Method(record.name, record.name, Source(record), {"far": Source(other)})
+        for record, other in zip(inside, outside, strict=True)
+    ]
+    assessed = assess(methods, Asked(ood_score="total", num_resamples=200, **options))
+    facts = Facts(assessed, sets={"far": "far"})
+    scored = [method.scores for method in assessed]
+    first, second = (scores.ood["far"].auroc for scores in scored)
+    assert first.high > second.low  # overlap
+    return facts.detectors["far"][0], detection_table(scored, facts.sets, facts)
+
+
+def test_on_the_same_rows_paired_differences_decide_which_methods_are_tied(better):
+    best, table = standing(*better)
+    assert (best.label, best.tied, best.paired) == ("second", (), "row by row")
+    assert [row.cells[0].best for row in table.rows] == [False, True]
+
+
+def test_methods_alike_in_every_row_are_tied(better):
+    inside, [outside, _] = better
+    best, table = standing(inside, [outside, outside.replace(name="second")])
+    assert best.tied == best.equal == ("second",)
+    assert not any(row.cells[0].best for row in table.rows)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_on_other_rows_overlapping_intervals_are_tied(better, part):
+    first, second = better[part]
+    ids = tuple(f"other-{index}" for index in range(len(second)))
+    better[part][:] = [first, second.replace(ids=ids)]
+    best, _ = standing(*better)
+    assert (best.tied, best.paired) == (("first",), "")
+
+
+def test_related_rows_are_not_compared_one_by_one(better):
+    for records in better:
+        records[:] = [
+            record.replace(columns={"author": tuple(str(i // 2) for i in range(len(record)))})
+            for record in records
+        ]
+    best, _ = standing(*better, cluster_by="author")
+    assert (best.tied, best.paired) == (("first",), "")
 
 
 @pytest.fixture
