@@ -99,6 +99,25 @@ def over_seeds_of(contest: Contest) -> list[Measured]:
     return results
 
 
+def farther_from_zero_p(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Return the p-value of the mean of `others` being farther from zero than that of `values`.
+
+    |b̄| > |ā| where b̄ − ā and b̄ + ā have the same sign, so it is shown where both paired t tests
+    show that sign: the larger p-value of the two (intersection-union test; Berger 1982,
+    Technometrics 24), and 1 where the signs differ.
+
+    Args:
+        values: [N] values of the rows, at least two.
+        others: [N] values of the same rows.
+    """
+    from scipy.stats import ttest_1samp
+
+    parts = others - values, others + values
+    if np.prod([part.mean() for part in parts]) <= 0:
+        return 1.0
+    return max(float(ttest_1samp(part, 0.0).pvalue) if np.ptp(part) else 0.0 for part in parts)
+
+
 def _of_fits(method: Fits, keys: Sequence[str], num_bins: int) -> NDArray[np.float64]:
     """Return the scores of each fit, [fits, K]."""
     return np.stack(

@@ -2,24 +2,25 @@
 
 For methods scored on the same rows, the paired difference from the best by the score decides: its
 interval accounts for common errors on hard rows, and its p-value for the number of methods
-compared; the same holds for AUROC. Otherwise, and for scores outside `COMPARED`, methods with
-overlapping intervals are tied.
-Verdict, figures, tables, advice and findings of a report all use `standing_of` and `Facts`, so that
+compared. Paired are the scores of `COMPARED`, AUROC, and the distance of overconfidence from zero;
+by other scores, methods with overlapping intervals are tied. Verdict, figures, tables, advice and findings of a report all use `standing_of` and `Facts`, so that
 they agree.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
+from bayeslora.metrics.differences import farther_from_zero_p
 from bayeslora.metrics.ood import auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.permutation import holm
@@ -151,7 +152,8 @@ def standing_of(
 ) -> Standing:
     """Find the best method by a score, which all have.
 
-    Differences in `comparison` decide if its reference is the best method, else intervals do.
+    Differences in `comparison` decide if its reference is the best method, else intervals do. Of
+    overconfidence, the difference of the distances from zero decides.
     """
     labels = [method.label for method in methods]
     scores = [method.scores[key] for method in methods]
@@ -160,6 +162,8 @@ def standing_of(
         for method in methods
     ]
     best = standing(key, labels, scores, wide)
+    if key == "overconfidence":
+        return _paired(best, methods, gaps_of, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
     clear = {row.name for row in comparison.rows if row.is_clear(key)}
@@ -178,44 +182,55 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
         for auroc, method in zip(aurocs, tested.values(), strict=True)
     ]
     best = standing("auroc", list(tested), aurocs, wide)
-    return _paired(best, tested, name), tested[best.label].scores.ood[name]
+    sets = {label: method.method.ood[name].predictions for label, method in tested.items()}
+    first = next(iter(sets.values()))
+    if all(are_same_rows(first, other) for other in sets.values()):
+
+        def uncertainties(method: Assessed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            score, inside = method.scores.ood[name].score, method.method.predictions
+            return inside.uncertainty(score), sets[method.label].uncertainty(score)
+
+        best = _paired(best, list(tested.values()), uncertainties, auroc_difference_p)
+    return best, tested[best.label].scores.ood[name]
 
 
-def _paired(best: Standing, tested: Mapping[str, Assessed], name: str) -> Standing:
-    """Decide which methods are tied by their differences row by row.
+def gaps_of(method: Assessed) -> NDArray[np.float64]:
+    """Return confidence minus correctness of each labelled row, [N]."""
+    return method.answers.confidence - method.answers.correct
 
-    That needs the same rows for all methods, a single fit of each, and independent rows.
+
+T = TypeVar("T")
+
+
+def _paired(
+    best: Standing,
+    methods: Sequence[Assessed],
+    rows_of: Callable[[Assessed], T],
+    p_of: Callable[[T, T], float],
+) -> Standing:
+    """Decide by p-values of differences from the best method which others are tied with it.
+
+    That takes the same independent rows, enough for an interval, and a single fit of each method;
+    else intervals decide.
+
+    Args:
+        best: The standing by intervals.
+        methods: The methods in it.
+        rows_of: Returns the values of a method's rows.
+        p_of: Returns the p-value of another method's values being different from the best's.
     """
-    others = [label for label in tested if label != best.label]
-    first, *rest = tested.values()
-    comparable = all(
-        are_same_rows(*records)
-        for method in rest
-        for records in (
-            (first.method.predictions, method.method.predictions),
-            (first.method.ood[name].predictions, method.method.ood[name].predictions),
-        )
-    ) and not any(
-        method.fits
-        or "cluster_by" in method.scores.intervals
-        or not method.scores.ood[name].auroc.has_interval
-        for method in tested.values()
-    )
-    if not others or not comparable:
+    first = methods[0].method.predictions
+    alike = all(are_same_rows(first, method.method.predictions) for method in methods[1:])
+    if not best.others or not alike or not best.score.has_interval:
         return best
-    leader = _uncertainties(tested[best.label], name)
-    p = holm([auroc_difference_p(leader, _uncertainties(tested[label], name)) for label in others])
+    if any(method.fits or "cluster_by" in method.scores.intervals for method in methods):
+        return best
+    values = {method.label: rows_of(method) for method in methods}
+    others = [label for label in values if label != best.label]
+    p = holm([p_of(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
     equal = tuple(label for label in best.equal if label in tied)
     return replace(best, tied=tied, equal=equal, paired="row by row")
-
-
-def _uncertainties(method: Assessed, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the uncertainties of the evaluation rows and of a set, by the method's own score."""
-    score = method.scores.ood[name].score
-    records = method.method.predictions, method.method.ood[name].predictions
-    inside, outside = (np.asarray(record.uncertainty(score)) for record in records)
-    return inside, outside
 
 
 @dataclass(frozen=True)
@@ -295,12 +310,18 @@ class Facts:
             return None
         return next(method for method in self.labelled if method.label == self.choice.label)
 
-    def marks(self, key: str) -> list[bool]:
-        """Return for each of `methods` whether a table marks its score."""
+    def standing(self, key: str) -> Standing | None:
+        """Return the standing by a score; None without such a score, or if classes differ."""
         scored = [method for method in self.methods if key in method.scores]
         if key not in ORDERED or not scored or not self.same_classes:
+            return None
+        return standing_of(key, scored, self.comparisons.get(key))
+
+    def marks(self, key: str) -> list[bool]:
+        """Return for each of `methods` whether a table marks its score."""
+        best = self.standing(key)
+        if best is None:
             return [False] * len(self.methods)
-        best = standing_of(key, scored, self.comparisons.get(key))
         return best.marks([method.label for method in self.methods])
 
     def marks_on(self, name: str) -> list[bool]:

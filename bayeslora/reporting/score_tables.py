@@ -238,12 +238,14 @@ def _how_to_read(
 
 def _ties(keys: Sequence[str], sets: Iterable[str], facts: Facts | None) -> str:
     """Return which methods a table marks as tied with the best of a column."""
-    compared, detectors = ({}, {}) if facts is None else (facts.comparisons, facts.detectors)
-    paired = [COLUMNS[key].title for key in keys if key in compared]
+    standings = {} if facts is None else {key: facts.standing(key) for key in keys}
+    is_paired = [key for key, best in standings.items() if best is not None and best.paired]
+    paired = [COLUMNS[key].title for key in is_paired]
+    detectors = {} if facts is None else facts.detectors
     if any(detectors[name][0].paired for name in sets if name in detectors):
         paired.append("AUROC")
     overlap = "intervals overlap"
-    if "overconfidence" in keys:
+    if "overconfidence" in keys and "overconfidence" not in is_paired:
         overlap += f" ({COLUMNS['overconfidence'].title} without its sign)"
     if not paired:
         return f"Tied with the best of a column: {overlap}."

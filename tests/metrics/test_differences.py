@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from refusal import refused
+from scipy.stats import ttest_rel
 
 from bayeslora.metrics.compare import compare
-from bayeslora.metrics.differences import DISTANCES, distances
+from bayeslora.metrics.differences import DISTANCES, distances, farther_from_zero_p
 from bayeslora.metrics.intervals import Resampling
 from bayeslora.predictions.record import Predictions
 
@@ -124,3 +125,28 @@ def test_an_unknown_method_is_refused():
     pair = [method("first", 0), method("second", 1)]
     with refused("unknown", "'nuts'"):
         compare(pair, distance_to="nuts")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("other_sign", [1, -1])
+def test_what_is_farther_from_zero_is_so_whatever_its_sign(sign, other_sign):
+    generator = np.random.default_rng(0)
+    near, far = generator.normal([[0.1], [0.4]], 1, (2, 400))
+    p = farther_from_zero_p(sign * near, other_sign * far)
+    assert p < 0.05
+    assert p == farther_from_zero_p(-sign * near, -other_sign * far)
+    # Both factors of b² − a², each by the textbook test.
+    tests = [ttest_rel(other_sign * far, way * sign * near).pvalue for way in (1, -1)]
+    assert p == pytest.approx(max(tests))
+    assert farther_from_zero_p(other_sign * far, sign * near) == 1
+
+
+def test_equal_distances_from_zero_are_no_difference():
+    values = np.random.default_rng(0).normal(0.3, 1, 200)
+    assert farther_from_zero_p(values, values) == farther_from_zero_p(values, -values) == 1
+    mirrored = [
+        farther_from_zero_p(*np.random.default_rng(seed).normal([[0.3], [-0.3]], 1, (2, 100)))
+        for seed in range(300)
+    ]
+    # 15 expected; within four binomial deviations of 3.8
+    assert sum(p < 0.05 for p in mirrored) <= 30

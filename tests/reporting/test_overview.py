@@ -9,7 +9,7 @@ import pytest
 from bayeslora.metrics.compare import Comparison, ComparisonRow
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
-from bayeslora.predictions.collection import Method, gather
+from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Asked, Assessed, assess, every_fit, pair, pool
 from bayeslora.reporting.blocks import Figure, walk
@@ -192,14 +192,28 @@ def test_marks_of_a_column_depend_on_no_method_that_leads_another(make):
     ("gaps", "tied"),
     [((0.050, -0.051), ("b",)), ((0.01, -0.09), ()), ((-0.02, 0.05), ("b",))],
 )
-def test_gaps_are_tied_by_their_size(gaps, tied):
+def test_gaps_on_other_rows_are_tied_by_their_size(make, gaps, tied):
     methods = [
         Assessed(
-            Method(name, name, None, {}), {"overconfidence": Score(gap, gap - 0.02, gap + 0.02)}
+            Method(name, name, Source(make(name, rows=rows)), {}),
+            {"overconfidence": Score(gap, gap - 0.02, gap + 0.02)},
         )
-        for name, gap in zip("ab", gaps, strict=True)
+        for name, gap, rows in zip("ab", gaps, (5, 6), strict=True)
     ]
     assert standing_of("overconfidence", methods).tied == tied
+
+
+def test_gaps_on_the_same_rows_are_compared_row_by_row(make):
+    first = make("first", sharpness=2.0)
+    probs = np.array(first.probs)
+    sure = first.prediction == first.labels
+    # Right answers a little surer: no answer changes, and every difference has the same sign.
+    probs[sure] = probs[sure] ** 1.2 / (probs[sure] ** 1.2).sum(1, keepdims=True)
+    second = first.replace(probs=probs, name="second", total=None, aleatoric=None, epistemic=None)
+    gaps = [evaluate(record)["overconfidence"] for record in (first, second)]
+    assert gaps[1].value > gaps[0].value > 0
+    assert gaps[0].high > gaps[1].low  # overlap
+    assert marked([first, second], "Overconf.") == {"first"}
 
 
 def test_only_differences_from_the_best_method_decide():
