@@ -74,13 +74,15 @@ def test_scoring_a_file_needs_no_model_library():
         assert name not in loaded
 
 
-def test_evaluate_loads_no_library_of_models_or_of_data_frames(tmp_path):
+@pytest.mark.parametrize("has_ood", [False, True])
+def test_evaluate_loads_no_library_of_models_or_of_data_frames(tmp_path, has_ood):
     """pyarrow imports pandas for many of its conversions, half a second."""
     path = tmp_path / "rows.csv"
     path.write_text("id,label,prob_a,prob_b\n1,a,.6,.4\n2,b,.3,.7\n", encoding="utf-8")
+    options = ["--ood", f"far={path}"] if has_ood else []
     code = (
         "import sys; from bayeslora.cli import main\n"
-        f"try: main(['evaluate', {str(path)!r}])\n"
+        f"try: main({['evaluate', str(path), *options]!r})\n"
         "except SystemExit as end: assert not end.code\n"
         "print({'netcal', 'pandas', 'torch', 'torchmetrics'} & {*sys.modules})"
     )

@@ -364,7 +364,7 @@ _OF_DETECTION = (
         "probability that an out-of-distribution example (positive) is more uncertain than an"
         " in-distribution one; ties count half",
         _UP,
-        "torchmetrics; Hanley and McNeil 1982",
+        "Hanley and McNeil 1982",
         kind="share",
     ),
     ScoreInfo(
@@ -372,7 +372,7 @@ _OF_DETECTION = (
         "AUPR",
         "mean precision of flagging the most uncertain examples first",
         _UP,
-        "torchmetrics; Hendrycks and Gimpel 2017",
+        "Hendrycks and Gimpel 2017",
         kind="mean",
     ),
     ScoreInfo(
@@ -389,7 +389,7 @@ _OF_DETECTION = (
         "AUPR, in-distribution",
         "AUPR in the other direction: in-distribution examples positive, least uncertain first",
         _UP,
-        "torchmetrics; Hendrycks and Gimpel 2017",
+        "Hendrycks and Gimpel 2017",
         kind="mean",
     ),
 )

@@ -260,9 +260,6 @@ def _detect(
         raise InputError(f"OOD set {name!r}: {problem}")
     pairs = [(inside.uncertainty(score), outside.uncertainty(score)) for score in shared]
     values = np.array([detection(thresholds(*pair)) for pair in pairs])
-    values[:, [DETECTION.index(key) for key in ("auroc", "aupr", "aupr_in")]] = [
-        detection_areas(*pair) for pair in pairs
-    ]
 
     def prepare(rows_in: Rows, rows_out: Rows) -> Statistic:
         sorted_sets = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]
@@ -322,8 +319,9 @@ def detection_areas(
     """Return AUROC, AUPR and AUPR in the other direction, computed by torchmetrics.
 
     torchmetrics interprets values between 0 and 1 as probabilities and others as logits, so
-    uncertainties are passed as tied ranks. Tests check that the package's own sums, which the
-    bootstrap needs as functions of row counts, equal these within rounding.
+    uncertainties are passed as tied ranks. Tests check that `detection`, which the bootstrap needs
+    as a function of row counts, equals these within rounding; scores use it alone, since importing
+    torchmetrics takes longer than all scores of a thousand rows.
 
     Args:
         uncertainty_in: [N_in] uncertainties of in-distribution rows, finite.

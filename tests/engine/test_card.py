@@ -1,10 +1,12 @@
-"""The model card: measured numbers, and names that cannot break out of it."""
+"""The model card: measured numbers, names that cannot break out of it, and what methods are."""
 
 import pytest
 import yaml
 
+from bayeslora import MLE, VBLL
+from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.checkpoint import ModelRecord
-from bayeslora.engine.card import model_card
+from bayeslora.engine.card import method_notes, model_card
 
 HOSTILE = [
     "`code`",
@@ -139,3 +141,21 @@ def test_a_card_says_what_the_posterior_was_fitted_to_and_what_it_cannot_give():
     fit = model_card(record(posterior={"name": "temperature"}, data={"validation": "x"}), "abc")
     assert "trained on 640 labelled rows" in fit
     assert "fitted to the validation rows" in fit
+
+
+def test_a_method_is_named_described_and_cited():
+    notes = method_notes("polar", VBLL(), 1)
+    assert notes == {
+        "adapter": "polar",
+        "adapter_summary": PoLAR.summary,
+        "posterior": "vbll",
+        "posterior_summary": VBLL.summary,
+        "passes": "1",
+        "sources": f"{PoLAR.source}; {VBLL.source}",
+    }
+
+
+def test_a_network_that_was_not_adapted_names_no_adapter():
+    notes = method_notes(None, MLE(), 3)
+    assert set(notes) == {"posterior", "posterior_summary", "passes", "sources"}
+    assert notes["sources"] == MLE.source

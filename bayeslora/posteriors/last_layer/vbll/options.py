@@ -203,7 +203,7 @@ class VBLL(Posterior):
         if not plan.head_trains or self.head_step == "refit":
             return replace(config, polish_mean="refit")
         rate = self.head_lr
-        if rate == VBLL.head_lr:
+        if rate == type(self).head_lr:
             reach = plan.epochs * self._reach(plan.num_rows, plan.batch_size)
             rate = min(_FASTEST_HEAD, rate * max(1.0, _REACH / reach))
         return replace(config, head_lr=rate, polish_mean="trained")

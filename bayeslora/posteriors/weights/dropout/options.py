@@ -55,15 +55,15 @@ class MCDropout(Posterior):
             if options.dropout not in (0.0, self.p):
                 raise InputError(
                     f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
-                    "posterior 'mc_dropout' set the same probability; leave dropout out, or set "
+                    "posterior {self.name!r} set the same probability; leave dropout out, or set "
                     "both to the same value",
                     code="clash",
                 )
             with_dropout: Adapter = replace(options, dropout=self.p)
             return with_dropout
-        if self.p != MCDropout.p:
+        if self.p != type(self).p:
             raise InputError(
-                f"p={self.p:g} of posterior 'mc_dropout' sets the dropout of adapter 'lora', but "
+                f"p={self.p:g} of posterior {self.name!r} sets the dropout of adapter 'lora', but "
                 f"adapter {adapter.name!r} has no dropout; leave p out to sample the backbone's "
                 "dropout, or choose 'lora'",
                 code="no-dropout",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -165,6 +165,17 @@ def test_mc_dropout_on_an_adapter_without_needs_the_backbones(decoder):
         build_network(decoder, POLAR, MCDropout(), num_classes=3, seed=0, max_length=32)
     with refused("no-dropout"):
         build_network(decoder, POLAR, MCDropout(p=0.3), num_classes=3, seed=0, max_length=32)
+
+
+def test_a_variant_of_mc_dropout_has_a_default_of_its_own():
+    @dataclass(frozen=True)
+    class HighDropout(MCDropout):
+        p: float = 0.3
+
+    assert adapter_for(PoLAR(), HighDropout()) == PoLAR()
+    assert adapter_for(LORA, HighDropout()).dropout == 0.3
+    with refused("no-dropout"):
+        adapter_for(PoLAR(), HighDropout(p=0.1))
 
 
 def test_the_backbones_own_dropout_is_sampled_and_named(encoder):
