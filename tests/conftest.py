@@ -19,6 +19,10 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 # Set before huggingface_hub is imported: no test needs the network or waits for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# A killed process loses nothing that it wrote, only a machine without power does, and no test is
+# about that. Waiting for the disk would take a twentieth of the suite's time.
+os.fsync = lambda handle: None
+
 # Use the same examples in every run, so that results change only with the code.
 # `pytest --hypothesis-profile=default` searches for new ones.
 # A deadline would fail on a busy machine.
