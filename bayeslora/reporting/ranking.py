@@ -62,9 +62,9 @@ class Standing:
     paired: str = ""
     equal: tuple[str, ...] = ()
 
-    def holders(self, one: str, several: str) -> str:
+    def holders(self, singular: str, plural: str) -> str:
         """Return the methods with exactly the best score, with the verb in their number."""
-        verb = several if self.equal else one
+        verb = plural if self.equal else singular
         return f"{listed_names((self.label, *self.equal))} {verb}"
 
     @property

@@ -131,9 +131,9 @@ def test_a_table_of_one_uncertainty_compares_nothing(make, score):
     inside, outside = make("m"), make("m", rows=100, labelled=False, signal=0.3, seed=1)
     scores = evaluate(inside, {"far": outside}, **FEW)
     result = scores.ood["far"]
-    kept = {"max_probability", *filter(None, [score])}  # the aleatoric part is not listed
-    one = {name: each for name, each in result.by_score.items() if name in kept}
-    scores = dataclasses.replace(scores, ood={"far": dataclasses.replace(result, by_score=one)})
+    names = {"max_probability", *filter(None, [score])}  # the aleatoric part is not listed
+    listed = {name: each for name, each in result.by_score.items() if name in names}
+    scores = dataclasses.replace(scores, ood={"far": dataclasses.replace(result, by_score=listed)})
     [table] = ood_tables([scores], {"far": "far"})
     assert len(table.rows) == 1
     assert BOLD not in table.caption
