@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 
 class BayesianClassifier:
-    """A text classifier with calibrated probabilities and uncertainties.
+    """A classifier of texts or images with calibrated probabilities and uncertainties.
 
     Example:
         >>> clf = BayesianClassifier("smollm2-135m", adapter="polar", posterior="vbll")

@@ -29,6 +29,9 @@ WORDS = {
     "held means": "means of the last training step",
     "somebody": "you, or the reader's role",
     "whoever": "you, or the reader's role",
+    r"tell(?:s|ing)?(?: [\w-]+){1,6} apart": "separate, distinguish",
+    "told apart": "separated, distinguished",
+    "nobody": "no one, or a passive sentence",
 }
 """Regular expressions of words to avoid in the documentation, and their replacements."""
 

@@ -1,7 +1,7 @@
 """The states in the middle of a backbone, taken while it runs.
 
-The upper layers of an encoder keep what tells the training classes apart, and may map an unusual
-text onto a usual one; its middle layers still tell the two apart. In a decoder all layers do about
+The upper layers of an encoder keep what separates the training classes, and may map an unusual text
+onto a usual one; the middle layers usually still separate the two. In a decoder all layers do about
 as well (`benchmarks/layer_distances`).
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SCORE_NAMES = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 """Scores of a short summary, with their names there."""
+
+_WIDEST = 100
 
 
 def print_json(content: Any) -> None:
@@ -101,6 +104,13 @@ def terminal_width() -> int:
 def table_width() -> int | None:
     """Return the maximum width of a table in columns; None if stdout is not a terminal."""
     return terminal_width() if sys.stdout.isatty() else None
+
+
+def show_wrapped(text: str, indent: str = " " * 6) -> None:
+    """Print a paragraph of at most 100 columns, with `indent` on all lines but the first."""
+    width = max(40, min(terminal_width(), _WIDEST))
+    for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
+        show(line)
 
 
 def check_new_file(

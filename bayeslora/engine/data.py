@@ -17,6 +17,7 @@ from bayeslora.checkpoint import ADAPTED, ModelRecord
 from bayeslora.errors import InputError
 from bayeslora.held_out import MOST_DISTINCT, MOST_EQUAL
 from bayeslora.option_checks import BelowOne, Format, checked
+from bayeslora.plain_text import counted
 from bayeslora.predictions.checks import check_further
 from bayeslora.tasks.columns import DataColumns, MissingColumnError
 from bayeslora.tasks.examples import LETTERS, DataHash, Examples, encode_labels, is_numbered, joined
@@ -174,10 +175,11 @@ def read_labelled(data: Any, columns: DataColumns) -> Examples:
         )
     if rows.duplicates:
         logger.warning(
-            "%s: %d of %d rows repeat an earlier row (same text and label)",
+            "%s: %d of %s %s an earlier row (same text and label)",
             rows.source,
             rows.duplicates,
-            len(rows),
+            counted(len(rows), "row"),
+            "repeats" if rows.duplicates == 1 else "repeat",
         )
     return rows
 

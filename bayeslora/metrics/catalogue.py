@@ -226,7 +226,7 @@ _ALL = (
         "area under the risk-coverage curve: mean error of the most confident examples",
         _DOWN,
         "Geifman et al. 2019",
-        details="(1/n) Σ_k (errors in the k most confident examples)/k, ties in the mean over "
+        details="(1/n) Σ_k (errors in the k most confident examples)/k, ties averaged over "
         "their orders",
     ),
     ScoreInfo(

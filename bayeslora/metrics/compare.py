@@ -35,6 +35,9 @@ from bayeslora.predictions.collection import PredictionsLike, as_predictions, is
 from bayeslora.predictions.names import told_apart
 from bayeslora.predictions.record import Predictions
 
+_MOST_DIGITS = 6
+"""Most decimals of a difference; anything smaller is a rounding error."""
+
 COMPARED = ("accuracy", "nll", "brier", "ece")
 """Scores compared by default."""
 
@@ -131,9 +134,24 @@ class Comparison:
         return next(row for row in self.rows if row.name == self.reference)
 
     def digits(self, row: ComparisonRow, key: str) -> int:
-        """Return the decimals of a difference, as of `difference_digits`."""
-        terms = (row.scores[key].value, self.base.scores[key].value)
-        return difference_digits(row.differences[key].value, *terms)
+        """Return the decimals of a difference, as of `difference_digits`.
+
+        There are more, up to `_MOST_DIGITS`, if an end of the interval would be rounded to zero
+        though it is not zero.
+        """
+        difference = row.differences[key]
+        least = difference_digits(
+            difference.value, row.scores[key].value, self.base.scores[key].value
+        )
+        ends = [end for end in (difference.low, difference.high) if end]
+        return next(
+            (
+                digits
+                for digits in range(least, _MOST_DIGITS + 1)
+                if all(round(end, digits) for end in ends)
+            ),
+            least,
+        )
 
     def __repr__(self) -> str:
         """Return one line: the methods, best first, with the score that orders them."""

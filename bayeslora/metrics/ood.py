@@ -305,7 +305,7 @@ def auroc_difference_p(
         return [lower, higher]
 
     pairs = zip(placements(first), placements(second), strict=True)
-    gaps = [one - other for one, other in pairs]
+    gaps = [ahead - behind for ahead, behind in pairs]
     difference = float(gaps[1].mean())
     if difference == 0:
         return 1.0

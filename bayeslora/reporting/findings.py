@@ -39,6 +39,7 @@ from bayeslora.reporting.detectors import (
     score_words,
 )
 from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.score_tables import listed_scores
 from bayeslora.reporting.text import (
     listed_names,
     named,
@@ -105,8 +106,8 @@ def _ranking(facts: Facts) -> list[Finding]:
     sentences = []
     if nll.others:
         sentences += [
-            f"{named(nll.label)} has the lowest NLL, {shown(nll.score)} nats{nll.clause}.",
-            f"{named(accuracy.label)} has the highest accuracy, {shown(accuracy.score)}"
+            f"{nll.holders('has', 'share')} the lowest NLL, {shown(nll.score)} nats{nll.clause}.",
+            f"{accuracy.holders('has', 'share')} the highest accuracy, {shown(accuracy.score)}"
             f"{accuracy.clause}.",
         ]
     if nll.others and facts.comparison is None:
@@ -187,7 +188,7 @@ def _hidden(method: Assessed, several: bool) -> str:
         ece = _ece(method, f"The ECE of {named(method.label)}")
         return f"{ece}. {_gap(method, 'Its average gap', several)}."
     return (
-        f"Of {named(method.label)}, {bins_that_miss(method.points)}, more than chance explains."
+        f"For {named(method.label)}, {bins_that_miss(method.points)}, more than chance explains."
         f" {_gap(method, 'Its average gap', several)}: errors in both directions cancel."
     )
 
@@ -213,7 +214,7 @@ def _ece(method: Assessed, subject: str) -> str:
         return ece
     p = method.scores.calibration_p
     by_chance = "" if p is None else f", p = {p_text(p)}"
-    return f"{ece} (a calibrated method would read about {number(floor)}{by_chance})"
+    return f"{ece} (a calibrated method would score about {number(floor)}{by_chance})"
 
 
 def bins_that_miss(points: Sequence[Point]) -> str:
@@ -321,9 +322,12 @@ def detection(facts: Facts, name: str) -> Finding:
         detects = "does not detect the set"
     else:
         detects = "detects the set best" if best.others else "detects the set"
+    has = "have" if len(best.equal) > 1 else "has"
+    equal = f"; {listed_names(best.equal)} {has} the same AUROC" if best.equal else ""
     sentences = [
         f"{named(best.label)} {detects}, by {score_words(result.score)}: AUROC {shown(best.score)}"
-        f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){best.clause}."
+        f" ({result.n_in:,} in-distribution examples, {result.n_out:,} of the set){equal}"
+        f"{best.clause}."
         f" Flagging 95\N{NO-BREAK SPACE}% of the set flags {percent(result.fpr95.value)} of"
         " in-distribution examples as well."
     ]
@@ -353,11 +357,11 @@ def detection(facts: Facts, name: str) -> Finding:
 
 
 def _afterthought(methods: Sequence[Assessed], name: str, best: Score) -> list[str]:
-    """Name the highest AUROC of all scores, if it exceeds that of the score chosen beforehand."""
+    """Name the highest AUROC of all listed scores, if it exceeds that chosen beforehand."""
     value, negated, score = max(
         (scores["auroc"].value, -index, score)
         for index, method in enumerate(methods)
-        for score, scores in method.scores.ood[name].by_score.items()
+        for score, scores in listed_scores(method.scores.ood[name]).items()
     )
     if value <= best.value:
         return []

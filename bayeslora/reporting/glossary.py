@@ -157,11 +157,11 @@ def _catalogued(key: str, *sources: str) -> Term:
 
 QUALITY_TERMS = (
     Term(
-        "Signs",
+        "Notation",
         "Labelled examples are counted by i from 1 to n, classes by c from 1 to C. p with these"
         " indices is the probability of class c for example i, y the label and ŷ the most"
-        " probable class. Of class c, t examples have it as their label, p are predicted as it, r"
-        " of them rightly. In bin b, o is the share of a class, p its mean probability.",
+        " probable class. Of class c, t examples have it as their label, q are predicted as it, r"
+        " of them correctly. In bin b, o is the share of a class, p its mean probability.",
     ),
     Term(
         "Confidence",
@@ -170,9 +170,9 @@ QUALITY_TERMS = (
         keys=frozenset({"mean_confidence"}),
     ),
     _catalogued("accuracy", "accuracy = 1/n ∑_i 1[ŷ_i = y_i]"),
-    _catalogued("f1", "F1 = 1/C ∑_c (2 r_c)/(t_c + p_c)"),
+    _catalogued("f1", "F1 = 1/C ∑_c (2 r_c)/(t_c + q_c)"),
     _catalogued("balanced_accuracy", '"balanced accuracy" = 1/C ∑_c r_c/t_c'),
-    _catalogued("mcc", "MCC = (n ∑_c r_c − ∑_c t_c p_c)/√((n² − ∑_c (t_c)²) (n² − ∑_c (p_c)²))"),
+    _catalogued("mcc", "MCC = (n ∑_c r_c − ∑_c t_c q_c)/√((n² − ∑_c (t_c)²) (n² − ∑_c (q_c)²))"),
     Term(
         "NLL (negative log-likelihood)",
         "The mean over examples of −log of the probability given to the true class, in nats."
@@ -199,18 +199,18 @@ QUALITY_TERMS = (
         "Rows are sorted by confidence into bins of equal width; the gap"
         " between mean confidence and accuracy of each bin is averaged, weighted by its"
         " examples. Bins are closed on the left and open on the right, [low, high), and the"
-        " last one holds 1 as well. Even a perfectly calibrated method does not read 0 on"
-        " finitely many examples, and more bins read higher.",
+        " last one holds 1 as well. Even a perfectly calibrated method does not have an ECE"
+        " of 0 on finitely many examples, and more bins give a higher ECE.",
         (Formula("ECE = ∑_b n_b/n |accuracy_b − confidence_b|"),),
         "Naeini, Cooper and Hauskrecht 2015, AAAI 29",
         frozenset({"ece"}),
     ),
     Term(
         "ECE by chance, p",
-        "What the ECE of a perfectly calibrated method would read on average on these examples,"
-        " and how often it would read at least as much: each example is drawn as right with a"
-        " probability of its confidence, many times over. A small p speaks against calibration of"
-        " the confidence. A large one is no proof of it: few examples show little.",
+        "What the ECE of a perfectly calibrated method would be on average on these examples, and"
+        " p, how often it would be at least as high: each example is drawn as correct with a"
+        " probability of its confidence, many times over. A small p is evidence of miscalibration."
+        " A large p does not prove calibration: few examples show little.",
         source="Bröcker and Smith 2007, Weather and Forecasting 22; Vaicenavicius et al. 2019,"
         " arXiv 1902.06977",
         keys=frozenset({BY_CHANCE, "ece_if_calibrated"}),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
-from bayeslora.metrics.scores import Score, Scores
+from bayeslora.metrics.scores import LEAST_ROWS, NO_INTERVAL, Score, Scores
 from bayeslora.plain_text import counted
 from bayeslora.reporting.assess import (
     CLOSE,
@@ -120,7 +120,7 @@ def _unlabelled(facts: Facts) -> Overview:
         Tile(f"Confidence {SURE:g} or more", percent(sure), "of examples"),
     )
     return Overview(
-        "Can't tell: no labels",
+        "Not judged: no labels",
         "open",
         named(first.label) if len(facts.methods) > 1 else "",
         tiles,
@@ -143,8 +143,10 @@ def verdict_of(scores: Scores, *, brief: bool = True) -> tuple[str, Kind]:
         return "Possibly miscalibrated", "open"
     if gap.has_interval and is_close(gap):
         return "Well calibrated on average", "good"
+    if brief and not gap.has_interval and scores.n_labelled >= LEAST_ROWS:
+        return f"Can't tell: {NO_INTERVAL} of the gap", "open"
     if brief:
-        return f"Can't tell: {size}", "open"
+        return f"Too few examples to tell ({scores.n_labelled:,})", "open"
     needed = labels_needed(gap, scores.n_labelled)
     enough = "" if needed is None else f" (about {needed:,} could show it)"
     return f"Can't tell from {size} whether confidence matches accuracy{enough}", "open"
@@ -225,10 +227,12 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
     surest = fit.answers.surest()
     if surest is not None:
         sure, rest = surest
-        share = whole_percent(rest.size / (rest.size + sure.size))
-        task = ": hand to a person" if _should_be_checked(sure, rest) else ""
-        detail = f"correct{task}; the rest {percent(sure.value)}"
-        yield Tile(f"Least confident {share}", percent(rest.value), detail)
+        size = rest.size + sure.size
+        title = f"least confident {whole_percent(rest.size / size)}"
+        task = "Hand to a person: " if _should_be_checked(sure, rest) else ""
+        title = f"{task}{title}" if task else title.capitalize()
+        others = f"the other {whole_percent(sure.size / size)}: {percent(sure.value)}"
+        yield Tile(title, percent(rest.value), f"correct; {others}")
 
 
 def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:

@@ -46,8 +46,8 @@ _ALL_ALEATORIC = " Where only the total is listed, the epistemic part is 0 on ev
 
 HOW_TO_READ_CHANCE = (
     "ECE by chance: the ECE of a perfectly calibrated method on as many examples; p: how often it"
-    " would be at least as high by chance. A small p speaks against calibration; a large one is no"
-    " proof of it."
+    " would be at least as high by chance. A small p is evidence of miscalibration; a large p does"
+    " not prove calibration."
 )
 """Note on `CHANCE_COLUMN`, below a table that has it."""
 
@@ -163,7 +163,7 @@ def uncertainty_table(methods: Sequence[Scores]) -> Table:
         "In nats; the logit variance in squared units of a logit."
         f" {_BRACKETS}{_ALL_ALEATORIC if is_point else ''}"
     )
-    caption = "Mean uncertainty. One that finds errors is higher on wrong predictions."
+    caption = "Mean uncertainty. A useful uncertainty is higher on wrong predictions."
     return Table(caption, ("Method", "Mean"), columns, tuple(rows), notes)
 
 

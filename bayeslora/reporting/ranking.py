@@ -3,8 +3,8 @@
 For methods scored on the same rows, the paired difference from the best by the score decides: its
 interval accounts for common errors on hard rows, and its p-value for the number of methods
 compared. Paired are the scores of `COMPARED`, AUROC, and the distance of overconfidence from zero;
-by other scores, methods with overlapping intervals are tied. Verdict, figures, tables, advice and findings of a report all use `standing_of` and `Facts`, so that
-they agree.
+by other scores, methods with overlapping intervals are tied. Verdict, figures, tables, advice and
+findings of a report all use `standing_of` and `Facts`, so that they agree.
 """
 
 from __future__ import annotations
@@ -62,24 +62,25 @@ class Standing:
     paired: str = ""
     equal: tuple[str, ...] = ()
 
+    def holders(self, singular: str, plural: str) -> str:
+        """Return the methods with exactly the best score, with the verb in their number."""
+        verb = plural if self.equal else singular
+        return f"{listed_names((self.label, *self.equal))} {verb}"
+
     @property
     def clause(self) -> str:
-        """Comparison with the other methods, as the second half of a sentence; empty if none."""
-        if not self.others:
-            return ""
-        same = listed_names(self.equal)
-        has = "have" if len(self.equal) > 1 else "has"
-        parts = [f"; {same} {has} exactly the same"] if same else []
+        """Comparison with the worse methods, as the second half of a sentence; empty if none."""
         behind = [label for label in self.tied if label not in self.equal]
         if behind:
             everyone = len(behind) == self.others > 1
             whom = "all others" if everyone else listed_names(behind)
             reason = f"compared {self.paired}" if self.paired else "intervals overlap"
-            parts.append(f"; its lead over {whom} may be chance ({reason})")
-        elif len(self.equal) < self.others:
+            whose = "their" if self.equal else "its"
+            return f"; {whose} lead over {whom} may be chance ({reason})"
+        if len(self.equal) < self.others:
             reason = f" ({self.paired})" if self.paired else ""
-            parts.append(f"; every other method is worse by more than chance explains{reason}")
-        return "".join(parts)
+            return f"; every other method is worse by more than chance explains{reason}"
+        return ""
 
     def is_top(self, label: str) -> bool:
         """Return whether a method is the best or tied with it."""

@@ -311,8 +311,8 @@ def _settings(
         settings["seeds whose means are shown"] = clean("; ".join(seeds))
     settings["examples"] = "left out"
     if column is not None:
-        texts = f"texts from a column {clean(column)!r} where there is one"
-        settings["examples"] = f"at most {MOST} a method, {texts}"
+        texts = f"texts from column {clean(column)!r}, if present"
+        settings["examples"] = f"at most {MOST} per method, {texts}"
     if template.path is not None:
         settings["template"] = f"{clean(str(template.path))} (SHA-256 {template.sha256})"
     return settings

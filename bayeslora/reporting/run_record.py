@@ -41,7 +41,7 @@ LONGEST_SUMMARY, LONGEST_SOURCES = 160, 400
 TOLD = frozenset({"adapter_summary", "posterior_summary", "sources"})
 """Metadata shown only on the cards."""
 
-UNKNOWN = "Its file does not say how it was made; everything here is judged by its probabilities."
+UNKNOWN = "The file has no record of the method; this report uses only its probabilities."
 
 
 @dataclass(frozen=True)

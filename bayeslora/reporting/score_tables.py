@@ -141,14 +141,22 @@ def _words(results: Iterable[OODScores]) -> str:
     return " or ".join(map(score_words, sorted({result.score for result in results})))
 
 
+def listed_scores(result: OODScores) -> Mapping[str, Mapping[str, Score]]:
+    """Return the scores of detection by each uncertainty that a table lists; see `ood_tables`."""
+    return {
+        score: scores
+        for score, scores in result.by_score.items()
+        if score not in HIDDEN_SCORES
+        and not (scores["auroc"].value == 0.5 and scores["fpr95"].value == 1)
+    }
+
+
 def _ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     entries = [
         (method.name, score, scores)
         for method in methods
         if name in method.ood
-        for score, scores in method.ood[name].by_score.items()
-        if score not in HIDDEN_SCORES
-        and not (scores["auroc"].value == 0.5 and scores["fpr95"].value == 1)
+        for score, scores in listed_scores(method.ood[name]).items()
     ]
     columns = [_cells(key, [scores.get(key) for _, _, scores in entries]) for key in OOD_COLUMNS]
     rows = tuple(
@@ -165,11 +173,10 @@ def _ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     counts = " or ".join(
         f"{outside:,} against {inside:,} in distribution" for inside, outside in sizes
     )
-    caption = f"Detection of {named(label)} by each uncertainty ({counts}). {BOLD}"
-    notes = (
-        f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
-        f" {TIED_BY_INTERVALS}"
-    )
+    caption = f"Detection of {named(label)} by each uncertainty ({counts})."
+    notes = f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
+    if len(rows) > 1:
+        caption, notes = f"{caption} {BOLD}", f"{notes} {TIED_BY_INTERVALS}"
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
 

@@ -42,9 +42,9 @@ def write_summary(reports: Path) -> None:
         "difference is not clear; **not reproduced**: neither; **contradicted**: the interval "
         "lies below 0; **too few**: less than three gains, as where runs diverged. Seeds "
         "differ in batches and random starts: an interval over them says nothing of other "
-        "texts, tasks or models. Each claim stands alone: no correction for their number, and "
-        "where there were no difference at all, every second claim would come out as *in "
-        "direction only*. Made by `python -m benchmarks.claims`."
+        "texts, tasks or models. Each claim stands alone, without correction for their number: "
+        "half of all false claims would come out as *in direction only* by "
+        "chance. Made by `python -m benchmarks.claims`."
     ]
     for study, (title, claims) in PARTS.items():
         folder = study.replace("_", "-")

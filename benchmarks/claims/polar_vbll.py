@@ -83,14 +83,14 @@ def page(reports: Path) -> str:
         "one rule and the numbers behind it. A gain is above 0 where the claim holds, and "
         "paired by set, rows and seed where there is a rival. **reproduced**: the 95 % t "
         "interval of the mean gain lies above 0; **in direction only**: the mean alone does, "
-        "so the difference is not clear, and of claims without any truth every second would come "
-        "out so; **not reproduced**: neither; **contradicted**: the "
-        "interval lies below 0; **too few**: fewer than three gains; **not run**: none. Where "
+        "so the difference is not clear, and half of all false claims would get this verdict by "
+        "chance; **not reproduced**: neither; **contradicted**: the interval lies below 0; "
+        "**too few**: fewer than three gains; **not run**: none. Where "
         "a claim names a threshold, the gain is how far the value is on its right side. "
         "Intervals are over pairs of these sets, whose rows overlap between sizes; "
         "[label-budget](../reports/label-budget/summary.md) has those over sets, too. The "
         "paper's numbers are of 8-billion-parameter models on multiple choice; these are of "
-        "SmolLM2-135M and MiniLM, mostly on classification, so they speak of small models. "
+        "SmolLM2-135M and MiniLM, mostly on classification, so they describe small models. "
         "Made by `python -m benchmarks.claims` from what is in `reports/`.",
     ]
     for backbone in BACKBONES:

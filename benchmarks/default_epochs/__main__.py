@@ -2,7 +2,7 @@
 
 Adapters and last layers at the rates of `fit`, for several numbers of epochs, each a training of
 its own with its rate falling to zero at its end. The validation rows play the data sets to come: a
-fit does not see them, and what has the lowest NLL on them in the mean over data sets is meant to be
+fit does not see them, and what has the lowest NLL on them on average over data sets is meant to be
 the default. Nothing here looks at a test row.
 
     python -m benchmarks.default_epochs --data-dir DIR

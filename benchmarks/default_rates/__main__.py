@@ -4,7 +4,7 @@ For LoRA and PoLAR a grid of the same size for each kind of last layer, over the
 the last layer's; for the other adapters three rates with a point estimate, the last layer's at its
 default. Three data sets, five epochs (`default_epochs` has other numbers), means refitted at the
 end. The validation rows play the data sets to come: a fit does not see them, and what has the
-lowest NLL on them in the mean over data sets is meant to be the default. Nothing here looks at a
+lowest NLL on them on average over data sets is meant to be the default. Nothing here looks at a
 test row.
 
     python -m benchmarks.default_rates --data-dir DIR

@@ -16,7 +16,7 @@ had been seen):
 
 1. `fit` takes `cv="auto"` by default for a VBLL beside an adapter if the mean NLL over the three
    development sets and L = 32, 128 and 640 is lower than without by more than the 95 % t interval
-   of the paired differences, and no set at no L is worse by more than .01 in the mean of its seeds.
+   of the paired differences, and no set at no L is worse by more than .01 on average.
 2. If only small L gain, it is taken up to the largest L at which the mean over sets gains .01.
 
    With 15 epochs rule 1 was met on SmolLM2; on MiniLM AG News was .018 worse at 32 rows (one
@@ -67,10 +67,10 @@ Written before any long fit, ensemble or fit with another head rate:
 8. *Long* is 5,000 steps of 4 rows, nothing chosen and nothing held out, at 640 rows. The claims to
    reach, each by the interval of the paired differences in NLL over sets and seeds: PoLAR-VBLL at
    least .1 below LoRA, and not above PoLAR; with `cv` at 128 rows not above the ensemble of three.
-   Head rates are controls: where PoLAR at VBLL's rate is level with PoLAR-VBLL, what VBLL gains in
+   Head rates are controls: where PoLAR at VBLL's rate is tied with PoLAR-VBLL, what VBLL gains in
    training is its rate.
 
-   VBLL's rate is .05 in such short fits. LoRA at .05 is level with LoRA at its own .02 (.015 ± .123
+   VBLL's rate is .05 in such short fits. LoRA at .05 is tied with LoRA at its own .02 (.015 ± .123
    at 32 rows, −.001 ± .034 at 128; MiniLM, three and five pairs), PoLAR too (.008 ± .083, .015 ±
    .046).
 
@@ -157,7 +157,7 @@ NLL .637 and .810, 22 points underconfident without), and no cell:
     more than the 95 % t interval.
 
     It does not: .022 ± .052 lower over the six draws (newsgroups gains, the other sets lose or are
-    level).
+    tied).
 
 Written before any cell of 960 or 2,000 rows, of SWAG or Laplace on LoRA, or of later posts:
 
@@ -181,7 +181,7 @@ What was found meanwhile: a factor of means and deviations cannot make a variati
 enough of few rows, so that it multiplies the means alone now; and refitted means were worse at 32
 rows. Cells of fits before that are called so. Prototypes
 that averaged the network with those of the parts, at rank r, gained on some pairs and lost on
-others, in the mean no more than chance explains; that was taken out again.
+others, on average no more than chance explains; that was taken out again.
 
 Everything is stored as it comes, and the same command goes on where it was stopped.
 

@@ -13,7 +13,7 @@ by more than .02. `unfamiliarity` was log d of the features + ¼ log(1 − max p
 are shown and choose nothing.
 
 All layers gain .040 (newsgroups .052, SST-2 .072, AG News −.003; 18 pairs), so the rule is met.
-Fits have one layer, whose far AUROC in the fitted network is no lower in the mean (.932 against
+Fits have one layer, whose far AUROC in the fitted network is no lower on average (.932 against
 .915, `unfamiliarity_weight` with a = 1, w = 0), and which costs no further passes.
 
     python -m benchmarks.layer_distances --data-dir DIR

@@ -21,7 +21,7 @@ at the best scale), and no cell of this study:
 1. The default fit with `cv` becomes the average of its folds and its last fit, or of its folds
    alone, whichever has the lower mean NLL, if over the three development sets and five draws of 128
    rows (MiniLM) that lowers the NLL of PoLAR-VBLL by more than the 95 % t interval of the paired
-   differences, no set is worse by more than .005 in the mean, and on SmolLM2 (two draws) the mean
+   differences, no set is worse by more than .005 on average, and on SmolLM2 (two draws) the mean
    is lower, too.
 2. It is done for every adapter and last layer whose weights can be averaged, if LoRA by maximum
    likelihood gains, too; rivals are compared with PoLAR-VBLL with the same average.
@@ -37,7 +37,7 @@ at the best scale), and no cell of this study:
 Written when five pairs of 128 rows were there, and none of 640:
 
 4. With more than 128 rows `cv` trains fewer than five further networks, at 640 rows one. They are
-   averaged with the last fit, too, unless that is worse in the mean of three sets at 640 rows.
+   averaged with the last fit, too, unless that is worse on average over three sets at 640 rows.
 
    On two sets it is .005 lower; AG News was not run.
 

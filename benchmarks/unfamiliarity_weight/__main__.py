@@ -5,7 +5,7 @@ of the features to the nearest class, m that of the mean states in the middle of
 PoLAR-VBLL is fitted as by default but for `cv=0`; each score's AUROC follows from one prediction.
 
 Rule, written when the MiniLM cells had been seen and those of SmolLM2 had not: of the pairs (a, w)
-whose near AUROC is at least that of the highest probability, in the mean over the development cells
+whose near AUROC is at least that of the highest probability, on average over the development cells
 that have near rows, the one with the highest mean far AUROC over the development cells, unless a
 set of a backbone loses more than .02 to a = 0, w = .25, the score before. Sets that judge are shown
 and choose nothing.

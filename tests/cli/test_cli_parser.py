@@ -14,9 +14,6 @@ from bayeslora._version import __version__
 from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
 from bayeslora.engine.settings import (
-    DEFAULT_EPOCHS,
-    DEFAULT_EPOCHS_LONG,
-    FULL_ROWS,
     TrainingSettings,
 )
 
@@ -150,19 +147,6 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
-
-
-def test_the_help_states_the_default_epochs(run):
-    """An option of Python and the command line alike, whose default is None in both."""
-    shown = " ".join(run("fit", "--help").out.split())
-    stated = re.search(
-        r"maximum number of epochs \(default: (\d+) .* else (\d+); .* (\d+) take\)", shown
-    )
-    assert [int(number) for number in stated.groups()] == [
-        DEFAULT_EPOCHS_LONG,
-        DEFAULT_EPOCHS,
-        FULL_ROWS,
-    ]
 
 
 @pytest.mark.parametrize(

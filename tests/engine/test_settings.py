@@ -86,7 +86,7 @@ def test_repeated_rows_are_counted_and_said(caplog):
     rows = toy_rows(5)
     with caplog.at_level(logging.WARNING):
         read_labelled([*rows, {**rows[0], "id": "again"}], DataColumns())
-    assert "1 of 6 rows repeat an earlier row (same text and label)" in caplog.text
+    assert "1 of 6 rows repeats an earlier row (same text and label)" in caplog.text
 
 
 def test_labels_are_required_for_training_only():

@@ -1,6 +1,8 @@
 """Paired comparisons: the same rows, the same labels, tighter intervals than unpaired."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -146,6 +148,28 @@ def test_the_seed_decides():
     pair = [method(), method("second", power=2.0)]
     assert compare(pair, num_resamples=10, seed=1) == compare(pair, num_resamples=10, seed=1)
     assert compare(pair, num_resamples=10, seed=1) != compare(pair, num_resamples=10, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "digits"),
+    [
+        (0.0002, 0.09, 4),
+        (0.001, 0.09, 3),
+        (0.0, 0.09, 3),
+        (-0.09, -0.00003, 5),
+        (-0.09, 1e-17, 3),
+        (math.nan, math.nan, 3),
+    ],
+)
+def test_an_end_that_is_not_zero_is_not_rounded_to_zero(low, high, digits):
+    result = compare([method(), method("second", power=2.0)], num_resamples=20)
+    row = dataclasses.replace(
+        result.rows[1],
+        scores={"nll": Score.alone(0.46)},
+        differences={"nll": Score(0.05, low, high)},
+    )
+    base = dataclasses.replace(result.rows[0], scores={"nll": Score.alone(0.41)})
+    assert dataclasses.replace(result, rows=(base, row)).digits(row, "nll") == digits
 
 
 def test_json_has_one_entry_a_method():

@@ -1,5 +1,7 @@
 """The tables of out-of-distribution detection: their content and omissions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,12 @@ from bayeslora.predictions.collection import Method, Source
 from bayeslora.reporting.assess import Asked, assess
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.score_tables import detection_table, ood_tables
+from bayeslora.reporting.score_tables import (
+    BOLD,
+    TIED_BY_INTERVALS,
+    detection_table,
+    ood_tables,
+)
 from bayeslora.reporting.tables import to_markdown
 
 FEW = {"num_resamples": 20}
@@ -117,6 +124,20 @@ def test_an_uncertainty_that_never_varies_is_left_out(make):
     rows, _ = table_of(make("m"), make("m", rows=100, labelled=False, seed=1))
     assert "epistemic uncertainty" not in rows
     assert "total uncertainty" in rows
+
+
+@pytest.mark.parametrize("score", [None, "aleatoric"])
+def test_a_table_of_one_uncertainty_compares_nothing(make, score):
+    inside, outside = make("m"), make("m", rows=100, labelled=False, signal=0.3, seed=1)
+    scores = evaluate(inside, {"far": outside}, **FEW)
+    result = scores.ood["far"]
+    names = {"max_probability", *filter(None, [score])}  # the aleatoric part is not listed
+    listed = {name: each for name, each in result.by_score.items() if name in names}
+    scores = dataclasses.replace(scores, ood={"far": dataclasses.replace(result, by_score=listed)})
+    [table] = ood_tables([scores], {"far": "far"})
+    assert len(table.rows) == 1
+    assert BOLD not in table.caption
+    assert TIED_BY_INTERVALS not in table.notes
 
 
 def test_both_directions_of_the_aupr_are_shown(make):

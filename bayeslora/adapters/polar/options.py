@@ -27,7 +27,9 @@ class PoLAR(LowRankAdapter):
     """Two orthonormal factors around a free r × r core that starts at zero."""
 
     name: ClassVar[str] = "polar"
-    summary: ClassVar[str] = "orthonormal directions around a free core, which avoids rank collapse"
+    summary: ClassVar[str] = (
+        "orthonormal directions around a free core, designed to avoid rank collapse"
+    )
     use: ClassVar[str] = (
         "The default. A few hundred to a few thousand labelled examples, with any last layer."
     )

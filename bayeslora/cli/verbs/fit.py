@@ -138,8 +138,8 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     add_options(
         parser,
         {
-            "--epochs N": "maximum number of epochs (default: 15 if validation data choose the "
-            "epoch, else 5; more with fewer than 128 examples, for as many steps as 128 take)",
+            "--epochs N": "maximum number of epochs (default: depends on the data; printed when "
+            "the fit starts)",
             "--batch-size N": "examples per step (default: 16)",
             "--head-lr X": "learning rate of the last layer, for point estimates; vbll has its "
             "own (default: 0.02)",
@@ -147,8 +147,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
             "--cv K|auto": "cross-validation: fit K more times, each time holding out one part, "
             "and choose the scale of the logits on the held-out parts; with polar, the result "
             "is the average of all models; 0: no cross-validation "
-            "(default: auto for vbll with an adapter and without --validation, holding out as "
-            "many of five parts as give 128 examples; else 0)",
+            "(default: depends on the data; printed when the fit starts)",
             "--keep-folds": "keep the models of --cv as an ensemble, instead of one model fitted "
             "to all examples (auto: five)",
             "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "

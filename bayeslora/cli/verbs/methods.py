@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import print_json, terminal_width
+from bayeslora.cli.outputs import print_json, show_wrapped
 from bayeslora.errors import unknown_choice
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ SUMMARY = "list adapters, posteriors, recalibrators, conformal sets and scores"
 
 # Passes of the adapted layers per prediction, and parameters in addition to the mean weights.
 _COSTS = ("passes", "parameters")
-_WIDEST = 100
 _SINGULAR = {
     "adapters": "adapter",
     "posteriors": "posterior",
@@ -71,9 +69,9 @@ def _print_list(methods: dict[str, list[dict[str, Any]]]) -> None:
             passes = entry.get("passes", "1")
             many = "" if passes == "1" else f" (passes: {passes})"
             text = f"  {entry['name']}".ljust(indent) + entry["summary"] + _origin(entry) + many
-            _show_wrapped(text, " " * indent)
+            show_wrapped(text, " " * indent)
     show()
-    _show_wrapped("`bayeslora methods NAME` shows source and options, --json all defaults.", "")
+    show_wrapped("`bayeslora methods NAME` shows source and options, --json all defaults.", "")
 
 
 def _named(
@@ -100,26 +98,19 @@ def _print_options(methods: dict[str, list[dict[str, Any]]]) -> None:
     for kind, entries in methods.items():
         for entry in entries:
             title = f"{entry['name']} ({_SINGULAR.get(kind, kind)}){_origin(entry)}"
-            _show_wrapped(f"{title}: {entry['summary']}", "  ")
+            show_wrapped(f"{title}: {entry['summary']}", "  ")
             facts = [
                 entry["source"],
                 *(f"{name}: {entry[name]}" for name in _COSTS if name in entry),
             ]
             for text in (entry.get("use", ""), "; ".join(facts)):
-                _show_wrapped(f"  {text}", "  ")
+                show_wrapped(f"  {text}", "  ")
             for name, default in entry["options"].items():
                 allowed = entry["allowed"].get(name, "")
                 typed = default if isinstance(default, str) else json.dumps(default)
-                _show_wrapped(f"  {name} = {typed}" + (allowed and f" ({allowed})"))
-                _show_wrapped(f"      {entry['meanings'].get(name, '')}")
+                show_wrapped(f"  {name} = {typed}" + (allowed and f" ({allowed})"))
+                show_wrapped(f"      {entry['meanings'].get(name, '')}")
             show()
-
-
-def _show_wrapped(text: str, indent: str = " " * 6) -> None:
-    """Print a paragraph of at most 100 columns, with `indent` on all lines but the first."""
-    width = max(40, min(terminal_width(), _WIDEST))
-    for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
-        show(line)
 
 
 def _catalogues() -> list[Catalogue]:

@@ -7,7 +7,7 @@ import dataclasses
 
 from bayeslora.cli.arguments import add_json
 from bayeslora.cli.messages import show
-from bayeslora.cli.outputs import print_columns, print_json
+from bayeslora.cli.outputs import print_json, show_wrapped
 
 SUMMARY = "list the known tasks"
 
@@ -18,26 +18,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print one line per task: name, splits and description."""
+    """Print one entry per task: name, description and splits; MMLU is one entry."""
     from bayeslora.tasks.known import DATA_VARIABLE, KNOWN_TASKS
 
     if args.json:
         print_json([{"name": key, **dataclasses.asdict(task)} for key, task in KNOWN_TASKS.items()])
         return
     subjects = [name for name in KNOWN_TASKS if name.startswith("mmlu-")]
-    rows = [
-        (name, " ".join(task.splits), task.about)
+    tasks = {
+        name: f"{task.about} ({', '.join(task.splits)})"
         for name, task in KNOWN_TASKS.items()
         if name not in subjects
-    ]
-    print_columns([("task", "splits", "about"), *rows])
-    show(
-        "\nand mmlu-SUBJECT, exam questions without training rows, split test, in "
-        + ", ".join(name.removeprefix("mmlu-") for name in subjects)
+    }
+    tasks["mmlu-SUBJECT"] = (
+        f"exam questions in {len(subjects)} subjects (test), such as {subjects[0]};"
+        " --json lists all"
     )
-    show(
-        "\nnewsgroups is installed by `make setup`; the other tasks are read from --data-dir or "
-        f"{DATA_VARIABLE},\nelse from the Hugging Face hub, if the package datasets is "
-        "installed.\nOut-of-distribution sets are splits too, such as ood:arc-easy of "
-        "openbookqa.\nYour own files need no --task: columns of questions are detected."
+    width = 2 + max(map(len, tasks))
+    for name, about in tasks.items():
+        show_wrapped(name.ljust(width) + about, " " * width)
+    notes = (
+        "In parentheses: splits. Out-of-distribution sets are splits too, such as ood:arc-easy of"
+        " openbookqa.",
+        "newsgroups is installed by `make setup`; the other tasks are read from --data-dir or"
+        f" {DATA_VARIABLE}, else from the Hugging Face hub, if the package datasets is installed.",
+        "Your own files need no --task: columns of questions are detected.",
     )
+    for note in notes:
+        show()
+        show_wrapped(note, "")

@@ -132,9 +132,9 @@ class Unfamiliarity(nn.Module):
 
     Rows near the border of two classes have a low probability and ordinary distances; rows far from
     all training rows may be classified confidently but have a larger distance. Features of an
-    adapter keep what tells the classes apart, so that a far row may lie among them; the middle of
-    the backbone still tells it apart. With logarithms the ranking does not depend on the scale of a
-    distance, which depends on features and rows. The weights were chosen on development sets
+    adapter keep what separates the classes, so a far row may lie among them; the middle of the
+    backbone usually still separates it. With logarithms the ranking does not depend on the scale of
+    a distance, which depends on features and rows. The weights were chosen on development sets
     (`benchmarks/unfamiliarity_weight`).
     """
 

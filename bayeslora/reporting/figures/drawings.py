@@ -49,8 +49,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "equal_mass": (
         "Bins of equal mass",
-        "The same examples in bins of equal size: narrow where confidences crowd, merged where they"
-        " tie.",
+        "The same examples in bins of equal size. Bins are narrow where many confidences are close;"
+        " ties share a bin.",
     ),
     "per_class": (
         "One class against the rest",
@@ -69,8 +69,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "selective": (
         "",
-        "Errors among the answered examples, most confident first. Where errors fall with coverage,"
-        " confidence finds them. Points: 80, 90, 95 % coverage.",
+        "Errors among answered examples, most confident first. The error rate falls as coverage"
+        " shrinks if low confidence marks the errors. Points: 80, 90, 95 % coverage.",
     ),
     "roc": (
         "ROC curves",
