@@ -43,8 +43,9 @@ from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing, predict_to_file
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.options import resolve_retaining
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.side_by_side import SideBySide
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign

@@ -29,7 +29,7 @@ from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.settings import DEFAULT_EPOCHS
+from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.files import atomic_file
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec
 from benchmarks.lib.experiment_data import ExperimentData

@@ -46,7 +46,7 @@ from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label

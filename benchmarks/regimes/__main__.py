@@ -27,7 +27,7 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.settings import DEFAULT_EPOCHS
+from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior

@@ -16,7 +16,8 @@ from bayeslora.engine.build import adapter_for, build_network
 from bayeslora.engine.ensemble import fit_members, member_seeds, prepare
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities
 from bayeslora.posteriors.weights.draws import sampled_logits
 from bayeslora.posteriors.weights.dropout.draws import MCDropoutDraws

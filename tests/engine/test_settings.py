@@ -11,7 +11,7 @@ from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.engine import progress as bars
 from bayeslora.engine.data import encode_for, read_labelled, read_rows
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
     add_columns,
+    add_described,
     add_feature_scores,
     add_json,
     add_loading,
     add_options,
     add_overwrite,
-    add_seed,
     add_task,
     given,
     one_verbaliser,
+    python_name,
     refuse,
     template,
     verbaliser,
@@ -33,6 +34,12 @@ from bayeslora.cli.data import (
 )
 from bayeslora.cli.messages import note, show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
+from bayeslora.engine.training_options import (
+    DEFAULT_EPOCHS,
+    DEFAULT_EPOCHS_LONG,
+    FULL_ROWS,
+    TrainingSettings,
+)
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
@@ -44,6 +51,25 @@ if TYPE_CHECKING:
     from bayeslora.tasks.columns import DataColumns
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
+
+_DESCRIBED = {
+    "--epochs N": f" (default: {DEFAULT_EPOCHS_LONG} if validation data choose the epoch, else "
+    f"{DEFAULT_EPOCHS}; more with fewer than {FULL_ROWS} rows, for as many steps as {FULL_ROWS} "
+    "take)",
+    "--batch-size N": "",
+    "--head-lr X": "",
+    "--patience N": "",
+    "--cv K|auto": " (default: auto for vbll with an adapter and without validation data, else 0)",
+    "--keep-folds": " (with --cv)",
+    "--hold-out SHARE": "",
+    "--refit": " of --hold-out",
+    "--layer-sampling KEY=VALUE,…": ". Options such as num_active=2,interval=5: see `bayeslora "
+    "methods`",
+    "--quality-retaining on|KEY=VALUE,…": ". Options such as momentum=0.8: see `bayeslora methods`",
+}
+"""Options of `TrainingSettings`, with what the command adds to their descriptions."""
+
+_TRAINING = (*map(python_name, _DESCRIBED), "across_tasks", "feature_scores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,37 +161,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
+    add_described(parser, TrainingSettings, _DESCRIBED)
     add_options(
         parser,
         {
-            "--epochs N": "maximum number of epochs (default: 15 if validation data choose the "
-            "epoch, else 5; more with fewer than 128 examples, for as many steps as 128 take)",
-            "--batch-size N": "examples per step (default: 16)",
-            "--head-lr X": "learning rate of the last layer, for point estimates; vbll has its "
-            "own (default: 0.02)",
-            "--patience N": "stop after N epochs without a better validation NLL (default: 5)",
-            "--cv K|auto": "cross-validation: fit K more times, each time holding out one part, "
-            "and choose the scale of the logits on the held-out parts; with polar, the result "
-            "is the average of all models; 0: no cross-validation "
-            "(default: auto for vbll with an adapter and without --validation, holding out as "
-            "many of five parts as give 128 examples; else 0)",
-            "--keep-folds": "keep the models of --cv as an ensemble, instead of one model fitted "
-            "to all examples (auto: five)",
-            "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "
-            "--validation and --cv",
-            "--refit": "then refit to all examples, with the choices made on the data of "
-            "--hold-out",
-            "--layer-sampling KEY=VALUE,…": "train only some adapted layers at a time, with "
-            "options such as num_active=2,interval=5; see `bayeslora methods` (default: train all)",
-            "--quality-retaining on|KEY=VALUE,…": "penalise logits that are far from recent "
-            "logits of the same class, with options such as momentum=0.8; see `bayeslora methods` "
-            "(default: off)",
             "--across-tasks": "with --multi-task: classify among the classes of all tasks, so "
             "that predictions need no task (default: among the classes of the example's task)",
         },
     )
     add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
-    add_seed(parser, "seed of initialisation, order and draws")
+    add_described(parser, TrainingSettings, {"--seed N": ""})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -240,12 +245,6 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         *("backbone", "max_length", "depth", "template", "verbaliser", "format"),
         *("seed", "dtype", "device", "trust_remote_code"),
     )
-
-
-_TRAINING = (
-    *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
-    *("layer_sampling", "quality_retaining", "across_tasks", "feature_scores"),
-)
 
 
 def _zero_shot(args: argparse.Namespace) -> None:
