@@ -32,7 +32,7 @@ from bayeslora.cli.data import (
     read_tasks,
     settle_tasks,
 )
-from bayeslora.cli.messages import note, show_last
+from bayeslora.cli.messages import show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.engine.training_options import (
     DEFAULT_EPOCHS,
@@ -40,7 +40,7 @@ from bayeslora.engine.training_options import (
     FULL_ROWS,
     TrainingSettings,
 )
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.errors import InputError
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
 
@@ -212,11 +212,6 @@ def run(args: argparse.Namespace) -> None:
         out=args.out,
         overwrite=bool(args.overwrite),
     )
-    if args.patience is not None and args.validation is None and not args.hold_out:
-        note(
-            "--patience has no effect without --validation or --hold-out, because it monitors "
-            "the validation NLL"
-        )
     _show(args, classifier.record, time.monotonic() - began)
 
 
@@ -251,38 +246,23 @@ def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
-    of_data = ("task", "data_dir") if args.train is None else ()
+    of_data = ("task", "data_dir", "image_column") if args.train is None else ()
     idle = ("validation", "multi_task", "quick", "adapter", "posterior", "seed", *_TRAINING)
     refuse(args, (*idle, *of_data), "has no effect with --zero-shot", "no-effect")
     if args.out is None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)
-    words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
     columns = columns_for(args, None)
     texts = None if args.train is None else read(args.train, args, columns)
-    labels = () if texts is None else texts.labels
-    known = {str(label) for label in labels or () if label is not None}
-    # Labels of a single class cannot be complete.
-    if unknown := sorted({*words} - known) if len(known) > 1 else []:
-        raise InputError(f"--verbaliser: {unknown_choice('class', unknown[0], sorted(known))}")
-    classes = sorted({*words, *known})
-    are_questions = texts is not None and texts.choices is not None
-    if not classes and not are_questions:
-        raise InputError(
-            "--zero-shot needs classes: pass --verbaliser CLASS=WORDS for each class, or labels "
-            "in TRAIN, of which only the names are used"
-        )
 
     from bayeslora.classifier import BayesianClassifier
 
     began = time.monotonic()
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
-    if columns.images:
-        raise InputError("--zero-shot needs a language model, which cannot read images")
     classifier.zero_shot(
-        None if are_questions else classes,
-        texts,
+        texts=texts,
         text_column=columns.text,
+        label_column=columns.label,
         pair_column=columns.pair,
         out=args.out,
         overwrite=bool(args.overwrite),
