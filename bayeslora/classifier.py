@@ -43,8 +43,9 @@ from bayeslora.engine.peft import PeftExport, write_peft
 from bayeslora.engine.pieces import Drawing, predict_to_file
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.options import resolve_retaining
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.side_by_side import SideBySide
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
@@ -866,6 +867,7 @@ class BayesianClassifier:
         texts: Any = None,
         *,
         text_column: str = "text",
+        label_column: str = "label",
         pair_column: str | None = None,
         out: str | Path | None = None,
         overwrite: bool = False,
@@ -878,12 +880,14 @@ class BayesianClassifier:
         have no effect. All layers are used unless `depth` is set.
 
         Args:
-            classes: C names in index order; `verbaliser` may have other words for them. None for
-                multiple-choice questions, which `texts` then are.
-            texts: Eight or more representative unlabelled texts, as for `predict`; the mean answer
-                to them is subtracted, since a language model prefers some words regardless of the
-                text. None subtracts nothing.
+            classes: C names in index order; `verbaliser` may have other words for them. None takes
+                the names in `verbaliser` and the labels of `texts`; multiple-choice questions need
+                none.
+            texts: Eight or more representative texts or questions, as for `predict`; the mean
+                answer to texts is subtracted, since a language model prefers some words regardless
+                of the text. None subtracts nothing. Labels do not change an answer.
             text_column: Name of the text column.
+            label_column: Name of the label column.
             pair_column: Name of the column with a second text.
             out: Directory to save the model in.
             overwrite: Whether `out` may be replaced.
@@ -895,14 +899,12 @@ class BayesianClassifier:
             refuse_inputs(out, *_files(texts), *directories(self._backbone))
             refuse_existing(out, overwrite=overwrite)
             check_writable(out)
-        columns = DataColumns(text_column, pair=pair_column)
+        columns = data_columns(text_column, label_column, pair_column)
         rows = None if texts is None else read_rows(texts, columns)
         if rows is not None and rows.columns is not None:
             columns = DataColumns.of(rows.columns)
         with quiet_transformers():
-            self._fitted = zero_shot(
-                self._choices(()), classes, self._load_backbone(), rows, columns
-            )
+            self._fitted = zero_shot(self._choices(()), classes, rows, columns, self._load_backbone)
         if out is not None:
             self.save_pretrained(out, overwrite=overwrite)
         return self

@@ -15,7 +15,7 @@ from refusal import refused
 from bayeslora.adapters.layer_sampling.options import LayerSampling
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.conformal.config import CONFORMAL
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import (
     LARGEST_COUNT,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.option_checks import options_of
 
 Parser = argparse.ArgumentParser
 
@@ -82,6 +83,33 @@ def add_options(
             continue
         kind = number if metavar.partition("|")[0] in _NUMBERS else str
         parser.add_argument(name, metavar=metavar, type=kind, help=about, **shared)
+
+
+def add_described(
+    parser: argparse._ActionsContainer, config: type[Any], options: Mapping[str, str]
+) -> None:
+    """Add arguments with the descriptions and defaults of a dataclass's options as help.
+
+    Args:
+        parser: The parser to add them to.
+        config: The dataclass.
+        options: By name and metavar, text to add to the help in place of the default.
+    """
+    described = options_of(config)
+    helps = {}
+    for option, more in options.items():
+        name = python_name(option)
+        meaning = described[name].meaning.removesuffix(".").removeprefix("Whether to ")
+        default = getattr(config, name, None)
+        has_default = default is not None and " " in option
+        end = more or (f" (default: {default:g})" if has_default else "")
+        helps[option] = f"{meaning[0].lower()}{meaning[1:]}{end}"
+    add_options(parser, helps)
+
+
+def python_name(option: str) -> str:
+    """Return the name in Python of an option such as `--hold-out SHARE`."""
+    return option.partition(" ")[0].removeprefix("--").replace("-", "_")
 
 
 def add_task(parser: Parser) -> None:

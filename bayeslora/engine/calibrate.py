@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -145,9 +145,9 @@ _FEWEST_TEXTS = 8
 def zero_shot(
     choices: Choices,
     classes: Sequence[str] | None,
-    backbone: Backbone,
     texts: Examples | None,
     columns: DataColumns,
+    load: Callable[[], Backbone],
 ) -> FittedModel:
     """Return a classifier whose last layer is the language model's answer, without labels.
 
@@ -156,21 +156,24 @@ def zero_shot(
 
     Args:
         choices: Backbone, depth, template, verbaliser; adapter and posterior have no effect.
-        classes: C names in index order; None for questions.
-        backbone: Loaded backbone.
+        classes: C names in index order; None for those of the verbaliser and of labels, and for
+            questions.
         texts: N texts, whose mean answer is subtracted and, at a lower depth, whose states are
-            used to fit the lens; labels are not read. None leaves the answer unchanged.
+            used to fit the lens; labels only name classes. None leaves the answer unchanged.
             Questions set the feature scale, and nothing is subtracted.
         columns: Columns that the texts were read from.
+        load: Returns the backbone; called after all checks that do not need it.
 
     Raises:
-        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts;
-            or see `class_prior`.
+        InputError: There are fewer than two classes or eight texts, or a lower depth and no texts,
+            or images; or see `class_prior`.
     """
+    if texts is not None and texts.images:
+        raise InputError("zero-shot needs a language model, which cannot read images")
     if texts is not None and texts.choices is not None:
-        return _of_questions(formats.settled(choices, texts), backbone, texts, columns)
+        return _of_questions(formats.settled(choices, texts), load, texts, columns)
     if classes is None:
-        raise InputError("zero-shot needs class names, or questions with options")
+        classes = _named_classes(choices, texts)
     classes = [classes] if isinstance(classes, str) else list(classes)
     words = _words(classes, choices)
     if texts is not None and len(texts) < _FEWEST_TEXTS:
@@ -178,7 +181,7 @@ def zero_shot(
             f"the mean answer needs at least {_FEWEST_TEXTS} texts, got {len(texts)}; give more, "
             "or none"
         )
-    whole, cut = _read(choices, backbone, texts)
+    whole, cut = _read(choices, load(), texts)
     adapter, posterior = NO_ADAPTER, OWN_SOFTMAX
     verbaliser = "names" if choices.verbaliser is None else choices.verbaliser
     prior = class_prior(whole, classes, verbaliser, texts)
@@ -212,12 +215,14 @@ def zero_shot(
 
 
 def _of_questions(
-    choices: Choices, backbone: Backbone, rows: Examples, columns: DataColumns
+    choices: Choices, load: Callable[[], Backbone], rows: Examples, columns: DataColumns
 ) -> FittedModel:
     """Return a classifier of questions that answers like the language model."""
+    classes = class_names(rows)
+    words = class_words(classes, _mapping(choices))
+    backbone = load()
     templated = replace(choices, template=formats.default_template(choices, backbone, rows))
     whole, cut = _read(templated, backbone, rows)
-    classes = class_names(rows)
     formats.check_backbone(choices.format, whole, cut, len(classes))
     network = build_network(
         cut,
@@ -232,7 +237,7 @@ def _of_questions(
     prepared = prepare(network.encoder, (rows, unknown), progress=choices.progress)
     set_feature_scale(network, prepared.texts)
     if choices.format == "letters":
-        weight = float(network.feature_scale) * class_rows(whole, class_words(classes))
+        weight = float(network.feature_scale) * class_rows(whole, words)
         network.head.set_mean(weight.to(network.head.mean_weight))
     elif not network.head.mean_weight.any():
         raise InputError(
@@ -277,6 +282,30 @@ def _answering(
     return FittedModel(record, network.eval(), [network.trained_state()], choices.progress)
 
 
+def _named_classes(choices: Choices, texts: Examples | None) -> Sequence[str]:
+    """Return the classes named by labels and by the verbaliser, in the order of a fit.
+
+    Raises:
+        InputError: They name no class, or labels mix strings and integers.
+    """
+    labels = {label for label in (() if texts is None else texts.labels) if label is not None}
+    if texts is not None and len(labels) > 1:
+        return class_names(texts)
+    # Labels of a single class cannot be complete.
+    classes = sorted({*_mapping(choices), *map(str, labels)})
+    if not classes:
+        raise InputError(
+            "zero-shot needs classes: set a verbaliser (--verbaliser CLASS=WORDS) for each class, "
+            "or give labels, of which only the names are used"
+        )
+    return classes
+
+
+def _mapping(choices: Choices) -> Mapping[str, str]:
+    """Return the words by class name; empty without any."""
+    return choices.verbaliser if isinstance(choices.verbaliser, Mapping) else {}
+
+
 def _words(classes: list[str], choices: Choices) -> list[str]:
     """Return the words for each class in the language model's answer.
 
@@ -286,8 +315,7 @@ def _words(classes: list[str], choices: Choices) -> list[str]:
     names = all(isinstance(name, str) for name in classes)
     if len(classes) < 2 or not names or len({*classes}) < len(classes):
         raise InputError(f"zero-shot needs two or more different class names, got {classes}")
-    mapping = choices.verbaliser if isinstance(choices.verbaliser, Mapping) else None
-    words = class_words(classes, mapping)
+    words = class_words(classes, _mapping(choices))
     mute = [name for name, text in zip(classes, words, strict=True) if not says_something(text)]
     if mute:
         logger.warning(

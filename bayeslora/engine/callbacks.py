@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from bayeslora.conditioning import Conditioning
 from bayeslora.engine.progress import open_bar
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.files import read_json
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from bayeslora.engine.loop import FitResult
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import prepare
-from bayeslora.engine.settings import Choices, LabelledExamples, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, LabelledExamples, TrainingData
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll
 from bayeslora.logits import AnyLogits

@@ -26,8 +26,9 @@ from bayeslora.engine.loop import FitResult, Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import check_middle

@@ -16,7 +16,7 @@ from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, feature_rows
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError
 from bayeslora.options import as_mapping
 from bayeslora.plain_text import counted

@@ -34,8 +34,9 @@ from bayeslora.engine.fit_checks import check_division, check_fit, fit_plan
 from bayeslora.engine.loop import FitResult
 from bayeslora.engine.model import FittedModel
 from bayeslora.engine.network import Network
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
 from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores.options import (
     settled_scores,

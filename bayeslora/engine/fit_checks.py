@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,12 +11,15 @@ from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.data import check_hold_out
 from bayeslora.engine.layer_sampling import check_sampling
-from bayeslora.engine.settings import Choices, TrainingData, TrainingSettings, default_epochs
+from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import FitPlan, Posterior
 from bayeslora.posteriors.feature_scores.options import MAHALANOBIS, check_feature_scores
 from bayeslora.posteriors.registry import build_head, names_where
 from bayeslora.processes import current
+
+logger = logging.getLogger(__name__)
 
 
 def fit_plan(choices: Choices, data: TrainingData, settings: TrainingSettings) -> FitPlan:
@@ -189,4 +193,10 @@ def settled_settings(
     if cv is None:
         by_rows = adapter.trains and adapter.episodes is None
         cv = "auto" if posterior.scales_logits and not validated and by_rows else 0
-    return TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)
+    settings = TrainingSettings(**chosen, cv=cv, hold_out=hold_out, seed=choices.seed, **others)
+    if settings.patience != TrainingSettings.patience and not validated:
+        logger.warning(
+            "patience (--patience) has no effect without validation (--validation) or hold_out "
+            "(--hold-out), because it monitors the validation NLL"
+        )
+    return settings

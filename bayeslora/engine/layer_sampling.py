@@ -15,7 +15,7 @@ from bayeslora.adapters.layer_sampling.whole_layers import ALWAYS
 from bayeslora.adapters.targets import layer_index
 from bayeslora.engine.build import reason_against_layers
 from bayeslora.engine.network import Network
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.registry import names_where

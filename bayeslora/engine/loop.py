@@ -52,8 +52,9 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.retaining.loss import Retained, Retaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
-from bayeslora.engine.settings import TrainingSettings, plain_environment
+from bayeslora.engine.settings import plain_environment
 from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features

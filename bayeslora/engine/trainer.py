@@ -42,7 +42,7 @@ from bayeslora.engine.checkpoints import (
 from bayeslora.engine.head_updates import HeadUpdate, Moment
 from bayeslora.engine.network import Network, under
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.types import PassNoise

@@ -371,7 +371,7 @@ def _tokens(setup: Setup) -> float:
 
 
 def _epochs(setup: Setup) -> int:
-    from bayeslora.engine.settings import default_epochs
+    from bayeslora.engine.training_options import default_epochs
 
     if not setup.adapter.trains:
         return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeslora.adapters.registry import resolve_adapter
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError, unknown_choice
 from bayeslora.experiments.grid import Grid, Search, settings_digest
 from bayeslora.posteriors.registry import resolve_posterior

@@ -146,7 +146,7 @@ class Store:
         files = self._cells.glob("*.json") if self._cells.is_dir() else ()
         records = [_mapping(file) for file in files if not file.name.endswith(".error.json")]
         return sorted(
-            records, key=lambda record: [_order(value) for value in record["cell"].values()]
+            records, key=lambda record: [sort_key(value) for value in record["cell"].values()]
         )
 
 
@@ -157,7 +157,8 @@ def _mapping(file: Path) -> dict[str, Any]:
     return content
 
 
-def _order(value: Any) -> tuple[int, float, str]:
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Return a sort key that puts missing values before numbers, and numbers before text."""
     if value is None:
         return 0, 0.0, ""
     return (2, 0.0, value) if isinstance(value, str) else (1, value, "")

@@ -15,7 +15,6 @@ was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections import defaultdict
 from functools import partial
@@ -29,6 +28,7 @@ import torch
 import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.fits import (
     MAX_LENGTH,
     NUM_OOD,
@@ -99,9 +99,7 @@ COLUMNS = ("epoch", "validation_nll", *SCORES)
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/ablations"))
+    parser = study_parser(__doc__, "reports/ablations", threads=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS[:2]))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--fits", nargs="+", choices=list(FITS), default=list(FITS))

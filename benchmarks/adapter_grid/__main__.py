@@ -11,7 +11,6 @@ goes on where it was interrupted. Several may run at once on data sets of their 
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
@@ -38,6 +36,7 @@ from benchmarks.adapter_grid.summary import (
     best,
     write_summary,
 )
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.fits import (
     EPOCHS,
     MAX_LENGTH,
@@ -74,9 +73,7 @@ Fitted: TypeAlias = tuple[bl.BayesianClassifier, float]
 
 def main() -> None:
     """Run the missing fits, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/adapter-grid"))
+    parser = study_parser(__doc__, "reports/adapter-grid", threads=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--adapters", nargs="+", choices=LEARNING_RATES, default=[*LEARNING_RATES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -10,7 +10,6 @@ are for a machine that does nothing else.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from bayeslora.backbones.embedded import embedded_directory
 from benchmarks.adapter_memory.summary import KEY, ROWS, TOKENS, write_summary
 from benchmarks.lib.adapter_arms import LISA_ARM, MEMORY_ARMS, Arm, Setting, Trainee
 from benchmarks.lib.adapter_training import BACKBONE, one_step
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.causal_lm import Texts, next_token_loss
 from benchmarks.lib.results import Results
 
@@ -33,15 +33,12 @@ REPEATS, NUM_DRAWS = 15, 10
 
 def main() -> None:
     """Run the missing measurements, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser = study_parser(__doc__, OUT, data_dir=False, threads=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/adapter-starts"))
     parser.add_argument("--arms", nargs="+", choices=MEMORY_ARMS, default=list(MEMORY_ARMS))
     parser.add_argument("--draws", type=int, default=NUM_DRAWS, help="of LISA's layers")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     nothing = torch.zeros(0, 0, dtype=torch.int64)
     setting = Setting(embedded_directory(BACKBONE), Texts(nothing, {}, {}), args.runs)
     arms = {name: MEMORY_ARMS[name] for name in args.arms}

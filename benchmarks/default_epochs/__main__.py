@@ -10,19 +10,17 @@ the default. Nothing here looks at a test row.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections import defaultdict
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import torch
-
 from bayeslora import VBLL
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.base import Posterior
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -45,18 +43,14 @@ FINAL: dict[str, Posterior | None] = {
 
 def main() -> None:
     """Run the missing fits and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/default-epochs"))
+    parser = study_parser(__doc__, "reports/default-epochs")
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--epochs", nargs="+", type=int, default=list(EPOCHS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--num-train", type=int, default=NUM_TRAIN, help="training rows")
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     results = Results(args.out, KEY)
     for task in args.tasks:

@@ -12,13 +12,10 @@ test row.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-
-import torch
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.base import Adapter
@@ -29,8 +26,9 @@ from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.settings import DEFAULT_EPOCHS
+from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -84,16 +82,12 @@ ARMS = {
 
 def main() -> None:
     """Run the missing fits and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/default-rates"))
+    parser = study_parser(__doc__, "reports/default-rates")
     parser.add_argument("--runs", type=Path, default=Path("runs/default-rates"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     for task in args.tasks:
         data = load_experiment(task, num_test=100, num_ood=50, data_dir=args.data_dir)

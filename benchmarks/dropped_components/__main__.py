@@ -10,7 +10,6 @@ Nothing is trained and nothing is random.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from benchmarks.dropped_components.summary import (
 )
 from benchmarks.lib.adapter_arms import ARMS, moments_of
 from benchmarks.lib.adapter_training import BACKBONE
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.causal_lm import GENERIC, Texts, next_token_loss, open_model, read_texts
 from benchmarks.lib.results import Results
 
@@ -43,13 +43,10 @@ NUM_BLOCKS = 24
 
 def main() -> None:
     """Run the missing measurements, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = study_parser(__doc__, OUT, data_dir=False, threads=1)
     default = os.environ.get(DATA_VARIABLE)
     parser.add_argument("--data-dir", type=Path, default=default, required=default is None)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     source = embedded_directory(BACKBONE)
     run(source, read_texts(Path(args.data_dir), source, NUM_BLOCKS), args.out)
     write_summary(args.out)

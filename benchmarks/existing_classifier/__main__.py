@@ -9,7 +9,6 @@ scored on test rows.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
@@ -29,6 +28,7 @@ from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.output import atomic_directory
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.tasks.splits import stratified_split
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import difference, shown
@@ -51,15 +51,11 @@ COLUMNS = ("accuracy", "nll", "ece", "far max_probability", "far logit_variance"
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/existing-classifier"))
+    parser = study_parser(__doc__, "reports/existing-classifier")
     parser.add_argument("--runs", type=Path, default=Path("runs/existing-classifier"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     for seed, task in product(args.seeds, args.tasks):
         if results.get(task=task, seed=seed) is None:

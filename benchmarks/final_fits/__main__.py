@@ -10,16 +10,14 @@ at a test row, and nothing is chosen.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-
-import torch
 
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.base import Posterior
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -40,16 +38,12 @@ FINAL: dict[str, Posterior] = {
 
 def main() -> None:
     """Compute the missing scores and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/final-fits"))
+    parser = study_parser(__doc__, "reports/final-fits")
     parser.add_argument("--runs", type=Path, default=Path("runs/final-fits"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     results = Results(args.out, KEY)
     for task in args.tasks:

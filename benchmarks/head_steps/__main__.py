@@ -9,18 +9,16 @@ NLL. Nothing here looks at a test row.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-import torch
-
 from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TRAIN, VALIDATION, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -63,16 +61,12 @@ VARIANTS = {
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/head-steps"))
+    parser = study_parser(__doc__, "reports/head-steps")
     parser.add_argument("--runs", type=Path, default=Path("runs/head-steps"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     results = Results(args.out, KEY)
     for seed, task in product(range(args.seeds), args.tasks):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +45,7 @@ from bayeslora.metrics.statistics import statistic
 from bayeslora.metrics.top_label import top_label
 from bayeslora.metrics.uncertainties import uncertainty_means
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 
 KEY = ("kind",)
@@ -74,8 +74,7 @@ Scored = tuple[dict[str, float], dict[str, float], Prepare, list[int]]
 
 def main() -> None:
     """Simulate data sets, count covered truths, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/interval-coverage"))
+    parser = study_parser(__doc__, "reports/interval-coverage", data_dir=False, threads=None)
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--further-sets", type=int, default=50)
     parser.add_argument("--resamples", type=int, default=199)

@@ -9,13 +9,13 @@ alone is measured as well, as the part of it that does not depend on the scores.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.memory import peak, write_predictions
 from benchmarks.lib.results import Results
 
@@ -36,8 +36,7 @@ sys.exit(main(["evaluate", *sys.argv[1:], "--json"]))
 
 def main() -> None:
     """Measure every shape, then write the numbers and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/large-files"))
+    parser = study_parser(__doc__, "reports/large-files", data_dir=False, threads=None)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="ROWSxCLASSES")
     parser.add_argument(
         "--resamples",

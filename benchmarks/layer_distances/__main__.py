@@ -21,7 +21,6 @@ Fits have one layer, whose far AUROC in the fitted network is no lower on averag
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -36,6 +35,7 @@ from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.posteriors.mahalanobis import TiedGaussian
 from benchmarks.label_budget.methods import BACKBONES
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, pools_of
 from benchmarks.lib.results import Results
@@ -52,15 +52,11 @@ _SCORED, _BATCH = 600, 32
 
 def main() -> None:
     """Compute the missing scores, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/layer-distances"))
+    parser = study_parser(__doc__, "reports/layer-distances")
     parser.add_argument("--fits", type=Path, default=Path("reports/unfamiliarity-weight"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     for name in args.backbones:
         backbone = load_backbone(name)

@@ -22,6 +22,7 @@ from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.options import as_mapping
 from bayeslora.tasks.known import DATA_VARIABLE
 from benchmarks.lib.adapter_arms import Arm, Setting, Trainee
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.causal_lm import (
     GENERIC,
     TARGET,
@@ -268,20 +269,17 @@ BACKBONE = "smollm2-135m"
 
 def arguments(description: str, out: Path, arms: Collection[str]) -> argparse.Namespace:
     """Parse the command line of a benchmark that trains arms."""
-    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser = study_parser(description, out, data_dir=False, threads=1)
     default = os.environ.get(DATA_VARIABLE)
     parser.add_argument("--data-dir", type=Path, default=default, required=default is None)
-    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--runs", type=Path, default=Path("runs/adapter-starts"))
     parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def open_setting(args: argparse.Namespace) -> Setting:
     """Return the setting from the command line."""
-    torch.set_num_threads(args.threads)
     source = embedded_directory(BACKBONE)
     return Setting(source, read_texts(Path(args.data_dir), source), args.runs)
 

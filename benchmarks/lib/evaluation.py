@@ -20,7 +20,7 @@ from bayeslora.engine.network import Network
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts, feature_rows
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features

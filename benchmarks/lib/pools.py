@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.experiments.rows import drawn
 from bayeslora.tasks.examples import (
     Examples,

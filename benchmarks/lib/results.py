@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslora.errors import InputError
+from bayeslora.experiments.store import sort_key
 from bayeslora.files import atomic_file, read_json
 from bayeslora.locks import writing_to
 
@@ -45,7 +46,7 @@ class Results:
             InputError: If a line is not a JSON object.
         """
         cells = {self._cell(row): row for row in self._lines()}
-        rows = [cells[cell] for cell in sorted(cells, key=lambda cell: [*map(_order, cell)])]
+        rows = [cells[cell] for cell in sorted(cells, key=lambda cell: [*map(sort_key, cell)])]
         return [row for row in rows if columns.items() <= {c: row.get(c) for c in columns}.items()]
 
     def get(self, **columns: Any) -> Row | None:
@@ -146,13 +147,6 @@ def import_cells(results: Results, folder: Path, levels: Sequence[str] = ()) -> 
             results.append(row)
     results.sort()
     return counts
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    """Return a sort key that puts missing values before numbers, and numbers before text."""
-    if value is None:
-        return 0, 0.0, ""
-    return (2, 0.0, value) if isinstance(value, str) else (1, value, "")
 
 
 def _dumped(row: Row) -> str:

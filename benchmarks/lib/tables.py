@@ -9,6 +9,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from bayeslora.experiments.summary import markdown_table
+
+table = markdown_table
+
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the half-width of its 95 % t interval, infinite for a single value."""
@@ -45,13 +49,6 @@ def shown_over_sets(groups: Sequence[Sequence[float]], digits: int = 3) -> str:
 
 def _with_half(mean: float, half: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def mark(rows: dict[int, dict[str, float]], reference: dict[int, dict[str, float]]) -> str:

@@ -20,7 +20,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.files import read_json, write_json
 from bayeslora.logits import Logits
 from bayeslora.output import atomic_directory

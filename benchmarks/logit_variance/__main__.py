@@ -9,7 +9,6 @@ the features alone and no labels. Where both fail, no last layer would do better
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from bayeslora.engine.rows import set_feature_scale
 from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.features import Features
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TEST, TRAIN, Evaluation, FitSpec, fitted_head
 from benchmarks.lib.experiment_data import FAR, NEAR, ExperimentData
 from benchmarks.lib.results import Results
@@ -40,13 +40,9 @@ HEADS = {
 
 def main() -> None:
     """Compute the missing scores and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/logit-variance"))
+    parser = study_parser(__doc__, "reports/logit-variance")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     backbone = load_backbone("smollm2-135m", dtype="bfloat16")
     for task in args.tasks:

@@ -10,7 +10,6 @@ results are kept, so that the same command goes on.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -26,6 +24,7 @@ from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.files import atomic_file
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import Examples
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, clinc, drawn, frame_tokens
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
@@ -41,13 +40,9 @@ OOD_SCORES = ("logit_variance", "epistemic", "max_probability")
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/many-classes"))
+    parser = study_parser(__doc__, "reports/many-classes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m")
     results = Results(args.out, KEY)
     for seed in args.seeds:

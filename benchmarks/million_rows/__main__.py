@@ -11,7 +11,6 @@ file must be the same in every byte.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -37,6 +36,7 @@ from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine.data import PIECE
 from bayeslora.files import atomic_file
 from bayeslora.predictions.parts import PredictionParts
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 
 LIMIT = 1.10
@@ -72,8 +72,7 @@ class Run:
 
 def main() -> None:
     """Predict few rows, many rows, and many rows with kills; write the numbers and the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/million-rows"))
+    parser = study_parser(__doc__, "reports/million-rows", data_dir=False, threads=None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=2)

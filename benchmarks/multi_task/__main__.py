@@ -24,7 +24,6 @@ loss, before and after the temperature.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
@@ -62,6 +61,7 @@ from bayeslora.tasks.examples import (
 from bayeslora.tasks.known import load_known
 from bayeslora.tasks.splits import stratified_sample
 from bayeslora.tasks.union import TASK, class_of, counts, named, union, union_classes
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.multi_task.report import write_report
 
@@ -132,7 +132,7 @@ class Rows:
     tasks: dict[str, int]
 
 
-def read(data_dir: str | None) -> dict[str, dict[str, Examples]]:
+def read(data_dir: Path | None) -> dict[str, dict[str, Examples]]:
     """Load the fixed rows of each split by task."""
     splits: dict[str, dict[str, Examples]] = {"train": {}, "validation": {}, "test": {}}
     for task in TASKS:
@@ -279,9 +279,7 @@ def run(
 
 def main() -> None:
     """Run the missing fits, seed by seed, and write the summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir")
-    parser.add_argument("--out", type=Path, default=Path("reports/multi-task"))
+    parser = study_parser(__doc__, "reports/multi-task", threads=None)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--summary-only", action="store_true")

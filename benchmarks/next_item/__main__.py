@@ -15,12 +15,10 @@ command goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ import bayeslora as bl
 from bayeslora.backbones.load import load_backbone
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.movielens import load_movielens
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.next_item import groups
 from benchmarks.next_item.bi_encoder import ARMS, Fitted, Study, fit
@@ -51,8 +50,7 @@ RATE_SEED = 1000
 
 def main() -> None:
     """Run the missing fits, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser = study_parser(__doc__, OUT, data_dir=False, threads=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--num-train", type=int, default=2500)
     parser.add_argument("--epochs", type=int, default=1)

@@ -14,7 +14,6 @@ boolq's questions, where the template costs most, are shown and choose nothing.
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -33,6 +32,7 @@ from bayeslora.posteriors.feature_scores.fitted import NearestRows
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.mahalanobis import Mahalanobis
 from bayeslora.tasks.examples import Examples, class_names, encode_labels
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, drawn, frame_tokens, pools_of
 from benchmarks.lib.results import Results
@@ -50,13 +50,9 @@ _ROWS, _SCORED, _BATCH = 640, 1000, 32
 
 def main() -> None:
     """Compute the missing scores, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/own-tokens"))
+    parser = study_parser(__doc__, "reports/own-tokens")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     backbone = load_backbone("smollm2-135m")
     results = Results(args.out, KEY)
     for seed, task, reading in product(args.seeds, SETS, READINGS):

@@ -17,7 +17,6 @@ all fits.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ import bayeslora as bl
 from bayeslora.adapters.registry import ADAPTERS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import distance_detections
 from benchmarks.lib.fits import (
     EPOCHS,
@@ -95,9 +95,7 @@ WIDER = {
 
 def main() -> None:
     """Run the missing fits, then write tables and figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/posteriors"))
+    parser = study_parser(__doc__, "reports/posteriors", threads=None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--fits", nargs="+", choices=list(FITS), default=list(FITS))

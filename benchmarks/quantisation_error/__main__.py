@@ -16,14 +16,13 @@ step. Scales are not quantised.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from bayeslora.backbones.load import load_backbone
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.quantisation_error.methods import QUANTISERS, errors
 from benchmarks.quantisation_error.summary import KEY, write_summary
@@ -34,13 +33,10 @@ RANKS = (16,)
 
 def main() -> None:
     """Measure the missing layers, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/quantisation-error"))
+    parser = study_parser(__doc__, "reports/quantisation-error", data_dir=False, threads=1)
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
     parser.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     for name in args.backbones:
         run(name, args.ranks, args.out)
         write_summary(args.out)

@@ -8,15 +8,13 @@ backbone answers the reported questions in both formats, untrained. Nothing is c
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
-
-import torch
 
 import bayeslora as bl
 from bayeslora.files import atomic_file
 from bayeslora.option_checks import FORMATS, Format
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 
@@ -27,13 +25,9 @@ KEY = ("task", "format")
 
 def main() -> None:
     """Compute the missing scores, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/question-formats"))
+    parser = study_parser(__doc__, "reports/question-formats")
     parser.add_argument("--backbone", default="smollm2-135m")
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     for task, form in product(TASKS, FORMATS):
         if results.get(task=task, format=form) is None:

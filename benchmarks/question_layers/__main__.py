@@ -17,16 +17,15 @@ may still revise it.
 
 from __future__ import annotations
 
-import argparse
 import time
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import bayeslora as bl
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 
@@ -40,16 +39,12 @@ SCORES = ("accuracy", "nll", "ece")
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/question-layers"))
+    parser = study_parser(__doc__, "reports/question-layers")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     cells = product(args.seeds, args.methods, args.tasks, args.layers)
     for seed, method, task, layers in cells:

@@ -43,15 +43,12 @@ Everything is stored as it comes, and the same command goes on where it was stop
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from math import ceil
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
@@ -63,6 +60,7 @@ from bayeslora.tasks.examples import (
     encode_labels,
 )
 from bayeslora.tasks.splits import stratified_split
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import (
     _BATCH,
     JUDGED,
@@ -139,10 +137,8 @@ OOD_SCORES = ("max_probability", "epistemic", "logit_variance", *FEATURE_SCORES)
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
+    parser = study_parser(__doc__, "reports/reading")
     parser.add_argument("--backbone", default=DECODER, help="another one has a table of its own")
-    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS + JUDGED, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["polar-vbll", "lora-mle"])
     parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=list(TEMPLATES))
@@ -150,9 +146,7 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=["zero"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[640])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     backbone = load_backbone(args.backbone)
     pools = {task: pools_of(task, args.data_dir) for task in args.tasks}

@@ -31,6 +31,7 @@ from bayeslora.engine.build import SHARES, best_depth
 from bayeslora.errors import InputError
 from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import class_names, encode_labels
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
@@ -45,13 +46,9 @@ _FIT |= {"prior": "zero", "seed": 0}
 
 def main() -> None:
     """Run the missing measurements, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/reading"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser = study_parser(__doc__, "reports/reading")
     parser.add_argument("--predict-at", type=int, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     if args.predict_at is not None:
         print(json.dumps(predicting(args.predict_at, args.data_dir)))
         return

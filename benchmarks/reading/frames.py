@@ -9,14 +9,13 @@ frame with the lowest mean NLL over the sets.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from statistics import fmean
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
 from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import class_names
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.task_rows import TASKS
 
@@ -37,10 +36,7 @@ NUM_ROWS = 300
 
 def main() -> None:
     """Score every frame and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/reading/frames.md"))
-    args = parser.parse_args()
+    args = study_parser(__doc__, "reports/reading/frames.md", threads=None).parse_args()
     backbone = load_backbone("smollm2-135m")
     pools = {task: development(task, args.data_dir).score for task in TASKS}
     table = []

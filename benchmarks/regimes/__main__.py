@@ -14,24 +14,22 @@ as it comes; the same command goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-
-import torch
 
 from bayeslora import MLE, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.settings import DEFAULT_EPOCHS
+from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TEST, TRAIN, VALIDATION, Evaluation, FitSpec, Outcome, State
 from benchmarks.lib.experiment_data import ExperimentData
 from benchmarks.lib.results import Results
@@ -125,16 +123,12 @@ class Bench:
 
 def main() -> None:
     """Run the missing fits, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/regimes"))
+    parser = study_parser(__doc__, "reports/regimes")
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(NUM_SEEDS)))
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     bench = Bench(load_backbone("smollm2-135m", dtype="bfloat16"), args.runs, args.out)
     sets = [rows_of(task, args.data_dir) for task in args.tasks]
     for seed, data in product(args.seeds, sets):

@@ -9,7 +9,6 @@ and the most memory that the process held.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.memory import peak, write_predictions
 from benchmarks.lib.results import Results
 
@@ -27,8 +27,7 @@ LIMIT = 20.0
 
 def main() -> None:
     """Measure, then write the numbers and the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/report-speed"))
+    parser = study_parser(__doc__, "reports/report-speed", data_dir=False, threads=None)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)

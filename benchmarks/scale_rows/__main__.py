@@ -11,17 +11,15 @@ or within its 95 % t interval.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import fmean
-
-import torch
 
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
 from bayeslora.engine import rows
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, development, drawn, frame_tokens
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
@@ -33,12 +31,7 @@ SEEDS, FEW, ALL = (0, 1, 2), rows.SCALE_ROWS, 10**9
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/scale-rows"))
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = study_parser(__doc__, "reports/scale-rows").parse_args()
     cells = [(name, task, seed) for name in SIZES for task in TASKS for seed in SEEDS]
     results, losses = Results(args.out, ("backbone", "task", "seed")), {}
     for name, task, seed in cells:

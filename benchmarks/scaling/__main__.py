@@ -9,7 +9,6 @@ formulas to models that do not fit here.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bayeslora as bl
 from bayeslora.backbones.load import Backbone, load_backbone
+from benchmarks.lib.arguments import study_parser
 from benchmarks.scaling.formulas import LLAMAS, PAPER, Decoder, Fit, below, memory, multiplications
 
 OUT = Path("reports/scaling")
@@ -33,8 +33,7 @@ GIGABYTE = 1e9
 
 def main() -> None:
     """Count one fit per adapter, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser = study_parser(__doc__, OUT, data_dir=False, threads=None)
     parser.add_argument("--backbone", default="smollm2-135m")
     args = parser.parse_args()
     lines = ["# Memory and time of a fit", "", __doc__.split("\n\n", 2)[1].replace("\n", " ")]

@@ -11,10 +11,8 @@ resamples, scaled to 1,000, since the loop would take the better part of an hour
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -30,6 +28,7 @@ from bayeslora.metrics.catalogue import SCORE_KEYS
 from bayeslora.metrics.rowwise import LabelledRows, labelled_rows
 from bayeslora.metrics.statistics import statistic
 from bayeslora.predictions.record import Predictions
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 
 RESAMPLES = 1000
@@ -40,8 +39,7 @@ CLASSES = 10
 
 def main() -> None:
     """Time both implementations and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/score-speed"))
+    parser = study_parser(__doc__, "reports/score-speed", data_dir=False, threads=None)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

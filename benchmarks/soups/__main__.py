@@ -46,7 +46,6 @@ Written when five pairs of 128 rows were there, and none of 640:
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -67,6 +66,7 @@ from bayeslora.engine.rows import prepare
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import Examples, encode_labels
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import JUDGED, Pools, frame_tokens, pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
@@ -89,17 +89,13 @@ State = Mapping[str, Tensor]
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/soups"))
+    parser = study_parser(__doc__, "reports/soups")
     parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--tasks", nargs="+", choices=(*TASKS, *JUDGED), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[128])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     results = Results(args.out, KEY)
     backbone = load_backbone(args.backbone)
     pools = {task: pools_of(task, args.data_dir) for task in args.tasks}

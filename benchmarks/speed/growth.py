@@ -22,6 +22,7 @@ from unittest.mock import patch
 import numpy as np
 
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.measuring import KEY, largest, machine, measured
@@ -121,8 +122,7 @@ SWEEPS = {
 
 def main() -> None:
     """Run the missing measurements, then write the table and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/speed"))
+    parser = study_parser(__doc__, "reports/speed", data_dir=False, threads=None)
     parser.add_argument("--measure", nargs=2, metavar=("SWEEP", "VALUE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

@@ -10,7 +10,6 @@ disk) and differences from older versions are in the table of `python -m benchma
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import table
 from benchmarks.speed.measuring import KEY, machine
@@ -265,8 +265,7 @@ def main() -> None:
     """Run the missing measurements, then write the table."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/speed"))
+    parser = study_parser(__doc__, "reports/speed", data_dir=False, threads=None)
     there = {name: part.begin for name, part in PARTS.items() if part.begin is not None}
     parser.add_argument("--parts", nargs="+", choices=there, default=list(there))
     args = parser.parse_args()

@@ -20,7 +20,6 @@ that of `core` by more than the 95 % t interval of paired differences, at both s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -39,6 +38,7 @@ from bayeslora.adapters.polar.stiefel import tangent
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
 from bayeslora.metrics.ood import detection, thresholds
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
 
@@ -247,8 +247,7 @@ def scores(net: Net, world: World, blocks: Sequence[str]) -> dict[str, float]:
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/tangent-laplace"))
+    parser = study_parser(__doc__, "reports/tangent-laplace", data_dir=False, threads=None)
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     args = parser.parse_args()

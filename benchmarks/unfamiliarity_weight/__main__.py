@@ -15,14 +15,12 @@ and choose nothing.
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from statistics import fmean, mean
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bayeslora import BayesianClassifier, Predictions
@@ -30,6 +28,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.detection import auroc
 from benchmarks.lib.pools import JUDGED, TEXT_TOKENS, Pools, frame_tokens, pools_of
 from benchmarks.lib.results import Results
@@ -53,12 +52,7 @@ _SCORED = 1000
 
 def main() -> None:
     """Compute the missing scores, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/unfamiliarity-weight"))
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = study_parser(__doc__, "reports/unfamiliarity-weight").parse_args()
     results = Results(args.out, KEY)
     for name, tasks, sizes in RUNS:
         backbone = load_backbone(name)

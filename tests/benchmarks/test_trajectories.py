@@ -11,7 +11,7 @@ from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
 from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.predict import Answer, to_predictions
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.posteriors.last_layer.vbll.options import PRIOR_SCALE_GRID

@@ -173,6 +173,20 @@ def test_without_a_label_the_answers_are_lm_evaluation_harnesss(model, format):
     assert next(recorded, None) is None
 
 
+def test_words_for_letters_are_used_and_checked(model):
+    rows = [{**row, "choices": row["choices"][:2], "answer": 0} for row in toy_questions(6)]
+
+    def answers(verbaliser, backbone=model):
+        options = {"format": "letters", "dtype": "float32", "progress": False}
+        clf = bl.BayesianClassifier(backbone, verbaliser=verbaliser, **options)
+        return clf.zero_shot(texts=rows).predict(rows).probs
+
+    probs = answers({"A": "B", "B": "A"})
+    np.testing.assert_allclose(probs, answers(None)[:, ::-1], atol=1e-6)
+    with refused("input", "C"):
+        answers({"C": "B"}, "/nowhere")
+
+
 def blanks(n, seed=0):
     """Return questions whose options fill a blank, as in WinoGrande."""
     return [

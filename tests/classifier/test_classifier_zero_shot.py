@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny import CLASSES, tiny_bert, tiny_llama, toy_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,6 +111,49 @@ def test_the_posterior_that_was_chosen_is_fitted_later(backbones):
     clf = classifier(backbones["llama"], posterior="vbll").zero_shot(CLASSES, ROWS)
     clf.calibrate(toy_rows(40))
     assert clf.record.posterior["name"] == clf.posterior.name == "vbll"
+
+
+def labelled(*labels):
+    return [{"text": text, "gold": label} for text, label in zip(TEXTS, labels, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("words", "texts", "classes"),
+    [
+        (WORDS, None, sorted(CLASSES)),
+        (WORDS, TEXTS, sorted(CLASSES)),
+        (None, labelled(*CLASSES * 4), sorted(CLASSES)),
+        (WORDS, labelled(*CLASSES * 4), sorted(CLASSES)),
+        # Labels of a single class cannot be complete.
+        (WORDS, labelled(*CLASSES[:1] * 9), sorted(CLASSES)),
+        # In the order of `fit`.
+        ({"2": "dog", "10": "rain"}, labelled(*[10, 2, None] * 4), ["2", "10"]),
+    ],
+)
+def test_classes_are_those_of_the_words_and_labels(backbones, words, texts, classes):
+    clf = classifier(backbones["llama"], verbaliser=words)
+    clf.zero_shot(texts=texts, label_column="gold")
+    assert list(clf.classes) == classes
+    assert clf.record.columns["label"] == "gold"
+
+
+@pytest.mark.parametrize(
+    ("words", "texts", "named"),
+    [
+        (None, None, "classes"),
+        ("names", TEXTS, "classes"),
+        ({"sprots": "goal"}, labelled(*CLASSES * 4), "sprots"),
+    ],
+)
+def test_classes_are_checked_before_anything_is_loaded(words, texts, named):
+    with refused("input", named):
+        classifier("/nowhere", verbaliser=words).zero_shot(texts=texts, label_column="gold")
+
+
+def test_images_are_refused(tmp_path):
+    np.save(tmp_path / "pictures.npy", np.zeros((8, 8, 8, 3), dtype=np.uint8))
+    with refused("input", "images"):
+        classifier("/nowhere").zero_shot(CLASSES, tmp_path / "pictures.npy")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from bayeslora import BayesianClassifier
 from bayeslora._version import __version__
 from bayeslora.cli.arguments import number
 from bayeslora.cli.parser import VERBS, build_parser
-from bayeslora.engine.settings import (
-    TrainingSettings,
-)
+from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.option_checks import options_of
 
 HEAVY = ("torch", "transformers", "numpy", "pyarrow", "matplotlib", "yaml", "scipy")
 
@@ -147,6 +146,17 @@ def test_defaults_in_the_help_are_those_of_python():
     for name in checked:
         assert stated[name] == str(python[name]), name
     assert stated["head_lr"] == str(TrainingSettings.head_lr)
+
+
+def test_training_options_are_described_once():
+    """The command adds defaults and the names of other options, but repeats no description."""
+    actions = build_parser().parse_args(["fit", "train.jsonl"]).actions
+    options = options_of(TrainingSettings).values()
+    described = [option for option in options if option.name in actions]
+    assert len(described) == 11
+    for option in described:
+        meaning = option.meaning.removesuffix(".").removeprefix("Whether to ")
+        assert actions[option.name].help.startswith(meaning[:1].lower() + meaning[1:])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bayeslora.engine.data import read_labelled
 from bayeslora.engine.final_fit import LastFit
 from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.rows import prepare
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import encode_labels

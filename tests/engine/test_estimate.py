@@ -12,7 +12,7 @@ from tiny import tiny_llama, toy_rows
 import bayeslora as bl
 from bayeslora import MLE, VBLL
 from bayeslora.engine.final_fit import TrainingSizes, duration, settle_posterior
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors import cost
 from bayeslora.posteriors.cost import FitCost, affordable
 from bayeslora.posteriors.features import Features

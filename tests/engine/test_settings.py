@@ -7,11 +7,14 @@ from refusal import refused
 from tiny import toy_rows
 from transformers.utils import logging as transformers_logging
 
+from bayeslora import MLE, LoRA
 from bayeslora.checkpoint import ADAPTED, FOREIGN, ModelRecord
 from bayeslora.engine import progress as bars
 from bayeslora.engine.data import encode_for, read_labelled, read_rows
+from bayeslora.engine.fit_checks import settled_settings
 from bayeslora.engine.progress import progress_bar, quiet_transformers
-from bayeslora.engine.settings import TrainingSettings
+from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 
@@ -38,6 +41,17 @@ def test_options_out_of_range_are_refused(options, message):
         TrainingSettings(**{"epochs": 1} | options)
     assert message in str(caught.value)
     assert str(caught.value).endswith(f"got {next(iter(options.values()))!r}")
+
+
+@pytest.mark.parametrize(
+    ("patience", "rows", "hold_out", "is_said"),
+    [(3, None, 0.0, True), (5, None, 0.0, False), (3, None, 0.2, False), (3, 6, 0.0, False)],
+)
+def test_patience_without_validation_rows_is_said(caplog, patience, rows, hold_out, is_said):
+    data = TrainingData.read(toy_rows(24), rows and toy_rows(rows, 1), DataColumns())
+    choices = Choices("x", "auto", LoRA(), MLE(), 0, 8, False)
+    settled_settings(choices, data, {"patience": patience}, cv=None, hold_out=hold_out)
+    assert ("patience" in caplog.text) is is_said
 
 
 def record(kind, classes):

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from bayeslora.engine.settings import TrainingSettings
 from bayeslora.engine.trainer import training_arguments
+from bayeslora.engine.training_options import TrainingSettings
 
 
 @pytest.fixture

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from bayeslora.cli.arguments import (
     add_columns,
+    add_described,
     add_feature_scores,
     add_json,
     add_loading,
     add_options,
     add_overwrite,
-    add_seed,
     add_task,
     given,
     one_verbaliser,
+    python_name,
     refuse,
     template,
     verbaliser,
@@ -31,9 +32,15 @@ from bayeslora.cli.data import (
     read_tasks,
     settle_tasks,
 )
-from bayeslora.cli.messages import note, show_last
+from bayeslora.cli.messages import show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
-from bayeslora.errors import InputError, unknown_choice
+from bayeslora.engine.training_options import (
+    DEFAULT_EPOCHS,
+    DEFAULT_EPOCHS_LONG,
+    FULL_ROWS,
+    TrainingSettings,
+)
+from bayeslora.errors import InputError
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
 
@@ -44,6 +51,25 @@ if TYPE_CHECKING:
     from bayeslora.tasks.columns import DataColumns
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
+
+_DESCRIBED = {
+    "--epochs N": f" (default: {DEFAULT_EPOCHS_LONG} if validation data choose the epoch, else "
+    f"{DEFAULT_EPOCHS}; more with fewer than {FULL_ROWS} rows, for as many steps as {FULL_ROWS} "
+    "take)",
+    "--batch-size N": "",
+    "--head-lr X": "",
+    "--patience N": "",
+    "--cv K|auto": " (default: auto for vbll with an adapter and without validation data, else 0)",
+    "--keep-folds": " (with --cv)",
+    "--hold-out SHARE": "",
+    "--refit": " of --hold-out",
+    "--layer-sampling KEY=VALUE,…": ". Options such as num_active=2,interval=5: see `bayeslora "
+    "methods`",
+    "--quality-retaining on|KEY=VALUE,…": ". Options such as momentum=0.8: see `bayeslora methods`",
+}
+"""Options of `TrainingSettings`, with what the command adds to their descriptions."""
+
+_TRAINING = (*map(python_name, _DESCRIBED), "across_tasks", "feature_scores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,36 +161,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
+    add_described(parser, TrainingSettings, _DESCRIBED)
     add_options(
         parser,
         {
-            "--epochs N": "maximum number of epochs (default: depends on the data; printed when "
-            "the fit starts)",
-            "--batch-size N": "examples per step (default: 16)",
-            "--head-lr X": "learning rate of the last layer, for point estimates; vbll has its "
-            "own (default: 0.02)",
-            "--patience N": "stop after N epochs without a better validation NLL (default: 5)",
-            "--cv K|auto": "cross-validation: fit K more times, each time holding out one part, "
-            "and choose the scale of the logits on the held-out parts; with polar, the result "
-            "is the average of all models; 0: no cross-validation "
-            "(default: depends on the data; printed when the fit starts)",
-            "--keep-folds": "keep the models of --cv as an ensemble, instead of one model fitted "
-            "to all examples (auto: five)",
-            "--hold-out SHARE": "fraction of TRAIN to use as validation data, instead of "
-            "--validation and --cv",
-            "--refit": "then refit to all examples, with the choices made on the data of "
-            "--hold-out",
-            "--layer-sampling KEY=VALUE,…": "train only some adapted layers at a time, with "
-            "options such as num_active=2,interval=5; see `bayeslora methods` (default: train all)",
-            "--quality-retaining on|KEY=VALUE,…": "penalise logits that are far from recent "
-            "logits of the same class, with options such as momentum=0.8; see `bayeslora methods` "
-            "(default: off)",
             "--across-tasks": "with --multi-task: classify among the classes of all tasks, so "
             "that predictions need no task (default: among the classes of the example's task)",
         },
     )
     add_feature_scores(parser, "unfamiliarity, if one pass gives the features")
-    add_seed(parser, "seed of initialisation, order and draws")
+    add_described(parser, TrainingSettings, {"--seed N": ""})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -206,11 +212,6 @@ def run(args: argparse.Namespace) -> None:
         out=args.out,
         overwrite=bool(args.overwrite),
     )
-    if args.patience is not None and args.validation is None and not args.hold_out:
-        note(
-            "--patience has no effect without --validation or --hold-out, because it monitors "
-            "the validation NLL"
-        )
     _show(args, classifier.record, time.monotonic() - began)
 
 
@@ -241,48 +242,27 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-_TRAINING = (
-    *("epochs", "batch_size", "head_lr", "patience", "cv", "keep_folds", "hold_out", "refit"),
-    *("layer_sampling", "quality_retaining", "across_tasks", "feature_scores"),
-)
-
-
 def _zero_shot(args: argparse.Namespace) -> None:
     """Save the language model's own answer as a classifier."""
     if current().size > 1:
         raise InputError("--zero-shot does not train; run it without torchrun or accelerate")
-    of_data = ("task", "data_dir") if args.train is None else ()
+    of_data = ("task", "data_dir", "image_column") if args.train is None else ()
     idle = ("validation", "multi_task", "quick", "adapter", "posterior", "seed", *_TRAINING)
     refuse(args, (*idle, *of_data), "has no effect with --zero-shot", "no-effect")
     if args.out is None:
         raise InputError("--out is missing; set it on the command line or in --config")
     _check_out(args)
-    words = args.verbaliser if isinstance(args.verbaliser, dict) else {}
     columns = columns_for(args, None)
     texts = None if args.train is None else read(args.train, args, columns)
-    labels = () if texts is None else texts.labels
-    known = {str(label) for label in labels or () if label is not None}
-    # Labels of a single class cannot be complete.
-    if unknown := sorted({*words} - known) if len(known) > 1 else []:
-        raise InputError(f"--verbaliser: {unknown_choice('class', unknown[0], sorted(known))}")
-    classes = sorted({*words, *known})
-    are_questions = texts is not None and texts.choices is not None
-    if not classes and not are_questions:
-        raise InputError(
-            "--zero-shot needs classes: pass --verbaliser CLASS=WORDS for each class, or labels "
-            "in TRAIN, of which only the names are used"
-        )
 
     from bayeslora.classifier import BayesianClassifier
 
     began = time.monotonic()
     classifier = BayesianClassifier(**_model(args), progress=not args.quiet)
-    if columns.images:
-        raise InputError("--zero-shot needs a language model, which cannot read images")
     classifier.zero_shot(
-        None if are_questions else classes,
-        texts,
+        texts=texts,
         text_column=columns.text,
+        label_column=columns.label,
         pair_column=columns.pair,
         out=args.out,
         overwrite=bool(args.overwrite),

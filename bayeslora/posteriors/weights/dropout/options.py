@@ -55,7 +55,7 @@ class MCDropout(Posterior):
             if options.dropout not in (0.0, self.p):
                 raise InputError(
                     f"dropout={options.dropout:g} of adapter {adapter.name!r} and p={self.p:g} of "
-                    "posterior {self.name!r} set the same probability; leave dropout out, or set "
+                    f"posterior {self.name!r} set the same probability; leave dropout out, or set "
                     "both to the same value",
                     code="clash",
                 )

@@ -1,0 +1,110 @@
+"""Options of training, free of torch; the help of `bayeslora fit` uses their descriptions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from bayeslora.adapters.layer_sampling.options import LayerSampling
+from bayeslora.engine.retaining.options import QualityRetaining
+from bayeslora.errors import InputError
+from bayeslora.option_checks import BelowOne, Count, Options, Positive, Range, Seed
+
+if TYPE_CHECKING:
+    from bayeslora.posteriors.base import Posterior
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Options):
+    """Options of one fit that belong to neither the adapter nor the posterior."""
+
+    epochs: Annotated[Count, "Maximum number of epochs."]
+    batch_size: Annotated[Count, "Rows per step."] = 16
+    head_lr: Annotated[
+        Positive,
+        "Learning rate of the last layer, if the posterior has no option for it.",
+    ] = 2e-2
+    patience: Annotated[Count, "Epochs without a better validation NLL before training stops."] = 5
+    warmup: Annotated[
+        BelowOne, "Share of the steps in which the learning rate rises; it then decays as a cosine."
+    ] = 0.03
+    max_grad_norm: Annotated[
+        Positive,
+        "Limit on the norm of the adapter's gradient; posterior `ivon` uses its own limit instead.",
+    ] = 1.0
+    seed: Annotated[Seed, "Seed of initialisation, order and draws."] = 0
+    layer_sampling: Annotated[
+        LayerSampling | None,
+        "Sampling of the adapted layers that train at a time; without it all of them train.",
+    ] = None
+    quality_retaining: Annotated[
+        QualityRetaining | None,
+        "A loss that penalises logits far from recent logits of the same class, if any.",
+    ] = None
+    cv: Annotated[
+        Annotated[int, Range(0)] | Literal["auto"],
+        "Number of cross-validation folds, each held out of one more fit; the held-out rows "
+        "choose the scale of the logits. With polar, the result is the average of all networks. "
+        "0 for none, auto for as many of five folds as give 128 rows.",
+    ] = 0
+    hold_out: Annotated[
+        BelowOne,
+        "Share of the training rows to use as validation rows, instead of validation data and "
+        "cross-validation.",
+    ] = 0.0
+    refit: Annotated[
+        bool, "Whether to refit to all rows, with the choices made on the held-out rows."
+    ] = False
+    keep_folds: Annotated[
+        bool,
+        "Whether to keep the networks of the folds as an ensemble, instead of one fit to all "
+        "rows; auto then means five folds.",
+    ] = False
+    stop_after: Annotated[
+        Annotated[int, Range(0)] | None,
+        "Number of epochs after which training stops, regardless of the schedule; None for none.",
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cv == 1:
+            raise InputError("cv must be >= 2, 0 for none, or 'auto', got 1")
+        if self.keep_folds and not self.cv:
+            raise InputError(
+                "keep_folds keeps the fits of cv, but cv is 0; set cv, and give no validation "
+                "data or hold_out",
+                code="clash",
+            )
+        if self.refit and not self.hold_out:
+            raise InputError(
+                "refit has no effect without hold_out, whose choices it uses", code="no-effect"
+            )
+
+    def num_steps(self, num_train: int) -> int:
+        """Return the optimiser steps of a fit to `num_train` rows without early stopping."""
+        return self.epochs * math.ceil(num_train / self.batch_size)
+
+
+DEFAULT_EPOCHS = 5
+DEFAULT_EPOCHS_LONG = 15
+FULL_ROWS = 128
+"""Fits to fewer rows take as many steps as one to this many (`benchmarks.label_budget`)."""
+
+
+def default_epochs(
+    posterior: Posterior | type[Posterior], num_rows: int, *, validated: bool
+) -> int:
+    """Return the default number of epochs.
+
+    Without validation rows to stop training it is short, since adapters separate the training rows
+    early.
+
+    Args:
+        posterior: Posterior or its class.
+        num_rows: Number of training rows.
+        validated: Whether there are validation rows.
+    """
+    if validated and posterior.chooses_epoch:
+        return DEFAULT_EPOCHS_LONG
+    return round(DEFAULT_EPOCHS * max(1.0, FULL_ROWS / num_rows))
