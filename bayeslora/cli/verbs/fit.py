@@ -35,9 +35,6 @@ from bayeslora.cli.data import (
 from bayeslora.cli.messages import show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
 from bayeslora.engine.training_options import (
-    DEFAULT_EPOCHS,
-    DEFAULT_EPOCHS_LONG,
-    FULL_ROWS,
     TrainingSettings,
 )
 from bayeslora.errors import InputError
@@ -52,14 +49,13 @@ if TYPE_CHECKING:
 
 SUMMARY = "adapt a backbone to labelled texts and fit the posterior"
 
+_DEPENDS = " (default: depends on the data; printed when the fit starts)"
 _DESCRIBED = {
-    "--epochs N": f" (default: {DEFAULT_EPOCHS_LONG} if validation data choose the epoch, else "
-    f"{DEFAULT_EPOCHS}; more with fewer than {FULL_ROWS} rows, for as many steps as {FULL_ROWS} "
-    "take)",
+    "--epochs N": _DEPENDS,
     "--batch-size N": "",
     "--head-lr X": "",
     "--patience N": "",
-    "--cv K|auto": " (default: auto for vbll with an adapter and without validation data, else 0)",
+    "--cv K|auto": _DEPENDS,
     "--keep-folds": " (with --cv)",
     "--hold-out SHARE": "",
     "--refit": " of --hold-out",
