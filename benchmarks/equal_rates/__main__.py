@@ -2,8 +2,9 @@
 
 PoLAR and LoRA, each with VBLL and by maximum likelihood: the adapter's rate at a third, once and
 three times its default, the head's at 0.006, 0.02 and 0.05. MiniLM, 128 rows, five epochs, nothing
-held out; the three development sets of `reading`. (VBLL raises its default of 0.005 in short fits,
-so the lowest rate is 0.006, which is taken as it is.)
+held out; the three development sets of `reading`, 32 tokens of a text. The defaults are a pair of
+the grid: the adapter's own rate, and 0.02 or, for VBLL, 0.05, to which it raises its rate of 0.005
+in fits as short as these. (So the lowest rate is 0.006, which it takes as it is.)
 
 Rules, written before any cell:
 
@@ -21,18 +22,16 @@ Rules, written before any cell:
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from bayeslora import MLE, VBLL, LoRA, PoLAR
 from bayeslora.backbones.load import load_backbone
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
+from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import pools_of
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
@@ -42,7 +41,6 @@ from benchmarks.parts.__main__ import fit, scores
 KEY = ("task", "method", "rates", "seed")
 SIZE, EPOCHS, BACKBONE = 128, 5, "minilm"
 CHOOSING, JUDGING = (5, 6), (0, 1, 2, 3, 4)
-DEFAULTS = "defaults"
 HEAD_RATES, SHARES = (0.006, 0.02, 0.05), {"a third": 1 / 3, "default": 1.0, "three times": 3.0}
 METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "PoLAR-VBLL": (PoLAR, VBLL),
@@ -55,12 +53,7 @@ Cells = dict[tuple[str, int], dict[str, float]]
 
 def main() -> None:
     """Run the missing fits, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path("reports/equal-rates"))
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = study_parser(__doc__, "reports/equal-rates").parse_args()
     results = Results(args.out, KEY)
     backbone = load_backbone(BACKBONE)
     pools = {task: pools_of(task, args.data_dir) for task in TASKS}
@@ -83,7 +76,13 @@ def main() -> None:
 
     grid = [named(share, rate) for share, rate in product(SHARES, HEAD_RATES)]
     run(CHOOSING, dict.fromkeys(METHODS, grid))
-    run(JUDGING, {method: [DEFAULTS, chosen(results, method)] for method in METHODS})
+    run(
+        JUDGING,
+        {
+            method: [*dict.fromkeys((defaults(method), chosen(results, method)))]
+            for method in METHODS
+        },
+    )
     results.sort()
     write_summary(args.out)
 
@@ -93,11 +92,14 @@ def named(share: str, head_rate: float) -> str:
     return f"{share}, {head_rate:g}"
 
 
+def defaults(method: str) -> str:
+    """Return the name of a method's default rates."""
+    return named("default", 0.05 if METHODS[method][1] is VBLL else 0.02)
+
+
 def options_of(method: str, rates: str) -> tuple[Any, Any, dict[str, float]]:
     """Return the adapter, the posterior and the options of `fit` for a method's rates."""
     adapter, posterior = METHODS[method]
-    if rates == DEFAULTS:
-        return adapter(), posterior(), {}
     share, rate = rates.rsplit(", ", 1)
     scaled = adapter(lr=SHARES[share] * adapter.default_lr)
     if posterior is VBLL:
@@ -142,7 +144,7 @@ def write_summary(out: Path) -> None:
     judged = {
         (method, kind): cells
         for method in METHODS
-        for kind in (DEFAULTS, "chosen")
+        for kind in ("defaults", "chosen")
         if (cells := _judged(results, method, kind))
     }
     if judged:
@@ -154,10 +156,10 @@ def write_summary(out: Path) -> None:
                 [
                     (
                         method,
-                        kind if kind == DEFAULTS else chosen(results, method),
+                        f"{kind}: {rates_of(results, method, kind)}",
                         f"{fmean(row['nll_scaled'] for row in cells.values()):.3f}",
                         _gap(cells, judged.get(("PoLAR-VBLL", "chosen"), {})),
-                        _gap(cells, judged.get((method, DEFAULTS), {})),
+                        _gap(cells, judged.get((method, "defaults"), {})),
                     )
                     for (method, kind), cells in judged.items()
                 ],
@@ -167,11 +169,15 @@ def write_summary(out: Path) -> None:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def rates_of(results: Results, method: str, kind: str) -> str:
+    """Return a method's default rates, or those chosen for it."""
+    return defaults(method) if kind == "defaults" else chosen(results, method)
+
+
 def _judged(results: Results, method: str, kind: str) -> Cells:
-    if kind != DEFAULTS and not averages(results, method):
+    if kind == "chosen" and not averages(results, method):
         return {}
-    rates = DEFAULTS if kind == DEFAULTS else chosen(results, method)
-    rows = results.rows(method=method, rates=rates)
+    rows = results.rows(method=method, rates=rates_of(results, method, kind))
     return {(row["task"], row["seed"]): row for row in rows if row["seed"] in JUDGING}
 
 

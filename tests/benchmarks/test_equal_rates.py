@@ -9,11 +9,13 @@ from bayeslora.engine.data import read_rows
 from bayeslora.tasks.columns import DataColumns
 from benchmarks.equal_rates.__main__ import (
     CHOOSING,
-    DEFAULTS,
+    EPOCHS,
     JUDGING,
     KEY,
     METHODS,
+    SIZE,
     chosen,
+    defaults,
     named,
     options_of,
     write_summary,
@@ -38,8 +40,19 @@ def test_the_rates_reach_the_optimiser(method, tmp_path, monkeypatch):
     assert rates == [(pytest.approx(3 * adapter.default_lr), 0.006)]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_defaults_are_a_pair_of_the_grid(method, tmp_path):
+    backbone = load_backbone(str(tiny_llama(tmp_path)), dtype="float32", device="cpu")
+    train = read_rows(toy_rows(SIZE), DataColumns())
+    adapter, posterior, options = options_of(method, defaults(method))
+    named_rates = fit(backbone, adapter, posterior, train, 0, epochs=EPOCHS, **options)
+    own = fit(backbone, *(kind() for kind in METHODS[method]), train, 0, epochs=EPOCHS)
+    rows = toy_rows(9, seed=1)
+    assert (named_rates.predict(rows).probs == own.predict(rows).probs).all()
+
+
 def test_rates_are_chosen_on_the_draws_that_do_not_judge(tmp_path):
-    good, bad = named("default", 0.02), named("default", 0.05)
+    good, bad = named("a third", 0.05), named("default", 0.05)
     results = Results(tmp_path, KEY)
     row = {"task": "newsgroups", "method": "LoRA"}
     for seed in (*CHOOSING, *JUDGING):
@@ -49,10 +62,11 @@ def test_rates_are_chosen_on_the_draws_that_do_not_judge(tmp_path):
             value = 0.9 - nll if is_judging else nll
             results.append({**row, "rates": rates, "seed": seed, "nll_scaled": value})
         if is_judging:
-            default = {**row, "rates": DEFAULTS, "seed": seed, "nll_scaled": 0.3}
+            default = {**row, "rates": defaults("LoRA"), "seed": seed, "nll_scaled": 0.3}
             results.append(default)
     assert chosen(results, "LoRA") == good
     write_summary(tmp_path)
     lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith(f"| LoRA | {good} | 0.500 |") for line in lines)
-    assert any(line.startswith(f"| LoRA | {DEFAULTS} | 0.300 |") for line in lines)
+    assert any(line.startswith(f"| LoRA | chosen: {good} | 0.500 |") for line in lines)
+    default = f"| LoRA | defaults: {defaults('LoRA')} | 0.300 |"
+    assert any(line.startswith(default) for line in lines)
