@@ -157,7 +157,7 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 def _scores(methods: Sequence[Scores], facts: Facts) -> tuple[Block, ...]:
     scores = explained_table(methods, facts).called("scores")
-    every = explained_table(methods, facts, tuple(COLUMNS)).called("every")
+    every = explained_table(methods, facts, tuple(COLUMNS)).transposed("Score").called("every")
     blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
