@@ -225,13 +225,23 @@ def _matrix_table(method: Scores) -> Table:
     for name, line in zip(names, method.confusion, strict=True):
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
-        rows.append(Row((name,), (*cells, Cell(f"{total:,}"))))
-    columns = (*(Column("", detail=name) for name in names), Column("examples"))
+        rows.append(Row((method.name, name), (*cells, Cell(f"{total:,}"))))
+    columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
     caption = (
         f"{named(method.name)}: examples of each class (rows) by predicted class (columns), with"
         f" their share of the row.{_summed(method)}"
     )
-    return Table(caption, ("Label",), columns, tuple(rows))
+    return Table(caption, ("Method", "Label"), columns, tuple(rows))
+
+
+def below_caption(table: Table) -> Table:
+    """Return a confusion matrix without what its caption says: the method and "predicted"."""
+    if table.headings != ("Method", "Label"):
+        return table
+    *predicted, total = table.columns
+    columns = (*(replace(column, title="") for column in predicted), total)
+    rows = tuple(replace(row, headings=row.headings[1:]) for row in table.rows)
+    return replace(table, headings=table.headings[1:], columns=columns, rows=rows)
 
 
 def _pairs_table(methods: Sequence[Scores]) -> Table:

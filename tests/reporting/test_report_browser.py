@@ -244,6 +244,16 @@ def test_a_tablet_shows_the_tiles_beside_the_diagram(four, nine, visit):
         assert figure["x"] + figure["width"] == 768 - tiles["x"]
 
 
+def test_a_confusion_matrix_says_the_method_and_predicted_once(nine, visit):
+    page = visit(nine)
+    table = page.locator("table:has(#confused-1-caption)")
+    titles = table.locator("thead th").all_text_contents()
+    assert titles[:2] == ["Label", "anger"]
+    assert len(titles) == 11
+    assert table.locator("tbody tr").first.locator("th").count() == 1
+    assert table.text_content().count("predicted") == table.text_content().count("polar-vbll") == 1
+
+
 def test_the_table_of_every_score_has_no_buttons(four, visit):
     page = unfolded(visit, four, 1280)
     assert page.locator("table:has(#scores-caption) thead button").count() > 0
