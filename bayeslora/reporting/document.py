@@ -22,6 +22,7 @@ from bayeslora.reporting.findings import Finding, findings
 from bayeslora.reporting.glossary import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, terms_for
 from bayeslora.reporting.overview import Overview, advice, overview
 from bayeslora.reporting.part_tables import (
+    below_caption,
     class_table,
     confusion_tables,
     coverage_table,
@@ -157,7 +158,7 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
 
 def _scores(methods: Sequence[Scores], facts: Facts) -> tuple[Block, ...]:
     scores = explained_table(methods, facts).called("scores")
-    every = explained_table(methods, facts, tuple(COLUMNS)).called("every")
+    every = explained_table(methods, facts, tuple(COLUMNS)).transposed("Score").called("every")
     blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
@@ -191,7 +192,7 @@ def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Bloc
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = leader.title if leader is not None else ""
     ordered = sorted(methods, key=lambda method: method.name != first)
-    tables = _numbered("confused", confusion_tables(ordered))
+    tables = _numbered("confused", map(below_caption, confusion_tables(ordered)))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 

@@ -228,10 +228,20 @@ def _matrix_table(method: Scores) -> Table:
         rows.append(Row((method.name, name), (*cells, Cell(f"{total:,}"))))
     columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
     caption = (
-        f"{named(method.name)}: examples of each class by prediction, with their share of the"
-        f" class.{_summed(method)}"
+        f"{named(method.name)}: examples of each class (rows) by predicted class (columns), with"
+        f" their share of the row.{_summed(method)}"
     )
     return Table(caption, ("Method", "Label"), columns, tuple(rows))
+
+
+def below_caption(table: Table) -> Table:
+    """Return a confusion matrix without what its caption says: the method and "predicted"."""
+    if table.headings != ("Method", "Label"):
+        return table
+    *predicted, total = table.columns
+    columns = (*(replace(column, title="") for column in predicted), total)
+    rows = tuple(replace(row, headings=row.headings[1:]) for row in table.rows)
+    return replace(table, headings=table.headings[1:], columns=columns, rows=rows)
 
 
 def _pairs_table(methods: Sequence[Scores]) -> Table:

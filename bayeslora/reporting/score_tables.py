@@ -42,7 +42,7 @@ HIDDEN_SCORES = frozenset({"entropy", "aleatoric"})
 aleatoric part is not designed to detect out-of-distribution examples."""
 
 BOLD = "Bold: best or tied; no bold: no clear difference."
-TIED_BY_INTERVALS = "Tied with the best of a column: intervals overlap."
+TIED_BY_INTERVALS = "Tied with the best: intervals overlap."
 DIFFERENT_CLASSES = "The methods have different classes, so none is marked as best."
 REFLECTED_NOTE = (
     "Noise only adds to a calibration error, so its interval is mirrored at the value and begins"
@@ -244,7 +244,7 @@ def _how_to_read(
 
 
 def _ties(keys: Sequence[str], sets: Iterable[str], facts: Facts | None) -> str:
-    """Return which methods a table marks as tied with the best of a column."""
+    """Return which methods a table marks as tied with the best by a score."""
     standings = {} if facts is None else {key: facts.standing(key) for key in keys}
     is_paired = [key for key, best in standings.items() if best is not None and best.paired]
     paired = [COLUMNS[key].title for key in is_paired]
@@ -255,9 +255,9 @@ def _ties(keys: Sequence[str], sets: Iterable[str], facts: Facts | None) -> str:
     if "overconfidence" in keys and "overconfidence" not in is_paired:
         overlap += f" ({COLUMNS['overconfidence'].title} without its sign)"
     if not paired:
-        return f"Tied with the best of a column: {overlap}."
+        return f"Tied with the best: {overlap}."
     return (
-        f"Tied with the best of a column: for {listed(paired)}, the paired difference from it is"
+        f"Tied with the best: for {listed(paired)}, the paired difference from it is"
         " within chance (its interval holds 0, or p is 0.05 or more with Holm's correction);"
         f" otherwise, {overlap}."
     )

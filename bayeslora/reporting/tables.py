@@ -22,7 +22,8 @@ from bayeslora.reporting.text import NAME_END, NAME_START, NO_INTERVAL_NOTE, pad
 class Column:
     """A column of numbers: heading, arrow, and a second line such as the name of a data set.
 
-    The arrow is `↑` if higher is better, `↓` if lower is, `→0` if zero is best, or empty.
+    External names are in `detail`, alone if the title is empty. The arrow is `↑` if higher is
+    better, `↓` if lower is, `→0` if zero is best, or empty.
     """
 
     title: str
@@ -33,6 +34,11 @@ class Column:
     def title_and_arrow(self) -> str:
         """First line of the heading."""
         return f"{self.title} {self.arrow}".strip()
+
+    @property
+    def name(self) -> str:
+        """Title and detail."""
+        return f"{self.title} {self.detail}".strip()
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Headings of a row, one per column of headings, and its cells."""
+    """Headings of a row, one per column of headings, and its cells.
+
+    A row of one score has the arrow and the detail of its `Column`.
+    """
 
     headings: tuple[str, ...]
     cells: tuple[Cell, ...]
+    arrow: str = ""
+    detail: str = ""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Headings, the last one with arrow and detail."""
+        *others, last = self.headings
+        return (*others, " ".join(filter(None, (last, self.arrow, self.detail))))
 
     @property
     def lines_below(self) -> list[list[str]]:
@@ -73,7 +90,8 @@ class Table:
 
     The caption says what it holds, in at most 25 words, with names marked by `text.named`; the
     notes how the numbers were computed and how to read them, folded on the page. `headings` are the
-    titles of the columns of row headings, before those of numbers.
+    titles of the columns of row headings, before those of numbers. Rows of a table that is not
+    `sortable` are not comparable.
     """
 
     caption: str
@@ -82,6 +100,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: str = ""
     name: str = ""
+    sortable: bool = True
 
     @property
     def spans(self) -> list[int]:
@@ -108,8 +127,21 @@ class Table:
 
     def with_columns(self, indices: Sequence[int]) -> Table:
         """Return the table with a subset of its columns of numbers, by index."""
-        rows = tuple(Row(row.headings, tuple(row.cells[i] for i in indices)) for row in self.rows)
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in indices)) for row in self.rows)
         return replace(self, columns=tuple(self.columns[i] for i in indices), rows=rows)
+
+    def transposed(self, heading: str) -> Table:
+        """Return the table with a row per column, below `heading`, and a column per row."""
+        rows = tuple(
+            Row((column.title,), tuple(row.cells[index] for row in self.rows))
+            for index, column in enumerate(self.columns)
+        )
+        rows = tuple(
+            replace(row, arrow=column.arrow, detail=column.detail)
+            for row, column in zip(rows, self.columns, strict=True)
+        )
+        columns = tuple(Column("", detail=row.headings[0]) for row in self.rows)
+        return replace(self, headings=(heading,), columns=columns, rows=rows, sortable=False)
 
 
 def to_markdown(table: Table) -> str:
@@ -131,7 +163,7 @@ def _single_lines(table: Table, best: str, escape: Callable[[str], str] = str) -
             (best.format(cell.value) if cell.best else cell.value, *cell.below)
             for cell in row.cells
         )
-        lines.append([*map(escape, row.headings), *(" ".join(filter(None, c)) for c in cells)])
+        lines.append([*map(escape, row.titles), *(" ".join(filter(None, c)) for c in cells)])
     return lines
 
 
@@ -144,12 +176,16 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
     if sparse:
         return _aligned_lines(_single_lines(table, "{}*"), len(table.headings))
     starred = any(cell.best for row in table.rows for cell in row.cells)
-    head = [[*table.headings, *(column.title_and_arrow for column in table.columns)]]
-    if any(column.detail for column in table.columns):
-        head.append([*("" for _ in table.headings), *(column.detail for column in table.columns)])
+    if _has_second_line(table):
+        titles = [column.title_and_arrow for column in table.columns]
+        details = [column.detail for column in table.columns]
+        head = [[*table.headings, *titles], [*("" for _ in table.headings), *details]]
+    else:
+        titles = [column.title_and_arrow or column.detail for column in table.columns]
+        head = [[*table.headings, *titles]]
     body: list[list[str]] = []
     for row in table.rows:
-        body.append([*row.headings, *(cell.value + "*" * cell.best for cell in row.cells)])
+        body.append([*row.titles, *(cell.value + "*" * cell.best for cell in row.cells)])
         body += [["" for _ in row.headings] + line for line in row.lines_below]
     left = len(table.headings)
     lines = [
@@ -160,6 +196,11 @@ def to_text(table: Table, *, sparse: bool = False) -> str:
         for line in (*head, *body)
     ]
     return _aligned_lines(lines, left, ruled_after=len(head))
+
+
+def _has_second_line(table: Table) -> bool:
+    """Return whether a heading of numbers has both a title and a detail."""
+    return any(column.title and column.detail for column in table.columns)
 
 
 def _aligned_lines(lines: Sequence[Sequence[str]], left: int, ruled_after: int = 0) -> str:
@@ -196,6 +237,9 @@ PREAMBLE = "% In the preamble: \\usepackage{booktabs}\n"
 
 MOST_COLUMNS = 4
 """Most columns of numbers side by side, to leave room for a long name."""
+
+MOST_LINES = 40
+"""Most lines of a table, to leave room for its caption on a page; a longer one continues."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -235,39 +279,55 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """Return a `table` environment with the label `tab:bayeslora-<name>`.
 
-    Columns beyond the width of a page follow below, in parts of about equally many.
+    Columns beyond the width of a page follow below, rows beyond its height in further environments,
+    in parts of about equally many.
     """
-    columns = range(len(table.columns))
-    size = max(1, -(-len(columns) // max(1, -(-len(columns) // MOST_COLUMNS))))
-    parts = (table.with_columns(columns[start : start + size]) for start in columns[::size])
-    words = f"{table.caption} {table.notes}".strip()
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(words.replace(NAME_START, '').replace(NAME_END, ''))}}}",
-        rf"\label{{tab:bayeslora-{table.name}}}",
-        r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
-        "\n\\par\\medskip\n".join(map(_tabular, parts)),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    columns = _parts(len(table.columns), MOST_COLUMNS)
+    lines_per_row = 1 + max((len(row.lines_below) for row in table.rows), default=0)
+    most_rows = (MOST_LINES // len(columns) - 2) // lines_per_row
+    words = f"{table.caption} {table.notes}".strip().replace(NAME_START, "").replace(NAME_END, "")
+    label = f"tab:bayeslora-{table.name}"
+    caption = rf"\caption{{{escape_latex(words)}}}" + "\n" + rf"\label{{{label}}}"
+    environments = []
+    for rows in _parts(len(table.rows), max(1, most_rows)):
+        part = replace(table, rows=tuple(table.rows[index] for index in rows))
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            caption,
+            r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
+            "\n\\par\\medskip\n".join(_tabular(part.with_columns(some)) for some in columns),
+            r"\end{table}",
+        ]
+        environments.append("\n".join(lines) + "\n")
+        caption = rf"\caption{{Table~\ref{{{label}}}, continued.}}"
+    return "".join(environments)
+
+
+def _parts(count: int, most: int) -> list[range]:
+    """Divide `count` indices into runs of at most `most` and about equally many."""
+    size = -(-count // max(1, -(-count // most))) or 1
+    return [range(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
 def _tabular(table: Table) -> str:
     aligned = "l" * len(table.headings) + "r" * len(table.columns)
     empty = [""] * len(table.headings)
-    titles = (escape_latex(column.title_and_arrow) for column in table.columns)
+    titles = (
+        escape_latex(column.title_and_arrow) or _latex_group(column.detail)
+        for column in table.columns
+    )
     lines = [
         rf"\begin{{tabular}}{{{aligned}}}",
         r"\toprule",
         _latex_cells([*map(_latex_group, table.headings), *titles]),
     ]
-    if any(column.detail for column in table.columns):
+    if _has_second_line(table):
         details = (_latex_small(column.detail) for column in table.columns)
         lines.append(_latex_cells([*empty, *details]))
     lines.append(r"\midrule")
     for row, span in zip(table.rows, table.spans, strict=True):
-        first, *others = map(_latex_group, row.headings)
+        first, *others = map(_latex_group, row.titles)
         lines.append(_latex_cells([first if span else "", *others, *map(_latex_value, row.cells)]))
         lines += [_latex_cells([*empty, *map(_latex_small, line)]) for line in row.lines_below]
         lines += [r"\addlinespace[2pt]"] if row.lines_below else []

@@ -60,12 +60,17 @@ def finding(blocks, key):
 
 def best_by_nll(blocks):
     """Return the methods marked as best by NLL in each table of methods."""
+    tables = {block.name: block for block in blocks if isinstance(block, Table)}
+    every = tables["every"]
+    cells = next(row.cells for row in every.rows if row.headings == ("NLL",))
     return [
-        {row.headings[0] for row in block.rows if row.cells[place].best}
-        for block in blocks
-        if isinstance(block, Table) and block.name in {"overview", "scores", "every"}
-        for place, column in enumerate(block.columns)
-        if column.title == "NLL"
+        *(
+            {row.headings[0] for row in table.rows if row.cells[place].best}
+            for table in (tables["overview"], tables["scores"])
+            for place, column in enumerate(table.columns)
+            if column.title == "NLL"
+        ),
+        {column.detail for column, cell in zip(every.columns, cells, strict=True) if cell.best},
     ]
 
 

@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.report import report
 
 WIDTHS = (1280, 768, 390)
@@ -145,12 +147,118 @@ def test_no_width_scrolls_sideways(plain, visit, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_with_two_sets_every_table_fits_a_laptop(made, visit):
-    page = visit(made / "index.html")
-    wide = page.locator(".scroll:visible").evaluate_all(
-        "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
+def unfolded(visit, place, width, height=800):
+    """Return a page with everything open."""
+    page = visit(place, viewport={"width": width, "height": height})
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    return page
+
+
+def wide_tables(page):
+    """Return the captions of the visible tables that scroll sideways."""
+    return page.locator(".scroll:visible").evaluate_all(
+        """all => all.filter(one => one.scrollWidth > one.clientWidth)
+            .map(one => one.getAttribute("aria-labelledby"))"""
     )
-    assert wide == []
+
+
+def smallest_letter(page, figures=".plate"):
+    """Return the smallest size of a letter in figures, in pixels, with its text."""
+    return page.locator(f"{figures} svg text").evaluate_all(
+        """all => all.map(one => {
+            const size = parseFloat(getComputedStyle(one).fontSize);
+            return [size * one.ownerSVGElement.getScreenCTM().a, one.textContent];
+        }).sort((one, other) => one[0] - other[0])[0]"""
+    )
+
+
+@pytest.fixture(scope="module")
+def four(make, tmp_path_factory):
+    """Return a page on four methods and a set, with one tile in two lines on a phone."""
+    names = ("maximum-likelihood", "temperature", "polar-vbll", "deep-ensemble")
+    methods = [
+        make(name, sharpness=sharpness, spread=0.7, rows=300)
+        for name, sharpness in zip(names, (3.0, 1.0, 1.2, 1.6), strict=True)
+    ]
+    ood = {name: {"far news": make(name, signal=0.3, spread=0.7, labelled=False)} for name in names}
+    out = tmp_path_factory.mktemp("four") / "report"
+    return report(methods, ood=ood, out=out, num_resamples=20)
+
+
+def nine_classes(name):
+    """Return predictions with nine classes, most of them with long names."""
+    classes = ("anger", "disappointment", "embarrassment", "excitement", "gratitude", "joy")
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.full(9, 0.2), 900)
+    labels = (probs.cumsum(1) > generator.random((900, 1))).argmax(1)
+    return Predictions(
+        probs, (*classes, "nervousness", "sadness", "neutral state"), labels, name=name
+    )
+
+
+@pytest.fixture(scope="module")
+def nine(tmp_path_factory):
+    """Return a page on one method with nine classes, and scores of each class."""
+    out = tmp_path_factory.mktemp("nine") / "report"
+    return report(nine_classes("polar-vbll"), by_class=True, out=out, num_resamples=20)
+
+
+def test_with_two_sets_every_table_fits_a_laptop(made, visit):
+    assert wide_tables(unfolded(visit, made / "index.html", 1280)) == []
+
+
+@pytest.mark.parametrize("width", [1280, 768])
+def test_every_table_of_four_methods_or_nine_classes_fits(four, nine, visit, width):
+    for place in (four, nine):
+        page = unfolded(visit, place, width)
+        assert page.locator(".scroll:has(#scores-caption, #confused-1-caption)").count() == 2
+        assert wide_tables(page) == []
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_letters_in_figures_can_be_read(four, made, visit, width):
+    for place in (four, made / "index.html"):
+        size, text = smallest_letter(unfolded(visit, place, width))
+        assert size >= 9, text
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (768, 1024), (390, 844)])
+def test_the_first_screen_of_four_methods_holds_the_diagram(four, visit, size):
+    width, height = size
+    page = visit(four, viewport={"width": width, "height": height})
+    diagram = page.locator("#overview svg").bounding_box()
+    assert diagram["y"] + diagram["height"] <= height
+    for part in (".badge", ".tiles", ".scroll"):
+        box = page.locator(f"#overview {part}").bounding_box()
+        assert box["y"] + box["height"] <= height
+
+
+def test_a_tablet_shows_the_tiles_beside_the_diagram(four, nine, visit):
+    for place in (four, nine):
+        page = visit(place, viewport={"width": 768, "height": 1024})
+        tiles, figure = (
+            page.locator(f"#overview {part}").bounding_box() for part in (".tiles", ".figures")
+        )
+        assert tiles["y"] == figure["y"]
+        assert tiles["x"] + tiles["width"] < figure["x"]
+        assert figure["x"] + figure["width"] == 768 - tiles["x"]
+
+
+def test_a_confusion_matrix_says_the_method_and_predicted_once(nine, visit):
+    page = visit(nine)
+    table = page.locator("table:has(#confused-1-caption)")
+    titles = table.locator("thead th").all_text_contents()
+    assert titles[:2] == ["Label", "anger"]
+    assert len(titles) == 11
+    assert table.locator("tbody tr").first.locator("th").count() == 1
+    assert table.text_content().count("predicted") == table.text_content().count("polar-vbll") == 1
+
+
+def test_the_table_of_every_score_has_no_buttons(four, visit):
+    page = unfolded(visit, four, 1280)
+    assert page.locator("table:has(#scores-caption) thead button").count() > 0
+    assert page.locator("table:has(#every-caption) thead button").count() == 0
+    assert page.locator("table:has(#every-caption) thead th").all_text_contents()[0] == "Score"
 
 
 MOST_PAGES = 4
@@ -209,14 +317,7 @@ def test_the_first_screen_holds_the_diagram_in_letters_that_can_be_read(visit, n
     page = visit(place, viewport={"width": width, "height": height})
     diagram = page.locator("#overview svg").bounding_box()
     assert diagram["y"] + diagram["height"] <= height
-    smallest = page.locator("#overview svg text").evaluate_all(
-        """all => Math.min(...all.map(one => {
-            const svg = one.ownerSVGElement;
-            return parseFloat(getComputedStyle(one).fontSize) * svg.getScreenCTM().a;
-        }))"""
-    )
-    beside_table = width == 390 and name == "comparison"
-    assert smallest >= (7 if beside_table else 9)
+    assert smallest_letter(page, "#overview")[0] >= 9
 
 
 def test_a_phone_shows_the_whole_table_of_methods(visit):

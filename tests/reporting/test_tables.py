@@ -82,3 +82,22 @@ def test_some_columns_can_be_picked():
     picked = example().with_columns([1])
     assert [column.title for column in picked.columns] == ["AUROC"]
     assert [row.cells[0].value for row in picked.rows] == ["0.900", ""]
+
+
+def test_a_transposed_table_has_a_row_for_each_score():
+    table = example(first="a|b").transposed("Score")
+    assert not table.sortable
+    assert to_markdown(table).splitlines() == [
+        "| Score | a\\|b | 猫 |",
+        "| --- | ---: | ---: |",
+        "| NLL ↓ | **0.250** [0.200, 0.300] | 0.500 [0.400, 0.600] |",
+        "| AUROC ↑ near | 0.900 [0.8, 1.0] |  |",
+    ]
+    assert to_text(table).splitlines() == [
+        "Score                    a|b               猫",
+        "────────────  ───────────────  ───────────────",
+        "NLL ↓                  0.250*           0.500",
+        "              [0.200, 0.300]   [0.400, 0.600]",
+        "AUROC ↑ near           0.900",
+        "                  [0.8, 1.0]",
+    ]

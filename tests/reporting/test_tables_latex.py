@@ -9,6 +9,7 @@ import pytest
 
 from bayeslora.reporting.tables import (
     MOST_COLUMNS,
+    MOST_LINES,
     Cell,
     Column,
     Row,
@@ -88,6 +89,24 @@ def test_wide_tables_go_on_below():
     assert text.count(r"\begin{tabular}{lrrr}") == 2
     assert text.count("{mle} &") == 2
     assert text.count(r"\begin{table}") == text.count(r"\caption") == 1
+
+
+def test_long_tables_go_on_in_further_environments():
+    text = to_latex(table([f"m{place}" for place in range(MOST_LINES)]))
+    count = text.count(r"\begin{table}")
+    assert 1 < count == text.count(r"\end{table}") == text.count(r"\caption")
+    assert text.count(r"\label") == 1
+    assert text.count(r"\ref{tab:bayeslora-}, continued") == count - 1
+    parts = [lines_of_cells(part) for part in text.split(r"\begin{table}")[1:]]
+    assert max(map(len, parts)) <= MOST_LINES
+    names = [line.split(" & ")[0] for part in parts for line in part if line.startswith("{m")]
+    assert names == [f"{{m{place}}}" for place in range(MOST_LINES)]
+
+
+def test_a_transposed_table_has_names_as_headings():
+    head, *body = lines_of_cells(to_latex(table(["a_b", "[2ex]"], columns=2).transposed("Score")))
+    assert head == r"{Score} & {a\_b} & {[2ex]} \\"
+    assert body[0].startswith(r"{Score 0 $\uparrow$ [2ex]} & $-$0.1")
 
 
 def test_headings_that_repeat_are_written_once():

@@ -25,6 +25,7 @@ from bayeslora.reporting.figures.style import (
     INK,
     KEY_ROW,
     RULE,
+    SMALLEST,
     TITLE_SLOT,
     Role,
     add_entries,
@@ -172,7 +173,7 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     sizes = _sizes([detector for _, detector in methods])
     add_heading(figure, sizes)
     marks = "points mark FPR95: 95 % of the set flagged"
-    figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=6.5, color=INK, va="center")
+    figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=SMALLEST, color=INK, va="center")
     scores = {name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)}
     entries = [
         (

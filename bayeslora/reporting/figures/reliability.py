@@ -24,11 +24,14 @@ from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.figures.style import (
     GRID,
     INK,
+    LEFT,
     MARKER_SIZE,
     MEETS,
     MISSES,
     MUTED,
+    SMALL,
     TITLE_SLOT,
+    WIDTH,
     add_heading,
     add_key,
     draw_diagonal,
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
     from bayeslora.reporting.assess import Point
     from bayeslora.reporting.figures.rendering import Panel
 
+
+HEIGHT = 4.12
+"""Height of the figure, in inches."""
+
+COUNTS = 0.62
+"""Height of the counts below the diagram, in inches."""
 
 NARROWEST_LABELLED = 0.04
 """Narrowest bar labelled with its count, in units of confidence."""
@@ -83,13 +92,13 @@ def reliability_panel(
     `note` is the line below the label, the calibration error and its interval; `names` maps a slot
     in it to the name that fills it.
     """
-    figure, (main, counts) = figure_with_axes(4.36, (1.2, 2.4), (0.42, 0.62))
+    figure, (main, counts) = figure_with_axes(HEIGHT, (1.14, 2.24), (0.4, COUNTS))
     add_heading(figure, note)
     add_key(figure, [(MEETS, "95 % interval meets the diagonal")], top=0.58)
     if any(point.off_diagonal for point in points):
         add_key(figure, [(MISSES, "misses it")], top=0.58, left=2.34)
     _draw_points(main, points)
-    side: dict[str, Any] = {"fontsize": 6.5, "color": MUTED, "zorder": 0}
+    side: dict[str, Any] = {"fontsize": SMALL, "color": MUTED, "zorder": 0}
     main.text(0.03, 0.97, words.above, ha="left", va="top", **side)
     main.text(0.97, 0.03, words.below, ha="right", va="bottom", **side)
     main.set_ylabel(words.up)
@@ -140,20 +149,46 @@ def _draw_counts(axes: Axes, points: Sequence[Point]) -> None:
         edgecolor=MUTED,
         linewidth=0.5,
     )
-    for point in points:
-        if point.high - point.low >= NARROWEST_LABELLED:
-            axes.annotate(
-                _short_count(point.count),
-                ((point.low + point.high) / 2, point.count),
-                xytext=(0, 1.5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6.5,
-                color=INK,
-            )
     tallest = max((point.count for point in points), default=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.3 * tallest), ylabel="examples")
+    labelled = [point for point in points if point.high - point.low >= NARROWEST_LABELLED]
+    lifts = _lifts(labelled, tallest)
+    for point, lift in zip(labelled, lifts, strict=True):
+        axes.annotate(
+            _short_count(point.count),
+            ((point.low + point.high) / 2, point.count),
+            xytext=(0, lift),
+            textcoords="offset points",
+            ha="center",
+            fontsize=SMALL,
+            color=INK,
+        )
+    axes.set(xlim=(0, 1), ylim=(0, _TOP * tallest), ylabel="examples")
     axes.set_yticks([])
+
+
+_TOP = 1.6  # of the axis of counts, in heights of the tallest bar
+_GAP = 1.5  # between a bar and its label, in points
+
+
+def _lifts(points: Sequence[Point], tallest: int) -> list[float]:
+    """Return how far above its bar each label begins, in points.
+
+    A label that would overlap with one to its left stands above it.
+    """
+    across = 72 * (WIDTH - LEFT)
+    lifts: list[float] = []
+    placed: list[tuple[float, float]] = []
+    for point in points:
+        center = across * (point.low + point.high) / 2
+        half = 0.34 * SMALL * len(_short_count(point.count))
+        bar = 72 * COUNTS * point.count / (_TOP * tallest)
+        level = bar + _GAP
+        for other in sorted(other for right, other in placed if right > center - half):
+            if abs(level - other) < SMALL:
+                level = other + SMALL
+        lifts.append(level - bar)
+        placed.append((center + half, level))
+    return lifts
 
 
 def _short_count(count: int) -> str:

@@ -39,6 +39,7 @@ _STYLE: Any = {
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 8.0,
+    "axes.labelpad": 2.0,
     "axes.linewidth": 0.6,
     "axes.edgecolor": "#555555",
     "axes.spines.top": False,

@@ -42,6 +42,12 @@ WIDTH = 3.4
 LEFT = 0.5
 """Room left of the axes for tick labels and the axis label, in inches."""
 
+SMALL = 7.5
+"""Font size of labels inside the axes, in points."""
+
+SMALLEST = 7.0
+"""Font size of long lines, in points: 9 pixels where a figure is 315 pixels wide."""
+
 KEY_ROW = 0.165
 """Height of a line of a legend, in inches."""
 
@@ -187,7 +193,7 @@ ENTRY_HEIGHT = 0.31
 
 Item = TypeVar("Item")
 
-_LEFT, _INDENT = 0.08, 0.36
+_LEFT, _INDENT = 0.06, 0.32
 
 
 def panels_of(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Role, Item]]]]:
@@ -215,8 +221,8 @@ def add_entries(
         add_swatch(figure, role, _LEFT / WIDTH, level, line=True)
         left = (_LEFT + _INDENT) / WIDTH
         figure.text(left, level, name_slot(index), fontsize=7.5, color=INK, va="center")
-        below = level - 0.135 / height
-        figure.text(left, below, numbers, fontsize=6.5, color=MUTED, va="center")
+        below = level - 0.14 / height
+        figure.text(left, below, numbers, fontsize=SMALLEST, color=MUTED, va="center")
         words.append(f"{name_slot(index)}: {numbers}")
     names = {name_slot(index): name for index, (_, name, _) in enumerate(entries)}
     return names, f"{'; '.join(words)}."

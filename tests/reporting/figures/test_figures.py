@@ -1,6 +1,7 @@
 """The numbers behind the marks, bars and lines of the figures."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -145,3 +146,13 @@ def test_descriptions_hold_the_numbers():
     panel = confidence_panel("c", "m", np.array([0.95, 0.5]), np.array([False, True]), 15)
     assert "1 predictions are correct and 1 wrong; 1 of the wrong ones" in panel.description
     assert math.isclose(panel.figure.get_figwidth(), 3.4)
+
+
+def test_counts_of_neighbours_do_not_overlap():
+    points = [Point(i / 15, (i + 1) / 15, 1234, i / 15, i / 15, 0, 1) for i in range(15)]
+    figure = reliability_panel("r", "m", points, "").figure
+    figure.canvas.draw()
+    # without the room that a line leaves above and below digits
+    boxes = [text.get_window_extent().padded(0, -1) for text in figure.axes[1].texts]
+    assert len(boxes) == 15
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -33,7 +33,7 @@ def panel(label="vbll"):
 def test_names_are_plain_text_in_every_format(label):
     files = render_files(panel(label), FORMATS).files
     assert tuple(files) == FORMATS
-    assert imread(io.BytesIO(files["png"])).shape[:2] == (1308, 1020)  # 4.36 by 3.4 inches
+    assert imread(io.BytesIO(files["png"])).shape[:2] == (1236, 1020)  # 4.12 by 3.4 inches
     assert files["pdf"].startswith(b"%PDF-")
 
 
