@@ -296,7 +296,9 @@ def to_latex(table: Table) -> str:
             r"\centering",
             caption,
             r"\setlength{\tabcolsep}{3pt}\footnotesize\par\medskip",
-            "\n\\par\\medskip\n".join(_tabular(part.with_columns(some)) for some in columns),
+            "\n\\par\\medskip\n".join(
+                _tabular(part.with_columns(part_columns)) for part_columns in columns
+            ),
             r"\end{table}",
         ]
         environments.append("\n".join(lines) + "\n")

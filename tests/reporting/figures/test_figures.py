@@ -155,4 +155,4 @@ def test_counts_of_neighbours_do_not_overlap():
     # without the room that a line leaves above and below digits
     boxes = [text.get_window_extent().padded(0, -1) for text in figure.axes[1].texts]
     assert len(boxes) == 15
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
