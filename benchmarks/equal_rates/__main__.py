@@ -58,10 +58,10 @@ def main() -> None:
     backbone = load_backbone(BACKBONE)
     pools = {task: pools_of(task, args.data_dir) for task in TASKS}
 
-    def run(seeds: tuple[int, ...], rates_of: dict[str, list[str]]) -> None:
+    def run(seeds: tuple[int, ...], plan: dict[str, list[str]]) -> None:
         for seed, task in product(seeds, TASKS):
             train = drawn(pools[task].train, SIZE, seed)
-            for method, names in rates_of.items():
+            for method, names in plan.items():
                 for rates in names:
                     cell = {"task": task, "method": method, "rates": rates, "seed": seed}
                     if results.get(**cell) is not None:
