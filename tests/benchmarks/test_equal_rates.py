@@ -67,6 +67,6 @@ def test_rates_are_chosen_on_the_draws_that_do_not_judge(tmp_path):
     assert chosen(results, "LoRA") == good
     write_summary(tmp_path)
     lines = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith(f"| LoRA | chosen: {good} | 0.500 |") for line in lines)
-    default = f"| LoRA | defaults: {defaults('LoRA')} | 0.300 |"
+    assert any(line.startswith(f"| LoRA | {good} (chosen) | 0.500 |") for line in lines)
+    default = f"| LoRA | {defaults('LoRA')} (defaults) | 0.300 |"
     assert any(line.startswith(default) for line in lines)
