@@ -70,8 +70,8 @@ def write_summary(out: Path) -> None:
         "## Without a model\n\n" + _baselines(out),
         "## Choice of the learning rate\n\n" + _rates(out),
         "## Positive control\n\n"
-        "Regression with four groups, each with a change of rank 2 of its own, and z that separates "
-        "them (`benchmarks/next_item/groups.py`): equal rank, mean square error on fresh "
+        "Regression with four groups, each with a change of rank 2 of its own, and z that "
+        "separates them (`benchmarks/next_item/groups.py`): equal rank, mean square error on fresh "
         "rows. The gate works where groups exist.\n\n" + _control(out),
         "## Claims\n\n" + claims_table(claims(out)),
         _context(out),
