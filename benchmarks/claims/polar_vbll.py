@@ -62,6 +62,7 @@ AVERAGED_RIVALS = {
     f"PoLAR-VBLL, {soups.FIT}": "its network of all rows alone",
     f"LoRA, {soups.FIT}": "LoRA with temperature by cross-validation",
     f"LoRA, {soups.BOTH}": "the same, averaged",
+    f"LoRA-VBLL, {soups.BOTH}": "LoRA-VBLL, averaged",
     f"PoLAR-VBLL, {soups.KEPT}": "the folds, kept, at five passes",
 }
 LONG_LEAD = 0.1
