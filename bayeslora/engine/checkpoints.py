@@ -79,7 +79,7 @@ def last_checkpoint(directory: Path | None) -> str | None:
     if lost:
         start = "starts over" if last is None else f"resumes from {last.name}"
         names = ", ".join(folder.name for folder in lost)
-        logger.warning("%s in %s: damaged or incomplete; the fit %s", names, directory, start)
+        logger.warning("%s in %s: damaged or incomplete; training %s", names, directory, start)
     return None if last is None else str(last)
 
 

@@ -295,6 +295,12 @@ def _fitted(
             "only one of its class; leave keep_folds out"
         )
     if folds is None:
+        if settings.cv not in (0, "auto"):
+            logger.warning(
+                "cv=%s has no effect: every text occurs in several rows or is the only one of its "
+                "class, so no row can be held out",
+                settings.cv,
+            )
         return fit(choices, data=final), {}
     learnt: dict[str, Any] = {"logit_scale": dataclasses.asdict(folds.scale)}
     if settings.keep_folds:

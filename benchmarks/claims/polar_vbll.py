@@ -65,6 +65,7 @@ AVERAGED_RIVALS = {
     f"LoRA-VBLL, {soups.BOTH}": "LoRA-VBLL, averaged",
     f"PoLAR-VBLL, {soups.KEPT}": "the folds, kept, at five passes",
 }
+AVERAGED_ALONE = dict([*AVERAGED_RIVALS.items()][:1])
 LONG_LEAD = 0.1
 JENSEN = "refit, bound jensen"
 SHORT = "tuned on validation rows, at most six epochs, after which PoLAR goes on learning"
@@ -111,7 +112,9 @@ def page(reports: Path) -> str:
             claims_table([*ahead(cells), *ahead(cells, MORE_PASSES), *detects(scored, TASKS)]),
             "The average of the networks that `cv` trains, which is what `fit` returns, with "
             f"{SOUP_SIZE} rows ([soups](../reports/soups/summary.md)).",
-            claims_table([*ahead(averages(reports, backbone), AVERAGED_RIVALS, AVERAGED)]),
+            claims_table([*ahead(averages(reports, backbone, TASKS), AVERAGED_RIVALS, AVERAGED)]),
+            "The same on sets that nothing was chosen on.",
+            claims_table([*ahead(averages(reports, backbone, JUDGED), AVERAGED_ALONE, AVERAGED)]),
             f"{FEW} labelled rows, three draws. The same rows chose the number of steps, the scale "
             "and the means of VBLL.",
             claims_table([*ahead(few, FEW_RIVALS)]),
@@ -167,12 +170,13 @@ def label_budget(
     }
 
 
-def averages(reports: Path, backbone: str) -> dict[Key, Row]:
-    """Return the cells of averages of networks."""
+def averages(reports: Path, backbone: str, tasks: Collection[str]) -> dict[Key, Row]:
+    """Return the cells of averages of networks on some sets."""
     rows = Results(reports / "soups", soups.KEY).rows(backbone=backbone, size=SOUP_SIZE)
     return {
         (row["task"], row["size"], row["seed"], f"{row['method']}, {row['kind']}"): row
         for row in rows
+        if row["task"] in tasks
     }
 
 

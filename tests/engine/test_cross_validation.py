@@ -357,7 +357,7 @@ def test_folds_that_cannot_be_kept_are_refused_before_anything_is_loaded(options
         fitted("no-such-backbone", **{"keep_folds": True, **options})
 
 
-def test_every_fold_is_kept_where_texts_repeat(backbone):
+def test_every_fold_is_kept_where_texts_repeat(backbone, caplog):
     """Rows with a text that also occurs elsewhere choose no factor but are still held out."""
     plain = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     twice = [*plain[:12], *plain[:12], *plain[12:]]
@@ -368,6 +368,12 @@ def test_every_fold_is_kept_where_texts_repeat(backbone):
     repeated = plain[:12] * 6
     with refused("input", "keep_folds"):
         fitted_to(repeated, backbone, cv=2, keep_folds=True)
+    notes = {}
+    for cv in ("auto", 2):
+        caplog.clear()
+        assert "logit_scale" not in fitted_to(repeated, backbone, cv=cv).record.results
+        notes[cv] = [note.levelname for note in caplog.records if "cv=" in note.getMessage()]
+    assert notes == {"auto": [], 2: ["WARNING"]}
 
 
 def fitted_to(rows, backbone, **options):
