@@ -19,8 +19,9 @@ Rules, written before any cell:
 
 Outcome: the defaults are the best pair of the grid for all but LoRA-VBLL, whose choice (.001 better
 there) is .010 ± .015 worse on the other draws, so no default changes. LoRA is ahead of PoLAR-VBLL
-by .021 ± .013, LoRA-VBLL at its defaults by .015 ± .011 (15 pairs each). In `soups`, with 38 tokens
-of a text, the same comparison of LoRA holds zero (`cv` in its tables).
+by .021 ± .013 (over sets .021 ± .027; as fitted .014 ± .032), LoRA-VBLL at its defaults by .015 ±
+.011 (15 pairs each). The highest head rate of the grid is the best for VBLL, and also the highest
+that `fit` chooses.
 
     python -m benchmarks.equal_rates --data-dir DIR
 """

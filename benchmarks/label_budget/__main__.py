@@ -31,7 +31,7 @@ Written when the cells of PoLAR-VBLL and LoRA-MLE with and without `cv` were the
    lowest mean NLL over sets, L of at least 128 and both backbones; the present one stays where the
    difference is within the 95 % t interval.
 
-   `cv` stays: on MiniLM at 128 rows a split is .046 ± .065 higher, with a refit .020 ± .046 (six
+   `cv` stays: on MiniLM at 128 rows a split is .040 ± .062 higher, with a refit .020 ± .046 (six
    pairs); on SmolLM2 neither was run.
 
 4. PoLAR-VBLL is said to be ahead of a rival at its scheme where the 95 % t interval of the paired
