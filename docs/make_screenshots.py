@@ -30,7 +30,7 @@ HEIGHTS = {"comparison": 870, "scikit-learn": 760, "view": 800}
 
 HEIGHT = 660
 FIRST_SCREEN = "scikit-learn"
-"""Page whose first 1280 × 800 pixels represent all reports, in `report-first-screen.webp`."""
+"""Page whose first screen, up to its links, represents all reports: `report-first-screen.webp`."""
 
 PHONE = (390, 844)
 SHEET, MARGIN = (794, 1123), 45
@@ -97,7 +97,7 @@ def reports(browser: Browser) -> dict[str, Image.Image]:
         for name in PAGES
     }
     first = gallery / FIRST_SCREEN / "index.html"
-    pictures["report-first-screen"] = take(browser, first, 800)
+    pictures["report-first-screen"] = take(browser, first, 740)
     phones = [
         take(browser, gallery / name / "index.html", PHONE[1], width=PHONE[0])
         for name in ("overconfident", "comparison")
