@@ -227,12 +227,11 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
     surest = fit.answers.surest()
     if surest is not None:
         sure, rest = surest
-        size = rest.size + sure.size
-        title = f"least confident {whole_percent(rest.size / size)}"
+        title = f"least confident {whole_percent(rest.size / (rest.size + sure.size))}"
         task = "Hand to a person: " if _should_be_checked(sure, rest) else ""
         title = f"{task}{title}" if task else title.capitalize()
-        others = f"the other {whole_percent(sure.size / size)}: {percent(sure.value)}"
-        yield Tile(title, percent(rest.value), f"correct; {others}")
+        # Short: on a phone it stands beside the value.
+        yield Tile(title, percent(rest.value), f"correct; rest: {percent(sure.value)}")
 
 
 def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
