@@ -45,8 +45,8 @@ class TrainingSettings(Options):
     cv: Annotated[
         Annotated[int, Range(0)] | Literal["auto"],
         "Number of cross-validation folds, each held out of one more fit; the held-out rows "
-        "choose the scale of the logits. With polar, the result is the average of all networks. "
-        "0 for none, auto for as many of five folds as give 128 rows.",
+        "choose the scale of the logits. 0 for none, auto for as many of five folds as give 128 "
+        "rows.",
     ] = 0
     hold_out: Annotated[
         BelowOne,

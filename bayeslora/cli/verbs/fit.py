@@ -34,9 +34,7 @@ from bayeslora.cli.data import (
 )
 from bayeslora.cli.messages import show_last
 from bayeslora.cli.outputs import hint_to_predict, print_columns, print_json
-from bayeslora.engine.training_options import (
-    TrainingSettings,
-)
+from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.option_checks import DTYPES, FORMATS, KINDS
 from bayeslora.processes import current
@@ -55,7 +53,7 @@ _DESCRIBED = {
     "--batch-size N": "",
     "--head-lr X": "",
     "--patience N": "",
-    "--cv K|auto": _DEPENDS,
+    "--cv K|auto": f". With polar, the result is the average of all networks{_DEPENDS}",
     "--keep-folds": " (with --cv)",
     "--hold-out SHARE": "",
     "--refit": " of --hold-out",
