@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bayeslora.conformal.predictors import RAPS as RAPS
     from bayeslora.conformal.sets import ConformalSets as ConformalSets
     from bayeslora.conformal.sets import conformal_sets as conformal_sets
-    from bayeslora.engine.retaining.options import QualityRetaining as QualityRetaining
+    from bayeslora.engine.training_options import QualityRetaining as QualityRetaining
     from bayeslora.errors import InputError as InputError
     from bayeslora.experiments.run import Experiment as Experiment
     from bayeslora.experiments.run import experiment as experiment
@@ -90,7 +90,7 @@ _HOMES = {
     "LayerSampling": "bayeslora.adapters.layer_sampling.options",
     "MatrixScaling": "bayeslora.recalibration.linear",
     "Predictions": "bayeslora.predictions.record",
-    "QualityRetaining": "bayeslora.engine.retaining.options",
+    "QualityRetaining": "bayeslora.engine.training_options",
     "RAPS": "bayeslora.conformal.predictors",
     "Report": "bayeslora.reporting.report",
     "Robustness": "bayeslora.metrics.robustness",

@@ -22,9 +22,6 @@ from bayeslora.backbones.module import wrap_module
 from bayeslora.backbones.template import RAW, Template
 from bayeslora.backbones.verbaliser import Verbaliser, check_verbaliser
 from bayeslora.checkpoint import FOREIGN, LAYOUTS, ModelRecord, read_model, write_model
-from bayeslora.engine import export, load
-from bayeslora.engine.calibrate import calibrate, zero_shot
-from bayeslora.engine.card import fit_words, learnt_from, model_card
 from bayeslora.engine.data import (
     CheckedRows,
     check_hold_out,
@@ -38,14 +35,16 @@ from bayeslora.engine.data import (
     read_validation,
     say_fitted_to,
 )
-from bayeslora.engine.model import FittedModel
-from bayeslora.engine.peft import PeftExport, write_peft
-from bayeslora.engine.pieces import Drawing, predict_to_file
+from bayeslora.engine.fitted import export, load
+from bayeslora.engine.fitted.calibrate import calibrate, zero_shot
+from bayeslora.engine.fitted.card import fit_words, learnt_from, model_card
+from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.peft import PeftExport, write_peft
+from bayeslora.engine.fitted.pieces import Drawing, predict_to_file
+from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.retaining.options import resolve_retaining
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.side_by_side import SideBySide
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training_options import TrainingSettings, resolve_retaining
 from bayeslora.errors import InputError
 from bayeslora.files import check_writable, real_path, refuse_existing, refuse_inputs
 from bayeslora.layouts import refuse_foreign
@@ -567,7 +566,7 @@ class BayesianClassifier:
             InputError: The data or an option is not allowed, or this is a classifier of another
                 library.
         """
-        from bayeslora.engine.attack import robustness
+        from bayeslora.engine.fitted.attack import robustness
 
         fitted = self._calibrated()
         rows = read_for(fitted.record, data, fitted.columns)
@@ -602,7 +601,7 @@ class BayesianClassifier:
                 network, or this classifier is from `from_transformers` or `from_module`.
         """
         # Imported here: predictions do not need it.
-        from bayeslora.engine.new_classes import for_new_classes
+        from bayeslora.engine.fitted.new_classes import for_new_classes
 
         fitted = self._known()
         old = fitted.columns

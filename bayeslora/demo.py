@@ -20,7 +20,7 @@ from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.checkpoint import ModelRecord, library_versions
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data
-from bayeslora.engine.card import shown_value
+from bayeslora.engine.fitted.card import shown_value
 from bayeslora.engine.progress import each_note_once
 from bayeslora.posteriors.last_layer.estimates import MLE
 from bayeslora.posteriors.last_layer.laplace.options import Laplace

@@ -271,7 +271,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
 def _kept(args: argparse.Namespace, initial: dict[Path, object]) -> str:
     """Return a message on the outputs of an interrupted command."""
     if args.verb == "fit" and args.out is not None:
-        from bayeslora.engine.checkpoints import is_interrupted
+        from bayeslora.engine.training.checkpoints import is_interrupted
 
         if is_interrupted(args.out):
             message = f"finished epochs are saved in {args.out}"

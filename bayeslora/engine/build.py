@@ -17,9 +17,9 @@ from bayeslora.backbones.depth import cut, num_layers
 from bayeslora.backbones.encoder import POOLING, Encoder
 from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.options import OptionsEncoder
+from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.network import CONDITIONING, Network, under
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.settings import LabelledExamples
 from bayeslora.errors import InputError
 from bayeslora.layer_list import find_layers
 from bayeslora.option_checks import Format, Pooling

@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayeslora.engine.averaging import Average, can_average
+from bayeslora.engine.data import LabelledExamples
 from bayeslora.engine.ensemble import Part
-from bayeslora.engine.final_fit import drawing_of, scale_logits
-from bayeslora.engine.loop import FitResult
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import answer
 from bayeslora.engine.rows import prepare
-from bayeslora.engine.settings import Choices, LabelledExamples, TrainingData
+from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training.averaging import Average, can_average
+from bayeslora.engine.training.final_fit import drawing_of, scale_logits
+from bayeslora.engine.training.loop import FitResult
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities, nll

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ from bayeslora.tasks.union import TASK, among_own, check_tasks, is_union, no_tas
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bayeslora.engine.settings import LabelledExamples
-
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +37,9 @@ _KEEP_UNKNOWN = (
     "Keep such rows as out of distribution with unknown_labels='ood' (--unknown-labels ood)"
 )
 
+
+LabelledExamples: TypeAlias = "tuple[Examples, Tensor]"
+"""Rows and their labels [N] int64."""
 
 Unknown = Literal["error", "ood"]
 """How to treat a label that is not a class: raise, or keep the row as out of distribution."""

@@ -15,19 +15,19 @@ from torch import Tensor
 from bayeslora.adapters.base import USUAL_LAYERS, Adapter
 from bayeslora.adapters.spectrum import summary
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.averaging import Average
 from bayeslora.engine.build import build_network
-from bayeslora.engine.class_prior import ClassPrior
-from bayeslora.engine.episodes import choose_mixtures, meta_tune, mix
-from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.engine.formats import rows_to_fit
-from bayeslora.engine.layer_sampling import layer_sampler
-from bayeslora.engine.loop import FitResult, Training, train_network
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import FeatureRows, LabelledTexts, prepare
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training.averaging import Average
+from bayeslora.engine.training.class_prior import ClassPrior
+from bayeslora.engine.training.episodes import choose_mixtures, meta_tune, mix
+from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.training.layer_sampling import layer_sampler
+from bayeslora.engine.training.loop import FitResult, Training, train_network
+from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.option_checks import LARGEST_SEED, Format
 from bayeslora.posteriors.base import Posterior

@@ -18,10 +18,7 @@ from bayeslora.backbones.load import Backbone
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine import formats
-from bayeslora.engine.adapter_start import read_texts
 from bayeslora.engine.build import adapter_for, best_depth, pooling_of
-from bayeslora.engine.checkpoints import abandon, claim, refuse, restored
-from bayeslora.engine.class_prior import ClassPrior, class_prior
 from bayeslora.engine.cross_validation import (
     cross_validate,
     split_off,
@@ -29,13 +26,16 @@ from bayeslora.engine.cross_validation import (
 )
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import Fitted, Part, fit_members
-from bayeslora.engine.final_fit import TrainingSizes, settle_posterior
 from bayeslora.engine.fit_checks import check_division, check_fit, fit_plan
-from bayeslora.engine.loop import FitResult
-from bayeslora.engine.model import FittedModel
+from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.settings import Choices, TrainingData
-from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training.adapter_start import read_texts
+from bayeslora.engine.training.checkpoints import abandon, claim, refuse, restored
+from bayeslora.engine.training.class_prior import ClassPrior, class_prior
+from bayeslora.engine.training.final_fit import TrainingSizes, settle_posterior
+from bayeslora.engine.training.loop import FitResult
+from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.posteriors.feature_scores.options import (

@@ -10,8 +10,8 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.verbaliser import class_words
 from bayeslora.engine.cross_validation import held_out_parts
 from bayeslora.engine.data import check_hold_out
-from bayeslora.engine.layer_sampling import check_sampling
 from bayeslora.engine.settings import Choices, TrainingData
+from bayeslora.engine.training.layer_sampling import check_sampling
 from bayeslora.engine.training_options import TrainingSettings, default_epochs
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import FitPlan, Posterior

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
-from bayeslora.engine.data import say_truncation
+from bayeslora.engine.data import LabelledExamples, say_truncation
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.settings import LabelledExamples
 from bayeslora.posteriors.features import Features
 from bayeslora.tasks.examples import Examples
 

@@ -1,22 +1,18 @@
-"""Settings of a fit: choices for the classifier, the checked data, and the environment."""
+"""What a fit is given: choices for the classifier, and checked data."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.depth import Depth
 from bayeslora.backbones.template import Template
 from bayeslora.backbones.verbaliser import Verbaliser
-from bayeslora.engine.data import check_images, read_labelled, read_validation
+from bayeslora.engine.data import LabelledExamples, check_images, read_labelled, read_validation
 from bayeslora.errors import InputError
 from bayeslora.option_checks import Format
 from bayeslora.posteriors.base import Posterior
@@ -30,30 +26,6 @@ from bayeslora.tasks.examples import (
     encode_labels,
 )
 from bayeslora.tasks.union import check_tasks, counts, is_union, union, union_classes
-
-_LAUNCHER_VARIABLES = re.compile(
-    r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
-    r"|LOCAL_RANK|RANK|WORLD_SIZE|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)"
-)
-
-
-@contextmanager
-def plain_environment() -> Iterator[None]:
-    """Hide the environment variables by which launchers and schedulers configure accelerate.
-
-    Their precision and compiler would change the results of a fit without a trace in the record,
-    and a rank left over from a scheduler makes accelerate wait for other processes. With several
-    processes, `AlternatingTrainer` synchronises them; to the Trainer each is alone.
-    """
-    names = [name for name in os.environ if _LAUNCHER_VARIABLES.fullmatch(name)]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-LabelledExamples = tuple[Examples, Tensor]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def check_effects(setups: Sequence[Setup], grid: Grid) -> None:
 def _check_predictions(setup: Setup) -> None:
     """Raise InputError for options or rows that the fitted model would refuse."""
     from bayeslora.engine.data import check_images, check_questions, classes_with, most_options
-    from bayeslora.engine.pieces import Drawing
+    from bayeslora.engine.fitted.pieces import Drawing
 
     Drawing.of(setup.posterior, **setup.predict)
     form, fitted = _format(setup), class_names(setup.train)

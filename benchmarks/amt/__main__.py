@@ -27,9 +27,9 @@ from bayeslora.adapters.episodes import Episodes
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.perturbation import ascend, open_inputs
 from bayeslora.engine.build import build_network
-from bayeslora.engine.episodes import Episode, draw_episode, mix
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.training.episodes import Episode, draw_episode, mix
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes

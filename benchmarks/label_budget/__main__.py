@@ -202,7 +202,7 @@ import torch
 from bayeslora import BayesianClassifier, evaluate, register_adapter
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.engine.final_fit import scale_logits
+from bayeslora.engine.training.final_fit import scale_logits
 from bayeslora.metrics.ood import detection, thresholds
 from bayeslora.tasks.examples import Examples
 from benchmarks.label_budget.gradient_start import GradientPoLAR

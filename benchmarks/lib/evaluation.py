@@ -14,12 +14,12 @@ from torch import Tensor
 from bayeslora.adapters.base import Adapter
 from bayeslora.backbones.load import Backbone
 from bayeslora.engine.build import build_network, last_layer
-from bayeslora.engine.card import method_notes
-from bayeslora.engine.final_fit import scale_by
+from bayeslora.engine.fitted.card import method_notes
 from bayeslora.engine.network import Network
 from bayeslora.engine.predict import Answer, answer, to_predictions
 from bayeslora.engine.progress import progress_bar
 from bayeslora.engine.rows import LabelledTexts, feature_rows
+from bayeslora.engine.training.final_fit import scale_by
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import SampledLogits
 from bayeslora.posteriors.base import Posterior

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bayeslora import VBLL, links, options
 from bayeslora.backbones.load import Backbone
-from bayeslora.engine.final_fit import LastFit
-from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
+from bayeslora.engine.training.final_fit import LastFit
+from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.files import read_json, write_json
 from bayeslora.logits import Logits

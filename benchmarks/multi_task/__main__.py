@@ -40,12 +40,11 @@ from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.lora import LoRA
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.build import build_network
-from bayeslora.engine.final_fit import LastFit
-from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.network import Network
-from bayeslora.engine.retaining.options import QualityRetaining
 from bayeslora.engine.rows import LabelledTexts, feature_rows, prepare
-from bayeslora.engine.training_options import TrainingSettings
+from bayeslora.engine.training.final_fit import LastFit
+from bayeslora.engine.training.loop import Training, train_network
+from bayeslora.engine.training_options import QualityRetaining, TrainingSettings
 from bayeslora.logits import ABSENT, GaussianLogits
 from bayeslora.metrics.calibration import ece
 from bayeslora.metrics.top_label import top_label

@@ -60,10 +60,10 @@ from bayeslora import (
 )
 from bayeslora.adapters.low_rank import LowRank
 from bayeslora.backbones.load import Backbone, load_backbone
-from bayeslora.engine.final_fit import LastFit, fit_posterior
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import prepare
 from bayeslora.engine.settings import LabelledExamples
+from bayeslora.engine.training.final_fit import LastFit, fit_posterior
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.links import nll

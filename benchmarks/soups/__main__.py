@@ -60,10 +60,10 @@ from torch import Tensor
 from bayeslora import MLE, VBLL, BayesianClassifier, LoRA, PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
-from bayeslora.engine.averaging import Average
-from bayeslora.engine.final_fit import LastFit, fit_posterior, scale_logits
 from bayeslora.engine.network import Network
 from bayeslora.engine.rows import prepare
+from bayeslora.engine.training.averaging import Average
+from bayeslora.engine.training.final_fit import LastFit, fit_posterior, scale_logits
 from bayeslora.experiments.rows import drawn
 from bayeslora.files import atomic_file
 from bayeslora.tasks.examples import Examples, encode_labels

@@ -119,7 +119,7 @@ def _patched(run: Run, without: Without) -> Callable[[], Callable[[bool], float]
 
 
 def _random_batches() -> AbstractContextManager[Any]:
-    from bayeslora.engine import trainer
+    from bayeslora.engine.training import trainer
 
     return patch.object(trainer, "_POOL_BATCHES", 1)
 
@@ -247,7 +247,7 @@ def padding(words: int) -> float:
     from transformers import AutoTokenizer
 
     from bayeslora.backbones.embedded import embedded_directory
-    from bayeslora.engine.trainer import LengthBatchSampler
+    from bayeslora.engine.training.trainer import LengthBatchSampler
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_directory("smollm2-135m"))
     lengths = np.array(

@@ -32,7 +32,7 @@ def test_the_rates_reach_the_optimiser(method, tmp_path, monkeypatch):
         rates.append((adapter.lr, head_lr))
         return build_optimizer(sites, head, adapter, head_lr, **options)
 
-    monkeypatch.setattr("bayeslora.engine.loop.build_optimizer", build)
+    monkeypatch.setattr("bayeslora.engine.training.loop.build_optimizer", build)
     backbone = load_backbone(str(tiny_llama(tmp_path)), dtype="float32", device="cpu")
     train = read_rows(toy_rows(24), DataColumns())
     adapter, posterior, options = options_of(method, named("three times", 0.006))

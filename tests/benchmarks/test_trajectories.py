@@ -8,9 +8,9 @@ import torch
 from refusal import refused
 
 from bayeslora import MAP, VBLL, Laplace, MCDropout, TemperatureScaling
-from bayeslora.engine.final_fit import LastFit
-from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.predict import Answer, to_predictions
+from bayeslora.engine.training.final_fit import LastFit
+from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.logits import GaussianLogits, SampledLogits
 from bayeslora.metrics.evaluate import evaluate

@@ -11,7 +11,7 @@ from tiny import CLASSES, toy_rows
 from usage import TEST, check_parts, fitted, load, new, same
 
 import bayeslora as bl
-from bayeslora.engine.pieces import Drawing
+from bayeslora.engine.fitted.pieces import Drawing
 from bayeslora.tasks.readers import load_examples
 
 

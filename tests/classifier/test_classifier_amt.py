@@ -206,9 +206,9 @@ def test_options_of_training_by_rows_are_refused(bert, options):
 
 
 def test_an_interrupted_fit_goes_on(bert, tmp_path, monkeypatch):
-    from bayeslora.engine.episodes import MetaTuning
+    from bayeslora.engine.training.episodes import MetaTuning
 
-    monkeypatch.setattr("bayeslora.engine.episodes._EVERY", 2)
+    monkeypatch.setattr("bayeslora.engine.training.episodes._EVERY", 2)
     expected = fitted(bert)
     step, calls = MetaTuning.step, []
 

@@ -12,7 +12,7 @@ from usage import TEST, new
 import bayeslora as bl
 from bayeslora.backbones.perturbation import Inputs, TokenBall, ascend
 from bayeslora.cli.app import main
-from bayeslora.engine.attack import attacked
+from bayeslora.engine.fitted.attack import attacked
 from bayeslora.errors import InputError
 from bayeslora.metrics.robustness import Attack, Robustness
 from bayeslora.tasks.readers import load_examples

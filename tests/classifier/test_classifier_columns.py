@@ -107,7 +107,7 @@ def test_a_directory_to_avoid_is_looked_at_before_the_rows_are(backbone, monkeyp
     def never(*_, **__):
         raise AssertionError("rows are run first")
 
-    monkeypatch.setattr("bayeslora.engine.loop.begin_adapter", never)
+    monkeypatch.setattr("bayeslora.engine.training.loop.begin_adapter", never)
     with refused("input", "avoid='/nowhere'"):
         fitted(backbone, "mle", ",selection=gradient,avoid=/nowhere")
 
@@ -127,7 +127,7 @@ def test_an_interrupted_fit_goes_on_with_its_columns(backbone, tmp_path, monkeyp
     """A second choice, by then of other columns, would change nothing."""
     more, posterior = f",selection={selection}", "swag:num_samples=3,start=0.0"
     whole = fitted(backbone, posterior, more)
-    from bayeslora.engine.trainer import AlternatingTrainer
+    from bayeslora.engine.training.trainer import AlternatingTrainer
 
     real, seen = AlternatingTrainer.training_step, []
 

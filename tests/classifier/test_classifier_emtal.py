@@ -9,7 +9,7 @@ from tiny import QUICK_VBLL, WHOLE_AND_RAW, tiny_bert, tiny_llama, toy_rows
 import bayeslora as bl
 from bayeslora.checkpoint import read_model
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.export import check_mergeable
+from bayeslora.engine.fitted.export import check_mergeable
 
 ADAPTER = "emtal:r=2,num_experts=4,num_layers=2,lr=2e-2"
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import export as merged
+from bayeslora.engine.fitted import export as merged
 
 ROWS = toy_rows(20, 6)
 TEXTS = [row["text"] for row in ROWS]

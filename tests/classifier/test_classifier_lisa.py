@@ -191,7 +191,7 @@ def test_a_damaged_model_says_what_is_wrong(backbone, tmp_path):
 
 
 def test_an_interrupted_fit_goes_on_only_with_the_same_sampling(backbone, tmp_path, monkeypatch):
-    from bayeslora.engine import loop as fit_module
+    from bayeslora.engine.training import loop as fit_module
 
     def die(*_, **__):
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import torch
 from tiny import toy_rows
 from usage import TEST, fitted, load, new
 
-from bayeslora.engine.card import fit_options
+from bayeslora.engine.fitted.card import fit_options
 from bayeslora.predictions.names import group_seeds
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.recalibrate import recalibrate

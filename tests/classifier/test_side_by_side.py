@@ -8,9 +8,9 @@ from usage import TEST, from_transformers, load, same
 
 import bayeslora as bl
 from bayeslora import VBLL
-from bayeslora.engine import side_by_side
-from bayeslora.engine import side_by_side as race
-from bayeslora.engine.side_by_side import CANDIDATES, REPEATS
+from bayeslora.engine.fitted import side_by_side
+from bayeslora.engine.fitted import side_by_side as race
+from bayeslora.engine.fitted.side_by_side import CANDIDATES, REPEATS
 from bayeslora.tasks.splits import stratified_folds
 
 TRAIN, HELD = toy_rows(60), toy_rows(40, seed=1)

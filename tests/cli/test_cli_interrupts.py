@@ -12,9 +12,9 @@ from cli_files import write_rows
 from forked import Forked, bayeslora
 from safetensors.torch import load_file
 
-from bayeslora.engine import episodes, trainer
 from bayeslora.engine import fit as procedure
-from bayeslora.engine import loop as training
+from bayeslora.engine.training import episodes, trainer
+from bayeslora.engine.training import loop as training
 
 EPOCHS = 5
 

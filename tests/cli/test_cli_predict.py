@@ -15,7 +15,7 @@ from forked import Forked, bayeslora
 
 from bayeslora.classifier import BayesianClassifier
 from bayeslora.engine import data as checked_rows
-from bayeslora.engine import load
+from bayeslora.engine.fitted import load
 from bayeslora.predictions.parts import PredictionParts
 from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.columns import DataColumns

@@ -10,7 +10,7 @@ from small_fits import equal_states, fresh
 from transformers import TrainerCallback
 
 from bayeslora.adapters.layer_sampling.policy import draw
-from bayeslora.engine import loop as fit_module
+from bayeslora.engine.training import loop as fit_module
 
 
 class StoppedError(Exception):
@@ -67,7 +67,7 @@ class SamplingLaws:
         return {n for block in blocks for n in draw(self.options, num_layers, 3, block)}
 
     def groups(self, fit):
-        from bayeslora.engine.layer_sampling import layer_sampler
+        from bayeslora.engine.training.layer_sampling import layer_sampler
 
         return layer_sampler(fit.network, fit.adapter, fit.posterior, fit.settings, 30)
 

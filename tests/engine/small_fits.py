@@ -10,9 +10,9 @@ from bayeslora import VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
 from bayeslora.engine.data import read_labelled
-from bayeslora.engine.final_fit import LastFit
-from bayeslora.engine.loop import Training, train_network
 from bayeslora.engine.rows import prepare
+from bayeslora.engine.training.final_fit import LastFit
+from bayeslora.engine.training.loop import Training, train_network
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors.types import TrainingRun
 from bayeslora.tasks.columns import DataColumns

@@ -15,8 +15,8 @@ from bayeslora import MLE
 from bayeslora.adapters.corda.options import CorDA
 from bayeslora.adapters.corda.start import corda
 from bayeslora.adapters.stats import load_moments, second_moments
-from bayeslora.engine import adapter_start
-from bayeslora.engine.adapter_start import begin_adapter, read_texts
+from bayeslora.engine.training import adapter_start
+from bayeslora.engine.training.adapter_start import begin_adapter, read_texts
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.readers import load_examples
 

@@ -12,15 +12,15 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.optimizers import build_optimizer
 from bayeslora.engine import rows
 from bayeslora.engine.build import build_network
-from bayeslora.engine.head_updates import (
+from bayeslora.engine.rows import feature_rows, set_feature_scale
+from bayeslora.engine.training.head_updates import (
     GradientSteps,
     JointSteps,
     Moment,
     Refits,
     TrainingFeatures,
 )
-from bayeslora.engine.rows import feature_rows, set_feature_scale
-from bayeslora.engine.trainer import AlternatingTrainer
+from bayeslora.engine.training.trainer import AlternatingTrainer
 from bayeslora.posteriors.features import Features
 
 POSTERIORS = [

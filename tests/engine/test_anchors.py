@@ -6,8 +6,8 @@ from small_fits import fresh
 
 from bayeslora import TFB
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.final_fit import LastFit, final_fit
 from bayeslora.engine.predict import answer
+from bayeslora.engine.training.final_fit import LastFit, final_fit
 from bayeslora.posteriors.weights.tfb.posterior import degradation_on_anchors
 
 

@@ -9,8 +9,8 @@ from bayeslora.adapters.low_rank import LowRank
 from bayeslora.adapters.polar.stiefel import random_factors
 from bayeslora.adapters.registry import resolve_adapter
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine import loop
-from bayeslora.engine.averaging import Average
+from bayeslora.engine.training import loop
+from bayeslora.engine.training.averaging import Average
 
 ROWS = toy_rows(24)
 

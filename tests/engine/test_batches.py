@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bayeslora.backbones.encoder import PreparedTexts
 from bayeslora.backbones.tokens import Tokens
 from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.trainer import Collator, LengthBatchSampler, RowNumbers
+from bayeslora.engine.training.trainer import Collator, LengthBatchSampler, RowNumbers
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 200)
 

@@ -6,7 +6,7 @@ import yaml
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.checkpoint import ModelRecord
-from bayeslora.engine.card import method_notes, model_card
+from bayeslora.engine.fitted.card import method_notes, model_card
 
 HOSTILE = [
     "`code`",

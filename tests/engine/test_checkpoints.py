@@ -8,7 +8,7 @@ import torch
 from crashes import survivors
 from safetensors.torch import save_file
 
-from bayeslora.engine.checkpoints import (
+from bayeslora.engine.training.checkpoints import (
     best_state,
     forget_old,
     last_checkpoint,

@@ -9,8 +9,8 @@ from bayeslora import MLE
 from bayeslora.adapters.emtal.gate import GatedUnits
 from bayeslora.adapters.emtal.options import EMTAL
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine import trainer
 from bayeslora.engine.build import adapter_for
+from bayeslora.engine.training import trainer
 from bayeslora.posteriors.registry import resolve_posterior
 
 OPTIONS = {"r": 2, "num_experts": 4, "num_layers": 2, "lr": 0.02}

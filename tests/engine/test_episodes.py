@@ -11,16 +11,16 @@ from bayeslora.adapters.amt.options import AMT
 from bayeslora.adapters.episodes import Adversary
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.perturbation import ascend, content, open_inputs
-from bayeslora.engine import episodes as engine
 from bayeslora.engine.build import build_network
-from bayeslora.engine.episodes import (
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.training import episodes as engine
+from bayeslora.engine.training.episodes import (
     MetaTuning,
     divergence,
     draw_episode,
     meta_tune,
     mix,
 )
-from bayeslora.engine.rows import LabelledTexts
 from bayeslora.errors import InputError
 from bayeslora.posteriors.last_layer.estimates import MLE
 

@@ -11,7 +11,7 @@ from tiny import tiny_llama, toy_rows
 
 import bayeslora as bl
 from bayeslora import MLE, VBLL
-from bayeslora.engine.final_fit import TrainingSizes, duration, settle_posterior
+from bayeslora.engine.training.final_fit import TrainingSizes, duration, settle_posterior
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.posteriors import cost
 from bayeslora.posteriors.cost import FitCost, affordable
@@ -107,7 +107,7 @@ def fit(llama, posterior="vbll", **options):
 
 
 def test_a_fit_says_its_steps_before_it_starts(llama, caplog):
-    caplog.set_level("INFO", "bayeslora.engine.final_fit")
+    caplog.set_level("INFO", "bayeslora.engine.training.final_fit")
     fit(llama, "mle")
     steps = TrainingSettings(2, batch_size=4).num_steps(12)
     assert f"12 rows, 2 epochs at most of 3 steps: {steps} steps, about" in caplog.text

@@ -17,12 +17,12 @@ from bayeslora.adapters.ilora.options import ILoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.spectrum import drift
-from bayeslora.engine import loop as fit_module
-from bayeslora.engine.callbacks import epochs_without_gain
-from bayeslora.engine.checkpoints import seal
-from bayeslora.engine.final_fit import LastFit, fit_posterior
-from bayeslora.engine.loop import validation_metrics
 from bayeslora.engine.rows import feature_rows
+from bayeslora.engine.training import loop as fit_module
+from bayeslora.engine.training.callbacks import epochs_without_gain
+from bayeslora.engine.training.checkpoints import seal
+from bayeslora.engine.training.final_fit import LastFit, fit_posterior
+from bayeslora.engine.training.loop import validation_metrics
 from bayeslora.errors import DivergedError
 from bayeslora.posteriors.base import DEFAULT_PRIOR_SCALE
 

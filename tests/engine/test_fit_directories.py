@@ -11,13 +11,13 @@ from refusal import refused
 from tiny import toy_rows
 
 from bayeslora.durable import remove
-from bayeslora.engine.checkpoints import (
+from bayeslora.engine.data import read_labelled
+from bayeslora.engine.training.checkpoints import (
     claim,
     is_interrupted,
     refuse,
     restored,
 )
-from bayeslora.engine.data import read_labelled
 from bayeslora.errors import InputError
 from bayeslora.tasks.columns import DataColumns
 from bayeslora.tasks.examples import data_hash

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from bayeslora import MLE, VBLL
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.polar.stiefel import random_factors
-from bayeslora.engine import adapter_start
-from bayeslora.engine.adapter_start import begin_adapter
+from bayeslora.engine.training import adapter_start
+from bayeslora.engine.training.adapter_start import begin_adapter
 from benchmarks.label_budget.gradient_start import GradientPoLAR, gradient_factors
 
 GRADIENT = GradientPoLAR(r=4, num_layers=2)

@@ -21,7 +21,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.pissa import PiSSA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.s2ft.options import S2FT
-from bayeslora.engine.layer_sampling import LayerSwitches, check_sampling, layer_sampler
+from bayeslora.engine.training.layer_sampling import LayerSwitches, check_sampling, layer_sampler
 
 ONE_OF_TWO = LayerSampling(num_active=1, interval=3)
 WHOLE = LISA(num_active=1, interval=3, num_layers=2, lr=1e-3, weight_decay=0.1)
@@ -236,7 +236,7 @@ def test_layers_that_never_trained_are_not_saved(decoder, tmp_path):
 
 def test_the_best_epoch_may_have_fewer_layers_than_the_last(decoder, tmp_path, monkeypatch):
     """Loading it resets the layers drawn later to their start."""
-    from bayeslora.engine import loop as fit_module
+    from bayeslora.engine.training import loop as fit_module
 
     values = iter([0.1, 0.9])
     monkeypatch.setattr(

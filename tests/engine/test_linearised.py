@@ -13,9 +13,9 @@ from bayeslora import MLE, LaplaceLoRA
 from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine.build import build_network
-from bayeslora.engine.final_fit import LastFit, fit_posterior
 from bayeslora.engine.predict import answer, num_passes
 from bayeslora.engine.rows import prepare
+from bayeslora.engine.training.final_fit import LastFit, fit_posterior
 from bayeslora.posteriors.types import WeightTraining
 from bayeslora.posteriors.weights.laplace_lora import posterior as linearised
 

@@ -10,7 +10,7 @@ from bayeslora.adapters.peft_bridge import read_peft
 from bayeslora.backbones import embedded
 from bayeslora.backbones.peft_classifier import base_name
 from bayeslora.classifier import BayesianClassifier
-from bayeslora.engine.peft import NOTE
+from bayeslora.engine.fitted.peft import NOTE
 
 
 @pytest.fixture(scope="module")

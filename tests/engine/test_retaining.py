@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from bayeslora import MLE, VBLL, QualityRetaining
 from bayeslora.adapters.lora import LoRA
-from bayeslora.engine.retaining.loss import Retained
-from bayeslora.engine.retaining.options import resolve_retaining
+from bayeslora.engine.training.retaining import Retained
+from bayeslora.engine.training_options import resolve_retaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.registry import resolve_posterior
 

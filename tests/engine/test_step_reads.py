@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 import bayeslora
 from bayeslora import IVON, MAP, MLE, SWAG, BLoB, LoRA
-from bayeslora.engine import loop
+from bayeslora.engine.training import loop
 
 LORA = LoRA(r=2, num_layers=2)
 # Operations for which the CPU must wait for the result or its shape.

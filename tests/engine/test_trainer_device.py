@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from bayeslora.engine.trainer import training_arguments
+from bayeslora.engine.training.trainer import training_arguments
 from bayeslora.engine.training_options import TrainingSettings
 
 

@@ -43,7 +43,7 @@ from bayeslora.files import real_path
 if TYPE_CHECKING:
     from bayeslora.checkpoint import ModelRecord
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.side_by_side import SideBySide
+    from bayeslora.engine.fitted.side_by_side import SideBySide
     from bayeslora.posteriors.base import Posterior
 
 SUMMARY = "fit a posterior to a trained classifier, without changing its weights"
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
 def _adapt(args: argparse.Namespace) -> None:
     """Save a classifier for new classes, fitted to a few rows of them."""
     from bayeslora.adapters.registry import resolve_adapter
-    from bayeslora.engine.card import fit_words
+    from bayeslora.engine.fitted.card import fit_words
     from bayeslora.posteriors.registry import resolve_posterior
 
     idle = ("validation", "hold_out", "feature_scores", "multi_task")
@@ -228,7 +228,7 @@ def _load(
 
 
 def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
-    from bayeslora.engine.card import CHOSEN_ON, fit_words, is_cross_fitted, shown_value
+    from bayeslora.engine.fitted.card import CHOSEN_ON, fit_words, is_cross_fitted, shown_value
 
     record, scores = classifier.record, classifier.validation_scores
     chosen, calibration = record.results["posterior"], record.results["calibration"]
@@ -267,7 +267,7 @@ def _show(args: argparse.Namespace, classifier: BayesianClassifier) -> None:
 
 def _summary(classifier: BayesianClassifier) -> str:
     """Return the fit in words, with its NLL against the network's own softmax."""
-    from bayeslora.engine.card import fit_words
+    from bayeslora.engine.fitted.card import fit_words
     from bayeslora.posteriors.registry import OWN_SOFTMAX
 
     record = classifier.record
@@ -282,7 +282,7 @@ def _summary(classifier: BayesianClassifier) -> str:
 
 def _show_side_by_side(race: SideBySide) -> None:
     """Print the comparison of posteriors, lowest NLL first."""
-    from bayeslora.engine.card import how_compared
+    from bayeslora.engine.fitted.card import how_compared
     from bayeslora.reporting.text import shown
 
     keys = ("nll", "ece", "accuracy")

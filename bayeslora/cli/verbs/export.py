@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from bayeslora.backbones.embedded import directories
     from bayeslora.checkpoint import read_record
     from bayeslora.classifier import BayesianClassifier
-    from bayeslora.engine.export import check_export
+    from bayeslora.engine.fitted.export import check_export
 
     backbone = args.backbone or read_record(args.model).backbone["name"]
     inputs = [args.model, *directories(backbone)]

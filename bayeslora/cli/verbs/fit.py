@@ -285,7 +285,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None:
     """Print the results, with a summary line: time, scale, NLL on held-out rows."""
-    from bayeslora.engine.final_fit import duration
+    from bayeslora.engine.training.final_fit import duration
 
     results = record.results
     if args.json:
@@ -324,7 +324,7 @@ def _show(args: argparse.Namespace, record: ModelRecord, seconds: float) -> None
 
 def _summary(record: ModelRecord) -> str:
     """Return the fit in words, with its scores on held-out rows."""
-    from bayeslora.engine.card import fit_words, method_name
+    from bayeslora.engine.fitted.card import fit_words, method_name
 
     results = record.results
     if not record.num_train:

@@ -125,7 +125,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return every method by kind, with its options: defaults, allowed values, meanings."""
     from bayeslora.adapters.layer_sampling.options import LayerSampling
     from bayeslora.conformal.config import CONFORMAL
-    from bayeslora.engine.retaining.options import QualityRetaining
+    from bayeslora.engine.training_options import QualityRetaining
     from bayeslora.posteriors.feature_scores.options import FEATURE_SCORES, LOGIT_SCORES
 
     adapters, posteriors, recalibrators = (

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_tasks(files, record, args.model, "DATA")
     posterior = stored_posterior(record.posterior)
 
-    from bayeslora.engine.pieces import Drawing, identity, predict_to_file
+    from bayeslora.engine.fitted.pieces import Drawing, identity, predict_to_file
 
     options = given(args, "num_samples", "link", "seed")
     drawing = Drawing.of(posterior, unknown=args.unknown_labels, **options)
@@ -135,8 +135,8 @@ def run(args: argparse.Namespace) -> None:
 
     rows = world.first_then_all(checked)
 
-    from bayeslora.engine.card import method_name
-    from bayeslora.engine.load import saved_model
+    from bayeslora.engine.fitted.card import method_name
+    from bayeslora.engine.fitted.load import saved_model
     from bayeslora.tasks.union import TASK
 
     overwrite = bool(args.overwrite)

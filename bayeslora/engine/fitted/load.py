@@ -34,9 +34,9 @@ from bayeslora.backbones.template import Template
 from bayeslora.backbones.tokens import check_max_length
 from bayeslora.checkpoint import ADAPTED, FOREIGN, MODULE, ModelFiles, ModelRecord, library_versions
 from bayeslora.engine.build import build_network, check_last_layer, last_layer
-from bayeslora.engine.card import model_card
 from bayeslora.engine.data import format_of
-from bayeslora.engine.model import FittedModel, Members, member_prefix
+from bayeslora.engine.fitted.card import model_card
+from bayeslora.engine.fitted.model import FittedModel, Members, member_prefix
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError, MissingAssetError, first_line

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
-from bayeslora.engine.head_updates import HeadUpdate, Moment
-from bayeslora.engine.retaining.options import QualityRetaining
+from bayeslora.engine.training.head_updates import HeadUpdate, Moment
+from bayeslora.engine.training_options import QualityRetaining
 from bayeslora.logits import ABSENT
 from bayeslora.posteriors.features import Features
 

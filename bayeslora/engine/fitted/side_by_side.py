@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayeslora import options
-from bayeslora.engine.card import learnt_from
-from bayeslora.engine.final_fit import drawing_of, fit_head
+from bayeslora.engine.fitted.card import learnt_from
 from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.training.final_fit import drawing_of, fit_head
 from bayeslora.errors import InputError
 from bayeslora.links import link_probabilities
 from bayeslora.metrics.compare import Comparison, ComparisonRow
@@ -38,7 +38,7 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.tasks.splits import stratified_folds
 
 if TYPE_CHECKING:
-    from bayeslora.engine.model import FittedModel
+    from bayeslora.engine.fitted.model import FittedModel
 
 CANDIDATES = ("mle", "temperature", "laplace", "vbll")
 """The compared posteriors, simplest first: the network's own softmax; one number, which can soften

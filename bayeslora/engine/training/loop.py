@@ -19,9 +19,12 @@ from bayeslora.adapters.base import Adapter
 from bayeslora.adapters.layer_sampling.policy import LayerSampler
 from bayeslora.adapters.optimizers import AlternatingOptimizer, build_optimizer
 from bayeslora.adapters.spectrum import summary
-from bayeslora.engine.adapter_start import begin_adapter
-from bayeslora.engine.averaging import Average
-from bayeslora.engine.callbacks import (
+from bayeslora.engine.network import Network
+from bayeslora.engine.progress import quiet_transformers
+from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
+from bayeslora.engine.training.adapter_start import begin_adapter
+from bayeslora.engine.training.averaging import Average
+from bayeslora.engine.training.callbacks import (
     FIGURE,
     Figures,
     Patience,
@@ -29,9 +32,9 @@ from bayeslora.engine.callbacks import (
     TrainingBar,
     what_is_left,
 )
-from bayeslora.engine.checkpoints import last_checkpoint
-from bayeslora.engine.class_prior import ClassPrior
-from bayeslora.engine.final_fit import (
+from bayeslora.engine.training.checkpoints import last_checkpoint
+from bayeslora.engine.training.class_prior import ClassPrior
+from bayeslora.engine.training.final_fit import (
     LastFit,
     TrainingSizes,
     announce_final_fit,
@@ -40,20 +43,22 @@ from bayeslora.engine.final_fit import (
     final_fit,
     fit_posterior,
 )
-from bayeslora.engine.head_updates import (
+from bayeslora.engine.training.head_updates import (
     GradientSteps,
     HeadUpdate,
     JointSteps,
     Refits,
     TrainingFeatures,
 )
-from bayeslora.engine.layer_sampling import LayerSwitches, layer_sampler
-from bayeslora.engine.network import Network
-from bayeslora.engine.progress import quiet_transformers
-from bayeslora.engine.retaining.loss import Retained, Retaining
-from bayeslora.engine.rows import LabelledTexts, feature_rows, set_feature_scale
-from bayeslora.engine.settings import plain_environment
-from bayeslora.engine.trainer import AlternatingTrainer, Restore, Validate, nothing_to_restore
+from bayeslora.engine.training.layer_sampling import LayerSwitches, layer_sampler
+from bayeslora.engine.training.retaining import Retained, Retaining
+from bayeslora.engine.training.trainer import (
+    AlternatingTrainer,
+    Restore,
+    Validate,
+    nothing_to_restore,
+    plain_environment,
+)
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.links import link_probabilities, nll
 from bayeslora.posteriors.base import Posterior

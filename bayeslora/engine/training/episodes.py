@@ -26,7 +26,10 @@ from bayeslora.adapters.episodes import Adversary, Episodes, PooledSite
 from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
-from bayeslora.engine.checkpoints import (
+from bayeslora.engine.network import Network, under, unscaled
+from bayeslora.engine.progress import progress_bar
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.training.checkpoints import (
     STATE,
     WEIGHTS,
     checkpoint_state,
@@ -34,10 +37,7 @@ from bayeslora.engine.checkpoints import (
     last_checkpoint,
     seal,
 )
-from bayeslora.engine.network import Network, under, unscaled
-from bayeslora.engine.progress import progress_bar
-from bayeslora.engine.rows import LabelledTexts
-from bayeslora.engine.trainer import Restore, nothing_to_restore
+from bayeslora.engine.training.trainer import Restore, nothing_to_restore
 from bayeslora.errors import DivergedError, InputError
 from bayeslora.files import write_json
 from bayeslora.prototypes import cosine_logits, held_out_cosines, prototypes

@@ -15,12 +15,12 @@ from bayeslora.checkpoint import ADAPTED
 from bayeslora.engine.build import check_last_layer
 from bayeslora.engine.data import check_images
 from bayeslora.engine.ensemble import fit_frozen
-from bayeslora.engine.episodes import choose_mixtures, mix
-from bayeslora.engine.final_fit import LastFit, final_fit
-from bayeslora.engine.model import FittedModel, refitted_record
+from bayeslora.engine.fitted.model import FittedModel, refitted_record
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.engine.rows import prepare
+from bayeslora.engine.training.episodes import choose_mixtures, mix
+from bayeslora.engine.training.final_fit import LastFit, final_fit
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import settled_scores

@@ -17,20 +17,20 @@ from bayeslora.backbones.verbaliser import class_rows, class_words
 from bayeslora.checkpoint import ADAPTED, ModelRecord, library_versions
 from bayeslora.engine import formats
 from bayeslora.engine.build import build_network
-from bayeslora.engine.class_prior import class_prior, says_something
 from bayeslora.engine.data import encode_for, format_of
-from bayeslora.engine.final_fit import TrainingSizes, announce_final_fit, settle_posterior
-from bayeslora.engine.model import FittedModel
-from bayeslora.engine.network import Network
-from bayeslora.engine.rows import prepare, set_feature_scale
-from bayeslora.engine.settings import Choices
-from bayeslora.engine.side_by_side import (
+from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.side_by_side import (
     CANDIDATES,
     FEWEST_EXAMPLES,
     SideBySide,
     beside_others,
     best_posterior,
 )
+from bayeslora.engine.network import Network
+from bayeslora.engine.rows import prepare, set_feature_scale
+from bayeslora.engine.settings import Choices
+from bayeslora.engine.training.class_prior import class_prior, says_something
+from bayeslora.engine.training.final_fit import TrainingSizes, announce_final_fit, settle_posterior
 from bayeslora.errors import InputError
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.feature_scores.options import settled_scores

@@ -25,7 +25,7 @@ from bayeslora.backbones.embedded import directories
 from bayeslora.backbones.encoder import Encoder
 from bayeslora.backbones.template import PAIR, TEXT, Template
 from bayeslora.engine.data import format_of
-from bayeslora.engine.model import FittedModel
+from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.network import Network
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError

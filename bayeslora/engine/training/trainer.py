@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from bayeslora.adapters.optimizers import AlternatingOptimizer
 from bayeslora.backbones.tokens import Batch
 from bayeslora.durable import naming_full_disk
-from bayeslora.engine.checkpoints import (
+from bayeslora.engine.network import Network, under
+from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.training.checkpoints import (
     WEIGHTS,
     best_state,
     checkpoint_state,
@@ -39,9 +43,7 @@ from bayeslora.engine.checkpoints import (
     seal,
     write_best,
 )
-from bayeslora.engine.head_updates import HeadUpdate, Moment
-from bayeslora.engine.network import Network, under
-from bayeslora.engine.rows import LabelledTexts
+from bayeslora.engine.training.head_updates import HeadUpdate, Moment
 from bayeslora.engine.training_options import TrainingSettings
 from bayeslora.errors import InputError
 from bayeslora.posteriors.features import Features
@@ -53,6 +55,11 @@ logger = logging.getLogger(__name__)
 _BESIDE = "training."
 """Prefix of tensors that are in a checkpoint, but not in a model."""
 
+_LAUNCHER_VARIABLES = re.compile(
+    r"(ACCELERATE|FSDP|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
+    r"|LOCAL_RANK|RANK|WORLD_SIZE|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)"
+)
+
 Validate = Callable[[Network, int], dict[str, float]]
 Restore = Callable[[], bool]
 """Recreates the checkpoint directory if it was deleted; returns whether it was."""
@@ -61,6 +68,22 @@ Restore = Callable[[], bool]
 def nothing_to_restore() -> bool:
     """Return false: the directory is a temporary one of this process."""
     return False
+
+
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Hide the environment variables by which launchers and schedulers configure accelerate.
+
+    Their precision and compiler would change the results of a fit without a trace in the record,
+    and a rank left over from a scheduler makes accelerate wait for other processes. With several
+    processes, `AlternatingTrainer` synchronises them; to the Trainer each is alone.
+    """
+    names = [name for name in os.environ if _LAUNCHER_VARIABLES.fullmatch(name)]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class AlternatingTrainer(Trainer):

@@ -14,8 +14,8 @@ from bayeslora.adapters.spectrum import SiteSpectrum, spectrum
 from bayeslora.backbones.embedded import EMBEDDED_MODELS
 from bayeslora.backbones.load import load_backbone
 from bayeslora.backbones.tokens import usable_length
-from bayeslora.engine import export as merged
-from bayeslora.engine.model import FittedModel
+from bayeslora.engine.fitted import export as merged
+from bayeslora.engine.fitted.model import FittedModel
 from bayeslora.engine.progress import quiet_transformers
 from bayeslora.errors import InputError
 from bayeslora.files import read_json

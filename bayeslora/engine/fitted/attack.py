@@ -20,8 +20,8 @@ from bayeslora.backbones.encoder import Encoder, PreparedTexts
 from bayeslora.backbones.perturbation import Inputs, Perturbed, ascend, open_inputs
 from bayeslora.backbones.tokens import Batch
 from bayeslora.engine.data import classes_for, encode_for, most_options
-from bayeslora.engine.model import FittedModel
-from bayeslora.engine.pieces import Drawing, predict_texts
+from bayeslora.engine.fitted.model import FittedModel
+from bayeslora.engine.fitted.pieces import Drawing, predict_texts
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
 from bayeslora.errors import InputError

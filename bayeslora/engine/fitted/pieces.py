@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 
 from bayeslora.checkpoint import library_versions
 from bayeslora.engine import data
-from bayeslora.engine.card import method_name
 from bayeslora.engine.data import (
     CheckedRows,
+    LabelledExamples,
     Unknown,
     classes_for,
     say_fitted_to,
     say_truncation,
     unknown_labels,
 )
+from bayeslora.engine.fitted.card import method_name
 from bayeslora.engine.predict import answer, num_passes, to_predictions
 from bayeslora.engine.progress import Advance, progress_bar, quiet_transformers
 from bayeslora.engine.rows import LabelledTexts, inputs
-from bayeslora.engine.settings import LabelledExamples
 from bayeslora.locks import writing_to
 from bayeslora.option_checks import as_seed
 from bayeslora.posteriors.base import Posterior
@@ -42,7 +42,7 @@ from bayeslora.tasks.examples import Examples
 from bayeslora.tasks.questions import question_columns
 
 if TYPE_CHECKING:
-    from bayeslora.engine.model import FittedModel
+    from bayeslora.engine.fitted.model import FittedModel
 
 DEFAULT_LINK = "mc"
 

@@ -19,7 +19,6 @@ from bayeslora.adapters.spectrum import SiteSpectrum, full_spectrum, spectrum
 from bayeslora.backbones.final_encoder import FinalLayerEncoder
 from bayeslora.checkpoint import ADAPTED, ModelFiles, ModelRecord
 from bayeslora.engine.build import check_episodes, check_last_layer, last_layer
-from bayeslora.engine.card import answering, fit_options, learnt_from, method_name, method_notes
 from bayeslora.engine.data import (
     classes_for,
     columns_of,
@@ -28,14 +27,21 @@ from bayeslora.engine.data import (
     most_options,
     split,
 )
-from bayeslora.engine.final_fit import LastFit, final_fit, fit_last_layer
+from bayeslora.engine.fitted.card import (
+    answering,
+    fit_options,
+    learnt_from,
+    method_name,
+    method_notes,
+)
+from bayeslora.engine.fitted.pieces import Drawing, predict_pieces, predict_texts
+from bayeslora.engine.fitted.side_by_side import SideBySide
 from bayeslora.engine.formats import LETTER_MASS, rows_to_fit
 from bayeslora.engine.network import Network
-from bayeslora.engine.pieces import Drawing, predict_pieces, predict_texts
 from bayeslora.engine.predict import num_passes
 from bayeslora.engine.progress import progress_bar, quiet_transformers
 from bayeslora.engine.rows import KnownRows, LabelledTexts, feature_rows, prepare
-from bayeslora.engine.side_by_side import SideBySide
+from bayeslora.engine.training.final_fit import LastFit, final_fit, fit_last_layer
 from bayeslora.errors import InputError
 from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.rowwise import row_scores

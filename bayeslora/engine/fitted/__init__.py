@@ -1,0 +1,1 @@
+"""What a fitted model does: predict, calibrate, compare posteriors, load and export."""

@@ -1,1 +1,0 @@
-"""The quality-retaining loss, which keeps learnt tasks in place with any adapter."""
