@@ -11,6 +11,7 @@ import pytest
 from _pytest.capture import CaptureIO
 
 TESTS = Path(__file__).parent
+LONG_FITS = dict.fromkeys(("FULL_ROWS", "DEFAULT_EPOCHS_LONG"))  # their values outside of tests
 FROZEN = pytest.StashKey[int]()  # number of modules at the last `gc.freeze`
 
 # Set before numpy, scipy and torch start their thread pools: workers would compete for the cores
@@ -18,6 +19,9 @@ FROZEN = pytest.StashKey[int]()  # number of modules at the last `gc.freeze`
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 # Set before huggingface_hub is imported: no test needs the network or waits for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Loading a tiny model in a pool of threads takes longer than in this one.
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
 # A killed process loses nothing that it wrote, only a machine without power does, and no test is
 # about that. Waiting for the disk would take a twentieth of the suite's time.
@@ -42,7 +46,11 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark listed files, functions and cases as slow."""
+    """Mark listed files, functions and cases as slow, and begin with the one that waits most.
+
+    At the end of a run, a worker would wait for it alone.
+    """
+    items.sort(key=lambda item: "test_ray.py" not in item.nodeid)
     for item in items:
         case = item.nodeid.removeprefix("tests/")
         if not SLOW.isdisjoint({case, case.partition("[")[0], case.partition("::")[0]}):
@@ -62,6 +70,28 @@ def pytest_runtest_setup(item):
     if len(sys.modules) > item.config.stash.get(FROZEN, 0):
         gc.freeze()
         item.config.stash[FROZEN] = len(sys.modules)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_fits():
+    """Fit toys for five epochs by default, as if they had as many rows as real data."""
+    from bayeslora.engine import training_options
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LONG_FITS:
+            LONG_FITS[name] = getattr(training_options, name)
+        patch.setattr(training_options, "FULL_ROWS", 1)
+        patch.setattr(training_options, "DEFAULT_EPOCHS_LONG", training_options.DEFAULT_EPOCHS)
+        yield
+
+
+@pytest.fixture
+def default_epochs(monkeypatch):
+    """Use the default number of epochs, as other processes do."""
+    from bayeslora.engine import training_options
+
+    for name, value in LONG_FITS.items():
+        monkeypatch.setattr(training_options, name, value)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_averages(backbone, adapter, posterior):
     torch.testing.assert_close(mean_weight, (weights[0] + weights[1]) / 2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["PoLAR-VBLL", "LoRA"])
 def test_every_kind_of_network_has_scores(backbone, method):
     train, test = (read_rows(toy_rows(count), DataColumns()) for count in (30, 40))
     rows = compared(backbone, method, train, Pools(train=train, score=test, ood={}), 0)

@@ -8,7 +8,7 @@ from bayeslora.adapters.lora import LoRA
 from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.engine import fit as procedure
 
-pytestmark = pytest.mark.usefixtures("beside_nothing")
+pytestmark = pytest.mark.usefixtures("beside_nothing", "default_epochs")
 
 
 class PlannedError(Exception):

@@ -129,6 +129,7 @@ def systems(world, tmp_path_factory):
     ("system", "kind"),
     [("ilora", signal.SIGINT), ("emtal", signal.SIGTERM), ("amt", signal.SIGINT)],
 )
+@pytest.mark.usefixtures("default_epochs")
 def test_each_system_goes_on_where_it_was(run, systems, tmp_path, monkeypatch, system, kind):
     words, whole, out = systems[system], tmp_path / "whole", tmp_path / "m"
     assert run(*words, whole).code == 0
