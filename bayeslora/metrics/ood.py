@@ -36,8 +36,8 @@ def common_first(names: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Thresholds:
-    """Uncertainties of both sets, sorted once for all resamples; built by `thresholds`.
+class SortedRows:
+    """Uncertainties of both sets, sorted once for all resamples; built by `sorted_by_uncertainty`.
 
     Attributes:
         order: [N_in + N_out] indices of the rows of both sets, in-distribution rows first, by
@@ -51,7 +51,7 @@ class Thresholds:
     ends: NDArray[np.int64]
 
 
-def thresholds(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> Thresholds:
+def sorted_by_uncertainty(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> SortedRows:
     """Sort the uncertainties of both sets.
 
     Args:
@@ -70,11 +70,11 @@ def thresholds(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> Thresho
     order = np.argsort(-values, kind="stable")
     falling = values[order]
     ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    return Thresholds(order, (order >= inside.size).astype(np.int64), ends)
+    return SortedRows(order, (order >= inside.size).astype(np.int64), ends)
 
 
 def detection(
-    sorted_rows: Thresholds,
+    sorted_rows: SortedRows,
     counts_in: NDArray[Any] | None = None,
     counts_out: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ def detection(
     that flags at least 95 % of the OOD rows.
 
     Args:
-        sorted_rows: From `thresholds`.
+        sorted_rows: From `sorted_by_uncertainty`.
         counts_in: [N_in] how often each in-distribution row occurs, or [N_in, R]; None counts each
             row once.
         counts_out: The same for OOD rows, [N_out] or [N_out, R]; pass both or neither.
@@ -259,10 +259,12 @@ def _detect(
         problem = unknown_choice("uncertainty score", ood_score, shared)
         raise InputError(f"OOD set {name!r}: {problem}")
     pairs = [(inside.uncertainty(score), outside.uncertainty(score)) for score in shared]
-    values = np.array([detection(thresholds(*pair)) for pair in pairs])
+    values = np.array([detection(sorted_by_uncertainty(*pair)) for pair in pairs])
 
     def prepare(rows_in: Rows, rows_out: Rows) -> Statistic:
-        sorted_sets = [thresholds(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs]
+        sorted_sets = [
+            sorted_by_uncertainty(of_in[rows_in], of_out[rows_out]) for of_in, of_out in pairs
+        ]
         return lambda *counts: np.concatenate(
             [detection(sorted_rows, *counts) for sorted_rows in sorted_sets]
         )

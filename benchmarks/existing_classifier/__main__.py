@@ -24,7 +24,7 @@ from transformers import (
 import bayeslora as bl
 from bayeslora.backbones.embedded import embedded_directory
 from bayeslora.files import atomic_file
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.output import atomic_directory
 from bayeslora.tasks.examples import encode_labels
 from bayeslora.tasks.splits import stratified_split
@@ -127,7 +127,7 @@ def scored(data: ExperimentData, folder: Path, posterior: str) -> dict[str, floa
     for name, rows in data.ood.items():
         outside = clf.predict(rows, unknown_labels="ood")
         for score in ("max_probability", "logit_variance"):
-            pair = thresholds(test.uncertainty(score), outside.uncertainty(score))
+            pair = sorted_by_uncertainty(test.uncertainty(score), outside.uncertainty(score))
             values[f"{name} {score}"] = detection(pair)[0]
     print(data.name, values, flush=True)
     return values

@@ -36,7 +36,7 @@ from bayeslora.metrics.chance import (
     p_values,
 )
 from bayeslora.metrics.intervals import Resampling, bootstrap_interval, from_zero, wilson
-from bayeslora.metrics.ood import DETECTION, detect, detection, thresholds
+from bayeslora.metrics.ood import DETECTION, detect, detection, sorted_by_uncertainty
 from bayeslora.metrics.ood_groups import grouped
 from bayeslora.metrics.prediction_sets import set_scores
 from bayeslora.metrics.rowwise import CLAMP, LabelledRows, Scoring, labelled_rows
@@ -165,7 +165,9 @@ def population_scores(power: float) -> dict[str, float]:
     truth |= {key: float(drawn[SCORE_KEYS.index(key)]) for key in SELECTIVE}
     truth["ece_debiased"] = truth["ece"]
     outside = draw(generator, POPULATION, power, WIDTH / 2)[1]
-    truth["auroc"] = float(detection(thresholds(1 - stated.max(1), 1 - outside.max(1)))[0])
+    truth["auroc"] = float(
+        detection(sorted_by_uncertainty(1 - stated.max(1), 1 - outside.max(1)))[0]
+    )
     return truth
 
 
@@ -228,7 +230,7 @@ def first_scores(
         part = rows.take(indices)
         means = part.means[:, :3].T
         sums = bin_sums(top_label(part.confidence, part.correct), BINS)
-        areas = thresholds(inside[indices], outside[outside_indices])
+        areas = sorted_by_uncertainty(inside[indices], outside[outside_indices])
 
         def scores(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
             linear = means @ ours / ours.sum(axis=0)
@@ -312,7 +314,9 @@ def printed_truth(power: float) -> dict[str, float]:
     right = np.take_along_axis(true, stated.argmax(1)[:, None], 1)[:, 0]
     unsure = 1 - stated.max(1)
     areas = [
-        detection(thresholds(unsure, 1 - draw(generator, POPULATION, power, width)[1].max(1)))
+        detection(
+            sorted_by_uncertainty(unsure, 1 - draw(generator, POPULATION, power, width)[1].max(1))
+        )
         for width in NEAR.values()
     ]
     return {

@@ -203,7 +203,7 @@ from bayeslora import BayesianClassifier, evaluate, register_adapter
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.engine.training.final_fit import scale_logits
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.tasks.examples import Examples
 from benchmarks.label_budget.gradient_start import GradientPoLAR
 from benchmarks.label_budget.methods import BACKBONES, KEY, METHODS
@@ -318,7 +318,7 @@ def scores(clf: BayesianClassifier, pools: Pools) -> dict[str, float]:
         for score in (name for name in _OOD if name in predictions.uncertainty_names):
             inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
             if inner is not None and outer is not None:
-                row[f"{name} {score}"] = detection(thresholds(inner, outer))[0]
+                row[f"{name} {score}"] = detection(sorted_by_uncertainty(inner, outer))[0]
     return {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
 
 

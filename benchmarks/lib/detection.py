@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bayeslora as bl
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.predictions.record import Predictions
 from benchmarks.lib.experiment_data import ExperimentData
 
@@ -47,4 +47,4 @@ def detections(
 
 def auroc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
     """Return the probability that an outside row has the larger score."""
-    return float(detection(thresholds(inside, outside))[0])
+    return float(detection(sorted_by_uncertainty(inside, outside))[0])

@@ -20,7 +20,7 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.rows import set_feature_scale
 from bayeslora.files import atomic_file
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.posteriors.features import Features
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.evaluation import TEST, TRAIN, Evaluation, FitSpec, fitted_head
@@ -89,7 +89,7 @@ def leverages(features: dict[str, Features]) -> dict[str, Tensor]:
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Return the probability that an outside row has the larger score."""
-    return float(detection(thresholds(np.asarray(inside), np.asarray(outside)))[0])
+    return float(detection(sorted_by_uncertainty(np.asarray(inside), np.asarray(outside)))[0])
 
 
 def write_table(out: Path) -> None:

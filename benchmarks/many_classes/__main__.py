@@ -22,7 +22,7 @@ from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME
 from bayeslora.files import atomic_file
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.tasks.examples import Examples
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.pools import TEXT_TOKENS, Pools, clinc, drawn, frame_tokens
@@ -88,7 +88,9 @@ def fit(backbone: Backbone, family: str, train: Examples, pools: Pools) -> dict[
     outside = clf.predict(pools.ood["near"], unknown_labels="ood")
     scores = evaluate(inside, num_resamples=20)
     areas = {
-        name: detection(thresholds(inside.uncertainty(name), outside.uncertainty(name)))[0]
+        name: detection(sorted_by_uncertainty(inside.uncertainty(name), outside.uncertainty(name)))[
+            0
+        ]
         for name in OOD_SCORES
     }
     return {

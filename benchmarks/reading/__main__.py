@@ -53,7 +53,7 @@ import numpy as np
 from bayeslora import BayesianClassifier, evaluate
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.backbones.template import DEFAULT_FRAME, RAW
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.tasks.examples import (
     Examples,
     class_names,
@@ -222,7 +222,7 @@ def fit(backbone: Backbone, cell: Cell, train: Examples, pools: Pools) -> dict[s
         for score in filter(predictions.uncertainty_names.__contains__, OOD_SCORES):
             inner, outer = predictions.uncertainty(score), outside.uncertainty(score)
             if inner is not None and outer is not None:
-                row[f"{name} {score}"] = detection(thresholds(inner, outer))[0]
+                row[f"{name} {score}"] = detection(sorted_by_uncertainty(inner, outer))[0]
     return {key: float(value) for key, value in row.items() if np.isscalar(value)}
 
 

@@ -26,7 +26,7 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.backbones.load import Backbone, load_backbone
 from bayeslora.engine.training_options import DEFAULT_EPOCHS
 from bayeslora.metrics.evaluate import evaluate
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.posteriors.base import Posterior
 from bayeslora.posteriors.features import Features
 from benchmarks.lib.arguments import study_parser
@@ -322,7 +322,7 @@ def scores(outcome: Outcome) -> dict[str, object]:
             continue
         for name in OOD_SCORES:
             pair = (test.uncertainty(name), outside.uncertainty(name))
-            values[f"{split} {name}"] = detection(thresholds(*pair))[0]
+            values[f"{split} {name}"] = detection(sorted_by_uncertainty(*pair))[0]
     return values
 
 

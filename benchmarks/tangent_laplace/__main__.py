@@ -37,7 +37,7 @@ from bayeslora.adapters.polar.options import PoLAR
 from bayeslora.adapters.polar.stiefel import tangent
 from bayeslora.links import link_probabilities
 from bayeslora.logits import GaussianLogits
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from benchmarks.lib.arguments import study_parser
 from benchmarks.lib.results import Results
 from benchmarks.lib.tables import shown, table
@@ -237,7 +237,7 @@ def scores(net: Net, world: World, blocks: Sequence[str]) -> dict[str, float]:
     inside = predicted(*world.test)
     outside = predicted(world.far, None)
     result = evaluate(inside, num_resamples=20)
-    far = detection(thresholds(1 - inside.probs.max(1), 1 - outside.probs.max(1)))[0]
+    far = detection(sorted_by_uncertainty(1 - inside.probs.max(1), 1 - outside.probs.max(1)))[0]
     return {
         **{key: result[key].value for key in SCORES if key != "far"},
         "far": float(far),

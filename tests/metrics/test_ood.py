@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from refusal import refused
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bayeslora.metrics.ood import auroc_difference_p, detection, thresholds
+from bayeslora.metrics.ood import auroc_difference_p, detection, sorted_by_uncertainty
 
 CLOSE = 1e-12  # sums of at most some hundred numbers below 1
 
@@ -36,7 +36,9 @@ def test_all_four_equal_scikit_learn(data):
         false_rate[np.argmax(true_rate >= 0.95)],
         average_precision_score(1 - truth, -values),
     ]
-    np.testing.assert_allclose(detection(thresholds(*data)), expected, rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(
+        detection(sorted_by_uncertainty(*data)), expected, rtol=0, atol=CLOSE
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,15 +48,18 @@ def test_counts_mean_repeated_rows(data, seed):
     counts = [generator.integers(0, 3, len(part)) for part in data]
     for part in counts:
         part[0] += 1
-    repeated = thresholds(*(np.repeat(*pair) for pair in zip(data, counts, strict=True)))
-    resampled = detection(thresholds(*data), *counts)
+    repeated = sorted_by_uncertainty(*(np.repeat(*pair) for pair in zip(data, counts, strict=True)))
+    resampled = detection(sorted_by_uncertainty(*data), *counts)
     np.testing.assert_allclose(resampled, detection(repeated), rtol=0, atol=CLOSE)
 
 
 @settings(max_examples=50, deadline=None)
 @given(two_sets())
 def test_exchanging_the_sets_mirrors_auroc(data):
-    forth, back = detection(thresholds(*data))[0], detection(thresholds(*data[::-1]))[0]
+    forth, back = (
+        detection(sorted_by_uncertainty(*data))[0],
+        detection(sorted_by_uncertainty(*data[::-1]))[0],
+    )
     assert forth + back == pytest.approx(1, abs=CLOSE)
 
 
@@ -100,8 +105,10 @@ def test_the_test_agrees_with_resamples_of_the_rows():
     counts = [
         generator.multinomial(size, np.full(size, 1 / size), 4000).T for size in map(len, first)
     ]
-    gaps = np.subtract(*(detection(thresholds(*pair), *counts)[0] for pair in (first, second)))
-    value = np.subtract(*(detection(thresholds(*pair))[0] for pair in (first, second)))
+    gaps = np.subtract(
+        *(detection(sorted_by_uncertainty(*pair), *counts)[0] for pair in (first, second))
+    )
+    value = np.subtract(*(detection(sorted_by_uncertainty(*pair))[0] for pair in (first, second)))
     deviation = abs(value) / scipy.stats.norm.isf(auroc_difference_p(first, second) / 2)
     # the resampled deviation is known to 1 / sqrt(8000), and of 60 rows too small by 1 %
     assert gaps.std() == pytest.approx(deviation, rel=0.06)
@@ -115,7 +122,7 @@ def test_without_a_difference_one_in_twenty_is_significant():
 
 def test_five_rows_by_hand():
     # pairs (out over in): .9 beats both; .5 beats .1 and ties with .5; .3 beats .1 only
-    auroc, aupr, fpr95, aupr_in = detection(thresholds([0.1, 0.5], [0.9, 0.5, 0.3]))
+    auroc, aupr, fpr95, aupr_in = detection(sorted_by_uncertainty([0.1, 0.5], [0.9, 0.5, 0.3]))
     assert auroc == pytest.approx((2 + 1.5 + 1) / 6, abs=CLOSE)
     # thresholds .9: P = 1; .5: P = 2/3; .3: P = 3/4; each adds a third of the recall
     assert aupr == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=CLOSE)
@@ -126,14 +133,14 @@ def test_five_rows_by_hand():
 
 def test_exactly_95_percent_is_enough():
     # 19 of 20 OOD rows lie above every in-distribution row, the last one below
-    assert detection(thresholds([0.5], [0.9] * 19 + [0.1]))[2] == 0.0
-    assert detection(thresholds([0.5], [0.9] * 18 + [0.1] * 2))[2] == 1.0
+    assert detection(sorted_by_uncertainty([0.5], [0.9] * 19 + [0.1]))[2] == 0.0
+    assert detection(sorted_by_uncertainty([0.5], [0.9] * 18 + [0.1] * 2))[2] == 1.0
 
 
 def test_extremes():
-    assert detection(thresholds([0.1, 0.2], [0.8])).tolist() == [1.0, 1.0, 0.0, 1.0]
-    assert detection(thresholds([0.5] * 3, [0.5])).tolist() == [0.5, 0.25, 1.0, 0.75]
-    assert detection(thresholds([0.9], [0.1])).tolist() == [0.0, 0.5, 1.0, 0.5]
+    assert detection(sorted_by_uncertainty([0.1, 0.2], [0.8])).tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert detection(sorted_by_uncertainty([0.5] * 3, [0.5])).tolist() == [0.5, 0.25, 1.0, 0.75]
+    assert detection(sorted_by_uncertainty([0.9], [0.1])).tolist() == [0.0, 0.5, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -146,4 +153,4 @@ def test_extremes():
 )
 def test_empty_sets_and_nan_are_refused(inside, outside, message):
     with refused("input", message):
-        thresholds(inside, outside)
+        sorted_by_uncertainty(inside, outside)

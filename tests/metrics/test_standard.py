@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslora.metrics.calibration import calibration_errors, ece, mce
-from bayeslora.metrics.ood import detection, detection_areas, thresholds
+from bayeslora.metrics.ood import detection, detection_areas, sorted_by_uncertainty
 from bayeslora.metrics.top_label import top_label
 
 CONFIDENCES = st.lists(
@@ -30,7 +30,7 @@ def test_netcal_errors_equal_the_bootstraps_sums(rows, num_bins):
 def test_torchmetrics_areas_equal_the_bootstraps_sums(inside, outside):
     pair = (np.array(inside), np.array(outside))
     # torchmetrics sums in single precision.
-    ours = detection(thresholds(*pair))[[0, 1, 3]]
+    ours = detection(sorted_by_uncertainty(*pair))[[0, 1, 3]]
     assert detection_areas(*pair) == pytest.approx(ours, abs=1e-6)
 
 

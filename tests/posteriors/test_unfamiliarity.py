@@ -7,7 +7,7 @@ import torch
 
 from bayeslora import VBLL
 from bayeslora.links import link_probabilities
-from bayeslora.metrics.ood import detection, thresholds
+from bayeslora.metrics.ood import detection, sorted_by_uncertainty
 from bayeslora.posteriors.feature_scores.fitted import FeatureScores, Unfamiliarity
 from bayeslora.posteriors.features import Features
 from bayeslora.posteriors.registry import build_head
@@ -43,7 +43,7 @@ def shifts(seed):
 
 
 def auroc(inside, outside):
-    return float(detection(thresholds(inside, outside))[0])
+    return float(detection(sorted_by_uncertainty(inside, outside))[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1])

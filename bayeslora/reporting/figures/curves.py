@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslora.metrics.ood import thresholds
+from bayeslora.metrics.ood import sorted_by_uncertainty
 from bayeslora.metrics.selective import Answered, answered
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.figures.style import (
@@ -199,7 +199,7 @@ def roc_curve(
     One point per threshold, from none flagged to all; rows of equal uncertainty are flagged
     together, and the straight line between points counts ties as half, as in AUROC.
     """
-    rows = thresholds(inside, outside)
+    rows = sorted_by_uncertainty(inside, outside)
     hits = np.cumsum(rows.is_out)[rows.ends]
     alarms = rows.ends + 1 - hits
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
