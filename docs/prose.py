@@ -31,6 +31,7 @@ WORDS = {
     "whoever": "you, or the reader's role",
     r"tell(?:s|ing)?(?: [\w-]+){1,6} apart": "separate, distinguish",
     "told apart": "separated, distinguished",
+    r"speaks? of": "apply to, reflect, describe",
     "nobody": "no one, or a passive sentence",
 }
 """Regular expressions of words to avoid in the documentation, and their replacements."""

@@ -53,7 +53,7 @@ def inject_at(
     """Inject adapters into the linear layers with exactly these names; see `inject`.
 
     Raises:
-        InputError: The rank exceeds a layer's size, or heads cannot be told apart.
+        InputError: The rank exceeds a layer's size, or heads cannot be separated.
     """
     hosts = {name: linear_at(model, name) for name in names}
     generator = Generator().manual_seed(seed)

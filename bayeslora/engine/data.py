@@ -114,7 +114,7 @@ def read_for(
 def told_apart(
     record: ModelRecord, read: Callable[[Sequence[str]], Examples], keep: Sequence[str]
 ) -> Examples:
-    """Return rows for a model of several tasks, told apart by a column `task`.
+    """Return rows for a model of several tasks, named by a column `task`.
 
     Args:
         record: Record of the model.

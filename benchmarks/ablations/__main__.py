@@ -202,8 +202,8 @@ def write_summary(out: Path) -> None:
         "that the bound is below the sampled log-likelihood. `calibration`: processor seconds of a "
         "final fit alone, with its validation scores, on features that are there. "
         "Means over seeds ± half a 95 % t interval; differences are paired by seed (variant − "
-        "default). The rows are the same for every seed, so the intervals speak of training, not "
-        "of the choice of rows. Made by `python -m benchmarks.ablations --data-dir DIR`."
+        "default). The rows are the same for every seed, so the intervals reflect training, not "
+        "the choice of rows. Made by `python -m benchmarks.ablations --data-dir DIR`."
     ]
     for task, methods in sorted(tasks.items()):
         parts.append(f"## {task}\n\n" + "\n".join(_table(methods)))

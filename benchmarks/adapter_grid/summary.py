@@ -115,7 +115,7 @@ def _preamble() -> str:
         "interval; Δ NLL and Δ ECE are paired by seed, adapter − "
         f"{REFERENCE} under the same last layer; below each table, last layer − mle on the same "
         "adapter. The rows are the same for every seed, so the "
-        "intervals speak of training, not of the choice of rows. Overconfidence is mean "
+        "intervals reflect training, not the choice of rows. Overconfidence is mean "
         "confidence − accuracy; near and far are AUROCs of out-of-distribution rows (near: "
         "newsgroups that are no class; far: Reuters, for SST-2 AG news), nothing where a last "
         "layer has no variance. Stable rank is ‖ΔW‖²_F / ‖ΔW‖²₂ and relative size ‖ΔW‖_F / ‖W‖_F, "

@@ -36,7 +36,7 @@ def write_summary(reports: Path) -> None:
         "# Claims of papers on adapters\n\n"
         "On SmolLM2-135M (quantisation also on MiniLM, several tasks and the next item on "
         "MiniLM alone, AMT on DINOv2-S), at the size of the benchmark that each section names: "
-        "nothing here speaks of larger models or longer training. A gain is above 0 where the "
+        "nothing here applies to larger models or longer training. A gain is above 0 where the "
         "claim holds, and paired where there is a rival. **reproduced**: the 95 % t interval "
         "of the mean gain lies above 0; **in direction only**: the mean alone does, so the "
         "difference is not clear; **not reproduced**: neither; **contradicted**: the interval "

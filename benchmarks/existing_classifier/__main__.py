@@ -145,7 +145,7 @@ def write_summary(out: Path) -> None:
         "to and the other chooses; all others are fitted to the whole, `nuts` with its prior scale "
         "as it is by default. 800 test rows. Means over seeds ± half a 95 % t interval; Δ is "
         "after − before, paired by seed. The rows are the same for every seed, so the intervals "
-        "speak of the fine-tuning, not of the choice of rows. Before, and with a temperature, the "
+        "reflect the fine-tuning, not the choice of rows. Before, and with a temperature, the "
         "last layer has no variance to tell far OOD examples by. Made by `python "
         "-m benchmarks.existing_classifier --data-dir DIR`.",
         "",

@@ -66,9 +66,9 @@ def write_table(out: Path) -> None:
         "steps as those of 128), and at most 15 if a fifth is held out. *Before*: as `fit` was "
         "until the factor multiplied means alone, and few steps no longer meant refitted means. "
         "The figure has every pair of set, seed and size of at least "
-        f"{FEWEST_TO_LEAD} rows, their mean and its 95 % interval. Intervals *over pairs* speak of "
+        f"{FEWEST_TO_LEAD} rows, their mean and its 95 % interval. Intervals *over pairs* apply to "
         "these sets: a seed's rows at one size are among its rows at the next, and scoring rows "
-        "are the same. Those *over sets* take each set as one value, so they speak of other sets, "
+        "are the same. Those *over sets* take each set as one value, so they apply to other sets, "
         "too, and are wide. A method without `cv` is the fit of `cv` without its factor. Made by "
         "`python -m benchmarks.label_budget --data-dir DIR`, whose first lines have the rules.",
         "![NLL above that of PoLAR-VBLL, by method](leads.svg)",

@@ -28,7 +28,7 @@ def write_summary(out: Path) -> None:
         "# Quantisation error with principal adapters\n\n"
         "Share of the nuclear norm of a 4-bit quantisation error that an adapter of rank r takes "
         f"away, in %, groups of {GROUP} entries; means over linear layers ± half a 95 % t interval "
-        "over them (they are all layers of the model, so the interval speaks of layers like "
+        "over them (they are all layers of the model, so the interval applies to layers like "
         "these). `pissa-T` and `loftq-T` take T alternating steps. Weights of `smollm2-135m` were "
         "4-bit when they were published (Q4_1, groups of 32), so they lie on a grid that neither "
         "quantiser has; those of `minilm` were never quantised. Made by `python "

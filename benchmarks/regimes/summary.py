@@ -68,7 +68,7 @@ def _preamble() -> str:
         "and refitted ones; `refit` always fits means in closed form, and `as trained` is the "
         "head as training left it. Values are means over seeds ± half a "
         "95 % t interval; differences are paired by seed (method − polar-vbll). The rows are the "
-        "same for every seed, so the intervals speak of training, not of the choice of rows. "
+        "same for every seed, so the intervals reflect training, not the choice of rows. "
         "AUROC is of out-of-distribution rows against test rows. Made by "
         "`python -m benchmarks.regimes --data-dir DIR`."
     )

@@ -83,7 +83,7 @@ def units_at(model: nn.Module, names: Sequence[str], config: S2FT) -> list[Units
     """Return the units of linear layers, or of sites, with these names.
 
     Raises:
-        InputError: The heads of an attention's output projection cannot be told apart.
+        InputError: The heads of an attention's output projection cannot be separated.
     """
     return [_units(model, name, config) for name in names]
 
