@@ -97,6 +97,8 @@ VALIDATED = {"polar-vbll", "lora-mle"}
 # Its factors are those of a decomposition, in which directions of nearly equal size may rotate into
 # each other; its predictions are compared.
 AVERAGED = "polar-cv"
+# Their models of one process also predict in two.
+SHARED = ("polar-vbll", "questions", "tasks")
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +121,9 @@ def fitted(folder):
                 assert [main(step) for step in steps] == [0, 0]
             else:
                 todo += steps
-                # The model fitted in one process predicts in two.
-                single = folder / f"{name}-one"
-                todo.append(predict_words(folder, single, folder / f"{name}-shared.parquet", name))
+        if name in SHARED:
+            single, shared = folder / f"{name}-one", folder / f"{name}-shared.parquet"
+            todo.append(predict_words(folder, single, shared, name))
     (folder / "todo.json").write_text(json.dumps(todo))
     codes, _, errs = ended(working("commands", folder / "todo.json"), 300)
     assert codes == [0, 0], errs
@@ -149,7 +151,11 @@ def test_predictions_are_those_of_one_process(fitted, name):
     for score, values in expected.scores.items():
         size = max(1.0, np.abs(values).max())
         np.testing.assert_allclose(predictions.scores[score], values, atol=1e-5 * size)
-    # Predictions of the same model are the same file: batches are never split.
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_predictions_of_the_same_model_are_the_same_file(fitted, name):
+    """Batches are never split."""
     shared = (fitted / f"{name}-shared.parquet").read_bytes()
     assert shared == (fitted / f"{name}-one.parquet").read_bytes()
 
@@ -218,7 +224,7 @@ def test_killed_in_mid_run(folder, victim):
     model, whole = folder / f"killed-{victim}", folder / "not-killed"
     words = ("polar:r=4,num_layers=2", tiny.QUICK_VBLL, "--validation", folder / "valid.jsonl")
     words += ("--patience", "10")
-    command = fit_words(folder, model, *words, epochs=10)
+    command = fit_words(folder, model, *words, epochs=5)
     both = started(*command)
     deadline = time.monotonic() + 60
     while len(list(model.glob("checkpoints/*/checkpoint-*/files.json"))) < 1:
@@ -233,7 +239,7 @@ def test_killed_in_mid_run(folder, victim):
     assert (model / "interrupted-fit.json").is_file()
     pair(*command)
     if not whole.exists():
-        pair(*fit_words(folder, whole, *words, epochs=10))
+        pair(*fit_words(folder, whole, *words, epochs=5))
     assert_close(whole, model, 0.0)
 
 

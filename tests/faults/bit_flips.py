@@ -152,7 +152,7 @@ def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each kind of damage to each file."""
     chance = random.Random(5)
     reads = [*_reads(), *_interrupted(source, rooms)]
-    for read in reads[::4] if sample else reads:
+    for read in reads[::8] if sample else reads:
         damages = list(_damages(read, source, rooms))
         yield from chance.sample(damages, 2) if sample else damages
 

@@ -182,7 +182,7 @@ def _foreign() -> list[Door]:
 
 def cases(source: Path, rooms: Rooms, *, sample: bool) -> Iterator[Case]:
     """Return a case for each malformed input."""
-    every = 180 if sample else 1
+    every = 400 if sample else 1
     pool = [
         *_mutated(source),
         *generated.cases(source, SCENARIO),
