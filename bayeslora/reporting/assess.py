@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslora.errors import InputError
 from bayeslora.metrics.calibration import NUM_BINS, as_num_bins
-from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
+from bayeslora.metrics.catalogue import SCORES
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.clusters import check_columns, clusters_in, column_names, values_of
 from bayeslora.metrics.compare import COMPARED, Comparison, compare
@@ -92,15 +92,6 @@ CHANCE = 0.05
 """Expected share of a calibrated method's bins whose 95 % interval misses the diagonal."""
 
 _TESTS = 3
-
-ORDERED: Mapping[str, ScoreInfo] = {
-    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
-}
-"""The scores that order methods.
-
-Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
-coverage should match the requested one.
-"""
 
 
 @dataclass(frozen=True)
@@ -282,20 +273,6 @@ def clusters_of(assessed: Assessed) -> NDArray[np.int64] | None:
 def occupied(bins: Sequence[Bin]) -> list[Point]:
     """Return the non-empty bins."""
     return [Point(**vars(item)) for item in bins if None not in vars(item).values()]
-
-
-def overlaps(score: Score, other: Score) -> bool:
-    """Return whether two intervals overlap; True if an interval is missing."""
-    return not (score.low > other.high or other.low > score.high)
-
-
-def best_index(key: str, scores: Sequence[Score | None]) -> int | None:
-    """Return the index of the best score, the first if tied; None if the score has no order."""
-    info = ORDERED.get(key)
-    if info is None:
-        return None
-    losses = [(info.loss(s.value), index) for index, s in enumerate(scores) if s is not None]
-    return min(losses)[1] if losses else None
 
 
 def misses_more_than_chance(points: Sequence[Point]) -> bool:

@@ -31,7 +31,7 @@ from bayeslora.reporting.part_tables import (
     near_far_table,
     uncertainty_table,
 )
-from bayeslora.reporting.ranking import Analysis, Facts
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
 from bayeslora.reporting.score_tables import COLUMNS, detection_table, ood_tables
 from bayeslora.reporting.shift import robustness_table
@@ -74,7 +74,7 @@ class Document:
 
 def compose(
     title: str,
-    analysis: Analysis,
+    facts: Facts,
     drawings: Drawings,
     *,
     provenance: Provenance,
@@ -87,32 +87,32 @@ def compose(
     Without a title, it names or counts the methods. `example_column` is the further column with the
     rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
     """
-    methods, changes = analysis.methods, analysis.changes
+    methods, changes = facts.methods, facts.changes
     scores = [replace(method.scores, name=method.title) for method in methods]
     fits = every_fit(methods)
     terms = terms_for(_keys(fits, changes))
-    record = run_record(fits, analysis.sets, provenance, settings)
-    glance, drawings = _first_screen(overview(analysis, fits, scores), drawings, advice(analysis))
-    coverages = [coverage_table(scores, analysis).called("coverages")] if analysis.labelled else []
+    record = run_record(fits, facts.sets, provenance, settings)
+    glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
+    coverages = [coverage_table(scores, facts).called("coverages")] if facts.labelled else []
     selective: tuple[Block, ...] = (
         *_drawn(drawings["selective"]),
         *coverages,
         *_uncertainties(scores),
     )
-    detection = _detection(scores, analysis, drawings)
+    detection = _detection(scores, facts, drawings)
     parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
     examples = () if example_column is None else _examples(fits, example_column)
     sections = (
         Section("overview", "At a glance", glance),
-        Section("findings", "Findings", findings(analysis)),
-        Section("scores", "Scores", _scores(scores, analysis)),
+        Section("findings", "Findings", findings(facts)),
+        Section("scores", "Scores", _scores(scores, facts)),
         Section("reliability", "Reliability", _reliability(drawings)),
         Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
         Section("confidence", "Selective prediction", selective),
-        Section("confused", "Confusion matrix", _confusion(scores, analysis.leader), "Confusion"),
+        Section("confused", "Confusion matrix", _confusion(scores, facts.leader), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
-        Section("robustness", "Under attack", _robustness(analysis.robustness, drawings)),
+        Section("robustness", "Under attack", _robustness(facts.robustness, drawings)),
         Section("spectra", "Adapter changes", _spectra(changes, drawings)),
         Section("methods", "Methods", tuple(map(method_card, fits))),
         Section("run", "Run", (Details(run_line(provenance, settings), record),)),

@@ -97,7 +97,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
 
 def _ranking(facts: Facts) -> list[Finding]:
     """Return the ranking of methods; empty for a single fit of a single method."""
-    nll, accuracy, leader = facts.nll, facts.accuracy, facts.leader
+    leader, nll, accuracy = facts.leader, facts.standing("nll"), facts.standing("accuracy")
     if not facts.same_classes:
         words = "The methods have different classes, so their scores are not compared."
         return [Finding("ranking", "Different classes", (words,), "warning")]

@@ -155,7 +155,8 @@ def _catalogued(key: str, *sources: str) -> Term:
     return Term(info.title, meaning, tuple(map(Formula, sources)), source, frozenset({key}))
 
 
-QUALITY_TERMS = (
+TERMS = (
+    # Accuracy, proper scores and calibration.
     Term(
         "Notation",
         "Labelled examples are counted by i from 1 to n, classes by c from 1 to C. p with these"
@@ -236,11 +237,7 @@ QUALITY_TERMS = (
         (Formula("overconfidence = 1/n ∑_i confidence_i − accuracy"),),
         keys=frozenset({"overconfidence"}),
     ),
-)
-"""Accuracy, proper scores and calibration, in the order they appear."""
-
-
-USE_TERMS = (
+    # Selective prediction, prediction sets, detection, uncertainties and intervals.
     Term(
         "AURC (area under the risk-coverage curve)",
         "The mean share of errors among the answered examples, the most confident first, over all"
@@ -332,11 +329,7 @@ USE_TERMS = (
         "Davison and Hinkley 1997, Bootstrap Methods and their Application; Wilson 1927, Journal of"
         " the American Statistical Association 22",
     ),
-)
-"""Selective prediction, prediction sets, detection, uncertainties and intervals."""
-
-
-ADAPTER_TERMS = (
+    # Adapter changes: size, directions and orthogonality.
     Term(
         "Norm and relative norm of a change",
         "How far training moved the weight W of a layer: the Frobenius norm of the change ΔW, and"
@@ -360,10 +353,6 @@ ADAPTER_TERMS = (
         keys=frozenset({SPECTRUM}),
     ),
 )
-"""Size, directions and orthogonality."""
-
-
-TERMS = (*QUALITY_TERMS, *USE_TERMS, *ADAPTER_TERMS)
 """The terms in the order they appear."""
 
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslora.metrics.catalogue import DETECTION_SCORES, SCORES, ScoreInfo
 from bayeslora.metrics.chance import SIGNIFICANT
 from bayeslora.metrics.compare import Comparison
 from bayeslora.metrics.differences import farther_from_zero_p
@@ -28,17 +29,23 @@ from bayeslora.metrics.robustness import Robustness
 from bayeslora.metrics.scores import OODScores, Score
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
-    ORDERED,
     Assessed,
-    best_index,
     doubtful,
     labelled,
     miscalibrated,
-    overlaps,
 )
 from bayeslora.reporting.detectors import is_blind
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import listed_names
+
+ORDERED: Mapping[str, ScoreInfo] = {
+    key: info for key, info in {**SCORES, **DETECTION_SCORES}.items() if info.goal is not None
+}
+"""The scores that order methods.
+
+Scores of prediction sets are left out: smaller sets are better only at the same coverage, and
+coverage should match the requested one.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,13 @@ def standing(
     `wide` holds the same scores with the intervals to test for overlap; None tests those of
     `scores`.
     """
-    best = best_index(key, scores)
-    if best is None:
-        raise ValueError("no scores to choose from")
+    best = min(range(len(scores)), key=lambda index: ORDERED[key].loss(scores[index].value))
     apart = [_distance(key, score) for score in (scores if wide is None else wide)]
     tied = tuple(
         label
         for index, (label, score) in enumerate(zip(labels, apart, strict=True))
-        if index != best and overlaps(score, apart[best])
+        # Intervals overlap, or one is missing.
+        if index != best and not (score.low > apart[best].high or apart[best].low > score.high)
     )
     # equal up to rounding errors
     equal = tuple(
@@ -245,18 +251,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts shared by several sections of a report, computed once.
+    """The results of a report, and facts that several of its sections share, computed once.
 
     Attributes:
         methods: All methods, at least one, with their seeds pooled.
         comparisons: Score -> paired differences from the best method by it, as `pair` returns them;
             empty if methods were not scored on the same rows.
         sets: Name -> label of each out-of-distribution set.
+        fits: Every fit, in the original order.
+        shift: Scores of corrupted examples.
+        changes: Adapter changes.
+        robustness: Scores under attack.
     """
 
     methods: Sequence[Assessed]
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     sets: Mapping[str, str] = field(default_factory=dict)
+    fits: Sequence[Assessed] = ()
+    shift: Sequence[ShiftCurve] = ()
+    changes: Sequence[AdapterChange] = ()
+    robustness: Sequence[Robustness] = ()
 
     @property
     def comparison(self) -> Comparison | None:
@@ -277,21 +291,6 @@ class Facts:
         return len({frozenset(each.method.predictions.classes) for each in self.labelled}) < 2
 
     @cached_property
-    def nll(self) -> Standing | None:
-        """Standing by lowest NLL; None if no row has a label, or classes differ."""
-        return self._standing("nll")
-
-    @cached_property
-    def accuracy(self) -> Standing | None:
-        """Standing by highest accuracy; None in the same cases."""
-        return self._standing("accuracy")
-
-    def _standing(self, key: str) -> Standing | None:
-        if not self.labelled or not self.same_classes:
-            return None
-        return standing_of(key, self.labelled, self.comparisons.get(key))
-
-    @cached_property
     def detectors(self) -> dict[str, tuple[Standing, OODScores]]:
         """Set name -> the method that separates the set best, and its results on that set."""
         tested = {name for method in self.methods for name in method.scores.ood}
@@ -300,8 +299,9 @@ class Facts:
     @cached_property
     def choice(self) -> Choice | None:
         """The method to use; None if no row has a label."""
-        if self.nll is not None and self.accuracy is not None:
-            return _choice(self, self.nll, self.accuracy)
+        nll, accuracy = self.standing("nll"), self.standing("accuracy")
+        if nll is not None and accuracy is not None:
+            return _choice(self, nll, accuracy)
         return Choice(self.labelled[0].label) if self.labelled else None
 
     @property
@@ -362,17 +362,3 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     first = min(chosen, key=lambda method: method.scores["nll"].value)
     equal = tuple(method.label for method in chosen if method is not first)
     return Choice(first.label, equal, tuple(reasons))
-
-
-@dataclass(frozen=True)
-class Analysis(Facts):
-    """The results of a report: every fit with its scores, in the original order, and more.
-
-    `shift` holds scores of corrupted examples, `changes` adapter changes, `robustness` scores under
-    attack.
-    """
-
-    fits: Sequence[Assessed] = ()
-    shift: Sequence[ShiftCurve] = ()
-    changes: Sequence[AdapterChange] = ()
-    robustness: Sequence[Robustness] = ()

@@ -38,7 +38,7 @@ from bayeslora.reporting.figures.reliability import PerClass, check_classes
 from bayeslora.reporting.figures.rendering import FORMATS, check_formats
 from bayeslora.reporting.markup import render_latex, render_markdown
 from bayeslora.reporting.page import PageTemplate, load_template, render_page
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, python_call
 from bayeslora.reporting.score_files import FORMAT_VERSION, scores_json, write_csv, write_figures
 from bayeslora.reporting.shift import RobustnessLike, robustness_curves, shift_curves
@@ -198,21 +198,21 @@ def report(
         check_classes(per_class, methods)
         options.check(methods)
         sources = [load_source(predictions, reading=reading) for predictions in worse]
-        analysis = _analysed(methods, options, sources, spectrum, robustness, over_seeds=over_seeds)
+        facts = _analysed(methods, options, sources, spectrum, robustness, over_seeds=over_seeds)
         resolved = {**arguments, **options.sizes, "figures": formats}
         document = compose(
             title,
-            analysis,
-            draw(analysis, formats=formats, per_class=per_class),
-            provenance={**_command(methods, worse, analysis, resolved), **(provenance or {})},
-            settings=_settings(analysis, options, column, page_template),
+            facts,
+            draw(facts, formats=formats, per_class=per_class),
+            provenance={**_command(methods, worse, facts, resolved), **(provenance or {})},
+            settings=_settings(facts, options, column, page_template),
             example_column=column,
             view=VIEW if interactive else "",
         )
-        _write_files(temporary, document, analysis, page_template, formats)
+        _write_files(temporary, document, facts, page_template, formats)
         if interactive:
-            _write(temporary / VIEW, _view(methods, document.title, analysis, column=column))
-        scores = scores_json(document.title, analysis)
+            _write(temporary / VIEW, _view(methods, document.title, facts, column=column))
+        scores = scores_json(document.title, facts)
         write_json(temporary / SCORES, {**scores, "files": listed_files(temporary)})
     return Report(target / PAGE)
 
@@ -225,14 +225,14 @@ def _analysed(
     robustness: RobustnessLike | None,
     *,
     over_seeds: bool,
-) -> Analysis:
+) -> Facts:
     """Score everything that the report is about; inputs are checked before the first score."""
     changes = adapter_changes(spectrum)
     named = {name for method in methods for name in (method.name, method.predictions.name)}
     attacked = robustness_curves(robustness, named)
     fits = assess(methods, options)
     pooled = pool(fits) if over_seeds else fits
-    return Analysis(
+    return Facts(
         pooled,
         pair(pooled, options),
         ood_names(methods),
@@ -256,14 +256,14 @@ _NEVER_SHOWN = {"items", "ood", "overwrite", "spectrum", "robustness", "provenan
 def _command(
     methods: Sequence[Method],
     worse: Sequence[PredictionsLike],
-    analysis: Analysis,
+    facts: Facts,
     arguments: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return the call that reproduces the report, if all inputs are files."""
     # A spectrum exists only in memory, so no call can reproduce it.
     if (
-        analysis.changes
-        or analysis.robustness
+        facts.changes
+        or facts.robustness
         or not all(isinstance(predictions, str | Path) for predictions in worse)
     ):
         return {}
@@ -280,23 +280,23 @@ def _command(
     return {"command": call} if call else {}
 
 
-def _view(methods: Sequence[Method], title: str, analysis: Analysis, *, column: str | None) -> str:
+def _view(methods: Sequence[Method], title: str, facts: Facts, *, column: str | None) -> str:
     """Return the interactive page of every example, with the leading method first."""
-    leader = analysis.leader
+    leader = facts.leader
     return viewer_page(
         methods,
         title,
         column or EXAMPLE_COLUMN,
-        leader=analysis.fits[0].label if leader is None else leader.each[0].label,
+        leader=facts.fits[0].label if leader is None else leader.each[0].label,
         examples=column is not None,
-        scores={fit.label: fit.scores for fit in analysis.fits},
+        scores={fit.label: fit.scores for fit in facts.fits},
     )
 
 
 def _settings(
-    analysis: Analysis, options: Asked, column: str | None, template: PageTemplate
+    facts: Facts, options: Asked, column: str | None, template: PageTemplate
 ) -> dict[str, str]:
-    method = analysis.fits[0].scores.intervals.get("method", "bootstrap")
+    method = facts.fits[0].scores.intervals.get("method", "bootstrap")
     settings = {
         "bins": f"{options.num_bins} of equal width, [low, high), the last one holds 1",
         "intervals": f"95 %, {method}, {options.num_resamples:,} resamples",
@@ -304,7 +304,7 @@ def _settings(
     }
     seeds = [
         f"{method.label} {', '.join(fit.method.seed for fit in method.fits)}"
-        for method in analysis.methods
+        for method in facts.methods
         if method.fits
     ]
     if seeds:
@@ -321,7 +321,7 @@ def _settings(
 def _write_files(
     folder: Path,
     document: Document,
-    analysis: Analysis,
+    facts: Facts,
     page_template: PageTemplate,
     formats: tuple[str, ...],
 ) -> None:
@@ -330,7 +330,7 @@ def _write_files(
     _write(folder / PAGE, render_page(document, page_template))
     _write(folder / "report.md", render_markdown(document, formats))
     _write(folder / "tables.tex", render_latex(document))
-    write_csv(folder / "scores.csv", analysis)
+    write_csv(folder / "scores.csv", facts)
 
 
 def _write(path: Path, text: str) -> None:

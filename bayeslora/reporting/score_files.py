@@ -21,7 +21,7 @@ from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.text import whole
 
 # Leading apostrophes match too, so that names with apostrophes are read back unchanged.
@@ -83,16 +83,16 @@ all fits, with the number of seeds in `method`. Adapter changes come last: `by` 
 """
 
 
-def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
+def scores_json(title: str, facts: Facts) -> dict[str, Any]:
     """Return the content of `scores.json`."""
-    comparison, curves = analysis.comparison, analysis.robustness
+    comparison, curves = facts.comparison, facts.robustness
     return {
         "format_version": FORMAT_VERSION,
         "bayeslora": __version__,
         "title": title,
         "methods": [
             {**fit.scores.to_json(), "label": fit.label, "file": fit.method.file}
-            for fit in analysis.fits
+            for fit in facts.fits
         ],
         "over_seeds": [
             {
@@ -101,12 +101,12 @@ def scores_json(title: str, analysis: Analysis) -> dict[str, Any]:
                 "fits": [fit.label for fit in method.fits],
                 "seeds": [fit.method.seed for fit in method.fits],
             }
-            for method in analysis.methods
+            for method in facts.methods
             if method.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
-        "spectra": [change.to_json() for change in analysis.changes],
-        "shift": [without_nan(curve.to_json()) for curve in analysis.shift],
+        "spectra": [change.to_json() for change in facts.changes],
+        "shift": [without_nan(curve.to_json()) for curve in facts.shift],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 
@@ -119,16 +119,16 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
             (folder / f"{drawing.name}.{suffix}").write_bytes(content)
 
 
-def write_csv(path: Path, analysis: Analysis) -> None:
+def write_csv(path: Path, facts: Facts) -> None:
     """Write `scores.csv` with numbers in full precision; `read_rows` reads it."""
     with (
         atomic_file(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
         write_rows(stream, [CSV_COLUMNS])
-        for assessed in (*analysis.fits, *(method for method in analysis.methods if method.fits)):
+        for assessed in (*facts.fits, *(method for method in facts.methods if method.fits)):
             write_rows(stream, _lines(assessed))
-        for change in analysis.changes:
+        for change in facts.changes:
             write_rows(stream, _change_lines(change))
 
 

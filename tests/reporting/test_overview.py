@@ -17,7 +17,7 @@ from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
 from bayeslora.reporting.findings import Finding
 from bayeslora.reporting.overview import Overview, overview
-from bayeslora.reporting.ranking import Analysis, Facts, standing_of
+from bayeslora.reporting.ranking import Facts, standing_of
 from bayeslora.reporting.report import report
 from bayeslora.reporting.tables import Table
 
@@ -48,7 +48,7 @@ def document_of(items, ood=None, title="t"):
     sets = dict.fromkeys(name for method in methods for name in method.scores.ood)
     sets = {name: name for name in sets}
     drawings = dict.fromkeys(CAPTIONS, Figure("", ()))
-    analysis = Analysis(methods, comparisons, sets)
+    analysis = Facts(methods, comparisons, sets)
     return analysis, compose(title, analysis, drawings, provenance={}, settings={})
 
 
@@ -147,8 +147,8 @@ def test_every_part_of_the_page_is_about_the_method_that_is_recommended(make, oo
     knowing = make("polar-vbll", sharpness=1.2, spread=0.7)
     near = {name: {"near": sets["near"]} for name, sets in ood.items()}
     facts, blocks = composed([worse, flat, knowing], near)
-    assert facts.nll.label == "temperature"
-    assert facts.nll.tied == ("polar-vbll",)
+    assert facts.standing("nll").label == "temperature"
+    assert facts.standing("nll").tied == ("polar-vbll",)
     assert facts.leader.label == "polar-vbll"
     [first] = [block for block in blocks if isinstance(block, Overview)]
     assert first.figure == "reliability-3"
@@ -169,7 +169,7 @@ def test_marks_follow_the_paired_difference_where_intervals_overlap(make):
     facts, blocks = composed([first, second])
     low, high = (method.scores["nll"] for method in facts.methods)
     assert low.high > high.low
-    assert facts.nll.tied == ()
+    assert facts.standing("nll").tied == ()
     assert best_by_nll(blocks) == [{"one"}] * 3
 
 
@@ -292,7 +292,7 @@ def other_classes(make):
 def test_methods_of_different_classes_are_not_ranked(make, other_classes):
     facts, document = document_of([make("m"), other_classes])
     blocks = [block for section in document.sections for block in walk(section.blocks)]
-    assert facts.nll is None
+    assert facts.standing("nll") is None
     assert facts.leader.label == "m"
     assert finding(blocks, "ranking").kind == "warning"
     [first] = [block for block in blocks if isinstance(block, Overview)]

@@ -31,7 +31,7 @@ from bayeslora.reporting.figures.reliability import (
 )
 from bayeslora.reporting.figures.rendering import FORMATS, Panel, drawing_style, render_files
 from bayeslora.reporting.figures.style import panels_of
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
 
@@ -96,10 +96,10 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
 
 
 def draw(
-    analysis: Analysis, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
+    facts: Facts, *, formats: Sequence[str] = FORMATS[:1], per_class: PerClass = False
 ) -> Drawings:
     """Draw every figure; `formats` and `per_class` are those of `report`."""
-    methods, sets = every_fit(analysis.methods), analysis.sets
+    methods, sets = every_fit(facts.methods), facts.sets
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, method) for index, method in numbered if method.scores.bins]
     rows = [surest_rows(method) for _, method in labelled]
@@ -107,13 +107,13 @@ def draw(
         "reliability": starmap(_reliability, labelled),
         "equal_mass": map(_equal_mass, labelled, rows),
         "per_class": class_panels(labelled, per_class),
-        "shift": shift_panels(analysis.shift),
+        "shift": shift_panels(facts.shift),
         "confidence": starmap(_confidence, labelled or numbered[:1]),
         "selective": risk_panels(labelled, rows),
         "roc": roc_panels(methods, sets),
         "densities": _densities(numbered, sets),
-        "spectra": starmap(_spectrum, enumerate(analysis.changes, start=1)),
-        "robustness": attack_panels(analysis.robustness),
+        "spectra": starmap(_spectrum, enumerate(facts.changes, start=1)),
+        "robustness": attack_panels(facts.robustness),
     }
     with drawing_style():
         return {

@@ -27,7 +27,7 @@ from bayeslora.reporting.figures.drawings import draw, risk_panels, surest_rows
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
-from bayeslora.reporting.ranking import Analysis
+from bayeslora.reporting.ranking import Facts
 
 
 def selective(confidence, correct, label="m"):
@@ -186,7 +186,7 @@ def test_of_many_classes_the_worst_are_drawn(make):
 def test_each_set_gets_its_methods_sizes_and_scores(make):
     far = make("m", rows=30, labelled=False, seed=3)
     methods = scored(make("m"), make("n"), ood={"n": {"far": far}})
-    drawings = draw(Analysis(methods, sets={"far": "far away"}))
+    drawings = draw(Facts(methods, sets={"far": "far away"}))
     [roc] = drawings["roc"].drawings
     assert "30 of the set (positive), 240 in distribution. n: AUROC" in roc.standalone
     assert "m: AUROC" not in roc.standalone
