@@ -28,6 +28,7 @@ from bayeslora.metrics.pairing import paired
 from bayeslora.metrics.rowwise import LabelledRows, row_scores
 from bayeslora.metrics.scores import Bin, Score, Scores
 from bayeslora.metrics.seeds import over_seeds
+from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.option_checks import as_seed
 from bayeslora.predictions.collection import Method, by_group, named_predictions
 from bayeslora.predictions.names import unique_labels
@@ -239,6 +240,11 @@ class Assessed:
     def answers(self) -> Answers:
         """The labelled rows, at least one; for several seeds, those of the first."""
         return Answers(row_scores(self.method.predictions), clusters_of(self))
+
+    @cached_property
+    def surest(self) -> TopLabel:
+        """Confidence and correctness of the labelled rows, the surest first."""
+        return top_label(self.answers.confidence, self.answers.correct)
 
     @property
     def points(self) -> list[Point]:

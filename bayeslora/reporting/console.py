@@ -16,24 +16,21 @@ from bayeslora.reporting.comparison import comparison_notes, difference_table, h
 from bayeslora.reporting.detectors import detector_notes, score_words
 from bayeslora.reporting.findings import set_sentences
 from bayeslora.reporting.overview import verdict_of
-from bayeslora.reporting.part_tables import (
-    CHANCE_COLUMN,
-    chance_cell,
-    class_table,
-    confusion_tables,
-    group_tables,
-    near_far_table,
-    uncertainty_table,
-    with_chance,
-)
 from bayeslora.reporting.score_tables import (
+    CHANCE_COLUMN,
     COLUMNS,
     LISTED_COLUMNS,
     OOD_COLUMNS,
     cell_digits,
+    chance_cell,
     clamped_note,
+    class_table,
+    confusion_tables,
+    group_tables,
+    near_far_table,
     score_table,
     sets_note,
+    uncertainty_table,
     value_and_interval,
 )
 from bayeslora.reporting.tables import Cell, Column, Row, Table, to_text
@@ -71,7 +68,7 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        table = with_chance(score_table(named, sets, keys=keys), named)
+        table = score_table(named, sets, keys, chance=True)
         blocks = [_within(table, width)]
     else:
         lists = (_list_of_scores(method, sets, keys) for method in named)

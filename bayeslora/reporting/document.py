@@ -14,26 +14,37 @@ from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.assess import Assessed, every_fit
-from bayeslora.reporting.blocks import Block, Details, Figure, Prose, Section, walk
+from bayeslora.reporting.blocks import (
+    Block,
+    Details,
+    Figure,
+    Finding,
+    Overview,
+    Prose,
+    Section,
+    walk,
+)
 from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.rendering import Drawing
-from bayeslora.reporting.findings import Finding, findings
+from bayeslora.reporting.findings import findings
 from bayeslora.reporting.glossary import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, terms_for
-from bayeslora.reporting.overview import Overview, advice, overview
-from bayeslora.reporting.part_tables import (
+from bayeslora.reporting.overview import advice, overview
+from bayeslora.reporting.ranking import Facts
+from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
+from bayeslora.reporting.score_tables import (
+    COLUMNS,
     below_caption,
     class_table,
     confusion_tables,
     coverage_table,
+    detection_table,
     explained_table,
     group_tables,
     near_far_table,
+    ood_table,
     uncertainty_table,
 )
-from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
-from bayeslora.reporting.score_tables import COLUMNS, detection_table, ood_tables
 from bayeslora.reporting.shift import robustness_table
 from bayeslora.reporting.tables import Table
 from bayeslora.reporting.text import classes_of, listed, named
@@ -93,22 +104,22 @@ def compose(
     terms = terms_for(_keys(fits, changes))
     record = run_record(fits, facts.sets, provenance, settings)
     glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
-    coverages = [coverage_table(scores, facts).called("coverages")] if facts.labelled else []
-    selective: tuple[Block, ...] = (
-        *_drawn(drawings["selective"]),
-        *coverages,
-        *_uncertainties(scores),
-    )
+    selective: list[Block] = [*_drawn(drawings["selective"])]
+    if facts.labelled:
+        selective.append(coverage_table(scores, facts).called("coverages"))
+    kinds = [means for method in scores for means in method.uncertainty.values()]
+    if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
+        selective.append(uncertainty_table(scores).called("uncertainties"))
     detection = _detection(scores, facts, drawings)
     parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
-    examples = () if example_column is None else _examples(fits, example_column)
+    examples = () if example_column is None else wrong_answers(fits, example_column)
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
         Section("scores", "Scores", _scores(scores, facts)),
         Section("reliability", "Reliability", _reliability(drawings)),
         Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
-        Section("confidence", "Selective prediction", selective),
+        Section("confidence", "Selective prediction", tuple(selective)),
         Section("confused", "Confusion matrix", _confusion(scores, facts.leader), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
@@ -180,11 +191,12 @@ def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> t
     if not sets:
         return ()
     groups = near_far_table(methods)
+    every = _numbered("ood", [ood_table(methods, *names) for names in sets.items()])
     return (
         detection_table(methods, sets, facts).called("detection"),
         *([groups.called("near-far")] if groups.rows else []),
         *_drawn(drawings["roc"], drawings["densities"]),
-        Details("Every uncertainty of every method", _numbered("ood", ood_tables(methods, sets))),
+        Details("Every uncertainty of every method", every),
     )
 
 
@@ -195,31 +207,6 @@ def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Bloc
     tables = _numbered("confused", map(below_caption, confusion_tables(ordered)))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
-
-
-def _uncertainties(methods: Sequence[Scores]) -> list[Table]:
-    """Return the table of uncertainties if it can compare correct with wrong predictions."""
-    kinds = [means for method in methods for means in method.uncertainty.values()]
-    if not any({"right", "wrong"} & {*means} for means in kinds):
-        return []
-    return [uncertainty_table(methods).called("uncertainties")]
-
-
-def _examples(fits: Sequence[Assessed], column: str) -> tuple[Block, ...]:
-    errors = wrong_answers(fits, column)
-    if not errors:
-        return ()
-    note = (
-        "Wrong predictions of the highest confidence, the method of lowest NLL first. Some may be"
-        " wrong labels."
-    )
-    return (
-        Prose(note),
-        *(
-            Details(f"{named(answers.label)}: {answers.facts}", answers.examples, not index)
-            for index, answers in enumerate(errors)
-        ),
-    )
 
 
 def _robustness(curves: Sequence[Robustness], drawings: Drawings) -> tuple[Block, ...]:

@@ -8,7 +8,6 @@ the method to use, and its first seed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from bayeslora.reporting.assess import (
     misses_more_than_chance,
     slightly_biased,
 )
+from bayeslora.reporting.blocks import Finding
 from bayeslora.reporting.detectors import (
     detector_notes,
     is_blind,
@@ -57,21 +57,6 @@ MAYBE_CHANCE = (
     " is above 0.05."
 )
 UNSEEN = "Nothing here applies to inputs unlike the examples that were scored."
-
-Kind = Literal["plain", "good", "warning", "advice"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Full sentences on one topic, with names marked by `text.named`.
-
-    `key` is for programs and tests, such as `ranking`, `limits` or `ood`; `kind` is the style.
-    """
-
-    key: str
-    topic: str
-    sentences: tuple[str, ...]
-    kind: Kind = "plain"
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
@@ -153,7 +138,7 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
         topic, words = f"{direction}confident", [_biased(method, several) for method in biased]
         if biased:
             slight = all(slightly_biased(method.scores) for method in biased)
-            kind: Kind = "plain" if slight else "warning"
+            kind: Literal["plain", "good", "warning"] = "plain" if slight else "warning"
             yield Finding(direction, topic.capitalize(), tuple(words), kind)
         if perhaps:
             words = [*(_biased(method, several) for method in perhaps), MAYBE_CHANCE]
@@ -248,7 +233,7 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
     )
     ood = leader.scores.ood
     unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
-    kind: Kind = "warning" if levels or unnoticed else "plain"
+    kind: Literal["plain", "good", "warning"] = "warning" if levels or unnoticed else "plain"
     return Finding("limits", f"Limits of {named(leader.label)}", sentences, kind)
 
 
@@ -352,7 +337,7 @@ def detection(facts: Facts, name: str) -> Finding:
             " the set than of in-distribution examples (interval below 0.5)."
         )
     unfit = len(blind) == len(tested) or not is_usable(result)
-    kind: Kind = "warning" if unfit else "plain"
+    kind: Literal["plain", "good", "warning"] = "warning" if unfit else "plain"
     return Finding("ood", f"Out of distribution: {named(facts.sets[name])}", tuple(sentences), kind)
 
 

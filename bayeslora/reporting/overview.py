@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from bayeslora.metrics.chance import SIGNIFICANT
@@ -30,8 +30,9 @@ from bayeslora.reporting.assess import (
     occupied,
     slightly_biased,
 )
+from bayeslora.reporting.blocks import Finding, Overview, Tile
 from bayeslora.reporting.detectors import instead_of, is_reversed, score_words, verdict
-from bayeslora.reporting.findings import Finding, bins_that_miss
+from bayeslora.reporting.findings import bins_that_miss
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.score_tables import bold, score_table
 from bayeslora.reporting.tables import Table
@@ -52,33 +53,6 @@ MOST_COLUMNS, MOST_SETS = 5, 2
 """Most columns of numbers in that table, and most out-of-distribution sets among them."""
 
 Kind = Literal["good", "warning", "open"]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number of the first screen as text, with its interval or an explanation."""
-
-    title: str
-    value: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The first screen: verdict, numbers, the diagram of a name, and the table of methods.
-
-    With several methods the verdict names the method, marked by `text.named`, and `about` says why
-    it is shown; `kind` is `open` if the rows are inconclusive. The diagram is the reliability
-    diagram of that fit or, without labels, the histogram.
-    """
-
-    verdict: str
-    kind: Kind
-    about: str
-    tiles: tuple[Tile, ...]
-    figure: str
-    caption: str
-    methods: Table | None
 
 
 def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Scores]) -> Overview:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +22,7 @@ from bayeslora.predictions.collection import Method, Source
 from bayeslora.predictions.record import Predictions
 from bayeslora.recalibration.config import RECALIBRATORS
 from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.blocks import Record
 from bayeslora.reporting.text import brief, classes_of, listed
 
 LINK_WORDS = {
@@ -42,15 +42,6 @@ TOLD = frozenset({"adapter_summary", "posterior_summary", "sources"})
 """Metadata shown only on the cards."""
 
 UNKNOWN = "The file has no record of the method; this report uses only its probabilities."
-
-
-@dataclass(frozen=True)
-class Record:
-    """Facts about a method or a run, plain text: names and values, and a summary or none."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-    summary: str = ""
 
 
 def method_card(assessed: Assessed) -> Record:

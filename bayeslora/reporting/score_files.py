@@ -20,7 +20,6 @@ from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
 from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
 from bayeslora.reporting.assess import Assessed
-from bayeslora.reporting.figures.rendering import Drawing
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.text import whole
 
@@ -109,14 +108,6 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
         "shift": [without_nan(curve.to_json()) for curve in facts.shift],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
-
-
-def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
-    """Write the files of every figure, named by the figure and its format."""
-    folder.mkdir()
-    for drawing in drawings:
-        for suffix, content in drawing.files.items():
-            (folder / f"{drawing.name}.{suffix}").write_bytes(content)
 
 
 def write_csv(path: Path, facts: Facts) -> None:

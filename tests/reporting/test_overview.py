@@ -12,11 +12,10 @@ from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import Asked, Assessed, assess, every_fit, pair, pool
-from bayeslora.reporting.blocks import Figure, walk
+from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
-from bayeslora.reporting.findings import Finding
-from bayeslora.reporting.overview import Overview, overview
+from bayeslora.reporting.overview import overview
 from bayeslora.reporting.ranking import Facts, standing_of
 from bayeslora.reporting.report import report
 from bayeslora.reporting.tables import Table

@@ -78,28 +78,26 @@ class Selective:
         return np.asarray(self.answered.errors_in(sizes.astype(np.float64)) / sizes)
 
     @property
+    def highest_risk(self) -> float:
+        """The largest share of errors at a coverage of a tenth or more.
+
+        The first few rows may all be wrong by chance, which would stretch the axis.
+        """
+        sizes = sampled_sizes(len(self.rows))
+        return float(self.risk(sizes)[sizes / len(self.rows) >= 0.1].max())
+
+    @property
     def numbers(self) -> str:
         """Its numbers in the legend."""
         accuracies = (number(float(self.answered.accuracy_at(percent))) for percent in MARKED)
         return f"{self.aurc}; accuracy {', '.join(accuracies)} at {', '.join(map(str, MARKED))} %"
 
 
-def highest_risk(method: Selective) -> float:
-    """Return the largest share of errors at a coverage of a tenth or more.
-
-    The first few rows may all be wrong by chance, which would stretch the axis.
-    """
-    sizes = sampled_sizes(len(method.rows))
-    return float(method.risk(sizes)[sizes / len(method.rows) >= 0.1].max())
-
-
-def risk_coverage_panel(
-    name: str, methods: Sequence[tuple[Role, Selective]], top: float | None = None
-) -> Panel:
+def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]], top: float) -> Panel:
     """Return the risk-coverage curves of some methods.
 
     The rows of the first determine the reference lines; `top` is the largest share of errors on the
-    axis, if several panels share it.
+    axis.
     """
     key = 0.58 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
@@ -114,8 +112,7 @@ def risk_coverage_panel(
     ]
     add_key(figure, lines, top=key)
     _draw_risks(axes, methods)
-    highest = max(highest_risk(method) for _, method in methods) if top is None else top
-    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * highest) or 100.0))
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
     return Panel(
         name,
         figure,
@@ -170,7 +167,11 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
     """Return the ROC curves of some methods on the set with a label."""
     key = 0.74 + len(methods) * ENTRY_HEIGHT
     figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
-    sizes = _sizes([detector for _, detector in methods])
+    counts = sorted({(len(detector.inside), len(detector.outside)) for _, detector in methods})
+    sizes = "Rows: " + " or ".join(
+        f"{outside:,} of the set (positive), {inside:,} in distribution"
+        for inside, outside in counts
+    )
     add_heading(figure, sizes)
     marks = "points mark FPR95: 95 % of the set flagged"
     figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=SMALLEST, color=INK, va="center")
@@ -184,7 +185,14 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
         for score, (role, detector) in zip(scores, methods, strict=True)
     ]
     names, words = add_entries(figure, entries, top=0.74)
-    _draw_rocs(axes, methods)
+    draw_diagonal(axes)
+    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
+    for role, detector in methods:
+        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
+        draw_points(axes, role, [detector.fpr95], [DETECTED])
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("in-distribution examples flagged")
+    axes.set_ylabel("examples of the set flagged")
     texts = {TITLE_SLOT: label, **names, **scores}
     return Panel(
         name, figure, f"ROC of detecting {label}", f"{sizes}. {filled(words, texts)}", texts
@@ -203,26 +211,6 @@ def roc_curve(
     hits = np.cumsum(rows.is_out)[rows.ends]
     alarms = rows.ends + 1 - hits
     return np.append(0.0, alarms / len(inside)), np.append(0.0, hits / len(outside))
-
-
-def _draw_rocs(axes: Axes, methods: Sequence[tuple[Role, Detector]]) -> None:
-    draw_diagonal(axes)
-    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
-    for role, detector in methods:
-        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
-        draw_points(axes, role, [detector.fpr95], [DETECTED])
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_xlabel("in-distribution examples flagged")
-    axes.set_ylabel("examples of the set flagged")
-
-
-def _sizes(methods: Sequence[Detector]) -> str:
-    sizes = sorted({(len(detector.inside), len(detector.outside)) for detector in methods})
-    counts = [
-        f"{outside:,} of the set (positive), {inside:,} in distribution"
-        for inside, outside in sizes
-    ]
-    return f"Rows: {' or '.join(counts)}"
 
 
 _SHIFTED = (("ece", "ECE"), ("accuracy", "accuracy"))

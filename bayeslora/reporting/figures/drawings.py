@@ -7,7 +7,6 @@ from itertools import starmap
 
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
@@ -16,7 +15,6 @@ from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.curves import (
     Detector,
     Selective,
-    highest_risk,
     risk_coverage_panel,
     roc_panel,
     shift_panel,
@@ -102,14 +100,13 @@ def draw(
     methods, sets = every_fit(facts.methods), facts.sets
     numbered = list(enumerate(methods, start=1))
     labelled = [(index, method) for index, method in numbered if method.scores.bins]
-    rows = [surest_rows(method) for _, method in labelled]
     panels: Mapping[str, Iterable[Panel]] = {
         "reliability": starmap(_reliability, labelled),
-        "equal_mass": map(_equal_mass, labelled, rows),
+        "equal_mass": starmap(_equal_mass, labelled),
         "per_class": class_panels(labelled, per_class),
         "shift": shift_panels(facts.shift),
         "confidence": starmap(_confidence, labelled or numbered[:1]),
-        "selective": risk_panels(labelled, rows),
+        "selective": risk_panels([method for _, method in labelled]),
         "roc": roc_panels(methods, sets),
         "densities": _densities(numbered, sets),
         "spectra": starmap(_spectrum, enumerate(facts.changes, start=1)),
@@ -124,24 +121,14 @@ def draw(
         }
 
 
-def surest_rows(method: Assessed) -> TopLabel:
-    """Return confidence and correctness of a method's labelled rows, sorted once for all figures.
-
-    Raises:
-        ValueError: The method has no labels.
-    """
-    return top_label(method.answers.confidence, method.answers.correct)
-
-
 def _reliability(index: int, method: Assessed) -> Panel:
     note = f"ECE {shown_ece(method.scores)}, n = {method.scores.n_labelled:,}"
     return reliability_panel(f"reliability-{index}", method.label, method.points, note)
 
 
-def _equal_mass(numbered: tuple[int, Assessed], rows: TopLabel) -> Panel:
-    index, method = numbered
+def _equal_mass(index: int, method: Assessed) -> Panel:
     bins = reliability_bins(
-        rows, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
+        method.surest, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
     )
     note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
     name = f"reliability-mass-{index}"
@@ -179,14 +166,14 @@ def _confidence(index: int, method: Assessed) -> Panel:
     return confidence_panel(f"confidence-{index}", method.label, confidence, correct, bins)
 
 
-def risk_panels(labelled: Numbered, rows: Sequence[TopLabel]) -> Iterator[Panel]:
-    """Yield the risk-coverage curves on a common scale; `rows` holds the rows of each method."""
-    methods = [
-        Selective(method.label, surest, f"AURC {number(method.scores['aurc'].value)}")
-        for (_, method), surest in zip(labelled, rows, strict=True)
+def risk_panels(methods: Sequence[Assessed]) -> Iterator[Panel]:
+    """Yield the risk-coverage curves of methods with labelled rows on a common scale."""
+    curves = [
+        Selective(method.label, method.surest, f"AURC {number(method.scores['aurc'].value)}")
+        for method in methods
     ]
-    top = max(map(highest_risk, methods), default=0.0)
-    for panel_number, panel in panels_of(methods):
+    top = max((curve.highest_risk for curve in curves), default=0.0)
+    for panel_number, panel in panels_of(curves):
         yield risk_coverage_panel(f"risk-coverage-{panel_number}", panel, top)
 
 

@@ -23,7 +23,7 @@ from bayeslora.reporting.figures.curves import (
     roc_curve,
     roc_panel,
 )
-from bayeslora.reporting.figures.drawings import draw, risk_panels, surest_rows
+from bayeslora.reporting.figures.drawings import draw, risk_panels
 from bayeslora.reporting.figures.reliability import MOST_CLASSES, class_panels
 from bayeslora.reporting.figures.rendering import render
 from bayeslora.reporting.figures.style import METHODS, POINTS, panels_of, sampled_sizes, thinned
@@ -71,7 +71,7 @@ def test_accuracy_is_that_of_the_fewest_rows_that_reach_the_coverage():
 
 def test_the_panel_marks_and_tells_the_accuracies():
     method = selective(np.linspace(0.5, 0.9, 20), [0, 0] + [1] * 18)
-    panel = risk_coverage_panel("risk", list(zip(METHODS, [method], strict=False)))
+    panel = risk_coverage_panel("risk", [(METHODS[0], method)], 0.1)
     marks = [line for line in panel.figure.axes[0].lines if line.get_linestyle() == "None"]
     [drawn] = [line.get_xydata().tolist() for line in marks]
     assert drawn == [[0.8, 0.0], [0.9, 0.0], pytest.approx([0.95, 100 / 19])]
@@ -127,7 +127,7 @@ def test_figures_of_many_rows_stay_small():
     roc = roc_panel("roc", "far", list(zip(METHODS, detectors, strict=True)))
     confidence = generator.uniform(0.25, 1, 100_000)
     method = selective(confidence, generator.uniform(size=100_000) < confidence)
-    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS])
+    risk = risk_coverage_panel("risk", [(role, method) for role in METHODS], 0.5)
     for panel in (roc, risk):
         assert len(render(panel).standalone) < 60_000
 
@@ -147,8 +147,8 @@ def test_no_method_is_left_alone_in_a_panel(methods, sizes):
 
 
 def test_panels_of_one_figure_share_their_axis(make):
-    labelled = list(enumerate(scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))))
-    drawn = list(risk_panels(labelled, [surest_rows(method) for _, method in labelled]))
+    methods = scored(*(make(str(i), signal=1 + i, rows=60) for i in range(6)))
+    drawn = list(risk_panels(methods))
     first, second = (panel.figure.axes[0].get_ylim() for panel in drawn)
     assert first == second
     tops = [line.get_ydata() for panel in drawn for line in panel.figure.axes[0].lines]
