@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -104,7 +105,7 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
             if method.fits
         ],
         "comparison": None if comparison is None else comparison.to_json(),
-        "spectra": [change.to_json() for change in facts.changes],
+        "spectra": [without_nan(asdict(change)) for change in facts.changes],
         "shift": [without_nan(curve.to_json()) for curve in facts.shift],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }

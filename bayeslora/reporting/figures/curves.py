@@ -18,27 +18,8 @@ import numpy as np
 
 from bayeslora.metrics.ood import thresholds
 from bayeslora.metrics.selective import Answered, answered
+from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
-from bayeslora.reporting.figures.style import (
-    ENTRY_HEIGHT,
-    GRID,
-    INK,
-    KEY_ROW,
-    RULE,
-    SMALLEST,
-    TITLE_SLOT,
-    Role,
-    add_entries,
-    add_heading,
-    add_key,
-    draw_curve,
-    draw_diagonal,
-    draw_points,
-    figure_with_axes,
-    name_slot,
-    sampled_sizes,
-    thinned,
-)
 from bayeslora.reporting.text import number
 
 if TYPE_CHECKING:
@@ -52,8 +33,8 @@ if TYPE_CHECKING:
 MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""
 
-_RANDOM = Role(RULE, (0, (4, 2)))
-_PERFECT = Role(RULE, (0, (1, 1.5)))
+_RANDOM = style.Role(style.RULE, (0, (4, 2)))
+_PERFECT = style.Role(style.RULE, (0, (1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +64,7 @@ class Selective:
 
         The first few rows may all be wrong by chance, which would stretch the axis.
         """
-        sizes = sampled_sizes(len(self.rows))
+        sizes = style.sampled_sizes(len(self.rows))
         return float(self.risk(sizes)[sizes / len(self.rows) >= 0.1].max())
 
     @property
@@ -93,24 +74,28 @@ class Selective:
         return f"{self.aurc}; accuracy {', '.join(accuracies)} at {', '.join(map(str, MARKED))} %"
 
 
-def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]], top: float) -> Panel:
+def risk_coverage_panel(
+    name: str, methods: Sequence[tuple[style.Role, Selective]], top: float
+) -> Panel:
     """Return the risk-coverage curves of some methods.
 
     The rows of the first determine the reference lines; `top` is the largest share of errors on the
     axis.
     """
-    key = 0.58 + len(methods) * ENTRY_HEIGHT
-    figure, (axes,) = figure_with_axes(key + 2 * KEY_ROW + 2.5, (0.42, 2.0))
+    key = 0.58 + len(methods) * style.ENTRY_HEIGHT
+    figure, (axes,) = style.figure_with_axes(key + 2 * style.KEY_ROW + 2.5, (0.42, 2.0))
     sizes = sorted({len(method.rows) for _, method in methods})
-    add_heading(figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first")
+    style.add_heading(
+        figure, f"n = {' or '.join(f'{size:,}' for size in sizes)}; most confident first"
+    )
     entries = [(role, method.label, method.numbers) for role, method in methods]
-    texts, words = add_entries(figure, entries, top=0.58)
+    texts, words = style.add_entries(figure, entries, top=0.58)
     whose = " of the first" if len(methods) > 1 else ""
     lines = [
         (_RANDOM, f"examples{whose} in random order"),
         (_PERFECT, f"examples{whose}, all correct ones first"),
     ]
-    add_key(figure, lines, top=key)
+    style.add_key(figure, lines, top=key)
     _draw_risks(axes, methods)
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
     return Panel(
@@ -118,13 +103,13 @@ def risk_coverage_panel(name: str, methods: Sequence[tuple[Role, Selective]], to
         figure,
         "Risk and coverage of " + ", ".join(texts.values()),
         filled(words, texts),
-        {TITLE_SLOT: "Errors left at each coverage", **texts},
+        {style.TITLE_SLOT: "Errors left at each coverage", **texts},
     )
 
 
-def _draw_risks(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
+def _draw_risks(axes: Axes, methods: Sequence[tuple[style.Role, Selective]]) -> None:
     first = methods[0][1].rows
-    sizes = sampled_sizes(len(first))
+    sizes = style.sampled_sizes(len(first))
     right, rows = float(first.correct.sum()), len(first)
     random = np.full(2, 1 - right / rows)
     perfect = np.maximum(0, sizes - right) / sizes
@@ -133,14 +118,14 @@ def _draw_risks(axes: Axes, methods: Sequence[tuple[Role, Selective]]) -> None:
         sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
     )
     for role, method in methods:
-        sizes = sampled_sizes(len(method.rows))
-        draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
+        sizes = style.sampled_sizes(len(method.rows))
+        style.draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
         errors = [100 - 100 * float(method.answered.accuracy_at(percent)) for percent in MARKED]
-        draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
+        style.draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
     for percent in MARKED:
-        axes.axvline(percent / 100, color=GRID, linewidth=0.6, zorder=0)
-    axes.set_xlabel("coverage: share of examples answered", color=INK)
-    axes.set_ylabel("errors among them (%)", color=INK)
+        axes.axvline(percent / 100, color=style.GRID, linewidth=0.6, zorder=0)
+    axes.set_xlabel("coverage: share of examples answered", color=style.INK)
+    axes.set_ylabel("errors among them (%)", color=style.INK)
 
 
 DETECTED = 0.95
@@ -163,19 +148,28 @@ class Detector:
     fpr95: float
 
 
-def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -> Panel:
+def roc_panel(name: str, label: str, methods: Sequence[tuple[style.Role, Detector]]) -> Panel:
     """Return the ROC curves of some methods on the set with a label."""
-    key = 0.74 + len(methods) * ENTRY_HEIGHT
-    figure, (axes,) = figure_with_axes(key + 3.16, (0.42, 2.7))
+    key = 0.74 + len(methods) * style.ENTRY_HEIGHT
+    figure, (axes,) = style.figure_with_axes(key + 3.16, (0.42, 2.7))
     counts = sorted({(len(detector.inside), len(detector.outside)) for _, detector in methods})
     sizes = "Rows: " + " or ".join(
         f"{outside:,} of the set (positive), {inside:,} in distribution"
         for inside, outside in counts
     )
-    add_heading(figure, sizes)
+    style.add_heading(figure, sizes)
     marks = "points mark FPR95: 95 % of the set flagged"
-    figure.text(0.0176, 1 - 0.52 / (key + 3.16), marks, fontsize=SMALLEST, color=INK, va="center")
-    scores = {name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)}
+    figure.text(
+        0.0176,
+        1 - 0.52 / (key + 3.16),
+        marks,
+        fontsize=style.SMALLEST,
+        color=style.INK,
+        va="center",
+    )
+    scores = {
+        style.name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)
+    }
     entries = [
         (
             role,
@@ -184,16 +178,16 @@ def roc_panel(name: str, label: str, methods: Sequence[tuple[Role, Detector]]) -
         )
         for score, (role, detector) in zip(scores, methods, strict=True)
     ]
-    names, words = add_entries(figure, entries, top=0.74)
-    draw_diagonal(axes)
-    axes.axhline(DETECTED, color=GRID, linewidth=0.8, zorder=0)
+    names, words = style.add_entries(figure, entries, top=0.74)
+    style.draw_diagonal(axes)
+    axes.axhline(DETECTED, color=style.GRID, linewidth=0.8, zorder=0)
     for role, detector in methods:
-        draw_curve(axes, role, *thinned(*roc_curve(detector.inside, detector.outside)))
-        draw_points(axes, role, [detector.fpr95], [DETECTED])
+        style.draw_curve(axes, role, *style.thinned(*roc_curve(detector.inside, detector.outside)))
+        style.draw_points(axes, role, [detector.fpr95], [DETECTED])
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("in-distribution examples flagged")
     axes.set_ylabel("examples of the set flagged")
-    texts = {TITLE_SLOT: label, **names, **scores}
+    texts = {style.TITLE_SLOT: label, **names, **scores}
     return Panel(
         name, figure, f"ROC of detecting {label}", f"{sizes}. {filled(words, texts)}", texts
     )
@@ -218,54 +212,47 @@ _TALL, _GAP = 1.25, 0.25
 
 
 def shift_panel(
-    name: str, curves: Sequence[tuple[Role, ShiftCurve]], axis: str = "severity"
+    name: str, curves: Sequence[tuple[style.Role, ShiftCurve]], axis: str = "severity"
 ) -> Panel:
     """Return ECE and accuracy of some methods, at least one, under one corruption or attack.
 
     The horizontal axis has the label `axis`.
     """
-    top = 0.58 + len(curves) * ENTRY_HEIGHT
+    top = 0.58 + len(curves) * style.ENTRY_HEIGHT
     boxes = [(0.42 + index * (_TALL + _GAP), _TALL) for index in range(len(_SHIFTED))]
-    figure, axes = figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])
-    add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
-    entries = [(role, curve.label, _ends(curve, axis)) for role, curve in curves]
-    texts, words = add_entries(figure, entries, top=0.58)
+    figure, axes = style.figure_with_axes(top + 0.36 + len(_SHIFTED) * (_TALL + _GAP), *boxes[::-1])
+    style.add_heading(figure, f"bars: 95 % intervals; {axis} 0: the examples as they are")
+    entries = []
+    for role, curve in curves:
+        first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
+        ends = ", ".join(
+            f"{words} {number(first[key].value)} to {number(last[key].value)}"
+            for key, words in _SHIFTED
+        )
+        entries.append((role, curve.label, f"{ends} at {axis} {max(curve.scores):.4g}"))
+    texts, words = style.add_entries(figure, entries, top=0.58)
     levels = sorted({level for _, curve in curves for level in curve.scores})
     for ax, (key, title) in zip(axes, _SHIFTED, strict=True):
         for index, (role, curve) in enumerate(curves):
+            # Shifted so that the error bars of methods do not overlap.
             shift = (index - (len(curves) - 1) / 2) * 0.012 * levels[-1]
-            _draw_shift(ax, role, curve, key, shift)
-        ax.set_ylabel(title, color=INK)
+            across = [severity + shift for severity in curve.scores]
+            scores = [by_key[key] for by_key in curve.scores.values()]
+            values = [score.value for score in scores]
+            style.draw_curve(ax, role, across, values)
+            style.draw_points(ax, role, across, values)
+            lows, highs = [score.low for score in scores], [score.high for score in scores]
+            ax.vlines(across, lows, highs, color=role.color, linewidth=0.8)
+        ax.set_ylabel(title, color=style.INK)
         if all(float(level).is_integer() for level in levels):
             ax.set_xticks(levels)
         ax.set_ylim(bottom=0)
-    axes[-1].set_xlabel(axis, color=INK)
+    axes[-1].set_xlabel(axis, color=style.INK)
     kind = curves[0][1].kind.replace("_", " ")
     return Panel(
         name,
         figure,
         f"Calibration under {kind} of " + ", ".join(texts.values()),
         filled(words, texts),
-        {TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
+        {style.TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
     )
-
-
-def _ends(curve: ShiftCurve, axis: str) -> str:
-    """Return the scores of the lowest and the highest level."""
-    first, last = (curve.scores[level] for level in (min(curve.scores), max(curve.scores)))
-    parts = (
-        f"{words} {number(first[key].value)} to {number(last[key].value)}"
-        for key, words in _SHIFTED
-    )
-    return f"{', '.join(parts)} at {axis} {max(curve.scores):.4g}"
-
-
-def _draw_shift(axes: Axes, role: Role, curve: ShiftCurve, key: str, shift: float) -> None:
-    """Draw a curve, shifted so that the error bars of methods do not overlap."""
-    scores = [by_key[key] for by_key in curve.scores.values()]
-    across = [severity + shift for severity in curve.scores]
-    values = [score.value for score in scores]
-    draw_curve(axes, role, across, values)
-    draw_points(axes, role, across, values)
-    ends = [score.low for score in scores], [score.high for score in scores]
-    axes.vlines(across, *ends, color=role.color, linewidth=0.8)

@@ -8,7 +8,7 @@ from itertools import starmap
 from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.predictions.names import unique_labels
-from bayeslora.reporting.adapter_changes import AdapterChange, spectrum_panel
+from bayeslora.reporting.adapter_changes import spectrum_panel
 from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
@@ -32,9 +32,6 @@ from bayeslora.reporting.figures.style import panels_of
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number, shown_ece
-
-Numbered = Sequence[tuple[int, Assessed]]
-"""Methods with their numbers in the report, from 1."""
 
 Drawings = Mapping[str, Figure]
 """Topic, a key of `CAPTIONS` -> its figure with the drawings of all methods, maybe none."""
@@ -109,7 +106,14 @@ def draw(
         "selective": risk_panels([method for _, method in labelled]),
         "roc": roc_panels(methods, sets),
         "densities": _densities(numbered, sets),
-        "spectra": starmap(_spectrum, enumerate(facts.changes, start=1)),
+        "spectra": (
+            spectrum_panel(
+                f"spectrum-{index}",
+                change.label,
+                {layer.name: layer.singular_values for layer in change.layers},
+            )
+            for index, change in enumerate(facts.changes, start=1)
+        ),
         "robustness": attack_panels(facts.robustness),
     }
     with drawing_style():
@@ -180,21 +184,20 @@ def risk_panels(methods: Sequence[Assessed]) -> Iterator[Panel]:
 def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator[Panel]:
     """Yield the ROC curves for each out-of-distribution set and group of methods."""
     for index, (name, label) in enumerate(sets.items(), start=1):
-        tested = [_detector(method, name) for method in methods if name in method.scores.ood]
+        tested = [
+            Detector(
+                method.label,
+                score_words(result.score),
+                method.method.predictions.uncertainty(result.score),
+                method.method.ood[name].predictions.uncertainty(result.score),
+                result.auroc.value,
+                result.fpr95.value,
+            )
+            for method in methods
+            if (result := method.scores.ood.get(name)) is not None
+        ]
         for panel_number, panel in panels_of(tested):
             yield roc_panel(f"roc-{index}-{panel_number}", label, panel)
-
-
-def _detector(assessed: Assessed, name: str) -> Detector:
-    result = assessed.scores.ood[name]
-    return Detector(
-        assessed.label,
-        score_words(result.score),
-        assessed.method.predictions.uncertainty(result.score),
-        assessed.method.ood[name].predictions.uncertainty(result.score),
-        result.auroc.value,
-        result.fpr95.value,
-    )
 
 
 DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
@@ -205,7 +208,9 @@ DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
 """Uncertainty whose density is drawn -> its unit, and limits of its axis, if fixed."""
 
 
-def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
+def _densities(
+    numbered: Sequence[tuple[int, Assessed]], sets: Mapping[str, str]
+) -> Iterator[Panel]:
     for index, method in numbered:
         for score, (unit, limits) in DRAWN_SCORES.items():
             outside = [
@@ -226,8 +231,3 @@ def _densities(numbered: Numbered, sets: Mapping[str, str]) -> Iterator[Panel]:
             )
             if panel is not None:
                 yield panel
-
-
-def _spectrum(index: int, change: AdapterChange) -> Panel:
-    spectra = {layer.name: layer.singular_values for layer in change.layers}
-    return spectrum_panel(f"spectrum-{index}", change.label, spectra)
