@@ -387,7 +387,10 @@ def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison
     with_labels = labelled(methods)
     if len(with_labels) < 2:
         return {}
-    best = {key: _best_label(key, with_labels) for key in COMPARED}
+    best = {
+        key: min(with_labels, key=lambda fit: SCORES[key].loss(fit.scores[key].value)).label
+        for key in COMPARED
+    }
     records = [
         named_predictions(replace(fit.method, group=method.label), over_seeds=bool(method.fits))
         for method in with_labels
@@ -409,11 +412,6 @@ def pair(methods: Sequence[Assessed], options: Asked) -> Mapping[str, Comparison
     except InputError:  # rows, classes or labels differ
         return {}
     return {key: by_reference[reference] for key, reference in best.items()}
-
-
-def _best_label(key: str, methods: Sequence[Assessed]) -> str:
-    best = min(methods, key=lambda method: SCORES[key].loss(method.scores[key].value))
-    return best.label
 
 
 def pool(fits: Sequence[Assessed]) -> list[Assessed]:

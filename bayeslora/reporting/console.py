@@ -8,7 +8,7 @@ from textwrap import fill
 
 from bayeslora.metrics.catalogue import SCORE_KEYS, SCORES
 from bayeslora.metrics.compare import Comparison
-from bayeslora.metrics.scores import DIGITS, NO_INTERVAL, Scores
+from bayeslora.metrics.scores import NO_INTERVAL, Scores
 from bayeslora.plain_text import as_label, counted, display_columns
 from bayeslora.predictions.names import unique_labels
 from bayeslora.predictions.record import Predictions
@@ -21,11 +21,11 @@ from bayeslora.reporting.score_tables import (
     COLUMNS,
     LISTED_COLUMNS,
     OOD_COLUMNS,
-    cell_digits,
     chance_cell,
     clamped_note,
     class_table,
     confusion_tables,
+    digits_of,
     group_tables,
     near_far_table,
     score_table,
@@ -169,13 +169,12 @@ def _within(table: Table, width: int | None) -> str:
 
 def _list_of_scores(method: Scores, sets: Mapping[str, str], keys: Sequence[str] | None) -> Table:
     shown = LISTED_COLUMNS if keys is None else {key: COLUMNS[key] for key in keys}
-    digits = cell_digits(method, shown)
     rows = []
     for key, column in shown.items():
         score = method.get(key)
         if score is None:
             continue
-        cells = value_and_interval(key, score, digits.get(key, DIGITS))
+        cells = value_and_interval(key, score, digits_of(key, method, shown))
         rows.append(Row((column.title_and_arrow,), cells))
         if key == "ece":
             cell = chance_cell(method)

@@ -34,7 +34,6 @@ from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
 from bayeslora.reporting.score_tables import (
     COLUMNS,
-    below_caption,
     class_table,
     confusion_tables,
     coverage_table,
@@ -204,7 +203,7 @@ def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Bloc
     """Return the confusion matrix of the leader, else the first, and the others folded."""
     first = leader.title if leader is not None else ""
     ordered = sorted(methods, key=lambda method: method.name != first)
-    tables = _numbered("confused", map(below_caption, confusion_tables(ordered)))
+    tables = _numbered("confused", confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
 

@@ -205,14 +205,12 @@ def _ece(method: Assessed, subject: str) -> str:
 def bins_that_miss(points: Sequence[Point]) -> str:
     """Return how many bins miss the diagonal, and how many are expected to."""
     by_chance = number(CHANCE * len(points), digits=1)
-    return f"{missed_bins(points)} (about {by_chance} expected by chance)"
-
-
-def missed_bins(points: Sequence[Point]) -> str:
-    """Return how many bins miss the diagonal."""
     missed = sum(point.off_diagonal for point in points)
     verb = "misses" if 1 in (missed, len(points)) else "miss"
-    return f"{missed} of {counted(len(points), 'bin')} {verb} the diagonal"
+    return (
+        f"{missed} of {counted(len(points), 'bin')} {verb} the diagonal (about {by_chance} expected"
+        " by chance)"
+    )
 
 
 _SURELY = f"{100 * SURE:.0f}\N{NO-BREAK SPACE}%"
@@ -224,14 +222,9 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
     It is a warning only if the confidence is shown to be wrong, or out-of-distribution inputs go
     unnoticed: other limits hold for calibrated methods too.
     """
-    levels = _levels(leader)
-    sentences = (
-        *levels,
-        *_weaknesses(leader),
-        *(_outside(leader, name, sets[name]) for name in sets if name in leader.scores.ood),
-        UNSEEN,
-    )
-    ood = leader.scores.ood
+    levels, ood = _levels(leader), leader.scores.ood
+    outside = [_outside(leader, name, sets[name]) for name in sets if name in ood]
+    sentences = (*levels, *_weaknesses(leader), *outside, UNSEEN)
     unnoticed = any(is_blind(ood[name]) for name in sets if name in ood)
     kind: Literal["plain", "good", "warning"] = "warning" if levels or unnoticed else "plain"
     return Finding("limits", f"Limits of {named(leader.label)}", sentences, kind)

@@ -149,17 +149,14 @@ def labels_needed(gap: Score, size: int) -> int | None:
 def _miscalibrated(scores: Scores) -> tuple[str, Kind]:
     way = bias_of(scores)
     if way != "none":
-        points = hundredths(abs(scores["overconfidence"].value), digits=scores.gap_digits)
+        size = hundredths(abs(scores["overconfidence"].value), digits=scores.gap_digits)
         if slightly_biased(scores):
-            return f"Slightly {way}confident ({points} points)", "open"
-        return f"{way.capitalize()}confident by {points} points", "warning"
-    points_off = occupied(scores.bins)
-    if misses_more_than_chance(points_off):
-        missed = sum(point.off_diagonal for point in points_off)
-        return (
-            f"Miscalibrated: confidence is off in {missed} of {len(points_off)} ranges",
-            "warning",
-        )
+            return f"Slightly {way}confident ({size} points)", "open"
+        return f"{way.capitalize()}confident by {size} points", "warning"
+    points = occupied(scores.bins)
+    if misses_more_than_chance(points):
+        off = f"{sum(point.off_diagonal for point in points)} of {len(points)}"
+        return f"Miscalibrated: confidence is off in {off} ranges", "warning"
     floor = scores.ece_if_calibrated
     chance = "" if floor is None else f" (chance: {hundredths(floor)})"
     return f"Miscalibrated: off by {hundredths(scores['ece'].value)} points{chance}", "warning"
@@ -231,19 +228,15 @@ USABLE = 0.5
 def advice(facts: Facts) -> Finding | None:
     """Return the advice, or None if there is none."""
     leader = facts.leader
+    several = len(facts.methods) > 1 or any(method.fits for method in facts.methods)
     sentences = []
     if leader is not None:
         sentences += [*_advised_choice(facts), *_face_value(facts.labelled)]
-        sentences += _person(leader.each[0], several=_are_several(facts))
-    for name, label in facts.sets.items():
-        sentences += _flags(facts, name, named(label))
+        sentences += _person(leader.each[0], several=several)
+    sentences += [_flags(facts, name, named(label)) for name, label in facts.sets.items()]
     if leader is not None:
-        sentences += _more_labels(leader, several=_are_several(facts))
+        sentences += _more_labels(leader, several=several)
     return Finding("advice", "What to do", tuple(sentences), "advice") if sentences else None
-
-
-def _are_several(facts: Facts) -> bool:
-    return len(facts.methods) > 1 or any(method.fits for method in facts.methods)
 
 
 def _advised_choice(facts: Facts) -> list[str]:
@@ -314,11 +307,9 @@ def _should_be_checked(sure: Share, rest: Share) -> bool:
 def _person(leader: Assessed, *, several: bool) -> list[str]:
     """Advise passing on the least confident examples if their accuracy is clearly lower."""
     surest = leader.answers.surest()
-    if surest is None:
+    if surest is None or not _should_be_checked(*surest):
         return []
     sure, rest = surest
-    if not _should_be_checked(sure, rest):
-        return []
     passed = whole_percent(rest.size / (sure.size + rest.size))
     return [
         f"Let a person check the least confident examples{_of([leader], several=several)}. On the"
@@ -328,7 +319,7 @@ def _person(leader: Assessed, *, several: bool) -> list[str]:
     ]
 
 
-def _flags(facts: Facts, name: str, label: str) -> list[str]:
+def _flags(facts: Facts, name: str, label: str) -> str:
     """Return how to flag inputs like those of a set, or why not to.
 
     The detector is that of the method to use unless another is clearly better.
@@ -341,25 +332,25 @@ def _flags(facts: Facts, name: str, label: str) -> list[str]:
     score, flagged = score_words(result.score), result.fpr95
     why_not = verdict(result)
     if why_not == "beaten":
-        return [f"Do not flag inputs like {label} by {score}{whose}. {instead_of(result)}"]
+        return f"Do not flag inputs like {label} by {score}{whose}. {instead_of(result)}"
     if why_not == "blind":
         why = "is not shown to notice them"
         if is_reversed(result):
             why = "is lower on them than on in-distribution examples"
-        return [f"Detect inputs like {label} by other means: {score} {why}."]
+        return f"Detect inputs like {label} by other means: {score} {why}."
     if why_not == "doubtful":
-        return [f"Do not flag inputs like {label} by {score}{whose}: see below."]
+        return f"Do not flag inputs like {label} by {score}{whose}: see below."
     if why_not == "costly":
-        return [
+        return (
             f"Do not try to catch 95\N{NO-BREAK SPACE}% of inputs like {label}: {score}{whose}"
             f" would flag {percent(flagged.value)} of in-distribution examples as well."
-        ]
+        )
     kind = "lowest confidence" if result.score == "max_probability" else f"highest {score}"
-    return [
+    return (
         f"Flag inputs like {label} by the {kind}{whose}: catching 95\N{NO-BREAK SPACE}% of them"
         f" flags {percent(flagged.value)} {share_interval(flagged.low, flagged.high)} of"
         " in-distribution examples."
-    ]
+    )
 
 
 def _more_labels(leader: Assessed, *, several: bool) -> list[str]:

@@ -89,6 +89,11 @@ class Standing:
             return f"; every other method is worse by more than chance explains{reason}"
         return ""
 
+    def decided(self, tied: tuple[str, ...], paired: str) -> Standing:
+        """Return the standing in which differences have decided which methods are tied."""
+        equal = tuple(label for label in self.equal if label in tied)
+        return replace(self, tied=tied, equal=equal, paired=paired)
+
     def is_top(self, label: str) -> bool:
         """Return whether a method is the best or tied with it."""
         return label == self.label or label in self.tied
@@ -103,55 +108,46 @@ class Standing:
 
 
 def standing(
-    key: str, labels: Sequence[str], scores: Sequence[Score], wide: Sequence[Score] | None = None
+    key: str, scores: Mapping[str, Score], of_fits: Mapping[str, Sequence[Score]] | None = None
 ) -> Standing:
-    """Find the best of one or more scores, and the scores whose intervals overlap it.
+    """Find the best of one or more scores by label, and the scores whose intervals overlap it.
 
-    `wide` holds the same scores with the intervals to test for overlap; None tests those of
-    `scores`.
+    `of_fits` holds the scores of the seeds of a mean. Its interval is extended to cover theirs,
+    which are over rows: seeds on the same rows carry no information about other rows. If zero is
+    best, intervals are those of the distance from zero.
     """
-    best = min(range(len(scores)), key=lambda index: ORDERED[key].loss(scores[index].value))
-    apart = [_distance(key, score) for score in (scores if wide is None else wide)]
+    ends = {}
+    for label, score in scores.items():
+        fits = [score, *(of_fits or {}).get(label, ())]
+        low, high = min(fit.low for fit in fits), max(fit.high for fit in fits)
+        if ORDERED[key].goal == 0:
+            near, far = sorted((abs(low), abs(high)))
+            low, high = 0.0 if low <= 0 <= high else near, far
+        ends[label] = low, high
+    best = min(scores, key=lambda label: ORDERED[key].loss(scores[label].value))
     tied = tuple(
         label
-        for index, (label, score) in enumerate(zip(labels, apart, strict=True))
+        for label, (low, high) in ends.items()
         # Intervals overlap, or one is missing.
-        if index != best and not (score.low > apart[best].high or apart[best].low > score.high)
+        if label != best and not (low > ends[best][1] or ends[best][0] > high)
     )
-    # equal up to rounding errors
-    equal = tuple(
+    value = scores[best].value
+    equal = tuple(  # up to rounding errors
         label
-        for label, score in zip(labels, scores, strict=True)
-        if label in tied
-        and math.isclose(score.value, scores[best].value, rel_tol=1e-12, abs_tol=1e-15)
+        for label in tied
+        if math.isclose(scores[label].value, value, rel_tol=1e-12, abs_tol=1e-15)
     )
-    return Standing(labels[best], scores[best], tied, len(scores) - 1, equal=equal)
-
-
-def _distance(key: str, score: Score) -> Score:
-    """Return the distance from zero of a score for which zero is best; other scores unchanged."""
-    if ORDERED[key].goal != 0:
-        return score
-    near, far = sorted((abs(score.low), abs(score.high)))
-    return Score(abs(score.value), 0.0 if score.low <= 0 <= score.high else near, far)
+    return Standing(best, scores[best], tied, len(scores) - 1, equal=equal)
 
 
 def best_or_tied(key: str, scores: Sequence[Score | None]) -> list[bool]:
     """Return for each score whether a table marks it, based on intervals; see `Standing.marks`."""
-    present = {str(index): score for index, score in enumerate(scores) if score is not None}
+    labels = list(map(str, range(len(scores))))
+    pairs = zip(labels, scores, strict=True)
+    present = {label: score for label, score in pairs if score is not None}
     if key not in ORDERED or not present:
         return [False] * len(scores)
-    best = standing(key, list(present), list(present.values()))
-    return best.marks([str(index) for index in range(len(scores))])
-
-
-def over_rows_too(score: Score, of_fits: Sequence[Score]) -> Score:
-    """Return a mean over seeds with its interval extended to cover those of its fits over rows.
-
-    Seeds on the same rows carry no information about other rows.
-    """
-    scores = [score, *of_fits]
-    return Score(score.value, min(s.low for s in scores), max(s.high for s in scores))
+    return standing(key, present).marks(labels)
 
 
 def standing_of(
@@ -162,33 +158,34 @@ def standing_of(
     Differences in `comparison` decide if its reference is the best method, else intervals do. Of
     overconfidence, the difference of the distances from zero decides.
     """
-    labels = [method.label for method in methods]
-    scores = [method.scores[key] for method in methods]
-    wide = [
-        over_rows_too(method.scores[key], [fit.scores[key] for fit in method.fits])
-        for method in methods
-    ]
-    best = standing(key, labels, scores, wide)
+    best = standing(
+        key,
+        {method.label: method.scores[key] for method in methods},
+        {method.label: [fit.scores[key] for fit in method.fits] for method in methods},
+    )
     if key == "overconfidence":
-        return _paired(best, methods, gaps_of, farther_from_zero_p)
+
+        def gaps(method: Assessed) -> NDArray[np.float64]:
+            return method.answers.confidence - method.answers.correct
+
+        return _paired(best, methods, gaps, farther_from_zero_p)
     if comparison is None or comparison.reference != best.label:
         return best
+    labels = [method.label for method in methods]
     clear = {row.name for row in comparison.rows if row.is_clear(key)}
     tied = tuple(label for label in labels if label != best.label and label not in clear)
-    equal = tuple(label for label in best.equal if label in tied)
     over_seeds = "over seeds and " if comparison.intervals_over == "seeds" else ""
-    return replace(best, tied=tied, equal=equal, paired=f"{over_seeds}row by row")
+    return best.decided(tied, f"{over_seeds}row by row")
 
 
 def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OODScores]:
     """Return the method that separates a set best, and its results on that set."""
     tested = {method.label: method for method in methods if name in method.scores.ood}
-    aurocs = [method.scores.ood[name].auroc for method in tested.values()]
-    wide = [
-        over_rows_too(auroc, [fit.scores.ood[name].auroc for fit in method.fits])
-        for auroc, method in zip(aurocs, tested.values(), strict=True)
-    ]
-    best = standing("auroc", list(tested), aurocs, wide)
+    best = standing(
+        "auroc",
+        {label: method.scores.ood[name].auroc for label, method in tested.items()},
+        {label: [fit.scores.ood[name].auroc for fit in m.fits] for label, m in tested.items()},
+    )
     sets = {label: method.method.ood[name].predictions for label, method in tested.items()}
     first = next(iter(sets.values()))
     if all(are_same_rows(first, other) for other in sets.values()):
@@ -199,11 +196,6 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
 
         best = _paired(best, list(tested.values()), uncertainties, auroc_difference_p)
     return best, tested[best.label].scores.ood[name]
-
-
-def gaps_of(method: Assessed) -> NDArray[np.float64]:
-    """Return confidence minus correctness of each labelled row, [N]."""
-    return method.answers.confidence - method.answers.correct
 
 
 T = TypeVar("T")
@@ -236,8 +228,7 @@ def _paired(
     others = [label for label in values if label != best.label]
     p = holm([p_of(values[best.label], values[label]) for label in others])
     tied = tuple(label for label, value in zip(others, p, strict=True) if value >= SIGNIFICANT)
-    equal = tuple(label for label in best.equal if label in tied)
-    return replace(best, tied=tied, equal=equal, paired="row by row")
+    return best.decided(tied, "row by row")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ are unchanged. `read_rows` removes it.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -19,10 +20,9 @@ from bayeslora._version import __version__
 from bayeslora.files import atomic_file
 from bayeslora.metrics.scores import Score, Scores, without_nan
 from bayeslora.plain_text import clean
-from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS, AdapterChange
+from bayeslora.reporting.adapter_changes import CHANGE_NUMBERS
 from bayeslora.reporting.assess import Assessed
 from bayeslora.reporting.ranking import Facts
-from bayeslora.reporting.text import whole
 
 # Leading apostrophes match too, so that names with apostrophes are read back unchanged.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
@@ -121,7 +121,11 @@ def write_csv(path: Path, facts: Facts) -> None:
         for assessed in (*facts.fits, *(method for method in facts.methods if method.fits)):
             write_rows(stream, _lines(assessed))
         for change in facts.changes:
-            write_rows(stream, _change_lines(change))
+            label = clean(change.label)
+            for layer in change.layers:
+                for key in CHANGE_NUMBERS:
+                    end = (whole(getattr(layer, key)), "", "", "", "", "layer", layer.name)
+                    write_rows(stream, [(label, label, "", "", key, *end)])
 
 
 def _lines(assessed: Assessed) -> Iterator[tuple[object, ...]]:
@@ -159,12 +163,9 @@ def _part_lines(scores: Scores) -> Iterator[tuple[object, ...]]:
                 yield ("", "", key, *score_numbers(score), part_scores.n, "", by, name)
 
 
-def _change_lines(change: AdapterChange) -> Iterator[tuple[object, ...]]:
-    label = clean(change.label)
-    for layer in change.layers:
-        for key in CHANGE_NUMBERS:
-            value = whole(getattr(layer, key))
-            yield (label, label, "", "", key, value, "", "", "", "", "layer", layer.name)
+def whole(value: float) -> str:
+    """Return a number in full precision for a file; empty for NaN."""
+    return "" if math.isnan(value) else repr(value)
 
 
 def score_numbers(score: Score) -> tuple[str, str, str]:

@@ -81,13 +81,12 @@ def score_table(
         keys = (*(SCORE_COLUMNS if some else ("mean_confidence",)), *OF_SETS)
     shown = [key for key in keys if any(key in method for method in methods)]
     columns = [COLUMNS[key] for key in shown]
-    digits = [cell_digits(method, shown) for method in methods]
     values = [
         _cells(
             key,
             [method.get(key) for method in methods],
             None if facts is None else facts.marks(key),
-            [by_key.get(key, DIGITS) for by_key in digits],
+            [digits_of(key, method, shown) for method in methods],
         )
         for key in shown
     ]
@@ -97,20 +96,26 @@ def score_table(
         values.insert(position, [chance_cell(method) for method in methods])
     for name, label in sets.items():
         columns.append(Column("AUROC", "↑", label))
+        cells = zip(_auroc_cells(methods, name, facts), methods, strict=True)
         values.append(
             [
                 replace(cell, p=f"by {score_words(method.ood[name].score)}")
                 if name in method.ood
                 else cell
-                for cell, method in zip(_auroc_cells(methods, name, facts), methods, strict=True)
+                for cell, method in cells
             ]
         )
     rows = tuple(
-        Row((method.name,), cells)
-        for method, cells in zip(methods, zip(*values, strict=True), strict=True)
+        Row((method.name,), row)
+        for method, row in zip(methods, zip(*values, strict=True), strict=True)
     )
-    words = _scored(methods, facts), _how_to_read(methods, sets, shown, facts)
-    return Table(words[0], ("Method",), tuple(columns), rows, words[1])
+    kind = "labelled" if any(method.n_labelled for method in methods) else "unlabelled"
+    sizes = sorted({method.n_labelled or method.n for method in methods})
+    size = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    marks = f" {bold(facts)}" if len(methods) > 1 else ""
+    caption = f"Scores on {size} {kind} {'example' if sizes == [1] else 'examples'}.{marks}"
+    notes = _how_to_read(methods, sets, shown, facts)
+    return Table(caption, ("Method",), tuple(columns), rows, notes)
 
 
 def detection_table(
@@ -122,10 +127,7 @@ def detection_table(
     """
     values = [_auroc_cells(methods, name, facts) for name in sets]
     rows = tuple(
-        Row(
-            (method.name, _words(method.ood.values())),
-            tuple(column[index] for column in values),
-        )
+        Row((method.name, _words(method.ood.values())), tuple(column[index] for column in values))
         for index, method in enumerate(methods)
         if method.ood
     )
@@ -173,15 +175,10 @@ def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
         Row((method, score_words(score)), cells)
         for (method, score, _), cells in zip(entries, zip(*columns, strict=True), strict=True)
     )
-    sizes = sorted(
-        {
-            (result.n_in, result.n_out)
-            for method in methods
-            if (result := method.ood.get(name)) is not None
-        }
-    )
+    results = [method.ood[name] for method in methods if name in method.ood]
     counts = " or ".join(
-        f"{outside:,} against {inside:,} in distribution" for inside, outside in sizes
+        f"{outside:,} against {inside:,} in distribution"
+        for inside, outside in sorted({(result.n_in, result.n_out) for result in results})
     )
     caption = f"Detection of {named(label)} by each uncertainty ({counts})."
     notes = f"The set is the positive class; higher = more uncertain; {_brackets(methods)}."
@@ -190,11 +187,11 @@ def ood_table(methods: Sequence[Scores], name: str, label: str) -> Table:
     return Table(caption, ("Method", "Uncertainty"), tuple(OOD_COLUMNS.values()), rows, notes)
 
 
-def cell_digits(method: Scores, shown: Collection[str]) -> dict[str, int]:
-    """Return the decimals of scores, by key, that need others than `DIGITS` among those shown."""
+def digits_of(key: str, method: Scores, shown: Collection[str]) -> int:
+    """Return the decimals of a score: more for a gap that is shown beside its two terms."""
     terms = {"overconfidence", "mean_confidence", "accuracy"}
-    beside = terms <= {*shown} and terms <= method.keys()
-    return {"overconfidence": method.gap_digits} if beside else {}
+    beside = key == "overconfidence" and terms <= {*shown} and terms <= method.keys()
+    return method.gap_digits if beside else DIGITS
 
 
 def score_cell(key: str, score: Score | None, best: bool = False, *, digits: int = DIGITS) -> Cell:
@@ -227,14 +224,6 @@ def _cells(
 def bold(facts: Facts | None) -> str:
     """Return the meaning of bold numbers in a table, or why there are none."""
     return BOLD if facts is None or facts.same_classes else DIFFERENT_CLASSES
-
-
-def _scored(methods: Sequence[Scores], facts: Facts | None) -> str:
-    kind = "labelled" if any(method.n_labelled for method in methods) else "unlabelled"
-    rows = sorted({method.n_labelled or method.n for method in methods})
-    size = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
-    marks = f" {bold(facts)}" if len(methods) > 1 else ""
-    return f"Scores on {size} {kind} {'example' if rows == [1] else 'examples'}.{marks}"
 
 
 def _how_to_read(
@@ -478,51 +467,46 @@ MOST_PAIRS = 20
 """Most mistakes listed per method."""
 
 
-def confusion_tables(methods: Sequence[Scores]) -> list[Table]:
+def confusion_tables(methods: Sequence[Scores], *, captioned: bool = False) -> list[Table]:
     """Return the confusion matrix of each method, and a table of mistakes for many classes.
 
     Methods without labelled rows are left out, and so are methods without mistakes in the table of
-    mistakes.
+    mistakes. If `captioned`, a matrix does not repeat what its caption says: the method and
+    "predicted".
     """
     with_confusion = [method for method in methods if method.confusion]
-    small = [method for method in with_confusion if method.num_classes <= MOST_CLASSES]
-    pairs = _pairs_table([m for m in with_confusion if m.num_classes > MOST_CLASSES])
-    return [*map(_matrix_table, small), *([pairs] if pairs.rows else [])]
+    many = [method for method in with_confusion if method.num_classes > MOST_CLASSES]
+    tables = [
+        _matrix_table(method, captioned)
+        for method in with_confusion
+        if method.num_classes <= MOST_CLASSES
+    ]
+    rows = tuple(row for method in many for row in _most_frequent_mistakes(method))
+    if rows:
+        caption = (
+            f"The {MOST_PAIRS} most frequent mistakes of each method, with their share of the"
+            f" class.{''.join(dict.fromkeys(map(_summed, many)))}"
+        )
+        columns = (Column("examples"), Column("share of the class"))
+        tables.append(Table(caption, ("Method", "Label", "Predicted as"), columns, rows))
+    return tables
 
 
-def _matrix_table(method: Scores) -> Table:
+def _matrix_table(method: Scores, captioned: bool) -> Table:
     names = _names(method)
     rows = []
     for name, line in zip(names, method.confusion, strict=True):
         total = sum(line)
         cells = (Cell(f"{count:,}", percent(count / total) if count else "") for count in line)
-        rows.append(Row((method.name, name), (*cells, Cell(f"{total:,}"))))
-    columns = (*(Column("predicted", detail=name) for name in names), Column("examples"))
+        headings = (name,) if captioned else (method.name, name)
+        rows.append(Row(headings, (*cells, Cell(f"{total:,}"))))
+    title = "" if captioned else "predicted"
+    columns = (*(Column(title, detail=name) for name in names), Column("examples"))
     caption = (
         f"{named(method.name)}: examples of each class (rows) by predicted class (columns), with"
         f" their share of the row.{_summed(method)}"
     )
-    return Table(caption, ("Method", "Label"), columns, tuple(rows))
-
-
-def below_caption(table: Table) -> Table:
-    """Return a confusion matrix without what its caption says: the method and "predicted"."""
-    if table.headings != ("Method", "Label"):
-        return table
-    *predicted, total = table.columns
-    columns = (*(replace(column, title="") for column in predicted), total)
-    rows = tuple(replace(row, headings=row.headings[1:]) for row in table.rows)
-    return replace(table, headings=table.headings[1:], columns=columns, rows=rows)
-
-
-def _pairs_table(methods: Sequence[Scores]) -> Table:
-    rows = [row for method in methods for row in _most_frequent_mistakes(method)]
-    caption = (
-        f"The {MOST_PAIRS} most frequent mistakes of each method, with their share of the class."
-        f"{''.join(dict.fromkeys(map(_summed, methods)))}"
-    )
-    columns = (Column("examples"), Column("share of the class"))
-    return Table(caption, ("Method", "Label", "Predicted as"), columns, tuple(rows))
+    return Table(caption, ("Method", "Label")[captioned:], columns, tuple(rows))
 
 
 def _most_frequent_mistakes(method: Scores) -> Iterator[Row]:

@@ -76,12 +76,17 @@ def view(
     methods = gather(items, ood, columns=columns, reading=reading)
     if examples and example_column is not None:
         check_column(methods, example_column)
+    losses = {
+        method.label: float(labelled_rows(method.predictions).nll.mean())
+        for method in methods
+        if method.predictions.labelled.any()
+    }
     page = viewer_page(
         methods,
         title,
         example_column or EXAMPLE_COLUMN,
         examples=examples,
-        leader=_lowest_nll(methods),
+        leader=min(losses, key=losses.__getitem__, default=methods[0].label),
     )
     with atomic_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
@@ -118,34 +123,20 @@ def viewer_page(
             if accuracy is not None and not name and accuracy.has_interval:
                 rows["accuracy"] = [accuracy.low, accuracy.high]
             sources.append({**identity, **rows})
+    content = {"sources": sources, "leader": leader}
+    data = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for char in "<>&":  # so that no character can end the script element
+        data = data.replace(char, f"\\u{ord(char):04x}")
     script = asset("viewer.js")
     values = {
         "title": as_label(title, 160),
-        "data": _json({"sources": sources, "leader": leader}),
+        "data": data,
         "style": f"{asset('report.css')}\n{asset('viewer.css')}",
         "script": script,
         "policy": content_policy(script),
         "version": __version__,
     }
     return render(f"{OURS}viewer.html.j2", values).rstrip() + "\n"
-
-
-def _lowest_nll(methods: Sequence[Method]) -> str:
-    """Return the label of the method to show first: the lowest mean NLL, else the first method."""
-    losses = {
-        method.label: float(labelled_rows(method.predictions).nll.mean())
-        for method in methods
-        if method.predictions.labelled.any()
-    }
-    return min(losses, key=losses.__getitem__, default=methods[0].label)
-
-
-def _json(content: Any) -> str:
-    """Return JSON that is safe inside a script element: no character can end it."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
