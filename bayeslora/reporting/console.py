@@ -68,11 +68,9 @@ def scores_table(
     names = list(dict.fromkeys(name for result in scores for name in result.ood))
     sets = dict(zip(names, unique_labels(names), strict=True)) if keys is None else {}
     if len(named) > 1:
-        table = score_table(named, sets, keys, chance=True)
-        blocks = [_within(table, width)]
+        blocks = [_within(score_table(named, sets, keys, chance=True), width)]
     else:
-        lists = (_list_of_scores(method, sets, keys) for method in named)
-        blocks = [to_text(listing, sparse=width is None) for listing in lists]
+        blocks = [to_text(_list_of_scores(named[0], sets, keys), sparse=width is None)]
     # Three rows per method would be too many for several methods.
     detailed = len(named) == 1 if keys is None else set(SCORE_KEYS) <= set(keys)
     tables = [

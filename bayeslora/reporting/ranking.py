@@ -210,13 +210,7 @@ def _paired(
     """Decide by p-values of differences from the best method which others are tied with it.
 
     That takes the same independent rows, enough for an interval, and a single fit of each method;
-    else intervals decide.
-
-    Args:
-        best: The standing by intervals.
-        methods: The methods in it.
-        rows_of: Returns the values of a method's rows.
-        p_of: Returns the p-value of another method's values being different from the best's.
+    else intervals decide. `p_of` compares the values that `rows_of` returns of two methods.
     """
     first = methods[0].method.predictions
     alike = all(are_same_rows(first, method.method.predictions) for method in methods[1:])

@@ -12,23 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from bayeslora.metrics.ood import thresholds
 from bayeslora.metrics.selective import Answered, answered
+from bayeslora.metrics.top_label import TopLabel
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
+from bayeslora.reporting.shift import ShiftCurve
 from bayeslora.reporting.text import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from bayeslora.metrics.top_label import TopLabel
-    from bayeslora.reporting.shift import ShiftCurve
-
 
 MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from bayeslora.reporting.assess import SURE
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel
 from bayeslora.reporting.text import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
 
 _ACCURACY = style.Role(style.INK, "-")
 _CERTAINTY = style.Role(style.INK, (0, (3, 2)))

@@ -13,24 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from bayeslora.errors import unknown_choice
 from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.plain_text import as_label, counted
-from bayeslora.reporting.assess import Assessed, clusters_of, occupied
+from bayeslora.predictions.collection import Method
+from bayeslora.reporting.assess import Assessed, Point, clusters_of, occupied
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.text import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayeslora.predictions.collection import Method
-    from bayeslora.reporting.assess import Point
-    from bayeslora.reporting.figures.rendering import Panel
-
 
 HEIGHT = 4.12
 """Height of the figure, in inches."""
@@ -240,11 +235,8 @@ def class_panels(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -
 
 
 def _against_rest(assessed: Assessed, class_index: int) -> TopLabel:
-    predictions = assessed.method.predictions
-    if predictions.labels is None:
-        raise ValueError("a reliability diagram needs labels")
-    rows = predictions.labelled
-    return top_label(predictions.probs[rows, class_index], predictions.labels[rows] == class_index)
+    rows = assessed.answers.rows
+    return top_label(rows.probs[:, class_index], rows.labels == class_index)
 
 
 def _chosen(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -> list[str]:
