@@ -241,6 +241,11 @@ class Assessed:
         """The labelled rows, at least one; for several seeds, those of the first."""
         return Answers(row_scores(self.method.predictions), clusters_of(self))
 
+    def uncertainties(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the judged uncertainty of in-distribution rows, [N], and of a set's, [M]."""
+        score, inside = self.scores.ood[name].score, self.method.predictions
+        return inside.uncertainty(score), self.method.ood[name].predictions.uncertainty(score)
+
     @cached_property
     def surest(self) -> TopLabel:
         """Confidence and correctness of the labelled rows, the surest first."""

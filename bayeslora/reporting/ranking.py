@@ -186,15 +186,10 @@ def best_detector(methods: Sequence[Assessed], name: str) -> tuple[Standing, OOD
         {label: method.scores.ood[name].auroc for label, method in tested.items()},
         {label: [fit.scores.ood[name].auroc for fit in m.fits] for label, m in tested.items()},
     )
-    sets = {label: method.method.ood[name].predictions for label, method in tested.items()}
-    first = next(iter(sets.values()))
-    if all(are_same_rows(first, other) for other in sets.values()):
-
-        def uncertainties(method: Assessed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            score, inside = method.scores.ood[name].score, method.method.predictions
-            return inside.uncertainty(score), sets[method.label].uncertainty(score)
-
-        best = _paired(best, list(tested.values()), uncertainties, auroc_difference_p)
+    first, *sets = (method.method.ood[name].predictions for method in tested.values())
+    if all(are_same_rows(first, other) for other in sets):
+        methods = list(tested.values())
+        best = _paired(best, methods, lambda m: m.uncertainties(name), auroc_difference_p)
     return best, tested[best.label].scores.ood[name]
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from bayeslora.metrics.ood import thresholds
 from bayeslora.metrics.selective import Answered, answered
 from bayeslora.metrics.top_label import TopLabel
+from bayeslora.reporting.assess import Assessed
+from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.shift import ShiftCurve
@@ -127,65 +129,35 @@ DETECTED = 0.95
 """Share of the set's rows flagged at the marked point, as in FPR95."""
 
 
-@dataclass(frozen=True)
-class Detector:
-    """A method of a ROC panel, with its uncertainty in words.
-
-    `inside` holds the [N] uncertainties of in-distribution rows, `outside` the [M] of the set's
-    rows.
-    """
-
-    label: str
-    score: str
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
-    auroc: float
-    fpr95: float
-
-
-def roc_panel(name: str, label: str, methods: Sequence[tuple[style.Role, Detector]]) -> Panel:
-    """Return the ROC curves of some methods on the set with a label."""
+def roc_panel(
+    name: str, ood: str, label: str, methods: Sequence[tuple[style.Role, Assessed]]
+) -> Panel:
+    """Return the ROC curves of some methods on the set `ood` with a label."""
     key = 0.74 + len(methods) * style.ENTRY_HEIGHT
     figure, (axes,) = style.figure_with_axes(key + 3.16, (0.42, 2.7))
-    counts = sorted({(len(detector.inside), len(detector.outside)) for _, detector in methods})
-    sizes = "Rows: " + " or ".join(
-        f"{outside:,} of the set (positive), {inside:,} in distribution"
-        for inside, outside in counts
-    )
-    style.add_heading(figure, sizes)
-    marks = "points mark FPR95: 95 % of the set flagged"
-    figure.text(
-        0.0176,
-        1 - 0.52 / (key + 3.16),
-        marks,
-        fontsize=style.SMALLEST,
-        color=style.INK,
-        va="center",
-    )
-    scores = {
-        style.name_slot(index + 100): detector.score for index, (_, detector) in enumerate(methods)
-    }
-    entries = [
-        (
-            role,
-            detector.label,
-            f"AUROC {number(detector.auroc)}, FPR95 {number(detector.fpr95)}, by {score}",
-        )
-        for score, (role, detector) in zip(scores, methods, strict=True)
-    ]
-    names, words = style.add_entries(figure, entries, top=0.74)
     style.draw_diagonal(axes)
     axes.axhline(DETECTED, color=style.GRID, linewidth=0.8, zorder=0)
-    for role, detector in methods:
-        style.draw_curve(axes, role, *style.thinned(*roc_curve(detector.inside, detector.outside)))
-        style.draw_points(axes, role, [detector.fpr95], [DETECTED])
+    sizes, entries, scores = set(), [], {}
+    for index, (role, method) in enumerate(methods):
+        result, (inside, outside) = method.scores.ood[ood], method.uncertainties(ood)
+        style.draw_curve(axes, role, *style.thinned(*roc_curve(inside, outside)))
+        style.draw_points(axes, role, [result.fpr95.value], [DETECTED])
+        sizes.add((len(inside), len(outside)))
+        scores[slot := style.name_slot(index + 100)] = score_words(result.score)
+        auroc, fpr95 = number(result.auroc.value), number(result.fpr95.value)
+        entries.append((role, method.label, f"AUROC {auroc}, FPR95 {fpr95}, by {slot}"))
+    counts = [f"{out:,} of the set (positive), {n:,} in distribution" for n, out in sorted(sizes)]
+    heading = f"Rows: {' or '.join(counts)}"
+    style.add_heading(figure, heading)
+    marks, level = "points mark FPR95: 95 % of the set flagged", 1 - 0.52 / (key + 3.16)
+    figure.text(0.0176, level, marks, fontsize=style.SMALLEST, color=style.INK, va="center")
+    names, words = style.add_entries(figure, entries, top=0.74)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("in-distribution examples flagged")
     axes.set_ylabel("examples of the set flagged")
     texts = {style.TITLE_SLOT: label, **names, **scores}
-    return Panel(
-        name, figure, f"ROC of detecting {label}", f"{sizes}. {filled(words, texts)}", texts
-    )
+    description = f"{heading}. {filled(words, texts)}"
+    return Panel(name, figure, f"ROC of detecting {label}", description, texts)
 
 
 def roc_curve(

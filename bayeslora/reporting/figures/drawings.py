@@ -13,13 +13,12 @@ from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupie
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.curves import (
-    Detector,
     Selective,
     risk_coverage_panel,
     roc_panel,
     shift_panel,
 )
-from bayeslora.reporting.figures.histograms import OutsideSet, confidence_panel, density_panel
+from bayeslora.reporting.figures.histograms import confidence_panel, density_panel
 from bayeslora.reporting.figures.reliability import (
     EQUAL_MASS,
     MOST_CLASSES,
@@ -184,20 +183,9 @@ def risk_panels(methods: Sequence[Assessed]) -> Iterator[Panel]:
 def roc_panels(methods: Sequence[Assessed], sets: Mapping[str, str]) -> Iterator[Panel]:
     """Yield the ROC curves for each out-of-distribution set and group of methods."""
     for index, (name, label) in enumerate(sets.items(), start=1):
-        tested = [
-            Detector(
-                method.label,
-                score_words(result.score),
-                method.method.predictions.uncertainty(result.score),
-                method.method.ood[name].predictions.uncertainty(result.score),
-                result.auroc.value,
-                result.fpr95.value,
-            )
-            for method in methods
-            if (result := method.scores.ood.get(name)) is not None
-        ]
+        tested = [method for method in methods if name in method.scores.ood]
         for panel_number, panel in panels_of(tested):
-            yield roc_panel(f"roc-{index}-{panel_number}", label, panel)
+            yield roc_panel(f"roc-{index}-{panel_number}", name, label, panel)
 
 
 DRAWN_SCORES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
@@ -213,15 +201,14 @@ def _densities(
 ) -> Iterator[Panel]:
     for index, method in numbered:
         for score, (unit, limits) in DRAWN_SCORES.items():
-            outside = [
-                OutsideSet(
-                    sets[name],
+            outside = {
+                sets[name]: (
                     source.predictions.uncertainty(score),
                     f"AUROC {number(method.scores.ood[name].by_score[score]['auroc'].value)}",
                 )
                 for name, source in method.method.ood.items()
                 if score in method.scores.ood[name].by_score
-            ]
+            }
             if not outside:
                 continue
             name, words = f"{score.replace('_', '-')}-{index}", score_words(score)

@@ -7,8 +7,7 @@ are comparable. A score that spans several powers of ten gets a logarithmic axis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,35 +104,24 @@ _WIDE = 100.0
 """Ratio of the 99th to the 1st percentile above which the axis is logarithmic."""
 
 
-@dataclass(frozen=True)
-class OutsideSet:
-    """An out-of-distribution set of a density panel.
-
-    `values` holds the [M] scores of its rows, higher = more uncertain; `auroc` is a text such as
-    `AUROC 0.912`.
-    """
-
-    label: str
-    values: NDArray[np.float64]
-    auroc: str
-
-
 def density_panel(
-    name: str,
+    stem: str,
     label: str,
     score: str,
     inside: NDArray[np.float64],
-    outside: Sequence[OutsideSet],
+    outside: Mapping[str, tuple[NDArray[np.float64], str]],
     *,
     axis: str,
     limits: tuple[float, float] | None = None,
 ) -> Panel | None:
     """Return the panel of a method and a score in words; None if the score is constant.
 
-    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain. `axis` is
-    the score with its unit; without `limits` of a linear axis, the axis follows from the values.
+    `inside` holds the [N] scores of the in-distribution rows, higher = more uncertain, and
+    `outside` by the label of a set the [M] scores of its rows and a text such as `AUROC 0.912`.
+    `axis` is the score with its unit; without `limits` of a linear axis, it follows from the
+    values.
     """
-    everything = np.concatenate([inside, *(item.values for item in outside)])
+    everything = np.concatenate([inside, *(values for values, _ in outside.values())])
     everything = everything[np.isfinite(everything)]
     if everything.size == 0 or float(np.ptp(everything)) == 0.0:
         return None
@@ -141,20 +129,22 @@ def density_panel(
     key = 0.56 + (len(outside) + 1) * style.KEY_ROW
     figure, (axes,) = style.figure_with_axes(2.2 + key, (0.42, 1.7))
     style.add_heading(figure, score)
-    slots = {style.name_slot(index): item.label for index, item in enumerate(outside)}
-    roles = [style.OUTSIDE[index % len(style.OUTSIDE)] for index in range(len(outside))]
-    entries = [(style.IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
-    for role, slot, item in zip(roles, slots, outside, strict=True):
-        entries.append((role, f"{slot} (n {len(item.values)}), {item.auroc}"))
-    style.add_key(figure, entries, top=0.58)
     area: dict[str, Any] = {
         "facecolor": style.IN_DISTRIBUTION.area,
         "edgecolor": style.IN_DISTRIBUTION.color,
     }
     axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
-    for role, item in zip(roles, outside, strict=True):
+    medians = [f"median {number(float(np.median(inside)))} in distribution"]
+    entries = [(style.IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
+    slots = {}
+    for index, (name, (values, auroc)) in enumerate(outside.items()):
+        role = style.OUTSIDE[index % len(style.OUTSIDE)]
         look: dict[str, Any] = {"color": role.color, "linestyle": role.line}
-        axes.stairs(_shares(item.values, edges), edges, baseline=None, linewidth=1.4, **look)
+        axes.stairs(_shares(values, edges), edges, baseline=None, linewidth=1.4, **look)
+        medians.append(f"{number(float(np.median(values)))} on {name} ({auroc})")
+        slots[slot := style.name_slot(index)] = name
+        entries.append((role, f"{slot} (n {len(values)}), {auroc}"))
+    style.add_key(figure, entries, top=0.58)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(bottom=0)
     axes.set(ylabel="% of the set", xlabel=axis)
@@ -162,13 +152,8 @@ def density_panel(
         axes.set(xscale="log", xlabel=f"{axis}, log scale")
         style.mark_powers(axes.xaxis)
     axes.set_xlim(edges[0], edges[-1])
-    medians = [f"median {number(float(np.median(inside)))} in distribution"]
-    medians += [
-        f"{number(float(np.median(item.values)))} on {item.label} ({item.auroc})"
-        for item in outside
-    ]
     return Panel(
-        name,
+        stem,
         figure,
         f"{score} of {label}, in distribution and outside",
         f"{', '.join(medians)}.",

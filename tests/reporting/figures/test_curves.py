@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from sklearn.metrics import auc, roc_auc_score
 from sklearn.metrics import roc_curve as reference_roc
 
 from bayeslora.metrics.calibration import ece
+from bayeslora.metrics.scores import Score
 from bayeslora.metrics.selective import aurc
 from bayeslora.metrics.top_label import top_label
 from bayeslora.predictions.collection import gather
 from bayeslora.reporting.assess import Asked, assess
 from bayeslora.reporting.figures.curves import (
     MARKED,
-    Detector,
     Selective,
     risk_coverage_panel,
     roc_curve,
@@ -123,8 +124,13 @@ def test_few_rows_are_all_drawn_and_many_are_sampled():
 def test_figures_of_many_rows_stay_small():
     generator = np.random.default_rng(0)
     inside, outside = generator.normal(0, 1, 100_000), generator.normal(1, 1, 100_000)
-    detectors = [Detector(f"m{i}", "s", inside + i, outside, 0.8, 0.6) for i in range(5)]
-    roc = roc_panel("roc", "far", list(zip(METHODS, detectors, strict=True)))
+    result = SimpleNamespace(score="s", auroc=Score.alone(0.8), fpr95=Score.alone(0.6))
+    method = SimpleNamespace(
+        label="m",
+        scores=SimpleNamespace(ood={"far": result}),
+        uncertainties=lambda _: (inside, outside),
+    )
+    roc = roc_panel("roc", "far", "far", [(role, method) for role in METHODS])
     confidence = generator.uniform(0.25, 1, 100_000)
     method = selective(confidence, generator.uniform(size=100_000) < confidence)
     risk = risk_coverage_panel("risk", [(role, method) for role in METHODS], 0.5)
