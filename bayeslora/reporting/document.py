@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.scores import Scores
 from bayeslora.plain_text import as_label, counted
 from bayeslora.reporting.adapter_changes import AdapterChange, adapter_words
 from bayeslora.reporting.assess import Assessed, every_fit
@@ -28,7 +27,7 @@ from bayeslora.reporting.comparison import difference_table
 from bayeslora.reporting.figures.drawings import Drawings
 from bayeslora.reporting.figures.rendering import Drawing
 from bayeslora.reporting.findings import findings
-from bayeslora.reporting.glossary import BY_CHANCE, NEAR_AND_FAR, SPECTRUM, UNFAMILIAR, terms_for
+from bayeslora.reporting.glossary import terms_for
 from bayeslora.reporting.overview import advice, overview
 from bayeslora.reporting.ranking import Facts
 from bayeslora.reporting.run_record import Provenance, method_card, run_line, run_record
@@ -98,28 +97,28 @@ def compose(
     rows' texts, if it exists; None leaves examples out. `view` is as in `Document`.
     """
     methods, changes = facts.methods, facts.changes
-    scores = [replace(method.scores, name=method.title) for method in methods]
+    scores = facts.scores
     fits = every_fit(methods)
     terms = terms_for(_keys(fits, changes))
     record = run_record(fits, facts.sets, provenance, settings)
-    glance, drawings = _first_screen(overview(facts, fits, scores), drawings, advice(facts))
+    glance, drawings = _first_screen(overview(facts), drawings, advice(facts))
     selective: list[Block] = [*_drawn(drawings["selective"])]
     if facts.labelled:
-        selective.append(coverage_table(scores, facts).called("coverages"))
+        selective.append(coverage_table(facts).called("coverages"))
     kinds = [means for method in scores for means in method.uncertainty.values()]
     if any({"right", "wrong"} & {*means} for means in kinds):  # correct and wrong to compare
         selective.append(uncertainty_table(scores).called("uncertainties"))
-    detection = _detection(scores, facts, drawings)
+    detection = _detection(facts, drawings)
     parts = _numbered("parts", [*group_tables(scores), class_table(scores)])
     examples = () if example_column is None else wrong_answers(fits, example_column)
     sections = (
         Section("overview", "At a glance", glance),
         Section("findings", "Findings", findings(facts)),
-        Section("scores", "Scores", _scores(scores, facts)),
+        Section("scores", "Scores", _scores(facts)),
         Section("reliability", "Reliability", _reliability(drawings)),
         Section("ood", "Out-of-distribution detection", detection, "OOD detection"),
         Section("confidence", "Selective prediction", tuple(selective)),
-        Section("confused", "Confusion matrix", _confusion(scores, facts.leader), "Confusion"),
+        Section("confused", "Confusion matrix", _confusion(facts), "Confusion"),
         Section("parts", "Groups and classes", parts),
         Section("examples", "Most confident errors", examples, page_only=True),
         Section("robustness", "Under attack", _robustness(facts.robustness, drawings)),
@@ -166,9 +165,9 @@ def _numbered(name: str, tables: Iterable[Table]) -> tuple[Table, ...]:
     return tuple(table.called(f"{name}-{number}") for number, table in enumerate(filled, start=1))
 
 
-def _scores(methods: Sequence[Scores], facts: Facts) -> tuple[Block, ...]:
-    scores = explained_table(methods, facts).called("scores")
-    every = explained_table(methods, facts, tuple(COLUMNS)).transposed("Score").called("every")
+def _scores(facts: Facts) -> tuple[Block, ...]:
+    scores = explained_table(facts).called("scores")
+    every = explained_table(facts, tuple(COLUMNS)).transposed("Score").called("every")
     blocks: list[Block] = [scores, Details("All scores", (every,))]
     if facts.comparison is not None:
         blocks.append(difference_table(facts.comparison, "NLL").called("differences"))
@@ -185,8 +184,8 @@ def _reliability(drawings: Drawings) -> tuple[Block, ...]:
     return (*_drawn(drawings["reliability"]), *shown, folded)
 
 
-def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
-    sets = facts.sets
+def _detection(facts: Facts, drawings: Drawings) -> tuple[Block, ...]:
+    methods, sets = facts.scores, facts.sets
     if not sets:
         return ()
     groups = near_far_table(methods)
@@ -199,10 +198,10 @@ def _detection(methods: Sequence[Scores], facts: Facts, drawings: Drawings) -> t
     )
 
 
-def _confusion(methods: Sequence[Scores], leader: Assessed | None) -> tuple[Block, ...]:
+def _confusion(facts: Facts) -> tuple[Block, ...]:
     """Return the confusion matrix of the leader, else the first, and the others folded."""
-    first = leader.title if leader is not None else ""
-    ordered = sorted(methods, key=lambda method: method.name != first)
+    first = facts.leader.title if facts.leader is not None else ""
+    ordered = sorted(facts.scores, key=lambda method: method.name != first)
     tables = _numbered("confused", confusion_tables(ordered, captioned=True))
     others = (Details("The other methods", tables[1:]),) if tables[1:] else ()
     return (*tables[:1], *others)
@@ -232,18 +231,13 @@ def _spectra(changes: Sequence[AdapterChange], drawings: Drawings) -> tuple[Bloc
 
 
 def _keys(methods: Sequence[Assessed], changes: Sequence[AdapterChange]) -> set[str]:
-    """Return the keys of the scores of any method."""
-    keys = {key for method in methods for key in method.scores}
-    keys |= {
-        key for method in methods for part in method.scores.classes.values() for key in part.scores
-    }
-    if any(method.scores.ece_if_calibrated is not None for method in methods):
-        keys.add(BY_CHANCE)
-    if any(method.scores.ood_groups for method in methods):
-        keys.add(NEAR_AND_FAR)
-    if changes:
-        keys.add(SPECTRUM)
-    return keys | {UNFAMILIAR} if any(method.scores.ood for method in methods) else keys
+    """Return the keys of everything that the glossary explains."""
+    scores = [method.scores for method in methods]
+    keys = {key for each in scores for key in each}
+    keys |= {key for each in scores for part in each.classes.values() for key in part.scores}
+    for key in ("ood", "ood_groups", "ece_if_calibrated"):
+        keys |= {key for each in scores if getattr(each, key) not in (None, {})}
+    return keys | {"spectra"} if changes else keys
 
 
 def _facts(methods: Sequence[Assessed]) -> str:

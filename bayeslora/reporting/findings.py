@@ -19,7 +19,6 @@ from bayeslora.predictions.record import Predictions
 from bayeslora.reporting.assess import (
     CHANCE,
     SURE,
-    Answers,
     Assessed,
     Point,
     bias,
@@ -236,11 +235,13 @@ def _levels(leader: Assessed) -> list[str]:
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)
-    broken = [
-        (point, high)
-        for point in points
-        if (high := _upper(point, leader.answers, level)) < point.confidence
-    ]
+    broken, confidence = [], leader.answers.confidence
+    for point in points:
+        above = (confidence < point.high) | (point.high >= 1)
+        units = leader.answers.units((confidence >= point.low) & above)
+        high = float(wilson(point.accuracy * units, units, level)[1])
+        if high < point.confidence:
+            broken.append((point, high))
     if not broken:
         return []
     worst, high = max(broken, key=lambda pair: pair[0].count * (pair[0].confidence - pair[1]))
@@ -249,14 +250,6 @@ def _levels(leader: Assessed) -> list[str]:
         f" {percent(worst.accuracy)} of {counted(worst.count, 'example')} (upper bound"
         f" {percent(high)})."
     ]
-
-
-def _upper(point: Point, answers: Answers, level: float) -> float:
-    inside = (answers.confidence >= point.low) & (
-        (answers.confidence < point.high) | (point.high >= 1)
-    )
-    units = answers.units(inside)
-    return float(wilson(point.accuracy * units, units, level)[1])
 
 
 def _weaknesses(leader: Assessed) -> Iterator[str]:

@@ -22,6 +22,7 @@ from bayeslora.reporting.assess import (
     Share,
     bias_of,
     doubtful,
+    every_fit,
     is_close,
     is_doubtful,
     miscalibrated,
@@ -55,12 +56,8 @@ MOST_COLUMNS, MOST_SETS = 5, 2
 Kind = Literal["good", "warning", "open"]
 
 
-def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Scores]) -> Overview:
-    """Return the first screen.
-
-    `fits` are every fit of the methods in the order of the figures, `named_scores` the scores of
-    the methods in the order of the table.
-    """
+def overview(facts: Facts) -> Overview:
+    """Return the first screen."""
     leader = facts.leader
     if leader is None:
         return _unlabelled(facts)
@@ -71,15 +68,16 @@ def overview(facts: Facts, fits: Sequence[Assessed], named_scores: Sequence[Scor
         words, kind = f"{named(leader.label)}: seeds disagree", "warning"
     elif one_of_several:
         words = f"{named(fit.label)}: {words[0].lower()}{words[1:]}"
+    fits = enumerate(every_fit(facts.methods), start=1)
     return Overview(
         words,
         kind,
         _about(facts) if one_of_several else "",
         tuple(_tiles(fit)),
-        f"reliability-{1 + next(index for index, other in enumerate(fits) if other is fit)}",
+        f"reliability-{next(index for index, other in fits if other is fit)}",
         f"Points below the diagonal: overconfident; above it: underconfident."
         f" {bins_that_miss(fit.points)}.",
-        _methods(named_scores, facts) if len(named_scores) > 1 else None,
+        _methods(facts) if len(facts.methods) > 1 else None,
     )
 
 
@@ -205,9 +203,9 @@ def _tiles(fit: Assessed) -> Iterator[Tile]:
         yield Tile(title, percent(rest.value), f"correct; rest: {percent(sure.value)}")
 
 
-def _methods(named_scores: Sequence[Scores], facts: Facts) -> Table:
+def _methods(facts: Facts) -> Table:
     shown = dict(list(facts.sets.items())[:MOST_SETS])
-    table = score_table(named_scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
+    table = score_table(facts.scores, shown, COLUMNS[: MOST_COLUMNS - len(shown)], facts)
     rows = tuple(
         replace(row, cells=tuple(replace(cell, interval="", p="") for cell in row.cells))
         for row in table.rows

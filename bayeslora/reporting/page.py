@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -147,13 +147,12 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"names": _names, "sort_value": _sort_value, "runs": _runs}
+    jinja.filters |= {"names": _names, "sort_value": _sort_value}
+    # Consecutive blocks of the same class, with the name of the class.
+    jinja.filters["runs"] = lambda blocks: [
+        (kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)
+    ]
     return jinja
-
-
-def _runs(blocks: Sequence[object]) -> list[tuple[str, list[object]]]:
-    """Group consecutive blocks of the same class, with the name of the class."""
-    return [(kind.__name__, list(run)) for kind, run in groupby(blocks, key=type)]
 
 
 def _names(sentence: str) -> Markup:

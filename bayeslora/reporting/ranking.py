@@ -26,7 +26,7 @@ from bayeslora.metrics.ood import auroc_difference_p
 from bayeslora.metrics.pairing import are_same_rows
 from bayeslora.metrics.permutation import holm
 from bayeslora.metrics.robustness import Robustness
-from bayeslora.metrics.scores import OODScores, Score
+from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
     Assessed,
@@ -256,6 +256,11 @@ class Facts:
     def comparison(self) -> Comparison | None:
         """Paired differences from the method of lowest NLL, in every compared score."""
         return self.comparisons.get("nll")
+
+    @cached_property
+    def scores(self) -> list[Scores]:
+        """The scores of the methods, each by the title of its method."""
+        return [replace(method.scores, name=method.title) for method in self.methods]
 
     @cached_property
     def labelled(self) -> list[Assessed]:

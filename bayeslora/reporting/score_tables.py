@@ -334,14 +334,12 @@ def chance_cell(scores: Scores) -> Cell:
     return Cell(number(scores.ece_if_calibrated), p)
 
 
-def explained_table(
-    methods: Sequence[Scores], facts: Facts, keys: Sequence[str] | None = None
-) -> Table:
+def explained_table(facts: Facts, keys: Sequence[str] | None = None) -> Table:
     """Return the table of methods by some scores with ECE by chance and explanations of ECE.
 
     The heading of ECE describes the interval, which can end at the value.
     """
-    table = score_table(methods, {}, keys, facts, chance=True)
+    table = score_table(facts.scores, {}, keys, facts, chance=True)
     columns = tuple(
         replace(column, detail="noise-corrected interval") if column == COLUMNS["ece"] else column
         for column in table.columns
@@ -350,13 +348,13 @@ def explained_table(
     return table.with_note(HOW_TO_READ_CHANCE) if CHANCE_COLUMN in columns else table
 
 
-def coverage_table(methods: Sequence[Scores], facts: Facts) -> Table:
+def coverage_table(facts: Facts) -> Table:
     """Return the table of accuracy by coverage; without columns if no example has a label."""
     keys = [f"accuracy_at_{percent}" for percent in COVERAGES]
-    table = score_table(methods, {}, keys, facts)
+    table = score_table(facts.scores, {}, keys, facts)
     columns = tuple(Column(f"{percent} %", "↑") for percent in COVERAGES) if table.columns else ()
     caption, notes = "Accuracy by coverage, the share answered, most confident first.", _BRACKETS
-    if len(methods) > 1:
+    if len(facts.methods) > 1:
         caption, notes = f"{caption} {BOLD}", f"{notes} {TIED_BY_INTERVALS}"
     return replace(table, caption=caption, columns=columns, notes=notes)
 

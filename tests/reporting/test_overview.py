@@ -11,7 +11,7 @@ from bayeslora.metrics.evaluate import evaluate
 from bayeslora.metrics.scores import Score
 from bayeslora.predictions.collection import Method, Source, gather
 from bayeslora.predictions.record import Predictions
-from bayeslora.reporting.assess import Asked, Assessed, assess, every_fit, pair, pool
+from bayeslora.reporting.assess import Asked, Assessed, assess, pair, pool
 from bayeslora.reporting.blocks import Figure, Finding, Overview, walk
 from bayeslora.reporting.document import compose
 from bayeslora.reporting.figures.drawings import CAPTIONS
@@ -28,9 +28,8 @@ MOST_WORDS = 60
 
 def first_screen(*items, ood=None):
     methods = pool(assess(gather(list(items), ood), Asked(num_resamples=200)))
-    named = [dataclasses.replace(method.scores, name=method.title) for method in methods]
     sets = {name: name for name in {key for method in methods for key in method.scores.ood}}
-    return overview(Facts(methods, {}, sets), every_fit(methods), named)
+    return overview(Facts(methods, {}, sets))
 
 
 def composed(items, ood=None):

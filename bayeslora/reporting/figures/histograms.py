@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -55,7 +54,27 @@ def confidence_panel(
     style.add_key(figure, key, top=0.58)
     entries = [(role, f"{name} {number(mean)}") for name, (role, mean) in means.items()]
     style.add_key(figure, entries, top=0.58, left=1.45)
-    _draw_histogram(axes, confidence, wrong, bins)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    rights, wrongs = (np.histogram(confidence[part], edges)[0] for part in (~wrong, wrong))
+    # Wrong predictions start at the axis: they are few, and their heights are compared.
+    for heights, base, role in (
+        (wrongs, np.zeros(bins), style.WRONG),
+        (rights, wrongs, style.RIGHT),
+    ):
+        shown = heights > 0
+        axes.bar(
+            edges[:-1][shown],
+            heights[shown],
+            bottom=base[shown],
+            width=1.0 / bins,
+            align="edge",
+            facecolor=role.area,
+            edgecolor=role.color,
+            hatch=role.hatch,
+            linewidth=0.6,
+        )
+    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     for role, mean in means.values():
         axes.axvline(mean, color=role.color, linewidth=1.3, linestyle=role.line)
     judged = confidence if correct is None else confidence[wrong]
@@ -71,30 +90,6 @@ def confidence_panel(
         ),
         {style.TITLE_SLOT: label},
     )
-
-
-def _draw_histogram(
-    axes: Axes, confidence: NDArray[np.float64], is_wrong: NDArray[np.bool_], bins: int
-) -> None:
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    right, _ = np.histogram(confidence[~is_wrong], edges)
-    wrong, _ = np.histogram(confidence[is_wrong], edges)
-    # Wrong predictions start at the axis: they are few, and their heights are compared.
-    for heights, base, role in ((wrong, np.zeros(bins), style.WRONG), (right, wrong, style.RIGHT)):
-        shown = heights > 0
-        axes.bar(
-            edges[:-1][shown],
-            heights[shown],
-            bottom=base[shown],
-            width=1.0 / bins,
-            align="edge",
-            facecolor=role.area,
-            edgecolor=role.color,
-            hatch=role.hatch,
-            linewidth=0.6,
-        )
-    axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 NUM_BINS = 30
