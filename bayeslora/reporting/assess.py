@@ -239,7 +239,11 @@ class Assessed:
     @cached_property
     def answers(self) -> Answers:
         """The labelled rows, at least one; for several seeds, those of the first."""
-        return Answers(row_scores(self.method.predictions), clusters_of(self))
+        predictions, column = self.method.predictions, self.scores.intervals.get("cluster_by")
+        clusters = None
+        if column is not None:
+            clusters = values_of(predictions, str(column))[0][predictions.labelled]
+        return Answers(row_scores(predictions), clusters)
 
     def uncertainties(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the judged uncertainty of in-distribution rows, [N], and of a set's, [M]."""
@@ -270,15 +274,6 @@ def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
         )
         for method in methods
     ]
-
-
-def clusters_of(assessed: Assessed) -> NDArray[np.int64] | None:
-    """Return the [n] cluster of each labelled row; None if the scores are not clustered."""
-    column = assessed.scores.intervals.get("cluster_by")
-    if column is None:
-        return None
-    predictions = assessed.method.predictions
-    return values_of(predictions, str(column))[0][predictions.labelled]
 
 
 def occupied(bins: Sequence[Bin]) -> list[Point]:

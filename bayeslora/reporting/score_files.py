@@ -106,7 +106,17 @@ def scores_json(title: str, facts: Facts) -> dict[str, Any]:
         ],
         "comparison": None if comparison is None else comparison.to_json(),
         "spectra": [without_nan(asdict(change)) for change in facts.changes],
-        "shift": [without_nan(curve.to_json()) for curve in facts.shift],
+        "shift": [
+            {
+                "label": curve.label,
+                "corruption": curve.kind,
+                "scores": [
+                    without_nan({"severity": level, **{k: vars(s) for k, s in by_key.items()}})
+                    for level, by_key in curve.scores.items()
+                ],
+            }
+            for curve in facts.shift
+        ],
         **({"robustness": [curve.to_json() for curve in curves]} if curves else {}),
     }
 

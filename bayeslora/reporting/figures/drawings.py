@@ -9,7 +9,7 @@ from bayeslora.metrics.calibration import reliability_bins
 from bayeslora.metrics.robustness import Robustness
 from bayeslora.predictions.names import unique_labels
 from bayeslora.reporting.adapter_changes import spectrum_panel
-from bayeslora.reporting.assess import Assessed, clusters_of, every_fit, occupied
+from bayeslora.reporting.assess import Assessed, every_fit, occupied
 from bayeslora.reporting.blocks import Figure
 from bayeslora.reporting.detectors import score_words
 from bayeslora.reporting.figures.curves import (
@@ -130,9 +130,8 @@ def _reliability(index: int, method: Assessed) -> Panel:
 
 
 def _equal_mass(index: int, method: Assessed) -> Panel:
-    bins = reliability_bins(
-        method.surest, method.scores.num_bins, equal_mass=True, clusters=clusters_of(method)
-    )
+    size, clusters = method.scores.num_bins, method.answers.clusters
+    bins = reliability_bins(method.surest, size, equal_mass=True, clusters=clusters)
     note = f"equal-mass ECE {shown_ece(method.scores, 'aece')}"
     name = f"reliability-mass-{index}"
     return reliability_panel(name, method.label, occupied(bins), note, words=EQUAL_MASS)

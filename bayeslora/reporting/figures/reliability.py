@@ -22,7 +22,7 @@ from bayeslora.metrics.calibration import ece, reliability_bins
 from bayeslora.metrics.top_label import TopLabel, top_label
 from bayeslora.plain_text import as_label, counted
 from bayeslora.predictions.collection import Method
-from bayeslora.reporting.assess import Assessed, Point, clusters_of, occupied
+from bayeslora.reporting.assess import Assessed, Point, occupied
 from bayeslora.reporting.figures import style
 from bayeslora.reporting.figures.rendering import Panel, filled
 from bayeslora.reporting.text import number
@@ -227,7 +227,7 @@ def class_panels(methods: Sequence[tuple[int, Assessed]], per_class: PerClass) -
                 yield reliability_panel(
                     f"reliability-{index}-class-{class_index + 1}",
                     assessed.label,
-                    occupied(reliability_bins(rows, bins, clusters=clusters_of(assessed))),
+                    occupied(reliability_bins(rows, bins, clusters=assessed.answers.clusters)),
                     f"{CLASS_SLOT}: {count:,} of {len(rows):,} examples, error {error}",
                     words=ONE_CLASS,
                     names={CLASS_SLOT: as_label(name, 20)},
