@@ -233,13 +233,8 @@ def spectrum_panel(name: str, label: str, spectra: Spectra) -> Panel:
         f"{layer}: largest {max(values):.3g}, norm {sum(item**2 for item in values) ** 0.5:.3g}"
         for layer, values in changed.items()
     ]
-    return Panel(
-        name,
-        figure,
-        f"Singular values of the changes of {label}",
-        "; ".join(parts) or "No layer changed.",
-        {style.TITLE_SLOT: label, **slots},
-    )
+    title, texts = f"Singular values of the changes of {label}", {style.TITLE_SLOT: label, **slots}
+    return Panel(name, figure, title, "; ".join(parts) or "No layer changed.", texts)
 
 
 def _visible(values: Sequence[float]) -> list[float]:

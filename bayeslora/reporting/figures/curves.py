@@ -95,13 +95,9 @@ def risk_coverage_panel(
     style.add_key(figure, lines, top=key)
     _draw_risks(axes, methods)
     axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
-    return Panel(
-        name,
-        figure,
-        "Risk and coverage of " + ", ".join(texts.values()),
-        filled(words, texts),
-        {style.TITLE_SLOT: "Errors left at each coverage", **texts},
-    )
+    title = f"Risk and coverage of {', '.join(texts.values())}"
+    heading = {style.TITLE_SLOT: "Errors left at each coverage"}
+    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})
 
 
 def _draw_risks(axes: Axes, methods: Sequence[tuple[style.Role, Selective]]) -> None:
@@ -216,10 +212,6 @@ def shift_panel(
         ax.set_ylim(bottom=0)
     axes[-1].set_xlabel(axis, color=style.INK)
     kind = curves[0][1].kind.replace("_", " ")
-    return Panel(
-        name,
-        figure,
-        f"Calibration under {kind} of " + ", ".join(texts.values()),
-        filled(words, texts),
-        {style.TITLE_SLOT: f"Calibration against {axis}: {kind}", **texts},
-    )
+    title = f"Calibration under {kind} of {', '.join(texts.values())}"
+    heading = {style.TITLE_SLOT: f"Calibration against {axis}: {kind}"}
+    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})

@@ -80,16 +80,9 @@ def confidence_panel(
     judged = confidence if correct is None else confidence[wrong]
     sure = int(np.count_nonzero(judged >= SURE))
     whose = "" if correct is None else " of the wrong ones"
-    return Panel(
-        name,
-        figure,
-        title,
-        (
-            f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more."
-            f" {', '.join(words for _, words in entries).capitalize()}."
-        ),
-        {style.TITLE_SLOT: label},
-    )
+    stated = ", ".join(words for _, words in entries).capitalize()
+    words = f"{counts}; {sure}{whose} have a confidence of {SURE:g} or more. {stated}."
+    return Panel(name, figure, title, words, {style.TITLE_SLOT: label})
 
 
 NUM_BINS = 30
@@ -124,13 +117,11 @@ def density_panel(
     key = 0.56 + (len(outside) + 1) * style.KEY_ROW
     figure, (axes,) = style.figure_with_axes(2.2 + key, (0.42, 1.7))
     style.add_heading(figure, score)
-    area: dict[str, Any] = {
-        "facecolor": style.IN_DISTRIBUTION.area,
-        "edgecolor": style.IN_DISTRIBUTION.color,
-    }
+    role = style.IN_DISTRIBUTION
+    area: dict[str, Any] = {"facecolor": role.area, "edgecolor": role.color}
     axes.stairs(_shares(inside, edges), edges, fill=True, linewidth=0.9, **area)
     medians = [f"median {number(float(np.median(inside)))} in distribution"]
-    entries = [(style.IN_DISTRIBUTION, f"in distribution (n {len(inside)})")]
+    entries = [(role, f"in distribution (n {len(inside)})")]
     slots = {}
     for index, (name, (values, auroc)) in enumerate(outside.items()):
         role = style.OUTSIDE[index % len(style.OUTSIDE)]

@@ -92,13 +92,9 @@ def reliability_panel(
         f" {number(point.accuracy_high, digits=2)}, {counted(point.count, 'row')})"
         for point in points
     ]
-    return Panel(
-        name,
-        figure,
-        filled(words.title.format(style.TITLE_SLOT), texts),
-        f"{filled(note, texts)}. Bins: {'; '.join(rows) or 'none'}.",
-        texts,
-    )
+    title = filled(words.title.format(style.TITLE_SLOT), texts)
+    description = f"{filled(note, texts)}. Bins: {'; '.join(rows) or 'none'}."
+    return Panel(name, figure, title, description, texts)
 
 
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
