@@ -206,6 +206,9 @@ class Answers:
         return int(present[worst]), share
 
 
+Bias = Literal["over", "under", "none"]
+
+
 @dataclass(frozen=True)
 class Assessed:
     """A method and its scores.
@@ -259,6 +262,25 @@ class Assessed:
     def points(self) -> list[Point]:
         """The non-empty bins."""
         return occupied(self.scores.bins)
+
+    @property
+    def bias(self) -> Bias:
+        """The direction in which mean confidence and accuracy differ beyond the interval.
+
+        For several seeds, the direction that all of them share, else "none".
+        """
+        biases = {bias_of(fit.scores) for fit in self.each}
+        return biases.pop() if len(biases) == 1 else "none"
+
+    @property
+    def miscalibrated(self) -> bool:
+        """Whether the confidence of any seed is off beyond chance."""
+        return any(miscalibration_p(fit.scores) < SIGNIFICANT for fit in self.each)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a test finds a fault that may be chance, given three tests."""
+        return is_doubtful(min(miscalibration_p(fit.scores) for fit in self.each))
 
 
 def assess(methods: Sequence[Method], options: Asked) -> list[Assessed]:
@@ -330,22 +352,8 @@ def labelled(methods: Sequence[Assessed]) -> list[Assessed]:
     return [method for method in methods if "nll" in method.scores]
 
 
-Bias = Literal["over", "under", "none"]
-
-
-def bias(method: Assessed) -> Bias:
-    """Return the direction in which mean confidence and accuracy differ beyond the interval.
-
-    For several seeds, the direction that all of them share, else "none".
-    """
-    if method.fits:
-        biases = {bias(fit) for fit in method.fits}
-        return biases.pop() if len(biases) == 1 else "none"
-    return bias_of(method.scores)
-
-
 def bias_of(scores: Scores) -> Bias:
-    """Return the `bias` of a single fit from its scores."""
+    """Return the direction in which mean confidence and accuracy differ beyond the interval."""
     gap = scores["overconfidence"]
     if gap.low > 0:
         return "over"
@@ -361,16 +369,6 @@ def slightly_biased(scores: Scores) -> bool:
     """Return whether there is a bias, and both its interval and the ECE are within `CLOSE`."""
     gap = scores["overconfidence"]
     return bias_of(scores) != "none" and is_close(gap) and scores["ece"].value <= CLOSE
-
-
-def miscalibrated(method: Assessed) -> bool:
-    """Return whether the confidence of any seed is off beyond chance."""
-    return any(miscalibration_p(fit.scores) < SIGNIFICANT for fit in method.each)
-
-
-def doubtful(method: Assessed) -> bool:
-    """Return whether a test finds a fault that may be chance, given three tests."""
-    return is_doubtful(min(miscalibration_p(fit.scores) for fit in method.each))
 
 
 def is_doubtful(p: float) -> bool:

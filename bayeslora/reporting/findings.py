@@ -21,11 +21,8 @@ from bayeslora.reporting.assess import (
     SURE,
     Assessed,
     Point,
-    bias,
-    doubtful,
     every_fit,
     is_close,
-    miscalibrated,
     misses_more_than_chance,
     slightly_biased,
 )
@@ -130,10 +127,10 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
     """
     several = len(methods) > 1
     for direction in ("over", "under"):
-        chosen = [method for method in methods if bias(method) == direction]
+        chosen = [method for method in methods if method.bias == direction]
         chosen.sort(key=lambda method: -abs(method.scores["overconfidence"].value))
-        biased = [method for method in chosen if miscalibrated(method)]
-        perhaps = [method for method in chosen if not miscalibrated(method)]
+        biased = [method for method in chosen if method.miscalibrated]
+        perhaps = [method for method in chosen if not method.miscalibrated]
         topic, words = f"{direction}confident", [_biased(method, several) for method in biased]
         if biased:
             slight = all(slightly_biased(method.scores) for method in biased)
@@ -142,10 +139,10 @@ def calibration(methods: Sequence[Assessed]) -> Iterator[Finding]:
         if perhaps:
             words = [*(_biased(method, several) for method in perhaps), MAYBE_CHANCE]
             yield Finding(f"{direction}-or-chance", f"Possibly {topic}", tuple(words))
-    clear = [method for method in methods if bias(method) == "none"]
-    hidden = [method for method in clear if miscalibrated(method)]
-    weak = [method for method in clear if doubtful(method)]
-    good = [method for method in clear if not miscalibrated(method) and not doubtful(method)]
+    clear = [method for method in methods if method.bias == "none"]
+    hidden = [method for method in clear if method.miscalibrated]
+    weak = [method for method in clear if method.doubtful]
+    good = [method for method in clear if not method.miscalibrated and not method.doubtful]
     if hidden:
         words = [_hidden(method, several) for method in hidden]
         yield Finding("hidden", "Miscalibrated, though not on average", tuple(words), "warning")
@@ -164,7 +161,7 @@ def _biased(method: Assessed, several: bool) -> str:
     size = Score(abs(score.value), *sorted((abs(score.low), abs(score.high))))
     points = shown_points(size, digits=method.scores.gap_digits)
     average = f" by {points} on average" if several else ""
-    return f"{named(method.label)} is {bias(method)}confident{average}. {_ece(method, 'Its ECE')}."
+    return f"{named(method.label)} is {method.bias}confident{average}. {_ece(method, 'Its ECE')}."
 
 
 def _hidden(method: Assessed, several: bool) -> str:
@@ -231,7 +228,7 @@ def limits(leader: Assessed, sets: Mapping[str, str]) -> Finding:
 
 def _levels(leader: Assessed) -> list[str]:
     """Name the overconfident bin with the largest number of examples times excess confidence."""
-    if not miscalibrated(leader):
+    if not leader.miscalibrated:
         return []
     points = leader.points
     level = 1 - (1 - LEVEL) / len(points)

@@ -21,11 +21,9 @@ from bayeslora.reporting.assess import (
     Assessed,
     Share,
     bias_of,
-    doubtful,
     every_fit,
     is_close,
     is_doubtful,
-    miscalibrated,
     miscalibration_p,
     misses_more_than_chance,
     occupied,
@@ -64,7 +62,7 @@ def overview(facts: Facts) -> Overview:
     fit = leader.each[0]
     words, kind = verdict_of(fit.scores)
     one_of_several = len(facts.methods) > 1 or bool(leader.fits)
-    if len({bias_of(seed_fit.scores) for seed_fit in leader.each if miscalibrated(seed_fit)}) > 1:
+    if len({bias_of(seed_fit.scores) for seed_fit in leader.each if seed_fit.miscalibrated}) > 1:
         words, kind = f"{named(leader.label)}: seeds disagree", "warning"
     elif one_of_several:
         words = f"{named(fit.label)}: {words[0].lower()}{words[1:]}"
@@ -256,7 +254,7 @@ def _advised_choice(facts: Facts) -> list[str]:
 
 def _face_value(methods: Sequence[Assessed]) -> list[str]:
     """Return whether the probabilities can be used without recalibration."""
-    unsound = [method for method in methods if miscalibrated(method)]
+    unsound = [method for method in methods if method.miscalibrated]
     slightly = [
         method for method in unsound if all(slightly_biased(fit.scores) for fit in method.each)
     ]
@@ -278,7 +276,7 @@ def _face_value(methods: Sequence[Assessed]) -> list[str]:
     gap = only.scores["overconfidence"]
     if not gap.has_interval:
         return []
-    if doubtful(only):
+    if only.doubtful:
         return [
             "Use the probabilities with care: there is weak evidence of miscalibration, or that is"
             " chance."

@@ -83,9 +83,10 @@ def content_policy(script: str) -> str:
 
 def asset(name: str) -> str:
     """Return a built-in style sheet or script."""
-    path = files("bayeslora.reporting").joinpath("templates", name)
-    return path.read_text(encoding="utf-8").strip()
+    return _ASSETS.joinpath(name).read_text(encoding="utf-8").strip()
 
+
+_ASSETS = files("bayeslora.reporting").joinpath("templates")
 
 ENTRY = "report.html.j2"
 """Name of the page's template, built-in and in a user's directory."""
@@ -119,29 +120,19 @@ def environment(sources: Mapping[str, str], sections: Iterable[str] = ()) -> Env
 
     Each of the ids in `sections` becomes a block of the built-in page template.
     """
-    from jinja2 import (
-        ChoiceLoader,
-        DictLoader,
-        FunctionLoader,
-        PackageLoader,
-        PrefixLoader,
-        StrictUndefined,
-    )
+    from jinja2 import ChoiceLoader, DictLoader, FunctionLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    blocks = (
-        f"{{% block {section} %}}{{{{ bl.section(sections.{section}) }}}}{{% endblock %}}"
-        for section in sections
-    )
-    page = DictLoader({ENTRY: "\n".join([asset(ENTRY), *blocks])})
-    packaged = PackageLoader("bayeslora.reporting")
-    builtin_loader = PrefixLoader({OURS.rstrip("/"): ChoiceLoader([page, packaged])})
+    ours = {OURS + path.name: path.read_text(encoding="utf-8") for path in _ASSETS.iterdir()}
+    for section in sections:
+        block = f"{{% block {section} %}}{{{{ bl.section(sections.{section}) }}}}{{% endblock %}}"
+        ours[OURS + ENTRY] += f"{block}\n"
 
     def load_user(name: str) -> tuple[str, str, None] | None:
         return (sources[name], _MARK + name, None) if name in sources else None
 
     jinja = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([builtin_loader, FunctionLoader(load_user)]),
+        loader=ChoiceLoader([DictLoader(ours), FunctionLoader(load_user)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

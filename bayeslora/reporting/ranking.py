@@ -30,9 +30,7 @@ from bayeslora.metrics.scores import OODScores, Score, Scores
 from bayeslora.reporting.adapter_changes import AdapterChange
 from bayeslora.reporting.assess import (
     Assessed,
-    doubtful,
     labelled,
-    miscalibrated,
 )
 from bayeslora.reporting.detectors import is_blind
 from bayeslora.reporting.shift import ShiftCurve
@@ -328,7 +326,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
         return Choice(nll.label)
     leaders = [method for method in methods if nll.is_top(method.label)]
     reasons = ["lowest NLL" + (" (tied)" if len(leaders) > 1 else "")]
-    sound = [method for method in leaders if not miscalibrated(method)]
+    sound = [method for method in leaders if not method.miscalibrated]
     chosen = sound or leaders
     judged = {
         name: best for name, (best, result) in facts.detectors.items() if not is_blind(result)
@@ -339,7 +337,7 @@ def _choice(facts: Facts, nll: Standing, accuracy: Standing) -> Choice:
     if len(chosen) == 1 and accuracy.label == chosen[0].label and not accuracy.tied:
         reasons.append("highest accuracy")
     if sound:
-        clear = "clear " if any(doubtful(method) for method in chosen) else ""
+        clear = "clear " if any(method.doubtful for method in chosen) else ""
         reasons.append(f"no {clear}sign of miscalibration")
     if detecting and len(detecting) < len(chosen):
         chosen = detecting
