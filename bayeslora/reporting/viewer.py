@@ -163,17 +163,13 @@ def _rows(predictions: Predictions, text_column: str | None) -> dict[str, Any]:
         rows["id"] = [as_label(name) for name in predictions.ids]
     if QUESTION_COLUMNS[-1] in predictions.columns:
         rows["options"] = [options_of(predictions, row) for row in range(len(predictions))]
-    return {**rows, "columns": _groups(predictions, text_column)}
-
-
-def _groups(predictions: Predictions, text_column: str) -> dict[str, list[str | None]]:
-    """Return the further columns with few distinct values."""
-    columns = {
-        name: values
+    groups = [
+        name
         for name, values in predictions.columns.items()
         if name not in (text_column, *QUESTION_COLUMNS) and len(set(values)) <= MOST_VALUES
+    ]
+    rows["columns"] = {
+        as_label(name): [None if v is None else as_label(v) for v in predictions.columns[name]]
+        for name in groups[:MOST_COLUMNS]
     }
-    return {
-        as_label(name): [None if value is None else as_label(value) for value in values]
-        for name, values in list(columns.items())[:MOST_COLUMNS]
-    }
+    return rows

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from bayeslora.metrics.ood import thresholds
@@ -29,9 +28,6 @@ from bayeslora.reporting.text import number
 
 MARKED = (80, 90, 95)
 """Coverages in percent whose accuracy is marked and stated."""
-
-_RANDOM = style.Role(style.RULE, (0, (4, 2)))
-_PERFECT = style.Role(style.RULE, (0, (1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -89,36 +85,31 @@ def risk_coverage_panel(
     texts, words = style.add_entries(figure, entries, top=0.58)
     whose = " of the first" if len(methods) > 1 else ""
     lines = [
-        (_RANDOM, f"examples{whose} in random order"),
-        (_PERFECT, f"examples{whose}, all correct ones first"),
+        (style.Role(style.RULE, (0, (4, 2))), f"examples{whose} in random order"),
+        (style.Role(style.RULE, (0, (1, 1.5))), f"examples{whose}, all correct ones first"),
     ]
     style.add_key(figure, lines, top=key)
-    _draw_risks(axes, methods)
-    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
-    title = f"Risk and coverage of {', '.join(texts.values())}"
-    heading = {style.TITLE_SLOT: "Errors left at each coverage"}
-    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})
-
-
-def _draw_risks(axes: Axes, methods: Sequence[tuple[style.Role, Selective]]) -> None:
     first = methods[0][1].rows
-    sizes = style.sampled_sizes(len(first))
-    right, rows = float(first.correct.sum()), len(first)
-    random = np.full(2, 1 - right / rows)
-    perfect = np.maximum(0, sizes - right) / sizes
-    axes.plot([0, 1], 100 * random, color=_RANDOM.color, linestyle=_RANDOM.line, linewidth=1.0)
-    axes.plot(
-        sizes / rows, 100 * perfect, color=_PERFECT.color, linestyle=_PERFECT.line, linewidth=1.2
-    )
+    sampled, right = style.sampled_sizes(len(first)), float(first.correct.sum())
+    random, perfect = 1 - right / len(first), np.maximum(0, sampled - right) / sampled
+    for (role, _), width, across, up in (
+        (lines[0], 1.0, [0, 1], [100 * random] * 2),
+        (lines[1], 1.2, sampled / len(first), 100 * perfect),
+    ):
+        axes.plot(across, up, color=role.color, linestyle=role.line, linewidth=width)
     for role, method in methods:
-        sizes = style.sampled_sizes(len(method.rows))
-        style.draw_curve(axes, role, sizes / len(method.rows), 100 * method.risk(sizes))
+        drawn = style.sampled_sizes(len(method.rows))
+        style.draw_curve(axes, role, drawn / len(method.rows), 100 * method.risk(drawn))
         errors = [100 - 100 * float(method.answered.accuracy_at(percent)) for percent in MARKED]
         style.draw_points(axes, role, [percent / 100 for percent in MARKED], errors)
     for percent in MARKED:
         axes.axvline(percent / 100, color=style.GRID, linewidth=0.6, zorder=0)
     axes.set_xlabel("coverage: share of examples answered", color=style.INK)
     axes.set_ylabel("errors among them (%)", color=style.INK)
+    axes.set(xlim=(0, 1), ylim=(0, min(100.0, 115 * top) or 100.0))
+    title = f"Risk and coverage of {', '.join(texts.values())}"
+    heading = {style.TITLE_SLOT: "Errors left at each coverage"}
+    return Panel(name, figure, title, filled(words, texts), {**heading, **texts})
 
 
 DETECTED = 0.95
